@@ -1,0 +1,201 @@
+"""Loading and saving drafters in the published format, with every mismatch named before a model is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Qwen3Config
+
+from drafters.autoregressive import MTP, Eagle3
+from drafters.drafter import Drafter, LearnedDrafter
+from drafters.dspark import DSpark
+from drafters.ngram import NGram, NoDrafter
+from drafters.target import Target
+from simulator.errors import InputError
+
+_SHARED = ("embed_tokens.weight", "lm_head.weight")
+"""Copies of the target's tables; a checkpoint may leave them out."""
+
+
+def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Drafter:
+    """Make a drafter for `target`.
+
+    Args:
+        source: a folder, a hub id, `ngram` or `none`.
+        gamma: γ; None takes the checkpoint's (7 for n-gram). Block-parallel drafters cannot exceed their block size.
+
+    Raises:
+        InputError: the source does not exist or does not fit the target; the message says which tensor or field.
+    """
+    if source == "none":
+        if gamma:
+            raise InputError(f"drafter none: drafts nothing, so its block size is 0, not {gamma}")
+        return NoDrafter()
+    if source == "ngram":
+        return NGram(7 if gamma is None else gamma)
+    folder = find_folder(source)
+    drafter = build_drafter(read_config(folder), target, gamma=gamma, name=source)
+    _load_weights(drafter, folder, target, source)
+    return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
+
+
+def find_folder(source: str) -> Path:
+    """The local folder of a checkpoint, downloaded from the hub where `source` is no folder."""
+    if Path(source).is_dir():
+        return Path(source)
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise InputError(f"checkpoint {source}: no such folder")
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the hub client has a dozen exception types; all mean that we have no files
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"checkpoint {source}: no such folder, and the hub did not give it: {reason}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file}: must be a JSON object")
+    return config
+
+
+def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
+    """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
+    architecture = (raw.get("architectures") or ["?"])[0]
+    if raw.get("model_type") != "qwen3":
+        raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
+    taps = _check_fields(raw, target, name)
+    config = Qwen3Config.from_dict(dict(raw))
+    drafter: LearnedDrafter
+    if architecture == "Qwen3DSparkModel":
+        block = int(_field(raw, "block_size", name))
+        if gamma is not None and not 1 <= gamma <= block:
+            raise InputError(f"checkpoint {name}: was trained with block_size {block}; a block size of {gamma} does not fit")
+        drafter = _build_dspark(raw, config, gamma or block, taps, name)
+    elif architecture == "Qwen3Eagle3Model":
+        drafter = Eagle3(config, _positive(gamma or int(_field(raw, "ttt_length", name)), name), taps)
+    elif architecture == "Qwen3MTPModel":
+        drafter = MTP(config, _positive(gamma or int(raw.get("mtp_length", 1)), name), taps)
+    else:
+        known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
+        raise InputError(f"checkpoint {name}: architecture {architecture} is not one of {known}")
+    drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
+    return drafter
+
+
+def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Path, *, with_tables: bool = False) -> None:
+    """Write `drafter` in the published format, bfloat16; `with_tables` adds the embedding and head other engines expect."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: value.detach().to(torch.bfloat16).contiguous().clone()
+        for name, value in drafter.state_dict().items()
+        if with_tables or name not in _SHARED
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the configuration and weights of a checkpoint: its identity, whatever its path."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _field(raw: Mapping[str, Any], field: str, name: str) -> Any:
+    if field not in raw:
+        raise InputError(f"checkpoint {name}: config.json lacks {field}")
+    return raw[field]
+
+
+def _positive(gamma: int, name: str) -> int:
+    if gamma < 1:
+        raise InputError(f"checkpoint {name}: block size must be at least 1, got {gamma}")
+    return gamma
+
+
+def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[int, ...]:
+    """Compare with the target what configuration alone can tell; returns the tapped layers."""
+    for field, own in (
+        ("vocab_size", target.vocab_size),
+        ("hidden_size", target.hidden_size),
+        ("num_target_layers", target.num_layers),
+    ):
+        if field in raw and raw[field] != own:
+            raise InputError(f"checkpoint {name}: {field} is {raw[field]}, but the target has {own}; it was trained for another target")
+    taps = _field(raw, "target_layer_ids", name)
+    if not isinstance(taps, list) or not taps or not all(isinstance(i, int) and -1 <= i < target.num_layers for i in taps):
+        raise InputError(
+            f"checkpoint {name}: target_layer_ids {taps} must be layers of the target, -1 to {target.num_layers - 1}"
+        )
+    return tuple(taps)
+
+
+def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps: tuple[int, ...], name: str) -> DSpark:
+    mask, head = _field(raw, "mask_token_id", name), raw.get("markov_head_type", "vanilla")
+    if not isinstance(mask, int) or not 0 <= mask < config.vocab_size:
+        raise InputError(f"checkpoint {name}: mask_token_id {mask} is outside the vocabulary of {config.vocab_size}")
+    if _field(raw, "markov_rank", name) and head not in ("vanilla", "gated", "rnn"):
+        raise InputError(f"checkpoint {name}: markov_head_type {head!r} is not one of vanilla, gated, rnn")
+    return DSpark(config, gamma, taps, mask)
+
+
+def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: str) -> None:
+    """Fill `drafter` from every *.safetensors of `folder`; each tensor must be known and of the right shape."""
+    own_tables = {"embed_tokens.weight": "embed_tokens", "lm_head.weight": "lm_head"}
+    found = _read_tensors(folder, name)
+    for tensor_name, attribute in own_tables.items():
+        if tensor_name in found:  # the checkpoint's own copy, never written through to the target's
+            table = torch.nn.Embedding if attribute == "embed_tokens" else torch.nn.Linear
+            size = (target.vocab_size, target.hidden_size)
+            kwargs = {} if table is torch.nn.Embedding else {"bias": False}
+            fresh = table(*(size if table is torch.nn.Embedding else size[::-1]), **kwargs)
+            setattr(drafter, attribute, fresh)
+    wanted = drafter.state_dict()
+    problems = [f"has no tensor {n}" for n in wanted if n not in found and n not in _SHARED]
+    problems += [f"has an unknown tensor {n}" for n in found if n not in wanted]
+    problems += [
+        f"{n} has shape {list(found[n].shape)}, but the target and config.json need {list(wanted[n].shape)}"
+        for n in wanted
+        if n in found and found[n].shape != wanted[n].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"checkpoint {name}: {problems[0]}{more}")
+    drafter.load_state_dict(found, strict=False)
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    files = [f for f in files if f.name.startswith("model")] or files
+    if not files:
+        raise InputError(f"checkpoint {name}: no *.safetensors in the folder")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stream:
+                for key in stream.keys():  # noqa: SIM118 - not a mapping
+                    tensors[key] = stream.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    return tensors

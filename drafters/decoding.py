@@ -1,0 +1,214 @@
+"""The decode loop: propose → verify → commit, over a ragged batch of requests."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drafters.cache import KVCache
+from drafters.drafter import Drafter
+from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
+from drafters.target import Target, TargetPass
+from simulator.errors import InputError
+from simulator.records import FinishReason, Round
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """A context to continue."""
+
+    prompt: tuple[int, ...]
+    """Token ids, at least one."""
+    max_new_tokens: int
+    """Length limit of the response."""
+    seed: tuple[int, ...]
+    """Names this request's own random stream, so that its response depends on nothing else in the batch."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt or self.max_new_tokens < 1:
+            raise ValueError("request: at least one prompt token and one new token are needed")
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A request on its way, and, once `finish` is set, its response."""
+
+    request: DecodeRequest
+    random: np.random.Generator
+    token_ids: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+    @property
+    def anchor_position(self) -> int:
+        """Text position of the last committed token."""
+        return len(self.request.prompt) + len(self.token_ids) - 1
+
+
+def decode(
+    target: Target, drafter: Drafter, requests: Sequence[DecodeRequest], sampling: Sampling, *, max_batch: int
+) -> Iterator[tuple[int, Decoded]]:
+    """Decode all requests, at most `max_batch` at a time; yields (index, response) as each finishes.
+
+    A finished request's place goes to the next in line (continuous batching). The output follows the target's
+    distribution exactly, whatever the drafter.
+
+    Raises:
+        InputError: a request does not fit the target's context.
+    """
+    longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
+    if longest > target.max_positions:
+        raise InputError(
+            f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
+            "shorten the prompt or lower max_new_tokens"
+        )
+    batch = Batch(target, drafter, sampling, min(max_batch, len(requests)), longest + drafter.gamma + 1)
+    waiting = deque(enumerate(requests))
+    while waiting or batch.running:
+        with torch.inference_mode():
+            batch.admit(waiting)
+            done = batch.retire()
+            if batch.running:
+                batch.round()
+                done += batch.retire()
+        yield from done
+
+
+class Batch:
+    """The running requests, and the caches of target and drafter: row i of each belongs to `running[i]`."""
+
+    def __init__(self, target: Target, drafter: Drafter, sampling: Sampling, rows: int, capacity: int) -> None:
+        self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
+        self.cache = KVCache(rows, capacity)
+        self.state = drafter.start(rows, capacity)
+        self.running: list[tuple[int, Decoded]] = []
+
+    def admit(self, waiting: deque[tuple[int, DecodeRequest]]) -> None:
+        """Prefill waiting requests into free rows; each gets its first token from the target alone."""
+        new: list[tuple[int, Decoded]] = []
+        while waiting and len(self.running) + len(new) < self.rows:
+            index, request = waiting.popleft()
+            new.append((index, Decoded(request, np.random.Generator(np.random.Philox(seed=request.seed)))))
+        if not new:
+            return
+        rows = slice(len(self.running), len(self.running) + len(new))
+        length = self._tensor([len(d.request.prompt) for _, d in new])
+        ids = _padded([list(d.request.prompt) for _, d in new], self.target.device)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
+        last = seen.hidden[torch.arange(len(new), device=ids.device), length - 1]
+        uniform = torch.tensor([d.random.random() for _, d in new], dtype=torch.float64)
+        first = sample(self.sampling.probabilities(self.target.head(last)), uniform)
+        for (_, decoded), token in zip(new, first.tolist(), strict=True):
+            self._commit(decoded, [token])
+        text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
+        self.drafter.observe(self.state, rows, torch.zeros_like(length), seen.taps, text, length)
+        self.running += new
+
+    def round(self) -> None:
+        """One propose → verify → commit of every running request."""
+        decoded = [d for _, d in self.running]
+        rows = slice(0, len(decoded))
+        draws = self._draw(decoded)
+        anchor = self._tensor([d.token_ids[-1] for d in decoded])
+        position = self._tensor([d.anchor_position for d in decoded])
+
+        started = self._clock()
+        proposal = self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
+        drafted_at = self._clock()
+        verified = proposal.drafted
+        seen, verdict = self._verify(proposal, verified, anchor, position, rows, draws)
+        verified_at = self._clock()
+
+        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : seen.hidden.shape[1] - 1]], 1)
+        text = torch.cat([ids, ids[:, -1:]], 1)
+        text[torch.arange(len(text), device=text.device), verdict.accepted + 1] = verdict.next_token
+        self.drafter.observe(self.state, rows, position, seen.taps, text, verdict.accepted + 1)
+
+        seconds = (drafted_at - started, verified_at - drafted_at)
+        self._record(decoded, proposal, verified, verdict, text, seconds)
+
+    def retire(self) -> list[tuple[int, Decoded]]:
+        """Take finished requests out and close the ranks."""
+        done = [pair for pair in self.running if pair[1].finish is not None]
+        if done:
+            kept = [i for i, (_, d) in enumerate(self.running) if d.finish is None]
+            self.running = [self.running[i] for i in kept]
+            if kept:
+                rows = self._tensor(kept)
+                self.cache.keep(rows)
+                self.state.keep(rows)
+        return done
+
+    def _verify(
+        self, proposal: Proposal, verified: Tensor, anchor: Tensor, position: Tensor, rows: slice, draws: Draws
+    ) -> tuple[TargetPass, Verdict]:
+        """One target pass over the anchors and the verified drafts, then the acceptance rule."""
+        depth = int(verified.max())
+        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, :depth]], 1)
+        positions = position.unsqueeze(1) + torch.arange(depth + 1, device=ids.device)
+        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
+        probs = self.sampling.probabilities(self.target.head(seen.hidden))
+        return seen, verify(proposal, verified, probs, draws)
+
+    def _record(
+        self,
+        decoded: list[Decoded],
+        proposal: Proposal,
+        verified: Tensor,
+        verdict: Verdict,
+        text: Tensor,
+        seconds: tuple[float, float],
+    ) -> None:
+        confidence = proposal.confidence.tolist() if proposal.confidence is not None else [[]] * len(decoded)
+        columns = (proposal.drafted.tolist(), verified.tolist(), verdict.accepted.tolist(), text.tolist(), confidence)
+        for one, drafted, offered, accepted, ids, c in zip(decoded, *columns, strict=True):
+            committed, accepted = self._commit(one, ids[1 : accepted + 2])
+            one.rounds.append(
+                Round(drafted, offered, accepted, committed, tuple(c), len(decoded), seconds[0], seconds[1])
+            )
+
+    def _commit(self, decoded: Decoded, tokens: list[int]) -> tuple[int, int]:
+        """Append accepted drafts and the final token, up to an end token or the limit.
+
+        Returns (tokens committed, drafts accepted); a draft after an end token was not accepted, one cut off by the
+        length limit was.
+        """
+        accepted = len(tokens) - 1
+        stop = next((i for i, t in enumerate(tokens) if t in self.target.stop_tokens), None)
+        if stop is not None:
+            tokens = tokens[: stop + 1]
+            accepted = min(accepted, stop + 1)
+        room = decoded.request.max_new_tokens - len(decoded.token_ids)
+        committed = tokens[:room]
+        decoded.token_ids += committed
+        if committed[-1] in self.target.stop_tokens:
+            decoded.finish = "stop"
+        elif len(decoded.token_ids) == decoded.request.max_new_tokens:
+            decoded.finish = "length"
+        return len(committed), accepted
+
+    def _draw(self, decoded: list[Decoded]) -> Draws:
+        """2γ + 1 numbers from each request's own stream, used or not: the stream never depends on what was accepted."""
+        gamma = self.drafter.gamma
+        drawn = torch.from_numpy(np.stack([d.random.random(2 * gamma + 1) for d in decoded])).to(self.target.device)
+        return Draws(drawn[:, :gamma], drawn[:, gamma : 2 * gamma], drawn[:, -1])
+
+    def _tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.target.device)
+
+    def _clock(self) -> float:
+        if self.target.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
+    width = max(len(r) for r in rows)
+    return torch.tensor([r + [0] * (width - len(r)) for r in rows], dtype=torch.int64, device=device)

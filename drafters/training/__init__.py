@@ -1,0 +1,1 @@
+"""Training: the tiny target, and the four learned drafters against any frozen target."""

@@ -1,0 +1,7 @@
+"""The one exception a user may cause: bad input, said in one sentence."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
