@@ -8,12 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, float]]]
-"""Token ids [rows, tokens] and a generator of this step to (loss, figures to log)."""
+
+class Movable(Protocol):
+    """A batch: a tensor of token ids, or anything else that moves to a device."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+B = TypeVar("B", bound=Movable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,20 @@ class Schedule:
         return warm * max(0.02, min(1.0, left))
 
 
-class Trainer:
-    """Trains `module`'s parameters that require a gradient; state lives in `folder` and survives a kill."""
+class Trainer(Generic[B]):
+    """Trains `module`'s parameters that require a gradient; state lives in `folder` and survives a kill.
 
-    def __init__(self, module: nn.Module, loss: Loss, schedule: Schedule, folder: Path, seed: int) -> None:
+    `loss` maps a batch and the step's own generator to the loss and figures to log.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[B, torch.Generator], tuple[Tensor, dict[str, float]]],
+        schedule: Schedule,
+        folder: Path,
+        seed: int,
+    ) -> None:
         self.module, self.loss, self.schedule, self.folder, self.seed = module, loss, schedule, folder, seed
         self.step = 0
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
@@ -60,23 +77,23 @@ class Trainer:
         if self._state_file.exists():
             self._restore()
 
-    def run(self, batches: Iterator[Tensor], *, save_every_s: float = 120.0, log_every: int = 50) -> None:
+    def run(self, batches: Iterator[B], *, save_every_s: float = 120.0, log_every: int = 50) -> None:
         """Train to the schedule's end. `batches` must start at `self.step`."""
         device = next(self.module.parameters()).device
         self.module.train()
         saved = logged = time.monotonic()
         figures: dict[str, float] = {}
         while self.step < self.schedule.steps:
-            ids = next(batches).to(device)
+            batch = next(batches).to(device)
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
             with torch.autocast(device.type, dtype=torch.bfloat16):
-                loss, figures = self.loss(ids, generator)
+                loss, figures = self.loss(batch, generator)
             loss.backward()
             self._update()
             self.step += 1
             now = time.monotonic()
             if self.step % log_every == 0 or self.step == self.schedule.steps:
-                self._log(figures, ids.numel() * log_every / (now - logged))
+                self._log(figures, log_every / (now - logged))
                 logged = now
             if now - saved > save_every_s:
                 self._save()
@@ -92,8 +109,8 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def _log(self, figures: dict[str, float], tokens_per_s: float) -> None:
-        row = {"step": self.step, **{k: round(v, 4) for k, v in figures.items()}, "tokens_per_s": round(tokens_per_s)}
+    def _log(self, figures: dict[str, float], steps_per_s: float) -> None:
+        row = {"step": self.step, **{k: round(v, 4) for k, v in figures.items()}, "steps_per_s": round(steps_per_s, 2)}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(f"{self.folder.name}  {row}", flush=True)
