@@ -226,7 +226,7 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
     Pairs are not independent: a prompt that drafts well does so in every sample, and one noisy sample touches every
     prompt. So [`low`, `high`] is the 95 % percentile interval of the pigeonhole bootstrap (Owen, Annals of Applied
     Statistics 1(2), 2007): samples and prompts are resampled separately, and a pair weighs the product of their counts,
-    on both sides alike. It errs on the wide side, except that one sample tells nothing of the machine's drift. 'none' has
+    on both sides alike. Few prompts or samples leave it too narrow, and one sample tells nothing of the machine. 'none' has
     speedup 1 exactly and no interval; without none's samples speedup is null.
 
     Columns: drafter, gamma, batch_min, batch_max (requests decoded together), samples, prompts, tokens, seconds,

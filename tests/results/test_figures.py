@@ -238,7 +238,7 @@ def test_the_speed_interval_covers_when_prompts_and_samples_both_vary(con: duckd
     """12 prompts × 6 samples, 80 times: the truth must lie inside at least 85 % of the nominally 95 % intervals.
 
     Prompt and sample effects are log-normal on the drafter's seconds, so its true speed-up is 2/E[effects]. An interval
-    that took the 72 pairs as independent would cover about 60 %.
+    that took the 72 pairs as independent would cover about half of the time.
     """
     rng = np.random.default_rng(11)
     truth = 2 / np.exp((0.3**2 + 0.05**2 + 0.02**2) / 2)

@@ -1,0 +1,1 @@
+"""The command `harness`: suites, pairs, Ray orchestration, recording."""

@@ -1,0 +1,115 @@
+"""What the commands print: progress on stderr, results on stdout as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from harness.recording import Watcher
+from results.store import Store
+
+
+@contextmanager
+def watching() -> Iterator[Watcher]:
+    """A progress display on stderr while the block runs; plain lines where stderr is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+        last: dict[str, int] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total)
+            tenth = 10 * done // max(total, 1)
+            if not console.is_terminal and last.get(stage) != tenth:
+                last[stage] = tenth
+                console.print(f"{stage} · {done}/{total}", soft_wrap=True)
+
+        yield Watcher(lambda text: console.print(text, soft_wrap=True), advance)
+
+
+def print_runs(store: Store, *, as_json: bool) -> None:
+    """All runs of a database, the latest first."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT run_id, created_at, finished_at IS NOT NULL AS finished, suite, prompt_source, pair, seed,
+                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses
+            FROM runs r ORDER BY created_at DESC
+            """
+        ).fetchall()
+    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses")
+    if as_json:
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
+        return
+    table = Table(*names, box=None)
+    for row in rows:
+        table.add_row(*[("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row])
+    Console().print(table)
+
+
+def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, details: bool = False) -> None:
+    """Accepted length by domain and speed against `none` of a run; `details` adds what was run with what."""
+    from results.figures import accepted_length, speed
+
+    row = store.run(run_id)
+    with store.reading() as connection:
+        lengths = accepted_length(connection, run_id).to_dicts()
+        speeds = speed(connection, run_id).to_dicts()
+    if as_json:
+        result = {
+            "run": {**row, "report": None if report is None else str(report), "database": str(store.file)},
+            "accepted_length": lengths,
+            "speed": speeds,
+        }
+        print(json.dumps(result, default=str))
+        return
+    console = Console(highlight=False)
+    if details:
+        for field in ("created_at", "finished_at", "command", "suite", "suite_version", "suite_hash", "prompt_source",
+                      "pair", "sampling", "seed", "git_revision", "packages", "host"):  # fmt: skip
+            console.print(f"[bold]{field}[/bold]  {row[field]}", soft_wrap=True)
+        for name, drafter in row["drafters"].items():
+            console.print(f"[bold]drafter {name}[/bold]  {drafter}", soft_wrap=True)
+    if row["finished_at"] is None:
+        console.print("this run is not finished: what follows is what it has so far")
+    console.print(_table(list(row["drafters"]), lengths, speeds))
+    for file in (store.file, report):
+        if file is not None:
+            console.print(str(file), soft_wrap=True)
+
+
+def _table(drafters: list[str], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Table:
+    domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=_domain_order)))
+    table = Table("accepted length τ", *domains, "tok/s against none, one request", box=None, header_style="bold")
+    for drafter in drafters:
+        cells = []
+        for domain in domains:
+            found = [r["tau"] for r in lengths if (r["drafter"], r["domain"], r["task"]) == (drafter, domain, None)]
+            cells.append(f"{found[0]:.2f}" if found and found[0] is not None else "–")
+        table.add_row(drafter, *cells, _speed_cell([r for r in speeds if r["drafter"] == drafter]))
+    return table
+
+
+def _speed_cell(rows: list[dict[str, Any]]) -> str:
+    if not rows or rows[0]["speedup"] is None:
+        return "not measured"
+    row = rows[0]
+    interval = f"  ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
+    return f"{row['speedup']:.2f}×{interval}"
+
+
+def _domain_order(row: dict[str, Any]) -> tuple[int, str]:
+    """math, code, chat as the field lists them; others after."""
+    known = ("math", "code", "chat")
+    domain = str(row["domain"])
+    return (known.index(domain) if domain in known else len(known), domain)

@@ -1,0 +1,57 @@
+"""Pairs: a target and its drafters, named in a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from simulator.errors import InputError
+
+BUNDLED_PAIRS = Path(__file__).parent / "pairs"
+
+
+class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a recording runs. Sources are folders (relative to the pair's file), hub ids, or `ngram`."""
+
+    target: str
+    drafters: dict[str, str]
+    """Name in reports → checkpoint."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: str = "auto"
+    """`auto` is the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if "none" in self.drafters:
+            raise ValueError("drafters: 'none' is always there as the baseline and cannot be redefined")
+
+
+def load_pair(name: str) -> Pair:
+    """Read a pair: the path of a YAML file, or the name of a bundled pair. Raises InputError."""
+    known = sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
+    path = BUNDLED_PAIRS / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        raise InputError(f"pair {name}: no such file, and no bundled pair of that name (bundled: {', '.join(known)})")
+    try:
+        pair = msgspec.yaml.decode(path.read_bytes(), type=Pair)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (msgspec.DecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    resolved = {drafter: _resolve(source, path.parent) for drafter, source in pair.drafters.items()}
+    return msgspec.structs.replace(pair, target=_resolve(pair.target, path.parent), drafters=resolved)
+
+
+def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
+    """The drafters of `pair` to run, `none` first; `wanted` None takes all. Raises InputError for an unknown name."""
+    available = {"none": "none", **pair.drafters}
+    for drafter in wanted or []:
+        if drafter not in available:
+            raise InputError(f"drafter {drafter}: not in this pair, which has {', '.join(available)}")
+    return {d: s for d, s in available.items() if wanted is None or d in wanted or d == "none"}
+
+
+def _resolve(source: str, folder: Path) -> str:
+    """A path that starts with a dot is relative to the pair's file; anything else is taken as it stands."""
+    return str((folder / source).resolve()) if source.startswith(".") else source

@@ -1,0 +1,230 @@
+"""One run from start to end: plan the work, hand it to the workers, store what comes back, time the drafters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from harness.pairs import choose_drafters, load_pair
+from harness.recorder import Unit
+from harness.suites import Generation, Suite, load_suite
+from harness.workers import Cluster, Pool, joined
+from results.store import RunInfo, Store
+from simulator.errors import InputError
+
+_PACKAGES = ("specyard", "torch", "transformers", "safetensors", "tokenizers", "ray", "duckdb", "polars", "plotly", "numpy")
+_MIN_FREE_BYTES = 64 << 20
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that decides what a run computes. Kept with the run; `--resume` starts from it."""
+
+    suite: str
+    pair: str
+    data_dir: str | None = None
+    source: Literal["bundled", "hub"] = "bundled"
+    limit: int | None = None
+    drafters: list[str] | None = None
+    """Names in the pair; None is all of them."""
+    gamma: int | None = None
+    """Block size for every drafter; None leaves each its own."""
+    generation: Generation | None = None
+    """Overrides the suite's."""
+    batch: int = 16
+    """Prompts decoded together."""
+    seed: int = 0
+    speed_passes: int = 2
+    """How often one prompt of each task is timed, alone, with every drafter; 0 skips the live pass."""
+    skipped: list[str] = []
+    """Prompts left out because they do not fit the target's context."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.seed < 0 or self.speed_passes < 0 or (self.gamma is not None and self.gamma < 1):
+            raise ValueError("batch ≥ 1, seed ≥ 0, speed passes ≥ 0 and γ ≥ 1 are needed")
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """How a run tells the user what it is doing."""
+
+    say: Callable[[str], None]
+    """A line of text."""
+    advance: Callable[[str, int, int], None]
+    """(stage, done, total)."""
+
+
+def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
+    """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
+    suite, drafters = _load(plan)
+    _check_space(store.file.parent)
+    with joined(cluster):
+        pool = _pool(plan, suite, drafters, cluster, watcher)
+        watcher.say("loading the pair and checking it")
+        if skip_long:
+            plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts)))
+            suite = _without(suite, plan.skipped)
+        described, gpu = pool.call("check", list(suite.prompts))
+        run_id = store.create_run(_run_info(plan, suite, described, gpu))
+        _say_run(suite, plan, run_id, watcher)
+        _work(run_id, plan, suite, described, store, pool, watcher)
+    return run_id
+
+
+def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
+    """Do what an interrupted run has left to do. Raises InputError where suite or checkpoints are no longer the same."""
+    row = store.run(run_id)
+    plan = msgspec.convert(row["plan"], Plan)
+    suite, drafters = _load(plan)
+    if suite.content_hash != row["suite_hash"]:
+        raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
+    _check_space(store.file.parent)
+    with joined(cluster):
+        pool = _pool(plan, suite, drafters, cluster, watcher)
+        watcher.say("loading the pair and checking it")
+        described, _ = pool.call("check", list(suite.prompts))
+        changed = [d for d in described if described[d] != row["drafters"].get(d)]
+        if changed:
+            raise InputError(f"run {run_id}: checkpoint of {', '.join(changed)} has changed since; start a new run")
+        _say_run(suite, plan, run_id, watcher)
+        _work(run_id, plan, suite, described, store, pool, watcher)
+
+
+def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
+    """The work of a run: every drafter over every `batch` prompts in suite order."""
+    groups = [suite.prompts[i : i + batch] for i in range(0, len(suite.prompts), batch)]
+    return [Unit(drafter, group) for drafter in drafters for group in groups]
+
+
+def _work(
+    run_id: str, plan: Plan, suite: Suite, described: dict[str, dict[str, Any]], store: Store, pool: Pool, watcher: Watcher
+) -> None:
+    recorded = store.recorded_prompts(run_id)
+    todo = units(suite, list(described), plan.batch)
+    total = sum(_responses(u) for u in todo)
+    todo = [u for u in todo if (u.drafter, u.prompts[0].prompt_id) not in recorded]
+    done = total - sum(_responses(u) for u in todo)
+    stage = f"recording · {len(described)} drafters · {pool.size} actors"
+    watcher.advance(stage, done, total)
+    for (unit,), tables in pool.map("record", [(u,) for u in todo]):
+        store.add_responses(run_id, unit.drafter, described[unit.drafter]["gamma"], *tables)
+        done += _responses(unit)
+        watcher.advance(stage, done, total)
+
+    first_of_task = {p.task: p for p in reversed(suite.prompts)}
+    timed = [(sample, prompt) for sample in range(plan.speed_passes) for prompt in first_of_task.values()]
+    taken = store.timed(run_id)
+    for count, (sample, prompt) in enumerate(timed, 1):
+        if (sample, prompt.prompt_id) not in taken:
+            store.add_speed(run_id, pool.call("time", sample, prompt))
+        watcher.advance("timing drafters · one request at a time", count, len(timed))
+    store.finish_run(run_id)
+
+
+def _responses(unit: Unit) -> int:
+    return sum(len(p.turns) for p in unit.prompts)
+
+
+def _load(plan: Plan) -> tuple[Suite, dict[str, str]]:
+    data_dir = Path(plan.data_dir) if plan.data_dir else None
+    suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
+    if plan.generation is not None:
+        suite = Suite(msgspec.structs.replace(suite.file, generation=plan.generation), suite.source, suite.prompts)
+    return _without(suite, plan.skipped), choose_drafters(load_pair(plan.pair), plan.drafters)
+
+
+def _without(suite: Suite, skipped: list[str]) -> Suite:
+    prompts = tuple(p for p in suite.prompts if p.prompt_id not in set(skipped))
+    if not prompts:
+        raise InputError("every prompt is too long for the target's context; lower --max-new-tokens")
+    return Suite(suite.file, suite.source, prompts)
+
+
+def _pool(plan: Plan, suite: Suite, drafters: dict[str, str], cluster: Cluster, watcher: Watcher) -> Pool:
+    recorder = (load_pair(plan.pair), drafters, plan.gamma, suite.file.generation, plan.seed)
+    return Pool(cluster, recorder, watcher.say)
+
+
+def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:
+    source = {
+        "bundled": "bundled prompts, not the benchmarks",
+        "data-dir": f"prompts from {plan.data_dir}",
+        "hub": "prompts from the hub",
+    }[suite.source]
+    name = f"{suite.file.name} v{suite.file.version}"
+    watcher.say(f"suite {name} · {source} · pair {plan.pair} · seed {plan.seed} · run {run_id}")
+    if plan.skipped:
+        watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
+
+
+def _run_info(plan: Plan, suite: Suite, described: dict[str, dict[str, Any]], gpu: str | None) -> RunInfo:
+    generation = suite.file.generation
+    return RunInfo(
+        command=" ".join(["harness", *sys.argv[1:]]),
+        suite=suite.file.name,
+        suite_version=suite.file.version,
+        suite_hash=suite.content_hash,
+        prompt_source=suite.source,
+        pair=plan.pair,
+        drafters=described,
+        sampling=msgspec.to_builtins(generation),
+        seed=plan.seed,
+        plan=msgspec.to_builtins(plan),
+        git_revision=_git_revision(),
+        packages={p: _version(p) for p in _PACKAGES},
+        host=_host(gpu),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str | None:
+    """Commit of the checkout this code runs from, with a + for uncommitted changes; None outside one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def _host(gpu: str | None) -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _check_space(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made or read ({error.strerror})") from None
+    if free < _MIN_FREE_BYTES:
+        raise InputError(f"--out {folder}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {folder}: is not writable")

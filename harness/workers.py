@@ -1,0 +1,125 @@
+"""Recorders as Ray actors: a shared queue of work, dead actors replaced, their work redone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from harness.recorder import Recorder
+from simulator.errors import InputError
+
+W = TypeVar("W")
+_MAX_DEATHS = 3
+"""An actor may die this often over one piece of work before the run gives up on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where workers run."""
+
+    address: str | None = None
+    """Ray cluster to join; None starts a local one."""
+    actors: int | None = None
+    """Workers; None is one a core, or one a GPU where `gpus_per_actor` is set."""
+    gpus_per_actor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise InputError(f"--actors must be at least 1, got {self.actors}")
+        if self.gpus_per_actor < 0:
+            raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
+
+
+class WorkerDied(RuntimeError):
+    """Workers died over the same work again and again."""
+
+
+class Pool:
+    """A number of `Recorder` actors, each with one call under way at most."""
+
+    def __init__(self, cluster: Cluster, recorder: tuple[Any, ...], say: Callable[[str], None]) -> None:
+        self._cluster, self._arguments, self._say = cluster, recorder, say
+        resources = ray.cluster_resources()
+        each = resources.get("GPU", 0) / cluster.gpus_per_actor if cluster.gpus_per_actor else resources.get("CPU", 1)
+        self.size = cluster.actors or max(1, int(each))
+        if cluster.gpus_per_actor and each < 1:
+            raise InputError(f"--gpus-per-actor {cluster.gpus_per_actor:g}: the cluster has {resources.get('GPU', 0):g} GPUs")
+        self._idle: list[Any] = []
+        self._started = 0
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """One call on one actor, others untouched."""
+        [(_, result)] = self.map(method, [arguments])
+        return result
+
+    def map(self, method: str, work: Sequence[tuple[W, ...]]) -> Iterator[tuple[tuple[W, ...], Any]]:
+        """Call `method(*item)` for every item of `work`; yields (item, result) as they come.
+
+        An actor that dies is replaced and its item goes back to the front of the queue.
+
+        Raises:
+            InputError: a worker found something wrong with what the user gave.
+            WorkerDied: workers died over one item too often.
+        """
+        queue: deque[tuple[tuple[W, ...], int]] = deque((item, 0) for item in work)
+        pending: dict[Any, tuple[Any, tuple[W, ...], int]] = {}
+        try:
+            while queue or pending:
+                while queue and len(pending) < self.size:
+                    item, deaths = queue.popleft()
+                    actor = self._idle.pop() if self._idle else self._start()
+                    pending[getattr(actor, method).remote(*item)] = (actor, item, deaths)
+                [done], _ = ray.wait(list(pending), num_returns=1)
+                actor, item, deaths = pending.pop(done)
+                try:
+                    result = ray.get(done)
+                except RayTaskError as error:
+                    raise _cause(error) from None
+                except RayActorError as error:
+                    if deaths + 1 == _MAX_DEATHS:
+                        raise WorkerDied(f"a worker died {_MAX_DEATHS} times over the same work: {error}") from None
+                    self._say("a worker died; it is replaced and its work redone")
+                    queue.appendleft((item, deaths + 1))
+                    continue
+                self._idle.append(actor)
+                yield item, result
+        finally:
+            for actor, _, _ in pending.values():
+                ray.kill(actor)
+
+    def _start(self) -> Any:
+        options = {"num_cpus": 1, "num_gpus": self._cluster.gpus_per_actor, "max_concurrency": 1}
+        self._started += 1
+        return ray.remote(Recorder).options(**options).remote(*self._arguments)
+
+
+@contextmanager
+def joined(cluster: Cluster) -> Iterator[None]:
+    """Join a Ray cluster, or start a local one for as long as the block runs."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Workers import what the driver imports, installed or not.
+    runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+    local = {} if cluster.address else {"num_cpus": cluster.actors or os.cpu_count(), "include_dashboard": False}
+    try:
+        ray.init(address=cluster.address or "local", runtime_env=runtime, log_to_driver=False, logging_level="ERROR", **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"--ray-address {cluster.address}: no Ray cluster answers there ({error})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What the worker raised: an InputError as itself, anything else as Ray tells it."""
+    cause = getattr(error, "cause", None)
+    return InputError(str(cause)) if isinstance(cause, InputError) else error

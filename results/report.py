@@ -1,0 +1,484 @@
+"""One run as one HTML file that opens offline: renders the tables of `figures`, computes nothing of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import jinja2
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+import polars as pl
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+from results import figures
+from results.figures import PAPER_TARGET, Provenance
+
+PROMPT_SOURCES: Final[Mapping[str, str]] = {
+    "bundled": "bundled prompts, not the benchmarks",
+    "data-dir": "prompts from a local data directory",
+    "hub": "prompts from the Hugging Face Hub",
+}
+
+SYMBOLS: Final[Mapping[str, str]] = {
+    "circle": "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
+    "square": "M-5.5,-5.5h11v11h-11Z",
+    "diamond": "M0,-7.5L7.5,0L0,7.5L-7.5,0Z",
+    "triangle-up": "M0,-6.5L7,5.5H-7Z",
+    "triangle-down": "M0,6.5L7,-5.5H-7Z",
+    "hexagon": "M0,-7L6,-3.5V3.5L0,7L-6,3.5V-3.5Z",
+    "cross": "M-2.5,-6.5h5v4h4v5h-4v4h-5v-4h-4v-5h4Z",
+    "hourglass": "M-6,-6.5H6L-6,6.5H6Z",
+}
+"""Plotly's symbol → the same shape as an SVG path for legends."""
+
+STYLES: Final[Mapping[str, tuple[str, str]]] = {
+    "dspark": ("#1A80C4", "circle"),
+    "dflash": ("#E69F00", "square"),
+    "eagle3": ("#009E73", "diamond"),
+    "mtp": ("#CC79A7", "triangle-up"),
+    "ngram": ("#D55E00", "triangle-down"),
+    "none": ("#808890", "hexagon"),
+}
+"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart, the
+blue lightened to stand out from a dark page too."""
+
+SPARE_STYLES: Final = [("#56B4E9", "cross"), ("#B8A900", "hourglass")]
+"""For a second drafter of a kind, and for kinds not known here."""
+
+DOMAINS: Final = ["math", "code", "chat"]
+"""Report order; other domains follow by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """How one (drafter, γ) looks wherever it appears."""
+
+    drafter: str
+    gamma: int
+    label: str
+    """The drafter's name, with γ where the run has several."""
+    colour: str
+    symbol: str
+
+    def rows(self, frame: pl.DataFrame) -> list[dict[str, Any]]:
+        return frame.filter(drafter=self.drafter, gamma=self.gamma).to_dicts()
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    label: str
+    path: str
+    """SVG path within ±8."""
+    colour: str | None
+    """None draws a hollow shape: a published value."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    div_id: str
+    title: str
+    plot: go.Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A legend, plots side by side and the sentence that says what to see; or what is missing instead."""
+
+    legend: Sequence[LegendEntry] = ()
+    panels: Sequence[Panel] = ()
+    caption: str = ""
+    missing: str = ""
+
+
+def write_report(con: duckdb.DuckDBPyConnection, run_id: str, file: Path) -> None:
+    """Write the run's report to `file`, whole or not at all. Raises LookupError for an unknown run."""
+    page = render(con, run_id)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def render(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
+    """The report as one self-contained HTML page."""
+    run = figures.provenance(con, run_id)
+    tau = figures.accepted_length(con, run_id)
+    alpha = figures.conditional_acceptance(con, run_id)
+    speeds = figures.speed(con, run_id)
+    series = _series(run, [tau, speeds])
+    drawn = {
+        "accepted_length": _accepted_length(tau, series),
+        "conditional_acceptance": _conditional_acceptance(alpha, series),
+        "speed": _speed(speeds, series),
+    }
+    specs = {panel.div_id: panel.plot.to_plotly_json() for figure in drawn.values() for panel in figure.panels}
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        title=f"{run.suite} v{run.suite_version} · pair {run.pair}",
+        subtitle=_subtitle(run),
+        answer=_answer(tau, speeds, series),
+        notices=_notices(run, figures.missing_responses(con, run_id)),
+        comparison=_comparison(run),
+        table=_table(tau, series),
+        provenance=_provenance(run),
+        plotly_js=get_plotlyjs(),
+        # Inside a script element only "<" could end it; JSON may write it as an escape anywhere.
+        figures=json.dumps(specs).replace("<", "\\u003c"),
+        **drawn,
+    )
+
+
+def _series(run: Provenance, measured: Iterable[pl.DataFrame]) -> list[Series]:
+    """Every (drafter, γ) with rows, in report order; the first of a kind gets the kind's colour and symbol."""
+    kinds = {drafter.name: drafter.kind for drafter in run.drafters}
+    order = list(STYLES)
+    keys = {key for frame in measured for key in frame.select("drafter", "gamma").rows()}
+
+    def place(key: tuple[str, int]) -> tuple[int, str, int]:
+        kind = kinds.get(key[0], key[0])
+        return (order.index(kind) if kind in order else order.index("none") - 1, key[0], -key[1])
+
+    names = [name for name, _ in keys]
+    free, spare, series = dict(STYLES), 0, []
+    for name, gamma in sorted(keys, key=place):
+        style = free.pop(kinds.get(name, name), None)
+        if style is None:
+            style = SPARE_STYLES[spare % len(SPARE_STYLES)]
+            spare += 1
+        label = name if names.count(name) == 1 else f"{name} γ={gamma}"
+        series.append(Series(name, gamma, label, *style))
+    return series
+
+
+def _domains(frame: pl.DataFrame) -> list[str]:
+    found = frame["domain"].unique().to_list()
+    return sorted(found, key=lambda domain: (DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), domain))
+
+
+def _tasks(tau: pl.DataFrame, domain: str) -> list[str]:
+    """A domain's tasks: those of the paper in its order, then the others by name."""
+    order = list(figures.PAPER_DATASETS)
+    found = tau.filter(pl.col("domain") == domain)["task"].drop_nulls().unique().to_list()
+    return sorted(found, key=lambda task: (order.index(task) if task in order else len(order), task))
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+
+def _subtitle(run: Provenance) -> str:
+    source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
+    facts = [source, f"{run.prompts} prompts", f"{run.responses} responses"]
+    if "temperature" in run.sampling:
+        facts.append(f"temperature {run.sampling['temperature']:g}")
+    return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
+
+
+def _comparison(run: Provenance) -> str:
+    same = PAPER_TARGET.lower() in run.pair.lower() and run.prompt_source != "bundled"
+    verdict = "compare them only at matching sampling and limits" if same else "they are not expected to be equal"
+    return (
+        f"Small grey numbers and hollow markers are the DSpark paper's: {PAPER_TARGET} on the real benchmarks, "
+        f"temperature 1, γ 7. Ours are pair {run.pair} on {PROMPT_SOURCES.get(run.prompt_source, run.prompt_source)}: "
+        f"{verdict}."
+    )
+
+
+def _answer(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -> str:
+    """Who commits most tokens per round in each domain, where that is too close to call, and at what speed."""
+    wins: dict[str, list[str]] = {}
+    close: list[str] = []
+    means = tau.filter(pl.col("task").is_null(), pl.col("gamma") > 0, pl.col("tau").is_not_null())
+    # A drafter that lacks some of a domain's tasks has a mean of something else.
+    means = means.filter(pl.col("tasks") == pl.col("tasks").max().over("domain"))
+    labels = {(s.drafter, s.gamma): s.label for s in series}
+    for domain in _domains(means):
+        best, *others = means.filter(pl.col("domain") == domain).sort("tau", descending=True).to_dicts()
+        wins.setdefault(labels[best["drafter"], best["gamma"]], []).append(f"{domain} ({best['tau']:.2f})")
+        if others and (best["low"] is None or others[0]["high"] is None or best["low"] <= others[0]["high"]):
+            close.append(f"{domain} ({labels[others[0]['drafter'], others[0]['gamma']]} {others[0]['tau']:.2f})")
+    if not wins:
+        return "No drafter has committed a round yet."
+    parts = [f"{label} in {_listed(domains)}" for label, domains in wins.items()]
+    parts[0] = parts[0].replace(" in ", " commits the most tokens per round in ", 1)
+    sentences = ["; ".join(parts) + "."]
+    if close:
+        sentences.append(f"Not clearly ahead in {_listed(close)}: the 95 % intervals overlap.")
+    return " ".join([*sentences, *_speed_answer(speeds, series, wins)])
+
+
+def _speed_answer(speeds: pl.DataFrame, series: Sequence[Series], winners: Iterable[str]) -> list[str]:
+    measured = {s.label: row for s in series if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
+    if not measured:
+        return ["How fast that is was not measured."]
+    fastest = max(measured, key=lambda label: float(measured[label]["speedup"]))
+    said = [f"{label} {_times(measured[label])}" if label in measured else f"{label} not measured" for label in winners]
+    sentences = [f"Speed against none on this machine: {_listed(said)}."]
+    if fastest not in winners:
+        sentences.append(f"The fastest is {fastest}, {_times(measured[fastest])}.")
+    return sentences
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" (95 % {row['low']:.2f} to {row['high']:.2f})"
+    return f"{row['speedup']:.2f}×{interval}{', slower' if row['speedup'] < 1 else ''}"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _notices(run: Provenance, missing: pl.DataFrame) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    notices = []
+    if run.finished_at is None:
+        notices.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
+    for (drafter,), rows in missing.group_by("drafter", maintain_order=True):
+        tasks = _listed([f"{row['task']} ({row['responses']} of {row['expected']})" for row in rows.to_dicts()])
+        notices.append(f"{drafter} lacks responses that other drafters gave, in {tasks}.")
+    return notices
+
+
+def _provenance(run: Provenance) -> list[tuple[str, str]]:
+    host = dict(run.host)
+    memory = host.pop("memory_bytes", None)
+    machine = [f"{name} {value}" for name, value in host.items() if value is not None]
+    if memory is not None:
+        machine.append(f"memory {memory / 2**30:.1f} GiB")
+    drafters = [
+        " ".join(
+            filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash])
+        )
+        for d in run.drafters
+    ]
+    finished = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else "not finished"
+    return [
+        ("command", run.command),
+        ("run", f"{run.run_id} · {run.created_at:%Y-%m-%d %H:%M:%S} to {finished} UTC"),
+        ("suite", f"{run.suite} v{run.suite_version} · {run.suite_hash}"),
+        ("prompts", PROMPT_SOURCES.get(run.prompt_source, run.prompt_source)),
+        ("pair", run.pair),
+        ("drafters", "; ".join(drafters)),
+        ("sampling", ", ".join(f"{name} {value}" for name, value in run.sampling.items())),
+        ("seed", str(run.seed)),
+        (
+            "recorded",
+            f"{run.prompts} prompts, {run.responses} responses, {run.rounds} rounds, {run.speed_samples} speed samples",
+        ),
+        ("git revision", run.git_revision or "unknown"),
+        ("machine", ", ".join(machine)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(run.packages.items()))),
+    ]
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def _table(tau: pl.DataFrame, series: Sequence[Series]) -> dict[str, Any]:
+    """τ by task (rows, grouped by domain) and drafter (columns), each with the published value."""
+    columns = [s for s in series if s.rows(tau)]
+    cells = {(row["drafter"], row["gamma"], row["domain"], row["task"]): row for row in tau.to_dicts()}
+    full = {domain: len(_tasks(tau, domain)) for domain in _domains(tau)}
+    partial = False
+    domains = []
+    for domain in _domains(tau):
+        rows = []
+        for task in [*_tasks(tau, domain), None]:
+            found = [cells.get((s.drafter, s.gamma, domain, task)) for s in columns]
+            short = [bool(task is None and row and row["tasks"] < full[domain]) for row in found]
+            partial |= any(short)
+            rendered = [_cell(row, "†" if mark else "") for row, mark in zip(found, short, strict=True)]
+            rows.append({"label": task or f"{domain} mean", "mean": task is None, "cells": rendered})
+        domains.append(rows)
+    caption = "Higher is better, but no drafter can exceed its γ + 1; a domain is the plain mean of its tasks."
+    if partial:
+        caption += " † Mean of fewer tasks than the domain has: not comparable along the row."
+    return {"columns": [{"name": s.drafter, "gamma": s.gamma} for s in columns], "domains": domains, "caption": caption}
+
+
+def _cell(row: Mapping[str, Any] | None, mark: str) -> dict[str, str]:
+    if row is None or row["tau"] is None:
+        return {"tau": "–", "paper": "", "hint": "nothing recorded"}
+    paper = "" if row["paper"] is None else f"{row['paper']:.2f}"
+    return {"tau": f"{row['tau']:.2f}{mark}", "paper": paper, "hint": _hint(row)}
+
+
+def _hint(row: Mapping[str, Any]) -> str:
+    interval = "" if row["low"] is None else f", 95 % {row['low']:.2f} to {row['high']:.2f}"
+    return f"{row['tau']:.3f}{interval} ({row['prompts']} prompts, {row['rounds']} rounds)"
+
+
+# --- the figures --------------------------------------------------------------------------------------------------
+
+
+def _accepted_length(tau: pl.DataFrame, series: Sequence[Series]) -> Figure:
+    """Grouped bars by task, one panel per domain; published values as hollow diamonds on their bar."""
+    shown = [s for s in series if s.gamma and s.rows(tau.filter(pl.col("tau").is_not_null()))]
+    if not shown:
+        return Figure(missing="No rounds of a drafter are recorded: there is no accepted length to draw.")
+    drafted = tau.filter(pl.col("gamma") > 0)
+    top = max(float(drafted.select(pl.max_horizontal("tau", "high", "paper").max()).item()), 2.0) * 1.06
+    panels = []
+    for domain in _domains(drafted):
+        tasks = _tasks(drafted, domain)
+        places = {task: place for place, task in enumerate([*tasks, None])}
+        plot = _plot(height=310)
+        for slot, s in enumerate(shown):
+            rows = [row for row in s.rows(drafted) if row["domain"] == domain and row["tau"] is not None]
+            width = 0.8 / len(shown)
+            x = [places[row["task"]] + (slot - (len(shown) - 1) / 2) * width for row in rows]
+            plot.add_bar(
+                x=x, y=[row["tau"] for row in rows], width=width * 0.9, marker_color=s.colour, marker_line_width=0,
+                error_y=_whiskers(rows, "tau") | {"thickness": 1.2}, hoverinfo="text",
+                hovertext=[f"{s.label}, {row['task'] or 'mean'}: {_hint(row)}" for row in rows],
+            )  # fmt: skip
+            plot.add_scatter(
+                x=x, y=[row["paper"] for row in rows], mode="markers", meta="ink", hoverinfo="text",
+                marker={"symbol": "diamond-open", "size": 7, "line": {"width": 1.3}},
+                hovertext=[f"{s.label}, {PAPER_TARGET} in the paper: {row['paper']}" for row in rows],
+            )  # fmt: skip
+        plot.add_hline(y=1, line={"width": 1, "dash": "dot"})
+        plot.update_xaxes(
+            range=[-0.5, len(places) - 0.5],
+            tickvals=list(places.values()),
+            ticktext=[task or "mean" for task in places],
+            tickfont_size=11,
+            tickangle=0 if len(places) <= 4 else -40,
+        )
+        plot.update_yaxes(range=[0, top])
+        panels.append(Panel(f"accepted-length-{_slug(domain)}", domain, plot))
+    legend = [_entry(s) for s in shown]
+    if drafted["paper"].drop_nulls().len():
+        legend.append(LegendEntry(f"{PAPER_TARGET} in the paper", SYMBOLS["diamond"], None))
+    return Figure(
+        legend,
+        panels,
+        "Tokens per round: compare bars within a task, against the dotted line at 1 (none); whiskers are 95 % intervals "
+        "over prompts, and hollow diamonds another model on the real benchmarks.",
+    )
+
+
+def _conditional_acceptance(alpha: pl.DataFrame, series: Sequence[Series]) -> Figure:
+    """α_k by position, one panel per domain; published values as faint dashed lines with hollow markers."""
+    shown = [s for s in series if s.rows(alpha)]
+    if not shown:
+        return Figure(missing="No drafted position was ever verified: there is no conditional acceptance to draw.")
+    last = int(alpha["position"].max())  # type: ignore[arg-type]
+    panels = []
+    for domain in _domains(alpha):
+        plot = _plot(height=330)
+        for slot, s in enumerate(shown):
+            rows = [row for row in s.rows(alpha) if row["domain"] == domain]
+            # A small sideways step per drafter keeps whiskers apart.
+            x = [row["position"] + (slot - (len(shown) - 1) / 2) * 0.09 for row in rows]
+            plot.add_scatter(
+                x=[row["position"] for row in rows], y=[row["paper"] for row in rows], mode="lines+markers", opacity=0.6,
+                line={"color": s.colour, "width": 1.2, "dash": "dash"}, marker={"symbol": f"{s.symbol}-open", "size": 5},
+                hoverinfo="text",
+                hovertext=[f"{s.label}, {PAPER_TARGET} in the paper: {row['paper']}" for row in rows],
+            )  # fmt: skip
+            plot.add_scatter(
+                x=x, y=[row["alpha"] for row in rows], mode="lines+markers", hoverinfo="text",
+                line={"color": s.colour, "width": 2}, marker={"symbol": s.symbol, "size": 8},
+                error_y=_whiskers(rows, "alpha") | {"thickness": 1.2, "color": s.colour},
+                hovertext=[f"{s.label}, position {row['position']}: {row['alpha']:.3f}, 95 % {row['low']:.3f} to "
+                           f"{row['high']:.3f} ({row['accepted']} of {row['trials']})" for row in rows],
+            )  # fmt: skip
+        plot.update_xaxes(range=[0.5, last + 0.5], dtick=1, title_text="position in the draft")
+        plot.update_yaxes(range=[0, 1.02], dtick=0.2, tickformat=".1f")
+        panels.append(Panel(f"conditional-acceptance-{_slug(domain)}", domain, plot))
+    legend = [_entry(s) for s in shown]
+    if alpha["paper"].drop_nulls().len():
+        legend.append(LegendEntry(f"{PAPER_TARGET} in the paper", SYMBOLS["circle"], None, dashed=True))
+    return Figure(
+        legend,
+        panels,
+        "A line that falls to the right belongs to a drafter that loses the thread within its block; whiskers are 95 % "
+        "intervals, wide where few rounds got that far.",
+    )
+
+
+def _speed(speeds: pl.DataFrame, series: Sequence[Series]) -> Figure:
+    """Speed-up over none by drafter, fastest on top."""
+    rows = [(s, row) for s in series for row in s.rows(speeds)]
+    if not rows:
+        return Figure(missing="No speed samples were taken in this run, so nothing is said about speed.")
+    if any(row["speedup"] is None for _, row in rows):
+        unpaired = _listed(
+            [f"{s.label} {row['tokens_per_s']:.1f} tokens/s" for s, row in rows if row["speedup"] is None]
+        )
+        if all(row["speedup"] is None for _, row in rows):
+            return Figure(missing=f"Without speed samples of none there is no baseline. Measured: {unpaired}.")
+    rows = sorted((pair for pair in rows if pair[1]["speedup"] is not None), key=lambda pair: pair[1]["speedup"])
+    plot = _plot(height=90 + 46 * len(rows))
+    for place, (s, row) in enumerate(rows):
+        plot.add_scatter(
+            x=[row["speedup"]], y=[place], mode="markers+text", marker={"color": s.colour, "symbol": s.symbol, "size": 11},
+            error_x=_whiskers([row], "speedup") | {"thickness": 1.6, "color": s.colour}, hoverinfo="text",
+            text=[f"{row['speedup']:.2f}× · {row['tokens_per_s']:.1f} tok/s"], textposition="top center",
+            hovertext=[f"{s.label}: {_times(row)}, {row['pairs']} pairs with none"],
+        )  # fmt: skip
+    ends = [row[name] for _, row in rows for name in ("speedup", "low", "high") if row[name] is not None]
+    span = max(max(ends) - min(ends), 0.2)
+    plot.add_vline(x=1, line={"width": 1, "dash": "dot"})
+    plot.update_xaxes(range=[min(ends) - 0.15 * span, max(ends) + 0.15 * span], title_text="times as fast as none")
+    plot.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=[s.label for s, _ in rows], range=[-0.6, len(rows) - 0.2]
+    )
+    batches = sorted({row["batch_min"] for _, row in rows} | {row["batch_max"] for _, row in rows})
+    batch = f"{batches[0]}" if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
+    return Figure(
+        [],
+        [Panel("speed-up", "", plot)],
+        f"Right of the dotted line a drafter pays for itself on this machine, at batch {batch}; whiskers are 95 % intervals "
+        "over prompts and passes, each pass paired with none's.",
+    )
+
+
+def _plot(height: int) -> go.Figure:
+    """An empty plot in the report's manner; colours come from the page."""
+    plot = go.Figure()
+    plot.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 34, "r": 8, "t": 10, "b": 30},
+        font={"size": 12},
+        showlegend=False,
+        barmode="overlay",
+        dragmode=False,
+        hovermode="closest",
+    )
+    plot.update_xaxes(fixedrange=True, showgrid=False, showline=True, automargin=True)
+    plot.update_yaxes(fixedrange=True, automargin=True)
+    return plot
+
+
+def _whiskers(rows: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:
+    """Plotly's asymmetric error bars from `low` and `high`; no whisker where there is no interval."""
+    bounded = [row["low"] is not None for row in rows]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [row["high"] - row[value] if known else None for row, known in zip(rows, bounded, strict=True)],
+        "arrayminus": [row[value] - row["low"] if known else None for row, known in zip(rows, bounded, strict=True)],
+        "width": 2,
+    }
+
+
+def _entry(series: Series) -> LegendEntry:
+    return LegendEntry(series.label, SYMBOLS[series.symbol], series.colour)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

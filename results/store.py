@@ -1,0 +1,276 @@
+"""The DuckDB file: one writer that opens it per transaction, a versioned schema, readable by anything that reads DuckDB."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from simulator.errors import InputError
+from simulator.records import Response
+
+_MIGRATIONS = Path(__file__).parent / "schema"
+_RETRY_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One row of `runs`, as known when the run starts."""
+
+    command: str
+    suite: str
+    suite_version: int
+    suite_hash: str
+    prompt_source: str
+    pair: str
+    drafters: dict[str, dict[str, Any]]
+    """Name → kind, gamma, checkpoint, checkpoint_hash."""
+    sampling: dict[str, Any]
+    seed: int
+    plan: dict[str, Any]
+    """All that `--resume` needs to repeat the same work."""
+    git_revision: str | None
+    packages: dict[str, str]
+    host: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedSample:
+    """One timed response of the live pass."""
+
+    drafter: str
+    gamma: int
+    sample: int
+    prompt_id: str
+    batch: int
+    tokens: int
+    """Tokens committed in rounds; the prefill's token is not counted."""
+    seconds: float
+    """Wall-clock of those rounds."""
+
+
+class Store:
+    """A Specyard database. Raises InputError for a file that is not one, is newer, or cannot be written."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read-only connection."""
+        if not self.file.exists():
+            raise InputError(f"{self.file}: no such database; `harness run` makes one")
+        connection = self._connect(read_only=True)
+        try:
+            if 0 < self._version(connection) < len(_migrations()):  # made by an older Specyard: update it, then read
+                connection.close()
+                with self.writing():
+                    pass
+                connection = self._connect(read_only=True)
+            self._check(connection)
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction, committed at the end or rolled back; brings the schema up to date."""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.file.parent}: cannot be made ({error.strerror})") from None
+        connection = self._connect(read_only=False)
+        try:
+            self._migrate(connection)
+            connection.begin()
+            yield connection
+            connection.commit()
+        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+            raise InputError(
+                f"{self.file}: cannot be written: {_first_line(error)}; what was committed is safe"
+            ) from error
+        finally:
+            connection.close()
+
+    def create_run(self, info: RunInfo) -> str:
+        """Insert a run; returns its id."""
+        run_id = secrets.token_hex(3)
+        columns = {
+            "run_id": run_id, "created_at": _now(), "command": info.command, "suite": info.suite,
+            "suite_version": info.suite_version, "suite_hash": info.suite_hash, "prompt_source": info.prompt_source,
+            "pair": info.pair, "drafters": json.dumps(info.drafters), "sampling": json.dumps(info.sampling),
+            "seed": info.seed, "plan": json.dumps(info.plan), "git_revision": info.git_revision,
+            "packages": json.dumps(info.packages), "host": json.dumps(info.host),
+        }  # fmt: skip
+        with self.writing() as connection:
+            marks = ", ".join("?" * len(columns))
+            connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
+        return run_id
+
+    def add_responses(self, run_id: str, drafter: str, gamma: int, responses: pa.Table, rounds: pa.Table) -> None:
+        """Insert what one unit of work recorded, whole or not at all. Tables as made by `response_tables`."""
+        with self.writing() as connection:
+            for name, table in (("responses", responses), ("rounds", rounds)):
+                connection.register("incoming", table)
+                connection.execute(
+                    f"INSERT INTO {name} BY NAME SELECT ? AS run_id, ? AS drafter, ? AS gamma, * FROM incoming",
+                    [run_id, drafter, gamma],
+                )
+                connection.unregister("incoming")
+
+    def add_speed(self, run_id: str, samples: Sequence[SpeedSample]) -> None:
+        """Insert speed samples."""
+        rows = [[run_id, s.drafter, s.gamma, s.sample, s.prompt_id, s.batch, s.tokens, s.seconds] for s in samples]
+        with self.writing() as connection:
+            connection.executemany("INSERT INTO speed_samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def finish_run(self, run_id: str) -> None:
+        """Mark a run as complete."""
+        with self.writing() as connection:
+            connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [_now(), run_id])
+
+    def find_run(self, name: str) -> str:
+        """The id of a run from `latest`, an id, or the start of one. Raises InputError."""
+        with self.reading() as connection:
+            ids = [r[0] for r in connection.execute("SELECT run_id FROM runs ORDER BY created_at DESC").fetchall()]
+        if not ids:
+            raise InputError(f"{self.file}: has no runs yet; `harness run` makes one")
+        if name == "latest":
+            return str(ids[0])
+        matches = [i for i in ids if i.startswith(name)]
+        if name in ids or len(matches) == 1:
+            return str(name if name in ids else matches[0])
+        problem = "fits several runs" if matches else "no such run"
+        raise InputError(f"run {name}: {problem} in {self.file}; the latest are {', '.join(ids[:5])}")
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """The row of `runs`, its JSON decoded."""
+        with self.reading() as connection:
+            cursor = connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
+            names = [d[0] for d in cursor.description]
+            row = cursor.fetchone()
+        if row is None:
+            raise InputError(f"run {run_id}: no such run in {self.file}")
+        decoded = dict(zip(names, row, strict=True))
+        return {
+            k: json.loads(v) if k in ("drafters", "sampling", "plan", "packages", "host") else v
+            for k, v in decoded.items()
+        }
+
+    def recorded_prompts(self, run_id: str) -> set[tuple[str, str]]:
+        """(drafter, prompt id) of everything already recorded."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT drafter, prompt_id FROM responses WHERE run_id = ?", [run_id])
+            return {(r[0], r[1]) for r in rows.fetchall()}
+
+    def timed(self, run_id: str) -> set[tuple[int, str]]:
+        """(sample, prompt id) of the speed samples already taken."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT sample, prompt_id FROM speed_samples WHERE run_id = ?", [run_id])
+            return {(int(r[0]), r[1]) for r in rows.fetchall()}
+
+    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """Open the file, waiting a while for another process that holds it."""
+        deadline = time.monotonic() + _RETRY_S
+        while True:
+            try:
+                return duckdb.connect(str(self.file), read_only=read_only)
+            except (duckdb.IOException, duckdb.CatalogException, duckdb.InvalidInputException) as error:
+                if "lock" in str(error).lower():
+                    if time.monotonic() < deadline:
+                        time.sleep(0.1)
+                        continue
+                    raise InputError(f"{self.file}: another process keeps it locked; close it and try again") from None
+                problem = "is not a DuckDB file" if "not a valid DuckDB" in str(error) else "cannot be opened"
+                raise InputError(f"{self.file}: {problem} ({_first_line(error)})") from None
+
+    def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """Schema version; 0 for an empty file."""
+        tables = {r[0] for r in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+        if "specyard_schema" not in tables:
+            if tables:
+                raise InputError(f"{self.file}: is a DuckDB file, but not one of Specyard's; choose another --out")
+            return 0
+        row = connection.execute("SELECT max(version) FROM specyard_schema").fetchone()
+        return int(row[0]) if row else 0
+
+    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
+        known, version = len(_migrations()), self._version(connection)
+        if version > known:
+            raise InputError(f"{self.file}: has schema {version}, this Specyard knows up to {known}; upgrade specyard")
+        if version < known and version > 0:
+            raise InputError(
+                f"{self.file}: has schema {version}, this Specyard reads {known}; `harness runs --migrate` updates it"
+            )
+        if version == 0:
+            raise InputError(f"{self.file}: is empty; `harness run` fills it")
+
+    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        version = self._version(connection)
+        migrations = _migrations()
+        if version > len(migrations):
+            self._check(connection)
+        for number, file in list(enumerate(migrations, 1))[version:]:
+            connection.begin()
+            if number == 1:
+                connection.execute(
+                    "CREATE TABLE specyard_schema (version INTEGER PRIMARY KEY, applied_at TIMESTAMP NOT NULL)"
+                )
+            connection.execute(file.read_text(encoding="utf-8"))
+            connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, _now()])
+            connection.commit()
+
+
+def response_tables(responses: Sequence[Response]) -> tuple[pa.Table, pa.Table]:
+    """The rows of `responses` and `rounds` (less run, drafter and γ) as Arrow tables, ready to be sent and inserted."""
+    response_rows = [
+        {
+            "task": r.task, "domain": r.domain, "prompt_id": r.prompt_id, "turn": r.turn,
+            "prompt_tokens": r.prompt_tokens, "output_tokens": len(r.token_ids), "finish": r.finish,
+            "token_ids": list(r.token_ids), "text": r.text,
+        }
+        for r in responses
+    ]  # fmt: skip
+    round_rows = [
+        {
+            "prompt_id": r.prompt_id, "turn": r.turn, "round": i, "drafted": x.drafted, "verified": x.verified,
+            "accepted": x.accepted, "committed": x.committed, "confidence": list(x.confidence), "running": x.running,
+            "draft_s": x.draft_s, "verify_s": x.verify_s,
+        }
+        for r in responses
+        for i, x in enumerate(r.rounds)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(response_rows, _RESPONSE_COLUMNS), pa.Table.from_pylist(round_rows, _ROUND_COLUMNS)
+
+
+_RESPONSE_COLUMNS = pa.schema([
+    ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
+    ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
+    ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()),
+])  # fmt: skip
+_ROUND_COLUMNS = pa.schema([
+    ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
+    ("verified", pa.uint8()), ("accepted", pa.uint8()), ("committed", pa.uint8()),
+    ("confidence", pa.list_(pa.float32())), ("running", pa.uint16()), ("draft_s", pa.float32()), ("verify_s", pa.float32()),
+])  # fmt: skip
+
+
+def _migrations() -> list[Path]:
+    return sorted(_MIGRATIONS.glob("[0-9]*.sql"))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
