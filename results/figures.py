@@ -1,4 +1,4 @@
-"""What the report shows, as tables: pure functions of one run's rows, with the paper's values joined. Nothing here draws."""
+"""What the report shows, as tables: pure functions of one run's rows, the paper's values joined. Nothing here draws."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def accepted_length(
     domain averages its tasks' independent draws. With few prompts such an interval is too narrow, and with one it is
     null. Without `rng`, the draws are those of `default_rng(0)`: the same run always gives the same table.
 
-    Columns: drafter, gamma, domain, task, tasks (how many the row averages), prompts, responses, rounds, tau, low, high,
-    paper (the published τ of Qwen3-4B for the same kind of drafter and dataset or domain at γ = 7, null without one).
+    Columns: drafter, gamma, domain, task, tasks (how many the row averages), prompts, responses, rounds, tau, low,
+    high, paper (τ of Qwen3-4B for the same kind of drafter and dataset or domain at γ = 7, null where unpublished).
     A response without rounds counts as a response; a task without rounds has a null τ and is not averaged.
     """
     rng = rng or np.random.default_rng(0)
@@ -184,14 +184,15 @@ def accepted_length(
 def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
     """Conditional acceptance α_k = P(position k accepted | positions before k accepted), by drafter and domain.
 
-    A round that accepted a of ℓ verified tokens is a success at positions 1..a and, if a < ℓ, a failure at a + 1. No such
-    failure is counted where the response ended with an end token inside the accepted draft: what came after the end was
-    never judged. Such a round is the one of a response finished by 'stop' that committed no bonus token (committed = a;
-    every other round commits a + 1). Rounds of all tasks of a domain are pooled. [`low`, `high`] is Wilson's 95 % score interval (JASA 22, 1927), which takes trials as
-    independent: where prompts differ much it is too narrow. Drafters with γ = 0 have no rows, nor positions never tried.
+    A round that accepted a of ℓ verified tokens is a success at positions 1..a and, if a < ℓ, a failure at a + 1. No
+    such failure is counted where the response ended with an end token inside the accepted draft: what came after the
+    end was never judged. That round is told by finish = 'stop' and committed = a: any other commits a + 1 or was cut by
+    the length limit. Rounds of all tasks of a domain are pooled. [`low`, `high`] is Wilson's 95 % score interval (JASA
+    22, 1927), which takes trials as independent: where prompts differ much it is too narrow. Drafters with γ = 0 have
+    no rows, nor have positions never tried.
 
-    Columns: drafter, gamma, domain, position (from 1), trials, accepted, alpha, low, high, paper (Figure 2 of the paper,
-    Qwen3-4B at γ = 7, for the same kind of drafter, domain and position; null without one).
+    Columns: drafter, gamma, domain, position (from 1), trials, accepted, alpha, low, high, paper (the paper's Figure 2,
+    Qwen3-4B at γ = 7, for the same kind of drafter, domain and position; null where unpublished).
     """
     trials = _query(
         con,
@@ -202,7 +203,8 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
             FROM rounds r JOIN responses s USING (run_id, drafter, gamma, prompt_id, turn)
             WHERE r.run_id = $run AND r.gamma > 0
         )
-        SELECT drafter, gamma, domain, p.position, count(*) AS trials, count_if(p.position <= accepted)::BIGINT AS accepted
+        SELECT drafter, gamma, domain, p.position, count(*) AS trials,
+               count_if(p.position <= accepted)::BIGINT AS accepted
         FROM judged JOIN range(1, 256) AS p(position)
           ON p.position <= least(gamma, accepted + (accepted < verified AND NOT ended_inside_draft)::INTEGER)
         GROUP BY ALL ORDER BY ALL
@@ -221,13 +223,13 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
 
     `speedup` is the drafter's Σ tokens / Σ seconds over none's, both summed over the pairs only: cells (sample, prompt)
     that both ran, at the same batch. Samples of one number ran back to back, so a machine that slows down between
-    samples slows both sides of a pair. Sums, not a mean of the pairs' ratios: a long response weighs as long as it takes.
+    samples slows both sides of a pair. Sums, not a mean of the pairs' ratios: a response weighs as long as it takes.
 
     Pairs are not independent: a prompt that drafts well does so in every sample, and one noisy sample touches every
     prompt. So [`low`, `high`] is the 95 % percentile interval of the pigeonhole bootstrap (Owen, Annals of Applied
-    Statistics 1(2), 2007): samples and prompts are resampled separately, and a pair weighs the product of their counts,
-    on both sides alike. Few prompts or samples leave it too narrow, and one sample tells nothing of the machine. 'none' has
-    speedup 1 exactly and no interval; without none's samples speedup is null.
+    Statistics 1(2), 2007): samples and prompts are resampled separately, and a pair weighs the product of their
+    counts, on both sides alike. Few prompts or samples leave it too narrow, and one sample tells nothing of the
+    machine. 'none' has speedup 1 exactly and no interval; without none's samples speedup is null.
 
     Columns: drafter, gamma, batch_min, batch_max (requests decoded together), samples, prompts, tokens, seconds,
     tokens_per_s (over all of the drafter's samples, paired or not), pairs, speedup, low, high.
@@ -278,7 +280,8 @@ def missing_responses(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFra
         WITH declared AS (SELECT unnest(json_keys(drafters)) AS drafter FROM runs WHERE run_id = $run),
         answered AS (SELECT * FROM responses WHERE run_id = $run),
         everything AS (SELECT DISTINCT domain, task, prompt_id, turn FROM answered)
-        SELECT d.drafter, e.domain, e.task, count(DISTINCT (a.prompt_id, a.turn)) FILTER (a.prompt_id IS NOT NULL) AS responses,
+        SELECT d.drafter, e.domain, e.task,
+               count(DISTINCT (a.prompt_id, a.turn)) FILTER (a.prompt_id IS NOT NULL) AS responses,
                count(DISTINCT (e.prompt_id, e.turn)) AS expected
         FROM declared d CROSS JOIN everything e
         LEFT JOIN answered a USING (drafter, prompt_id, turn)

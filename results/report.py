@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import duckdb
 import jinja2
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 import polars as pl
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+from plotly.offline import get_plotlyjs
 
 from results import figures
 from results.figures import PAPER_TARGET, Provenance
@@ -45,8 +45,8 @@ STYLES: Final[Mapping[str, tuple[str, str]]] = {
     "ngram": ("#D55E00", "triangle-down"),
     "none": ("#808890", "hexagon"),
 }
-"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart, the
-blue lightened to stand out from a dark page too."""
+"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart,
+the blue lightened to stand out from a dark page too."""
 
 SPARE_STYLES: Final = [("#56B4E9", "cross"), ("#B8A900", "hourglass")]
 """For a second drafter of a kind, and for kinds not known here."""
@@ -130,7 +130,7 @@ def render(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         subtitle=_subtitle(run),
         answer=_answer(tau, speeds, series),
         notices=_notices(run, figures.missing_responses(con, run_id)),
-        comparison=_comparison(run),
+        comparison=_comparison(run) if tau["paper"].drop_nulls().len() else "",
         table=_table(tau, series),
         provenance=_provenance(run),
         plotly_js=get_plotlyjs(),
@@ -146,9 +146,11 @@ def _series(run: Provenance, measured: Iterable[pl.DataFrame]) -> list[Series]:
     order = list(STYLES)
     keys = {key for frame in measured for key in frame.select("drafter", "gamma").rows()}
 
-    def place(key: tuple[str, int]) -> tuple[int, str, int]:
-        kind = kinds.get(key[0], key[0])
-        return (order.index(kind) if kind in order else order.index("none") - 1, key[0], -key[1])
+    def place(key: tuple[str, int]) -> tuple[float, bool, str, int]:
+        name, gamma = key
+        kind = kinds.get(name, name)
+        unknown = order.index("none") - 0.5
+        return (order.index(kind) if kind in order else unknown, name != kind, name, -gamma)
 
     names = [name for name, _ in keys]
     free, spare, series = dict(STYLES), 0, []
@@ -199,22 +201,23 @@ def _answer(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -
     """Who commits most tokens per round in each domain, where that is too close to call, and at what speed."""
     wins: dict[str, list[str]] = {}
     close: list[str] = []
+    labels = {(s.drafter, s.gamma): s.label for s in series}
     means = tau.filter(pl.col("task").is_null(), pl.col("gamma") > 0, pl.col("tau").is_not_null())
     # A drafter that lacks some of a domain's tasks has a mean of something else.
     means = means.filter(pl.col("tasks") == pl.col("tasks").max().over("domain"))
-    labels = {(s.drafter, s.gamma): s.label for s in series}
     for domain in _domains(means):
         best, *others = means.filter(pl.col("domain") == domain).sort("tau", descending=True).to_dicts()
         wins.setdefault(labels[best["drafter"], best["gamma"]], []).append(f"{domain} ({best['tau']:.2f})")
-        if others and (best["low"] is None or others[0]["high"] is None or best["low"] <= others[0]["high"]):
-            close.append(f"{domain} ({labels[others[0]['drafter'], others[0]['gamma']]} {others[0]['tau']:.2f})")
+        second = others[0] if others else None
+        if second and (best["low"] is None or second["high"] is None or best["low"] <= second["high"]):
+            close.append(f"{domain} ({labels[second['drafter'], second['gamma']]} {second['tau']:.2f})")
     if not wins:
         return "No drafter has committed a round yet."
-    parts = [f"{label} in {_listed(domains)}" for label, domains in wins.items()]
-    parts[0] = parts[0].replace(" in ", " commits the most tokens per round in ", 1)
-    sentences = ["; ".join(parts) + "."]
+    leads = [f"{label} in {_listed(domains)}" for label, domains in wins.items()]
+    sentences = [f"Most tokens per round: {'; '.join(leads)}."]
     if close:
-        sentences.append(f"Not clearly ahead in {_listed(close)}: the 95 % intervals overlap.")
+        overlap = "overlap or are missing" if means["low"].has_nulls() else "overlap"
+        sentences.append(f"Not clearly ahead in {_listed(close)}: the 95 % intervals {overlap}.")
     return " ".join([*sentences, *_speed_answer(speeds, series, wins)])
 
 
@@ -245,12 +248,14 @@ def _notices(run: Provenance, missing: pl.DataFrame) -> list[str]:
     if run.finished_at is None:
         notices.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
     for (drafter,), rows in missing.group_by("drafter", maintain_order=True):
-        tasks = _listed([f"{row['task']} ({row['responses']} of {row['expected']})" for row in rows.to_dicts()])
-        notices.append(f"{drafter} lacks responses that other drafters gave, in {tasks}.")
+        lacking = int((rows["expected"] - rows["responses"]).sum())
+        where = f"in {rows.height} tasks" if rows.height > 3 else f"in {_listed(rows['task'].to_list())}"
+        notices.append(f"{drafter} lacks {lacking} responses that other drafters gave, {where}.")
     return notices
 
 
-def _provenance(run: Provenance) -> list[tuple[str, str]]:
+def _provenance(run: Provenance) -> list[tuple[str, list[str]]]:
+    """Name and lines of each fact."""
     host = dict(run.host)
     memory = host.pop("memory_bytes", None)
     machine = [f"{name} {value}" for name, value in host.items() if value is not None]
@@ -262,14 +267,14 @@ def _provenance(run: Provenance) -> list[tuple[str, str]]:
         )
         for d in run.drafters
     ]
-    finished = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else "not finished"
-    return [
+    finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"
+    facts = [
         ("command", run.command),
-        ("run", f"{run.run_id} · {run.created_at:%Y-%m-%d %H:%M:%S} to {finished} UTC"),
+        ("run", f"{run.run_id} · {run.created_at:%Y-%m-%d %H:%M:%S} {finished}"),
         ("suite", f"{run.suite} v{run.suite_version} · {run.suite_hash}"),
         ("prompts", PROMPT_SOURCES.get(run.prompt_source, run.prompt_source)),
         ("pair", run.pair),
-        ("drafters", "; ".join(drafters)),
+        ("drafters", *drafters),
         ("sampling", ", ".join(f"{name} {value}" for name, value in run.sampling.items())),
         ("seed", str(run.seed)),
         (
@@ -280,6 +285,7 @@ def _provenance(run: Provenance) -> list[tuple[str, str]]:
         ("machine", ", ".join(machine)),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(run.packages.items()))),
     ]
+    return [(name, lines) for name, *lines in facts]
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -353,20 +359,19 @@ def _accepted_length(tau: pl.DataFrame, series: Sequence[Series]) -> Figure:
             range=[-0.5, len(places) - 0.5],
             tickvals=list(places.values()),
             ticktext=[task or "mean" for task in places],
-            tickfont_size=11,
+            tickfont_size=10,
             tickangle=0 if len(places) <= 4 else -40,
         )
         plot.update_yaxes(range=[0, top])
         panels.append(Panel(f"accepted-length-{_slug(domain)}", domain, plot))
     legend = [_entry(s) for s in shown]
+    caption = (
+        "Compare bars within a task and with the dotted line at 1 (none); whiskers are 95 % intervals over prompts"
+    )
     if drafted["paper"].drop_nulls().len():
         legend.append(LegendEntry(f"{PAPER_TARGET} in the paper", SYMBOLS["diamond"], None))
-    return Figure(
-        legend,
-        panels,
-        "Tokens per round: compare bars within a task, against the dotted line at 1 (none); whiskers are 95 % intervals "
-        "over prompts, and hollow diamonds another model on the real benchmarks.",
-    )
+        caption += ", and hollow diamonds another model on the real benchmarks"
+    return Figure(legend, panels, f"{caption}.")
 
 
 def _conditional_acceptance(alpha: pl.DataFrame, series: Sequence[Series]) -> Figure:
@@ -383,9 +388,9 @@ def _conditional_acceptance(alpha: pl.DataFrame, series: Sequence[Series]) -> Fi
             # A small sideways step per drafter keeps whiskers apart.
             x = [row["position"] + (slot - (len(shown) - 1) / 2) * 0.09 for row in rows]
             plot.add_scatter(
-                x=[row["position"] for row in rows], y=[row["paper"] for row in rows], mode="lines+markers", opacity=0.6,
-                line={"color": s.colour, "width": 1.2, "dash": "dash"}, marker={"symbol": f"{s.symbol}-open", "size": 5},
-                hoverinfo="text",
+                x=[row["position"] for row in rows], y=[row["paper"] for row in rows], mode="lines+markers",
+                line={"color": s.colour, "width": 1.2, "dash": "dash"}, opacity=0.6, hoverinfo="text",
+                marker={"symbol": f"{s.symbol}-open", "size": 5},
                 hovertext=[f"{s.label}, {PAPER_TARGET} in the paper: {row['paper']}" for row in rows],
             )  # fmt: skip
             plot.add_scatter(
@@ -411,22 +416,19 @@ def _conditional_acceptance(alpha: pl.DataFrame, series: Sequence[Series]) -> Fi
 
 def _speed(speeds: pl.DataFrame, series: Sequence[Series]) -> Figure:
     """Speed-up over none by drafter, fastest on top."""
-    rows = [(s, row) for s in series for row in s.rows(speeds)]
+    measured = [(s, row) for s in series for row in s.rows(speeds)]
+    rows = sorted((pair for pair in measured if pair[1]["speedup"]), key=lambda pair: float(pair[1]["speedup"]))
+    unpaired = [f"{s.label} {row['tokens_per_s']:.1f} tokens/s" for s, row in measured if not row["speedup"]]
+    apart = f" Not comparable, for want of none's samples beside theirs: {_listed(unpaired)}." if unpaired else ""
     if not rows:
-        return Figure(missing="No speed samples were taken in this run, so nothing is said about speed.")
-    if any(row["speedup"] is None for _, row in rows):
-        unpaired = _listed(
-            [f"{s.label} {row['tokens_per_s']:.1f} tokens/s" for s, row in rows if row["speedup"] is None]
-        )
-        if all(row["speedup"] is None for _, row in rows):
-            return Figure(missing=f"Without speed samples of none there is no baseline. Measured: {unpaired}.")
-    rows = sorted((pair for pair in rows if pair[1]["speedup"] is not None), key=lambda pair: pair[1]["speedup"])
+        return Figure(missing=apart.strip() or "No speed samples were taken in this run: nothing is said about speed.")
     plot = _plot(height=90 + 46 * len(rows))
     for place, (s, row) in enumerate(rows):
         plot.add_scatter(
-            x=[row["speedup"]], y=[place], mode="markers+text", marker={"color": s.colour, "symbol": s.symbol, "size": 11},
+            x=[row["speedup"]], y=[place], mode="markers+text",
+            marker={"color": s.colour, "symbol": s.symbol, "size": 11},
             error_x=_whiskers([row], "speedup") | {"thickness": 1.6, "color": s.colour}, hoverinfo="text",
-            text=[f"{row['speedup']:.2f}× · {row['tokens_per_s']:.1f} tok/s"], textposition="top center",
+            text=[f"{row['speedup']:.2f}×" if s.gamma else ""], textposition="top center",
             hovertext=[f"{s.label}: {_times(row)}, {row['pairs']} pairs with none"],
         )  # fmt: skip
     ends = [row[name] for _, row in rows for name in ("speedup", "low", "high") if row[name] is not None]
@@ -434,15 +436,17 @@ def _speed(speeds: pl.DataFrame, series: Sequence[Series]) -> Figure:
     plot.add_vline(x=1, line={"width": 1, "dash": "dot"})
     plot.update_xaxes(range=[min(ends) - 0.15 * span, max(ends) + 0.15 * span], title_text="times as fast as none")
     plot.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=[s.label for s, _ in rows], range=[-0.6, len(rows) - 0.2]
+        tickvals=list(range(len(rows))),
+        ticktext=[f"{s.label}<br>{row['tokens_per_s']:.1f} tok/s" for s, row in rows],
+        range=[-0.6, len(rows) - 0.2],
     )
     batches = sorted({row["batch_min"] for _, row in rows} | {row["batch_max"] for _, row in rows})
     batch = f"{batches[0]}" if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
     return Figure(
         [],
         [Panel("speed-up", "", plot)],
-        f"Right of the dotted line a drafter pays for itself on this machine, at batch {batch}; whiskers are 95 % intervals "
-        "over prompts and passes, each pass paired with none's.",
+        f"Right of the dotted line a drafter pays for itself on this machine, at batch {batch}; whiskers are 95 % "
+        f"intervals over prompts and passes, each pass paired with none's.{apart}",
     )
 
 

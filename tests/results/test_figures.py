@@ -25,7 +25,7 @@ Round = tuple[int, int, int]
 def con() -> duckdb.DuckDBPyConnection:
     """An empty database holding one run that declares one drafter of every kind."""
     con = duckdb.connect()
-    con.execute(SCHEMA.read_text()).complete()
+    con.execute(SCHEMA.read_text()).fetchall()
     add_run(con, {kind: {"kind": kind, "gamma": gamma} for kind, gamma in KINDS.items()})
     return con
 
@@ -36,7 +36,7 @@ def add_run(con: duckdb.DuckDBPyConnection, drafters: dict[str, dict[str, object
         " 'math_code_chat', 1, 'abc123', 'bundled', 'tiny', $2, '{\"temperature\": 1.0}', 0, '{}', NULL,"
         ' \'{"torch": "2.9"}\', \'{"cpu": "a cpu"}\')',
         [run_id, json.dumps(drafters)],
-    ).complete()
+    ).fetchall()
 
 
 def add_response(
@@ -57,12 +57,12 @@ def add_response(
     con.execute(
         "INSERT INTO responses VALUES ($1, $2, $3, $4, $5, $6, $7, 5, $8, $9, [], '')",
         [run_id, drafter, gamma, task, domain, prompt_id, turn, tokens, finish],
-    ).complete()
+    ).fetchall()
     for index, (verified, accepted, committed) in enumerate(rounds):
         con.execute(
             "INSERT INTO rounds VALUES ($1, $2, $3, $4, $5, $6, $3, $7, $8, $9, [], 1, 0.001, 0.002)",
             [run_id, drafter, gamma, prompt_id, turn, index, verified, accepted, committed],
-        ).complete()
+        ).fetchall()
 
 
 def add_speed(
@@ -73,7 +73,7 @@ def add_speed(
         con.execute(
             "INSERT INTO speed_samples VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             [RUN, drafter, KINDS[drafter], sample, prompt_id, batch, tokens, seconds],
-        ).complete()
+        ).fetchall()
 
 
 def cell(frame: pl.DataFrame, column: str, **where: object) -> object:
@@ -101,7 +101,8 @@ def test_turns_of_a_prompt_are_one_unit_of_the_bootstrap(con: duckdb.DuckDBPyCon
     add_response(con, "dspark", "a", [(7, 0, 1)], task="mt-bench", domain="chat", turn=1)
     row = figures.accepted_length(con, RUN).filter(task="mt-bench").row(0, named=True)
     assert (row["prompts"], row["responses"], row["tau"]) == (1, 2, 2.5)
-    assert row["low"] is None and row["high"] is None
+    assert row["low"] is None
+    assert row["high"] is None
 
 
 def test_interval_has_the_width_the_delta_method_gives(con: duckdb.DuckDBPyConnection) -> None:
@@ -133,8 +134,10 @@ def test_a_response_without_rounds_counts_but_does_not_divide(con: duckdb.DuckDB
     add_response(con, "dspark", "a", [], finish="stop")
     add_response(con, "dspark", "b", [(7, 1, 2)], task="math500")
     table = figures.accepted_length(con, RUN)
-    assert cell(table, "tau", task="gsm8k") is None and cell(table, "responses", task="gsm8k") == 1
-    assert cell(table, "tau", task=None) == 2 and cell(table, "tasks", task=None) == 1
+    assert cell(table, "tau", task="gsm8k") is None
+    assert cell(table, "responses", task="gsm8k") == 1
+    assert cell(table, "tau", task=None) == 2
+    assert cell(table, "tasks", task=None) == 1
 
 
 def test_the_paper_is_joined_by_kind_of_drafter_and_dataset(con: duckdb.DuckDBPyConnection) -> None:
@@ -170,7 +173,8 @@ def test_conditional_acceptance_counts_successes_and_the_one_failure(con: duckdb
     assert table["trials"].to_list() == [4, 2, 2, 1, 1, 1, 1]
     assert table["accepted"].to_list() == [3, 2, 1, 1, 1, 1, 1]
     assert table["alpha"].to_list() == [0.75, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0]
-    assert set(table["domain"]) == {"math"} and set(table["gamma"]) == {7}
+    assert set(table["domain"]) == {"math"}
+    assert set(table["gamma"]) == {7}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,8 @@ def test_only_equal_batches_are_paired(con: duckdb.DuckDBPyConnection) -> None:
 
 def test_speed_without_a_baseline_or_samples(con: duckdb.DuckDBPyConnection) -> None:
     empty = figures.speed(con, RUN)
-    assert empty.is_empty() and {"drafter", "tokens_per_s", "speedup", "low", "high"} <= set(empty.columns)
+    assert empty.is_empty()
+    assert {"drafter", "tokens_per_s", "speedup", "low", "high"} <= set(empty.columns)
     add_speed(con, "dspark", [(0, "a", 10, 0.5)])
     row = figures.speed(con, RUN).row(0, named=True)
     assert (row["tokens_per_s"], row["speedup"]) == (20.0, None)
@@ -257,7 +262,8 @@ def test_the_speed_interval_covers_when_prompts_and_samples_both_vary(con: duckd
             grid | {"tokens": 50.0, "seconds": seconds.ravel() / 2, "tokens_none": 50.0, "seconds_none": 1.0}
         )
         low, high = figures._interval(figures._bootstrap_speedup(pairs, rng))
-        assert low is not None and high is not None
+        assert low is not None
+        assert high is not None
         covered += low < truth < high
     assert covered >= 0.85 * 80
 
@@ -293,7 +299,7 @@ def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyCo
 def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
     file = tmp_path / "specyard.duckdb"
     with duckdb.connect(str(file)) as writer:
-        writer.execute(SCHEMA.read_text()).complete()
+        writer.execute(SCHEMA.read_text()).fetchall()
         add_run(writer, {"dspark": {"kind": "dspark", "gamma": 7, "checkpoint": "here", "checkpoint_hash": "beef"}})
         add_response(writer, "dspark", "a", [(7, 0, 1), (7, 1, 2)])
         add_response(writer, "dspark", "a", [(7, 0, 1)], turn=1)
@@ -308,5 +314,8 @@ def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
     )
     assert run.drafters == (figures.Drafter("dspark", "dspark", 7, "here", "beef"),)
     assert (run.prompts, run.responses, run.rounds, run.speed_samples) == (1, 2, 3, 1)
-    assert run.sampling == {"temperature": 1.0} and run.packages == {"torch": "2.9"} and run.host == {"cpu": "a cpu"}
-    assert run.git_revision is None and run.created_at.isoformat() == "2026-02-01T10:00:00"
+    assert run.sampling == {"temperature": 1.0}
+    assert run.packages == {"torch": "2.9"}
+    assert run.host == {"cpu": "a cpu"}
+    assert run.git_revision is None
+    assert run.created_at.isoformat() == "2026-02-01T10:00:00"
