@@ -57,7 +57,7 @@ class AutoregressiveDrafter(LearnedDrafter):
 
 
 class Eagle3(AutoregressiveDrafter):
-    """EAGLE-3 in the published layout: attention reads [norm(embedding) ; norm(feature)], the residual is the raw feature."""
+    """EAGLE-3 as published: attention reads [norm(embedding) ; norm(feature)], the residual is the raw feature."""
 
     name = "eagle3"
 

@@ -142,7 +142,9 @@ def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[in
         ("num_target_layers", target.num_layers),
     ):
         if field in raw and raw[field] != own:
-            raise InputError(f"checkpoint {name}: {field} is {raw[field]}, but the target has {own}; it was trained for another target")
+            raise InputError(
+                f"checkpoint {name}: {field} is {raw[field]}, but the target has {own}; it was trained for another target"
+            )
     taps = _field(raw, "target_layer_ids", name)
     if not isinstance(taps, list) or not taps or not all(isinstance(i, int) and -1 <= i < target.num_layers for i in taps):
         raise InputError(
@@ -162,15 +164,12 @@ def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps:
 
 def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: str) -> None:
     """Fill `drafter` from every *.safetensors of `folder`; each tensor must be known and of the right shape."""
-    own_tables = {"embed_tokens.weight": "embed_tokens", "lm_head.weight": "lm_head"}
     found = _read_tensors(folder, name)
-    for tensor_name, attribute in own_tables.items():
-        if tensor_name in found:  # the checkpoint's own copy, never written through to the target's
-            table = torch.nn.Embedding if attribute == "embed_tokens" else torch.nn.Linear
-            size = (target.vocab_size, target.hidden_size)
-            kwargs = {} if table is torch.nn.Embedding else {"bias": False}
-            fresh = table(*(size if table is torch.nn.Embedding else size[::-1]), **kwargs)
-            setattr(drafter, attribute, fresh)
+    # The checkpoint's own copies get modules of their own: never write through to the target's.
+    if "embed_tokens.weight" in found:
+        drafter.embed_tokens = torch.nn.Embedding(target.vocab_size, target.hidden_size)
+    if "lm_head.weight" in found:
+        drafter.lm_head = torch.nn.Linear(target.hidden_size, target.vocab_size, bias=False)
     wanted = drafter.state_dict()
     problems = [f"has no tensor {n}" for n in wanted if n not in found and n not in _SHARED]
     problems += [f"has an unknown tensor {n}" for n in found if n not in wanted]

@@ -170,9 +170,7 @@ class Batch:
         columns = (proposal.drafted.tolist(), verified.tolist(), verdict.accepted.tolist(), text.tolist(), confidence)
         for one, drafted, offered, accepted, ids, c in zip(decoded, *columns, strict=True):
             committed, accepted = self._commit(one, ids[1 : accepted + 2])
-            one.rounds.append(
-                Round(drafted, offered, accepted, committed, tuple(c), len(decoded), seconds[0], seconds[1])
-            )
+            one.rounds.append(Round(drafted, offered, accepted, committed, tuple(c), len(decoded), seconds[0], seconds[1]))
 
     def _commit(self, decoded: Decoded, tokens: list[int]) -> tuple[int, int]:
         """Append accepted drafts and the final token, up to an end token or the limit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class Drafter(Protocol):
     def start(self, rows: int, capacity: int) -> DraftState:
         """An empty state for up to `rows` requests of up to `capacity` positions, drafts included."""
 
-    def observe(self, state: DraftState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
-        """Take in newly committed context of `rows` (B of them).
+    def observe(self, state: Any, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
+        """Take in newly committed context of `rows` (B of them); `state` is this drafter's own.
 
         Args:
             start: position of the first new tap, int64 [B].
@@ -44,7 +44,9 @@ class Drafter(Protocol):
             tokens: int64 [B, N + 1], the text from `start` on: one token more than taps, the last one being the anchor.
         """
 
-    def propose(self, state: DraftState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws) -> Proposal:
+    def propose(
+        self, state: Any, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
+    ) -> Proposal:
         """Draft from `anchor` tokens [B] at text positions `position` [B]."""
 
 
@@ -136,9 +138,7 @@ class LearnedDrafter(nn.Module, ABC):
     def start(self, rows: int, capacity: int) -> ContextState:
         return ContextState(rows, capacity, next(self.parameters())[..., :0].new_zeros(self.config.hidden_size))
 
-    def observe(
-        self, state: ContextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor
-    ) -> None:
+    def observe(self, state: ContextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
         features = self.project(taps)
         positions = start.unsqueeze(1) + torch.arange(taps.shape[1], device=taps.device)
         for i, (keys, values) in enumerate(self.context_entries(features, tokens[:, 1:], positions)):

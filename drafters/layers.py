@@ -28,7 +28,8 @@ class Rotary(nn.Module):
         """Rotate `x` [..., heads, head_dim] at `positions` [...]."""
         cos, sin = self._embedding(x, positions.reshape(1, -1))
         shape = (*positions.shape, 1, x.shape[-1])
-        return x * cos.view(shape) + rotate_half(x) * sin.view(shape)
+        rotated: Tensor = x * cos.view(shape) + rotate_half(x) * sin.view(shape)
+        return rotated
 
 
 class ContextAttention(nn.Module):
@@ -42,7 +43,9 @@ class ContextAttention(nn.Module):
     def __init__(self, config: Qwen3Config, input_size: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads, config.num_key_value_heads, config.head_dim,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
         )
         bias = config.attention_bias
         self.q_proj = nn.Linear(input_size, self.heads * self.head_dim, bias=bias)

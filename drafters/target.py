@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,16 +44,19 @@ class Target:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(f"target {source}: cannot be loaded as a Hugging Face causal language model: {reason}") from error
+            raise InputError(
+                f"target {source}: cannot be loaded as a Hugging Face causal language model: {reason}"
+            ) from error
         return cls(model.to(device), tokenizer)
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def vocab_size(self) -> int:
@@ -77,12 +79,14 @@ class Target:
     @property
     def embedding(self) -> nn.Module:
         """Token ids to input embeddings."""
-        return self.model.get_input_embeddings()
+        module: nn.Module = self.model.get_input_embeddings()
+        return module
 
     @property
     def lm_head(self) -> nn.Module:
         """The output projection."""
-        return self.model.get_output_embeddings()
+        module: nn.Module = self.model.get_output_embeddings()
+        return module
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -110,9 +114,7 @@ class Target:
         return [int(i) for i in ids]
 
     @torch.inference_mode()
-    def forward(
-        self, ids: Tensor, positions: Tensor, cache: KVCache, rows: slice, tap_layers: Sequence[int]
-    ) -> TargetPass:
+    def forward(self, ids: Tensor, positions: Tensor, cache: KVCache, rows: slice, tap_layers: Sequence[int]) -> TargetPass:
         """One pass over `ids` [B, N] at `positions` [B, N] of `rows` (B of them), attending to all earlier positions.
 
         `tap_layers` counts decoder layers from 0; −1 taps the embeddings. Keys and values go to `cache`.

@@ -35,7 +35,9 @@ def run(
     gamma: Annotated[int | None, typer.Option(help="Block size of every drafter; by default each its own.")] = None,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with one <task>.jsonl a task.")] = None,
-    source: Annotated[Literal["bundled", "hub"], typer.Option(help="Where prompts come from without --data-dir.")] = "bundled",
+    source: Annotated[
+        Literal["bundled", "hub"], typer.Option(help="Where prompts come from without --data-dir.")
+    ] = "bundled",
     temperature: Annotated[float | None, typer.Option(help="Overrides the suite's.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Overrides the suite's.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Overrides the suite's; 0 is off.")] = None,
@@ -67,7 +69,12 @@ def run(
             elif suite is None:
                 raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
             else:
-                overrides = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+                overrides = {
+                    "temperature": temperature,
+                    "top_p": top_p,
+                    "top_k": top_k,
+                    "max_new_tokens": max_new_tokens,
+                }
                 generation = _generation(suite, {k: v for k, v in overrides.items() if v is not None})
                 directory = None if data_dir is None else str(data_dir.resolve())
                 plan = _checked(

@@ -138,7 +138,8 @@ class Recorder:
         return DecodeRequest(ids, self.generation.max_new_tokens, (self.seed, int.from_bytes(name[:8], "big")))
 
     def _response(self, prompt: Prompt, turn: int, decoded: Decoded) -> Response:
-        assert self.target.tokenizer is not None and decoded.finish is not None
+        assert self.target.tokenizer is not None
+        assert decoded.finish is not None
         text = str(self.target.tokenizer.decode(decoded.token_ids, skip_special_tokens=True))
         return Response(
             prompt.task, prompt.domain, prompt.prompt_id, turn, len(decoded.request.prompt),

@@ -22,7 +22,18 @@ from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
 from simulator.errors import InputError
 
-_PACKAGES = ("specyard", "torch", "transformers", "safetensors", "tokenizers", "ray", "duckdb", "polars", "plotly", "numpy")
+_PACKAGES = (
+    "specyard",
+    "torch",
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "ray",
+    "duckdb",
+    "polars",
+    "plotly",
+    "numpy",
+)
 _MIN_FREE_BYTES = 64 << 20
 
 
@@ -106,7 +117,13 @@ def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
 
 
 def _work(
-    run_id: str, plan: Plan, suite: Suite, described: dict[str, dict[str, Any]], store: Store, pool: Pool, watcher: Watcher
+    run_id: str,
+    plan: Plan,
+    suite: Suite,
+    described: dict[str, dict[str, Any]],
+    store: Store,
+    pool: Pool,
+    watcher: Watcher,
 ) -> None:
     recorded = store.recorded_prompts(run_id)
     todo = units(suite, list(described), plan.batch)

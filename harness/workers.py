@@ -51,7 +51,9 @@ class Pool:
         each = resources.get("GPU", 0) / cluster.gpus_per_actor if cluster.gpus_per_actor else resources.get("CPU", 1)
         self.size = cluster.actors or max(1, int(each))
         if cluster.gpus_per_actor and each < 1:
-            raise InputError(f"--gpus-per-actor {cluster.gpus_per_actor:g}: the cluster has {resources.get('GPU', 0):g} GPUs")
+            raise InputError(
+                f"--gpus-per-actor {cluster.gpus_per_actor:g}: the cluster has {resources.get('GPU', 0):g} GPUs"
+            )
         self._idle: list[Any] = []
         self._started = 0
 
@@ -106,11 +108,14 @@ def joined(cluster: Cluster) -> Iterator[None]:
     """Join a Ray cluster, or start a local one for as long as the block runs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process distort the timings
     # Workers import what the driver imports, installed or not.
     runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
     local = {} if cluster.address else {"num_cpus": cluster.actors or os.cpu_count(), "include_dashboard": False}
     try:
-        ray.init(address=cluster.address or "local", runtime_env=runtime, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(
+            address=cluster.address or "local", runtime_env=runtime, log_to_driver=False, logging_level="ERROR", **local
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--ray-address {cluster.address}: no Ray cluster answers there ({error})") from None
     try:

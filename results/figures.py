@@ -135,9 +135,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
     )
 
 
-def accepted_length(
-    con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generator | None = None
-) -> pl.DataFrame:
+def accepted_length(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generator | None = None) -> pl.DataFrame:
     """Accepted length τ by drafter and task, and by drafter and domain.
 
     τ = Σ committed / Σ rounds, in tokens per round, bonus token included. A row whose `task` is null is a domain: the

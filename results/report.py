@@ -262,9 +262,7 @@ def _provenance(run: Provenance) -> list[tuple[str, list[str]]]:
     if memory is not None:
         machine.append(f"memory {memory / 2**30:.1f} GiB")
     drafters = [
-        " ".join(
-            filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash])
-        )
+        " ".join(filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]))
         for d in run.drafters
     ]
     finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"
@@ -365,9 +363,7 @@ def _accepted_length(tau: pl.DataFrame, series: Sequence[Series]) -> Figure:
         plot.update_yaxes(range=[0, top])
         panels.append(Panel(f"accepted-length-{_slug(domain)}", domain, plot))
     legend = [_entry(s) for s in shown]
-    caption = (
-        "Compare bars within a task and with the dotted line at 1 (none); whiskers are 95 % intervals over prompts"
-    )
+    caption = "Compare bars within a task and with the dotted line at 1 (none); whiskers are 95 % intervals over prompts"
     if drafted["paper"].drop_nulls().len():
         legend.append(LegendEntry(f"{PAPER_TARGET} in the paper", SYMBOLS["diamond"], None))
         caption += ", and hollow diamonds another model on the real benchmarks"

@@ -95,9 +95,7 @@ class Store:
             yield connection
             connection.commit()
         except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise InputError(
-                f"{self.file}: cannot be written: {_first_line(error)}; what was committed is safe"
-            ) from error
+            raise InputError(f"{self.file}: cannot be written: {_first_line(error)}; what was committed is safe") from error
         finally:
             connection.close()
 
@@ -162,8 +160,7 @@ class Store:
             raise InputError(f"run {run_id}: no such run in {self.file}")
         decoded = dict(zip(names, row, strict=True))
         return {
-            k: json.loads(v) if k in ("drafters", "sampling", "plan", "packages", "host") else v
-            for k, v in decoded.items()
+            k: json.loads(v) if k in ("drafters", "sampling", "plan", "packages", "host") else v for k, v in decoded.items()
         }
 
     def recorded_prompts(self, run_id: str) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a run records, shared by every package: the request, its response and the rounds that made it. NumPy-free values only."""
+"""What a run records, shared by every package: a response and the rounds that made it."""
 
 from __future__ import annotations
 

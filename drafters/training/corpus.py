@@ -16,11 +16,23 @@ IM_START, IM_END, PAD, MASK = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>
 SPECIAL_TOKENS = (PAD, IM_START, IM_END, MASK)
 """Ids 0..3 of the tiny tokenizer, in this order."""
 
-PERMISSIVE_SOURCES = frozenset({
-    "synthetic-math", "gsm8k-train", "math-l5-subset", "svamp", "aqua-rat",
-    "tldr-pages", "cpython-stdlib", "mbpp-train",
-    "taskmaster-4", "oasst-model-eval", "synthetic-persona-chat", "oasst1-validation", "self-instruct-seed",
-})
+PERMISSIVE_SOURCES = frozenset(
+    {
+        "synthetic-math",
+        "gsm8k-train",
+        "math-l5-subset",
+        "svamp",
+        "aqua-rat",
+        "tldr-pages",
+        "cpython-stdlib",
+        "mbpp-train",
+        "taskmaster-4",
+        "oasst-model-eval",
+        "synthetic-persona-chat",
+        "oasst1-validation",
+        "self-instruct-seed",
+    }
+)
 """MIT, Apache-2.0, PSF-2.0, CC BY 4.0 and our own generator. `topical-chat` (share-alike) is left out."""
 
 _SPEAKER = re.compile(r"^(User|Assistant): ", re.MULTILINE)
@@ -43,9 +55,7 @@ class Document:
 
 def chat_text(turns: Sequence[str]) -> str:
     """Render alternating user/assistant messages; an odd number leaves the assistant's turn open."""
-    parts = [
-        f"{IM_START}{'user' if i % 2 == 0 else 'assistant'}\n{turn}{IM_END}\n" for i, turn in enumerate(turns)
-    ]
+    parts = [f"{IM_START}{'user' if i % 2 == 0 else 'assistant'}\n{turn}{IM_END}\n" for i, turn in enumerate(turns)]
     if len(turns) % 2:
         parts.append(f"{IM_START}assistant\n")
     return "".join(parts)

@@ -27,7 +27,9 @@ EAGLE3_STEP_DECAY = 0.8
 """Eagle3 weighs unrolled step k (from 0) by this to the k."""
 
 
-def drafter_config(kind: Kind, target: Target, taps: tuple[int, ...], *, layers: int, block: int, rank: int) -> dict[str, Any]:
+def drafter_config(
+    kind: Kind, target: Target, taps: tuple[int, ...], *, layers: int, block: int, rank: int
+) -> dict[str, Any]:
     """A published-format `config.json` for a drafter of `target`: the target's configuration with the drafter's fields."""
     config: dict[str, Any] = {**target.config.to_dict(), "tie_word_embeddings": False, "dtype": "bfloat16"}
     config |= {"num_target_layers": target.num_layers, "target_layer_ids": list(taps)}
@@ -47,8 +49,16 @@ def drafter_config(kind: Kind, target: Target, taps: tuple[int, ...], *, layers:
 
 
 def train_drafter(
-    kind: Kind, target: Target, examples: Sequence[Example], config: dict[str, Any], folder: Path, schedule: Schedule,
-    seed: int, *, rows: int = 16, anchors: int = 32,
+    kind: Kind,
+    target: Target,
+    examples: Sequence[Example],
+    config: dict[str, Any],
+    folder: Path,
+    schedule: Schedule,
+    seed: int,
+    *,
+    rows: int = 16,
+    anchors: int = 32,
 ) -> None:
     """Train a drafter on the target's own responses; writes a checkpoint to `folder`, resumes a run it finds there."""
     torch.manual_seed(seed)

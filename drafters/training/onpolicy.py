@@ -40,9 +40,7 @@ def generate(target: Target, documents: Sequence[Document], file: Path, seed: in
     file.parent.mkdir(parents=True, exist_ok=True)
     for first in range(done - done % _SHARD, len(contexts), _SHARD):
         shard = contexts[first : first + _SHARD]
-        requests = [
-            DecodeRequest(tuple(ids), MAX_RESPONSE_TOKENS, (seed, first + i)) for i, (_, ids) in enumerate(shard)
-        ]
+        requests = [DecodeRequest(tuple(ids), MAX_RESPONSE_TOKENS, (seed, first + i)) for i, (_, ids) in enumerate(shard)]
         responses = dict(decode(target, NoDrafter(), requests, Sampling(), max_batch=max_batch))
         rows = [
             json.dumps({"domain": domain, "prompt": ids, "response": responses[i].token_ids})

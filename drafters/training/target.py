@@ -54,7 +54,9 @@ def train_target(data_dir: Path, folder: Path, steps: int, seed: int, batch_toke
 
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(tiny_config()).to(device)
-    trainer = Trainer(model, lambda ids, _: _next_token_loss(model, ids), Schedule(steps), folder / "training", seed)
+    trainer: Trainer[Tensor] = Trainer(
+        model, lambda ids, _: _next_token_loss(model, ids), Schedule(steps), folder / "training", seed
+    )
     trainer.run(_rows(encoded, steps, batch_tokens, seed, trainer.step))
 
     model.eval().to(torch.bfloat16)
@@ -86,10 +88,10 @@ def _next_token_loss(model: Qwen3ForCausalLM, ids: Tensor) -> tuple[Tensor, dict
     hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
     labels = ids[:, 1:].flatten()
     # In chunks, so that the logits stay in cache: a fifth of a CPU step.
-    chunks = zip(hidden.split(_LOSS_CHUNK_TOKENS), labels.split(_LOSS_CHUNK_TOKENS), strict=True)
-    total = torch.stack([
-        F.cross_entropy(model.lm_head(h).float(), y, ignore_index=0, reduction="sum") for h, y in chunks
-    ]).sum()
+    parts = hidden.split(_LOSS_CHUNK_TOKENS), labels.split(_LOSS_CHUNK_TOKENS)  # type: ignore[no-untyped-call]
+    total = torch.stack(
+        [F.cross_entropy(model.lm_head(h).float(), y, ignore_index=0, reduction="sum") for h, y in zip(*parts, strict=True)]
+    ).sum()
     loss = total / (labels != 0).sum()
     return loss, {"loss": loss.item()}
 

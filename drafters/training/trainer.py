@@ -88,7 +88,7 @@ class Trainer(Generic[B]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 loss, figures = self.loss(batch, generator)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._update()
             self.step += 1
             now = time.monotonic()

@@ -30,7 +30,7 @@ ALL = [*LEARNED, "ngram", "none"]
 def micro_config(**changes: Any) -> Qwen3Config:
     settings: dict[str, Any] = {
         "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": 32, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
         "tie_word_embeddings": False, "eos_token_id": END, "pad_token_id": 0, "bos_token_id": None,
     }  # fmt: skip
     return Qwen3Config(**(settings | changes))

@@ -163,9 +163,7 @@ def test_dspark_block_is_bidirectional_and_dflash_ignores_drafted_tokens(
         taps = target.read(TEXT, drafter.tap_layers).taps
         anchors = torch.tensor([[4], [4]])
         with torch.inference_mode():
-            one, other = (
-                drafter.teacher_forced(taps, TEXT, anchors, torch.full((2, 1, 3), t)).logits for t in (1, 4)
-            )
+            one, other = (drafter.teacher_forced(taps, TEXT, anchors, torch.full((2, 1, 3), t)).logits for t in (1, 4))
         assert torch.equal(one[:, :, 0], other[:, :, 0])
         assert torch.equal(one[:, :, 1:], other[:, :, 1:]) != reacts
 

@@ -71,9 +71,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("settings", list(SETTINGS))
-def test_responses_follow_the_targets_law(
-    name: str, settings: str, make: Callable[[str], Drafter], target: Target
-) -> None:
+def test_responses_follow_the_targets_law(name: str, settings: str, make: Callable[[str], Drafter], target: Target) -> None:
     assert p_value(target, make(name), SETTINGS[settings]) > REJECT
 
 
@@ -152,8 +150,8 @@ def test_rounds_account_for_every_token(name: str, make: Callable[[str], Drafter
 
 
 def test_a_request_beyond_the_context_is_refused(make: Callable[[str], Drafter], target: Target) -> None:
-    with pytest.raises(InputError, match="context has 128"):
-        list(decode(target, make("none"), [DecodeRequest((1,) * 120, 9, (0,))], Sampling(), max_batch=1))
+    with pytest.raises(InputError, match="context has 256"):
+        list(decode(target, make("none"), [DecodeRequest((1,) * 250, 9, (0,))], Sampling(), max_batch=1))
 
 
 @pytest.mark.parametrize("settings", [Sampling(0.5), Sampling(1, 0.6), Sampling(1, 1, 3), Sampling(2, 0.7, 4), Sampling(0)])

@@ -253,9 +253,7 @@ def test_a_browser_draws_every_figure(tmp_path: Path, width: int, scheme: str) -
     flags += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--screen-info={{{width}x900}}"]
     flags += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
-    browser = subprocess.run(
-        [chromium, *flags, "--dump-dom", f"file://{file}"], capture_output=True, text=True, timeout=120
-    )
+    browser = subprocess.run([chromium, *flags, "--dump-dom", f"file://{file}"], capture_output=True, text=True, timeout=120)
     assert [line for line in browser.stderr.splitlines() if "CONSOLE" in line] == []
     match = re.search(r'<pre id="seen">(\{.*?\})</pre>', browser.stdout)
     assert match is not None, "the page's scripts did not run to the end"

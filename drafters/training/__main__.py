@@ -1,0 +1,94 @@
+"""`python -m drafters.training`: make the tiny pair from text, on a CPU or a GPU. Every stage resumes where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from drafters.target import Target
+from drafters.training import corpus
+from drafters.training.card import write_drafter_card, write_target_card
+from drafters.training.drafter import KINDS, Kind, drafter_config, train_drafter
+from drafters.training.onpolicy import generate, read_examples
+from drafters.training.target import train_target
+from drafters.training.trainer import Schedule
+
+TAPS, BLOCK, LAYERS, RANK = (0, 2, 4, 6), 7, 2, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long each stage of the shipped pair was trained."""
+
+    target_steps: int = 4800
+    responses_a_domain: int = 3000
+    dspark_steps: int = 3000
+    dflash_steps: int = 3000
+    eagle3_steps: int = 2500
+    mtp_steps: int = 2500
+
+    def steps(self, kind: Kind) -> int:
+        return int(getattr(self, f"{kind}_steps"))
+
+    def scaled(self, factor: float) -> Recipe:
+        """A shorter or longer recipe."""
+        return Recipe(*(max(1, round(getattr(self, name) * factor)) for name in self.__slots__))
+
+
+def main() -> None:
+    """Parse the command line and run the stages that are not done yet."""
+    parser = argparse.ArgumentParser(prog="python -m drafters.training", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.jsonl: domain, source, prompt, response")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pair; training state is kept there too")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor on every stage's length (0.5: an hour on two cores)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--only", choices=["target", "responses", *KINDS, "cards"], help="run this stage alone")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    recipe = Recipe().scaled(args.scale)
+    stages = [args.only] if args.only else ["target", "responses", *KINDS, "cards"]
+    for stage in stages:
+        run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
+
+
+def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, device: str) -> None:
+    """One stage; those before it must be done."""
+    responses = out / "responses.jsonl"
+    if stage == "target":
+        if not (out / "target" / "model.safetensors").exists():
+            train_target(data, out / "target", recipe.target_steps, seed, device=device)
+        return
+    target = Target.load(str(out / "target"), device=device)
+    if stage == "responses":
+        generate(target, _prompts(data, recipe.responses_a_domain, seed), responses, seed)
+    elif stage == "cards":
+        held_out = [d for d in corpus.read_documents(data) if corpus.is_held_out(d)]
+        write_target_card(target, out / "target", recipe.target_steps, seed, held_out)
+        for kind in KINDS:
+            write_drafter_card(kind, target, out / kind, recipe.steps(kind), seed, held_out)
+    elif not (out / stage / "model.safetensors").exists():
+        config = drafter_config(stage, target, TAPS, layers=LAYERS, block=BLOCK, rank=RANK)  # type: ignore[arg-type]
+        schedule = Schedule(recipe.steps(stage))  # type: ignore[arg-type]
+        train_drafter(stage, target, read_examples(responses), config, out / stage, schedule, seed)  # type: ignore[arg-type]
+
+
+def _prompts(data: Path, count: int, seed: int) -> list[corpus.Document]:
+    """`count` training documents of each domain, shuffled."""
+    documents = [d for d in corpus.read_documents(data) if not corpus.is_held_out(d)]
+    order = random.Random(seed)
+    order.shuffle(documents)
+    chosen = [d for domain in ("math", "code", "chat") for d in [d for d in documents if d.domain == domain][:count]]
+    order.shuffle(chosen)
+    return chosen
+
+
+if __name__ == "__main__":
+    main()

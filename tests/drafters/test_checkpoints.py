@@ -1,0 +1,155 @@
+"""Checkpoints in the published format: round trips, missing tables, shards, and every mismatch named in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import drafters.checkpoints as checkpoints
+from drafters.checkpoints import folder_hash, load_drafter, save_drafter
+from drafters.drafter import Drafter, LearnedDrafter
+from drafters.target import Target
+from simulator.errors import InputError
+
+from .conftest import GAMMA, LEARNED, drafter_config
+
+TEXT = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1, 3, 4]])
+
+
+def logits(drafter: Drafter, target: Target) -> torch.Tensor:
+    assert isinstance(drafter, LearnedDrafter)
+    forced = torch.ones(1, 1, drafter.gamma, dtype=torch.int64)
+    with torch.inference_mode():
+        return drafter.teacher_forced(target.read(TEXT, drafter.tap_layers).taps, TEXT, torch.tensor([[5]]), forced).logits
+
+
+@pytest.fixture
+def saved(tmp_path: Path, make: Callable[[str], Drafter], target: Target) -> Callable[..., Path]:
+    """A checkpoint folder of a drafter of the micro target."""
+
+    def save(name: str, with_tables: bool = False, **changes: Any) -> Path:
+        drafter = make(name)
+        assert isinstance(drafter, LearnedDrafter)
+        save_drafter(drafter, drafter_config(name, target) | changes, tmp_path / name, with_tables=with_tables)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize("name", list(LEARNED))
+def test_round_trip(name: str, saved: Callable[..., Path], make: Callable[[str], Drafter], target: Target) -> None:
+    loaded = load_drafter(str(saved(name)), target)
+    assert loaded.name == name.split("-")[0]
+    assert loaded.gamma == GAMMA
+    original = make(name)
+    assert isinstance(original, LearnedDrafter)
+    original.load_state_dict(
+        {k: v.bfloat16().float() for k, v in original.state_dict().items() if "embed" not in k and "lm_head" not in k},
+        strict=False,
+    )
+    torch.testing.assert_close(logits(loaded, target), logits(original, target))
+
+
+def test_tables_are_the_targets_unless_the_checkpoint_brings_its_own(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("dspark")
+    assert "embed_tokens.weight" not in load_file(folder / "model.safetensors")
+    shared = load_drafter(str(folder), target)
+    assert isinstance(shared, LearnedDrafter)
+    assert shared.lm_head is target.lm_head
+    tensors = load_file(saved("dspark", with_tables=True) / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2
+    save_file(tensors, folder / "model.safetensors")
+    before = target.lm_head.weight.clone()
+    own = load_drafter(str(folder), target)
+    assert not torch.allclose(logits(own, target), logits(shared, target))
+    assert torch.equal(before, target.lm_head.weight)
+
+
+def test_shards_are_read_together(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("eagle3")
+    expected = logits(load_drafter(str(folder), target), target)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    save_file({n: tensors[n] for n in names[::2]}, folder / "model-00001-of-00002.safetensors")
+    save_file({n: tensors[n] for n in names[1::2]}, folder / "model-00002-of-00002.safetensors")
+    torch.testing.assert_close(logits(load_drafter(str(folder), target), target), expected)
+
+
+def test_a_hub_id_is_downloaded(saved: Callable[..., Path], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = saved("dflash"), []
+    monkeypatch.setattr(checkpoints, "snapshot_download", lambda repo, **_: asked.append(repo) or str(folder))
+    assert load_drafter("deepseek-ai/dflash_micro_block3", target).gamma == GAMMA
+    assert asked == ["deepseek-ai/dflash_micro_block3"]
+
+
+def test_gamma_may_be_smaller_than_the_block(saved: Callable[..., Path], target: Target) -> None:
+    assert load_drafter(str(saved("dspark")), target, gamma=2).gamma == 2
+    assert load_drafter(str(saved("eagle3")), target, gamma=9).gamma == 9
+    with pytest.raises(InputError, match="block_size 3; a block size of 4"):
+        load_drafter(str(saved("dspark")), target, gamma=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 7}, "vocab_size is 7, but the target has 6"),
+        ({"hidden_size": 8}, "hidden_size is 8, but the target has 16"),
+        ({"num_target_layers": 36}, "num_target_layers is 36, but the target has 3"),
+        ({"target_layer_ids": [0, 1, 3]}, r"target_layer_ids \[0, 1, 3\] must be layers of the target, -1 to 2"),
+        ({"target_layer_ids": [0, 1]}, r"fc.weight has shape \[16, 48\]"),
+        ({"mask_token_id": 6}, "mask_token_id 6 is outside the vocabulary of 6"),
+        ({"markov_head_type": "linear"}, "markov_head_type 'linear' is not one of"),
+        ({"markov_head_type": "gated"}, "has no tensor markov_head.gate_proj"),
+        ({"enable_confidence_head": False}, "has an unknown tensor confidence_head.proj"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architecture LlamaForCausalLM is not one of"),
+        ({"model_type": "gemma4_text"}, "model_type 'gemma4_text' is not supported"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    changes: dict[str, Any], message: str, saved: Callable[..., Path], target: Target
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_drafter(str(saved("dspark", **changes)), target)
+
+
+def test_broken_folders_are_named(saved: Callable[..., Path], target: Target, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load_drafter(str(tmp_path / "nowhere"), target)
+    folder = saved("dspark")
+    (folder / "model.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        load_drafter(str(folder), target)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no \*\.safetensors"):
+        load_drafter(str(folder), target)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not JSON"):
+        load_drafter(str(folder), target)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json: missing"):
+        load_drafter(str(folder), target)
+
+
+def test_required_fields_are_named(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("dspark")
+    config = json.loads((folder / "config.json").read_text())
+    for field in ("block_size", "markov_rank", "mask_token_id", "target_layer_ids"):
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != field}))
+        with pytest.raises(InputError, match=f"lacks {field}"):
+            load_drafter(str(folder), target)
+
+
+def test_the_hash_is_of_content_not_of_path(saved: Callable[..., Path]) -> None:
+    folder = saved("mtp")
+    before = folder_hash(folder)
+    moved = folder.rename(folder.with_name("elsewhere"))
+    assert folder_hash(moved) == before
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    assert folder_hash(moved) != before

@@ -1,0 +1,105 @@
+"""The command line: quick to answer, and bad input gets one sentence, exit code 2 and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from harness.pairs import BUNDLED_PAIRS
+
+from .test_run import harness
+
+TINY = BUNDLED_PAIRS.parents[1] / "drafters" / "tiny"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, harness.cli; heavy = {'torch', 'ray', 'transformers', 'plotly', 'polars', 'duckdb', 'numpy'}; "
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def refused(*arguments: str) -> str:
+    """Run, expect a refusal of one sentence; returns it."""
+    done = harness(*arguments)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("harness: ")]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "suites/nothing"], "suite suites/nothing: no such folder"),
+        (["run"], "name a suite"),
+        (["run", "math_code_chat", "--pair", "nothing"], "pair nothing: no such file"),
+        (["run", "math_code_chat", "--drafter", "medusa"], "drafter medusa: not in this pair"),
+        (["run", "math_code_chat", "--data-dir", "nowhere"], "gsm8k.jsonl: missing"),
+        (["run", "math_code_chat", "--limit", "0"], "--limit must be at least 1"),
+        (["run", "math_code_chat", "--actors", "0"], "--actors must be at least 1"),
+        (["run", "math_code_chat", "--top-p", "2"], "0 < top_p ≤ 1"),
+        (["run", "math_code_chat", "--batch", "0"], "batch ≥ 1"),
+        (["run", "--resume", "latest"], "no such database"),
+        (["report", "latest"], "no such database"),
+        (["runs"], "no such database"),
+        (["show", "latest"], "no such database"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
+    assert message in refused(*arguments, "--out", str(tmp_path / "runs"))
+    assert not (tmp_path / "runs" / "specyard.duckdb").exists()
+
+
+def test_unwritable_and_foreign_databases(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refused("run", "math_code_chat", "--out", str(tmp_path / "file" / "runs"))
+    with duckdb.connect(str(tmp_path / "specyard.duckdb")) as connection:
+        connection.execute("CREATE TABLE mine (i INTEGER)")
+    assert "not one of Specyard's" in refused("run", "math_code_chat", "--limit", "1", "--out", str(tmp_path))
+
+
+def test_no_disk_space(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(small)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        assert "8 MB free, at least 64 MB are needed" in refused("run", "math_code_chat", "--out", str(small))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: Path) -> None:
+    """Found before anything is recorded, in one sentence that names the culprit."""
+    shutil.copytree(TINY / "dspark", tmp_path / "dspark")
+    config = json.loads((tmp_path / "dspark" / "config.json").read_text())
+    (tmp_path / "dspark" / "config.json").write_text(json.dumps(config | {"target_layer_ids": [0, 2, 4, 99]}))
+    (tmp_path / "pair.yaml").write_text(f"target: {TINY / 'target'}\ndtype: float32\ndrafters: {{mine: ./dspark}}\n")
+    out = ["--out", str(tmp_path / "runs"), "--actors", "1"]
+    sentence = refused("run", "math_code_chat", "--pair", str(tmp_path / "pair.yaml"), *out)
+    assert "target_layer_ids [0, 2, 4, 99] must be layers of the target" in sentence
+
+    suite = tmp_path / "suite"
+    (suite / "prompts").mkdir(parents=True)
+    (suite / "suite.yaml").write_text("name: s\nversion: 1\ntasks: [{name: t, domain: math}]\n")
+    rows = [{"turns": ["word " * 3000]}, {"turns": ["1 + 1?"]}]
+    (suite / "prompts" / "t.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    sentence = refused("run", str(suite), "--drafter", "ngram", *out)
+    assert "prompt t/0: needs up to" in sentence
+    assert "--skip-long-prompts" in sentence
+    assert not (tmp_path / "runs" / "specyard.duckdb").exists()
+
+    done = harness("run", str(suite), "--drafter", "ngram", "--skip-long-prompts", "--max-new-tokens", "8", *out)
+    assert done.returncode == 0, done.stderr
+    assert "left out as too long for the target's context: t/0" in done.stderr

@@ -1,0 +1,182 @@
+"""`harness run` as a user runs it: real processes, the bundled pair, workers and drivers killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+SMALL = ["suites/math_code_chat", "--limit", "2", "--max-new-tokens", "48", "--batch", "4", "--drafter", "dspark",
+         "--drafter", "ngram"]  # fmt: skip
+
+
+def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def query(out: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def recorded(out: Path) -> list[tuple[Any, ...]]:
+    """All that a run decides: everything but run ids and clocks."""
+    return query(
+        out,
+        """
+        SELECT s.drafter, s.gamma, s.prompt_id, s.turn, s.token_ids, s.text, s.finish,
+               r.round, r.drafted, r.verified, r.accepted, r.committed, r.confidence
+        FROM responses s JOIN rounds r USING (run_id, drafter, gamma, prompt_id, turn) ORDER BY ALL
+        """,
+    )
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, queue = [], [pid]
+    while queue:
+        queue += (new := children.get(queue.pop(), []))
+        found += new
+    return found
+
+
+def recorders(driver: int) -> list[int]:
+    """Worker processes of a driver that hold a recorder."""
+    found = []
+    for pid in descendants(driver):
+        try:
+            if b"ray::Recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"waited {timeout_s} s for {what}")
+
+
+def something_recorded(out: Path) -> bool:
+    try:
+        return bool(query(out, "SELECT 1 FROM responses LIMIT 1"))
+    except duckdb.Error:  # not there yet, or held by the writer
+        return False
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One undisturbed run on one worker."""
+    out = tmp_path_factory.mktemp("reference")
+    done = harness("run", *SMALL, "--actors", "1", "--speed-passes", "1", "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert Path(result["run"]["report"]).exists()
+    assert {row["drafter"] for row in result["speed"]} == {"none", "dspark", "ngram"}
+    return out
+
+
+def test_a_run_records_every_prompt_with_every_drafter(reference: Path) -> None:
+    counts = query(reference, "SELECT drafter, gamma, count(*), count(DISTINCT task) FROM responses GROUP BY ALL ORDER BY 1")
+    assert counts == [("dspark", 7, 20, 9), ("ngram", 7, 20, 9), ("none", 0, 20, 9)]  # mt-bench has two turns
+    assert query(reference, "SELECT count(*) FROM responses WHERE turn = 1 AND task <> 'mt-bench'") == [(0,)]
+    [(tau_none,)] = query(reference, "SELECT sum(committed) / count(*) FROM rounds WHERE drafter = 'none'")
+    assert tau_none == 1
+    [(tau_dspark,)] = query(reference, "SELECT sum(committed) / count(*) FROM rounds WHERE drafter = 'dspark'")
+    assert tau_dspark > 1.3
+    [(lengths,)] = query(reference, "SELECT list(DISTINCT len(confidence)) FROM rounds WHERE drafter = 'dspark'")
+    assert lengths == [7]
+    assert query(reference, "SELECT count(*) FROM speed_samples WHERE seconds <= 0 OR tokens < 1") == [(0,)]
+    assert query(reference, "SELECT count(DISTINCT prompt_id) FROM speed_samples") == [(9,)]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path) -> None:
+    done = harness("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "accepted length τ" in done.stdout
+    assert "not measured" in done.stdout
+    assert recorded(tmp_path) == recorded(reference)
+
+
+def test_a_killed_worker_is_replaced_and_its_prompts_redone(reference: Path, tmp_path: Path) -> None:
+    run = start("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
+    wait_for(lambda: something_recorded(tmp_path), "the first recorded unit")
+    victims = recorders(run.pid)
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    _, stderr = run.communicate(timeout=240)
+    assert run.returncode == 0, stderr
+    assert "a worker died; it is replaced" in stderr
+    assert recorded(tmp_path) == recorded(reference)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_stopped_driver_resumes(how: signal.Signals, reference: Path, tmp_path: Path) -> None:
+    run = start("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
+    wait_for(lambda: something_recorded(tmp_path), "the first recorded unit")
+    run.send_signal(how)
+    _, stderr = run.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert run.returncode == 130
+        assert "go on with: harness run --resume" in stderr
+        assert "Traceback" not in stderr
+    before = query(tmp_path, "SELECT drafter, prompt_id, turn, token_ids FROM responses ORDER BY ALL")
+    assert 0 < len(before) < 60
+    done = harness("run", "--resume", "latest", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert recorded(tmp_path) == recorded(reference)
+    assert query(tmp_path, "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL") == [(1,)]
+
+
+def test_a_run_whose_prompts_changed_does_not_resume(reference: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    (suite / "prompts").mkdir(parents=True)
+    (suite / "suite.yaml").write_text(
+        "name: s\nversion: 1\ngeneration: {max_new_tokens: 8}\ntasks: [{name: t, domain: math}]\n"
+    )
+    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 1?"]}\n')
+    options = ["--speed-passes", "0", "--actors", "1", "--drafter", "ngram", "--out", str(tmp_path / "runs")]
+    assert harness("run", str(suite), *options).returncode == 0
+    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 2?"]}\n')
+    done = harness("run", "--resume", "latest", "--out", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert "have changed since" in done.stderr
+
+
+def test_commands_print_json_alone(reference: Path) -> None:
+    out = ["--out", str(reference)]
+    [row] = json.loads(harness("runs", *out, "--json").stdout)
+    assert row["finished"] is True
+    shown = json.loads(harness("show", "latest", *out, "--json").stdout)
+    assert shown["run"]["run_id"] == row["run"]
+    assert shown["run"]["packages"]["torch"]
+    assert len(shown["run"]["drafters"]["dspark"]["checkpoint_hash"]) == 64
+    assert json.loads(harness("report", row["run"][:4], *out, "--json").stdout)["report"].endswith("report.html")
+    plain = harness("show", *out)
+    assert plain.returncode == 0
+    assert "suite_hash" in plain.stdout

@@ -1,0 +1,134 @@
+"""Suites and pairs: what loads, what is hashed, and what bad files are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from harness.pairs import choose_drafters, load_pair
+from harness.suites import load_suite
+from simulator.errors import InputError
+
+SUITE = """
+name: mine
+version: 3
+tasks:
+  - {name: sums, domain: math, hub: {file: FILE, turns: ["{a} + {b} = ?", "Sure?"]}}
+  - {name: talk, domain: chat}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    (tmp_path / "prompts").mkdir()
+    write(tmp_path / "prompts" / "sums.jsonl", [{"turns": ["1 + 1?"]}, {"id": "x", "turns": ["2 + 2?", "Sure?"]}])
+    write(tmp_path / "prompts" / "talk.jsonl", [{"turns": ["Hi\u2028there"]}])
+    return tmp_path
+
+
+def write(file: Path, rows: list[object]) -> None:
+    file.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n", encoding="utf-8")
+
+
+def test_a_folder_anywhere_is_a_suite(folder: Path) -> None:
+    suite = load_suite(str(folder))
+    assert (suite.file.name, suite.file.version, suite.source) == ("mine", 3, "bundled")
+    assert [p.prompt_id for p in suite.prompts] == ["sums/0", "sums/x", "talk/0"]
+    assert suite.prompts[1].turns == ("2 + 2?", "Sure?")
+    assert suite.prompts[2].domain == "chat"
+
+
+def test_the_bundled_suite_is_complete_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = load_suite("suites/math_code_chat")
+    assert suite.content_hash == load_suite("math_code_chat").content_hash
+    by_task = {t.name: [p for p in suite.prompts if p.task == t.name] for t in suite.file.tasks}
+    assert len(by_task) == 9
+    assert all(len(prompts) >= 8 for prompts in by_task.values())
+    assert {t.domain for t in suite.file.tasks} == {"math", "code", "chat"}
+    assert all(len(p.turns) == 2 for p in by_task["mt-bench"])
+
+
+def test_the_hash_follows_content(folder: Path) -> None:
+    before = load_suite(str(folder)).content_hash
+    assert load_suite(str(folder)).content_hash == before
+    assert load_suite(str(folder), limit=1).content_hash != before
+    write(folder / "prompts" / "talk.jsonl", [{"turns": ["Hello"]}])
+    assert load_suite(str(folder)).content_hash != before
+
+
+def test_data_dir_and_limit(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for task in ("sums", "talk"):
+        write(data / f"{task}.jsonl", [{"id": f"{task}/{i}", "turns": [f"q{i}"]} for i in range(5)])
+    suite = load_suite(str(folder), data_dir=data, limit=2)
+    assert suite.source == "data-dir"
+    assert [p.prompt_id for p in suite.prompts] == ["sums/0", "sums/1", "talk/0", "talk/1"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_hub_prompts_fill_templates_from_columns(folder: Path, tmp_path: Path, ending: str) -> None:
+    frame = pl.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
+    file = tmp_path / f"part-0.{ending}"
+    frame.write_parquet(file) if ending == "parquet" else frame.write_ndjson(file)
+    text = SUITE.replace("FILE", str(tmp_path / f"part-*.{ending}"))
+    (folder / "suite.yaml").write_text(text.replace("  - {name: talk, domain: chat}\n", ""))
+    suite = load_suite(str(folder), source="hub", limit=2)
+    assert [p.turns for p in suite.prompts] == [("1 + 4 = ?", "Sure?"), ("2 + 5 = ?", "Sure?")]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("suite.yaml", "name: [", r"suite\.yaml: not YAML"),
+        ("suite.yaml", SUITE + "colour: red\n", "unknown field `colour`"),
+        ("suite.yaml", "name: mine\nversion: one\ntasks: []\n", r"Expected `int`, got `str` - at `\$.version`"),
+        ("suite.yaml", "name: mine\nversion: 1\ntasks: []\n", "at least one entry"),
+        ("suite.yaml", SUITE + "generation: {top_p: 0}\n", "0 < top_p"),
+        ("prompts/sums.jsonl", '{"turns": ["a"]}\n{"turns": [\n', r"sums\.jsonl, line 2: not JSON"),
+        ("prompts/sums.jsonl", '{"turns": ["a"]}\n\n{"turn": ["a"]}\n', r'sums\.jsonl, line 3: "turns" must be'),
+        ("prompts/sums.jsonl", '{"turns": [""]}\n', r'line 1: "turns" must be'),
+        ("prompts/sums.jsonl", '{"id": 1, "turns": ["a"]}\n{"id": 1, "turns": ["b"]}\n', "line 2: id 'sums/1'"),
+        ("prompts/sums.jsonl", "\n", "has no prompts"),
+        ("prompts/sums.jsonl", None, r"sums\.jsonl: missing"),
+    ],
+)
+def test_bad_files_are_named(folder: Path, file: str, content: str | None, message: str) -> None:
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_suite(str(folder))
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="bundled: math_code_chat"):
+        load_suite("suites/nothing")
+    with pytest.raises(InputError, match=r"has no suite\.yaml"):
+        load_suite(str(tmp_path))
+    (tmp_path / "suite.yaml").write_text("name: a\nversion: 1\ntasks: [{name: t, domain: d}]\n")
+    with pytest.raises(InputError, match="names no hub file"):
+        load_suite(str(tmp_path), source="hub")
+    with pytest.raises(InputError, match="bundled: qwen3-14b, qwen3-4b, qwen3-8b, tiny"):
+        load_pair("nothing")
+    with pytest.raises(InputError, match="which has none, dspark, dflash, eagle3, mtp, ngram"):
+        choose_drafters(load_pair("tiny"), ["medusa"])
+
+
+def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {mine: ./drafter, ngram: ngram, hub: org/name}\n")
+    pair = load_pair(str(tmp_path / "pair.yaml"))
+    assert pair.target == str(tmp_path / "target")
+    assert pair.drafters == {"mine": str(tmp_path / "drafter"), "ngram": "ngram", "hub": "org/name"}
+    assert list(choose_drafters(pair, ["ngram"])) == ["none", "ngram"]
+    (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {}\ncolour: red\n")
+    with pytest.raises(InputError, match="unknown field `colour`"):
+        load_pair(str(tmp_path / "pair.yaml"))
+    (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {none: x}\n")
+    with pytest.raises(InputError, match="'none' is always there"):
+        load_pair(str(tmp_path / "pair.yaml"))

@@ -1,0 +1,160 @@
+"""The store: transactions, schema versions, foreign files, several processes."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import results.store
+from results.store import RunInfo, SpeedSample, Store, response_tables
+from simulator.errors import InputError
+from simulator.records import Response, Round
+
+INFO = RunInfo("harness run", "mine", 1, "hash", "bundled", "tiny", {"dspark": {"gamma": 2}}, {}, 0, {}, None, {}, {})
+RESPONSE = Response(
+    "sums", "math", "sums/0", 0, 12, (5, 6, 7, 2), "text", "stop",
+    (Round(2, 2, 1, 2, (0.5, 0.25), 1, 0.1, 0.2), Round(2, 2, 0, 1, (0.5, 0.25), 1, 0.1, 0.2)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "deep" / "specyard.duckdb")
+
+
+def test_what_goes_in_comes_out(store: Store) -> None:
+    run_id = store.create_run(INFO)
+    store.add_responses(run_id, "dspark", 2, *response_tables([RESPONSE]))
+    store.add_speed(run_id, [SpeedSample("dspark", 2, 0, "sums/0", 1, 3, 0.5)])
+    assert store.recorded_prompts(run_id) == {("dspark", "sums/0")}
+    assert store.timed(run_id) == {(0, "sums/0")}
+    assert store.run(run_id)["finished_at"] is None
+    store.finish_run(run_id)
+    assert store.run(run_id)["finished_at"] is not None
+    with store.reading() as connection:
+        assert connection.execute("SELECT drafter, tau, rounds, responses FROM accepted_length").fetchall() == [
+            ("dspark", 1.5, 2, 1)
+        ]
+        assert connection.execute("SELECT confidence, accepted, committed FROM rounds ORDER BY round").fetchall() == [
+            ([0.5, 0.25], 1, 2),
+            ([0.5, 0.25], 0, 1),
+        ]
+        assert connection.execute("SELECT token_ids, output_tokens FROM responses").fetchall() == [([5, 6, 7, 2], 4)]
+
+
+def test_a_unit_is_written_whole_or_not_at_all(store: Store) -> None:
+    run_id = store.create_run(INFO)
+    responses, rounds = response_tables([RESPONSE])
+    doubled = rounds.slice(0, 1)
+    import pyarrow as pa
+
+    with pytest.raises(duckdb.ConstraintException):
+        store.add_responses(run_id, "dspark", 2, responses, pa.concat_tables([rounds, doubled]))
+    assert store.recorded_prompts(run_id) == set()
+    store.add_responses(run_id, "dspark", 2, responses, rounds)
+    with pytest.raises(duckdb.ConstraintException):
+        store.add_responses(run_id, "dspark", 2, responses, rounds)
+    with store.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM rounds").fetchone() == (2,)
+
+
+def test_runs_are_found_by_latest_and_prefix(store: Store) -> None:
+    ids = [store.create_run(INFO) for _ in range(3)]
+    assert store.find_run("latest") == ids[-1]
+    assert store.find_run(ids[0]) == ids[0]
+    with pytest.raises(InputError, match="no such run"):
+        store.find_run("zzz")
+    with pytest.raises(InputError, match="fits several"):
+        store.find_run("")
+
+
+def test_foreign_and_broken_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    junk = tmp_path / "junk.duckdb"
+    junk.write_bytes(b"not a database " * 1000)
+    with pytest.raises(InputError, match="is not a DuckDB file"):
+        Store(junk).create_run(INFO)
+    assert junk.read_bytes() == b"not a database " * 1000
+    foreign = tmp_path / "foreign.duckdb"
+    with duckdb.connect(str(foreign)) as connection:
+        connection.execute("CREATE TABLE mine (i INTEGER)")
+    with pytest.raises(InputError, match="not one of Specyard's"):
+        Store(foreign).create_run(INFO)
+    with duckdb.connect(str(foreign), read_only=True) as connection:
+        assert connection.execute("SHOW TABLES").fetchall() == [("mine",)]
+    with pytest.raises(InputError, match="no such database"), Store(tmp_path / "none.duckdb").reading():
+        pass
+
+
+def test_a_newer_schema_is_refused_and_an_older_one_is_brought_up_to_date(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = store.create_run(INFO)
+    with store.writing() as connection:
+        connection.execute("INSERT INTO specyard_schema VALUES (99, now())")
+    with pytest.raises(InputError, match="has schema 99"), store.reading():
+        pass
+    with pytest.raises(InputError, match="has schema 99"):
+        store.create_run(INFO)
+    with duckdb.connect(str(store.file)) as connection:
+        connection.execute("DELETE FROM specyard_schema WHERE version = 99")
+
+    migrations = tmp_path / "schema"
+    migrations.mkdir()
+    known = sorted(results.store._MIGRATIONS.glob("*.sql"))
+    for file in known:
+        (migrations / file.name).write_text(file.read_text())
+    (migrations / "999_next.sql").write_text("ALTER TABLE runs ADD COLUMN colour VARCHAR")
+    monkeypatch.setattr(results.store, "_MIGRATIONS", migrations)
+    with store.reading() as connection:
+        assert connection.execute("SELECT run_id, colour FROM runs").fetchall() == [(run_id, None)]
+        assert connection.execute("SELECT max(version) FROM specyard_schema").fetchone() == (len(known) + 1,)
+
+
+def test_a_database_of_schema_1_still_opens(tmp_path: Path) -> None:
+    """Made by Specyard 0.1.0 and kept; whatever the schema becomes, it must be read."""
+    file = tmp_path / "specyard.duckdb"
+    file.write_bytes(gzip.decompress((Path(__file__).parent / "fixtures" / "schema_001.duckdb.gz").read_bytes()))
+    store = Store(file)
+    run_id = store.find_run("latest")
+    assert store.run(run_id)["suite"] == "mine"
+    with store.reading() as connection:
+        assert connection.execute("SELECT tau FROM accepted_length").fetchall() == [(1.5,)]
+
+
+def test_another_process_may_hold_the_file_for_a_while(store: Store) -> None:
+    store.create_run(INFO)
+    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(1.5)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(store.file)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        store.create_run(INFO)
+    with store.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
+def test_a_file_locked_for_long_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results.store, "_RETRY_S", 0.3)
+    store.create_run(INFO)
+    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(30)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(store.file)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match="keeps it locked"):
+            store.create_run(INFO)
+        other.kill()
+
+
+def test_records_check_themselves() -> None:
+    with pytest.raises(ValueError, match="accepted ≤ verified ≤ drafted"):
+        Round(2, 3, 1, 1, (), 1, 0, 0)
+    with pytest.raises(ValueError, match="committed"):
+        Round(2, 2, 1, 3, (), 1, 0, 0)
+    with pytest.raises(ValueError, match="one confidence per drafted token"):
+        Round(2, 2, 1, 2, (0.5,), 1, 0, 0)
+    with pytest.raises(ValueError, match="committed 4"):
+        Response("t", "d", "p", 0, 1, (1, 2, 3), "", "stop", RESPONSE.rounds)
