@@ -32,10 +32,10 @@ class KVCache:
         keys, values = self._layers[layer]
         return keys[rows, :, :length], values[rows, :, :length]
 
-    def keep(self, rows: Tensor) -> None:
-        """Move `rows` (int64, ascending) to the front, in order; the rest is free."""
+    def move(self, sources: Tensor, holes: Tensor) -> None:
+        """Copy rows `sources` over rows `holes` (int64, equally many, disjoint)."""
         for stored in (x for pair in self._layers.values() for x in pair):
-            stored[: len(rows)] = stored[rows]
+            stored[holes] = stored[sources]
 
 
 class CacheWindow:

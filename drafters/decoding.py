@@ -135,15 +135,17 @@ class Batch:
         self._record(decoded, proposal, verified, verdict, text, seconds)
 
     def retire(self) -> list[tuple[int, Decoded]]:
-        """Take finished requests out and close the ranks."""
+        """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
         done = [pair for pair in self.running if pair[1].finish is not None]
-        if done:
-            kept = [i for i, (_, d) in enumerate(self.running) if d.finish is None]
-            self.running = [self.running[i] for i in kept]
-            if kept:
-                rows = self._tensor(kept)
-                self.cache.keep(rows)
-                self.state.keep(rows)
+        left = len(self.running) - len(done)
+        holes = [i for i, (_, d) in enumerate(self.running[:left]) if d.finish is not None]
+        sources = [i for i in range(left, len(self.running)) if self.running[i][1].finish is None]
+        for source, hole in zip(sources, holes, strict=True):
+            self.running[hole] = self.running[source]
+        del self.running[left:]
+        if holes:
+            self.cache.move(self._tensor(sources), self._tensor(holes))
+            self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
     def _verify(

@@ -19,8 +19,8 @@ from drafters.sampling import Draws, Proposal, Sampling, sample
 class DraftState(Protocol):
     """What a drafter remembers of the running requests, one row each."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Move `rows` (int64, ascending) to the front, in order; the rest is free."""
+    def move(self, sources: Tensor, holes: Tensor) -> None:
+        """Copy rows `sources` over rows `holes` (int64, equally many, disjoint)."""
 
 
 class Drafter(Protocol):
@@ -82,9 +82,9 @@ class ContextState:
         self.cache = KVCache(rows, capacity)
         self.feature = like.new_zeros(rows, like.shape[-1])
 
-    def keep(self, rows: Tensor) -> None:
-        self.cache.keep(rows)
-        self.feature[: len(rows)] = self.feature[rows]
+    def move(self, sources: Tensor, holes: Tensor) -> None:
+        self.cache.move(sources, holes)
+        self.feature[holes] = self.feature[sources]
 
 
 class LearnedDrafter(nn.Module, ABC):

@@ -14,9 +14,9 @@ class TextState:
     def __init__(self, rows: int) -> None:
         self.texts: list[list[int]] = [[] for _ in range(rows)]
 
-    def keep(self, rows: Tensor) -> None:
-        kept = [self.texts[r] for r in rows.tolist()]
-        self.texts[: len(kept)] = kept
+    def move(self, sources: Tensor, holes: Tensor) -> None:
+        for source, hole in zip(sources.tolist(), holes.tolist(), strict=True):
+            self.texts[hole] = self.texts[source]
 
 
 class NGram:

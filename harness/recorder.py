@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,9 @@ from harness.suites import Generation, Prompt
 from results.store import SpeedSample, response_tables
 from simulator.errors import InputError
 from simulator.records import Response
+
+_TIMED_TOKENS = 64
+"""Length limit of a timed response: long enough for a rate, short enough to be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Recorder:
         return response_tables(responses)
 
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
-        """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds."""
+        """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""
         names = list(self.sources)
         # Another order for each prompt and pass, so that no drafter always follows the same one.
         first = (sample + int.from_bytes(hashlib.sha256(prompt.prompt_id.encode()).digest()[:4], "big")) % len(names)
@@ -100,6 +103,7 @@ class Recorder:
         for name in names[first:] + names[:first]:
             drafter = self._drafter(name)
             request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}])
+            request = replace(request, max_new_tokens=min(request.max_new_tokens, _TIMED_TOKENS))
             [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1)
             tokens = len(decoded.token_ids) - 1
             if tokens:

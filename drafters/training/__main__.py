@@ -26,10 +26,10 @@ class Recipe:
 
     target_steps: int = 4800
     responses_a_domain: int = 3000
-    dspark_steps: int = 3000
-    dflash_steps: int = 3000
-    eagle3_steps: int = 2500
-    mtp_steps: int = 2500
+    dspark_steps: int = 2600
+    dflash_steps: int = 2600
+    eagle3_steps: int = 2000
+    mtp_steps: int = 2000
 
     def steps(self, kind: Kind) -> int:
         return int(getattr(self, f"{kind}_steps"))
@@ -66,7 +66,9 @@ def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, devi
         if not (out / "target" / "model.safetensors").exists():
             train_target(data, out / "target", recipe.target_steps, seed, device=device)
         return
-    target = Target.load(str(out / "target"), device=device)
+    # bfloat16 generates three times faster on a CPU that has it; drafters are trained against the weights in float32.
+    dtype = torch.bfloat16 if stage == "responses" else torch.float32
+    target = Target.load(str(out / "target"), dtype=dtype, device=device)
     if stage == "responses":
         generate(target, _prompts(data, recipe.responses_a_domain, seed), responses, seed)
     elif stage == "cards":

@@ -89,7 +89,7 @@ class TestEveryDrafter:
         before, after = (propose(drafter, target, text, [6, 6], []) for text in (TEXT, other))
         assert torch.equal(before.tokens, after.tokens)
 
-    def test_kept_rows_move_to_the_front(self, name: str, make: Callable[[str], Drafter], target: Target) -> None:
+    def test_a_moved_row_goes_on_where_it_was(self, name: str, make: Callable[[str], Drafter], target: Target) -> None:
         drafter = make(name)
         if not drafter.gamma:
             return
@@ -100,7 +100,7 @@ class TestEveryDrafter:
             drafter.observe(state, slice(0, 2), torch.zeros(2, dtype=torch.int64), taps[:, :6], TEXT[:, :7], length)
             u = draws(1, drafter.gamma)
             second = propose(drafter, target, TEXT[1:], [6], [])
-            state.keep(torch.tensor([1]))
+            state.move(torch.tensor([1]), torch.tensor([0]))
             kept = drafter.propose(state, slice(0, 1), TEXT[1:, 6], length[1:], Sampling(), u)
         assert torch.equal(kept.tokens, second.tokens)
 
