@@ -81,7 +81,8 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
     if raw.get("model_type") != "qwen3":
         raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
     taps = _check_fields(raw, target, name)
-    config = Qwen3Config.from_dict(dict(raw))
+    # `layer_types` may still be the target's, one entry for each of its layers.
+    config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
     drafter: LearnedDrafter
     if architecture == "Qwen3DSparkModel":
         block = int(_field(raw, "block_size", name))

@@ -95,6 +95,7 @@ class LearnedDrafter(nn.Module, ABC):
     """
 
     name: str
+    layers: nn.ModuleList
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class LearnedDrafter(nn.Module, ABC):
         self, state: ContextState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
     ) -> Proposal:
         length = int(position.max())
-        layers = [KeyValue(*state.cache.read(i, rows, length)) for i in range(self.config.num_hidden_layers)]
+        layers = [KeyValue(*state.cache.read(i, rows, length)) for i in range(len(self.layers))]
         context = Context(layers, state.feature[rows].unsqueeze(1), position.unsqueeze(1))
         tokens, probs = [], []
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 
+from harness.errors import WorkerDied
 from simulator.errors import InputError
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def run(
     from harness.workers import Cluster
     from results.store import Store
 
-    with _user_errors(lambda: _resume_hint(out)):
+    with _user_errors():
         store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         with watching() as watcher:
@@ -79,7 +80,17 @@ def run(
                 directory = None if data_dir is None else str(data_dir.resolve())
                 plan = _checked(
                     lambda: Plan(
-                        suite, pair, directory, source, limit, drafter, gamma, generation, batch, seed, speed_passes
+                        suite=_absolute(suite),
+                        pair=_absolute(pair),
+                        data_dir=directory,
+                        source=source,
+                        limit=limit,
+                        drafters=drafter,
+                        gamma=gamma,
+                        generation=generation,
+                        batch=batch,
+                        seed=seed,
+                        speed_passes=speed_passes,
                     )
                 )
                 run_id = start_run(plan, store, cluster, watcher, skip_long=skip_long_prompts)
@@ -130,6 +141,7 @@ def _write_report(store: Any, run_id: str) -> Path:
     from results.report import write_report
 
     file: Path = store.file.parent / run_id / "report.html"
+    file.parent.mkdir(exist_ok=True)
     with store.reading() as connection:
         write_report(connection, run_id, file)
     return file
@@ -147,6 +159,11 @@ def _generation(suite: str, overrides: dict[str, Any]) -> Any:
     return _checked(lambda: msgspec.structs.replace(settings, **overrides))
 
 
+def _absolute(name: str) -> str:
+    """A path that exists, made independent of the current folder; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def _checked(make: Callable[[], T]) -> T:
     """Build a value from options; what its own validation refuses is the user's mistake."""
     try:
@@ -158,34 +175,18 @@ def _checked(make: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _user_errors(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn bad input into one sentence and exit code 2, an interruption into a hint and exit code 130."""
+def _user_errors() -> Iterator[None]:
+    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
     try:
         yield
     except InputError as error:
-        _fail(f"{error}{hint()}", 2)
-    except KeyboardInterrupt:
-        _fail(f"interrupted{hint()}", 130)
+        _fail(str(error), 2)
     except OSError as error:
-        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}{hint()}", 2)
-    except RuntimeError as error:
-        if type(error).__name__ != "WorkerDied":
-            raise
-        _fail(f"{error}{hint()}", 1)
-
-
-def _resume_hint(out: Path) -> str:
-    """How to go on with the latest run of `out`, if it is unfinished."""
-    from results.store import Store
-
-    try:
-        store = Store(out / "specyard.duckdb")
-        run_id = store.find_run("latest")
-        if store.run(run_id)["finished_at"] is None:
-            return f"\nwhat is recorded is kept; go on with: harness run --resume {run_id} --out {out}"
-    except InputError:
-        pass
-    return ""
+        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+    except WorkerDied as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
 
 
 def _fail(message: str, code: int) -> NoReturn:

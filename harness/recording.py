@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skipped: list[str] = []
     """Prompts left out because they do not fit the target's context."""
 
+    @property
+    def pair_name(self) -> str:
+        """The pair's name in reports: a file goes by its stem."""
+        return Path(self.pair).stem if self.pair.endswith((".yaml", ".yml")) else self.pair
+
     def __post_init__(self) -> None:
         if self.batch < 1 or self.seed < 0 or self.speed_passes < 0 or (self.gamma is not None and self.gamma < 1):
             raise ValueError("batch ≥ 1, seed ≥ 0, speed passes ≥ 0 and γ ≥ 1 are needed")
@@ -87,7 +93,8 @@ def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, s
         described, gpu = pool.call("check", list(suite.prompts))
         run_id = store.create_run(_run_info(plan, suite, described, gpu))
         _say_run(suite, plan, run_id, watcher)
-        _work(run_id, plan, suite, described, store, pool, watcher)
+        with _kept(run_id, store, watcher):
+            _work(run_id, plan, suite, described, store, pool, watcher)
     return run_id
 
 
@@ -103,11 +110,13 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         pool = _pool(plan, suite, drafters, cluster, watcher)
         watcher.say("loading the pair and checking it")
         described, _ = pool.call("check", list(suite.prompts))
-        changed = [d for d in described if described[d] != row["drafters"].get(d)]
+        before: dict[str, dict[str, Any]] = row["drafters"]
+        changed = [d for d in described if _identity(described[d]) != _identity(before.get(d, {}))]
         if changed:
             raise InputError(f"run {run_id}: checkpoint of {', '.join(changed)} has changed since; start a new run")
         _say_run(suite, plan, run_id, watcher)
-        _work(run_id, plan, suite, described, store, pool, watcher)
+        with _kept(run_id, store, watcher):
+            _work(run_id, plan, suite, described, store, pool, watcher)
 
 
 def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
@@ -147,6 +156,22 @@ def _work(
     store.finish_run(run_id)
 
 
+@contextmanager
+def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
+    """Say how to go on when the block ends early, whatever the reason."""
+    try:
+        yield
+    except BaseException:
+        resume = f"harness run --resume {run_id} --out {store.file.parent}"
+        watcher.say(f"what is recorded is kept; go on with: {resume}")
+        raise
+
+
+def _identity(drafter: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes a drafter the same one, wherever its files lie."""
+    return drafter.get("kind"), drafter.get("gamma"), drafter.get("checkpoint_hash")
+
+
 def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
@@ -178,7 +203,7 @@ def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:
         "hub": "prompts from the hub",
     }[suite.source]
     name = f"{suite.file.name} v{suite.file.version}"
-    watcher.say(f"suite {name} · {source} · pair {plan.pair} · seed {plan.seed} · run {run_id}")
+    watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · seed {plan.seed} · run {run_id}")
     if plan.skipped:
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 
@@ -191,7 +216,7 @@ def _run_info(plan: Plan, suite: Suite, described: dict[str, dict[str, Any]], gp
         suite_version=suite.file.version,
         suite_hash=suite.content_hash,
         prompt_source=suite.source,
-        pair=plan.pair,
+        pair=plan.pair_name,
         drafters=described,
         sampling=msgspec.to_builtins(generation),
         seed=plan.seed,
@@ -211,13 +236,17 @@ def _version(package: str) -> str:
 
 def _git_revision() -> str | None:
     """Commit of the checkout this code runs from, with a + for uncommitted changes; None outside one."""
-    here = Path(__file__).parent
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None  # installed inside somebody else's repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
 def _host(gpu: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from harness.errors import WorkerDied
 from harness.recorder import Recorder
 from simulator.errors import InputError
 
@@ -36,10 +37,6 @@ class Cluster:
             raise InputError(f"--actors must be at least 1, got {self.actors}")
         if self.gpus_per_actor < 0:
             raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
-
-
-class WorkerDied(RuntimeError):
-    """Workers died over the same work again and again."""
 
 
 class Pool:
