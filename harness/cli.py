@@ -48,7 +48,9 @@ def run(
     speed_passes: Annotated[int, typer.Option(help="Times one prompt a task is timed with every drafter; 0 for none.")] = 2,
     skip_long_prompts: Annotated[bool, typer.Option(help="Leave out prompts that do not fit the target's context.")] = False,
     actors: Annotated[int | None, typer.Option(help="Workers; by default one a core, or one a GPU.")] = None,
-    gpus_per_actor: Annotated[float, typer.Option(help="GPUs of each worker.")] = 0.0,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each worker; by default one where there are any.")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default a local one is started.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     out: Out = Path("runs"),

@@ -29,13 +29,14 @@ class Cluster:
     address: str | None = None
     """Ray cluster to join; None starts a local one."""
     actors: int | None = None
-    """Workers; None is one a core, or one a GPU where `gpus_per_actor` is set."""
-    gpus_per_actor: float = 0.0
+    """Workers; None is as many as fit."""
+    gpus_per_actor: float | None = None
+    """GPUs each worker holds; None is one where the cluster has any, else none."""
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
             raise InputError(f"--actors must be at least 1, got {self.actors}")
-        if self.gpus_per_actor < 0:
+        if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
             raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
 
 
@@ -43,16 +44,12 @@ class Pool:
     """A number of `Recorder` actors, each with one call under way at most."""
 
     def __init__(self, cluster: Cluster, recorder: tuple[Any, ...], say: Callable[[str], None]) -> None:
-        self._cluster, self._arguments, self._say = cluster, recorder, say
+        self._arguments, self._say = recorder, say
         resources = ray.cluster_resources()
-        each = resources.get("GPU", 0) / cluster.gpus_per_actor if cluster.gpus_per_actor else resources.get("CPU", 1)
-        self.size = cluster.actors or max(1, int(each))
-        if cluster.gpus_per_actor and each < 1:
-            raise InputError(
-                f"--gpus-per-actor {cluster.gpus_per_actor:g}: the cluster has {resources.get('GPU', 0):g} GPUs"
-            )
+        held = cluster.gpus_per_actor
+        self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
+        self.size = _workers_that_fit(cluster.actors, self._gpus_each, resources)
         self._idle: list[Any] = []
-        self._started = 0
 
     def call(self, method: str, *arguments: object) -> Any:
         """One call on one actor, others untouched."""
@@ -95,8 +92,7 @@ class Pool:
                 ray.kill(actor)
 
     def _start(self) -> Any:
-        options = {"num_cpus": 1, "num_gpus": self._cluster.gpus_per_actor, "max_concurrency": 1}
-        self._started += 1
+        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
         return ray.remote(Recorder).options(**options).remote(*self._arguments)
 
 
@@ -104,21 +100,32 @@ class Pool:
 def joined(cluster: Cluster) -> Iterator[None]:
     """Join a Ray cluster, or start a local one for as long as the block runs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process distort the timings
-    # Workers import what the driver imports, installed or not.
-    runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
-    local = {} if cluster.address else {"num_cpus": cluster.actors or os.cpu_count(), "include_dashboard": False}
+    options: dict[str, Any] = {}
+    if cluster.address is None:
+        # Workers import what the driver imports, installed or not.
+        runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+        cores = cluster.actors or os.cpu_count()
+        options = {"num_cpus": cores, "include_dashboard": False, "runtime_env": runtime}
     try:
-        ray.init(
-            address=cluster.address or "local", runtime_env=runtime, log_to_driver=False, logging_level="ERROR", **local
-        )
+        ray.init(address=cluster.address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--ray-address {cluster.address}: no Ray cluster answers there ({error})") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
+    """Workers to run. Ray would let one more than fit wait for ever, so that is refused here."""
+    fit = int(resources.get("CPU", 0))
+    if gpus_each:
+        fit = min(fit, int(resources.get("GPU", 0) / gpus_each))
+    if fit < (wanted or 1):
+        has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+        raise InputError(f"--actors, --gpus-per-actor: the cluster has {has}, which is enough for {fit} workers")
+    return wanted or fit
 
 
 def _cause(error: RayTaskError) -> BaseException:

@@ -155,10 +155,10 @@ class Store:
         with self.reading() as connection:
             cursor = connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
             names = [d[0] for d in cursor.description]
-            row = cursor.fetchone()
-        if row is None:
+            rows = cursor.fetchall()
+        if not rows:
             raise InputError(f"run {run_id}: no such run in {self.file}")
-        decoded = dict(zip(names, row, strict=True))
+        decoded = dict(zip(names, rows[0], strict=True))
         return {
             k: json.loads(v) if k in ("drafters", "sampling", "plan", "packages", "host") else v for k, v in decoded.items()
         }
@@ -197,8 +197,9 @@ class Store:
             if tables:
                 raise InputError(f"{self.file}: is a DuckDB file, but not one of Specyard's; choose another --out")
             return 0
-        row = connection.execute("SELECT max(version) FROM specyard_schema").fetchone()
-        return int(row[0]) if row else 0
+        # fetchall, here and everywhere: DuckDB refuses the next query while a result is unread.
+        [(version,)] = connection.execute("SELECT max(version) FROM specyard_schema").fetchall()
+        return int(version)
 
     def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
         known, version = len(_migrations()), self._version(connection)

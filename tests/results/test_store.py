@@ -47,6 +47,13 @@ def test_what_goes_in_comes_out(store: Store) -> None:
         assert connection.execute("SELECT token_ids, output_tokens FROM responses").fetchall() == [([5, 6, 7, 2], 4)]
 
 
+def test_a_reader_may_ask_whatever_it_likes(store: Store) -> None:
+    """Opening leaves no result unread: DuckDB 2 would refuse `sql` then."""
+    store.create_run(INFO)
+    with store.reading() as connection:
+        assert connection.sql("SELECT suite FROM runs").fetchall() == [("mine",)]
+
+
 def test_a_unit_is_written_whole_or_not_at_all(store: Store) -> None:
     run_id = store.create_run(INFO)
     responses, rounds = response_tables([RESPONSE])
