@@ -113,13 +113,12 @@ class Batch:
 
     def round(self) -> None:
         """One propose → verify → commit of every running request."""
+        started = self._clock()
         decoded = [d for _, d in self.running]
         rows = slice(0, len(decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
         position = self._tensor([d.anchor_position for d in decoded])
-
-        started = self._clock()
         proposal = self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
         drafted_at = self._clock()
         verified = proposal.drafted
@@ -130,8 +129,10 @@ class Batch:
         text = torch.cat([ids, ids[:, -1:]], 1)
         text[torch.arange(len(text), device=text.device), verdict.accepted + 1] = verdict.next_token
         self.drafter.observe(self.state, rows, position, seen.taps, text, verdict.accepted + 1)
+        observed_at = self._clock()
 
-        seconds = (drafted_at - started, verified_at - drafted_at)
+        # What the drafter does with the verified tokens is part of its price.
+        seconds = (drafted_at - started + observed_at - verified_at, verified_at - drafted_at)
         self._record(decoded, proposal, verified, verdict, text, seconds)
 
     def retire(self) -> list[tuple[int, Decoded]]:

@@ -137,7 +137,7 @@ class LearnedDrafter(nn.Module, ABC):
         return self.draft(context, tokens[rows, anchors], lambda k, _: forced[..., k])
 
     def start(self, rows: int, capacity: int) -> ContextState:
-        return ContextState(rows, capacity, next(self.parameters())[..., :0].new_zeros(self.config.hidden_size))
+        return ContextState(rows, capacity, next(self.parameters()).new_zeros(self.config.hidden_size))
 
     def observe(self, state: ContextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
         features = self.project(taps)

@@ -25,7 +25,7 @@ class Round:
     running: int
     """R: requests in the batch of this round."""
     draft_s: float
-    """Wall-clock seconds the whole batch spent drafting."""
+    """Wall-clock seconds the whole batch spent drafting, taking in the verified tokens included."""
     verify_s: float
     """Wall-clock seconds the whole batch spent in the target pass and the acceptance rule."""
 

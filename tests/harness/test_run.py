@@ -127,7 +127,7 @@ def test_a_killed_worker_is_replaced_and_its_prompts_redone(reference: Path, tmp
     run = start("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
     wait_for(lambda: something_recorded(tmp_path), "the first recorded unit")
     victims = recorders(run.pid)
-    assert len(victims) == 2
+    assert victims
     os.kill(victims[0], signal.SIGKILL)
     _, stderr = run.communicate(timeout=240)
     assert run.returncode == 0, stderr
@@ -151,6 +151,27 @@ def test_a_stopped_driver_resumes(how: signal.Signals, reference: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert recorded(tmp_path) == recorded(reference)
     assert query(tmp_path, "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL") == [(1,)]
+
+
+def test_a_cluster_is_joined_and_left_running(reference: Path, tmp_path: Path) -> None:
+    code = (
+        "import ray, time; context = ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR'); "
+        "print(context.address_info['gcs_address'], flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as cluster:
+        try:
+            assert cluster.stdout is not None
+            address = cluster.stdout.readline().strip()
+            options = ["--ray-address", address, "--speed-passes", "0", "--out", str(tmp_path)]
+            done = harness("run", *SMALL, *options)
+            assert done.returncode == 0, done.stderr
+            assert recorded(tmp_path) == recorded(reference)
+            refused = harness("run", *SMALL, *options, "--actors", "3")
+            assert refused.returncode == 2
+            assert "which is enough for 2 workers" in refused.stderr
+            assert cluster.poll() is None
+        finally:
+            cluster.terminate()
 
 
 def test_a_run_whose_prompts_changed_does_not_resume(reference: Path, tmp_path: Path) -> None:
