@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -22,6 +23,8 @@ from drafters.ngram import NGram, NoDrafter
 from drafters.target import Target
 from simulator.errors import InputError
 
+MAX_GAMMA = 254
+"""Counts of a round are stored in one byte."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -81,18 +84,23 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
     if raw.get("model_type") != "qwen3":
         raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
     taps = _check_fields(raw, target, name)
-    # `layer_types` may still be the target's, one entry for each of its layers.
-    config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
+    if raw.get("use_sliding_window"):
+        raise InputError(f"checkpoint {name}: use_sliding_window is not supported for drafters")
+    try:
+        # `layer_types` may still be the target's, one entry for each of its layers.
+        config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
+    except Exception as error:  # transformers' validation has exception types of its own
+        raise InputError(f"checkpoint {name}: config.json: {' '.join(str(error).split())[:200]}") from error
     drafter: LearnedDrafter
     if architecture == "Qwen3DSparkModel":
-        block = int(_field(raw, "block_size", name))
+        block = _positive(raw, "block_size", name)
         if gamma is not None and not 1 <= gamma <= block:
             raise InputError(f"checkpoint {name}: was trained with block_size {block}; a block size of {gamma} does not fit")
         drafter = _build_dspark(raw, config, gamma or block, taps, name)
     elif architecture == "Qwen3Eagle3Model":
-        drafter = Eagle3(config, _positive(gamma or int(_field(raw, "ttt_length", name)), name), taps)
+        drafter = Eagle3(config, gamma or _positive(raw, "ttt_length", name), taps)
     elif architecture == "Qwen3MTPModel":
-        drafter = MTP(config, _positive(gamma or int(raw.get("mtp_length", 1)), name), taps)
+        drafter = MTP(config, gamma or _positive({"mtp_length": 1, **raw}, "mtp_length", name), taps)
     else:
         known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
         raise InputError(f"checkpoint {name}: architecture {architecture} is not one of {known}")
@@ -108,8 +116,10 @@ def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Pat
         for name, value in drafter.state_dict().items()
         if with_tables or name not in _SHARED
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    # Weights last and at once: where they are, the checkpoint is whole.
+    save_file(tensors, folder / "partial", metadata={"format": "pt"})
+    os.replace(folder / "partial", folder / "model.safetensors")
 
 
 def folder_hash(folder: Path) -> str:
@@ -129,10 +139,11 @@ def _field(raw: Mapping[str, Any], field: str, name: str) -> Any:
     return raw[field]
 
 
-def _positive(gamma: int, name: str) -> int:
-    if gamma < 1:
-        raise InputError(f"checkpoint {name}: block size must be at least 1, got {gamma}")
-    return gamma
+def _positive(raw: Mapping[str, Any], field: str, name: str) -> int:
+    value = _field(raw, field, name)
+    if not isinstance(value, int) or not 1 <= value <= MAX_GAMMA:
+        raise InputError(f"checkpoint {name}: {field} must be a whole number from 1 to {MAX_GAMMA}, got {value!r}")
+    return value
 
 
 def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[int, ...]:
@@ -158,7 +169,10 @@ def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps:
     mask, head = _field(raw, "mask_token_id", name), raw.get("markov_head_type", "vanilla")
     if not isinstance(mask, int) or not 0 <= mask < config.vocab_size:
         raise InputError(f"checkpoint {name}: mask_token_id {mask} is outside the vocabulary of {config.vocab_size}")
-    if _field(raw, "markov_rank", name) and head not in ("vanilla", "gated", "rnn"):
+    rank = _field(raw, "markov_rank", name)
+    if not isinstance(rank, int) or rank < 0:
+        raise InputError(f"checkpoint {name}: markov_rank must be 0 (DFlash) or more, got {rank!r}")
+    if rank and head not in ("vanilla", "gated", "rnn"):
         raise InputError(f"checkpoint {name}: markov_head_type {head!r} is not one of vanilla, gated, rnn")
     return DSpark(config, gamma, taps, mask)
 
@@ -183,6 +197,11 @@ def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: s
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"checkpoint {name}: {problems[0]}{more}")
     drafter.load_state_dict(found, strict=False)
+    # Most checkpoints bring exact copies; over a large vocabulary these are gigabytes.
+    for table, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
+        weight = cast(Tensor, own.weight)
+        if f"{table}.weight" in found and torch.equal(found[f"{table}.weight"].to(weight), weight):
+            setattr(drafter, table, own)
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:

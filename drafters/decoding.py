@@ -182,16 +182,14 @@ class Batch:
         length limit was.
         """
         accepted = len(tokens) - 1
-        stop = next((i for i, t in enumerate(tokens) if t in self.target.stop_tokens), None)
+        committed = tokens[: decoded.request.max_new_tokens - len(decoded.token_ids)]
+        stop = next((i for i, t in enumerate(committed) if t in self.target.stop_tokens), None)
         if stop is not None:
-            tokens = tokens[: stop + 1]
+            committed = committed[: stop + 1]
             accepted = min(accepted, stop + 1)
-        room = decoded.request.max_new_tokens - len(decoded.token_ids)
-        committed = tokens[:room]
-        decoded.token_ids += committed
-        if committed[-1] in self.target.stop_tokens:
             decoded.finish = "stop"
-        elif len(decoded.token_ids) == decoded.request.max_new_tokens:
+        decoded.token_ids += committed
+        if stop is None and len(decoded.token_ids) == decoded.request.max_new_tokens:
             decoded.finish = "length"
         return len(committed), accepted
 
@@ -206,7 +204,7 @@ class Batch:
 
     def _clock(self) -> float:
         if self.target.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.target.device)
         return time.perf_counter()
 
 

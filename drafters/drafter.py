@@ -96,12 +96,12 @@ class LearnedDrafter(nn.Module, ABC):
 
     name: str
     layers: nn.ModuleList
+    embed_tokens: nn.Module
+    lm_head: nn.Module
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__()
         self.config, self.gamma, self.tap_layers = config, gamma, tap_layers
-        self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @abstractmethod
     def project(self, taps: Tensor) -> Tensor:

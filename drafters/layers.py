@@ -22,11 +22,13 @@ class Rotary(nn.Module):
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
-        self._embedding = Qwen3RotaryEmbedding(config)
+        # In a list, out of reach of `Module.to`: frequencies rounded to bfloat16 would be radians off after some hundred
+        # tokens. The embedding computes in float32 and moves to the device of its input by itself.
+        self._embedding = [Qwen3RotaryEmbedding(config)]
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate `x` [..., heads, head_dim] at `positions` [...]."""
-        cos, sin = self._embedding(x, positions.reshape(1, -1))
+        cos, sin = self._embedding[0](x, positions.reshape(1, -1))
         shape = (*positions.shape, 1, x.shape[-1])
         rotated: Tensor = x * cos.view(shape) + rotate_half(x) * sin.view(shape)
         return rotated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafters.cache import CacheWindow, KVCache
 from simulator.errors import InputError
@@ -39,15 +38,18 @@ class Target:
     def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
         """Load model and tokenizer from a folder or a hub id. Raises InputError with the reason when that fails."""
         try:
-            AutoConfig.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"target {source}: cannot be loaded as a Hugging Face causal language model: {reason}"
             ) from error
-        return cls(model.to(device), tokenizer)
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device {device}: not available here ({str(error).splitlines()[0]})") from error
+        return cls(model, tokenizer)
 
     @property
     def device(self) -> torch.device:

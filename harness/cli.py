@@ -66,6 +66,8 @@ def run(
         store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         with watching() as watcher:
+            if resume is not None and suite is not None:
+                raise InputError("--resume goes on with a run as it was planned; leave the suite out")
             if resume is not None:
                 run_id = store.find_run(resume)
                 resume_run(run_id, store, cluster, watcher)
@@ -108,7 +110,7 @@ def report(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = 
     with _user_errors():
         store = Store(out / "specyard.duckdb")
         file = _write_report(store, store.find_run(name))
-        _print(json.dumps({"report": str(file)}) if as_json else str(file))
+        print(json.dumps({"report": str(file)}) if as_json else str(file))
 
 
 @app.command()
@@ -163,7 +165,8 @@ def _generation(suite: str, overrides: dict[str, Any]) -> Any:
 
 def _absolute(name: str) -> str:
     """A path that exists, made independent of the current folder; any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    path = Path(name)
+    return str(path.resolve()) if path.is_file() or (path / "suite.yaml").is_file() else name
 
 
 def _checked(make: Callable[[], T]) -> T:
@@ -194,7 +197,3 @@ def _user_errors() -> Iterator[None]:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"harness: {message}", file=sys.stderr)
     raise typer.Exit(code)
-
-
-def _print(text: str) -> None:
-    print(text)

@@ -34,7 +34,7 @@ def watching() -> Iterator[Watcher]:
                 last[stage] = tenth
                 console.print(f"{stage} · {done}/{total}", soft_wrap=True)
 
-        yield Watcher(lambda text: console.print(text, soft_wrap=True), advance)
+        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance)
 
 
 def print_runs(store: Store, *, as_json: bool) -> None:
@@ -76,16 +76,16 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
     console = Console(highlight=False)
     if details:
         for field in ("created_at", "finished_at", "command", "suite", "suite_version", "suite_hash", "prompt_source",
-                      "pair", "sampling", "seed", "git_revision", "packages", "host"):  # fmt: skip
-            console.print(f"[bold]{field}[/bold]  {row[field]}", soft_wrap=True)
+                      "pair", "target", "sampling", "seed", "git_revision", "packages", "host"):  # fmt: skip
+            console.print(f"{field}: {row[field]}", soft_wrap=True, markup=False)
         for name, drafter in row["drafters"].items():
-            console.print(f"[bold]drafter {name}[/bold]  {drafter}", soft_wrap=True)
+            console.print(f"drafter {name}: {drafter}", soft_wrap=True, markup=False)
     if row["finished_at"] is None:
         console.print("this run is not finished: what follows is what it has so far")
     console.print(_table(list(row["drafters"]), lengths, speeds))
     for file in (store.file, report):
         if file is not None:
-            console.print(str(file), soft_wrap=True)
+            console.print(str(file), soft_wrap=True, markup=False)
 
 
 def _table(drafters: list[str], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Table:

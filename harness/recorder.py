@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +18,7 @@ from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.drafter import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import Pair
+from harness.pairs import choose_drafters, load_pair
 from harness.suites import Generation, Prompt
 from results.store import SpeedSample, response_tables
 from simulator.errors import InputError
@@ -33,14 +36,34 @@ class Unit:
     prompts: tuple[Prompt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a worker found before the work: the identity of what will run, and where."""
+
+    target: dict[str, Any]
+    """source, hash, dtype, device."""
+    drafters: dict[str, dict[str, Any]]
+    """Name → kind, gamma, checkpoint, checkpoint_hash."""
+    host: dict[str, Any]
+    """The worker's machine."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change in the course of a run, wherever its files lie."""
+        drafters = {n: [d["kind"], d["gamma"], d["checkpoint_hash"]] for n, d in self.drafters.items()}
+        return {"target": self.target["hash"], "dtype": self.target["dtype"], **drafters}
+
+
 class Recorder:
     """Runs a pair. One per worker process."""
 
-    def __init__(self, pair: Pair, drafters: dict[str, str], gamma: int | None, generation: Generation, seed: int) -> None:
-        self.pair, self.sources, self.gamma, self.generation, self.seed = pair, drafters, gamma, generation, seed
+    def __init__(self, pair: str, drafters: list[str] | None, gamma: int | None, generation: Generation, seed: int) -> None:
+        self.pair, self.gamma, self.generation, self.seed = load_pair(pair), gamma, generation, seed
+        self.sources = choose_drafters(self.pair, drafters)
         self.sampling = Sampling(generation.temperature, generation.top_p, generation.top_k)
         self._target: Target | None = None
         self._drafters: dict[str, Drafter] = {}
+        self._warm = False
 
     @property
     def target(self) -> Target:
@@ -55,10 +78,8 @@ class Recorder:
             self._target = Target.load(self.pair.target, dtype=getattr(torch, self.pair.dtype), device=device)
         return self._target
 
-    def check(self, prompts: Sequence[Prompt]) -> tuple[dict[str, dict[str, Any]], str | None]:
+    def check(self, prompts: Sequence[Prompt]) -> Checked:
         """Load every drafter and measure every prompt before any work is done.
-
-        Returns {drafter: {kind, gamma, checkpoint, checkpoint_hash}} and the name of the GPU, if there is one.
 
         Raises:
             InputError: a checkpoint does not fit, or a prompt does not fit the target's context.
@@ -70,8 +91,13 @@ class Recorder:
                     f"prompt {prompt.prompt_id}: needs up to {needed} tokens with its replies, but the target's context has "
                     f"{self.target.max_positions}; drop it with --skip-long-prompts or lower --max-new-tokens"
                 )
-        gpu = torch.cuda.get_device_name(self.target.device) if self.target.device.type == "cuda" else None
-        return {name: self._describe(name) for name in self.sources}, gpu
+        target = {
+            "source": self.pair.target,
+            "hash": folder_hash(find_folder(self.pair.target)),
+            "dtype": self.pair.dtype,
+            "device": self.target.device.type,
+        }
+        return Checked(target, {name: self._describe(name) for name in self.sources}, self._host())
 
     def too_long(self, prompts: Sequence[Prompt]) -> list[str]:
         """Ids of the prompts that do not fit the target's context."""
@@ -97,6 +123,9 @@ class Recorder:
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
         """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""
         names = list(self.sources)
+        if not self._warm:  # first kernels, libraries and allocations are nobody's speed
+            self._warm = True
+            self.time(sample, prompt)
         # Another order for each prompt and pass, so that no drafter always follows the same one.
         first = (sample + int.from_bytes(hashlib.sha256(prompt.prompt_id.encode()).digest()[:4], "big")) % len(names)
         samples = []
@@ -126,6 +155,21 @@ class Recorder:
             "gamma": drafter.gamma,
             "checkpoint": source,
             "checkpoint_hash": None if weightless else folder_hash(find_folder(source)),
+        }
+
+    def _host(self) -> dict[str, Any]:
+        cpu = platform.processor() or platform.machine()
+        if Path("/proc/cpuinfo").exists():
+            names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+            cpu = names[0].split(":", 1)[1].strip() if names else cpu
+        on_gpu = self.target.device.type == "cuda"
+        return {
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "gpu": torch.cuda.get_device_name(self.target.device) if on_gpu else None,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
         }
 
     def _tokens_needed(self, prompt: Prompt) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from drafters.checkpoints import MAX_GAMMA
 from harness.pairs import choose_drafters, load_pair
-from harness.recorder import Unit
+from harness.recorder import Checked, Unit
 from harness.suites import Generation, Suite, load_suite
 from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
@@ -66,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.pair).stem if self.pair.endswith((".yaml", ".yml")) else self.pair
 
     def __post_init__(self) -> None:
+        if self.gamma is not None and self.gamma > MAX_GAMMA:
+            raise ValueError(f"γ can be at most {MAX_GAMMA}, got {self.gamma}")
         if self.batch < 1 or self.seed < 0 or self.speed_passes < 0 or (self.gamma is not None and self.gamma < 1):
             raise ValueError("batch ≥ 1, seed ≥ 0, speed passes ≥ 0 and γ ≥ 1 are needed")
 
@@ -90,17 +93,20 @@ def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, s
         if skip_long:
             plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts)))
             suite = _without(suite, plan.skipped)
-        described, gpu = pool.call("check", list(suite.prompts))
-        run_id = store.create_run(_run_info(plan, suite, described, gpu))
+        checked = pool.call("check", list(suite.prompts))
+        run_id = store.create_run(_run_info(plan, suite, checked))
         _say_run(suite, plan, run_id, watcher)
         with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, described, store, pool, watcher)
+            _work(run_id, plan, suite, checked, store, pool, watcher)
     return run_id
 
 
 def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
     """Do what an interrupted run has left to do. Raises InputError where suite or checkpoints are no longer the same."""
     row = store.run(run_id)
+    if row["finished_at"] is not None:
+        watcher.say(f"run {run_id} is already finished")
+        return
     plan = msgspec.convert(row["plan"], Plan)
     suite, drafters = _load(plan)
     if suite.content_hash != row["suite_hash"]:
@@ -109,14 +115,14 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
     with joined(cluster):
         pool = _pool(plan, suite, drafters, cluster, watcher)
         watcher.say("loading the pair and checking it")
-        described, _ = pool.call("check", list(suite.prompts))
-        before: dict[str, dict[str, Any]] = row["drafters"]
-        changed = [d for d in described if _identity(described[d]) != _identity(before.get(d, {}))]
+        checked = pool.call("check", list(suite.prompts))
+        before = Checked(row["target"], row["drafters"], row["host"]).identity
+        changed = [name for name, value in checked.identity.items() if value != before.get(name)]
         if changed:
-            raise InputError(f"run {run_id}: checkpoint of {', '.join(changed)} has changed since; start a new run")
+            raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
         _say_run(suite, plan, run_id, watcher)
         with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, described, store, pool, watcher)
+            _work(run_id, plan, suite, checked, store, pool, watcher)
 
 
 def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
@@ -125,24 +131,16 @@ def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
     return [Unit(drafter, group) for drafter in drafters for group in groups]
 
 
-def _work(
-    run_id: str,
-    plan: Plan,
-    suite: Suite,
-    described: dict[str, dict[str, Any]],
-    store: Store,
-    pool: Pool,
-    watcher: Watcher,
-) -> None:
+def _work(run_id: str, plan: Plan, suite: Suite, checked: Checked, store: Store, pool: Pool, watcher: Watcher) -> None:
     recorded = store.recorded_prompts(run_id)
-    todo = units(suite, list(described), plan.batch)
+    todo = units(suite, list(checked.drafters), plan.batch)
     total = sum(_responses(u) for u in todo)
     todo = [u for u in todo if (u.drafter, u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
-    stage = f"recording · {len(described)} drafters · {pool.size} actors"
+    stage = f"recording · {len(checked.drafters)} drafters · {pool.size} actors"
     watcher.advance(stage, done, total)
     for (unit,), tables in pool.map("record", [(u,) for u in todo]):
-        store.add_responses(run_id, unit.drafter, described[unit.drafter]["gamma"], *tables)
+        store.add_responses(run_id, unit.drafter, checked.drafters[unit.drafter]["gamma"], *tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
 
@@ -167,11 +165,6 @@ def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
         raise
 
 
-def _identity(drafter: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes a drafter the same one, wherever its files lie."""
-    return drafter.get("kind"), drafter.get("gamma"), drafter.get("checkpoint_hash")
-
-
 def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
@@ -192,7 +185,7 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
 
 
 def _pool(plan: Plan, suite: Suite, drafters: dict[str, str], cluster: Cluster, watcher: Watcher) -> Pool:
-    recorder = (load_pair(plan.pair), drafters, plan.gamma, suite.file.generation, plan.seed)
+    recorder = (plan.pair, plan.drafters, plan.gamma, suite.file.generation, plan.seed)
     return Pool(cluster, recorder, watcher.say)
 
 
@@ -208,22 +201,23 @@ def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 
 
-def _run_info(plan: Plan, suite: Suite, described: dict[str, dict[str, Any]], gpu: str | None) -> RunInfo:
+def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
     generation = suite.file.generation
     return RunInfo(
-        command=" ".join(["harness", *sys.argv[1:]]),
+        command=shlex.join(["harness", *sys.argv[1:]]),
         suite=suite.file.name,
         suite_version=suite.file.version,
         suite_hash=suite.content_hash,
         prompt_source=suite.source,
         pair=plan.pair_name,
-        drafters=described,
+        target=checked.target,
+        drafters=checked.drafters,
         sampling=msgspec.to_builtins(generation),
         seed=plan.seed,
         plan=msgspec.to_builtins(plan),
         git_revision=_git_revision(),
         packages={p: _version(p) for p in _PACKAGES},
-        host=_host(gpu),
+        host=checked.host,
     )
 
 
@@ -247,21 +241,6 @@ def _git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _host(gpu: str | None) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
 
 
 def _check_space(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -208,7 +208,9 @@ def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:
 def _turns(task: str, hub: Hub, row: dict[str, object]) -> tuple[str, ...]:
     try:
         if hub.turns_column is not None:
-            turns: Sequence[object] = row[hub.turns_column]  # type: ignore[assignment]
+            turns = row[hub.turns_column]
+            if not isinstance(turns, list) or not turns:
+                raise InputError(f"task {task}: column {hub.turns_column} of {hub.file} must hold lists of turns")
             return tuple(str(t) for t in turns)
         return tuple(template.format_map(row).strip() for template in hub.turns)
     except KeyError as error:

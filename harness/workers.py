@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from harness.errors import WorkerDied
 from harness.recorder import Recorder
@@ -79,7 +79,7 @@ class Pool:
                     result = ray.get(done)
                 except RayTaskError as error:
                     raise _cause(error) from None
-                except RayActorError as error:
+                except RayError as error:  # the process, its node, its memory: all the same to the work
                     if deaths + 1 == _MAX_DEATHS:
                         raise WorkerDied(f"a worker died {_MAX_DEATHS} times over the same work: {error}") from None
                     self._say("a worker died; it is replaced and its work redone")
@@ -105,12 +105,12 @@ def joined(cluster: Cluster) -> Iterator[None]:
     if cluster.address is None:
         # Workers import what the driver imports, installed or not.
         runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
-        cores = cluster.actors or os.cpu_count()
-        options = {"num_cpus": cores, "include_dashboard": False, "runtime_env": runtime}
+        options = {"num_cpus": cluster.actors, "include_dashboard": False, "runtime_env": runtime}
     try:
         ray.init(address=cluster.address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--ray-address {cluster.address}: no Ray cluster answers there ({error})") from None
+        where = f"--ray-address {cluster.address}: no Ray cluster answers there" if cluster.address else "Ray did not start"
+        raise InputError(f"{where} ({' '.join(str(error).split())[:200]})") from None
     try:
         yield
     finally:
@@ -118,7 +118,7 @@ def joined(cluster: Cluster) -> Iterator[None]:
 
 
 def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
-    """Workers to run. Ray would let one more than fit wait for ever, so that is refused here."""
+    """Workers to run. Ray would let one more than the cluster can hold wait for ever, so that is refused here."""
     fit = int(resources.get("CPU", 0))
     if gpus_each:
         fit = min(fit, int(resources.get("GPU", 0) / gpus_each))

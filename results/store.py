@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import time
@@ -20,6 +21,7 @@ from simulator.records import Response
 
 _MIGRATIONS = Path(__file__).parent / "schema"
 _RETRY_S = 20.0
+_JSON_COLUMNS = ("target", "drafters", "sampling", "plan", "packages", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class RunInfo:
     suite_hash: str
     prompt_source: str
     pair: str
+    target: dict[str, Any]
+    """source, hash, dtype, device."""
     drafters: dict[str, dict[str, Any]]
     """Name → kind, gamma, checkpoint, checkpoint_hash."""
     sampling: dict[str, Any]
@@ -102,13 +106,8 @@ class Store:
     def create_run(self, info: RunInfo) -> str:
         """Insert a run; returns its id."""
         run_id = secrets.token_hex(3)
-        columns = {
-            "run_id": run_id, "created_at": _now(), "command": info.command, "suite": info.suite,
-            "suite_version": info.suite_version, "suite_hash": info.suite_hash, "prompt_source": info.prompt_source,
-            "pair": info.pair, "drafters": json.dumps(info.drafters), "sampling": json.dumps(info.sampling),
-            "seed": info.seed, "plan": json.dumps(info.plan), "git_revision": info.git_revision,
-            "packages": json.dumps(info.packages), "host": json.dumps(info.host),
-        }  # fmt: skip
+        row = {"run_id": run_id, "created_at": _now(), **dataclasses.asdict(info)}
+        columns = {k: json.dumps(v) if k in _JSON_COLUMNS else v for k, v in row.items()}
         with self.writing() as connection:
             marks = ", ".join("?" * len(columns))
             connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
@@ -128,6 +127,8 @@ class Store:
     def add_speed(self, run_id: str, samples: Sequence[SpeedSample]) -> None:
         """Insert speed samples."""
         rows = [[run_id, s.drafter, s.gamma, s.sample, s.prompt_id, s.batch, s.tokens, s.seconds] for s in samples]
+        if not rows:  # every response was one token: nothing to time, and DuckDB refuses an empty list
+            return
         with self.writing() as connection:
             connection.executemany("INSERT INTO speed_samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
@@ -159,9 +160,7 @@ class Store:
         if not rows:
             raise InputError(f"run {run_id}: no such run in {self.file}")
         decoded = dict(zip(names, rows[0], strict=True))
-        return {
-            k: json.loads(v) if k in ("drafters", "sampling", "plan", "packages", "host") else v for k, v in decoded.items()
-        }
+        return {k: json.loads(v) if k in _JSON_COLUMNS else v for k, v in decoded.items()}
 
     def recorded_prompts(self, run_id: str) -> set[tuple[str, str]]:
         """(drafter, prompt id) of everything already recorded."""
@@ -182,7 +181,7 @@ class Store:
             try:
                 return duckdb.connect(str(self.file), read_only=read_only)
             except (duckdb.IOException, duckdb.CatalogException, duckdb.InvalidInputException) as error:
-                if "lock" in str(error).lower():
+                if "could not set lock" in str(error).lower():
                     if time.monotonic() < deadline:
                         time.sleep(0.1)
                         continue

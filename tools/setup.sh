@@ -7,13 +7,22 @@ venv=${1:-.venv}
 cpu_torch="torch==2.13.0"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "setup: Python 3.11 or newer is needed, $python is $("$python" -V 2>&1); set PYTHON=/path/to/python3.12" >&2
+    exit 2
+fi
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 python=$venv/bin/python
 if ! "$python" -c 'import torch' 2>/dev/null; then
+    "$python" -m pip install -q --upgrade "pip>=25.2" # older ones download a package to see what it would bring
+    plan=$(mktemp)
+    trap 'rm -f "$plan"' EXIT
     if nvidia-smi -L >/dev/null 2>&1; then
         "$python" -m pip install -q torch
-    elif "$python" -m pip install -q --dry-run --ignore-installed --report - "$cpu_torch" | grep -q '"name": "nvidia-'; then
-        # What pip would take here is the CUDA build; uv knows where the CPU builds are.
+    elif "$python" -m pip install -q --dry-run --ignore-installed --report "$plan" "$cpu_torch" &&
+        grep -qE '"name": "(nvidia|cuda)-' "$plan"; then
+        # pip would take the CUDA build here; uv knows where the CPU builds are.
         "$python" -m pip install -q uv
         "$venv/bin/uv" pip install -q --python "$python" --torch-backend cpu "$cpu_torch"
     else

@@ -72,10 +72,10 @@ def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, devi
     if stage == "responses":
         generate(target, _prompts(data, recipe.responses_a_domain, seed), responses, seed)
     elif stage == "cards":
-        held_out = [d for d in corpus.read_documents(data) if corpus.is_held_out(d)]
-        write_target_card(target, out / "target", recipe.target_steps, seed, held_out)
+        documents = corpus.read_documents(data)
+        write_target_card(target, out / "target", seed, documents)
         for kind in KINDS:
-            write_drafter_card(kind, target, out / kind, recipe.steps(kind), seed, held_out)
+            write_drafter_card(kind, target, out / kind, seed, documents)
     elif not (out / stage / "model.safetensors").exists():
         config = drafter_config(stage, target, TAPS, layers=LAYERS, block=BLOCK, rank=RANK)  # type: ignore[arg-type]
         schedule = Schedule(recipe.steps(stage))  # type: ignore[arg-type]

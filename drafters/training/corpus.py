@@ -16,24 +16,8 @@ IM_START, IM_END, PAD, MASK = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>
 SPECIAL_TOKENS = (PAD, IM_START, IM_END, MASK)
 """Ids 0..3 of the tiny tokenizer, in this order."""
 
-PERMISSIVE_SOURCES = frozenset(
-    {
-        "synthetic-math",
-        "gsm8k-train",
-        "math-l5-subset",
-        "svamp",
-        "aqua-rat",
-        "tldr-pages",
-        "cpython-stdlib",
-        "mbpp-train",
-        "taskmaster-4",
-        "oasst-model-eval",
-        "synthetic-persona-chat",
-        "oasst1-validation",
-        "self-instruct-seed",
-    }
-)
-"""MIT, Apache-2.0, PSF-2.0, CC BY 4.0 and our own generator. `topical-chat` (share-alike) is left out."""
+EXCLUDED_SOURCES = frozenset({"topical-chat"})
+"""Left out of the bundled pair: its licence is share-alike."""
 
 _SPEAKER = re.compile(r"^(User|Assistant): ", re.MULTILINE)
 
@@ -74,8 +58,8 @@ def split_dialogue(prompt: str) -> tuple[str, ...]:
     return tuple(prompt[m.end() : end].strip() for m, end in zip(marks, ends, strict=True))
 
 
-def read_documents(folder: Path, sources: frozenset[str] = PERMISSIVE_SOURCES) -> list[Document]:
-    """Read every `*.jsonl` of `folder`, keeping the rows whose `source` is in `sources`."""
+def read_documents(folder: Path, excluded: frozenset[str] = EXCLUDED_SOURCES) -> list[Document]:
+    """Read every `*.jsonl` of `folder` but the rows whose `source` is in `excluded`."""
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise FileNotFoundError(f"{folder}: no *.jsonl with rows of domain, source, prompt, response")
@@ -83,7 +67,7 @@ def read_documents(folder: Path, sources: frozenset[str] = PERMISSIVE_SOURCES) -
     for file in files:
         with file.open(encoding="utf-8") as lines:
             for row in map(json.loads, lines):
-                if row["source"] in sources:
+                if row["source"] not in excluded:
                     turns = (*split_dialogue(row["prompt"]), row["response"])
                     documents.append(Document(row["domain"], row["source"], turns))
     return documents
@@ -128,6 +112,8 @@ def batches(
     while True:
         rows = pack(encoded, row_tokens, np.random.default_rng([seed, row_tokens, epoch]))
         count = len(rows) // batch_rows
+        if count == 0:
+            raise ValueError(f"training text: {len(rows)} rows of {row_tokens} tokens do not fill one batch of {batch_rows}")
         for i in range(count):
             if skipped < start_step:
                 skipped += 1

@@ -75,6 +75,8 @@ class TextBatch:
 def text_batches(examples: Sequence[Example], rows: int, seed: int, start_step: int = 0) -> Iterator[TextBatch]:
     """Endless batches of texts of similar length; a function of the seed and the step alone."""
     usable = [e for e in examples if len(e.response) >= 3]
+    if len(usable) < rows:
+        raise ValueError(f"training text: {len(usable)} usable responses do not fill one batch of {rows}")
     step, epoch = 0, 0
     while True:
         rng = np.random.default_rng([seed, epoch])

@@ -10,6 +10,7 @@ CREATE TABLE runs (
     suite_hash    VARCHAR NOT NULL,     -- SHA-256 over settings and the prompts really used
     prompt_source VARCHAR NOT NULL,     -- 'bundled', 'data-dir' or 'hub'
     pair          VARCHAR NOT NULL,
+    target        JSON NOT NULL,        -- {"source":…, "hash":…, "dtype":…, "device":…}
     drafters      JSON NOT NULL,        -- {name: {"kind":…, "gamma":…, "checkpoint":…, "checkpoint_hash":…}}
     sampling      JSON NOT NULL,        -- {"temperature":…, "top_p":…, "top_k":…, "max_new_tokens":…}
     seed          BIGINT NOT NULL,

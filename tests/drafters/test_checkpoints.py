@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import drafters.checkpoints as checkpoints
+from drafters.autoregressive import AutoregressiveDrafter
 from drafters.checkpoints import folder_hash, load_drafter, save_drafter
 from drafters.drafter import Drafter, LearnedDrafter
+from drafters.dspark import DSpark
 from drafters.target import Target
 from simulator.errors import InputError
 
@@ -71,6 +74,29 @@ def test_tables_are_the_targets_unless_the_checkpoint_brings_its_own(saved: Call
     assert torch.equal(before, target.lm_head.weight)
 
 
+def test_rotary_frequencies_stay_exact_in_bfloat16(saved: Callable[..., Path], target: Target) -> None:
+    """Rounded to bfloat16 they would be off by radians after some hundred tokens, and only τ would show it."""
+    half = Target(copy.deepcopy(target.model).to(torch.bfloat16))
+    for name in ("dspark", "eagle3", "mtp"):
+        drafter = load_drafter(str(saved(name)), half)
+        assert isinstance(drafter, DSpark | AutoregressiveDrafter)
+        assert next(drafter.layers.parameters()).dtype == torch.bfloat16
+        x, far = torch.ones(1, 1, 8, dtype=torch.float32), torch.tensor([100_000])
+        exact = load_drafter(str(saved(name)), target)
+        assert isinstance(exact, DSpark | AutoregressiveDrafter)
+        assert torch.equal(drafter.rotary(x, far), exact.rotary(x, far))
+
+
+def test_copies_of_the_targets_tables_are_not_kept(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("eagle3", with_tables=True)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = target.lm_head.weight.detach().clone()
+    save_file(tensors, folder / "model.safetensors")
+    drafter = load_drafter(str(folder), target)
+    assert isinstance(drafter, LearnedDrafter)
+    assert drafter.lm_head is target.lm_head
+
+
 def test_shards_are_read_together(saved: Callable[..., Path], target: Target) -> None:
     folder = saved("eagle3")
     expected = logits(load_drafter(str(folder), target), target)
@@ -108,6 +134,10 @@ def test_gamma_may_be_smaller_than_the_block(saved: Callable[..., Path], target:
         ({"markov_head_type": "linear"}, "markov_head_type 'linear' is not one of"),
         ({"markov_head_type": "gated"}, "has no tensor markov_head.gate_proj"),
         ({"enable_confidence_head": False}, "has an unknown tensor confidence_head.proj"),
+        ({"block_size": 0}, "block_size must be a whole number from 1 to 254, got 0"),
+        ({"block_size": None}, "block_size must be a whole number"),
+        ({"markov_rank": None}, "markov_rank must be 0"),
+        ({"use_sliding_window": True}, "use_sliding_window is not supported"),
         ({"architectures": ["LlamaForCausalLM"]}, "architecture LlamaForCausalLM is not one of"),
         ({"model_type": "gemma4_text"}, "model_type 'gemma4_text' is not supported"),
     ],

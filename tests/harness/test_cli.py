@@ -50,6 +50,8 @@ def refused(*arguments: str) -> str:
         (["run", "math_code_chat", "--top-p", "2"], "0 < top_p ≤ 1"),
         (["run", "math_code_chat", "--batch", "0"], "batch ≥ 1"),
         (["run", "--resume", "latest"], "no such database"),
+        (["run", "math_code_chat", "--resume", "latest"], "leave the suite out"),
+        (["run", "math_code_chat", "--gamma", "300"], "γ can be at most 254"),
         (["report", "latest"], "no such database"),
         (["runs"], "no such database"),
         (["show", "latest"], "no such database"),

@@ -183,10 +183,23 @@ def test_a_run_whose_prompts_changed_does_not_resume(reference: Path, tmp_path: 
     (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 1?"]}\n')
     options = ["--speed-passes", "0", "--actors", "1", "--drafter", "ngram", "--out", str(tmp_path / "runs")]
     assert harness("run", str(suite), *options).returncode == 0
-    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 2?"]}\n')
-    done = harness("run", "--resume", "latest", "--out", str(tmp_path / "runs"))
+    resume = ["run", "--resume", "latest", "--out", str(tmp_path / "runs")]
+    done = harness(*resume)
+    assert done.returncode == 0
+    assert "is already finished" in done.stderr
+
+    def change(sql: str) -> None:
+        with duckdb.connect(str(tmp_path / "runs" / "specyard.duckdb")) as connection:
+            connection.execute(sql)
+
+    change("""UPDATE runs SET finished_at = NULL, target = '{"hash": "another", "dtype": "float32"}'""")
+    done = harness(*resume)
     assert done.returncode == 2
-    assert "have changed since" in done.stderr
+    assert "target of the pair has changed since" in done.stderr
+    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 2?"]}\n')
+    done = harness(*resume)
+    assert done.returncode == 2
+    assert "its prompts have changed since" in done.stderr
 
 
 def test_commands_print_json_alone(reference: Path) -> None:

@@ -66,7 +66,7 @@ def recorded(
     declared = {name: {"kind": (kinds or {}).get(name, name), "gamma": gamma} for name, gamma in drafters.items()}
     con.execute(
         "INSERT INTO runs VALUES ($1, '2026-02-01 10:00', $2, 'harness run suites/math_code_chat', 'math_code_chat', 1,"
-        " '9a4f0c', 'bundled', 'tiny', $3, '{\"temperature\": 1.0}', 0, '{}', '4be1c77', '{\"torch\": \"2.9\"}',"
+        " '9a4f0c', 'bundled', 'tiny', '{}', $3, '{\"temperature\": 1.0}', 0, '{}', '4be1c77', '{\"torch\": \"2.9\"}',"
         ' \'{"cpu": "Xeon", "memory_bytes": 17179869184, "gpu": null}\')',
         [RUN, "2026-02-01 10:05" if finished else None, json.dumps(declared)],
     ).fetchall()

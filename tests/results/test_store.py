@@ -15,7 +15,9 @@ from results.store import RunInfo, SpeedSample, Store, response_tables
 from simulator.errors import InputError
 from simulator.records import Response, Round
 
-INFO = RunInfo("harness run", "mine", 1, "hash", "bundled", "tiny", {"dspark": {"gamma": 2}}, {}, 0, {}, None, {}, {})
+INFO = RunInfo(
+    "harness run", "mine", 1, "hash", "bundled", "tiny", {"hash": "t"}, {"dspark": {"gamma": 2}}, {}, 0, {}, None, {}, {}
+)
 RESPONSE = Response(
     "sums", "math", "sums/0", 0, 12, (5, 6, 7, 2), "text", "stop",
     (Round(2, 2, 1, 2, (0.5, 0.25), 1, 0.1, 0.2), Round(2, 2, 0, 1, (0.5, 0.25), 1, 0.1, 0.2)),
