@@ -108,7 +108,7 @@ def joined(cluster: Cluster) -> Iterator[None]:
         options = {"num_cpus": cluster.actors, "include_dashboard": False, "runtime_env": runtime}
     try:
         ray.init(address=cluster.address or "local", log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"--ray-address {cluster.address}: no Ray cluster answers there" if cluster.address else "Ray did not start"
         raise InputError(f"{where} ({' '.join(str(error).split())[:200]})") from None
     try:

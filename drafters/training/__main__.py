@@ -26,8 +26,8 @@ class Recipe:
 
     target_steps: int = 4800
     responses_a_domain: int = 3000
-    dspark_steps: int = 1800
-    dflash_steps: int = 1800
+    dspark_steps: int = 2600
+    dflash_steps: int = 2600
     eagle3_steps: int = 1400
     mtp_steps: int = 1400
 

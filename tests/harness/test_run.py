@@ -158,16 +158,18 @@ def test_a_cluster_is_joined_and_left_running(reference: Path, tmp_path: Path) -
         "import ray, time; context = ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR'); "
         "print(context.address_info['gcs_address'], flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as cluster:
+    # Recent Ray clusters ask for a token; both sides are given one the way Ray documents it.
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) as cluster:
         try:
             assert cluster.stdout is not None
             address = cluster.stdout.readline().strip()
             options = ["--ray-address", address, "--speed-passes", "0", "--out", str(tmp_path)]
-            done = harness("run", *SMALL, *options)
+            done = harness("run", *SMALL, *options, env=env)
             assert done.returncode == 0, done.stderr
             assert recorded(tmp_path) == recorded(reference)
-            refused = harness("run", *SMALL, *options, "--actors", "3")
-            assert refused.returncode == 2
+            refused = harness("run", *SMALL, *options, "--actors", "3", env=env)
+            assert refused.returncode == 2, refused.stderr
             assert "which is enough for 2 workers" in refused.stderr
             assert cluster.poll() is None
         finally:
