@@ -204,10 +204,6 @@ class Store:
         known, version = len(_migrations()), self._version(connection)
         if version > known:
             raise InputError(f"{self.file}: has schema {version}, this Specyard knows up to {known}; upgrade specyard")
-        if version < known and version > 0:
-            raise InputError(
-                f"{self.file}: has schema {version}, this Specyard reads {known}; `harness runs --migrate` updates it"
-            )
         if version == 0:
             raise InputError(f"{self.file}: is empty; `harness run` fills it")
 

@@ -16,6 +16,7 @@ from drafters.training.drafter import KINDS, Kind, drafter_config, train_drafter
 from drafters.training.onpolicy import generate, read_examples
 from drafters.training.target import train_target
 from drafters.training.trainer import Schedule
+from simulator.errors import InputError
 
 TAPS, BLOCK, LAYERS, RANK = (0, 2, 4, 6), 7, 2, 64
 
@@ -55,8 +56,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipe = Recipe().scaled(args.scale)
     stages = [args.only] if args.only else ["target", "responses", *KINDS, "cards"]
-    for stage in stages:
-        run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
+    try:
+        for stage in stages:
+            run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
+    except InputError as error:
+        parser.error(str(error))
 
 
 def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, device: str) -> None:
@@ -66,7 +70,7 @@ def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, devi
         if not (out / "target" / "model.safetensors").exists():
             train_target(data, out / "target", recipe.target_steps, seed, device=device)
         return
-    # bfloat16 generates three times faster on a CPU that has it; drafters are trained against the weights in float32.
+    # Generation is much faster in bfloat16 where the CPU has it; drafters are trained against the weights in float32.
     dtype = torch.bfloat16 if stage == "responses" else torch.float32
     target = Target.load(str(out / "target"), dtype=dtype, device=device)
     if stage == "responses":

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from simulator.errors import InputError
+
 IM_START, IM_END, PAD, MASK = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>"
 SPECIAL_TOKENS = (PAD, IM_START, IM_END, MASK)
 """Ids 0..3 of the tiny tokenizer, in this order."""
@@ -62,7 +64,7 @@ def read_documents(folder: Path, excluded: frozenset[str] = EXCLUDED_SOURCES) ->
     """Read every `*.jsonl` of `folder` but the rows whose `source` is in `excluded`."""
     files = sorted(folder.glob("*.jsonl"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no *.jsonl with rows of domain, source, prompt, response")
+        raise InputError(f"{folder}: no *.jsonl with rows of domain, source, prompt, response")
     documents = []
     for file in files:
         with file.open(encoding="utf-8") as lines:
@@ -100,7 +102,7 @@ def pack(encoded: Sequence[np.ndarray], row_tokens: int, rng: np.random.Generato
         if filled > row_tokens - 16:
             rows.append(row)
             row, filled = np.zeros(row_tokens, dtype=np.uint16), 0
-    return np.stack(rows)
+    return np.array(rows, dtype=np.uint16).reshape(-1, row_tokens)
 
 
 def batches(
@@ -113,7 +115,7 @@ def batches(
         rows = pack(encoded, row_tokens, np.random.default_rng([seed, row_tokens, epoch]))
         count = len(rows) // batch_rows
         if count == 0:
-            raise ValueError(f"training text: {len(rows)} rows of {row_tokens} tokens do not fill one batch of {batch_rows}")
+            raise InputError(f"training text: {len(rows)} rows of {row_tokens} tokens do not fill one batch of {batch_rows}")
         for i in range(count):
             if skipped < start_step:
                 skipped += 1

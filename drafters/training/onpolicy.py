@@ -17,6 +17,7 @@ from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from drafters.training.corpus import Document, chat_text
+from simulator.errors import InputError
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 256, 160
 _SHARD = 512
@@ -76,7 +77,7 @@ def text_batches(examples: Sequence[Example], rows: int, seed: int, start_step: 
     """Endless batches of texts of similar length; a function of the seed and the step alone."""
     usable = [e for e in examples if len(e.response) >= 3]
     if len(usable) < rows:
-        raise ValueError(f"training text: {len(usable)} usable responses do not fill one batch of {rows}")
+        raise InputError(f"training text: {len(usable)} usable responses do not fill one batch of {rows}")
     step, epoch = 0, 0
     while True:
         rng = np.random.default_rng([seed, epoch])

@@ -87,7 +87,7 @@ def _next_token_loss(model: Qwen3ForCausalLM, ids: Tensor) -> tuple[Tensor, dict
     model.set_attn_implementation("eager" if plain else "sdpa")
     hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
     labels = ids[:, 1:].flatten()
-    # In chunks, so that the logits stay in cache: a fifth of a CPU step.
+    # In chunks, so that the logits stay in a CPU's cache.
     parts = hidden.split(_LOSS_CHUNK_TOKENS), labels.split(_LOSS_CHUNK_TOKENS)  # type: ignore[no-untyped-call]
     total = torch.stack(
         [F.cross_entropy(model.lm_head(h).float(), y, ignore_index=0, reduction="sum") for h, y in zip(*parts, strict=True)]

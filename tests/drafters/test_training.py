@@ -18,6 +18,7 @@ from drafters.training.drafter import KINDS, Kind, draft_loss, train_drafter
 from drafters.training.onpolicy import Example, TextBatch, generate, read_examples, text_batches
 from drafters.training.tokenizer import save_tokenizer, train_tokenizer
 from drafters.training.trainer import Schedule
+from simulator.errors import InputError
 
 from .conftest import drafter_config
 
@@ -126,6 +127,15 @@ def test_rows_start_with_a_document_and_batches_follow_the_step() -> None:
     later = corpus.batches(encoded, 64, 128, seed=1, start_step=4)
     assert np.array_equal(first[4], next(later))
     assert np.array_equal(first[5], next(later))
+
+
+def test_too_little_text_is_refused(examples: list[Example], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not fill one batch of 4"):
+        next(corpus.batches([np.ones(20, dtype=np.uint16)], 64, 256, seed=0))
+    with pytest.raises(InputError, match="3 usable responses do not fill one batch of 4"):
+        next(text_batches(examples[:3], 4, seed=0))
+    with pytest.raises(InputError, match=r"no \*\.jsonl"):
+        corpus.read_documents(tmp_path)
 
 
 def test_tokenizer_files_load_and_responses_resume(target: Target, tmp_path: Path) -> None:
