@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -40,7 +41,10 @@ class AutoregressiveDrafter(LearnedDrafter):
         _, x = self.pair(features, self.embed_tokens(tokens))
         return [self.layer.self_attn.project(x, positions, self.rotary)]
 
-    def draft(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
+    def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
+        return [self._unroll(context, anchor, choose) for choose in chooses]
+
+    def _unroll(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
         token, hidden, own = anchor, context.feature, None
         logits = []
         for k in range(self.gamma):

@@ -16,7 +16,11 @@ from drafters.drafter import Drafter
 from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
 from drafters.target import Target, TargetPass
 from simulator.errors import InputError
+from simulator.policies import Policy, Step, verify_lengths
 from simulator.records import FinishReason, Round
+
+_PREFILL_PADDING = 1.25
+"""Prompts up to this many times as long as the shortest are prefilled together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +56,32 @@ class Decoded:
 
 
 def decode(
-    target: Target, drafter: Drafter, requests: Sequence[DecodeRequest], sampling: Sampling, *, max_batch: int
+    target: Target,
+    drafter: Drafter,
+    requests: Sequence[DecodeRequest],
+    sampling: Sampling,
+    *,
+    max_batch: int,
+    policy: Policy | None = None,
 ) -> Iterator[tuple[int, Decoded]]:
     """Decode all requests, at most `max_batch` at a time; yields (index, response) as each finishes.
 
     A finished request's place goes to the next in line (continuous batching). The output follows the target's
-    distribution exactly, whatever the drafter.
+    distribution exactly, whatever the drafter. `policy` says how much of each draft is verified; None verifies it all.
 
     Raises:
-        InputError: a request does not fit the target's context.
+        InputError: a request does not fit the target's context, or the policy needs what no engine can know.
     """
+    if policy is not None and not policy.lossless:
+        raise InputError(f"policy {policy.name}: is a bound for replays; a live loop cannot know what it looks at")
     longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
     if longest > target.max_positions:
         raise InputError(
             f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
             "shorten the prompt or lower max_new_tokens"
         )
-    batch = Batch(target, drafter, sampling, min(max_batch, len(requests)), longest + drafter.gamma + 1)
+    rows, capacity = min(max_batch, len(requests)), longest + drafter.gamma + 1
+    batch = Batch(target, drafter, sampling, policy, rows, capacity)
     waiting = deque(enumerate(requests))
     while waiting or batch.running:
         with torch.inference_mode():
@@ -83,20 +96,30 @@ def decode(
 class Batch:
     """The running requests, and the caches of target and drafter: row i of each belongs to `running[i]`."""
 
-    def __init__(self, target: Target, drafter: Drafter, sampling: Sampling, rows: int, capacity: int) -> None:
-        self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
+    def __init__(
+        self, target: Target, drafter: Drafter, sampling: Sampling, policy: Policy | None, rows: int, capacity: int
+    ) -> None:
+        self.target, self.drafter, self.sampling, self.policy, self.rows = target, drafter, sampling, policy, rows
         self.cache = KVCache(rows, capacity)
         self.state = drafter.start(rows, capacity)
         self.running: list[tuple[int, Decoded]] = []
 
     def admit(self, waiting: deque[tuple[int, DecodeRequest]]) -> None:
-        """Prefill waiting requests into free rows; each gets its first token from the target alone."""
+        """Prefill waiting requests into free rows."""
         new: list[tuple[int, Decoded]] = []
         while waiting and len(self.running) + len(new) < self.rows:
             index, request = waiting.popleft()
             new.append((index, Decoded(request, np.random.Generator(np.random.Philox(seed=request.seed)))))
-        if not new:
-            return
+        # Prompts of similar length together: one long one must not make all the others as long with padding.
+        new.sort(key=lambda entry: len(entry[1].request.prompt))
+        while new:
+            longest = len(new[0][1].request.prompt) * _PREFILL_PADDING
+            count = sum(len(d.request.prompt) <= longest for _, d in new)
+            self._prefill(new[:count])
+            new = new[count:]
+
+    def _prefill(self, new: list[tuple[int, Decoded]]) -> None:
+        """Fill the next rows, and draw each response's first token from the target alone."""
         rows = slice(len(self.running), len(self.running) + len(new))
         length = self._tensor([len(d.request.prompt) for _, d in new])
         ids = _padded([list(d.request.prompt) for _, d in new], self.target.device)
@@ -121,7 +144,7 @@ class Batch:
         position = self._tensor([d.anchor_position for d in decoded])
         proposal = self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
         drafted_at = self._clock()
-        verified = proposal.drafted
+        verified = self._choose_verified(proposal, decoded)
         seen, verdict = self._verify(proposal, verified, anchor, position, rows, draws)
         verified_at = self._clock()
 
@@ -149,6 +172,14 @@ class Batch:
             self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
+    def _choose_verified(self, proposal: Proposal, decoded: list[Decoded]) -> Tensor:
+        """ℓ [B]: what the policy admits of the drafts."""
+        if self.policy is None:
+            return proposal.drafted
+        drafted = proposal.drafted.tolist()
+        step = Step(self.policy, drafted, _confidences(proposal), [d.rounds for d in decoded])
+        return self._tensor(verify_lengths(self.policy, step))
+
     def _verify(
         self, proposal: Proposal, verified: Tensor, anchor: Tensor, position: Tensor, rows: slice, draws: Draws
     ) -> tuple[TargetPass, Verdict]:
@@ -169,8 +200,13 @@ class Batch:
         text: Tensor,
         seconds: tuple[float, float],
     ) -> None:
-        confidence = proposal.confidence.tolist() if proposal.confidence is not None else [[]] * len(decoded)
-        columns = (proposal.drafted.tolist(), verified.tolist(), verdict.accepted.tolist(), text.tolist(), confidence)
+        columns = (
+            proposal.drafted.tolist(),
+            verified.tolist(),
+            verdict.accepted.tolist(),
+            text.tolist(),
+            _confidences(proposal),
+        )
         for one, drafted, offered, accepted, ids, c in zip(decoded, *columns, strict=True):
             committed, accepted = self._commit(one, ids[1 : accepted + 2])
             one.rounds.append(Round(drafted, offered, accepted, committed, tuple(c), len(decoded), seconds[0], seconds[1]))
@@ -206,6 +242,11 @@ class Batch:
         if self.target.device.type == "cuda":
             torch.cuda.synchronize(self.target.device)
         return time.perf_counter()
+
+
+def _confidences(proposal: Proposal) -> list[list[float]]:
+    """c_1..c_γ of each request; empty lists without a confidence head."""
+    return proposal.confidence.tolist() if proposal.confidence is not None else [[]] * len(proposal.tokens)
 
 
 def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -95,6 +95,8 @@ class LearnedDrafter(nn.Module, ABC):
     """
 
     name: str
+    confident: bool = False
+    """Whether it has a confidence head."""
     layers: nn.ModuleList
     embed_tokens: nn.Module
     lm_head: nn.Module
@@ -115,17 +117,20 @@ class LearnedDrafter(nn.Module, ABC):
         """
 
     @abstractmethod
+    def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
+        """Blocks after each of the `anchor` tokens [B, A], one for each way to choose tokens; they share what they can."""
+
     def draft(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
         """A block after each of the `anchor` tokens [B, A]."""
+        return self.drafts(context, anchor, [choose])[0]
 
-    def teacher_forced(self, taps: Tensor, tokens: Tensor, anchors: Tensor, forced: Tensor) -> Draft:
-        """Blocks at many anchors of whole texts in one pass, with given draft tokens.
+    def read(self, taps: Tensor, tokens: Tensor, anchors: Tensor) -> Context:
+        """The context of many anchors of whole texts.
 
         Args:
             taps: [B, N, m·d] of text positions 0..N−1.
             tokens: the texts, int64 [B, N].
             anchors: positions of the anchors, int64 [B, A], each at least 1.
-            forced: int64 [B, A, γ]; entry k is the token at draft position k + 1. The last one conditions nothing.
         """
         features = self.project(taps)
         positions = torch.arange(taps.shape[1], device=taps.device).expand(taps.shape[:2])
@@ -133,8 +138,16 @@ class LearnedDrafter(nn.Module, ABC):
         entries = self.context_entries(features, following, positions)
         layers = [KeyValue(k.transpose(1, 2), v.transpose(1, 2)) for k, v in entries]
         rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
-        context = Context(layers, features[rows, anchors - 1], anchors)
-        return self.draft(context, tokens[rows, anchors], lambda k, _: forced[..., k])
+        return Context(layers, features[rows, anchors - 1], anchors)
+
+    def teacher_forced(self, taps: Tensor, tokens: Tensor, anchors: Tensor, forced: Tensor) -> Draft:
+        """Blocks at many anchors of whole texts in one pass, with given draft tokens.
+
+        Arguments as of `read`, and `forced`, int64 [B, A, γ]: entry k is the token at draft position k + 1. The last one
+        conditions nothing.
+        """
+        context = self.read(taps, tokens, anchors)
+        return self.draft(context, tokens.gather(1, anchors), lambda k, _: forced[..., k])
 
     def start(self, rows: int, capacity: int) -> ContextState:
         return ContextState(rows, capacity, next(self.parameters()).new_zeros(self.config.hidden_size))

@@ -6,6 +6,7 @@ University, 2026) and the published checkpoint format. DFlash is the case of no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -73,8 +74,8 @@ class DSpark(LearnedDrafter):
         kind = cast(HeadType, getattr(config, "markov_head_type", "vanilla"))
         self.markov_head = MarkovHead(kind, config.vocab_size, rank, size) if rank else None
         self.confidence_reads_markov = bool(rank) and bool(getattr(config, "confidence_head_with_markov", False))
-        confident = bool(getattr(config, "enable_confidence_head", False))
-        self.confidence_head = ConfidenceHead(size + rank * self.confidence_reads_markov) if confident else None
+        self.confident = bool(getattr(config, "enable_confidence_head", False))
+        self.confidence_head = ConfidenceHead(size + rank * self.confidence_reads_markov) if self.confident else None
 
     def project(self, taps: Tensor) -> Tensor:
         features: Tensor = self.hidden_norm(self.fc(taps))
@@ -83,9 +84,13 @@ class DSpark(LearnedDrafter):
     def context_entries(self, features: Tensor, tokens: Tensor, positions: Tensor) -> list[KeyValue]:
         return [layer.self_attn.project(features, positions, self.rotary) for layer in self._layers()]
 
-    def draft(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
+    def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
         hidden = self._block(context, anchor)
         base = self.lm_head(hidden)
+        return [self._read_out(hidden, base, anchor, choose) for choose in chooses]
+
+    def _read_out(self, hidden: Tensor, base: Tensor, anchor: Tensor, choose: Choose) -> Draft:
+        """The sequential part: from hidden states [B, A, γ, d] and their logits, token by token."""
         token, rank = anchor, self.markov_head.rank if self.markov_head else 0
         state = hidden.new_zeros(*anchor.shape, rank)
         logits, confidence = [], []

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from drafters.sampling import Draws, Proposal, Sampling
 
 
+class IndexedText:
+    """A growing text that knows where each of its short stretches stood last."""
+
+    def __init__(self, sizes: range) -> None:
+        self.tokens: list[int] = []
+        self._sizes = sizes
+        self._ends: dict[tuple[int, ...], int] = {}
+
+    def append(self, token: int) -> None:
+        """One token more. Stretches up to the token before it become earlier places."""
+        end = len(self.tokens)
+        for size in self._sizes:
+            if size <= end:
+                self._ends[tuple(self.tokens[end - size :])] = end
+        self.tokens.append(token)
+
+    def follow(self, gamma: int) -> list[int]:
+        """At most γ tokens that followed the latest earlier place of the longest suffix found."""
+        for size in reversed(self._sizes):
+            if size < len(self.tokens):
+                end = self._ends.get(tuple(self.tokens[-size:]))
+                if end is not None:
+                    return self.tokens[end : end + gamma]
+        return []
+
+
 class TextState:
     """The text of each row so far, anchor included."""
 
-    def __init__(self, rows: int) -> None:
-        self.texts: list[list[int]] = [[] for _ in range(rows)]
+    def __init__(self, rows: int, sizes: range = range(0)) -> None:
+        self.sizes = sizes
+        self.texts = [IndexedText(sizes) for _ in range(rows)]
 
     def move(self, sources: Tensor, holes: Tensor) -> None:
         for source, hole in zip(sources.tolist(), holes.tolist(), strict=True):
@@ -32,31 +61,35 @@ class NGram:
     def __init__(self, gamma: int, *, min_match: int = 2, max_match: int = 4) -> None:
         if gamma < 1 or not 1 <= min_match <= max_match:
             raise ValueError(f"ngram: γ ≥ 1 and 1 ≤ min_match ≤ max_match needed, got {gamma}, {min_match}, {max_match}")
-        self.gamma, self.min_match, self.max_match = gamma, min_match, max_match
+        self.gamma, self._sizes = gamma, range(min_match, max_match + 1)
 
     def start(self, rows: int, capacity: int) -> TextState:
-        return TextState(rows)
+        return TextState(rows, self._sizes)
 
     def observe(self, state: TextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
         new = zip(range(rows.start, rows.stop), start.tolist(), tokens.tolist(), length.tolist(), strict=True)
         for row, first, ids, count in new:
-            state.texts[row] = state.texts[row][:first] + ids[: count + 1]
+            if first == 0:
+                state.texts[row] = IndexedText(self._sizes)
+            text = state.texts[row]
+            for token in ids[len(text.tokens) - first : count + 1]:
+                text.append(token)
 
     def propose(
         self, state: TextState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
     ) -> Proposal:
-        found = [self.lookup(text) for text in state.texts[rows]]
+        found = [text.follow(self.gamma) for text in state.texts[rows]]
         tokens = torch.tensor([f + [0] * (self.gamma - len(f)) for f in found], device=anchor.device)
         return Proposal(tokens, torch.tensor([len(f) for f in found], device=anchor.device), None)
 
-    def lookup(self, text: list[int]) -> list[int]:
-        """At most γ tokens to follow `text`."""
-        for size in range(min(self.max_match, len(text) - 1), self.min_match - 1, -1):
-            suffix, last = text[-size:], text[-1]
-            for end in range(len(text) - 1, size - 1, -1):
-                if text[end - 1] == last and text[end - size : end] == suffix:
-                    return text[end : end + self.gamma]
-        return []
+    def drafts_along(self, text: Sequence[int], first: int) -> list[list[int]]:
+        """What would be drafted from each of the anchors at positions `first` to the end of `text`, at most γ tokens."""
+        indexed, drafts = IndexedText(self._sizes), []
+        for position, token in enumerate(text):
+            indexed.append(token)
+            if position >= first:
+                drafts.append(indexed.follow(self.gamma))
+        return drafts
 
 
 class NoDrafter:

@@ -28,12 +28,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
 
 
-@app.command()
-def run(
+@app.command("run", help="Record a suite with every drafter of a pair, time the drafters live, write a report.")
+@app.command("record", help="Record a suite with every drafter of a pair, and no more.")
+def record(
+    context: typer.Context,
     suite: Annotated[str | None, typer.Argument(help="A suite's folder, or the name of a bundled one.")] = None,
     pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` always runs.")] = None,
-    gamma: Annotated[int | None, typer.Option(help="Block size of every drafter; by default each its own.")] = None,
+    mode: Annotated[
+        Literal["dense", "live"],
+        typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
+    ] = "dense",
+    block_sizes: Annotated[str | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")] = None,
+    responses: Annotated[Path | None, typer.Option(help="Responses of another engine, one JSON a line.")] = None,
+    fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with one <task>.jsonl a task.")] = None,
     source: Annotated[
@@ -43,10 +51,13 @@ def run(
     top_p: Annotated[float | None, typer.Option(help="Overrides the suite's.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Overrides the suite's; 0 is off.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Overrides the suite's length limit of a response.")] = None,
-    batch: Annotated[int, typer.Option(help="Prompts decoded together.")] = 16,
+    batch: Annotated[int, typer.Option(help="Prompts recorded together.")] = 24,
     seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
-    speed_passes: Annotated[int, typer.Option(help="Times one prompt a task is timed with every drafter; 0 for none.")] = 2,
+    speed_passes: Annotated[
+        int | None, typer.Option(help="Times one prompt a task is timed live with every drafter; run: 2, record: 0.")
+    ] = None,
     skip_long_prompts: Annotated[bool, typer.Option(help="Leave out prompts that do not fit the target's context.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would cost, on a small sample, and record nothing.")] = False,
     actors: Annotated[int | None, typer.Option(help="Workers; by default one a core, or one a GPU.")] = None,
     gpus_per_actor: Annotated[
         float | None, typer.Option(help="GPUs of each worker; by default one where there are any.")
@@ -56,50 +67,61 @@ def run(
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Record a suite with every drafter of a pair, time the drafters, write a report."""
-    from harness.display import print_run, watching
-    from harness.recording import Plan, resume_run, start_run
+    from harness.display import print_estimate, print_run, watching
+    from harness.recording import estimate, resume_run, start_run
     from harness.workers import Cluster
     from results.store import Store
 
+    reported = context.info_name == "run"
+    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+    choices: dict[str, Any] = {
+        "mode": mode, "source": source, "limit": limit, "drafters": drafter, "fresh_tails": fresh_tails,
+        "batch": batch, "seed": seed, "speed_passes": 2 * reported if speed_passes is None else speed_passes,
+    }  # fmt: skip
     with _user_errors():
         store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         with watching() as watcher:
-            if resume is not None and suite is not None:
-                raise InputError("--resume goes on with a run as it was planned; leave the suite out")
             if resume is not None:
+                if suite is not None or dry_run:
+                    raise InputError("--resume goes on with a run as it was planned; leave the suite and --dry-run out")
                 run_id = store.find_run(resume)
                 resume_run(run_id, store, cluster, watcher)
-            elif suite is None:
-                raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
             else:
-                overrides = {
-                    "temperature": temperature,
-                    "top_p": top_p,
-                    "top_k": top_k,
-                    "max_new_tokens": max_new_tokens,
-                }
-                generation = _generation(suite, {k: v for k, v in overrides.items() if v is not None})
-                directory = None if data_dir is None else str(data_dir.resolve())
-                plan = _checked(
-                    lambda: Plan(
-                        suite=_absolute(suite),
-                        pair=_absolute(pair),
-                        data_dir=directory,
-                        source=source,
-                        limit=limit,
-                        drafters=drafter,
-                        gamma=gamma,
-                        generation=generation,
-                        batch=batch,
-                        seed=seed,
-                        speed_passes=speed_passes,
-                    )
-                )
-                run_id = start_run(plan, store, cluster, watcher, skip_long=skip_long_prompts)
-        report_file = _write_report(store, run_id)
-        print_run(store, run_id, report_file, as_json=as_json)
+                plan = _plan(suite, pair, block_sizes, data_dir, responses, settings, choices)
+                if dry_run:
+                    costs = estimate(plan, cluster, watcher, skip_long=skip_long_prompts)
+                else:
+                    run_id = start_run(plan, store, cluster, watcher, skip_long=skip_long_prompts)
+        if dry_run:
+            print_estimate(costs, as_json=as_json)
+        else:
+            print_run(store, run_id, _write_report(store, run_id) if reported else None, as_json=as_json)
+
+
+@app.command()
+def replay(
+    name: RunName = "latest",
+    policy: Annotated[
+        list[str] | None, typer.Option(help="fixed:K, threshold:C, oracle or none (repeatable); by default all drafted.")
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    calibrated: Annotated[
+        bool, typer.Option(help="Decide from calibrated confidences, on the prompts they were not fitted on.")
+    ] = False,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Walk a dense recording under policies: accepted length, tokens verified, tokens wasted."""
+    from harness.display import print_replays, watching
+    from harness.replaying import replay_run
+    from results.store import Store
+
+    with _user_errors():
+        store = Store(out / "specyard.duckdb")
+        with watching() as watcher:
+            rows = replay_run(store, store.find_run(name), policy, drafter, calibrated=calibrated, watcher=watcher)
+        print_replays(rows, as_json=as_json)
 
 
 @app.command()
@@ -151,16 +173,43 @@ def _write_report(store: Any, run_id: str) -> Path:
     return file
 
 
-def _generation(suite: str, overrides: dict[str, Any]) -> Any:
-    """The suite's generation settings with some replaced; None where nothing is."""
-    if not overrides:
-        return None
+def _plan(
+    suite: str | None,
+    pair: str,
+    block_sizes: str | None,
+    data_dir: Path | None,
+    responses: Path | None,
+    settings: dict[str, Any],
+    choices: dict[str, Any],
+) -> Any:
+    """The plan of a run; `settings` override the suite's generation, where given."""
     import msgspec
 
+    from harness.recording import Plan
     from harness.suites import find_suite, read_suite_file
 
-    settings = read_suite_file(find_suite(suite) / "suite.yaml").generation
-    return _checked(lambda: msgspec.structs.replace(settings, **overrides))
+    if suite is None:
+        raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
+    generation = None
+    overrides = {k: v for k, v in settings.items() if v is not None}
+    if overrides:
+        own = read_suite_file(find_suite(suite) / "suite.yaml").generation
+        generation = _checked(lambda: msgspec.structs.replace(own, **overrides))
+    try:
+        sizes = None if block_sizes is None else [int(size) for size in block_sizes.split(",")]
+    except ValueError:
+        raise InputError(f"--block-sizes {block_sizes}: must be whole numbers with commas between, as 3,5,7") from None
+    return _checked(
+        lambda: Plan(
+            suite=_absolute(suite),
+            pair=_absolute(pair),
+            data_dir=None if data_dir is None else str(data_dir.resolve()),
+            responses=None if responses is None else str(responses.resolve()),
+            block_sizes=sizes,
+            generation=generation,
+            **choices,
+        )
+    )
 
 
 def _absolute(name: str) -> str:

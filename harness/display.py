@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.recording import Watcher
+from harness.recording import Estimate, Watcher
+from harness.replaying import Replayed
 from results.store import Store
 
 
@@ -113,3 +116,44 @@ def _domain_order(row: dict[str, Any]) -> tuple[int, str]:
     known = ("math", "code", "chat")
     domain = str(row["domain"])
     return (known.index(domain) if domain in known else len(known), domain)
+
+
+def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
+    """What came of replaying policies."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(r) for r in rows]))
+        return
+    domains = sorted({r.domain for r in rows}, key=lambda domain: _domain_order({"domain": domain}))
+    table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
+    by_line: dict[str, list[Replayed]] = {}
+    for r in rows:
+        basis = " on calibrated confidences" if r.calibrated else ""
+        caveat = "" if r.exact else " (a bound)"
+        by_line.setdefault(f"{r.drafter} γ={r.gamma} {r.policy}{basis}{caveat}", []).append(r)
+    for line, of_line in by_line.items():
+        cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
+        verified = sum(r.rounds * (r.budget - 1) for r in of_line)
+        accepted = sum(r.rounds * (r.budget - 1) * r.accepted for r in of_line) / verified if verified else 1.0
+        table.add_row(line, *(cells.get(d, "–") for d in domains), f"{accepted:.1%}")
+    Console(highlight=False).print(table)
+
+
+def print_estimate(costs: Estimate, *, as_json: bool) -> None:
+    """What a recording would cost."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(costs)))
+        return
+    each, probe = costs.anchor_bytes / max(costs.anchors, 1), costs.probe
+    print(
+        f"at most {costs.responses:,} responses and {costs.anchors:,} anchors (if every response runs to the limit)\n"
+        f"{_size(costs.anchor_bytes)} on disk: {each:.0f} bytes an anchor, two numbers a drafted position\n"
+        f"({_size(costs.hidden_state_bytes)} the target's hidden states of the same text: recomputed, never kept)\n"
+        f"about {costs.seconds / 60:.1f} minutes on {costs.workers} workers: {probe.generate_s * 1e3:.2f} ms to generate a "
+        f"token, {probe.record_s * 1e3:.2f} ms to record it with all drafters"
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    power = min(int(math.log(max(count, 1), 1000)), 4)
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import torch
 
 from drafters.checkpoints import find_folder, folder_hash, load_drafter
 from drafters.decoding import Decoded, DecodeRequest, decode
-from drafters.drafter import Drafter
+from drafters.dense import DenseText, record_anchors
+from drafters.drafter import Drafter, LearnedDrafter
+from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.pairs import choose_drafters, load_pair
+from harness.responses import GivenResponse
 from harness.suites import Generation, Prompt
-from results.store import SpeedSample, response_tables
+from results.store import SpeedSample
+from results.tables import anchor_table, recording_table, response_tables, round_table
 from simulator.errors import InputError
-from simulator.records import Response
+from simulator.policies import Fixed
+from simulator.records import Response, Round
+from simulator.replay import replay
 
 _TIMED_TOKENS = 64
 """Length limit of a timed response: long enough for a rate, short enough to be repeated."""
@@ -30,10 +38,13 @@ _TIMED_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Prompts decoded together with one drafter. Fixed by the plan alone, so that results do not depend on workers."""
+    """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
 
-    drafter: str
     prompts: tuple[Prompt, ...]
+    live: tuple[str, int] | None = None
+    """(drafter, γ) to decode with; None records what all drafters would do with the target's own responses."""
+    given: tuple[GivenResponse, ...] = ()
+    """Responses that another engine produced; where there are any, they cover all turns of the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +54,56 @@ class Checked:
     target: dict[str, Any]
     """source, hash, dtype, device."""
     drafters: dict[str, dict[str, Any]]
-    """Name → kind, gamma, checkpoint, checkpoint_hash."""
+    """Name → kind, gamma (the largest recorded), gammas, checkpoint, checkpoint_hash."""
     host: dict[str, Any]
     """The worker's machine."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must not change in the course of a run, wherever its files lie."""
-        drafters = {n: [d["kind"], d["gamma"], d["checkpoint_hash"]] for n, d in self.drafters.items()}
+        drafters = {n: [d["kind"], d["gammas"], d["checkpoint_hash"]] for n, d in self.drafters.items()}
         return {"target": self.target["hash"], "dtype": self.target["dtype"], **drafters}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a short sample of dense recording cost one worker."""
+
+    generate_s: float
+    """Seconds a generated token, target alone."""
+    record_s: float
+    """Seconds a response token, all drafters together."""
+    prompt_tokens: float
+    """Mean context before a response."""
+    variants: list[tuple[int, bool]]
+    """(γ, has confidences) of everything recorded."""
+    taps_bytes: int
+    """Of the target's tapped hidden states for one token."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderOptions:
+    """What decides a recorder's results, beside the prompts."""
+
+    pair: str
+    drafters: list[str] | None
+    block_sizes: list[int] | None
+    """γ to record; None leaves each drafter its own."""
+    generation: Generation
+    seed: int
+    fresh_tails: bool = False
+    """Also record a second, free draft of every anchor."""
 
 
 class Recorder:
     """Runs a pair. One per worker process."""
 
-    def __init__(self, pair: str, drafters: list[str] | None, gamma: int | None, generation: Generation, seed: int) -> None:
-        self.pair, self.gamma, self.generation, self.seed = load_pair(pair), gamma, generation, seed
-        self.sources = choose_drafters(self.pair, drafters)
-        self.sampling = Sampling(generation.temperature, generation.top_p, generation.top_k)
+    def __init__(self, options: RecorderOptions) -> None:
+        self.options, self.generation, self.pair = options, options.generation, load_pair(options.pair)
+        self.sources = choose_drafters(self.pair, options.drafters)
+        self.sampling = Sampling(self.generation.temperature, self.generation.top_p, self.generation.top_k)
         self._target: Target | None = None
-        self._drafters: dict[str, Drafter] = {}
+        self._drafters: dict[tuple[str, int | None], Drafter] = {}
         self._warm = False
 
     @property
@@ -103,56 +144,153 @@ class Recorder:
         """Ids of the prompts that do not fit the target's context."""
         return [p.prompt_id for p in prompts if self._tokens_needed(p) > self.target.max_positions]
 
-    def record(self, unit: Unit) -> tuple[pa.Table, pa.Table]:
-        """Hold the unit's conversations, turn by turn; returns rows for `responses` and `rounds`."""
-        drafter = self._drafter(unit.drafter)
-        histories: list[list[dict[str, str]]] = [[] for _ in unit.prompts]
-        responses: list[Response] = []
-        for turn in range(max(len(p.turns) for p in unit.prompts)):
-            active = [i for i, p in enumerate(unit.prompts) if turn < len(p.turns)]
+    def record(self, unit: Unit) -> dict[str, pa.Table]:
+        """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
+        if unit.live is not None:
+            drafter = self._drafter(*unit.live)
+            responses = [r for r, _ in self._converse(unit.prompts, unit.live[0], drafter)]
+            return response_tables(unit.live[0], drafter.gamma, responses)
+        variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
+        beyond = max((d.gamma for _, d in variants), default=0)
+        if unit.given:
+            spoken = self._read(unit.prompts, unit.given, beyond)
+        else:
+            spoken = self._converse(unit.prompts, "none", self._drafter("none", None), beyond)
+        return self._dense_tables(spoken, variants)
+
+    def _converse(
+        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, beyond: int = 0
+    ) -> list[tuple[Response, tuple[int, ...]]]:
+        """Responses to every turn, each with its context's tokens; cut ones go on for `beyond` tokens."""
+        histories: list[list[dict[str, str]]] = [[] for _ in prompts]
+        responses: list[tuple[Response, tuple[int, ...]]] = []
+        for turn in range(max(len(p.turns) for p in prompts)):
+            active = [i for i, p in enumerate(prompts) if turn < len(p.turns)]
             for i in active:
-                histories[i].append({"role": "user", "content": unit.prompts[i].turns[turn]})
-            requests = [self._request(unit.drafter, unit.prompts[i], turn, histories[i]) for i in active]
-            decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=len(unit.prompts)))
+                histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
+            requests = [self._request(name, prompts[i], turn, histories[i], beyond) for i in active]
+            decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=len(prompts)))
             for j, i in enumerate(active):
-                response = self._response(unit.prompts[i], turn, decoded[j])
+                response = self._response(prompts[i], turn, decoded[j])
                 histories[i].append({"role": "assistant", "content": response.text})
-                responses.append(response)
-        return response_tables(responses)
+                responses.append((response, requests[j].prompt))
+        return responses
+
+    def _read(
+        self, prompts: Sequence[Prompt], given: Sequence[GivenResponse], beyond: int
+    ) -> list[tuple[Response, tuple[int, ...]]]:
+        """Responses of another engine, each with its context's tokens; what follows a cut one is generated here."""
+        by_turn = {(g.prompt_id, g.turn): g for g in given}
+        texts: list[tuple[Prompt, int, GivenResponse, tuple[int, ...]]] = []
+        for prompt in prompts:
+            history: list[dict[str, str]] = []
+            for turn, said in enumerate(prompt.turns):
+                response = by_turn[prompt.prompt_id, turn]
+                response.check(self.target.stop_tokens, self.target.vocab_size)
+                messages = [*history, {"role": "user", "content": said}]
+                context = tuple(self.target.encode_chat(messages, thinking=self.generation.thinking))
+                texts.append((prompt, turn, response, context))
+                history = [*messages, {"role": "assistant", "content": self._text(response.token_ids)}]
+        cut = [i for i, (_, _, r, _) in enumerate(texts) if r.finish == "length"] if beyond else []
+        requests = []
+        for i in cut:
+            prompt, turn, response, context = texts[i]
+            seed = self._seed("none", prompt.prompt_id, turn)
+            requests.append(DecodeRequest((*context, *response.token_ids), beyond, seed))
+        decoded = dict(decode(self.target, NoDrafter(), requests, self.sampling, max_batch=len(prompts)))
+        after = {i: tuple(decoded[j].token_ids) for j, i in enumerate(cut)}
+        return [
+            (self._told(prompt, turn, len(context), response, after.get(i, ())), context)
+            for i, (prompt, turn, response, context) in enumerate(texts)
+        ]
+
+    def _dense_tables(
+        self, spoken: Sequence[tuple[Response, tuple[int, ...]]], variants: Sequence[tuple[str, Drafter]]
+    ) -> dict[str, pa.Table]:
+        """The target's responses, every drafter's anchors on them, and the rounds of verifying every draft whole."""
+        responses = [r for r, _ in spoken]
+        texts = [
+            DenseText(context, r.token_ids, r.beyond, r.finish == "stop", self._seed("coins", r.prompt_id, r.turn))
+            for r, context in spoken
+        ]
+        drafters = [d for _, d in variants]
+        fresh = self.options.fresh_tails
+        recorded = record_anchors(self.target, drafters, texts, self.sampling, fresh=fresh) if drafters else []
+        tables = response_tables("none", 0, responses)
+        rounds, anchors, recordings = [tables["rounds"]], [], []
+        for (name, drafter), each in zip(variants, recorded, strict=True):
+            recordings.append(recording_table(name, drafter.gamma, responses))
+            for r, a in zip(responses, each, strict=True):
+                anchors.append(anchor_table(name, r.prompt_id, r.turn, a))
+                rounds.append(round_table(name, drafter.gamma, r.prompt_id, r.turn, replay(a, Fixed(drafter.gamma))))
+        tables["rounds"] = pa.concat_tables(rounds)
+        if recordings:
+            tables |= {"recordings": pa.concat_tables(recordings), "anchors": pa.concat_tables(anchors)}
+        return tables
+
+    def probe(self, prompts: Sequence[Prompt], tokens: int) -> Probe:
+        """Time generation and dense recording of short responses to a few prompts."""
+        generation, self.generation = self.generation, msgspec.structs.replace(self.generation, max_new_tokens=tokens)
+        try:
+            first = [replace(p, turns=p.turns[:1]) for p in prompts]
+            variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
+            self._dense_tables(self._converse(first[:1], "none", NoDrafter()), [])  # what is slow only the first time
+            started = time.perf_counter()
+            beyond = max((d.gamma for _, d in variants), default=0)
+            spoken = self._converse(first, "none", NoDrafter(), beyond)
+            generated = time.perf_counter()
+            self._dense_tables(spoken, variants)
+            finished = time.perf_counter()
+        finally:
+            self.generation = generation
+        told = sum(len(r.token_ids) + len(r.beyond) for r, _ in spoken)
+        kept = [d for _, d in variants]
+        return Probe(
+            (generated - started) / told,
+            (finished - generated) / sum(len(r.token_ids) for r, _ in spoken),
+            sum(r.prompt_tokens for r, _ in spoken) / len(spoken),
+            [(d.gamma, isinstance(d, LearnedDrafter) and d.confident) for d in kept],
+            len({layer for d in kept for layer in d.tap_layers}) * self.target.hidden_size * self.target.dtype.itemsize,
+        )
 
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
         """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""
-        names = list(self.sources)
+        variants = self.variants()
         if not self._warm:  # first kernels, libraries and allocations are nobody's speed
             self._warm = True
             self.time(sample, prompt)
         # Another order for each prompt and pass, so that no drafter always follows the same one.
-        first = (sample + int.from_bytes(hashlib.sha256(prompt.prompt_id.encode()).digest()[:4], "big")) % len(names)
+        first = (sample + int.from_bytes(hashlib.sha256(prompt.prompt_id.encode()).digest()[:4], "big")) % len(variants)
         samples = []
-        for name in names[first:] + names[:first]:
-            drafter = self._drafter(name)
+        for name, gamma in variants[first:] + variants[:first]:
+            drafter = self._drafter(name, gamma)
             request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}])
             request = replace(request, max_new_tokens=min(request.max_new_tokens, _TIMED_TOKENS))
             [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1)
             tokens = len(decoded.token_ids) - 1
             if tokens:
-                seconds = sum(r.draft_s + r.verify_s for r in decoded.rounds)
+                seconds = sum(r.seconds for r in decoded.rounds)
                 samples.append(SpeedSample(name, drafter.gamma, sample, prompt.prompt_id, 1, tokens, seconds))
         return samples
 
-    def _drafter(self, name: str) -> Drafter:
-        if name not in self._drafters:
-            source = self.sources[name]
-            gamma = None if source == "none" else self.gamma
-            self._drafters[name] = load_drafter(source, self.target, gamma=gamma)
-        return self._drafters[name]
+    def variants(self) -> list[tuple[str, int | None]]:
+        """(name, γ) of everything to record; γ None is the drafter's own."""
+        sizes: Sequence[int | None] = self.options.block_sizes or [None]
+        return [(name, size) for name, source in self.sources.items() for size in ([None] if source == "none" else sizes)]
+
+    def _drafter(self, name: str, gamma: int | None) -> Drafter:
+        if (name, gamma) not in self._drafters:
+            self._drafters[name, gamma] = load_drafter(self.sources[name], self.target, gamma=gamma)
+        return self._drafters[name, gamma]
 
     def _describe(self, name: str) -> dict[str, Any]:
-        drafter, source = self._drafter(name), self.sources[name]
+        drafters, source = [self._drafter(*v) for v in self.variants() if v[0] == name], self.sources[name]
         weightless = source in ("none", "ngram")
+        gammas = sorted({d.gamma for d in drafters})
         return {
-            "kind": drafter.name,
-            "gamma": drafter.gamma,
+            "kind": drafters[0].name,
+            "gamma": gammas[-1],
+            "gammas": gammas,
             "checkpoint": source,
             "checkpoint_hash": None if weightless else folder_hash(find_folder(source)),
         }
@@ -173,23 +311,47 @@ class Recorder:
         }
 
     def _tokens_needed(self, prompt: Prompt) -> int:
-        """Longest context the conversation can come to, each reply as long as allowed."""
+        """Longest context the conversation can come to, each reply as long as allowed and drafted beyond its end."""
         messages: list[dict[str, str]] = []
         for turn in prompt.turns:
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
         tokens = len(self.target.encode_chat(messages[:-1], thinking=self.generation.thinking))
-        return tokens + len(prompt.turns) * self.generation.max_new_tokens
+        beyond = max(self._drafter(*v).gamma for v in self.variants())
+        return tokens + len(prompt.turns) * self.generation.max_new_tokens + beyond
 
-    def _request(self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]]) -> DecodeRequest:
+    def _request(
+        self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]], beyond: int = 0
+    ) -> DecodeRequest:
         ids = tuple(self.target.encode_chat(history, thinking=self.generation.thinking))
-        name = hashlib.sha256(f"{drafter}\n{prompt.prompt_id}\n{turn}".encode()).digest()
-        return DecodeRequest(ids, self.generation.max_new_tokens, (self.seed, int.from_bytes(name[:8], "big")))
+        return DecodeRequest(ids, self.generation.max_new_tokens + beyond, self._seed(drafter, prompt.prompt_id, turn))
+
+    def _seed(self, purpose: str, prompt_id: str, turn: int) -> tuple[int, int]:
+        """A random stream's name: one for each drafter's responses, and one for the coins all drafters share."""
+        name = hashlib.sha256(f"{purpose}\n{prompt_id}\n{turn}".encode()).digest()
+        return self.options.seed, int.from_bytes(name[:8], "big")
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        assert self.target.tokenizer is not None
+        return str(self.target.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def _response(self, prompt: Prompt, turn: int, decoded: Decoded) -> Response:
-        assert self.target.tokenizer is not None
+        """What was decoded, cut at the length limit where it went on beyond it."""
         assert decoded.finish is not None
-        text = str(self.target.tokenizer.decode(decoded.token_ids, skip_special_tokens=True))
+        limit = self.generation.max_new_tokens
+        ids, beyond, rounds = tuple(decoded.token_ids[:limit]), tuple(decoded.token_ids[limit:]), decoded.rounds
+        if beyond:  # generated by the target alone, a token a round
+            rounds = rounds[: limit - 1]
         return Response(
-            prompt.task, prompt.domain, prompt.prompt_id, turn, len(decoded.request.prompt),
-            tuple(decoded.token_ids), text, decoded.finish, tuple(decoded.rounds),
+            prompt.task, prompt.domain, prompt.prompt_id, turn, len(decoded.request.prompt), ids, self._text(ids),
+            "length" if beyond else decoded.finish, tuple(rounds), beyond,
+        )  # fmt: skip
+
+    def _told(
+        self, prompt: Prompt, turn: int, prompt_tokens: int, given: GivenResponse, beyond: tuple[int, ...]
+    ) -> Response:
+        """A response of another engine; as plain decoding makes it, a token a round."""
+        rounds = tuple(Round(0, 0, 0, 1, (), running=1) for _ in given.token_ids[1:])
+        return Response(
+            prompt.task, prompt.domain, prompt.prompt_id, turn, prompt_tokens, given.token_ids,
+            self._text(given.token_ids), given.finish, rounds, beyond,
         )  # fmt: skip

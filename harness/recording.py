@@ -17,8 +17,10 @@ from typing import Literal
 import msgspec
 
 from drafters.checkpoints import MAX_GAMMA
+from harness.calibration import calibrate
 from harness.pairs import choose_drafters, load_pair
-from harness.recorder import Checked, Unit
+from harness.recorder import Checked, Probe, RecorderOptions, Unit
+from harness.responses import read_responses
 from harness.suites import Generation, Suite, load_suite
 from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
@@ -37,6 +39,9 @@ _PACKAGES = (
     "numpy",
 )
 _MIN_FREE_BYTES = 64 << 20
+_PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
+_BYTES_BESIDE = 4
+"""Of an anchor's row, beside its lists of floats."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,12 +54,18 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: int | None = None
     drafters: list[str] | None = None
     """Names in the pair; None is all of them."""
-    gamma: int | None = None
-    """Block size for every drafter; None leaves each its own."""
+    mode: Literal["dense", "live"] = "dense"
+    """Record what every drafter would do at every token of the target's own responses, or decode with each drafter."""
+    block_sizes: list[int] | None = None
+    """γ to record for every drafter; None leaves each its own."""
+    responses: str | None = None
+    """File of responses that another engine produced; None generates them."""
+    fresh_tails: bool = False
+    """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
     generation: Generation | None = None
     """Overrides the suite's."""
-    batch: int = 16
-    """Prompts decoded together."""
+    batch: int = 24
+    """Prompts recorded together."""
     seed: int = 0
     speed_passes: int = 2
     """How often one prompt of each task is timed, alone, with every drafter; 0 skips the live pass."""
@@ -67,10 +78,15 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.pair).stem if self.pair.endswith((".yaml", ".yml")) else self.pair
 
     def __post_init__(self) -> None:
-        if self.gamma is not None and self.gamma > MAX_GAMMA:
-            raise ValueError(f"γ can be at most {MAX_GAMMA}, got {self.gamma}")
-        if self.batch < 1 or self.seed < 0 or self.speed_passes < 0 or (self.gamma is not None and self.gamma < 1):
-            raise ValueError("batch ≥ 1, seed ≥ 0, speed passes ≥ 0 and γ ≥ 1 are needed")
+        sizes = self.block_sizes or []
+        if self.block_sizes is not None and (not sizes or not 1 <= min(sizes) <= max(sizes) <= MAX_GAMMA):
+            raise ValueError(f"block sizes must be from 1 to {MAX_GAMMA}, got {','.join(map(str, sizes)) or 'none'}")
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"block sizes must differ, got {','.join(map(str, sizes))}")
+        if self.batch < 1 or self.seed < 0 or self.speed_passes < 0:
+            raise ValueError("batch ≥ 1, seed ≥ 0 and speed passes ≥ 0 are needed")
+        if self.mode == "live" and (self.responses or self.fresh_tails):
+            raise ValueError("responses of another engine and fresh tails are for dense recording; leave --mode live out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +99,28 @@ class Watcher:
     """(stage, done, total)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of a dense recording in which every response runs to the length limit."""
+
+    responses: int
+    anchors: int
+    """Over all drafters and block sizes."""
+    anchor_bytes: int
+    """On disk, before compression."""
+    hidden_state_bytes: int
+    """What the target's tapped hidden states of the same text would take, which are not kept."""
+    seconds: float
+    workers: int
+    probe: Probe
+
+
 def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
-    suite, drafters = _load(plan)
+    suite = _load(plan)
     _check_space(store.file.parent)
     with joined(cluster):
-        pool = _pool(plan, suite, drafters, cluster, watcher)
+        pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
         if skip_long:
             plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts)))
@@ -107,13 +139,16 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
     if row["finished_at"] is not None:
         watcher.say(f"run {run_id} is already finished")
         return
-    plan = msgspec.convert(row["plan"], Plan)
-    suite, drafters = _load(plan)
+    try:
+        plan = msgspec.convert(row["plan"], Plan)
+    except msgspec.ValidationError:
+        raise InputError(f"run {run_id}: was planned by an older Specyard; start a new run") from None
+    suite = _load(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
     _check_space(store.file.parent)
     with joined(cluster):
-        pool = _pool(plan, suite, drafters, cluster, watcher)
+        pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
         checked = pool.call("check", list(suite.prompts))
         before = Checked(row["target"], row["drafters"], row["host"]).identity
@@ -125,24 +160,58 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
             _work(run_id, plan, suite, checked, store, pool, watcher)
 
 
-def units(suite: Suite, drafters: list[str], batch: int) -> list[Unit]:
-    """The work of a run: every drafter over every `batch` prompts in suite order."""
-    groups = [suite.prompts[i : i + batch] for i in range(0, len(suite.prompts), batch)]
-    return [Unit(drafter, group) for drafter in drafters for group in groups]
+def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> Estimate:
+    """What a dense recording would cost, from a small sample of it. Stores nothing."""
+    suite = _load(plan)
+    with joined(cluster):
+        pool = _pool(plan, suite, cluster, watcher)
+        if skip_long:
+            suite = _without(suite, pool.call("too_long", list(suite.prompts)))
+        watcher.say("loading the pair, checking it and recording a sample")
+        pool.call("check", list(suite.prompts))
+        sample = suite.prompts[:: max(1, len(suite.prompts) // _PROBED_PROMPTS)][:_PROBED_PROMPTS]
+        probe: Probe = pool.call("probe", list(sample), _PROBED_TOKENS)
+    responses = sum(len(p.turns) for p in suite.prompts)
+    tokens = responses * suite.file.generation.max_new_tokens
+    anchors = [(responses * (suite.file.generation.max_new_tokens - 1), *variant) for variant in probe.variants]
+    floats = sum(count * gamma * (1 + confident * (1 + plan.fresh_tails)) for count, gamma, confident in anchors)
+    return Estimate(
+        responses=responses,
+        anchors=sum(count for count, _, _ in anchors),
+        anchor_bytes=4 * floats + sum(count for count, _, _ in anchors) * _BYTES_BESIDE,
+        hidden_state_bytes=int((tokens + responses * probe.prompt_tokens) * probe.taps_bytes),
+        seconds=tokens * (probe.generate_s + probe.record_s) / min(pool.size, -(-len(suite.prompts) // plan.batch)),
+        workers=pool.size,
+        probe=probe,
+    )
+
+
+def units(plan: Plan, suite: Suite, variants: list[tuple[str, int]]) -> list[Unit]:
+    """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
+    groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
+    if plan.mode == "live":
+        return [Unit(group, live=variant) for variant in variants for group in groups]
+    if plan.responses is None:
+        return [Unit(group) for group in groups]
+    given = read_responses(Path(plan.responses), suite.prompts, suite.file.generation)
+    return [Unit(group, given=tuple(r for p in group for r in given[p.prompt_id])) for group in groups]
 
 
 def _work(run_id: str, plan: Plan, suite: Suite, checked: Checked, store: Store, pool: Pool, watcher: Watcher) -> None:
+    variants = [(name, gamma) for name, d in checked.drafters.items() for gamma in d["gammas"]]
     recorded = store.recorded_prompts(run_id)
-    todo = units(suite, list(checked.drafters), plan.batch)
+    todo = units(plan, suite, variants)
     total = sum(_responses(u) for u in todo)
-    todo = [u for u in todo if (u.drafter, u.prompts[0].prompt_id) not in recorded]
+    todo = [u for u in todo if (*(u.live or ("none", 0)), u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
-    stage = f"recording · {len(checked.drafters)} drafters · {pool.size} actors"
+    stage = f"recording · {plan.mode} · {len(checked.drafters)} drafters · {pool.size} actors"
     watcher.advance(stage, done, total)
     for (unit,), tables in pool.map("record", [(u,) for u in todo]):
-        store.add_responses(run_id, unit.drafter, checked.drafters[unit.drafter]["gamma"], *tables)
+        store.add(run_id, tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
+    if plan.mode == "dense":
+        calibrate(run_id, store, watcher.say)
 
     first_of_task = {p.task: p for p in reversed(suite.prompts)}
     timed = [(sample, prompt) for sample in range(plan.speed_passes) for prompt in first_of_task.values()]
@@ -169,12 +238,16 @@ def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
 
-def _load(plan: Plan) -> tuple[Suite, dict[str, str]]:
+def _load(plan: Plan) -> Suite:
+    """The suite with the plan's prompts and settings; pair, drafters and given responses are looked at too."""
+    choose_drafters(load_pair(plan.pair), plan.drafters)
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
     if plan.generation is not None:
         suite = Suite(msgspec.structs.replace(suite.file, generation=plan.generation), suite.source, suite.prompts)
-    return _without(suite, plan.skipped), choose_drafters(load_pair(plan.pair), plan.drafters)
+    suite = _without(suite, plan.skipped)
+    units(plan, suite, [])
+    return suite
 
 
 def _without(suite: Suite, skipped: list[str]) -> Suite:
@@ -184,9 +257,10 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
     return Suite(suite.file, suite.source, prompts)
 
 
-def _pool(plan: Plan, suite: Suite, drafters: dict[str, str], cluster: Cluster, watcher: Watcher) -> Pool:
-    recorder = (plan.pair, plan.drafters, plan.gamma, suite.file.generation, plan.seed)
-    return Pool(cluster, recorder, watcher.say)
+def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
+    generation = suite.file.generation
+    options = RecorderOptions(plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails)
+    return Pool(cluster, options, watcher.say)
 
 
 def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:

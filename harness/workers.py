@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from harness.errors import WorkerDied
-from harness.recorder import Recorder
+from harness.recorder import Recorder, RecorderOptions
 from simulator.errors import InputError
 
 W = TypeVar("W")
@@ -43,8 +43,8 @@ class Cluster:
 class Pool:
     """A number of `Recorder` actors, each with one call under way at most."""
 
-    def __init__(self, cluster: Cluster, recorder: tuple[Any, ...], say: Callable[[str], None]) -> None:
-        self._arguments, self._say = recorder, say
+    def __init__(self, cluster: Cluster, recorder: RecorderOptions, say: Callable[[str], None]) -> None:
+        self._recorder, self._say = recorder, say
         resources = ray.cluster_resources()
         held = cluster.gpus_per_actor
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
@@ -93,7 +93,7 @@ class Pool:
 
     def _start(self) -> Any:
         options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
-        return ray.remote(Recorder).options(**options).remote(*self._arguments)
+        return ray.remote(Recorder).options(**options).remote(self._recorder)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         con,
         """
         SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
-               (SELECT count(*) FROM responses WHERE run_id = $run) AS responses,
+               (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
                (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
                (SELECT count(*) FROM speed_samples WHERE run_id = $run) AS speed_samples
         """,
@@ -154,7 +154,7 @@ def accepted_length(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.rand
         """
         SELECT s.drafter, s.gamma, s.domain, s.task, s.prompt_id, count(DISTINCT s.turn) AS responses,
                count(r.round) AS rounds, coalesce(sum(r.committed), 0)::BIGINT AS committed
-        FROM responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, prompt_id, turn)
+        FROM recorded_responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, prompt_id, turn)
         WHERE s.run_id = $run GROUP BY ALL ORDER BY ALL
         """,
         run_id,
@@ -198,7 +198,7 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
         WITH judged AS (
             SELECT r.drafter, r.gamma, s.domain, r.accepted, r.verified,
                    s.finish = 'stop' AND r.committed = r.accepted AS ended_inside_draft
-            FROM rounds r JOIN responses s USING (run_id, drafter, gamma, prompt_id, turn)
+            FROM rounds r JOIN recorded_responses s USING (run_id, drafter, gamma, prompt_id, turn)
             WHERE r.run_id = $run AND r.gamma > 0
         )
         SELECT drafter, gamma, domain, p.position, count(*) AS trials,
@@ -276,7 +276,7 @@ def missing_responses(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFra
         con,
         """
         WITH declared AS (SELECT unnest(json_keys(drafters)) AS drafter FROM runs WHERE run_id = $run),
-        answered AS (SELECT * FROM responses WHERE run_id = $run),
+        answered AS (SELECT * FROM recorded_responses WHERE run_id = $run),
         everything AS (SELECT DISTINCT domain, task, prompt_id, turn FROM answered)
         SELECT d.drafter, e.domain, e.task,
                count(DISTINCT (a.prompt_id, a.turn)) FILTER (a.prompt_id IS NOT NULL) AS responses,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
+from results.tables import matrix
 from simulator.errors import InputError
-from simulator.records import Response
+from simulator.records import Anchors
+from simulator.traces import Trace, TracedResponse
 
 _MIGRATIONS = Path(__file__).parent / "schema"
 _RETRY_S = 20.0
@@ -113,15 +116,12 @@ class Store:
             connection.execute(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
         return run_id
 
-    def add_responses(self, run_id: str, drafter: str, gamma: int, responses: pa.Table, rounds: pa.Table) -> None:
-        """Insert what one unit of work recorded, whole or not at all. Tables as made by `response_tables`."""
+    def add(self, run_id: str, tables: Mapping[str, pa.Table]) -> None:
+        """Insert what one unit of work recorded, whole or not at all: rows, less the run, by table."""
         with self.writing() as connection:
-            for name, table in (("responses", responses), ("rounds", rounds)):
-                connection.register("incoming", table)
-                connection.execute(
-                    f"INSERT INTO {name} BY NAME SELECT ? AS run_id, ? AS drafter, ? AS gamma, * FROM incoming",
-                    [run_id, drafter, gamma],
-                )
+            for name, rows in tables.items():
+                connection.register("incoming", rows)
+                connection.execute(f"INSERT INTO {name} BY NAME SELECT ? AS run_id, * FROM incoming", [run_id])
                 connection.unregister("incoming")
 
     def add_speed(self, run_id: str, samples: Sequence[SpeedSample]) -> None:
@@ -162,11 +162,56 @@ class Store:
         decoded = dict(zip(names, rows[0], strict=True))
         return {k: json.loads(v) if k in _JSON_COLUMNS else v for k, v in decoded.items()}
 
-    def recorded_prompts(self, run_id: str) -> set[tuple[str, str]]:
-        """(drafter, prompt id) of everything already recorded."""
+    def recorded_prompts(self, run_id: str) -> set[tuple[str, int, str]]:
+        """(drafter, γ, prompt id) of everything already recorded."""
         with self.reading() as connection:
-            rows = connection.execute("SELECT DISTINCT drafter, prompt_id FROM responses WHERE run_id = ?", [run_id])
-            return {(r[0], r[1]) for r in rows.fetchall()}
+            rows = connection.execute(
+                "SELECT DISTINCT drafter, gamma, prompt_id FROM recorded_responses WHERE run_id = ?", [run_id]
+            )
+            return {(r[0], int(r[1]), r[2]) for r in rows.fetchall()}
+
+    def traced(self, run_id: str) -> list[tuple[str, int]]:
+        """(drafter, γ) of every dense recording of a run, in the order of its drafters."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT drafter, gamma FROM recordings WHERE run_id = ?", [run_id]).fetchall()
+        order = list(self.run(run_id)["drafters"])
+        return sorted(((r[0], int(r[1])) for r in rows), key=lambda pair: (order.index(pair[0]), pair[1]))
+
+    def trace(self, run_id: str, drafter: str, gamma: int) -> Trace:
+        """A drafter's dense record, responses in order of prompt and turn. Raises InputError where there is none."""
+        key = [run_id, drafter, gamma]
+        with self.reading() as connection:
+            responses = connection.execute(
+                """
+                SELECT s.task, s.domain, s.prompt_id, s.turn, s.prompt_tokens, d.anchors
+                FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, prompt_id, turn)
+                WHERE d.run_id = ? AND d.drafter = ? AND d.gamma = ? ORDER BY prompt_id, turn
+                """,
+                key,
+            ).fetchall()
+            if not sum(r[5] for r in responses):
+                raise InputError(
+                    f"run {run_id}: has no dense record of {drafter} at γ = {gamma}; `harness record` makes one"
+                )
+            table = connection.sql(
+                """
+                SELECT drafted, accepted, accept_prob, confidence, fresh_confidence FROM anchors
+                WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY prompt_id, turn, anchor
+                """,
+                params=key,
+            ).to_arrow_table()
+        offsets = np.cumsum([0, *(r[5] for r in responses)], dtype=np.int64)
+        optional = [matrix(table, name, gamma) for name in ("confidence", "fresh_confidence")]
+        accept_prob = matrix(table, "accept_prob", gamma)
+        assert accept_prob is not None
+        anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
+        return Trace(drafter, tuple(TracedResponse(*r[:5]) for r in responses), offsets, anchors)
+
+    def temperatures(self, run_id: str, drafter: str, gamma: int) -> list[float]:
+        """T_1..T_γ of a drafter's confidences; empty where the run has no calibration of them."""
+        sql = "SELECT temperature FROM calibrations WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY position"
+        with self.reading() as connection:
+            return [float(r[0]) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
 
     def timed(self, run_id: str) -> set[tuple[int, str]]:
         """(sample, prompt id) of the speed samples already taken."""
@@ -221,40 +266,6 @@ class Store:
             connection.execute(file.read_text(encoding="utf-8"))
             connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, _now()])
             connection.commit()
-
-
-def response_tables(responses: Sequence[Response]) -> tuple[pa.Table, pa.Table]:
-    """The rows of `responses` and `rounds` (less run, drafter and γ) as Arrow tables, ready to be sent and inserted."""
-    response_rows = [
-        {
-            "task": r.task, "domain": r.domain, "prompt_id": r.prompt_id, "turn": r.turn,
-            "prompt_tokens": r.prompt_tokens, "output_tokens": len(r.token_ids), "finish": r.finish,
-            "token_ids": list(r.token_ids), "text": r.text,
-        }
-        for r in responses
-    ]  # fmt: skip
-    round_rows = [
-        {
-            "prompt_id": r.prompt_id, "turn": r.turn, "round": i, "drafted": x.drafted, "verified": x.verified,
-            "accepted": x.accepted, "committed": x.committed, "confidence": list(x.confidence), "running": x.running,
-            "draft_s": x.draft_s, "verify_s": x.verify_s,
-        }
-        for r in responses
-        for i, x in enumerate(r.rounds)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(response_rows, _RESPONSE_COLUMNS), pa.Table.from_pylist(round_rows, _ROUND_COLUMNS)
-
-
-_RESPONSE_COLUMNS = pa.schema([
-    ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
-    ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
-    ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()),
-])  # fmt: skip
-_ROUND_COLUMNS = pa.schema([
-    ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
-    ("verified", pa.uint8()), ("accepted", pa.uint8()), ("committed", pa.uint8()),
-    ("confidence", pa.list_(pa.float32())), ("running", pa.uint16()), ("draft_s", pa.float32()), ("verify_s", pa.float32()),
-])  # fmt: skip
 
 
 def _migrations() -> list[Path]:

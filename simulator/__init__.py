@@ -1,1 +1,1 @@
-"""Record types today; traces, policies, hardware profiles and the event engine as they come."""
+"""Record types, policies and the replay today; hardware profiles and the event engine as they come."""

@@ -1,16 +1,21 @@
-"""What a run records, shared by every package: a response and the rounds that made it."""
+"""What is recorded, shared by every package: responses, the rounds that made them, and dense anchor records."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 FinishReason = Literal["stop", "length"]
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One propose → verify → commit of one request."""
+    """One propose → verify → commit of one request: decoded live, replayed from a dense record, or simulated."""
 
     drafted: int
     """Tokens the drafter proposed; at most γ."""
@@ -24,10 +29,17 @@ class Round:
     """c_1..c_drafted, raw; empty where the drafter has no confidence head."""
     running: int
     """R: requests in the batch of this round."""
-    draft_s: float
-    """Wall-clock seconds the whole batch spent drafting, taking in the verified tokens included."""
-    verify_s: float
-    """Wall-clock seconds the whole batch spent in the target pass and the acceptance rule."""
+    draft_s: float | None = None
+    """Wall-clock seconds the whole batch spent drafting, taking in the verified tokens included; None if replayed."""
+    verify_s: float | None = None
+    """Wall-clock seconds the whole batch spent in the target pass and the acceptance rule; None if replayed."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock of the whole batch, of a round that a clock ran for."""
+        if self.draft_s is None or self.verify_s is None:
+            raise ValueError("round: was replayed; it has no wall-clock")
+        return self.draft_s + self.verify_s
 
     def __post_init__(self) -> None:
         if not 0 <= self.accepted <= self.verified <= self.drafted:
@@ -36,6 +48,43 @@ class Round:
             raise ValueError(f"round: 1 ≤ committed ≤ accepted + 1 needed, got {self}")
         if len(self.confidence) not in (0, self.drafted):
             raise ValueError(f"round: one confidence per drafted token or none, got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What a drafter would do at every anchor of one response, given the response.
+
+    Entry i belongs to the anchor at response token i + 1 (counted from 1): a response of n tokens has n − 1 anchors, for
+    its first token comes from the prefill. Draft position k of that anchor stands for response token i + 1 + k.
+    """
+
+    drafted: Bytes
+    """Tokens proposed, [n − 1]."""
+    accepted: Bytes
+    """a ≤ drafted, [n − 1]: drafted tokens kept if all are verified, by the coupling draw. 0 beyond the end token."""
+    accept_prob: Floats
+    """β_k = min(1, q_k(y_k) / p_k(y_k)), [n − 1, γ]: P(position k accepted | response, positions before k accepted)."""
+    confidence: Floats | None = None
+    """c_1..c_γ of the coupled draft, [n − 1, γ]; None without a confidence head."""
+    fresh_confidence: Floats | None = None
+    """c_1..c_γ of a second draft that never looks at the response, [n − 1, γ]; None where not recorded."""
+
+    def __post_init__(self) -> None:
+        count, gamma = self.accept_prob.shape
+        shapes = [self.drafted.shape == (count,), self.accepted.shape == (count,)]
+        shapes += [c is None or c.shape == (count, gamma) for c in (self.confidence, self.fresh_confidence)]
+        if not all(shapes):
+            raise ValueError(f"anchors: one entry for each of {count} anchors, γ = {gamma} wide, needed")
+        if (self.accepted > self.drafted).any() or (self.drafted > gamma).any():
+            raise ValueError("anchors: accepted ≤ drafted ≤ γ needed")
+
+    def __len__(self) -> int:
+        return len(self.accepted)
+
+    @property
+    def gamma(self) -> int:
+        """γ of the recording."""
+        return int(self.accept_prob.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +103,8 @@ class Response:
     text: str
     finish: FinishReason
     rounds: tuple[Round, ...]
+    beyond: tuple[int, ...] = ()
+    """What the target would have said next, where the length limit cut it off: for acceptances near the end only."""
 
     def __post_init__(self) -> None:
         committed = sum(r.committed for r in self.rounds)
@@ -62,3 +113,5 @@ class Response:
                 f"response {self.prompt_id}[{self.turn}]: {len(self.token_ids)} tokens, "
                 f"but the prefill and its rounds committed {committed + 1}"
             )
+        if self.beyond and self.finish != "length":
+            raise ValueError(f"response {self.prompt_id}[{self.turn}]: goes on beyond its end token")

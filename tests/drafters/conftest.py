@@ -14,6 +14,8 @@ from drafters.drafter import Drafter, LearnedDrafter
 from drafters.ngram import NGram, NoDrafter
 from drafters.target import Target
 
+torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other
+
 VOCAB, HIDDEN, GAMMA, END, MASK = 6, 16, 3, 2, 5
 
 LEARNED: dict[str, dict[str, Any]] = {

@@ -1,0 +1,271 @@
+"""Dense recording: what a drafter would do at every anchor of finished responses, in a few large passes.
+
+The law behind it: given a response y, a draft position is accepted with probability β_k = min(1, q_k(y_k) / p_k(y_k)),
+q and p with y in front; a rejected one is drawn from max(q − p, 0) normalised; what follows it is drafted freely. So one
+coupling draw at each anchor gives the accepted count and a draft distributed as live, whatever policy later decides how
+much of it to verify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drafters.drafter import Choose, Context, Drafter, LearnedDrafter
+from drafters.ngram import NGram
+from drafters.sampling import Sampling, sample
+from drafters.target import Target
+from simulator.errors import InputError
+from simulator.records import Anchors
+
+BUDGET_BYTES = 256 << 20
+"""Bound on the tensors of one pass, weights and whole-text activations apart."""
+_PADDING = 1.2
+"""Padded texts of a pass may have this many times the tokens they really have."""
+MAX_OUTSIDE = 0.01
+"""Share of a response's tokens that may fall outside the target's distribution by rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseText:
+    """A finished response in its context."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    beyond: tuple[int, ...]
+    """What the target said next where the length limit cut the response: γ tokens, or fewer up to an end token."""
+    ended: bool
+    """Whether the response ended with an end token."""
+    seed: tuple[int, ...]
+    """Names the random stream of its coupling draws."""
+
+    @property
+    def anchors(self) -> int:
+        """Every response token but the last is an anchor."""
+        return len(self.response) - 1
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt, *self.response, *self.beyond]
+
+
+def record_anchors(
+    target: Target,
+    drafters: Sequence[Drafter],
+    texts: Sequence[DenseText],
+    sampling: Sampling,
+    *,
+    budget_bytes: int = BUDGET_BYTES,
+    fresh: bool = False,
+) -> list[list[Anchors]]:
+    """Dense records of `texts`, in their order, for each of the drafters. The target reads every text once for all.
+
+    Args:
+        sampling: the settings the responses were sampled with; a record holds for these alone.
+        budget_bytes: how much a pass may hold; longer texts take more passes.
+        fresh: also draft a second time, freely, for the confidences of unverified tails.
+
+    Raises:
+        InputError: a text is not a sample of `target` under `sampling`, or lacks tokens beyond its end.
+    """
+    gamma = max(d.gamma for d in drafters)
+    for text in texts:
+        end = text.beyond[-1] if text.beyond else text.response[-1]
+        if not text.ended and len(text.beyond) < gamma and end not in target.stop_tokens:
+            raise InputError(
+                f"a response cut by the length limit goes on for {len(text.beyond)} tokens; γ = {gamma} are needed"
+            )
+    learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
+    done: list[dict[int, Anchors]] = [{} for _ in drafters]
+    for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes)) if learned else []:
+        padded = _Texts([texts[i] for i in group], gamma, target.device)
+        recorded = iter(_drafted(target, learned, padded, sampling, budget_bytes, fresh))
+        for drafter, own in zip(drafters, done, strict=True):
+            if drafter in learned:
+                own |= zip(group, next(recorded), strict=True)
+    return [
+        [_looked_up(d, t) if isinstance(d, NGram) else own.get(i, _nothing(d, fresh)) for i, t in enumerate(texts)]
+        for d, own in zip(drafters, done, strict=True)
+    ]
+
+
+def _nothing(drafter: Drafter, fresh: bool) -> Anchors:
+    """The record of a response of one token, which has no anchors."""
+    confident = isinstance(drafter, LearnedDrafter) and drafter.confident
+    empty = np.zeros((0, drafter.gamma), np.float32)
+    count = np.zeros(0, np.uint8)
+    return Anchors(count, count, empty, empty if confident else None, empty if confident and fresh else None)
+
+
+def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
+    """A one-hot q: β is 1 where the proposal is what the response says, else 0."""
+    drafts = drafter.drafts_along([*text.prompt, *text.response[:-1]], len(text.prompt))
+    said = [*text.response, *text.beyond]
+    accept = np.zeros((text.anchors, drafter.gamma), np.float32)
+    for i, draft in enumerate(drafts):
+        for k, (drafted, actual) in enumerate(zip(draft, said[i + 1 :], strict=False)):
+            accept[i, k] = drafted == actual
+    accepted = accept.cumprod(1).sum(1).astype(np.uint8)
+    return Anchors(np.array([len(d) for d in drafts], np.uint8), accepted, accept)
+
+
+def _anchors_at_once(
+    target: Target, drafters: Sequence[LearnedDrafter], texts: Sequence[DenseText], budget_bytes: int
+) -> int:
+    """Anchors of one pass: logits and distributions of the blocks, and attention scores over the longest context."""
+    longest = max(len(t.prompt) + len(t.response) for t in texts)
+    logits = [8 * target.vocab_size * (d.gamma + 3) for d in drafters]
+    scores = [3 * d.config.num_attention_heads * longest * d.gamma for d in drafters]
+    return max(1, budget_bytes // int(4 * (max(logits) + max(scores))))
+
+
+def _groups(texts: Sequence[DenseText], anchors: int) -> Iterator[list[int]]:
+    """Indices of texts to put into one pass: little padding, and `anchors` in all unless one text alone has more."""
+    group: list[int] = []
+    shapes = [(text.anchors, len(text.prompt)) for text in texts]
+    for i in sorted((i for i, text in enumerate(texts) if text.anchors), key=shapes.__getitem__):
+        wider = [*group, i]
+        width = max(shapes[j][0] for j in wider) + max(shapes[j][1] for j in wider)
+        padded = len(wider) * width > _PADDING * sum(sum(shapes[j]) for j in wider)
+        if group and (padded or len(wider) * shapes[i][0] > anchors):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+class _Texts:
+    """Some texts B of one pass, padded to the same number of anchors A."""
+
+    def __init__(self, texts: Sequence[DenseText], gamma: int, device: torch.device) -> None:
+        self.texts = texts
+        self.anchors = max(t.anchors for t in texts)
+        first = torch.tensor([len(t.prompt) for t in texts])
+        ids = torch.zeros(len(texts), int(first.max()) + self.anchors + gamma, dtype=torch.int64)
+        uniform = torch.zeros(gamma, 3, len(texts), self.anchors, dtype=torch.float64)
+        for row, text in enumerate(texts):
+            known = text.ids[: ids.shape[1]]
+            ids[row, : len(known)] = torch.tensor(known)
+            random = np.random.Generator(np.random.Philox(seed=text.seed))
+            uniform[:, :, row, : text.anchors] = torch.from_numpy(random.random((gamma, 3, text.anchors)))
+        self.ids = ids.to(device)
+        self.positions = (first.unsqueeze(1) + torch.arange(self.anchors)).to(device)
+        """Of the anchors, [B, A]; padding runs on."""
+        self.last = torch.tensor([[len(t.ids) - 1] for t in texts], device=device)
+        """Position of the last token that can be accepted: an end token, or the last one known; [B, 1]."""
+        self.uniform = uniform.to(device)
+        """Draws to accept, to replace and to draft afresh, [γ, 3, B, A]; a smaller γ has the same ones."""
+
+
+@torch.inference_mode()
+def _drafted(
+    target: Target, drafters: Sequence[LearnedDrafter], texts: _Texts, sampling: Sampling, budget_bytes: int, fresh: bool
+) -> list[list[Anchors]]:
+    """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters."""
+    taps = sorted({layer for d in drafters for layer in d.tap_layers})
+    seen = target.read(texts.ids, taps)
+    by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True))
+    contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
+    parts: list[list[list[Tensor]]] = [[] for _ in drafters]
+    step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes) // len(texts.texts))
+    for i in range(0, texts.anchors, step):
+        at = slice(i, i + step)
+        verdicts = _Verdicts(target, texts, at, seen.hidden, sampling)
+        for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
+            context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
+            blocks = _Blocks(verdicts)
+            chooses: list[Choose] = [blocks.follow]
+            if drafter.confident:
+                chooses += [blocks.couple, blocks.free] if fresh else [blocks.couple]
+            drafts = drafter.drafts(context, texts.ids.gather(1, context.visible), chooses)
+            confidence = [d.confidence_logits.float().sigmoid() for d in drafts[1:] if d.confidence_logits is not None]
+            part.append([verdicts.outside, blocks.accepted, torch.stack(blocks.accept_prob, -1), *confidence])
+    result = []
+    for drafter, part in zip(drafters, parts, strict=True):
+        columns = [torch.cat(column, 1).cpu().numpy() for column in zip(*part, strict=True)]
+        result.append(
+            [_anchors(t, [c[row, : t.anchors] for c in columns], drafter.gamma) for row, t in enumerate(texts.texts)]
+        )
+    return result
+
+
+def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], gamma: int) -> Anchors:
+    outside, accepted, accept_prob, *confidences = columns
+    # The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy
+    # choice leaves may fall out of it. Rare; many such tokens mean other sampling settings, or another target.
+    if outside.sum() > max(1, MAX_OUTSIDE * len(outside)):
+        raise InputError(
+            f"response token {int(outside.argmax()) + 2} (and {int(outside.sum()) - 1} more of {text.anchors}) cannot come "
+            "from this target with these sampling settings; they must be those the response was generated with"
+        )
+    drafted = np.full(text.anchors, gamma, np.uint8)
+    return Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32), *confidences)
+
+
+class _Verdicts:
+    """What the target thinks of the texts' own tokens at draft positions of anchors [B, A]; the same for all drafters."""
+
+    def __init__(self, target: Target, texts: _Texts, at: slice, hidden: Tensor, sampling: Sampling) -> None:
+        positions = texts.positions[:, at]
+        gamma, anchors = len(texts.uniform), positions.shape[1]
+        window = positions[:, :1] + torch.arange(anchors + gamma - 1, device=positions.device)
+        rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
+        probs = sampling.probabilities(target.head(hidden[rows, window]))
+        said = texts.ids.gather(1, window + 1)
+        p_said = probs.gather(-1, said.unsqueeze(-1)).squeeze(-1)
+        outside = (p_said == 0) & (window + 1 <= texts.last)
+        if bool(outside.any()):  # at the edge of what the settings leave: as likely as the least likely token inside
+            p_said = torch.where(outside, probs.masked_fill(probs == 0, 2.0).amin(-1), p_said)
+
+        def by_position(x: Tensor) -> list[Tensor]:
+            return [x[:, k : k + anchors] for k in range(gamma)]
+
+        self.sampling, self.uniform = sampling, texts.uniform[..., at]
+        self.outside = outside[:, :anchors]
+        """Whether the token after the anchor is one the target cannot say, [B, A]."""
+        self.probs, self.said, self.p_said = by_position(probs), by_position(said), by_position(p_said)
+        """p_k with the response in front [B, A, V], y_k [B, A] and p_k(y_k) [B, A], for each k."""
+        self.real = by_position(window + 1 <= texts.last)
+        """Whether there is a y_k, [B, A] for each k: false beyond the end token."""
+
+
+class _Blocks:
+    """A drafter's blocks at anchors [B, A]: the three ways their tokens are chosen."""
+
+    def __init__(self, verdicts: _Verdicts) -> None:
+        self.verdicts = verdicts
+        self.accept_prob: list[Tensor] = []
+        """β_k, [B, A] each."""
+        self.accepted = torch.zeros_like(verdicts.said[0])
+        """a, [B, A]: positions before the first whose draw is not below β."""
+
+    def follow(self, k: int, logits: Tensor) -> Tensor:
+        """The response's own tokens; takes down how likely each is accepted."""
+        v = self.verdicts
+        q = v.sampling.probabilities(logits).gather(-1, v.said[k].unsqueeze(-1)).squeeze(-1)
+        beta = torch.where(v.real[k], (q / v.p_said[k]).clamp(max=1.0), 0.0)
+        self.accept_prob.append(beta)
+        self.accepted += (self.accepted == k) & (v.uniform[k, 0] < beta)
+        return v.said[k]
+
+    def couple(self, k: int, logits: Tensor) -> Tensor:
+        """The response's token while accepted, then a draw from the residual, then free draws. After `follow`."""
+        v, drawn = self.verdicts, self.accepted <= k
+        q = v.sampling.probabilities(logits[drawn])
+        residual = (q - v.probs[k][drawn]).clamp(min=0)
+        # Beyond the end nothing is judged: the drafter goes on by itself. So where p = q to the last bit.
+        rejected = (self.accepted == k)[drawn] & v.real[k][drawn] & (residual.sum(-1) > 0)
+        tokens = v.said[k].clone()
+        tokens[drawn] = sample(torch.where(rejected.unsqueeze(-1), residual, q), v.uniform[k, 1][drawn])
+        return tokens
+
+    def free(self, k: int, logits: Tensor) -> Tensor:
+        """The drafter's own draws, whatever the response says."""
+        return sample(self.verdicts.sampling.probabilities(logits), self.verdicts.uniform[k, 2])

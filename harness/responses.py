@@ -1,0 +1,88 @@
+"""Responses that another engine produced, to be recorded densely as if the target here had said them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from harness.suites import Generation, Prompt
+from simulator.errors import InputError
+
+T = TypeVar("T")
+
+
+class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First line of a responses file: how they were sampled. Acceptances hold for these settings alone."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Any other line: one response, in tokens of the target's tokenizer."""
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    """With the end token, if it has one."""
+    finish: Literal["stop", "length"]
+    turn: int = 0
+
+    def check(self, stop_tokens: frozenset[int], vocab_size: int) -> None:
+        """Raise InputError if the target cannot have said this."""
+        where = f"--responses: {self.prompt_id}, turn {self.turn}"
+        unknown = [i for i in self.token_ids if not 0 <= i < vocab_size]
+        if unknown:
+            raise InputError(f"{where}: token {unknown[0]} is outside the target's vocabulary of {vocab_size}")
+        ends = [i for i, token in enumerate(self.token_ids) if token in stop_tokens]
+        expected = [len(self.token_ids) - 1] if self.finish == "stop" else []
+        if ends != expected:
+            raise InputError(
+                f"{where}: a response ends with its first end token if finish is 'stop', and has none if 'length'"
+            )
+
+
+def read_responses(path: Path, prompts: Iterable[Prompt], generation: Generation) -> dict[str, tuple[GivenResponse, ...]]:
+    """Responses by prompt id, one for every turn of every prompt. Raises InputError, naming the line."""
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
+    if not lines:
+        raise InputError(f"--responses {path}: is empty")
+    header = _decode(path, 1, lines[0], ResponsesHeader)
+    wanted = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
+    if header != wanted:
+        raise InputError(
+            f"--responses {path}: were sampled with {_settings(header)}, the run has {_settings(wanted)}; "
+            "make them match with --temperature, --top-p and --top-k"
+        )
+    found: dict[tuple[str, int], GivenResponse] = {}
+    for number, line in enumerate(lines[1:], 2):
+        response = _decode(path, number, line, GivenResponse)
+        if not response.token_ids:
+            raise InputError(f"--responses {path}, line {number}: token_ids is empty")
+        found[response.prompt_id, response.turn] = response
+    result = {}
+    for prompt in prompts:
+        missing = [turn for turn in range(len(prompt.turns)) if (prompt.prompt_id, turn) not in found]
+        if missing:
+            raise InputError(f"--responses {path}: has none for {prompt.prompt_id}, turn {missing[0]}")
+        result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
+    return result
+
+
+def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"--responses {path}, line {number}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"--responses {path}, line {number}: not JSON ({error})") from None
+
+
+def _settings(header: ResponsesHeader) -> str:
+    return f"temperature {header.temperature:g}, top_p {header.top_p:g}, top_k {header.top_k}"

@@ -1,0 +1,132 @@
+"""What a policy may look at. Written once: the live loop, the replay and the simulator all decide through it.
+
+Verification stays lossless while the decision to verify position k of a request does not depend on what was drafted at k
+or later. Confidence c_k is computed from the tokens before k, so it may be used; c_{k+1} may not, since it depends on the
+token at k: a policy that looked at it and then declined position k would throw away drafts for what they say, and bias the
+output (the DSpark paper's appendix gives the example p = .7/.3 → .85/.15). A `Step` therefore shows confidences one
+position at a time, and what is admitted stays admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from simulator.records import Round
+
+
+class CausalityError(Exception):
+    """A policy asked for something that its decision must not depend on."""
+
+
+class Seen(NamedTuple):
+    """What a past round has shown to everybody: how far the target agreed, as far as it was asked."""
+
+    verified: int
+    accepted: int
+    confidence: tuple[float, ...]
+    """c_1..c_{ℓ+1}, or fewer where fewer were drafted."""
+
+
+class Policy(Protocol):
+    """How much of each draft to verify."""
+
+    @property
+    def name(self) -> str:
+        """As users write it, parameter included."""
+
+    @property
+    def lossless(self) -> bool:
+        """False for bounds that look at what no engine can know; the live loop refuses these."""
+
+    @property
+    def replays_exactly(self) -> bool:
+        """False where old confidences beyond what was verified matter: a replay is then exact at temperature 0 only."""
+
+    def admit(self, step: Step) -> None:
+        """Admit drafted positions of the step's requests to verification."""
+
+
+class Step:
+    """The drafts of one step as a policy sees them; requests are counted from 0, positions from 1."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        drafted: Sequence[int],
+        confidence: Sequence[Sequence[float]],
+        past: Sequence[Sequence[Round]],
+        accepted: Sequence[int] | None = None,
+    ) -> None:
+        """One entry a request in each sequence.
+
+        Args:
+            drafted: tokens drafted.
+            confidence: c_1..c_drafted; empty without a confidence head.
+            past: earlier rounds, the latest last.
+            accepted: the acceptances, where somebody knows them: a replay does, an engine does not.
+        """
+        self._policy, self._drafted, self._confidence, self._past, self._accepted = (
+            policy, drafted, confidence, past, accepted,
+        )  # fmt: skip
+        self._admitted = [0] * len(drafted)
+
+    @property
+    def running(self) -> int:
+        """R: requests in this step."""
+        return len(self._drafted)
+
+    def drafted(self, request: int) -> int:
+        """Positions that can be admitted."""
+        return self._drafted[request]
+
+    def admitted(self, request: int) -> int:
+        """Positions admitted so far."""
+        return self._admitted[request]
+
+    def admit(self, request: int, count: int = 1) -> None:
+        """Admit the next `count` positions of a request, for good."""
+        if not 0 <= count <= self._drafted[request] - self._admitted[request]:
+            raise CausalityError(
+                f"{self._policy.name}: admits {count} more positions of a request that has "
+                f"{self._drafted[request] - self._admitted[request]} left"
+            )
+        self._admitted[request] += count
+
+    def has_confidence(self, request: int) -> bool:
+        """Whether the drafter says how sure it is."""
+        return len(self._confidence[request]) > 0
+
+    def confidence(self, request: int, position: int) -> float:
+        """c of a position, once all positions before it are admitted."""
+        if position > self._admitted[request] + 1:
+            raise CausalityError(
+                f"{self._policy.name}: looks at the confidence of position {position} before position {position - 1} is "
+                "admitted; it depends on the token drafted there, and the decision would bias the output"
+            )
+        return self._confidence[request][position - 1]
+
+    def past(self, request: int, ago: int = 1) -> Seen | None:
+        """What the request's round `ago` rounds ago showed; None before its first."""
+        if ago > len(self._past[request]):
+            return None
+        old = self._past[request][-ago]
+        return Seen(old.verified, old.accepted, old.confidence[: old.verified + 1])
+
+    def stale_confidence(self, request: int, ago: int) -> tuple[float, ...] | None:
+        """All confidences of an old round. Lossless, but a replay draws them coupled with what came next."""
+        if self._policy.replays_exactly:
+            raise CausalityError(f"{self._policy.name}: looks at unverified old confidences but claims to replay exactly")
+        return self._past[request][-ago].confidence if ago <= len(self._past[request]) else None
+
+    def accepted(self, request: int) -> int:
+        """What will be accepted, for bounds that do not claim to be lossless."""
+        if self._policy.lossless or self._accepted is None:
+            raise CausalityError(f"{self._policy.name}: looks at the acceptances of this step, which nobody knows yet")
+        return self._accepted[request]
+
+
+def verify_lengths(policy: Policy, step: Step) -> list[int]:
+    """ℓ of every request of the step."""
+    policy.admit(step)
+    return [step.admitted(request) for request in range(step.running)]

@@ -1,0 +1,30 @@
+"""Verify the first k positions, always."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.policies.contract import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """ℓ = min(k, drafted); k = 0 is plain decoding."""
+
+    k: int
+    """Positions to verify."""
+
+    lossless = True
+    replays_exactly = True
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise ValueError(f"k must be 0 or more, got {self.k}")
+
+    @property
+    def name(self) -> str:
+        return f"fixed:{self.k}"
+
+    def admit(self, step: Step) -> None:
+        for request in range(step.running):
+            step.admit(request, min(self.k, step.drafted(request)))

@@ -1,0 +1,36 @@
+"""Verify up to the first position the drafter is not sure of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.errors import InputError
+from simulator.policies.contract import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Stops before the first position whose confidence c_k is below `least`."""
+
+    least: float
+    """In [0, 1]."""
+
+    lossless = True
+    replays_exactly = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"the confidence must be from 0 to 1, got {self.least}")
+
+    @property
+    def name(self) -> str:
+        return f"threshold:{self.least:g}"
+
+    def admit(self, step: Step) -> None:
+        for request in range(step.running):
+            if step.drafted(request) and not step.has_confidence(request):
+                raise InputError(f"policy {self.name}: needs confidences, and this drafter has none")
+            for position in range(1, step.drafted(request) + 1):
+                if step.confidence(request, position) < self.least:
+                    break
+                step.admit(request)

@@ -1,0 +1,30 @@
+"""Replay of a dense record under any policy: slow, obvious, and the reference for everything faster."""
+
+from __future__ import annotations
+
+from simulator.policies.contract import Policy, Step, verify_lengths
+from simulator.records import Anchors, Round
+
+
+def replay(anchors: Anchors, policy: Policy) -> list[Round]:
+    """The rounds that make one response under `policy`, alone in its batch.
+
+    Distributed as a live decode of that response would be, for every policy that `replays_exactly`. For the others,
+    confidences beyond what was verified are taken from the record's second draft where there is one: live, an unverified
+    tail is independent of what comes next, while the tail of the coupled draft is not.
+    """
+    rounds: list[Round] = []
+    at, tokens = 0, len(anchors)
+    while at < tokens:
+        drafted, acceptable = int(anchors.drafted[at]), int(anchors.accepted[at])
+        confidence = () if anchors.confidence is None else tuple(anchors.confidence[at, :drafted].tolist())
+        step = Step(policy, [drafted], [confidence], [rounds], [acceptable])
+        [verified] = verify_lengths(policy, step)
+        accepted = min(acceptable, verified)
+        committed = min(accepted + 1, tokens - at)
+        if anchors.fresh_confidence is not None and accepted == verified:
+            fresh = anchors.fresh_confidence[at, :drafted].tolist()
+            confidence = (*confidence[: verified + 1], *fresh[verified + 1 :])
+        rounds.append(Round(drafted, verified, accepted, committed, confidence, running=1))
+        at += committed
+    return rounds

@@ -1,0 +1,100 @@
+"""Traces: what one drafter would do at every anchor of many responses, as flat arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.calibration import calibrated
+from simulator.records import Anchors
+
+Split = Literal["calibration", "search", "confirmation"]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedResponse:
+    """Which response a stretch of a trace belongs to."""
+
+    task: str
+    domain: str
+    prompt_id: str
+    turn: int
+    """From 0."""
+    prompt_tokens: int
+    """Tokens in the context before the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A drafter's dense record of S responses with A anchors in all."""
+
+    drafter: str
+    responses: tuple[TracedResponse, ...]
+    offsets: npt.NDArray[np.int64]
+    """Anchors of response s are offsets[s] to offsets[s + 1], [S + 1]; it has one token more than anchors."""
+    anchors: Anchors
+    """All of them, [A]."""
+
+    def __post_init__(self) -> None:
+        ends = len(self.offsets) == len(self.responses) + 1 and self.offsets[0] == 0
+        if not ends or self.offsets[-1] != len(self.anchors) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"trace of {self.drafter}: offsets must run from 0 to the number of anchors, one a response")
+
+    @classmethod
+    def join(cls, drafter: str, parts: Sequence[tuple[TracedResponse, Anchors]]) -> Trace:
+        """A trace of single responses; all of one γ, at least one."""
+        each = [anchors for _, anchors in parts]
+        offsets = np.cumsum([0, *map(len, each)], dtype=np.int64)
+
+        def whole(name: str) -> npt.NDArray[np.float32] | None:
+            found = [getattr(a, name) for a in each]
+            return None if any(f is None for f in found) else np.concatenate(found)
+
+        anchors = Anchors(
+            np.concatenate([a.drafted for a in each]),
+            np.concatenate([a.accepted for a in each]),
+            np.concatenate([a.accept_prob for a in each]),
+            whole("confidence"),
+            whole("fresh_confidence"),
+        )
+        return cls(drafter, tuple(response for response, _ in parts), offsets, anchors)
+
+    @property
+    def gamma(self) -> int:
+        """γ of the recording."""
+        return self.anchors.gamma
+
+    def __iter__(self) -> Iterator[tuple[TracedResponse, Anchors]]:
+        for i, response in enumerate(self.responses):
+            yield response, cut(self.anchors, slice(self.offsets[i], self.offsets[i + 1]))
+
+    def select(self, keep: Sequence[bool]) -> Trace:
+        """The responses marked in `keep`, at least one."""
+        return Trace.join(self.drafter, [part for part, kept in zip(self, keep, strict=True) if kept])
+
+    def calibrated(self, temperatures: npt.ArrayLike) -> Trace:
+        """With every confidence at position k scaled by temperature k; see `simulator.calibration`."""
+
+        def scaled(confidence: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+            return None if confidence is None else calibrated(confidence, temperatures)
+
+        a = self.anchors
+        anchors = replace(a, confidence=scaled(a.confidence), fresh_confidence=scaled(a.fresh_confidence))
+        return replace(self, anchors=anchors)
+
+
+def cut(anchors: Anchors, where: slice) -> Anchors:
+    """Views of some of the anchors."""
+    optional = [None if c is None else c[where] for c in (anchors.confidence, anchors.fresh_confidence)]
+    return Anchors(anchors.drafted[where], anchors.accepted[where], anchors.accept_prob[where], *optional)
+
+
+def split_of(prompt_id: str) -> Split:
+    """Which purpose a prompt serves: a quarter calibrates, half is searched on, a quarter confirms. By hash of its id."""
+    bucket = hashlib.sha256(prompt_id.encode()).digest()[0] % 4
+    return "calibration" if bucket == 0 else "confirmation" if bucket == 3 else "search"

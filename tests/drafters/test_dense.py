@@ -1,0 +1,292 @@
+"""The law of dense traces: their replay and live decoding give the same rounds, for every policy that claims so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2_contingency
+
+import drafters.dense as dense_module
+from drafters.decoding import DecodeRequest, decode
+from drafters.dense import DenseText, record_anchors
+from drafters.drafter import Drafter
+from drafters.ngram import NoDrafter
+from drafters.sampling import Sampling
+from drafters.target import Target
+from simulator.errors import InputError
+from simulator.policies import Policy, parse_policy
+from simulator.records import Anchors, Round
+from simulator.replay import replay
+
+from .conftest import ALL, GAMMA
+
+PROMPT = (1, 3, 4, 1, 3)
+NEW_TOKENS = 8
+SAMPLES = 4000
+REJECT = 1e-4
+DRAFTING = [n for n in ALL if n != "none"]
+
+
+def texts(
+    target: Target, prompts: Sequence[tuple[int, ...]], limit: int, sampling: Sampling, seed: int, gamma: int = GAMMA
+) -> list[DenseText]:
+    """Responses of the target alone, and what it would have said beyond the length limit."""
+    requests = [DecodeRequest(p, limit + gamma, (seed, i)) for i, p in enumerate(prompts)]
+    decoded = dict(decode(target, NoDrafter(), requests, sampling, max_batch=SAMPLES))
+    result = []
+    for i, prompt in enumerate(prompts):
+        ids = tuple(decoded[i].token_ids)
+        ended = len(ids) <= limit and decoded[i].finish == "stop"
+        result.append(DenseText(prompt, ids[:limit], ids[limit:], ended, (seed + 1, i)))
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(target: Target) -> Callable[[Sampling], list[DenseText]]:
+    """Many responses to one prompt, by sampling settings."""
+    return cache(lambda sampling: texts(target, [PROMPT] * SAMPLES, NEW_TOKENS, sampling, 21))
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    target: Target, make: Callable[[str], Drafter], finished: Callable[[Sampling], list[DenseText]]
+) -> Callable[[str, Sampling], list[Anchors]]:
+    """Dense records of these responses, by drafter and sampling settings."""
+    return cache(lambda name, sampling: record_anchors(target, [make(name)], finished(sampling), sampling)[0])
+
+
+def live_rounds(target: Target, drafter: Drafter, policy: Policy, sampling: Sampling) -> list[list[Round]]:
+    requests = [DecodeRequest(PROMPT, NEW_TOKENS, (5, i)) for i in range(SAMPLES)]
+    decoded = dict(decode(target, drafter, requests, sampling, max_batch=SAMPLES, policy=policy))
+    return [decoded[i].rounds for i in range(SAMPLES)]
+
+
+def p_value(one: Sequence[Any], other: Sequence[Any]) -> float:
+    """χ² of homogeneity of two samples of categories; rare ones are pooled."""
+    counts = [Counter(one), Counter(other)]
+    common = [c for c in counts[0] | counts[1] if counts[0][c] + counts[1][c] >= 20]
+    table = [[*(n[c] for c in common), sum(n.values()) - sum(n[c] for c in common)] for n in counts]
+    if table[0][-1] + table[1][-1] < 20:
+        table = [row[:-1] for row in table]
+    return float(chi2_contingency(table).pvalue) if len(table[0]) > 1 else 1.0
+
+
+def statistics(responses: list[list[Round]]) -> dict[str, list[Any]]:
+    """One category a response each, so that the samples are independent."""
+    result: dict[str, list[Any]] = {"rounds": [len(r) for r in responses]}
+    for i in range(3):
+        result[f"accepted in round {i}"] = [r[i].accepted if len(r) > i else None for r in responses]
+        # Confidences to one digit, all of them: what the policy saw and what it did not.
+        result[f"confidence and accepted in round {i}"] = [
+            (tuple(np.floor(np.array(r[i].confidence) * 10)), r[i].verified, r[i].accepted) if len(r) > i else None
+            for r in responses
+        ]
+    result["all rounds"] = [tuple((r.verified, r.accepted, r.committed) for r in rounds) for rounds in responses]
+    return result
+
+
+def smallest_p_value(one: list[list[Round]], other: list[list[Round]]) -> float:
+    ours, theirs = statistics(one), statistics(other)
+    return min(p_value(ours[name], theirs[name]) for name in ours) * len(ours)
+
+
+SETTINGS = {
+    "temperature 1": Sampling(),
+    "temperature 0.7, top-k 4": Sampling(temperature=0.7, top_k=4),
+    "top-p 0.8": Sampling(top_p=0.8),
+}
+
+
+Recorded = Callable[[str, Sampling], list[Anchors]]
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [(n, p) for n in DRAFTING for p in ("fixed:1", "fixed:3")] + [("dspark", "fixed:0"), ("dspark", "fixed:2")],
+)
+def test_fixed_policies_replay_as_live(
+    name: str, policy: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
+) -> None:
+    dense = [replay(a, parse_policy(policy)) for a in recorded(name, Sampling())]
+    live = live_rounds(target, make(name), parse_policy(policy), Sampling())
+    assert smallest_p_value(dense, live) > REJECT
+
+
+@pytest.mark.parametrize("name", ["dspark", "dspark-gated", "dspark-rnn"])
+@pytest.mark.parametrize("settings", list(SETTINGS))
+@pytest.mark.parametrize("least", [0.65])
+def test_threshold_policies_replay_as_live(
+    name: str, settings: str, least: float, make: Callable[[str], Drafter], target: Target, recorded: Recorded
+) -> None:
+    policy, sampling = parse_policy(f"threshold:{least}"), SETTINGS[settings]
+    dense = [replay(a, policy) for a in recorded(name, sampling)]
+    assert len({r.verified for rounds in dense for r in rounds}) > 1  # the threshold decides something here
+    assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling)) > REJECT
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+def test_sampling_settings_replay_as_live(
+    name: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
+) -> None:
+    policy, sampling = parse_policy("fixed:3"), Sampling(top_p=0.8)
+    dense = [replay(a, policy) for a in recorded(name, sampling)]
+    assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling)) > REJECT
+
+
+PLANTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "an acceptance 30 % too eager": lambda beta: (beta * 1.3).clamp(max=1.0),
+    "an acceptance 10 % too strict": lambda beta: beta * 0.9,
+}
+
+
+@pytest.mark.parametrize("error", list(PLANTED))
+@pytest.mark.parametrize("name", ["dspark", "dflash", "eagle3", "mtp"])
+def test_a_planted_error_is_caught(
+    name: str,
+    error: str,
+    make: Callable[[str], Drafter],
+    target: Target,
+    finished: Callable[[Sampling], list[DenseText]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tests above have power."""
+    honest = dense_module._Blocks.follow
+
+    def wrong(self: Any, k: int, logits: torch.Tensor) -> torch.Tensor:
+        before = self.accepted.clone()
+        said = honest(self, k, logits)
+        self.accept_prob[k] = PLANTED[error](self.accept_prob[k])
+        self.accepted = before + ((before == k) & (self.verdicts.uniform[k, 0] < self.accept_prob[k]))
+        return said
+
+    monkeypatch.setattr(dense_module._Blocks, "follow", wrong)
+    drafter, policy = make(name), parse_policy("fixed:3")
+    dense = [replay(a, policy) for a in record_anchors(target, [drafter], finished(Sampling()), Sampling())[0]]
+    assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
+
+
+@pytest.mark.parametrize("name", ["dspark-gated", "dspark-rnn"])
+def test_a_draft_uncoupled_from_its_acceptances_is_caught(
+    name: str,
+    make: Callable[[str], Drafter],
+    target: Target,
+    finished: Callable[[Sampling], list[DenseText]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Confidences depend on the tokens drafted before them, accepted or not: from a free draft, they are wrong."""
+    monkeypatch.setattr(dense_module._Blocks, "couple", dense_module._Blocks.free)
+    drafter, policy = make(name), parse_policy("fixed:3")
+    dense = [replay(a, policy) for a in record_anchors(target, [drafter], finished(Sampling()), Sampling())[0]]
+    assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+def test_greedy_replay_is_live_decoding_exactly(name: str, make: Callable[[str], Drafter], target: Target) -> None:
+    rng = np.random.default_rng(3)
+    prompts = [tuple(rng.choice([1, 3, 4, 5], size=n).tolist()) for n in rng.integers(1, 20, 30)]
+    drafter, greedy = make(name), Sampling(temperature=0)
+    done = texts(target, prompts, 25, greedy, 0)
+    assert {t.ended for t in done} == {False, True}
+    anchors = record_anchors(target, [drafter], done, greedy)[0]
+    policies = ["fixed:0", "fixed:1", "fixed:2", "fixed:3"] + ["threshold:0.5"] * name.startswith("dspark")
+    for policy in map(parse_policy, policies):
+        requests = [DecodeRequest(p, 25, (0, i)) for i, p in enumerate(prompts)]
+        live = dict(decode(target, drafter, requests, greedy, max_batch=7, policy=policy))
+        for i, recorded in enumerate(anchors):
+            replayed = replay(recorded, policy)
+            assert [outcome(r) for r in replayed] == [outcome(r) for r in live[i].rounds]
+            for ours, theirs in zip(replayed, live[i].rounds, strict=True):
+                np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-4)
+
+
+def outcome(r: Round) -> tuple[int, ...]:
+    return r.drafted, r.verified, r.accepted, r.committed
+
+
+@pytest.mark.parametrize("name", DRAFTING)
+def test_records_do_not_depend_on_the_pass(name: str, make: Callable[[str], Drafter], target: Target) -> None:
+    """One text alone, many together, or a few anchors at a time: the same record."""
+    rng = np.random.default_rng(4)
+    prompts = [tuple(rng.choice([1, 3, 4, 5], size=n).tolist()) for n in (3, 9, 4, 4, 30, 1)]
+    done, drafter = texts(target, prompts, 20, Sampling(), 3), make(name)
+    together = record_anchors(target, [drafter], done, Sampling(), fresh=True)[0]
+    for i, text in enumerate(done):
+        [alone] = record_anchors(target, [drafter], [text], Sampling(), fresh=True)[0]
+        [sliced] = record_anchors(target, [drafter], [text], Sampling(), budget_bytes=40_000, fresh=True)[0]
+        for other in (alone, sliced):
+            assert_same(other, together[i])
+
+
+def assert_same(one: Anchors, other: Anchors) -> None:
+    assert one.drafted.tolist() == other.drafted.tolist()
+    assert one.accepted.tolist() == other.accepted.tolist()
+    for name in ("accept_prob", "confidence", "fresh_confidence"):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dspark", "dflash", "eagle3", "mtp", "ngram"])
+def test_acceptance_probabilities_match_one_block_at_a_time(
+    name: str, make: Callable[[str], Drafter], target: Target
+) -> None:
+    """β from the dense pass against the drafter's own live proposal, forced along the response."""
+    sampling, drafter = Sampling(top_p=0.9), make(name)
+    [text] = texts(target, [PROMPT], 12, sampling, 8)
+    [anchors] = record_anchors(target, [drafter], [text], sampling)[0]
+    ids = text.ids
+    with torch.no_grad():
+        p = sampling.probabilities(target.model(torch.tensor([ids]), use_cache=False).logits[0])
+    for t in range(text.anchors):
+        at = len(PROMPT) + t
+        q = proposal_along(drafter, target, ids, at, sampling)
+        for k in range(min(GAMMA, len(ids) - at - 1)):
+            token = ids[at + k + 1]
+            expected = min(1.0, float(q[k][token] / p[at + k][token]))
+            assert anchors.accept_prob[t, k] == pytest.approx(expected, abs=1e-5)
+        if text.ended:
+            assert not anchors.accept_prob[t, len(ids) - at - 1 :].any()
+
+
+def proposal_along(drafter: Drafter, target: Target, ids: list[int], at: int, sampling: Sampling) -> list[torch.Tensor]:
+    """q_1..q_γ at the anchor `ids[at]` with the text itself as the drafted tokens, from the live state."""
+    import drafters.drafter as drafter_module
+    from drafters.cache import KVCache
+    from drafters.sampling import Draws
+
+    cache, state = KVCache(1, len(ids) + 9), drafter.start(1, len(ids) + 9)
+    tokens = torch.tensor([ids[:at]])
+    seen = target.forward(tokens, torch.arange(at)[None], cache, slice(0, 1), drafter.tap_layers)
+    drafter.observe(state, slice(0, 1), torch.tensor([0]), seen.taps, torch.tensor([ids[: at + 1]]), torch.tensor([at]))
+    draws = Draws(torch.zeros(1, GAMMA).double(), torch.zeros(1, GAMMA).double(), torch.zeros(1).double())
+    forced = iter([*ids[at + 1 :], *[0] * GAMMA])
+    original, drafter_module.sample = drafter_module.sample, lambda *_: torch.tensor([next(forced)])
+    try:
+        proposal = drafter.propose(state, slice(0, 1), torch.tensor([ids[at]]), torch.tensor([at]), sampling, draws)
+    finally:
+        drafter_module.sample = original
+    if proposal.probs is None:
+        size = int(proposal.drafted)
+        return [torch.eye(6)[int(proposal.tokens[0, k])] if k < size else torch.zeros(6) for k in range(GAMMA)]
+    return list(proposal.probs[0])
+
+
+def test_responses_of_other_settings_are_refused(make: Callable[[str], Drafter], target: Target) -> None:
+    sampled = texts(target, [PROMPT] * 5, 30, Sampling(temperature=2.0), 1)
+    with pytest.raises(InputError, match="cannot come from this target with these sampling settings"):
+        record_anchors(target, [make("dflash")], sampled, Sampling(temperature=0))
+    with pytest.raises(InputError, match="cannot come from"):
+        record_anchors(target, [make("dflash")], sampled, Sampling(top_p=0.5))
+
+
+def test_a_cut_response_needs_its_continuation(make: Callable[[str], Drafter], target: Target) -> None:
+    cut = DenseText(PROMPT, (1, 3, 4), (1,), False, (0,))
+    with pytest.raises(InputError, match="goes on for 1 tokens; γ = 3 are needed"):
+        record_anchors(target, [make("dflash")], [cut], Sampling())
