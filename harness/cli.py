@@ -120,8 +120,29 @@ def replay(
     with _user_errors():
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
-            rows = replay_run(store, store.find_run(name), policy, drafter, calibrated=calibrated, watcher=watcher)
+            rows = replay_run(store, store.find_run(name), policy, drafter, calibrated=calibrated, say=watcher.say)
         print_replays(rows, as_json=as_json)
+
+
+@app.command()
+def synthesize(
+    curves: Annotated[str, typer.Argument(help="Published curves; paper:qwen3-4b is what there is.")] = "paper:qwen3-4b",
+    responses_per_task: Annotated[int, typer.Option(help="Responses to each of nine tasks.")] = 40,
+    output_tokens: Annotated[int, typer.Option(help="Tokens of each response.")] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Make dense traces from published curves, to study a model's operating range without running it."""
+    from harness.display import print_run, watching
+    from harness.published import Size, publish
+    from results.store import Store
+
+    with _user_errors():
+        store = Store(out / "specyard.duckdb")
+        with watching() as watcher:
+            run_id = publish(curves, seed, Size(responses_per_task, output_tokens), store, watcher.say)
+        print_run(store, run_id, _write_report(store, run_id), as_json=as_json)
 
 
 @app.command()

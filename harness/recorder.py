@@ -26,7 +26,7 @@ from harness.pairs import choose_drafters, load_pair
 from harness.responses import GivenResponse
 from harness.suites import Generation, Prompt
 from results.store import SpeedSample
-from results.tables import anchor_table, recording_table, response_tables, round_table
+from results.tables import anchor_table, recordings, response_tables, round_table
 from simulator.errors import InputError
 from simulator.policies import Fixed
 from simulator.records import Response, Round
@@ -217,15 +217,16 @@ class Recorder:
         fresh = self.options.fresh_tails
         recorded = record_anchors(self.target, drafters, texts, self.sampling, fresh=fresh) if drafters else []
         tables = response_tables("none", 0, responses)
-        rounds, anchors, recordings = [tables["rounds"]], [], []
+        rounds, anchors, notes = [tables["rounds"]], [], []
         for (name, drafter), each in zip(variants, recorded, strict=True):
-            recordings.append(recording_table(name, drafter.gamma, responses))
+            counts = [(r.prompt_id, r.turn, len(a)) for r, a in zip(responses, each, strict=True)]
+            notes.append(recordings(name, drafter.gamma, counts))
             for r, a in zip(responses, each, strict=True):
                 anchors.append(anchor_table(name, r.prompt_id, r.turn, a))
                 rounds.append(round_table(name, drafter.gamma, r.prompt_id, r.turn, replay(a, Fixed(drafter.gamma))))
         tables["rounds"] = pa.concat_tables(rounds)
-        if recordings:
-            tables |= {"recordings": pa.concat_tables(recordings), "anchors": pa.concat_tables(anchors)}
+        if notes:
+            tables |= {"recordings": pa.concat_tables(notes), "anchors": pa.concat_tables(anchors)}
         return tables
 
     def probe(self, prompts: Sequence[Prompt], tokens: int) -> Probe:

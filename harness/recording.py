@@ -278,7 +278,7 @@ def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:
 def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
     generation = suite.file.generation
     return RunInfo(
-        command=shlex.join(["harness", *sys.argv[1:]]),
+        command=command_line(),
         suite=suite.file.name,
         suite_version=suite.file.version,
         suite_hash=suite.content_hash,
@@ -289,10 +289,20 @@ def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
         sampling=msgspec.to_builtins(generation),
         seed=plan.seed,
         plan=msgspec.to_builtins(plan),
-        git_revision=_git_revision(),
-        packages={p: _version(p) for p in _PACKAGES},
+        git_revision=git_revision(),
+        packages=package_versions(),
         host=checked.host,
     )
+
+
+def command_line() -> str:
+    """The command as typed."""
+    return shlex.join(["harness", *sys.argv[1:]])
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what results depend on, by distribution."""
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def _version(package: str) -> str:
@@ -302,7 +312,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """Commit of the checkout this code runs from, with a + for uncommitted changes; None outside one."""
     root = Path(__file__).parents[1]
 

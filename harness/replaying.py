@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from harness.recording import Watcher
 from results.store import Store
 from simulator.errors import InputError
 from simulator.policies import Policy, parse_policy
@@ -43,7 +42,7 @@ def replay_run(
     drafters: Sequence[str] | None,
     *,
     calibrated: bool,
-    watcher: Watcher,
+    say: Callable[[str], None],
 ) -> list[Replayed]:
     """Every policy on every dense recording of a run, by domain. Raises InputError for what is not there."""
     traced = [(name, gamma) for name, gamma in store.traced(run_id) if not drafters or name in drafters]
@@ -59,7 +58,7 @@ def replay_run(
         if calibrated:
             temperatures = store.temperatures(run_id, drafter, gamma)
             if not temperatures:
-                watcher.say(f"{drafter} γ={gamma}: left out, the run has no calibration of its confidences")
+                say(f"{drafter} γ={gamma}: left out, the run has no calibration of its confidences")
                 continue
             # Never on the prompts the temperatures were fitted on.
             trace = trace.calibrated(temperatures).select([split_of(r.prompt_id) != "calibration" for r in trace.responses])
@@ -69,7 +68,7 @@ def replay_run(
             except InputError as error:
                 if drafters:
                     raise
-                watcher.say(f"{drafter} γ={gamma}: left out: {error}")
+                say(f"{drafter} γ={gamma}: left out: {error}")
     if not rows:
         raise InputError(f"run {run_id}: nothing to replay with these options")
     return rows

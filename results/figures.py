@@ -74,6 +74,8 @@ class Provenance:
     prompt_source: str
     """'bundled', 'data-dir' or 'hub'."""
     pair: str
+    sources: tuple[str, ...]
+    """Publications that a synthesised run was fitted to; empty for a recorded one."""
     drafters: tuple[Drafter, ...]
     sampling: Mapping[str, Any]
     seed: int
@@ -125,6 +127,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         suite_hash=run["suite_hash"],
         prompt_source=run["prompt_source"],
         pair=run["pair"],
+        sources=tuple(json.loads(run["plan"]).get("sources", ())),
         drafters=drafters,
         sampling=json.loads(run["sampling"]),
         seed=run["seed"],

@@ -23,6 +23,7 @@ PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "bundled": "bundled prompts, not the benchmarks",
     "data-dir": "prompts from a local data directory",
     "hub": "prompts from the Hugging Face Hub",
+    "synthesised": "synthesised from published curves, no model was run",
 }
 
 SYMBOLS: Final[Mapping[str, str]] = {
@@ -188,6 +189,10 @@ def _subtitle(run: Provenance) -> str:
 
 
 def _comparison(run: Provenance) -> str:
+    if run.prompt_source == "synthesised":
+        return (
+            f"Small grey numbers and hollow markers are the DSpark paper's {PAPER_TARGET}: these traces were fitted to them."
+        )
     same = PAPER_TARGET.lower() in run.pair.lower() and run.prompt_source != "bundled"
     verdict = "compare them only at matching sampling and limits" if same else "they are not expected to be equal"
     return (
@@ -245,6 +250,11 @@ def _listed(items: Sequence[str]) -> str:
 def _notices(run: Provenance, missing: pl.DataFrame) -> list[str]:
     """What a reader must know before trusting the numbers."""
     notices = []
+    if run.prompt_source == "synthesised":
+        notices.append(
+            "Synthesised: no model was run. Everything here comes from traces that were fitted to published averages "
+            f"({'; '.join(run.sources)})."
+        )
     if run.finished_at is None:
         notices.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
     for (drafter,), rows in missing.group_by("drafter", maintain_order=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from simulator.traces import Trace, TracedResponse
 
 _MIGRATIONS = Path(__file__).parent / "schema"
 _RETRY_S = 20.0
+_MIN_FREED_BYTES = 4 << 20
 _JSON_COLUMNS = ("target", "drafters", "sampling", "plan", "packages", "host")
 
 
@@ -133,9 +135,10 @@ class Store:
             connection.executemany("INSERT INTO speed_samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def finish_run(self, run_id: str) -> None:
-        """Mark a run as complete."""
+        """Mark a run as complete, and make the file small again."""
         with self.writing() as connection:
             connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [_now(), run_id])
+        self._compact()
 
     def find_run(self, name: str) -> str:
         """The id of a run from `latest`, an id, or the start of one. Raises InputError."""
@@ -233,6 +236,30 @@ class Store:
                     raise InputError(f"{self.file}: another process keeps it locked; close it and try again") from None
                 problem = "is not a DuckDB file" if "not a valid DuckDB" in str(error) else "cannot be opened"
                 raise InputError(f"{self.file}: {problem} ({_first_line(error)})") from None
+
+    def _compact(self) -> None:
+        """Rewrite the file where much of it is free blocks, which many small transactions leave behind.
+
+        The lock on the old file is held until the new one has taken its place; who waits for it then opens the new one.
+        """
+        connection = self._connect(read_only=False)
+        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        try:
+            sizes = connection.execute(
+                "SELECT block_size, total_blocks, free_blocks, database_name FROM pragma_database_size()"
+            )
+            [(block_bytes, total, free, name)] = sizes.fetchall()
+            if free * block_bytes < _MIN_FREED_BYTES or free < total / 5:
+                return
+            connection.execute(f"ATTACH '{str(partial).replace(chr(39), chr(39) * 2)}' AS compact")
+            connection.execute(f'COPY FROM DATABASE "{name}" TO compact')
+            connection.execute("DETACH compact")
+            os.replace(partial, self.file)
+        except duckdb.IOException:
+            return  # no room for a second copy: the file stays as it is, complete
+        finally:
+            connection.close()
+            partial.unlink(missing_ok=True)
 
     def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
         """Schema version; 0 for an empty file."""

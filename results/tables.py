@@ -12,7 +12,7 @@ from simulator.records import Anchors, Response, Round
 
 _FLOATS = pa.list_(pa.float32())
 _DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8())]
-_RESPONSE_COLUMNS = pa.schema([
+RESPONSE_COLUMNS = pa.schema([
     *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
     ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
     ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()), ("beyond", pa.list_(pa.uint32())),
@@ -36,7 +36,7 @@ def response_tables(drafter: str, gamma: int, responses: Sequence[Response]) -> 
         for r in responses
     ]  # fmt: skip
     rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds) for r in responses]
-    return {"responses": pa.Table.from_pylist(rows, _RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
+    return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
 
 
 def round_table(drafter: str, gamma: int, prompt_id: str, turn: int, rounds: Sequence[Round]) -> pa.Table:
@@ -77,11 +77,11 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors) -> p
     return pa.table(columns)
 
 
-def recording_table(drafter: str, gamma: int, responses: Sequence[Response]) -> pa.Table:
-    """Rows of `recordings`."""
+def recordings(drafter: str, gamma: int, recorded: Sequence[tuple[str, int, int]]) -> pa.Table:
+    """Rows of `recordings` from (prompt id, turn, anchors) of each response."""
     rows = [
-        {"drafter": drafter, "gamma": gamma, "prompt_id": r.prompt_id, "turn": r.turn, "anchors": len(r.token_ids) - 1}
-        for r in responses
+        {"drafter": drafter, "gamma": gamma, "prompt_id": prompt_id, "turn": turn, "anchors": anchors}
+        for prompt_id, turn, anchors in recorded
     ]
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
 

@@ -13,7 +13,7 @@ import pytest
 
 from results import figures
 
-SCHEMA = Path(figures.__file__).parent / "schema" / "001_first.sql"
+SCHEMA = sorted((Path(figures.__file__).parent / "schema").glob("*.sql"))
 RUN = "3f9c"
 KINDS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
 
@@ -25,7 +25,8 @@ Round = tuple[int, int, int]
 def con() -> duckdb.DuckDBPyConnection:
     """An empty database holding one run that declares one drafter of every kind."""
     con = duckdb.connect()
-    con.execute(SCHEMA.read_text()).fetchall()
+    for migration in SCHEMA:
+        con.execute(migration.read_text()).fetchall()
     add_run(con, {kind: {"kind": kind, "gamma": gamma} for kind, gamma in KINDS.items()})
     return con
 
@@ -55,7 +56,7 @@ def add_response(
     gamma = KINDS[drafter] if gamma is None else gamma
     tokens = 1 + sum(committed for _, _, committed in rounds)
     con.execute(
-        "INSERT INTO responses VALUES ($1, $2, $3, $4, $5, $6, $7, 5, $8, $9, [], '')",
+        "INSERT INTO responses VALUES ($1, $2, $3, $4, $5, $6, $7, 5, $8, $9, [], '', [])",
         [run_id, drafter, gamma, task, domain, prompt_id, turn, tokens, finish],
     ).fetchall()
     for index, (verified, accepted, committed) in enumerate(rounds):
@@ -299,7 +300,8 @@ def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyCo
 def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
     file = tmp_path / "specyard.duckdb"
     with duckdb.connect(str(file)) as writer:
-        writer.execute(SCHEMA.read_text()).fetchall()
+        for migration in SCHEMA:
+            writer.execute(migration.read_text()).fetchall()
         add_run(writer, {"dspark": {"kind": "dspark", "gamma": 7, "checkpoint": "here", "checkpoint_hash": "beef"}})
         add_response(writer, "dspark", "a", [(7, 0, 1), (7, 1, 2)])
         add_response(writer, "dspark", "a", [(7, 0, 1)], turn=1)

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from results import report
 
-SCHEMA = Path(report.__file__).parent / "schema" / "001_first.sql"
+SCHEMA = sorted((Path(report.__file__).parent / "schema").glob("*.sql"))
 RUN = "3f9c"
 DRAFTERS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
 ACCEPTANCE = {"dspark": 0.8, "dflash": 0.6, "eagle3": 0.55, "mtp": 0.5, "ngram": 0.2, "none": 0.0}
@@ -57,12 +57,13 @@ def recorded(
             for prompt in (f"{task}/{i}" for i in range(4) if keep(drafter, task)):
                 lengths = [int(np.argmin([*(rng.random(gamma) < alpha), False])) for _ in range(30)]
                 key = (RUN, drafter, gamma)
-                responses.append((*key, task, domain, prompt, 0, 9, 31 + sum(lengths), "length", [], ""))
+                responses.append((*key, task, domain, prompt, 0, 9, 31 + sum(lengths), "length", [], "", []))
                 rounds += [(*key, prompt, 0, i, gamma, gamma, a, a + 1, [], 1, 0.1, 0.2) for i, a in enumerate(lengths)]
         for sample in range(3):
             samples += [(RUN, drafter, gamma, sample, f"gsm8k/{i}", 1, 60, 1 - alpha / 2 + i / 50) for i in range(4)]
     con = duckdb.connect()
-    con.execute(SCHEMA.read_text()).fetchall()
+    for migration in SCHEMA:
+        con.execute(migration.read_text()).fetchall()
     declared = {name: {"kind": (kinds or {}).get(name, name), "gamma": gamma} for name, gamma in drafters.items()}
     con.execute(
         "INSERT INTO runs VALUES ($1, '2026-02-01 10:00', $2, 'harness run suites/math_code_chat', 'math_code_chat', 1,"

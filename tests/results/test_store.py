@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import subprocess
 import sys
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pytest
 
 import results.store
-from results.store import RunInfo, SpeedSample, Store, response_tables
+from results.store import RunInfo, SpeedSample, Store
+from results.tables import anchor_table, recordings, response_tables
+from simulator.calibration import calibrated
 from simulator.errors import InputError
-from simulator.records import Response, Round
+from simulator.records import Anchors, Response, Round
+from simulator.traces import cut
 
 INFO = RunInfo(
     "harness run", "mine", 1, "hash", "bundled", "tiny", {"hash": "t"}, {"dspark": {"gamma": 2}}, {}, 0, {}, None, {}, {}
@@ -31,9 +37,9 @@ def store(tmp_path: Path) -> Store:
 
 def test_what_goes_in_comes_out(store: Store) -> None:
     run_id = store.create_run(INFO)
-    store.add_responses(run_id, "dspark", 2, *response_tables([RESPONSE]))
+    store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
     store.add_speed(run_id, [SpeedSample("dspark", 2, 0, "sums/0", 1, 3, 0.5)])
-    assert store.recorded_prompts(run_id) == {("dspark", "sums/0")}
+    assert store.recorded_prompts(run_id) == {("dspark", 2, "sums/0")}
     assert store.timed(run_id) == {(0, "sums/0")}
     assert store.run(run_id)["finished_at"] is None
     store.finish_run(run_id)
@@ -58,18 +64,80 @@ def test_a_reader_may_ask_whatever_it_likes(store: Store) -> None:
 
 def test_a_unit_is_written_whole_or_not_at_all(store: Store) -> None:
     run_id = store.create_run(INFO)
-    responses, rounds = response_tables([RESPONSE])
-    doubled = rounds.slice(0, 1)
-    import pyarrow as pa
-
+    tables = response_tables("dspark", 2, [RESPONSE])
+    doubled = pa.concat_tables([tables["rounds"], tables["rounds"].slice(0, 1)])
     with pytest.raises(duckdb.ConstraintException):
-        store.add_responses(run_id, "dspark", 2, responses, pa.concat_tables([rounds, doubled]))
+        store.add(run_id, {**tables, "rounds": doubled})
     assert store.recorded_prompts(run_id) == set()
-    store.add_responses(run_id, "dspark", 2, responses, rounds)
+    store.add(run_id, tables)
     with pytest.raises(duckdb.ConstraintException):
-        store.add_responses(run_id, "dspark", 2, responses, rounds)
+        store.add(run_id, tables)
     with store.reading() as connection:
         assert connection.execute("SELECT count(*) FROM rounds").fetchone() == (2,)
+
+
+ANCHORS = Anchors(
+    np.array([2, 2, 1], np.uint8), np.array([2, 0, 1], np.uint8), np.array([[1, 0.5], [0, 0.25], [1, 0]], np.float32),
+    np.array([[0.5, 0.25], [1, 0], [0.75, 0.125]], np.float32),
+)  # fmt: skip
+
+
+def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "ngram": {}}))
+    plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(3))
+    other = Response("sums", "math", "sums/1", 0, 9, (5,), "", "length", (), (7, 8))
+    store.add(run_id, response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=plain), other]))
+    lookup = dataclasses.replace(ANCHORS, confidence=None)
+    for name, anchors in (("dspark", ANCHORS), ("ngram", lookup)):
+        rows = anchor_table(name, "sums/0", 0, anchors)
+        store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/1", 0, 0), ("sums/0", 0, 3)])})
+    assert store.traced(run_id) == [("dspark", 2), ("ngram", 2)]
+    trace = store.trace(run_id, "dspark", 2)
+    assert [(r.prompt_id, r.prompt_tokens) for r in trace.responses] == [("sums/0", 12), ("sums/1", 9)]
+    assert trace.offsets.tolist() == [0, 3, 3]
+    for name in ("drafted", "accepted", "accept_prob", "confidence"):
+        np.testing.assert_array_equal(getattr(trace.anchors, name), getattr(ANCHORS, name))
+    assert trace.anchors.fresh_confidence is None
+    assert store.trace(run_id, "ngram", 2).anchors.confidence is None
+    with pytest.raises(InputError, match="no dense record of eagle3 at γ = 7"):
+        store.trace(run_id, "eagle3", 7)
+
+
+def test_calibrated_confidences_are_a_view(store: Store) -> None:
+    run_id = store.create_run(INFO)
+    store.add(run_id, {"anchors": anchor_table("dspark", "sums/0", 0, ANCHORS)})
+    with store.writing() as connection:
+        for position, temperature in ((1, 2.0), (2, 0.5)):
+            values = [run_id, "dspark", 2, position, temperature, *[1] * 4, *[0.5] * 7]
+            connection.execute(f"INSERT INTO calibrations VALUES ({', '.join('?' * 16)})", values)
+    assert store.temperatures(run_id, "dspark", 2) == [2.0, 0.5]
+    assert store.temperatures(run_id, "dspark", 7) == []
+    with store.reading() as connection:
+        rows = connection.execute("SELECT calibrated FROM calibrated_anchors ORDER BY anchor").fetchall()
+    assert ANCHORS.confidence is not None
+    np.testing.assert_allclose([r[0] for r in rows], calibrated(ANCHORS.confidence, [2.0, 0.5]), atol=1e-6)
+
+
+def test_an_anchor_takes_less_than_64_bytes(store: Store) -> None:
+    """γ = 7 with confidences, on disk, indexes and all: the promise of the README."""
+    rng, count, unit = np.random.default_rng(0), 400_000, 20_000
+    beta = np.minimum(1, rng.lognormal(0, 1, (count, 7))).astype(np.float32)
+    accepted = (rng.random((count, 7)) < beta).cumprod(1).sum(1).astype(np.uint8)
+    anchors = Anchors(np.full(count, 7, np.uint8), accepted, beta, rng.beta(2, 1, (count, 7)).astype(np.float32))
+    run_id = store.create_run(INFO)
+    before = store.file.stat().st_size
+    for first in range(0, count, unit):
+        part = cut(anchors, slice(first, first + unit))
+        store.add(run_id, {"anchors": anchor_table("dspark", f"sums/{first}", 0, part)})
+    store.finish_run(run_id)
+    each = (store.file.stat().st_size - before) / count
+    print(f"{each:.1f} bytes an anchor")
+    assert each < 64
+    assert [file.name for file in store.file.parent.iterdir()] == [store.file.name]
+    with store.reading() as connection:  # nothing is lost by making the file small
+        assert connection.execute("SELECT count(*), sum(accepted) FROM anchors").fetchall() == [(count, accepted.sum())]
+    with pytest.raises(duckdb.ConstraintException), store.writing() as connection:
+        connection.execute("INSERT INTO runs SELECT * FROM runs")
 
 
 def test_runs_are_found_by_latest_and_prefix(store: Store) -> None:

@@ -1,0 +1,207 @@
+"""Policies in the live loop: the two worked examples that say what a policy may look at, decoded for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from drafters.decoding import Decoded, DecodeRequest, decode
+from drafters.drafter import Drafter
+from drafters.ngram import TextState
+from drafters.sampling import Proposal, Sampling, sample
+from drafters.target import Target, TargetPass
+from simulator.errors import InputError
+from simulator.policies import CausalityError, Step, parse_policy
+from simulator.records import Anchors, Round
+from simulator.replay import replay
+
+SAMPLES = 20_000
+A, B = 0, 1
+
+
+class TwoTokenTarget:
+    """A target over {A, B} given as a table: P(A) after `token` at `position`."""
+
+    device, max_positions, stop_tokens = torch.device("cpu"), 100, frozenset[int]()
+
+    def __init__(self, chance_of_a: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.chance_of_a = chance_of_a
+
+    def forward(self, ids: Tensor, positions: Tensor, *_: Any) -> TargetPass:
+        a = self.chance_of_a(ids, positions)
+        return TargetPass(torch.stack([a, 1 - a], -1).double().log(), ids.new_zeros(*ids.shape, 0))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class TwoTokenDrafter:
+    """Drafts two tokens from such a table, and says c_1, and c_2 by the first token drafted."""
+
+    name, gamma, tap_layers = "two", 2, ()
+
+    def __init__(self, chance_of_a: Callable[[Tensor, Tensor], Tensor], confidence: tuple[float, float, float]) -> None:
+        self.chance_of_a, self.confidence = chance_of_a, confidence
+
+    def start(self, rows: int, capacity: int) -> TextState:
+        return TextState(rows)
+
+    def observe(self, *_: Any) -> None:
+        pass
+
+    def propose(self, _state: Any, _rows: slice, anchor: Tensor, position: Tensor, _s: Sampling, draws: Any) -> Proposal:
+        token, tokens, probs = anchor, [], []
+        for k in range(2):
+            a = self.chance_of_a(token, position + k)
+            probs.append(torch.stack([a, 1 - a], -1))
+            token = sample(probs[k], draws.draft[:, k])
+            tokens.append(token)
+        first, after_a, after_b = self.confidence
+        second = torch.where(tokens[0] == A, after_a, after_b)
+        confidence = torch.stack([torch.full_like(second, first), second], -1)
+        return Proposal(torch.stack(tokens, 1), torch.full_like(anchor, 2), torch.stack(probs, 1).float(), confidence)
+
+
+def run(target: Any, drafter: Any, policy: Any, tokens: int) -> list[Decoded]:
+    requests = [DecodeRequest((A,), tokens, (9, i)) for i in range(SAMPLES)]
+    return [d for _, d in decode(target, drafter, requests, Sampling(), max_batch=SAMPLES, policy=policy)]
+
+
+# --- the biased retrospective policy of the DSpark paper's appendix -----------------------------------------------
+
+SPS = (1.0, 0.5, 0.45)
+
+
+@dataclass(frozen=True)
+class Retrospective:
+    """Verifies the ℓ with most expected tokens × SPS, judged with all confidences at hand. Biased; hence not offered."""
+
+    look: Callable[[Step, int], float]
+
+    lossless = True
+    replays_exactly = True
+    name = "retrospective"
+
+    def admit(self, step: Step) -> None:
+        for request in range(step.running):
+            c = [self.look(step, k) for k in (1, 2)]
+            gains = [SPS[0], (1 + c[0]) * SPS[1], (1 + c[0] + c[0] * c[1]) * SPS[2]]
+            step.admit(request, int(np.argmax(gains)))
+
+
+def appendix() -> tuple[Any, Any]:
+    """p = .7/.3, q = .5/.5, c_1 = .8, c_2 = .9 after A and 0 after B."""
+    target = TwoTokenTarget(lambda ids, _: torch.full(ids.shape, 0.7, dtype=torch.float64))
+    drafter = TwoTokenDrafter(lambda ids, _: torch.full(ids.shape, 0.5, dtype=torch.float64), (0.8, 0.9, 0.0))
+    return target, drafter
+
+
+def share_of_a(decoded: list[Decoded]) -> float:
+    """Of the second response tokens, the first that a round commits."""
+    return float(np.mean([d.token_ids[1] == A for d in decoded]))
+
+
+def test_the_retrospective_policy_is_biased() -> None:
+    """Past the contract, by taking what it does not show: .85/.15 instead of .7/.3."""
+
+    class Peeking(Retrospective):
+        def admit(self, step: Step) -> None:
+            for request in range(step.running):
+                c = step._confidence[request]
+                gains = [SPS[0], (1 + c[0]) * SPS[1], (1 + c[0] + c[0] * c[1]) * SPS[2]]
+                step.admit(request, int(np.argmax(gains)))
+
+    biased = share_of_a(run(*appendix(), Peeking(lambda *_: 0.0), 3))
+    assert biased == pytest.approx(0.85, abs=4 * (0.85 * 0.15 / SAMPLES) ** 0.5)
+    for policy in ("fixed:0", "fixed:2", "threshold:0.85"):
+        honest = share_of_a(run(*appendix(), parse_policy(policy), 3))
+        assert honest == pytest.approx(0.7, abs=4 * (0.7 * 0.3 / SAMPLES) ** 0.5)
+
+
+def test_the_contract_refuses_the_retrospective_policy() -> None:
+    policy = Retrospective(lambda step, k: step.confidence(0, k))
+    with pytest.raises(CausalityError, match="looks at the confidence of position 2 before position 1 is admitted"):
+        run(*appendix(), policy, 3)
+
+
+# --- what lagged policies see of a trace --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lagged:
+    """Verifies nothing, then one token if the unverified c_2 of the round before was high."""
+
+    lossless = True
+    replays_exactly = False
+    name = "lagged"
+
+    def admit(self, step: Step) -> None:
+        for request in range(step.running):
+            stale = step.stale_confidence(request, 1)
+            step.admit(request, int(stale is not None and stale[1] > 0.5))
+
+
+def example() -> tuple[Any, Any]:
+    """c_2 is high iff A was drafted first. After an A the drafter is right, after a B always wrong."""
+
+    def target(ids: Tensor, positions: Tensor) -> Tensor:
+        fair = torch.full(ids.shape, 0.5, dtype=torch.float64)
+        return torch.where((positions >= 2) & (ids == B), torch.zeros_like(fair), fair)
+
+    def drafter(ids: Tensor, positions: Tensor) -> Tensor:
+        fair = torch.full(ids.shape, 0.5, dtype=torch.float64)
+        return torch.where((positions >= 2) & (ids == B), torch.ones_like(fair), fair)
+
+    return TwoTokenTarget(target), TwoTokenDrafter(drafter, (0.9, 0.9, 0.1))
+
+
+def dense_example(rng: np.random.Generator, fresh: bool) -> Anchors:
+    """The dense record of a response of three tokens y_0, y_1, y_2 by the law, worked out by hand for `example`."""
+    y1 = int(rng.random() < 0.5)
+    high = [[0.9, 0.9 if y == A else 0.1] for y in (y1, A)]
+    # At the first anchor p = q, so the draft is what the response says; at the second it is right iff y_1 is A.
+    accepted = [2 if y1 == A else 1, 2 if y1 == A else 0]
+    free = [[0.9, 0.9 if rng.random() < 0.5 else 0.1] for _ in range(2)]
+    matrices = [np.array(m, np.float32) for m in (high, free)]
+    ones = np.ones((2, 2), np.float32)
+    return Anchors(np.full(2, 2, np.uint8), np.array(accepted, np.uint8), ones, matrices[0], matrices[1] if fresh else None)
+
+
+def second_accepted(responses: list[list[Round]]) -> float:
+    """Mean accepted in the round at the second anchor."""
+    return float(np.mean([rounds[1].accepted for rounds in responses]))
+
+
+def test_lagged_policies_replay_wrong_without_fresh_tails_and_right_with_them() -> None:
+    error = 4 * (0.25 / SAMPLES) ** 0.5
+    target, drafter = example()
+    live = second_accepted([d.rounds for d in run(target, drafter, Lagged(), 3)])
+    assert live == pytest.approx(0.25, abs=error)
+    rng = np.random.default_rng(2)
+    coupled = second_accepted([replay(dense_example(rng, False), Lagged()) for _ in range(SAMPLES)])
+    assert coupled == pytest.approx(0.5, abs=error)
+    fresh = second_accepted([replay(dense_example(rng, True), Lagged()) for _ in range(SAMPLES)])
+    assert fresh == pytest.approx(0.25, abs=error)
+
+
+# --- bounds ------------------------------------------------------------------------------------------------------
+
+
+def test_the_live_loop_refuses_bounds(make: Callable[[str], Drafter], target: Target) -> None:
+    with pytest.raises(InputError, match="oracle: is a bound for replays"):
+        list(
+            decode(
+                target,
+                make("dspark"),
+                [DecodeRequest((1,), 4, (0,))],
+                Sampling(),
+                max_batch=1,
+                policy=parse_policy("oracle"),
+            )
+        )

@@ -1,0 +1,74 @@
+"""Files of responses that another engine produced: what is wrong with one is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.responses import GivenResponse, read_responses
+from harness.suites import Generation, Prompt
+from simulator.errors import InputError
+
+PROMPTS = [Prompt("t", "math", "t/0", ("one", "two")), Prompt("t", "math", "t/1", ("one",))]
+HEADER = {"temperature": 0.7, "top_p": 0.9}
+GENERATION = Generation(temperature=0.7, top_p=0.9)
+LINES: list[dict[str, Any]] = [
+    {"prompt_id": "t/0", "turn": 0, "token_ids": [4, 5, 2], "finish": "stop"},
+    {"prompt_id": "t/0", "turn": 1, "token_ids": [4], "finish": "length"},
+    {"prompt_id": "t/1", "token_ids": [6, 7], "finish": "length"},
+]
+
+
+def write(folder: Path, *lines: object) -> Path:
+    file = folder / "responses.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return file
+
+
+def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
+    found = read_responses(write(tmp_path, HEADER, *LINES), PROMPTS, GENERATION)
+    assert [r.token_ids for r in found["t/0"]] == [(4, 5, 2), (4,)]
+    assert [r.turn for r in found["t/1"]] == [0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "is empty"),
+        (
+            [{"temperature": 1.0}, *LINES],
+            "sampled with temperature 1, top_p 1, top_k 0, the run has temperature 0.7, top_p 0.9",
+        ),
+        (LINES, "line 1: Object"),
+        ([HEADER, *LINES[1:]], "has none for t/0, turn 0"),
+        ([HEADER, *LINES, "{"], "line 5: not JSON"),
+        ([HEADER, {**LINES[0], "text": "?"}, *LINES], "line 2: Object contains unknown field `text`"),
+        ([HEADER, {**LINES[0], "finish": "end"}, *LINES], "line 2: Invalid enum value 'end'"),
+        ([HEADER, {**LINES[0], "token_ids": []}, *LINES], "line 2: token_ids is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read_responses(write(tmp_path, *lines), PROMPTS, GENERATION)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "finish", "message"),
+    [
+        ((4, 99), "length", "token 99 is outside the target's vocabulary of 10"),
+        ((4, 5), "stop", "ends with its first end token"),
+        ((4, 2, 2), "stop", "ends with its first end token"),
+        ((4, 2), "length", "has none if 'length'"),
+    ],
+)
+def test_the_target_must_be_able_to_say_it(token_ids: tuple[int, ...], finish: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GivenResponse("t/0", token_ids, finish).check(frozenset([2]), 10)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_responses(tmp_path / "nowhere.jsonl", PROMPTS, GENERATION)
