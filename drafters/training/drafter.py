@@ -32,6 +32,7 @@ def drafter_config(
 ) -> dict[str, Any]:
     """A published-format `config.json` for a drafter of `target`: the target's configuration with the drafter's fields."""
     config: dict[str, Any] = {**target.config.to_dict(), "tie_word_embeddings": False, "dtype": "bfloat16"}
+    config.pop("_name_or_path", None)  # a path of the machine that trained it
     config |= {"num_target_layers": target.num_layers, "target_layer_ids": list(taps)}
     if kind in ("dspark", "dflash"):
         config |= {"architectures": ["Qwen3DSparkModel"], "num_hidden_layers": layers, "block_size": block}
