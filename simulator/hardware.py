@@ -1,0 +1,254 @@
+"""Hardware profiles: how long a step takes, and how much context fits. One JSON file each; see docs/hardware.md.
+
+    t_step = overhead + draft(R, drafted) + verify(B) + context tokens · (cost of reading one) + prefill attention
+
+with R requests drafting and B tokens in the target pass. Attention reads a request's context once for the whole block, so
+what is charged for context counts requests' tokens, not verified tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.errors import InputError
+
+Source = Literal["measured", "fitted", "published", "roofline", "user"]
+Seconds = npt.NDArray[np.float64]
+T = TypeVar("T")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds over a count, linear between the points; held below the first, straight on beyond the last."""
+
+    counts: tuple[int, ...]
+    """Tokens or requests; rising, at least 1."""
+    seconds: tuple[float, ...]
+    """One a count."""
+
+    def __post_init__(self) -> None:
+        if not self.counts or len(self.counts) != len(self.seconds):
+            raise ValueError("needs as many seconds as counts, at least one")
+        if self.counts[0] < 1 or any(a >= b for a, b in zip(self.counts, self.counts[1:], strict=False)):
+            raise ValueError("counts must rise from 1 or more")
+        if not all(0 <= s < float("inf") for s in self.seconds):
+            raise ValueError("seconds must be 0 or more")
+
+    def at(self, counts: npt.ArrayLike) -> Seconds:
+        """Seconds at any counts, the same shape."""
+        x = np.asarray(counts, np.float64)
+        inside = np.interp(x, self.counts, self.seconds)
+        if len(self.counts) == 1:
+            return inside
+        slope = max(0.0, (self.seconds[-1] - self.seconds[-2]) / (self.counts[-1] - self.counts[-2]))
+        return inside + slope * np.maximum(x - self.counts[-1], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCurve:
+    """What drafting costs, one curve over requests for each number of drafted tokens that was timed."""
+
+    drafted: tuple[int, ...]
+    """Tokens drafted, rising from 1 or more."""
+    requests: tuple[Curve, ...]
+    """Seconds over the requests that draft, one curve for each entry of `drafted`."""
+    block: bool
+    """Whether the whole block is drafted at once: asking for fewer tokens then saves nothing."""
+    context_s_per_token: float = 0.0
+    """Seconds the drafter spends on each token of the requests' contexts."""
+
+    def __post_init__(self) -> None:
+        if not self.drafted or len(self.drafted) != len(self.requests):
+            raise ValueError("needs one curve over requests for each entry of drafted")
+        if self.drafted[0] < 1 or any(a >= b for a, b in zip(self.drafted, self.drafted[1:], strict=False)):
+            raise ValueError("drafted must rise from 1 or more")
+        if not 0 <= self.context_s_per_token < float("inf"):
+            raise ValueError("context_s_per_token must be 0 or more")
+
+    def at(self, drafted: int, requests: npt.ArrayLike) -> Seconds:
+        """Seconds of drafting `drafted` tokens for so many requests; straight on beyond what was timed."""
+        curves = np.stack([curve.at(requests) for curve in self.requests])
+        if len(self.drafted) == 1:
+            return np.asarray(curves[0])
+        right = min(max(int(np.searchsorted(self.drafted, drafted)), 1), len(self.drafted) - 1)
+        low, high = self.drafted[right - 1], self.drafted[right]
+        share = (drafted - low) / (high - low)
+        return np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
+
+    name: str
+    """As users write it, for instance h100/qwen3-4b."""
+    device: str
+    model: str
+    """The target's name; a report warns where the traces' target is another."""
+    source: Source
+    provenance: Mapping[str, str]
+    """Where the numbers come from: sources, date, versions, assumptions, in words."""
+    kv_capacity_tokens: int
+    """Context tokens that fit beside the weights, over all GPUs of a replica."""
+    verify: Curve
+    """The target pass over B tokens, contexts left out."""
+    draft: Mapping[str, DraftCurve] = field(default_factory=dict)
+    """By drafter. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
+    free_drafters: tuple[str, ...] = ()
+    """Drafters whose time is negligible or already in the overhead."""
+    gpus: int = 1
+    """GPUs of one replica; throughput is reported per GPU."""
+    overhead_s: float = 0.0
+    """Of every step: scheduling, sampling, launching."""
+    overhead_s_per_request: float = 0.0
+    """Host work for each running request, every step."""
+    context_s_per_token: float = 0.0
+    """Reading one context token's keys and values, once for each running request."""
+    prefill_s_per_pair: float = 0.0
+    """Attention of one prefill token to one context token before it."""
+    captured_tokens: tuple[int, ...] = ()
+    """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
+    eager: Curve | None = None
+    """The target pass outside of captured sizes; by default `verify`, unpadded."""
+
+    def __post_init__(self) -> None:
+        for name in ("overhead_s", "overhead_s_per_request", "context_s_per_token", "prefill_s_per_pair"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more")
+        if self.source not in get_args(Source):
+            raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
+        if self.gpus < 1 or self.kv_capacity_tokens < 1:
+            raise ValueError("gpus and kv_capacity_tokens must be 1 or more")
+        if any(a >= b for a, b in zip((0, *self.captured_tokens), self.captured_tokens, strict=False)):
+            raise ValueError("captured_tokens must rise from 1 or more")
+        if max(self.verify.seconds) + self.overhead_s <= 0:
+            raise ValueError("a step must take time: verify or overhead_s must be more than 0")
+
+    def cost(self, drafter: str, gamma: int, requests: int, tokens: int) -> StepCost:
+        """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
+
+        Raises InputError where the profile does not know the drafter.
+        """
+        padded = np.arange(tokens + 1)
+        eager = (self.eager or self.verify).at(padded)
+        if self.captured_tokens:
+            sizes = np.asarray(self.captured_tokens)
+            inside = padded <= sizes[-1]
+            padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]
+            verify = np.where(inside, self.verify.at(padded), eager)
+        else:
+            verify = self.verify.at(padded)
+        drafter_context_s = 0.0
+        draft = np.zeros((gamma + 1, requests + 1))
+        if gamma and drafter not in self.free_drafters:
+            curve = self._draft_curve(drafter, gamma)
+            for k in range(1, gamma + 1):
+                draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
+            drafter_context_s = curve.context_s_per_token
+        return StepCost(
+            verify, eager, draft, self.overhead_s, self.overhead_s_per_request, self.context_s_per_token,
+            drafter_context_s, self.prefill_s_per_pair,
+        )  # fmt: skip
+
+    def _draft_curve(self, drafter: str, gamma: int) -> DraftCurve:
+        if drafter not in self.draft:
+            known = ", ".join([*self.draft, *self.free_drafters]) or "none"
+            raise InputError(f"hardware {self.name}: has no draft time for {drafter}; it knows {known}")
+        curve = self.draft[drafter]
+        if len(curve.drafted) == 1 and curve.drafted[0] != gamma:
+            raise InputError(f"hardware {self.name}: knows {drafter} at γ = {curve.drafted[0]} only, not at γ = {gamma}")
+        return curve
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of every part of a step, as tables."""
+
+    verify_s: Seconds
+    """By tokens in the target pass, [tokens + 1]."""
+    eager_s: Seconds
+    """The same where the step holds prefill, [tokens + 1]."""
+    draft_s: Seconds
+    """By drafted tokens and drafting requests, [γ + 1, requests + 1]."""
+    overhead_s: float
+    overhead_s_per_request: float
+    context_s_per_token: float
+    draft_context_s_per_token: float
+    prefill_s_per_pair: float
+
+
+def load_profile(file: Path) -> Profile:
+    """A profile of one's own. Raises InputError naming file, field and fix."""
+    try:
+        raw = json.loads(file.read_text())
+        return _profile(raw)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: is not JSON: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def dump_profile(profile: Profile) -> str:
+    """The JSON of a profile; `load_profile` reads it back equal."""
+    raw = asdict(profile) | {
+        "draft": {
+            name: {
+                "drafted": curve.drafted,
+                "requests": [asdict(c) for c in curve.requests],
+                "block": curve.block,
+                "context_s_per_token": curve.context_s_per_token,
+            }
+            for name, curve in profile.draft.items()
+        }
+    }
+    return json.dumps({"schema": SCHEMA, **raw}, indent=1)
+
+
+def _profile(raw: Any) -> Profile:
+    if not isinstance(raw, dict) or raw.pop("schema", None) != SCHEMA:
+        raise ValueError(f"must be a JSON object with schema: {SCHEMA}")
+    raw = _known(raw, Profile, "the profile")
+    raw["verify"] = _curve(raw["verify"], "verify")
+    raw["eager"] = None if raw.get("eager") is None else _curve(raw["eager"], "eager")
+    raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
+    for name in ("captured_tokens", "free_drafters"):
+        raw[name] = tuple(raw.get(name, ()))
+    return Profile(**raw)
+
+
+def _draft_curve(raw: Any, where: str) -> DraftCurve:
+    raw = _known(raw, DraftCurve, where)
+    curves = tuple(_curve(c, f"{where}.requests[{i}]") for i, c in enumerate(raw["requests"]))
+    return _made(where, DraftCurve, raw | {"requests": curves, "drafted": tuple(raw["drafted"])})
+
+
+def _curve(raw: Any, where: str) -> Curve:
+    raw = _known(raw, Curve, where)
+    return _made(where, Curve, {name: tuple(values) for name, values in raw.items()})
+
+
+def _made(where: str, kind: type[T], raw: dict[str, Any]) -> T:
+    try:
+        return kind(**raw)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _known(raw: Any, kind: type[Any], where: str) -> dict[str, Any]:
+    """A copy of a JSON object whose keys are all fields of `kind`, with none missing that has no default."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: must be an object")
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; it has {', '.join(known)}")
+    if missing := [name for name, needed in known.items() if needed and name not in raw]:
+        raise ValueError(f"{where}: misses {', '.join(missing)}")
+    return dict(raw)
