@@ -23,7 +23,7 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.pairs import choose_drafters, load_pair
 from harness.suites import load_suite
-from simulator.policies import Step
+from simulator.policies import Policy, Step
 from simulator.records import Round
 from simulator.replay import replay
 
@@ -31,12 +31,11 @@ TOKENS = 96
 
 
 @dataclass(frozen=True, slots=True)
-class LaggedSurvival:
+class LaggedSurvival(Policy):
     """Verifies as many positions as had a survival of at least `least` in the round before; one in the first round."""
 
     least: float
 
-    lossless = True
     replays_exactly = False
 
     @property

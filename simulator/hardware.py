@@ -17,10 +17,10 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost import Seconds, StepCost
 from simulator.errors import InputError
 
 Source = Literal["measured", "fitted", "published", "roofline", "user"]
-Seconds = npt.NDArray[np.float64]
 T = TypeVar("T")
 SCHEMA = 1
 
@@ -166,23 +166,6 @@ class Profile:
         if len(curve.drafted) == 1 and curve.drafted[0] != gamma:
             raise InputError(f"hardware {self.name}: knows {drafter} at γ = {curve.drafted[0]} only, not at γ = {gamma}")
         return curve
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Seconds of every part of a step, as tables."""
-
-    verify_s: Seconds
-    """By tokens in the target pass, [tokens + 1]."""
-    eager_s: Seconds
-    """The same where the step holds prefill, [tokens + 1]."""
-    draft_s: Seconds
-    """By drafted tokens and drafting requests, [γ + 1, requests + 1]."""
-    overhead_s: float
-    overhead_s_per_request: float
-    context_s_per_token: float
-    draft_context_s_per_token: float
-    prefill_s_per_pair: float
 
 
 def load_profile(file: Path) -> Profile:

@@ -94,6 +94,13 @@ def cut(anchors: Anchors, where: slice) -> Anchors:
     return Anchors(anchors.drafted[where], anchors.accepted[where], anchors.accept_prob[where], *optional)
 
 
+def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """s_k = c_1···c_k, [..., γ], in multiples of 2⁻²⁴: sums of them are exact in float64, whatever their order."""
+    products = np.cumprod(np.asarray(confidence, np.float64), axis=-1)
+    rounded: npt.NDArray[np.float32] = (np.rint(products * 2.0**24) / 2.0**24).astype(np.float32)
+    return rounded
+
+
 def split_of(prompt_id: str) -> Split:
     """Which purpose a prompt serves: a quarter calibrates, half is searched on, a quarter confirms. By hash of its id."""
     bucket = hashlib.sha256(prompt_id.encode()).digest()[0] % 4

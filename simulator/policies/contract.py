@@ -9,10 +9,14 @@ position at a time, and what is admitted stays admitted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
+from simulator.cost import StepLoad
+from simulator.errors import InputError
 from simulator.records import Round
+from simulator.traces import survival
 
 
 class CausalityError(Exception):
@@ -28,23 +32,33 @@ class Seen(NamedTuple):
     """c_1..c_{ℓ+1}, or fewer where fewer were drafted."""
 
 
-class Policy(Protocol):
-    """How much of each draft to verify."""
+class Policy(ABC):
+    """How much of each draft to verify. One that learns from step to step is copied for every engine it serves."""
+
+    lossless: ClassVar[bool] = True
+    """False for bounds that look at what no engine can know; the live loop refuses these."""
+    replays_exactly: ClassVar[bool] = True
+    """False where old confidences beyond what was verified matter: a replay is then exact at temperature 0 only."""
+    reads_confidences: ClassVar[bool] = False
+    """Whether it needs a drafter that says how sure it is."""
+    wants_raw_confidences: ClassVar[bool] = False
+    """Whether it ignores calibration."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """As users write it, parameter included."""
 
-    @property
-    def lossless(self) -> bool:
-        """False for bounds that look at what no engine can know; the live loop refuses these."""
+    def draft(self, load: StepLoad, gamma: int) -> int:
+        """Tokens to draft for each decoding request of a step, asked before drafting; at most γ, 0 skips the drafter."""
+        return gamma
 
-    @property
-    def replays_exactly(self) -> bool:
-        """False where old confidences beyond what was verified matter: a replay is then exact at temperature 0 only."""
-
+    @abstractmethod
     def admit(self, step: Step) -> None:
         """Admit drafted positions of the step's requests to verification."""
+
+    def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:  # noqa: B027
+        """What the target said in this step, one entry a decoding request."""
 
 
 class Step:
@@ -57,24 +71,36 @@ class Step:
         confidence: Sequence[Sequence[float]],
         past: Sequence[Sequence[Round]],
         accepted: Sequence[int] | None = None,
+        load: StepLoad | None = None,
     ) -> None:
-        """One entry a request in each sequence.
+        """One entry a decoding request in each sequence.
 
         Args:
             drafted: tokens drafted.
             confidence: c_1..c_drafted; empty without a confidence head.
             past: earlier rounds, the latest last.
             accepted: the acceptances, where somebody knows them: a replay does, an engine does not.
+            load: what else the step holds; by default nothing.
+
+        Raises InputError where the policy needs confidences and the drafter has none.
         """
+        if policy.reads_confidences and any(d and not c for d, c in zip(drafted, confidence, strict=True)):
+            raise InputError(f"policy {policy.name}: needs confidences, and this drafter has none")
         self._policy, self._drafted, self._confidence, self._past, self._accepted = (
             policy, drafted, confidence, past, accepted,
         )  # fmt: skip
         self._admitted = [0] * len(drafted)
+        self.load = load or StepLoad.of(len(drafted))
 
     @property
     def running(self) -> int:
         """R: requests in this step."""
         return len(self._drafted)
+
+    @property
+    def longest_draft(self) -> int:
+        """Tokens drafted for the request with the most."""
+        return max(self._drafted, default=0)
 
     def drafted(self, request: int) -> int:
         """Positions that can be admitted."""
@@ -93,10 +119,6 @@ class Step:
             )
         self._admitted[request] += count
 
-    def has_confidence(self, request: int) -> bool:
-        """Whether the drafter says how sure it is."""
-        return len(self._confidence[request]) > 0
-
     def confidence(self, request: int, position: int) -> float:
         """c of a position, once all positions before it are admitted."""
         if position > self._admitted[request] + 1:
@@ -106,12 +128,21 @@ class Step:
             )
         return self._confidence[request][position - 1]
 
+    def survival(self, request: int, position: int) -> float:
+        """s_k = c_1···c_k, once all positions before it are admitted."""
+        self.confidence(request, position)
+        return float(survival(self._confidence[request][:position])[-1])
+
     def past(self, request: int, ago: int = 1) -> Seen | None:
         """What the request's round `ago` rounds ago showed; None before its first."""
         if ago > len(self._past[request]):
             return None
         old = self._past[request][-ago]
         return Seen(old.verified, old.accepted, old.confidence[: old.verified + 1])
+
+    def rounds(self, request: int) -> int:
+        """How many rounds the request has behind it."""
+        return len(self._past[request])
 
     def stale_confidence(self, request: int, ago: int) -> tuple[float, ...] | None:
         """All confidences of an old round. Lossless, but a replay draws them coupled with what came next."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.policies.contract import Step
+from simulator.cost import StepLoad
+from simulator.policies.contract import Policy, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Policy):
     """ℓ = min(k, drafted); k = 0 is plain decoding."""
 
     k: int
     """Positions to verify."""
-
-    lossless = True
-    replays_exactly = True
 
     def __post_init__(self) -> None:
         if self.k < 0:
@@ -24,6 +22,9 @@ class Fixed:
     @property
     def name(self) -> str:
         return f"fixed:{self.k}"
+
+    def draft(self, load: StepLoad, gamma: int) -> int:
+        return min(self.k, gamma)
 
     def admit(self, step: Step) -> None:
         for request in range(step.running):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.policies.contract import Step
+from simulator.policies.contract import Policy, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
+class Oracle(Policy):
     """ℓ = a. Not lossless, not an engine's choice: an upper bound on what better confidences could bring."""
 
     lossless = False
-    replays_exactly = True
 
     @property
     def name(self) -> str:

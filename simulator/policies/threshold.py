@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.errors import InputError
-from simulator.policies.contract import Step
+from simulator.policies.contract import Policy, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(Policy):
     """Stops before the first position whose confidence c_k is below `least`."""
 
     least: float
     """In [0, 1]."""
 
-    lossless = True
-    replays_exactly = True
+    reads_confidences = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= 1:
@@ -28,8 +26,6 @@ class Threshold:
 
     def admit(self, step: Step) -> None:
         for request in range(step.running):
-            if step.drafted(request) and not step.has_confidence(request):
-                raise InputError(f"policy {self.name}: needs confidences, and this drafter has none")
             for position in range(1, step.drafted(request) + 1):
                 if step.confidence(request, position) < self.least:
                     break

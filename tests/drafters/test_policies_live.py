@@ -17,7 +17,7 @@ from drafters.ngram import TextState
 from drafters.sampling import Proposal, Sampling, sample
 from drafters.target import Target, TargetPass
 from simulator.errors import InputError
-from simulator.policies import CausalityError, Step, parse_policy
+from simulator.policies import CausalityError, Policy, Step, parse_policy
 from simulator.records import Anchors, Round
 from simulator.replay import replay
 
@@ -79,13 +79,11 @@ SPS = (1.0, 0.5, 0.45)
 
 
 @dataclass(frozen=True)
-class Retrospective:
+class Retrospective(Policy):
     """Verifies the ℓ with most expected tokens × SPS, judged with all confidences at hand. Biased; hence not offered."""
 
     look: Callable[[Step, int], float]
 
-    lossless = True
-    replays_exactly = True
     name = "retrospective"
 
     def admit(self, step: Step) -> None:
@@ -134,10 +132,9 @@ def test_the_contract_refuses_the_retrospective_policy() -> None:
 
 
 @dataclass(frozen=True)
-class Lagged:
+class Lagged(Policy):
     """Verifies nothing, then one token if the unverified c_2 of the round before was high."""
 
-    lossless = True
     replays_exactly = False
     name = "lagged"
 

@@ -5,15 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.cost import StepCost, StepLoad
 from simulator.errors import InputError
 from simulator.policies import CausalityError, Policy, Step, parse_policy, verify_lengths
 from simulator.records import Round
 
-EVERY = ["fixed:0", "fixed:3", "none", "threshold:0.5", "threshold:0", "threshold:1", "oracle"]
+EVERY = [
+    "fixed:0", "fixed:3", "none", "threshold:0.5", "threshold:0", "threshold:1", "oracle", "k_by_batch:2=5/4=1", "cutoff:3",
+    "prefix_scheduler", "lagged_scheduler:2", "lagged_scheduler:1/0.8", "vllm_adaptive", "batch_adaptive:0.05",
+]  # fmt: skip
+
+
+def cost_of(target_s: Any, draft_s: float = 0.0, overhead_s: float = 0.0) -> StepCost:
+    """A step whose target pass takes target_s[B], whatever else is in it."""
+    target = np.asarray(target_s, float)
+    return StepCost(target, target, np.full((8, 65), draft_s), overhead_s, 0, 0, 0, 0)
+
+
+COST = cost_of(1 + 0.1 * np.arange(100))
+
+
+def policy_of(name: str) -> Policy:
+    return parse_policy(name, COST)
+
+
+every = pytest.mark.parametrize("name", EVERY)
 chances = st.floats(0, 1, width=32)
 
 
@@ -28,23 +49,22 @@ def steps(draw: st.DrawFn) -> dict[str, Any]:
     return {"drafted": drafted, "confidence": confidence, "accepted": accepted, "past": past}
 
 
-@pytest.mark.parametrize("name", EVERY)
 class TestContract:
     """What every policy keeps to; a new policy joins by its name in the list above."""
 
+    @every
     @given(case=steps())
     def test_verifies_what_was_drafted_at_most(self, name: str, case: dict[str, Any]) -> None:
-        policy = parse_policy(name)
+        policy = policy_of(name)
         lengths = verify_lengths(policy, Step(policy, **case))
         assert all(0 <= length <= drafted for length, drafted in zip(lengths, case["drafted"], strict=True))
         assert lengths == verify_lengths(policy, Step(policy, **case))
 
+    @pytest.mark.parametrize("name", [n for n in EVERY if policy_of(n).lossless])
     @given(case=steps(), other=st.lists(chances, min_size=7, max_size=7))
     def test_depends_on_nothing_behind_what_it_verifies(self, name: str, case: dict[str, Any], other: list[float]) -> None:
         """c_1..c_{ℓ+1} decide ℓ: with everything behind replaced, the decision stands."""
-        policy = parse_policy(name)
-        if not policy.lossless:
-            pytest.skip("a bound, not a choice")
+        policy = policy_of(name)
         lengths = verify_lengths(policy, Step(policy, **case))
         changed = [
             (*c[: length + 1], *other[: max(0, len(c) - length - 1)])
@@ -53,9 +73,10 @@ class TestContract:
         acceptances = [0] * len(lengths)
         assert verify_lengths(policy, Step(policy, **{**case, "confidence": changed, "accepted": acceptances})) == lengths
 
+    @every
     def test_names_are_what_users_write(self, name: str) -> None:
-        policy = parse_policy(name)
-        assert parse_policy(policy.name) == policy
+        policy = policy_of(name)
+        assert policy_of(policy.name) == policy
 
 
 @pytest.mark.parametrize(
@@ -64,22 +85,25 @@ class TestContract:
      ("oracle", [1, 1, 0])],
 )  # fmt: skip
 def test_hand_worked(name: str, expected: list[int]) -> None:
-    policy = parse_policy(name)
+    policy = policy_of(name)
     step = Step(policy, [3, 1, 0], [(0.9, 0.6, 0.5), (0.4,), ()], [[], [], []], [1, 1, 0])
     assert verify_lengths(policy, step) == expected
 
 
 @dataclass(frozen=True)
-class Asking:
+class Asking(Policy):
     """A policy that does what it is told, for seeing what the contract says to it."""
 
     question: Any
-    lossless: bool = True
-    replays_exactly: bool = True
-    name: str = "asking"
+
+    name = "asking"
 
     def admit(self, step: Step) -> None:
         self.question(step)
+
+
+class AskingStale(Asking):
+    replays_exactly = False
 
 
 def step_for(policy: Policy) -> Step:
@@ -108,7 +132,7 @@ def test_the_past_is_shown_as_far_as_it_was_verified() -> None:
     policy = Asking(lambda s: seen.extend([s.past(0), s.past(0, 2)]))
     verify_lengths(policy, step_for(policy))
     assert seen == [(1, 1, (0.9, 0.8)), None]
-    stale = Asking(lambda s: seen.append(s.stale_confidence(0, 1)), replays_exactly=False)
+    stale = AskingStale(lambda s: seen.append(s.stale_confidence(0, 1)))
     verify_lengths(stale, step_for(stale))
     assert seen[-1] == (0.9, 0.8, 0.7)
 
@@ -116,12 +140,17 @@ def test_the_past_is_shown_as_far_as_it_was_verified() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fixd:3", "there are fixed:K, threshold:C, oracle, none"),
+        ("fixd:3", "there are fixed:K, threshold:C, k_by_batch"),
         ("fixed", "is written fixed:K"),
         ("oracle:2", "is written oracle"),
         ("fixed:x", "is written fixed:K"),
         ("fixed:-1", "k must be 0 or more"),
         ("threshold:1.5", "from 0 to 1"),
+        ("prefix_scheduler", "name a hardware profile"),
+        ("prefix_scheduler:", "is written prefix_scheduler$"),
+        ("k_by_batch:8", "is written k_by_batch"),
+        ("k_by_batch:8=3/8=2", "must rise"),
+        ("cutoff:x", "is written cutoff"),
     ],
 )
 def test_bad_policies_are_refused(text: str, message: str) -> None:

@@ -1,0 +1,53 @@
+"""One k for every request, from a table over running requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.cost import StepLoad
+from simulator.policies.contract import Policy, Step
+
+WHOLE_BLOCK = 255
+"""A k no block reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class KByBatch(Policy):
+    """The row with the smallest `requests` that covers the batch; more requests than any row draft nothing.
+
+    vLLM's num_speculative_tokens_per_batch_size is such a table.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    """(requests, k): up to so many decoding requests draft k tokens; requests rise."""
+
+    def __post_init__(self) -> None:
+        if not self.rows or any(a >= b for (a, _), (b, _) in zip(((0, 0), *self.rows), self.rows, strict=False)):
+            raise ValueError("the numbers of requests must rise from 1 or more")
+        if any(not 0 <= k <= WHOLE_BLOCK for _, k in self.rows):
+            raise ValueError(f"k must be from 0 to {WHOLE_BLOCK}")
+
+    @classmethod
+    def parse(cls, text: str) -> KByBatch:
+        """Rows as users write them: 8=7/32=3."""
+        rows = (row.split("=") for row in text.split("/"))
+        return cls(tuple((int(requests), int(k)) for requests, k in rows))
+
+    @classmethod
+    def cutoff(cls, requests: int) -> KByBatch:
+        """The whole block up to so many requests, nothing beyond."""
+        return cls(((requests, WHOLE_BLOCK),))
+
+    @property
+    def name(self) -> str:
+        if len(self.rows) == 1 and self.rows[0][1] == WHOLE_BLOCK:
+            return f"cutoff:{self.rows[0][0]}"
+        return "k_by_batch:" + "/".join(f"{requests}={k}" for requests, k in self.rows)
+
+    def draft(self, load: StepLoad, gamma: int) -> int:
+        return min(gamma, next((k for requests, k in self.rows if load.decoding <= requests), 0))
+
+    def admit(self, step: Step) -> None:
+        k = self.draft(step.load, step.longest_draft)
+        for request in range(step.running):
+            step.admit(request, min(k, step.drafted(request)))

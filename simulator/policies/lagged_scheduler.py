@@ -1,0 +1,72 @@
+"""Budget from old confidences, filled with the best of today's: the DSpark paper's section 5.2, and vLLM's version of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simulator.cost import StepCost
+from simulator.policies.contract import Policy, Step
+from simulator.policies.ranking import best_first
+from simulator.traces import survival
+
+
+@dataclass(frozen=True, slots=True)
+class LaggedScheduler(Policy):
+    """The total budget is the best of all, not the first fall, so that jagged step times cannot stop it early.
+
+    Lossless, because the budget knows nothing of today's draft. Requests without rounds so old count as sure (1.0).
+    """
+
+    cost: StepCost = field(repr=False, compare=False)
+    """What the scheduler believes a step costs."""
+    lag: int = 2
+    """Rounds between a confidence and the budget it enters."""
+    ema: float = 0.0
+    """Weight of what was known before, in a moving average of old confidences; 0 takes the old round alone."""
+
+    replays_exactly = False
+    reads_confidences = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lag <= 8:
+            raise ValueError(f"the lag must be from 1 to 8 rounds, got {self.lag}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"the moving average must be from 0 to below 1, got {self.ema}")
+
+    @property
+    def name(self) -> str:
+        return f"lagged_scheduler:{self.lag}" + (f"/{self.ema:g}" if self.ema else "")
+
+    def admit(self, step: Step) -> None:
+        left = self._budget(step)
+        for _ in best_first(step):
+            if left == 0:
+                break
+            left -= 1
+
+    def _budget(self, step: Step) -> int:
+        """Positions to verify in all: the argmax of expected tokens per second, the smallest of equals."""
+        old = sorted((s for r in range(step.running) for s in self._old_survivals(step, r)), reverse=True)
+        fixed = self.cost.fixed(step.load, step.longest_draft)
+        tokens = float(step.load.sampling)
+        best, best_rate = 0, tokens / (fixed + self.cost.target(step.load, 0))
+        for count, s in enumerate(old, 1):
+            tokens += s
+            rate = tokens / (fixed + self.cost.target(step.load, count))
+            if rate > best_rate:
+                best, best_rate = count, rate
+        return best
+
+    def _old_survivals(self, step: Step, request: int) -> list[float]:
+        confidence = [1.0] * step.drafted(request)
+        for ago in range(step.rounds(request), self.lag - 1, -1):
+            old = step.stale_confidence(request, ago) or ()
+            confidence = [self.ema * mean + (1 - self.ema) * c for mean, c in zip(confidence, old, strict=False)]
+        return [float(s) for s in survival(confidence)] if confidence else []
+
+
+class VllmAdaptive(LaggedScheduler):
+    """vLLM 0.32's adaptive verification: raw confidences two rounds old, costs profiled once at one context."""
+
+    name = "vllm_adaptive"
+    wants_raw_confidences = True

@@ -1,0 +1,33 @@
+"""Algorithm 1 of the DSpark paper: admit the likeliest positions while expected throughput rises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simulator.cost import StepCost
+from simulator.policies.contract import Policy, Step
+from simulator.policies.ranking import best_first
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixScheduler(Policy):
+    """Pools all survivals and stops at the first that would not raise (expected tokens) × SPS(B): causal, hence lossless."""
+
+    cost: StepCost = field(repr=False, compare=False)
+    """What the scheduler believes a step costs."""
+
+    reads_confidences = True
+
+    @property
+    def name(self) -> str:
+        return "prefix_scheduler"
+
+    def admit(self, step: Step) -> None:
+        fixed = self.cost.fixed(step.load, step.longest_draft)
+        tokens, verified = float(step.load.sampling), 0
+        now_s = fixed + self.cost.target(step.load, 0)
+        for _, survival in best_first(step):
+            next_s = fixed + self.cost.target(step.load, verified + 1)
+            if (tokens + survival) * now_s <= tokens * next_s:
+                break
+            tokens, verified, now_s = tokens + survival, verified + 1, next_s
