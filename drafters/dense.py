@@ -73,7 +73,12 @@ def record_anchors(
 
     Raises:
         InputError: a text is not a sample of `target` under `sampling`, or lacks tokens beyond its end.
+        TypeError: a drafter drafts nothing, or in a way not known here.
     """
+    learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
+    for d in drafters:
+        if not isinstance(d, LearnedDrafter | NGram):
+            raise TypeError(f"drafter {d.name}: no dense record of a {type(d).__name__} can be made")
     gamma = max(d.gamma for d in drafters)
     for text in texts:
         end = text.beyond[-1] if text.beyond else text.response[-1]
@@ -81,26 +86,13 @@ def record_anchors(
             raise InputError(
                 f"a response cut by the length limit goes on for {len(text.beyond)} tokens; γ = {gamma} are needed"
             )
-    learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
-    done: list[dict[int, Anchors]] = [{} for _ in drafters]
+    read: list[dict[int, Anchors]] = [{} for _ in learned]
     for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes)) if learned else []:
         padded = _Texts([texts[i] for i in group], gamma, target.device)
-        recorded = iter(_drafted(target, learned, padded, sampling, budget_bytes, fresh))
-        for drafter, own in zip(drafters, done, strict=True):
-            if drafter in learned:
-                own |= zip(group, next(recorded), strict=True)
-    return [
-        [_looked_up(d, t) if isinstance(d, NGram) else own.get(i, _nothing(d, fresh)) for i, t in enumerate(texts)]
-        for d, own in zip(drafters, done, strict=True)
-    ]
-
-
-def _nothing(drafter: Drafter, fresh: bool) -> Anchors:
-    """The record of a response of one token, which has no anchors."""
-    confident = isinstance(drafter, LearnedDrafter) and drafter.confident
-    empty = np.zeros((0, drafter.gamma), np.float32)
-    count = np.zeros(0, np.uint8)
-    return Anchors(count, count, empty, empty if confident else None, empty if confident and fresh else None)
+        for own, recorded in zip(read, _drafted(target, learned, padded, sampling, budget_bytes, fresh), strict=True):
+            own |= zip(group, recorded, strict=True)
+    in_turn = ([own[i] for i in range(len(texts))] for own in read)
+    return [[_looked_up(d, t) for t in texts] if isinstance(d, NGram) else next(in_turn) for d in drafters]
 
 
 def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
@@ -129,7 +121,7 @@ def _groups(texts: Sequence[DenseText], anchors: int) -> Iterator[list[int]]:
     """Indices of texts to put into one pass: little padding, and `anchors` in all unless one text alone has more."""
     group: list[int] = []
     shapes = [(text.anchors, len(text.prompt)) for text in texts]
-    for i in sorted((i for i, text in enumerate(texts) if text.anchors), key=shapes.__getitem__):
+    for i in sorted(range(len(texts)), key=shapes.__getitem__):
         wider = [*group, i]
         width = max(shapes[j][0] for j in wider) + max(shapes[j][1] for j in wider)
         padded = len(wider) * width > _PADDING * sum(sum(shapes[j]) for j in wider)
@@ -146,7 +138,7 @@ class _Texts:
 
     def __init__(self, texts: Sequence[DenseText], gamma: int, device: torch.device) -> None:
         self.texts = texts
-        self.anchors = max(t.anchors for t in texts)
+        self.anchors = max(1, *(t.anchors for t in texts))  # responses of one token have but padding
         first = torch.tensor([len(t.prompt) for t in texts])
         ids = torch.zeros(len(texts), int(first.max()) + self.anchors + gamma, dtype=torch.int64)
         uniform = torch.zeros(gamma, 3, len(texts), self.anchors, dtype=torch.float64)

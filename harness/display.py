@@ -8,15 +8,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.recording import Estimate, Watcher
-from harness.replaying import Replayed
-from results.store import Store
+from harness.watcher import Watcher
+
+if TYPE_CHECKING:  # torch and ray take seconds
+    from harness.recording import Estimate
+    from harness.replaying import Replayed
+    from results.store import Store
 
 
 @contextmanager
@@ -132,9 +135,9 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         by_line.setdefault(f"{r.drafter} γ={r.gamma} {r.policy}{basis}{caveat}", []).append(r)
     for line, of_line in by_line.items():
         cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
-        verified = sum(r.rounds * (r.budget - 1) for r in of_line)
-        accepted = sum(r.rounds * (r.budget - 1) * r.accepted for r in of_line) / verified if verified else 1.0
-        table.add_row(line, *(cells.get(d, "–") for d in domains), f"{accepted:.1%}")
+        verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
+        share = f"{accepted / verified:.1%}" if verified else "–"
+        table.add_row(line, *(cells.get(d, "–") for d in domains), share)
     Console(highlight=False).print(table)
 
 
@@ -144,12 +147,14 @@ def print_estimate(costs: Estimate, *, as_json: bool) -> None:
         print(json.dumps(dataclasses.asdict(costs)))
         return
     each, probe = costs.anchor_bytes / max(costs.anchors, 1), costs.probe
+    basis = "as given" if costs.given else "at most: if every response runs to the limit"
+    generation = "" if costs.given else f"{probe.generate_s * 1e3:.2f} ms to generate a token, "
     print(
-        f"at most {costs.responses:,} responses and {costs.anchors:,} anchors (if every response runs to the limit)\n"
+        f"{costs.responses:,} responses and {costs.anchors:,} anchors ({basis})\n"
         f"{_size(costs.anchor_bytes)} on disk: {each:.0f} bytes an anchor, two numbers a drafted position\n"
         f"({_size(costs.hidden_state_bytes)} the target's hidden states of the same text: recomputed, never kept)\n"
-        f"about {costs.seconds / 60:.1f} minutes on {costs.workers} workers: {probe.generate_s * 1e3:.2f} ms to generate a "
-        f"token, {probe.record_s * 1e3:.2f} ms to record it with all drafters"
+        f"about {costs.seconds / 60:.1f} minutes on {costs.workers} workers: {generation}"
+        f"{probe.record_s * 1e3:.2f} ms to record a token with all drafters"
     )
 
 

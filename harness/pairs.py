@@ -23,8 +23,8 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`auto` is the GPU where there is one."""
 
     def __post_init__(self) -> None:
-        if "none" in self.drafters:
-            raise ValueError("drafters: 'none' is always there as the baseline and cannot be redefined")
+        if "none" in (*self.drafters, *self.drafters.values()):
+            raise ValueError("drafters: 'none' is always there as the baseline; leave it out")
 
 
 def load_pair(name: str) -> Pair:

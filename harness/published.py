@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from harness.calibration import calibrate
-from harness.recording import command_line, git_revision, package_versions
+from harness.provenance import command_line, git_revision, package_versions
 from harness.synthesis import ASSUMPTIONS, SOURCES, TASKS, synthesize
 from results.store import RunInfo, Store
 from results.tables import RESPONSE_COLUMNS, anchor_table, recordings, round_table

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import torch
 
@@ -148,30 +147,30 @@ class Recorder:
         """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
         if unit.live is not None:
             drafter = self._drafter(*unit.live)
-            responses = [r for r, _ in self._converse(unit.prompts, unit.live[0], drafter)]
+            responses = [r for r, _ in self._converse(unit.prompts, unit.live[0], drafter, self.generation.max_new_tokens)]
             return response_tables(unit.live[0], drafter.gamma, responses)
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
         beyond = max((d.gamma for _, d in variants), default=0)
         if unit.given:
             spoken = self._read(unit.prompts, unit.given, beyond)
         else:
-            spoken = self._converse(unit.prompts, "none", self._drafter("none", None), beyond)
+            spoken = self._converse(unit.prompts, "none", NoDrafter(), self.generation.max_new_tokens, beyond)
         return self._dense_tables(spoken, variants)
 
     def _converse(
-        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, beyond: int = 0
+        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, limit: int, beyond: int = 0
     ) -> list[tuple[Response, tuple[int, ...]]]:
-        """Responses to every turn, each with its context's tokens; cut ones go on for `beyond` tokens."""
+        """Responses of at most `limit` tokens to every turn, each with its context's; cut ones go on for `beyond` tokens."""
         histories: list[list[dict[str, str]]] = [[] for _ in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
         for turn in range(max(len(p.turns) for p in prompts)):
             active = [i for i, p in enumerate(prompts) if turn < len(p.turns)]
             for i in active:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
-            requests = [self._request(name, prompts[i], turn, histories[i], beyond) for i in active]
+            requests = [self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active]
             decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=len(prompts)))
             for j, i in enumerate(active):
-                response = self._response(prompts[i], turn, decoded[j])
+                response = self._response(prompts[i], turn, decoded[j], limit)
                 histories[i].append({"role": "assistant", "content": response.text})
                 responses.append((response, requests[j].prompt))
         return responses
@@ -230,20 +229,16 @@ class Recorder:
         return tables
 
     def probe(self, prompts: Sequence[Prompt], tokens: int) -> Probe:
-        """Time generation and dense recording of short responses to a few prompts."""
-        generation, self.generation = self.generation, msgspec.structs.replace(self.generation, max_new_tokens=tokens)
-        try:
-            first = [replace(p, turns=p.turns[:1]) for p in prompts]
-            variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
-            self._dense_tables(self._converse(first[:1], "none", NoDrafter()), [])  # what is slow only the first time
-            started = time.perf_counter()
-            beyond = max((d.gamma for _, d in variants), default=0)
-            spoken = self._converse(first, "none", NoDrafter(), beyond)
-            generated = time.perf_counter()
-            self._dense_tables(spoken, variants)
-            finished = time.perf_counter()
-        finally:
-            self.generation = generation
+        """Time generation and dense recording of responses of at most `tokens` to a few prompts."""
+        first = [replace(p, turns=p.turns[:1]) for p in prompts]
+        variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
+        self._dense_tables(self._converse(first[:1], "none", NoDrafter(), tokens), [])  # what is slow only the first time
+        started = time.perf_counter()
+        beyond = max((d.gamma for _, d in variants), default=0)
+        spoken = self._converse(first, "none", NoDrafter(), tokens, beyond)
+        generated = time.perf_counter()
+        self._dense_tables(spoken, variants)
+        finished = time.perf_counter()
         told = sum(len(r.token_ids) + len(r.beyond) for r, _ in spoken)
         kept = [d for _, d in variants]
         return Probe(
@@ -265,8 +260,8 @@ class Recorder:
         samples = []
         for name, gamma in variants[first:] + variants[:first]:
             drafter = self._drafter(name, gamma)
-            request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}])
-            request = replace(request, max_new_tokens=min(request.max_new_tokens, _TIMED_TOKENS))
+            limit = min(self.generation.max_new_tokens, _TIMED_TOKENS)
+            request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}], limit)
             [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1)
             tokens = len(decoded.token_ids) - 1
             if tokens:
@@ -320,11 +315,9 @@ class Recorder:
         beyond = max(self._drafter(*v).gamma for v in self.variants())
         return tokens + len(prompt.turns) * self.generation.max_new_tokens + beyond
 
-    def _request(
-        self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]], beyond: int = 0
-    ) -> DecodeRequest:
+    def _request(self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]], tokens: int) -> DecodeRequest:
         ids = tuple(self.target.encode_chat(history, thinking=self.generation.thinking))
-        return DecodeRequest(ids, self.generation.max_new_tokens + beyond, self._seed(drafter, prompt.prompt_id, turn))
+        return DecodeRequest(ids, tokens, self._seed(drafter, prompt.prompt_id, turn))
 
     def _seed(self, purpose: str, prompt_id: str, turn: int) -> tuple[int, int]:
         """A random stream's name: one for each drafter's responses, and one for the coins all drafters share."""
@@ -335,10 +328,9 @@ class Recorder:
         assert self.target.tokenizer is not None
         return str(self.target.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
-    def _response(self, prompt: Prompt, turn: int, decoded: Decoded) -> Response:
+    def _response(self, prompt: Prompt, turn: int, decoded: Decoded, limit: int) -> Response:
         """What was decoded, cut at the length limit where it went on beyond it."""
         assert decoded.finish is not None
-        limit = self.generation.max_new_tokens
         ids, beyond, rounds = tuple(decoded.token_ids[:limit]), tuple(decoded.token_ids[limit:]), decoded.rounds
         if beyond:  # generated by the target alone, a token a round
             rounds = rounds[: limit - 1]

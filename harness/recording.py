@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -19,25 +15,15 @@ import msgspec
 from drafters.checkpoints import MAX_GAMMA
 from harness.calibration import calibrate
 from harness.pairs import choose_drafters, load_pair
+from harness.provenance import command_line, git_revision, package_versions
 from harness.recorder import Checked, Probe, RecorderOptions, Unit
-from harness.responses import read_responses
+from harness.responses import GivenResponses, read_responses
 from harness.suites import Generation, Suite, load_suite
+from harness.watcher import Watcher
 from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
 from simulator.errors import InputError
 
-_PACKAGES = (
-    "specyard",
-    "torch",
-    "transformers",
-    "safetensors",
-    "tokenizers",
-    "ray",
-    "duckdb",
-    "polars",
-    "plotly",
-    "numpy",
-)
 _MIN_FREE_BYTES = 64 << 20
 _PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
 _BYTES_BESIDE = 4
@@ -60,6 +46,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """γ to record for every drafter; None leaves each its own."""
     responses: str | None = None
     """File of responses that another engine produced; None generates them."""
+    responses_hash: str | None = None
+    """Of that file when the run began."""
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
     generation: Generation | None = None
@@ -90,19 +78,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
-    """How a run tells the user what it is doing."""
-
-    say: Callable[[str], None]
-    """A line of text."""
-    advance: Callable[[str, int, int], None]
-    """(stage, done, total)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
-    """The cost of a dense recording in which every response runs to the length limit."""
+    """The cost of a dense recording: of the given responses, or if every response runs to the length limit."""
 
+    given: bool
+    """Whether the responses are there already: nothing is generated, and the counts are exact."""
     responses: int
     anchors: int
     """Over all drafters and block sizes."""
@@ -117,7 +97,8 @@ class Estimate:
 
 def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
-    suite = _load(plan)
+    suite, given = _load(plan)
+    plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
     _check_space(store.file.parent)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
@@ -129,7 +110,7 @@ def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, s
         run_id = store.create_run(_run_info(plan, suite, checked))
         _say_run(suite, plan, run_id, watcher)
         with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, checked, store, pool, watcher)
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
     return run_id
 
 
@@ -143,7 +124,7 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         plan = msgspec.convert(row["plan"], Plan)
     except msgspec.ValidationError:
         raise InputError(f"run {run_id}: was planned by an older Specyard; start a new run") from None
-    suite = _load(plan)
+    suite, given = _load(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
     _check_space(store.file.parent)
@@ -157,12 +138,12 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
         _say_run(suite, plan, run_id, watcher)
         with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, checked, store, pool, watcher)
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 
 def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> Estimate:
     """What a dense recording would cost, from a small sample of it. Stores nothing."""
-    suite = _load(plan)
+    suite, given = _load(plan)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         if skip_long:
@@ -173,34 +154,45 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
         probe: Probe = pool.call("probe", list(sample), _PROBED_TOKENS)
     responses = sum(len(p.turns) for p in suite.prompts)
     tokens = responses * suite.file.generation.max_new_tokens
-    anchors = [(responses * (suite.file.generation.max_new_tokens - 1), *variant) for variant in probe.variants]
+    if given:
+        tokens = sum(len(r.token_ids) for p in suite.prompts for r in given.of_prompt[p.prompt_id])
+    token_s = probe.record_s + (0 if given else probe.generate_s)
+    anchors = [(tokens - responses, *variant) for variant in probe.variants]
     floats = sum(count * gamma * (1 + confident * (1 + plan.fresh_tails)) for count, gamma, confident in anchors)
     return Estimate(
+        given=given is not None,
         responses=responses,
         anchors=sum(count for count, _, _ in anchors),
         anchor_bytes=4 * floats + sum(count for count, _, _ in anchors) * _BYTES_BESIDE,
         hidden_state_bytes=int((tokens + responses * probe.prompt_tokens) * probe.taps_bytes),
-        seconds=tokens * (probe.generate_s + probe.record_s) / min(pool.size, -(-len(suite.prompts) // plan.batch)),
+        seconds=tokens * token_s / min(pool.size, -(-len(suite.prompts) // plan.batch)),
         workers=pool.size,
         probe=probe,
     )
 
 
-def units(plan: Plan, suite: Suite, variants: list[tuple[str, int]]) -> list[Unit]:
+def units(plan: Plan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int]]) -> list[Unit]:
     """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
     groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
     if plan.mode == "live":
         return [Unit(group, live=variant) for variant in variants for group in groups]
-    if plan.responses is None:
-        return [Unit(group) for group in groups]
-    given = read_responses(Path(plan.responses), suite.prompts, suite.file.generation)
-    return [Unit(group, given=tuple(r for p in group for r in given[p.prompt_id])) for group in groups]
+    of_prompt = given.of_prompt if given else {}
+    return [Unit(group, given=tuple(r for p in group for r in of_prompt.get(p.prompt_id, ()))) for group in groups]
 
 
-def _work(run_id: str, plan: Plan, suite: Suite, checked: Checked, store: Store, pool: Pool, watcher: Watcher) -> None:
+def _work(
+    run_id: str,
+    plan: Plan,
+    suite: Suite,
+    given: GivenResponses | None,
+    checked: Checked,
+    store: Store,
+    pool: Pool,
+    watcher: Watcher,
+) -> None:
     variants = [(name, gamma) for name, d in checked.drafters.items() for gamma in d["gammas"]]
     recorded = store.recorded_prompts(run_id)
-    todo = units(plan, suite, variants)
+    todo = units(plan, suite, given, variants)
     total = sum(_responses(u) for u in todo)
     todo = [u for u in todo if (*(u.live or ("none", 0)), u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
@@ -238,16 +230,17 @@ def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
 
-def _load(plan: Plan) -> Suite:
-    """The suite with the plan's prompts and settings; pair, drafters and given responses are looked at too."""
+def _load(plan: Plan) -> tuple[Suite, GivenResponses | None]:
+    """The suite with the plan's prompts and settings, and given responses, which set the length limit; looks at the pair."""
     choose_drafters(load_pair(plan.pair), plan.drafters)
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
-    if plan.generation is not None:
-        suite = Suite(msgspec.structs.replace(suite.file, generation=plan.generation), suite.source, suite.prompts)
-    suite = _without(suite, plan.skipped)
-    units(plan, suite, [])
-    return suite
+    generation, given = plan.generation or suite.file.generation, None
+    if plan.responses is not None:
+        given = read_responses(Path(plan.responses), suite.prompts, generation, file_hash=plan.responses_hash)
+        generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
+    suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
+    return _without(suite, plan.skipped), given
 
 
 def _without(suite: Suite, skipped: list[str]) -> Suite:
@@ -293,38 +286,6 @@ def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
         packages=package_versions(),
         host=checked.host,
     )
-
-
-def command_line() -> str:
-    """The command as typed."""
-    return shlex.join(["harness", *sys.argv[1:]])
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what results depend on, by distribution."""
-    return {package: _version(package) for package in _PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout this code runs from, with a + for uncommitted changes; None outside one."""
-    root = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return None  # installed inside somebody else's repository
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _check_space(folder: Path) -> None:

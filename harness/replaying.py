@@ -29,8 +29,10 @@ class Replayed:
     """Mean of the tasks' Σ committed / Σ rounds, bonus token included."""
     budget: float
     """Tokens verified a round, anchor included: mean of the tasks' Σ (ℓ + 1) / Σ rounds."""
-    accepted: float
-    """Share of verified draft tokens that were accepted; 1 where none was verified."""
+    verified: int
+    """Draft tokens verified, over all rounds."""
+    accepted: int
+    """Of them accepted."""
     exact: bool
     """Whether a live run has this law; false for bounds and where unverified old confidences matter."""
 
@@ -94,10 +96,9 @@ def _of_domain(
             taus.append(sum(r.committed for r in rounds) / len(rounds))
             budgets.append(sum(r.verified + 1 for r in rounds) / len(rounds))
     every = [r for _, rs in replayed for r in rs]
-    verified = sum(r.verified for r in every)
     return Replayed(
         trace.drafter, trace.gamma, policy.name, calibrated, domain, len({r.prompt_id for r, _ in replayed}), len(every),
         sum(taus) / max(len(taus), 1), sum(budgets) / max(len(budgets), 1),
-        sum(r.accepted for r in every) / verified if verified else 1.0,
+        sum(r.verified for r in every), sum(r.accepted for r in every),
         policy.lossless and policy.replays_exactly,
     )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -45,12 +47,37 @@ class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-def read_responses(path: Path, prompts: Iterable[Prompt], generation: Generation) -> dict[str, tuple[GivenResponse, ...]]:
-    """Responses by prompt id, one for every turn of every prompt. Raises InputError, naming the line."""
+@dataclass(frozen=True, slots=True)
+class GivenResponses:
+    """A responses file."""
+
+    file_hash: str
+    """SHA-256 of its bytes."""
+    of_prompt: dict[str, tuple[GivenResponse, ...]]
+    """By prompt id, one for every turn."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest response."""
+        return max(len(r.token_ids) for responses in self.of_prompt.values() for r in responses)
+
+
+def read_responses(
+    path: Path, prompts: Iterable[Prompt], generation: Generation, *, file_hash: str | None = None
+) -> GivenResponses:
+    """Responses to every turn of every prompt; `file_hash` is that of the file when the run began, where it has begun.
+
+    Raises:
+        InputError: the file has changed, or something is wrong with it; the message names the line.
+    """
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
+    found_hash = hashlib.sha256(content).hexdigest()
+    if file_hash not in (None, found_hash):
+        raise InputError(f"--responses {path}: has changed since the run began; start a new run")
+    lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"--responses {path}: is empty")
     header = _decode(path, 1, lines[0], ResponsesHeader)
@@ -72,7 +99,7 @@ def read_responses(path: Path, prompts: Iterable[Prompt], generation: Generation
         if missing:
             raise InputError(f"--responses {path}: has none for {prompt.prompt_id}, turn {missing[0]}")
         result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
-    return result
+    return GivenResponses(found_hash, result)
 
 
 def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:

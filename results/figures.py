@@ -88,6 +88,8 @@ class Provenance:
     responses: int
     """Over all drafters and turns."""
     rounds: int
+    replayed: int
+    """Of them replayed from a dense record, not decoded live."""
     speed_samples: int
 
 
@@ -103,6 +105,8 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
                (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
                (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
+               (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, prompt_id, turn)
+                WHERE run_id = $run) AS replayed,
                (SELECT count(*) FROM speed_samples WHERE run_id = $run) AS speed_samples
         """,
         run_id,

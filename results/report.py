@@ -275,6 +275,9 @@ def _provenance(run: Provenance) -> list[tuple[str, list[str]]]:
         " ".join(filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]))
         for d in run.drafters
     ]
+    replayed = (
+        f"{run.replayed} rounds replayed from a dense record, every drafted token verified; the others are plain decoding"
+    )
     finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"
     facts = [
         ("command", run.command),
@@ -288,6 +291,7 @@ def _provenance(run: Provenance) -> list[tuple[str, list[str]]]:
         (
             "recorded",
             f"{run.prompts} prompts, {run.responses} responses, {run.rounds} rounds, {run.speed_samples} speed samples",
+            replayed if run.replayed else "all rounds decoded live",
         ),
         ("git revision", run.git_revision or "unknown"),
         ("machine", ", ".join(machine)),

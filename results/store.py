@@ -242,7 +242,10 @@ class Store:
 
         The lock on the old file is held until the new one has taken its place; who waits for it then opens the new one.
         """
-        connection = self._connect(read_only=False)
+        try:
+            connection = self._connect(read_only=False)
+        except InputError:  # another process holds the file: it stays as it is, complete
+            return
         partial = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:
             sizes = connection.execute(

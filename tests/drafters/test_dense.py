@@ -24,7 +24,7 @@ from simulator.policies import Policy, parse_policy
 from simulator.records import Anchors, Round
 from simulator.replay import replay
 
-from .conftest import ALL, GAMMA
+from .conftest import ALL, END, GAMMA
 
 PROMPT = (1, 3, 4, 1, 3)
 NEW_TOKENS = 8
@@ -144,6 +144,20 @@ PLANTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def plant(monkeypatch: pytest.MonkeyPatch, error: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Record with wrong acceptance probabilities: `error` of the true ones."""
+    honest = dense_module._Blocks.follow
+
+    def wrong(self: Any, k: int, logits: torch.Tensor) -> torch.Tensor:
+        before = self.accepted.clone()
+        said = honest(self, k, logits)
+        self.accept_prob[k] = error(self.accept_prob[k])
+        self.accepted = before + ((before == k) & (self.verdicts.uniform[k, 0] < self.accept_prob[k]))
+        return said
+
+    monkeypatch.setattr(dense_module._Blocks, "follow", wrong)
+
+
 @pytest.mark.parametrize("error", list(PLANTED))
 @pytest.mark.parametrize("name", ["dspark", "dflash", "eagle3"])
 def test_a_planted_error_is_caught(
@@ -155,16 +169,7 @@ def test_a_planted_error_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The tests above have power."""
-    honest = dense_module._Blocks.follow
-
-    def wrong(self: Any, k: int, logits: torch.Tensor) -> torch.Tensor:
-        before = self.accepted.clone()
-        said = honest(self, k, logits)
-        self.accept_prob[k] = PLANTED[error](self.accept_prob[k])
-        self.accepted = before + ((before == k) & (self.verdicts.uniform[k, 0] < self.accept_prob[k]))
-        return said
-
-    monkeypatch.setattr(dense_module._Blocks, "follow", wrong)
+    plant(monkeypatch, PLANTED[error])
     drafter, policy = make(name), parse_policy("fixed:3")
     dense = [replay(a, policy) for a in record_anchors(target, [drafter], finished(Sampling()), Sampling())[0]]
     assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
@@ -283,6 +288,25 @@ def test_responses_of_other_settings_are_refused(make: Callable[[str], Drafter],
         record_anchors(target, [make("dflash")], sampled, Sampling(temperature=0))
     with pytest.raises(InputError, match="cannot come from"):
         record_anchors(target, [make("dflash")], sampled, Sampling(top_p=0.5))
+
+
+@pytest.mark.parametrize("name", ["dspark", "eagle3", "ngram"])
+def test_a_response_of_one_token_has_no_anchors(name: str, make: Callable[[str], Drafter], target: Target) -> None:
+    one, long = DenseText(PROMPT, (END,), (), True, (0,)), DenseText(PROMPT, (1, 3, 4, END), (), True, (1,))
+    drafter = make(name)
+    for texts in ([one], [one, long], [one, one]):
+        [recorded] = record_anchors(target, [drafter], texts, Sampling(), fresh=True)
+        assert [len(a) for a in recorded] == [t.anchors for t in texts]
+        assert {a.accept_prob.shape[1] for a in recorded} == {GAMMA}
+        assert {a.confidence is not None for a in recorded} == {name == "dspark"}
+        assert {a.fresh_confidence is not None for a in recorded} == {name == "dspark"}
+
+
+def test_a_drafter_that_drafts_nothing_has_no_record(make: Callable[[str], Drafter], target: Target) -> None:
+    """Plain decoding has no anchors to record: an empty record would look like a drafter that was never accepted."""
+    text = DenseText(PROMPT, (1, 3, 4, END), (), True, (1,))
+    with pytest.raises(TypeError, match="none: no dense record of a NoDrafter"):
+        record_anchors(target, [make("dflash"), make("none")], [text], Sampling())
 
 
 def test_a_cut_response_needs_its_continuation(make: Callable[[str], Drafter], target: Target) -> None:

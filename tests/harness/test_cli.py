@@ -12,7 +12,9 @@ import duckdb
 import pytest
 
 from harness.pairs import BUNDLED_PAIRS
+from results.store import Store
 
+from ..results.test_store import INFO
 from .test_run import harness
 
 TINY = BUNDLED_PAIRS.parents[1] / "drafters" / "tiny"
@@ -24,6 +26,26 @@ def test_help_imports_nothing_heavy() -> None:
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["runs"], "torch,ray,transformers,plotly"),
+        (["show"], "torch,ray,transformers,plotly"),
+        (["replay"], "torch,ray,transformers,plotly"),
+        (["synthesize", "--responses-per-task", "1", "--output-tokens", "16"], "torch,ray,transformers"),
+    ],
+)
+def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str, tmp_path: Path) -> None:
+    Store(tmp_path / "specyard.duckdb").create_run(INFO)
+    code = (
+        "import sys; from harness.cli import app; app(sys.argv[2:], standalone_mode=False); "
+        "found = set(sys.argv[1].split(',')) & set(sys.modules); sys.exit(f'imported {found}' if found else 0)"
+    )
+    command = [sys.executable, "-c", code, heavy, *arguments, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

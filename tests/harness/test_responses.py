@@ -29,9 +29,15 @@ def write(folder: Path, *lines: object) -> Path:
 
 
 def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
-    found = read_responses(write(tmp_path, HEADER, *LINES), PROMPTS, GENERATION)
+    file = write(tmp_path, HEADER, *LINES)
+    responses = read_responses(file, PROMPTS, GENERATION)
+    found = responses.of_prompt
     assert [r.token_ids for r in found["t/0"]] == [(4, 5, 2), (4,)]
     assert [r.turn for r in found["t/1"]] == [0]
+    assert responses.longest == 3
+    assert read_responses(file, PROMPTS, GENERATION, file_hash=responses.file_hash) == responses
+    with pytest.raises(InputError, match="has changed since the run began"):
+        read_responses(file, PROMPTS, GENERATION, file_hash="0")
 
 
 @pytest.mark.parametrize(

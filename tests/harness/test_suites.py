@@ -129,6 +129,7 @@ def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {}\ncolour: red\n")
     with pytest.raises(InputError, match="unknown field `colour`"):
         load_pair(str(tmp_path / "pair.yaml"))
-    (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {none: x}\n")
-    with pytest.raises(InputError, match="'none' is always there"):
-        load_pair(str(tmp_path / "pair.yaml"))
+    for drafters in ("{none: x}", "{plain: none}"):
+        (tmp_path / "pair.yaml").write_text(f"target: ./target\ndrafters: {drafters}\n")
+        with pytest.raises(InputError, match="'none' is always there"):
+            load_pair(str(tmp_path / "pair.yaml"))

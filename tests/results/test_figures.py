@@ -297,6 +297,18 @@ def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyCo
     ]
 
 
+def test_rounds_replayed_from_anchors_are_counted_apart(con: duckdb.DuckDBPyConnection) -> None:
+    add_response(con, "none", "a", [(0, 0, 1)] * 3)
+    add_response(con, "mtp", "b", [(1, 1, 2)])
+    assert figures.provenance(con, RUN).replayed == 0
+    con.execute("INSERT INTO recordings VALUES ($1, 'dspark', 7, 'a', 0, 3)", [RUN]).fetchall()
+    for index in range(2):
+        values = [RUN, "dspark", 7, "a", 0, index, 7, 7, 1, 2, [], 1, None, None]
+        con.execute(f"INSERT INTO rounds VALUES ({', '.join('?' * 14)})", values).fetchall()
+    run = figures.provenance(con, RUN)
+    assert (run.rounds, run.replayed) == (6, 2)
+
+
 def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
     file = tmp_path / "specyard.duckdb"
     with duckdb.connect(str(file)) as writer:

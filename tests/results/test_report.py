@@ -134,6 +134,17 @@ def test_the_headline_answers_and_the_page_says_what_it_is_not() -> None:
     assert "gpu None" not in text
 
 
+def test_the_report_says_how_rounds_came_about() -> None:
+    con = recorded({"dspark": 7, "none": 0})
+    assert "all rounds decoded live" in Page(report.render(con, RUN)).text
+    # A dense recording: dspark's rounds are replayed, on responses of none.
+    con.execute("INSERT INTO recordings SELECT run_id, drafter, gamma, prompt_id, turn, 30 FROM responses WHERE gamma = 7")
+    con.execute("DELETE FROM responses WHERE gamma = 7").fetchall()
+    text = Page(report.render(con, RUN)).text
+    assert "all rounds decoded live" not in text
+    assert "720 rounds replayed from a dense record, every drafted token verified; the others are plain decoding" in text
+
+
 def test_the_table_sets_the_published_value_beside_the_measured() -> None:
     html = report.render(recorded(), RUN)
     row = re.search(r'<th scope="row">gsm8k</th>(.*?)</tr>', html, re.DOTALL)

@@ -226,6 +226,27 @@ def test_a_file_locked_for_long_is_said(store: Store, monkeypatch: pytest.Monkey
         other.kill()
 
 
+def test_a_file_locked_at_the_end_does_not_fail_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the file small is a courtesy: what is recorded is committed already."""
+    run_id, compact = store.create_run(INFO), Store._compact
+    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(30)"
+
+    def held(self: Store) -> None:
+        with subprocess.Popen([sys.executable, "-c", hold, str(self.file)], stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            try:
+                compact(self)
+            finally:
+                other.kill()
+
+    monkeypatch.setattr(results.store, "_RETRY_S", 0.3)
+    monkeypatch.setattr(Store, "_compact", held)
+    store.finish_run(run_id)
+    assert store.run(run_id)["finished_at"] is not None
+    assert [file.name for file in store.file.parent.iterdir()] == [store.file.name]
+
+
 def test_records_check_themselves() -> None:
     with pytest.raises(ValueError, match="accepted ≤ verified ≤ drafted"):
         Round(2, 3, 1, 1, (), 1, 0, 0)
