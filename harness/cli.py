@@ -125,6 +125,84 @@ def replay(
 
 
 @app.command()
+def simulate(
+    name: RunName = "latest",
+    hardware: Annotated[
+        str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
+    ] = None,
+    believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
+    concurrency: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
+    think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
+    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
+    arrivals: Annotated[
+        Path | None, typer.Option(help="Recorded arrivals: a CSV of arrival_s, prompt_tokens, output_tokens.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    confidences: Annotated[
+        Literal["raw", "calibrated"] | None, typer.Option(help="By default calibrated, where the run has temperatures.")
+    ] = None,
+    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
+    request_cap: Annotated[int, typer.Option(help="Requests running at once on a replica.")] = 256,
+    step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
+    kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
+    replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router.")] = 1,
+    router: Annotated[Literal["round_robin", "least_loaded"], typer.Option(help="How requests find one.")] = "least_loaded",
+    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 600.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
+    replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
+    sla: Annotated[list[str] | None, typer.Option(help="A bound, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep.")] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
+    from harness.display import print_sweep, watching
+    from harness.sweeps import counts, run_sweep
+    from results.store import Store
+
+    with _user_errors():
+        store = Store(out / "specyard.duckdb")
+        options: dict[str, Any] = {
+            "policies": _listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
+            "output_tokens": output_tokens, "request_cap": request_cap, "step_tokens": step_tokens,
+            "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
+            "seed": seed, "replications": replications, "slas": sla or [], "weights": _shares(mix),
+        }  # fmt: skip
+        loads = [f"users:{n}/{think_s:g}" for n in counts("--concurrency", concurrency)]
+        loads += [f"rate:{r}/{cv:g}" for r in rate.split(",")] if rate else []
+        loads += [f"file:{arrivals.resolve()}@{speed:g}"] if arrivals else []
+        with watching() as watcher:
+            sweep_id = run_sweep(
+                store, name, hardware, believed_hardware, loads, options, watcher,
+                resume=resume, actors=actors, ray_address=ray_address, rows=rows,
+            )  # fmt: skip
+        print_sweep(store, sweep_id, as_json=as_json)
+
+
+@app.command()
+def hardware(
+    name: Annotated[str | None, typer.Argument(help="A profile to print as JSON; by default all are listed.")] = None,
+) -> None:
+    """List the hardware profiles, or print one: a starting point for one's own."""
+    from simulator.hardware import dump_profile
+    from simulator.profiles import bundled_profiles, find_profile
+
+    with _user_errors():
+        print("\n".join(bundled_profiles()) if name is None else dump_profile(find_profile(name)))
+
+
+@app.command()
 def synthesize(
     curves: Annotated[str, typer.Argument(help="Published curves; paper:qwen3-4b is what there is.")] = "paper:qwen3-4b",
     responses_per_task: Annotated[int, typer.Option(help="Responses to each of nine tasks.")] = 40,
@@ -231,6 +309,20 @@ def _plan(
             **choices,
         )
     )
+
+
+def _listed(texts: list[str] | None) -> list[str] | None:
+    """Options that may be repeated, and each hold several with commas between."""
+    return [part.strip() for text in texts for part in text.split(",")] if texts else None
+
+
+def _shares(mix: str | None) -> dict[str, float] | None:
+    if mix is None:
+        return None
+    try:
+        return {domain: float(share) for domain, share in (part.split("=") for part in mix.split(","))}
+    except ValueError:
+        raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
 
 
 def _absolute(name: str) -> str:

@@ -43,6 +43,12 @@ def watching() -> Iterator[Watcher]:
         yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance)
 
 
+def _console() -> Console:
+    """For results: wide where nobody's terminal would break the lines."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
 def print_runs(store: Store, *, as_json: bool) -> None:
     """All runs of a database, the latest first."""
     with store.reading() as connection:
@@ -60,7 +66,7 @@ def print_runs(store: Store, *, as_json: bool) -> None:
     table = Table(*names, box=None)
     for row in rows:
         table.add_row(*[("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row])
-    Console().print(table)
+    _console().print(table)
 
 
 def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, details: bool = False) -> None:
@@ -79,7 +85,7 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         }
         print(json.dumps(result, default=str))
         return
-    console = Console(highlight=False)
+    console = _console()
     if details:
         for field in ("created_at", "finished_at", "command", "suite", "suite_version", "suite_hash", "prompt_source",
                       "pair", "target", "sampling", "seed", "git_revision", "packages", "host"):  # fmt: skip
@@ -138,7 +144,55 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
         share = f"{accepted / verified:.1%}" if verified else "–"
         table.add_row(line, *(cells.get(d, "–") for d in domains), share)
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
+    """What a sweep of simulations came to."""
+    rows = store.simulations(sweep_id)
+    if as_json:
+        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows}, default=str))
+        return
+    console = _console()
+    first = rows[0]
+    console.print(f"sweep {sweep_id} · run {first['run_id']} · {first['profile']} ({first['profile_source']})", markup=False)
+    replicated = len({r["seed"] for r in rows}) > 1
+    columns = ("tok/s/GPU", "tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
+    table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
+    last = None
+    for r in rows:
+        who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
+        seed = f" #{r['seed']}" if replicated else ""
+        cells = [r["error"]] if r["error"] else _simulation_cells(r)
+        table.add_row("" if who == last else who + ("" if r["lossless"] else " (a bound)"), _load_cell(r) + seed, *cells)
+        last = who
+    console.print(table)
+    for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
+        which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
+        console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
+    if any(not r["exact"] and r["lossless"] for r in rows):
+        console.print("lagged policies replay exactly at temperature 0 only; see the README")
+
+
+def _load_cell(r: dict[str, Any]) -> str:
+    if r["users"] is not None:
+        return f"{r['users']} users"
+    return r["arrivals"] or f"{r['rate_per_s']:g}/s"
+
+
+def _simulation_cells(r: dict[str, Any]) -> list[str]:
+    ttft = [r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
+    cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
+    cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
+    cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
+    return cells + ["kept" if kept else "missed" for kept in (r["slas"] or {}).values()]
+
+
+def _with_interval(r: dict[str, Any], name: str, form: str) -> str:
+    value, half = r[name], r[f"{name}_half_width"]
+    if value is None:
+        return "–"
+    return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
 
 
 def print_estimate(costs: Estimate, *, as_json: bool) -> None:

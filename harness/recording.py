@@ -16,7 +16,7 @@ from drafters.checkpoints import MAX_GAMMA
 from harness.calibration import calibrate
 from harness.pairs import choose_drafters, load_pair
 from harness.provenance import command_line, git_revision, package_versions
-from harness.recorder import Checked, Probe, RecorderOptions, Unit
+from harness.recorder import Checked, Probe, Recorder, RecorderOptions, Unit
 from harness.responses import GivenResponses, read_responses
 from harness.suites import Generation, Suite, load_suite
 from harness.watcher import Watcher
@@ -253,7 +253,7 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
 def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     generation = suite.file.generation
     options = RecorderOptions(plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails)
-    return Pool(cluster, options, watcher.say)
+    return Pool(cluster, Recorder, (options,), watcher.say)
 
 
 def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:

@@ -1,4 +1,4 @@
-"""Recorders as Ray actors: a shared queue of work, dead actors replaced, their work redone."""
+"""Workers as Ray actors: a shared queue of work, dead actors replaced, their work redone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from harness.errors import WorkerDied
-from harness.recorder import Recorder, RecorderOptions
 from simulator.errors import InputError
 
 W = TypeVar("W")
@@ -41,10 +40,11 @@ class Cluster:
 
 
 class Pool:
-    """A number of `Recorder` actors, each with one call under way at most."""
+    """A number of actors of one class, each with one call under way at most."""
 
-    def __init__(self, cluster: Cluster, recorder: RecorderOptions, say: Callable[[str], None]) -> None:
-        self._recorder, self._say = recorder, say
+    def __init__(self, cluster: Cluster, kind: type, arguments: tuple[object, ...], say: Callable[[str], None]) -> None:
+        """Actors are `kind(*arguments)`, made when there is work for them."""
+        self._kind, self._arguments, self._say = kind, arguments, say
         resources = ray.cluster_resources()
         held = cluster.gpus_per_actor
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
@@ -93,7 +93,7 @@ class Pool:
 
     def _start(self) -> Any:
         options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
-        return ray.remote(Recorder).options(**options).remote(self._recorder)
+        return ray.remote(self._kind).options(**options).remote(*self._arguments)
 
 
 @contextmanager

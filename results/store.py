@@ -216,6 +216,65 @@ class Store:
         with self.reading() as connection:
             return [float(r[0]) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
 
+    def create_sweep(
+        self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]
+    ) -> str:
+        """Insert a sweep of simulations; returns its id."""
+        sweep_id = secrets.token_hex(3)
+        row = [sweep_id, run_id, _now(), command, json.dumps(plan), git_revision, json.dumps(packages)]
+        with self.writing() as connection:
+            connection.execute(
+                "INSERT INTO sweeps (sweep_id, run_id, created_at, command, plan, git_revision, packages) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        return sweep_id
+
+    def add_simulation(self, row: Mapping[str, Any], profiles: Sequence[Mapping[str, Any]]) -> None:
+        """Insert one simulation, a row of `simulations`, and the profiles it was made with."""
+        with self.writing() as connection:
+            for profile in profiles:
+                _insert(connection, "INSERT OR IGNORE INTO profiles", profile)
+            _insert(connection, "INSERT INTO simulations", row)
+
+    def simulated(self, sweep_id: str) -> set[int]:
+        """Points of a sweep that are there already."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT point FROM simulations WHERE sweep_id = ?", [sweep_id]).fetchall()
+            return {int(r[0]) for r in rows}
+
+    def finish_sweep(self, sweep_id: str) -> None:
+        """Mark a sweep as complete."""
+        with self.writing() as connection:
+            connection.execute("UPDATE sweeps SET finished_at = ? WHERE sweep_id = ?", [_now(), sweep_id])
+
+    def sweep(self, name: str) -> dict[str, Any]:
+        """The row of `sweeps`, its JSON decoded, by id, the start of one, or `latest`. Raises InputError."""
+        return self._named("sweep", "sweeps", "sweep_id", name)
+
+    def simulations(self, sweep_id: str) -> list[dict[str, Any]]:
+        """Rows of `simulations`, their JSON decoded, in order of point, with the profile's name, model, source and GPUs."""
+        sql = """
+            SELECT s.*, p.name AS profile, p.model AS profile_model, p.source AS profile_source, p.gpus, b.name AS believed
+            FROM simulations s JOIN profiles p USING (profile_hash) LEFT JOIN profiles b ON b.profile_hash = s.believed_hash
+            WHERE sweep_id = ? ORDER BY point
+        """
+        with self.reading() as connection:
+            return _rows(connection.execute(sql, [sweep_id]))
+
+    def _named(self, kind: str, table: str, key: str, name: str) -> dict[str, Any]:
+        with self.reading() as connection:
+            rows = _rows(connection.execute(f"SELECT * FROM {table} ORDER BY created_at DESC"))
+        if not rows:
+            raise InputError(f"{self.file}: has no {kind} yet")
+        matches = rows[:1] if name == "latest" else [r for r in rows if r[key].startswith(name)]
+        if len(matches) != 1:
+            problem = "fits several" if matches else "no such"
+            raise InputError(
+                f"{kind} {name}: {problem} {kind} in {self.file}; the latest are {', '.join(r[key] for r in rows[:5])}"
+            )
+        return matches[0]
+
     def timed(self, run_id: str) -> set[tuple[int, str]]:
         """(sample, prompt id) of the speed samples already taken."""
         with self.reading() as connection:
@@ -296,6 +355,27 @@ class Store:
             connection.execute(file.read_text(encoding="utf-8"))
             connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, _now()])
             connection.commit()
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, Any]) -> None:
+    """One row by column name; dictionaries as JSON, nan as NULL."""
+
+    def stored(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return json.dumps({k: None if v != v else v for k, v in value.items()})
+        return None if value != value else value
+
+    values = [json.dumps(v) if k == "load" else stored(v) for k, v in row.items()]
+    connection.execute(f"{into} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", values)
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """All rows as dictionaries, JSON columns decoded."""
+    names = [(d[0], str(d[1]) == "JSON") for d in cursor.description or []]
+    return [
+        {name: json.loads(v) if is_json and v is not None else v for (name, is_json), v in zip(names, row, strict=True)}
+        for row in cursor.fetchall()
+    ]
 
 
 def _migrations() -> list[Path]:

@@ -194,12 +194,15 @@ def _rises_throughout(b, size, tokens, at, fixed_s, target_s):  # type: ignore[n
     """Whether admitting a whole bucket surely raises the objective at every step, in whatever order."""
     if b == 0:
         return False
-    steepest = 0.0
+    steepest, least_s, most_s = 0.0, target_s[at], target_s[at]
     for j in range(at, at + size):
         steepest = max(steepest, target_s[j + 1] - target_s[j])
+        least_s = min(least_s, target_s[j])
+        most_s = max(most_s, target_s[j + 1])
     low, high = _edge(b), _edge(b + 1)
-    # Rounding of a product is far smaller than the margin.
-    return low * (fixed_s + target_s[at]) * (1 - 1e-9) > (tokens + size * high) * steepest
+    # What rounding could do to the step times and products that the policy compares is far smaller than this.
+    rounding_s = 2e-15 * (fixed_s + most_s)
+    return low * (fixed_s + least_s) * (1 - 1e-9) > (tokens + size * high) * (steepest + rounding_s)
 
 
 @njit(cache=True)

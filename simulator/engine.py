@@ -286,7 +286,10 @@ def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefi
         for i in range(n):
             s.lengths[i] = min(s.accepted[i], s.drafted[i])
     elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
-        fixed_s = _fixed_s(rule.believed, n, prefilling, pairs, context, k)
+        longest = 0
+        for i in range(n):
+            longest = max(longest, s.drafted[i])
+        fixed_s = _fixed_s(rule.believed, n, prefilling, pairs, context, longest)
         target_s = rule.believed.eager_s if prefill_tokens else rule.believed.verify_s
         tokens, first = float(n + finishing), prefill_tokens + n
         if rule.kind == Kind.PREFIX:
@@ -302,7 +305,7 @@ def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefi
 
 @njit(cache=True)
 def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
-    """Survivals `lag` rounds old, smoothed; 1 for requests without."""
+    """Survivals `lag` rounds old, smoothed; confidences are 1 for requests without, and where nothing was drafted."""
     memory, s = state.memory, state.scratch
     for i in range(n):
         j = state.decoding[i]
@@ -315,7 +318,9 @@ def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
             else:
                 anchor = memory.anchors[j, at]
                 unseen = memory.whole[j, at] and k > memory.lengths[j, at] and len(tables.fresh) > 0
-                c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
+                c = 1.0
+                if k < tables.drafted[anchor]:
+                    c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
                 memory.smoothed[j, k] = rule.number * memory.smoothed[j, k] + (1 - rule.number) * c
             product *= memory.smoothed[j, k]
             s.old[i, k] = np.rint(product * 2.0**24) / 2.0**24

@@ -9,7 +9,8 @@ what is charged for context counts requests' tokens, not verified tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -45,7 +46,7 @@ class Curve:
     def at(self, counts: npt.ArrayLike) -> Seconds:
         """Seconds at any counts, the same shape."""
         x = np.asarray(counts, np.float64)
-        inside = np.interp(x, self.counts, self.seconds)
+        inside: Seconds = np.interp(x, self.counts, self.seconds)
         if len(self.counts) == 1:
             return inside
         slope = max(0.0, (self.seconds[-1] - self.seconds[-2]) / (self.counts[-1] - self.counts[-2]))
@@ -63,7 +64,7 @@ class DraftCurve:
     block: bool
     """Whether the whole block is drafted at once: asking for fewer tokens then saves nothing."""
     context_s_per_token: float = 0.0
-    """Seconds the drafter spends on each token of the requests' contexts."""
+    """Seconds of one pass of the drafter on each token of the requests' contexts; without `block` it makes γ passes."""
 
     def __post_init__(self) -> None:
         if not self.drafted or len(self.drafted) != len(self.requests):
@@ -81,7 +82,7 @@ class DraftCurve:
         right = min(max(int(np.searchsorted(self.drafted, drafted)), 1), len(self.drafted) - 1)
         low, high = self.drafted[right - 1], self.drafted[right]
         share = (drafted - low) / (high - low)
-        return np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0)
+        return np.asarray(np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,7 @@ class Profile:
             curve = self._draft_curve(drafter, gamma)
             for k in range(1, gamma + 1):
                 draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
-            drafter_context_s = curve.context_s_per_token
+            drafter_context_s = curve.context_s_per_token * (1 if curve.block else gamma)
         return StepCost(
             verify, eager, draft, self.overhead_s, self.overhead_s_per_request, self.context_s_per_token,
             drafter_context_s, self.prefill_s_per_pair,
@@ -171,67 +172,89 @@ class Profile:
 def load_profile(file: Path) -> Profile:
     """A profile of one's own. Raises InputError naming file, field and fix."""
     try:
-        raw = json.loads(file.read_text())
-        return _profile(raw)
+        return _profile(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{file}: not readable: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: is not JSON: {error}") from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{file}: {error}") from None
+
+
+def parse_profile(text: str) -> Profile:
+    """A profile from its JSON. Raises ValueError naming the field."""
+    return _profile(json.loads(text))
 
 
 def dump_profile(profile: Profile) -> str:
     """The JSON of a profile; `load_profile` reads it back equal."""
-    raw = asdict(profile) | {
-        "draft": {
-            name: {
-                "drafted": curve.drafted,
-                "requests": [asdict(c) for c in curve.requests],
-                "block": curve.block,
-                "context_s_per_token": curve.context_s_per_token,
-            }
-            for name, curve in profile.draft.items()
-        }
-    }
-    return json.dumps({"schema": SCHEMA, **raw}, indent=1)
+    text = json.dumps({"schema": SCHEMA, **asdict(profile)}, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 
 
 def _profile(raw: Any) -> Profile:
-    if not isinstance(raw, dict) or raw.pop("schema", None) != SCHEMA:
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise ValueError(f"must be a JSON object with schema: {SCHEMA}")
-    raw = _known(raw, Profile, "the profile")
+    raw = _fields({k: v for k, v in raw.items() if k != "schema"}, Profile, "")
     raw["verify"] = _curve(raw["verify"], "verify")
-    raw["eager"] = None if raw.get("eager") is None else _curve(raw["eager"], "eager")
+    if raw.get("eager") is not None:
+        raw["eager"] = _curve(raw["eager"], "eager")
     raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
-    for name in ("captured_tokens", "free_drafters"):
-        raw[name] = tuple(raw.get(name, ()))
     return Profile(**raw)
 
 
 def _draft_curve(raw: Any, where: str) -> DraftCurve:
-    raw = _known(raw, DraftCurve, where)
+    raw = _fields(raw, DraftCurve, where)
     curves = tuple(_curve(c, f"{where}.requests[{i}]") for i, c in enumerate(raw["requests"]))
-    return _made(where, DraftCurve, raw | {"requests": curves, "drafted": tuple(raw["drafted"])})
+    return _made(where, DraftCurve, raw | {"requests": curves})
 
 
 def _curve(raw: Any, where: str) -> Curve:
-    raw = _known(raw, Curve, where)
-    return _made(where, Curve, {name: tuple(values) for name, values in raw.items()})
+    return _made(where, Curve, _fields(raw, Curve, where))
 
 
 def _made(where: str, kind: type[T], raw: dict[str, Any]) -> T:
     try:
         return kind(**raw)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _known(raw: Any, kind: type[Any], where: str) -> dict[str, Any]:
-    """A copy of a JSON object whose keys are all fields of `kind`, with none missing that has no default."""
+def _fields(raw: Any, kind: type[Any], where: str) -> dict[str, Any]:
+    """The fields of a JSON object, all of them fields of `kind`, none missing that has no default, each of its type."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where}: must be an object")
-    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+    of, at = (f"{where}: ", f"{where}.") if where else ("", "")
+    known = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(raw) - set(known)):
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}; it has {', '.join(known)}")
-    if missing := [name for name, needed in known.items() if needed and name not in raw]:
-        raise ValueError(f"{where}: misses {', '.join(missing)}")
-    return dict(raw)
+        raise ValueError(f"{of}unknown {', '.join(unknown)}; it has {', '.join(known)}")
+    needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in raw]:
+        raise ValueError(f"{of}misses {', '.join(missing)}")
+    return {name: _typed(value, str(known[name].type), f"{at}{name}") for name, value in raw.items()}
+
+
+def _typed(value: Any, kind: str, where: str) -> Any:
+    """A JSON value, checked against a field's annotation; lists become tuples."""
+    if kind.startswith("tuple["):
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: must be a list")
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_typed(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind.startswith("Mapping["):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: must be an object")
+        inner = kind.removeprefix("Mapping[str, ").removesuffix("]")
+        return {name: _typed(v, inner, f"{where}.{name}") for name, v in value.items()}
+    if kind in _JSON and not _JSON[kind][0](value):
+        raise ValueError(f"{where}: must be {_JSON[kind][1]}")
+    return value
+
+
+_JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda v: isinstance(v, str), "a text"),
+    "bool": (lambda v: isinstance(v, bool), "true or false"),
+    "int": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
+    "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
+    "Source": (lambda v: v in get_args(Source), f"one of {', '.join(get_args(Source))}"),
+}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,11 +12,16 @@ from simulator.admission import Rule, rule_of
 from simulator.cost import StepCost
 from simulator.engine import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
 from simulator.errors import InputError
-from simulator.policies import Policy
+from simulator.hardware import Profile
+from simulator.metrics import Ledger, Outcome, outcome
+from simulator.policies import Policy, parse_policy
+from simulator.sla import Sla
 from simulator.state import Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.traces import Trace, survival
-from simulator.workload import CHUNK
+from simulator.workload import CHUNK, Load, Mix, RecordedArrivals, Users, requests
 
+SLICES = 100
+"""Stretches of a simulation between which progress is shown and figures are kept."""
 ROWS = 8192
 """Finished requests handed over at a time, and as many more as may run."""
 
@@ -39,8 +44,47 @@ class Engine:
             raise ValueError("engine: request_cap, step_tokens, kv_capacity_tokens and replicas must be 1 or more")
 
 
-def tables_of(trace: Trace) -> Tables:
-    """A trace as the compiled loop reads it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything about a simulation but the trace: what is asked, what serves it, and who decides."""
+
+    load: Load
+    policy: str
+    """As users write it; see `simulator.policies`."""
+    profile: Profile
+    """What a step takes."""
+    believed: Profile | None = None
+    """What the policy thinks a step takes; None knows the truth."""
+    engine: Engine = Engine()
+    weights: Mapping[str, float] | None = None
+    """Share of requests by domain; None takes responses as often as they were recorded."""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    """Lengths in place of the recorded ones."""
+    seconds: float = 600.0
+    """Of simulated time; recorded arrivals run until all are served."""
+    seed: int = 0
+    slas: tuple[Sla, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise ValueError(f"seconds must be above 0, got {self.seconds}")
+
+    def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
+        """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
+        profile = self.believed if believed and self.believed else self.profile
+        return profile.cost(trace.drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens)
+
+
+class Prepared(NamedTuple):
+    """A trace, and the same as the compiled loop reads it."""
+
+    trace: Trace
+    tables: Tables
+
+
+def prepare(trace: Trace) -> Prepared:
+    """Make the tables of a trace, once for many simulations."""
     anchors, gamma = trace.anchors, trace.gamma
     first, last = trace.offsets[:-1].copy(), trace.offsets[1:].copy()
     usable = last - gamma
@@ -51,11 +95,87 @@ def tables_of(trace: Trace) -> Tables:
     confidence = none if anchors.confidence is None else np.ascontiguousarray(anchors.confidence, np.float32)
     fresh = none if anchors.fresh_confidence is None else np.ascontiguousarray(anchors.fresh_confidence, np.float32)
     survivals = survival(confidence)
-    return Tables(
+    tables = Tables(
         first, last, usable, np.ascontiguousarray(anchors.drafted), np.ascontiguousarray(anchors.accepted),
         survivals, survivals.view(np.int32), confidence, fresh, domain,
         np.concatenate(members).astype(np.int64), np.cumsum([0, *map(len, members)], dtype=np.int64),
     )  # fmt: skip
+    for table in tables:  # as they are when they come from shared memory: the loop is compiled for one kind of array
+        table.flags.writeable = False
+    return Prepared(trace, tables)
+
+
+def simulate(
+    setup: Setup,
+    recorded: Prepared,
+    *,
+    on_rows: Callable[[Records], None] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Outcome:
+    """Run one simulation.
+
+    Args:
+        on_rows: takes finished requests, `simulator.state.ROW`, as they finish.
+        progress: takes the share that is done, from 0 to 1.
+
+    Raises:
+        InputError: the setup cannot serve what is asked.
+        AssertionError: tokens or requests were lost: the simulator is wrong.
+    """
+    trace, engine = recorded.trace, setup.engine
+    endless = not isinstance(setup.load, RecordedArrivals)
+    slice_s = (
+        float(setup.load.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else setup.seconds
+    ) / SLICES
+    kv_tokens = engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens
+    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
+    stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
+    ledger, rows = Ledger(slice_s, setup.slas), list[Records]()
+    policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
+    users = setup.load.users if isinstance(setup.load, Users) else 0
+    simulator = Simulator(
+        recorded, policy, setup.cost(trace), engine, kv_tokens, stream, users=users, seed=setup.seed, on_rows=rows.append
+    )
+    more, slices, last_s = True, 0, 0.0
+    while more and not (endless and slices == SLICES):
+        slices += 1
+        more = simulator.run_until(slices * slice_s)
+        simulator.flush()
+        done = np.concatenate(rows)
+        rows.clear()
+        end_s = slices * slice_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
+        ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * engine.replicas)
+        last_s = end_s
+        if on_rows is not None:
+            on_rows(done)
+        if progress is not None:
+            progress(min(slices / SLICES, 1.0))
+    check_conservation(simulator)
+    return outcome(ledger, gpus=setup.profile.gpus, replicas=engine.replicas, kv_tokens=kv_tokens, endless=endless)
+
+
+def check_conservation(simulator: Simulator) -> None:
+    """Every token and request is somewhere, and Little's law holds: ∫ requests in the system dt = Σ their time in it."""
+    state = simulator.state
+    totals, inside = state.totals[0], _jobs_inside(state)
+    emitted = totals["finished_tokens"] + sum(int(state.jobs[j]["emitted"]) for _, j in inside)
+    assert totals["emitted"] == emitted, f"{totals['emitted']} tokens were emitted, {emitted} are with requests"
+    assert totals["arrived"] == totals["finished"] + len(inside), "requests were lost"
+    times = sum(float(state.replicas[r]["clock_s"] - state.jobs[j]["arrival_s"]) for r, j in inside)
+    area = float(state.replicas["in_system_area_s"].sum())
+    assert abs(area - totals["sojourn_s"] - times) <= 1e-6 * max(area, 1e-9), "Little's law does not hold"
+
+
+def _jobs_inside(state: State) -> list[tuple[int, int]]:
+    """(replica, job) of all that run or wait."""
+    inside = []
+    for r, replica in enumerate(state.replicas):
+        inside += [(r, int(j)) for j in state.order[r, : replica["running"]]]
+        j = int(replica["head"])
+        for _ in range(int(replica["waiting"])):
+            inside.append((r, j))
+            j = int(state.jobs[j]["next"])
+    return inside
 
 
 class Simulator:
@@ -63,7 +183,7 @@ class Simulator:
 
     def __init__(
         self,
-        trace: Trace,
+        recorded: Prepared,
         policy: Policy,
         cost: StepCost,
         engine: Engine,
@@ -75,7 +195,7 @@ class Simulator:
         on_rows: Callable[[Records], None],
     ) -> None:
         """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.state.ROW`, in order of finishing."""
-        gamma = trace.gamma
+        trace, gamma = recorded.trace, recorded.trace.gamma
         if policy.reads_confidences and trace.anchors.confidence is None:
             raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")
         if engine.step_tokens <= engine.request_cap * (gamma + 1):
@@ -83,7 +203,7 @@ class Simulator:
                 f"step_tokens {engine.step_tokens}: must be more than request_cap × (γ + 1) = "
                 f"{engine.request_cap * (gamma + 1)}, or prompts would never get a turn"
             )
-        self.tables = tables_of(trace)
+        self.tables = recorded.tables
         self.cost = typed(cost)
         self.rule: Rule = rule_of(policy, engine.request_cap, self.cost)
         self.rule = self.rule._replace(believed=typed(self.rule.believed))
@@ -142,5 +262,6 @@ class Simulator:
 
 def typed(cost: StepCost) -> StepCost:
     """The same cost with the one set of types that the compiled loop was made for."""
-    seconds = [np.ascontiguousarray(table, np.float64) for table in cost[:3]]
-    return StepCost(*seconds, *(float(x) for x in cost[3:8]), int(cost.assumed_context_tokens))
+    made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:3]]
+    made += [float(seconds) for seconds in cost[3:-1]]
+    return StepCost._make([*made, int(cost.assumed_context_tokens)])

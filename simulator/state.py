@@ -30,9 +30,9 @@ ROW = np.dtype(
 JOB = np.dtype(
     [
         ("request", "i8"), ("response", "i8"), ("segment", "i8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"),
-        ("arrival_s", "f8"), ("think_s", "f8"), ("first_s", "f8"), ("emitted", "i8"), ("prefill_left", "i8"), ("chunk", "i8"),
-        ("anchor", "i8"), ("limit", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"), ("accepted", "i8"),
-        ("preemptions", "i8"), ("since", "i8"), ("next", "i8"),
+        ("arrival_s", "f8"), ("think_s", "f8"), ("first_s", "f8"), ("emitted", "i8"), ("prefill_left", "i8"),
+        ("chunk", "i8"), ("anchor", "i8"), ("limit", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
+        ("accepted", "i8"), ("preemptions", "i8"), ("since", "i8"), ("next", "i8"),
     ],
     align=True,
 )  # fmt: skip
@@ -47,9 +47,9 @@ REPLICA = np.dtype(
 )  # fmt: skip
 TOTALS = np.dtype(
     [
-        ("steps", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"), ("accepted", "i8"),
-        ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("prefills", "i8"), ("preemptions", "i8"),
-        ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
+        ("steps", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
+        ("accepted", "i8"), ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("prefills", "i8"),
+        ("preemptions", "i8"), ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
         ("overhead_s", "f8"), ("draft_s", "f8"), ("attention_s", "f8"), ("target_s", "f8"),
         ("kv_token_s", "f8"), ("request_s", "f8"), ("sojourn_s", "f8"),
     ],

@@ -14,7 +14,8 @@ from simulator.traces import survival
 class LaggedScheduler(Policy):
     """The total budget is the best of all, not the first fall, so that jagged step times cannot stop it early.
 
-    Lossless, because the budget knows nothing of today's draft. Requests without rounds so old count as sure (1.0).
+    Lossless, because the budget knows nothing of today's draft. Requests without rounds so old count as sure (1.0),
+    and so do positions that the old round did not draft.
     """
 
     cost: StepCost = field(repr=False, compare=False)
@@ -60,7 +61,8 @@ class LaggedScheduler(Policy):
     def _old_survivals(self, step: Step, request: int) -> list[float]:
         confidence = [1.0] * step.drafted(request)
         for ago in range(step.rounds(request), self.lag - 1, -1):
-            old = step.stale_confidence(request, ago) or ()
+            drafted = step.stale_confidence(request, ago) or ()
+            old = (*drafted, *[1.0] * (len(confidence) - len(drafted)))
             confidence = [self.ema * mean + (1 - self.ema) * c for mean, c in zip(confidence, old, strict=False)]
         return [float(s) for s in survival(confidence)] if confidence else []
 

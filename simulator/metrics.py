@@ -1,0 +1,265 @@
+"""What a simulation comes to: streaming sums over slices of time, and the figures made of them.
+
+Statistics. Simulated time is cut into slices. For loads without end the first slices are dropped by the rule MSER (White
+1997): the cut that makes the standard error of throughput over what is left smallest, at most half of the run. What is
+left is joined to 20 batches, whose means give a 95 % interval by Student's t. Quantiles come from histograms with bins of
+1 %, so they are right to half a percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.sla import MEASURES, Sla
+from simulator.state import TOTALS, Records
+
+Floats = npt.NDArray[np.float64]
+
+BATCHES = 20
+PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
+_LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
+"""Histograms: from a microsecond to a million seconds."""
+
+
+@dataclass(slots=True)
+class Slice:
+    """Sums over one stretch of simulated time."""
+
+    totals: npt.NDArray[np.void]
+    """What was added to each field of `simulator.state.TOTALS`."""
+    seconds: float
+    """Replica-seconds."""
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MEASURES), np.int64))
+    sums: Floats = field(default_factory=lambda: np.zeros(len(MEASURES)))
+    histograms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(MEASURES), _BINS), np.int64))
+    """Of the requests that finished in it, by measure."""
+    finished: int = 0
+    good: int = 0
+    good_tokens: int = 0
+    """Requests that kept every bound by themselves, and their tokens."""
+
+
+class Ledger:
+    """Takes what a simulation hands over; keeps as much for a million requests as for a hundred."""
+
+    def __init__(self, slice_s: float, slas: Sequence[Sla]) -> None:
+        self.slice_s, self.slas = slice_s, slas
+        self.slices: list[Slice] = []
+        self._before = np.zeros(1, TOTALS)
+
+    def close_slice(self, totals: Records, rows: Records, seconds: float) -> None:
+        """The slice ends: `totals` so far, requests finished in it, replica-seconds it lasted."""
+        change = np.zeros(1, TOTALS)
+        for name in TOTALS.names or ():
+            change[name] = totals[name] - self._before[name]
+        self._before = totals.copy()
+        here = Slice(change[0], seconds)
+        self.slices.append(here)
+        if len(rows):
+            self._take(here, rows)
+
+    def _take(self, here: Slice, rows: Records) -> None:
+        seconds = rows["finish_s"] - rows["first_s"]
+        after = rows["output_tokens"] - 1
+        spoken = (after > 0) & (seconds > 0)
+        tpot = np.full(len(rows), np.nan)
+        tpot[spoken] = seconds[spoken] / after[spoken]
+        ttft, e2e = rows["first_s"] - rows["arrival_s"], rows["finish_s"] - rows["arrival_s"]
+        values = {"tps": 1 / tpot, "ttft": ttft, "tpot": tpot, "e2e": e2e}
+        good = np.ones(len(rows), bool)
+        for sla in self.slas:
+            v = values[sla.measure]
+            good &= np.isnan(v) | (v >= sla.bound if sla.at_least else v <= sla.bound)
+        here.finished += len(rows)
+        here.good += int(good.sum())
+        here.good_tokens += int(rows["output_tokens"][good].sum())
+        for i, name in enumerate(MEASURES):
+            v = values[name][~np.isnan(values[name])]
+            here.counts[i] += len(v)
+            here.sums[i] += v.sum()
+            here.histograms[i] += np.bincount(_bin(v), minlength=_BINS)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure, and how far the simulation's own noise may have moved it."""
+
+    value: float
+    half_width: float
+    """Of its 95 % interval; nan with too few batches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one simulation came to, after its warm-up."""
+
+    simulated_s: float
+    warmup_s: float
+    """Dropped at the start."""
+    finished: int
+    """Requests, after the warm-up."""
+    throughput: Estimate
+    """Output tokens per second and GPU."""
+    tps: Estimate
+    """Mean over users of (n − 1)/(last − first)."""
+    quantiles: dict[str, float]
+    """p5_tps, p50_ttft, …: tps and times in seconds, also of e2e and tpot."""
+    means: dict[str, float]
+    """tps, ttft, tpot, e2e."""
+    burst_s: float
+    """Mean seconds between a request's rounds: what a user sees as a burst of tokens."""
+    tau: Estimate
+    """Accepted length: tokens committed per round."""
+    budget: Estimate
+    """Verified tokens per request and step, anchor included."""
+    wasted: float
+    """Share of verified draft tokens that were rejected; 0 where none was verified."""
+    running: float
+    """Mean decoding requests of a replica, over the time steps take."""
+    kv_used: float
+    """Mean share of the KV capacity held by running requests, lookahead included."""
+    step_s: dict[str, float]
+    """Mean seconds of a step by part: overhead, draft, attention, target."""
+    preemptions: int
+    attainment: float
+    """Share of requests that kept every bound by themselves; 1 without bounds."""
+    goodput: float
+    """Output tokens per second and GPU of those."""
+    slas: dict[str, bool]
+    """Each bound, and whether the run kept it."""
+    stationary: bool
+    """False where throughput still drifts after the warm-up, as under overload, or where nothing was dropped in time."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def precise(self) -> bool:
+        """Whether throughput is known to 2 %."""
+        return self.throughput.half_width <= 0.02 * self.throughput.value
+
+
+def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless: bool) -> Outcome:
+    """The figures of a finished simulation; `endless` loads have a warm-up, recorded arrivals none."""
+    rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
+    skip = mser(rates) if endless else 0
+    kept = _Window(ledger.slices[skip:])
+    throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
+    stationary = not endless or _stationary(rates[skip:], skip, len(rates))
+    busy_s = sum(kept.total(part) for part in PARTS)
+    return Outcome(
+        simulated_s=sum(s.seconds for s in ledger.slices) / replicas,
+        warmup_s=sum(s.seconds for s in ledger.slices[:skip]) / replicas,
+        finished=kept.finished,
+        throughput=throughput,
+        tps=kept.estimate(lambda w: w.mean("tps")),
+        quantiles={f"p{q}_{name}": kept.quantile(name, q) for name in MEASURES for q in (5, 50, 95, 99)},
+        means={name: kept.mean(name) for name in MEASURES},
+        burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
+        tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
+        budget=kept.estimate(lambda w: 1 + _ratio(w.total("verified"), w.total("rounds"))),
+        wasted=1 - kept.total("accepted") / kept.total("verified") if kept.total("verified") else 0.0,
+        running=_ratio(kept.total("request_s"), busy_s),
+        kv_used=_ratio(kept.total("kv_token_s"), busy_s * kv_tokens),
+        step_s={part.removesuffix("_s"): _ratio(kept.total(part), kept.total("steps")) for part in PARTS},
+        preemptions=int(kept.total("preemptions")),
+        attainment=_ratio(sum(s.good for s in kept.slices), kept.finished),
+        goodput=_ratio(sum(s.good_tokens for s in kept.slices), kept.seconds * gpus),
+        slas={str(sla): sla.holds(kept.figure(sla)) for sla in ledger.slas},
+        stationary=stationary,
+        warnings=tuple(_warnings(throughput, stationary, kept.finished)),
+    )
+
+
+class _Window:
+    """Some consecutive slices as one."""
+
+    def __init__(self, slices: Sequence[Slice]) -> None:
+        self.slices = slices
+        self.seconds = sum(s.seconds for s in slices)
+        self.finished = sum(s.finished for s in slices)
+
+    def total(self, name: str) -> float:
+        """Of a field of `simulator.state.TOTALS`."""
+        return float(sum(s.totals[name] for s in self.slices))
+
+    def mean(self, measure: str) -> float:
+        """Over finished requests."""
+        i = MEASURES.index(measure)
+        return _ratio(sum(s.sums[i] for s in self.slices), sum(s.counts[i] for s in self.slices))
+
+    def quantile(self, measure: str, percent: float) -> float:
+        """The middle of the bin below whose end so many percent of requests lie."""
+        i = MEASURES.index(measure)
+        reached = np.cumsum(np.sum([s.histograms[i] for s in self.slices], axis=0))
+        if not len(self.slices) or reached[-1] == 0:
+            return float("nan")
+        found = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
+        return float(_LEAST * np.exp((found + 0.5) * _GROWTH))
+
+    def figure(self, sla: Sla) -> float:
+        """What a bound is held against."""
+        return self.mean(sla.measure) if sla.quantile is None else self.quantile(sla.measure, sla.quantile)
+
+    def estimate(self, of: Callable[[_Window], float]) -> Estimate:
+        """A figure with the interval that the means of batches give."""
+        n = len(self.slices)
+        cuts = [self.slices[i * n // BATCHES : (i + 1) * n // BATCHES] for i in range(BATCHES)]
+        return Estimate(of(self), _half_width(np.array([of(_Window(cut)) for cut in cuts if cut])))
+
+
+def mser(series: Floats) -> int:
+    """How many values to drop from the front: the fewest-error cut of White (1997), at most half."""
+    n = len(series)
+    errors = [series[d:].var() / (n - d) for d in range(n // 2 + 1)]
+    return int(np.argmin(errors)) if n > 1 else 0
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by the expansion in 1/freedom (Abramowitz and Stegun 26.7.5); 3 or more."""
+    z = 1.959963984540054
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + float(sum(term / freedom ** (i + 1) for i, term in enumerate(terms)))
+
+
+def _half_width(means: Floats) -> float:
+    means = means[~np.isnan(means)]
+    if len(means) < 4:
+        return float("nan")
+    return float(student_t(len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
+
+
+def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
+    """Whether the halves of what is left agree, and the warm-up was over in time."""
+    if len(rates) < 8:
+        return False
+    first, second = np.array_split(rates, 2)
+    spread = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
+    return bool(skipped < slices // 2 and abs(first.mean() - second.mean()) <= max(4 * spread, 0.02 * rates.mean()))
+
+
+def _warnings(throughput: Estimate, stationary: bool, finished: int) -> list[str]:
+    found = []
+    if not stationary:
+        found.append("did not settle: throughput drifts, or the queue grows; simulate longer or lower the load")
+    if finished < 100:
+        found.append(f"only {finished} requests finished: quantiles mean little; simulate longer")
+    if not throughput.half_width <= 0.02 * throughput.value:
+        found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
+    return found
+
+
+def _bin(values: Floats) -> npt.NDArray[np.int64]:
+    index = np.log(np.maximum(values, _LEAST) / _LEAST) / _GROWTH
+    return np.asarray(np.minimum(index, _BINS - 1), np.int64)
+
+
+def _ratio(top: float, bottom: float) -> float:
+    return float(top / bottom) if bottom else float("nan")
