@@ -23,7 +23,7 @@ from simulator.hardware import Profile, dump_profile, parse_profile
 from simulator.metrics import Estimate, Outcome
 from simulator.policies import parse_policy
 from simulator.profiles import find_profile
-from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
+from simulator.simulation import Engine, Prepared, Setup, prepare, simulate, start
 from simulator.sla import Sla
 from simulator.state import ROW, Records
 from simulator.traces import Trace, split_of
@@ -158,6 +158,8 @@ def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point
         "weights": plan.weights, "prompt_tokens": plan.prompt_tokens, "output_tokens": plan.output_tokens,
         "seconds": plan.seconds, "slas": tuple(Sla.parse(s) for s in plan.slas),
     }  # fmt: skip
+    for policy in plan.policies or []:
+        parse_policy(policy, common["profile"].cost("none", 0, 1, 2))
     found: list[Point] = []
     loads = {text: load_of(text) for text in plan.loads}
     for drafter, key, policy in _who(plan, traces, common["profile"], say):
@@ -206,23 +208,31 @@ class Worker:
 
     def __init__(self, traces: dict[tuple[str, int, Confidences], Any], rows: Path | None) -> None:
         """Traces by key, or references to them in Ray's object store, which a node holds once."""
-        self._traces, self._rows = traces, rows
+        self.traces, self.rows = traces, rows
+
+    def check(self, point: Point) -> None:
+        """Raises InputError for a point that cannot be simulated."""
+        start(point.setup, self._recorded(point), lambda rows: None)
 
     def simulate(self, point: Point) -> tuple[Outcome | str, float]:
         """What came of a point, or why nothing did; and the seconds it took."""
         started = time.perf_counter()
-        prepared = self._traces[point.trace]
-        if not isinstance(prepared, Prepared):
-            import ray
-
-            prepared = self._traces[point.trace] = ray.get(prepared)
-        if point.drafter == "none":
-            prepared = prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
         try:
-            with _writing(self._rows and self._rows / f"point_{point.number:05}.parquet") as on_rows:
-                return simulate(point.setup, prepared, on_rows=on_rows), time.perf_counter() - started
+            with _writing(self.rows and self.rows / f"point_{point.number:05}.parquet") as on_rows:
+                return simulate(point.setup, self._recorded(point), on_rows=on_rows), time.perf_counter() - started
         except InputError as error:
             return str(error), time.perf_counter() - started
+
+    def _recorded(self, point: Point) -> Prepared:
+        found = self.traces[point.trace]
+        if not isinstance(found, Prepared):
+            import ray
+
+            found = self.traces[point.trace] = ray.get(found)
+        prepared: Prepared = found
+        if point.drafter == "none":
+            return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
+        return prepared
 
 
 @contextmanager
@@ -304,15 +314,16 @@ def sweep(
 
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
-    for point in {(p.drafter, p.trace): p for p in every}.values():  # refuse before anything is stored
-        point.setup.cost(dataclasses.replace(traces.raw(*point.trace[:2]), drafter=point.drafter))
+    worker = Worker({key: traces.prepared(*key) for key in dict.fromkeys(p.trace for p in every)}, rows)
+    for point in {(p.trace, p.setup.policy, p.load): p for p in every}.values():  # refuse before anything is stored
+        worker.check(point)
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), msgspec.to_builtins(plan), git_revision(), package_versions())
     if rows is not None:
         rows.mkdir(parents=True, exist_ok=True)
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
-    for number, (point, (result, wall_s)) in enumerate(_results(left, traces, cluster, watcher, rows), len(done) + 1):
+    for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
         store.add_simulation(_row(sweep_id, run_id, point, result, wall_s), _profile_rows(point.setup))
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
@@ -327,11 +338,9 @@ def _say_model(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> None:
 
 
 def _results(
-    left: Sequence[Point], traces: Traces, cluster: Cluster | None, watcher: Watcher, rows: Path | None
+    left: Sequence[Point], worker: Worker, cluster: Cluster | None, watcher: Watcher
 ) -> Iterator[tuple[Point, tuple[Outcome | str, float]]]:
-    prepared = {key: traces.prepared(*key) for key in dict.fromkeys(p.trace for p in left)}
     if cluster is None:
-        worker = Worker(dict(prepared), rows)
         yield from ((point, worker.simulate(point)) for point in left)
         return
     import ray
@@ -339,8 +348,9 @@ def _results(
     from harness.workers import Pool, joined
 
     with joined(cluster):
-        shared = {key: ray.put(value) for key, value in prepared.items()}
-        for (point,), result in Pool(cluster, Worker, (shared, rows), watcher.say).map("simulate", [(p,) for p in left]):
+        shared = {key: ray.put(value) for key, value in worker.traces.items()}
+        pool = Pool(cluster, Worker, (shared, worker.rows), watcher.say)
+        for (point,), result in pool.map("simulate", [(p,) for p in left]):
             yield point, result
 
 

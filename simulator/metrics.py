@@ -46,8 +46,8 @@ class Slice:
 class Ledger:
     """Takes what a simulation hands over; keeps as much for a million requests as for a hundred."""
 
-    def __init__(self, slice_s: float, slas: Sequence[Sla]) -> None:
-        self.slice_s, self.slas = slice_s, slas
+    def __init__(self, slas: Sequence[Sla]) -> None:
+        self.slas = slas
         self.slices: list[Slice] = []
         self._before = np.zeros(1, TOTALS)
 

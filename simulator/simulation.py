@@ -105,6 +105,24 @@ def prepare(trace: Trace) -> Prepared:
     return Prepared(trace, tables)
 
 
+def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator:
+    """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
+    trace, engine = recorded.trace, setup.engine
+    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
+    policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
+    return Simulator(
+        recorded,
+        policy,
+        setup.cost(trace),
+        engine,
+        engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
+        requests(mix, setup.load, np.random.default_rng(setup.seed)),
+        users=setup.load.users if isinstance(setup.load, Users) else 0,
+        seed=setup.seed,
+        on_rows=on_rows,
+    )
+
+
 def simulate(
     setup: Setup,
     recorded: Prepared,
@@ -122,21 +140,13 @@ def simulate(
         InputError: the setup cannot serve what is asked.
         AssertionError: tokens or requests were lost: the simulator is wrong.
     """
-    trace, engine = recorded.trace, setup.engine
     endless = not isinstance(setup.load, RecordedArrivals)
     slice_s = (
         float(setup.load.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else setup.seconds
     ) / SLICES
-    kv_tokens = engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens
-    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
-    stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
-    ledger, rows = Ledger(slice_s, setup.slas), list[Records]()
-    policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
-    users = setup.load.users if isinstance(setup.load, Users) else 0
-    simulator = Simulator(
-        recorded, policy, setup.cost(trace), engine, kv_tokens, stream, users=users, seed=setup.seed, on_rows=rows.append
-    )
-    more, slices, last_s = True, 0, 0.0
+    ledger, rows = Ledger(setup.slas), list[Records]()
+    simulator = start(setup, recorded, rows.append)
+    more, slices, last_s, replicas = True, 0, 0.0, setup.engine.replicas
     while more and not (endless and slices == SLICES):
         slices += 1
         more = simulator.run_until(slices * slice_s)
@@ -144,14 +154,15 @@ def simulate(
         done = np.concatenate(rows)
         rows.clear()
         end_s = slices * slice_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
-        ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * engine.replicas)
+        ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * replicas)
         last_s = end_s
         if on_rows is not None:
             on_rows(done)
         if progress is not None:
             progress(min(slices / SLICES, 1.0))
     check_conservation(simulator)
-    return outcome(ledger, gpus=setup.profile.gpus, replicas=engine.replicas, kv_tokens=kv_tokens, endless=endless)
+    kv_tokens = simulator.limits.kv_tokens
+    return outcome(ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, endless=endless)
 
 
 def check_conservation(simulator: Simulator) -> None:
@@ -211,6 +222,7 @@ class Simulator:
         self.limits = Limits(engine.request_cap, engine.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
         self.state: State = new_state(self.limits, self.rule, engine.replicas, users, CHUNK, ROWS + engine.request_cap)
         self._stream, self._on_rows = stream, on_rows
+        self._refill()
 
     def run_until(self, until_s: float) -> bool:
         """Go on to a simulated time; False once nothing is left to do."""

@@ -154,14 +154,14 @@ class TestPrefixScheduler:
     def test_times_that_fall_within_a_bucket(self) -> None:
         """Both survivals share a bucket. The pass gets cheaper with the first and dearer with the second, which
         brings less than it costs once the first has made the step cheap: 2/10, (2 + .5)/1, but (2 + .5 + .5)/1.4."""
-        pool = Pool(np.float32([[0.5], [0.5]]), np.ones((2, 1)), [1, 1], cost_of([0, 0, 10, 1, 1.4], 0), StepLoad(2))
+        pool = Pool(np.full((2, 1), 0.5, np.float32), np.ones((2, 1)), [1, 1], cost_of([0, 0, 10, 1, 1.4], 0), StepLoad(2))
         assert pool.fast_prefix() == pool.slow(PrefixScheduler(pool.cost)) == [1, 0]
 
     @pytest.mark.parametrize("seed", range(40))
     def test_survivals_worth_less_than_rounding(self, seed: int) -> None:
         """A survival of 2⁻²⁴ among 64 sure tokens, and a step that gets longer by just about what it brings."""
         rng = np.random.default_rng(seed)
-        c = np.float32([[2.0**-24]] * 64)
+        c = np.full((64, 1), 2.0**-24, np.float32)
         start_s, fixed_s = 1 + rng.random(), rng.random()
         slope_s = (start_s + fixed_s) * 2.0**-24 / 64 * rng.uniform(1 - 1e-6, 1)
         pool = Pool(c, c, [1] * 64, cost_of(start_s + slope_s * np.arange(-64, 66), fixed_s), StepLoad(64))

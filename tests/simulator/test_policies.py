@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulator.cost import StepCost, StepLoad
 from simulator.errors import InputError
-from simulator.policies import CausalityError, Policy, Step, parse_policy, verify_lengths
+from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, Step, parse_policy, verify_lengths
 from simulator.records import Round
+from simulator.traces import survival
 
 EVERY = [
     "fixed:0", "fixed:3", "none", "threshold:0.5", "threshold:0", "threshold:1", "oracle", "k_by_batch:2=5/4=1", "cutoff:3",
@@ -74,6 +75,29 @@ class TestContract:
         assert verify_lengths(policy, Step(policy, **{**case, "confidence": changed, "accepted": acceptances})) == lengths
 
     @every
+    @given(case=steps(), data=st.data())
+    def test_the_order_of_requests_does_not_matter(self, name: str, case: dict[str, Any], data: st.DataObject) -> None:
+        """With all survivals distinct the decision moves with the requests; ties go to the earlier position and request."""
+        numbers = np.random.default_rng(data.draw(st.integers(0, 99))).random((len(case["drafted"]), 7))
+        confidence = [tuple(row[:n].tolist()) for row, n in zip(numbers, case["drafted"], strict=True)]
+        case = {**case, "confidence": confidence, "past": [[*past, *past] for past in case["past"]]}
+        survivals = [s for c in confidence if c for s in survival(c).tolist()]
+        assume(len(set(survivals)) == len(survivals))
+        order = data.draw(st.permutations(range(len(numbers))))
+        policy = policy_of(name)
+        lengths = verify_lengths(policy, Step(policy, **case))
+        permuted: Any = {what: [each[i] for i in order] for what, each in case.items()}
+        assert verify_lengths(policy, Step(policy, **permuted)) == [lengths[i] for i in order]
+
+    @pytest.mark.parametrize("name", [n for n in EVERY if isinstance(policy_of(n), LaggedScheduler)])
+    @given(case=steps(), other=st.lists(chances, min_size=7, max_size=7))
+    def test_an_old_budget_knows_nothing_of_today(self, name: str, case: dict[str, Any], other: list[float]) -> None:
+        policy = policy_of(name)
+        total = sum(verify_lengths(policy, Step(policy, **case)))
+        changed = [tuple(other[: len(c)]) for c in case["confidence"]]
+        assert sum(verify_lengths(policy, Step(policy, **{**case, "confidence": changed}))) == total
+
+    @every
     def test_names_are_what_users_write(self, name: str) -> None:
         policy = policy_of(name)
         assert policy_of(policy.name) == policy
@@ -88,6 +112,119 @@ def test_hand_worked(name: str, expected: list[int]) -> None:
     policy = policy_of(name)
     step = Step(policy, [3, 1, 0], [(0.9, 0.6, 0.5), (0.4,), ()], [[], [], []], [1, 1, 0])
     assert verify_lengths(policy, step) == expected
+
+
+def old_round(*confidence: float) -> Round:
+    return Round(len(confidence), 0, 0, 1, confidence, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "requests", "expected"),
+    [("k_by_batch:2=5/4=1", 1, 5), ("k_by_batch:2=5/4=1", 2, 5), ("k_by_batch:2=5/4=1", 3, 1), ("k_by_batch:2=5/4=1", 4, 1),
+     ("k_by_batch:2=5/4=1", 5, 0), ("cutoff:3", 3, 7), ("cutoff:3", 4, 0), ("fixed:3", 9, 3), ("threshold:1", 9, 7)],
+)  # fmt: skip
+def test_how_much_is_drafted(name: str, requests: int, expected: int) -> None:
+    """Of γ = 7, and never more than γ; what is drafted is verified where the table says so."""
+    policy = policy_of(name)
+    assert policy.draft(StepLoad.of(requests), 7) == expected
+    assert policy.draft(StepLoad.of(requests), 2) == min(expected, 2)
+    if name.startswith(("k_by_batch", "cutoff")):
+        step = Step(policy, [expected, *[0] * (requests - 1)], [()] * requests, [[]] * requests)
+        assert verify_lengths(policy, step) == [expected, *[0] * (requests - 1)]
+
+
+def test_batch_adaptive_by_hand() -> None:
+    """Steps of 1 + .1 B s. α = 1: four tokens in 1.4 s are the best. α = .5: 1/1.1, 1.5/1.2, 1.75/1.3 = 1.346,
+    1.875/1.4 = 1.339. With a prompt of 10 tokens that ends in it: 2/2.1, 2.5/2.2, 2.75/2.3 = 1.196, 2.875/2.4 = 1.198."""
+    policy = BatchAdaptive(COST, weight=0.5)
+    assert policy.draft(StepLoad.of(1), 3) == 3
+    policy.learn([3], [0])  # one position was tried and refused, two were not tried
+    assert policy.alpha == 0.5
+    assert policy.draft(StepLoad.of(1), 3) == 2
+    assert policy.draft(StepLoad(1, prefilling=1, finishing_prefill=1, prefill_tokens=10), 3) == 3
+    policy.learn([2, 0], [1, 0])  # one of two
+    assert policy.alpha == 0.5
+    policy.learn([0], [0])
+    policy.learn([], [])
+    assert policy.alpha == 0.5  # nothing tried, nothing learnt
+    policy.learn([2, 3], [2, 2])  # four of five
+    assert policy.alpha == pytest.approx(0.65)
+
+
+def test_prefix_scheduler_by_hand() -> None:
+    """Survivals .9, .72, .36 and .6, .3. 2/1 < 2.9/1.2 = 2.42 < 3.62/1.4 = 2.59 > 4.22/1.9 = 2.22: the two best, both of
+    the first request."""
+    policy = parse_policy("prefix_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 1.9, 2, 2]))
+    assert verify_lengths(policy, Step(policy, [3, 2], [(0.9, 0.8, 0.5), (0.6, 0.5)], [[], []])) == [2, 0]
+
+
+def test_prefix_scheduler_counts_tokens_of_finished_prompts() -> None:
+    """One position of .5: with one prompt that ends, 2/1 < 2.5/1.2; with three, 4/1 > 4.5/1.2."""
+    policy = parse_policy("prefix_scheduler", cost_of([9, 9, 9, 9, 9, 1, 1.2]))
+    for finishing, expected in ((1, 1), (3, 0)):
+        load = StepLoad(1, prefilling=3, finishing_prefill=finishing, prefill_tokens=4)
+        assert verify_lengths(policy, Step(policy, [1], [(0.5,)], [[]], load=load)) == [expected]
+
+
+def test_lagged_scheduler_by_hand() -> None:
+    """Two rounds ago the first request had survivals .5, .25; the second is new, 1, 1. 2/1, 3/1.2, 4/1.4 = 2.86, 4.5/2,
+    4.75/2.1: two positions. Today's best two are .9 and .81, both of the first request."""
+    policy = parse_policy("lagged_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 2, 2.1]))
+    past = [[old_round(0.0, 0.0), old_round(0.5, 0.5), old_round(0.1, 0.1)], [old_round(0.1, 0.1)]]
+    assert verify_lengths(policy, Step(policy, [2, 2], [(0.9, 0.9), (0.6, 0.5)], past)) == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "known"),
+    [("lagged_scheduler:1/0.5", [0.5], 0.75), ("lagged_scheduler:1/0.5", [0.5, 0.1], 0.425),
+     ("lagged_scheduler:2/0.5", [0.5, 0.1], 0.75), ("lagged_scheduler:1", [0.5, 0.1], 0.1),
+     ("lagged_scheduler:3/0.8", [0.5, 0.1], 1.0), ("lagged_scheduler:2/0.8", [0.5, 0.1, 0.1], 0.74)],
+)  # fmt: skip
+def test_moving_average_by_hand(name: str, rounds: list[float], known: float) -> None:
+    """One position of one request: verified iff (1 + known)/t₂ > 1/t₁."""
+    for margin, expected in ((-0.001, 1), (0.001, 0)):
+        policy = parse_policy(name, cost_of([0, 1, 1 + known + margin]))
+        assert verify_lengths(policy, Step(policy, [1], [(0.3,)], [[old_round(c) for c in rounds]])) == [expected]
+
+
+def test_positions_an_old_round_did_not_draft_count_as_sure() -> None:
+    """.5, .5 from a round of one token: 1/1, 1.5/1.6, 2/1.9. A short round before that changes nothing: .5, .45."""
+    policy = parse_policy("lagged_scheduler:1", cost_of([0, 1, 1.6, 1.9]))
+    for past in ([old_round(0.5)], [old_round(), old_round(0.5, 0.9)]):
+        assert verify_lengths(policy, Step(policy, [2], [(0.3, 0.3)], [past])) == [2]
+
+
+@pytest.mark.parametrize(("last", "expected"), [(0.5, [3, 3]), (0.3, [0, 3])])
+def test_vllm_adaptive_by_hand(last: float, expected: list[int]) -> None:
+    """The published rule: argmax over all b of (sampling requests + Σ top-b raw survivals two rounds old) / (draft +
+    verify ms), no early stop, costs padded to captured sizes.
+
+    Two requests decode, γ = 3; one prompt of 4 tokens ends, another goes on by 3, which cost but bring nothing. 9 tokens pad
+    to 12, up to b = 3; then to 16. A draft takes 2, attention 1 (8192 tokens profiled for each of the two, whatever their
+    contexts), passes 10 and 14 ms. The new request has 1, 1, 1, the other .9, .72, .36 two rounds ago: b = 0 has 3/13, 3 has
+    6/13 = .4615, 4 has 6.9/17 = .406, 5 has 7.62/17, 6 has 7.98/17 = .4694, the best. With .216 in the place of .36 b = 6
+    has 7.836/17 = .4609, and b = 3 is the best.
+    """
+    padded = np.array([next(ms for size, ms in ((8, 8), (12, 10), (16, 14)) if size >= b) for b in range(17)]) / 1000
+    cost = cost_of(padded, draft_s=0.002)._replace(context_s_per_token=0.001 / 16384)
+    policy = parse_policy("vllm_adaptive", cost)
+    load = StepLoad(2, 2, finishing_prefill=1, prefill_tokens=7, context_tokens=123456)
+    past = [[old_round(0.9, 0.8, last), old_round(0, 0, 0)], []]
+    today = [(0.1, 0.9, 0.9), (0.9, 0.9, 0.9)]
+    assert verify_lengths(policy, Step(policy, [3, 3], today, past, load=load)) == expected
+
+
+def test_a_step_in_the_curve_stops_one_scheduler_for_good_and_not_the_other() -> None:
+    """Four requests, c = .9. The pass takes 1 s up to 4 tokens and 1.5 s up to 16. One position more is not worth it, 4/1 >
+    4.9/1.5; all twelve are: (4 + 4 (.9 + .81 + .729))/1.5 = 9.2."""
+    cost = cost_of([1.0] * 5 + [1.5] * 12)
+    prefix, lagged = parse_policy("prefix_scheduler", cost), parse_policy("lagged_scheduler", cost)
+    past: list[Round] = []
+    for _ in range(5):
+        now: Any = ([3] * 4, [(0.9, 0.9, 0.9)] * 4, [past] * 4)
+        assert verify_lengths(prefix, Step(prefix, *now)) == [0] * 4
+        assert verify_lengths(lagged, Step(lagged, *now)) == [3] * 4
+        past = [*past, old_round(0.9, 0.9, 0.9)]
 
 
 @dataclass(frozen=True)

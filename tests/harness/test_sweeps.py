@@ -1,0 +1,149 @@
+"""Sweeps of simulations: same numbers wherever they run, stored as they come, resumed, and refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+
+from harness.sweeps import counts, load_of
+from simulator.errors import InputError
+from simulator.profiles import find_profile
+from simulator.workload import Arrivals, Users
+
+from .test_cli import refused
+from .test_run import harness
+
+QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with one synthesised run."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    done = harness("synthesize", "--responses-per-task", "12", "--output-tokens", "96", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def simulated(out: Path, *arguments: str) -> list[dict[str, Any]]:
+    done = harness("simulate", *QUICK, *arguments, "--json", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["simulations"]
+    return rows
+
+
+def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What must not depend on where and when a point was simulated."""
+    return [{k: v for k, v in r.items() if k not in ("wall_s", "sweep_id")} for r in rows]
+
+
+def test_the_same_numbers_here_and_on_workers(out: Path) -> None:
+    asked = ("--concurrency", "1,8", "--policy", "prefix_scheduler,none,vllm_adaptive", "--drafter", "dspark", "--seed", "3")
+    here, there = simulated(out, *asked), simulated(out, *asked, "--actors", "2")
+    assert figures(here) == figures(there)
+    assert [(r["drafter"], r["policy"], r["users"]) for r in here] == [
+        (d, p, n) for d, p in (("dspark", "prefix_scheduler"), ("none", "none"), ("dspark", "vllm_adaptive")) for n in (1, 8)
+    ]
+    assert [r["confidences"] for r in here[::2]] == ["calibrated", "calibrated", "raw"]
+    assert all(r["exact"] == (r["policy"] != "vllm_adaptive") for r in here)
+    assert here[0]["tau"] > 2 > here[2]["tau"] == 1
+
+
+def test_defaults_cover_what_can_be_and_say_what_cannot(out: Path) -> None:
+    done = harness("simulate", *QUICK, "--concurrency", "4", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "eagle3 γ=7 prefix_scheduler: left out: policy prefix_scheduler: needs confidences" in done.stderr
+    for who in ("none", "dspark γ=7 fixed:7", "dspark γ=7 prefix_scheduler", "dflash γ=7 fixed:7", "mtp γ=1 fixed:1"):
+        assert who in done.stdout
+    assert "h100/qwen3-4b (roofline)" in done.stdout
+
+
+def test_an_interrupted_sweep_goes_on(out: Path) -> None:
+    rows = simulated(out, "--concurrency", "1..8", "--policy", "fixed:3", "--drafter", "eagle3")
+    sweep = rows[0]["sweep_id"]
+    with duckdb.connect(str(out / "specyard.duckdb")) as connection:
+        connection.execute("DELETE FROM simulations WHERE sweep_id = ? AND point > 1", [sweep])
+        connection.execute("UPDATE sweeps SET finished_at = NULL WHERE sweep_id = ?", [sweep])
+    done = harness("simulate", "--resume", sweep[:4], "--json", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert figures(json.loads(done.stdout)["simulations"]) == figures(rows)
+
+
+def test_rows_of_requests_as_parquet(out: Path, tmp_path: Path) -> None:
+    [row] = simulated(
+        out, "--rate", "3", "--policy", "none", "--rows", str(tmp_path / "rows"), "--sla", "tps>=1", "--prompt-tokens", "9"
+    )
+    requests = pl.read_parquet(tmp_path / "rows" / "point_00000.parquet")
+    after = requests.filter(pl.col("finish_s") >= row["warmup_s"])
+    assert len(after) == row["finished"] > 20
+    tps = (after["output_tokens"] - 1) / (after["finish_s"] - after["first_s"])
+    assert tps.mean() == pytest.approx(row["tps"])
+    assert tps.median() == pytest.approx(row["quantiles"]["p50_tps"], rel=0.011)
+    assert set(requests["prompt_tokens"]) == {9}
+    assert row["slas"] == {"tps>=1": True}
+    assert row["attainment"] == 1
+
+
+def test_recorded_arrivals_are_served_once(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "arrivals.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 4},{50 + i},{20 + i}\n" for i in range(40)))
+    [row] = simulated(out, "--arrivals", str(file), "--speed", "2", "--policy", "fixed:7", "--drafter", "dspark")
+    assert (row["finished"], row["arrivals"], row["warmup_s"]) == (40, "arrivals.csv@2", 0)
+    assert row["simulated_s"] > 39 / 8
+
+
+def test_a_wrong_belief_costs(out: Path) -> None:
+    """A scheduler that thinks verification is free verifies everything."""
+    asked = ("--concurrency", "256", "--policy", "prefix_scheduler", "--drafter", "dspark")
+    [true] = simulated(out, *asked)
+    [wrong] = simulated(out, *asked, "--believed-hardware", "b200/qwen3-4b")
+    assert wrong["believed"] == "b200/qwen3-4b"
+    assert wrong["budget"] > true["budget"]
+
+
+def test_numbers_and_loads_as_users_write_them() -> None:
+    assert counts("-c", "1..256") == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert counts("-c", "3..20,7") == [3, 4, 7, 8, 16, 20]
+    assert counts("-c", None) == []
+    assert load_of("users:64/2.5") == Users(64, 2.5)
+    assert load_of("rate:5/0") == Arrivals(5, 0)
+    for wrong in ("users:0", "users:x", "rate:-1", "queue:3"):
+        with pytest.raises(InputError, match="load"):
+            load_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--concurrency", "4"], "name a hardware profile with --hardware"),
+        ([*QUICK], "name a load"),
+        ([*QUICK, "--concurrency", "a..b"], "--concurrency a..b: is written as 64"),
+        (["--hardware", "h100/gpt-2", "--concurrency", "1"], "a model of qwen3-4b"),
+        ([*QUICK, "--concurrency", "1", "--policy", "best"], "no such policy; there are fixed:K"),
+        ([*QUICK, "--concurrency", "1", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
+        ([*QUICK, "--concurrency", "1", "--sla", "speed>=1"], "is written tps>=80"),
+        ([*QUICK, "--concurrency", "1", "--mix", "law=1"], "no law in the trace"),
+        ([*QUICK, "--concurrency", "1", "--mix", "law"], "is written as math=0.4"),
+        ([*QUICK, "--concurrency", "1", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
+        ([*QUICK, "--concurrency", "1", "--prompt-tokens", "9000000"], "but the hardware holds"),
+        ([*QUICK, "--arrivals", "/nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_bad_input_is_refused(out: Path, arguments: list[str], message: str) -> None:
+    with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
+        before = connection.execute("SELECT count(*) FROM sweeps").fetchall()
+    assert message in refused("simulate", *arguments, "--out", str(out))
+    with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM sweeps").fetchall() == before
+
+
+def test_profiles_are_listed_and_printed(tmp_path: Path) -> None:
+    assert "h100/qwen3-4b" in harness("hardware").stdout.split()
+    mine = tmp_path / "mine.json"
+    mine.write_text(harness("hardware", "h100/qwen3-4b").stdout)
+    assert find_profile(str(mine)) == find_profile("h100/qwen3-4b")
