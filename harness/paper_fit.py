@@ -80,7 +80,7 @@ def mtp_tail(tables: Tables, model: str) -> tuple[Floats, Floats]:
 
 
 def low_load_noise(tables: Tables) -> tuple[float, float]:
-    """How far DSpark's lines lie from the medians of their own telemetry at low load: relative throughput, tokens of budget."""
+    """How far DSpark's lines lie from the medians of their telemetry at low load: share of throughput, tokens of budget."""
     found = []
     for name, relative in (("fig8_throughput", True), ("fig8_budget", False)):
         gaps = []
@@ -226,9 +226,9 @@ class StepTime:
         at = FORMS[self.form].at(np.asarray(tokens, np.float64), self.parameters)
         return np.asarray(self.tau_mtp * at / (1 + self.share("mtp")))
 
-    def draft_ms(self, drafter: str, requests: npt.ArrayLike) -> Floats:
+    def draft_ms(self, drafter: str, requests: npt.ArrayLike, gamma: int = GAMMA) -> Floats:
         """DSpark passes γ tokens a request through its layers, MTP-1 the tokens of the pass before, two."""
-        each = GAMMA if drafter == "dspark" else 2
+        each = gamma if drafter == "dspark" else 2
         return self.share(drafter) * self.verify_ms(each * np.asarray(requests, np.float64))
 
     def mtp_throughput(self, requests: npt.ArrayLike) -> Floats:
@@ -255,9 +255,9 @@ class Fit:
 
 
 def mean_field(step: StepTime, survivals: Floats, requests: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Throughput and budget of Algorithm 1 with infinitely many requests, at the step time of each N in `requests`.
+    """Throughput and budget of Algorithm 1 as if each request were infinitely many, at each N of `requests`.
 
-    Every position with s_k above N·τ·t'(B)/t is admitted, the fixed point of the rule that stops the pooled, sorted survivals.
+    Positions with s_k above N·τ·t'(B)/t are admitted: where the rule that walks down the sorted survivals stops.
     """
     n = np.atleast_1d(np.asarray(requests, np.float64))
     s = np.sort(survivals.ravel())[::-1]
@@ -316,10 +316,13 @@ def fit_model(model: str, tables: Tables, choice: Choice) -> Fit:
     from scipy.optimize import minimize
 
     choice = settled(choice, tables)
-    assert choice.shape is not None and choice.noise is not None
+    assert choice.shape is not None
+    assert choice.noise is not None
     shape, noise = choice.shape, choice.noise
     step, fitted_tokens = _fit_step(model, tables, choice)
-    (n_t, throughput), (n_b, budget) = (_low(line(tables, f, model, "DSpark"), choice) for f in ("fig8_throughput", "fig8_budget"))
+    (n_t, throughput), (n_b, budget) = (
+        _low(line(tables, f, model, "DSpark"), choice) for f in ("fig8_throughput", "fig8_budget")
+    )
 
     def law(x: Floats) -> Confidence:
         return replace(shape, mu=float(x[0]), sigma=shape.sigma * float(np.exp(x[1])) if choice.prior_sd else shape.sigma)

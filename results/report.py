@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import jinja2
-import plotly.graph_objects as go
 import polars as pl
-from plotly.offline import get_plotlyjs
 
 from results import figures
 from results.figures import PAPER_TARGET, Provenance
+from results.page import STYLES, SYMBOLS, Figure, LegendEntry, Panel, empty_plot, render_page, write_page
 
 PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "bundled": "bundled prompts, not the benchmarks",
@@ -25,29 +21,6 @@ PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "hub": "prompts from the Hugging Face Hub",
     "synthesised": "synthesised from published curves, no model was run",
 }
-
-SYMBOLS: Final[Mapping[str, str]] = {
-    "circle": "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
-    "square": "M-5.5,-5.5h11v11h-11Z",
-    "diamond": "M0,-7.5L7.5,0L0,7.5L-7.5,0Z",
-    "triangle-up": "M0,-6.5L7,5.5H-7Z",
-    "triangle-down": "M0,6.5L7,-5.5H-7Z",
-    "hexagon": "M0,-7L6,-3.5V3.5L0,7L-6,3.5V-3.5Z",
-    "cross": "M-2.5,-6.5h5v4h4v5h-4v4h-5v-4h-4v-5h4Z",
-    "hourglass": "M-6,-6.5H6L-6,6.5H6Z",
-}
-"""Plotly's symbol → the same shape as an SVG path for legends."""
-
-STYLES: Final[Mapping[str, tuple[str, str]]] = {
-    "dspark": ("#1A80C4", "circle"),
-    "dflash": ("#E69F00", "square"),
-    "eagle3": ("#009E73", "diamond"),
-    "mtp": ("#CC79A7", "triangle-up"),
-    "ngram": ("#D55E00", "triangle-down"),
-    "none": ("#808890", "hexagon"),
-}
-"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart,
-the blue lightened to stand out from a dark page too."""
 
 SPARE_STYLES: Final = [("#56B4E9", "cross"), ("#B8A900", "hourglass")]
 """For a second drafter of a kind, and for kinds not known here."""
@@ -71,42 +44,9 @@ class Series:
         return frame.filter(drafter=self.drafter, gamma=self.gamma).to_dicts()
 
 
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
-    label: str
-    path: str
-    """SVG path within ±8."""
-    colour: str | None
-    """None draws a hollow shape: a published value."""
-    dashed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    div_id: str
-    title: str
-    plot: go.Figure
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A legend, plots side by side and the sentence that says what to see; or what is missing instead."""
-
-    legend: Sequence[LegendEntry] = ()
-    panels: Sequence[Panel] = ()
-    caption: str = ""
-    missing: str = ""
-
-
 def write_report(con: duckdb.DuckDBPyConnection, run_id: str, file: Path) -> None:
     """Write the run's report to `file`, whole or not at all. Raises LookupError for an unknown run."""
-    page = render(con, run_id)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_page(render(con, run_id), file)
 
 
 def render(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
@@ -121,12 +61,9 @@ def render(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         "conditional_acceptance": _conditional_acceptance(alpha, series),
         "speed": _speed(speeds, series),
     }
-    specs = {panel.div_id: panel.plot.to_plotly_json() for figure in drawn.values() for panel in figure.panels}
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
+        drawn,
         title=f"{run.suite} v{run.suite_version} · pair {run.pair}",
         subtitle=_subtitle(run),
         answer=_answer(tau, speeds, series),
@@ -134,10 +71,6 @@ def render(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         comparison=_comparison(run) if tau["paper"].drop_nulls().len() else "",
         table=_table(tau, series),
         provenance=_provenance(run),
-        plotly_js=get_plotlyjs(),
-        # Inside a script element only "<" could end it; JSON may write it as an escape anywhere.
-        figures=json.dumps(specs).replace("<", "\\u003c"),
-        **drawn,
     )
 
 
@@ -351,7 +284,7 @@ def _accepted_length(tau: pl.DataFrame, series: Sequence[Series]) -> Figure:
     for domain in _domains(drafted):
         tasks = _tasks(drafted, domain)
         places = {task: place for place, task in enumerate([*tasks, None])}
-        plot = _plot(height=310)
+        plot = empty_plot(height=310)
         for slot, s in enumerate(shown):
             rows = [row for row in s.rows(drafted) if row["domain"] == domain and row["tau"] is not None]
             width = 0.8 / len(shown)
@@ -392,7 +325,7 @@ def _conditional_acceptance(alpha: pl.DataFrame, series: Sequence[Series]) -> Fi
     last = int(alpha["position"].max())  # type: ignore[arg-type]
     panels = []
     for domain in _domains(alpha):
-        plot = _plot(height=330)
+        plot = empty_plot(height=330)
         for slot, s in enumerate(shown):
             rows = [row for row in s.rows(alpha) if row["domain"] == domain]
             # A small sideways step per drafter keeps whiskers apart.
@@ -432,7 +365,7 @@ def _speed(speeds: pl.DataFrame, series: Sequence[Series]) -> Figure:
     apart = f" Not comparable, for want of none's samples beside theirs: {_listed(unpaired)}." if unpaired else ""
     if not rows:
         return Figure(missing=apart.strip() or "No speed samples were taken in this run: nothing is said about speed.")
-    plot = _plot(height=90 + 46 * len(rows))
+    plot = empty_plot(height=90 + 46 * len(rows))
     for place, (s, row) in enumerate(rows):
         plot.add_scatter(
             x=[row["speedup"]], y=[place], mode="markers+text",
@@ -458,24 +391,6 @@ def _speed(speeds: pl.DataFrame, series: Sequence[Series]) -> Figure:
         f"Right of the dotted line a drafter pays for itself on this machine, at batch {batch}; whiskers are 95 % "
         f"intervals over prompts and passes, each pass paired with none's.{apart}",
     )
-
-
-def _plot(height: int) -> go.Figure:
-    """An empty plot in the report's manner; colours come from the page."""
-    plot = go.Figure()
-    plot.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 34, "r": 8, "t": 10, "b": 30},
-        font={"size": 12},
-        showlegend=False,
-        barmode="overlay",
-        dragmode=False,
-        hovermode="closest",
-    )
-    plot.update_xaxes(fixedrange=True, showgrid=False, showline=True, automargin=True)
-    plot.update_yaxes(fixedrange=True, automargin=True)
-    return plot
 
 
 def _whiskers(rows: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:

@@ -272,6 +272,13 @@ class TestHandWorked:
         assert rows["finish_s"].tolist() == [3, 11, 14]
         assert_same(case)
 
+    def test_a_draft_that_brings_what_it_costs_is_not_made(self) -> None:
+        """(1 + k) tokens in (1 + k) s for every k: 3 s of prompt, and 9 times 1 s."""
+        case = plain_case("batch_adaptive", count=1, lengths=[9], prompt_tokens=3, users=1, cost=by_tokens(3, first_s=0))
+        rows, _ = case.run()
+        assert (rows["verified"][0], rows["rounds"][0], rows["finish_s"][0]) == (0, 9, 12)
+        assert_same(case)
+
 
 @pytest.mark.parametrize("policy", [p for p in POLICIES if not p.startswith("batch_adaptive")])
 def test_alone_in_its_batch_a_request_goes_as_replayed(policy: str) -> None:
