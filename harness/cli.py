@@ -15,6 +15,7 @@ from harness.errors import WorkerDied
 from simulator.errors import InputError
 
 T = TypeVar("T")
+LEARNED = ("dspark", "dflash", "eagle3", "mtp")
 
 app = typer.Typer(
     name="harness",
@@ -107,7 +108,11 @@ def replay(
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     calibrated: Annotated[
-        bool, typer.Option(help="Decide from calibrated confidences, on the prompts they were not fitted on.")
+        bool,
+        typer.Option(
+            help="Decide from calibrated confidences, or estimated ones where a drafter gives none, on prompts these were "
+            "not fitted on."
+        ),
     ] = False,
     out: Out = Path("runs"),
     as_json: AsJson = False,
@@ -145,7 +150,8 @@ def simulate(
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     confidences: Annotated[
-        Literal["raw", "calibrated"] | None, typer.Option(help="By default calibrated, where the run has temperatures.")
+        Literal["raw", "calibrated"] | None,
+        typer.Option(help="By default calibrated, where the run has temperatures; estimated where a drafter gives none."),
     ] = None,
     mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
@@ -200,6 +206,52 @@ def hardware(
 
     with _user_errors():
         print("\n".join(bundled_profiles()) if name is None else dump_profile(find_profile(name)))
+
+
+@app.command()
+def profile(
+    pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
+    architecture: Annotated[
+        str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default the pair's, or a GPU where there is one.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of an architecture's random weights.")
+    ] = "bfloat16",
+    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
+    graphs: Annotated[bool, typer.Option(help="Capture passes as CUDA graphs on a GPU.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the order of measurements.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
+    from harness.display import print_profile, watching
+    from harness.profiling import Effort, profile_architecture, profile_pair
+    from simulator.hardware import dump_profile
+
+    with _user_errors():
+        effort = Effort(
+            seconds=seconds, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
+            graphs=graphs,
+        )  # fmt: skip
+        with watching() as watcher:
+            if architecture is None:
+                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=drafter)
+            else:
+                kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in drafter or LEARNED}
+                made, quality = profile_architecture(
+                    architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype
+                )
+        file = out / "hardware" / f"{made.name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dump_profile(made))
+        print_profile(made, quality, file, as_json=as_json)
 
 
 @app.command()

@@ -17,9 +17,11 @@ from rich.table import Table
 from harness.watcher import Watcher
 
 if TYPE_CHECKING:  # torch and ray take seconds
+    from harness.profiling import ProfileQuality
     from harness.recording import Estimate
     from harness.replaying import Replayed
     from results.store import Store
+    from simulator.hardware import Profile
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
     table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
     by_line: dict[str, list[Replayed]] = {}
     for r in rows:
-        basis = " on calibrated confidences" if r.calibrated else ""
+        basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
         caveat = "" if r.exact else " (a bound)"
         by_line.setdefault(f"{r.drafter} γ={r.gamma} {r.policy}{basis}{caveat}", []).append(r)
     for line, of_line in by_line.items():
@@ -162,6 +164,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     last = None
     for r in rows:
         who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
+        who += " (estimated)" if r["confidences"] == "estimated" else ""
         seed = f" #{r['seed']}" if replicated else ""
         cells = [r["error"]] if r["error"] else _simulation_cells(r)
         table.add_row("" if who == last else who + ("" if r["lossless"] else " (a bound)"), _load_cell(r) + seed, *cells)
@@ -193,6 +196,32 @@ def _with_interval(r: dict[str, Any], name: str, form: str) -> str:
     if value is None:
         return "–"
     return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
+def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_json: bool) -> None:
+    """A measured profile, and how far to trust it."""
+    if as_json:
+        from simulator.hardware import dump_profile
+
+        print(
+            json.dumps(
+                {"profile": json.loads(dump_profile(profile)), "quality": dataclasses.asdict(quality), "file": str(file)}
+            )
+        )
+        return
+    console = _console()
+    console.print(
+        f"{profile.name} · {profile.device} · room for {profile.kv_capacity_tokens:,} context tokens", markup=False
+    )
+    table = Table("one request, ms a round", "as profiled", "as decoded", "ratio", box=None, header_style="bold")
+    for name, live in quality.live.items():
+        ratio = f"{live.predicted_s / live.measured_s:.2f}"
+        table.add_row(name, f"{1e3 * live.predicted_s:.2f}", f"{1e3 * live.measured_s:.2f}", ratio)
+    console.print(table)
+    errors = ", ".join(f"{part} {median:.0%} ({worst:.0%})" for part, (median, worst) in quality.errors.items())
+    console.print(f"error against the measured points, median (worst): {errors}", markup=False, soft_wrap=True)
+    console.print(f"spread of repetitions {quality.spread[0]:.0%} ({quality.spread[1]:.0%}), {quality.points} points")
+    console.print(str(file), soft_wrap=True, markup=False)
 
 
 def print_estimate(costs: Estimate, *, as_json: bool) -> None:

@@ -64,6 +64,8 @@ class Scratch(NamedTuple):
     """Old survivals, [requests, γ], and the same memory as integers."""
     every: Ints
     """0, 1, …: the rows of `old`."""
+    buckets: npt.NDArray[np.int16]
+    """Bucket of every position, [γ, requests]; −1 where nothing was drafted."""
     counts: Ints
     sums: Floats
     """Positions in a bucket and the sum of their survivals, [BUCKETS]."""
@@ -106,7 +108,8 @@ def scratch(requests: int, gamma: int) -> Scratch:
     items, owners = np.zeros(requests * gamma, np.float32), np.zeros(requests * gamma, np.int64)
     counts, sums = np.zeros(BUCKETS, np.int64), np.zeros(BUCKETS, np.float64)
     every = np.arange(requests)
-    return Scratch(lengths, anchors, drafted, accepted, old, old.view(np.int32), every, counts, sums, items, owners)
+    buckets = np.zeros((gamma, requests), np.int16)
+    return Scratch(lengths, anchors, drafted, accepted, old, old.view(np.int32), every, buckets, counts, sums, items, owners)
 
 
 @njit(cache=True, inline="always")
@@ -116,63 +119,72 @@ def bucket(bits: int) -> int:
 
 
 @njit(cache=True)
-def fill_buckets(bits, survival, rows, drafted, n, counts, sums):  # type: ignore[no-untyped-def]
-    """Count and add up the survivals of all drafted positions; returns the highest bucket with any."""
-    counts[:] = 0
-    sums[:] = 0.0
-    top = 0
+def fill_buckets(bits, survival, rows, drafted, n, gamma, s):  # type: ignore[no-untyped-def]
+    """Find every drafted position's bucket, count and add up; returns the highest and the lowest bucket with any."""
+    top, bottom = 0, BUCKETS - 1
     for i in range(n):
         row = rows[i]
         for k in range(drafted[i]):
             b = bucket(bits[row, k])
-            counts[b] += 1
-            sums[b] += survival[row, k]
+            s.buckets[k, i] = b
+            s.counts[b] += 1
+            s.sums[b] += survival[row, k]
             top = max(top, b)
-    return top
+            bottom = min(bottom, b)
+        for k in range(drafted[i], gamma):
+            s.buckets[k, i] = -1
+    return top, bottom
 
 
 @njit(cache=True)
-def sort_bucket(bits, survival, rows, drafted, n, gamma, wanted, items, owners):  # type: ignore[no-untyped-def]
-    """One bucket's survivals, falling; equals keep the order (position, request). Returns how many there are."""
+def clear_buckets(top, bottom, counts, sums):  # type: ignore[no-untyped-def]
+    """Leave no trace: far cheaper than clearing all buckets each time."""
+    for b in range(bottom, top + 1):
+        counts[b] = 0
+        sums[b] = 0.0
+
+
+@njit(cache=True)
+def sort_bucket(survival, rows, n, gamma, wanted, s):  # type: ignore[no-untyped-def]
+    """One bucket's survivals, falling; equals keep the order (position, request)."""
     size = 0
     for k in range(gamma):
         for i in range(n):
-            if k < drafted[i] and bucket(bits[rows[i], k]) == wanted:
-                s = survival[rows[i], k]
+            if s.buckets[k, i] == wanted:
+                value = survival[rows[i], k]
                 j = size
-                while j > 0 and items[j - 1] < s:
-                    items[j], owners[j] = items[j - 1], owners[j - 1]
+                while j > 0 and s.items[j - 1] < value:
+                    s.items[j], s.owners[j] = s.items[j - 1], s.owners[j - 1]
                     j -= 1
-                items[j], owners[j] = s, i
+                s.items[j], s.owners[j] = value, i
                 size += 1
-    return size
 
 
 @njit(cache=True)
-def lengths_above(bits, rows, drafted, n, limit, lengths):  # type: ignore[no-untyped-def]
+def lengths_above(n, gamma, limit, s):  # type: ignore[no-untyped-def]
     """ℓ = positions in buckets above `limit`; survivals fall along a draft, so they come first."""
     for i in range(n):
-        row = rows[i]
-        k = 0
-        while k < drafted[i] and bucket(bits[row, k]) > limit:
-            k += 1
-        lengths[i] = k
+        s.lengths[i] = 0
+    for k in range(gamma):
+        for i in range(n):
+            s.lengths[i] += s.buckets[k, i] > limit
 
 
 @njit(cache=True)
 def prefix_lengths(bits, survival, s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[no-untyped-def]
     """`PrefixScheduler.admit`: target_s[first] is the pass with nothing verified."""
     at = first
-    b = fill_buckets(bits, survival, s.anchors, s.drafted, n, s.counts, s.sums)
+    b, bottom = fill_buckets(bits, survival, s.anchors, s.drafted, n, gamma, s)
+    top = b
     size = taken = 0
     fell = False
-    while b >= 0 and not fell:
+    while b >= bottom and not fell:
         size = s.counts[b]
         if size and _rises_throughout(b, size, tokens, at, fixed_s, target_s):
             tokens += s.sums[b]
             at += size
         elif size:
-            sort_bucket(bits, survival, s.anchors, s.drafted, n, gamma, b, s.items, s.owners)
+            sort_bucket(survival, s.anchors, n, gamma, b, s)
             taken = 0
             while taken < size:
                 now_s, next_s = fixed_s + target_s[at], fixed_s + target_s[at + 1]
@@ -183,7 +195,8 @@ def prefix_lengths(bits, survival, s, n, gamma, tokens, fixed_s, target_s, first
                 at += 1
                 taken += 1
         b -= 0 if fell else 1
-    lengths_above(bits, s.anchors, s.drafted, n, b, s.lengths)
+    clear_buckets(top, bottom, s.counts, s.sums)
+    lengths_above(n, gamma, b, s)
     if fell:
         for j in range(taken):
             s.lengths[s.owners[j]] += 1
@@ -215,15 +228,16 @@ def _edge(b):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def best_total(s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[no-untyped-def]
     """How many positions to verify in all for the most expected tokens per second; the fewest of equals."""
-    b = fill_buckets(s.old_bits, s.old, s.every, s.drafted, n, s.counts, s.sums)
+    b, bottom = fill_buckets(s.old_bits, s.old, s.every, s.drafted, n, gamma, s)
+    top = b
     best, best_rate, count = 0, tokens / (fixed_s + target_s[first]), 0
-    while b >= 0:
+    while b >= bottom:
         size = s.counts[b]
         if size:
             end_rate = (tokens + s.sums[b]) / (fixed_s + target_s[first + count + size])
             bound = _best_inside(b, size, tokens, first + count, fixed_s, target_s)
             if bound >= max(end_rate, best_rate):
-                sort_bucket(s.old_bits, s.old, s.every, s.drafted, n, gamma, b, s.items, s.owners)
+                sort_bucket(s.old, s.every, n, gamma, b, s)
                 inside = tokens
                 for j in range(size):
                     inside += s.items[j]
@@ -235,6 +249,7 @@ def best_total(s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[n
             tokens += s.sums[b]
             count += size
         b -= 1
+    clear_buckets(top, bottom, s.counts, s.sums)
     return best
 
 
@@ -250,13 +265,15 @@ def _best_inside(b, size, tokens, at, fixed_s, target_s):  # type: ignore[no-unt
 @njit(cache=True)
 def fill_budget(bits, survival, s, n, gamma, budget):  # type: ignore[no-untyped-def]
     """Verify the `budget` best positions."""
-    b = fill_buckets(bits, survival, s.anchors, s.drafted, n, s.counts, s.sums)
-    while b >= 0 and s.counts[b] <= budget:
+    b, bottom = fill_buckets(bits, survival, s.anchors, s.drafted, n, gamma, s)
+    top = b
+    while b >= bottom and s.counts[b] <= budget:
         budget -= s.counts[b]
         b -= 1
-    lengths_above(bits, s.anchors, s.drafted, n, b, s.lengths)
-    if budget > 0 and b >= 0:
-        sort_bucket(bits, survival, s.anchors, s.drafted, n, gamma, b, s.items, s.owners)
+    clear_buckets(top, bottom, s.counts, s.sums)
+    lengths_above(n, gamma, b, s)
+    if budget > 0 and b >= bottom:
+        sort_bucket(survival, s.anchors, n, gamma, b, s)
         for j in range(budget):
             s.lengths[s.owners[j]] += 1
 

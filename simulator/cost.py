@@ -47,10 +47,11 @@ class StepCost(NamedTuple):
     """The same where the step holds prefill, [tokens + 1]."""
     draft_s: Seconds
     """By drafted tokens and drafting requests, [γ + 1, requests + 1]."""
+    draft_context_s_per_token: Seconds
+    """What the drafter spends on each context token, by drafted tokens, [γ + 1]."""
     overhead_s: float
     overhead_s_per_request: float
     context_s_per_token: float
-    draft_context_s_per_token: float
     prefill_s_per_pair: float
     assumed_context_tokens: int = -1
     """Context tokens of a request, where a table was made once at one context; −1 takes them as they are."""
@@ -63,7 +64,7 @@ class StepCost(NamedTuple):
         """Drafting `drafted` tokens for every decoding request."""
         if drafted == 0 or load.decoding == 0:
             return 0.0
-        context = self.draft_context_s_per_token * self._context(load)
+        context = float(self.draft_context_s_per_token[drafted]) * self._context(load)
         return float(self.draft_s[drafted, load.decoding]) + context
 
     def attention(self, load: StepLoad) -> float:

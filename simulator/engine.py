@@ -237,7 +237,7 @@ def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
 def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
     if k == 0 or n == 0:
         return 0.0
-    return cost.draft_s[k, n] + cost.draft_context_s_per_token * _context(cost, n, context)
+    return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
 
 
 @njit(cache=True, inline="always")

@@ -147,16 +147,15 @@ class Profile:
             verify = np.where(inside, self.verify.at(padded), eager)
         else:
             verify = self.verify.at(padded)
-        drafter_context_s = 0.0
-        draft = np.zeros((gamma + 1, requests + 1))
-        if gamma and drafter not in self.free_drafters:
+        draft, context = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1)
+        if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)
             for k in range(1, gamma + 1):
                 draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
-            drafter_context_s = curve.context_s_per_token * (1 if curve.block else gamma)
+                context[k] = curve.context_s_per_token * (1 if curve.block else k)
         return StepCost(
-            verify, eager, draft, self.overhead_s, self.overhead_s_per_request, self.context_s_per_token,
-            drafter_context_s, self.prefill_s_per_pair,
+            verify, eager, draft, context,
+            self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
         )  # fmt: skip
 
     def _draft_curve(self, drafter: str, gamma: int) -> DraftCurve:

@@ -205,7 +205,7 @@ class Simulator:
         seed: int,
         on_rows: Callable[[Records], None],
     ) -> None:
-        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.state.ROW`, in order of finishing."""
+        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.state.ROW`."""
         trace, gamma = recorded.trace, recorded.trace.gamma
         if policy.reads_confidences and trace.anchors.confidence is None:
             raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")
@@ -218,6 +218,10 @@ class Simulator:
         self.cost = typed(cost)
         self.rule: Rule = rule_of(policy, engine.request_cap, self.cost)
         self.rule = self.rule._replace(believed=typed(self.rule.believed))
+        for known in (self.cost, self.rule.believed):  # compiled code does not check
+            assert known.draft_s.shape[0] > gamma, "a cost table is too short for γ"
+            assert known.draft_s.shape[1] > engine.request_cap, "a cost table is too short for the request cap"
+            assert min(len(known.verify_s), len(known.eager_s)) > engine.step_tokens, "a cost table is too short for a step"
         least_loaded = engine.router == "least_loaded"
         self.limits = Limits(engine.request_cap, engine.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
         self.state: State = new_state(self.limits, self.rule, engine.replicas, users, CHUNK, ROWS + engine.request_cap)
@@ -227,7 +231,7 @@ class Simulator:
     def run_until(self, until_s: float) -> bool:
         """Go on to a simulated time; False once nothing is left to do."""
         while True:
-            why = advance(self.state, self.tables, self.limits, self.rule, self.cost, until_s)
+            why = advance(self.state, self.tables, self.limits, self.rule, self.cost, float(until_s))
             if why == NEED_REQUESTS:
                 self._refill()
             elif why == NEED_JOBS:
@@ -274,6 +278,6 @@ class Simulator:
 
 def typed(cost: StepCost) -> StepCost:
     """The same cost with the one set of types that the compiled loop was made for."""
-    made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:3]]
-    made += [float(seconds) for seconds in cost[3:-1]]
+    made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:4]]
+    made += [float(seconds) for seconds in cost[4:-1]]
     return StepCost._make([*made, int(cost.assumed_context_tokens)])

@@ -113,8 +113,9 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
         jagged = smooth + rng.choice([0, 0, 0, 0.5, 2.0], shape)
         return rng.choice([0.1, 1.0]) * (np.ceil(jagged * 2) / 2 if rng.random() < 0.3 else jagged)
 
-    small: Any = 0.3 * rng.random(5) * rng.integers(0, 2, 5) * [1, 1, 0.01, 0.01, 0.001]
-    tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1)]
+    small: Any = 0.3 * rng.random(4) * rng.integers(0, 2, 4) * [1, 1, 0.01, 0.001]
+    per_token = 0.003 * rng.random(gamma + 1) * rng.integers(0, 2)
+    tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]
     return StepCost._make([*tables, *small.tolist(), assumed])
 
 
@@ -177,8 +178,8 @@ class TestAgainstTheReference:
 
     @pytest.mark.parametrize("policy", ["fixed:2", "lagged_scheduler:2/0.5", "prefix_scheduler"])
     def test_more_waiting_than_there_was_room_for(self, policy: str) -> None:
-        case = plain_case(policy, count=300, lengths=[9, 12], prompt_tokens=3, users=0)
-        case.requests["arrival_s"][100:] = 20.0
+        case = plain_case(policy, count=300, lengths=[39, 52], prompt_tokens=3, users=0, cap=8)
+        case.requests["arrival_s"] = np.arange(300) / 4
         assert_same(case)
         assert len(case.run()[1].state.jobs) > 64
 
@@ -217,7 +218,7 @@ def plain_case(
 def by_tokens(gamma: int, *, first_s: float, prefill_s: float = 0.0, cap: int = 2) -> StepCost:
     """A second for each token in the target pass, `first_s` more for any pass and `prefill_s` more with prompts in it."""
     verify_s = first_s + np.arange(200.0)
-    return StepCost(verify_s, verify_s + prefill_s, np.zeros((gamma + 1, cap + 1)), 0, 0, 0, 0, 0)
+    return StepCost(verify_s, verify_s + prefill_s, np.zeros((gamma + 1, cap + 1)), np.zeros(gamma + 1), 0, 0, 0, 0)
 
 
 class TestHandWorked:

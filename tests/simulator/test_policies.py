@@ -25,7 +25,7 @@ EVERY = [
 def cost_of(target_s: Any, draft_s: float = 0.0, overhead_s: float = 0.0) -> StepCost:
     """A step whose target pass takes target_s[B], whatever else is in it."""
     target = np.asarray(target_s, float)
-    return StepCost(target, target, np.full((8, 65), draft_s), overhead_s, 0, 0, 0, 0)
+    return StepCost(target, target, np.full((8, 65), draft_s), np.zeros(8), overhead_s, 0, 0, 0)
 
 
 COST = cost_of(1 + 0.1 * np.arange(100))

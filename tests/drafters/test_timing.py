@@ -1,0 +1,142 @@
+"""Timing: every kind of point does its work, whatever is repeated gives the same, and time limits hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from drafters.architectures import known_architectures, random_drafters, random_target
+from drafters.drafter import Drafter
+from drafters.sampling import Proposal, Verdict
+from drafters.target import Target
+from drafters.timing import Bench, KnownReads, Part, Point, Timing, time_points
+from simulator.errors import InputError
+from tests.drafters.conftest import GAMMA, drafter_config, micro_config
+
+Make = Callable[..., Drafter]
+
+
+@pytest.fixture
+def bench(target: Target, make: Make) -> Bench:
+    return Bench(target, {name: {GAMMA: make(name)} for name in ("dspark", "eagle3", "ngram")})
+
+
+@pytest.mark.parametrize("drafter", ["dspark", "eagle3", "ngram"])
+@torch.inference_mode()
+def test_a_draft_can_be_repeated(bench: Bench, drafter: str) -> None:
+    """Twice the same proposal, of whole drafts, from the same state: what is timed does not change while it is timed."""
+    work = bench.work(Point("draft", 3, GAMMA, 12, drafter))
+    first, second = work(), work()
+    assert isinstance(first, Proposal)
+    assert isinstance(second, Proposal)
+    assert first.drafted.tolist() == second.drafted.tolist() == [GAMMA] * 3
+    assert first.tokens.tolist() == second.tokens.tolist()
+
+
+@pytest.mark.parametrize("context", [0, 12])
+@pytest.mark.parametrize("tokens", [1, GAMMA + 1])
+@torch.inference_mode()
+def test_a_target_pass_can_be_repeated(bench: Bench, tokens: int, context: int) -> None:
+    work = bench.work(Point("target", 3, tokens, context))
+    first, second = work(), work()
+    assert isinstance(first, Verdict)
+    assert isinstance(second, Verdict)
+    assert first.next_token.tolist() == second.next_token.tolist()
+    assert int(first.accepted.max()) < tokens
+
+
+@pytest.mark.parametrize("part", ["prefill", "loop", "rule"])
+@torch.inference_mode()
+def test_other_parts_take_time(bench: Bench, part: Part) -> None:
+    point = Point(part, 1, 5, 0)
+    assert 0 < bench.measure(point, 2) < 1
+
+
+@pytest.mark.parametrize("part", ["target", "draft"])
+@torch.inference_mode()
+def test_known_reads_change_nothing(bench: Bench, part: Part) -> None:
+    """What a CUDA graph is captured with: lengths from memory instead of from the positions."""
+    work = bench.work(Point(part, 2, GAMMA, 9, "dspark" if part == "draft" else ""))
+    reads = KnownReads()
+    with reads.noting():
+        noted = work()
+    with reads.repeating():
+        repeated = work()
+    plain = work()
+    for name in ("accepted", "next_token") if part == "target" else ("tokens", "probs"):
+        assert torch.equal(getattr(noted, name), getattr(plain, name))
+        assert torch.equal(getattr(repeated, name), getattr(plain, name))
+
+
+def test_the_largest_points_are_left_out_where_time_is_short(bench: Bench) -> None:
+    small, large = Point("target", 1, 1, 4), Point("target", 8, 4, 4)
+    timed = time_points(bench, [large, small], seconds=1e-6, seed=0)
+    assert [t.point for t in timed.timings] == [small]
+    assert timed.left_out == [large]
+    assert timed.sweeps == len(timed.timings[0].samples) == 3
+
+
+def test_time_limit_sweeps_and_others(bench: Bench) -> None:
+    called: list[int] = []
+    shares: list[float] = []
+    points = [Point("target", r, 1, 4) for r in (1, 2)] + [Point("draft", 1, GAMMA, 4, "eagle3")]
+    started = time.monotonic()
+    timed = time_points(
+        bench, points, seconds=0.5, seed=0, advance=shares.append, others=[lambda: called.append(1)] * 2
+    )  # fmt: skip
+    assert time.monotonic() - started < 5
+    assert {t.point for t in timed.timings} == set(points)
+    assert len(called) == 2 * timed.sweeps
+    assert 0 <= min(shares) <= max(shares) <= 1
+
+
+def test_median_and_spread() -> None:
+    timing = Timing(Point("target", 1, 1, 0), (1.0, 2.0, 2.2, 1.8, 90.0))
+    assert timing.seconds == 2.0
+    assert timing.spread == pytest.approx(0.1)
+
+
+def test_random_weights_are_of_the_shape_asked_for_and_leave_the_generator_alone(tmp_path: Path) -> None:
+    config = micro_config(vocab_size=64)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    before = torch.random.get_rng_state()
+    target = random_target(str(tmp_path), dtype=torch.float32, device="cpu", seed=3)
+    again = random_target(str(tmp_path / "config.json"), dtype=torch.float32, device="cpu", seed=3)
+    own = tmp_path / "dspark.json"
+    own.write_text(json.dumps(drafter_config("dspark", target)))
+    kinds = {"dflash": "dflash", "eagle3": "eagle3", "mtp": "mtp", "ngram": "ngram", "mine": str(own)}
+    drafters = random_drafters(target, kinds, seed=3)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(target.lm_head.weight, again.lm_head.weight)
+    assert [d.gamma for d in drafters.values()] == [7, 7, 1, 7, GAMMA]
+    bench = Bench(target, {name: {d.gamma: d} for name, d in drafters.items()})
+    with torch.inference_mode():
+        for name, drafter in drafters.items():
+            assert bench.measure(Point("draft", 2, drafter.gamma, 10, name), 1) > 0
+
+
+@pytest.mark.parametrize("name", sorted(known_architectures()))
+def test_known_shapes_have_the_published_number_of_parameters(name: str) -> None:
+    """On the meta device, which allocates nothing. Numbers of the model cards."""
+    with torch.device("meta"):
+        target = random_target(name, dtype=torch.bfloat16, device="meta", seed=0)
+    billions = sum(p.numel() for p in target.model.parameters()) / 1e9
+    assert billions == pytest.approx({"qwen3-4b": 4.02, "qwen3-8b": 8.19, "qwen3-14b": 14.77}[name], abs=0.01)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no such"}'])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        random_target(str(file), dtype=torch.float32, device="cpu", seed=0)
+
+
+def test_an_unknown_architecture_names_those_there_are() -> None:
+    with pytest.raises(InputError, match="qwen3-14b"):
+        random_target("gpt-9", dtype=torch.float32, device="cpu", seed=0)
