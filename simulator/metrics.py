@@ -1,9 +1,9 @@
 """What a simulation comes to: streaming sums over slices of time, and the figures made of them.
 
-Statistics. Simulated time is cut into slices. For loads without end the first slices are dropped by the rule MSER (White
-1997): the cut that makes the standard error of throughput over what is left smallest, at most half of the run. What is
-left is joined to 20 batches, whose means give a 95 % interval by Student's t. Quantiles come from histograms with bins of
-1 %, so they are right to half a percent.
+Statistics. Simulated time is cut into slices. For loads without end the first slices are dropped: a tenth, in which users
+come, and more where the rule MSER (White 1997) says so of throughput or of users' speed, namely the cut that makes the
+standard error over what is left smallest, at most half of the run. What is left is joined to 20 batches, whose means give a
+95 % interval by Student's t. Quantiles come from histograms with bins of 1 %, so they are right to half a percent.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Outcome:
 def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless: bool) -> Outcome:
     """The figures of a finished simulation; `endless` loads have a warm-up, recorded arrivals none."""
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
-    skip = mser(rates) if endless else 0
+    skip = _warm_up(ledger.slices, rates) if endless else 0
     kept = _Window(ledger.slices[skip:])
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
     stationary = not endless or _stationary(rates[skip:], skip, len(rates))
@@ -155,7 +155,7 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless
         finished=kept.finished,
         throughput=throughput,
         tps=kept.estimate(lambda w: w.mean("tps")),
-        quantiles={f"p{q}_{name}": kept.quantile(name, q) for name in MEASURES for q in (5, 50, 95, 99)},
+        quantiles={f"p{q:g}_{name}": kept.quantile(name, q) for name, q in _quantiles(ledger.slas)},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
         tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
@@ -171,6 +171,12 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless
         stationary=stationary,
         warnings=tuple(_warnings(throughput, stationary, kept.finished)),
     )
+
+
+def _quantiles(slas: Sequence[Sla]) -> list[tuple[str, float]]:
+    """(measure, percent) of what is always of interest, and of what is bounded."""
+    always = [(name, float(q)) for name in MEASURES for q in (5, 50, 95, 99)]
+    return list(dict.fromkeys([*always, *((s.measure, s.quantile) for s in slas if s.quantile is not None)]))
 
 
 class _Window:
@@ -210,10 +216,17 @@ class _Window:
         return Estimate(of(self), _half_width(np.array([of(_Window(cut)) for cut in cuts if cut])))
 
 
+def _warm_up(slices: Sequence[Slice], rates: Floats) -> int:
+    """Slices to drop."""
+    speeds = np.array([_ratio(s.sums[0], s.counts[0]) for s in slices])
+    cuts = [mser(series) for series in (rates, speeds) if not np.isnan(series[len(slices) // 10 :]).any()]
+    return min(max([len(slices) // 10, *cuts]), len(slices) // 2)
+
+
 def mser(series: Floats) -> int:
     """How many values to drop from the front: the fewest-error cut of White (1997), at most half."""
     n = len(series)
-    errors = [series[d:].var() / (n - d) for d in range(n // 2 + 1)]
+    errors = [np.nan_to_num(series[d:].var() / (n - d), nan=np.inf) for d in range(n // 2 + 1)]
     return int(np.argmin(errors)) if n > 1 else 0
 
 

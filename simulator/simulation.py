@@ -22,6 +22,9 @@ from simulator.workload import CHUNK, Load, Mix, RecordedArrivals, Users, reques
 
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
+RAMP = 0.05
+"""Users of a closed loop begin spread over this share of the simulated time: all at once, answers of one length would stay
+in lockstep for ever."""
 ROWS = 8192
 """Finished requests handed over at a time, and as many more as may run."""
 
@@ -110,17 +113,21 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     trace, engine = recorded.trace, setup.engine
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
     policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
-    return Simulator(
+    users = setup.load.users if isinstance(setup.load, Users) else 0
+    simulator = Simulator(
         recorded,
         policy,
         setup.cost(trace),
         engine,
         engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
         requests(mix, setup.load, np.random.default_rng(setup.seed)),
-        users=setup.load.users if isinstance(setup.load, Users) else 0,
+        users=users,
         seed=setup.seed,
         on_rows=on_rows,
     )
+    begin = np.random.default_rng((setup.seed, users)).random(users) * RAMP * setup.seconds
+    simulator.state.due_s[:users] = np.sort(begin)  # sorted is a heap
+    return simulator
 
 
 def simulate(
