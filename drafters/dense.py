@@ -9,7 +9,7 @@ much of it to verify.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drafters.drafter import Choose, Context, Drafter, LearnedDrafter
+from drafters.drafter import Choose, Context, Draft, Drafter, LearnedDrafter
 from drafters.ngram import NGram
 from drafters.sampling import Sampling, sample
 from drafters.target import Target
@@ -96,7 +96,7 @@ def record_anchors(
 
 
 def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
-    """A one-hot q: β is 1 where the proposal is what the response says, else 0."""
+    """A one-hot q: β is 1 where the proposal is what the response says, else 0. Every q is as sure as any other."""
     drafts = drafter.drafts_along([*text.prompt, *text.response[:-1]], len(text.prompt))
     said = [*text.response, *text.beyond]
     accept = np.zeros((text.anchors, drafter.gamma), np.float32)
@@ -173,23 +173,33 @@ def _drafted(
         for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
             context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
             blocks = _Blocks(verdicts)
-            chooses: list[Choose] = [blocks.follow]
-            if drafter.confident:
-                chooses += [blocks.couple, blocks.free] if fresh else [blocks.couple]
+            chooses: list[Choose] = [blocks.follow, blocks.couple]
+            if drafter.confident and fresh:
+                chooses.append(blocks.free)
             drafts = drafter.drafts(context, texts.ids.gather(1, context.visible), chooses)
-            confidence = [d.confidence_logits.float().sigmoid() for d in drafts[1:] if d.confidence_logits is not None]
-            part.append([verdicts.outside, blocks.accepted, torch.stack(blocks.accept_prob, -1), *confidence])
+            sure = [_sure(draft) for draft in drafts[1:]]
+            part.append([verdicts.outside, blocks.accepted, torch.stack(blocks.accept_prob, -1), *sure])
     result = []
     for drafter, part in zip(drafters, parts, strict=True):
         columns = [torch.cat(column, 1).cpu().numpy() for column in zip(*part, strict=True)]
-        result.append(
-            [_anchors(t, [c[row, : t.anchors] for c in columns], drafter.gamma) for row, t in enumerate(texts.texts)]
-        )
+        result.append([_anchors(t, [c[row, : t.anchors] for c in columns], drafter) for row, t in enumerate(texts.texts)])
     return result
 
 
-def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], gamma: int) -> Anchors:
-    outside, accepted, accept_prob, *confidences = columns
+def _sure(draft: Draft) -> Tensor:
+    """c_k, [B, A, γ]; without a confidence head the certainty max_v q_k(v).
+
+    The latter at temperature 1 and before top-k and top-p: of what a greedy drafter draws from, it is always 1. It depends
+    on q_k as a whole, never on the token drawn from it: admitting by q_k(x_k) would bias what is committed.
+    """
+    if draft.confidence_logits is not None:
+        return draft.confidence_logits.float().sigmoid()
+    positions = (logits.float() for logits in draft.logits.unbind(2))  # one at a time: copies would be large
+    return torch.stack([(x.amax(-1) - x.logsumexp(-1)).exp() for x in positions], -1)
+
+
+def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], drafter: LearnedDrafter) -> Anchors:
+    outside, accepted, accept_prob, *sure = columns
     # The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy
     # choice leaves may fall out of it. Rare; many such tokens mean other sampling settings, or another target.
     if outside.sum() > max(1, MAX_OUTSIDE * len(outside)):
@@ -197,8 +207,10 @@ def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], gamma: int) -
             f"response token {int(outside.argmax()) + 2} (and {int(outside.sum()) - 1} more of {text.anchors}) cannot come "
             "from this target with these sampling settings; they must be those the response was generated with"
         )
-    drafted = np.full(text.anchors, gamma, np.uint8)
-    return Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32), *confidences)
+    drafted = np.full(text.anchors, drafter.gamma, np.uint8)
+    anchors = Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32))
+    names = ("confidence", "fresh_confidence") if drafter.confident else ("certainty",)
+    return replace(anchors, **dict(zip(names, sure, strict=False)))
 
 
 class _Verdicts:

@@ -1,38 +1,53 @@
-"""Calibration of a run's confidences: fitted on prompts held out by a hash of their id, judged on all the others."""
+"""Calibrated and estimated confidences: fitted on prompts held out by a hash of their id, judged on all the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from results.store import Store
-from simulator.calibration import fit_temperatures, quality
+from simulator.calibration import Quality, fit_estimates, fit_temperatures, quality
 from simulator.traces import Trace, split_of
 
+Confidences = Literal["raw", "calibrated", "estimated", "none"]
+"""What a policy decides from: a drafter with a confidence head has the first two, one without may have estimated ones."""
 MIN_PROMPTS, MIN_ANCHORS = 8, 500
-"""Fewer prompts or anchors than this, held out or judged, calibrate nothing."""
+"""Fewer prompts or anchors than this, held out or judged, calibrate and estimate nothing."""
 
 
 def calibrate(run_id: str, store: Store, say: Callable[[str], None]) -> None:
-    """Fit and store temperatures for every drafter with confidences; says so where there is too little to fit on."""
+    """Fit and store temperatures of every drafter with confidences, and weights of estimates for the others.
+
+    Says so where there is too little to fit on.
+    """
     for drafter, gamma in store.traced(run_id):
-        if store.temperatures(run_id, drafter, gamma):
+        if store.temperatures(run_id, drafter, gamma) or store.estimates(run_id, drafter, gamma):
             continue
         trace = store.trace(run_id, drafter, gamma)
-        if trace.anchors.confidence is None:
+        has_head = trace.anchors.confidence is not None
+        if not has_head and trace.anchors.certainty is None:
             continue
         held_out = [split_of(r.prompt_id) == "calibration" for r in trace.responses]
-        sizes = [_size(trace, held_out), _size(trace, [not h for h in held_out])]
-        if any(prompts < MIN_PROMPTS or anchors < MIN_ANCHORS for prompts, anchors in sizes):
-            (prompts, anchors), (others, _) = sizes
+        others = [not h for h in held_out]
+        (prompts, anchors), (other_prompts, other_anchors) = _size(trace, held_out), _size(trace, others)
+        if min(prompts, other_prompts) < MIN_PROMPTS or min(anchors, other_anchors) < MIN_ANCHORS:
             say(
-                f"{drafter} γ={gamma}: confidences stay raw: {prompts} prompts with {anchors} anchors to fit on, "
-                f"{others} others; calibration needs {MIN_PROMPTS} prompts and {MIN_ANCHORS} anchors of each"
+                f"{drafter} γ={gamma}: {'confidences stay raw' if has_head else 'confidences are not estimated'}: "
+                f"{prompts} prompts with {anchors} anchors to fit on, {other_prompts} others; "
+                f"{'calibration' if has_head else 'it'} needs {MIN_PROMPTS} prompts and {MIN_ANCHORS} anchors of each"
             )
             continue
-        store.add(run_id, {"calibrations": _rows(trace, held_out, sizes)})
+        fit, test = trace.select(held_out), trace.select(others)
+        store.add(run_id, {"calibrations": _temperatures(fit, test)} if has_head else {"estimates": _estimates(fit, test)})
+
+
+def not_fitted_on(trace: Trace) -> Trace:
+    """The responses to prompts that nothing was fitted on."""
+    return trace.select([split_of(r.prompt_id) != "calibration" for r in trace.responses])
 
 
 def _size(trace: Trace, keep: list[bool]) -> tuple[int, int]:
@@ -41,23 +56,50 @@ def _size(trace: Trace, keep: list[bool]) -> tuple[int, int]:
     return len(prompts), int(np.diff(trace.offsets)[keep].sum())
 
 
-def _rows(trace: Trace, held_out: list[bool], sizes: list[tuple[int, int]]) -> pa.Table:
-    fit, test = trace.select(held_out).anchors, trace.select([not h for h in held_out]).anchors
-    assert fit.confidence is not None
-    assert test.confidence is not None
-    temperatures = fit_temperatures(fit.confidence, fit.accepted)
-    before = quality(test.confidence, test.accepted)
-    scaled = trace.calibrated(temperatures).select([not h for h in held_out]).anchors
-    assert scaled.confidence is not None
-    after = quality(scaled.confidence, scaled.accepted)
+def _temperatures(fit: Trace, test: Trace) -> pa.Table:
+    """Rows of `calibrations`."""
+    temperatures = fit_temperatures(_confidence(fit), fit.anchors.accepted)
+    before, after = _quality(test), _quality(test.calibrated(temperatures))
     rows = [
         {
-            "drafter": trace.drafter, "gamma": trace.gamma, "position": k + 1, "temperature": float(temperatures[k]),
-            "fit_prompts": sizes[0][0], "fit_anchors": sizes[0][1],
-            "test_prompts": sizes[1][0], "test_anchors": sizes[1][1], "observed": one.observed,
-            "ece_before": one.ece, "ece_after": other.ece, "auc_before": one.auc, "auc_after": other.auc,
-            "brier_before": one.brier, "brier_after": other.brier,
+            **_row(fit, test, k), "temperature": float(temperatures[k]), "fit_anchors": len(fit.anchors),
+            "observed": one.observed, "ece_before": one.ece, "ece_after": other.ece, "auc_before": one.auc,
+            "auc_after": other.auc, "brier_before": one.brier, "brier_after": other.brier,
         }
         for k, (one, other) in enumerate(zip(before, after, strict=True))
     ]  # fmt: skip
     return pa.Table.from_pylist(rows)
+
+
+def _estimates(fit: Trace, test: Trace) -> pa.Table:
+    """Rows of `estimates`."""
+    anchors = fit.anchors
+    assert anchors.certainty is not None
+    weights = fit_estimates(anchors.certainty, anchors.accepted, anchors.accept_prob)
+    rows = [
+        {
+            **_row(fit, test, k), "intercept": float(weights[k, 0]), "slope": float(weights[k, 1]),
+            "fit_anchors": int((anchors.accepted >= k).sum()),
+            "observed": one.observed, "ece": one.ece, "auc": one.auc, "brier": one.brier,
+        }
+        for k, one in enumerate(_quality(test.estimated(weights)))
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def _row(fit: Trace, test: Trace, k: int) -> dict[str, Any]:
+    """What both tables say of position k, from 0."""
+    fit_prompts, test_prompts = (len({r.prompt_id for r in trace.responses}) for trace in (fit, test))
+    return {
+        "drafter": fit.drafter, "gamma": fit.gamma, "position": k + 1,
+        "fit_prompts": fit_prompts, "test_prompts": test_prompts, "test_anchors": len(test.anchors),
+    }  # fmt: skip
+
+
+def _quality(trace: Trace) -> list[Quality]:
+    return quality(_confidence(trace), trace.anchors.accepted)
+
+
+def _confidence(trace: Trace) -> npt.NDArray[np.float32]:
+    assert trace.anchors.confidence is not None
+    return trace.anchors.confidence

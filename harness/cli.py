@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from harness.errors import WorkerDied
+from harness.command import listed, shares, user_errors
 from simulator.errors import InputError
 
 T = TypeVar("T")
@@ -79,7 +77,7 @@ def record(
         "mode": mode, "source": source, "limit": limit, "drafters": drafter, "fresh_tails": fresh_tails,
         "batch": batch, "seed": seed, "speed_passes": 2 * reported if speed_passes is None else speed_passes,
     }  # fmt: skip
-    with _user_errors():
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         with watching() as watcher:
@@ -122,7 +120,7 @@ def replay(
     from harness.replaying import replay_run
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             rows = replay_run(store, store.find_run(name), policy, drafter, calibrated=calibrated, say=watcher.say)
@@ -177,13 +175,13 @@ def simulate(
     from harness.sweeps import counts, run_sweep
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         options: dict[str, Any] = {
-            "policies": _listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
+            "policies": listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
             "output_tokens": output_tokens, "request_cap": request_cap, "step_tokens": step_tokens,
             "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
-            "seed": seed, "replications": replications, "slas": sla or [], "weights": _shares(mix),
+            "seed": seed, "replications": replications, "slas": sla or [], "weights": shares(mix),
         }  # fmt: skip
         loads = [f"users:{n}/{think_s:g}" for n in counts("--concurrency", concurrency)]
         loads += [f"rate:{r}/{cv:g}" for r in rate.split(",")] if rate else []
@@ -204,7 +202,7 @@ def hardware(
     from simulator.hardware import dump_profile
     from simulator.profiles import bundled_profiles, find_profile
 
-    with _user_errors():
+    with user_errors("harness"):
         print("\n".join(bundled_profiles()) if name is None else dump_profile(find_profile(name)))
 
 
@@ -235,7 +233,7 @@ def profile(
     from harness.profiling import Effort, profile_architecture, profile_pair
     from simulator.hardware import dump_profile
 
-    with _user_errors():
+    with user_errors("harness"):
         effort = Effort(
             seconds=seconds, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
             graphs=graphs,
@@ -262,7 +260,7 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Predict the DSpark paper's served system from its baseline, and say how far off every published point is."""
-    with _user_errors():
+    with user_errors("harness"):
         if what != "paper":
             raise InputError(f"reproduce {what}: no such thing; there is paper")
         import msgspec
@@ -293,7 +291,7 @@ def synthesize(
     from harness.published import Size, publish
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             run_id = publish(curves, seed, Size(responses_per_task, output_tokens), store, watcher.say)
@@ -301,14 +299,59 @@ def synthesize(
 
 
 @app.command()
-def report(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = False) -> None:
-    """Write a run's report again: one HTML file that opens offline."""
+def report(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN…", help="Run ids, the start of one, or `latest`, the default.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="By default the latest of these runs.")] = None,
+    sim: Annotated[str | None, typer.Option(metavar="SIM", help="A sweep; by default the latest of these runs.")] = None,
+    form: Annotated[
+        Literal["html", "png", "csv"],
+        typer.Option("--format", help="One page, or every figure as a picture or as a table of its own."),
+    ] = "html",
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of one or more runs: one HTML file that opens offline, or its figures as pictures or tables."""
+    from harness.reporting import make_report
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
+        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form)
+        made: Any = str(files[0]) if form == "html" else [str(file) for file in files]
+        print(json.dumps({"report": made}) if as_json else "\n".join(map(str, files)))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="What was before.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="What is now; by default the latest.")] = "latest",
+    fail_on_regression: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Exit with code 1 if anything is clearly worse by more, as 2%.")
+    ] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two runs, by task, with intervals and verdicts."""
+    from harness.display import print_comparison
+    from results.comparison import compare as compare_runs
+    from results.comparison import share
+    from results.store import Store
+
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
-        file = _write_report(store, store.find_run(name))
-        print(json.dumps({"report": str(file)}) if as_json else str(file))
+        try:
+            tolerance = None if fail_on_regression is None else share(fail_on_regression)
+        except ValueError:
+            raise InputError(f"--fail-on-regression {fail_on_regression}: is written as 2% or 0.02") from None
+        ids = store.find_run(first), store.find_run(second)
+        if ids[0] == ids[1]:
+            raise InputError(f"compare {first} {second}: both are run {ids[0]}")
+        with store.reading() as connection:
+            found = compare_runs(connection, *ids)
+        print_comparison(found, tolerance, as_json=as_json)
+        if tolerance is not None and found.regressions(tolerance):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -317,7 +360,7 @@ def runs(out: Out = Path("runs"), as_json: AsJson = False) -> None:
     from harness.display import print_runs
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
         print_runs(Store(out / "specyard.duckdb"), as_json=as_json)
 
 
@@ -327,7 +370,7 @@ def show(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = Fa
     from harness.display import print_run
     from results.store import Store
 
-    with _user_errors():
+    with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         run_id = store.find_run(name)
         report_file = out / run_id / "report.html"
@@ -340,13 +383,9 @@ def main() -> None:
 
 
 def _write_report(store: Any, run_id: str) -> Path:
-    from results.report import write_report
+    from harness.reporting import make_report
 
-    file: Path = store.file.parent / run_id / "report.html"
-    file.parent.mkdir(exist_ok=True)
-    with store.reading() as connection:
-        write_report(connection, run_id, file)
-    return file
+    return make_report(store, [run_id])[0]
 
 
 def _plan(
@@ -388,20 +427,6 @@ def _plan(
     )
 
 
-def _listed(texts: list[str] | None) -> list[str] | None:
-    """Options that may be repeated, and each hold several with commas between."""
-    return [part.strip() for text in texts for part in text.split(",")] if texts else None
-
-
-def _shares(mix: str | None) -> dict[str, float] | None:
-    if mix is None:
-        return None
-    try:
-        return {domain: float(share) for domain, share in (part.split("=") for part in mix.split(","))}
-    except ValueError:
-        raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
-
-
 def _absolute(name: str) -> str:
     """A path that exists, made independent of the current folder; any other name as it is."""
     path = Path(name)
@@ -416,23 +441,3 @@ def _checked(make: Callable[[], T]) -> T:
         raise
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
-    try:
-        yield
-    except InputError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
-    except WorkerDied as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"harness: {message}", file=sys.stderr)
-    raise typer.Exit(code)

@@ -18,13 +18,14 @@ _PACKAGES = (
     "duckdb",
     "polars",
     "plotly",
+    "optuna",
     "numpy",
 )
 
 
-def command_line() -> str:
+def command_line(program: str = "harness") -> str:
     """The command as typed."""
-    return shlex.join(["harness", *sys.argv[1:]])
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def package_versions() -> dict[str, str]:

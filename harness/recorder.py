@@ -74,8 +74,8 @@ class Probe:
     """Seconds a response token, all drafters together."""
     prompt_tokens: float
     """Mean context before a response."""
-    variants: list[tuple[int, bool]]
-    """(γ, has confidences) of everything recorded."""
+    variants: list[tuple[int, int]]
+    """(γ, numbers kept a drafted position) of everything recorded."""
     taps_bytes: int
     """Of the target's tapped hidden states for one token."""
 
@@ -245,9 +245,15 @@ class Recorder:
             (generated - started) / told,
             (finished - generated) / sum(len(r.token_ids) for r, _ in spoken),
             sum(r.prompt_tokens for r, _ in spoken) / len(spoken),
-            [(d.gamma, isinstance(d, LearnedDrafter) and d.confident) for d in kept],
+            [(d.gamma, self._kept(d)) for d in kept],
             len({layer for d in kept for layer in d.tap_layers}) * self.target.hidden_size * self.target.dtype.itemsize,
         )
+
+    def _kept(self, drafter: Drafter) -> int:
+        """Numbers an anchor keeps for each position: β, how sure the drafter was, and that of a second draft."""
+        if not isinstance(drafter, LearnedDrafter):
+            return 1
+        return 3 if drafter.confident and self.options.fresh_tails else 2
 
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
         """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""

@@ -158,7 +158,7 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
         tokens = sum(len(r.token_ids) for p in suite.prompts for r in given.of_prompt[p.prompt_id])
     token_s = probe.record_s + (0 if given else probe.generate_s)
     anchors = [(tokens - responses, *variant) for variant in probe.variants]
-    floats = sum(count * gamma * (1 + confident * (1 + plan.fresh_tails)) for count, gamma, confident in anchors)
+    floats = sum(count * gamma * numbers for count, gamma, numbers in anchors)
     return Estimate(
         given=given is not None,
         responses=responses,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
+from harness.calibration import Confidences, not_fitted_on
 from harness.provenance import command_line, git_revision, package_versions
 from harness.watcher import Watcher
 from results.store import Store
@@ -26,13 +27,12 @@ from simulator.profiles import find_profile
 from simulator.simulation import Engine, Prepared, Setup, prepare, simulate, start
 from simulator.sla import Sla
 from simulator.state import ROW, Records
-from simulator.traces import Trace, split_of
+from simulator.traces import Trace
 from simulator.workload import Arrivals, Load, RecordedArrivals, Users
 
 if TYPE_CHECKING:  # ray takes seconds
     from harness.workers import Cluster
 
-Confidences = Literal["raw", "calibrated", "none"]
 IN_PROCESS = 32
 """Simulations up to which starting Ray takes longer than it saves."""
 
@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """None: fixed at γ, prefix_scheduler, and none."""
     drafters: list[str] | None = None
     confidences: Literal["raw", "calibrated"] | None = None
-    """None: calibrated where the run has temperatures."""
+    """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
     weights: dict[str, float] | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -122,29 +122,37 @@ class Traces:
         self._store, self._run_id = store, run_id
         self.recorded = store.traced(run_id)
         self.temperatures = {key: store.temperatures(run_id, *key) for key in self.recorded}
+        self.estimates = {key: store.estimates(run_id, *key) for key in self.recorded}
         self._raw: dict[tuple[str, int], Trace] = {}
 
     def confidences(self, drafter: str, gamma: int, wanted: str | None) -> Confidences:
         """What a trace offers a policy. Raises InputError where calibration is asked for and there is none."""
-        if not self.raw(drafter, gamma).anchors.confidence is not None:
-            return "none"
+        if self.raw(drafter, gamma).anchors.confidence is None:
+            return "estimated" if self.estimates[drafter, gamma] else "none"
         if wanted == "calibrated" and not self.temperatures[drafter, gamma]:
             raise InputError(f"run {self._run_id}: has no calibration of {drafter} at γ = {gamma}; leave calibrated out")
         return "raw" if wanted == "raw" or not self.temperatures[drafter, gamma] else "calibrated"
 
     def raw(self, drafter: str, gamma: int) -> Trace:
-        """As recorded, without the prompts that temperatures were fitted on, where there are any."""
+        """As recorded, without the prompts that temperatures and estimates were fitted on, where there are any."""
         if (drafter, gamma) not in self._raw:
             trace = self._store.trace(self._run_id, drafter, gamma)
-            if any(self.temperatures.values()):
-                trace = trace.select([split_of(r.prompt_id) != "calibration" for r in trace.responses])
-            self._raw[drafter, gamma] = trace
+            fitted = any(self.temperatures.values()) or any(self.estimates.values())
+            self._raw[drafter, gamma] = not_fitted_on(trace) if fitted else trace
         return self._raw[drafter, gamma]
+
+    def trace(self, drafter: str, gamma: int, confidences: Confidences) -> Trace:
+        """With the confidences asked for."""
+        trace = self.raw(drafter, gamma)
+        if confidences == "calibrated":
+            return trace.calibrated(self.temperatures[drafter, gamma])
+        if confidences == "estimated":
+            return trace.estimated(self.estimates[drafter, gamma])
+        return trace
 
     def prepared(self, drafter: str, gamma: int, confidences: Confidences) -> Prepared:
         """Ready to simulate."""
-        trace = self.raw(drafter, gamma)
-        return prepare(trace.calibrated(self.temperatures[drafter, gamma]) if confidences == "calibrated" else trace)
+        return prepare(self.trace(drafter, gamma, confidences))
 
 
 def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point]:
@@ -195,6 +203,8 @@ def _who(
                 parsed = parse_policy(policy, cost)
                 if parsed.reads_confidences and confidences == "none":
                     raise InputError(f"policy {policy}: needs confidences, and {name} has none")
+                if parsed.wants_raw_confidences and confidences == "estimated":
+                    raise InputError(f"policy {policy}: needs confidences as a drafter gives them, and {name} gives none")
             except InputError as error:
                 if plan.drafters and plan.policies:
                     raise
@@ -286,7 +296,7 @@ def run_sweep(
         except ValueError as error:
             raise InputError(str(error)) from None
         run_id, sweep_id = store.find_run(run), None
-    _say_model(store, run_id, plan, watcher)
+    say_model(store, run_id, parse_profile(plan.profile), watcher)
     traces = Traces(store, run_id)
     every = points(plan, traces, watcher.say)
     distributed = actors is not None or ray_address is not None or len(every) > IN_PROCESS
@@ -330,9 +340,9 @@ def sweep(
     return sweep_id
 
 
-def _say_model(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> None:
+def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:
     """A profile of another model than was recorded is a question one may ask, but not by accident."""
-    profile, target = parse_profile(plan.profile), str(store.run(run_id)["target"].get("source", ""))
+    target = str(store.run(run_id)["target"].get("source", ""))
     if profile.model.lower().replace("-", "") not in target.lower().replace("-", ""):
         watcher.say(f"note: profile {profile.name} is of {profile.model}, the traces are of {target}")
 
@@ -354,14 +364,15 @@ def _results(
             yield point, result
 
 
+def profile_row(profile: Profile) -> dict[str, Any]:
+    """The row of `profiles`."""
+    text, names = dump_profile(profile), ("name", "device", "model", "source", "gpus")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"profile_hash": digest, **{n: getattr(profile, n) for n in names}, "profile": text}
+
+
 def _profile_rows(setup: Setup) -> list[dict[str, Any]]:
-    rows = []
-    for profile in (setup.profile, setup.believed):
-        if profile is not None:
-            text, names = dump_profile(profile), ("name", "device", "model", "source", "gpus")
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            rows.append({"profile_hash": digest, **{n: getattr(profile, n) for n in names}, "profile": text})
-    return rows
+    return [profile_row(profile) for profile in (setup.profile, setup.believed) if profile is not None]
 
 
 def _row(sweep_id: str, run_id: str, point: Point, result: Outcome | str, wall_s: float) -> dict[str, Any]:
@@ -372,8 +383,8 @@ def _row(sweep_id: str, run_id: str, point: Point, result: Outcome | str, wall_s
     row: dict[str, Any] = {
         "sweep_id": sweep_id, "point": point.number, "run_id": run_id, "profile_hash": profile,
         "believed_hash": believed[0] if believed else None, "drafter": point.drafter, "gamma": gamma,
-        "confidences": confidences, "policy": setup.policy, "lossless": policy.lossless,
-        "exact": policy.lossless and policy.replays_exactly, "users": users, "rate_per_s": rate,
+        "confidences": confidences if policy.reads_confidences else "none", "policy": setup.policy,
+        "lossless": policy.lossless, "exact": policy.lossless and policy.replays_exactly, "users": users, "rate_per_s": rate,
         "arrivals": Path(point.load.partition(":")[2]).name if point.load.startswith("file:") else None,
         "load": point.load, "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip

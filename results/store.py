@@ -111,7 +111,7 @@ class Store:
     def create_run(self, info: RunInfo) -> str:
         """Insert a run; returns its id."""
         run_id = secrets.token_hex(3)
-        row = {"run_id": run_id, "created_at": _now(), **dataclasses.asdict(info)}
+        row = {"run_id": run_id, "created_at": utc_now(), **dataclasses.asdict(info)}
         columns = {k: json.dumps(v) if k in _JSON_COLUMNS else v for k, v in row.items()}
         with self.writing() as connection:
             marks = ", ".join("?" * len(columns))
@@ -137,7 +137,7 @@ class Store:
     def finish_run(self, run_id: str) -> None:
         """Mark a run as complete, and make the file small again."""
         with self.writing() as connection:
-            connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [_now(), run_id])
+            connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [utc_now(), run_id])
         self._compact()
 
     def find_run(self, name: str) -> str:
@@ -198,13 +198,13 @@ class Store:
                 )
             table = connection.sql(
                 """
-                SELECT drafted, accepted, accept_prob, confidence, fresh_confidence FROM anchors
+                SELECT drafted, accepted, accept_prob, confidence, fresh_confidence, certainty FROM anchors
                 WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY prompt_id, turn, anchor
                 """,
                 params=key,
             ).to_arrow_table()
         offsets = np.cumsum([0, *(r[5] for r in responses)], dtype=np.int64)
-        optional = [matrix(table, name, gamma) for name in ("confidence", "fresh_confidence")]
+        optional = [matrix(table, name, gamma) for name in ("confidence", "fresh_confidence", "certainty")]
         accept_prob = matrix(table, "accept_prob", gamma)
         assert accept_prob is not None
         anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
@@ -216,12 +216,18 @@ class Store:
         with self.reading() as connection:
             return [float(r[0]) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
 
+    def estimates(self, run_id: str, drafter: str, gamma: int) -> list[tuple[float, float]]:
+        """(intercept, slope) at each position of a drafter's estimated confidences; empty where the run has none."""
+        sql = "SELECT intercept, slope FROM estimates WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY position"
+        with self.reading() as connection:
+            return [(float(r[0]), float(r[1])) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
+
     def create_sweep(
         self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]
     ) -> str:
         """Insert a sweep of simulations; returns its id."""
         sweep_id = secrets.token_hex(3)
-        row = [sweep_id, run_id, _now(), command, json.dumps(plan), git_revision, json.dumps(packages)]
+        row = [sweep_id, run_id, utc_now(), command, json.dumps(plan), git_revision, json.dumps(packages)]
         with self.writing() as connection:
             connection.execute(
                 "INSERT INTO sweeps (sweep_id, run_id, created_at, command, plan, git_revision, packages) "
@@ -246,11 +252,11 @@ class Store:
     def finish_sweep(self, sweep_id: str) -> None:
         """Mark a sweep as complete."""
         with self.writing() as connection:
-            connection.execute("UPDATE sweeps SET finished_at = ? WHERE sweep_id = ?", [_now(), sweep_id])
+            connection.execute("UPDATE sweeps SET finished_at = ? WHERE sweep_id = ?", [utc_now(), sweep_id])
 
     def sweep(self, name: str) -> dict[str, Any]:
         """The row of `sweeps`, its JSON decoded, by id, the start of one, or `latest`. Raises InputError."""
-        return self._named("sweep", "sweeps", "sweep_id", name)
+        return self.named("sweep", "sweeps", "sweep_id", name)
 
     def simulations(self, sweep_id: str) -> list[dict[str, Any]]:
         """Rows of `simulations`, their JSON decoded, in order of point, with the profile's name, model, source and GPUs."""
@@ -260,11 +266,12 @@ class Store:
             WHERE sweep_id = ? ORDER BY point
         """
         with self.reading() as connection:
-            return _rows(connection.execute(sql, [sweep_id]))
+            return decoded_rows(connection.execute(sql, [sweep_id]))
 
-    def _named(self, kind: str, table: str, key: str, name: str) -> dict[str, Any]:
+    def named(self, kind: str, table: str, key: str, name: str) -> dict[str, Any]:
+        """The row of `table` whose `key` is or starts with `name`, or the `latest`, its JSON decoded. Raises InputError."""
         with self.reading() as connection:
-            rows = _rows(connection.execute(f"SELECT * FROM {table} ORDER BY created_at DESC"))
+            rows = decoded_rows(connection.execute(f"SELECT * FROM {table} ORDER BY created_at DESC"))
         if not rows:
             raise InputError(f"{self.file}: has no {kind} yet")
         matches = rows[:1] if name == "latest" else [r for r in rows if r[key].startswith(name)]
@@ -353,7 +360,7 @@ class Store:
                     "CREATE TABLE specyard_schema (version INTEGER PRIMARY KEY, applied_at TIMESTAMP NOT NULL)"
                 )
             connection.execute(file.read_text(encoding="utf-8"))
-            connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, _now()])
+            connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, utc_now()])
             connection.commit()
 
 
@@ -369,7 +376,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, 
     connection.execute(f"{into} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", values)
 
 
-def _rows(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+def decoded_rows(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """All rows as dictionaries, JSON columns decoded."""
     names = [(d[0], str(d[1]) == "JSON") for d in cursor.description or []]
     return [
@@ -382,7 +389,8 @@ def _migrations() -> list[Path]:
     return sorted(_MIGRATIONS.glob("[0-9]*.sql"))
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """The time, as the database keeps it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 

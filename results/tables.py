@@ -73,6 +73,7 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors) -> p
         "accept_prob": lists(anchors.accept_prob),
         "confidence": lists(anchors.confidence),
         "fresh_confidence": lists(anchors.fresh_confidence),
+        "certainty": lists(anchors.certainty),
     }
     return pa.table(columns)
 

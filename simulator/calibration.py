@@ -1,8 +1,12 @@
-"""Sequential temperature scaling of confidences, and how good confidences are: ECE, ROC-AUC, Brier score.
+"""Sequential temperature scaling of confidences, estimates for drafters without, and how good they are: ECE, AUC, Brier.
 
 What is calibrated is the survival s_k = c_1···c_k, the estimate of P(a ≥ k) that schedulers rank by. After the DSpark
 paper (2026), section 3.2: left to right over positions, one temperature each, by grid search for the smallest expected
 calibration error of s_k with the earlier temperatures fixed.
+
+A drafter without a confidence head gets c_k = σ(w_0 + w_1·logit(max_v q_k(v))), one logistic regression a position. It looks
+at the draft distribution as a whole, which is settled before token k is drawn. The drafted token's own probability would
+tell more, and bias the output: with p = .7/.3 and q = .6/.4, admitting where q(x) ≥ .5 outputs .88/.12.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ BINS = 20
 """Equal bins of the survival in an expected calibration error."""
 GRID = np.exp(np.linspace(np.log(0.2), np.log(5.0), 129))
 """Temperatures tried; the middle one is 1."""
+RIDGE = 1.0
+"""How strongly weights are drawn to (0, 1), where the estimate is the certainty itself: for positions seldom reached."""
+_SMALLEST = 2.0**-24
+"""Certainties are kept this far from 0 and 1: the precision of a float32 near 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,54 @@ def fit_temperatures(confidence: npt.ArrayLike, accepted: npt.ArrayLike) -> npt.
         best = min(np.flatnonzero(errors <= errors.min() + 1e-12), key=lambda i: abs(np.log(GRID[i])))
         temperatures[k], before = GRID[best], tried[best]
     return temperatures
+
+
+def estimated(certainty: npt.ArrayLike, weights: npt.ArrayLike) -> Floats:
+    """c_k = σ(w_0 + w_1·logit(certainty_k)): certainties [..., γ] under weights [γ, 2]."""
+    w = np.asarray(weights, np.float64)
+    return _sigmoid(w[:, 0] + w[:, 1] * _logit(certainty)).astype(np.float32)
+
+
+def fit_estimates(certainty: npt.ArrayLike, accepted: npt.ArrayLike, accept_prob: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Weights [γ, 2] of `estimated`, each position's from the anchors where all positions before it were accepted.
+
+    Args:
+        certainty: [A, γ], of anchors that nothing is evaluated on.
+        accepted: a, [A].
+        accept_prob: β, [A, γ]: of such an anchor the chance of one more acceptance, which says more than one toss of it.
+    """
+    x, a, beta = _logit(certainty), np.asarray(accepted), np.asarray(accept_prob, np.float64)
+    return np.array([_logistic(x[a >= k, k], beta[a >= k, k]) for k in range(x.shape[1])])
+
+
+def _logistic(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(w_0, w_1) under which outcomes that happen with shares y [N] are likeliest as draws of σ(w_0 + w_1·x), by Newton."""
+    design, prior = np.stack([np.ones_like(x), x], 1), np.array([0.0, 1.0])
+
+    def loss(w: npt.NDArray[np.float64]) -> float:
+        z = design @ w
+        return float(np.sum(np.logaddexp(0, z) - y * z) + RIDGE / 2 * np.sum((w - prior) ** 2))
+
+    w = prior
+    for _ in range(100):
+        p = _sigmoid(design @ w)
+        slope = design.T @ (p - y) + RIDGE * (w - prior)
+        step = np.linalg.solve(design.T * (p * (1 - p)) @ design + RIDGE * np.eye(2), slope)
+        if np.abs(step).max() < 1e-8:
+            break
+        while loss(w - step) > loss(w):  # far from the optimum a whole step may go too far
+            step = step / 2
+        w = w - step
+    return w
+
+
+def _logit(probability: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    p = np.clip(np.asarray(probability, np.float64), _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def expected_calibration_error(predicted: npt.ArrayLike, happened: npt.ArrayLike) -> float:

@@ -26,7 +26,7 @@ class Round:
     committed: int
     """Tokens that entered the response: a + 1, less what an end token or the length limit cut off."""
     confidence: tuple[float, ...]
-    """c_1..c_drafted, raw; empty where the drafter has no confidence head."""
+    """c_1..c_drafted as the drafter gave them, or as the policy was shown them where those differ; may be empty."""
     running: int
     """R: requests in the batch of this round."""
     draft_s: float | None = None
@@ -68,11 +68,15 @@ class Anchors:
     """c_1..c_γ of the coupled draft, [n − 1, γ]; None without a confidence head."""
     fresh_confidence: Floats | None = None
     """c_1..c_γ of a second draft that never looks at the response, [n − 1, γ]; None where not recorded."""
+    certainty: Floats | None = None
+    """max_v q_k(v) along the coupled draft, [n − 1, γ], q at temperature 1 with nothing cut off, whatever the sampling
+    settings; what confidences are estimated from. None with a confidence head, or without distributions (n-gram)."""
 
     def __post_init__(self) -> None:
         count, gamma = self.accept_prob.shape
         shapes = [self.drafted.shape == (count,), self.accepted.shape == (count,)]
-        shapes += [c is None or c.shape == (count, gamma) for c in (self.confidence, self.fresh_confidence)]
+        optional = (self.confidence, self.fresh_confidence, self.certainty)
+        shapes += [c is None or c.shape == (count, gamma) for c in optional]
         if not all(shapes):
             raise ValueError(f"anchors: one entry for each of {count} anchors, γ = {gamma} wide, needed")
         if (self.accepted > self.drafted).any() or (self.drafted > gamma).any():

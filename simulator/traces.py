@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.calibration import calibrated
+from simulator.calibration import calibrated, estimated
 from simulator.records import Anchors
 
 Split = Literal["calibration", "search", "confirmation"]
@@ -61,6 +61,7 @@ class Trace:
             np.concatenate([a.accept_prob for a in each]),
             whole("confidence"),
             whole("fresh_confidence"),
+            whole("certainty"),
         )
         return cls(drafter, tuple(response for response, _ in parts), offsets, anchors)
 
@@ -87,11 +88,18 @@ class Trace:
         anchors = replace(a, confidence=scaled(a.confidence), fresh_confidence=scaled(a.fresh_confidence))
         return replace(self, anchors=anchors)
 
+    def estimated(self, weights: npt.ArrayLike) -> Trace:
+        """With confidences estimated from certainties; see `simulator.calibration`. Raises ValueError if there are none."""
+        if self.anchors.certainty is None:
+            raise ValueError(f"trace of {self.drafter}: has no certainties to estimate confidences from")
+        return replace(self, anchors=replace(self.anchors, confidence=estimated(self.anchors.certainty, weights)))
+
 
 def cut(anchors: Anchors, where: slice) -> Anchors:
     """Views of some of the anchors."""
-    optional = [None if c is None else c[where] for c in (anchors.confidence, anchors.fresh_confidence)]
-    return Anchors(anchors.drafted[where], anchors.accepted[where], anchors.accept_prob[where], *optional)
+    optional = (anchors.confidence, anchors.fresh_confidence, anchors.certainty)
+    parts = [None if c is None else c[where] for c in optional]
+    return Anchors(anchors.drafted[where], anchors.accepted[where], anchors.accept_prob[where], *parts)
 
 
 def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -230,7 +230,7 @@ def test_records_do_not_depend_on_the_pass(name: str, make: Callable[[str], Draf
 def assert_same(one: Anchors, other: Anchors) -> None:
     assert one.drafted.tolist() == other.drafted.tolist()
     assert one.accepted.tolist() == other.accepted.tolist()
-    for name in ("accept_prob", "confidence", "fresh_confidence"):
+    for name in ("accept_prob", "confidence", "fresh_confidence", "certainty"):
         ours, theirs = getattr(one, name), getattr(other, name)
         assert (ours is None) == (theirs is None)
         if ours is not None:
@@ -257,6 +257,41 @@ def test_acceptance_probabilities_match_one_block_at_a_time(
             assert anchors.accept_prob[t, k] == pytest.approx(expected, abs=1e-5)
         if text.ended:
             assert not anchors.accept_prob[t, len(ids) - at - 1 :].any()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(0.7, top_p=0.8, top_k=4)], ids=str)
+@pytest.mark.parametrize("name", ["dflash", "eagle3", "mtp"])
+def test_certainty_is_the_largest_live_probability(
+    name: str, sampling: Sampling, make: Callable[[str], Drafter], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along the coupled draft, of the distribution at temperature 1 with nothing cut off, whatever the settings."""
+    drafted, couple = [], dense_module._Blocks.couple
+
+    def noted(self: Any, k: int, logits: torch.Tensor) -> torch.Tensor:
+        drafted.append(couple(self, k, logits))
+        return drafted[-1]
+
+    monkeypatch.setattr(dense_module._Blocks, "couple", noted)
+    drafter = make(name)
+    [text] = texts(target, [PROMPT], 12, sampling, 8)
+    [anchors] = record_anchors(target, [drafter], [text], sampling)[0]
+    assert anchors.confidence is None
+    assert anchors.certainty is not None
+    for t in range(text.anchors):
+        at, block = len(PROMPT) + t, [int(tokens[0, t]) for tokens in drafted]
+        q = proposal_along(drafter, target, [*text.ids[: at + 1], *block], at, Sampling())
+        np.testing.assert_allclose(anchors.certainty[t], [float(p.max()) for p in q], atol=1e-5)
+        if sampling.temperature == 0:  # the coupled draft is the live one
+            live = proposal_along(drafter, target, [*text.ids[: at + 1], *block], at, sampling)
+            assert block == [int(p.argmax()) for p in live]
+    assert 1 / 6 < anchors.certainty.min() < anchors.certainty.max() < 1
+
+
+def test_who_is_confident_has_no_certainty_and_lookup_has_neither(make: Callable[[str], Drafter], target: Target) -> None:
+    [text] = texts(target, [PROMPT], 12, Sampling(), 8)
+    found = record_anchors(target, [make(name) for name in ("dspark", "eagle3", "ngram")], [text], Sampling(), fresh=True)
+    known = [[x is not None for x in (a.confidence, a.fresh_confidence, a.certainty)] for [a] in found]
+    assert known == [[True, True, False], [False, False, True], [False, False, False]]
 
 
 def proposal_along(drafter: Drafter, target: Target, ids: list[int], at: int, sampling: Sampling) -> list[torch.Tensor]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import Tensor
 
 from drafters.decoding import Decoded, DecodeRequest, decode
@@ -16,6 +19,7 @@ from drafters.drafter import Drafter
 from drafters.ngram import TextState
 from drafters.sampling import Proposal, Sampling, sample
 from drafters.target import Target, TargetPass
+from simulator.calibration import estimated
 from simulator.errors import InputError
 from simulator.policies import CausalityError, Policy, Step, parse_policy
 from simulator.records import Anchors, Round
@@ -126,6 +130,74 @@ def test_the_contract_refuses_the_retrospective_policy() -> None:
     policy = Retrospective(lambda step, k: step.confidence(0, k))
     with pytest.raises(CausalityError, match="looks at the confidence of position 2 before position 1 is admitted"):
         run(*appendix(), policy, 3)
+
+
+# --- confidences estimated from the draft distribution ------------------------------------------------------------
+
+TRUE_Q = {A: (0.6, 0.4), B: (0.1, 0.9)}
+"""q after A and after B; p = .7/.3 after both."""
+
+
+class HeadlessDrafter:
+    """Drafts two tokens from TRUE_Q; its confidences are made from the tokens and distributions, by `confident`."""
+
+    name, gamma, tap_layers = "headless", 2, ()
+
+    def __init__(self, confident: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.confident = confident
+
+    def start(self, rows: int, capacity: int) -> TextState:
+        return TextState(rows)
+
+    def observe(self, *_: Any) -> None:
+        pass
+
+    def propose(self, _state: Any, _rows: slice, anchor: Tensor, _p: Tensor, _s: Sampling, draws: Any) -> Proposal:
+        token, tokens, probs = anchor, [], []
+        for k in range(2):
+            probs.append(torch.tensor([TRUE_Q[A], TRUE_Q[B]])[token])
+            token = sample(probs[k], draws.draft[:, k])
+            tokens.append(token)
+        drafted, q = torch.stack(tokens, 1), torch.stack(probs, 1)
+        return Proposal(drafted, torch.full_like(anchor, 2), q, self.confident(drafted, q))
+
+
+def own_probability(tokens: Tensor, q: Tensor) -> Tensor:
+    return q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def estimate(_tokens: Tensor, q: Tensor) -> Tensor:
+    """As `simulator.calibration` makes it: .55 where q is .6/.4, and .40 where it is .1/.9."""
+    return torch.from_numpy(estimated(q.amax(-1).numpy(), [[0.337, -0.336]] * 2))
+
+
+def output(admits: Callable[[int, tuple[float, float]], bool]) -> tuple[float, float]:
+    """P(A) and P(B) of the next token after A, one token drafted and verified iff `admits(x, q)`. Exact."""
+    p, q, out = (0.7, 0.3), TRUE_Q[A], [0.0, 0.0]
+    residual = [max(a - b, 0) / sum(max(a - b, 0) for a, b in zip(p, q, strict=True)) for a, b in zip(p, q, strict=True)]
+    for x in (A, B):
+        kept = min(1, p[x] / q[x]) if admits(x, q) else 0.0
+        out[x] += q[x] * kept
+        for y in (A, B):
+            out[y] += q[x] * ((1 - kept) * residual[y] if admits(x, q) else p[y])
+    return out[0], out[1]
+
+
+def test_admitting_on_the_drafted_tokens_probability_is_biased_and_on_the_whole_of_q_is_not() -> None:
+    assert output(lambda x, q: q[x] >= 0.5) == pytest.approx((0.88, 0.12))
+    for least in (0.5, 0.7):
+        assert output(lambda x, q, least=least: max(q) >= least) == pytest.approx((0.7, 0.3))
+
+    target, threshold = TwoTokenTarget(lambda ids, _: torch.full(ids.shape, 0.7, dtype=torch.float64)), "threshold:0.5"
+    error = 4 * (0.25 / SAMPLES) ** 0.5
+    biased = run(target, HeadlessDrafter(own_probability), parse_policy(threshold), 4)
+    after_a = [d for d in biased if d.token_ids[0] == A]
+    assert share_of_a(after_a) == pytest.approx(0.88, abs=error)
+    honest = run(target, HeadlessDrafter(estimate), parse_policy(threshold), 4)
+    assert {d.rounds[0].verified for d in honest} == {0, 1, 2}  # it decides something, at both positions
+    counts = Counter(tuple(d.token_ids) for d in honest)
+    expected = {t: SAMPLES * 0.7 ** t.count(A) * 0.3 ** t.count(B) for t in product((A, B), repeat=4)}
+    assert chisquare([counts[t] for t in expected], list(expected.values())).pvalue > 1e-4
 
 
 # --- what lagged policies see of a trace --------------------------------------------------------------------------

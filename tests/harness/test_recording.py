@@ -31,8 +31,8 @@ class OneRecorder:
 
     size = 1
 
-    def __init__(self, cluster: Cluster, options: RecorderOptions, say: Callable[[str], None]) -> None:
-        self.recorder = Recorder(options)
+    def __init__(self, cluster: Cluster, kind: type, arguments: tuple[Any, ...], say: Callable[[str], None]) -> None:
+        self.recorder = kind(*arguments)
 
     def call(self, method: str, *arguments: object) -> Any:
         return getattr(self.recorder, method)(*arguments)

@@ -10,7 +10,9 @@ import duckdb
 import polars as pl
 import pytest
 
+from harness.display import print_sweep
 from harness.sweeps import counts, load_of
+from results.store import Store
 from simulator.errors import InputError
 from simulator.profiles import find_profile
 from simulator.workload import Arrivals, Users
@@ -49,7 +51,7 @@ def test_the_same_numbers_here_and_on_workers(out: Path) -> None:
     assert [(r["drafter"], r["policy"], r["users"]) for r in here] == [
         (d, p, n) for d, p in (("dspark", "prefix_scheduler"), ("none", "none"), ("dspark", "vllm_adaptive")) for n in (1, 8)
     ]
-    assert [r["confidences"] for r in here[::2]] == ["calibrated", "calibrated", "raw"]
+    assert [r["confidences"] for r in here[::2]] == ["calibrated", "none", "raw"]
     assert all(r["exact"] == (r["policy"] != "vllm_adaptive") for r in here)
     assert here[0]["tau"] > 2 > here[2]["tau"] == 1
 
@@ -61,6 +63,26 @@ def test_defaults_cover_what_can_be_and_say_what_cannot(out: Path) -> None:
     for who in ("none", "dspark γ=7 fixed:7", "dspark γ=7 prefix_scheduler", "dflash γ=7 fixed:7", "mtp γ=1 fixed:1"):
         assert who in done.stdout
     assert "h100/qwen3-4b (roofline)" in done.stdout
+
+
+def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small recording of the bundled pair: Eagle3 says nothing of itself, yet its drafts are cut where they get worse."""
+    small = ("suites/math_code_chat", "--limit", "5", "--max-new-tokens", "64", "--drafter", "eagle3", "--drafter", "ngram")
+    done = harness("record", *small, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    asked = ("--concurrency", "64", "--policy", "fixed:7,prefix_scheduler,vllm_adaptive")
+    done = harness("simulate", *QUICK, *asked, "--json", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "eagle3 γ=7 vllm_adaptive: left out: policy vllm_adaptive: needs confidences as a drafter gives" in done.stderr
+    assert "ngram γ=7 prefix_scheduler: left out" in done.stderr
+    fixed, scheduled, lookup = json.loads(done.stdout)["simulations"]
+    assert [r["confidences"] for r in (fixed, scheduled, lookup)] == ["none", "estimated", "none"]
+    assert 1 < scheduled["budget"] < fixed["budget"] == 8
+    assert scheduled["throughput"] > fixed["throughput"]
+    assert scheduled["exact"]
+    print_sweep(Store(tmp_path / "specyard.duckdb"), fixed["sweep_id"], as_json=False)
+    names = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert names == ["eagle3 γ=7 fixed:7", "eagle3 γ=7 prefix_scheduler (estimated)", "ngram γ=7 fixed:7"]
 
 
 def test_an_interrupted_sweep_goes_on(out: Path) -> None:

@@ -21,7 +21,7 @@ from simulator.records import Round
 from simulator.replay import replay
 from simulator.traces import Trace
 
-PAPER = Path(figures.__file__).parent / "paper"
+PAPER = figures.PAPER
 SEEDS = (0, 1)
 DRAFTERS = ("dspark", "dflash", "eagle3", "mtp")
 

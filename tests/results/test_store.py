@@ -83,22 +83,26 @@ ANCHORS = Anchors(
 
 
 def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
-    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "ngram": {}}))
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "eagle3": {}, "ngram": {}}))
     plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(3))
     other = Response("sums", "math", "sums/1", 0, 9, (5,), "", "length", (), (7, 8))
     store.add(run_id, response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=plain), other]))
     lookup = dataclasses.replace(ANCHORS, confidence=None)
-    for name, anchors in (("dspark", ANCHORS), ("ngram", lookup)):
+    headless = dataclasses.replace(lookup, certainty=ANCHORS.confidence)
+    for name, anchors in (("dspark", ANCHORS), ("eagle3", headless), ("ngram", lookup)):
         rows = anchor_table(name, "sums/0", 0, anchors)
         store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/1", 0, 0), ("sums/0", 0, 3)])})
-    assert store.traced(run_id) == [("dspark", 2), ("ngram", 2)]
+    assert store.traced(run_id) == [("dspark", 2), ("eagle3", 2), ("ngram", 2)]
     trace = store.trace(run_id, "dspark", 2)
     assert [(r.prompt_id, r.prompt_tokens) for r in trace.responses] == [("sums/0", 12), ("sums/1", 9)]
     assert trace.offsets.tolist() == [0, 3, 3]
     for name in ("drafted", "accepted", "accept_prob", "confidence"):
         np.testing.assert_array_equal(getattr(trace.anchors, name), getattr(ANCHORS, name))
     assert trace.anchors.fresh_confidence is None
-    assert store.trace(run_id, "ngram", 2).anchors.confidence is None
+    assert trace.anchors.certainty is None
+    np.testing.assert_array_equal(store.trace(run_id, "eagle3", 2).anchors.certainty, ANCHORS.confidence)
+    for name in ("eagle3", "ngram"):
+        assert store.trace(run_id, name, 2).anchors.confidence is None
     with pytest.raises(InputError, match="no dense record of eagle3 at γ = 7"):
         store.trace(run_id, "eagle3", 7)
 
@@ -118,12 +122,14 @@ def test_calibrated_confidences_are_a_view(store: Store) -> None:
     np.testing.assert_allclose([r[0] for r in rows], calibrated(ANCHORS.confidence, [2.0, 0.5]), atol=1e-6)
 
 
-def test_an_anchor_takes_less_than_64_bytes(store: Store) -> None:
-    """γ = 7 with confidences, on disk, indexes and all: the promise of the README."""
+@pytest.mark.parametrize("kept", ["confidence", "certainty"])
+def test_an_anchor_takes_less_than_64_bytes(store: Store, kept: str) -> None:
+    """γ = 7 with confidences or what they are estimated from, on disk, indexes and all: the promise of the README."""
     rng, count, unit = np.random.default_rng(0), 400_000, 20_000
     beta = np.minimum(1, rng.lognormal(0, 1, (count, 7))).astype(np.float32)
     accepted = (rng.random((count, 7)) < beta).cumprod(1).sum(1).astype(np.uint8)
-    anchors = Anchors(np.full(count, 7, np.uint8), accepted, beta, rng.beta(2, 1, (count, 7)).astype(np.float32))
+    sure = rng.beta(2, 1, (count, 7)).astype(np.float32)
+    anchors = dataclasses.replace(Anchors(np.full(count, 7, np.uint8), accepted, beta), **{kept: sure})
     run_id = store.create_run(INFO)
     before = store.file.stat().st_size
     for first in range(0, count, unit):
@@ -201,6 +207,29 @@ def test_a_database_of_schema_1_still_opens(tmp_path: Path) -> None:
     assert store.run(run_id)["suite"] == "mine"
     with store.reading() as connection:
         assert connection.execute("SELECT tau FROM accepted_length").fetchall() == [(1.5,)]
+
+
+def test_anchors_of_schema_2_are_read_without_certainties(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Specyard 0.2.0. The view over them must survive the column they gain, and is NULL without temperatures."""
+    current, old = results.store._MIGRATIONS, tmp_path / "schema"
+    old.mkdir()
+    for file in sorted(current.glob("*.sql"))[:2]:
+        (old / file.name).write_text(file.read_text())
+    monkeypatch.setattr(results.store, "_MIGRATIONS", old)
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
+    store.add(run_id, response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)]))
+    rows = anchor_table("dspark", "sums/0", 0, ANCHORS).drop_columns("certainty")
+    store.add(run_id, {"anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])})
+    monkeypatch.setattr(results.store, "_MIGRATIONS", current)
+    trace = store.trace(run_id, "dspark", 2)
+    np.testing.assert_array_equal(trace.anchors.confidence, ANCHORS.confidence)
+    assert trace.anchors.certainty is None
+    assert store.estimates(run_id, "dspark", 2) == []
+    with store.reading() as connection:
+        view = "SELECT certainty, confidence, calibrated FROM calibrated_anchors ORDER BY anchor LIMIT 1"
+        assert connection.execute(view).fetchall() == [(None, [0.5, 0.25], None)]
 
 
 def test_another_process_may_hold_the_file_for_a_while(store: Store) -> None:

@@ -1,0 +1,76 @@
+"""What a recording's confidences are fitted to, on synthetic anchors in a real store."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.calibration import calibrate
+from harness.replaying import replay_run
+from results.store import Store
+from results.tables import anchor_table, recordings, response_tables
+from simulator.calibration import estimated
+from simulator.errors import InputError
+from simulator.records import Anchors, Response, Round
+from simulator.traces import split_of
+
+from ..results.test_store import INFO
+
+WEIGHTS = [(0.8, 0.5), (-0.3, 0.9)]
+
+
+def recorded(file: Path, prompts: int, tokens: int = 400) -> tuple[Store, str]:
+    """A run of eagle3, whose acceptances follow its certainties by WEIGHTS, and of ngram, which has none."""
+    store, rng = Store(file), np.random.default_rng(0)
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "eagle3": {}, "ngram": {}}))
+    plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(tokens))
+    for i in range(prompts):
+        response = Response("t", "math", f"t/{i}", 0, 5, (7,) * (tokens + 1), "", "length", plain)
+        certainty = rng.uniform(0.05, 0.99, (tokens, 2)).astype(np.float32)
+        beta = estimated(certainty, WEIGHTS)
+        accepted = (rng.random(beta.shape) < beta).cumprod(1).sum(1).astype(np.uint8)
+        bare = Anchors(np.full(tokens, 2, np.uint8), accepted, beta)
+        store.add(run_id, response_tables("none", 0, [response]))
+        for name, anchors in (("eagle3", dataclasses.replace(bare, certainty=certainty)), ("ngram", bare)):
+            tables = {"recordings": recordings(name, 2, [(f"t/{i}", 0, tokens)])}
+            store.add(run_id, {**tables, "anchors": anchor_table(name, f"t/{i}", 0, anchors)})
+    return store, run_id
+
+
+def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(tmp_path: Path) -> None:
+    store, run_id = recorded(tmp_path / "specyard.duckdb", 48)
+    said: list[str] = []
+    calibrate(run_id, store, said.append)
+    calibrate(run_id, store, said.append)  # a resumed run does it once
+    assert said == []
+    np.testing.assert_allclose(store.estimates(run_id, "eagle3", 2), WEIGHTS, atol=0.1)
+    assert store.estimates(run_id, "ngram", 2) == store.temperatures(run_id, "eagle3", 2) == []
+    held_out = sum(split_of(f"t/{i}") == "calibration" for i in range(48))
+    with store.reading() as connection:
+        columns = "position, fit_prompts, fit_anchors, test_prompts, test_anchors, ece, auc, brier"
+        rows = connection.execute(f"SELECT {columns} FROM estimates ORDER BY position").fetchall()
+    assert [r[:2] + r[3:5] for r in rows] == [(k, held_out, 48 - held_out, (48 - held_out) * 400) for k in (1, 2)]
+    assert rows[0][2] == held_out * 400 > rows[1][2] > 0
+    for *_, ece, auc, brier in rows:
+        assert ece < 0.02
+        assert 0.6 < auc < 0.9
+        assert brier < 0.25
+
+    [replayed] = replay_run(store, run_id, ["threshold:0.6"], ["eagle3"], calibrated=True, say=print)
+    assert (replayed.confidences, replayed.prompts) == ("estimated", 48 - held_out)
+    assert 1 < replayed.budget < 3
+    with pytest.raises(InputError, match="needs confidences, and this drafter has none"):
+        replay_run(store, run_id, ["threshold:0.6"], ["eagle3"], calibrated=False, say=print)
+
+
+def test_too_little_to_fit_on_is_said(tmp_path: Path) -> None:
+    store, run_id = recorded(tmp_path / "specyard.duckdb", 3, tokens=20)
+    said: list[str] = []
+    calibrate(run_id, store, said.append)
+    assert store.estimates(run_id, "eagle3", 2) == []
+    [line] = said
+    assert line.startswith("eagle3 γ=2: confidences are not estimated: ")
+    assert line.endswith("it needs 8 prompts and 500 anchors of each")
