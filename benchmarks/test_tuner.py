@@ -1,0 +1,132 @@
+"""How good and how fast the tuner's search is: `pytest benchmarks/test_tuner.py -s`.
+
+Regret: the whole space is simulated, so the optimum is known; what a search finds after 25, 50 and 100 trials is held
+against it, over several seeds. Values are of whole simulations of one seed, the same for all configurations and samplers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.published import Size, publish
+from harness.watcher import Watcher
+from harness.workers import Cluster
+from results.store import Store
+from simulator.hardware import dump_profile
+from simulator.profiles import find_profile
+from tuner.objective import Job
+from tuner.runner import runner
+from tuner.samplers import BATCH, propose
+from tuner.search import Search, search
+from tuner.space import Configuration
+from tuner.study import Ground, Plan, _tables, defaults, ground, scenario_of, space_of, traces_of
+from tuner.trial import Rung, Trial, ranked
+
+QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
+SEEDS = int(os.environ.get("SEEDS", "8"))
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "throughput at 64 users": {"loads": ["users:64/0"], "objective": "throughput"},
+    "throughput at 256 users": {"loads": ["users:256/0"], "objective": "throughput"},
+    "throughput at 64 users, tps>=450": {"loads": ["users:64/0"], "objective": "throughput", "slas": ["tps>=450"]},
+    "tps at 40 requests a second": {"loads": ["rate:40/1"], "objective": "tps"},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    found = Store(tmp_path_factory.mktemp("bench") / "specyard.duckdb")
+    publish("paper:qwen3-4b", 0, Size(), found, lambda text: None)
+    return found
+
+
+def grounded(store: Store, **options: Any) -> tuple[Plan, Ground]:
+    plan = Plan(profile=dump_profile(find_profile("h100/qwen3-4b")), **options)
+    return plan, ground(store, store.find_run("latest"), plan, QUIET)
+
+
+def searched(plan: Plan, found: Ground, load: str) -> Search:
+    return Search(
+        space=space_of(plan, found, load), scenario=scenario_of(plan, found, load), objective=plan.objective,
+        sampler=plan.sampler, trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
+    )  # fmt: skip
+
+
+def tabled(
+    what: Search,
+    truth: dict[Configuration, Rung],
+    starts: Sequence[tuple[Configuration, str]],
+    seed: int,
+    sampler: str,
+) -> list[Trial]:
+    """A search that looks its values up."""
+    trials: list[Trial] = []
+    while len(trials) < what.trials:
+        proposals = propose(what.space, trials, starts, BATCH, objective=what.objective, sampler=sampler, seed=seed)
+        batch = len(trials) // BATCH
+        trials += [
+            Trial(
+                number=len(trials) + i, batch=batch, origin=p.origin, leaf=p.leaf, attributes=p.attributes, state="complete",
+                rungs=(truth[p.leaf.configuration],),
+            )
+            for i, p in enumerate(proposals)
+        ]  # fmt: skip
+    return trials
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_regret(problem: str, store: Store) -> None:
+    plan, found = grounded(store, seconds=120.0, trials=104, **PROBLEMS[problem])
+    what = searched(plan, found, plan.loads[0])
+    leaves = list(what.space.leaves())
+    with runner(traces_of(found), found.bare, Cluster(actors=2), lambda text: None) as run:
+        results = run([Job(one.configuration, what.scenario, plan.seconds, 0) for one in leaves])
+    truth = {
+        one.configuration: Rung.of(r, plan.objective, what.scenario, plan.seconds)
+        for one, (r, _) in zip(leaves, results, strict=True)
+        if not isinstance(r, str)
+    }
+    best = max(rung.values[0] for rung in truth.values() if rung.feasible)
+    near = sum(rung.feasible and rung.values[0] >= 0.99 * best for rung in truth.values())
+    print(f"\n{problem}: {len(truth)} configurations, {near} within 1 % of the best")
+    chosen = defaults(store, store.find_run("latest"), found, plan.request_cap)
+    starts = [(c, "start") for c in [*chosen, *_tables(what.space, plan.request_cap)]]
+    for name, sampler, known in (("tpe from the defaults", "tpe", starts), ("tpe from nothing", "tpe", []),
+                                 ("quasi-random", "qmc", []), ("random", "random", [])):  # fmt: skip
+        regrets = np.array([
+            [_regret(trials[:n], best) for n in (25, 50, 100)]
+            for trials in (tabled(what, truth, known, seed, sampler) for seed in range(SEEDS))
+        ])  # fmt: skip
+        worst, median = regrets.max(0), np.median(regrets, 0)
+        print(f"  {name:22s} regret at 25, 50, 100: median " + ", ".join(f"{m:.2%}" for m in median)
+              + "; worst " + ", ".join(f"{w:.2%}" for w in worst))  # fmt: skip
+        if sampler == "tpe" and known:
+            assert median[1] <= 0.01
+
+
+def _regret(trials: Sequence[Trial], best: float) -> float:
+    found = ranked(trials)
+    return 1 - found[0].last.values[0] / best if found else 1.0
+
+
+@pytest.mark.parametrize("actors", [0, 2])
+def test_200_trials_of_ten_simulated_minutes(actors: int, store: Store) -> None:
+    plan, found = grounded(store, loads=["users:64/0"], objective="throughput", trials=200)
+    what = searched(plan, found, plan.loads[0])
+    starts = [(c, "start") for c in defaults(store, store.find_run("latest"), found, plan.request_cap)]
+    with runner(traces_of(found), found.bare, Cluster(actors=actors) if actors else None, lambda text: None) as run:
+        run([Job(starts[1][0], what.scenario, 1.0, seed) for seed in range(2 * max(actors, 1))])  # compiled code is loaded
+        started, cpu = time.perf_counter(), time.process_time()
+        trials = search(what, [], starts, run, lambda batch: None)
+        wall_s = time.perf_counter() - started
+    cut = sum(t.state == "cut" for t in trials)
+    here_s = "" if actors else f", {time.process_time() - cpu:.1f} s of processor time"
+    print(
+        f"\n{actors or 'no'} workers: 200 trials in {wall_s:.1f} s{here_s}; {cut} cut; load average {os.getloadavg()[0]:.1f}"
+    )
+    assert len(trials) == 200

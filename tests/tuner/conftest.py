@@ -1,0 +1,74 @@
+"""A small synthesised run, made once, and what a study stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.published import Size, publish
+from harness.watcher import Watcher
+from results.store import Store
+from simulator.hardware import Profile, dump_profile
+from simulator.profiles import find_profile
+from tuner.objective import Scenario
+from tuner.runner import Run
+from tuner.search import Search
+from tuner.study import Ground, Plan, ground, scenario_of, space_of, traces_of
+
+QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database of one run."""
+    folder = tmp_path_factory.mktemp("tuner")
+    publish("paper:qwen3-4b", 0, Size(16, 96), Store(folder / "specyard.duckdb"), lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(out: Path) -> Store:
+    return Store(out / "specyard.duckdb")
+
+
+@pytest.fixture(scope="session")
+def profile() -> Profile:
+    return find_profile("h100/qwen3-4b")
+
+
+@pytest.fixture(scope="session")
+def plan_of(profile: Profile) -> Callable[..., Plan]:
+    """Plans of short simulations."""
+
+    def made(other: Profile | None = None, **options: Any) -> Plan:
+        short = {"loads": ["users:16/0"], "objective": "throughput", "seconds": 20.0, "trials": 24, "draws": 5}
+        return Plan(profile=dump_profile(other or profile), **{**short, "request_cap": 32, **options})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def grounds(store: Store) -> Callable[[Plan], Ground]:
+    return lambda plan: ground(store, store.find_run("latest"), plan, QUIET)
+
+
+@pytest.fixture(scope="session")
+def here(grounds: Callable[[Plan], Ground]) -> Callable[[Plan], tuple[Ground, Scenario, Search, Run]]:
+    """All that a search in this process needs."""
+
+    def made(plan: Plan) -> tuple[Ground, Scenario, Search, Run]:
+        found = grounds(plan)
+        scenario = scenario_of(plan, found, plan.loads[0])
+        what = Search(
+            space=space_of(plan, found, plan.loads[0]), scenario=scenario, objective=plan.objective, sampler=plan.sampler,
+            trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
+        )  # fmt: skip
+        from tuner.objective import Worker
+
+        worker = Worker(dict(traces_of(found)), found.bare)
+        return found, scenario, what, lambda jobs: [worker.run(job) for job in jobs]
+
+    return made

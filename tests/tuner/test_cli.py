@@ -1,0 +1,118 @@
+"""The command: quick to answer, one sentence for bad input, JSON alone when asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--draws", "5", "--request-cap", "32",
+         "--drafter", "dspark"]  # fmt: skip
+
+
+def tuner(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tuner", *arguments, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, tuner.cli; heavy = {'torch', 'ray', 'optuna', 'plotly', 'polars', 'duckdb', 'numpy', 'numba'}; "
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def searched(out: Path) -> dict[str, Any]:
+    done = tuner("search", *QUICK, "--load", "8,16", "--sla", "tps>=50", "--mix", "math=0.5,code=0.5", "--json", out=out)
+    assert done.returncode == 0, done.stderr
+    study: dict[str, Any] = json.loads(done.stdout)
+    return study
+
+
+def test_search_show_export(searched: dict[str, Any], out: Path) -> None:
+    name = searched["study"]["study_id"]
+    assert searched["plan"]["weights"] == {"math": 0.5, "code": 0.5}
+    winner = searched["loads"]["users:16/0"]["winner"]
+    shown = tuner("show", name[:5], out=out)
+    assert shown.returncode == 0
+    texts = (name, "h100/qwen3-4b (roofline)", "(synthesised)", "16 users", winner["policy"], "upper bound", "off by 20 %")
+    for text in (*texts, "gain over none", "prompts the search has not seen"):
+        assert text in shown.stdout
+    assert json.loads(tuner("show", name, "--json", out=out).stdout) == searched
+    refused = tuner("export", name, out=out)
+    assert refused.returncode == 2
+    assert "is of 8 users, 16 users; choose one with --load" in refused.stderr
+    command = tuner("export", name, "--load", "16", out=out).stdout
+    assert command.startswith(f"# specyard study {name}: {winner['drafter']}")
+    assert "vllm serve Qwen/Qwen3-4B" in command
+    content = json.loads(tuner("export", name, "--load", "16", "--format", "json", out=out).stdout)
+    assert content["configuration"]["policy"] == winner["policy"]
+    assert content["k_by_batch"]["rows"][0][0] == 1
+    assert content["k_by_batch"]["loss"] < 1
+
+
+def test_optuna_reads_the_journal(searched: dict[str, Any], out: Path) -> None:
+    name = searched["study"]["study_id"]
+    file = tuner("export", name, "--format", "optuna", out=out).stdout.strip()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(file))
+    study = optuna.load_study(study_name=f"{name} users:16/0", storage=storage)
+    assert len(study.trials) == 16
+    assert study.best_trial.constraints.keys() == {"tps>=50"}
+
+
+def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
+    done = tuner("search", *QUICK, "--load", "16", "--sla", "tps>=90000", "--policy", "fixed", out=out)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "at 16 users none of 16 configurations keeps tps>=90000; the closest, dspark γ=7 fixed" in done.stderr
+    assert "for tps>=90000" in done.stderr
+
+
+def test_a_profile_of_another_model_is_said(out: Path) -> None:
+    done = tuner(
+        "search", *QUICK, "--hardware", "h100/qwen3-8b", "--load", "4", "--policy", "fixed", "--seconds", "1", out=out
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: profile h100/qwen3-8b is of Qwen/Qwen3-8B, the traces are of Qwen/Qwen3-4B" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--load", "4"], "name a hardware profile with --hardware"),
+        ([*QUICK], "name a load: --load or --rate"),
+        ([*QUICK, "--load", "many"], "--load many: is written as 64"),
+        ([*QUICK, "--rate", "x"], "--rate x: is written as 2,4,8"),
+        ([*QUICK, "--load", "4", "--sla", "speed>=1"], "is written tps>=80"),
+        ([*QUICK, "--load", "4", "--policy", "best"], "--policy best: cannot be searched; the kinds are fixed"),
+        ([*QUICK, "--load", "4", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
+        ([*QUICK, "--load", "4", "--mix", "law=1"], "no law in the recording; it has chat, code, math"),
+        ([*QUICK, "--load", "4", "--sampler", "cma"], "--sampler cma: there are tpe, gp"),
+        ([*QUICK, "--load", "4", "--objective", "goodput"], "counts what keeps a bound; give one with --sla"),
+        ([*QUICK, "--load", "4", "--draws", "2"], "needs 5 draws"),
+        ([*QUICK, "--load", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
+        ([*QUICK, "--load", "4", "--hardware", "h100/gpt-2"], "a model of qwen3-4b"),
+        (["--resume", "zzz"], "study zzz: no such study"),
+    ],
+)
+def test_bad_input_is_refused(searched: dict[str, Any], out: Path, arguments: list[str], message: str) -> None:
+    done = tuner("search", *arguments, out=out)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("tuner: ")]
+    assert message in sentence
+
+
+def test_commands_without_studies(tmp_path: Path) -> None:
+    done = tuner("show", out=tmp_path)
+    assert done.returncode == 2
+    assert "no such database" in done.stderr

@@ -1,0 +1,134 @@
+"""Exports: commands that a shell and a JSON reader understand, with vLLM's fields, and comments on what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+import types
+from itertools import pairwise
+from typing import Any, Literal
+
+import pytest
+
+from simulator.traces import Trace
+from simulator.workload import Mix
+from tuner.export import batch_rows, check, serving
+from tuner.space import Configuration
+from tuner.study import Ground, Plan
+from tuner.tables import k_by_batch
+
+STUDY: dict[str, Any] = {
+    "study": {"study_id": "abc"},
+    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None},
+    "profile": {"gpus": 2},
+    "target": "Qwen/Qwen3-4B",
+    "synthesised": False,
+}
+FOUND: dict[str, Any] = {
+    "beside": [
+        {"role": "k by batch", "policy": "k_by_batch:8=7/32=3/64=0", "gain": 0.25, "gain_half_width": 0.01},
+        {"role": "in vLLM", "policy": "vllm_adaptive", "gain": 0.1, "gain_half_width": None},
+    ]
+}
+
+
+def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
+    """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
+    winner = Configuration(drafter, gamma, policy, confidences, 64)
+    made = serving(winner, FOUND, STUDY, {"kind": kind or drafter, "checkpoint": f"org/{drafter}"}, 0.7)
+    words = shlex.split(made.command().replace("\\\n", " "))
+    assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
+    assert words[words.index("--max-num-seqs") + 1] == "64"
+    assert words[words.index("--tensor-parallel-size") + 1] == "2"
+    speculative = json.loads(words[words.index("--speculative-config") + 1]) if "--speculative-config" in words else None
+    return speculative, "\n".join(made.notes)
+
+
+def test_schedulers_become_adaptive_verification() -> None:
+    speculative, notes = exported("dspark", 7, "prefix_scheduler", "calibrated")
+    assert speculative == {
+        "method": "dspark", "model": "org/dspark", "num_speculative_tokens": 7, "enable_adaptive_verification": True,
+        "draft_sample_method": "probabilistic",
+    }  # fmt: skip
+    assert "raw confidences two steps old; simulated, it loses 9.1%" in notes
+    speculative, notes = exported("dspark", 7, "vllm_adaptive", "raw")
+    assert speculative["enable_adaptive_verification"]
+    assert "loses" not in notes
+
+
+def test_a_shorter_block_is_said_where_it_computes_something_else() -> None:
+    speculative, notes = exported("dspark", 7, "fixed:4")
+    assert speculative["num_speculative_tokens"] == 4
+    assert "verifying 4 of 7 drafted tokens" in notes
+    speculative, notes = exported("eagle3", 7, "fixed:4")
+    assert (speculative["method"], speculative["num_speculative_tokens"]) == ("eagle3", 4)
+    assert "drafted tokens" not in notes
+    assert "Eagle3Qwen3ForCausalLM" in notes
+    assert "block" not in exported("dspark", 7, "fixed:7")[1].replace("blocks", "")
+
+
+def test_tables_by_batch_size() -> None:
+    speculative, _ = exported("dspark", 7, "k_by_batch:8=7/32=3")
+    assert speculative["num_speculative_tokens"] == 7
+    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 7], [9, 32, 3], [33, 64, 0]]
+    assert exported("dspark", 7, "cutoff:16")[0]["num_speculative_tokens_per_batch_size"] == [[1, 16, 7], [17, 64, 0]]
+    speculative, notes = exported("mtp", 3, "batch_adaptive:0.1")
+    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 3], [9, 32, 3], [33, 64, 0]]
+    assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
+
+
+@pytest.mark.parametrize("policy", ["k_by_batch:8=7/200=3", "k_by_batch:64=2", "cutoff:1", "cutoff:64", "cutoff:255"])
+def test_rows_cover_every_batch_once(policy: str) -> None:
+    rows = batch_rows(policy, 7, 64)
+    assert rows[0][0] == 1
+    assert rows[-1][1] == 64
+    assert all(a[1] + 1 == b[0] for a, b in pairwise(rows))
+    assert all(0 <= k <= 7 for *_, k in rows)
+
+
+def test_other_drafters() -> None:
+    speculative, notes = exported("mine", 5, "fixed:5", kind="dflash")
+    assert speculative["method"] == "dspark"
+    assert "zero markov_w1 and markov_w2" in notes
+    speculative, notes = exported("ngram", 4, "fixed:4")
+    assert speculative == {
+        "method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2, "num_speculative_tokens": 4,
+    }  # fmt: skip
+    assert "own checkpoint" in exported("mtp", 1, "fixed:1")[1]
+    assert serving(Configuration("none", 0, "none", "none", 8), FOUND, STUDY, {}, 0.0).speculative is None
+
+
+def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert check({"method": "dspark"}).startswith("not checked: vLLM is not installed here")
+    assert "nothing to check" in check(None)
+
+    @dataclasses.dataclass
+    class SpeculativeConfig:
+        method: Literal["dspark", "ngram"] | None = None
+        num_speculative_tokens: int | None = None
+        num_speculative_tokens_per_batch_size: list[tuple[int, int, int]] | None = None
+
+    SpeculativeConfig.__annotations__ = {
+        "method": Literal["dspark", "ngram"] | None, "num_speculative_tokens": int | None,
+        "num_speculative_tokens_per_batch_size": list[tuple[int, int, int]] | None,
+    }  # fmt: skip
+    vllm, config = types.ModuleType("vllm"), types.ModuleType("vllm.config")
+    vllm.__version__, config.SpeculativeConfig = "9.9", SpeculativeConfig  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.config", config)
+    assert check({"method": "dspark", "num_speculative_tokens_per_batch_size": [(1, 8, 7)]}).endswith("against vLLM 9.9")
+    assert "does not know enable_adaptive_verification" in check({"enable_adaptive_verification": True})
+    assert "refuses method" in check({"method": "medusa"})
+
+
+def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
+    plan: Plan = plan_of()
+    found: Ground = grounds(plan)
+    trace: Trace = found.traffic.trace(("search", "dspark", 7, "none"))
+    mix = Mix(trace, found.weights)
+    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), 256), 7, 256)
+    assert rows[0][2] == 7
+    assert [k for *_, k in rows] == sorted((k for *_, k in rows), reverse=True)

@@ -1,0 +1,251 @@
+"""Searching: the same whoever computes it and however often it stops, within bounds, and right where the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.watcher import Watcher
+from harness.workers import Cluster
+from results.store import Store
+from results.studies import Studies, _without_nan
+from simulator.hardware import Curve, DraftCurve, Profile
+from simulator.traces import split_of
+from tuner.objective import Job, Scenario, Worker
+from tuner.runner import Result, Run
+from tuner.samplers import study_of
+from tuner.search import Search, search
+from tuner.space import Configuration, plain
+from tuner.study import Ground, Plan, resume_study, start_study
+from tuner.traffic import drawn
+from tuner.trial import Rung, Trial, front, ranked
+
+from .conftest import QUIET
+
+Here = Callable[[Plan], tuple[Ground, Scenario, Search, Run]]
+OPTIONS: dict[str, Any] = {
+    "loads": ["users:8/0", "users:16/0"], "objective": "throughput", "seconds": 4.0, "trials": 16, "draws": 5,
+    "request_cap": 32, "slas": ["tps>=100"],
+}  # fmt: skip
+ONE: dict[str, Any] = {**OPTIONS, "loads": ["users:8/0"], "trials": 24, "drafters": ["dspark"]}
+
+
+def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
+    """All that a study decides: everything but clocks."""
+    studies = Studies(store)
+    rows = [*studies.trials(study_id), *studies.confirmations(study_id), *studies.sensitivities(study_id)]
+    return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def study(store: Store) -> str:
+    return start_study(store, "latest", "h100/qwen3-4b", OPTIONS, QUIET, cluster=None, timeout=None)
+
+
+@pytest.fixture(scope="module")
+def small(store: Store) -> list[dict[str, Any]]:
+    return stored(store, start_study(store, "latest", "h100/qwen3-4b", ONE, QUIET, cluster=None, timeout=None))
+
+
+def test_the_same_study_on_workers(store: Store, small: list[dict[str, Any]]) -> None:
+    there = start_study(store, "latest", "h100/qwen3-4b", ONE, QUIET, cluster=Cluster(actors=2), timeout=None)
+    assert stored(store, there) == small
+
+
+def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: list[dict[str, Any]]) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(stage: str, done: int, total: int) -> None:
+        if done >= 16:
+            raise Killed
+
+    with pytest.raises(Killed):
+        start_study(store, "latest", "h100/qwen3-4b", ONE, Watcher(lambda text: None, die), cluster=None, timeout=None)
+    killed = Studies(store).find("latest")
+    assert killed["finished_at"] is None
+    assert len(Studies(store).trials(killed["study_id"])) == 16
+    assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, timeout=None) == killed["study_id"]
+    assert stored(store, killed["study_id"]) == small
+    assert Studies(store).find("latest")["finished_at"] is not None
+
+
+def test_rows_read_back_as_the_trials_they_were_and_optuna_agrees(store: Store, study: str) -> None:
+    rows = Studies(store).trials(study, "users:16/0")
+    trials = [Trial.read(row) for row in rows]
+    assert [_without_nan(t.row()) for t in trials] == [{k: v for k, v in row.items() if k != "load"} for row in rows]
+    theirs = study_of(trials, "throughput")
+    for row, optuna_trial in zip(rows, theirs.trials, strict=True):
+        assert optuna_trial.number == row["number"]
+        assert optuna_trial.params == row["params"]
+        assert optuna_trial.values == row["objectives"]
+        assert optuna_trial.constraints == row["violations"]
+    best = ranked(trials)[0]
+    assert theirs.best_trial.value >= best.last.values[0]
+    assert {t.state for t in trials} == {"complete", "cut"}
+    assert {t.origin for t in trials} >= {"start", "neighbour"}
+
+
+def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: Store, study: str, grounds: Any) -> None:
+    for load in OPTIONS["loads"]:
+        rows = [r for r in Studies(store).confirmations(study) if r["load"] == load]
+        assert rows[0]["role"] == "winner"
+        assert rows[0]["feasible"]
+        assert rows[0]["figures"]["tps"] >= 100
+        assert rows[0]["half_widths"]["throughput"] > 0
+        shown = {(r["role"], r["drafter"], r["policy"]) for r in rows}
+        assert {("default", "none", "none"), ("default", "dspark", "fixed:7"), ("default", "dspark", "prefix_scheduler"),
+                ("default", "dflash", "fixed:7"), ("default", "eagle3", "fixed:7"), ("default", "mtp", "fixed:1"),
+                ("bound", "dspark", "oracle")} <= shown  # fmt: skip
+        bound = next(r for r in rows if r["role"] == "bound" and r["drafter"] == rows[0]["drafter"])
+        assert bound["gain"] < 0
+        none = next(r for r in rows if r["drafter"] == "none")
+        assert none["gain"] - none["gain_half_width"] > 0.5
+    kinds = {(s["load"], s["kind"]) for s in Studies(store).sensitivities(study)}
+    assert kinds == {
+        (load, kind) for load in OPTIONS["loads"] for kind in ("importance", "load", "mix", "verify", "elsewhere")
+    }
+
+
+def test_parts_share_no_prompt(grounds: Callable[[Plan], Ground], plan_of: Callable[..., Plan]) -> None:
+    found = grounds(plan_of())
+    parts = {part: {r.prompt_id for r in found.traffic.trace((part, "dspark", 7, "raw")).responses}
+             for part in ("search", "confirmation")}  # fmt: skip
+    assert not parts["search"] & parts["confirmation"]
+    for part, prompts in parts.items():
+        assert {split_of(p) for p in prompts} == {part}
+        assert found.traffic.prompts(part) == len(prompts)  # type: ignore[arg-type]
+        for drafter, gamma in (("dflash", 7), ("mtp", 1)):
+            assert {r.prompt_id for r in found.traffic.trace((part, drafter, gamma, "none")).responses} == prompts  # type: ignore[arg-type]
+    trace = found.traffic.trace(("confirmation", "dspark", 7, "raw"))
+    again = drawn(trace, np.random.default_rng(1))
+    assert {r.prompt_id for r in again.responses} < parts["confirmation"]
+    assert sorted(r.task for r in again.responses) == sorted(r.task for r in trace.responses)
+    other = drawn(found.traffic.trace(("confirmation", "mtp", 1, "none")), np.random.default_rng(1))
+    assert [r.prompt_id for r in other.responses] == [r.prompt_id for r in again.responses]
+
+
+def curve(seconds_per_token: float, least: float = 0.01) -> Curve:
+    return Curve((1, 4096), (least + seconds_per_token, least + 4096 * seconds_per_token))
+
+
+def simple(profile: Profile, verify: Curve, draft_s: float) -> Profile:
+    """Nothing but verification and drafting takes time."""
+    one = DraftCurve((1, 7), (Curve((1,), (draft_s,)),) * 2, block=True)
+    drafts = dict.fromkeys(("dspark", "dflash", "eagle3", "mtp"), one)
+    return Profile(
+        name="simple", device="none", model=profile.model, source="user", provenance={},
+        kv_capacity_tokens=profile.kv_capacity_tokens, verify=verify, draft=drafts,
+    )  # fmt: skip
+
+
+def test_free_verification_is_used_to_the_full(profile: Profile, here: Here, plan_of: Callable[..., Plan]) -> None:
+    """A step takes the same whatever is verified: nothing beats the whole block, and the winner equals it."""
+    _, scenario, what, run = here(plan_of(simple(profile, curve(0.0), 0.0), drafters=["dspark"], trials=40))
+    trials = search(what, [], [], run, lambda batch: None)
+    best = ranked(trials)[0]
+    whole, oracle = (
+        run([Job(Configuration("dspark", 7, p, "none", 32), scenario, what.seconds, seed) for seed in (0, 1)])
+        for p in ("fixed:7", "oracle")
+    )
+    for reference in (whole, oracle):  # verifying more than the oracle costs nothing
+        assert best.last.values[0] == pytest.approx(np.mean([r[0]["throughput"] for r in reference]), rel=1e-3)  # type: ignore[index]
+
+
+def test_dear_verification_is_not_bought(profile: Profile, here: Here, plan_of: Callable[..., Plan]) -> None:
+    """A token costs the same alone or in a block, and drafting costs more: expected tokens per second fall with every k."""
+    _, scenario, what, run = here(plan_of(simple(profile, curve(0.001, 0.0), 0.01), drafters=["dspark", "mtp"]))
+    trials = search(what, [], [(plain(32), "start")], run, lambda batch: None)
+    best = ranked(trials)[0]
+    [(none, _)] = run([Job(plain(32), scenario, what.seconds, 0)])
+    assert not isinstance(none, str)
+    assert best.last.values[0] == pytest.approx(none["throughput"], rel=0.01)
+    assert best.figures is not None
+    assert best.figures["budget"] == 1
+
+
+def test_bounds_are_constraints(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, _, what, run = here(plan_of(slas=["tps>=400", "p90_ttft<=0.2"], trials=32))
+    trials = search(what, [], [], run, lambda batch: None)
+    for t in trials:
+        assert set(t.last.violations) == {"tps>=400", "p90_ttft<=0.2"}
+        assert t.figures is not None
+        assert (t.last.violations["tps>=400"] <= 0) == (t.figures["tps>=400"] >= 400)
+        assert (t.last.violations["p90_ttft<=0.2"] <= 0) == (t.figures["p90_ttft<=0.2"] <= 0.2)
+    assert all(t.last.feasible for t in ranked(trials))
+    assert any(not t.last.feasible and t.last.values[0] > ranked(trials)[0].last.values[0] for t in trials) or ranked(trials)
+
+
+def test_an_open_loop_must_answer_what_arrives(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, scenario, _, run = here(plan_of(loads=["rate:60/1"], objective="tps"))
+    few, many = run(
+        [Job(plain(2), scenario, 40.0, 0), Job(Configuration("dspark", 7, "fixed:5", "none", 32), scenario, 40.0, 0)]
+    )
+    assert scenario.violations(few[0])["answers arrivals"] > 0.3  # type: ignore[arg-type]
+    assert scenario.violations(many[0])["answers arrivals"] <= 0  # type: ignore[arg-type]
+
+
+def test_a_front_holds_what_nothing_beats(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, _, what, run = here(plan_of(objective="pareto", trials=40, loads=["users:32/0"], seconds=10.0))
+    trials = search(what, [], [], run, lambda batch: None)
+    found = front(trials)
+    assert len(found) > 1
+    throughput, tps = zip(*(t.last.values for t in found), strict=True)
+    assert list(throughput) == sorted(throughput, reverse=True)
+    assert list(tps) == sorted(tps)
+
+
+def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, _, what, run = here(plan_of(trials=16, seconds=4.0))
+
+    def broken(jobs: Sequence[Job]) -> list[Result]:
+        return [
+            ("InputError: no", 0.1) if j.configuration.drafter == "dflash" else r
+            for j, r in zip(jobs, run(jobs), strict=True)
+        ]
+
+    trials = search(what, [], [], broken, lambda batch: None)
+    failed = [t for t in trials if t.state == "failed"]
+    assert failed
+    assert {t.configuration.drafter for t in failed} == {"dflash"}
+    assert all(Trial.read(t.row() | {"rungs": [{}]}).error == "InputError: no" for t in failed)
+    assert len(study_of(trials, "throughput").get_trials(states=())) == 0
+    assert "dflash" not in {t.configuration.drafter for t in ranked(trials)}
+
+
+def test_a_worker_says_what_went_wrong(here: Here, plan_of: Callable[..., Plan]) -> None:
+    found, scenario, _, _ = here(plan_of())
+    worker = Worker({}, found.bare)
+    said, _ = worker.run(Job(plain(4), scenario, 1.0, 0))
+    assert isinstance(said, str)
+    assert said.startswith("KeyError")
+
+
+def test_only_what_noise_cannot_explain_is_cut() -> None:
+    def rung(value: float, half: float = 1.0, broken: float = -1.0) -> Rung:
+        return Rung(1.0, (value,), (half,), {"tps>=1": broken})
+
+    best = rung(100.0)
+    assert rung(90.0).clearly_worse(best)
+    assert not rung(99.0).clearly_worse(best)
+    assert not rung(90.0, 10.0).clearly_worse(best)
+    assert not rung(90.0, float("nan")).clearly_worse(best)
+    assert rung(200.0, broken=0.2).clearly_worse(best)
+    assert not rung(200.0, broken=0.01).clearly_worse(rung(100.0, broken=0.5))
+    assert not rung(90.0).clearly_worse(rung(100.0, broken=0.1))
+
+
+def test_more_trials_continue_a_search(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, _, what, run = here(plan_of(seconds=4.0))
+    first = search(replace(what, trials=16), [], [], run, lambda batch: None)
+    whole = [t.row() | {"wall_s": 0} for t in search(what, [], [], run, lambda batch: None)]
+    assert [t.row() | {"wall_s": 0} for t in search(what, first, [], run, lambda batch: None)] == whole
+
+
+def test_nothing_begins_after_the_timeout(here: Here, plan_of: Callable[..., Plan]) -> None:
+    _, _, what, run = here(plan_of())
+    assert search(what, [], [], run, lambda batch: None, deadline=0.0) == []

@@ -1,0 +1,110 @@
+"""The space: finite, conditional, lossless, and the same for everybody who walks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+
+from simulator.errors import InputError
+from simulator.hardware import Profile
+from simulator.policies import parse_policy
+from tuner.objective import Job, Scenario
+from tuner.runner import Run
+from tuner.samplers import SAMPLERS, propose, study_of
+from tuner.search import Search
+from tuner.space import COORDINATES, Configuration, Point, Recorded, Space, Suggested, leaf, request_caps
+from tuner.study import Ground, Plan
+
+SPACE = Space(
+    recorded=(Recorded("dspark", 7, ("raw", "calibrated")), Recorded("eagle3", 5, ()), Recorded("mtp", 1, ("estimated",))),
+    request_caps=(8, 32, 64),
+    binding=32,
+    tables={("dspark", 7): "k_by_batch:8=7/64=3", ("eagle3", 5): "k_by_batch:64=2"},
+)
+
+
+def test_every_configuration_is_there_once() -> None:
+    found = [one.configuration for one in SPACE.leaves()]
+    assert len(found) == len(set(found))
+    # caps · (none, dspark: fixed, cutoffs, table, weights, 2 · (thresholds, prefix, lags · averages), vLLM's;
+    # eagle3: fixed, cutoffs, table, weights; mtp: fixed, cutoffs, weights, thresholds, prefix, lags · averages)
+    dspark, eagle3, mtp = 7 + 5 + 1 + 4 + 2 * (19 + 1 + 12) + 1, 5 + 5 + 1 + 4, 1 + 5 + 4 + 19 + 1 + 12
+    assert len(found) == 3 * (1 + dspark + eagle3 + mtp)
+
+
+def test_choices_are_those_of_their_branch() -> None:
+    by_configuration = {one.configuration: one.choices for one in SPACE.leaves()}
+    assert set(by_configuration[Configuration("none", 0, "none", "none", 8)]) == {"drafter", "request cap"}
+    fixed = by_configuration[Configuration("eagle3", 5, "fixed:2", "none", 64)]
+    assert fixed == {"drafter": "eagle3 γ=5", "request cap": 2, "policy (no confidences)": "fixed", "k of 5": 1}
+    lagged = by_configuration[Configuration("dspark", 7, "lagged_scheduler:2/0.5", "raw", 32)]
+    assert {"confidences (raw, calibrated)", "lag", "moving average"} < set(lagged)
+    assert not {"threshold", "weight", "cutoff"} & set(lagged)
+
+
+def test_nothing_biased_and_nothing_unknown_is_offered(profile: Profile) -> None:
+    for one in SPACE.leaves():
+        c = one.configuration
+        policy = parse_policy(c.policy, profile.cost("none", 0, 1, 2))
+        assert policy.lossless
+        assert (c.confidences != "none") == policy.reads_confidences
+        assert not policy.wants_raw_confidences or c.confidences == "raw"
+
+
+def test_points_and_optuna_arrive_at_the_same_leaves() -> None:
+    leaves = {one.configuration: one for one in SPACE.leaves()}
+    rng = np.random.default_rng(0)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(200):
+        for reached in (leaf(SPACE, Point(rng.random(COORDINATES))), leaf(SPACE, Suggested(study.ask()))):
+            assert reached == leaves[reached.configuration]
+
+
+def test_every_suggestion_simulates(
+    here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+) -> None:
+    _, scenario, what, run = here(plan_of())
+    by_kind = {(one.configuration.drafter, one.configuration.kind, one.configuration.confidences): one.configuration
+               for one in what.space.leaves()}  # fmt: skip
+    results = run([Job(c, scenario, 1.0, 0) for c in by_kind.values()])
+    assert [r for r, _ in results if isinstance(r, str)] == []
+    assert len(by_kind) > 20
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_proposals_are_new_and_depend_on_the_past_alone(
+    sampler: str, here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+) -> None:
+    from tuner.search import search
+
+    _, _, what, run = here(plan_of(seconds=2.0, drafters=["dspark"], sampler=sampler, trials=18))
+    done = search(what, [], [], run, lambda batch: None)
+    assert len({t.configuration for t in done}) == len(done) == 18
+    again = propose(what.space, done[:16], [], 2, objective="throughput", sampler=sampler, seed=what.seed)
+    assert [p.leaf for p in again] == [t.leaf for t in done[16:]]
+    assert len(study_of(done, "throughput").trials) == 18
+
+
+def test_a_search_ends_when_everything_was_tried(
+    here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+) -> None:
+    from tuner.search import search
+
+    plan = plan_of(seconds=2.0, drafters=["mtp"], kinds=["fixed"], trials=50, request_cap=4)
+    _, _, what, run = here(plan)
+    assert len(search(what, [], [], run, lambda batch: None)) == len(list(what.space.leaves())) < 10
+
+
+def test_request_caps_bind_or_do_not() -> None:
+    assert request_caps(64, 256) == (8, 16, 32, 256)
+    assert request_caps(256, 256) == (32, 64, 128, 256)
+    assert request_caps(1, 256) == (256,)
+    assert request_caps(3, 4) == (1, 2, 4)
+
+
+def test_unknown_kinds_are_refused() -> None:
+    with pytest.raises(InputError, match="--policy oracle: cannot be searched; the kinds are fixed"):
+        Space(recorded=(), request_caps=(1,), binding=1, kinds=("oracle",))

@@ -1,0 +1,150 @@
+"""The winner on prompts and seeds the search has not seen, beside what one would run without a search.
+
+Each of several draws takes the held-out prompts anew, with replacement, and a fresh seed, the same for every configuration.
+A figure is the mean over draws ± Student's t times their standard deviation: the bootstrap's error, in which are both the
+choice of prompts and the simulation's own noise. A gain is compared draw by draw, so what moves both alike cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator.metrics import student_t
+from simulator.policies import parse_policy
+from tuner.objective import WANTED, Figures, Job, Objective, Scenario
+from tuner.runner import Run
+from tuner.space import Configuration
+from tuner.traffic import Part
+from tuner.trial import Trial, best_of_kinds, front, ranked
+
+FRESH = 1_000_003
+"""Added to the study's seed: no search comes so far."""
+CONTENDERS = 5
+"""Configurations that may stand in when the one before breaks a bound on other prompts."""
+NEXT_BEST = 2
+"""Runners-up of another drafter or kind of policy that are shown."""
+SHARE, SHORTEST_S = 1 / 3, 60.0
+"""Of the simulated time of a trial, for each draw: prompts differ more than stretches of time do. And at least so much."""
+PART: Part = "confirmation"
+FRONT = 6
+"""Points of a Pareto front that are confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A configuration on the held-out prompts; one row of `confirmations`."""
+
+    role: str
+    """winner, front, refuted, next best, default, k by batch, bound."""
+    configuration: Configuration
+    draws: tuple[Figures, ...] = ()
+    error: str | None = None
+
+    def means(self) -> Figures:
+        """Over draws, half widths of single simulations left out."""
+        return {name: float(np.mean([d[name] for d in self.draws])) for name in self.draws[0] if not name.endswith("±")}
+
+    def half_widths(self) -> Figures:
+        """Of 95 % intervals around the means."""
+        return {name: half_width([d[name] for d in self.draws]) for name in self.means()}
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of a bootstrap's 95 % interval: the draws' standard deviation is the figure's error."""
+    return float(student_t(len(values) - 1) * np.std(values, ddof=1)) if len(values) > 3 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What is confirmed, and how."""
+
+    scenario: Scenario
+    objective: Objective
+    seconds: float
+    seed: int
+    draws: int
+
+    def run(self, entries: Sequence[tuple[str, Configuration]], run: Run) -> list[Confirmed]:
+        """Every entry, a role and a configuration, on the same draws."""
+        jobs = [
+            Job(
+                c,
+                self.scenario,
+                max(SHARE * self.seconds, min(self.seconds, SHORTEST_S)),
+                self.seed + FRESH + draw,
+                PART,
+                draw,
+            )
+            for draw in range(self.draws)
+            for _, c in entries
+        ]
+        results = run(jobs)
+        confirmed = []
+        for i, (role, configuration) in enumerate(entries):
+            own = [result for result, _ in results[i :: len(entries)]]
+            error = next((r for r in own if isinstance(r, str)), None)
+            figures = tuple(r for r in own if not isinstance(r, str))
+            confirmed.append(Confirmed(role, configuration, () if error else figures, error))
+        return confirmed
+
+    def keeps(self, one: Confirmed) -> bool:
+        """Whether it keeps every bound on the held-out prompts."""
+        return bool(one.draws) and all(v <= 0 for v in self.scenario.violations(one.means()).values())
+
+    def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
+        """As the database keeps it."""
+        c = one.configuration
+        gain = gain_width = violations = None
+        if one.draws:
+            figure, violations = WANTED[self.objective][0], self.scenario.violations(one.means())
+            if winner.draws and one is not winner:
+                gains = [w[figure] / o[figure] - 1 for w, o in zip(winner.draws, one.draws, strict=True)]
+                gain, gain_width = float(np.mean(gains)), half_width(gains)
+        policy = parse_policy(c.policy, self.scenario.profile.cost("none", 0, 1, 2))
+        return {
+            "load": self.scenario.load, "place": place, "role": one.role, "error": one.error, "drafter": c.drafter,
+            "gamma": c.gamma, "policy": c.policy, "confidences": c.confidences, "request_cap": c.request_cap,
+            "exact": policy.lossless and policy.replays_exactly, "prompts": prompts, "draws": len(one.draws),
+            "figures": one.means() if one.draws else None, "half_widths": one.half_widths() if one.draws else None,
+            "gain": gain, "gain_half_width": gain_width, "violations": violations,
+            "feasible": None if violations is None else self.keeps(one),
+        }  # fmt: skip
+
+
+def confirm(
+    what: Confirmation,
+    trials: Sequence[Trial],
+    beside: Sequence[tuple[str, Configuration]],
+    prompts: int,
+    run: Run,
+) -> list[dict[str, Any]]:
+    """Rows of `confirmations`, the winner's first; none where no trial keeps the bounds.
+
+    A winner that breaks a bound on the held-out prompts is refuted, and the next in the search's order takes its place. That
+    choice looks at bounds only, so the objective's interval stays honest.
+    """
+    best = ranked(trials)
+    if not best:
+        return []
+    contenders = [t.configuration for t in best[:CONTENDERS]]
+    roles = [("winner", contenders[0])]
+    if what.objective == "pareto":
+        points = front(trials)
+        spread = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(FRONT, len(points)))})
+        roles = [("front" if n else "winner", points[n].configuration) for n in spread]
+    roles += [("next best", c) for c in best_of_kinds(trials)[1 : 1 + NEXT_BEST]] + list(beside)
+    found = what.run(roles, run)
+    winner, refuted = found[0], list[Confirmed]()
+    for other in contenders[1:] if what.objective != "pareto" else []:
+        if what.keeps(winner):
+            break
+        refuted.append(Confirmed("refuted", winner.configuration, winner.draws, winner.error))
+        [winner] = what.run([("winner", other)], run)
+    if refuted and not what.keeps(winner):  # none holds: the first is shown for what it is
+        winner, refuted = found[0], refuted[1:]
+    others = [o for o in found[1:] if o.configuration != winner.configuration or o.role not in ("next best", "front")]
+    return [what.row(one, place, winner, prompts) for place, one in enumerate([winner, *refuted, *others])]

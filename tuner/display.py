@@ -1,0 +1,217 @@
+"""What the command prints of a study, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from results.store import Store
+from results.studies import Studies
+from simulator.errors import InputError
+from simulator.hardware import parse_profile
+from tuner.objective import WANTED
+from tuner.study import Plan
+from tuner.trial import Trial, closest, configuration_of
+
+_ROLES = {"k by batch": "k by batch", "bound": "upper bound", "refuted": "won the search, breaks a bound here"}
+
+
+def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
+    """A study and its results. Raises InputError where no load has a configuration that keeps the bounds."""
+    study = describe(store, study_id)
+    if all(found["winner"] is None for found in study["loads"].values()) and study["study"]["finished_at"] is not None:
+        raise InputError(_nobody(study))
+    if as_json:
+        print(json.dumps(study, default=str))
+        return
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    say(_title(study))
+    if study["study"]["finished_at"] is None:
+        say("this study is not finished: go on with `tuner search --resume`")
+    if len(study["loads"]) > 1:
+        console.print(_policy_table(study))
+    for load, found in study["loads"].items():
+        if found["winner"] is None:
+            say(f"\n{loads(load)}: {_closest(found, study['plan'])}")
+        else:
+            _print_load(load, found, study["plan"], console)
+
+
+def describe(store: Store, study_id: str) -> dict[str, Any]:
+    """Everything there is to say about a study, ready for JSON."""
+    studies = Studies(store)
+    row = studies.find(study_id)
+    plan = msgspec.convert(row.pop("plan"), Plan)
+    profile = parse_profile(plan.profile)
+    run = store.run(row["run_id"])
+    result: dict[str, Any] = {
+        "study": row,
+        "plan": {**msgspec.to_builtins(plan), "profile": profile.name},
+        "profile": {"name": profile.name, "model": profile.model, "source": profile.source, "gpus": profile.gpus},
+        "target": run["target"].get("source"),
+        "synthesised": bool(run["target"].get("synthesised")),
+        "loads": {},
+    }
+    confirmations, sensitivities = studies.confirmations(row["study_id"]), studies.sensitivities(row["study_id"])
+    for load in plan.loads:
+        trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
+        confirmed = [c for c in confirmations if c["load"] == load]
+        near = closest(trials)
+        result["loads"][load] = {
+            "trials": {state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
+            "errors": sorted({t.error for t in trials if t.error}),
+            "winner": confirmed[0] if confirmed else None,
+            "beside": confirmed[1:],
+            "closest": None if near is None else {
+                "configuration": str(near.configuration), "violations": dict(near.last.violations), "figures": near.figures
+            },
+            "sensitivities": [s for s in sensitivities if s["load"] == load],
+        }  # fmt: skip
+    return result
+
+
+def loads(text: str) -> str:
+    """A load for people."""
+    kind, _, rest = text.partition(":")
+    number, _, extra = rest.partition("/")
+    if kind == "users":
+        return f"{number} users" + (f" thinking {extra} s" if extra not in ("", "0") else "")
+    return f"{number} requests a second"
+
+
+def _title(study: dict[str, Any]) -> str:
+    plan, profile = study["plan"], study["profile"]
+    traces = f"run {study['study']['run_id']}" + (" (synthesised)" if study["synthesised"] else "")
+    wanted = {
+        "throughput": "most tokens a second", "tps": "most tokens a second of a user",
+        "goodput": "most tokens a second within bounds", "pareto": "throughput against tokens a second of a user",
+    }  # fmt: skip
+    bounds = "".join(f" · {sla}" for sla in plan["slas"])
+    name = f"{profile['name']} ({profile['source']})"
+    return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
+
+
+def _policy_table(study: dict[str, Any]) -> Table:
+    table = Table(
+        "load", "run", "tok/s/GPU", "tok/s of a user", "gain over none", "if one had to do", box=None, header_style="bold"
+    )
+    for load, found in study["loads"].items():
+        if (winner := found["winner"]) is None:
+            table.add_row(loads(load), "nothing keeps the bounds")
+            continue
+        none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
+        losses = [s["loss"] for s in found["sensitivities"] if s["kind"] == "elsewhere" and s["loss"] is not None]
+        kept = [s["keeps"] for s in found["sensitivities"] if s["kind"] == "elsewhere"]
+        alone = "–" if not losses else f"at most {max(max(losses), 0):.1%} lost elsewhere"
+        alone += "" if all(kept) else ", bounds broken"
+        figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
+        table.add_row(loads(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
+    return table
+
+
+def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console: Console) -> None:
+    winner, counts = found["winner"], found["trials"]
+    tried = sum(counts.values())
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    console.print(
+        f"\n{loads(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
+        f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times", markup=False, soft_wrap=True,
+    )  # fmt: skip
+    bounds = plan["slas"]
+    gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
+    table = Table(
+        "", "run", "tok/s/GPU", "tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
+    )
+    for row in [winner, *found["beside"]]:
+        if row["error"]:
+            table.add_row(row["role"], _who(row), row["error"])
+            continue
+        f = row["figures"]
+        kept = ["kept" if row["violations"].get(b, 0) <= 0 else f"missed: {f[b]:.3g}" for b in bounds]
+        ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
+        cells = [
+            _interval(row, "throughput", ",.0f"),
+            _interval(row, "tps", ".1f"),
+            ttft,
+            f"{f['tau']:.2f}" if f["tau"] else "–",
+        ]
+        table.add_row(_ROLES.get(row["role"], row["role"]), _who(row), *cells, _gain(row), *kept)
+    console.print(table)
+    for line in _remarks(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _remarks(found: dict[str, Any]) -> list[str]:
+    lines = []
+    rows = found["sensitivities"]
+    if shares := [(s["what"], s["share"]) for s in rows if s["kind"] == "importance"][:4]:
+        lines.append("what decides: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
+    off = [s for s in rows if s["kind"] in ("load", "mix", "verify") and s["best"]]
+    moved = [s for s in off if s["moved"]]
+    if off:
+        worst = max([s["loss"] for s in off if s["keeps"]], default=0.0)
+        lines.append(
+            f"off by 20 %: the optimum moves in {len(moved)} of {len(off)} cases; "
+            f"where the winner keeps the bounds, keeping it costs at most {max(worst, 0):.1%}"
+        )
+    for s in off:
+        instead = (
+            f"; of those compared, {configuration_of(s['best'])} comes closest to them or is best within"
+            if s["moved"]
+            else ""
+        )
+        if not s["keeps"]:
+            lines.append(f"  with {s['what']} the winner breaks a bound{instead}")
+        elif s["moved"]:
+            lines.append(
+                f"  with {s['what']} {configuration_of(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
+            )
+    if not found["winner"]["feasible"]:
+        lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
+    if not found["winner"]["exact"]:
+        lines.append("the winner looks at old confidences: its replay is exact at temperature 0 only; see the README")
+    if found["errors"]:
+        lines.append(f"failed trials: {'; '.join(found['errors'][:3])}")
+    return lines
+
+
+def _nobody(study: dict[str, Any]) -> str:
+    each = [f"at {loads(load)} {_closest(found, study['plan'])}" for load, found in study["loads"].items()]
+    return f"study {study['study']['study_id']}: " + "; ".join(each)
+
+
+def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
+    near, tried = found["closest"], sum(found["trials"].values())
+    if near is None:
+        return "no trial came to an end" + "".join(f": {error}" for error in found["errors"][:1])
+    broken = [name for name, v in near["violations"].items() if v > 0]
+    reached = ", ".join(f"{near['figures'][name]:.3g} for {name}" for name in broken)
+    if not broken:
+        return f"none of {tried} configurations was simulated in full; give more --trials"
+    bounds = " and ".join(plan["slas"]) or "up"
+    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}, reaches {reached}"
+
+
+def _who(row: dict[str, Any]) -> str:
+    return str(configuration_of(row)) + ("" if row["role"] != "bound" else " (no engine can)")
+
+
+def _interval(row: dict[str, Any], name: str, form: str) -> str:
+    value, half = row["figures"][name], row["half_widths"][name]
+    return "–" if value is None else f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
+def _gain(row: dict[str, Any]) -> str:
+    if row["gain"] is None:
+        return ""
+    half = row["gain_half_width"]
+    return f"{row['gain']:+.1%}" + ("" if half is None else f" ± {half:.1%}")

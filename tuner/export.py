@@ -1,0 +1,245 @@
+"""A study's winner as a configuration to serve with: a vLLM command, JSON, or Optuna's own file.
+
+Names and fields are those of vLLM 0.32. What vLLM cannot do as simulated is said in a comment, with what comes closest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from results.store import Store
+from results.studies import Studies
+from simulator.errors import InputError
+from simulator.policies import KByBatch
+from simulator.policies.k_by_batch import WHOLE_BLOCK
+from tuner.display import describe, loads
+from tuner.samplers import study_of
+from tuner.space import READING, Configuration
+from tuner.study import Plan
+from tuner.trial import Trial, configuration_of
+
+AUTOREGRESSIVE = ("eagle3", "mtp", "ngram")
+"""Kinds of drafters for which k drafted tokens are the first k of γ."""
+_METHODS = {"dspark": "dspark", "dflash": "dspark", "eagle3": "eagle3", "mtp": "mtp", "ngram": "ngram"}
+_CHECKPOINT_NOTES = {
+    "dspark": "vLLM reads vanilla heads only, not gated or rnn ones",
+    "dflash": "vLLM's dflash is another layout: convert the checkpoint to dspark's with markov_rank 1, zero markov_w1 and "
+    "markov_w2 [V, 1] and no confidence head",
+    "eagle3": "in the checkpoint's config.json set architectures to Eagle3Qwen3ForCausalLM, "
+    "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
+    "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
+    "mtp": "vLLM takes MTP weights from the target's own checkpoint, and has no such class for plain dense Qwen3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How to serve a configuration with vLLM."""
+
+    target: str
+    speculative: dict[str, Any] | None
+    """vLLM's speculative configuration; None decodes plainly."""
+    request_cap: int
+    step_tokens: int
+    gpus: int
+    notes: tuple[str, ...]
+    """What is not as simulated, or has to be done first."""
+
+    def command(self) -> str:
+        """For a shell."""
+        parts = [f"vllm serve {shlex.quote(self.target)}"]
+        if self.speculative is not None:
+            parts.append(f"--speculative-config {shlex.quote(json.dumps(self.speculative))}")
+        parts += [f"--max-num-seqs {self.request_cap}", f"--max-num-batched-tokens {self.step_tokens}"]
+        if self.gpus > 1:
+            parts.append(f"--tensor-parallel-size {self.gpus}")
+        return " \\\n  ".join(parts)
+
+
+def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "optuna"], users: int | None) -> str:
+    """The winner at a load, as text. Raises InputError where there is none."""
+    study = describe(store, study_id)
+    if form == "optuna":
+        return _optuna(store, study_id, study)
+    load = _load(study, users)
+    found = study["loads"][load]
+    if found["winner"] is None:
+        raise InputError(f"study {study_id}: has no winner at {loads(load)}: nothing kept the bounds, or it is not finished")
+    winner = configuration_of(found["winner"])
+    drafters = store.run(study["study"]["run_id"])["drafters"]
+    temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
+    made = serving(winner, found, study, drafters.get(winner.drafter, {}), temperature)
+    checked = check(made.speculative)
+    if form == "json":
+        content = _json(study, load, winner, found, made, checked)
+        return json.dumps(content, indent=2, default=str, ensure_ascii=False)
+    figures, half = found["winner"]["figures"], found["winner"]["half_widths"]
+    expected = (
+        f"{figures['throughput']:,.0f} ± {half['throughput'] or 0:,.0f} tok/s/GPU, {figures['tps']:.0f} tok/s of a user"
+    )
+    head = [
+        f"specyard study {study_id}: {winner}",
+        f"for {loads(load)} on {study['profile']['name']} ({study['profile']['source']}); simulated: {expected}",
+        *made.notes,
+        checked,
+    ]
+    return "\n".join([*(f"# {line}" for line in head), made.command()])
+
+
+def serving(
+    winner: Configuration, found: dict[str, Any], study: dict[str, Any], drafter: dict[str, Any], temperature: float
+) -> Serving:
+    """vLLM's closest to a configuration."""
+    plan = study["plan"]
+    notes: list[str] = []
+    speculative: dict[str, Any] | None = None
+    if winner.drafter != "none":
+        kind = drafter.get("kind", winner.drafter)
+        if kind not in _METHODS:
+            raise InputError(f"drafter {winner.drafter}: vLLM has no method for {kind}; export with --format json")
+        speculative = {"method": _METHODS[kind]}
+        if kind == "ngram":
+            speculative |= {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+        elif kind != "mtp":
+            speculative["model"] = "CHECKPOINT" if study["synthesised"] else drafter.get("checkpoint", "CHECKPOINT")
+        if study["synthesised"]:
+            notes.append("the traces were synthesised from published curves: put the drafter's checkpoint for CHECKPOINT")
+        if note := _CHECKPOINT_NOTES.get(kind):
+            notes.append(f"{winner.drafter}: {note}")
+        policy, said = _policy(winner, kind, found)
+        speculative |= policy
+        notes += said
+        if temperature > 0 and kind != "ngram":
+            speculative["draft_sample_method"] = "probabilistic"
+            notes.append("draft_sample_method: drafts are drawn as recorded; vLLM's default, greedy, accepts fewer")
+    if plan["kv_capacity_tokens"]:
+        notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
+    target = study["target"] or "MODEL"
+    return Serving(target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], tuple(notes))
+
+
+def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """vLLM's fields for a policy, and what to know of them."""
+    gamma, cap = winner.gamma, winner.request_cap
+    if winner.kind == "fixed":
+        k = int(winner.policy.partition(":")[2])
+        notes = []
+        if k < gamma and kind not in AUTOREGRESSIVE:
+            notes.append(
+                f"num_speculative_tokens: simulated as verifying {k} of {gamma} drafted tokens. vLLM drafts a block of {k}, "
+                "which a block-parallel drafter computes differently; some checkpoints refuse a shorter block"
+            )
+        return {"num_speculative_tokens": k}, notes
+    if winner.kind in ("cutoff", "k_by_batch"):
+        rows = batch_rows(winner.policy, gamma, cap)
+        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, []
+    if winner.kind == "batch_adaptive":
+        table, lost = _beside(found, "k by batch")
+        note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
+        rows = batch_rows(table or f"cutoff:{cap}", gamma, cap)
+        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, [note + lost]
+    assert winner.kind in READING, winner
+    fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
+    if winner.kind == "vllm_adaptive":
+        return fields, []
+    _, lost = _beside(found, "in vLLM")
+    what = (
+        "vLLM's adaptive verification sets its budget from raw confidences two steps old"
+        if winner.confidences != "estimated"
+        else "vLLM's adaptive verification estimates acceptance online, by features of its own"
+    )
+    return fields, [f"{winner.policy} on {winner.confidences} confidences: {what}" + lost]
+
+
+def _beside(found: dict[str, Any], role: str) -> tuple[str | None, str]:
+    """The policy confirmed in a role, and what it loses against the winner, in words."""
+    row = next((r for r in found["beside"] if r["role"] == role and r["gain"] is not None), None)
+    if row is None:
+        return None, ""
+    lost = 1 - 1 / (1 + row["gain"])
+    width = "" if row["gain_half_width"] is None else f" ± {row['gain_half_width']:.1%}"
+    return row["policy"], f"; simulated, it loses {lost:.1%}{width}"
+
+
+def batch_rows(policy: str, gamma: int, cap: int) -> list[tuple[int, int, int]]:
+    """(first, last, k) of a k-by-batch policy, up to the request cap, as vLLM writes them."""
+    name, _, text = policy.partition(":")
+    table: KByBatch = KByBatch.cutoff(int(text)) if name == "cutoff" else KByBatch.parse(text)
+    rows: list[tuple[int, int, int]] = []
+    first = 1
+    for last, k in (*table.rows, (cap, 0)):
+        if first <= min(last, cap):
+            rows.append((first, min(last, cap), gamma if k == WHOLE_BLOCK else min(k, gamma)))
+            first = min(last, cap) + 1
+    return rows
+
+
+def check(speculative: dict[str, Any] | None) -> str:
+    """What vLLM's own configuration class says to the fields, where vLLM is installed."""
+    if speculative is None:
+        return "plain decoding: nothing to check against vLLM"
+    try:
+        import vllm  # type: ignore[import-not-found, unused-ignore]
+        from pydantic import TypeAdapter, ValidationError
+        from vllm.config import SpeculativeConfig  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return "not checked: vLLM is not installed here; written for vLLM 0.32"
+    fields = {f.name for f in dataclasses.fields(SpeculativeConfig)}
+    hints = get_type_hints(SpeculativeConfig, include_extras=True)
+    for name, value in speculative.items():
+        if name not in fields:
+            return f"vLLM {vllm.__version__} does not know {name}: adapt it by hand"
+        try:
+            TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            return f"vLLM {vllm.__version__} refuses {name}: {error.errors()[0]['msg']}"
+    return f"fields and types checked against vLLM {vllm.__version__}"
+
+
+def _json(
+    study: dict[str, Any], load: str, winner: Configuration, found: dict[str, Any], made: Serving, checked: str
+) -> dict[str, Any]:
+    table, _ = _beside(found, "k by batch")
+    row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
+    return {
+        "study": study["study"]["study_id"], "load": load, "hardware": study["profile"], "target": made.target,
+        "configuration": dataclasses.asdict(winner), "exact": found["winner"]["exact"],
+        "step_tokens": made.step_tokens, "simulated": found["winner"]["figures"],
+        "half_widths": found["winner"]["half_widths"],
+        "vllm": {"speculative_config": made.speculative, "command": made.command(), "checked": checked},
+        "k_by_batch": None if table is None or row is None else {
+            "rows": batch_rows(table, winner.gamma, winner.request_cap),
+            "loss": 1 - 1 / (1 + row["gain"]), "half_width": row["gain_half_width"],
+        },
+        "notes": made.notes,
+    }  # fmt: skip
+
+
+def _load(study: dict[str, Any], users: int | None) -> str:
+    known = list(study["loads"])
+    chosen = known if users is None else [load for load in known if load.startswith(f"users:{users}/")]
+    if len(chosen) != 1:
+        raise InputError(f"study {study['study']['study_id']}: is of {', '.join(map(loads, known))}; choose one with --load")
+    return str(chosen[0])
+
+
+def _optuna(store: Store, study_id: str, study: dict[str, Any]) -> str:
+    """Write the trials as an Optuna journal, one study a load, for Optuna's own tools."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    file = store.file.parent / f"study_{study_id}.optuna"
+    file.unlink(missing_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(file)))
+    studies = Studies(store)
+    plan = msgspec.convert(studies.find(study_id)["plan"], Plan)
+    for load in study["loads"]:
+        trials = [Trial.read(row) for row in studies.trials(study_id, load)]
+        study_of(trials, plan.objective, storage=storage, study_name=f"{study_id} {load}")
+    return str(file)

@@ -1,0 +1,156 @@
+"""What a configuration is worth: simulations of it, what is wanted of them, and by how far they break a bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from harness.sweeps import load_of
+from simulator.hardware import Profile
+from simulator.metrics import Outcome
+from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
+from simulator.sla import Sla
+from simulator.traces import Trace
+from simulator.workload import Arrivals
+from tuner.space import Configuration
+from tuner.traffic import Key, Part, drawn
+
+Objective = Literal["throughput", "tps", "goodput", "pareto"]
+WANTED: dict[str, tuple[str, ...]] = {
+    "throughput": ("throughput",), "tps": ("tps",), "goodput": ("goodput",), "pareto": ("throughput", "tps"),
+}  # fmt: skip
+"""Figures to make as large as can be."""
+KEEPS_UP = 0.95
+"""Share of the requests arriving in an open loop that must be answered: below, the queue grows without end."""
+SERVED = "answers arrivals"
+"""Name of that constraint."""
+_NOBODY = 1.0
+"""Violation where a bound cannot be judged, because nobody was served."""
+
+Figures = dict[str, float]
+"""throughput, tps, goodput, tau, budget, p95_ttft, …, each bound's figure by the bound, and half widths as `tps ±`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What every configuration is put to."""
+
+    load: str
+    """As `harness.sweeps.load_of` reads it: users:64 or rate:5."""
+    profile: Profile
+    weights: Mapping[str, float]
+    """Share of requests by domain."""
+    slas: tuple[Sla, ...] = ()
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    step_tokens: int = 8192
+    kv_capacity_tokens: int | None = None
+
+    def setup(self, configuration: Configuration, seconds: float, seed: int) -> Setup:
+        """One simulation."""
+        engine = Engine(
+            request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens
+        )
+        return Setup(
+            load=load_of(self.load), policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
+            prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
+        )  # fmt: skip
+
+    def violations(self, figures: Figures) -> dict[str, float]:
+        """By how much of it each bound is broken; 0 or less where it is kept."""
+        found = {}
+        for sla in self.slas:
+            off = (sla.bound - figures[str(sla)]) / sla.bound
+            found[str(sla)] = _NOBODY if math.isnan(off) else off if sla.at_least else -off
+        if SERVED in figures:
+            found[SERVED] = KEEPS_UP - figures[SERVED]
+        return found
+
+
+class Job(NamedTuple):
+    """One simulation to run."""
+
+    configuration: Configuration
+    scenario: Scenario
+    seconds: float
+    seed: int
+    part: Part = "search"
+    draw: int | None = None
+    """Number of the bootstrap of the prompts; None takes the prompts as they are."""
+
+
+class Worker:
+    """Runs jobs; as a Ray actor or here. The same seed asks every configuration for the same."""
+
+    def __init__(self, traces: dict[Key, Any], bare: tuple[str, int]) -> None:
+        """Traces, or references to them in Ray's object store; `bare` is the recording that `none` walks."""
+        self._traces, self._bare = traces, bare
+        self._prepared: dict[tuple[Key, int | None], Prepared] = {}
+
+    def run(self, job: Job, number: int = 0) -> tuple[Figures | str, float]:
+        """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
+        started = time.perf_counter()
+        try:
+            setup = job.scenario.setup(job.configuration, job.seconds, job.seed)
+            outcome = simulate(setup, self._recorded(job))
+            return figures_of(outcome, job.scenario), time.perf_counter() - started
+        except Exception as error:  # a trial that cannot be simulated is a row that says why
+            return f"{type(error).__name__}: {error}", time.perf_counter() - started
+
+    def _recorded(self, job: Job) -> Prepared:
+        c = job.configuration
+        drafter, gamma = self._bare if c.drafter == "none" else (c.drafter, c.gamma)
+        key: Key = (job.part, drafter, gamma, c.confidences)
+        if (key, job.draw) not in self._prepared:
+            if job.draw is not None:  # jobs come draw by draw: older ones are not needed again
+                self._prepared = {k: v for k, v in self._prepared.items() if k[1] in (None, job.draw)}
+            trace = self._trace(key)
+            if job.draw is not None:
+                trace = drawn(trace, np.random.default_rng([job.seed, job.draw]))
+            self._prepared[key, job.draw] = prepare(trace)
+        prepared = self._prepared[key, job.draw]
+        if c.drafter != "none":
+            return prepared
+        return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
+
+    def _trace(self, key: Key) -> Trace:
+        found = self._traces[key]
+        if not isinstance(found, Trace):
+            import ray
+
+            found = self._traces[key] = ray.get(found)
+        trace: Trace = found
+        return trace
+
+
+def figures_of(outcome: Outcome, scenario: Scenario) -> Figures:
+    """The figures of a simulation that are compared, shown or bounded."""
+    figures = {
+        "throughput": outcome.throughput.value, "throughput ±": outcome.throughput.half_width,
+        "tps": outcome.tps.value, "tps ±": outcome.tps.half_width,
+        "goodput": outcome.goodput, "attainment": outcome.attainment,
+        "tau": outcome.tau.value, "budget": outcome.budget.value, "running": outcome.running, "finished": outcome.finished,
+        **{name: outcome.quantiles[name] for name in ("p5_tps", "p50_ttft", "p95_ttft")},
+    }  # fmt: skip
+    figures["goodput ±"] = outcome.throughput.half_width
+    for sla in scenario.slas:
+        where = outcome.means if sla.quantile is None else outcome.quantiles
+        figures[str(sla)] = where[sla.measure if sla.quantile is None else f"p{sla.quantile:g}_{sla.measure}"]
+    load = load_of(scenario.load)
+    if isinstance(load, Arrivals):
+        figures[SERVED] = outcome.finished / ((outcome.simulated_s - outcome.warmup_s) * load.rate_per_s)
+    return figures
+
+
+def mean_of(many: Sequence[Figures]) -> Figures:
+    """Of several simulations; half widths shrink as those of independent figures do."""
+    return {
+        name: float(np.mean([f[name] for f in many]) / (math.sqrt(len(many)) if name.endswith("±") else 1))
+        for name in many[0]
+    }

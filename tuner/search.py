@@ -1,0 +1,95 @@
+"""The search at one load: propose a batch, simulate it shortly, simulate longer what is promising, store it, repeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tuner.objective import Figures, Job, Objective, Scenario, mean_of
+from tuner.runner import Run
+from tuner.samplers import BATCH, Proposal, propose
+from tuner.space import Configuration, Space
+from tuner.trial import Rung, Trial
+
+SHORT = 0.1
+"""Share of the simulated time that every configuration gets."""
+SHORTEST_S = 20.0
+"""Of simulated time, unless the whole is shorter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is searched, and how."""
+
+    space: Space
+    scenario: Scenario
+    objective: Objective
+    sampler: str
+    trials: int
+    seconds: float
+    """Simulated for each seed of a trial that is not cut."""
+    seed: int
+
+
+def search(
+    what: Search,
+    done: Sequence[Trial],
+    starts: Sequence[tuple[Configuration, str]],
+    run: Run,
+    keep: Callable[[Sequence[Trial]], None],
+    *,
+    deadline: float | None = None,
+) -> list[Trial]:
+    """All trials, those of `done` included, the others handed to `keep` batch by batch.
+
+    Args:
+        starts: configurations to begin with, and where they come from.
+        deadline: of `time.monotonic`; no batch begins after it.
+    """
+    trials = list(done)
+    while len(trials) < what.trials and (deadline is None or time.monotonic() < deadline):
+        count = min(BATCH, what.trials - len(trials))
+        proposals = propose(
+            what.space, trials, starts, count, objective=what.objective, sampler=what.sampler, seed=what.seed
+        )
+        if not proposals:  # everything there is was tried
+            break
+        batch = evaluate(what, trials, proposals, run)
+        keep(batch)
+        trials += batch
+    return trials
+
+
+def evaluate(what: Search, before: Sequence[Trial], proposals: Sequence[Proposal], run: Run) -> list[Trial]:
+    """Trials of a batch, rung by rung: a short simulation, a whole one, and one more seed.
+
+    What is clearly worse than any trial on the same rung goes no further. Rivals are those of earlier batches and of this
+    one, whoever finished first.
+    """
+    batch = before[-1].batch + 1 if before else 0
+    trials = [
+        Trial(number=len(before) + i, batch=batch, origin=p.origin, leaf=p.leaf, attributes=p.attributes)
+        for i, p in enumerate(proposals)
+    ]
+    short = min(what.seconds, max(SHORT * what.seconds, SHORTEST_S))
+    rungs = [(short, 0), (what.seconds, 0), (what.seconds, 1)] if short < what.seconds else [(short, 0), (short, 1)]
+    whole: dict[int, Figures] = {}
+    left = list(range(len(trials)))
+    for step, (seconds, seed) in enumerate(rungs):
+        jobs = [Job(trials[i].configuration, what.scenario, seconds, what.seed + seed) for i in left]
+        for i, (result, wall_s) in zip(left, run(jobs), strict=True):
+            t = replace(trials[i], wall_s=trials[i].wall_s + wall_s)
+            if isinstance(result, str):
+                trials[i] = replace(t, state="failed", error=result, rungs=(), figures=None)
+                continue
+            figures = mean_of([whole[i], result]) if seed else result
+            whole[i] = figures
+            rung = Rung.of(figures, what.objective, what.scenario, seconds * (seed + 1))
+            trials[i] = replace(t, rungs=(*t.rungs, rung), figures=figures, state="complete")
+        rivals = [t.rungs[step] for t in (*before, *trials) if len(t.rungs) > step]
+        for i in left:
+            if step + 1 < len(rungs) and trials[i].rungs and any(trials[i].rungs[step].clearly_worse(r) for r in rivals):
+                trials[i] = replace(trials[i], state="cut")
+        left = [i for i in left if trials[i].state == "complete"]
+    return trials

@@ -1,0 +1,260 @@
+"""What can be chosen: configurations of what was recorded, as one small program that asks for a choice at a time.
+
+The same program is walked by Optuna's samplers, by quasi-random points and exhaustively, so all see the same finite space.
+A choice that depends on another is asked only where it matters, under a name that says in which branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from harness.calibration import Confidences
+from simulator.errors import InputError
+
+T = TypeVar("T")
+
+READING = ("threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive")
+"""Kinds of policies that need confidences."""
+KINDS = ("fixed", "cutoff", "k_by_batch", "batch_adaptive", *READING)
+"""Kinds of policies that are tried; all lossless. `none` is always tried."""
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+WEIGHTS = (0.02, 0.05, 0.1, 0.3)
+LAGS = (1, 2, 3, 4)
+EMAS = (0.0, 0.5, 0.8)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Configuration:
+    """What to run."""
+
+    drafter: str
+    """`none` for plain decoding."""
+    gamma: int
+    """Drafted block size, as recorded; 0 for `none`."""
+    policy: str
+    """As users write it; see `simulator.policies`."""
+    confidences: Confidences
+    """What the policy reads; `none` if nothing."""
+    request_cap: int
+    """Requests running at once."""
+
+    def __post_init__(self) -> None:
+        if self.request_cap < 1 or self.gamma < 0 or (self.drafter == "none") != (self.gamma == 0):
+            raise ValueError(f"not a configuration: {self}")
+
+    @property
+    def kind(self) -> str:
+        """Of the policy, without its parameter."""
+        return self.policy.partition(":")[0]
+
+    def __str__(self) -> str:
+        basis = f" ({self.confidences})" if self.confidences != "none" else ""
+        who = "none" if self.drafter == "none" else f"{self.drafter} γ={self.gamma} {self.policy}{basis}"
+        return f"{who} cap {self.request_cap}"
+
+
+def plain(request_cap: int) -> Configuration:
+    """Decoding without a drafter."""
+    return Configuration("none", 0, "none", "none", request_cap)
+
+
+class Chooser(Protocol):
+    """Somebody who chooses."""
+
+    def category(self, name: str, choices: Sequence[str]) -> str:
+        """One of several that have no order."""
+
+    def level(self, name: str, levels: Sequence[T]) -> T:
+        """One of several that have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recording that can be chosen."""
+
+    drafter: str
+    gamma: int
+    confidences: tuple[Confidences, ...]
+    """What its policies may read; empty without any."""
+
+    def __str__(self) -> str:
+        return f"{self.drafter} γ={self.gamma}"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One configuration, and the choices that lead to it."""
+
+    configuration: Configuration
+    choices: dict[str, str | int]
+    """By name: a category, or the index of a level."""
+    domains: dict[str, tuple[str, ...] | int]
+    """Of each choice: the categories, or how many levels there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Every configuration that a study may try."""
+
+    recorded: tuple[Recorded, ...]
+    request_caps: tuple[int, ...]
+    """Rising."""
+    binding: int
+    """No more requests than this ever run: the users of a closed loop, or the largest cap."""
+    tables: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """By drafter and γ, the k-by-batch policy worked out for it; see `tuner.tables`."""
+    kinds: tuple[str, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.kinds) - set(KINDS)):
+            raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; the kinds are {', '.join(KINDS)}")
+        if not self.request_caps or min(self.request_caps) < 1 or list(self.request_caps) != sorted(set(self.request_caps)):
+            raise ValueError("request caps must rise from 1 or more")
+
+    def configuration(self, choose: Chooser) -> Configuration:
+        """Ask for one choice after the other."""
+        by_name = {str(r): r for r in self.recorded if self.kinds_of(r)}
+        who = choose.category("drafter", ["none", *by_name])
+        cap = choose.level("request cap", self.request_caps)
+        if who == "none":
+            return plain(cap)
+        chosen = by_name[who]
+        branch = ", ".join(chosen.confidences) or "no confidences"
+        kind = choose.category(f"policy ({branch})", self.kinds_of(chosen))
+        read: Confidences = "none"
+        if kind == "vllm_adaptive":
+            read = "raw"
+        elif kind in READING:
+            read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
+        return Configuration(chosen.drafter, chosen.gamma, self._policy(kind, chosen, choose), read, cap)
+
+    def kinds_of(self, recorded: Recorded) -> list[str]:
+        """Kinds of policies that a recording allows."""
+        return [
+            kind
+            for kind in self.kinds
+            if (kind not in READING or recorded.confidences)
+            and (kind != "vllm_adaptive" or "raw" in recorded.confidences)
+            and (kind != "k_by_batch" or (recorded.drafter, recorded.gamma) in self.tables)
+        ]
+
+    def _policy(self, kind: str, chosen: Recorded, choose: Chooser) -> str:
+        if kind == "fixed":
+            return f"fixed:{choose.level(f'k of {chosen.gamma}', range(1, chosen.gamma + 1))}"
+        if kind == "cutoff":
+            return f"cutoff:{choose.level('cutoff', _powers(1, self.binding - 1) or (1,))}"
+        if kind == "k_by_batch":
+            return self.tables[chosen.drafter, chosen.gamma]
+        if kind == "batch_adaptive":
+            return f"batch_adaptive:{choose.level('weight', WEIGHTS):g}"
+        if kind == "threshold":
+            return f"threshold:{choose.level('threshold', THRESHOLDS):g}"
+        if kind == "lagged_scheduler":
+            lag, ema = choose.level("lag", LAGS), choose.level("moving average", EMAS)
+            return f"lagged_scheduler:{lag}" + (f"/{ema:g}" if ema else "")
+        return kind
+
+    def nearest(self, configuration: Configuration) -> Configuration:
+        """The same with the closest request cap there is here."""
+        cap = min(self.request_caps, key=lambda c: abs(c - configuration.request_cap))
+        return replace(configuration, request_cap=cap)
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Every configuration once."""
+        todo: list[list[int]] = [[]]
+        while todo:
+            path = todo.pop()
+            walk = _Path(path)
+            configuration = self.configuration(walk)
+            yield Leaf(configuration, walk.choices, walk.domains)
+            for depth in range(len(walk.taken) - 1, len(path) - 1, -1):
+                todo += [[*walk.taken[:depth], other] for other in range(walk.sizes[depth] - 1, 0, -1)]
+
+
+def request_caps(binding: int, largest: int) -> tuple[int, ...]:
+    """Caps worth trying: the largest allowed, and powers of two that bind, down to an eighth of what could run."""
+    return (*_powers(max(1, -(-binding // 8)), binding - 1), largest)
+
+
+def _powers(low: int, high: int) -> tuple[int, ...]:
+    return tuple(2**i for i in range(31) if low <= 2**i <= high)
+
+
+class _Walk:
+    """Keeps what was chosen; single choices are none."""
+
+    def __init__(self) -> None:
+        self.choices: dict[str, str | int] = {}
+        self.domains: dict[str, tuple[str, ...] | int] = {}
+        self.taken: list[int] = []
+        self.sizes: list[int] = []
+
+    def _index(self, name: str, size: int) -> int:
+        raise NotImplementedError
+
+    def _chosen(self, name: str, size: int) -> int:
+        index = self._index(name, size)
+        self.taken.append(index)
+        self.sizes.append(size)
+        return index
+
+    def category(self, name: str, choices: Sequence[str]) -> str:
+        if len(choices) == 1:
+            return choices[0]
+        self.domains[name] = tuple(choices)
+        self.choices[name] = choice = choices[self._chosen(name, len(choices))]
+        return choice
+
+    def level(self, name: str, levels: Sequence[T]) -> T:
+        if len(levels) == 1:
+            return levels[0]
+        self.domains[name] = len(levels)
+        self.choices[name] = index = self._chosen(name, len(levels))
+        return levels[index]
+
+
+class _Path(_Walk):
+    """Follows a path, then always takes the first choice."""
+
+    def __init__(self, path: Sequence[int]) -> None:
+        super().__init__()
+        self._path = path
+
+    def _index(self, name: str, size: int) -> int:
+        return self._path[len(self.taken)] if len(self.taken) < len(self._path) else 0
+
+
+class Point(_Walk):
+    """Chooses by the coordinates of a point, all in [0, 1): one a choice, in the order they are asked."""
+
+    def __init__(self, coordinates: Sequence[float]) -> None:
+        super().__init__()
+        self._coordinates = coordinates
+
+    def _index(self, name: str, size: int) -> int:
+        return int(self._coordinates[len(self.taken)] * size)
+
+
+COORDINATES = 6
+"""Choices on the longest way to a configuration."""
+
+
+class Suggested(_Walk):
+    """Chooses as an Optuna trial suggests."""
+
+    def __init__(self, trial: Any) -> None:
+        super().__init__()
+        self._trial = trial
+
+    def _index(self, name: str, size: int) -> int:
+        domain = self.domains[name]
+        if isinstance(domain, int):
+            return int(self._trial.suggest_int(name, 0, size - 1))
+        return domain.index(self._trial.suggest_categorical(name, domain))
+
+
+def leaf(space: Space, walk: _Walk) -> Leaf:
+    """The configuration a chooser arrives at."""
+    return Leaf(space.configuration(walk), walk.choices, walk.domains)

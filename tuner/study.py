@@ -1,0 +1,324 @@
+"""A study: from a run's recordings, a profile and loads to the configuration to run, stored from the first trial on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
+
+from harness.provenance import command_line, git_revision, package_versions
+from harness.sweeps import Traces, load_of, profile_row, say_model
+from harness.watcher import Watcher
+from results.store import Store
+from results.studies import Studies
+from simulator.errors import InputError
+from simulator.hardware import Profile, dump_profile, parse_profile
+from simulator.profiles import find_profile
+from simulator.simulation import prepare, start
+from simulator.sla import Sla
+from simulator.workload import Mix
+from tuner.confirmation import Confirmation, confirm
+from tuner.objective import Objective, Scenario
+from tuner.runner import Run, runner
+from tuner.samplers import SAMPLERS
+from tuner.search import Search, search
+from tuner.sensitivity import across, sensitivities
+from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
+from tuner.tables import k_by_batch
+from tuner.traffic import Key, Traffic
+from tuner.trial import Trial, configuration_of, ranked
+
+if TYPE_CHECKING:  # ray takes seconds
+    from harness.workers import Cluster
+
+NEIGHBOURS = 3
+"""Best configurations of the load before that the next one begins with."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
+
+    profile: str
+    """JSON of what a step takes."""
+    loads: list[str]
+    """As `harness.sweeps.load_of` reads them; in this order."""
+    objective: Literal["throughput", "tps", "goodput", "pareto"]
+    slas: list[str] = []
+    weights: dict[str, float] | None = None
+    drafters: list[str] | None = None
+    kinds: list[str] | None = None
+    """Of policies; None: all."""
+    sampler: str = "tpe"
+    trials: int = 64
+    """At each load."""
+    seconds: float = 600.0
+    """Of simulated time, for each seed of a trial."""
+    draws: int = 12
+    """Of the held-out prompts, to confirm on."""
+    seed: int = 0
+    request_cap: int = 256
+    """The largest tried."""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    step_tokens: int = 8192
+    kv_capacity_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.loads or self.trials < 1 or self.seed < 0 or self.request_cap < 1 or not 0 < self.seconds < float("inf"):
+            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1 and a seed ≥ 0 are needed")
+        if self.draws < 5:
+            raise ValueError(f"--draws {self.draws}: an interval needs 5 draws of the prompts or more")
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
+        if self.objective == "goodput" and not self.slas:
+            raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
+        for text in self.slas:
+            Sla.parse(text)
+        for text in self.loads:
+            load_of(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a study stands on: recordings that can be simulated on the profile, and their prompts."""
+
+    profile: Profile
+    traces: Traces
+    traffic: Traffic
+    recorded: tuple[Recorded, ...]
+    weights: dict[str, float]
+    tables: dict[tuple[str, int], str]
+    """By drafter and γ, the k-by-batch policy worked out for it."""
+
+    @property
+    def bare(self) -> tuple[str, int]:
+        """The recording that `none` walks."""
+        return (self.recorded[0].drafter, self.recorded[0].gamma) if self.recorded else self.traces.recorded[0]
+
+
+def start_study(
+    store: Store, run: str, hardware: str | None, options: dict[str, Any], watcher: Watcher,
+    *, cluster: Cluster | None, timeout: float | None,
+) -> str:  # fmt: skip
+    """Search, confirm and store what the command line asks for; returns the study's id. Raises InputError."""
+    if hardware is None:
+        raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+    try:
+        plan = Plan(profile=dump_profile(find_profile(hardware)), **options)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    run_id = store.find_run(run)
+    found = ground(store, run_id, plan, watcher)
+    recorded = prepare(found.traffic.trace(("search", *found.bare, "none")))
+    for load in plan.loads:  # refuse before anything is stored
+        space_of(plan, found, load)
+        plainly = Configuration(*found.bare, "fixed:0", "none", plan.request_cap)
+        start(scenario_of(plan, found, load).setup(plainly, plan.seconds, 0), recorded, lambda rows: None)
+    row = {
+        "run_id": run_id, "command": command_line("tuner"), "plan": msgspec.to_builtins(plan),
+        "profile_hash": profile_row(found.profile)["profile_hash"], "git_revision": git_revision(),
+        "packages": package_versions(),
+    }  # fmt: skip
+    study_id = Studies(store).create(row, profile_row(found.profile))
+    carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+    return study_id
+
+
+def resume_study(
+    store: Store, name: str, trials: int | None, watcher: Watcher, *, cluster: Cluster | None, timeout: float | None
+) -> str:
+    """Go on with a study where it stopped, or beyond, to so many trials; returns its id."""
+    studies = Studies(store)
+    row = studies.find(name)
+    plan = msgspec.convert(row["plan"], Plan)
+    if trials is not None:
+        plan = msgspec.structs.replace(plan, trials=trials)
+    studies.reopen(row["study_id"], msgspec.to_builtins(plan))
+    found = ground(store, row["run_id"], plan, watcher)
+    carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
+    return str(row["study_id"])
+
+
+def ground(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> Ground:
+    """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
+    profile, traces = parse_profile(plan.profile), Traces(store, run_id)
+    say_model(store, run_id, profile, watcher)
+    known = list(dict.fromkeys(name for name, _ in traces.recorded))
+    if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
+    if not traces.recorded:
+        raise InputError(f"run {run_id}: has no dense recordings; `harness record` makes them")
+    recorded = []
+    for name, gamma in traces.recorded:
+        if plan.drafters and name not in plan.drafters:
+            continue
+        try:
+            profile.cost(name, gamma, 1, gamma + 2)
+        except InputError as error:
+            if plan.drafters:
+                raise
+            watcher.say(f"{name} γ={gamma}: left out: {error}")
+            continue
+        best = traces.confidences(name, gamma, None)
+        offered = {"none": (), "estimated": ("estimated",), "raw": ("raw",), "calibrated": ("raw", "calibrated")}[best]
+        recorded.append(Recorded(name, gamma, offered))  # type: ignore[arg-type]
+    bare = (recorded[0].drafter, recorded[0].gamma) if recorded else traces.recorded[0]
+    traffic = Traffic(traces, [(r.drafter, r.gamma) for r in recorded] or [bare])
+    weights = traffic.shares(bare, plan.weights)
+    tables = {(r.drafter, r.gamma): _table(plan, profile, traffic, weights, r) for r in recorded}
+    return Ground(profile, traces, traffic, tuple(recorded), weights, tables)
+
+
+def scenario_of(plan: Plan, found: Ground, load: str) -> Scenario:
+    """What configurations are put to at a load."""
+    return Scenario(
+        load=load, profile=found.profile, weights=found.weights, slas=tuple(Sla.parse(s) for s in plan.slas),
+        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
+        kv_capacity_tokens=plan.kv_capacity_tokens,
+    )  # fmt: skip
+
+
+def space_of(plan: Plan, found: Ground, load: str) -> Space:
+    """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
+    binding = min(getattr(load_of(load), "users", plan.request_cap), plan.request_cap)
+    return Space(
+        recorded=found.recorded,
+        request_caps=request_caps(binding, plan.request_cap),
+        binding=binding,
+        tables=found.tables,
+        kinds=tuple(plan.kinds) if plan.kinds else KINDS,
+    )
+
+
+def _table(plan: Plan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> str:
+    """The k-by-batch policy for a recording."""
+    trace = traffic.trace(("search", recorded.drafter, recorded.gamma, "none"))
+    mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
+    tokens = plan.request_cap * (recorded.gamma + 1)
+    return k_by_batch(trace, mix, profile.cost(recorded.drafter, recorded.gamma, plan.request_cap, tokens), plan.request_cap)
+
+
+def defaults(store: Store, run_id: str, found: Ground, cap: int) -> list[Configuration]:
+    """What one runs without a tuner: no drafter, and each drafter with its own block, whole or scheduled."""
+    own = {name: d["gamma"] for name, d in store.run(run_id)["drafters"].items()}
+    chosen = [plain(cap)]
+    for name in dict.fromkeys(r.drafter for r in found.recorded):
+        blocks = [r for r in found.recorded if r.drafter == name]
+        block = next((r for r in blocks if r.gamma == own.get(name)), blocks[-1])
+        chosen.append(Configuration(name, block.gamma, f"fixed:{block.gamma}", "none", cap))
+        if "raw" in block.confidences:
+            chosen.append(Configuration(name, block.gamma, "prefix_scheduler", block.confidences[-1], cap))
+    return chosen
+
+
+def traces_of(found: Ground) -> dict[Key, Any]:
+    """Every trace a study may simulate."""
+    keys: list[Key] = []
+    for part in ("search", "confirmation"):
+        keys += [(part, *found.bare, "none")]
+        keys += [(part, r.drafter, r.gamma, c) for r in found.recorded for c in ("none", *r.confidences)]
+    return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
+
+
+def carry_out(
+    store: Store,
+    study_id: str,
+    plan: Plan,
+    found: Ground,
+    watcher: Watcher,
+    *,
+    cluster: Cluster | None,
+    timeout: float | None,
+) -> None:
+    """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
+    studies, started = Studies(store), time.monotonic()
+    run_id = studies.find(study_id)["run_id"]
+    spaces = {load: space_of(plan, found, load) for load in plan.loads}
+    chosen = defaults(store, run_id, found, plan.request_cap)
+    with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
+        searched: dict[str, list[Trial]] = {}
+        for number, load in enumerate(plan.loads):
+            deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
+            near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
+            starts = [(c, "start") for c in [*chosen, *_tables(spaces[load], plan.request_cap)]]
+            starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
+            what = Search(
+                space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
+                trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
+            )  # fmt: skip
+            done = [Trial.read(row) for row in studies.trials(study_id, load)]
+            keep = _keeper(studies, study_id, load, len(done), plan, watcher)
+            searched[load] = search(what, done, starts, run, keep, deadline=deadline)
+        _finish(studies, study_id, plan, found, searched, chosen, run, watcher)
+
+
+def _keeper(
+    studies: Studies, study_id: str, load: str, count: int, plan: Plan, watcher: Watcher
+) -> Callable[[Sequence[Trial]], None]:
+    """Stores batches as they come, after `count` trials that are stored already."""
+
+    def keep(batch: Sequence[Trial]) -> None:
+        nonlocal count
+        studies.add_trials(study_id, load, [t.row() for t in batch])
+        count += len(batch)
+        watcher.advance(f"searching {load}", count, plan.trials)
+
+    return keep
+
+
+def _tables(space: Space, cap: int) -> list[Configuration]:
+    """The k-by-batch table of every recording."""
+    return [Configuration(name, gamma, policy, "none", cap) for (name, gamma), policy in space.tables.items()]
+
+
+def _finish(
+    studies: Studies, study_id: str, plan: Plan, found: Ground, searched: dict[str, list[Trial]],
+    chosen: Sequence[Configuration], run: Run, watcher: Watcher,
+) -> None:  # fmt: skip
+    """Confirm winners, ask how far they hold, and keep it all."""
+    confirmations: list[dict[str, Any]] = []
+    sensitive: list[dict[str, Any]] = []
+    winners: dict[str, Configuration] = {}
+    for number, (load, trials) in enumerate(searched.items()):
+        scenario = scenario_of(plan, found, load)
+        watcher.advance("confirming", number, len(searched))
+        what = Confirmation(
+            scenario=scenario, objective=plan.objective, seconds=plan.seconds, seed=plan.seed, draws=plan.draws
+        )
+        best = ranked(trials)
+        if not best:
+            continue
+        beside = _beside(best[0].configuration, chosen, found, plan)
+        rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
+        confirmations += rows
+        winners[load] = configuration_of(rows[0])
+        sensitive += sensitivities(scenario, plan.objective, trials, winners[load], plan.seconds, plan.seed, run)
+    if len(winners) > 1:
+        scenarios = [scenario_of(plan, found, load) for load in winners]
+        sensitive += across(scenarios, plan.objective, list(winners.values()), plan.seconds, plan.seed, run)
+    watcher.advance("confirming", len(searched), len(searched))
+    studies.finish(study_id, confirmations, sensitive)
+
+
+def _beside(
+    winner: Configuration, chosen: Sequence[Configuration], found: Ground, plan: Plan
+) -> list[tuple[str, Configuration]]:
+    """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording."""
+    beside = [("default", c) for c in chosen]
+    if winner.drafter != "none":
+        table = found.tables[winner.drafter, winner.gamma]
+        beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
+    if winner.kind in READING and winner.kind != "vllm_adaptive":
+        theirs = replace(winner, policy="vllm_adaptive", confidences="raw")
+        if winner.confidences == "estimated":
+            theirs = replace(winner, policy="lagged_scheduler:2")
+        beside.append(("in vLLM", theirs))
+    bounds = [Configuration(r.drafter, r.gamma, "oracle", "none", plan.request_cap) for r in found.recorded]
+    return [*beside, *(("bound", c) for c in bounds)]

@@ -1,0 +1,170 @@
+"""A trial: a configuration, simulated longer and longer while it is promising."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuner.objective import WANTED, Figures, Objective, Scenario
+from tuner.space import Configuration, Leaf
+
+State = Literal["complete", "cut", "failed"]
+SLACK = 0.05
+"""By how much more a configuration must break a bound than another to be clearly worse."""
+CLEAR = 0.005
+"""How much less of the objective is clearly less, beyond the noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What a configuration came to in so much simulation."""
+
+    seconds: float
+    """Simulated, over all seeds."""
+    values: tuple[float, ...]
+    """Of what is wanted; to be made large."""
+    half_widths: tuple[float, ...]
+    """Of their 95 % intervals; nan where unknown."""
+    violations: Mapping[str, float]
+    """By constraint; above 0 is broken."""
+
+    @classmethod
+    def of(cls, figures: Figures, objective: Objective, scenario: Scenario, seconds: float) -> Rung:
+        wanted = WANTED[objective]
+        values, noise = tuple(figures[w] for w in wanted), tuple(figures[f"{w} ±"] for w in wanted)
+        return cls(seconds, values, noise, scenario.violations(figures))
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it keeps every bound."""
+        return all(v <= 0 for v in self.violations.values())
+
+    @property
+    def broken(self) -> float:
+        """By how much bounds are broken, added up."""
+        return sum(max(v, 0.0) for v in self.violations.values())
+
+    def clearly_worse(self, other: Rung) -> bool:
+        """Than another of the same length, beyond what noise explains: infeasible by far, or less in everything wanted."""
+        if self.broken > other.broken + SLACK:
+            return True
+        if not other.feasible:
+            return False
+        pairs = zip(self.values, self.half_widths, other.values, other.half_widths, strict=True)
+        return all(v + CLEAR * abs(v) + _noise(h) < w - _noise(i) for v, h, w, i in pairs)
+
+
+def _noise(half_width: float) -> float:
+    return math.inf if math.isnan(half_width) else half_width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One row of `trials`."""
+
+    number: int
+    batch: int
+    """Trials of a batch were proposed together."""
+    origin: str
+    """start, neighbour, random, or the sampler."""
+    leaf: Leaf
+    attributes: Mapping[str, Any]
+    """What the sampler noted."""
+    rungs: tuple[Rung, ...] = ()
+    state: State = "failed"
+    """Cut: clearly worse than another one, and therefore simulated shortly; its figures are estimates all the same."""
+    error: str | None = None
+    figures: Figures | None = None
+    """Of the last rung."""
+    wall_s: float = 0.0
+
+    @property
+    def configuration(self) -> Configuration:
+        return self.leaf.configuration
+
+    @property
+    def last(self) -> Rung:
+        """The longest look at it; not of a failed trial."""
+        return self.rungs[-1]
+
+    def row(self) -> dict[str, Any]:
+        """As the database keeps it."""
+        c, done = self.configuration, bool(self.rungs)
+        rungs = [
+            {"seconds": r.seconds, "values": r.values, "half_widths": r.half_widths, "violations": r.violations}
+            for r in self.rungs
+        ]
+        domains = {k: list(v) if isinstance(v, tuple) else v for k, v in self.leaf.domains.items()}
+        return {
+            "number": self.number, "batch": self.batch, "origin": self.origin, "state": self.state, "error": self.error,
+            "drafter": c.drafter, "gamma": c.gamma, "policy": c.policy, "confidences": c.confidences,
+            "request_cap": c.request_cap, "params": self.leaf.choices, "distributions": domains,
+            "attributes": dict(self.attributes), "rungs": rungs or [{}],
+            "objectives": list(self.last.values) if done else None,
+            "violations": dict(self.last.violations) if done else None,
+            "feasible": self.last.feasible if done else None, "figures": self.figures, "wall_s": self.wall_s,
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Trial:
+        """From the database."""
+        domains = {k: tuple(v) if isinstance(v, list) else v for k, v in row["distributions"].items()}
+        rungs = tuple(
+            Rung(r["seconds"], _floats(r["values"]), _floats(r["half_widths"]), r["violations"]) for r in row["rungs"] if r
+        )
+        figures = row["figures"] and {k: math.nan if v is None else v for k, v in row["figures"].items()}
+        return cls(
+            number=row["number"], batch=row["batch"], origin=row["origin"],
+            leaf=Leaf(configuration_of(row), row["params"], domains), attributes=row["attributes"], rungs=rungs,
+            state=row["state"], error=row["error"], figures=figures, wall_s=row["wall_s"],
+        )  # fmt: skip
+
+
+def configuration_of(row: Mapping[str, Any]) -> Configuration:
+    """The configuration of a row of `trials` or `confirmations`."""
+    return Configuration(row["drafter"], row["gamma"], row["policy"], row["confidences"], row["request_cap"])
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials simulated in full that keep every bound, the best first."""
+    kept = [t for t in trials if t.state == "complete" and t.last.feasible]
+    return sorted(kept, key=lambda t: (tuple(-v for v in t.last.values), t.number))
+
+
+def ordered(trials: Sequence[Trial]) -> list[Trial]:
+    """All that keep every bound as far as they were simulated, in full or shortly, the best first."""
+    kept = [t for t in trials if t.rungs and t.last.feasible]
+    return sorted(kept, key=lambda t: (t.state != "complete", tuple(-v for v in t.last.values), t.number))
+
+
+def best_of_kinds(trials: Sequence[Trial]) -> list[Configuration]:
+    """The best of every recording and kind of policy, the best first."""
+    found: dict[tuple[str, int, str], Configuration] = {}
+    for c in (t.configuration for t in ordered(trials)):
+        found.setdefault((c.drafter, c.gamma, c.kind), c)
+    return list(found.values())
+
+
+def closest(trials: Sequence[Trial]) -> Trial | None:
+    """The trial that breaks bounds least."""
+    done = [t for t in trials if t.rungs]
+    return min(done, key=lambda t: (t.last.broken, tuple(-v for v in t.last.values), t.number), default=None)
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """Of the ranked, those that no other one beats in everything wanted."""
+    best = ranked(trials)
+    return [
+        t
+        for t in best
+        if not any(
+            all(a >= b for a, b in zip(o.last.values, t.last.values, strict=True)) and o.last.values != t.last.values
+            for o in best
+        )
+    ]
+
+
+def _floats(values: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if v is None else float(v) for v in values)
