@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 import plotly.graph_objects as go
+import polars as pl
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-SYMBOLS: Final[Mapping[str, str]] = {
-    "circle": "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
-    "square": "M-5.5,-5.5h11v11h-11Z",
-    "diamond": "M0,-7.5L7.5,0L0,7.5L-7.5,0Z",
-    "triangle-up": "M0,-6.5L7,5.5H-7Z",
-    "triangle-down": "M0,6.5L7,-5.5H-7Z",
-    "hexagon": "M0,-7L6,-3.5V3.5L0,7L-6,3.5V-3.5Z",
-    "cross": "M-2.5,-6.5h5v4h4v5h-4v4h-5v-4h-4v-5h4Z",
-    "hourglass": "M-6,-6.5H6L-6,6.5H6Z",
-}
-"""Plotly's symbol → the same shape as an SVG path for legends."""
+from results.look import MANNERS, STYLES, SYMBOLS, Evidence, Series
 
-STYLES: Final[Mapping[str, tuple[str, str]]] = {
-    "dspark": ("#1A80C4", "circle"),
-    "dflash": ("#E69F00", "square"),
-    "eagle3": ("#009E73", "diamond"),
-    "mtp": ("#CC79A7", "triangle-up"),
-    "ngram": ("#D55E00", "triangle-down"),
-    "none": ("#808890", "hexagon"),
-}
-"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart,
-the blue lightened to stand out from a dark page too."""
+__all__ = [
+    "STYLES", "SYMBOLS", "Cell", "Figure", "LegendEntry", "Panel", "Section", "Table", "empty_plot", "entry", "note",
+    "render_page", "slug", "write_page",
+]  # fmt: skip
+
+_DIGITS: Final = 5
+"""Significant digits of coordinates and of CSV files: more than any of them is known to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +36,9 @@ class LegendEntry:
     colour: str | None
     """None draws a hollow shape: a published value."""
     dashed: bool = False
+    line: str = ""
+    """SVG path of a line through the shape."""
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +58,62 @@ class Figure:
     missing: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Of a table."""
+
+    text: str
+    value: float | str | None = None
+    """What sorting goes by; None comes last."""
+    small: str = ""
+    """A published value beside it."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows that readers can sort by a click on a column's head."""
+
+    columns: Sequence[tuple[str, str]]
+    """Head and small print under it; the first column names the rows."""
+    groups: Sequence[Sequence[tuple[Sequence[Cell], bool]]]
+    """Groups of rows: cells, and whether the row sums the others up."""
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One thing to see: text, tables, a figure, and the numbers behind it."""
+
+    name: str
+    """Link anchor, and the name of its files."""
+    title: str
+    lede: str
+    """What is shown, in a sentence."""
+    figure: Figure
+    tables: Sequence[Table] = ()
+    evidence: Sequence[Evidence] = ()
+    data: pl.DataFrame | None = None
+    """One row a point drawn."""
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+
 def render_page(template: str, drawn: Mapping[str, Figure], **context: Any) -> str:
-    """One page: a template that extends `page.html`, with figures and whatever else it names."""
-    specs = {panel.div_id: panel.plot.to_plotly_json() for figure in drawn.values() for panel in figure.panels}
+    """One page: a template that extends `page.html`, with figures and whatever else it names.
+
+    Sections in the context bring their own figures and data.
+    """
+    sections: Sequence[Section] = context.setdefault("sections", [])
+    every = [*drawn.values(), *(section.figure for section in sections)]
+    specs = {panel.div_id: _short(panel.plot.to_plotly_json()) for figure in every for panel in figure.panels}
+    data = {s.name: _columns(s.data) for s in sections if s.data is not None and not s.data.is_empty()}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["prose"] = _prose
     return environment.get_template(template).render(
-        **context,
-        **drawn,
-        plotly_js=get_plotlyjs(),
-        # Inside a script element only "<" could end it; JSON may write it as an escape anywhere.
-        figures=json.dumps(specs).replace("<", "\\u003c"),
+        **context, **drawn, plotly_js=get_plotlyjs(), figures=_json(specs), data=_json(data), downloads=set(data)
     )
 
 
@@ -106,3 +143,52 @@ def empty_plot(height: int) -> go.Figure:
     plot.update_xaxes(fixedrange=True, showgrid=False, showline=True, automargin=True)
     plot.update_yaxes(fixedrange=True, automargin=True)
     return plot
+
+
+def entry(series: Series, label: str = "", evidence: Evidence | None = None) -> LegendEntry:
+    """A drafter in a legend, drawn as its numbers are."""
+    manner = MANNERS[evidence or series.evidence]
+    hollow = bool(manner.suffix)
+    return LegendEntry(label or series.label, SYMBOLS[series.symbol], series.colour, False, manner.legend, hollow)
+
+
+def note(label: str, evidence: Evidence, *, symbol: str = "circle", line: bool = True) -> LegendEntry:
+    """In a legend, what a manner of drawing stands for, in no drafter's colour."""
+    return LegendEntry(label, SYMBOLS[symbol], None, False, MANNERS[evidence].legend if line else "", True)
+
+
+def slug(name: str) -> str:
+    """A name as part of a link anchor."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _prose(text: str) -> Markup:
+    """Text as markup, commands between backticks set as such."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _json(value: Any) -> str:
+    """For a script element, which only "<" could end; JSON may write it as an escape anywhere."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _short(value: Any) -> Any:
+    """With numbers of no more digits than are known, and null for what is no number."""
+    if isinstance(value, Mapping):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Iterable):
+        return [_short(v) for v in value]
+    return _short(value.item()) if hasattr(value, "item") else value
+
+
+def _columns(frame: pl.DataFrame) -> dict[str, Any]:
+    """A frame by column; lists as text."""
+    return {name: _short([_flat(v) for v in frame[name].to_list()]) for name in frame.columns}
+
+
+def _flat(value: Any) -> Any:
+    return "; ".join(map(str, value)) if isinstance(value, list) else value

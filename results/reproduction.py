@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 import plotly.graph_objects as go
 
-from results.page import STYLES, SYMBOLS, Figure, LegendEntry, Panel, empty_plot, render_page, write_page
+from results.look import STYLES, SYMBOLS
+from results.page import Figure, LegendEntry, Panel, empty_plot, render_page, write_page
 
 Dataset = Literal["fig8_throughput", "fig8_budget", "fig7_frontier"]
 Role = Literal["fitted", "predicted", "unused"]

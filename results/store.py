@@ -240,8 +240,8 @@ class Store:
         """Insert one simulation, a row of `simulations`, and the profiles it was made with."""
         with self.writing() as connection:
             for profile in profiles:
-                _insert(connection, "INSERT OR IGNORE INTO profiles", profile)
-            _insert(connection, "INSERT INTO simulations", row)
+                insert_row(connection, "INSERT OR IGNORE INTO profiles", profile)
+            insert_row(connection, "INSERT INTO simulations", row)
 
     def simulated(self, sweep_id: str) -> set[int]:
         """Points of a sweep that are there already."""
@@ -364,7 +364,7 @@ class Store:
             connection.commit()
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, Any]) -> None:
+def insert_row(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, Any]) -> None:
     """One row by column name; dictionaries as JSON, nan as NULL."""
 
     def stored(value: Any) -> Any:

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from results import figures
+from results.figures import common, published, recorded
 
-SCHEMA = sorted((Path(figures.__file__).parent / "schema").glob("*.sql"))
+SCHEMA = sorted((figures.PAPER.parent / "schema").glob("*.sql"))
 RUN = "3f9c"
 KINDS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
 
@@ -159,9 +160,9 @@ def test_the_paper_is_joined_by_kind_of_drafter_and_dataset(con: duckdb.DuckDBPy
 
 
 def test_the_papers_own_figure_and_table_agree_on_domain_means() -> None:
-    product = figures._paper_alpha().sort("kind", "domain", "position").group_by("kind", "domain")
+    product = published.paper_alpha().sort("kind", "domain", "position").group_by("kind", "domain")
     implied = product.agg((1 + pl.col("paper").cum_prod().sum()).alias("implied"))
-    means = figures._paper_tau().filter(dataset=figures._DOMAIN_MEAN).join(implied, on=["kind", "domain"])
+    means = published.paper_tau().filter(dataset=published.DOMAIN_MEAN).join(implied, on=["kind", "domain"])
     assert means.height == 9
     assert (means["implied"] / means["paper"] - 1).abs().max() < 0.008  # type: ignore[operator]
 
@@ -262,7 +263,7 @@ def test_the_speed_interval_covers_when_prompts_and_samples_both_vary(con: duckd
         pairs = pl.DataFrame(
             grid | {"tokens": 50.0, "seconds": seconds.ravel() / 2, "tokens_none": 50.0, "seconds_none": 1.0}
         )
-        low, high = figures._interval(figures._bootstrap_speedup(pairs, rng))
+        low, high = common.interval(recorded._bootstrap_speedup(pairs, rng))
         assert low is not None
         assert high is not None
         covered += low < truth < high

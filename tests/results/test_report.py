@@ -4,78 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import duckdb
-import numpy as np
-import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
-from results import report
+from results import browser, look, report
+from results.export import write_pictures, write_tables
+from tests.results.database import LOADS, PROFILE, RUN, add_anchors, add_study, add_sweep, point, recorded
 
-SCHEMA = sorted((Path(report.__file__).parent / "schema").glob("*.sql"))
-RUN = "3f9c"
-DRAFTERS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
-ACCEPTANCE = {"dspark": 0.8, "dflash": 0.6, "eagle3": 0.55, "mtp": 0.5, "ngram": 0.2, "none": 0.0}
-TASKS = {
-    "gsm8k": "math",
-    "aime25": "math",
-    "humaneval": "code",
-    "livecodebench": "code",
-    "mt-bench": "chat",
-    "alpaca": "chat",
-}
-PLOTS = {
+RECORDED = {
     *(f"accepted-length-{domain}" for domain in ("math", "code", "chat")),
     *(f"conditional-acceptance-{domain}" for domain in ("math", "code", "chat")),
+    *(f"block-size-{domain}" for domain in ("math", "code", "chat")),
     "speed-up",
 }
+SIMULATED = {
+    "frontier-plot", "load-throughput", "load-budget", "latency-ttft", "latency-tpot", "latency-e2e",
+    "step-time-dspark-prefix-scheduler", "step-time-dspark-fixed-7", "step-time-mtp-fixed-1", "step-time-none",
+}  # fmt: skip
+CONFIDENT = {"threshold-math", "threshold-code", "reliability-1", "reliability-3"}
+STUDIED = {f"study-{kind}-users-64-0" for kind in ("history", "pareto", "importance")}
 
 
-def recorded(
-    drafters: dict[str, int] = DRAFTERS,
-    *,
-    keep: Callable[[str, str], bool] = lambda drafter, task: True,
-    speed: bool = True,
-    finished: bool = True,
-    kinds: dict[str, str] | None = None,
-) -> duckdb.DuckDBPyConnection:
-    """A run of 4 prompts a task whose drafters accept every position with their `ACCEPTANCE`; `keep` thins it out."""
-    rng = np.random.default_rng(0)
-    responses: list[tuple[object, ...]] = []
-    rounds: list[tuple[object, ...]] = []
-    samples: list[tuple[object, ...]] = []
-    for drafter, gamma in drafters.items():
-        alpha = ACCEPTANCE.get(drafter, 0.4)
-        for task, domain in TASKS.items():
-            for prompt in (f"{task}/{i}" for i in range(4) if keep(drafter, task)):
-                lengths = [int(np.argmin([*(rng.random(gamma) < alpha), False])) for _ in range(30)]
-                key = (RUN, drafter, gamma)
-                responses.append((*key, task, domain, prompt, 0, 9, 31 + sum(lengths), "length", [], "", []))
-                rounds += [(*key, prompt, 0, i, gamma, gamma, a, a + 1, [], 1, 0.1, 0.2) for i, a in enumerate(lengths)]
-        for sample in range(3):
-            samples += [(RUN, drafter, gamma, sample, f"gsm8k/{i}", 1, 60, 1 - alpha / 2 + i / 50) for i in range(4)]
-    con = duckdb.connect()
-    for migration in SCHEMA:
-        con.execute(migration.read_text()).fetchall()
-    declared = {name: {"kind": (kinds or {}).get(name, name), "gamma": gamma} for name, gamma in drafters.items()}
-    con.execute(
-        "INSERT INTO runs VALUES ($1, '2026-02-01 10:00', $2, 'harness run suites/math_code_chat', 'math_code_chat', 1,"
-        " '9a4f0c', 'bundled', 'tiny', '{}', $3, '{\"temperature\": 1.0}', 0, '{}', '4be1c77', '{\"torch\": \"2.9\"}',"
-        ' \'{"cpu": "Xeon", "memory_bytes": 17179869184, "gpu": null}\')',
-        [RUN, "2026-02-01 10:05" if finished else None, json.dumps(declared)],
-    ).fetchall()
-    for table, rows in (("responses", responses), ("rounds", rounds), ("speed_samples", samples if speed else [])):
-        if rows:
-            con.register("arriving", pl.DataFrame(rows, orient="row"))
-            con.execute(f"INSERT INTO {table} SELECT * FROM arriving").fetchall()
-            con.unregister("arriving")
+def everything() -> duckdb.DuckDBPyConnection:
+    """A database with something for every section that there is data for today."""
+    con = recorded()
+    add_anchors(con)
+    add_anchors(con, "mtp", 1, head=False)
+    add_sweep(con)
+    add_study(con)
     return con
 
 
@@ -90,7 +52,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._inside = tag if tag in ("script", "style") else ""
         for name, value in attrs:
-            if name in ("src", "href", "srcset", "data", "poster", "action"):
+            if name in ("src", "href", "srcset", "data", "poster", "action") and not (value or "").startswith("#"):
                 self.loads.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
@@ -103,11 +65,19 @@ class Page(HTMLParser):
             self.text += f" {' '.join(data.split())}" if data.strip() else ""
 
 
+def embedded(html: str, name: str) -> dict[str, object]:
+    match = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
+    assert match is not None
+    found: dict[str, object] = json.loads(match[1])
+    return found
+
+
 def test_one_file_that_loads_nothing(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    start = time.perf_counter()
-    report.write_report(recorded(), RUN, file)
-    assert time.perf_counter() - start < 5
+    con = everything()
+    start = time.process_time()  # of this process alone: others may keep the machine busy
+    report.write_report(con, RUN, file)
+    assert time.process_time() - start < 5
     assert file.stat().st_size < 6e6
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     html = file.read_text()
@@ -115,16 +85,70 @@ def test_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert page.loads == []
     assert "default-src 'none'" in html
     assert html.count("* plotly.js v") == 1
-    assert PLOTS | {"accepted-length", "conditional-acceptance", "speed", "provenance"} <= set(page.ids)
+    assert RECORDED | SIMULATED | CONFIDENT | STUDIED | {"accepted-length", "speed", "provenance"} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     # Outside plotly.js, which names addresses it would only follow when asked to, nothing even looks like an address.
     assert "http" not in html.replace(get_plotlyjs(), "").replace("http-equiv", "")
+
+
+def test_every_figure_has_its_data_and_a_link() -> None:
+    html = report.render(everything(), RUN)
+    data = embedded(html, "data")
+    sections = re.findall(r'<section id="([^"]+)"', html)
+    assert set(data) == set(sections) - {"provenance"}
+    for name in sections:
+        assert f'href="#{name}"' in html
+    for name, columns in data.items():
+        assert isinstance(columns, dict)
+        assert len({len(values) for values in columns.values()}) == 1, name
+
+
+def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None:
+    con = recorded()
+    assert "Most tokens per round: dspark in math" in Page(report.render(con, RUN)).text
+    add_sweep(con)
+    text = Page(report.render(con, RUN)).text
+    # 250·64/(1 + 64/40) = 6,154 at 64 users, 96 of a user; 8,649 at 256, 34: the bound of 50 lies between.
+    found = re.search(r"On h100/toy with tps ≥ 50, run dspark prefix_scheduler: up to ([\d,]+) ± \d+ tokens/s/GPU\.", text)
+    assert found is not None
+    assert 6_154 < int(found[1].replace(",", "")) < 8_649
+    assert "throughput over MTP-1" in text
+    assert "throughput over no speculation" in text
+    assert "it commits 3.00 tokens per round against 3.00 of MTP-1" in text
+    add_study(con)
+    text = Page(report.render(con, RUN)).text
+    assert "On h100/toy with tps ≥ 50: at 64 users run dspark γ=7 prefix_scheduler cap 256." in text
+    assert "+50% throughput over MTP-1 at 64 users 95 % +45.0% to +55.0%" in text
+    assert "+160% throughput over no speculation" in text
+
+
+def test_a_lead_within_the_noise_is_called_unclear() -> None:
+    con = recorded()
+    wide = {"throughput_half_width": 300.0}
+    add_sweep(con, [point(0, "none", "none", 8, 1000, **wide), point(1, "dspark", "fixed:7", 8, 1100, **wide)])
+    text = Page(report.render(con, RUN)).text
+    assert (
+        "run dspark fixed:7: at least 1,100 ± 300 tokens/s/GPU at 8 users, which is not clearly more than no speculation."
+        in text
+    )
+    assert "within the interval: take whichever is easier to run" in text
+
+
+def test_a_profile_of_another_model_is_warned_of() -> None:
+    con = recorded()
+    add_sweep(con, profile=PROFILE | {"model": "Qwen/Qwen3-4B"})
+    text = Page(report.render(con, RUN)).text
+    assert "The hardware profile h100/toy is of Qwen/Qwen3-4B, the traces are of the tiny target" in text
+    con = recorded()
+    add_sweep(con)
+    assert "The hardware profile h100/toy is of" not in Page(report.render(con, RUN)).text
 
 
 def test_the_headline_answers_and_the_page_says_what_it_is_not() -> None:
     text = Page(report.render(recorded(), RUN)).text
     tau = r"\(\d\.\d\d\)"
     assert re.search(rf"Most tokens per round: dspark in math {tau}, code {tau} and chat {tau}\.", text)
+    assert re.search(r"\d\.\d\d× tokens per round of dspark over MTP-1 95 % \d\.\d\d to \d\.\d\d", text)
     # tokens are equal, seconds 0.63 and 1.03 on average over 4 prompts: 1.03/0.63.
     assert re.search(r"Speed against none on this machine: dspark 1\.63× \(95 % 1\.\d\d to 1\.\d\d\)\.", text)
     assert "bundled prompts, not the benchmarks" in text
@@ -149,31 +173,41 @@ def test_the_table_sets_the_published_value_beside_the_measured() -> None:
     html = report.render(recorded(), RUN)
     row = re.search(r'<th scope="row">gsm8k</th>(.*?)</tr>', html, re.DOTALL)
     assert row is not None
-    cells = re.findall(r"<td title=\"([^\"]*)\">([\d.]+)(?:<small>([\d.]+)</small>)?</td>", row[1])
+    cells = re.findall(r"<td title=\"([^\"]*)\" data-value=\"[\d.]+\">([\d.]+)(?:<small>([\d.]+)</small>)?</td>", row[1])
     assert [paper for _, _, paper in cells] == ["6.11", "5.40", "5.14", "", "", ""]
     assert cells[-1][1] == "1.00"
     assert re.fullmatch(r"\d\.\d{3}, 95 % \d\.\d\d to \d\.\d\d \(4 prompts, 120 rounds\)", cells[0][0])
 
 
-def test_measured_and_published_marks_never_look_alike() -> None:
-    html = report.render(recorded(), RUN)
-    match = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
-    assert match is not None
-    specs = json.loads(match[1])
-    assert set(specs) == PLOTS
-    for name, spec in specs.items():
-        for trace in spec["data"]:
-            published = "in the paper" in trace["hovertext"][0]
-            hollow = trace["type"] == "scatter" and trace["marker"]["symbol"].endswith("-open")
-            assert hollow == published, name
-            assert ("error_y" in trace or "error_x" in trace) != published, name
-    colours = {
-        name: {t["hovertext"][0].split(",")[0]: t["line"]["color"] for t in spec["data"]}
-        for name, spec in specs.items()
-        if name.startswith("conditional")
-    }
-    assert colours["conditional-acceptance-math"] == colours["conditional-acceptance-chat"]
-    assert len(set(colours["conditional-acceptance-math"].values())) == 5
+def test_measured_simulated_synthesised_and_published_never_look_alike() -> None:
+    con = everything()
+    seen: dict[str, set[tuple[str, bool]]] = {}
+    for source in ("bundled", "synthesised"):
+        con.execute("UPDATE runs SET prompt_source = ?", [source])
+        for name, spec in embedded(report.render(con, RUN), "figures").items():
+            if name == "frontier-plot" or name.startswith(("conditional", "threshold", "load")):
+                for trace in spec["data"]:  # type: ignore[index]
+                    if "lines" in trace.get("mode", "") and trace.get("meta") != "ink":
+                        look_of = (trace["line"].get("dash", "solid"), trace["marker"]["symbol"].partition("-")[2])
+                        seen.setdefault(trace["meta"], set()).add((look_of[0], look_of[1].removeprefix("up")))
+    assert set(seen) == {"measured", "simulated", "synthesised", "published"}
+    every = [look_of for looks in seen.values() for look_of in looks]
+    assert len(every) == len(set(every)), seen
+
+
+def test_a_drafter_has_one_colour_and_mark_in_all_figures() -> None:
+    specs = embedded(report.render(everything(), RUN), "figures")
+    marks: dict[str, set[tuple[str, str]]] = {}
+    for spec in specs.values():
+        for trace in spec["data"]:  # type: ignore[index]
+            text = (trace.get("hovertext") or [""])[0]
+            symbol = trace.get("marker", {}).get("symbol", "")
+            who = re.match(r"(dspark|dflash|eagle3|mtp|ngram|none)\b", text)
+            if who and isinstance(symbol, str) and symbol and "published" not in trace.get("meta", ""):
+                marks.setdefault(who[1], set()).add((trace["marker"]["color"], re.sub("-(open|dot|open-dot)$", "", symbol)))
+    for kind, found in marks.items():
+        assert {(c, s.removesuffix("-open")) for c, s in found} == {look.STYLES[kind]}, kind
+    assert set(marks) == set(look.STYLES)
 
 
 def test_a_run_cut_short_says_what_is_missing() -> None:
@@ -189,15 +223,63 @@ def test_a_run_cut_short_says_what_is_missing() -> None:
     assert "† Mean of fewer tasks" in text
     assert "How fast that is was not measured." in text
     assert "No speed samples were taken in this run" in text
+    assert "Nothing was simulated on these runs" in text
 
 
 def test_an_empty_run_and_a_run_of_none_still_report() -> None:
     empty = Page(report.render(recorded(keep=lambda drafter, task: False, speed=False), RUN)).text
     assert "No drafter has committed a round yet." in empty
     assert "No drafted position was ever verified" in empty
+    assert "there are no confidences to look at" in empty
     none = Page(report.render(recorded({"none": 0}), RUN)).text
     assert "No rounds of a drafter are recorded" in none
     assert "1.00" in none
+
+
+def test_failed_partial_and_unknown_simulations_are_said() -> None:
+    con = recorded()
+    unsure = {"throughput_half_width": None, "tps": None, "tau": None, "quantiles": {}, "means": {}, "step_s": {}}
+    add_sweep(con, [
+        point(0, "none", "none", 8, 400), point(1, "dspark", "fixed:7", 8, 900, **unsure),
+        point(2, "mtp", "fixed:1", 8, None),
+        point(3, "dspark", "fixed:7", 64, 4000, stationary=False, warnings=["did not settle"]),
+    ])  # fmt: skip
+    con.execute("UPDATE sweeps SET finished_at = NULL").fetchall()
+    text = Page(report.render(con, RUN)).text
+    assert "1 of 4 points of the sweep failed: no room." in text
+    assert "1 of 4 points: did not settle." in text
+    assert "Sweep 5eed did not finish" in text
+    assert "NaN" not in text
+    con = recorded()
+    add_sweep(con, [point(0, "none", "none", 8, None)])
+    con.execute("UPDATE simulations SET error = NULL").fetchall()
+    text = Page(report.render(con, RUN, sweep_id="5eed")).text
+    assert "No simulation of sweep 5eed has come to a result" in text
+    assert "Most tokens per round: dspark in math" in text
+    con = recorded()
+    add_sweep(con, [point(i, "none", "none", n, 20.0) for i, n in enumerate(LOADS)])
+    assert "On h100/toy nothing that was simulated keeps tps ≥ 50." in Page(report.render(con, RUN)).text
+
+
+def test_a_study_without_confirmations_leaves_the_answer_to_the_sweep() -> None:
+    con = recorded()
+    add_sweep(con)
+    add_study(con, confirmed=False)
+    text = Page(report.render(con, RUN)).text
+    assert "run dspark prefix_scheduler: up to" in text
+    assert "What the tuner found" in text
+
+
+def test_several_runs_are_shown_side_by_side() -> None:
+    con = recorded({"dspark": 7, "none": 0})
+    recorded({"dspark": 3, "none": 0}, con=con, run="beef")
+    page = Page(report.render(con, [RUN, "beef"]))
+    assert "dspark γ=7 (3f9c)" in page.text
+    assert "dspark γ=3 (beef)" in page.text
+    assert "2 runs" in page.text
+    html = report.render(con, [RUN, "beef"])
+    colours = dict(re.findall(r'<path d="[^"]*" fill="(#\w+)"[^>]*>\s*</svg>(dspark[^<]*\))', html))
+    assert len(colours) == 2
 
 
 def test_speed_without_none_is_given_but_not_compared() -> None:
@@ -212,7 +294,7 @@ def test_names_are_text_not_markup_and_kinds_give_the_style() -> None:
     assert evil in Page(html).text
     assert '"\\u003c/script>' in html
     legend = re.findall(r'<path d="[^"]*" fill="(#\w+)"', html)
-    assert legend[:2] == [report.STYLES["dspark"][0], report.SPARE_STYLES[0][0]]
+    assert legend[:2] == [look.STYLES["dspark"][0], look.SPARE_STYLES[0][0]]
 
 
 def test_a_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,48 +317,116 @@ def test_an_unknown_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-PROBE = """<script>
-addEventListener("load", () => setTimeout(() => {
-  const plots = [...document.querySelectorAll(".plot")].map((plot) => {
-    const svg = plot.querySelector(".main-svg")?.getBoundingClientRect();
-    const marks = plot.querySelectorAll(".points path, .point").length;
-    return [plot.id, { width: svg?.width ?? 0, height: svg?.height ?? 0, marks }];
-  });
-  const seen = { plots: Object.fromEntries(plots), viewport: innerWidth,
-                 page: document.documentElement.scrollWidth, ground: getComputedStyle(document.body).backgroundColor,
-                 ink: getComputedStyle(document.querySelector(".plot .xtick text")).fill };
-  document.body.insertAdjacentHTML("beforeend", `<pre id="seen">${JSON.stringify(seen)}</pre>`);
-}, 500));
-</script>"""
-"""Appended to a copy of the report: what the browser made of it."""
+def test_tables_of_every_figure(tmp_path: Path) -> None:
+    files = write_tables(report.compose(everything(), RUN), tmp_path)
+    names = {file.stem for file in files}
+    assert {"frontier", "load", "step-time", "latency", "study", "accepted-length", "threshold", "reliability"} <= names
+    write_tables(report.compose(recorded(), RUN), tmp_path)
+    head, *rows = (tmp_path / "accepted-length.csv").read_text().splitlines()
+    assert head.startswith("run,drafter,gamma,domain,task")
+    assert len(rows) == 6 * (6 + 3)
 
 
+# --- in a browser -------------------------------------------------------------------------------------------------------
+
+needs_browser = pytest.mark.skipif(browser.find_browser() is None, reason="no Chromium found")
+
+PLOTS = """[...document.querySelectorAll(".plot")].map((plot) => {
+  const svg = plot.querySelector(".main-svg")?.getBoundingClientRect();
+  return { id: plot.id, width: svg?.width ?? 0, height: svg?.height ?? 0,
+           marks: plot.querySelectorAll(".points path, .point").length };
+})"""
+PLACE = """(id) => {
+  const plot = document.getElementById(id);
+  plot.scrollIntoView({ block: "center", behavior: "instant" });
+  const marks = [...plot.querySelectorAll(".points path, .point")].map((mark) => mark.getBoundingClientRect());
+  const box = plot.querySelector(".nsewdrag").getBoundingClientRect();
+  const inside = marks.filter((m) => m.width && m.x >= box.x && m.y >= box.y
+    && m.x + m.width <= box.right && m.y + m.height <= box.bottom + 1);
+  const mark = inside[Math.floor(inside.length / 2)];
+  return mark && [mark.x + mark.width / 2, mark.y + mark.height / 2];
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Page]:
+    with browser.browsing() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_report(everything(), RUN, file)
+    return file
+
+
+@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_draws_every_figure(tmp_path: Path, width: int, scheme: str) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium executable found")
-    file = tmp_path / "report.html"
-    file.write_text(report.render(recorded(), RUN).replace("</body>", PROBE + "</body>"))
-    # A kiosk window has the screen's size; an ordinary headless window is never narrower than 500 pixels.
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--kiosk"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    flags += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--screen-info={{{width}x900}}"]
-    flags += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
-    browser = subprocess.run([chromium, *flags, "--dump-dom", f"file://{file}"], capture_output=True, text=True, timeout=120)
-    assert [line for line in browser.stderr.splitlines() if "CONSOLE" in line] == []
-    match = re.search(r'<pre id="seen">(\{.*?\})</pre>', browser.stdout)
-    assert match is not None, "the page's scripts did not run to the end"
-    seen = json.loads(match[1])
-    assert seen["viewport"] == width
-    assert seen["page"] <= width, "the page scrolls sideways"
-    assert set(seen["plots"]) == PLOTS
-    for name, plot in seen["plots"].items():
-        assert 200 < plot["width"] <= width, name
-        assert plot["height"] > 200, name
-        assert plot["marks"] > 0, name
-    # Ground and tick labels must change sides with the scheme.
-    ground, ink = (sum(map(int, re.findall(r"\d+", seen[key])[:3])) for key in ("ground", "ink"))
+def test_a_browser_draws_every_figure(chromium: browser.Page, full: Path, width: int, scheme: str) -> None:
+    chromium.open(full, width=width, scheme="dark" if scheme == "dark" else "light")
+    assert chromium.complaints == []
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    plots = chromium.evaluate(PLOTS)
+    assert {plot["id"] for plot in plots} == RECORDED | SIMULATED | CONFIDENT | STUDIED
+    for plot in plots:
+        assert 200 < plot["width"] <= width, plot
+        assert plot["height"] > 120, plot
+        assert plot["marks"] > 0, plot
+    colours = chromium.evaluate(
+        "[document.body, document.querySelector('.plot .xtick text')].map((e) => getComputedStyle(e))"
+        ".map((style, i) => i ? style.fill : style.backgroundColor)"
+    )
+    ground, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert (ground > 600 and ink < 200) if scheme == "light" else (ground < 200 and ink > 600)
+
+
+@needs_browser
+def test_every_figure_answers_the_mouse(chromium: browser.Page, full: Path) -> None:
+    chromium.open(full, width=1400)
+    silent = []
+    for name in sorted(RECORDED | SIMULATED | CONFIDENT | STUDIED):
+        place = chromium.evaluate(f"({PLACE})({json.dumps(name)})")
+        assert place, name
+        chromium.point_at(place[0] - 3, place[1])
+        chromium.point_at(*place)
+        shown = f"document.getElementById({json.dumps(name)}).querySelectorAll('.hovertext').length"
+        deadline = time.monotonic() + 3
+        while not chromium.evaluate(shown) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        silent += [] if chromium.evaluate(shown) else [name]
+    assert silent == []
+
+
+@needs_browser
+def test_tables_sort_and_data_downloads(chromium: browser.Page, full: Path) -> None:
+    chromium.open(full, width=1400)
+    column = """[...document.querySelectorAll("#accepted-length tbody tr")].map((row) => row.cells[1].dataset.value)"""
+    before = chromium.evaluate(column)
+    head = "document.querySelectorAll('#accepted-length thead th')[1].click()"
+    chromium.evaluate(head)
+    falling = [float(v) for v in chromium.evaluate(column)]
+    chromium.evaluate(head)
+    rising = [float(v) for v in chromium.evaluate(column)]
+    chromium.evaluate(head)
+    assert falling == sorted(falling, reverse=True) == rising[::-1]
+    assert chromium.evaluate(column) == before
+    catch = """new Promise((done) => {
+      const make = URL.createObjectURL;
+      URL.createObjectURL = (blob) => { blob.text().then(done); URL.createObjectURL = make; return make(blob); };
+      document.querySelector("[data-csv=frontier]").click();
+    })"""
+    head_line, *rows = chromium.evaluate(catch).splitlines()
+    assert head_line.startswith("run,drafter,gamma,policy")
+    assert len(rows) == 5 * len(LOADS)
+    assert chromium.complaints == []
+
+
+@needs_browser
+def test_pictures_of_every_figure(tmp_path: Path) -> None:
+    files = write_pictures(report.compose(recorded(), RUN), tmp_path, scale=1)
+    assert {file.stem for file in files} == {"accepted-length", "conditional-acceptance", "block-size", "speed"}
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 5_000

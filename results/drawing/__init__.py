@@ -1,0 +1,1 @@
+"""Thin renderers: tables of `results.figures` in, sections of the report out. Nothing here computes what is shown."""

@@ -1,0 +1,137 @@
+"""Where a run's numbers come from, and what of it is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from results.figures.common import query
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """A drafter as the run declared it."""
+
+    name: str
+    kind: str
+    """Mechanism: 'dspark', 'dflash', 'eagle3', 'mtp', 'ngram' or 'none'."""
+    gamma: int
+    """Drafted block size, tokens; 0 for 'none'."""
+    checkpoint: str | None
+    checkpoint_hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a run's numbers come from: enough to run it again and to doubt it well."""
+
+    run_id: str
+    created_at: datetime
+    """UTC."""
+    finished_at: datetime | None
+    """UTC; None while running or interrupted."""
+    command: str
+    suite: str
+    suite_version: int
+    suite_hash: str
+    prompt_source: str
+    """'bundled', 'data-dir' or 'hub'."""
+    pair: str
+    target: str
+    """The model that answers, as the pair names it."""
+    sources: tuple[str, ...]
+    """Publications that a synthesised run was fitted to; empty for a recorded one."""
+    drafters: tuple[Drafter, ...]
+    sampling: Mapping[str, Any]
+    seed: int
+    git_revision: str | None
+    packages: Mapping[str, str]
+    """Distribution → version."""
+    host: Mapping[str, Any]
+    prompts: int
+    """Distinct prompts answered at least once."""
+    responses: int
+    """Over all drafters and turns."""
+    rounds: int
+    replayed: int
+    """Of them replayed from a dense record, not decoded live."""
+    speed_samples: int
+
+
+def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
+    """The run's row with its JSON opened, and counts of what was recorded. Raises LookupError for an unknown run."""
+    runs = query(con, "SELECT * FROM runs WHERE run_id = $run", run_id)
+    if runs.is_empty():
+        raise LookupError(f"no run {run_id!r} in this database")
+    run = runs.row(0, named=True)
+    counts = query(
+        con,
+        """
+        SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
+               (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
+               (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
+               (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, prompt_id, turn)
+                WHERE run_id = $run) AS replayed,
+               (SELECT count(*) FROM speed_samples WHERE run_id = $run) AS speed_samples
+        """,
+        run_id,
+    ).row(0, named=True)
+    drafters = tuple(
+        Drafter(
+            name=name,
+            kind=settings.get("kind", name),
+            gamma=settings.get("gamma", 0),
+            checkpoint=settings.get("checkpoint"),
+            checkpoint_hash=settings.get("checkpoint_hash"),
+        )
+        for name, settings in json.loads(run["drafters"]).items()
+    )
+    return Provenance(
+        run_id=run_id,
+        created_at=run["created_at"],
+        finished_at=run["finished_at"],
+        command=run["command"],
+        suite=run["suite"],
+        suite_version=run["suite_version"],
+        suite_hash=run["suite_hash"],
+        prompt_source=run["prompt_source"],
+        pair=run["pair"],
+        target=str(json.loads(run["target"]).get("source", "")),
+        sources=tuple(json.loads(run["plan"]).get("sources", ())),
+        drafters=drafters,
+        sampling=json.loads(run["sampling"]),
+        seed=run["seed"],
+        git_revision=run["git_revision"],
+        packages=json.loads(run["packages"]),
+        host=json.loads(run["host"]),
+        **counts,
+    )
+
+
+def missing_responses(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
+    """Responses that other drafters of the run gave and this one did not: an interrupted run, or a failed drafter.
+
+    Columns: drafter, domain, task, responses, expected (distinct prompts and turns that any drafter answered). Only
+    incomplete rows; a declared drafter without a single response has one for every task.
+    """
+    return query(
+        con,
+        """
+        WITH declared AS (SELECT unnest(json_keys(drafters)) AS drafter FROM runs WHERE run_id = $run),
+        answered AS (SELECT * FROM recorded_responses WHERE run_id = $run),
+        everything AS (SELECT DISTINCT domain, task, prompt_id, turn FROM answered)
+        SELECT d.drafter, e.domain, e.task,
+               count(DISTINCT (a.prompt_id, a.turn)) FILTER (a.prompt_id IS NOT NULL) AS responses,
+               count(DISTINCT (e.prompt_id, e.turn)) AS expected
+        FROM declared d CROSS JOIN everything e
+        LEFT JOIN answered a USING (drafter, prompt_id, turn)
+        GROUP BY ALL HAVING responses < expected ORDER BY ALL
+        """,
+        run_id,
+    )

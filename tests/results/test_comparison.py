@@ -1,0 +1,108 @@
+"""What changed between two runs: exact where nothing did, sure where something did, and seldom wrong."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+
+from results.comparison import Change, Comparison, compare, share
+from tests.results.database import ACCEPTANCE, RUN, add_sweep, recorded
+
+TWO = {"dspark": 7, "mtp": 1, "none": 0}
+
+
+def both(**second: object) -> duckdb.DuckDBPyConnection:
+    con = recorded(TWO, prompts=8)
+    return recorded(TWO, con=con, run="beef", prompts=8, **second)  # type: ignore[arg-type]
+
+
+def of(found: Comparison, drafter: str, where: str) -> Change:
+    [change] = [c for c in found.changes if (c.drafter, c.where, c.quantity) == (drafter, where, "accepted length")]
+    return change
+
+
+def test_the_same_run_twice_is_the_same() -> None:
+    found = compare(both(), RUN, "beef")
+    assert {c.verdict for c in found.changes} == {"same"}
+    assert {c.quantity for c in found.changes} == {"accepted length", "speed against none"}
+    assert found.differences == ()
+    assert found.regressions(0.0) == []
+
+
+def test_a_drafter_that_got_worse_is_found_and_the_other_is_left_alone() -> None:
+    found = compare(both(acceptance=ACCEPTANCE | {"dspark": 0.6}), RUN, "beef")
+    for task in ("gsm8k", "aime25", "math mean"):
+        change = of(found, "dspark", task)
+        assert change.verdict == "worse"
+        # τ of α = .8 and .6 at γ = 7: 4.16 and 2.46, 41 % less.
+        assert change.change == pytest.approx(-0.41, abs=0.1)
+        assert change.low is not None
+        assert change.high is not None
+        assert change.low < change.change < change.high < 0
+        assert change.paired
+        assert change.regressed(0.02)
+        assert not change.regressed(0.6)
+    assert not any(c.regressed(0) for c in found.changes if c.drafter == "mtp" and c.quantity == "accepted length")
+
+
+def test_nothing_is_cried_over_chance() -> None:
+    """20 pairs of runs that differ in their seed alone: one in 20 may have a verdict, and one interval in 20 misses 0.
+
+    4 pairs with a verdict are beyond 99 %; of 320 intervals 16 should miss, and pairs share their runs.
+    """
+    wrong = missed = every = 0
+    for seed in range(20):
+        con = recorded(TWO, prompts=6, seed=2 * seed, speed=False)
+        recorded(TWO, con=con, run="beef", prompts=6, seed=2 * seed + 1, speed=False)
+        changes = compare(con, RUN, "beef").changes
+        wrong += any(c.verdict in ("better", "worse") for c in changes)
+        bounded = [(c.low, c.high) for c in changes if c.low is not None and c.high is not None]
+        missed += sum(not low <= 0 <= high for low, high in bounded)
+        every += len(bounded)
+    assert wrong <= 3
+    assert 0.01 < missed / every < 0.11
+
+
+def test_what_is_gone_is_a_regression_and_what_is_new_is_not() -> None:
+    con = recorded(TWO)
+    recorded(TWO, con=con, run="beef", keep=lambda drafter, task: (drafter, task) != ("dspark", "gsm8k"))
+    found = compare(con, RUN, "beef")
+    assert of(found, "dspark", "gsm8k").verdict == "only in the first"
+    assert [c.where for c in found.regressions(0.5)] == ["gsm8k"]
+    assert compare(con, "beef", RUN).regressions(0.5) == []
+
+
+def test_one_prompt_tells_nothing() -> None:
+    con = recorded(TWO, prompts=1, speed=False)
+    recorded(TWO, con=con, run="beef", prompts=1, seed=9, speed=False, acceptance=ACCEPTANCE | {"dspark": 0.1})
+    found = compare(con, RUN, "beef")
+    change = of(found, "dspark", "gsm8k")
+    assert (change.verdict, change.low) == ("no clear change", None)
+
+
+def test_settings_that_differ_are_named() -> None:
+    con = both(source="hub")
+    con.execute("UPDATE runs SET seed = 7, packages = '{\"torch\": \"3.0\"}' WHERE run_id = 'beef'").fetchall()
+    found = compare(con, RUN, "beef")
+    assert found.differences == ("prompt source: bundled → hub", "seed: 0 → 7", "version of torch: 2.9 → 3.0")
+
+
+def test_simulations_are_compared_at_equal_policy_and_load() -> None:
+    con = both()
+    add_sweep(con)
+    con.execute("INSERT INTO sweeps SELECT * REPLACE ('beef5' AS sweep_id, 'beef' AS run_id) FROM sweeps").fetchall()
+    con.execute(
+        "INSERT INTO simulations SELECT * REPLACE ('beef5' AS sweep_id, 'beef' AS run_id, 0.5 * throughput AS throughput)"
+        " FROM simulations WHERE drafter = 'mtp'"
+    ).fetchall()
+    changes = [c for c in compare(con, RUN, "beef").changes if c.quantity == "throughput"]
+    assert {c.drafter for c in changes} == {"mtp"}
+    assert {c.verdict for c in changes} == {"worse"}
+    assert changes[0].change == pytest.approx(-0.5)
+
+
+def test_shares_as_users_write_them() -> None:
+    assert (share("2%"), share("0.02"), share("0")) == (0.02, 0.02, 0)
+    for wrong in ("-1%", "200%", "a lot"):
+        with pytest.raises(ValueError, match=r"must be|could not"):
+            share(wrong)

@@ -1,0 +1,170 @@
+"""The tables of sweeps, studies and validations, against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from results.figures import simulated, studied, validated
+from simulator.sla import Sla
+from tests.results.database import LOADS, PROFILE, RUN, add_run, add_study, add_sweep, empty, insert, point
+
+TPS50 = Sla.parse("tps>=50")
+
+
+def swept(points: list[dict[str, object]]) -> tuple[object, object]:
+    con = empty()
+    add_run(con)
+    add_sweep(con, points)
+    return simulated.sweep(con, "5eed"), simulated.simulated(con, "5eed")
+
+
+def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken() -> None:
+    # tps 100 and 25 at 10 and 80 users: a bound of 50 is half way in logarithms, so throughput is √(1000 · 2000).
+    _, points = swept([point(0, "dspark", "fixed:7", 10, 1000), point(1, "dspark", "fixed:7", 80, 2000)])
+    [capacity] = simulated.capacities(points, [TPS50])  # type: ignore[arg-type]
+    assert capacity.system == ("dspark", 7, "fixed:7", "none")
+    assert capacity.how == "crossing"
+    assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
+    assert capacity.half_width == pytest.approx(capacity.throughput / 100)
+    assert capacity.near["load_x"] == 10
+    [at_most] = simulated.capacities(points, [Sla.parse("tps>=20")])  # type: ignore[arg-type]
+    assert (at_most.how, at_most.throughput) == ("highest", 2000)
+    assert simulated.capacities(points, [Sla.parse("tps>=101")]) == []  # type: ignore[arg-type]
+    # Of several bounds the tightest counts, and one that is never kept rules all out.
+    both = simulated.capacities(points, [Sla.parse("tps>=20"), TPS50])  # type: ignore[arg-type]
+    assert both[0].throughput == pytest.approx(math.sqrt(1000 * 2000))
+    assert simulated.capacities(points, [TPS50, Sla.parse("p95_ttft<=0.001")]) == []  # type: ignore[arg-type]
+
+
+def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None:
+    _, points = swept([
+        point(0, "none", "none", 8, 400), point(1, "none", "none", 64, 900), point(2, "mtp", "fixed:1", 8, 700),
+        point(3, "mtp", "fixed:1", 64, None), point(4, "dspark", "oracle", 8, 9000),
+    ])  # fmt: skip
+    found = simulated.capacities(points, [])  # type: ignore[arg-type]
+    assert [(c.system[0], c.throughput, c.how) for c in found] == [("mtp", 700, "reference"), ("none", 400, "reference")]
+    gain, half = simulated.gain(found[0], found[1])
+    assert gain == pytest.approx(0.75)
+    assert half == pytest.approx(1.75 * math.hypot(0.01, 0.01))
+
+
+def test_seeds_are_averaged_and_their_noise_shrinks() -> None:
+    _, points = swept([point(i, "mtp", "fixed:1", 8, t, seed=i) for i, t in enumerate((700, 900))])
+    [row] = points.to_dicts()  # type: ignore[attr-defined]
+    assert (row["seeds"], row["throughput"]) == (2, 800)
+    assert row["throughput_half_width"] == pytest.approx(math.hypot(7, 9) / 2)
+
+
+def test_baselines_leaders_and_what_is_the_same() -> None:
+    con = empty()
+    add_run(con)
+    add_sweep(con)
+    points = simulated.simulated(con, "5eed")
+    found = simulated.capacities(points, [TPS50])
+    kinds = {"dspark": "dspark", "mtp": "mtp"}
+    assert simulated.baseline(found, "none", kinds).system[2] == "none"  # type: ignore[union-attr]
+    assert simulated.baseline(found, "mtp", kinds).system[:3] == ("mtp", 1, "fixed:1")  # type: ignore[union-attr]
+    assert simulated.baseline(found, "mtp", {"mtp": "eagle3"}) is None
+    assert [s[:3:2] for s in simulated.leaders(points, [TPS50])] == [
+        ("dspark", "prefix_scheduler"), ("mtp", "fixed:1"), ("none", "none"),
+    ]  # fmt: skip
+    # No engine can be an oracle; fixed:7 of an MTP that drafts one token is fixed:1.
+    assert all(c.system[2] != "oracle" for c in found)
+    insert(con, "simulations", [point(99, "mtp", "fixed:7", 8, 500)])
+    assert ("mtp", 1, "fixed:7", "none") not in simulated.systems(simulated.simulated(con, "5eed"))
+
+
+def test_parts_of_a_step_sum_to_it() -> None:
+    sweep, points = swept([point(0, "dspark", "fixed:7", 8, 900)])
+    parts = simulated.parts(points, [("dspark", 7, "fixed:7", "none")])  # type: ignore[arg-type]
+    assert parts["part"].to_list() == ["overhead", "draft", "attention", "target"]
+    assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
+    assert parts["share"].sum() == pytest.approx(1)
+    assert sweep.profile == PROFILE  # type: ignore[attr-defined]
+    assert sweep.slas == [TPS50]  # type: ignore[attr-defined]
+
+
+def test_the_latest_sweep_of_a_run_that_came_to_something() -> None:
+    con = empty()
+    add_run(con)
+    assert simulated.find_sweep(con, [RUN]) is None
+    add_sweep(con, [point(0, "none", "none", 8, None)])
+    assert simulated.find_sweep(con, [RUN]) is None
+    insert(con, "simulations", [point(1, "none", "none", 64, 900)])
+    assert simulated.find_sweep(con, [RUN]) == "5eed"
+    assert simulated.find_sweep(con, ["other"]) is None
+    with pytest.raises(LookupError, match="no sweep 'gone'"):
+        simulated.sweep(con, "gone")
+
+
+def test_the_papers_curves_are_at_hand() -> None:
+    frontier = simulated.paper_curves("fig7_frontier")
+    assert set(frontier["kind"]) == {"dspark", "mtp"}
+    assert set(frontier["model"]) == {"V4-Flash", "V4-Pro"}
+    budget = simulated.paper_curves("fig8_budget").filter(kind="mtp")
+    assert budget["y"].to_list() == pytest.approx([2.0] * budget.height, abs=0.01)
+
+
+def test_trials_know_the_best_so_far_and_the_front() -> None:
+    con = empty()
+    add_run(con)
+    add_sweep(con, [])
+    add_study(con)
+    assert studied.find_study(con, [RUN]) == "57ad"
+    study = studied.study(con, "57ad")
+    assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["tps>=50"], "throughput")
+    trials = studied.trials(con, study)
+    # 5,000 breaks the bound, 4,000 was cut short, the last failed.
+    assert trials["best"].to_list() == [2000, 3500, 3500, 5200, 5200, 5200]
+    assert trials["front"].to_list() == [False, False, False, True, True, False]
+    confirmed = studied.confirmations(con, study).to_dicts()
+    assert [row["role"] for row in confirmed] == ["winner", "next best", "default", "default"]
+    assert (confirmed[0]["throughput"], confirmed[0]["throughput_half_width"], confirmed[0]["tps_half_width"]) == (
+        5200,
+        50,
+        None,
+    )
+    assert studied.baseline(confirmed, "mtp", {})["gain"] == 0.5  # type: ignore[index]
+    assert studied.baseline(confirmed, "none", {})["gain"] == 1.6  # type: ignore[index]
+    sensitive = studied.sensitivities(con, study)
+    assert sensitive["best"].to_list() == [None, "mtp γ=1 fixed:1", "mtp γ=1 fixed:1"]
+
+
+def test_a_database_without_studies_or_validations_has_none() -> None:
+    con = empty()
+    add_run(con)
+    for table in ("validations", "sensitivities", "confirmations", "trials", "studies"):
+        con.execute(f"DROP TABLE IF EXISTS {table}").fetchall()
+    assert studied.find_study(con, [RUN]) is None
+    assert validated.find_validation(con, [RUN]) is None
+    with pytest.raises(LookupError, match="no study 'gone'"):
+        studied.study(con, "gone")
+
+
+def test_validated_points_know_their_error_and_interval() -> None:
+    con = empty()
+    add_run(con)
+    names = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+    if "validations" not in names:
+        pytest.skip("this schema has no validations yet")
+    row = {"validation_id": "a1", "point": 0, "run_id": RUN, "created_at": "2026-02-01", "command": "harness validate"}
+    row |= {"engine": "specyard", "profile_hash": "abc", "believed_hash": "abc", "drafter": "dspark", "gamma": 7}
+    row |= {"policy": "fixed:7", "confidences": "none", "users": 4, "live_prompts": [], "trace_prompts": [], "seconds": 9.0}
+    row |= {"steps": 100, "requests": 20, "same_prompts": {}, "step_errors": {}, "packages": {}}
+    row |= {"measured": {"throughput": 100, "tau": 2.0}, "simulated": {"throughput": 110, "tau": 2.1}}
+    insert(con, "validations", [row | {"low": {"throughput": 105, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}}])
+    assert validated.find_validation(con, [RUN]) == "a1"
+    points = validated.validated(con, "a1")
+    assert points["quantity"].to_list() == ["throughput", "tau"]
+    assert points["error"].to_list() == pytest.approx([0.1, 0.05])
+    assert points["inside"].to_list() == [False, True]
+
+
+def test_loads_of_one_kind_are_compared() -> None:
+    rows = [point(i, "none", "none", n, 100.0 * n) for i, n in enumerate(LOADS)]
+    rows.append(point(9, "none", "none", 1, 90.0) | {"users": None, "rate_per_s": 3.0, "load": '"rate:3/1"'})
+    _, points = swept(rows)
+    assert simulated.main_kind(points) == "users"  # type: ignore[arg-type]
+    assert simulated.capacities(points, [])[0].near["load_x"] == 256  # type: ignore[arg-type]
