@@ -22,6 +22,8 @@ class AutoregressiveDrafter(LearnedDrafter):
     drafted. Their keys and values live for one block only: after verification the context is extended from taps.
     """
 
+    token_by_token = True
+
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...], *, paired_input: bool) -> None:
         super().__init__(config, gamma, tap_layers)
         self.layers = nn.ModuleList([DraftLayer(config, paired_input=paired_input)])

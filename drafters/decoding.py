@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,15 +13,20 @@ import torch
 from torch import Tensor
 
 from drafters.cache import KVCache
-from drafters.drafter import Drafter
+from drafters.drafter import Drafter, LearnedDrafter
 from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
 from drafters.target import Target, TargetPass
+from simulator.cost import StepLoad
 from simulator.errors import InputError
 from simulator.policies import Policy, Step, verify_lengths
 from simulator.records import FinishReason, Round
 
 _PREFILL_PADDING = 1.25
 """Prompts up to this many times as long as the shortest are prefilled together."""
+
+
+Shown = Callable[[Proposal], Sequence[Sequence[float]]]
+"""What a policy is shown of a proposal: c_1..c_γ of each request, or nothing of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +78,8 @@ def decode(
     Raises:
         InputError: a request does not fit the target's context, or the policy needs what no engine can know.
     """
-    if policy is not None and not policy.lossless:
-        raise InputError(f"policy {policy.name}: is a bound for replays; a live loop cannot know what it looks at")
     longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
-    if longest > target.max_positions:
-        raise InputError(
-            f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
-            "shorten the prompt or lower max_new_tokens"
-        )
-    rows, capacity = min(max_batch, len(requests)), longest + drafter.gamma + 1
-    batch = Batch(target, drafter, sampling, policy, rows, capacity)
+    batch = Batch(target, drafter, sampling, policy, min(max_batch, len(requests)), longest)
     waiting = deque(enumerate(requests))
     while waiting or batch.running:
         with torch.inference_mode():
@@ -97,12 +95,39 @@ class Batch:
     """The running requests, and the caches of target and drafter: row i of each belongs to `running[i]`."""
 
     def __init__(
-        self, target: Target, drafter: Drafter, sampling: Sampling, policy: Policy | None, rows: int, capacity: int
+        self,
+        target: Target,
+        drafter: Drafter,
+        sampling: Sampling,
+        policy: Policy | None,
+        rows: int,
+        longest: int,
+        *,
+        shown: Shown | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.target, self.drafter, self.sampling, self.policy, self.rows = target, drafter, sampling, policy, rows
-        self.cache = KVCache(rows, capacity)
-        self.state = drafter.start(rows, capacity)
+        """Room for `rows` requests of up to `longest` tokens, prompt and response.
+
+        Args:
+            policy: copied, since one may learn.
+            shown: confidences as the policy sees them, calibrated or estimated; by default the drafter's own.
+            clock: seconds; by default the wall's.
+
+        Raises InputError where the target's context is shorter, or the policy needs what no engine can know.
+        """
+        if policy is not None and not policy.lossless:
+            raise InputError(f"policy {policy.name}: is a bound for replays; a live loop cannot know what it looks at")
+        if longest > target.max_positions:
+            raise InputError(
+                f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+        self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
+        self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock or self._wall
+        self.cache = KVCache(rows, longest + drafter.gamma + 1)
+        self.state = drafter.start(rows, longest + drafter.gamma + 1)
         self.running: list[tuple[int, Decoded]] = []
+        self._shorter: dict[int, Drafter] = {}
 
     def admit(self, waiting: deque[tuple[int, DecodeRequest]]) -> None:
         """Prefill waiting requests into free rows."""
@@ -134,17 +159,19 @@ class Batch:
         self.drafter.observe(self.state, rows, torch.zeros_like(length), seen.taps, text, length)
         self.running += new
 
-    def round(self) -> None:
-        """One propose → verify → commit of every running request."""
+    def round(self, load: StepLoad | None = None) -> None:
+        """One propose → verify → commit of every running request; `load` is what the step holds, by default nothing else."""
         started = self._clock()
         decoded = [d for _, d in self.running]
         rows = slice(0, len(decoded))
+        load = load or StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
         position = self._tensor([d.anchor_position for d in decoded])
-        proposal = self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
+        proposal = self._propose(load, rows, anchor, position, draws)
         drafted_at = self._clock()
-        verified = self._choose_verified(proposal, decoded)
+        confidence = self._shown(proposal)
+        verified = self._choose_verified(load, proposal, confidence, decoded)
         seen, verdict = self._verify(proposal, verified, anchor, position, rows, draws)
         verified_at = self._clock()
 
@@ -156,7 +183,9 @@ class Batch:
 
         # What the drafter does with the verified tokens is part of its price.
         seconds = (drafted_at - started + observed_at - verified_at, verified_at - drafted_at)
-        self._record(decoded, proposal, verified, verdict, text, seconds)
+        self._record(decoded, proposal, confidence, verified, verdict, text, seconds)
+        if self.policy is not None:
+            self.policy.learn([d.rounds[-1].verified for d in decoded], [d.rounds[-1].accepted for d in decoded])
 
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
@@ -172,12 +201,28 @@ class Batch:
             self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
-    def _choose_verified(self, proposal: Proposal, decoded: list[Decoded]) -> Tensor:
+    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Tensor, draws: Draws) -> Proposal:
+        """As many tokens as the policy asks for; a block is drafted whole and cut."""
+        gamma = self.drafter.gamma
+        k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
+        if k == gamma:
+            return self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
+        if k == 0:
+            return Proposal(anchor.new_zeros(len(anchor), 0), torch.zeros_like(anchor), None)
+        drafter = self.drafter
+        if isinstance(drafter, LearnedDrafter) and drafter.token_by_token:
+            drafter = self._shorter.setdefault(k, copy.copy(drafter))  # weights stay shared
+            drafter.gamma = k
+        return drafter.propose(self.state, rows, anchor, position, self.sampling, draws).first(k)
+
+    def _choose_verified(
+        self, load: StepLoad, proposal: Proposal, confidence: Sequence[Sequence[float]], decoded: list[Decoded]
+    ) -> Tensor:
         """ℓ [B]: what the policy admits of the drafts."""
         if self.policy is None:
             return proposal.drafted
         drafted = proposal.drafted.tolist()
-        step = Step(self.policy, drafted, _confidences(proposal), [d.rounds for d in decoded])
+        step = Step(self.policy, drafted, confidence, [d.rounds for d in decoded], load=load)
         return self._tensor(verify_lengths(self.policy, step))
 
     def _verify(
@@ -195,6 +240,7 @@ class Batch:
         self,
         decoded: list[Decoded],
         proposal: Proposal,
+        confidence: Sequence[Sequence[float]],
         verified: Tensor,
         verdict: Verdict,
         text: Tensor,
@@ -205,7 +251,7 @@ class Batch:
             verified.tolist(),
             verdict.accepted.tolist(),
             text.tolist(),
-            _confidences(proposal),
+            confidence,
         )
         for one, drafted, offered, accepted, ids, c in zip(decoded, *columns, strict=True):
             committed, accepted = self._commit(one, ids[1 : accepted + 2])
@@ -238,13 +284,13 @@ class Batch:
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.target.device)
 
-    def _clock(self) -> float:
+    def _wall(self) -> float:
         if self.target.device.type == "cuda":
             torch.cuda.synchronize(self.target.device)
         return time.perf_counter()
 
 
-def _confidences(proposal: Proposal) -> list[list[float]]:
+def confidences(proposal: Proposal) -> list[list[float]]:
     """c_1..c_γ of each request; empty lists without a confidence head."""
     return proposal.confidence.tolist() if proposal.confidence is not None else [[]] * len(proposal.tokens)
 

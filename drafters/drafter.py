@@ -97,6 +97,8 @@ class LearnedDrafter(nn.Module, ABC):
     name: str
     confident: bool = False
     """Whether it has a confidence head."""
+    token_by_token: bool = False
+    """Whether drafting fewer tokens takes less time: not where a block is drafted whole."""
     layers: nn.ModuleList
     embed_tokens: nn.Module
     lm_head: nn.Module
@@ -175,4 +177,4 @@ class LearnedDrafter(nn.Module, ABC):
         draft = self.draft(context, anchor.unsqueeze(1), draw)
         confidence = None if draft.confidence_logits is None else draft.confidence_logits[:, 0].float().sigmoid()
         drafted = torch.full_like(anchor, self.gamma)
-        return Proposal(torch.stack(tokens, 1), drafted, torch.stack(probs, 1), confidence)
+        return Proposal(torch.stack(tokens, 1), drafted, torch.stack(probs, 1), confidence, draft.logits[:, 0])

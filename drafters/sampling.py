@@ -62,6 +62,18 @@ class Proposal:
     """q, float32 [B, γ, V], after temperature, top-k and top-p; None where every draft is one-hot (n-gram)."""
     confidence: Tensor | None = None
     """c_k, float32 [B, γ]; None without a confidence head."""
+    logits: Tensor | None = None
+    """What q is made of, [B, γ, V]; None where every draft is one-hot."""
+
+    @property
+    def certainty(self) -> Tensor | None:
+        """max_v q_k(v) at temperature 1 with nothing cut off, [B, γ]: what confidences are estimated from."""
+        return None if self.logits is None else self.logits.float().softmax(-1).amax(-1)
+
+    def first(self, k: int) -> Proposal:
+        """Its first k positions."""
+        optional = [None if x is None else x[:, :k] for x in (self.probs, self.confidence, self.logits)]
+        return Proposal(self.tokens[:, :k], self.drafted.clamp(max=k), *optional)
 
 
 @dataclass(frozen=True, slots=True)

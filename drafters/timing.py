@@ -28,11 +28,13 @@ from drafters.layers import Rotary
 from drafters.sampling import Draws, Proposal, Sampling, sample, verify
 from drafters.target import Target, TargetPass
 
-Part = Literal["target", "draft", "prefill", "loop", "rule"]
+Part = Literal["target", "draft", "prefill", "read", "admit", "loop", "rule"]
 Work = Callable[[], object]
 _REPETITION_S = 5e-3
 """A point is repeated for at least this long in each sweep, unless that would break the time limit."""
 _LEAST_SWEEPS, _MOST_SWEEPS = 3, 40
+_BEFORE_CONTEXT = 16
+"""Context tokens of the target's pass before a draft."""
 _ALWAYS_TOKENS = 16
 """Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
 _FIRST_SHARE = 0.25
@@ -45,7 +47,9 @@ class Point:
 
     part: Part
     """target: a pass over anchors and drafts, head, sampling, acceptance. draft: propose, then take in what was verified.
-    prefill: one prompt's chunk and its first token. loop: a round of the decode loop whose models take no time; rule:
+    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. admit:
+    one request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop whose models take no
+    time; rule:
     sampling and acceptance in that loop."""
     requests: int
     tokens: int
@@ -53,7 +57,7 @@ class Point:
     context: int
     """Tokens each request has before these."""
     drafter: str = ""
-    """Its name, where the part is draft."""
+    """Its name, where the part is draft, read or admit."""
 
     @property
     def size(self) -> int:
@@ -133,12 +137,13 @@ class Bench:
     def measure(self, point: Point, runs: int) -> float:
         """Mean seconds of `runs`, after one that does not count.
 
-        On a CPU a pass of the target goes before every draft, untimed: it leaves the caches as a drafter finds them, and a
-        small drafter is a third slower for it.
+        On a CPU a pass of the target as wide as the draft goes before it, untimed: it leaves the caches as a drafter finds
+        them, and a small drafter is a third slower for it.
         """
         work, part = self.work(point), point.drafter or point.part
         if self.target.device.type != "cuda":
-            before = self._target_work(Point("target", 1, 1, point.context)) if point.part == "draft" else None
+            verified = Point("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT))
+            before = self._target_work(verified) if point.part == "draft" else None
             return _mean_seconds(work, runs, before)
         if self._graphs and point.part in ("target", "draft") and part not in self._eager and self._on_device(point):
             try:
@@ -152,7 +157,7 @@ class Bench:
         """The work of a point, to be done as often as one likes."""
         makers: dict[Part, Callable[[Point], Work]] = {
             "target": self._target_work, "draft": self._draft_work, "prefill": self._prefill_work,
-            "loop": self._loop_work, "rule": self._rule_work,
+            "read": self._read_work, "admit": self._admit_work, "loop": self._loop_work, "rule": self._rule_work,
         }  # fmt: skip
         return makers[point.part](point)
 
@@ -213,9 +218,34 @@ class Bench:
         next(rounds)
         return work
 
+    def _read_work(self, point: Point) -> Work:
+        some = self.drafters[point.drafter]
+        drafter, device, rows = some[max(some)], self.target.device, slice(0, point.requests)
+        state = drafter.start(point.requests, point.tokens + 1)
+        taps = self._taps_of(drafter, point.requests, point.tokens)
+        text = self._ids(point.requests, point.tokens + 1)
+        start = torch.zeros(point.requests, dtype=torch.int64, device=device)
+        return lambda: drafter.observe(state, rows, start, taps, text, start + point.tokens)
+
+    def _admit_work(self, point: Point) -> Work:
+        some, longest = self.drafters[point.drafter], point.context + point.tokens
+        batch = Batch(self.target, some[max(some)], self.sampling, None, point.requests, longest)
+        prompt = tuple(self._ids(1, point.tokens)[0].tolist())
+        waiting = [(0, DecodeRequest(prompt, 1 << 60, (0,)))]
+        for _ in range(point.requests):
+            batch.admit(deque(waiting))
+
+        def work() -> object:
+            batch.running[0][1].finish = "length"  # its row is filled with the last one's
+            batch.retire()
+            batch.admit(deque(waiting))
+            return batch
+
+        return work
+
     def _loop_work(self, point: Point) -> Work:
         instant = _Instant(point.requests, point.tokens - 1, self.target.device)
-        batch = Batch(cast(Target, instant), cast(Drafter, instant), self.sampling, None, point.requests, 1)
+        batch = Batch(cast(Target, instant), cast(Drafter, instant), self.sampling, None, point.requests, 0)
         batch.admit(deque((i, DecodeRequest((0,), 1 << 60, (i,))) for i in range(point.requests)))
 
         def work() -> object:
@@ -260,7 +290,7 @@ class Bench:
 class _Instant:
     """A target, a drafter and its state that take no time: what is left of a round is the loop's own work."""
 
-    name, tap_layers, stop_tokens = "instant", (), frozenset[int]()
+    name, tap_layers, stop_tokens, max_positions = "instant", (), frozenset[int](), 1 << 62
 
     def __init__(self, rows: int, gamma: int, device: torch.device) -> None:
         self.gamma, self.device = gamma, device

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from harness import trust
 from harness.command import listed, shares, user_errors
 from simulator.errors import InputError
 
@@ -375,6 +376,10 @@ def show(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = Fa
         run_id = store.find_run(name)
         report_file = out / run_id / "report.html"
         print_run(store, run_id, report_file if report_file.exists() else None, as_json=as_json, details=True)
+
+
+app.command()(trust.validate)
+app.command()(trust.sensitivity)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # torch and ray take seconds
     from harness.profiling import ProfileQuality
     from harness.recording import Estimate
     from harness.replaying import Replayed
+    from harness.sensitivity import Tolerance
+    from results.comparison import Comparison
     from results.store import Store
     from simulator.hardware import Profile
 
@@ -196,6 +198,99 @@ def _with_interval(r: dict[str, Any], name: str, form: str) -> str:
     if value is None:
         return "–"
     return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
+def print_comparison(found: Comparison, tolerance: float | None, *, as_json: bool) -> None:
+    """What changed between two runs; what is clearly worse by more than `tolerance` comes last and again."""
+    failing = [] if tolerance is None else found.regressions(tolerance)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), "regressions": [dataclasses.asdict(c) for c in failing]}))
+        return
+    console = _console()
+    console.print(f"run {found.first} → run {found.second}")
+    for line in found.differences:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    last = None
+    for quantity in dict.fromkeys(c.quantity for c in found.changes):
+        table = Table(quantity, "where", "before", "after", "change", "95 %", "verdict", box=None, header_style="bold")
+        for c in (c for c in found.changes if c.quantity == quantity):
+            who = f"{c.drafter} γ={c.gamma}"
+            interval = "" if c.low is None or c.high is None else f"{c.low:+.1%} to {c.high:+.1%}"
+            before, after = ("–" if v is None else f"{v:.3f}" if v < 100 else f"{v:,.0f}" for v in (c.first, c.second))
+            change = "" if c.change is None else f"{c.change:+.1%}"
+            table.add_row("" if who == last else who, c.where, before, after, change, interval, c.verdict)
+            last = who
+        console.print(table)
+    if not found.changes:
+        console.print("neither run has anything to compare")
+    console.print("verdicts hold together: at most 1 comparison in 20 like this calls anything changed where nothing is")
+    if tolerance is not None:
+        console.print(f"{len(failing)} worse by more than {tolerance:.1%}, or gone")
+
+
+def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None:
+    """Live points beside their simulations."""
+    from harness.validation import FIGURES, mean_errors
+    from results.validations import Validations
+
+    rows = Validations(store).rows(validation_id)
+    errors = mean_errors(rows)
+    if as_json:
+        print(json.dumps({"validation": rows, "errors": errors}, default=str))
+        return
+    console, first = _console(), rows[0]
+    console.print(
+        f"validation {validation_id} · run {first['run_id']} · {first['profile']} · "
+        f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
+        markup=False,
+    )
+    names = {"throughput": "tok/s", "tps": "tok/s of a user", "tau": "τ", "budget": "budget"}
+    table = Table("drafter · policy", "users", *names.values(), "step time", box=None, header_style="bold")
+    last = None
+    for r in rows:
+        who = r["drafter"] if r["drafter"] == "none" else f"{r['drafter']} γ={r['gamma']} {r['policy']}"
+        cells = [_compared_cell(r, figure) for figure in FIGURES]
+        table.add_row("" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}")
+        last = who
+    console.print(table)
+    console.print("simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
+    for figure, label in {**names, "step": "step time"}.items():
+        e = errors[figure]
+        rest = (
+            f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['covered']:.0%} inside"
+            if "covered" in e
+            else ""
+        )
+        console.print(
+            f"{label}: mean absolute error {e['mean_absolute']:.1%} (mean {e['mean']:+.1%}, worst {e['worst']:.1%}){rest}"
+        )
+
+
+def _compared_cell(r: dict[str, Any], figure: str) -> str:
+    simulated, measured = r["simulated"][figure], r["measured"][figure]
+    if simulated is None or measured is None:
+        return "–"
+    form = ",.0f" if figure in ("throughput", "tps") else ".2f"
+    star = "" if r["low"][figure] <= measured <= r["high"][figure] else "*"
+    return f"{simulated:{form}} / {measured:{form}} ({simulated / measured - 1:+.1%}{star})"
+
+
+def print_tolerances(found: list[Tolerance], *, as_json: bool) -> None:
+    """How far things may be off before another configuration wins."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(t) for t in found]))
+        return
+    table = Table(
+        "load", "wins (by)", "what is off", "holds from", "to", "then wins", "lost at ±30 %", box=None, header_style="bold"
+    )
+    last = None
+    for t in found:
+        shown = "" if t.load == last else f"{t.winner} ({t.margin:.1%})"
+        ends = [f"{end:+.0%}" if end is not None else f"beyond {side} 30 %" for end, side in ((t.down, "−"), (t.up, "+"))]
+        losses = " / ".join(f"{look.loss:.1%}" for look in (t.looks[0], t.looks[-1]))
+        table.add_row("" if t.load == last else t.load, shown, t.what, *ends, t.instead or "–", losses)
+        last = t.load
+    _console().print(table)
 
 
 def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_json: bool) -> None:

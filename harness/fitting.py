@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from drafters.timing import Point, Timing
 from simulator.hardware import Curve, DraftCurve, Profile
@@ -15,13 +16,15 @@ from simulator.hardware import Curve, DraftCurve, Profile
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One timed point: seconds = curve(count) + slope · extra."""
+    """One timed point: seconds = curve(count) + slope · extra + another slope · pairs."""
 
     count: int
     extra: float
     seconds: float
     shape: tuple[int, int]
-    """(requests, tokens of each): samples of one shape differ in `extra` alone."""
+    """(requests, tokens of each): samples of one shape differ in `extra` and `pairs` alone."""
+    pairs: float = 0.0
+    """Of a token of the target pass and a context token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,10 @@ class Costs:
     draft: Mapping[str, DraftCurve]
     overhead_s: float
     overhead_s_per_request: float
+    overhead_s_per_prompt: float
     context_s_per_token: float
     prefill_s_per_pair: float
+    verify_s_per_pair: float
     smoothed: float
     """The largest share by which a curve was changed so that it rises; no field of a profile."""
 
@@ -45,28 +50,51 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
     for timing in timings:
         point = timing.point
         extra = _extra(point, block.get(point.drafter, True))
-        sample = Sample(_count(point), extra, timing.seconds, (point.requests, point.tokens))
-        by_part[point.drafter or point.part].append(sample)
-    context_s, pair_s = fit_slope(by_part["target"]), fit_slope(by_part["prefill"])
-    verify, changed = fit_curve(by_part["target"], context_s)
+        pairs = float(point.size * point.context) if point.part == "target" else 0.0
+        sample = Sample(_count(point), extra, timing.seconds, (point.requests, point.tokens), pairs)
+        name = point.drafter if point.part == "draft" else f"{point.part} {point.drafter}".strip()
+        by_part[name].append(sample)
+    context_s, verify_pair_s = fit_attention(by_part["target"])
+    alone = [replace(s, seconds=s.seconds - verify_pair_s * s.pairs) for s in by_part["target"]]
+    verify, changed = fit_curve(alone, context_s)
+    pair_s = fit_slope(by_part["prefill"])
     eager, _ = fit_curve(by_part["prefill"], pair_s)
     draft = {}
     for name, in_one_pass in block.items():
         slope = fit_slope(by_part[name])
-        gammas = sorted({t.point.tokens for t in timings if t.point.drafter == name})
+        gammas = sorted({t.point.tokens for t in timings if t.point.drafter == name and t.point.part == "draft"})
         curves = [fit_curve((s for s in by_part[name] if s.shape[1] == g), slope) for g in gammas]
-        draft[name] = DraftCurve(tuple(gammas), tuple(curve for curve, _ in curves), in_one_pass, slope)
+        reading = [s.seconds / s.count for s in by_part[f"read {name}"]]
+        read_s = float(np.median(reading)) if reading else 0.0
+        draft[name] = DraftCurve(tuple(gammas), tuple(curve for curve, _ in curves), in_one_pass, slope, read_s)
         changed = max(changed, *(share for _, share in curves))
     host = host_seconds(timings)
-    return Costs(verify, eager, draft, *fit_line(list(host), list(host.values())), context_s, pair_s, changed)
+    overhead = fit_line(list(host), list(host.values()))
+    known = Costs(verify, eager, draft, *overhead, 0.0, context_s, pair_s, verify_pair_s, changed)
+    return replace(known, overhead_s_per_prompt=prompt_seconds(timings, known))
+
+
+def prompt_seconds(timings: Sequence[Timing], known: Costs) -> float:
+    """What a request's coming and going takes beside the passes over its prompt."""
+    left = []
+    for timing in timings:
+        point = timing.point
+        if point.part == "admit":
+            pairs_s = known.prefill_s_per_pair * point.tokens * (point.tokens + 1) / 2
+            read_s = known.draft[point.drafter].prefill_s_per_token * point.tokens
+            left.append(timing.seconds - float(known.eager.at(point.tokens)) - pairs_s - read_s)
+    return max(float(np.median(left)), 0.0) if left else 0.0
 
 
 def predicted_seconds(profile: Profile, point: Point) -> float | None:
     """What a profile says of a point; None for points of the host's work."""
     if point.part == "target":
-        return float(profile.verify.at(point.size)) + profile.context_s_per_token * _extra(point, True)
+        pairs_s = profile.verify_s_per_pair * point.size * point.context
+        return float(profile.verify.at(point.size)) + profile.context_s_per_token * _extra(point, True) + pairs_s
     if point.part == "prefill":
         return float((profile.eager or profile.verify).at(point.size)) + profile.prefill_s_per_pair * _extra(point, True)
+    if point.part == "read":
+        return profile.draft[point.drafter].prefill_s_per_token * point.size
     if point.part == "draft":
         curve = profile.draft[point.drafter]
         return float(curve.at(point.tokens, point.requests)) + curve.context_s_per_token * _extra(point, curve.block)
@@ -97,6 +125,27 @@ def fit_slope(samples: Iterable[Sample]) -> float:
         slopes = np.append(slopes, np.geomspace(slopes[slopes > 0].min(), slopes.max(), 200))
     losses = (np.log((short_s + slopes[:, None] * extra) / long_s) ** 2).sum(1)
     return float(slopes[losses.argmin()])
+
+
+def fit_attention(samples: Iterable[Sample]) -> tuple[float, float]:
+    """Seconds for each context token and for each pair of a token and a context token, both 0 or more.
+
+    From what each shape gains over its shortest sample, with the least squares of errors relative to the whole. A GPU
+    reads the context once for all tokens, and pairs cost nothing; on a CPU they may cost more than the reading.
+    """
+    rows, gains = [], []
+    for some in _by_shape(samples):
+        shortest = min(some, key=lambda s: s.extra)
+        for s in some:
+            if s.extra > shortest.extra:
+                rows.append([(s.extra - shortest.extra) / s.seconds, (s.pairs - shortest.pairs) / s.seconds])
+                gains.append((s.seconds - shortest.seconds) / s.seconds)
+    if not rows:
+        return 0.0, 0.0
+    design = np.array(rows)
+    scale = design.max(0)
+    slopes, _ = nnls(design / scale, np.array(gains))
+    return float(slopes[0] / scale[0]), float(slopes[1] / scale[1])
 
 
 def fit_curve(samples: Iterable[Sample], slope: float) -> tuple[Curve, float]:

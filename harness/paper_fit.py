@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,7 +43,7 @@ AXES: Final[Mapping[str, tuple[str, str]]] = {
 _OTHERS: Final = (
     "fig6_histogram", "fig6_reliability", "fig8_line_vertices", "fig8_throughput_scatter_band", "fig8_budget_scatter_band",
 )  # fmt: skip
-_PAPER: Final = Path(figures.__file__).parent / "paper"
+_PAPER: Final = figures.PAPER
 
 
 # --- what is published ----------------------------------------------------------------------------------------------------

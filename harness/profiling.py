@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import platform
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from drafters.drafter import Drafter, LearnedDrafter
 from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from drafters.timing import Bench, Point, Timed, seconds_now, time_points
+from drafters.timing import Bench, Point, Timed, Work, seconds_now, time_points
 from harness.fitting import Costs, fit_costs, host_seconds, predicted_seconds
 from harness.pairs import choose_drafters, load_pair
 from harness.provenance import git_revision, package_versions
@@ -38,9 +40,13 @@ _SHORT = 16
 """Context that stands for none: a drafter needs some."""
 _CHUNKS = (1, 8, 64, 256, 1024, 4096)
 """Prompt tokens timed in one pass."""
+_PROMPTS = (64, 256)
+"""Prompt tokens that drafters take in at once."""
 _LIVE_TOKENS, _LIVE_PROMPT = 20, 48
 """Of the live check: tokens of the response and of the prompt."""
 _GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +117,29 @@ def profile_pair(
     pair: str, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None
 ) -> tuple[Profile, ProfileQuality]:
     """Profile a pair on this machine; `device` None is the pair's own, `drafters` None all of them. Raises InputError."""
+    with loaded_pair(pair, device=device, drafters=drafters) as measured:
+        return profile(measured, effort, watcher)
+
+
+@contextmanager
+def loaded_pair(
+    pair: str,
+    *,
+    device: str | None = None,
+    drafters: list[str] | None = None,
+    gammas: Mapping[str, int] | None = None,
+) -> Iterator[Measured]:
+    """A pair ready to be profiled, on one thread where it runs on a CPU; `gammas` where not the drafters' own."""
     named = load_pair(pair)
     sources = {n: s for n, s in choose_drafters(named, drafters).items() if n != "none"}
     device = _resolved(device or named.device)
     with _one_thread(device):
         target = Target.load(named.target, dtype=getattr(torch, named.dtype), device=device)
-        loaded = {name: load_drafter(source, target) for name, source in sources.items()}
+        loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
         name = Path(pair).stem
         model = name if Path(named.target).is_dir() else named.target
         weights = f"of {model}, SHA-256 {folder_hash(find_folder(named.target))[:16]}"
-        return profile(Measured(target, loaded, name, model, weights), effort, watcher)
+        yield Measured(target, loaded, name, model, weights)
 
 
 def profile_architecture(
@@ -148,13 +167,18 @@ def profile_architecture(
         return profile(Measured(target, made, name, name, weights), effort, watcher)
 
 
-def profile(measured: Measured, effort: Effort, watcher: Watcher) -> tuple[Profile, ProfileQuality]:
-    """Time a grid, fit a profile to it, and hold it against the grid and against live decoding."""
+def profile(
+    measured: Measured, effort: Effort, watcher: Watcher, *, others: Sequence[Work] = ()
+) -> tuple[Profile, ProfileQuality]:
+    """Time a grid, fit a profile to it, and hold it against the grid and against live decoding.
+
+    `others` are done once in each sweep over the grid: what is timed there is timed under the same conditions.
+    """
     target, drafters = measured.target, measured.drafters
     variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
     points = grid(target, variants, effort)
     watcher.say(f"timing {len(points)} shapes for about {effort.seconds:.0f} s")
-    timed, live = _time(measured, variants, points, effort, watcher)
+    timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
         watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --seconds gives time for them")
     costs = fit_costs(timed.timings, {n: not isinstance(d, AutoregressiveDrafter) for n, d in drafters.items()})
@@ -191,11 +215,15 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     def contexts(rows: int) -> list[int]:
         return sorted({short, max(min(longest, room // rows), short)})
 
-    points = [Point("target", r, w, c) for r in requests for c in contexts(r) for w in widths]
+    every = range(1, deepest + 2)  # kernels are jagged where a pass holds few tokens
+    points = [Point("target", r, w, c) for r in requests for c in contexts(r) for w in (every if r == 1 else widths)]
     for name, by_gamma in variants.items():
         for gamma, drafter in by_gamma.items():
             reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
             points += [Point("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
+        points += [Point("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
+        if reads:
+            points += [Point("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
     points += [Point("prefill", 1, n, c) for n in _CHUNKS if n <= longest for c in (0, longest)]
     points += [Point("loop", r, deepest + 1, 0) for r in fewer]
     return points + [Point("rule", r, deepest + 1, 0) for r in fewer]
@@ -252,6 +280,7 @@ def _time(
     points: Sequence[Point],
     effort: Effort,
     watcher: Watcher,
+    others: Sequence[Work],
 ) -> tuple[Timed, dict[str, list[LivePass]]]:
     """The grid, and in each sweep over it a live pass of every drafter: under the same conditions."""
     live: dict[str, list[LivePass]] = {name: [] for name in ("none", *measured.drafters)}
@@ -267,7 +296,7 @@ def _time(
         seconds=effort.seconds,
         seed=effort.seed,
         advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
-        others=[decode_with(name) for name in live],
+        others=[*(decode_with(name) for name in live), *others],
     )
     return timed, live
 
@@ -283,7 +312,8 @@ def _quality(
     for timing in timed.timings:
         seconds = predicted_seconds(profile, timing.point)
         if seconds is not None:
-            errors[timing.point.drafter or timing.point.part].append(abs(seconds / timing.seconds - 1))
+            part = timing.point.part
+            errors[timing.point.drafter if part == "draft" else part].append(abs(seconds / timing.seconds - 1))
     for requests, seconds in host_seconds(timed.timings).items():
         step_s = profile.overhead_s + profile.overhead_s_per_request * requests
         errors["loop"].append(abs(step_s / max(seconds, 1e-9) - 1))
@@ -386,14 +416,27 @@ def _resolved(device: str) -> str:
 
 @contextmanager
 def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU one thread, as recorders have."""
+    """On a CPU one thread, as recorders have, which keeps the memory it frees."""
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
+        keep_memory()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def keep_memory() -> None:
+    """Tell glibc, where that is what there is, not to give freed memory back to the system, from now on.
+
+    By default a pass of some ten megabytes gets them anew each time or keeps them, as the heap happens to lie: the same pass
+    then takes 40 ms or 65 ms, for minutes on end.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
 
 
 def _slug(name: str) -> str:

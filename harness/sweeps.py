@@ -203,14 +203,14 @@ def _who(
                 parsed = parse_policy(policy, cost)
                 if parsed.reads_confidences and confidences == "none":
                     raise InputError(f"policy {policy}: needs confidences, and {name} has none")
-                if parsed.wants_raw_confidences and confidences == "estimated":
-                    raise InputError(f"policy {policy}: needs confidences as a drafter gives them, and {name} gives none")
             except InputError as error:
                 if plan.drafters and plan.policies:
                     raise
                 say(f"{name} γ={gamma} {policy}: left out: {error}")
                 continue
-            yield name, (name, gamma, "raw" if parsed.wants_raw_confidences else confidences), policy
+            # Calibration is what such a policy ignores; estimates are all that a drafter without a head has, there too.
+            raw = parsed.wants_raw_confidences and confidences == "calibrated"
+            yield name, (name, gamma, "raw" if raw else confidences), policy
 
 
 class Worker:

@@ -78,7 +78,7 @@ INTERCEPT: Final = -0.05
 _DOMAIN: Final = np.array([DOMAINS.index(domain) for domain, _, _ in TASKS.values()])
 _ALPACA: Final = list(TASKS).index("alpaca")
 _FILE: Final = Path(__file__).with_name("synthesis_qwen3_4b.json")
-_PAPER: Final = Path(figures.__file__).parent / "paper"
+_PAPER: Final = figures.PAPER
 
 
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

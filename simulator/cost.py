@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,30 @@ class StepLoad:
         return self.decoding + self.finishing_prefill
 
 
+class Longest(NamedTuple):
+    """The largest of a step's decoding requests: what a padded pass is as long as."""
+
+    verified: int
+    """ℓ."""
+    context_tokens: int
+
+
+class Parts(NamedTuple):
+    """Seconds of a step."""
+
+    overhead_s: float
+    draft_s: float
+    attention_s: float
+    """The target's, prompts included."""
+    target_s: float
+    """Everything else in the target's passes."""
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return self.overhead_s + self.draft_s + self.attention_s + self.target_s
+
+
 class StepCost(NamedTuple):
     """Seconds of every part of a step, as tables; a named tuple, so that compiled code reads the same object."""
 
@@ -55,6 +79,14 @@ class StepCost(NamedTuple):
     prefill_s_per_pair: float
     assumed_context_tokens: int = -1
     """Context tokens of a request, where a table was made once at one context; −1 takes them as they are."""
+    verify_s_per_pair: float = 0.0
+    """Attention of one token of the target pass to one context token, beyond reading it."""
+    draft_prefill_s_per_token: float = 0.0
+    """What the drafter spends on a prompt's token."""
+    overhead_s_per_prompt: float = 0.0
+    """Host work of taking a request in and letting it go, when its prompt is done."""
+    padded: bool = False
+    """Whether passes are padded to the longest request, and prompts go in passes of their own; see `Profile.padded`."""
 
     def overhead(self, load: StepLoad) -> float:
         """Host work of the step."""
@@ -81,8 +113,25 @@ class StepCost(NamedTuple):
         return self.overhead(load) + self.draft(load, drafted) + self.attention(load)
 
     def seconds(self, load: StepLoad, drafted: int, verified: int) -> float:
-        """The whole step."""
+        """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
         return self.fixed(load, drafted) + self.target(load, verified)
+
+    def step(self, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
+        """What the step really takes, by part."""
+        n = load.decoding
+        tokens = n * (1 + longest.verified) if self.padded else n + verified
+        context = n * longest.context_tokens if self.padded else load.context_tokens
+        read = replace(load, context_tokens=context)
+        draft = self.draft(read, drafted) + self.draft_prefill_s_per_token * load.prefill_tokens
+        pairs = self._context(read) / n * tokens if n else 0.0
+        attention = self.attention(read) + self.verify_s_per_pair * pairs
+        overhead = self.overhead(load) + self.overhead_s_per_prompt * load.finishing_prefill
+        if not self.padded:
+            return Parts(overhead, draft, attention, self.target(load, verified))
+        target = float(self.verify_s[tokens]) if n else 0.0
+        if load.prefill_tokens:
+            target += float(self.eager_s[load.prefill_tokens]) + (load.prefilling - 1) * float(self.eager_s[1])
+        return Parts(overhead, draft, attention, target)
 
     def _context(self, load: StepLoad) -> int:
         if self.assumed_context_tokens < 0:

@@ -108,7 +108,7 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     """One engine iteration of replica r: preempt, admit, draft, verify, commit."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
     preempted = _preempt(state, limits, r)
-    n, context = _gather_decoding(state, r)
+    n, context, longest_context = _gather_decoding(state, r)
     prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n, preempted)
 
     k = _draft_tokens(rule, limits.gamma, n, finishing, prefilling, prefill_tokens, pairs, context, replica.alpha)
@@ -119,13 +119,18 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
         s.accepted[i] = tables.accepted[job.anchor]
     _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k)
 
-    verified = 0
+    verified = longest = 0
     for i in range(n):
         verified += s.lengths[i]
+        longest = max(longest, s.lengths[i])
+    tokens = n * (1 + longest) if cost.padded else n + verified
+    read = n * longest_context if cost.padded else context
     overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
-    draft_s = _draft_s(cost, n, context, k)
-    attention_s = _attention_s(cost, n, context, pairs)
-    target_s = (cost.eager_s if prefill_tokens else cost.verify_s)[prefill_tokens + n + verified]
+    overhead_s += cost.overhead_s_per_prompt * finishing
+    draft_s = _draft_s(cost, n, read, k) + cost.draft_prefill_s_per_token * prefill_tokens
+    attention_s = _attention_s(cost, n, read, pairs)
+    attention_s += cost.verify_s_per_pair * (_context(cost, n, read) / n * tokens if n else 0.0)
+    target_s = _target_s(cost, n, tokens, prefilling, prefill_tokens)
     step_s = overhead_s + draft_s + attention_s + target_s
 
     totals.steps += 1
@@ -172,7 +177,7 @@ def _reserved(job, limits):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
-    n = context = 0
+    n = context = longest = 0
     for i in range(state.replicas[r].running):
         j = state.order[r, i]
         job = state.jobs[j]
@@ -180,7 +185,8 @@ def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
             state.decoding[n] = j
             n += 1
             context += job.prompt_tokens + job.emitted
-    return n, context
+            longest = max(longest, job.prompt_tokens + job.emitted)
+    return n, context, longest
 
 
 @njit(cache=True)
@@ -238,6 +244,17 @@ def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
     if k == 0 or n == 0:
         return 0.0
     return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
+
+
+@njit(cache=True, inline="always")
+def _target_s(cost, n, tokens, prefilling, prefill_tokens):  # type: ignore[no-untyped-def]
+    """The target's passes but for attention; prompts have passes of their own where passes are padded."""
+    if not cost.padded:
+        return (cost.eager_s if prefill_tokens else cost.verify_s)[prefill_tokens + tokens]
+    target_s = cost.verify_s[tokens] if n else 0.0
+    if prefill_tokens:
+        target_s += cost.eager_s[prefill_tokens] + (prefilling - 1) * cost.eager_s[1]
+    return target_s
 
 
 @njit(cache=True, inline="always")

@@ -1,6 +1,6 @@
 """Hardware profiles: how long a step takes, and how much context fits. One JSON file each; see docs/hardware.md.
 
-    t_step = overhead + draft(R, drafted) + verify(B) + context tokens · (cost of reading one) + prefill attention
+    t_step = overhead + draft(R, drafted) + verify(B) + context tokens · (cost of reading one) + attention of single tokens
 
 with R requests drafting and B tokens in the target pass. Attention reads a request's context once for the whole block, so
 what is charged for context counts requests' tokens, not verified tokens.
@@ -65,14 +65,17 @@ class DraftCurve:
     """Whether the whole block is drafted at once: asking for fewer tokens then saves nothing."""
     context_s_per_token: float = 0.0
     """Seconds of one pass of the drafter on each token of the requests' contexts; without `block` it makes γ passes."""
+    prefill_s_per_token: float = 0.0
+    """Seconds of taking in a prompt's token."""
 
     def __post_init__(self) -> None:
         if not self.drafted or len(self.drafted) != len(self.requests):
             raise ValueError("needs one curve over requests for each entry of drafted")
         if self.drafted[0] < 1 or any(a >= b for a, b in zip(self.drafted, self.drafted[1:], strict=False)):
             raise ValueError("drafted must rise from 1 or more")
-        if not 0 <= self.context_s_per_token < float("inf"):
-            raise ValueError("context_s_per_token must be 0 or more")
+        for name in ("context_s_per_token", "prefill_s_per_token"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more")
 
     def at(self, drafted: int, requests: npt.ArrayLike) -> Seconds:
         """Seconds of drafting `drafted` tokens for so many requests; straight on beyond what was timed."""
@@ -111,17 +114,28 @@ class Profile:
     """Of every step: scheduling, sampling, launching."""
     overhead_s_per_request: float = 0.0
     """Host work for each running request, every step."""
+    overhead_s_per_prompt: float = 0.0
+    """Host work of taking a request in and letting it go, in the step its prompt is done."""
     context_s_per_token: float = 0.0
     """Reading one context token's keys and values, once for each running request."""
     prefill_s_per_pair: float = 0.0
     """Attention of one prefill token to one context token before it."""
+    verify_s_per_pair: float = 0.0
+    """Attention of one token of the target pass to one context token, beyond reading it: 0 where memory is what limits."""
+    padded: bool = False
+    """How the engine lays out its passes. False, as serving engines do: one pass holds prompts and drafts, each token once.
+    True, as the project's own loop does: drafts and contexts are padded to the batch's longest, and every prompt has a pass
+    of its own. Policies foresee steps by their tokens either way."""
     captured_tokens: tuple[int, ...] = ()
     """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
     eager: Curve | None = None
     """The target pass outside of captured sizes; by default `verify`, unpadded."""
 
     def __post_init__(self) -> None:
-        for name in ("overhead_s", "overhead_s_per_request", "context_s_per_token", "prefill_s_per_pair"):
+        for name in (
+            "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
+            "verify_s_per_pair",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more")
         if self.source not in get_args(Source):
@@ -147,15 +161,18 @@ class Profile:
             verify = np.where(inside, self.verify.at(padded), eager)
         else:
             verify = self.verify.at(padded)
-        draft, context = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1)
+        draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
         if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)
+            draft_prefill_s = curve.prefill_s_per_token
             for k in range(1, gamma + 1):
                 draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
                 context[k] = curve.context_s_per_token * (1 if curve.block else k)
         return StepCost(
             verify, eager, draft, context,
             self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
+            verify_s_per_pair=self.verify_s_per_pair, draft_prefill_s_per_token=draft_prefill_s,
+            overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
         )  # fmt: skip
 
     def _draft_curve(self, drafter: str, gamma: int) -> DraftCurve:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.cost import StepCost, StepLoad
+from simulator.cost import Longest, StepCost, StepLoad
 from simulator.policies.contract import Policy, Step, verify_lengths
 from simulator.records import Round
 from simulator.state import ROW, TOTALS, Records
@@ -150,13 +150,14 @@ class Reference:
         asked = min(replica.policy.draft(load, self.gamma), self.gamma)
         rounds = self._rounds(replica, decoding, load, asked)
         verified = sum(round_.verified for round_ in rounds)
-        step_s = self.cost.seconds(load, asked, verified)
+        longest = Longest(max((x.verified for x in rounds), default=0), max((job.tokens for job in decoding), default=0))
+        parts = self.cost.step(load, asked, verified, longest)
+        step_s = parts.seconds
         sums = {
             "steps": 1, "request_steps": len(decoding), "rounds": len(decoding), "verified": verified,
             "prefill_tokens": load.prefill_tokens, "prefills": load.finishing_prefill,
             "drafted": sum(round_.drafted for round_ in rounds), "accepted": sum(round_.accepted for round_ in rounds),
-            "overhead_s": self.cost.overhead(load), "draft_s": self.cost.draft(load, asked),
-            "attention_s": self.cost.attention(load), "target_s": self.cost.target(load, verified),
+            **parts._asdict(),
             "request_s": len(decoding) * step_s, "kv_token_s": self._reserved(replica.running) * step_s,
         }  # fmt: skip
         for name, value in sums.items():

@@ -286,5 +286,6 @@ class Simulator:
 def typed(cost: StepCost) -> StepCost:
     """The same cost with the one set of types that the compiled loop was made for."""
     made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:4]]
-    made += [float(seconds) for seconds in cost[4:-1]]
-    return StepCost._make([*made, int(cost.assumed_context_tokens)])
+    made += [float(seconds) for seconds in cost[4:8]]
+    made += [int(cost.assumed_context_tokens), *map(float, cost[9:12])]
+    return StepCost._make([*made, bool(cost.padded)])

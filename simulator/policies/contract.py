@@ -16,7 +16,6 @@ from typing import ClassVar, NamedTuple
 from simulator.cost import StepLoad
 from simulator.errors import InputError
 from simulator.records import Round
-from simulator.traces import survival
 
 
 class CausalityError(Exception):
@@ -90,6 +89,7 @@ class Step:
             policy, drafted, confidence, past, accepted,
         )  # fmt: skip
         self._admitted = [0] * len(drafted)
+        self._products: list[list[float]] = [[] for _ in drafted]
         self.load = load or StepLoad.of(len(drafted))
 
     @property
@@ -131,7 +131,10 @@ class Step:
     def survival(self, request: int, position: int) -> float:
         """s_k = c_1···c_k, once all positions before it are admitted."""
         self.confidence(request, position)
-        return float(survival(self._confidence[request][:position])[-1])
+        products, confidence = self._products[request], self._confidence[request]
+        while len(products) < position:
+            products.append((products[-1] if products else 1.0) * confidence[len(products)])
+        return round(products[position - 1] * 2.0**24) / 2.0**24  # as `simulator.traces.survival`, without its arrays
 
     def past(self, request: int, ago: int = 1) -> Seen | None:
         """What the request's round `ago` rounds ago showed; None before its first."""

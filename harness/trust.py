@@ -1,0 +1,89 @@
+"""Commands that say how far to trust a simulation: `harness validate` and `harness sensitivity`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from harness.command import listed, user_errors
+from simulator.errors import InputError
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the database, the reports and everything else a run writes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout; progress goes to stderr.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
+
+
+def validate(
+    name: RunName = "latest",
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
+    ] = None,
+    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32.")] = "1..32",
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="As fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="About how long to measure: profile and live points together.")] = 420.0,
+    max_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
+    seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
+    from harness.display import print_validation, watching
+    from harness.sweeps import counts
+    from harness.validation import Plan, validate_run
+    from results.store import Store
+
+    with user_errors("harness"):
+        store = Store(out / "specyard.duckdb")
+        plan = Plan(
+            concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
+            policies=None if policy is None else tuple(listed(policy) or ()), seconds=seconds, max_tokens=max_tokens,
+            seed=seed,
+        )  # fmt: skip
+        with watching() as watcher:
+            validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
+        print_validation(store, validation_id, as_json=as_json)
+
+
+def sensitivity(
+    name: RunName = "latest",
+    hardware: Annotated[str | None, typer.Option(help="A profile: device/model, or the file of one's own.")] = None,
+    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = "4,32,256",
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler.")
+    ] = None,
+    objective: Annotated[
+        Literal["throughput", "tps"], typer.Option(help="What the best configuration has most of.")
+    ] = "throughput",
+    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
+    from harness.display import print_tolerances, watching
+    from harness.sensitivity import run_sensitivity
+    from harness.sweeps import Plan, counts
+    from results.store import Store
+    from simulator.hardware import dump_profile
+    from simulator.profiles import find_profile
+
+    with user_errors("harness"):
+        if hardware is None:
+            raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+        store = Store(out / "specyard.duckdb")
+        loads = [f"users:{n}" for n in counts("--concurrency", concurrency)]
+        plan = Plan(
+            profile=dump_profile(find_profile(hardware)), loads=loads, policies=listed(policy), drafters=drafter,
+            seconds=seconds, seed=seed,
+        )  # fmt: skip
+        with watching() as watcher:
+            found = run_sensitivity(store, store.find_run(name), plan, objective, watcher)
+        print_tolerances(found, as_json=as_json)

@@ -1,0 +1,264 @@
+"""Validation: fair halves of prompts, replicas that ask what the live engine asks, errors, and one small run for real."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from drafters.serving import StepRecord
+from harness.cli import app
+from harness.live import Figures, Point, first_limits, split_prompts, step_errors, turns
+from harness.sensitivity import CHANGES, judge
+from harness.validation import FIGURES, Compared, Plan, Replicas, mean_errors
+from simulator.cost import Longest, StepCost, StepLoad
+from simulator.errors import InputError
+from simulator.hardware import Curve, DraftCurve, Profile
+from simulator.perturbation import accepting, confident, slower
+from simulator.records import Anchors
+from simulator.simulation import prepare
+from simulator.traces import Trace, TracedResponse
+
+
+def some_trace(alpha: float = 0.6, gamma: int = 3, responses: int = 12, tokens: int = 60) -> Trace:
+    rng = np.random.default_rng(1)
+    parts = []
+    for i in range(responses):
+        coins = rng.random((tokens, gamma)) < alpha
+        anchors = Anchors(
+            np.full(tokens, gamma, np.uint8), coins.cumprod(1).sum(1).astype(np.uint8),
+            np.full((tokens, gamma), alpha, np.float32), np.full((tokens, gamma), 0.5, np.float32),
+        )  # fmt: skip
+        parts.append((TracedResponse(f"task{i % 3}", "math", f"task{i % 3}/{i}", 0, 20), anchors))
+    return Trace.join("dspark", parts)
+
+
+def some_profile(**changes: Any) -> Profile:
+    settings: dict[str, Any] = {
+        "name": "test/test", "device": "d", "model": "m", "source": "user", "provenance": {}, "kv_capacity_tokens": 10**6,
+        "verify": Curve((1, 100), (1e-3, 2e-3)), "overhead_s": 1e-4, "overhead_s_per_prompt": 3e-4,
+        "context_s_per_token": 1e-7,
+        "draft": {"dspark": DraftCurve((3,), (Curve((1,), (5e-4,)),), True, 1e-8, 2e-6)}, "verify_s_per_pair": 1e-8,
+    }  # fmt: skip
+    return Profile(**{**settings, **changes})
+
+
+def test_halves_share_tasks_and_no_prompt() -> None:
+    responses = [TracedResponse(f"t{i % 3}", "math", f"t{i % 3}/{i}", turn, 5) for i in range(30) for turn in (0, 1)]
+    live, traced = split_prompts(responses, 0)
+    assert not set(live) & set(traced)
+    assert set(live) | set(traced) == {r.prompt_id for r in responses}
+    assert Counter(p[:2] for p in live) == Counter(p[:2] for p in traced) == {"t0": 5, "t1": 5, "t2": 5}
+    assert split_prompts(responses, 1) != (live, traced)
+    with pytest.raises(InputError, match="task t9"):
+        split_prompts([*responses, TracedResponse("t9", "math", "t9/0", 0, 5)], 0)
+
+
+def test_tasks_and_prompts_take_turns() -> None:
+    tasks = {"a": ["a1", "a2", "a3"], "b": ["b1"], "c": ["c1", "c2"]}
+    some = list(islice(turns(tasks, np.random.default_rng(0)), 18))
+    for i in range(0, 18, 3):
+        assert {x[0] for x in some[i : i + 3]} == {"a", "b", "c"}
+    assert Counter(some) == {"a1": 2, "a2": 2, "a3": 2, "b1": 6, "c1": 3, "c2": 3}
+    limits = first_limits(1000, 48, 0)
+    assert (limits.min(), limits.max()) == (1, 48)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
+    """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
+    plan, trace = Plan(max_tokens=40), some_trace(responses=60)
+    profile = some_profile(padded=padded, context_s_per_token=0.0, verify_s_per_pair=0.0)
+    point = Point("dspark", 3, "fixed:3", "none", 1)
+    replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
+    found = replicas.run(prepare(trace), 0, redraw=True)
+    tau = (1 - 0.6**4) / 0.4
+    assert found.tau == pytest.approx(tau, rel=0.04)  # the length limit cuts last rounds
+    assert found.budget == 4
+    step_s = 1e-4 + 5e-4 + 1e-3 + 3 * 1e-3 / 99 + 1e-8 * 30
+    assert found.tps == pytest.approx(tau / step_s, rel=0.04)
+    prefill_s = 1e-4 + 3e-4 + 20 * 2e-6 + 1e-3 + 19 * 1e-3 / 99
+    assert found.throughput == pytest.approx(40 / (prefill_s + 39 / tau * step_s), rel=0.04)
+
+
+def test_padding_costs_what_the_longest_asks_for() -> None:
+    cost = some_profile(padded=True).cost("dspark", 3, 8, 100)
+    plain = some_profile().cost("dspark", 3, 8, 100)
+    record = StepRecord(
+        start_s=0, load=StepLoad(4, context_tokens=100), longest_context=40, drafted=3, verified=5, longest_verified=3,
+        accepted=2, committed=6, emitted=6, draft_s=1.0, verify_s=1.0, prefill_s=0.0, overhead_s=1.0,
+    )  # fmt: skip
+    for some, tokens, context in ((cost, 16, 160), (plain, 9, 100)):
+        verify_s = float(Curve((1, 100), (1e-3, 2e-3)).at(tokens)) + 1e-7 * context + 1e-8 * context / 4 * tokens
+        errors = step_errors([record], some)
+        assert errors["verify"] == pytest.approx(verify_s - 1)
+        assert errors["draft"] == pytest.approx(5e-4 + 1e-8 * context - 1)
+        assert errors["overhead"] == pytest.approx(1e-4 - 1)
+        assert np.isnan(errors["prefill"])
+
+
+def test_prompts_in_passes_of_their_own() -> None:
+    cost = some_profile(padded=True, eager=Curve((1, 11), (1e-3, 2e-3))).cost("dspark", 3, 8, 100)
+    load = StepLoad(0, prefilling=2, finishing_prefill=2, prefill_tokens=20, prefill_pairs=110)
+    parts = cost.step(load, 3, 0, Longest(0, 0))
+    assert parts.target_s == pytest.approx(1e-3 + 1e-3 + 20 * 1e-4 - 1e-4)
+    assert parts.overhead_s == pytest.approx(1e-4 + 2 * 3e-4)
+    assert parts.draft_s == pytest.approx(20 * 2e-6)
+
+
+def test_errors_are_simulated_over_measured() -> None:
+    figures = [Figures(f, 10.0, 2.0, 4.0) for f in (110.0, 100.0, 90.0, 120.0, 105.0)]
+    point = Point("dspark", 3, "fixed:3", "none", 1)
+    c = Compared(point, 1.0, 10, 5, figures[1], figures[0], figures[2], figures[3], figures[4], {"step": 0.02})
+    assert c.error("throughput") == pytest.approx(0.1)
+    assert c.error("throughput", same=True) == pytest.approx(0.05)
+    assert c.covered("throughput")
+    row = {"measured": dict.fromkeys(FIGURES, 100.0), "step_errors": {"step": -0.02}}
+    row |= {
+        name: dict.fromkeys(FIGURES, v)
+        for name, v in (("simulated", 94.0), ("same_prompts", 98.0), ("low", 95.0), ("high", 99.0))
+    }
+    errors = mean_errors([row])
+    assert errors["tau"] == pytest.approx(
+        {"mean_absolute": 0.06, "mean": -0.06, "worst": 0.06, "same_prompts": 0.02, "covered": 0}
+    )
+    assert errors["step"]["mean"] == pytest.approx(-0.02)
+
+
+def test_plans_refuse_nonsense() -> None:
+    for wrong in ({"seconds": 0}, {"max_tokens": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"replicates": 1}):
+        with pytest.raises(InputError):
+            Plan(**wrong)  # type: ignore[arg-type]
+
+
+def test_acceptance_off_by_a_factor_keeps_the_coins() -> None:
+    trace = some_trace(alpha=0.6, tokens=2000)
+    for factor in (0.7, 1.0, 1.3):
+        other = accepting(trace, factor, 0)
+        alpha = 0.6 * factor
+        expected = sum(alpha**k for k in range(1, 4))
+        assert other.anchors.accepted.mean() == pytest.approx(expected, abs=0.02)
+        same = other.anchors.accepted == trace.anchors.accepted
+        if factor == 1:
+            assert same.all()
+        better = other.anchors.accepted.astype(int) - trace.anchors.accepted
+        assert (better <= 0).all() if factor <= 1 else (better >= 0).all()
+    assert (confident(trace, 3.0).anchors.confidence == 1).all()  # type: ignore[union-attr]
+
+
+def test_one_part_gets_slower_and_no_other() -> None:
+    base = some_profile()
+    load = StepLoad(4, prefilling=1, finishing_prefill=1, prefill_tokens=7, prefill_pairs=28, context_tokens=99)
+
+    def parts(profile: Profile) -> tuple[float, float, float]:
+        found = profile.cost("dspark", 3, 8, 100).step(load, 3, 6, Longest(3, 50))
+        return found.overhead_s, found.draft_s, found.attention_s + found.target_s
+
+    before = parts(base)
+    for i, part in enumerate(("overhead", "draft", "verify")):
+        after = parts(slower(base, part, 1.25))  # type: ignore[arg-type]
+        assert after == pytest.approx([b * (1.25 if i == j else 1) for j, b in enumerate(before)])
+
+
+def test_break_even_lies_between_what_was_looked_at() -> None:
+    values = {
+        -0.2: {"a": 10.0, "b": 6.0}, 0.0: {"a": 10.0, "b": 9.0, "c": 1.0}, 0.1: {"a": 10.0, "b": 10.5},
+        0.3: {"a": 7.0, "b": 14.0},
+    }  # fmt: skip
+    found = judge("users:4", "x", values)
+    assert (found.winner, found.down, found.instead) == ("a", None, "b")
+    assert found.margin == pytest.approx(1 / 9)
+    lead, behind = 10 / 9 - 1, 1 - 10 / 10.5
+    assert found.up == pytest.approx(0.1 * lead / (lead + behind))
+    assert [look.best for look in found.looks] == ["a", "a", "b", "b"]
+    assert found.looks[-1].loss == pytest.approx(0.5)
+    assert judge("users:4", "x", {0.0: {"a": 2.0, "b": 1.0}, 0.3: {"a": 2.0, "b": 1.0}}).up is None
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of the bundled pair."""
+    out = tmp_path_factory.mktemp("runs")
+    arguments = [
+        "record",
+        "math_code_chat",
+        "--limit",
+        "4",
+        "--drafter",
+        "dspark",
+        "--drafter",
+        "mtp",
+        "--max-new-tokens",
+        "16",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--actors", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_validate_for_real(recorded: Path) -> None:
+    command = [
+        "validate",
+        "--out",
+        str(recorded),
+        "--seconds",
+        "6",
+        "--concurrency",
+        "1,3",
+        "--drafter",
+        "dspark",
+        "--drafter",
+        "none",
+    ]
+    result = CliRunner().invoke(app, [*command, "--max-tokens", "12", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    rows = found["validation"]
+    assert [(r["drafter"], r["policy"], r["users"]) for r in rows] == [
+        (d, p, u) for d, p in (("none", "none"), ("dspark", "fixed:7"), ("dspark", "prefix_scheduler")) for u in (1, 3)
+    ]
+    for r in rows:
+        assert not set(r["live_prompts"]) & set(r["trace_prompts"])
+        assert 0.4 < r["simulated"]["throughput"] / r["measured"]["throughput"] < 2.5  # others use this machine
+        assert r["measured"]["budget"] == (1 if r["drafter"] == "none" else r["measured"]["budget"])
+        assert r["steps"] > 0
+    assert set(found["errors"]) == {*FIGURES, "step"}
+    with duckdb.connect(str(recorded / "specyard.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM validations").fetchone() == (6,)
+
+
+def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
+    common = ["validate", "--out", str(recorded), "--seconds", "1", "--concurrency", "2"]
+    result = CliRunner().invoke(app, [*common, "--hardware", "h100/qwen3-4b", "--drafter", "none", "--max-tokens", "8"])
+    assert result.exit_code == 0, result.output
+    assert "none" in result.stdout
+    result = CliRunner().invoke(app, [*common, "--drafter", "nobody"])
+    assert (result.exit_code, "nobody" in result.output) == (2, True)
+
+
+def test_sensitivity_command(recorded: Path) -> None:
+    command = ["sensitivity", "--out", str(recorded), "--hardware", "h100/qwen3-4b", "--concurrency", "4", "--seconds", "1"]
+    result = CliRunner().invoke(app, [*command, "--drafter", "dspark", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [t["what"] for t in found] == list(CHANGES)
+    for t in found:
+        assert len(t["looks"]) == 7
+        assert t["margin"] >= 0
+        assert all(look["loss"] >= 0 for look in t["looks"])
+    assert CliRunner().invoke(app, ["sensitivity", "--out", str(recorded)]).exit_code == 2
+
+
+def test_a_cost_without_the_new_terms_is_what_it_was() -> None:
+    """Bundled profiles name none of them: packed passes, nothing beyond what policies foresee."""
+    cost = some_profile(overhead_s_per_prompt=0.0, verify_s_per_pair=0.0).cost("dspark", 3, 8, 100)
+    cost = StepCost._make([*cost[:10], 0.0, 0.0, False])
+    load = StepLoad(4, context_tokens=77)
+    assert cost.step(load, 3, 5, Longest(3, 30)).seconds == pytest.approx(cost.seconds(load, 3, 5))
