@@ -16,6 +16,7 @@ from results import figures
 from results.figures import simulated
 from results.figures.common import RESAMPLES, Floats, divide, query
 from results.figures.run import Provenance
+from results.look import in_order
 
 Quantity = Literal["accepted length", "speed against none", "throughput"]
 Verdict = Literal["better", "worse", "no clear change", "same", "only in the first", "only in the second"]
@@ -145,11 +146,12 @@ def _change(raw: _Raw, clear: bool) -> Change:
 def _lengths(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
     """τ by task, and the mean of the tasks of a domain that both have; paired where prompts are the same."""
     sums = [_prompt_sums(con, run) for run in (first, second)]
-    keys = list(dict.fromkeys(key for each in sums for key in each))
+    keys = {key for each in sums for key in each}
+    places = {domain: place for place, domain in enumerate(in_order(key[2] for key in keys))}
     rng = np.random.default_rng(0)
     found: list[_Raw] = []
     groups: dict[tuple[str, int, str], list[_Task]] = {}
-    for drafter, gamma, domain, task in sorted(keys):
+    for drafter, gamma, domain, task in sorted(keys, key=lambda key: (key[0], -key[1], places[key[2]], key[3])):
         one, other = (each.get((drafter, gamma, domain, task)) for each in sums)
         if one is None or other is None:
             before, after = (None if each is None else _tau(each) for each in (one, other))

@@ -12,6 +12,7 @@ import typer
 from harness.cli import app
 from harness.suites import load_suite
 from results.store import Store
+from tuner.cli import app as tuner_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,10 +26,13 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {o for c in commands.values() for p in c.params for o in p.opts}
-    used = re.findall(r"harness ([a-z]+)", README)
-    assert set(used) - {"command"} <= set(commands)
+    options = set()
+    for program, of in (("harness", app), ("tuner", tuner_app)):
+        commands = typer.main.get_command(of).commands  # type: ignore[attr-defined]
+        options |= {o for c in commands.values() for p in c.params for o in p.opts}
+        used = re.findall(rf"(?:`|^    ){program} ([a-z]+)", README, re.MULTILINE)
+        assert used
+        assert set(used) <= set(commands)
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in options, option
 

@@ -164,11 +164,7 @@ def _remarks(found: dict[str, Any]) -> list[str]:
             f"where the winner keeps the bounds, keeping it costs at most {max(worst, 0):.1%}"
         )
     for s in off:
-        instead = (
-            f"; of those compared, {configuration_of(s['best'])} comes closest to them or is best within"
-            if s["moved"]
-            else ""
-        )
+        instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
             lines.append(f"  with {s['what']} the winner breaks a bound{instead}")
         elif s["moved"]:

@@ -101,13 +101,13 @@ def _frontier(view: View, colours: Mapping[str, Series]) -> Section:
     for system in _back_to_front(view):
         _system_line(plot, view, system, colours, "tps", "throughput")
     lines = [sla for sla in view.slas if sla.measure == "tps" and sla.quantile is None]
-    for sla in lines:
-        plot.add_vline(x=sla.bound, line={"width": 1.2, "dash": "dot"})
-        plot.add_annotation(
-            x=math.log10(sla.bound), y=1, yref="paper", text=f"  {bound(sla)}", showarrow=False, xanchor="left", yanchor="top"
-        )  # fmt: skip
     _log(plot, "x", "tokens per second of a user", [r["tps"] for r in _fine(view)])
     _log(plot, "y", "tokens per second and GPU", [r["throughput"] for r in _fine(view)])
+    for sla in lines:
+        plot.add_vline(x=sla.bound, line={"width": 1.2, "dash": "dot"})
+        x = math.log10(sla.bound) if plot.layout.xaxis.type == "log" else sla.bound
+        top = {"y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top"}
+        plot.add_annotation(x=x, text=f"  {bound(sla)}", showarrow=False, **top)
     plot.update_layout(margin={"l": 56, "b": 44})
     caption = (
         "Up and to the right is better; a line above another serves more at the same speed. Full lines are each drafter's "

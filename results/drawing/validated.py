@@ -23,7 +23,8 @@ _TITLES: Final = {
 def section(points: pl.DataFrame, series: Sequence[Series]) -> Section:
     """Every point of a live engine beside its simulation."""
     looks = {s.drafter: (s.colour, s.symbol) for s in reversed(series)}
-    panels = [_panel(points.filter(quantity=quantity).to_dicts(), quantity, looks) for quantity in QUANTITIES]
+    there = [quantity for quantity in QUANTITIES if quantity in points["quantity"]]
+    panels = [_panel(points.filter(quantity=quantity).to_dicts(), quantity, looks) for quantity in there]
     known = points.filter(pl.col("inside").is_not_null())
     inside = known["inside"].sum()
     share = f"{inside} of {known.height} measured values lie within their intervals. " if known.height else ""

@@ -268,3 +268,13 @@ def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None
             "sensitivities",
             [row | {"best": best, "loss": None if moved is None else 0.02, "keeps": moved is not None or None}],
         )
+
+
+def add_validation(con: duckdb.DuckDBPyConnection) -> None:
+    """One point of a live engine, its throughput outside of the simulation's interval, its τ inside."""
+    row = {"validation_id": "a1", "point": 0, "run_id": RUN, "created_at": "2026-02-01", "command": "harness validate"}
+    row |= {"engine": "specyard", "profile_hash": "abc", "believed_hash": "abc", "drafter": "dspark", "gamma": 7}
+    row |= {"policy": "fixed:7", "confidences": "none", "users": 4, "live_prompts": [], "trace_prompts": [], "seconds": 9.0}
+    row |= {"steps": 100, "requests": 20, "same_prompts": {}, "step_errors": {}, "packages": {}}
+    row |= {"measured": {"throughput": 100, "tau": 2.0}, "simulated": {"throughput": 110, "tau": 2.1}}
+    insert(con, "validations", [row | {"low": {"throughput": 105, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}}])

@@ -8,7 +8,7 @@ import pytest
 
 from results.figures import simulated, studied, validated
 from simulator.sla import Sla
-from tests.results.database import LOADS, PROFILE, RUN, add_run, add_study, add_sweep, empty, insert, point
+from tests.results.database import LOADS, PROFILE, RUN, add_run, add_study, add_sweep, add_validation, empty, insert, point
 
 TPS50 = Sla.parse("tps>=50")
 
@@ -146,15 +146,7 @@ def test_a_database_without_studies_or_validations_has_none() -> None:
 def test_validated_points_know_their_error_and_interval() -> None:
     con = empty()
     add_run(con)
-    names = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
-    if "validations" not in names:
-        pytest.skip("this schema has no validations yet")
-    row = {"validation_id": "a1", "point": 0, "run_id": RUN, "created_at": "2026-02-01", "command": "harness validate"}
-    row |= {"engine": "specyard", "profile_hash": "abc", "believed_hash": "abc", "drafter": "dspark", "gamma": 7}
-    row |= {"policy": "fixed:7", "confidences": "none", "users": 4, "live_prompts": [], "trace_prompts": [], "seconds": 9.0}
-    row |= {"steps": 100, "requests": 20, "same_prompts": {}, "step_errors": {}, "packages": {}}
-    row |= {"measured": {"throughput": 100, "tau": 2.0}, "simulated": {"throughput": 110, "tau": 2.1}}
-    insert(con, "validations", [row | {"low": {"throughput": 105, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}}])
+    add_validation(con)
     assert validated.find_validation(con, [RUN]) == "a1"
     points = validated.validated(con, "a1")
     assert points["quantity"].to_list() == ["throughput", "tau"]

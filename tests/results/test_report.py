@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from results import browser, look, report
 from results.export import write_pictures, write_tables
-from tests.results.database import LOADS, PROFILE, RUN, add_anchors, add_study, add_sweep, point, recorded
+from tests.results.database import LOADS, PROFILE, RUN, add_anchors, add_study, add_sweep, add_validation, point, recorded
 
 RECORDED = {
     *(f"accepted-length-{domain}" for domain in ("math", "code", "chat")),
@@ -29,6 +29,8 @@ SIMULATED = {
 }  # fmt: skip
 CONFIDENT = {"threshold-math", "threshold-code", "reliability-1", "reliability-3"}
 STUDIED = {f"study-{kind}-users-64-0" for kind in ("history", "pareto", "importance")}
+VALIDATED = {"validation-throughput", "validation-tau"}
+ALL = RECORDED | SIMULATED | CONFIDENT | STUDIED | VALIDATED
 
 
 def everything() -> duckdb.DuckDBPyConnection:
@@ -38,6 +40,7 @@ def everything() -> duckdb.DuckDBPyConnection:
     add_anchors(con, "mtp", 1, head=False)
     add_sweep(con)
     add_study(con)
+    add_validation(con)
     return con
 
 
@@ -85,7 +88,7 @@ def test_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert page.loads == []
     assert "default-src 'none'" in html
     assert html.count("* plotly.js v") == 1
-    assert RECORDED | SIMULATED | CONFIDENT | STUDIED | {"accepted-length", "speed", "provenance"} <= set(page.ids)
+    assert ALL | {"accepted-length", "speed", "provenance"} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     # Outside plotly.js, which names addresses it would only follow when asked to, nothing even looks like an address.
     assert "http" not in html.replace(get_plotlyjs(), "").replace("http-equiv", "")
@@ -369,7 +372,7 @@ def test_a_browser_draws_every_figure(chromium: browser.Page, full: Path, width:
     assert chromium.complaints == []
     assert chromium.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     plots = chromium.evaluate(PLOTS)
-    assert {plot["id"] for plot in plots} == RECORDED | SIMULATED | CONFIDENT | STUDIED
+    assert {plot["id"] for plot in plots} == ALL
     for plot in plots:
         assert 200 < plot["width"] <= width, plot
         assert plot["height"] > 120, plot
@@ -386,7 +389,7 @@ def test_a_browser_draws_every_figure(chromium: browser.Page, full: Path, width:
 def test_every_figure_answers_the_mouse(chromium: browser.Page, full: Path) -> None:
     chromium.open(full, width=1400)
     silent = []
-    for name in sorted(RECORDED | SIMULATED | CONFIDENT | STUDIED):
+    for name in sorted(ALL):
         place = chromium.evaluate(f"({PLACE})({json.dumps(name)})")
         assert place, name
         chromium.point_at(place[0] - 3, place[1])

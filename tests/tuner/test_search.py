@@ -161,9 +161,8 @@ def test_dear_verification_is_not_bought(profile: Profile, here: Here, plan_of: 
     _, scenario, what, run = here(plan_of(simple(profile, curve(0.001, 0.0), 0.01), drafters=["dspark", "mtp"]))
     trials = search(what, [], [(plain(32), "start")], run, lambda batch: None)
     best = ranked(trials)[0]
-    [(none, _)] = run([Job(plain(32), scenario, what.seconds, 0)])
-    assert not isinstance(none, str)
-    assert best.last.values[0] == pytest.approx(none["throughput"], rel=0.01)
+    none = [run([Job(plain(32), scenario, what.seconds, seed)])[0][0] for seed in (0, 1)]
+    assert best.last.values[0] == pytest.approx(np.mean([n["throughput"] for n in none]), rel=0.01)  # type: ignore[index]
     assert best.figures is not None
     assert best.figures["budget"] == 1
 
