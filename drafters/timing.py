@@ -47,10 +47,9 @@ class Point:
 
     part: Part
     """target: a pass over anchors and drafts, head, sampling, acceptance. draft: propose, then take in what was verified.
-    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. admit:
-    one request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop whose models take no
-    time; rule:
-    sampling and acceptance in that loop."""
+    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. admit: one
+    request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop whose models take no
+    time; rule: sampling and acceptance in that loop."""
     requests: int
     tokens: int
     """Of each request: in the target pass, drafted, or in the prompt's chunk."""

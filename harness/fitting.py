@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from drafters.timing import Point, Timing
 from simulator.hardware import Curve, DraftCurve, Profile
@@ -16,15 +15,13 @@ from simulator.hardware import Curve, DraftCurve, Profile
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One timed point: seconds = curve(count) + slope · extra + another slope · pairs."""
+    """One timed point: seconds = curve(count) + slope · extra."""
 
     count: int
     extra: float
     seconds: float
     shape: tuple[int, int]
-    """(requests, tokens of each): samples of one shape differ in `extra` and `pairs` alone."""
-    pairs: float = 0.0
-    """Of a token of the target pass and a context token."""
+    """(requests, tokens of each): samples of one shape differ in `extra` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Costs:
     overhead_s_per_prompt: float
     context_s_per_token: float
     prefill_s_per_pair: float
-    verify_s_per_pair: float
+    context_by_width: Curve | None
     smoothed: float
     """The largest share by which a curve was changed so that it rises; no field of a profile."""
 
@@ -50,13 +47,13 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
     for timing in timings:
         point = timing.point
         extra = _extra(point, block.get(point.drafter, True))
-        pairs = float(point.size * point.context) if point.part == "target" else 0.0
-        sample = Sample(_count(point), extra, timing.seconds, (point.requests, point.tokens), pairs)
+        sample = Sample(_count(point), extra, timing.seconds, (point.requests, point.tokens))
         name = point.drafter if point.part == "draft" else f"{point.part} {point.drafter}".strip()
         by_part[name].append(sample)
-    context_s, verify_pair_s = fit_attention(by_part["target"])
-    alone = [replace(s, seconds=s.seconds - verify_pair_s * s.pairs) for s in by_part["target"]]
-    verify, changed = fit_curve(alone, context_s)
+    reading = fit_reading(by_part["target"])
+    context_s = float(reading.at(1))
+    bare = [replace(s, seconds=max(s.seconds - float(reading.at(s.shape[1])) * s.extra, 0.0)) for s in by_part["target"]]
+    verify, changed = fit_curve(bare, 0.0)
     pair_s = fit_slope(by_part["prefill"])
     eager, _ = fit_curve(by_part["prefill"], pair_s)
     draft = {}
@@ -64,13 +61,13 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
         slope = fit_slope(by_part[name])
         gammas = sorted({t.point.tokens for t in timings if t.point.drafter == name and t.point.part == "draft"})
         curves = [fit_curve((s for s in by_part[name] if s.shape[1] == g), slope) for g in gammas]
-        reading = [s.seconds / s.count for s in by_part[f"read {name}"]]
-        read_s = float(np.median(reading)) if reading else 0.0
+        taking_in = [s.seconds / s.count for s in by_part[f"read {name}"]]
+        read_s = float(np.median(taking_in)) if taking_in else 0.0
         draft[name] = DraftCurve(tuple(gammas), tuple(curve for curve, _ in curves), in_one_pass, slope, read_s)
         changed = max(changed, *(share for _, share in curves))
     host = host_seconds(timings)
     overhead = fit_line(list(host), list(host.values()))
-    known = Costs(verify, eager, draft, *overhead, 0.0, context_s, pair_s, verify_pair_s, changed)
+    known = Costs(verify, eager, draft, *overhead, 0.0, context_s, pair_s, reading, changed)
     return replace(known, overhead_s_per_prompt=prompt_seconds(timings, known))
 
 
@@ -89,8 +86,9 @@ def prompt_seconds(timings: Sequence[Timing], known: Costs) -> float:
 def predicted_seconds(profile: Profile, point: Point) -> float | None:
     """What a profile says of a point; None for points of the host's work."""
     if point.part == "target":
-        pairs_s = profile.verify_s_per_pair * point.size * point.context
-        return float(profile.verify.at(point.size)) + profile.context_s_per_token * _extra(point, True) + pairs_s
+        reading = profile.context_by_width
+        context_s = profile.context_s_per_token if reading is None else float(reading.at(point.tokens))
+        return float(profile.verify.at(point.size)) + context_s * _extra(point, True)
     if point.part == "prefill":
         return float((profile.eager or profile.verify).at(point.size)) + profile.prefill_s_per_pair * _extra(point, True)
     if point.part == "read":
@@ -127,25 +125,17 @@ def fit_slope(samples: Iterable[Sample]) -> float:
     return float(slopes[losses.argmin()])
 
 
-def fit_attention(samples: Iterable[Sample]) -> tuple[float, float]:
-    """Seconds for each context token and for each pair of a token and a context token, both 0 or more.
+def fit_reading(samples: Sequence[Sample]) -> Curve:
+    """Seconds for each context token, over the tokens of each request in the pass; from widths of several shapes.
 
-    From what each shape gains over its shortest sample, with the least squares of errors relative to the whole. A GPU
-    reads the context once for all tokens, and pairs cost nothing; on a CPU they may cost more than the reading.
+    A GPU reads the context once, however many tokens look at it. On a CPU a pass of two tokens a request may take twice as
+    long over its context as one of a single token, and one of eight four times.
     """
-    rows, gains = [], []
-    for some in _by_shape(samples):
-        shortest = min(some, key=lambda s: s.extra)
-        for s in some:
-            if s.extra > shortest.extra:
-                rows.append([(s.extra - shortest.extra) / s.seconds, (s.pairs - shortest.pairs) / s.seconds])
-                gains.append((s.seconds - shortest.seconds) / s.seconds)
-    if not rows:
-        return 0.0, 0.0
-    design = np.array(rows)
-    scale = design.max(0)
-    slopes, _ = nnls(design / scale, np.array(gains))
-    return float(slopes[0] / scale[0]), float(slopes[1] / scale[1])
+    by_width: defaultdict[int, list[Sample]] = defaultdict(list)
+    for s in samples:
+        by_width[s.shape[1]].append(s)
+    several = {w: some for w, some in by_width.items() if len({s.shape for s in some}) > 1} or by_width
+    return Curve(tuple(sorted(several)), tuple(fit_slope(several[w]) for w in sorted(several)))
 
 
 def fit_curve(samples: Iterable[Sample], slope: float) -> tuple[Curve, float]:

@@ -210,7 +210,7 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     requests = [r for r in (1 << i for i in range(most.bit_length())) if r < most] + [most]
     fewer = [r for r in requests if r.bit_length() % 2 or r == most]
     deepest = max((gamma for by_gamma in variants.values() for gamma in by_gamma), default=0)
-    widths = sorted({1, max((deepest + 1) // 2, 1), deepest + 1})
+    widths = sorted({1, min(2, deepest + 1), max((deepest + 1) // 2, 1), deepest + 1})
 
     def contexts(rows: int) -> list[int]:
         return sorted({short, max(min(longest, room // rows), short)})

@@ -134,11 +134,8 @@ def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> 
         best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
         looks.append(Looked(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
     down, up = _break_even(leads, -1), _break_even(leads, 1)
-    nearest = min((b for b in (down, up) if b is not None), key=abs, default=None)
-    instead = None
-    if nearest is not None:
-        beyond = [x for x in looks if x.off * nearest > 0 and x.best != winner]
-        instead = min(beyond, key=lambda x: abs(x.off)).best
+    lost = [x for x in looks if x.best != winner]
+    instead = min(lost, key=lambda x: abs(x.off)).best if lost else None
     return Tolerance(load, what, winner, margin, down, up, instead, tuple(looks))
 
 

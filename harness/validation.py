@@ -181,8 +181,9 @@ def _measure(
     """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
     most = max(plan.concurrency)
 
-    def effort(share: float) -> Effort:
-        return Effort(seconds=plan.seconds * share, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT)
+    def effort(share: float) -> Effort:  # no graphs: the live loop has none
+        seconds = plan.seconds * share
+        return Effort(seconds=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
 
     if hardware is None:
         watcher.say("measuring what schedulers believe in")

@@ -79,8 +79,9 @@ class StepCost(NamedTuple):
     prefill_s_per_pair: float
     assumed_context_tokens: int = -1
     """Context tokens of a request, where a table was made once at one context; −1 takes them as they are."""
-    verify_s_per_pair: float = 0.0
-    """Attention of one token of the target pass to one context token, beyond reading it."""
+    widening_s: Seconds = np.zeros(2)
+    """By tokens of each request in the target's pass: what a context token costs beyond `context_s_per_token`, [γ + 3]; a
+    shorter table is 0 throughout."""
     draft_prefill_s_per_token: float = 0.0
     """What the drafter spends on a prompt's token."""
     overhead_s_per_prompt: float = 0.0
@@ -103,6 +104,13 @@ class StepCost(NamedTuple):
         """Reading contexts, and prefill's attention."""
         return self.context_s_per_token * self._context(load) + self.prefill_s_per_pair * load.prefill_pairs
 
+    def widening(self, width: float) -> float:
+        """Of a pass with so many tokens of each request, on average."""
+        low = int(width)
+        if low + 1 >= len(self.widening_s):
+            return 0.0
+        return float(self.widening_s[low] + (width - low) * (self.widening_s[low + 1] - self.widening_s[low]))
+
     def target(self, load: StepLoad, verified: int) -> float:
         """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
         table = self.eager_s if load.prefill_tokens else self.verify_s
@@ -123,8 +131,7 @@ class StepCost(NamedTuple):
         context = n * longest.context_tokens if self.padded else load.context_tokens
         read = replace(load, context_tokens=context)
         draft = self.draft(read, drafted) + self.draft_prefill_s_per_token * load.prefill_tokens
-        pairs = self._context(read) / n * tokens if n else 0.0
-        attention = self.attention(read) + self.verify_s_per_pair * pairs
+        attention = self.attention(read) + self.widening(tokens / n if n else 0.0) * self._context(read)
         overhead = self.overhead(load) + self.overhead_s_per_prompt * load.finishing_prefill
         if not self.padded:
             return Parts(overhead, draft, attention, self.target(load, verified))

@@ -129,7 +129,7 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     overhead_s += cost.overhead_s_per_prompt * finishing
     draft_s = _draft_s(cost, n, read, k) + cost.draft_prefill_s_per_token * prefill_tokens
     attention_s = _attention_s(cost, n, read, pairs)
-    attention_s += cost.verify_s_per_pair * (_context(cost, n, read) / n * tokens if n else 0.0)
+    attention_s += _widening_s(cost, tokens / n if n else 0.0) * _context(cost, n, read)
     target_s = _target_s(cost, n, tokens, prefilling, prefill_tokens)
     step_s = overhead_s + draft_s + attention_s + target_s
 
@@ -244,6 +244,14 @@ def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
     if k == 0 or n == 0:
         return 0.0
     return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
+
+
+@njit(cache=True, inline="always")
+def _widening_s(cost, width):  # type: ignore[no-untyped-def]
+    low = int(width)
+    if low + 1 >= len(cost.widening_s):
+        return 0.0
+    return cost.widening_s[low] + (width - low) * (cost.widening_s[low + 1] - cost.widening_s[low])
 
 
 @njit(cache=True, inline="always")

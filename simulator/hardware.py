@@ -120,8 +120,9 @@ class Profile:
     """Reading one context token's keys and values, once for each running request."""
     prefill_s_per_pair: float = 0.0
     """Attention of one prefill token to one context token before it."""
-    verify_s_per_pair: float = 0.0
-    """Attention of one token of the target pass to one context token, beyond reading it: 0 where memory is what limits."""
+    context_by_width: Curve | None = None
+    """Reading one context token, over the tokens of each request in the pass; by default `context_s_per_token` for any
+    number, as where memory is what limits. Policies foresee the latter."""
     padded: bool = False
     """How the engine lays out its passes. False, as serving engines do: one pass holds prompts and drafts, each token once.
     True, as the project's own loop does: drafts and contexts are padded to the batch's longest, and every prompt has a pass
@@ -134,7 +135,6 @@ class Profile:
     def __post_init__(self) -> None:
         for name in (
             "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
-            "verify_s_per_pair",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more")
@@ -171,9 +171,14 @@ class Profile:
         return StepCost(
             verify, eager, draft, context,
             self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
-            verify_s_per_pair=self.verify_s_per_pair, draft_prefill_s_per_token=draft_prefill_s,
+            widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
         )  # fmt: skip
+
+    def _widening(self, gamma: int) -> Seconds:
+        if self.context_by_width is None:
+            return np.zeros(2)
+        return self.context_by_width.at(np.arange(gamma + 3)) - self.context_s_per_token
 
     def _draft_curve(self, drafter: str, gamma: int) -> DraftCurve:
         if drafter not in self.draft:
@@ -213,8 +218,9 @@ def _profile(raw: Any) -> Profile:
         raise ValueError(f"must be a JSON object with schema: {SCHEMA}")
     raw = _fields({k: v for k, v in raw.items() if k != "schema"}, Profile, "")
     raw["verify"] = _curve(raw["verify"], "verify")
-    if raw.get("eager") is not None:
-        raw["eager"] = _curve(raw["eager"], "eager")
+    for name in ("eager", "context_by_width"):
+        if raw.get(name) is not None:
+            raw[name] = _curve(raw[name], name)
     raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
     return Profile(**raw)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,10 +29,10 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
             for name, curve in profile.draft.items()
         }
         return replace(profile, draft=draft)
-    names = ("context_s_per_token", "prefill_s_per_pair", "verify_s_per_pair")
-    slopes = {name: getattr(profile, name) * factor for name in names}
-    eager = None if profile.eager is None else scaled(profile.eager, factor)
-    return replace(profile, verify=scaled(profile.verify, factor), eager=eager, **slopes)
+    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in ("context_s_per_token", "prefill_s_per_pair")}
+    curves = {name: getattr(profile, name) for name in ("verify", "eager", "context_by_width")}
+    changes |= {name: None if curve is None else scaled(curve, factor) for name, curve in curves.items()}
+    return replace(profile, **changes)
 
 
 def scaled(curve: Curve, factor: float) -> Curve:

@@ -287,5 +287,5 @@ def typed(cost: StepCost) -> StepCost:
     """The same cost with the one set of types that the compiled loop was made for."""
     made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:4]]
     made += [float(seconds) for seconds in cost[4:8]]
-    made += [int(cost.assumed_context_tokens), *map(float, cost[9:12])]
+    made += [int(cost.assumed_context_tokens), np.ascontiguousarray(cost.widening_s, np.float64), *map(float, cost[10:12])]
     return StepCost._make([*made, bool(cost.padded)])

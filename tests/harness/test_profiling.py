@@ -75,6 +75,32 @@ def test_the_fit_recovers_what_it_was_given() -> None:
     assert costs.smoothed == 0
 
 
+def test_reading_a_context_may_depend_on_how_many_tokens_look_at_it() -> None:
+    def seconds(point: Point) -> float:
+        return 3e-3 + 2e-5 * point.size + 1e-7 * point.tokens * point.requests * point.context
+
+    points = [Point("target", r, w, c) for r in (1, 2, 4) for w in (1, 2, 8) for c in (16, 512)]
+    others = [t for t in made_up() if t.point.part != "target"]
+    drafters = {"dspark": True, "eagle3": False}
+    costs = fit_costs([*(Timing(p, (seconds(p),)) for p in points), *others], drafters)
+    assert costs.context_by_width is not None
+    assert costs.context_by_width.at([1, 2, 4, 8]) == pytest.approx([1e-7, 2e-7, 4e-7, 8e-7])
+    assert costs.context_s_per_token == pytest.approx(1e-7)
+    assert costs.verify.at(8) == pytest.approx(3e-3 + 2e-5 * 8)
+
+
+def test_prompts_and_what_comes_with_them() -> None:
+    reads = [Timing(Point("read", 1, n, 0, "dspark"), (n * 3e-6,)) for n in (64, 256)]
+    others = [t for t in made_up() if t.point.drafter != "eagle3"]
+    eager = fit_costs([*others, *reads], {"dspark": True})
+    pairs_s = 6e-9 * 64 * 65 / 2
+    admit = Timing(Point("admit", 4, 64, 512, "dspark"), (float(eager.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
+    costs = fit_costs([*others, *reads, admit], {"dspark": True})
+    assert costs.draft["dspark"].prefill_s_per_token == pytest.approx(3e-6)
+    assert costs.overhead_s_per_prompt == pytest.approx(7e-4)
+    assert eager.overhead_s_per_prompt == 0
+
+
 def test_a_noisy_fit_is_near_and_its_curves_rise() -> None:
     costs = fit_costs(made_up(noise=0.15), {"dspark": True, "eagle3": False})
     assert costs.context_s_per_token == pytest.approx(4e-7, rel=0.5)

@@ -45,7 +45,8 @@ def some_profile(**changes: Any) -> Profile:
         "name": "test/test", "device": "d", "model": "m", "source": "user", "provenance": {}, "kv_capacity_tokens": 10**6,
         "verify": Curve((1, 100), (1e-3, 2e-3)), "overhead_s": 1e-4, "overhead_s_per_prompt": 3e-4,
         "context_s_per_token": 1e-7,
-        "draft": {"dspark": DraftCurve((3,), (Curve((1,), (5e-4,)),), True, 1e-8, 2e-6)}, "verify_s_per_pair": 1e-8,
+        "draft": {"dspark": DraftCurve((3,), (Curve((1,), (5e-4,)),), True, 1e-8, 2e-6)},
+        "context_by_width": Curve((1, 4), (1e-7, 4e-7)),
     }  # fmt: skip
     return Profile(**{**settings, **changes})
 
@@ -75,7 +76,7 @@ def test_tasks_and_prompts_take_turns() -> None:
 def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
     plan, trace = Plan(max_tokens=40), some_trace(responses=60)
-    profile = some_profile(padded=padded, context_s_per_token=0.0, verify_s_per_pair=0.0)
+    profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
     point = Point("dspark", 3, "fixed:3", "none", 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
     found = replicas.run(prepare(trace), 0, redraw=True)
@@ -96,7 +97,7 @@ def test_padding_costs_what_the_longest_asks_for() -> None:
         accepted=2, committed=6, emitted=6, draft_s=1.0, verify_s=1.0, prefill_s=0.0, overhead_s=1.0,
     )  # fmt: skip
     for some, tokens, context in ((cost, 16, 160), (plain, 9, 100)):
-        verify_s = float(Curve((1, 100), (1e-3, 2e-3)).at(tokens)) + 1e-7 * context + 1e-8 * context / 4 * tokens
+        verify_s = float(Curve((1, 100), (1e-3, 2e-3)).at(tokens)) + 1e-7 * context * tokens / 4
         errors = step_errors([record], some)
         assert errors["verify"] == pytest.approx(verify_s - 1)
         assert errors["draft"] == pytest.approx(5e-4 + 1e-8 * context - 1)
@@ -258,7 +259,7 @@ def test_sensitivity_command(recorded: Path) -> None:
 
 def test_a_cost_without_the_new_terms_is_what_it_was() -> None:
     """Bundled profiles name none of them: packed passes, nothing beyond what policies foresee."""
-    cost = some_profile(overhead_s_per_prompt=0.0, verify_s_per_pair=0.0).cost("dspark", 3, 8, 100)
+    cost = some_profile(overhead_s_per_prompt=0.0, context_by_width=None).cost("dspark", 3, 8, 100)
     cost = StepCost._make([*cost[:10], 0.0, 0.0, False])
     load = StepLoad(4, context_tokens=77)
     assert cost.step(load, 3, 5, Longest(3, 30)).seconds == pytest.approx(cost.seconds(load, 3, 5))

@@ -116,8 +116,9 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
     small: Any = 0.3 * rng.random(4) * rng.integers(0, 2, 4) * [1, 1, 0.01, 0.001]
     per_token = 0.003 * rng.random(gamma + 1) * rng.integers(0, 2)
     tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]
-    beyond = (0.01 * rng.random(3) * rng.integers(0, 2, 3)).tolist()
-    return StepCost._make([*tables, *small.tolist(), assumed, *beyond, bool(rng.integers(0, 2))])
+    beyond = (0.01 * rng.random(2) * rng.integers(0, 2, 2)).tolist()
+    widening = 0.01 * rng.random(gamma + 3) if rng.random() < 0.5 else np.zeros(2)
+    return StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, bool(rng.integers(0, 2))])
 
 
 def some_requests(rng: np.random.Generator, trace: Trace, count: int, *, as_recorded: bool) -> Records:
