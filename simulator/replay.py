@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.cost import StepLoad
 from simulator.policies.contract import Policy, Step, verify_lengths
 from simulator.records import Anchors, Round
 
@@ -14,9 +15,10 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
     tail is independent of what comes next, while the tail of the coupled draft is not.
     """
     rounds: list[Round] = []
-    at, tokens = 0, len(anchors)
+    at, tokens, alone = 0, len(anchors), StepLoad.of(1)
     while at < tokens:
-        drafted, acceptable = int(anchors.drafted[at]), int(anchors.accepted[at])
+        drafted = min(int(anchors.drafted[at]), policy.draft(alone, anchors.gamma))
+        acceptable = min(int(anchors.accepted[at]), drafted)
         confidence = () if anchors.confidence is None else tuple(anchors.confidence[at, :drafted].tolist())
         step = Step(policy, [drafted], [confidence], [rounds], [acceptable])
         [verified] = verify_lengths(policy, step)
