@@ -136,14 +136,12 @@ class Bench:
     def measure(self, point: Point, runs: int) -> float:
         """Mean seconds of `runs`, after one that does not count.
 
-        On a CPU a pass of the target as wide as the draft goes before it, untimed: it leaves the caches as a drafter finds
-        them, and a small drafter is a third slower for it.
+        On a CPU a pass of the target goes before every draft, as wide as the draft, and before the loop's own work, untimed:
+        it leaves the caches as these find them. A small drafter is a third slower for it, the loop's work three times.
         """
         work, part = self.work(point), point.drafter or point.part
         if self.target.device.type != "cuda":
-            verified = Point("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT))
-            before = self._target_work(verified) if point.part == "draft" else None
-            return _mean_seconds(work, runs, before)
+            return _mean_seconds(work, runs, self._before(point))
         if self._graphs and point.part in ("target", "draft") and part not in self._eager and self._on_device(point):
             try:
                 work = captured(work, self.target.device)
@@ -159,6 +157,11 @@ class Bench:
             "read": self._read_work, "admit": self._admit_work, "loop": self._loop_work, "rule": self._rule_work,
         }  # fmt: skip
         return makers[point.part](point)
+
+    def _before(self, point: Point) -> Work | None:
+        if point.part == "draft":
+            return self._target_work(Point("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT)))
+        return self._target_work(Point("target", 1, 1, _BEFORE_CONTEXT)) if point.part in ("loop", "rule") else None
 
     def reserve(self, points: Sequence[Point]) -> None:
         """Caches for all points, one for each context: allocating them is nobody's time."""

@@ -21,6 +21,8 @@ from simulator.simulation import Prepared, Setup, prepare, simulate
 
 OFF = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 """By how much things are off."""
+CLEAR = 0.01
+"""Another configuration wins where it has so much more of the objective: less is no reason to change."""
 Objective = Literal["throughput", "tps"]
 Change = Callable[[Setup, Prepared, float], tuple[Setup, Prepared]]
 
@@ -39,7 +41,7 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far one thing may be off at one load before another configuration wins."""
+    """How far one thing may be off at one load before another configuration clearly wins."""
 
     load: str
     what: str
@@ -130,7 +132,7 @@ def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> 
     leads: dict[float, float] = {}
     for off, found in sorted(values.items()):
         others = {name: v for name, v in found.items() if name != winner and not math.isnan(v)}
-        leads[off] = found[winner] / max(others.values()) - 1
+        leads[off] = found[winner] / max(others.values()) - 1 + CLEAR
         best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
         looks.append(Looked(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
     down, up = _break_even(leads, -1), _break_even(leads, 1)
@@ -140,7 +142,7 @@ def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> 
 
 
 def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
-    """Where the winner's lead first falls below 0 on one side, straight between the points looked at."""
+    """Where the lead first falls below 0 on one side, straight between the points looked at."""
     offs = sorted((off for off in leads if off * sign >= 0), key=abs)
     for near, far in pairwise(offs):
         if leads[far] < 0:

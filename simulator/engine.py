@@ -249,9 +249,8 @@ def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
 @njit(cache=True, inline="always")
 def _widening_s(cost, width):  # type: ignore[no-untyped-def]
     low = int(width)
-    if low + 1 >= len(cost.widening_s):
-        return 0.0
-    return cost.widening_s[low] + (width - low) * (cost.widening_s[low + 1] - cost.widening_s[low])
+    steps = cost.widening_s
+    return steps[low] + (width - low) * (steps[low + 1] - steps[low]) if low + 1 < len(steps) else 0.0
 
 
 @njit(cache=True, inline="always")

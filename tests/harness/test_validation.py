@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from drafters.serving import StepRecord
 from harness.cli import app
 from harness.live import Figures, Point, first_limits, split_prompts, step_errors, turns
-from harness.sensitivity import CHANGES, judge
+from harness.sensitivity import CHANGES, CLEAR, judge
 from harness.validation import FIGURES, Compared, Plan, Replicas, mean_errors
 from simulator.cost import Longest, StepCost, StepLoad
 from simulator.errors import InputError
@@ -176,7 +176,7 @@ def test_break_even_lies_between_what_was_looked_at() -> None:
     found = judge("users:4", "x", values)
     assert (found.winner, found.down, found.instead) == ("a", None, "b")
     assert found.margin == pytest.approx(1 / 9)
-    lead, behind = 10 / 9 - 1, 1 - 10 / 10.5
+    lead, behind = 10 / 9 - 1 + CLEAR, 1 - CLEAR - 10 / 10.5
     assert found.up == pytest.approx(0.1 * lead / (lead + behind))
     assert [look.best for look in found.looks] == ["a", "a", "b", "b"]
     assert found.looks[-1].loss == pytest.approx(0.5)
