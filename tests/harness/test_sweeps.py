@@ -73,16 +73,16 @@ def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, caps
     asked = ("--concurrency", "64", "--policy", "fixed:7,prefix_scheduler,vllm_adaptive")
     done = harness("simulate", *QUICK, *asked, "--json", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "eagle3 γ=7 vllm_adaptive: left out: policy vllm_adaptive: needs confidences as a drafter gives" in done.stderr
     assert "ngram γ=7 prefix_scheduler: left out" in done.stderr
-    fixed, scheduled, lookup = json.loads(done.stdout)["simulations"]
-    assert [r["confidences"] for r in (fixed, scheduled, lookup)] == ["none", "estimated", "none"]
+    fixed, scheduled, adaptive, lookup = json.loads(done.stdout)["simulations"]
+    assert [r["confidences"] for r in (fixed, scheduled, adaptive, lookup)] == ["none", "estimated", "estimated", "none"]
     assert 1 < scheduled["budget"] < fixed["budget"] == 8
     assert scheduled["throughput"] > fixed["throughput"]
     assert scheduled["exact"]
     print_sweep(Store(tmp_path / "specyard.duckdb"), fixed["sweep_id"], as_json=False)
     names = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert names == ["eagle3 γ=7 fixed:7", "eagle3 γ=7 prefix_scheduler (estimated)", "ngram γ=7 fixed:7"]
+    eagle3 = [f"eagle3 γ=7 {policy}" for policy in ("fixed:7", "prefix_scheduler (estimated)", "vllm_adaptive (estimated)")]
+    assert names[:4] == [*eagle3, "ngram γ=7 fixed:7"]
 
 
 def test_an_interrupted_sweep_goes_on(out: Path) -> None:
