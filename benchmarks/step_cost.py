@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.hardware import Curve, DraftCurve, Profile
 from simulator.records import Anchors
-from simulator.simulation import Engine, Prepared, Setup, prepare, start
+from simulator.simulation import RAMP, Engine, Prepared, Setup, prepare, start
 from simulator.traces import Trace, TracedResponse
 from simulator.workload import Users
 
@@ -48,7 +48,7 @@ def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     best, tokens = float("inf"), 0.0
     for _ in range(3):
         simulator = start(setup, ready, lambda rows: None)
-        simulator.run_until(1.0)
+        simulator.run_until(RAMP * setup.seconds + 1)  # until all users are there
         before, started = simulator.state.totals[0].copy(), time.perf_counter()
         while time.perf_counter() - started < 0.15:
             simulator.run_until(float(simulator.state.replicas["clock_s"].max()) + 2.0)
