@@ -41,6 +41,9 @@ def record(
     ] = "dense",
     block_sizes: Annotated[str | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")] = None,
     responses: Annotated[Path | None, typer.Option(help="Responses of another engine, one JSON a line.")] = None,
+    engine: Annotated[
+        Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
+    ] = "specyard",
     fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with one <task>.jsonl a task.")] = None,
@@ -89,6 +92,10 @@ def record(
                 resume_run(run_id, store, cluster, watcher)
             else:
                 plan = _plan(suite, pair, block_sizes, data_dir, responses, settings, choices)
+                if engine == "vllm" and not dry_run:
+                    from harness.vllm.responses import speak
+
+                    plan = speak(plan, out / "responses", watcher)
                 if dry_run:
                     costs = estimate(plan, cluster, watcher, skip_long=skip_long_prompts)
                 else:
@@ -173,7 +180,7 @@ def simulate(
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
     from harness.display import print_sweep, watching
-    from harness.sweeps import counts, run_sweep
+    from harness.sweeps import loads, run_sweep
     from results.store import Store
 
     with user_errors("harness"):
@@ -184,12 +191,10 @@ def simulate(
             "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
             "seed": seed, "replications": replications, "slas": sla or [], "weights": shares(mix),
         }  # fmt: skip
-        loads = [f"users:{n}/{think_s:g}" for n in counts("--concurrency", concurrency)]
-        loads += [f"rate:{r}/{cv:g}" for r in rate.split(",")] if rate else []
-        loads += [f"file:{arrivals.resolve()}@{speed:g}"] if arrivals else []
+        asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
         with watching() as watcher:
             sweep_id = run_sweep(
-                store, name, hardware, believed_hardware, loads, options, watcher,
+                store, name, hardware, believed_hardware, asked, options, watcher,
                 resume=resume, actors=actors, ray_address=ray_address, rows=rows,
             )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)

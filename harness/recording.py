@@ -142,7 +142,9 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
 
 
 def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> Estimate:
-    """What a dense recording would cost, from a small sample of it. Stores nothing."""
+    """What a dense recording would cost, from a small sample of it; live timing comes on top. Stores nothing."""
+    if plan.mode == "live":
+        raise InputError("--dry-run estimates dense recordings; leave --mode live out")
     suite, given = _load(plan)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)

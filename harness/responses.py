@@ -77,10 +77,10 @@ def read_responses(
     found_hash = hashlib.sha256(content).hexdigest()
     if file_hash not in (None, found_hash):
         raise InputError(f"--responses {path}: has changed since the run began; start a new run")
-    lines = [line for line in content.splitlines() if line.strip()]
+    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"--responses {path}: is empty")
-    header = _decode(path, 1, lines[0], ResponsesHeader)
+    header = _decode(path, *lines[0], ResponsesHeader)
     wanted = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
     if header != wanted:
         raise InputError(
@@ -88,11 +88,16 @@ def read_responses(
             "make them match with --temperature, --top-p and --top-k"
         )
     found: dict[tuple[str, int], GivenResponse] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines[1:]:
         response = _decode(path, number, line, GivenResponse)
+        key = response.prompt_id, response.turn
         if not response.token_ids:
             raise InputError(f"--responses {path}, line {number}: token_ids is empty")
-        found[response.prompt_id, response.turn] = response
+        if key in found:
+            raise InputError(
+                f"--responses {path}, line {number}: a second response to {key[0]}, turn {key[1]}; leave one out"
+            )
+        found[key] = response
     result = {}
     for prompt in prompts:
         missing = [turn for turn in range(len(prompt.turns)) if (prompt.prompt_id, turn) not in found]

@@ -36,6 +36,9 @@ if TYPE_CHECKING:  # ray takes seconds
 IN_PROCESS = 32
 """Simulations up to which starting Ray takes longer than it saves."""
 
+SLOW_S = 2.0
+"""A simulation that takes longer says how far it is."""
+
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
@@ -113,6 +116,24 @@ def counts(option: str, text: str | None) -> list[int]:
     if found and min(found) < 1:
         raise InputError(f"{option} {text}: must be 1 or more")
     return sorted(set(found))
+
+
+def loads(
+    option: str,
+    users: str | None,
+    think_s: float,
+    rate: str | None,
+    cv: float,
+    arrivals: Path | None = None,
+    speed: float = 1.0,
+) -> list[str]:
+    """Loads as plans write them: users, of the option called `option`, rates, recorded arrivals. Raises InputError."""
+    found = [f"users:{n}/{think_s:g}" for n in counts(option, users)]
+    try:
+        found += [f"rate:{float(r):g}/{cv:g}" for r in rate.split(",")] if rate else []
+    except ValueError:
+        raise InputError(f"--rate {rate}: is written as 2,4,8") from None
+    return found + ([f"file:{arrivals.resolve()}@{speed:g}"] if arrivals else [])
 
 
 class Traces:
@@ -224,12 +245,13 @@ class Worker:
         """Raises InputError for a point that cannot be simulated."""
         start(point.setup, self._recorded(point), lambda rows: None)
 
-    def simulate(self, point: Point) -> tuple[Outcome | str, float]:
-        """What came of a point, or why nothing did; and the seconds it took."""
+    def simulate(self, point: Point, progress: Callable[[float], None] | None = None) -> tuple[Outcome | str, float]:
+        """What came of a point, or why nothing did; and the seconds it took. `progress` takes the share that is done."""
         started = time.perf_counter()
         try:
             with _writing(self.rows and self.rows / f"point_{point.number:05}.parquet") as on_rows:
-                return simulate(point.setup, self._recorded(point), on_rows=on_rows), time.perf_counter() - started
+                found = simulate(point.setup, self._recorded(point), on_rows=on_rows, progress=progress)
+            return found, time.perf_counter() - started
         except InputError as error:
             return str(error), time.perf_counter() - started
 
@@ -351,7 +373,8 @@ def _results(
     left: Sequence[Point], worker: Worker, cluster: Cluster | None, watcher: Watcher
 ) -> Iterator[tuple[Point, tuple[Outcome | str, float]]]:
     if cluster is None:
-        yield from ((point, worker.simulate(point)) for point in left)
+        for point in left:
+            yield point, worker.simulate(point, _while_slow(watcher))
         return
     import ray
 
@@ -362,6 +385,17 @@ def _results(
         pool = Pool(cluster, Worker, (shared, worker.rows), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):
             yield point, result
+
+
+def _while_slow(watcher: Watcher) -> Callable[[float], None]:
+    """Progress of one simulation, once it has taken seconds."""
+    started = time.monotonic()
+
+    def advance(share: float) -> None:
+        if time.monotonic() - started > SLOW_S:
+            watcher.advance("this point, %", round(100 * share), 100)
+
+    return advance
 
 
 def profile_row(profile: Profile) -> dict[str, Any]:

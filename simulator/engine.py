@@ -107,9 +107,9 @@ def _route(state, limits, now_s):  # type: ignore[no-untyped-def]
 def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     """One engine iteration of replica r: preempt, admit, draft, verify, commit."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
-    preempted = _preempt(state, limits, r)
+    _preempt(state, limits, r)
     n, context, longest_context = _gather_decoding(state, r)
-    prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n, preempted)
+    prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n)
 
     k = _draft_tokens(rule, limits.gamma, n, finishing, prefilling, prefill_tokens, pairs, context, replica.alpha)
     for i in range(n):
@@ -151,7 +151,6 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
 def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
     """The last admitted give way until what everybody may write in this step fits; they begin anew, keeping their tokens."""
     replica = state.replicas[r]
-    preempted = False
     while replica.kv_tokens > limits.kv_tokens:
         replica.running -= 1
         j = state.order[r, replica.running]
@@ -166,8 +165,6 @@ def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
         if replica.tail < 0:
             replica.tail = j
         replica.waiting += 1
-        preempted = True
-    return preempted
 
 
 @njit(cache=True, inline="always")
@@ -190,8 +187,12 @@ def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _give_prefill(state, limits, r, n, preempted):  # type: ignore[no-untyped-def]
-    """Share what the decoding requests leave of the step's tokens among prompts, admitted ones first, in order."""
+def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
+    """Share what the decoding requests leave of the step's tokens among prompts, admitted ones first, in order.
+
+    Some are always left, so only the last prompt served stays unfinished, and the next step serves it first: every
+    running prompt has a chunk of this step. After a preemption nobody is admitted: the first in line has just not fitted.
+    """
     replica = state.replicas[r]
     left = limits.step_tokens - n * (limits.gamma + 1)
     prefilling = finishing = pairs = 0
@@ -200,7 +201,7 @@ def _give_prefill(state, limits, r, n, preempted):  # type: ignore[no-untyped-de
     budget = left
     i = 0
     while left > 0:
-        if i == replica.running and not (not preempted and _admit_next(state, limits, r)):
+        if i == replica.running and not _admit_next(state, limits, r):
             break
         job = state.jobs[state.order[r, i]]
         i += 1
@@ -212,9 +213,6 @@ def _give_prefill(state, limits, r, n, preempted):  # type: ignore[no-untyped-de
             finishing += job.chunk == job.prefill_left
             done = job.prompt_tokens + job.emitted - job.prefill_left
             pairs += job.chunk * done + job.chunk * (job.chunk + 1) // 2
-    while i < replica.running:
-        state.jobs[state.order[r, i]].chunk = 0
-        i += 1
     return prefilling, finishing, budget - left, pairs
 
 

@@ -65,7 +65,7 @@ def search(
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
     from harness.display import watching
-    from harness.sweeps import counts
+    from harness.sweeps import loads
     from results.store import Store
     from tuner.display import print_study
     from tuner.study import resume_study, start_study
@@ -77,14 +77,13 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
-                loads = [f"users:{n}/{think_s:g}" for n in counts("--load", load)]
-                loads += [f"rate:{float(r):g}/{cv:g}" for r in _numbers("--rate", rate)]
-                if not loads:
+                asked = loads("--load", load, think_s, rate, cv)
+                if not asked:
                     raise InputError("name a load: --load or --rate")
                 if rate and objective == "throughput":
                     watcher.say("note: at a given rate every configuration that keeps up has the same throughput")
                 options: dict[str, Any] = {
-                    "loads": loads, "objective": objective or ("throughput" if load else "tps"), "slas": sla or [],
+                    "loads": asked, "objective": objective or ("throughput" if load else "tps"), "slas": sla or [],
                     "weights": shares(mix), "drafters": listed(drafter), "kinds": listed(policy), "sampler": sampler,
                     "trials": 64 if trials is None else trials, "seconds": seconds, "draws": draws, "seed": seed,
                     "request_cap": request_cap, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
@@ -138,10 +137,3 @@ def _cluster(actors: int | None, ray_address: str | None, trials: int) -> Any:
     from harness.workers import Cluster
 
     return Cluster(ray_address, actors)
-
-
-def _numbers(option: str, text: str | None) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise InputError(f"{option} {text}: is written as 2,4,8") from None

@@ -6,6 +6,7 @@ A choice that depends on another is asked only where it matters, under a name th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -182,7 +183,7 @@ def _powers(low: int, high: int) -> tuple[int, ...]:
     return tuple(2**i for i in range(31) if low <= 2**i <= high)
 
 
-class _Walk:
+class _Walk(ABC):
     """Keeps what was chosen; single choices are none."""
 
     def __init__(self) -> None:
@@ -191,8 +192,9 @@ class _Walk:
         self.taken: list[int] = []
         self.sizes: list[int] = []
 
+    @abstractmethod
     def _index(self, name: str, size: int) -> int:
-        raise NotImplementedError
+        """Which of `size` is chosen."""
 
     def _chosen(self, name: str, size: int) -> int:
         index = self._index(name, size)

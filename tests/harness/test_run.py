@@ -15,27 +15,15 @@ from typing import Any
 import duckdb
 import pytest
 
-from harness.replaying import replay_run
-from results.store import Store
-from simulator.errors import InputError
+from tests.harness.processes import harness, query
 
 SMALL = ["suites/math_code_chat", "--limit", "2", "--max-new-tokens", "48", "--batch", "4", "--drafter", "dspark",
          "--drafter", "ngram"]  # fmt: skip
 
 
-def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
-
-
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def query(out: Path, sql: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
-        return connection.execute(sql).fetchall()
 
 
 def recorded(out: Path) -> list[tuple[Any, ...]]:
@@ -124,139 +112,6 @@ def test_a_run_records_every_prompt_with_every_drafter(reference: Path) -> None:
     assert max(n for (n,) in query(reference, cut)) == 7
     assert query(reference, "SELECT count(*) FROM speed_samples WHERE seconds <= 0 OR tokens < 1") == [(0,)]
     assert query(reference, "SELECT count(DISTINCT prompt_id) FROM speed_samples") == [(9,)]
-
-
-def test_dense_and_live_recording_agree_where_nothing_is_random(tmp_path: Path) -> None:
-    """At temperature 0 the replay of a dense recording is the live run, round by round, on the bundled pair."""
-    for mode in ("dense", "live"):
-        options = [
-            "--limit",
-            "1",
-            "--max-new-tokens",
-            "40",
-            "--temperature",
-            "0",
-            "--mode",
-            mode,
-            "--out",
-            str(tmp_path / mode),
-        ]
-        done = harness("record", "suites/math_code_chat", *options)
-        assert done.returncode == 0, done.stderr
-    rounds = "SELECT drafter, prompt_id, turn, round, drafted, verified, accepted, committed FROM rounds ORDER BY ALL"
-    live = query(tmp_path / "live", rounds)
-    assert {row[0] for row in live} == {"none", "dspark", "dflash", "eagle3", "mtp", "ngram"}
-    assert query(tmp_path / "dense", rounds) == live
-    confidences = "SELECT unnest(confidence) FROM rounds WHERE drafter = 'dspark' ORDER BY prompt_id, turn, round"
-    pairs = zip(query(tmp_path / "dense", confidences), query(tmp_path / "live", confidences), strict=True)
-    assert max(abs(ours - theirs) for (ours,), (theirs,) in pairs) < 1e-3
-
-
-def test_responses_of_another_engine_are_recorded(tmp_path: Path) -> None:
-    """Fed its own responses from a file, a recording comes out the same; what does not fit is refused."""
-    options = [
-        "suites/math_code_chat",
-        "--limit",
-        "1",
-        "--max-new-tokens",
-        "24",
-        "--temperature",
-        "0",
-        "--drafter",
-        "dspark",
-    ]
-    assert harness("record", *options, "--out", str(tmp_path / "own")).returncode == 0
-    rows = query(tmp_path / "own", "SELECT prompt_id, turn, token_ids, finish FROM responses")
-    lines = [{"prompt_id": p, "turn": t, "token_ids": list(ids), "finish": f} for p, t, ids, f in rows]
-    file = tmp_path / "responses.jsonl"
-
-    def write(header: dict[str, Any], changed: list[dict[str, Any]]) -> None:
-        file.write_text("\n".join(json.dumps(line) for line in [header, *changed]))
-
-    given = [*options, "--responses", str(file), "--out", str(tmp_path / "given")]
-    write({"temperature": 0}, lines)
-    done = harness("record", *given)
-    assert done.returncode == 0, done.stderr
-    anchors = "SELECT * EXCLUDE (run_id, confidence, accept_prob) FROM anchors ORDER BY ALL"
-    assert query(tmp_path / "given", anchors) == query(tmp_path / "own", anchors)
-
-    write({"temperature": 0}, [{**line, "token_ids": [9] * 20, "finish": "length"} for line in lines])
-    refused = harness("record", *given)
-    assert refused.returncode == 2, refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert "cannot come from this target with these sampling settings" in refused.stderr
-    assert query(tmp_path / "given", "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL") == [(1,)]
-
-
-def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
-    options = [
-        "suites/math_code_chat",
-        "--limit",
-        "1",
-        "--max-new-tokens",
-        "24",
-        "--drafter",
-        "dspark",
-        "--drafter",
-        "ngram",
-    ]
-    out = ["--out", str(tmp_path)]
-    done = harness("record", *options, "--block-sizes", "2,5", "--dry-run", "--json", *out)
-    assert done.returncode == 0, done.stderr
-    costs = json.loads(done.stdout)
-    assert costs["responses"] == 10
-    assert costs["anchors"] == 10 * 23 * 4
-    assert costs["anchor_bytes"] == 10 * 23 * (4 * (2 + 5) * (2 + 1) + 4 * 4)
-    assert costs["seconds"] > 0
-    assert not (tmp_path / "specyard.duckdb").exists()
-
-    done = harness("record", *options, "--block-sizes", "2,5", "--fresh-tails", *out)
-    assert done.returncode == 0, done.stderr
-    assert "confidences stay raw" in done.stderr
-    widths = (
-        "SELECT DISTINCT drafter, gamma, len(accept_prob), len(confidence), len(fresh_confidence) FROM anchors ORDER BY ALL"
-    )
-    assert query(tmp_path, widths) == [
-        ("dspark", 2, 2, 2, 2), ("dspark", 5, 5, 5, 5), ("ngram", 2, 2, None, None), ("ngram", 5, 5, None, None)
-    ]  # fmt: skip
-    policies = ["--policy", "fixed:1", "--policy", "threshold:0.5", "--policy", "oracle"]
-    done = harness("replay", "latest", *policies, "--json", *out)
-    assert done.returncode == 0, done.stderr
-    assert "ngram γ=2: left out: policy threshold:0.5: needs confidences" in done.stderr
-    rows = json.loads(done.stdout)
-    assert len(rows) == (3 * 2 + 2 * 2) * 3  # policies × block sizes × domains
-    assert all(1 <= r["tau"] <= r["budget"] for r in rows)
-    assert {r["policy"] for r in rows if not r["exact"]} == {"oracle"}
-
-    store = Store(tmp_path / "specyard.duckdb")
-    for policy, drafters, calibrated, message in (
-        ("medusa", None, False, "no such policy; there are fixed:K"),
-        ("fixed:1", ["eagle3"], False, "no dense recording of eagle3; there are: dspark, ngram"),
-        ("threshold:0.5", ["ngram"], False, "needs confidences, and this drafter has none"),
-        ("fixed:1", None, True, "nothing to replay with these options"),
-    ):
-        with pytest.raises(InputError, match=message):
-            replay_run(store, store.find_run("latest"), [policy], drafters, calibrated=calibrated, say=print)
-
-
-def test_published_curves_become_a_run(tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path)]
-    done = harness("synthesize", "paper:qwen3-4b", "--responses-per-task", "4", "--output-tokens", "128", "--json", *out)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["run"]["prompt_source"] == "synthesised"
-    assert any("DSpark paper" in source for source in result["run"]["plan"]["sources"])
-    assert "Synthesised: no model was run" in Path(result["run"]["report"]).read_text(encoding="utf-8")
-    assert query(tmp_path, "SELECT drafter, count(*) FROM anchors GROUP BY ALL ORDER BY 1") == [
-        (name, 36 * 127) for name in ("dflash", "dspark", "eagle3", "mtp")
-    ]
-    replayed = json.loads(
-        harness("replay", "latest", "--policy", "threshold:0.5", "--drafter", "dspark", "--json", *out).stdout
-    )
-    assert {r["domain"] for r in replayed} == {"math", "code", "chat"}
-    refused = harness("synthesize", "paper:gpt-7", *out)
-    assert refused.returncode == 2
-    assert "there are paper:qwen3-4b" in refused.stderr
 
 
 def test_results_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path) -> None:
