@@ -259,31 +259,6 @@ def profile(
 
 
 @app.command()
-def reproduce(
-    what: Annotated[str, typer.Argument(help="The only thing there is so far: paper.")] = "paper",
-    alternatives: Annotated[bool, typer.Option(help="Also how the errors change with every choice that was made.")] = False,
-    out: Out = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Predict the DSpark paper's served system from its baseline, and say how far off every published point is."""
-    with user_errors("harness"):
-        if what != "paper":
-            raise InputError(f"reproduce {what}: no such thing; there is paper")
-        import msgspec
-
-        from harness.reproduction import report_lines, reproduce
-        from results.reproduction import write_reproduction
-
-        result = reproduce(alternatives=alternatives)
-        out.mkdir(parents=True, exist_ok=True)
-        write_reproduction(result, out / "reproduction.html")
-        if as_json:
-            print(msgspec.json.encode(result).decode())
-        else:
-            print("\n".join([*report_lines(result), str(out / "reproduction.html")]))
-
-
-@app.command()
 def synthesize(
     curves: Annotated[str, typer.Argument(help="Published curves; paper:qwen3-4b is what there is.")] = "paper:qwen3-4b",
     responses_per_task: Annotated[int, typer.Option(help="Responses to each of nine tasks.")] = 40,
@@ -385,6 +360,7 @@ def show(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = Fa
 
 app.command()(trust.validate)
 app.command()(trust.sensitivity)
+app.command()(trust.reproduce)
 
 
 def main() -> None:

@@ -98,21 +98,25 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
             console.print(f"drafter {name}: {drafter}", soft_wrap=True, markup=False)
     if row["finished_at"] is None:
         console.print("this run is not finished: what follows is what it has so far")
-    console.print(_table(list(row["drafters"]), lengths, speeds))
+    console.print(_table(row["drafters"], lengths, speeds))
     for file in (store.file, report):
         if file is not None:
             console.print(str(file), soft_wrap=True, markup=False)
 
 
-def _table(drafters: list[str], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Table:
+def _table(drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Table:
+    """A row for every block size; drafters are timed at their own."""
     domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=_domain_order)))
     table = Table("accepted length τ", *domains, "tok/s against none, one request", box=None, header_style="bold")
-    for drafter in drafters:
-        cells = []
-        for domain in domains:
-            found = [r["tau"] for r in lengths if (r["drafter"], r["domain"], r["task"]) == (drafter, domain, None)]
-            cells.append(f"{found[0]:.2f}" if found and found[0] is not None else "–")
-        table.add_row(drafter, *cells, _speed_cell([r for r in speeds if r["drafter"] == drafter]))
+    taus = {(r["drafter"], r["gamma"], r["domain"]): r["tau"] for r in lengths if r["task"] is None}
+    for name, drafter in drafters.items():
+        own = drafter["gamma"]
+        gammas = sorted({gamma for who, gamma, _ in taus if who == name}) or [own]
+        for gamma in gammas:
+            found = [taus.get((name, gamma, domain)) for domain in domains]
+            timed = [r for r in speeds if r["drafter"] == name and gamma == own]
+            label = name if len(gammas) == 1 else f"{name} γ={gamma}"
+            table.add_row(label, *("–" if tau is None else f"{tau:.2f}" for tau in found), _speed_cell(timed))
     return table
 
 

@@ -177,16 +177,18 @@ def write_profiles(folder: Path = DATA) -> list[Path]:
     return files
 
 
-def independent_rounds(law: Confidence, rng: np.random.Generator, *, responses: int = 1500, tokens: int = 301) -> Trace:
-    """A dense trace of γ = 5 in which every anchor is drawn anew and accepted as its confidences say."""
+def independent_rounds(
+    law: Confidence, rng: np.random.Generator, *, gamma: int = GAMMA, responses: int = 1500, tokens: int = 301
+) -> Trace:
+    """A dense trace in which every anchor is drawn anew and accepted as its confidences say."""
     anchors = responses * (tokens - 1)
-    confidence = law.of(rng.standard_normal((anchors, GAMMA + 1))).astype(np.float32)
+    confidence = law.of(rng.standard_normal((anchors, gamma + 1))).astype(np.float32)
     accepted = (rng.random(confidence.shape) < confidence).cumprod(1).sum(1).astype(np.uint8)
     return Trace(
         "dspark",
         tuple(TracedResponse("logit-normal", "logit-normal", f"logit-normal/{i}", 0, 1) for i in range(responses)),
         np.arange(responses + 1, dtype=np.int64) * (tokens - 1),
-        Anchors(np.full(anchors, GAMMA, np.uint8), accepted, confidence, confidence),
+        Anchors(np.full(anchors, gamma, np.uint8), accepted, confidence, confidence),
     )
 
 

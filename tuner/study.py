@@ -206,13 +206,14 @@ def _table(plan: Plan, profile: Profile, traffic: Traffic, weights: dict[str, fl
 
 
 def defaults(store: Store, run_id: str, found: Ground, cap: int) -> list[Configuration]:
-    """What one runs without a tuner: no drafter, and each drafter with its own block, whole or scheduled."""
-    own = {name: d["gamma"] for name, d in store.run(run_id)["drafters"].items()}
+    """What one runs without a tuner: no drafter, MTP-1, and each other drafter with its own block, whole or scheduled."""
+    drafters = store.run(run_id)["drafters"]
     chosen = [plain(cap)]
     for name in dict.fromkeys(r.drafter for r in found.recorded):
         blocks = [r for r in found.recorded if r.drafter == name]
-        block = next((r for r in blocks if r.gamma == own.get(name)), blocks[-1])
-        chosen.append(Configuration(name, block.gamma, f"fixed:{block.gamma}", "none", cap))
+        block = next((r for r in blocks if r.gamma == drafters[name]["gamma"]), blocks[-1])
+        k = 1 if drafters[name]["kind"] == "mtp" else block.gamma
+        chosen.append(Configuration(name, block.gamma, f"fixed:{k}", "none", cap))
         if "raw" in block.confidences:
             chosen.append(Configuration(name, block.gamma, "prefix_scheduler", block.confidences[-1], cap))
     return chosen

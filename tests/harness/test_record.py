@@ -100,6 +100,9 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
 
     done = harness("record", *options, "--block-sizes", "2,5", "--fresh-tails", *out)
     assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines() if "γ=" in line] == [
+        [name, f"γ={gamma}"] for name in ("dspark", "ngram") for gamma in (2, 5)
+    ]
     assert "confidences stay raw" in done.stderr
     widths = (
         "SELECT DISTINCT drafter, gamma, len(accept_prob), len(confidence), len(fresh_confidence) FROM anchors ORDER BY ALL"

@@ -54,6 +54,8 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
         ([HEADER, {**LINES[0], "text": "?"}, *LINES], "line 2: Object contains unknown field `text`"),
         ([HEADER, {**LINES[0], "finish": "end"}, *LINES], "line 2: Invalid enum value 'end'"),
         ([HEADER, {**LINES[0], "token_ids": []}, *LINES], "line 2: token_ids is empty"),
+        ([HEADER, "", {**LINES[0], "token_ids": []}, *LINES], "line 3: token_ids is empty"),
+        ([HEADER, *LINES, LINES[1]], "line 5: a second response to t/0, turn 1; leave one out"),
     ],
 )
 def test_what_is_wrong_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
