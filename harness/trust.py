@@ -1,9 +1,9 @@
-"""Commands that say how far to trust a simulation: `harness validate` and `harness sensitivity`."""
+"""Commands that say how far to trust a simulation: `harness validate`, `sensitivity` and `reproduce`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,9 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start
 
 def validate(
     name: RunName = "latest",
+    engine: Annotated[
+        Literal["specyard", "vllm"], typer.Option(help="Who serves: this project's own loop, or vLLM where it is installed.")
+    ] = "specyard",
     hardware: Annotated[
         str | None,
         typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
@@ -47,8 +50,18 @@ def validate(
             seed=seed,
         )  # fmt: skip
         with watching() as watcher:
-            validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
+            if engine == "vllm":
+                from harness.vllm.validation import validate_vllm
+
+                validation_id = validate_vllm(store, name, plan, watcher, hardware=hardware)
+            else:
+                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
         print_validation(store, validation_id, as_json=as_json)
+        if engine == "vllm" and not as_json:
+            from harness.vllm.validation import acceptance_lines
+            from results.validations import Validations
+
+            print("\n".join(acceptance_lines(Validations(store).rows(validation_id))))
 
 
 def sensitivity(
@@ -87,3 +100,43 @@ def sensitivity(
         with watching() as watcher:
             found = run_sensitivity(store, store.find_run(name), plan, objective, watcher)
         print_tolerances(found, as_json=as_json)
+
+
+def reproduce(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="paper: the DSpark paper's system; field: engines that others measured; all: the page docs/fidelity.md."
+        ),
+    ] = "paper",
+    alternatives: Annotated[bool, typer.Option(help="paper: how errors change with every choice that was made.")] = False,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Predict what others published of served systems, and say how far off every published point is."""
+    with user_errors("harness"):
+        if what not in ("paper", "field", "all"):
+            raise InputError(f"reproduce {what}: no such thing; there are paper, field and all")
+        import msgspec
+
+        from harness.fidelity import page, paper_checks
+        from harness.field import reproduce_field
+        from harness.reproduction import report_lines, reproduce
+        from results.fieldwork import report_lines as field_lines
+        from results.reproduction import write_reproduction
+
+        found: dict[str, Any] = {}
+        lines: list[str] = []
+        if what == "all":
+            found["qwen3-4b"] = paper_checks()
+        if what in ("paper", "all"):
+            found["paper"] = reproduce(alternatives=alternatives)
+            out.mkdir(parents=True, exist_ok=True)
+            write_reproduction(found["paper"], out / "reproduction.html")
+            lines = [*report_lines(found["paper"]), str(out / "reproduction.html")]
+        if what in ("field", "all"):
+            found["field"] = reproduce_field()
+            lines = field_lines(found["field"])
+        if what == "all":
+            lines = [page(found["qwen3-4b"], found["paper"], found["field"]).rstrip()]
+        print(msgspec.json.encode(found if what == "all" else found[what]).decode() if as_json else "\n".join(lines))
