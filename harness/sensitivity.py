@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from harness.sweeps import Plan, Point, Traces, points
+from harness.provenance import command_line, git_revision, package_versions
+from harness.sweeps import Plan, Point, Traces, points, profile_row
 from harness.watcher import Watcher
 from results.store import Store
+from results.tolerances import Tolerances
 from simulator.errors import InputError
+from simulator.hardware import parse_profile
 from simulator.perturbation import accepting, confident, slower
 from simulator.simulation import Prepared, Setup, prepare, simulate
 
@@ -155,8 +158,15 @@ def _name(point: Point) -> str:
 
 
 def run_sensitivity(store: Store, run_id: str, plan: Plan, objective: Objective, watcher: Watcher) -> list[Tolerance]:
-    """Of the configurations and loads that a sweep with this plan would simulate. Raises InputError."""
+    """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
     traces = Traces(store, run_id)
     every = points(plan, traces, watcher.say)
     recorded = {key: traces.prepared(*key) for key in dict.fromkeys(p.trace for p in every)}
-    return tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
+    found = tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
+    common = {
+        "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
+        "clear": CLEAR, "git_revision": git_revision(), "packages": package_versions(),
+    }  # fmt: skip
+    rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
+    Tolerances(store).add(rows, profile_row(parse_profile(plan.profile)))
+    return found

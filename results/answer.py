@@ -11,7 +11,7 @@ import polars as pl
 
 from results.drawing.common import listed
 from results.drawing.recorded import times
-from results.drawing.simulated import View, bound
+from results.drawing.simulated import View, promise
 from results.drawing.studied import configuration, load_name
 from results.figures import simulated as figures
 from results.figures.simulated import Capacity
@@ -36,6 +36,9 @@ class Answer:
     gains: Sequence[Gain] = ()
     facts: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    profile: str = ""
+    """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
+    load: str = ""
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------
@@ -48,11 +51,11 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
     ).to_dicts()
     if not winners:
         return None
-    bounds = f" with {' and '.join(map(bound, study.slas))}" if study.slas else ""
+    bounds = f", with {' and '.join(map(promise, study.slas))}" if study.slas else ""
     where: dict[str, list[str]] = {}
     for confirmation in winners:
         where.setdefault(configuration(confirmation), []).append(load_name(confirmation["load"]))
-    said = [f"at {listed(loads)} run {what}" for what, loads in where.items()]
+    said = [f"at {listed(loads)}, run {what}" for what, loads in where.items()]
     headline = f"On {study.profile['name']}{bounds}: {'; '.join(said)}."
     winner = winners[-1]
     rows = confirmed.filter(load=winner["load"]).to_dicts()
@@ -65,9 +68,10 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
             half = row["gain_half_width"]
             interval = "no interval" if half is None else f"95 % {row['gain'] - half:+.1%} to {row['gain'] + half:+.1%}"
             gains.append(Gain(f"{row['gain']:+.0%}", f"{figure} over {name} at {at}", interval))
-    tokens = [f"{name} {row['tau']:.2f}" for name, row in bases if row is not None and row["tau"] is not None]
+    tokens = [f"{row['tau']:.2f} of {name}" for name, row in bases if row is not None and row["tau"] is not None]
     if winner["tau"] is not None and winner["policy"] != "none":
-        facts.append(f"Tokens per round: {winner['tau']:.2f}" + (f", against {listed(tokens)}." if tokens else "."))
+        against = f", against {listed(tokens)}" if tokens else ""
+        facts.append(f"At {at} it commits {winner['tau']:.2f} tokens per round{against}.")
         facts.append(
             f"It verifies {winner['budget']:.2f} tokens per request and step, of {winner['gamma'] + 1} that it could; "
             f"{winner['budget'] - winner['tau']:.2f} of them are thrown away."
@@ -88,7 +92,7 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
         remarks.append("Its policy looks at old confidences: replaying it is exact at temperature 0 only.")
-    return Answer(headline, gains, facts, remarks)
+    return Answer(headline, gains, facts, remarks, study.profile["name"], winner["load"])
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
@@ -99,21 +103,23 @@ def from_sweep(view: View) -> Answer | None:
     if not view.capacities:
         if not view.systems:
             return None
-        return Answer(f"On {view.sweep.profile['name']} nothing that was simulated keeps {view.bounds}.")
+        return Answer(f"On {view.sweep.profile['name']} nothing that was simulated keeps the bound: {view.promises}.")
     best = view.capacities[0]
     bases = {kind: figures.baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
-    where = f"with {view.bounds}" if view.slas else f"at {_load(best)}"
+    where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
     much = f"{_amount(best)} at {_load(best)}" if best.how == "highest" else _amount(best)
-    gains, unclear = [], []
+    gains, unclear, missing = [], [], []
     for name, base in (("MTP-1", bases["mtp"]), ("no speculation", bases["none"])):
+        if base is None:
+            missing.append(name)
         if base is None or base.system == best.system:
             continue
         value, half = figures.gain(best, base)
         interval = "interval unknown" if math.isnan(half) else f"95 % {value - half:+.1%} to {value + half:+.1%}"
-        gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; it delivers {base.throughput:,.0f}"))
+        gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; {name} delivers {base.throughput:,.0f}"))
         unclear += [] if value > half else [name]
     doubt = f", which is not clearly more than {listed(unclear)}" if unclear else ""
-    headline = f"On {view.sweep.profile['name']} {where}, run {view.name(best.system)}: {much}{doubt}."
+    headline = f"On {view.sweep.profile['name']}{where} run {view.name(best.system)}: {much}{doubt}."
     facts = [
         fact for fact in (_tokens(view, best, bases["mtp"]), _seconds(view, best, bases["mtp"]), _over_load(view)) if fact
     ]
@@ -121,11 +127,14 @@ def from_sweep(view: View) -> Answer | None:
         *_runner_up(view),
         "Intervals are the simulation's own noise; what another day's traffic would do is not in them.",
     ]
+    if missing:
+        kept = "was not simulated" + (f", or never keeps {view.bounds}" if view.slas else "")
+        remarks.append(f"No gain over {' and '.join(missing)} can be told: it {kept}.")
     if best.how == "highest" and view.slas:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near["exact"]:
         remarks.append("Its policy looks at old confidences: replaying it is exact at temperature 0 only.")
-    return Answer(headline, gains, facts, remarks)
+    return Answer(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
 
 
 def _amount(capacity: Capacity) -> str:
@@ -216,9 +225,7 @@ def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Se
         "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load.",
         *_speed_answer(speeds, chosen, winners),
     ]
-    return Answer(
-        headline, gains, facts, ["How it does under load: `harness simulate` replays these traces on a GPU's profile."]
-    )
+    return Answer(headline, gains, facts)
 
 
 def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from results.drawing.common import listed
 from results.drawing.recorded import PROMPT_SOURCES
+from results.figures.common import Origin
 from results.figures.run import Provenance
 from results.figures.simulated import Sweep
 from results.figures.studied import Study
+from results.figures.tolerated import Sensitivity
+from results.figures.validated import Validation
 
 Facts = list[tuple[str, list[str]]]
+Profiles = Sequence[Mapping[str, Any]]
+
+WORDS: Final[Sequence[tuple[str, str]]] = (
+    ("round, step", "A round drafts tokens for a request, verifies them and commits what the target keeps. A step is one "
+     "pass of an engine: a round of every running request."),
+    ("drafter", "What proposes tokens; `none` decodes without. MTP-1 is `mtp` with one token drafted and verified."),
+    ("γ", "Block size: tokens drafted in a round."),
+    ("τ", "Accepted length: tokens committed in a round, the target's own (the bonus token) included."),
+    ("budget", "Tokens of a request that the target verifies in a step, the bonus token's included: at most γ + 1."),
+    ("`fixed:k`", "A policy: always verify the first k drafted tokens."),
+    ("`threshold:c`", "Verify up to the first token whose confidence is below c."),
+    ("`prefix_scheduler`", "DSpark's: in every step verify, over all requests, the tokens most likely to be kept, as many "
+     "as give most tokens per second by the step times it believes in. `lagged_scheduler` takes their number from "
+     "confidences of earlier rounds, `vllm_adaptive` is vLLM's version of that."),
+    ("`k_by_batch:8=7/32=3`", "Draft 7 tokens with up to 8 requests running, 3 with up to 32, none with more."),
+    ("`oracle`", "Verifies exactly what will be kept. No engine can: an upper bound."),
+    ("confidences", "How sure a drafter is of its tokens: raw; calibrated, corrected on other prompts; or estimated, for "
+     "drafters that do not say."),
+    ("tps, TTFT, TPOT", "Tokens per second of one user after the first; time to the first token; time per token after it. "
+     "p95 is what 95 % of requests stay below."),
+    ("users", "Of a closed loop: each sends its next request when the last is answered."),
+    ("profile", "What a step costs on some hardware: measured there, fitted to published curves, or a roofline, that is "
+     "computed from datasheets."),
+)  # fmt: skip
+"""What words of a report mean."""
 
 
 def subtitle(run: Provenance) -> str:
@@ -109,34 +137,46 @@ def of_run(run: Provenance) -> Facts:
     return facts
 
 
-def of_sweep(sweep: Sweep) -> Facts:
-    """About a sweep and its profile."""
+def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
+    """About a sweep and its profile; here and below, `told` are profiles that need not be told again."""
     plan = sweep.plan
     engine = [f"{name.replace('_', ' ')} {plan[name]}" for name in _ENGINE if plan.get(name) is not None]
     return [
-        ("command", [sweep.command]),
-        ("sweep", [f"{sweep.sweep_id} of run {sweep.run_id} · {sweep.created_at:%Y-%m-%d %H:%M} UTC"]),
-        *_profile(sweep.profile),
+        *_made("sweep", sweep.sweep_id, sweep),
+        *_profile(sweep.profile, told),
         ("policies believe", [sweep.believed or "the same profile"]),
         ("loads", [", ".join(plan.get("loads") or [])]),
         ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
         ("engine", [", ".join(engine)]),
         ("seeds", [f"{plan.get('seed', 0)}, {plan.get('replications', 1)} of each point"]),
-        ("git revision", [sweep.git_revision or "unknown"]),
-        ("versions", [versions(sweep.packages)]),
+        *_code(sweep),
     ]
 
 
-def of_study(study: Study, sweep: Sweep | None) -> Facts:
-    """About a study and its profile, which is not told again where the sweep has the same."""
+def of_study(study: Study, told: Profiles = ()) -> Facts:
+    """About a study and its profile."""
     plan = {name: value for name, value in study.plan.items() if name != "profile" and value not in (None, [])}
+    said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
+    return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]
+
+
+def of_sensitivity(found: Sensitivity, told: Profiles = ()) -> Facts:
+    """About what was made wrong in turn."""
+    plan = f"objective {found.objective}, {found.seconds:g} simulated seconds a point, seed {found.seed}"
+    made = _made("sensitivity", found.tolerance_id, found)
+    return [*made, *_profile(found.profile, told), ("plan", [plan]), *_code(found)]
+
+
+def of_validation(found: Validation, told: Profiles = ()) -> Facts:
+    """About a live engine and its simulation."""
+    prompts = f"{found.live_prompts} served live, {found.trace_prompts} others simulated"
     return [
-        ("command", [study.command]),
-        ("study", [f"{study.study_id} of run {study.run_id} · {study.created_at:%Y-%m-%d %H:%M} UTC"]),
-        *([("hardware", ["as above"])] if sweep is not None and sweep.profile == study.profile else _profile(study.profile)),
-        ("plan", [", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plan.items())]),
-        ("git revision", [study.git_revision or "unknown"]),
-        ("versions", [versions(study.packages)]),
+        *_made("validation", found.validation_id, found),
+        *_profile(found.profile, told),
+        ("schedulers believe", [found.believed]),
+        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {found.points} points"]),
+        ("prompts", [prompts]),
+        *_code(found),
     ]
 
 
@@ -175,10 +215,28 @@ _ENGINE: Sequence[str] = (
 )  # fmt: skip
 
 
-def _profile(profile: Mapping[str, Any]) -> Facts:
-    told = profile.get("provenance") or {}
-    lines = [f"{name}: {value}" for name, value in told.items()] if isinstance(told, Mapping) else [str(told)]
+def _made(kind: str, name: str, made: Origin) -> Facts:
+    """What was typed, and what came of it."""
+    return [("command", [made.command]), (kind, [f"{name} of run {made.run_id} · {made.created_at:%Y-%m-%d %H:%M} UTC"])]
+
+
+def _code(made: Origin) -> Facts:
+    return [("git revision", [made.git_revision or "unknown"]), ("versions", [versions(made.packages)])]
+
+
+def _profile(profile: Mapping[str, Any], told: Profiles) -> Facts:
+    if profile in told:
+        return [("hardware", [f"{profile['name']}, as above"])]
+    facts = profile.get("provenance") or {}
+    lines = [f"{name}: {value}" for name, value in facts.items()] if isinstance(facts, Mapping) else [str(facts)]
     what = (
         f"{profile['name']} · {profile.get('device', '?')} · of {profile.get('model', '?')} · {profile.get('gpus', '?')} GPU"
     )
     return [("hardware", [what, f"source: {profile.get('source', '?')}", *lines])]
+
+
+def _plain(value: Any) -> str:
+    """A setting without the marks of code."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={one:g}" if isinstance(one, float) else f"{name}={one}" for name, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

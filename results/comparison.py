@@ -29,7 +29,7 @@ SURE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class _Values:
     """One quantity in two runs."""
 
     quantity: Quantity
@@ -39,6 +39,12 @@ class Change:
     """Task, domain mean, or policy and load; empty for speed."""
     first: float | None
     second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change(_Values):
+    """And what to think of it."""
+
     change: float | None
     """Share: .02 is 2 % more in the second."""
     low: float | None
@@ -86,15 +92,9 @@ def share(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Raw:
-    """A change before it is judged."""
+class _Raw(_Values):
+    """Before it is judged."""
 
-    quantity: Quantity
-    drafter: str
-    gamma: int
-    where: str
-    first: float | None
-    second: float | None
     error: float
     """Standard error of log(second/first); nan if unknown."""
     freedom: float

@@ -14,7 +14,8 @@ from results.report import Report, page
 
 _QUIET: Final = """
 document.head.insertAdjacentHTML("beforeend", `<style>
-  .csv, .link, nav, .scroll, .scroll + .caption { display: none; }
+  .csv, .link, nav, .scroll, .scroll + .caption, .legend li:has([aria-pressed=false]) { display: none; }
+  .legend button::after { content: none; }
   section { margin: 3rem 0; }
   section h2 { margin-top: 0; border: 0; padding-top: 0; }
 </style>`); dispatchEvent(new Event("resize")); true

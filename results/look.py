@@ -89,6 +89,11 @@ class Series:
     symbol: str
     evidence: Evidence = "measured"
 
+    @property
+    def name(self) -> str:
+        """The label without the run."""
+        return self.label.removesuffix(f" ({self.run})")
+
     def rows(self, frame: pl.DataFrame) -> list[dict[str, Any]]:
         """Those of its own."""
         return frame.filter(run=self.run, drafter=self.drafter, gamma=self.gamma).to_dicts()
@@ -97,7 +102,7 @@ class Series:
 def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> list[Series]:
     """Every (run, drafter, γ) with rows, in report order.
 
-    The first of a kind has the kind's colour and symbol, a drafter has the same at every γ, and in later runs fainter.
+    The first of a kind has the kind's colour and symbol; a drafter has the same in every run, at every γ.
     """
     keys = {key for frame in frames for key in frame.select("run", "drafter", "gamma").rows()}
     kinds = {(run.run_id, drafter.name): drafter.kind for run in runs for drafter in run.drafters}
@@ -119,10 +124,10 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
             styles[name] = own or SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += own is None
         several = len({g for r, n, g in keys if n == name}) > 1
-        label = " ".join([name, *([f"γ={gamma}"] if several else []), *([f"({run})"] if len(runs) > 1 else [])])
+        label = (f"{name} γ={gamma}" if several else name) + (f" ({run})" if len(runs) > 1 else "")
         colour, symbol = styles[name]
         evidence: Evidence = "synthesised" if runs[numbers[run]].prompt_source == "synthesised" else "measured"
-        found.append(Series(run, name, gamma, kind, label, faded(colour, numbers[run]), symbol, evidence))
+        found.append(Series(run, name, gamma, kind, label, colour, symbol, evidence))
     return found
 
 
@@ -130,13 +135,6 @@ def longest(series: Sequence[Series]) -> list[Series]:
     """Of every drafter of every run the largest γ alone, for figures that would drown in block sizes."""
     best = {(s.run, s.drafter): max(o.gamma for o in series if (o.run, o.drafter) == (s.run, s.drafter)) for s in series}
     return [s for s in series if s.gamma == best[s.run, s.drafter]]
-
-
-def faded(colour: str, steps: int) -> str:
-    """A colour, drawn half way to grey at every step."""
-    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    mixed = [round(0x88 + (c - 0x88) * 0.5**steps) for c in channels]
-    return "#" + "".join(f"{c:02X}" for c in mixed)
 
 
 def in_order(domains: Iterable[str]) -> list[str]:

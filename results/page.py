@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jinja2
 import plotly.graph_objects as go
@@ -26,6 +26,8 @@ __all__ = [
 
 _DIGITS: Final = 5
 """Significant digits of coordinates and of CSV files: more than any of them is known to."""
+_FAINT: Final = 0.45
+"""Opacity of published values of another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class LegendEntry:
     line: str = ""
     """SVG path of a line through the shape."""
     hollow: bool = False
+    layer: Evidence | None = None
+    """Readers can hide and show what is of this kind, in all panels of the figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Figure:
     panels: Sequence[Panel] = ()
     caption: str = ""
     missing: str = ""
+    published: Literal["plain", "faint", "hidden"] = "plain"
+    """How published values are shown at first: faint beside another model, hidden where they would only be in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ def render_page(template: str, drawn: Mapping[str, Figure], **context: Any) -> s
     """
     sections: Sequence[Section] = context.setdefault("sections", [])
     every = [*drawn.values(), *(section.figure for section in sections)]
-    specs = {panel.div_id: _short(panel.plot.to_plotly_json()) for figure in every for panel in figure.panels}
+    specs = {panel.div_id: _spec(panel, figure) for figure in every for panel in figure.panels}
     data = {s.name: _columns(s.data) for s in sections if s.data is not None and not s.data.is_empty()}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -154,12 +160,22 @@ def entry(series: Series, label: str = "", evidence: Evidence | None = None) -> 
 
 def note(label: str, evidence: Evidence, *, symbol: str = "circle", line: bool = True) -> LegendEntry:
     """In a legend, what a manner of drawing stands for, in no drafter's colour."""
-    return LegendEntry(label, SYMBOLS[symbol], None, False, MANNERS[evidence].legend if line else "", True)
+    return LegendEntry(label, SYMBOLS[symbol], None, False, MANNERS[evidence].legend if line else "", True, evidence)
 
 
 def slug(name: str) -> str:
     """A name as part of a link anchor."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _spec(panel: Panel, figure: Figure) -> dict[str, Any]:
+    """A plot as JSON, its published values as the figure wants them."""
+    spec: dict[str, Any] = _short(panel.plot.to_plotly_json())
+    for trace in spec["data"]:
+        if trace.get("meta") == "published" and figure.published != "plain":
+            trace["opacity"] = min(trace.get("opacity", 1), _FAINT)
+            trace["visible"] = figure.published != "hidden"
+    return spec
 
 
 def _prose(text: str) -> Markup:

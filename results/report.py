@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -15,9 +16,11 @@ from results.drawing import confidence as confidence_sections
 from results.drawing import recorded as recorded_sections
 from results.drawing import simulated as simulated_sections
 from results.drawing import studied as studied_sections
+from results.drawing import tolerated as tolerated_sections
 from results.drawing import validated as validated_sections
 from results.drawing.simulated import View
-from results.figures import confidence, simulated, studied, validated
+from results.figures import confidence, simulated, studied, tolerated, validated
+from results.figures.common import Origin
 from results.figures.run import Provenance
 from results.look import Evidence, Series, series_of
 from results.page import Section, render_page, write_page
@@ -58,7 +61,7 @@ def page(report: Report) -> str:
     """A report as one self-contained HTML page."""
     return render_page(
         "report.html", {}, title=report.title, subtitle=report.subtitle, answer=report.answer, notices=report.notices,
-        sections=report.sections, provenance=report.provenance,
+        sections=report.sections, provenance=report.provenance, words=appendix.WORDS,
     )  # fmt: skip
 
 
@@ -78,6 +81,7 @@ def compose(
     draft = _Draft(con, runs, series_of(runs, [tau, speeds]))
     draft.add_sweep(sweep_id or simulated.find_sweep(con, names))
     draft.add_study(study_id or studied.find_study(con, names))
+    draft.add_sensitivity(tolerated.find_sensitivity(con, names))
     draft.add_validation(validated.find_validation(con, names))
     draft.sections += [
         recorded_sections.accepted_length(tau, runs, draft.series),
@@ -88,7 +92,7 @@ def compose(
     first = runs[0]
     title = f"{first.suite} v{first.suite_version} · pair {first.pair}" + (f" · {len(runs)} runs" if len(runs) > 1 else "")
     return Report(
-        title, appendix.subtitle(first), draft.answer or from_recordings(tau, speeds, draft.series), draft.notices,
+        title, appendix.subtitle(first), draft.answer or _of_first(tau, speeds, draft.series, first.run_id), draft.notices,
         draft.sections, [*draft.provenance, ("how", appendix.of_method())],
     )  # fmt: skip
 
@@ -105,20 +109,20 @@ class _Draft:
         for run in runs:
             self.notices += appendix.notices(run, figures.missing_responses(con, run.run_id), several=several)
         self.provenance = [(f"run {run.run_id}" if several else "", appendix.of_run(run)) for run in runs]
-        self._sweep: simulated.Sweep | None = None
+        self._profiles: list[Mapping[str, Any]] = []
 
     def add_sweep(self, sweep_id: str | None) -> None:
         """Simulations, where there are any."""
         if sweep_id is None:
             self.notices.append("Nothing was simulated on these runs: `harness simulate` shows how they do under load.")
             return
-        self._sweep = simulated.sweep(self.con, sweep_id)
-        view = View(self._sweep, simulated.simulated(self.con, sweep_id), self.runs)
+        sweep = simulated.sweep(self.con, sweep_id)
+        view = View(sweep, simulated.simulated(self.con, sweep_id), self.runs)
         self.sections += simulated_sections.sections(view, self.series)
         self.answer = from_sweep(view)
-        self._warn(appendix.model_notice(self._sweep.profile, self._run(self._sweep.run_id)))
-        self._warn(appendix.sweep_notices(self._sweep, view.points))
-        self.provenance.append(("simulations", appendix.of_sweep(self._sweep)))
+        self._warn(appendix.model_notice(sweep.profile, self._run(sweep.run_id)))
+        self._warn(appendix.sweep_notices(sweep, view.points))
+        self._tell("simulations", appendix.of_sweep(sweep, self._profiles), sweep)
 
     def add_study(self, study_id: str | None) -> None:
         """A study, where there is one; its answer goes before the sweep's."""
@@ -128,23 +132,52 @@ class _Draft:
         run = self._run(study.run_id)
         tried, confirmed = studied.trials(self.con, study), studied.confirmations(self.con, study)
         sensitive = studied.sensitivities(self.con, study)
-        synthesised = run is not None and run.prompt_source == "synthesised"
-        evidence: list[Evidence] = ["simulated", "synthesised"] if synthesised else ["simulated"]
-        self.sections.append(studied_sections.section(study, tried, confirmed, sensitive, self.series, evidence))
+        self.sections.append(
+            studied_sections.section(study, tried, confirmed, sensitive, self.series, self._evidence(study.run_id))
+        )
         kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
         self.answer = from_study(study, confirmed, sensitive, kinds) or self.answer
         self._warn(appendix.model_notice(study.profile, run))
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
-        self.provenance.append(("study", appendix.of_study(study, self._sweep)))
+        self._tell("study", appendix.of_study(study, self._profiles), study)
+
+    def add_sensitivity(self, tolerance_id: str | None) -> None:
+        """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""
+        if tolerance_id is None:
+            if self.answer is not None and self.answer.profile:
+                self._remark("How wrong the profile may be before another choice wins: `harness sensitivity` tells.")
+            return
+        found, looks = tolerated.sensitivity(self.con, tolerance_id), tolerated.tolerances(self.con, tolerance_id)
+        run = self._run(found.run_id)
+        self.sections.append(tolerated_sections.section(found, looks, self.series, self._evidence(found.run_id)))
+        if self.answer is not None and self.answer.profile == found.profile["name"]:
+            self._remark(tolerated_sections.sentence(found, looks, tolerated.closest_load(looks, self.answer.load)))
+        self._warn(appendix.model_notice(found.profile, run))
+        self._tell("sensitivity", appendix.of_sensitivity(found, self._profiles), found)
 
     def add_validation(self, validation_id: str | None) -> None:
         """Simulated against measured, where that was done."""
         if validation_id is None:
             return
-        points = validated.validated(self.con, validation_id)
-        self.sections.append(validated_sections.section(points, self.series))
-        self.provenance.append(("validation", [("command", points["command"].unique().to_list())]))
+        found, points = validated.validation(self.con, validation_id), validated.validated(self.con, validation_id)
+        self.sections.append(validated_sections.section(found, points, self.series))
+        self._tell("validation", appendix.of_validation(found, self._profiles), found)
+
+    def _tell(self, title: str, facts: appendix.Facts, made: Origin) -> None:
+        """Where something comes from; a profile is told once."""
+        self.provenance.append((title, facts))
+        self._profiles.append(made.profile)
+
+    def _evidence(self, run_id: str) -> list[Evidence]:
+        """Of what is simulated from a run."""
+        run = self._run(run_id)
+        return ["simulated", "synthesised"] if run is not None and run.prompt_source == "synthesised" else ["simulated"]
+
+    def _remark(self, text: str) -> None:
+        """The first of the answer's remarks."""
+        if self.answer is not None:
+            self.answer = replace(self.answer, remarks=[text, *self.answer.remarks])
 
     def _warn(self, notices: Sequence[str]) -> None:
         self.notices += [notice for notice in notices if notice not in self.notices]
@@ -170,6 +203,11 @@ def _confidences(
         confidence_sections.reliability(bins, quality, runs, series),
         confidence_sections.block_size(confidence.block_sizes(tau, kinds), runs, series),
     ]
+
+
+def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Answer:
+    """Of what was recorded in the first run alone: others may have had other prompts."""
+    return from_recordings(tau.filter(run=run), speeds.filter(run=run), [s for s in series if s.run == run])
 
 
 def _over(names: Sequence[str], table: Callable[[str], pl.DataFrame]) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import secrets
 import time
@@ -241,7 +242,7 @@ class Store:
         with self.writing() as connection:
             for profile in profiles:
                 insert_row(connection, "INSERT OR IGNORE INTO profiles", profile)
-            insert_row(connection, "INSERT INTO simulations", row)
+            insert_row(connection, "INSERT INTO simulations", {**row, "load": json.dumps(row["load"])})
 
     def simulated(self, sweep_id: str) -> set[int]:
         """Points of a sweep that are there already."""
@@ -365,15 +366,24 @@ class Store:
 
 
 def insert_row(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, Any]) -> None:
-    """One row by column name; dictionaries as JSON, nan as NULL."""
+    """One row by column name; dictionaries and lists of them as JSON, nan as NULL."""
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"{into} ({', '.join(row)}) VALUES ({marks})", [_stored(v) for v in row.values()])
 
-    def stored(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return json.dumps({k: None if v != v else v for k, v in value.items()})
-        return None if value != value else value
 
-    values = [json.dumps(v) if k == "load" else stored(v) for k, v in row.items()]
-    connection.execute(f"{into} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", values)
+def _stored(value: Any) -> Any:
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(v, Mapping) for v in value)):
+        return json.dumps(without_nan(value))
+    return without_nan(value)
+
+
+def without_nan(value: Any) -> Any:
+    """A value with None for every nan in it, as JSON can say it."""
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float | np.floating) and math.isnan(value) else value
 
 
 def decoded_rows(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 
-from results.store import Store, decoded_rows, utc_now
+from results.store import Store, decoded_rows, insert_row, utc_now
 
 Row = Mapping[str, Any]
 _FOUND = ("confirmations", "sensitivities")
@@ -26,8 +25,8 @@ class Studies:
         """Insert a study, a row of `studies` without id and times, and its profile; returns the study's id."""
         study_id = secrets.token_hex(3)
         with self.store.writing() as connection:
-            _insert(connection, "profiles", [profile], or_ignore=True)
-            _insert(connection, "studies", [{"study_id": study_id, "created_at": utc_now(), **row}])
+            insert_row(connection, "INSERT OR IGNORE INTO profiles", profile)
+            insert_row(connection, "INSERT INTO studies", {"study_id": study_id, "created_at": utc_now(), **row})
         return study_id
 
     def find(self, name: str) -> dict[str, Any]:
@@ -72,23 +71,6 @@ class Studies:
             return decoded_rows(connection.execute(sql, values))
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row], *, or_ignore: bool = False) -> None:
-    """Rows by column name; dictionaries and lists of them as JSON, nan as NULL."""
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:
     for row in rows:
-        into = f"INSERT {'OR IGNORE ' if or_ignore else ''}INTO {table}"
-        marks = ", ".join("?" * len(row))
-        connection.execute(f"{into} ({', '.join(row)}) VALUES ({marks})", [_stored(v) for v in row.values()])
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(v, Mapping) for v in value)):
-        return json.dumps(_without_nan(value))
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        insert_row(connection, f"INSERT INTO {table}", row)

@@ -25,6 +25,10 @@ COMMANDS: Final = {
             "harness", "simulate", "latest", "--hardware", "h100/qwen3-4b", "--concurrency", "1..256",
             "--policy", "none,fixed:1,fixed:7,prefix_scheduler", "--sla", "tps>=80",
         ],
+        [
+            "harness", "sensitivity", "latest", "--hardware", "h100/qwen3-4b", "--concurrency", "8,64,256", "--policy",
+            "none,fixed:1,fixed:7,prefix_scheduler", "--seconds", "20",
+        ],
     ],
     "tiny": [["harness", "run", "suites/math_code_chat", "--limit", "4", "--block-sizes", "3,5,7"]],
 }  # fmt: skip
@@ -49,6 +53,7 @@ SHOWN: Final = (
     Picture("qwen3-4b", "frontier", "dark"),
     Picture("qwen3-4b", "load"),
     Picture("qwen3-4b", "step-time"),
+    Picture("qwen3-4b", "tolerance"),
     Picture("qwen3-4b", "threshold"),
     Picture("tiny", "accepted-length"),
     Picture("tiny", "block-size"),

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from harness.sweeps import load_of
-from simulator.hardware import Curve
+from simulator.perturbation import slower
 from simulator.workload import Arrivals, Users
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Job, Objective, Scenario
@@ -89,10 +89,8 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
         elif isinstance(load, Arrivals):
             rate = load.rate_per_s * factor
             yield "load", f"{rate:g} requests a second", replace(scenario, load=f"rate:{rate:g}/{load.cv:g}")
-        profile = scenario.profile
-        eager = None if profile.eager is None else _scaled(profile.eager, factor)
-        slower = replace(profile, verify=_scaled(profile.verify, factor), eager=eager)
-        yield "verify", f"{label} seconds of verification", replace(scenario, profile=slower)
+        profile = slower(scenario.profile, "verify", factor)
+        yield "verify", f"{label} seconds of verification", replace(scenario, profile=profile)
         for domain, share in scenario.weights.items():
             if share and len(scenario.weights) > 1:
                 yield "mix", f"{label} {domain}", replace(scenario, weights={**scenario.weights, domain: share * factor})
@@ -101,10 +99,6 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
 def _shorter(seconds: float) -> float:
     """Simulated time: all are asked for the same, so differences show soon."""
     return max(SHARE * seconds, min(seconds, SHORTEST_S))
-
-
-def _scaled(curve: Curve, factor: float) -> Curve:
-    return Curve(curve.counts, tuple(s * factor for s in curve.seconds))
 
 
 def _compared(trials: Sequence[Trial], winner: Configuration) -> list[Configuration]:

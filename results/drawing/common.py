@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
 
-from results.look import MANNERS, Evidence
+from results.figures.published import PAPER_TARGET
+from results.figures.run import Provenance
+from results.look import MANNERS, STYLES, Evidence, Series
+from results.page import LegendEntry, entry, slug
 
 
 def listed(items: Sequence[str]) -> str:
     """As one writes a list in a sentence."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def counted(number: float, unit: str) -> str:
+    """As `1 user`, `64 users`."""
+    return f"{number:g} {unit}{'s' * (number != 1)}"
+
+
+class Facet(NamedTuple):
+    """One panel of a figure about recordings."""
+
+    run: str
+    what: str
+    """A domain, or a position."""
+    slug: str
+    """The end of its link anchor."""
+    title: str
+    """What it is, and of which run where there are several."""
+
+
+def facets(runs: Sequence[Provenance], whats: Callable[[str], Iterable[str]]) -> list[Facet]:
+    """The panels of every run, one run after the other; drafters keep their colours, so that runs compare panel by panel."""
+    if len(runs) == 1:
+        return [Facet(runs[0].run_id, what, slug(what), what) for what in whats(runs[0].run_id)]
+    return [
+        Facet(run.run_id, what, f"{slug(what)}-{run.run_id}".strip("-"), f"{what} · {run_name(run)}".removeprefix(" · "))
+        for run in runs
+        for what in whats(run.run_id)
+    ]
+
+
+def run_name(run: Provenance) -> str:
+    """A run among others."""
+    return f"{run.pair} {run.run_id}"
+
+
+def legend_of(series: Sequence[Series]) -> list[LegendEntry]:
+    """Drafters, each once however many runs there are; measured and synthesised ones apart."""
+    mixed = len({s.evidence for s in series}) > 1
+    found = {(s.name, s.evidence): entry(s, f"{s.name}, {s.evidence}" if mixed else s.name) for s in reversed(series)}
+    return list(found.values())[::-1]
+
+
+def overlay(runs: Sequence[Provenance]) -> Literal["plain", "faint"]:
+    """How the paper's values of its small target are drawn beside these runs': faint where their target is another."""
+    return "plain" if all(PAPER_TARGET.lower() in run.target.lower() for run in runs) else "faint"
+
+
+def by_drafter(series: Sequence[Series], run: str) -> dict[str, Series]:
+    """A run's drafters, each as the first of its series."""
+    return {s.drafter: s for s in reversed(series) if s.run == run}
+
+
+def style_of(drafter: str, looks: Mapping[str, Series]) -> tuple[str, str]:
+    """Colour and symbol of a drafter, which may have no series of its own."""
+    s = looks.get(drafter)
+    return (s.colour, s.symbol) if s else STYLES.get(drafter, STYLES["none"])
 
 
 def whiskers(rows: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:
@@ -72,3 +132,21 @@ def spread(row: Mapping[str, Any], name: str, form: str) -> str:
     if value is None:
         return "–"
     return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
+def log_axis(plot: go.Figure, axis: str, title: str, values: Sequence[float | None]) -> None:
+    """A logarithmic axis over the values that are there; a plain one where they hardly differ."""
+    found = [v for v in values if v is not None and v > 0 and math.isfinite(v)]
+    update = plot.update_xaxes if axis == "x" else plot.update_yaxes
+    if not found or max(found) < 4 * min(found):
+        update(title_text=title)
+        return
+    low, high = math.log10(min(found)), math.log10(max(found))
+    pad = 0.06 * (high - low)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    ticks = [k * 10.0**p for p in powers for k in steps if low - pad <= math.log10(k * 10.0**p) <= high + pad]
+    update(
+        type="log", title_text=title, range=[low - pad, high + pad], tickvals=ticks,
+        ticktext=[f"{t:,.0f}" if t >= 1 else f"{t:g}" for t in ticks],
+    )  # fmt: skip

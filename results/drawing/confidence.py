@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from results.drawing.common import draw_line, listed, whiskers
+from results.drawing.common import draw_line, facets, legend_of, listed, overlay, whiskers
 from results.drawing.recorded import evidence_of
 from results.figures.confidence import paper_reliability
 from results.figures.published import PAPER_DATASETS, PAPER_TARGET
 from results.figures.run import Provenance
 from results.look import MANNERS, Series, in_order, longest
-from results.page import Cell, Figure, Panel, Section, Table, empty_plot, entry, note, slug
+from results.page import Cell, Figure, Panel, Section, Table, empty_plot, note
 
 _NO_CONFIDENCES = (
     "No drafter here says how sure it is, or the run was not recorded dense: there are no confidences to look at."
@@ -30,7 +31,7 @@ def threshold(sweep: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[
         "Accepted and rejected tokens over the confidence threshold",
         "Verifying only up to the first position whose confidence is below a threshold saves tokens that would have been "
         "rejected, and some that would not.",
-        _threshold(sweep, series),
+        _threshold(sweep, series, runs),
         (),
         evidence_of(runs, sweep["paper_tau"].drop_nulls().len() > 0) if sweep.height else [],
         sweep,
@@ -44,8 +45,8 @@ def reliability(bins: pl.DataFrame, quality: pl.DataFrame, runs: Sequence[Proven
         "Reliability of confidences, before and after calibration",
         "A survival is the product of confidences up to a position: how likely the drafter thinks it is that everything "
         "up to there is accepted.",
-        _reliability(bins, series),
-        [_quality_table(quality)] if quality.height else [],
+        _reliability(bins, series, runs),
+        [_quality_table(quality, runs)] if quality.height else [],
         evidence_of(runs, bins.height > 0) if bins.height else [],
         bins,
         () if quality.height or not bins.height else (_UNCALIBRATED,),
@@ -61,7 +62,7 @@ def block_size(sizes: pl.DataFrame, runs: Sequence[Provenance], series: Sequence
         "block-size",
         "Accepted length over block size",
         "What drafting more tokens in a round brings, before what it costs.",
-        _block_size(sizes, longest(series)),
+        _block_size(sizes, longest(series), runs),
         (),
         evidence_of(runs, sizes["paper"].drop_nulls().len() > 0) if recorded.height else [],
         sizes,
@@ -72,33 +73,33 @@ def block_size(sizes: pl.DataFrame, runs: Sequence[Provenance], series: Sequence
 _UNCALIBRATED = "The run has too few prompts to calibrate confidences on: they are shown as they come, on all prompts."
 
 
-def _threshold(sweep: pl.DataFrame, series: Sequence[Series]) -> Figure:
+def _threshold(sweep: pl.DataFrame, series: Sequence[Series], runs: Sequence[Provenance]) -> Figure:
     shown = [s for s in series if s.rows(sweep)]
     if not shown:
         return Figure(missing=_NO_CONFIDENCES)
     panels = []
-    for domain in in_order(sweep["domain"]):
-        of_domain = sweep.filter(domain=domain)
+    for run, domain, name, title in facets(runs, lambda run: in_order(sweep.filter(run=run)["domain"])):
+        of_domain = sweep.filter(run=run, domain=domain)
         tasks = of_domain.filter(pl.col("paper_tau").is_not_null())["task"].unique().to_list()
         task = tasks[0] if tasks else None
         rows_of = of_domain.filter(pl.col("task").is_null() if task is None else pl.col("task") == task)
         plot = empty_plot(height=330)
         for s in shown:
-            _threshold_lines(plot, s, s.rows(rows_of))
+            if s.run == run:
+                _threshold_lines(plot, s, s.rows(rows_of))
         plot.update_xaxes(range=[-0.03, 1.03], title_text="least confidence verified", dtick=0.2)
         plot.update_yaxes(rangemode="tozero", title_text="tokens per round")
         plot.update_layout(margin={"l": 48, "b": 40})
-        name = f"{domain}, mean of its tasks" if task is None else f"{domain}: {task}"
-        panels.append(Panel(f"threshold-{slug(domain)}", name, plot))
+        panels.append(Panel(f"threshold-{name}", f"{title}, {task or 'mean of its tasks'}", plot))
     estimated = [s.label for s in shown if s.rows(sweep)[0]["confidences"] == "estimated"]
     caption = "Full lines are accepted tokens, bonus token included, thin ones rejected: look for where the thin has fallen "
     caption += "and the full not yet."
     if estimated:
         caption += f" Confidences of {listed(estimated)} are estimated: there is no head that gives them."
-    legend = [entry(s) for s in shown]
+    legend = legend_of(shown)
     if sweep["paper_tau"].drop_nulls().len():
         legend.append(note(_PAPER_DSPARK, "published"))
-    return Figure(legend, panels, caption)
+    return Figure(legend, panels, caption, published=overlay(runs))
 
 
 def _threshold_lines(plot: Any, s: Series, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -123,33 +124,29 @@ def _threshold_lines(plot: Any, s: Series, rows: Sequence[Mapping[str, Any]]) ->
         )  # fmt: skip
 
 
-def _reliability(bins: pl.DataFrame, series: Sequence[Series]) -> Figure:
+def _reliability(bins: pl.DataFrame, series: Sequence[Series], runs: Sequence[Provenance]) -> Figure:
     shown = [s for s in series if s.rows(bins)]
     if not shown:
         return Figure(missing=_NO_CONFIDENCES)
+
+    def positions(run: str) -> list[str]:
+        there = set(bins.filter(run=run)["position"].to_list())
+        return [f"position {k}" for k in _SHOWN_POSITIONS if k in there]
+
     panels = []
-    for position in [k for k in _SHOWN_POSITIONS if k <= bins["position"].max()]:  # type: ignore[operator]
+    for run, what, name, title in facets(runs, positions):
+        position, of_run = int(what.split()[1]), [s for s in shown if s.run == run]
         plot = empty_plot(height=300)
         plot.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line={"width": 1, "dash": "dot"})
-        if any(s.kind == "dspark" for s in shown):
-            _paper_reliability(plot, position, next(s for s in shown if s.kind == "dspark"))
-        for s in shown:
-            for stage in ("before", "after", "estimated"):
-                rows = [row for row in s.rows(bins) if row["position"] == position and row["stage"] == stage]
-                if not rows:
-                    continue
-                faint: dict[str, Any] = {"opacity": 0.45} if stage == "before" else {}
-                draw_line(
-                    plot, [row["predicted"] for row in rows], [row["observed"] for row in rows],
-                    [f"{s.label}, {_STAGES[stage]}: predicted {row['predicted']:.3f}, came true {row['observed']:.3f} "
-                     f"({row['anchors']:,} anchors)" for row in rows],
-                    colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=5, **faint,
-                )  # fmt: skip
+        for s in [s for s in of_run if s.kind == "dspark"][:1]:
+            _paper_reliability(plot, position, s)
+        for s in of_run:
+            _reliability_lines(plot, s, [row for row in s.rows(bins) if row["position"] == position])
         plot.update_xaxes(range=[-0.03, 1.03], dtick=0.5, title_text="survival predicted")
         plot.update_yaxes(range=[-0.03, 1.03], dtick=0.5, title_text="came true")
         plot.update_layout(margin={"l": 48, "b": 40})
-        panels.append(Panel(f"reliability-{position}", f"position {position}", plot))
-    legend = [entry(s) for s in shown]
+        panels.append(Panel(f"reliability-{name.removeprefix('position-')}", title, plot))
+    legend = legend_of(shown)
     if any(s.kind == "dspark" for s in shown):
         legend.append(note(f"{_PAPER_DSPARK}, Alpaca", "published"))
     return Figure(
@@ -157,7 +154,23 @@ def _reliability(bins: pl.DataFrame, series: Sequence[Series]) -> Figure:
         panels,
         "On the dotted diagonal a survival means what it says; below it the drafter is too sure of itself. Faint lines are "
         "before calibration, full ones after.",
+        published=overlay(runs),
     )
+
+
+def _reliability_lines(plot: Any, s: Series, of_position: Sequence[Mapping[str, Any]]) -> None:
+    """A drafter's survivals at a position, before and after calibration."""
+    for stage in _STAGES:
+        rows = [row for row in of_position if row["stage"] == stage]
+        if not rows:
+            continue
+        faint: dict[str, Any] = {"opacity": 0.45} if stage == "before" else {}
+        draw_line(
+            plot, [row["predicted"] for row in rows], [row["observed"] for row in rows],
+            [f"{s.label}, {_STAGES[stage]}: predicted {row['predicted']:.3f}, came true {row['observed']:.3f} "
+             f"({row['anchors']:,} anchors)" for row in rows],
+            colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=5, **faint,
+        )  # fmt: skip
 
 
 _STAGES: Mapping[str, str] = {
@@ -178,10 +191,12 @@ def _paper_reliability(plot: Any, position: int, s: Series) -> None:
             )  # fmt: skip
 
 
-def _quality_table(quality: pl.DataFrame) -> Table:
+def _quality_table(quality: pl.DataFrame, runs: Sequence[Provenance]) -> Table:
     rows = []
     for row in quality.to_dicts():
-        head = f"{row['drafter']} γ={row['gamma']}, position {row['position']}"
+        head = f"{row['drafter']} γ={row['gamma']}, position {row['position']}" + (
+            f" · {row['run']}" if len(runs) > 1 else ""
+        )
         cells = [Cell(head, head), Cell("head, scaled" if row["fitted"] == "temperature" else "estimated", row["fitted"])]
         cells += [_number(row[name], ".3f") for name in ("observed", "ece_before", "ece_after", "auc", "brier")]
         rows.append((cells, False))
@@ -198,43 +213,48 @@ def _number(value: float | None, form: str) -> Cell:
     return Cell("–") if value is None else Cell(f"{value:{form}}", round(value, 6))
 
 
-def _block_size(sizes: pl.DataFrame, series: Sequence[Series]) -> Figure:
-    names = {(s.run, s.drafter): s for s in series}
+def _block_size(sizes: pl.DataFrame, series: Sequence[Series], runs: Sequence[Provenance]) -> Figure:
+    """τ over every block size recorded; a drafter's name and looks are those of its largest."""
     recorded = sizes.filter(pl.col("tau").is_not_null())
-    keys = [key for key in names if key in set(recorded.select("run", "drafter").rows())]
-    if not keys:
+    there = set(recorded.select("run", "drafter").rows())
+    shown = [replace(s, label=s.drafter) for s in series if (s.run, s.drafter) in there]
+    if not shown:
         return Figure(missing="No rounds of a drafter are recorded: there is no accepted length to draw.")
+    top = max(float(sizes.select(pl.max_horizontal("tau", "high", "paper").max()).item()), 2.0) * 1.06
+    most = float(sizes["gamma"].max()) + 0.5  # type: ignore[arg-type]
     panels = []
-    for domain in in_order(recorded["domain"]):
+    for run, domain, name, title in facets(runs, lambda run: in_order(recorded.filter(run=run)["domain"])):
         plot = empty_plot(height=310)
-        for key in keys:
-            s = names[key]
-            rows = sizes.filter(run=s.run, drafter=s.drafter, domain=domain).sort("gamma").to_dicts()
-            name = s.drafter if s.label.startswith(s.drafter) else s.label
-            told, mine = ([row for row in rows if row[column] is not None] for column in ("paper", "tau"))
-            if told:
-                draw_line(
-                    plot, [row["gamma"] for row in told], [row["paper"] for row in told],
-                    [f"{name}, γ={row['gamma']}, {PAPER_TARGET} in the paper: {row['paper']:.2f}" for row in told],
-                    colour=s.colour, symbol=s.symbol, evidence="published", size=6, opacity=0.7,
-                )  # fmt: skip
-            draw_line(
-                plot, [row["gamma"] for row in mine], [row["tau"] for row in mine],
-                [f"{name}, γ={row['gamma']}: {row['tau']:.3f}" + (
-                    "" if row["low"] is None else f", 95 % {row['low']:.2f} to {row['high']:.2f}") for row in mine],
-                colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=8,
-                error_y=whiskers(mine, "tau") | {"thickness": 1.2, "color": s.colour},
-            )  # fmt: skip
-        plot.update_xaxes(title_text="block size γ", rangemode="tozero")
-        plot.update_yaxes(rangemode="tozero", title_text="τ")
+        for s in (s for s in shown if s.run == run):
+            _block_size_lines(plot, s, sizes.filter(run=run, drafter=s.drafter, domain=domain).sort("gamma").to_dicts())
+        plot.update_xaxes(title_text="block size γ, tokens drafted", range=[0, most])
+        plot.update_yaxes(title_text="τ, tokens per round", range=[0, top])
         plot.update_layout(margin={"l": 44, "b": 40})
-        panels.append(Panel(f"block-size-{slug(domain)}", domain, plot))
-    single = len({run for run, _ in keys}) == 1
-    legend = [entry(names[key], names[key].drafter if single else "") for key in keys]
+        panels.append(Panel(f"block-size-{name}", title, plot))
+    legend = legend_of(shown)
     if sizes["paper"].drop_nulls().len():
         legend.append(note(f"{PAPER_TARGET} in the paper", "published"))
     return Figure(
         legend,
         panels,
         "Where a line flattens, drafting more tokens brings nothing more; whiskers are 95 % intervals over prompts.",
+        published=overlay(runs),
     )
+
+
+def _block_size_lines(plot: Any, s: Series, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A drafter's line and the published one."""
+    told, mine = ([row for row in rows if row[column] is not None] for column in ("paper", "tau"))
+    if told:
+        draw_line(
+            plot, [row["gamma"] for row in told], [row["paper"] for row in told],
+            [f"{s.name}, γ={row['gamma']}, {PAPER_TARGET} in the paper: {row['paper']:.2f}" for row in told],
+            colour=s.colour, symbol=s.symbol, evidence="published", size=6, opacity=0.7,
+        )  # fmt: skip
+    draw_line(
+        plot, [row["gamma"] for row in mine], [row["tau"] for row in mine],
+        [f"{s.name}, γ={row['gamma']}: {row['tau']:.3f}" + (
+            "" if row["low"] is None else f", 95 % {row['low']:.2f} to {row['high']:.2f}") for row in mine],
+        colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=8,
+        error_y=whiskers(mine, "tau") | {"thickness": 1.2, "color": s.colour},
+    )  # fmt: skip

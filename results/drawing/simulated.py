@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import plotly.graph_objects as go
 import polars as pl
 
-from results.drawing.common import bar_manner, draw_line, spread
+from results.drawing.common import bar_manner, by_drafter, counted, draw_line, log_axis, spread
 from results.figures import simulated as figures
 from results.figures.run import Provenance
 from results.figures.simulated import PAPER_LABEL, Capacity, Sweep, System
@@ -17,7 +17,7 @@ from results.look import PARTS, STYLES, Evidence, Series
 from results.page import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, entry, note, slug
 from simulator.sla import Sla
 
-_AXES: Final = {"users": "users", "rate": "requests per second", "arrivals": "recorded arrivals"}
+_AXES: Final = {"users": "users at once", "rate": "requests per second", "arrivals": "recorded arrivals"}
 _LATENCIES: Final = {
     "ttft": ("time to first token, ms", 1e3),
     "tpot": ("time per token after it, ms", 1e3),
@@ -28,6 +28,17 @@ _LATENCIES: Final = {
 def bound(sla: Sla | str) -> str:
     """A bound as people read it."""
     return str(sla).replace(">=", " ≥ ").replace("<=", " ≤ ")
+
+
+def promise(sla: Sla | str) -> str:
+    """A bound in words, for who has not read the manual."""
+    sla = Sla.parse(sla) if isinstance(sla, str) else sla
+    if sla.measure == "tps":
+        whom = "a user on average" if sla.quantile is None else f"{100 - sla.quantile:g} % of requests"
+        return f"at least {sla.bound:g} tokens/s for {whom}"
+    what = {"ttft": "to the first token", "tpot": "per token after the first", "e2e": "for a whole answer"}[sla.measure]
+    whom = "on average" if sla.quantile is None else f"for {sla.quantile:g} % of requests"
+    return f"at most {sla.bound:g} s {what} {whom}"
 
 
 class View:
@@ -66,6 +77,11 @@ class View:
         return Series(self.sweep.run_id, drafter, gamma, kind, self.name(system), *style, "simulated")
 
     @property
+    def published(self) -> Literal["plain", "hidden"]:
+        """Whether the paper's served systems are shown at first: where theirs is the model that was simulated."""
+        return "plain" if "deepseek-v4" in str(self.sweep.profile.get("model", "")).lower() else "hidden"
+
+    @property
     def where(self) -> str:
         """The hardware, and how far to trust it."""
         return f"On {self.sweep.profile['name']} ({self.sweep.profile.get('source', 'unknown')})"
@@ -73,7 +89,12 @@ class View:
     @property
     def bounds(self) -> str:
         """The bounds in words."""
-        return " and ".join(bound(sla) for sla in self.slas)
+        return " and ".join(map(bound, self.slas))
+
+    @property
+    def promises(self) -> str:
+        """The same for the first sentence."""
+        return " and ".join(map(promise, self.slas))
 
     def rows(self, system: System) -> list[dict[str, Any]]:
         """Its points over the load that most points have."""
@@ -82,7 +103,7 @@ class View:
 
 def sections(view: View, series: Sequence[Series]) -> list[Section]:
     """Everything there is to see of a sweep."""
-    colours = {s.drafter: s for s in reversed(series) if s.run == view.sweep.run_id}
+    colours = by_drafter(series, view.sweep.run_id)
     if not view.systems:
         errors = view.points["error"].drop_nulls().to_list()
         why = f": {errors[0]}" if errors else "; it was interrupted, or is not finished"
@@ -101,8 +122,8 @@ def _frontier(view: View, colours: Mapping[str, Series]) -> Section:
     for system in _back_to_front(view):
         _system_line(plot, view, system, colours, "tps", "throughput")
     lines = [sla for sla in view.slas if sla.measure == "tps" and sla.quantile is None]
-    _log(plot, "x", "tokens per second of a user", [r["tps"] for r in _fine(view)])
-    _log(plot, "y", "tokens per second and GPU", [r["throughput"] for r in _fine(view)])
+    log_axis(plot, "x", "tokens per second of a user", [r["tps"] for r in _fine(view)])
+    log_axis(plot, "y", "tokens per second and GPU", [r["throughput"] for r in _fine(view)])
     for sla in lines:
         plot.add_vline(x=sla.bound, line={"width": 1.2, "dash": "dot"})
         x = math.log10(sla.bound) if plot.layout.xaxis.type == "log" else sla.bound
@@ -115,7 +136,7 @@ def _frontier(view: View, colours: Mapping[str, Series]) -> Section:
     )
     if lines:
         caption += f" What lies left of the dotted line breaks {' and '.join(map(bound, lines))}."
-    figure = Figure(_legend(view, colours), [Panel("frontier-plot", "", plot)], caption)
+    figure = Figure(_legend(view, colours), [Panel("frontier-plot", "", plot)], caption, published=view.published)
     return Section(
         "frontier", "Throughput against speed for a user", f"{view.where}: {_FRONTIER}", figure, [_table(view)],
         [*view.evidence, "published"], view.points,
@@ -124,24 +145,24 @@ def _frontier(view: View, colours: Mapping[str, Series]) -> Section:
 
 def _load(view: View, colours: Mapping[str, Series]) -> Section:
     panels = []
-    wanted: list[tuple[Literal["fig8_throughput", "fig8_budget"], str, str]] = [
-        ("fig8_throughput", "throughput", "tokens per second and GPU"),
-        ("fig8_budget", "budget", "tokens verified per request and step"),
+    wanted: list[tuple[Literal["fig8_throughput", "fig8_budget"], str, str, str]] = [
+        ("fig8_throughput", "throughput", "throughput", "tokens per second and GPU"),
+        ("fig8_budget", "budget", "verification budget", "tokens verified per request and step"),
     ]
-    for paper, column, title in wanted:
+    for paper, column, name, title in wanted:
         plot = empty_plot(height=380)
         if view.kind == "users":
-            for name in ("V4-Flash", "V4-Pro"):
-                _published(plot, paper, name, "requests", title)
+            for model in ("V4-Flash", "V4-Pro"):
+                _published(plot, paper, model, "requests", title)
         for system in _back_to_front(view):
             _system_line(plot, view, system, colours, "load_x", column)
-        _log(plot, "x", _AXES[view.kind], [r["load_x"] for r in _fine(view)])
+        log_axis(plot, "x", _AXES[view.kind], [r["load_x"] for r in _fine(view)])
         if column == "throughput":
-            _log(plot, "y", title, [r["throughput"] for r in _fine(view)])
+            log_axis(plot, "y", title, [r["throughput"] for r in _fine(view)])
         else:
             plot.update_yaxes(rangemode="tozero", title_text=title)
         plot.update_layout(margin={"l": 56, "b": 44})
-        panels.append(Panel(f"load-{column}", "", plot))
+        panels.append(Panel(f"load-{column}", name, plot))
     columns = ["drafter", "gamma", "policy", "load", "load_x", "throughput", "throughput_half_width", "tps", "tau", "budget"]
     return Section(
         "load", "Throughput and verification budget against load",
@@ -149,8 +170,9 @@ def _load(view: View, colours: Mapping[str, Series]) -> Section:
         "last one committed included.",
         Figure(
             _legend(view, colours), panels,
-            "Left: where lines bend, the GPU is full. Right: a scheduler verifies less as load grows; a fixed block does "
-            "not, and pays for tokens that are rejected.",
+            "Where lines of throughput bend, the GPU is full. From there on a scheduler verifies less of each request; a "
+            "fixed block does not, and pays for tokens that are rejected.",
+            published=view.published,
         ),
         (), [*view.evidence, *(["published"] if view.kind == "users" else [])],  # type: ignore[list-item]
         view.points.select(*columns, "wasted", "running"),
@@ -173,14 +195,15 @@ def _step_time(view: View) -> Section:
                 hovertext=[f"{view.name(system)}, {_at(row)}: {part} {value or 0:.2f} ms of {1e3 * _step_s(row):.2f}"
                            for row, value in zip(rows, ms, strict=True)],
             )  # fmt: skip
-        plot.update_xaxes(type="category", title_text=_AXES[view.kind])
-        plot.update_yaxes(range=[0, 1.05 * top], title_text="ms a step")
+        plot.update_xaxes(type="category", title_text=_AXES[view.kind], tickangle=0, tickfont_size=10)
+        plot.update_yaxes(range=[0, 1.05 * top], title_text="ms per step")
         plot.update_layout(margin={"l": 44, "b": 40})
         panels.append(Panel(f"step-time-{slug(view.name(system))}", view.name(system), plot))
     legend = [LegendEntry(part, "M-7,-6h14v12h-14Z", colour) for part, colour in PARTS.items()]
     return Section(
         "step-time", "Step time by part over load",
-        f"{view.where}: a step drafts for every running request and passes all their tokens through the target once.",
+        f"{view.where}: a step drafts for every running request, then passes all their tokens through the target "
+        "once. Attention is the target's reading of contexts, overhead the host's and the scheduler's.",
         Figure(
             legend, panels, "Drafting pays as long as the target's part hardly grows; once it grows with the tokens "
             "verified, every rejected one is paid for.",
@@ -355,23 +378,4 @@ def _fine(view: View) -> list[dict[str, Any]]:
 def _at(row: Mapping[str, Any]) -> str:
     if row["load_kind"] == "arrivals" or row["load_x"] is None:
         return "recorded arrivals"
-    unit = "requests/s" if row["load_kind"] == "rate" else "users" if row["load_x"] != 1 else "user"
-    return f"{row['load_x']:g} {unit}"
-
-
-def _log(plot: go.Figure, axis: str, title: str, values: Sequence[float | None]) -> None:
-    """A logarithmic axis over the values that are there."""
-    found = [v for v in values if v is not None and v > 0 and math.isfinite(v)]
-    update = plot.update_xaxes if axis == "x" else plot.update_yaxes
-    if not found or max(found) < 4 * min(found):
-        update(title_text=title)
-        return
-    low, high = math.log10(min(found)), math.log10(max(found))
-    pad = 0.06 * (high - low)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    steps = (1, 2, 5) if high - low < 2.2 else (1,)
-    ticks = [k * 10.0**p for p in powers for k in steps if low - pad <= math.log10(k * 10.0**p) <= high + pad]
-    update(
-        type="log", title_text=title, range=[low - pad, high + pad], tickvals=ticks,
-        ticktext=[f"{t:,.0f}" if t >= 1 else f"{t:g}" for t in ticks],
-    )  # fmt: skip
+    return f"{row['load_x']:g} requests/s" if row["load_kind"] == "rate" else counted(row["load_x"], "user")

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import polars as pl
 
-from results.drawing.common import spread
+from results.drawing.common import by_drafter, spread, style_of
 from results.drawing.simulated import bound
 from results.figures.studied import Study
-from results.look import STYLES, SYMBOLS, Evidence, Series
+from results.look import SYMBOLS, Evidence, Series
 from results.page import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 
 _NAMES: Final = {
@@ -34,9 +34,12 @@ def load_name(text: str) -> str:
     return f"{number} requests/s" if kind == "rate" else text
 
 
-def configuration(row: Mapping[str, Any], *, capped: bool = True) -> str:
-    """What was run, for people."""
-    cap = f" cap {row['request_cap']}" if capped else ""
+def configuration(row: Mapping[str, Any], *, capped: bool | None = None) -> str:
+    """What was run, for people; by default with its request cap where that is below the number of users."""
+    if capped is None:
+        users = row["load"].removeprefix("users:").partition("/")[0]
+        capped = not (users.isdecimal() and row["request_cap"] >= int(users))
+    cap = f", at most {row['request_cap']} requests at once" if capped else ""
     if row["policy"] == "none" or row["drafter"] == "none":
         return f"none{cap}"
     basis = f" ({row['confidences']})" if row["confidences"] != "none" else ""
@@ -81,7 +84,7 @@ def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series:
         errors = trials["error"].drop_nulls().to_list()
         why = f": {errors[0]}" if errors else ""
         return Figure(missing=f"No trial of study {study.study_id} came to a result{why}.")
-    looks = {s.drafter: s for s in reversed(series)}
+    looks = by_drafter(series, study.run_id)
     panels = []
     for load in dict.fromkeys(trials["load"].to_list()):
         mine = trials.filter(load=load).to_dicts()
@@ -92,19 +95,14 @@ def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series:
         if shares:
             panels.append(Panel(f"study-importance-{slug(load)}", f"{name}: what decides", _importance(shares)))
     drafters = list(dict.fromkeys(trials["drafter"].to_list()))
-    legend = [LegendEntry(d, SYMBOLS[_look(d, looks)[1]], _look(d, looks)[0]) for d in drafters]
-    legend.append(LegendEntry("best so far; not bettered in both", "", None, False, "M-17,0H17"))
+    legend = [LegendEntry(d, SYMBOLS[style_of(d, looks)[1]], style_of(d, looks)[0]) for d in drafters]
+    legend.append(LegendEntry("best so far; Pareto front", "", None, False, "M-17,0H17"))
     return Figure(
         legend,
         panels,
-        "Faint marks were cut short or break a bound. The line over trials is the best simulated in full so far: where it "
-        "ends flat, more trials bring little.",
+        "Small, faint marks were cut short or break a bound. The line over trials is the best simulated in full so far: "
+        "where it ends flat, more trials bring little. On the Pareto front no trial is better in throughput and in speed.",
     )
-
-
-def _look(drafter: str, looks: Mapping[str, Series]) -> tuple[str, str]:
-    s = looks.get(drafter)
-    return (s.colour, s.symbol) if s else STYLES.get(drafter, STYLES["none"])
 
 
 def _history(rows: Sequence[Mapping[str, Any]], study: Study, looks: Mapping[str, Series]) -> Any:
@@ -116,7 +114,7 @@ def _history(rows: Sequence[Mapping[str, Any]], study: Study, looks: Mapping[str
     )  # fmt: skip
     _marks(plot, rows, "number", "objective", looks)
     plot.update_xaxes(title_text="trial")
-    plot.update_yaxes(title_text=_NAMES[study.figure], rangemode="tozero")
+    plot.update_yaxes(title_text=_NAMES[study.figure], rangemode="tozero", tickformat=",")
     plot.update_layout(margin={"l": 56, "b": 40})
     return plot
 
@@ -130,7 +128,7 @@ def _pareto(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, Series]) -> A
     )  # fmt: skip
     _marks(plot, rows, "tps", "throughput", looks)
     plot.update_xaxes(title_text=_NAMES["tps"])
-    plot.update_yaxes(title_text=_NAMES["throughput"])
+    plot.update_yaxes(title_text=_NAMES["throughput"], tickformat=",")
     plot.update_layout(margin={"l": 56, "b": 40})
     return plot
 
@@ -140,12 +138,12 @@ def _marks(plot: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, looks: 
         mine = [row for row in rows if row["drafter"] == drafter and row[x] is not None and row[y] is not None]
         if not mine:
             continue
-        colour, symbol = _look(drafter, looks)
+        colour, symbol = style_of(drafter, looks)
         full = [row["feasible"] and row["state"] == "complete" for row in mine]
         plot.add_scatter(
             x=[row[x] for row in mine], y=[row[y] for row in mine], mode="markers", hoverinfo="text", meta="simulated",
             marker={"color": colour, "symbol": f"{symbol}-open-dot", "size": [9 if f else 6 for f in full],
-                    "opacity": [1 if f else 0.45 for f in full], "line": {"width": 1.3}},
+                    "opacity": [1 if f else 0.6 for f in full], "line": {"width": 1.3}},
             hovertext=[f"trial {row['number']}: {configuration(row)}<br>{row['throughput'] or 0:,.0f} tok/s/GPU, "
                        f"{row['tps'] or 0:.1f} of a user" + _fate(row) for row in mine],
         )  # fmt: skip
@@ -164,7 +162,7 @@ def _importance(shares: Sequence[Mapping[str, Any]]) -> Any:
         x=[row["share"] for row in rows], y=[row["what"] for row in rows], orientation="h", marker_color="#808890",
         hoverinfo="text", hovertext=[f"{row['what']}: {row['share']:.0%} of the objective's variance" for row in rows],
     )  # fmt: skip
-    plot.update_xaxes(range=[0, 1], tickformat=".0%", title_text="share of variance")
+    plot.update_xaxes(range=[0, 1.04], tickvals=[0, 0.5, 1], tickformat=".0%", title_text="share of variance")
     plot.update_layout(margin={"b": 40})
     return plot
 
@@ -172,10 +170,16 @@ def _importance(shares: Sequence[Mapping[str, Any]]) -> Any:
 def _confirmed(confirmed: pl.DataFrame, study: Study) -> Table:
     """What was confirmed at one load."""
     caps = confirmed["request_cap"].unique().to_list()
+    roles: dict[str, list[str]] = {}
+    for row in confirmed.to_dicts():
+        roles.setdefault(configuration(row, capped=len(caps) > 1), []).append(_ROLES.get(row["role"], row["role"]))
     rows = []
     for row in confirmed.to_dicts():
         name = configuration(row, capped=len(caps) > 1)
-        cells = [Cell(name, name), Cell(_ROLES.get(row["role"], row["role"]), row["role"], hint=row["error"] or "")]
+        if name not in roles:
+            continue  # the same configuration in another role: told above
+        role = ", ".join(dict.fromkeys(roles.pop(name)))
+        cells = [Cell(name, name), Cell(role, role, hint=row["error"] or "")]
         cells += [_value(row, column, form) for column, form in _SHOWN.items()]
         gain, half = row["gain"], row["gain_half_width"]
         said = "–" if gain is None else f"{gain:+.1%}" + ("" if half is None else f" ± {half:.1%}")
@@ -185,7 +189,7 @@ def _confirmed(confirmed: pl.DataFrame, study: Study) -> Table:
     first = confirmed.row(0, named=True)
     heads = [
         (load_name(first["load"]), ""),
-        ("role", ""),
+        ("why it is here", ""),
         ("tok/s/GPU", ""),
         ("tok/s", "of a user"),
         ("τ", ""),

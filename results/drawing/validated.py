@@ -5,64 +5,189 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import plotly.graph_objects as go
 import polars as pl
 
-from results.drawing.common import whiskers
-from results.figures.validated import QUANTITIES
-from results.look import STYLES, SYMBOLS, Series
-from results.page import Figure, LegendEntry, Panel, Section, empty_plot
+from results.drawing.common import by_drafter, counted, log_axis, style_of
+from results.figures.validated import STEP, Validation, errors
+from results.look import SYMBOLS, Series
+from results.page import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 
-_TITLES: Final = {
-    "throughput": "throughput, tokens/s",
-    "tps": "tokens/s of a user",
+TITLES: Final[Mapping[str, str]] = {
+    "throughput": "throughput",
+    "tps": "speed for a user",
     "tau": "τ, tokens per round",
-    "budget": "tokens verified per request and step",
+    "budget": "verification budget",
+    STEP: "step time",
 }
+_UNITS: Final = {"throughput": "tokens/s", "tps": "tokens/s"}
 
 
-def section(points: pl.DataFrame, series: Sequence[Series]) -> Section:
+def section(found: Validation, points: pl.DataFrame, series: Sequence[Series]) -> Section:
     """Every point of a live engine beside its simulation."""
-    looks = {s.drafter: (s.colour, s.symbol) for s in reversed(series)}
-    there = [quantity for quantity in QUANTITIES if quantity in points["quantity"]]
-    panels = [_panel(points.filter(quantity=quantity).to_dicts(), quantity, looks) for quantity in there]
-    known = points.filter(pl.col("inside").is_not_null())
-    inside = known["inside"].sum()
-    share = f"{inside} of {known.height} measured values lie within their intervals. " if known.height else ""
-    drawn = {drafter: _look(drafter, looks) for drafter in points["drafter"].unique(maintain_order=True)}
-    legend = [LegendEntry(drafter, SYMBOLS[symbol], colour) for drafter, (colour, symbol) in drawn.items()]
+    looks = by_drafter(series, found.run_id)
+    there = [quantity for quantity in TITLES if quantity in points["quantity"]]
+    panels = [_scatter(points.filter(quantity=there[0]).to_dicts(), there[0], looks)] if there else []
+    panels += [_error_panel(points.filter(quantity=quantity).to_dicts(), quantity, looks) for quantity in there]
+    figure = Figure(_legend(points, looks), panels, _caption(points))
+    if not panels:
+        figure = Figure(missing=f"Validation {found.validation_id} holds no measured value to compare.")
     return Section(
         "validation", "Simulated against measured",
-        "A live engine was put under load, and the same load simulated from the traces of other prompts.",
-        Figure(
-            legend, panels,
-            f"{share}On the dotted diagonal the simulation is right; whiskers are 95 % of simulations, prompts drawn anew "
-            "in each.",
-        ),
-        (), ["measured", "simulated"], points,
+        f"A live engine ({found.engine}) served {found.live_prompts} prompts in turn, in {found.points} combinations of "
+        f"drafter, policy and load, {found.seconds / 60:.0f} minutes in all. The same was then simulated from the traces of "
+        f"{found.trace_prompts} other prompts, on the profile {found.profile['name']} ({found.profile['source']}).",
+        figure, [_summary(points), _points(points)] if panels else [], ["measured", "simulated"], points,
     )  # fmt: skip
 
 
-def _look(drafter: str, looks: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
-    return looks.get(drafter) or STYLES.get(drafter, STYLES["none"])
+def _caption(points: pl.DataFrame) -> str:
+    known = points.filter(pl.col("inside").is_not_null())
+    share = f" {known['inside'].sum()} of {known.height} measured values do lie within." if known.height else ""
+    return (
+        "On the dotted lines the simulation is right, above them it says more than was measured: an error of +10% is "
+        "a tenth too much. Whiskers are 95 % of simulations, "
+        f"prompts drawn anew in each: where one does not reach the line, chance does not explain the error.{share}"
+    )
 
 
-def _panel(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[str, tuple[str, str]]) -> Panel:
+def who(row: Mapping[str, Any]) -> str:
+    """A point's drafter and policy, for people."""
+    return "none" if row["policy"] == "none" else f"{row['drafter']} {row['policy']}"
+
+
+def _systems(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """A quantity's points by drafter and policy, in order of users."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: int(row["users"])):
+        found.setdefault(who(row), []).append(row)
+    return found
+
+
+def _symbol(row: Mapping[str, Any], symbol: str) -> str:
+    """Hollow where the policy decides by confidences, so that a drafter's policies can be told apart."""
+    return symbol if row["policy"].partition(":")[0] in ("none", "fixed") else f"{symbol}-open"
+
+
+def _legend(points: pl.DataFrame, looks: Mapping[str, Series]) -> list[LegendEntry]:
+    first = {who(row): row for row in reversed(points.to_dicts())}
+    entries = []
+    for name in dict.fromkeys(who(row) for row in points.to_dicts()):
+        colour, symbol = style_of(first[name]["drafter"], looks)
+        hollow = _symbol(first[name], symbol) != symbol
+        entries.append(LegendEntry(name, SYMBOLS[symbol], colour, hollow=hollow))
+    return entries
+
+
+def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[str, Series]) -> Panel:
+    """Simulated over measured, with the diagonal."""
     plot = empty_plot(height=300)
     ends = [v for row in rows for name in ("measured", "simulated", "low", "high") if (v := row[name]) is not None]
-    low, high = (min(ends), max(ends)) if ends else (0, 1)
-    plot.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"width": 1, "dash": "dot"})
-    for drafter in dict.fromkeys(row["drafter"] for row in rows):
-        mine = [row for row in rows if row["drafter"] == drafter]
-        colour, symbol = _look(drafter, looks)
-        plot.add_scatter(
-            x=[row["measured"] for row in mine], y=[row["simulated"] for row in mine], mode="markers", meta="measured",
-            marker={"color": colour, "symbol": symbol, "size": 8}, hoverinfo="text",
-            error_y=whiskers(mine, "simulated") | {"thickness": 1.2, "color": colour},
-            hovertext=[f"{drafter} {row['policy']}, {row['users']} users: measured {row['measured']:.4g}, simulated "
-                       f"{row['simulated']:.4g}" + ("" if row["error"] is None else f" ({row['error']:+.1%})")
-                       for row in mine],
-        )  # fmt: skip
-    plot.update_xaxes(title_text="measured")
-    plot.update_yaxes(title_text="simulated")
+    line = {"x0": min(ends), "y0": min(ends), "x1": max(ends), "y1": max(ends)}
+    plot.add_shape(type="line", **line, line={"width": 1, "dash": "dot"})
+    for mine in _systems(rows).values():
+        _marks(plot, mine, [row["measured"] for row in mine], quantity, "simulated", ("low", "high"), looks)
+    unit = f", {_UNITS[quantity]}" if quantity in _UNITS else ""
+    log_axis(plot, "x", f"measured{unit}", ends)
+    log_axis(plot, "y", f"simulated{unit}", ends)
     plot.update_layout(margin={"l": 52, "b": 40})
-    return Panel(f"validation-{quantity}", _TITLES[quantity], plot)
+    return Panel(f"validation-{quantity}", f"{TITLES[quantity]}: simulated against measured", plot)
+
+
+def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[str, Series]) -> Panel:
+    """How far off the simulation is over the number of users; systems stand side by side."""
+    plot = empty_plot(height=300)
+    loads = sorted({int(row["users"]) for row in rows})
+    systems = _systems(rows)
+    for slot, mine in enumerate(systems.values()):
+        aside = (slot - (len(systems) - 1) / 2) * 0.7 / len(systems)
+        places = [loads.index(row["users"]) + aside for row in mine]
+        _marks(plot, mine, places, quantity, "error", ("error_low", "error_high"), looks)
+    plot.add_hline(y=0, line={"width": 1, "dash": "dot"})
+    plot.update_xaxes(
+        title_text="users", tickvals=list(range(len(loads))), ticktext=[str(n) for n in loads],
+        range=[-0.6, len(loads) - 0.4],
+    )  # fmt: skip
+    plot.update_yaxes(title_text="error", tickformat="+.0%", rangemode="tozero")
+    plot.update_layout(margin={"l": 52, "b": 40})
+    return Panel(f"validation-{quantity}-error", f"{TITLES[quantity]}: error", plot)
+
+
+def _marks(
+    plot: go.Figure,
+    rows: Sequence[Mapping[str, Any]],
+    x: Sequence[float],
+    quantity: str,
+    y: str,
+    ends: tuple[str, str],
+    looks: Mapping[str, Series],
+) -> None:
+    """A system's points with their whiskers."""
+    colour, symbol = style_of(rows[0]["drafter"], looks)
+    low, high = ([row[end] for row in rows] for end in ends)
+    values = [row[y] for row in rows]
+    bars = {
+        "array": [None if h is None else h - v for h, v in zip(high, values, strict=True)],
+        "arrayminus": [None if n is None else v - n for n, v in zip(low, values, strict=True)],
+    }
+    plot.add_scatter(
+        x=list(x), y=values, mode="markers", meta="measured", hoverinfo="text",
+        marker={"color": colour, "symbol": _symbol(rows[0], symbol), "size": 8, "line": {"width": 1.3, "color": colour}},
+        error_y={"type": "data", "symmetric": False, "width": 2, "thickness": 1.2, "color": colour, **bars},
+        hovertext=[_hover(row, quantity) for row in rows],
+    )  # fmt: skip
+
+
+def _hover(row: Mapping[str, Any], quantity: str) -> str:
+    said = f"{who(row)}, {counted(row['users'], 'user')}: "
+    if row["measured"] is None:
+        return f"{said}{TITLES[quantity]} predicted {row['error']:+.1%} off"
+    return f"{said}measured {row['measured']:.4g}, simulated {row['simulated']:.4g} ({row['error']:+.1%})"
+
+
+def _summary(points: pl.DataFrame) -> Table:
+    """How far off every quantity is."""
+    rows = []
+    for row in errors(points).to_dicts():
+        cells = [Cell(TITLES[row["quantity"]], row["quantity"]), _share(row["mean_absolute"]), _share(row["mean"], "+")]
+        cells += [_share(row["worst"]), _share(row["same_prompts"])]
+        inside = Cell(f"{row['inside']} of {row['known']}", row["inside"] / row["known"]) if row["known"] else Cell("–")
+        rows.append(([*cells, inside], False))
+    heads = [("quantity", ""), ("error", "mean absolute"), ("error", "mean"), ("error", "worst, absolute")]
+    return Table(
+        [*heads, ("error", "same prompts"), ("within", "95 % of simulations")], [rows],
+        "Shares of the measured value, over all points. Same prompts: simulated from the very prompts that were served, so "
+        "that their choice is no excuse. Step time: what the profile predicts for the steps that were run, against their "
+        "measured seconds.",
+    )  # fmt: skip
+
+
+def _share(value: float | None, sign: str = "") -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:{sign}.1%}", round(value, 5))
+
+
+def _points(points: pl.DataFrame) -> Table:
+    """Every point: measured, then simulated and its error."""
+    there = [quantity for quantity in TITLES if quantity in points["quantity"]]
+    cells = {(who(row), row["users"], row["quantity"]): row for row in points.to_dicts()}
+    rows = []
+    for name, users in dict.fromkeys((who(row), row["users"]) for row in points.to_dicts()):
+        found = [cells.get((name, users, quantity)) for quantity in there]
+        rows.append(([Cell(name, name), Cell(str(users), users), *map(_point, found)], False))
+    heads = [(TITLES[q].partition(",")[0], _UNITS.get(q, "")) for q in there]
+    return Table(
+        [("drafter, policy", ""), ("users", ""), *heads], [rows],
+        "Measured, and small beside it how far off the simulation is; * measured outside of the simulations' 95 %.",
+    )  # fmt: skip
+
+
+def _point(row: Mapping[str, Any] | None) -> Cell:
+    if row is None or row["error"] is None:
+        return Cell("–")
+    if row["measured"] is None:
+        return Cell(f"{row['error']:+.1%}", round(row["error"], 5))
+    form = ",.0f" if row["measured"] >= 100 else ".2f"
+    star = "*" if row["inside"] is False else ""
+    interval = "" if row["low"] is None else f", 95 % {row['low']:{form}} to {row['high']:{form}}"
+    hint = f"simulated {row['simulated']:{form}}{interval}; {row['requests']} requests answered live"
+    return Cell(f"{row['measured']:{form}}", round(row["measured"], 4), f"{row['error']:+.1%}{star}", hint)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
 import duckdb
 import polars as pl
 
-from results.figures.common import PAPER
+from results.figures.common import PAPER, Origin, first_row, origin
 from simulator.sla import MEASURES, Sla
 
 System = tuple[str, int, str, str]
@@ -24,19 +26,13 @@ _QUANTILES: Final = [f"p{q}_{measure}" for measure in MEASURES for q in (5, 50, 
 _PLAIN: Final = ("wasted", "running", "kv_used", "attainment", "goodput", "burst_s")
 
 
-class Sweep(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep(Origin):
     """A row of `sweeps` with the profile it was made with."""
 
     sweep_id: str
-    run_id: str
-    command: str
-    created_at: Any
-    finished_at: Any
+    finished_at: datetime | None
     plan: Mapping[str, Any]
-    git_revision: str | None
-    packages: Mapping[str, str]
-    profile: Mapping[str, Any]
-    """name, device, model, source, gpus, and `provenance`: where its numbers come from."""
     believed: str | None
     """The profile that policies were told; None: the truth."""
 
@@ -74,21 +70,17 @@ def find_sweep(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | 
 
 def sweep(con: duckdb.DuckDBPyConnection, sweep_id: str) -> Sweep:
     """A sweep. Raises LookupError for one that is not there."""
-    sql = "SELECT run_id, command, created_at, finished_at, plan, git_revision, packages FROM sweeps WHERE sweep_id = ?"
-    rows = con.execute(sql, [sweep_id]).fetchall()
-    if not rows:
+    row = first_row(con, "SELECT * FROM sweeps WHERE sweep_id = ?", sweep_id)
+    if row is None:
         raise LookupError(f"no sweep {sweep_id!r} in this database")
-    run_id, command, created, finished, plan, revision, packages = rows[0]
     sql = """
-        SELECT DISTINCT p.profile, b.name FROM simulations s JOIN profiles p USING (profile_hash)
+        SELECT p.profile, b.name AS believed FROM simulations s JOIN profiles p USING (profile_hash)
         LEFT JOIN profiles b ON b.profile_hash = s.believed_hash WHERE sweep_id = ?
     """
-    profiles = con.execute(sql, [sweep_id]).fetchall()
-    text, believed = profiles[0] if profiles else (json.loads(plan)["profile"], None)
-    profile = json.loads(text)
-    return Sweep(
-        sweep_id, run_id, command, created, finished, json.loads(plan), revision, json.loads(packages), profile, believed
-    )
+    plan = json.loads(row["plan"])
+    used = first_row(con, sql, sweep_id) or {"profile": plan["profile"], "believed": None}
+    fields = origin(row | {"profile": used["profile"]})
+    return Sweep(sweep_id=sweep_id, finished_at=row["finished_at"], plan=plan, believed=used["believed"], **fields)
 
 
 def simulated(con: duckdb.DuckDBPyConnection, sweep_id: str) -> pl.DataFrame:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 import duckdb
 import polars as pl
 
+from results.figures.common import Origin, first_row, has_table, origin
+
 TABLES: Final = ("studies", "trials", "confirmations", "sensitivities")
 
 
-class Study(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study(Origin):
     """A row of `studies`, with its profile."""
 
     study_id: str
-    run_id: str
-    command: str
-    created_at: Any
-    finished_at: Any
+    finished_at: datetime | None
     plan: Mapping[str, Any]
-    git_revision: str | None
-    packages: Mapping[str, str]
-    profile: Mapping[str, Any]
 
     @property
     def loads(self) -> list[str]:
@@ -46,15 +45,9 @@ class Study(NamedTuple):
         return self.objective if self.objective in ("tps", "goodput") else "throughput"
 
 
-def has_studies(con: duckdb.DuckDBPyConnection) -> bool:
-    """Whether this database knows of studies at all."""
-    tables = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
-    return set(TABLES) <= tables
-
-
 def find_study(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
     """The latest study of one of the runs that tried something."""
-    if not has_studies(con):
+    if not has_table(con, *TABLES):
         return None
     sql = """
         SELECT s.study_id FROM studies s JOIN trials t USING (study_id)
@@ -66,16 +59,11 @@ def find_study(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | 
 
 def study(con: duckdb.DuckDBPyConnection, study_id: str) -> Study:
     """A study. Raises LookupError for one that is not there."""
-    sql = """
-        SELECT s.run_id, s.command, s.created_at, s.finished_at, s.plan, s.git_revision, s.packages, p.profile
-        FROM studies s JOIN profiles p USING (profile_hash) WHERE study_id = ?
-    """
-    rows = con.execute(sql, [study_id]).fetchall() if has_studies(con) else []
-    if not rows:
+    sql = "SELECT * FROM studies JOIN profiles USING (profile_hash) WHERE study_id = ?"
+    row = first_row(con, sql, study_id) if has_table(con, *TABLES) else None
+    if row is None:
         raise LookupError(f"no study {study_id!r} in this database")
-    run_id, command, created, finished, plan, revision, packages, profile = rows[0]
-    opened = (json.loads(plan), revision, json.loads(packages), json.loads(profile))
-    return Study(study_id, run_id, command, created, finished, *opened)
+    return Study(study_id=study_id, finished_at=row["finished_at"], plan=json.loads(row["plan"]), **origin(row))
 
 
 def trials(con: duckdb.DuckDBPyConnection, found: Study) -> pl.DataFrame:

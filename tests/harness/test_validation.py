@@ -254,6 +254,9 @@ def test_sensitivity_command(recorded: Path) -> None:
         assert len(t["looks"]) == 7
         assert t["margin"] >= 0
         assert all(look["loss"] >= 0 for look in t["looks"])
+    with duckdb.connect(str(recorded / "specyard.duckdb"), read_only=True) as connection:
+        stored = connection.execute("SELECT what, winner, down, seed, len(looks::JSON[]) FROM tolerances ORDER BY number")
+        assert stored.fetchall() == [(t["what"], t["winner"], t["down"], 0, 7) for t in found]
     assert CliRunner().invoke(app, ["sensitivity", "--out", str(recorded)]).exit_code == 2
 
 

@@ -271,10 +271,38 @@ def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None
 
 
 def add_validation(con: duckdb.DuckDBPyConnection) -> None:
-    """One point of a live engine, its throughput outside of the simulation's interval, its τ inside."""
-    row = {"validation_id": "a1", "point": 0, "run_id": RUN, "created_at": "2026-02-01", "command": "harness validate"}
+    """Two points of a live engine: throughput outside of the simulation's interval at 4 users and inside at 8, τ inside.
+
+    The profile is that of `add_sweep`.
+    """
+    row = {"validation_id": "a1", "run_id": RUN, "created_at": "2026-02-01", "command": "harness validate"}
     row |= {"engine": "specyard", "profile_hash": "abc", "believed_hash": "abc", "drafter": "dspark", "gamma": 7}
-    row |= {"policy": "fixed:7", "confidences": "none", "users": 4, "live_prompts": [], "trace_prompts": [], "seconds": 9.0}
-    row |= {"steps": 100, "requests": 20, "same_prompts": {}, "step_errors": {}, "packages": {}}
-    row |= {"measured": {"throughput": 100, "tau": 2.0}, "simulated": {"throughput": 110, "tau": 2.1}}
-    insert(con, "validations", [row | {"low": {"throughput": 105, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}}])
+    row |= {"policy": "fixed:7", "confidences": "none", "seconds": 90.0, "steps": 100, "requests": 20, "packages": {}}
+    row |= {"live_prompts": ["a", "b"], "trace_prompts": ["c", "d", "e"], "step_errors": {"step": -0.02, "draft": 0.1}}
+    row |= {"same_prompts": {"throughput": 102}, "measured": {"throughput": 100, "tau": 2.0}}
+    row |= {"simulated": {"throughput": 110, "tau": 2.1}}
+    insert(con, "validations", [
+        row | {"point": 0, "users": 4, "low": {"throughput": 105, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}},
+        row | {"point": 1, "users": 8, "low": {"throughput": 90, "tau": 1.9}, "high": {"throughput": 120, "tau": 2.2}},
+    ])  # fmt: skip
+
+
+def add_tolerances(con: duckdb.DuckDBPyConnection) -> None:
+    """At 64 users verification may be 12 % slower before mtp wins, acceptance 30 % off; at 4 users answers 25 % shorter.
+
+    The profile is that of `add_sweep`.
+    """
+    best, other = "dspark γ=7 prefix_scheduler", "mtp γ=1 fixed:1"
+    found: list[tuple[str, str, float | None, float | None]] = [
+        ("users:4", "length of answers", -0.25, None), ("users:64", "acceptance", None, None),
+        ("users:64", "seconds of verification", None, 0.12),
+    ]  # fmt: skip
+    common = {"tolerance_id": "70", "run_id": RUN, "created_at": "2026-02-01 13:00", "command": "harness sensitivity latest"}
+    common |= {"profile_hash": "abc", "objective": "throughput", "seconds": 60.0, "seed": 0, "clear": 0.01, "packages": {}}
+    for number, (load, what, down, up) in enumerate(found):
+        looks = []
+        for off in (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3):
+            lost = (down is not None and off <= down) or (up is not None and off >= up)
+            looks.append({"what": what, "off": off, "best": other if lost else best, "loss": abs(off) / 10 if lost else 0.0})
+        row = {"number": number, "load": load, "what": what, "winner": best, "margin": 0.021, "down": down, "up": up}
+        insert(con, "tolerances", [common | row | {"instead": other, "looks": json.dumps(looks)}])

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 
+import polars as pl
 import pytest
 
-from results.figures import simulated, studied, validated
+from results.figures import simulated, studied, tolerated, validated
 from simulator.sla import Sla
-from tests.results.database import LOADS, PROFILE, RUN, add_run, add_study, add_sweep, add_validation, empty, insert, point
+from tests.results.database import (
+    LOADS,
+    PROFILE,
+    RUN,
+    add_run,
+    add_study,
+    add_sweep,
+    add_tolerances,
+    add_validation,
+    empty,
+    insert,
+    point,
+)
 
 TPS50 = Sla.parse("tps>=50")
 
@@ -135,10 +148,11 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
 def test_a_database_without_studies_or_validations_has_none() -> None:
     con = empty()
     add_run(con)
-    for table in ("validations", "sensitivities", "confirmations", "trials", "studies"):
+    for table in ("tolerances", "validations", "sensitivities", "confirmations", "trials", "studies"):
         con.execute(f"DROP TABLE IF EXISTS {table}").fetchall()
     assert studied.find_study(con, [RUN]) is None
     assert validated.find_validation(con, [RUN]) is None
+    assert tolerated.find_sensitivity(con, [RUN]) is None
     with pytest.raises(LookupError, match="no study 'gone'"):
         studied.study(con, "gone")
 
@@ -146,12 +160,64 @@ def test_a_database_without_studies_or_validations_has_none() -> None:
 def test_validated_points_know_their_error_and_interval() -> None:
     con = empty()
     add_run(con)
+    add_sweep(con, [])
     add_validation(con)
     assert validated.find_validation(con, [RUN]) == "a1"
+    found = validated.validation(con, "a1")
+    assert (found.points, found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
+    assert (found.profile["name"], found.believed) == ("h100/toy", "h100/toy")
     points = validated.validated(con, "a1")
-    assert points["quantity"].to_list() == ["throughput", "tau"]
-    assert points["error"].to_list() == pytest.approx([0.1, 0.05])
-    assert points["inside"].to_list() == [False, True]
+    assert points["quantity"].to_list() == ["throughput", "tau", "step"] * 2
+    assert points["error"].to_list() == pytest.approx([0.1, 0.05, -0.02] * 2)
+    assert points["inside"].to_list() == [False, True, None, True, True, None]
+    first = points.row(0, named=True)
+    assert (first["error_low"], first["error_high"], first["same_error"]) == pytest.approx((0.05, 0.2, 0.02))
+    with pytest.raises(LookupError, match="no validation 'gone'"):
+        validated.validation(con, "gone")
+
+
+def test_errors_of_a_validation_are_means_over_its_points() -> None:
+    columns = {"quantity": "throughput", "inside": True, "same_error": 0.01}
+    rows = [columns | {"error": 0.1, "inside": False}, columns | {"error": -0.04}]
+    rows.append({"quantity": "step", "error": -0.02, "inside": None, "same_error": None})
+    [throughput, step] = validated.errors(pl.DataFrame(rows)).to_dicts()
+    assert throughput == pytest.approx(
+        {"quantity": "throughput", "points": 2, "mean_absolute": 0.07, "mean": 0.03, "worst": 0.1, "same_prompts": 0.01}
+        | {"known": 2, "inside": 1}
+    )
+    assert (step["quantity"], step["worst"], step["known"], step["same_prompts"]) == ("step", 0.02, 0, None)
+
+
+def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
+    con = empty()
+    add_run(con)
+    add_sweep(con, [])
+    add_tolerances(con)
+    assert tolerated.find_sensitivity(con, [RUN]) == "70"
+    found = tolerated.sensitivity(con, "70")
+    assert (found.objective, found.clear, found.profile["name"]) == ("throughput", 0.01, "h100/toy")
+    looks = tolerated.tolerances(con, "70")
+    assert looks.height == 3 * 7
+    assert looks["users"].unique().to_list() == [4, 64]
+    verify, acceptance = tolerated.things(looks, "users:64")
+    assert (verify["what"], verify["down"], verify["up"], verify["reach"]) == ("seconds of verification", None, 0.12, 0.3)
+    assert (verify["instead_down"], verify["instead_up"]) == (None, "mtp γ=1 fixed:1")
+    assert (verify["loss_down"], verify["loss_up"]) == pytest.approx((0, 0.03))
+    assert (acceptance["down"], acceptance["up"], acceptance["instead_up"]) == (None, None, None)
+    [length] = tolerated.things(looks, "users:4")
+    assert (length["instead_down"], length["instead_up"]) == ("mtp γ=1 fixed:1", None)
+    with pytest.raises(LookupError, match="no sensitivity 'gone'"):
+        tolerated.sensitivity(con, "gone")
+
+
+@pytest.mark.parametrize(
+    ("load", "closest"),
+    [("users:64/0", "users:64"), ("users:1", "users:4"), ("users:20/0", "users:64"), ("rate:3/1", "users:64")],
+)
+def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: str) -> None:
+    con = empty()
+    add_tolerances(con)
+    assert tolerated.closest_load(tolerated.tolerances(con, "70"), load) == closest
 
 
 def test_loads_of_one_kind_are_compared() -> None:

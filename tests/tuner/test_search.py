@@ -11,8 +11,8 @@ import pytest
 
 from harness.watcher import Watcher
 from harness.workers import Cluster
-from results.store import Store
-from results.studies import Studies, _without_nan
+from results.store import Store, without_nan
+from results.studies import Studies
 from simulator.hardware import Curve, DraftCurve, Profile
 from simulator.traces import split_of
 from tuner.objective import Job, Scenario, Worker
@@ -77,7 +77,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
 def test_rows_read_back_as_the_trials_they_were_and_optuna_agrees(store: Store, study: str) -> None:
     rows = Studies(store).trials(study, "users:16/0")
     trials = [Trial.read(row) for row in rows]
-    assert [_without_nan(t.row()) for t in trials] == [{k: v for k, v in row.items() if k != "load"} for row in rows]
+    assert [without_nan(t.row()) for t in trials] == [{k: v for k, v in row.items() if k != "load"} for row in rows]
     theirs = study_of(trials, "throughput")
     for row, optuna_trial in zip(rows, theirs.trials, strict=True):
         assert optuna_trial.number == row["number"]
