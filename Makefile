@@ -7,7 +7,7 @@ run: setup      ## set everything up and run the main job
 	$(BIN)/harness run suites/math_code_chat
 
 test: check     ## set everything up and run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 25
 
 check: setup    ## style, types, import contract
 	$(BIN)/ruff check .

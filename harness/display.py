@@ -234,11 +234,13 @@ def print_comparison(found: Comparison, tolerance: float | None, *, as_json: boo
 
 def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None:
     """Live points beside their simulations."""
-    from harness.validation import FIGURES, mean_errors
+    from results.figures.validated import QUANTITIES, validated
+    from results.figures.validated import errors as errors_of
     from results.validations import Validations
 
     rows = Validations(store).rows(validation_id)
-    errors = mean_errors(rows)
+    with store.reading() as connection:
+        errors = {e.pop("quantity"): e for e in errors_of(validated(connection, validation_id)).to_dicts()}
     if as_json:
         print(json.dumps({"validation": rows, "errors": errors}, default=str))
         return
@@ -253,18 +255,16 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
     last = None
     for r in rows:
         who = r["drafter"] if r["drafter"] == "none" else f"{r['drafter']} γ={r['gamma']} {r['policy']}"
-        cells = [_compared_cell(r, figure) for figure in FIGURES]
+        cells = [_compared_cell(r, figure) for figure in QUANTITIES]
         table.add_row("" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}")
         last = who
     console.print(table)
     console.print("simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
     for figure, label in {**names, "step": "step time"}.items():
         e = errors[figure]
-        rest = (
-            f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['covered']:.0%} inside"
-            if "covered" in e
-            else ""
-        )
+        rest = ""
+        if e["known"]:
+            rest = f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['inside'] / e['known']:.0%} inside"
         console.print(
             f"{label}: mean absolute error {e['mean_absolute']:.1%} (mean {e['mean']:+.1%}, worst {e['worst']:.1%}){rest}"
         )

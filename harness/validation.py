@@ -47,7 +47,6 @@ from simulator.state import REQUEST, Records
 from simulator.traces import Trace
 from simulator.workload import CHUNK
 
-FIGURES = ("throughput", "tps", "tau", "budget")
 _LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
 """Of the time: for live slices, and for the profile that schedulers believe in."""
 _SLICE_S, _LOOKS = 0.2, 40
@@ -100,14 +99,6 @@ class Compared:
     """Simulated from the live prompts' own traces."""
     step_errors: Mapping[str, float]
     """Predicted over measured seconds of the live steps, less 1, by part."""
-
-    def error(self, figure: str, *, same: bool = False) -> float:
-        """Simulated over measured, less 1."""
-        return float(getattr(self.same if same else self.simulated, figure) / getattr(self.measured, figure) - 1)
-
-    def covered(self, figure: str) -> bool:
-        """Whether what was measured lies in the interval."""
-        return bool(getattr(self.low, figure) <= getattr(self.measured, figure) <= getattr(self.high, figure))
 
 
 def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
@@ -328,29 +319,6 @@ class Replicas:
         limits[: self.point.users] = first_limits(self.point.users, self.plan.max_tokens, self.plan.seed)
         asked["output_tokens"] = np.minimum(np.diff(trace.offsets)[asked["response"]] + 1, limits)
         return asked
-
-
-def mean_errors(compared: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean absolute errors over rows of `validations`: from other prompts, from the same, of the steps; shares covered."""
-    found: dict[str, dict[str, float]] = {}
-    for figure in FIGURES:
-        measured = np.array([r["measured"][figure] or np.nan for r in compared], np.float64)
-        column = {
-            name: np.array([r[name][figure] or np.nan for r in compared], np.float64)
-            for name in ("simulated", "same_prompts", "low", "high")
-        }
-        other, same = (column[name] / measured - 1 for name in ("simulated", "same_prompts"))
-        inside = (column["low"] <= measured) & (measured <= column["high"])
-        found[figure] = {
-            "mean_absolute": float(np.nanmean(np.abs(other))), "mean": float(np.nanmean(other)),
-            "worst": float(np.nanmax(np.abs(other))), "same_prompts": float(np.nanmean(np.abs(same))),
-            "covered": float(inside[~np.isnan(measured)].mean()),
-        }  # fmt: skip
-    steps = np.array([r["step_errors"]["step"] for r in compared], np.float64)
-    found["step"] = {
-        "mean_absolute": float(np.abs(steps).mean()), "mean": float(steps.mean()), "worst": float(np.abs(steps).max()),
-    }  # fmt: skip
-    return found
 
 
 def _row(c: Compared) -> dict[str, Any]:

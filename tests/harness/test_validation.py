@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from drafters.serving import StepRecord
 from harness.cli import app
-from harness.live import Figures, Point, first_limits, split_prompts, step_errors, turns
+from harness.live import Point, first_limits, split_prompts, step_errors, turns
 from harness.sensitivity import CHANGES, CLEAR, judge
-from harness.validation import FIGURES, Compared, Plan, Replicas, mean_errors
+from harness.validation import Plan, Replicas
+from results.figures.validated import QUANTITIES
 from simulator.cost import Longest, StepCost, StepLoad
 from simulator.errors import InputError
 from simulator.hardware import Curve, DraftCurve, Profile
@@ -112,25 +113,6 @@ def test_prompts_in_passes_of_their_own() -> None:
     assert parts.target_s == pytest.approx(1e-3 + 1e-3 + 20 * 1e-4 - 1e-4)
     assert parts.overhead_s == pytest.approx(1e-4 + 2 * 3e-4)
     assert parts.draft_s == pytest.approx(20 * 2e-6)
-
-
-def test_errors_are_simulated_over_measured() -> None:
-    figures = [Figures(f, 10.0, 2.0, 4.0) for f in (110.0, 100.0, 90.0, 120.0, 105.0)]
-    point = Point("dspark", 3, "fixed:3", "none", 1)
-    c = Compared(point, 1.0, 10, 5, figures[1], figures[0], figures[2], figures[3], figures[4], {"step": 0.02})
-    assert c.error("throughput") == pytest.approx(0.1)
-    assert c.error("throughput", same=True) == pytest.approx(0.05)
-    assert c.covered("throughput")
-    row = {"measured": dict.fromkeys(FIGURES, 100.0), "step_errors": {"step": -0.02}}
-    row |= {
-        name: dict.fromkeys(FIGURES, v)
-        for name, v in (("simulated", 94.0), ("same_prompts", 98.0), ("low", 95.0), ("high", 99.0))
-    }
-    errors = mean_errors([row])
-    assert errors["tau"] == pytest.approx(
-        {"mean_absolute": 0.06, "mean": -0.06, "worst": 0.06, "same_prompts": 0.02, "covered": 0}
-    )
-    assert errors["step"]["mean"] == pytest.approx(-0.02)
 
 
 def test_plans_refuse_nonsense() -> None:
@@ -230,7 +212,7 @@ def test_validate_for_real(recorded: Path) -> None:
         assert 0.4 < r["simulated"]["throughput"] / r["measured"]["throughput"] < 2.5  # others use this machine
         assert r["measured"]["budget"] == (1 if r["drafter"] == "none" else r["measured"]["budget"])
         assert r["steps"] > 0
-    assert set(found["errors"]) == {*FIGURES, "step"}
+    assert set(found["errors"]) == {*QUANTITIES, "step"}
     with duckdb.connect(str(recorded / "specyard.duckdb"), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM validations").fetchone() == (6,)
 
