@@ -58,10 +58,10 @@ def validate(
                 validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
         print_validation(store, validation_id, as_json=as_json)
         if engine == "vllm" and not as_json:
-            from harness.vllm.validation import acceptance_lines
+            from harness.vllm.validation import closing_lines
             from results.validations import Validations
 
-            print("\n".join(acceptance_lines(Validations(store).rows(validation_id))))
+            print("\n".join(closing_lines(Validations(store).rows(validation_id))))
 
 
 def sensitivity(

@@ -1,0 +1,123 @@
+"""Drafters in vLLM's layout, and what vLLM is told about them. Read in vLLM 0.32's source; EAGLE-3 run there, DSpark not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from drafters.checkpoints import find_folder, folder_hash, read_config
+from simulator.errors import InputError
+
+GPU_ONLY = ("dspark",)
+"""Methods that vLLM 0.32 has no code for on a CPU."""
+_NGRAM = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+"""As our own n-gram drafter looks."""
+_TABLES = {"embed_tokens.weight": "model.embed_tokens.weight", "lm_head.weight": "lm_head.weight"}
+"""Of a drafter, and their names in a target's checkpoint."""
+
+
+def speculative(drafter: Mapping[str, Any], target: str, folder: Path, temperature: float) -> dict[str, Any]:
+    """vLLM's speculative configuration for a drafter.
+
+    Args:
+        drafter: of a run: kind, gamma, checkpoint.
+        target: a folder or a hub id.
+        folder: where converted checkpoints go, each to a folder of its own.
+        temperature: above 0 drafts are drawn from the draft distribution, as recorded; vLLM's default takes the likeliest.
+
+    Raises:
+        InputError: vLLM has no such method.
+    """
+    tokens = {"num_speculative_tokens": int(drafter["gamma"])}
+    if drafter["kind"] == "ngram":
+        return {"method": "ngram", **tokens, **_NGRAM}
+    source = str(drafter["checkpoint"])
+    made = folder / f"{drafter['kind']}-{folder_hash(find_folder(source))[:8]}"
+    method = convert(source, target, made)
+    sampled = {"draft_sample_method": "probabilistic"} if temperature > 0 else {}
+    return {"method": method, "model": str(made), **tokens, **sampled}
+
+
+def convert(source: str, target: str, folder: Path) -> str:
+    """Write a drafter's checkpoint as vLLM reads it, tables of the target included; returns vLLM's name of the method.
+
+    Raises InputError where vLLM has nothing that computes what this drafter does.
+    """
+    found = find_folder(source)
+    raw, tensors = read_config(found), _tensors(found)
+    architecture = (raw.get("architectures") or ["?"])[0]
+    if architecture == "Qwen3DSparkModel":
+        method, config = "dspark", _dspark(raw, tensors, source)
+    elif architecture == "Qwen3Eagle3Model":
+        method, config = "eagle3", _eagle3(raw)
+    elif architecture == "Qwen3MTPModel":
+        raise InputError(
+            f"checkpoint {source}: vLLM reads MTP modules from a target's own checkpoint only, none of dense Qwen3"
+        )
+    else:
+        raise InputError(f"checkpoint {source}: no conversion of {architecture} to vLLM's layout is known")
+    layers = raw.get("num_target_layers")
+    if layers is not None and layers - 1 in raw["target_layer_ids"]:
+        raise InputError(
+            f"checkpoint {source}: taps the target's last layer, which vLLM hands over normed and the drafter was trained "
+            "without; it cannot be converted"
+        )
+    _add_tables(tensors, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, folder / "partial", metadata={"format": "pt"})
+    os.replace(folder / "partial", folder / "model.safetensors")
+    return method
+
+
+def _dspark(raw: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> dict[str, Any]:
+    """DSpark stays as it is. DFlash becomes DSpark with a sequential head that adds nothing: what vLLM calls dflash has its
+    mask slots at the positions they predict, and would draft shifted by one without a word."""
+    head = raw.get("markov_head_type", "vanilla")
+    if raw["markov_rank"]:
+        if head != "vanilla":
+            raise InputError(f"checkpoint {source}: has a {head} head; vLLM implements vanilla heads only")
+        return dict(raw)
+    dtype = tensors["norm.weight"].dtype
+    for name in ("markov_w1", "markov_w2"):
+        tensors[f"markov_head.{name}.weight"] = torch.zeros(raw["vocab_size"], 1, dtype=dtype)
+    return {**raw, "markov_rank": 1, "markov_head_type": "vanilla", "enable_confidence_head": False}
+
+
+def _eagle3(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM taps what enters a layer, counted from 0; published checkpoints name the layer whose output is tapped."""
+    return {
+        **raw, "architectures": ["Eagle3Qwen3ForCausalLM"], "draft_vocab_size": raw["vocab_size"],
+        "eagle_aux_hidden_state_layer_ids": [i + 1 for i in raw["target_layer_ids"]],
+        "norm_before_residual": False, "norm_before_fc": False, "fc_norm": False, "norm_output": False,
+    }  # fmt: skip
+
+
+def _add_tables(tensors: dict[str, Tensor], target: str) -> None:
+    """Embedding and head, where the drafter's checkpoint leaves them to its target."""
+    if missing := {name: theirs for name, theirs in _TABLES.items() if name not in tensors}:
+        found = _tensors(find_folder(target), set(_TABLES.values()))
+        embedding = found["model.embed_tokens.weight"]
+        for name, theirs in missing.items():  # a tied head has no tensor of its own
+            tensors[name] = found.get(theirs, embedding).clone()
+
+
+def _tensors(folder: Path, wanted: set[str] | None = None) -> dict[str, Tensor]:
+    """Of every *.safetensors of a folder; `wanted` None takes all. Raises InputError if there are no such files."""
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: has no *.safetensors")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as stream:
+            names = set(stream.keys())
+            tensors |= {name: stream.get_tensor(name) for name in sorted(names if wanted is None else names & wanted)}
+    return tensors

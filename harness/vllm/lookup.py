@@ -1,0 +1,55 @@
+"""What vLLM's n-gram method drafts: what follows the earliest place of the longest suffix; ours takes the latest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from drafters.dense import DenseText, record_anchors
+from drafters.ngram import IndexedText, NGram
+from drafters.sampling import Sampling
+from drafters.target import Target
+from harness.live import Asked
+from results.store import Store
+from simulator.traces import Trace, TracedResponse
+
+
+class _EarliestText(IndexedText):
+    """A growing text that knows where each of its short stretches stood first."""
+
+    def append(self, token: int) -> None:
+        end = len(self.tokens)
+        for size in self._sizes:
+            if size <= end:
+                self._ends.setdefault(tuple(self.tokens[end - size :]), end)
+        self.tokens.append(token)
+
+
+class EarliestLookup(NGram):
+    """Prompt lookup as in vLLM 0.32."""
+
+    def drafts_along(self, text: Sequence[int], first: int) -> list[list[int]]:
+        indexed, drafts = _EarliestText(self._sizes), []
+        for position, token in enumerate(text):
+            indexed.append(token)
+            if position >= first:
+                drafts.append(indexed.follow(self.gamma))
+        return drafts
+
+
+def lookup_trace(
+    store: Store, run_id: str, responses: Sequence[TracedResponse], asked: Mapping[str, Asked], target: Target, gamma: int
+) -> Trace:
+    """Dense record of vLLM's n-gram drafts on the first turns of a run's prompts. `asked`: by prompt id."""
+    sql = """
+        SELECT prompt_id, token_ids, beyond, finish FROM responses
+        WHERE run_id = ? AND drafter = 'none' AND turn = 0
+    """
+    with store.reading() as connection:
+        said = {row[0]: row[1:] for row in connection.execute(sql, [run_id]).fetchall()}
+    kept = [r for r in responses if r.turn == 0 and r.prompt_id in asked]
+    texts = []
+    for r in kept:
+        tokens, beyond, finish = said[r.prompt_id]
+        texts.append(DenseText(asked[r.prompt_id].ids, tuple(tokens), tuple(beyond or ()), finish == "stop", (0,)))
+    [anchors] = record_anchors(target, [EarliestLookup(gamma)], texts, Sampling(0.0))
+    return Trace.join("ngram", list(zip(kept, anchors, strict=True)))

@@ -1,0 +1,102 @@
+"""`harness record --engine vllm`: the target's responses from vLLM, in the form of any other engine's."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from drafters.sampling import Sampling
+from drafters.target import Target
+from harness.pairs import choose_drafters, load_pair
+from harness.recording import Plan
+from harness.responses import GivenResponse, ResponsesHeader
+from harness.suites import Generation, Prompt, load_suite
+from harness.vllm.engine import Engine, outline, require, running, version
+from harness.watcher import Watcher
+from simulator.errors import InputError
+
+_REQUESTS = 64
+"""Conversations held at once, at most."""
+
+
+def speak(plan: Plan, folder: Path, watcher: Watcher) -> Plan:
+    """Let vLLM answer a plan's suite, the target alone; returns the plan that records these responses.
+
+    They are written to a file in `folder`, named by what they are of. Raises InputError.
+    """
+    if plan.responses is not None or plan.mode == "live":
+        raise InputError("--engine vllm: makes the responses itself, for dense recording; leave --responses and --mode out")
+    require()
+    pair = load_pair(plan.pair)
+    choose_drafters(pair, plan.drafters)
+    data_dir = Path(plan.data_dir) if plan.data_dir else None
+    suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
+    generation = plan.generation or suite.file.generation
+    target = outline(pair.target, pair.dtype)
+    longest = _longest(target, suite.prompts, generation)
+    header = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
+    watcher.say(f"starting {version()}")
+
+    async def ask() -> list[GivenResponse]:
+        requests = min(_REQUESTS, len(suite.prompts))
+        async with running(pair.target, target, requests=requests, longest=longest, seed=plan.seed) as engine:
+            return await _converse(engine, target, suite.prompts, generation, plan.seed, watcher)
+
+    given = asyncio.run(ask())
+    content = b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *given))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"vllm-{suite.file.name}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
+    file.write_bytes(content)
+    watcher.say(f"{len(given)} responses of {version()}: {file}")
+    return msgspec.structs.replace(plan, responses=str(file.resolve()))
+
+
+async def _converse(
+    engine: Engine, target: Target, prompts: tuple[Prompt, ...], generation: Generation, seed: int, watcher: Watcher
+) -> list[GivenResponse]:
+    """Responses to every turn of every prompt, conversations side by side."""
+    sampling = Sampling(generation.temperature, generation.top_p, generation.top_k)
+    said: list[GivenResponse] = []
+
+    async def converse(prompt: Prompt) -> None:
+        history: list[dict[str, str]] = []
+        for turn, asked in enumerate(prompt.turns):
+            history.append({"role": "user", "content": asked})
+            ids = target.encode_chat(history, thinking=generation.thinking)
+            answer = await engine.answer(ids, sampling, generation.max_new_tokens, _seed(seed, prompt.prompt_id, turn))
+            said.append(GivenResponse(prompt.prompt_id, answer.token_ids, answer.finish, turn))
+            assert target.tokenizer is not None
+            text = target.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)
+            history.append({"role": "assistant", "content": str(text)})
+        watcher.advance("responses of vLLM", len({r.prompt_id for r in said}), len(prompts))
+
+    await asyncio.gather(*map(converse, prompts))
+    order = {p.prompt_id: i for i, p in enumerate(prompts)}
+    return sorted(said, key=lambda r: (order[r.prompt_id], r.turn))
+
+
+def _longest(target: Target, prompts: tuple[Prompt, ...], generation: Generation) -> int:
+    """Tokens of the longest conversation, replies at the length limit. Raises InputError if the target cannot hold it."""
+    found = 0
+    for prompt in prompts:
+        messages: list[dict[str, str]] = []
+        for turn in prompt.turns:
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
+        tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking))
+        tokens += len(prompt.turns) * generation.max_new_tokens
+        if tokens > target.max_positions:
+            raise InputError(
+                f"prompt {prompt.prompt_id}: needs up to {tokens} tokens with its replies, but the target's context has "
+                f"{target.max_positions}; lower --max-new-tokens, or leave it out of --data-dir"
+            )
+        found = max(found, tokens)
+    return found
+
+
+def _seed(seed: int, prompt_id: str, turn: int) -> int:
+    """Of one response."""
+    digest = hashlib.sha256(f"{seed}\n{prompt_id}\n{turn}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

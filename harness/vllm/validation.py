@@ -1,0 +1,272 @@
+"""`harness validate --engine vllm`: vLLM under load, and the same load simulated from other prompts' traces.
+
+vLLM serves closed loops of users with each method it can run here. A profile is fitted to the steps of loops of other
+numbers of users, who ask the other half of the prompts; acceptance comes from that half's dense traces. What throughput
+and speed these make together is predicted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drafters.sampling import Sampling
+from drafters.target import Target
+from harness.live import Asked, Figures, Point, read_prompts, split_prompts, turns
+from harness.pairs import load_pair
+from harness.provenance import command_line, git_revision, package_versions
+from harness.sweeps import Traces, profile_row
+from harness.validation import Plan, Replicas
+from harness.vllm.checkpoints import GPU_ONLY, speculative
+from harness.vllm.engine import Engine, on_cpu, outline, require, running, version
+from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
+from harness.vllm.lookup import lookup_trace
+from harness.vllm.profile import Calibration, fit_profile, mean_step_error
+from harness.watcher import Watcher
+from results.store import Store
+from results.validations import Validations
+from simulator.errors import InputError
+from simulator.hardware import Profile
+from simulator.policies import Fixed
+from simulator.replay import replay
+from simulator.simulation import Prepared, prepare
+from simulator.state import Records
+from simulator.traces import Trace, cut
+
+_WARM_UP_S, _SLICE_S = 3.0, 5.0
+"""Of the most users, before anything counts; and of one loop at a time, about: answers must fit in."""
+_ROOM = 64
+"""Tokens beyond prompt and answer, for drafts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A drafter as vLLM runs it."""
+
+    drafter: str
+    gamma: int
+    speculative: Mapping[str, Any] | None
+    """vLLM's configuration; None decodes plainly."""
+
+    @property
+    def policy(self) -> str:
+        return f"fixed:{self.gamma}" if self.gamma else "none"
+
+
+def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
+    """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
+
+    Raises InputError.
+    """
+    require()
+    if plan.policies is not None or hardware is not None:
+        raise InputError(
+            "--engine vllm: every method verifies all it drafts, on its own profile; leave --policy and --hardware out"
+        )
+    run_id = store.find_run(name)
+    row, traces = store.run(run_id), Traces(store, run_id)
+    if row["plan"].get("pair") is None or not traces.recorded:
+        raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
+    settings, pair = row["sampling"], load_pair(row["plan"]["pair"])
+    sampling = Sampling(settings["temperature"], settings["top_p"], settings["top_k"])
+    methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher)
+    responses = traces.raw(*traces.recorded[0]).responses
+    live, traced = split_prompts(responses, plan.seed)
+    target = outline(pair.target, pair.dtype)
+    halves = {"live": live, "traced": traced}
+    asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
+    watcher.say(f"{version()}: {len(live)} prompts; profile and traces from {len(traced)} others, as many of each task")
+    bench = Bench(pair.target, target, sampling, asked, plan)
+    loops = asyncio.run(bench.serve(methods, watcher))
+    calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
+    profile = fit_profile(
+        calibrations, f"vllm/{row['pair']}", "cpu" if on_cpu() else "gpu", str(row["target"]["source"]),
+        bench.longest * bench.most, _provenance(plan, calibrations),
+    )  # fmt: skip
+    rows = []
+    for method, calibration in zip(methods, calibrations, strict=True):
+        trace = _trace(method, traces, store, run_id, asked, target)
+        rows += compare(method, calibration, loops[method.drafter, "live"], profile, trace, (live, traced), plan)
+        watcher.say(f"simulated {method.drafter}")
+    common = {
+        "run_id": run_id, "command": command_line(), "engine": "vllm", "live_prompts": live, "trace_prompts": traced,
+        "git_revision": git_revision(), "packages": {**package_versions(), "vllm": version()},
+    }  # fmt: skip
+    return Validations(store).add([{**common, **r} for r in rows], profile_row(profile), profile_row(profile))
+
+
+def choose_methods(row: Mapping[str, Any], plan: Plan, target: str, folder: Path, watcher: Watcher) -> list[Method]:
+    """What vLLM can run of a run's drafters, checkpoints converted; the rest is said, or refused if it was asked for."""
+    temperature, drafters = row["sampling"]["temperature"], {k: v for k, v in row["drafters"].items() if k != "none"}
+    if unknown := [d for d in plan.drafters or () if d not in (*drafters, "none")]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(drafters)}")
+    methods = [Method("none", 0, None)]
+    for name, drafter in drafters.items():
+        if plan.drafters is not None and name not in plan.drafters:
+            continue
+        try:
+            found = speculative(drafter, target, folder, temperature)
+            if found["method"] in GPU_ONLY and on_cpu():
+                raise InputError(f"{name}: vLLM runs {found['method']} on GPUs only")
+            methods.append(Method(name, int(drafter["gamma"]), found))
+        except InputError as error:
+            if plan.drafters is not None:
+                raise
+            watcher.say(f"left out: {error}")
+    if temperature > 0 and len(methods) > 1 and on_cpu():
+        raise InputError(
+            "vLLM 0.32 on a CPU verifies drafts wrongly above temperature 0 (it divides by uninitialised memory), and this "
+            f"run was recorded at {temperature:g}: record one with --temperature 0, or validate with --drafter none"
+        )
+    return methods
+
+
+def calibration_users(concurrency: Sequence[int]) -> list[int]:
+    """Numbers of users between those that are predicted, and one beyond; one user has nothing below."""
+    return sorted({1, *(next(m for m in count(n + max(n // 2, 1)) if m not in concurrency) for n in concurrency)})
+
+
+class Bench:
+    """Runs loops of all methods by turns, in short slices: a machine that drifts drifts for all of them."""
+
+    def __init__(
+        self, source: str, target: Target, sampling: Sampling, asked: Mapping[str, Mapping[str, list[Asked]]], plan: Plan
+    ) -> None:
+        self.source, self.target, self.sampling, self.asked, self.plan = source, target, sampling, asked, plan
+        sizes = calibration_users(plan.concurrency)
+        self.loops = [("live", n) for n in plan.concurrency] + [("traced", n) for n in sizes]
+        self.most = max(n for _, n in self.loops)
+        prompts = [a for tasks in asked.values() for some in tasks.values() for a in some]
+        self.longest = max(len(a.ids) for a in prompts) + plan.max_tokens + _ROOM
+
+    async def serve(self, methods: Sequence[Method], watcher: Watcher) -> dict[tuple[str, str], list[Loop]]:
+        """Loops by drafter and half of the prompts, each by number of users; all engines are there all the time."""
+        loop_s = self.plan.seconds / len(self.loops) / len(methods)
+        slices = max(round(loop_s / _SLICE_S), 1)
+        found = defaultdict[tuple[str, str, int], list[Loop]](list)
+        todo = [(m.drafter, *loop) for m in methods for loop in self.loops]
+        async with AsyncExitStack() as stack:
+            engines = {}
+            for method in methods:
+                watcher.say(f"starting {version()} with {method.drafter}: {dict(method.speculative or {})}")
+                engines[method.drafter] = await stack.enter_async_context(running(
+                    self.source, self.target, requests=self.most, longest=self.longest, seed=self.plan.seed,
+                    speculative=method.speculative, share=1 / len(methods),
+                ))  # fmt: skip
+                await self._slice(engines[method.drafter], "traced", self.most, 0, _WARM_UP_S)
+            others = Bystanders()
+            for number in range(1, slices + 1):
+                for done, key in enumerate(random.Random(number).sample(todo, len(todo)), 1):
+                    found[key].append(await self._slice(engines[key[0]], *key[1:], number, loop_s / slices))
+                    watcher.advance("vLLM, slices by turns", (number - 1) * len(todo) + done, slices * len(todo))
+            watcher.say(f"meanwhile others took {others.share():.0%} of the processors' time")
+        result = defaultdict[tuple[str, str], list[Loop]](list)
+        for drafter, which, users in sorted(found):
+            result[drafter, which].append(joined(found[drafter, which, users]))
+        return result
+
+    async def _slice(self, engine: Engine, which: str, users: int, number: int, seconds: float) -> Loop:
+        order = turns(self.asked[which], np.random.default_rng([self.plan.seed, number]))
+        return await closed_loop(engine, order, users, seconds, self.plan.max_tokens, self.sampling, number)
+
+
+def compare(
+    method: Method, calibration: Calibration, loops: Sequence[Loop], profile: Profile, trace: Trace,
+    prompts: tuple[Sequence[str], Sequence[str]], plan: Plan,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of `validations`: each loop beside its simulations from other prompts and from its own."""
+    own, other = (
+        prepare(trace.select([r.turn == 0 and r.prompt_id in set(some) for r in trace.responses])) for some in prompts
+    )
+    longest = max(r.prompt_tokens for r in trace.responses)
+    rows = []
+    for loop in loops:
+        point = Point(method.drafter, method.gamma, method.policy, "none", loop.users)
+        replicas = Pausing(point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan)
+        replicas.pause_s = calibration.pause_s(loop.users)
+        many = replicas.means(other, plan.replicates, loop.slices, redraw=True)
+        same = replicas.means(own, max(plan.replicates // 4, 4), loop.slices, redraw=False)
+        low, high = np.nanquantile(many, (0.025, 0.975), axis=0)
+        figures = {"simulated": np.nanmean(many, 0), "low": low, "high": high, "same_prompts": np.nanmean(same, 0)}
+        row = {name: asdict(Figures(*values.tolist())) for name, values in figures.items()}
+        row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
+        row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
+        rows.append({
+            **asdict(point), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
+            "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},
+        })  # fmt: skip
+    return rows
+
+
+class Pausing(Replicas):
+    """Replicas whose users need a moment between an answer and the next request."""
+
+    pause_s = 0.0
+
+    def means(self, recorded: Prepared, count: int, slices: int, *, redraw: bool) -> npt.NDArray[np.float64]:
+        """Figures of `count` replicates, each the mean of as many slices as were live, [count, figures]."""
+        runs = [astuple(self.run(recorded, i, redraw=redraw)) for i in range(count * slices)]
+        return np.asarray(np.nanmean(np.reshape(runs, (count, slices, -1)), 1))
+
+    def _asked(self, trace: Trace, number: int, *, redraw: bool) -> Records:
+        asked = super()._asked(trace, number, redraw=redraw)
+        asked["think_s"] = self.pause_s
+        return asked
+
+
+def kept_at(recorded: Prepared, gamma: int, max_tokens: int) -> list[float]:
+    """Of the drafts of a trace verified whole, the share kept at least up to each position; empty without a drafter."""
+    rounds = [r for _, a in recorded.trace for r in replay(cut(a, slice(0, max_tokens - 1)), Fixed(gamma)) if r.drafted]
+    return [sum(r.accepted > k for r in rounds) / len(rounds) for k in range(gamma)] if rounds else []
+
+
+def closing_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is left of the throughput's error but for steps' time, and accepted drafts by position for each drafter: of the
+    traces, and by vLLM's own count over all loops."""
+    ratios = [
+        r["simulated"]["throughput"] / r["measured"]["throughput"] * (1 + r["step_errors"]["step"])
+        for r in rows if r["measured"]["throughput"] and r["step_errors"]["step"] is not None
+    ]  # fmt: skip
+    lines = [f"tok/s, were every step predicted exactly: mean absolute error {np.abs(np.array(ratios) - 1).mean():.1%}"]
+    for drafter in dict.fromkeys(r["drafter"] for r in rows if r["gamma"]):
+        some = [r for r in rows if r["drafter"] == drafter and r["measured"].get("accepted_at")]
+        if some:
+            live = np.average([r["measured"]["accepted_at"] for r in some], 0, [r["steps"] * r["users"] for r in some])
+            pairs = zip(some[0]["simulated"]["accepted_at"], live.tolist(), strict=True)
+            lines.append(f"{drafter}, kept to position 1, 2, …: " + "  ".join(f"{s:.2f} / {m:.2f}" for s, m in pairs))
+    return lines
+
+
+def _trace(
+    method: Method, traces: Traces, store: Store, run_id: str, asked: Mapping[str, Mapping[str, list[Asked]]], target: Target
+) -> Trace:
+    """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
+    if method.drafter == "none":
+        return replace(traces.raw(*traces.recorded[0]), drafter="none")
+    raw = traces.raw(method.drafter, method.gamma)
+    if method.speculative is not None and method.speculative["method"] == "ngram":
+        by_id = {a.prompt.prompt_id: a for tasks in asked.values() for some in tasks.values() for a in some}
+        return replace(lookup_trace(store, run_id, raw.responses, by_id, target, method.gamma), drafter=method.drafter)
+    return raw
+
+
+def _provenance(plan: Plan, calibrations: Sequence[Calibration]) -> dict[str, str]:
+    """What the profile was made of, in words."""
+    sizes = ", ".join(map(str, calibration_users(plan.concurrency)))
+    pauses = (f"{c.drafter} {', '.join(f'{1e3 * c.pause_s(loop.users):.1f}' for loop in c.loops)}" for c in calibrations)
+    return {
+        "engine": version(),
+        "inputs": f"steps of closed loops of {sizes} users asking the traced half of the prompts",
+        "pauses": f"ms between an answer and its user's next request, by these users: {'; '.join(pauses)}",
+        "command": command_line(),
+    }
