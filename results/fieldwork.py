@@ -150,8 +150,13 @@ def report_lines(result: Fieldwork) -> list[str]:
 
 
 def field_markdown(result: Fieldwork) -> str:
-    """A section for docs/fidelity.md: every point, its error, and what went in."""
-    parts = []
+    """A section for docs/fidelity.md: errors, then every point and what went in."""
+    parts = ["| experiment | predicted points | mean absolute error |", "|---|---|---|"]
+    for e in result.experiments:
+        first = [s for s in e.summaries if s.quantity == e.summaries[0].quantity]
+        errors = ", ".join(f"{s.case} {100 * s.mae:.1f} %" for s in first)
+        parts.append(f"| {e.name} | {sum(s.points for s in e.summaries)} | {UNITS[first[0].quantity]}: {errors} |")
+    parts.append("")
     for e in result.experiments:
         parts += [f"### {e.name}", "", f"From {_code(e.source)}. Given: {'; '.join(e.inputs)}.", ""]
         if e.assumptions:

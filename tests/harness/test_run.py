@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,29 +176,22 @@ def test_a_cluster_is_joined_and_left_running(reference: Path, tmp_path: Path) -
             cluster.terminate()
 
 
-def test_a_run_whose_prompts_changed_does_not_resume(reference: Path, tmp_path: Path) -> None:
-    suite = tmp_path / "suite"
-    (suite / "prompts").mkdir(parents=True)
-    (suite / "suite.yaml").write_text(
-        "name: s\nversion: 1\ngeneration: {max_new_tokens: 8}\ntasks: [{name: t, domain: math}]\n"
-    )
-    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 1?"]}\n')
-    options = ["--speed-passes", "0", "--actors", "1", "--drafter", "ngram", "--out", str(tmp_path / "runs")]
-    assert harness("run", str(suite), *options).returncode == 0
-    resume = ["run", "--resume", "latest", "--out", str(tmp_path / "runs")]
+def test_a_run_whose_pair_or_prompts_changed_does_not_resume(reference: Path, tmp_path: Path) -> None:
+    shutil.copy(reference / "specyard.duckdb", tmp_path)
+    resume = ["run", "--resume", "latest", "--out", str(tmp_path)]
     done = harness(*resume)
     assert done.returncode == 0
     assert "is already finished" in done.stderr
 
     def change(sql: str) -> None:
-        with duckdb.connect(str(tmp_path / "runs" / "specyard.duckdb")) as connection:
+        with duckdb.connect(str(tmp_path / "specyard.duckdb")) as connection:
             connection.execute(sql)
 
     change("""UPDATE runs SET finished_at = NULL, target = '{"hash": "another", "dtype": "float32"}'""")
     done = harness(*resume)
     assert done.returncode == 2
     assert "target of the pair has changed since" in done.stderr
-    (suite / "prompts" / "t.jsonl").write_text('{"turns": ["1 + 2?"]}\n')
+    change("UPDATE runs SET suite_hash = 'another'")
     done = harness(*resume)
     assert done.returncode == 2
     assert "its prompts have changed since" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import msgspec
@@ -11,12 +10,12 @@ import polars as pl
 import pytest
 
 from harness import synthesis
+from harness.fidelity import acceptance, replayed, tau
 from harness.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS, SOURCES, TASKS, published, synthesize
 from results import figures
 from simulator.calibration import calibrated, fit_temperatures, quality
 from simulator.errors import InputError
 from simulator.policies import parse_policy
-from simulator.records import Round
 from simulator.replay import replay
 from simulator.traces import Trace
 
@@ -30,19 +29,6 @@ def traces(seed: int) -> dict[str, Trace]:
     return {trace.drafter: trace for trace in synthesize(seed)}
 
 
-def replayed(trace: Trace, policy: str, tasks: Sequence[str]) -> dict[str, list[Round]]:
-    """Rounds by task."""
-    rounds: dict[str, list[Round]] = {task: [] for task in tasks}
-    for response, anchors in trace:
-        if response.task in rounds:
-            rounds[response.task] += replay(anchors, parse_policy(policy))
-    return rounds
-
-
-def tau(rounds: Sequence[Round]) -> float:
-    return sum(r.committed for r in rounds) / len(rounds)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_replays_to_figure_2_and_table_1(drafter: str, seed: int) -> None:
@@ -50,9 +36,8 @@ def test_replays_to_figure_2_and_table_1(drafter: str, seed: int) -> None:
     rounds = replayed(trace, f"fixed:{trace.gamma}", list(TASKS))
     for row, domain in enumerate(DOMAINS):
         mine = [task for task, (its, _, _) in TASKS.items() if its == domain]
-        accepted = np.array([r.accepted for task in mine for r in rounds[task]])
-        acceptance = [np.mean(accepted[accepted >= k] > k) for k in range(trace.gamma)]
-        np.testing.assert_allclose(acceptance, published().acceptance[drafter][row], atol=0.01)
+        alphas = acceptance([r for task in mine for r in rounds[task]], trace.gamma)
+        np.testing.assert_allclose(alphas, published().acceptance[drafter][row], atol=0.01)
         if drafter in published().tau:
             paper = dict(zip(TASKS, published().tau[drafter], strict=True))
             got = {task: tau(rounds[task]) for task in mine}
