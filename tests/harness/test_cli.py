@@ -73,6 +73,7 @@ def refused(*arguments: str) -> str:
         (["run", "math_code_chat", "--batch", "0"], "batch ≥ 1"),
         (["run", "--resume", "latest"], "no such database"),
         (["run", "math_code_chat", "--resume", "latest"], "leave the suite and --dry-run out"),
+        (["run", "math_code_chat", "--dry-run", "--mode", "live"], "estimates dense recordings; leave --mode live out"),
         (["run", "math_code_chat", "--block-sizes", "3,300"], "block sizes must be from 1 to 254"),
         (["record", "math_code_chat", "--block-sizes", "3;5"], "must be whole numbers with commas between"),
         (["record", "math_code_chat", "--block-sizes", "5,5"], "block sizes must differ"),
