@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,7 +179,7 @@ def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps:
 
 def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: str) -> None:
     """Fill `drafter` from every *.safetensors of `folder`; each tensor must be known and of the right shape."""
-    found = _read_tensors(folder, name)
+    found = read_tensors(folder, name)
     # The checkpoint's own copies get modules of their own: never write through to the target's.
     if "embed_tokens.weight" in found:
         drafter.embed_tokens = torch.nn.Embedding(target.vocab_size, target.hidden_size)
@@ -204,7 +204,8 @@ def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: s
             setattr(drafter, table, own)
 
 
-def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def read_tensors(folder: Path, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Of a checkpoint's *.safetensors, by name; `wanted` None takes all. Raises InputError, naming the file."""
     files = sorted(folder.glob("*.safetensors"))
     files = [f for f in files if f.name.startswith("model")] or files
     if not files:
@@ -214,7 +215,8 @@ def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         try:
             with safe_open(file, framework="pt") as stream:
                 for key in stream.keys():  # noqa: SIM118 - not a mapping
-                    tensors[key] = stream.get_tensor(key)
+                    if wanted is None or key in wanted:
+                        tensors[key] = stream.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: not a readable safetensors file ({error})") from error
     return tensors

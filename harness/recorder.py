@@ -35,6 +35,15 @@ _TIMED_TOKENS = 64
 """Length limit of a timed response: long enough for a rate, short enough to be repeated."""
 
 
+def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) -> int:
+    """Longest context a conversation can come to, each reply as long as allowed."""
+    messages: list[dict[str, str]] = []
+    for turn in prompt.turns:
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
+    tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking))
+    return tokens + len(prompt.turns) * generation.max_new_tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
@@ -313,13 +322,9 @@ class Recorder:
         }
 
     def _tokens_needed(self, prompt: Prompt) -> int:
-        """Longest context the conversation can come to, each reply as long as allowed and drafted beyond its end."""
-        messages: list[dict[str, str]] = []
-        for turn in prompt.turns:
-            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
-        tokens = len(self.target.encode_chat(messages[:-1], thinking=self.generation.thinking))
+        """Longest context the conversation can come to, drafts beyond its end included."""
         beyond = max(self._drafter(*v).gamma for v in self.variants())
-        return tokens + len(prompt.turns) * self.generation.max_new_tokens + beyond
+        return conversation_tokens(self.target, prompt, self.generation) + beyond
 
     def _request(self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]], tokens: int) -> DecodeRequest:
         ids = tuple(self.target.encode_chat(history, thinking=self.generation.thinking))

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from drafters.sampling import Sampling
 from drafters.serving import Server
@@ -79,28 +80,6 @@ class Plan:
             raise InputError("--seconds above 0, --max-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """A point, live and simulated."""
-
-    point: Point
-    seconds: float
-    """Of the live engine's clock."""
-    steps: int
-    requests: int
-    """Answered live."""
-    measured: Figures
-    simulated: Figures
-    """Means over replicates."""
-    low: Figures
-    high: Figures
-    """95 % of replicates lie between."""
-    same: Figures
-    """Simulated from the live prompts' own traces."""
-    step_errors: Mapping[str, float]
-    """Predicted over measured seconds of the live steps, less 1, by part."""
-
-
 def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
     """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
 
@@ -121,15 +100,15 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
         tasks = read_prompts(store, run_id, measured.target, live)
         engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed)
         found, believed, servers = _measure(measured, engine, points, traces, plan, watcher, hardware)
-    compared = []
+    rows = []
     for number, (point, server) in enumerate(servers.items(), 1):
-        compared.append(compare(point, server, found, believed, traces, (live, traced), plan))
+        rows.append(compare(point, server, found, believed, traces, (live, traced), plan))
         watcher.advance("simulating", number, len(points))
     common = {
         "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
         "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
-    return Validations(store).add([{**common, **_row(c)} for c in compared], profile_row(found), profile_row(believed))
+    return Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
 
 
 def choose_points(plan: Plan, traces: Traces) -> list[Point]:
@@ -243,41 +222,59 @@ def compare(
     traces: Traces,
     prompts: tuple[Sequence[str], Sequence[str]],
     plan: Plan,
-) -> Compared:
-    """Simulate what a server has just done, from other prompts and from its own."""
+) -> dict[str, Any]:
+    """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
     walked = (point.drafter, point.gamma) if point.gamma else traces.recorded[0]
     whole = traces.trace(*walked, point.confidences)
     if not point.gamma:
         whole = replace(whole, drafter="none")
-    own, other = (prepare(_first_turns(whole, some)) for some in prompts)
+    own, other = halves(whole, prompts)
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
-    many = np.array([astuple(replicas.run(other, i, redraw=True)) for i in range(plan.replicates)])
-    same = np.array([astuple(replicas.run(own, i, redraw=False)) for i in range(max(plan.replicates // 4, 4))])
-    means, (low, high) = np.nanmean(many, 0), np.nanquantile(many, (0.025, 0.975), axis=0)
-    return Compared(
-        point, server.clock_s, len(server.steps), len(server.served), live_figures(server), Figures(*means.tolist()),
-        Figures(*low.tolist()), Figures(*high.tolist()), Figures(*np.nanmean(same, 0).tolist()),
-        step_errors(server.steps, replicas.cost(found, whole)),
-    )  # fmt: skip
+    return {
+        **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
+        "measured": asdict(live_figures(server)), **replicas.figures(own, other),
+        "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
+    }  # fmt: skip
 
 
-def _first_turns(trace: Trace, prompts: Sequence[str]) -> Trace:
-    wanted = set(prompts)
-    return trace.select([r.turn == 0 and r.prompt_id in wanted for r in trace.responses])
+def halves(trace: Trace, prompts: tuple[Sequence[str], Sequence[str]]) -> tuple[Prepared, Prepared]:
+    """The first turns of (prompts asked live, others), ready to simulate."""
+    own, other = (
+        trace.select([r.turn == 0 and r.prompt_id in wanted for r in trace.responses]) for wanted in map(set, prompts)
+    )
+    return prepare(own), prepare(other)
 
 
 class Replicas:
     """Simulations of one live run: its users, its seconds, its turns of tasks."""
 
     def __init__(
-        self, point: Point, found: Profile, believed: Profile, seconds: float, longest: int, served: int, plan: Plan
-    ) -> None:
-        """`longest` is the longest prompt, `served` how many requests were answered live."""
+        self, point: Point, found: Profile, believed: Profile, seconds: float, longest: int, served: int, plan: Plan,
+        *, pause_s: float = 0.0, slices: int = 1,
+    ) -> None:  # fmt: skip
+        """Of a live run that began anew `slices` times, for `seconds` each.
+
+        `longest` is the longest prompt, `served` how many requests were answered live; users pause before they ask again.
+        """
         self.point, self.found, self.believed, self.seconds, self.plan = point, found, believed, seconds, plan
+        self.pause_s, self.slices = pause_s, slices
         self.requests = 4 * (served + point.users) + 64
         self.step_tokens = point.users * (longest + 256)
         self.kv_tokens = point.users * (longest + plan.max_tokens + 512)
+
+    def figures(self, own: Prepared, other: Prepared) -> dict[str, dict[str, float]]:
+        """Simulated means over replicates, what 95 % of them lie between, and means from the live prompts' own traces."""
+        many = self._means(other, self.plan.replicates, redraw=True)
+        same = self._means(own, max(self.plan.replicates // 4, 4), redraw=False)
+        low, high = np.nanquantile(many, (0.025, 0.975), axis=0)
+        found = {"simulated": np.nanmean(many, 0), "low": low, "high": high, "same_prompts": np.nanmean(same, 0)}
+        return {name: asdict(Figures(*values.tolist())) for name, values in found.items()}
+
+    def _means(self, recorded: Prepared, count: int, *, redraw: bool) -> npt.NDArray[np.float64]:
+        """Figures of `count` replicates, each the mean of as many slices as were live, [count, figures]."""
+        runs = [astuple(self.run(recorded, i, redraw=redraw)) for i in range(count * self.slices)]
+        return np.asarray(np.nanmean(np.reshape(runs, (count, self.slices, -1)), 1))
 
     def cost(self, profile: Profile, trace: Trace) -> StepCost:
         """Of the point's steps."""
@@ -317,14 +314,6 @@ class Replicas:
         asked["prompt_tokens"] = np.array([r.prompt_tokens for r in trace.responses])[asked["response"]]
         limits = np.full(self.requests, self.plan.max_tokens)
         limits[: self.point.users] = first_limits(self.point.users, self.plan.max_tokens, self.plan.seed)
+        asked["think_s"] = self.pause_s
         asked["output_tokens"] = np.minimum(np.diff(trace.offsets)[asked["response"]] + 1, limits)
         return asked
-
-
-def _row(c: Compared) -> dict[str, Any]:
-    names = ("measured", "simulated", "low", "high")
-    return {
-        **asdict(c.point), "seconds": c.seconds, "steps": c.steps, "requests": c.requests,
-        **{name: asdict(getattr(c, name)) for name in names}, "same_prompts": asdict(c.same),
-        "step_errors": dict(c.step_errors),
-    }  # fmt: skip

@@ -141,8 +141,11 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
         return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, []
     if winner.kind == "batch_adaptive":
         table, lost = _beside(found, "k by batch")
+        if table is None:
+            note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
+            return {"num_speculative_tokens": gamma}, [f"{note}: every batch drafts {gamma}"]
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
-        rows = batch_rows(table or f"cutoff:{cap}", gamma, cap)
+        rows = batch_rows(table, gamma, cap)
         return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, [note + lost]
     assert winner.kind in READING, winner
     fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}

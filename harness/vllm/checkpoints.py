@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.checkpoints import find_folder, folder_hash, read_config
+from drafters.checkpoints import find_folder, folder_hash, read_config, read_tensors
 from simulator.errors import InputError
 
 GPU_ONLY = ("dspark",)
@@ -52,7 +51,7 @@ def convert(source: str, target: str, folder: Path) -> str:
     Raises InputError where vLLM has nothing that computes what this drafter does.
     """
     found = find_folder(source)
-    raw, tensors = read_config(found), _tensors(found)
+    raw, tensors = read_config(found), read_tensors(found, source)
     architecture = (raw.get("architectures") or ["?"])[0]
     if architecture == "Qwen3DSparkModel":
         method, config = "dspark", _dspark(raw, tensors, source)
@@ -104,20 +103,7 @@ def _eagle3(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _add_tables(tensors: dict[str, Tensor], target: str) -> None:
     """Embedding and head, where the drafter's checkpoint leaves them to its target."""
     if missing := {name: theirs for name, theirs in _TABLES.items() if name not in tensors}:
-        found = _tensors(find_folder(target), set(_TABLES.values()))
+        found = read_tensors(find_folder(target), target, _TABLES.values())
         embedding = found["model.embed_tokens.weight"]
         for name, theirs in missing.items():  # a tied head has no tensor of its own
             tensors[name] = found.get(theirs, embedding).clone()
-
-
-def _tensors(folder: Path, wanted: set[str] | None = None) -> dict[str, Tensor]:
-    """Of every *.safetensors of a folder; `wanted` None takes all. Raises InputError if there are no such files."""
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{folder}: has no *.safetensors")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as stream:
-            names = set(stream.keys())
-            tensors |= {name: stream.get_tensor(name) for name in sorted(names if wanted is None else names & wanted)}
-    return tensors

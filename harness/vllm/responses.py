@@ -11,6 +11,7 @@ import msgspec
 from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.pairs import choose_drafters, load_pair
+from harness.recorder import conversation_tokens
 from harness.recording import Plan
 from harness.responses import GivenResponse, ResponsesHeader
 from harness.suites import Generation, Prompt, load_suite
@@ -82,11 +83,7 @@ def _longest(target: Target, prompts: tuple[Prompt, ...], generation: Generation
     """Tokens of the longest conversation, replies at the length limit. Raises InputError if the target cannot hold it."""
     found = 0
     for prompt in prompts:
-        messages: list[dict[str, str]] = []
-        for turn in prompt.turns:
-            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
-        tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking))
-        tokens += len(prompt.turns) * generation.max_new_tokens
+        tokens = conversation_tokens(target, prompt, generation)
         if tokens > target.max_positions:
             raise InputError(
                 f"prompt {prompt.prompt_id}: needs up to {tokens} tokens with its replies, but the target's context has "

@@ -12,21 +12,20 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.live import Asked, Figures, Point, read_prompts, split_prompts, turns
+from harness.live import Asked, Point, read_prompts, split_prompts, turns
 from harness.pairs import load_pair
 from harness.provenance import command_line, git_revision, package_versions
 from harness.sweeps import Traces, profile_row
-from harness.validation import Plan, Replicas
+from harness.validation import Plan, Replicas, halves
 from harness.vllm.checkpoints import GPU_ONLY, speculative
 from harness.vllm.engine import Engine, on_cpu, outline, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
@@ -39,8 +38,7 @@ from simulator.errors import InputError
 from simulator.hardware import Profile
 from simulator.policies import Fixed
 from simulator.replay import replay
-from simulator.simulation import Prepared, prepare
-from simulator.state import Records
+from simulator.simulation import Prepared
 from simulator.traces import Trace, cut
 
 _WARM_UP_S, _SLICE_S = 3.0, 5.0
@@ -185,20 +183,16 @@ def compare(
     prompts: tuple[Sequence[str], Sequence[str]], plan: Plan,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of `validations`: each loop beside its simulations from other prompts and from its own."""
-    own, other = (
-        prepare(trace.select([r.turn == 0 and r.prompt_id in set(some) for r in trace.responses])) for some in prompts
-    )
+    own, other = halves(trace, prompts)
     longest = max(r.prompt_tokens for r in trace.responses)
     rows = []
     for loop in loops:
         point = Point(method.drafter, method.gamma, method.policy, "none", loop.users)
-        replicas = Pausing(point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan)
-        replicas.pause_s = calibration.pause_s(loop.users)
-        many = replicas.means(other, plan.replicates, loop.slices, redraw=True)
-        same = replicas.means(own, max(plan.replicates // 4, 4), loop.slices, redraw=False)
-        low, high = np.nanquantile(many, (0.025, 0.975), axis=0)
-        figures = {"simulated": np.nanmean(many, 0), "low": low, "high": high, "same_prompts": np.nanmean(same, 0)}
-        row = {name: asdict(Figures(*values.tolist())) for name, values in figures.items()}
+        replicas = Replicas(
+            point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan,
+            pause_s=calibration.pause_s(loop.users), slices=loop.slices,
+        )  # fmt: skip
+        row: dict[str, dict[str, Any]] = {**replicas.figures(own, other)}
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
         row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
         rows.append({
@@ -206,22 +200,6 @@ def compare(
             "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},
         })  # fmt: skip
     return rows
-
-
-class Pausing(Replicas):
-    """Replicas whose users need a moment between an answer and the next request."""
-
-    pause_s = 0.0
-
-    def means(self, recorded: Prepared, count: int, slices: int, *, redraw: bool) -> npt.NDArray[np.float64]:
-        """Figures of `count` replicates, each the mean of as many slices as were live, [count, figures]."""
-        runs = [astuple(self.run(recorded, i, redraw=redraw)) for i in range(count * slices)]
-        return np.asarray(np.nanmean(np.reshape(runs, (count, slices, -1)), 1))
-
-    def _asked(self, trace: Trace, number: int, *, redraw: bool) -> Records:
-        asked = super()._asked(trace, number, redraw=redraw)
-        asked["think_s"] = self.pause_s
-        return asked
 
 
 def kept_at(recorded: Prepared, gamma: int, max_tokens: int) -> list[float]:

@@ -306,3 +306,15 @@ def add_tolerances(con: duckdb.DuckDBPyConnection) -> None:
             looks.append({"what": what, "off": off, "best": other if lost else best, "loss": abs(off) / 10 if lost else 0.0})
         row = {"number": number, "load": load, "what": what, "winner": best, "margin": 0.021, "down": down, "up": up}
         insert(con, "tolerances", [common | row | {"instead": other, "looks": json.dumps(looks)}])
+
+
+def everything() -> duckdb.DuckDBPyConnection:
+    """A database with something for every section that there is data for today."""
+    con = recorded()
+    add_anchors(con)
+    add_anchors(con, "mtp", 1, head=False)
+    add_sweep(con)
+    add_study(con)
+    add_validation(con)
+    add_tolerances(con)
+    return con

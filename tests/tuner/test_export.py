@@ -8,10 +8,12 @@ import shlex
 import sys
 import types
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from harness.vllm.checkpoints import speculative as speculative_of
 from simulator.traces import Trace
 from simulator.workload import Mix
 from tuner.export import batch_rows, check, serving
@@ -77,6 +79,18 @@ def test_tables_by_batch_size() -> None:
     speculative, notes = exported("mtp", 3, "batch_adaptive:0.1")
     assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 3], [9, 32, 3], [33, 64, 0]]
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
+
+
+def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
+    winner = Configuration("mtp", 3, "batch_adaptive:0.1", "none", 64)
+    made = serving(winner, {"beside": []}, STUDY, {"kind": "mtp", "checkpoint": "org/mtp"}, 0.7)
+    assert made.speculative is not None
+    assert "num_speculative_tokens_per_batch_size" not in made.speculative
+    assert "no table of k by batch size was confirmed: every batch drafts 3" in "\n".join(made.notes)
+
+
+def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
+    assert exported("ngram", 7, "fixed:7")[0] == speculative_of({"kind": "ngram", "gamma": 7}, "target", tmp_path, 0.7)
 
 
 @pytest.mark.parametrize("policy", ["k_by_batch:8=7/200=3", "k_by_batch:64=2", "cutoff:1", "cutoff:64", "cutoff:255"])
