@@ -75,7 +75,7 @@ def main() -> None:
     for i, decoded in sorted(decode(target, NoDrafter(), requests, sampling, max_batch=45)):
         ids = tuple(decoded.token_ids)
         texts.append(DenseText(contexts[i], ids[:TOKENS], ids[TOKENS:], len(ids) <= TOKENS, (2, i)))
-    [anchors] = record_anchors(target, [drafter], texts, sampling, fresh=True)
+    anchors = record_anchors(target, [drafter], texts, sampling, fresh=True)[0]["sampled"]
 
     rng = np.random.default_rng(0)
     for policy in (LaggedSurvival(0.3), LaggedSurvival(0.5)):

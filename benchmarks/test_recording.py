@@ -80,7 +80,8 @@ def test_dense(
             ids = tuple(d.token_ids)
             texts.append(DenseText(contexts[i], ids[:TOKENS], ids[TOKENS:], len(ids) <= TOKENS, (1, i)))
         clock.seconds["generation"] = sum(clock.seconds.values())
-        return sum(len(a) for each in record_anchors(target, used, texts, sampling) for a in each)
+        recorded = record_anchors(target, used, texts, sampling, drafting=drafting)
+        return sum(map(len, chain.from_iterable(chain.from_iterable(found.values() for found in recorded))))
 
     anchors = benchmark.pedantic(work, rounds=3)
     info = benchmark.extra_info

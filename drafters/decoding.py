@@ -19,7 +19,7 @@ from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
 from simulator.policies import Policy, Step, verify_lengths
-from simulator.records import FinishReason, Round
+from simulator.records import Drafting, FinishReason, Round
 
 _PREFILL_PADDING = 1.25
 """Prompts up to this many times as long as the shortest are prefilled together."""
@@ -69,17 +69,19 @@ def decode(
     *,
     max_batch: int,
     policy: Policy | None = None,
+    drafting: Drafting = "sampled",
 ) -> Iterator[tuple[int, Decoded]]:
     """Decode all requests, at most `max_batch` at a time; yields (index, response) as each finishes.
 
     A finished request's place goes to the next in line (continuous batching). The output follows the target's
-    distribution exactly, whatever the drafter. `policy` says how much of each draft is verified; None verifies it all.
+    distribution exactly, whatever the drafter and however it drafts. `policy` says how much of each draft is verified; None
+    verifies it all.
 
     Raises:
         InputError: a request does not fit the target's context, or the policy needs what no engine can know.
     """
     longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
-    batch = Batch(target, drafter, sampling, policy, min(max_batch, len(requests)), longest)
+    batch = Batch(target, drafter, sampling, policy, min(max_batch, len(requests)), longest, drafting=drafting)
     waiting = deque(enumerate(requests))
     while waiting or batch.running:
         with torch.inference_mode():
@@ -103,6 +105,7 @@ class Batch:
         rows: int,
         longest: int,
         *,
+        drafting: Drafting = "sampled",
         shown: Shown | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -110,6 +113,7 @@ class Batch:
 
         Args:
             policy: copied, since one may learn.
+            drafting: how draft tokens are chosen.
             shown: confidences as the policy sees them, calibrated or estimated; by default the drafter's own.
             clock: seconds; by default the wall's.
 
@@ -126,6 +130,7 @@ class Batch:
                 "shorten the prompt or lower max_new_tokens"
             )
         self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
+        self._of_drafts = sampling.of_drafts(drafting)
         self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock
         self.cache = target.new_cache(rows, longest + drafter.gamma + 1)
         self.state = drafter.start(rows, longest + drafter.gamma + 1)
@@ -212,14 +217,14 @@ class Batch:
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
         if k == gamma:
-            return self.drafter.propose(self.state, rows, anchor, position, self.sampling, draws)
+            return self.drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws)
         if k == 0:
             return Proposal(anchor.new_zeros(len(anchor), 0), torch.zeros_like(anchor), None)
         drafter = self.drafter
         if isinstance(drafter, LearnedDrafter) and drafter.token_by_token:
             drafter = self._shorter.setdefault(k, copy.copy(drafter))  # weights stay shared
             drafter.gamma = k
-        return drafter.propose(self.state, rows, anchor, position, self.sampling, draws).first(k)
+        return drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws).first(k)
 
     def _choose_verified(
         self, load: StepLoad, proposal: Proposal, confidence: Sequence[Sequence[float]], decoded: list[Decoded]

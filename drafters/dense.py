@@ -3,13 +3,15 @@
 The law behind it: given a response y, a draft position is accepted with probability β_k = min(1, q_k(y_k) / p_k(y_k)),
 q and p with y in front; a rejected one is drawn from max(q − p, 0) normalised; what follows it is drafted freely. So one
 coupling draw at each anchor gives the accepted count and a draft distributed as live, whatever policy later decides how
-much of it to verify.
+much of it to verify. Where drafts are greedy, q is one-hot: β_k is 1 where argmax q_k is y_k, else 0, and the draft is the
+drafter's own, whatever the response. Both ways are read off the same pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from drafters.ngram import NGram
 from drafters.sampling import Sampling, sample
 from drafters.target import Target
 from simulator.errors import InputError
-from simulator.records import Anchors
+from simulator.records import Anchors, Drafting, KeptDrafting, kept_drafting
 
 BUDGET_BYTES = 256 << 20
 """Bound on the tensors of one pass, weights and whole-text activations apart."""
@@ -61,15 +63,19 @@ def record_anchors(
     texts: Sequence[DenseText],
     sampling: Sampling,
     *,
+    drafting: Sequence[Drafting] = ("sampled",),
     budget_bytes: int = BUDGET_BYTES,
     fresh: bool = False,
-) -> list[list[Anchors]]:
+) -> list[dict[KeptDrafting, list[Anchors]]]:
     """Dense records of `texts`, in their order, for each of the drafters. The target reads every text once for all.
+
+    A drafter has a record for each way to draft, or one for either where both ways draft the same.
 
     Args:
         sampling: the settings the responses were sampled with; a record holds for these alone.
+        drafting: the ways to record.
         budget_bytes: how much a pass may hold; longer texts take more passes.
-        fresh: also draft a second time, freely, for the confidences of unverified tails.
+        fresh: also draft a second time, freely, for the confidences of unverified tails; a greedy draft has one tail only.
 
     Raises:
         InputError: a text is not a sample of `target` under `sampling`, or lacks tokens beyond its end.
@@ -86,13 +92,16 @@ def record_anchors(
             raise InputError(
                 f"a response cut by the length limit goes on for {len(text.beyond)} tokens; γ = {gamma} are needed"
             )
-    read: list[dict[int, Anchors]] = [{} for _ in learned]
+    ways = tuple(dict.fromkeys(kept_drafting(way, "learned", sampling.temperature) for way in drafting))
+    read: list[dict[KeptDrafting, dict[int, Anchors]]] = [{way: {} for way in ways} for _ in learned]
     for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes)) if learned else []:
         padded = _Texts([texts[i] for i in group], gamma, target.device)
-        for own, recorded in zip(read, _drafted(target, learned, padded, sampling, budget_bytes, fresh), strict=True):
-            own |= zip(group, recorded, strict=True)
-    in_turn = ([own[i] for i in range(len(texts))] for own in read)
-    return [[_looked_up(d, t) for t in texts] if isinstance(d, NGram) else next(in_turn) for d in drafters]
+        recorded = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
+        for own, of_drafter in zip(read, recorded, strict=True):
+            for way in ways:
+                own[way] |= zip(group, of_drafter[way], strict=True)
+    in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
+    return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, NGram) else next(in_turn) for d in drafters]
 
 
 def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
@@ -158,14 +167,20 @@ class _Texts:
 
 @torch.inference_mode()
 def _drafted(
-    target: Target, drafters: Sequence[LearnedDrafter], texts: _Texts, sampling: Sampling, budget_bytes: int, fresh: bool
-) -> list[list[Anchors]]:
+    target: Target,
+    drafters: Sequence[LearnedDrafter],
+    texts: _Texts,
+    sampling: Sampling,
+    ways: Sequence[KeptDrafting],
+    budget_bytes: int,
+    fresh: bool,
+) -> list[dict[KeptDrafting, list[Anchors]]]:
     """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters."""
     taps = sorted({layer for d in drafters for layer in d.tap_layers})
     seen = target.read(texts.ids, taps)
     by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True))
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
-    parts: list[list[list[Tensor]]] = [[] for _ in drafters]
+    parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
     step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes) // len(texts.texts))
     for i in range(0, texts.anchors, step):
         at = slice(i, i + step)
@@ -173,17 +188,21 @@ def _drafted(
         for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
             context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
             blocks = _Blocks(verdicts)
-            chooses: list[Choose] = [blocks.follow, blocks.couple]
-            if drafter.confident and fresh:
-                chooses.append(blocks.free)
-            drafts = drafter.drafts(context, texts.ids.gather(1, context.visible), chooses)
-            sure = [_sure(draft) for draft in drafts[1:]]
-            part.append([verdicts.outside, blocks.accepted, torch.stack(blocks.accept_prob, -1), *sure])
-    result = []
-    for drafter, part in zip(drafters, parts, strict=True):
-        columns = [torch.cat(column, 1).cpu().numpy() for column in zip(*part, strict=True)]
-        result.append([_anchors(t, [c[row, : t.anchors] for c in columns], drafter) for row, t in enumerate(texts.texts)])
-    return result
+            chooses = {way: blocks.ways_to_choose(way, fresh=drafter.confident and fresh) for way in ways}
+            every = [blocks.follow, *(choose for some in chooses.values() for choose in some)]
+            sure = map(_sure, drafter.drafts(context, texts.ids.gather(1, context.visible), every)[1:])
+            for way, some in chooses.items():
+                part[way].append([verdicts.outside, *blocks.judged(way), *islice(sure, len(some))])
+    return [
+        {way: _cut_up(texts.texts, pieces, drafter) for way, pieces in part.items()}
+        for drafter, part in zip(drafters, parts, strict=True)
+    ]
+
+
+def _cut_up(texts: Sequence[DenseText], pieces: Sequence[Sequence[Tensor]], drafter: LearnedDrafter) -> list[Anchors]:
+    """The texts' records from columns [B, A, …] of slices of their anchors."""
+    columns = [torch.cat(column, 1).cpu().numpy() for column in zip(*pieces, strict=True)]
+    return [_anchors(t, [c[row, : t.anchors] for c in columns], drafter) for row, t in enumerate(texts)]
 
 
 def _sure(draft: Draft) -> Tensor:
@@ -241,7 +260,7 @@ class _Verdicts:
 
 
 class _Blocks:
-    """A drafter's blocks at anchors [B, A]: the three ways their tokens are chosen."""
+    """A drafter's blocks at anchors [B, A]: the ways their tokens are chosen, and what becomes of these."""
 
     def __init__(self, verdicts: _Verdicts) -> None:
         self.verdicts = verdicts
@@ -249,6 +268,21 @@ class _Blocks:
         """β_k, [B, A] each."""
         self.accepted = torch.zeros_like(verdicts.said[0])
         """a, [B, A]: positions before the first whose draw is not below β."""
+        self.agrees: list[Tensor] = []
+        """Whether argmax q_k is the response's token, [B, A] each: β_k of a greedy draft."""
+
+    def ways_to_choose(self, way: KeptDrafting, *, fresh: bool) -> list[Choose]:
+        """Drafts to make after `follow`: the coupled one, and with `fresh` a second."""
+        if way == "greedy":  # a second one would be the same
+            return [self.likeliest]
+        return [self.couple, self.free] if fresh else [self.couple]
+
+    def judged(self, way: KeptDrafting) -> tuple[Tensor, Tensor]:
+        """a [B, A] and β [B, A, γ], after `follow`."""
+        if way == "greedy":
+            agrees = torch.stack(self.agrees, -1)
+            return agrees.cumprod(-1).sum(-1), agrees
+        return self.accepted, torch.stack(self.accept_prob, -1)
 
     def follow(self, k: int, logits: Tensor) -> Tensor:
         """The response's own tokens; takes down how likely each is accepted."""
@@ -257,6 +291,7 @@ class _Blocks:
         beta = torch.where(v.real[k], (q / v.p_said[k]).clamp(max=1.0), 0.0)
         self.accept_prob.append(beta)
         self.accepted += (self.accepted == k) & (v.uniform[k, 0] < beta)
+        self.agrees.append((logits.argmax(-1) == v.said[k]) & v.real[k])
         return v.said[k]
 
     def couple(self, k: int, logits: Tensor) -> Tensor:
@@ -273,3 +308,7 @@ class _Blocks:
     def free(self, k: int, logits: Tensor) -> Tensor:
         """The drafter's own draws, whatever the response says."""
         return sample(self.verdicts.sampling.probabilities(logits), self.verdicts.uniform[k, 2])
+
+    def likeliest(self, k: int, logits: Tensor) -> Tensor:
+        """What a greedy drafter drafts: while it is accepted, these are the response's own tokens."""
+        return logits.argmax(-1)

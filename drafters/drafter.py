@@ -47,7 +47,7 @@ class Drafter(Protocol):
     def propose(
         self, state: Any, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
     ) -> Proposal:
-        """Draft from `anchor` tokens [B] at `position`, one a row."""
+        """Draft from `anchor` tokens [B] at `position`, one a row; `sampling` is how draft tokens are drawn."""
 
 
 class Draft(NamedTuple):
@@ -167,14 +167,19 @@ class LearnedDrafter(nn.Module, ABC):
     ) -> Proposal:
         layers = [KeyValue(*state.cache.read(i, rows, position.longest)) for i in range(len(self.layers))]
         context = Context(layers, state.feature[rows].unsqueeze(1), position.tensor)
-        tokens, probs = [], []
+        tokens: list[Tensor] = []
+        probs: list[Tensor] = []
 
         def draw(k: int, logits: Tensor) -> Tensor:
-            probs.append(sampling.probabilities(logits[:, 0]))
-            tokens.append(sample(probs[k], draws.draft[:, k]))
+            if sampling.temperature == 0:  # one-hot: nothing is drawn, and q need not be written out
+                tokens.append(logits[:, 0].argmax(-1))
+            else:
+                probs.append(sampling.probabilities(logits[:, 0]))
+                tokens.append(sample(probs[k], draws.draft[:, k]))
             return tokens[k].unsqueeze(1)
 
         draft = self.draft(context, anchor.unsqueeze(1), draw)
         confidence = None if draft.confidence_logits is None else draft.confidence_logits[:, 0].float().sigmoid()
         drafted = torch.full_like(anchor, self.gamma)
-        return Proposal(torch.stack(tokens, 1), drafted, torch.stack(probs, 1), confidence, draft.logits[:, 0])
+        q = torch.stack(probs, 1) if probs else None
+        return Proposal(torch.stack(tokens, 1), drafted, q, confidence, draft.logits[:, 0])

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simulator.records import Drafting
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; applied to target and drafter alike."""
+    """How tokens are drawn; applied to target and drafter alike, but to a drafter that drafts greedily."""
 
     temperature: float = 1.0
     """0 is greedy."""
@@ -27,6 +29,10 @@ class Sampling:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
+
+    def of_drafts(self, drafting: Drafting) -> Sampling:
+        """How a drafter draws its tokens beside a target that samples so."""
+        return Sampling(temperature=0) if drafting == "greedy" else self
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Distributions [..., V] in float32 from logits [..., V]: temperature, then top-k, then top-p.
@@ -59,11 +65,11 @@ class Proposal:
     drafted: Tensor
     """Tokens really proposed, int64 [B]."""
     probs: Tensor | None
-    """q, float32 [B, γ, V], after temperature, top-k and top-p; None where every draft is one-hot (n-gram)."""
+    """q, float32 [B, γ, V], after temperature, top-k and top-p; None where every draft is one-hot (n-gram, greedy)."""
     confidence: Tensor | None = None
     """c_k, float32 [B, γ]; None without a confidence head."""
     logits: Tensor | None = None
-    """What q is made of, [B, γ, V]; None where every draft is one-hot."""
+    """What q is made of, [B, γ, V]; None without a model."""
 
     @property
     def certainty(self) -> Tensor | None:

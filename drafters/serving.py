@@ -21,6 +21,7 @@ from drafters.target import Target
 from drafters.timing import seconds_now
 from simulator.cost import StepLoad
 from simulator.policies import Policy
+from simulator.records import Drafting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,7 @@ class Server:
         arrivals: Iterator[float] | None = None,
         rows: int,
         longest: int,
+        drafting: Drafting = "sampled",
         shown: Shown | None = None,
     ) -> None:
         """A server at time 0, before its first step.
@@ -102,6 +104,7 @@ class Server:
             arrivals: of an open loop: rising times. One of the two is needed.
             rows: requests that may run at once.
             longest: most tokens of a request, prompt and response.
+            drafting: how draft tokens are chosen.
             shown: confidences as the policy sees them; by default the drafter's own.
 
         Raises InputError where a request may not fit the target's context, or the policy is no engine's.
@@ -109,7 +112,9 @@ class Server:
         if (users is None) == (arrivals is None):
             raise ValueError("server: either users or arrivals are needed")
         self._device = target.device
-        self._batch = Batch(target, drafter, sampling, policy, rows, longest, shown=shown, clock=self._now)
+        self._batch = Batch(
+            target, drafter, sampling, policy, rows, longest, drafting=drafting, shown=shown, clock=self._now
+        )
         self._requests, self._arrivals = requests, arrivals
         self._due: list[float] = [0.0] * (users or 0)
         self._waiting: deque[tuple[int, DecodeRequest]] = deque()

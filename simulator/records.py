@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 FinishReason = Literal["stop", "length"]
+Drafting = Literal["sampled", "greedy"]
+"""How draft tokens are chosen: `sampled` draws them from q, as the papers do; `greedy` takes argmax q at every temperature, as
+vLLM by default, z-lab's loop and llama.cpp do. A greedy draft is one-hot: it is accepted with probability p(argmax q)."""
+DRAFTINGS: tuple[Drafting, ...] = get_args(Drafting)
+KeptDrafting = Literal["sampled", "greedy", "either"]
+"""What a recording holds for. `either` where both ways draft the same: it is recorded and kept once, and serves both."""
+VLLM_DRAFTING: Drafting = "greedy"
+"""vLLM's default `draft_sample_method`."""
+_ONE_HOT = ("none", "ngram")
+"""Kinds of drafters without a distribution to draw from."""
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+
+
+def kept_drafting(drafting: Drafting, kind: str, temperature: float) -> KeptDrafting:
+    """What a recording of a drafter of this kind holds for: at temperature 0, and where q is one-hot anyway, for either."""
+    return "either" if temperature == 0 or kind in _ONE_HOT else drafting
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from simulator.cost import StepLoad
 from simulator.policies.contract import Policy, Step, verify_lengths
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, KeptDrafting, Round
 
 
 def replay(anchors: Anchors, policy: Policy) -> list[Round]:
     """The rounds that make one response under `policy`, alone in its batch.
 
-    Distributed as a live decode of that response would be, for every policy that `replays_exactly`. For the others,
+    Distributed as a live decode of that response would be, where `replays_exactly` says so. For other policies,
     confidences beyond what was verified are taken from the record's second draft where there is one: live, an unverified
     tail is independent of what comes next, while the tail of the coupled draft is not.
     """
@@ -30,3 +30,12 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
         rounds.append(Round(drafted, verified, accepted, committed, confidence, running=1))
         at += committed
     return rounds
+
+
+def replays_exactly(policy: Policy, drafting: KeptDrafting) -> bool:
+    """Whether replaying a recording under `policy` has the law of a live run.
+
+    A greedy draft is settled by the context before it, its unverified tail too: there is nothing to be coupled with what comes
+    next, and even a policy that looks at that tail's old confidences replays exactly. False for bounds, which nobody can run.
+    """
+    return policy.lossless and (policy.replays_exactly or drafting != "sampled")

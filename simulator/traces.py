@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.calibration import calibrated, estimated
-from simulator.records import Anchors
+from simulator.records import Anchors, KeptDrafting
 
 Split = Literal["calibration", "search", "confirmation"]
 
@@ -39,6 +39,8 @@ class Trace:
     """Anchors of response s are offsets[s] to offsets[s + 1], [S + 1]; it has one token more than anchors."""
     anchors: Anchors
     """All of them, [A]."""
+    drafting: KeptDrafting = "sampled"
+    """How the recorded drafts were chosen."""
 
     def __post_init__(self) -> None:
         ends = len(self.offsets) == len(self.responses) + 1 and self.offsets[0] == 0
@@ -46,7 +48,9 @@ class Trace:
             raise ValueError(f"trace of {self.drafter}: offsets must run from 0 to the number of anchors, one a response")
 
     @classmethod
-    def join(cls, drafter: str, parts: Sequence[tuple[TracedResponse, Anchors]]) -> Trace:
+    def join(
+        cls, drafter: str, parts: Sequence[tuple[TracedResponse, Anchors]], drafting: KeptDrafting = "sampled"
+    ) -> Trace:
         """A trace of single responses; all of one γ, at least one."""
         each = [anchors for _, anchors in parts]
         offsets = np.cumsum([0, *map(len, each)], dtype=np.int64)
@@ -63,7 +67,7 @@ class Trace:
             whole("fresh_confidence"),
             whole("certainty"),
         )
-        return cls(drafter, tuple(response for response, _ in parts), offsets, anchors)
+        return cls(drafter, tuple(response for response, _ in parts), offsets, anchors, drafting)
 
     @property
     def gamma(self) -> int:
@@ -76,7 +80,7 @@ class Trace:
 
     def select(self, keep: Sequence[bool]) -> Trace:
         """The responses marked in `keep`, at least one."""
-        return Trace.join(self.drafter, [part for part, kept in zip(self, keep, strict=True) if kept])
+        return Trace.join(self.drafter, [part for part, kept in zip(self, keep, strict=True) if kept], self.drafting)
 
     def calibrated(self, temperatures: npt.ArrayLike) -> Trace:
         """With every confidence at position k scaled by temperature k; see `simulator.calibration`."""

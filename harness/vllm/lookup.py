@@ -51,5 +51,5 @@ def lookup_trace(
     for r in kept:
         tokens, beyond, finish = said[r.prompt_id]
         texts.append(DenseText(asked[r.prompt_id].ids, tuple(tokens), tuple(beyond or ()), finish == "stop", (0,)))
-    [anchors] = record_anchors(target, [EarliestLookup(gamma)], texts, Sampling(0.0))
-    return Trace.join("ngram", list(zip(kept, anchors, strict=True)))
+    [recorded] = record_anchors(target, [EarliestLookup(gamma)], texts, Sampling(0.0))
+    return Trace.join("ngram", list(zip(kept, recorded["either"], strict=True)), "either")

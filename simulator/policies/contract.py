@@ -37,7 +37,7 @@ class Policy(ABC):
     lossless: ClassVar[bool] = True
     """False for bounds that look at what no engine can know; the live loop refuses these."""
     replays_exactly: ClassVar[bool] = True
-    """False where old confidences beyond what was verified matter: a replay is then exact at temperature 0 only."""
+    """False where old confidences beyond what was verified matter: a replay of sampled drafts is then an approximation."""
     reads_confidences: ClassVar[bool] = False
     """Whether it needs a drafter that says how sure it is."""
     wants_raw_confidences: ClassVar[bool] = False

@@ -21,7 +21,7 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.policies import Policy, parse_policy
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, Drafting, Round
 from simulator.replay import replay
 
 from .conftest import ALL, END, GAMMA
@@ -47,6 +47,12 @@ def texts(
     return result
 
 
+def record_of(target: Target, drafter: Drafter, texts: Sequence[DenseText], sampling: Sampling, **options: Any) -> list[Anchors]:
+    """The dense record of one drafter, drafting one way."""
+    [found] = record_anchors(target, [drafter], texts, sampling, **options)[0].values()
+    return found
+
+
 @pytest.fixture(scope="module")
 def finished(target: Target) -> Callable[[Sampling], list[DenseText]]:
     """Many responses to one prompt, by sampling settings."""
@@ -58,12 +64,14 @@ def recorded(
     target: Target, make: Callable[[str], Drafter], finished: Callable[[Sampling], list[DenseText]]
 ) -> Callable[[str, Sampling], list[Anchors]]:
     """Dense records of these responses, by drafter and sampling settings."""
-    return cache(lambda name, sampling: record_anchors(target, [make(name)], finished(sampling), sampling)[0])
+    return cache(lambda name, sampling: record_of(target, make(name), finished(sampling), sampling))
 
 
-def live_rounds(target: Target, drafter: Drafter, policy: Policy, sampling: Sampling) -> list[list[Round]]:
+def live_rounds(
+    target: Target, drafter: Drafter, policy: Policy, sampling: Sampling, drafting: Drafting = "sampled"
+) -> list[list[Round]]:
     requests = [DecodeRequest(PROMPT, NEW_TOKENS, (5, i)) for i in range(SAMPLES)]
-    decoded = dict(decode(target, drafter, requests, sampling, max_batch=SAMPLES, policy=policy))
+    decoded = dict(decode(target, drafter, requests, sampling, max_batch=SAMPLES, policy=policy, drafting=drafting))
     return [decoded[i].rounds for i in range(SAMPLES)]
 
 
@@ -171,7 +179,7 @@ def test_a_planted_error_is_caught(
     """The tests above have power."""
     plant(monkeypatch, PLANTED[error])
     drafter, policy = make(name), parse_policy("fixed:3")
-    dense = [replay(a, policy) for a in record_anchors(target, [drafter], finished(Sampling()), Sampling())[0]]
+    dense = [replay(a, policy) for a in record_of(target, drafter, finished(Sampling()), Sampling())]
     assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
 
 
@@ -186,7 +194,7 @@ def test_a_draft_uncoupled_from_its_acceptances_is_caught(
     """Confidences depend on the tokens drafted before them, accepted or not: from a free draft, they are wrong."""
     monkeypatch.setattr(dense_module._Blocks, "couple", dense_module._Blocks.free)
     drafter, policy = make(name), parse_policy("fixed:3")
-    dense = [replay(a, policy) for a in record_anchors(target, [drafter], finished(Sampling()), Sampling())[0]]
+    dense = [replay(a, policy) for a in record_of(target, drafter, finished(Sampling()), Sampling())]
     assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
 
 
@@ -197,7 +205,7 @@ def test_greedy_replay_is_live_decoding_exactly(name: str, make: Callable[[str],
     drafter, greedy = make(name), Sampling(temperature=0)
     done = texts(target, prompts, 25, greedy, 0)
     assert {t.ended for t in done} == {False, True}
-    anchors = record_anchors(target, [drafter], done, greedy)[0]
+    anchors = record_of(target, drafter, done, greedy)
     policies = ["fixed:0", "fixed:1", "fixed:2", "fixed:3"] + ["threshold:0.5"] * name.startswith("dspark")
     for policy in map(parse_policy, policies):
         requests = [DecodeRequest(p, 25, (0, i)) for i, p in enumerate(prompts)]
@@ -219,10 +227,10 @@ def test_records_do_not_depend_on_the_pass(name: str, make: Callable[[str], Draf
     rng = np.random.default_rng(4)
     prompts = [tuple(rng.choice([1, 3, 4, 5], size=n).tolist()) for n in (3, 9, 4, 4, 30, 1)]
     done, drafter = texts(target, prompts, 20, Sampling(), 3), make(name)
-    together = record_anchors(target, [drafter], done, Sampling(), fresh=True)[0]
+    together = record_of(target, drafter, done, Sampling(), fresh=True)
     for i, text in enumerate(done):
-        [alone] = record_anchors(target, [drafter], [text], Sampling(), fresh=True)[0]
-        [sliced] = record_anchors(target, [drafter], [text], Sampling(), budget_bytes=40_000, fresh=True)[0]
+        [alone] = record_of(target, drafter, [text], Sampling(), fresh=True)
+        [sliced] = record_of(target, drafter, [text], Sampling(), budget_bytes=40_000, fresh=True)
         for other in (alone, sliced):
             assert_same(other, together[i])
 
@@ -244,7 +252,7 @@ def test_acceptance_probabilities_match_one_block_at_a_time(
     """β from the dense pass against the drafter's own live proposal, forced along the response."""
     sampling, drafter = Sampling(top_p=0.9), make(name)
     [text] = texts(target, [PROMPT], 12, sampling, 8)
-    [anchors] = record_anchors(target, [drafter], [text], sampling)[0]
+    [anchors] = record_of(target, drafter, [text], sampling)
     ids = text.ids
     with torch.no_grad():
         p = sampling.probabilities(target.model(torch.tensor([ids]), use_cache=False).logits[0])
@@ -274,7 +282,7 @@ def test_certainty_is_the_largest_live_probability(
     monkeypatch.setattr(dense_module._Blocks, "couple", noted)
     drafter = make(name)
     [text] = texts(target, [PROMPT], 12, sampling, 8)
-    [anchors] = record_anchors(target, [drafter], [text], sampling)[0]
+    [anchors] = record_of(target, drafter, [text], sampling)
     assert anchors.confidence is None
     assert anchors.certainty is not None
     for t in range(text.anchors):
@@ -290,7 +298,7 @@ def test_certainty_is_the_largest_live_probability(
 def test_who_is_confident_has_no_certainty_and_lookup_has_neither(make: Callable[[str], Drafter], target: Target) -> None:
     [text] = texts(target, [PROMPT], 12, Sampling(), 8)
     found = record_anchors(target, [make(name) for name in ("dspark", "eagle3", "ngram")], [text], Sampling(), fresh=True)
-    known = [[x is not None for x in (a.confidence, a.fresh_confidence, a.certainty)] for [a] in found]
+    known = [[x is not None for x in (a.confidence, a.fresh_confidence, a.certainty)] for one in found for [a] in one.values()]
     assert known == [[True, True, False], [False, False, True], [False, False, False]]
 
 
@@ -331,7 +339,7 @@ def test_a_response_of_one_token_has_no_anchors(name: str, make: Callable[[str],
     one, long = DenseText(PROMPT, (END,), (), True, (0,)), DenseText(PROMPT, (1, 3, 4, END), (), True, (1,))
     drafter = make(name)
     for texts in ([one], [one, long], [one, one]):
-        [recorded] = record_anchors(target, [drafter], texts, Sampling(), fresh=True)
+        recorded = record_of(target, drafter, texts, Sampling(), fresh=True)
         assert [len(a) for a in recorded] == [t.anchors for t in texts]
         assert {a.accept_prob.shape[1] for a in recorded} == {GAMMA}
         assert {a.confidence is not None for a in recorded} == {name == "dspark"}

@@ -12,7 +12,6 @@ import pytest
 import drafters
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.dense import record_anchors
 from drafters.drafter import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
@@ -20,7 +19,7 @@ from simulator.policies import parse_policy
 from simulator.records import Anchors, Round
 from simulator.replay import replay
 
-from .test_dense import p_value, plant, texts
+from .test_dense import p_value, plant, record_of, texts
 
 TINY = Path(drafters.__file__).parent / "tiny"
 PROMPTS = ("Say hello.", "What is 12 + 7?")
@@ -52,7 +51,7 @@ def contexts(target: Target) -> list[tuple[int, ...]]:
 def record(target: Target, make: Callable[[str], Drafter], contexts: list[tuple[int, ...]]) -> Record:
     """Dense records of the target's own responses by drafter; the same responses and coins each time."""
     finished = texts(target, contexts, NEW_TOKENS, Sampling(), 31, gamma=7)
-    return lambda name: record_anchors(target, [make(name)], finished, Sampling())[0]
+    return lambda name: record_of(target, make(name), finished, Sampling())
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from drafters.drafter import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
+from simulator.records import Drafting
 
 from .conftest import ALL, END, VOCAB
 
@@ -45,10 +46,13 @@ def law(target: Target, sampling: Sampling) -> dict[tuple[int, ...], float]:
     return {r: w for r, w in result.items() if w > 0}
 
 
-def p_value(target: Target, drafter: Drafter, sampling: Sampling, samples: int = SAMPLES) -> float:
+def p_value(
+    target: Target, drafter: Drafter, sampling: Sampling, samples: int = SAMPLES, drafting: Drafting = "sampled"
+) -> float:
     """χ² of whole responses against the exact law; rare responses are pooled."""
     requests = [DecodeRequest(PROMPT, NEW_TOKENS, (11, i)) for i in range(samples)]
-    seen = Counter(tuple(d.token_ids) for _, d in decode(target, drafter, requests, sampling, max_batch=4000))
+    decoded = decode(target, drafter, requests, sampling, max_batch=4000, drafting=drafting)
+    seen = Counter(tuple(d.token_ids) for _, d in decoded)
     expected = law(target, sampling)
     assert abs(sum(expected.values()) - 1) < 1e-5
     if set(seen) - set(expected):
