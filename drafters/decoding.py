@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
+from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify, verify_greedy
 from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
@@ -183,8 +183,11 @@ class Batch:
         ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
         positions = Positions.of(starts, ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        probs = self.sampling.probabilities(self.target.head(seen.hidden))
-        verdict = verify(proposal, self._tensor(verified), probs, draws)
+        logits = self.target.head(seen.hidden)
+        if draws is None:
+            verdict = verify_greedy(proposal, self._tensor(verified), logits.argmax(-1))
+        else:
+            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
         verified_at = self._now()
 
         text = torch.cat([ids, ids[:, -1:]], 1)
@@ -212,7 +215,7 @@ class Batch:
             self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
-    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws) -> Proposal:
+    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws | None) -> Proposal:
         """As many tokens as the policy asks for; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
@@ -275,9 +278,14 @@ class Batch:
             decoded.finish = "length"
         return len(committed), accepted
 
-    def _draw(self, decoded: list[Decoded]) -> Draws:
-        """2γ + 1 numbers from each request's own stream, used or not: the stream never depends on what was accepted."""
+    def _draw(self, decoded: list[Decoded]) -> Draws | None:
+        """2γ + 1 numbers from each request's own stream, used or not: the stream never depends on what was accepted.
+
+        None at temperature 0, where nothing is drawn.
+        """
         gamma = self.drafter.gamma
+        if self.sampling.temperature == 0:
+            return None
         drawn = torch.from_numpy(np.stack([d.random.random(2 * gamma + 1) for d in decoded])).to(self.target.device)
         return Draws(drawn[:, :gamma], drawn[:, gamma : 2 * gamma], drawn[:, -1])
 

@@ -45,9 +45,10 @@ class Drafter(Protocol):
         """
 
     def propose(
-        self, state: Any, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
+        self, state: Any, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
-        """Draft from `anchor` tokens [B] at `position`, one a row; `sampling` is how draft tokens are drawn."""
+        """Draft from `anchor` tokens [B] at `position`, one a row; `sampling` is how draft tokens are drawn, with `draws`
+        above temperature 0."""
 
 
 class Draft(NamedTuple):
@@ -163,7 +164,7 @@ class LearnedDrafter(nn.Module, ABC):
         state.feature[rows] = features[torch.arange(len(features), device=taps.device), length - 1]
 
     def propose(
-        self, state: ContextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
+        self, state: ContextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
         layers = [KeyValue(*state.cache.read(i, rows, position.longest)) for i in range(len(self.layers))]
         context = Context(layers, state.feature[rows].unsqueeze(1), position.tensor)
@@ -171,7 +172,7 @@ class LearnedDrafter(nn.Module, ABC):
         probs: list[Tensor] = []
 
         def draw(k: int, logits: Tensor) -> Tensor:
-            if sampling.temperature == 0:  # one-hot: nothing is drawn, and q need not be written out
+            if sampling.temperature == 0 or draws is None:  # one-hot: nothing is drawn, and q need not be written out
                 tokens.append(logits[:, 0].argmax(-1))
             else:
                 probs.append(sampling.probabilities(logits[:, 0]))

@@ -79,7 +79,7 @@ class NGram:
                 text.append(token)
 
     def propose(
-        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
+        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
         found = [text.follow(self.gamma) for text in state.texts[rows]]
         tokens = torch.tensor([f + [0] * (self.gamma - len(f)) for f in found], device=anchor.device)
@@ -111,7 +111,7 @@ class NoDrafter:
         pass
 
     def propose(
-        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
+        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
         empty = anchor.new_zeros(len(anchor), 0)
         return Proposal(empty, torch.zeros_like(anchor), None)

@@ -141,6 +141,20 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     return Verdict(accepted, sample(weights, draws.final))
 
 
+def verify_greedy(proposal: Proposal, verified: Tensor, best: Tensor) -> Verdict:
+    """`verify` at temperature 0, where the target's distributions are one-hot: whatever q was, a draft is kept if it is `best`.
+
+    Args:
+        verified: ℓ, int64 [B].
+        best: argmax p, int64 [B, L + 1] with L = max ℓ.
+    """
+    depth = best.shape[1] - 1
+    offered = torch.arange(depth, device=best.device) < verified.unsqueeze(1)
+    kept = (proposal.tokens[:, :depth] == best[:, :depth]) & offered
+    accepted = kept.long().cumprod(1).sum(1)
+    return Verdict(accepted, best.gather(1, accepted.unsqueeze(1)).squeeze(1))
+
+
 def _residual(proposal: Proposal, p_final: Tensor, rows: Tensor, accepted: Tensor, depth: int) -> Tensor:
     """max(p − q, 0) [B, V] at each request's first rejected position (meaningless where nothing was rejected)."""
     if depth == 0:

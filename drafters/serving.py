@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 
 import torch
@@ -113,7 +114,10 @@ class Server:
             raise ValueError("server: either users or arrivals are needed")
         self._device = target.device
         self._batch = Batch(
-            target, drafter, sampling, policy, rows, longest, drafting=drafting, shown=shown, clock=self._now
+        self._batch = Batch(
+            target, drafter, sampling, policy, rows, longest,
+            drafting=drafting, shown=shown, clock=partial(seconds_now, target.device),
+        )  # fmt: skip
         )
         self._requests, self._arrivals = requests, arrivals
         self._due: list[float] = [0.0] * (users or 0)
