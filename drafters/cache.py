@@ -18,29 +18,23 @@ class Positions:
     """The first position of each row."""
     tensor: Tensor
     """int64 [B, N]: N positions a row, rising by one."""
+    longest: int
+    """The latest first position."""
+    length: int
+    """One more than the largest position: how much of the cache a query may see."""
+    aligned: bool
+    """Whether all rows start at the same position."""
 
     @classmethod
     def of(cls, starts: Sequence[int], count: int, device: torch.device) -> Positions:
         """Positions of `count` tokens a row, row i from `starts[i]` on."""
-        offsets = torch.arange(count, device=device)
-        if len(set(starts)) == 1:
-            return cls(tuple(starts), (starts[0] + offsets).expand(len(starts), -1))
-        return cls(tuple(starts), torch.tensor(starts, device=device).unsqueeze(1) + offsets)
-
-    @property
-    def aligned(self) -> bool:
-        """Whether all rows start at the same position."""
-        return len(set(self.starts)) == 1
-
-    @property
-    def longest(self) -> int:
-        """The latest first position."""
-        return max(self.starts)
-
-    @property
-    def length(self) -> int:
-        """One more than the largest position: how much of the cache a query may see."""
-        return self.longest + self.tensor.shape[1]
+        first, longest = min(starts), max(starts)
+        aligned = first == longest
+        if aligned:
+            tensor = torch.arange(first, first + count, device=device).expand(len(starts), count)
+        else:
+            tensor = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(count, device=device)
+        return cls(tuple(starts), tensor, longest, longest + count, aligned)
 
 
 class KVCache:

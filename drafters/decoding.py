@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify, verify_greedy
+from drafters.sampling import Draws, Proposal, Sampling, sample, verify, verify_greedy
 from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
@@ -178,28 +178,40 @@ class Batch:
         starts = [d.anchor_position for d in decoded]
         proposal = self._propose(load, rows, anchor, Positions.of(starts, 1, anchor.device), draws)
         drafted_at = self._now()
+        drafted: list[int] = proposal.drafted.tolist()
         confidence = self._shown(proposal)
-        verified = self._choose_verified(load, proposal, confidence, decoded)
+        verified = self._choose_verified(load, drafted, confidence, decoded)
         ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
         positions = Positions.of(starts, ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        logits = self.target.head(seen.hidden)
-        if draws is None:
-            verdict = verify_greedy(proposal, self._tensor(verified), logits.argmax(-1))
-        else:
-            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
+        accepted, said = self._verify(proposal, verified, ids, self.target.head(seen.hidden), draws)
         verified_at = self._now()
 
-        text = torch.cat([ids, ids[:, -1:]], 1)
-        text[torch.arange(len(text), device=text.device), verdict.accepted + 1] = verdict.next_token
-        self.drafter.observe(self.state, rows, positions, seen.taps, text, verdict.accepted + 1)
+        self.drafter.observe(self.state, rows, positions, seen.taps, self._tensor(said), self._tensor(accepted) + 1)
         observed_at = self._now()
 
         # What the drafter does with the verified tokens is part of its price.
         seconds = (drafted_at - started + observed_at - verified_at, verified_at - drafted_at)
-        self._record(decoded, proposal, confidence, verified, verdict, text, seconds)
+        columns = zip(decoded, drafted, verified, accepted, said, confidence, strict=True)
+        for one, count, offered, kept, text, c in columns:
+            committed, kept = self._commit(one, text[1 : kept + 2])
+            one.rounds.append(Round(count, offered, kept, committed, tuple(c), len(decoded), seconds[0], seconds[1]))
         if self.policy is not None:
             self.policy.learn([d.rounds[-1].verified for d in decoded], [d.rounds[-1].accepted for d in decoded])
+
+    def _verify(
+        self, proposal: Proposal, verified: list[int], ids: Tensor, logits: Tensor, draws: Draws | None
+    ) -> tuple[list[int], list[list[int]]]:
+        """The acceptance rule: a of each request; and N + 1 tokens: its anchor, drafts, and what follows those accepted."""
+        if draws is None:
+            verdict = verify_greedy(proposal, verified, logits.argmax(-1))
+        else:
+            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
+        accepted: list[int] = verdict.accepted.tolist()
+        said: list[list[int]] = [[*row, row[-1]] for row in ids.tolist()]
+        for text, kept, token in zip(said, accepted, verdict.next_token.tolist(), strict=True):
+            text[kept + 1] = token
+        return accepted, said
 
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
@@ -230,35 +242,13 @@ class Batch:
         return drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws).first(k)
 
     def _choose_verified(
-        self, load: StepLoad, proposal: Proposal, confidence: Sequence[Sequence[float]], decoded: list[Decoded]
+        self, load: StepLoad, drafted: list[int], confidence: Sequence[Sequence[float]], decoded: list[Decoded]
     ) -> list[int]:
         """ℓ of each request: what the policy admits of the drafts."""
-        drafted: list[int] = proposal.drafted.tolist()
         if self.policy is None:
             return drafted
         step = Step(self.policy, drafted, confidence, [d.rounds for d in decoded], load=load)
         return verify_lengths(self.policy, step)
-
-    def _record(
-        self,
-        decoded: list[Decoded],
-        proposal: Proposal,
-        confidence: Sequence[Sequence[float]],
-        verified: list[int],
-        verdict: Verdict,
-        text: Tensor,
-        seconds: tuple[float, float],
-    ) -> None:
-        columns = (
-            proposal.drafted.tolist(),
-            verified,
-            verdict.accepted.tolist(),
-            text.tolist(),
-            confidence,
-        )
-        for one, drafted, offered, accepted, ids, c in zip(decoded, *columns, strict=True):
-            committed, accepted = self._commit(one, ids[1 : accepted + 2])
-            one.rounds.append(Round(drafted, offered, accepted, committed, tuple(c), len(decoded), seconds[0], seconds[1]))
 
     def _commit(self, decoded: Decoded, tokens: list[int]) -> tuple[int, int]:
         """Append accepted drafts and the final token, up to an end token or the limit.
@@ -289,7 +279,7 @@ class Batch:
         drawn = torch.from_numpy(np.stack([d.random.random(2 * gamma + 1) for d in decoded])).to(self.target.device)
         return Draws(drawn[:, :gamma], drawn[:, gamma : 2 * gamma], drawn[:, -1])
 
-    def _tensor(self, values: list[int]) -> Tensor:
+    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.target.device)
 
     def _now(self) -> float:

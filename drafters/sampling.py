@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,16 +142,19 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     return Verdict(accepted, sample(weights, draws.final))
 
 
-def verify_greedy(proposal: Proposal, verified: Tensor, best: Tensor) -> Verdict:
-    """`verify` at temperature 0, where the target's distributions are one-hot: whatever q was, a draft is kept if it is `best`.
+def verify_greedy(proposal: Proposal, verified: Sequence[int], best: Tensor) -> Verdict:
+    """`verify` at temperature 0, where the target is one-hot: a draft is kept if it is `best`, whatever q was.
 
     Args:
-        verified: ℓ, int64 [B].
+        verified: ℓ of each request.
         best: argmax p, int64 [B, L + 1] with L = max ℓ.
     """
     depth = best.shape[1] - 1
-    offered = torch.arange(depth, device=best.device) < verified.unsqueeze(1)
-    kept = (proposal.tokens[:, :depth] == best[:, :depth]) & offered
+    if depth == 0:
+        return Verdict(torch.zeros_like(best[:, 0]), best[:, 0])
+    kept = proposal.tokens[:, :depth] == best[:, :depth]
+    if min(verified) < depth:
+        kept &= torch.arange(depth, device=best.device) < torch.tensor(verified, device=best.device).unsqueeze(1)
     accepted = kept.long().cumprod(1).sum(1)
     return Verdict(accepted, best.gather(1, accepted.unsqueeze(1)).squeeze(1))
 

@@ -114,11 +114,9 @@ class Server:
             raise ValueError("server: either users or arrivals are needed")
         self._device = target.device
         self._batch = Batch(
-        self._batch = Batch(
             target, drafter, sampling, policy, rows, longest,
             drafting=drafting, shown=shown, clock=partial(seconds_now, target.device),
         )  # fmt: skip
-        )
         self._requests, self._arrivals = requests, arrivals
         self._due: list[float] = [0.0] * (users or 0)
         self._waiting: deque[tuple[int, DecodeRequest]] = deque()

@@ -163,7 +163,6 @@ class Target:
         """An empty cache for `rows` texts of up to `capacity` positions."""
         return TargetCache(self.num_layers, rows, capacity)
 
-    @torch.inference_mode()
     def forward(
         self, ids: Tensor, positions: Positions, cache: TargetCache, rows: slice, tap_layers: Sequence[int]
     ) -> TargetPass:
@@ -256,6 +255,7 @@ class Target:
             )
         return self._outer
 
+    @torch.no_grad()
     def _error_in_pieces(self) -> float:
         """Typical distance of hidden states read in pieces from those of whole texts, as a share of their size.
 
