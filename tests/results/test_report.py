@@ -165,7 +165,9 @@ def test_the_report_says_how_rounds_came_about() -> None:
     con = recorded({"dspark": 7, "none": 0})
     assert "all rounds decoded live" in Page(report.render(con, RUN)).text
     # A dense recording: dspark's rounds are replayed, on responses of none.
-    con.execute("INSERT INTO recordings SELECT run_id, drafter, gamma, prompt_id, turn, 30 FROM responses WHERE gamma = 7")
+    con.execute(
+        "INSERT INTO recordings SELECT run_id, drafter, gamma, drafting, prompt_id, turn, 30 FROM responses WHERE gamma = 7"
+    )
     con.execute("DELETE FROM responses WHERE gamma = 7").fetchall()
     text = Page(report.render(con, RUN)).text
     assert "all rounds decoded live" not in text
