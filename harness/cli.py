@@ -82,7 +82,7 @@ def record(
     reported = context.info_name == "run"
     settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
     choices: dict[str, Any] = {
-        "drafting": drafting.split(",") if drafting else ["sampled", "greedy"][: 1 + (mode == "dense")],
+        "drafting": tuple(drafting.split(",")) if drafting else ("sampled", "greedy") if mode == "dense" else ("sampled",),
         "mode": mode, "source": source, "limit": limit, "drafters": drafter, "fresh_tails": fresh_tails,
         "batch": batch, "seed": seed, "speed_passes": 2 * reported if speed_passes is None else speed_passes,
     }  # fmt: skip

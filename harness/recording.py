@@ -23,7 +23,7 @@ from harness.watcher import Watcher
 from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
 from simulator.errors import InputError
-from simulator.records import Drafting, KeptDrafting, kept_drafting
+from simulator.records import DRAFTINGS, Drafting, KeptDrafting, kept_drafting
 
 _MIN_FREE_BYTES = 64 << 20
 _PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of that file when the run began."""
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
-    drafting: list[Drafting] = ["sampled"]
+    drafting: tuple[Drafting, ...] = ("sampled",)
     """Ways to draft that are recorded; drafters are timed drafting the first way."""
     generation: Generation | None = None
     """Overrides the suite's."""
@@ -76,8 +76,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"block sizes must differ, got {','.join(map(str, sizes))}")
         if self.batch < 1 or self.seed < 0 or self.speed_passes < 0:
             raise ValueError("batch ≥ 1, seed ≥ 0 and speed passes ≥ 0 are needed")
-        if not self.drafting or len(set(self.drafting)) < len(self.drafting):
-            raise ValueError(f"drafting must be sampled, greedy or both, got {','.join(self.drafting) or 'none'}")
+        if not self.drafting or len(set(self.drafting)) < len(self.drafting) or set(self.drafting) - set(DRAFTINGS):
+            raise ValueError(f"--drafting {','.join(self.drafting)}: is written sampled, greedy or sampled,greedy")
         if self.mode == "live" and (self.responses or self.fresh_tails):
             raise ValueError("responses of another engine and fresh tails are for dense recording; leave --mode live out")
 
@@ -266,7 +266,7 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
 def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     generation = suite.file.generation
     options = RecorderOptions(
-        plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, tuple(plan.drafting)
+        plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, plan.drafting
     )
     return Pool(cluster, Recorder, (options,), watcher.say)
 

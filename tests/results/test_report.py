@@ -398,5 +398,5 @@ def test_tables_of_every_figure(tmp_path: Path) -> None:
     assert {"frontier", "load", "step-time", "latency", "study", "accepted-length", "threshold", "reliability"} <= names
     write_tables(report.compose(recorded(), RUN), tmp_path)
     head, *rows = (tmp_path / "accepted-length.csv").read_text().splitlines()
-    assert head.startswith("run,drafter,gamma,domain,task")
+    assert head.startswith("run,drafter,gamma,drafting,domain,task")
     assert len(rows) == 6 * (6 + 3)
