@@ -1,8 +1,9 @@
 """Anchors recorded a second on the bundled pair: dense, generation included, against our own live loop at batch 1 and 16.
 
 `pytest benchmarks/test_recording.py --benchmark-columns=min,median` on the same prompts, one thread, all drafters of the
-pair; each row's extra info holds anchors per second. A live round is one anchor. The dense row also says what share of its
-time the forwards of target and drafters take, and how many times the live rows it is.
+pair; each row's extra info holds anchors per second, drafts recorded one way or both. A live round is one
+anchor. The dense row also says what share of its time the forwards of target and drafters take, and how many times the live
+rows it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.pairs import choose_drafters, load_pair
 from harness.suites import load_suite
+from simulator.records import DRAFTINGS, Drafting
 
 PAIR, TOKENS = load_pair("tiny"), 96
 _live: dict[int, float] = {}
@@ -60,9 +62,11 @@ def test_live(batch: int, target: Target, kinds: list[Drafter], contexts: list[t
     _live[batch] = benchmark.extra_info["anchors_per_s"] = rounds / benchmark.stats["min"]
 
 
+@pytest.mark.parametrize("drafting", [("sampled",), DRAFTINGS], ids=["sampled", "both ways"])
 @pytest.mark.parametrize("count", [1, 5], ids=["dspark alone", "all drafters"])
 def test_dense(
     count: int,
+    drafting: tuple[Drafting, ...],
     target: Target,
     kinds: list[Drafter],
     contexts: list[tuple[int, ...]],
@@ -81,7 +85,7 @@ def test_dense(
             texts.append(DenseText(contexts[i], ids[:TOKENS], ids[TOKENS:], len(ids) <= TOKENS, (1, i)))
         clock.seconds["generation"] = sum(clock.seconds.values())
         recorded = record_anchors(target, used, texts, sampling, drafting=drafting)
-        return sum(map(len, chain.from_iterable(chain.from_iterable(found.values() for found in recorded))))
+        return sum(len(a) for found in recorded for a in next(iter(found.values())))
 
     anchors = benchmark.pedantic(work, rounds=3)
     info = benchmark.extra_info
@@ -104,7 +108,7 @@ class Clock:
         for owner in (DSpark, AutoregressiveDrafter):
             monkeypatch.setattr(owner, "read", self.timed("drafter read", owner.read))
             monkeypatch.setattr(owner, "drafts", self.timed("drafter drafts", owner.drafts))
-        for method in ("follow", "couple", "free"):
+        for method in ("follow", "couple", "free", "likeliest"):
             monkeypatch.setattr(dense._Blocks, method, self.timed("drafter drafts", getattr(dense._Blocks, method), sign=-1))
 
     def timed(self, name: str, call: Callable[..., Any], sign: int = 1) -> Callable[..., Any]:

@@ -24,10 +24,10 @@ def calibrate(run_id: str, store: Store, say: Callable[[str], None]) -> None:
 
     Says so where there is too little to fit on.
     """
-    for drafter, gamma in store.traced(run_id):
-        if store.temperatures(run_id, drafter, gamma) or store.estimates(run_id, drafter, gamma):
+    for key in store.recordings(run_id):
+        if store.temperatures(run_id, *key) or store.estimates(run_id, *key):
             continue
-        trace = store.trace(run_id, drafter, gamma)
+        trace = store.trace(run_id, *key)
         has_head = trace.anchors.confidence is not None
         if not has_head and trace.anchors.certainty is None:
             continue
@@ -36,7 +36,7 @@ def calibrate(run_id: str, store: Store, say: Callable[[str], None]) -> None:
         (prompts, anchors), (other_prompts, other_anchors) = _size(trace, held_out), _size(trace, others)
         if min(prompts, other_prompts) < MIN_PROMPTS or min(anchors, other_anchors) < MIN_ANCHORS:
             say(
-                f"{drafter} γ={gamma}: {'confidences stay raw' if has_head else 'confidences are not estimated'}: "
+                f"{trace}: {'confidences stay raw' if has_head else 'confidences are not estimated'}: "
                 f"{prompts} prompts with {anchors} anchors to fit on, {other_prompts} others; "
                 f"{'calibration' if has_head else 'it'} needs {MIN_PROMPTS} prompts and {MIN_ANCHORS} anchors of each"
             )
@@ -91,7 +91,7 @@ def _row(fit: Trace, test: Trace, k: int) -> dict[str, Any]:
     """What both tables say of position k, from 0."""
     fit_prompts, test_prompts = (len({r.prompt_id for r in trace.responses}) for trace in (fit, test))
     return {
-        "drafter": fit.drafter, "gamma": fit.gamma, "position": k + 1,
+        "drafter": fit.drafter, "gamma": fit.gamma, "drafting": fit.drafting, "position": k + 1,
         "fit_prompts": fit_prompts, "test_prompts": test_prompts, "test_anchors": len(test.anchors),
     }  # fmt: skip
 

@@ -44,6 +44,10 @@ def record(
     engine: Annotated[
         Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
     ] = "specyard",
+    drafting: Annotated[
+        str | None,
+        typer.Option(help="Ways to draft, by default sampled,greedy (as the papers, as vLLM by default); live: sampled."),
+    ] = None,
     fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with one <task>.jsonl a task.")] = None,
@@ -78,6 +82,7 @@ def record(
     reported = context.info_name == "run"
     settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
     choices: dict[str, Any] = {
+        "drafting": tuple(drafting.split(",")) if drafting else ("sampled", "greedy") if mode == "dense" else ("sampled",),
         "mode": mode, "source": source, "limit": limit, "drafters": drafter, "fresh_tails": fresh_tails,
         "batch": batch, "seed": seed, "speed_passes": 2 * reported if speed_passes is None else speed_passes,
     }  # fmt: skip
@@ -113,6 +118,10 @@ def replay(
         list[str] | None, typer.Option(help="fixed:K, threshold:C, oracle or none (repeatable); by default all drafted.")
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="Only drafts chosen so; by default all that were recorded, and what greedy ones are worth."),
+    ] = None,
     calibrated: Annotated[
         bool,
         typer.Option(
@@ -131,7 +140,8 @@ def replay(
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
-            rows = replay_run(store, store.find_run(name), policy, drafter, calibrated=calibrated, say=watcher.say)
+            run_id = store.find_run(name)
+            rows = replay_run(store, run_id, policy, drafter, drafting=drafting, calibrated=calibrated, say=watcher.say)
         print_replays(rows, as_json=as_json)
 
 
@@ -158,6 +168,10 @@ def simulate(
     confidences: Annotated[
         Literal["raw", "calibrated"] | None,
         typer.Option(help="By default calibrated, where the run has temperatures; estimated where a drafter gives none."),
+    ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
     ] = None,
     mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
@@ -195,7 +209,7 @@ def simulate(
         with watching() as watcher:
             sweep_id = run_sweep(
                 store, name, hardware, believed_hardware, asked, options, watcher,
-                resume=resume, actors=actors, ray_address=ray_address, rows=rows,
+                drafting=drafting, resume=resume, actors=actors, ray_address=ray_address, rows=rows,
             )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from harness.watcher import Watcher
+from simulator.records import DRAFTINGS
 
 if TYPE_CHECKING:  # torch and ray take seconds
     from harness.profiling import ProfileQuality
@@ -79,7 +80,7 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
 
     row = store.run(run_id)
     with store.reading() as connection:
-        lengths = accepted_length(connection, run_id).to_dicts()
+        lengths = [row for way in DRAFTINGS for row in accepted_length(connection, run_id, way).to_dicts()]
         speeds = speed(connection, run_id).to_dicts()
     if as_json:
         result = {
@@ -108,15 +109,17 @@ def _table(drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], s
     """A row for every block size; drafters are timed at their own."""
     domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=_domain_order)))
     table = Table("accepted length τ", *domains, "tok/s against none, one request", box=None, header_style="bold")
-    taus = {(r["drafter"], r["gamma"], r["domain"]): r["tau"] for r in lengths if r["task"] is None}
+    taus = {(r["drafter"], r["gamma"], r["drafting"], r["domain"]): r["tau"] for r in lengths if r["task"] is None}
     for name, drafter in drafters.items():
         own = drafter["gamma"]
-        gammas = sorted({gamma for who, gamma, _ in taus if who == name}) or [own]
-        for gamma in gammas:
-            found = [taus.get((name, gamma, domain)) for domain in domains]
-            timed = [r for r in speeds if r["drafter"] == name and gamma == own]
-            label = name if len(gammas) == 1 else f"{name} γ={gamma}"
-            table.add_row(label, *("–" if tau is None else f"{tau:.2f}" for tau in found), _speed_cell(timed))
+        recorded = dict.fromkeys((gamma, way) for who, gamma, way, _ in taus if who == name) or {(own, "either"): None}
+        several = len({gamma for gamma, _ in recorded}) > 1
+        for gamma, way in sorted(recorded, key=lambda key: key[0]):  # sampled ones stay in front
+            found = [taus.get((name, gamma, way, domain)) for domain in domains]
+            timed = [r for r in speeds if r["drafter"] == name and gamma == own and r["drafting"] == way]
+            label = (f"{name} γ={gamma}" if several else name) + (" · greedy drafts" if way == "greedy" else "")
+            speed = "" if way == "greedy" and not timed else _speed_cell(timed)
+            table.add_row(label, *("–" if tau is None else f"{tau:.2f}" for tau in found), speed)
     return table
 
 
@@ -144,15 +147,40 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
     table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
     by_line: dict[str, list[Replayed]] = {}
     for r in rows:
-        basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
-        caveat = "" if r.exact else " (a bound)"
-        by_line.setdefault(f"{r.drafter} γ={r.gamma} {r.policy}{basis}{caveat}", []).append(r)
+        by_line.setdefault(_replay_label(r), []).append(r)
     for line, of_line in by_line.items():
         cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
         verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
         share = f"{accepted / verified:.1%}" if verified else "–"
         table.add_row(line, *(cells.get(d, "–") for d in domains), share)
     _console().print(table)
+    if any(r.change for r in rows):
+        _console().print(_drafting_table(rows, domains))
+
+
+def _replay_label(r: Replayed) -> str:
+    """Drafter, policy and what it decides from."""
+    basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
+    drafts = " · greedy drafts" if r.drafting == "greedy" else ""
+    caveat = "" if r.exact else " (a bound)"
+    return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
+
+
+def _drafting_table(rows: list[Replayed], domains: list[str]) -> Table:
+    """What greedy drafts are worth: τ and its change against sampled drafts, 95 % intervals over prompts."""
+    table = Table("τ of greedy drafts, change against sampled (95 %)", *domains, box=None, header_style="bold")
+    by_line: dict[str, dict[str, str]] = {}
+    for r in rows:
+        if r.change is not None:
+            tau, change = _range(r.tau, r.low, r.high, ".2f"), _range(r.change.change, r.change.low, r.change.high, "+.1%")
+            by_line.setdefault(_replay_label(r), {})[r.domain] = f"{tau}, {change}"
+    for line, cells in by_line.items():
+        table.add_row(line, *(cells.get(d, "–") for d in domains))
+    return table
+
+
+def _range(value: float, low: float | None, high: float | None, form: str) -> str:
+    return f"{value:{form}}" + ("" if low is None or high is None else f" ({low:{form}} to {high:{form}})")
 
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
@@ -163,7 +191,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         return
     console = _console()
     first = rows[0]
-    console.print(f"sweep {sweep_id} · run {first['run_id']} · {first['profile']} ({first['profile_source']})", markup=False)
+    head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
+    console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
     replicated = len({r["seed"] for r in rows}) > 1
     columns = ("tok/s/GPU", "tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
     table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
@@ -180,7 +209,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
         console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
     if any(not r["exact"] and r["lossless"] for r in rows):
-        console.print("lagged policies replay exactly at temperature 0 only; see the README")
+        console.print("policies that look at old confidences replay sampled drafts approximately; see the README")
 
 
 def _load_cell(r: dict[str, Any]) -> str:
@@ -246,7 +275,7 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
         return
     console, first = _console(), rows[0]
     console.print(
-        f"validation {validation_id} · run {first['run_id']} · {first['profile']} · "
+        f"validation {validation_id} · run {first['run_id']} · {first['drafting']} drafts · {first['profile']} · "
         f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
         markup=False,
     )

@@ -28,6 +28,7 @@ from simulator.calibration import calibrated, estimated
 from simulator.cost import Longest, StepCost
 from simulator.errors import InputError
 from simulator.policies import parse_policy
+from simulator.records import Drafting
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1
@@ -144,10 +145,10 @@ class LiveEngine:
 
     def __init__(
         self, target: Target, drafters: Mapping[str, Drafter], sampling: Sampling, tasks: Mapping[str, list[Asked]],
-        max_tokens: int, seed: int,
+        max_tokens: int, seed: int, drafting: Drafting = "sampled",
     ) -> None:  # fmt: skip
         self.target, self.drafters, self.sampling, self.tasks = target, drafters, sampling, tasks
-        self.max_tokens, self.seed = max_tokens, seed
+        self.max_tokens, self.seed, self.drafting = max_tokens, seed, drafting
 
     def server(self, point: Point, believed: StepCost, weights: Any) -> Server:
         """At time 0. `weights`: temperatures or estimates, as the point's confidences ask for."""
@@ -155,7 +156,8 @@ class LiveEngine:
         longest = max(len(a.ids) for some in self.tasks.values() for a in some) + self.max_tokens
         return Server(
             self.target, drafter, self.sampling, parse_policy(point.policy, believed), self._requests(point),
-            users=point.users, rows=point.users, longest=longest, shown=shown(point.confidences, weights),
+            users=point.users, rows=point.users, longest=longest, drafting=self.drafting,
+            shown=shown(point.confidences, weights),
         )  # fmt: skip
 
     def _requests(self, point: Point) -> Iterator[DecodeRequest]:

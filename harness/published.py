@@ -78,7 +78,8 @@ def _responses(trace: Trace, size: Size) -> pa.Table:
     """Responses of the target that never was: lengths, and no words."""
     rows = [
         {
-            "drafter": "none", "gamma": 0, "task": r.task, "domain": r.domain, "prompt_id": r.prompt_id, "turn": r.turn,
+            "drafter": "none", "gamma": 0, "drafting": "either", "task": r.task, "domain": r.domain,
+            "prompt_id": r.prompt_id, "turn": r.turn,
             "prompt_tokens": r.prompt_tokens, "output_tokens": size.output_tokens, "finish": "length",
             "token_ids": [], "text": "", "beyond": [],
         }
@@ -90,7 +91,7 @@ def _responses(trace: Trace, size: Size) -> pa.Table:
 def _plain_rounds(trace: Trace) -> pa.Table:
     """Plain decoding: a token a round."""
     return pa.concat_tables(
-        round_table("none", 0, r.prompt_id, r.turn, [Round(0, 0, 0, 1, (), running=1)] * len(anchors))
+        round_table("none", 0, r.prompt_id, r.turn, [Round(0, 0, 0, 1, (), running=1)] * len(anchors), "either")
         for r, anchors in trace
     )
 

@@ -28,7 +28,7 @@ from results.store import SpeedSample
 from results.tables import anchor_table, recordings, response_tables, round_table
 from simulator.errors import InputError
 from simulator.policies import Fixed
-from simulator.records import Response, Round
+from simulator.records import Drafting, KeptDrafting, Response, Round, kept_drafting
 from simulator.replay import replay
 
 _TIMED_TOKENS = 64
@@ -49,8 +49,8 @@ class Unit:
     """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
 
     prompts: tuple[Prompt, ...]
-    live: tuple[str, int] | None = None
-    """(drafter, γ) to decode with; None records what all drafters would do with the target's own responses."""
+    live: tuple[str, int, KeptDrafting] | None = None
+    """(drafter, γ, drafting) to decode with; None records what all drafters would do with the target's own responses."""
     given: tuple[GivenResponse, ...] = ()
     """Responses that another engine produced; where there are any, they cover all turns of the prompts."""
 
@@ -101,6 +101,8 @@ class RecorderOptions:
     seed: int
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor."""
+    drafting: tuple[Drafting, ...] = ("sampled",)
+    """Ways to draft that are recorded."""
 
 
 class Recorder:
@@ -155,9 +157,11 @@ class Recorder:
     def record(self, unit: Unit) -> dict[str, pa.Table]:
         """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
         if unit.live is not None:
-            drafter = self._drafter(*unit.live)
-            responses = [r for r, _ in self._converse(unit.prompts, unit.live[0], drafter, self.generation.max_new_tokens)]
-            return response_tables(unit.live[0], drafter.gamma, responses)
+            name, gamma, way = unit.live
+            drafter, limit = self._drafter(name, gamma), self.generation.max_new_tokens
+            drafting: Drafting = "greedy" if way == "greedy" else "sampled"
+            responses = [r for r, _ in self._converse(unit.prompts, name, drafter, limit, drafting=drafting)]
+            return response_tables(name, drafter.gamma, responses, way)
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
         beyond = max((d.gamma for _, d in variants), default=0)
         if unit.given:
@@ -167,8 +171,9 @@ class Recorder:
         return self._dense_tables(spoken, variants)
 
     def _converse(
-        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, limit: int, beyond: int = 0
-    ) -> list[tuple[Response, tuple[int, ...]]]:
+        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, limit: int, beyond: int = 0,
+        drafting: Drafting = "sampled",
+    ) -> list[tuple[Response, tuple[int, ...]]]:  # fmt: skip
         """Responses of at most `limit` tokens to every turn, each with its context's; cut ones go on for `beyond` tokens."""
         histories: list[list[dict[str, str]]] = [[] for _ in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
@@ -177,7 +182,8 @@ class Recorder:
             for i in active:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
             requests = [self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active]
-            decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=len(prompts)))
+            size = len(prompts)
+            decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=size, drafting=drafting))
             for j, i in enumerate(active):
                 response = self._response(prompts[i], turn, decoded[j], limit)
                 histories[i].append({"role": "assistant", "content": response.text})
@@ -222,16 +228,20 @@ class Recorder:
             for r, context in spoken
         ]
         drafters = [d for _, d in variants]
-        fresh = self.options.fresh_tails
-        recorded = record_anchors(self.target, drafters, texts, self.sampling, fresh=fresh) if drafters else []
-        tables = response_tables("none", 0, responses)
+        options = self.options
+        recorded = record_anchors(
+            self.target, drafters, texts, self.sampling, drafting=options.drafting, fresh=options.fresh_tails
+        ) if drafters else []  # fmt: skip
+        tables = response_tables("none", 0, responses, "either")
         rounds, anchors, notes = [tables["rounds"]], [], []
-        for (name, drafter), each in zip(variants, recorded, strict=True):
-            counts = [(r.prompt_id, r.turn, len(a)) for r, a in zip(responses, each, strict=True)]
-            notes.append(recordings(name, drafter.gamma, counts))
-            for r, a in zip(responses, each, strict=True):
-                anchors.append(anchor_table(name, r.prompt_id, r.turn, a))
-                rounds.append(round_table(name, drafter.gamma, r.prompt_id, r.turn, replay(a, Fixed(drafter.gamma))))
+        for (name, drafter), by_way in zip(variants, recorded, strict=True):
+            gamma = drafter.gamma
+            for way, each in by_way.items():
+                counts = [(r.prompt_id, r.turn, len(a)) for r, a in zip(responses, each, strict=True)]
+                notes.append(recordings(name, gamma, counts, way))
+                for r, a in zip(responses, each, strict=True):
+                    anchors.append(anchor_table(name, r.prompt_id, r.turn, a, way))
+                    rounds.append(round_table(name, gamma, r.prompt_id, r.turn, replay(a, Fixed(gamma)), way))
         tables["rounds"] = pa.concat_tables(rounds)
         if notes:
             tables |= {"recordings": pa.concat_tables(notes), "anchors": pa.concat_tables(anchors)}
@@ -254,15 +264,20 @@ class Recorder:
             (generated - started) / told,
             (finished - generated) / sum(len(r.token_ids) for r, _ in spoken),
             sum(r.prompt_tokens for r, _ in spoken) / len(spoken),
-            [(d.gamma, self._kept(d)) for d in kept],
+            [(d.gamma, numbers) for d in kept for numbers in self._kept(d)],
             len({layer for d in kept for layer in d.tap_layers}) * self.target.hidden_size * self.target.dtype.itemsize,
         )
 
-    def _kept(self, drafter: Drafter) -> int:
-        """Numbers an anchor keeps for each position: β, how sure the drafter was, and that of a second draft."""
+    def _kept(self, drafter: Drafter) -> list[int]:
+        """Numbers an anchor keeps for each position, drafting each way: β, how sure it was, in a second draft too."""
         if not isinstance(drafter, LearnedDrafter):
-            return 1
-        return 3 if drafter.confident and self.options.fresh_tails else 2
+            return [1]
+        ways = dict.fromkeys(self._kept_drafting(d, drafter) for d in self.options.drafting)
+        second = drafter.confident and self.options.fresh_tails
+        return [3 if second and way != "greedy" else 2 for way in ways]
+
+    def _kept_drafting(self, drafting: Drafting, drafter: Drafter) -> KeptDrafting:
+        return kept_drafting(drafting, drafter.name, self.sampling.temperature)
 
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
         """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""
@@ -277,11 +292,13 @@ class Recorder:
             drafter = self._drafter(name, gamma)
             limit = min(self.generation.max_new_tokens, _TIMED_TOKENS)
             request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}], limit)
-            [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1)
+            drafting = self.options.drafting[0]
+            [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1, drafting=drafting)
             tokens = len(decoded.token_ids) - 1
             if tokens:
                 seconds = sum(r.seconds for r in decoded.rounds)
-                samples.append(SpeedSample(name, drafter.gamma, sample, prompt.prompt_id, 1, tokens, seconds))
+                way = self._kept_drafting(drafting, drafter)
+                samples.append(SpeedSample(name, drafter.gamma, sample, prompt.prompt_id, 1, tokens, seconds, way))
         return samples
 
     def variants(self) -> list[tuple[str, int | None]]:

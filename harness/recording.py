@@ -23,6 +23,7 @@ from harness.watcher import Watcher
 from harness.workers import Cluster, Pool, joined
 from results.store import RunInfo, Store
 from simulator.errors import InputError
+from simulator.records import DRAFTINGS, Drafting, KeptDrafting, kept_drafting
 
 _MIN_FREE_BYTES = 64 << 20
 _PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
@@ -50,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of that file when the run began."""
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
+    drafting: tuple[Drafting, ...] = ("sampled",)
+    """Ways to draft that are recorded; drafters are timed drafting the first way."""
     generation: Generation | None = None
     """Overrides the suite's."""
     batch: int = 24
@@ -73,6 +76,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"block sizes must differ, got {','.join(map(str, sizes))}")
         if self.batch < 1 or self.seed < 0 or self.speed_passes < 0:
             raise ValueError("batch ≥ 1, seed ≥ 0 and speed passes ≥ 0 are needed")
+        if not self.drafting or len(set(self.drafting)) < len(self.drafting) or set(self.drafting) - set(DRAFTINGS):
+            raise ValueError(f"--drafting {','.join(self.drafting)}: is written sampled, greedy or sampled,greedy")
         if self.mode == "live" and (self.responses or self.fresh_tails):
             raise ValueError("responses of another engine and fresh tails are for dense recording; leave --mode live out")
 
@@ -173,7 +178,9 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
     )
 
 
-def units(plan: Plan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int]]) -> list[Unit]:
+def units(
+    plan: Plan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
+) -> list[Unit]:
     """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
     groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
     if plan.mode == "live":
@@ -192,11 +199,15 @@ def _work(
     pool: Pool,
     watcher: Watcher,
 ) -> None:
-    variants = [(name, gamma) for name, d in checked.drafters.items() for gamma in d["gammas"]]
+    temperature = suite.file.generation.temperature
+    variants = list(dict.fromkeys(
+        (name, gamma, kept_drafting(way, d["kind"], temperature))
+        for name, d in checked.drafters.items() for gamma in d["gammas"] for way in plan.drafting
+    ))  # fmt: skip
     recorded = store.recorded_prompts(run_id)
     todo = units(plan, suite, given, variants)
     total = sum(_responses(u) for u in todo)
-    todo = [u for u in todo if (*(u.live or ("none", 0)), u.prompts[0].prompt_id) not in recorded]
+    todo = [u for u in todo if (*(u.live or ("none", 0, "either")), u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
     stage = f"recording · {plan.mode} · {len(checked.drafters)} drafters · {pool.size} actors"
     watcher.advance(stage, done, total)
@@ -254,7 +265,9 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
 
 def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     generation = suite.file.generation
-    options = RecorderOptions(plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails)
+    options = RecorderOptions(
+        plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, plan.drafting
+    )
     return Pool(cluster, Recorder, (options,), watcher.say)
 
 

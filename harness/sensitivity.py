@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Plan, Point, Traces, points, profile_row
+from harness.sweeps import Plan, Point, Traces, drafting_as, points, profile_row
 from harness.watcher import Watcher
 from results.store import Store
 from results.tolerances import Tolerances
 from simulator.errors import InputError
 from simulator.hardware import parse_profile
 from simulator.perturbation import accepting, confident, slower
+from simulator.records import Drafting
 from simulator.simulation import Prepared, Setup, prepare, simulate
 
 OFF = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
@@ -157,15 +158,18 @@ def _name(point: Point) -> str:
     return "none" if point.drafter == "none" else f"{point.drafter} γ={point.trace[1]} {point.setup.policy}"
 
 
-def run_sensitivity(store: Store, run_id: str, plan: Plan, objective: Objective, watcher: Watcher) -> list[Tolerance]:
+def run_sensitivity(
+    store: Store, run_id: str, plan: Plan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
+) -> list[Tolerance]:
     """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
-    traces = Traces(store, run_id)
+    plan = drafting_as(plan, store, run_id, drafting, watcher)
+    traces = Traces(store, run_id, plan.drafting)
     every = points(plan, traces, watcher.say)
     recorded = {key: traces.prepared(*key) for key in dict.fromkeys(p.trace for p in every)}
     found = tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
     common = {
         "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
-        "clear": CLEAR, "git_revision": git_revision(), "packages": package_versions(),
+        "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
     Tolerances(store).add(rows, profile_row(parse_profile(plan.profile)))

@@ -24,6 +24,8 @@ from simulator.hardware import Profile, dump_profile, parse_profile
 from simulator.metrics import Estimate, Outcome
 from simulator.policies import parse_policy
 from simulator.profiles import find_profile
+from simulator.records import VLLM_DRAFTING, Drafting
+from simulator.replay import replays_exactly
 from simulator.simulation import Engine, Prepared, Setup, prepare, simulate, start
 from simulator.sla import Sla
 from simulator.state import ROW, Records
@@ -54,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     drafters: list[str] | None = None
     confidences: Literal["raw", "calibrated"] | None = None
     """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
+    drafting: Drafting = "sampled"
+    """How the drafts were chosen that are replayed."""
     weights: dict[str, float] | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -137,13 +141,14 @@ def loads(
 
 
 class Traces:
-    """The traces of a run, read once, ready to simulate."""
+    """The traces of a run, read once, ready to simulate; all of drafts chosen one way."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
-        self._store, self._run_id = store, run_id
-        self.recorded = store.traced(run_id)
-        self.temperatures = {key: store.temperatures(run_id, *key) for key in self.recorded}
-        self.estimates = {key: store.estimates(run_id, *key) for key in self.recorded}
+    def __init__(self, store: Store, run_id: str, drafting: Drafting) -> None:
+        """Raises InputError where the run has no recordings of drafts chosen so."""
+        self._store, self._run_id, self.drafting = store, run_id, drafting
+        self.recorded = store.traced(run_id, drafting)
+        self.temperatures = {key: store.temperatures(run_id, *key, drafting) for key in self.recorded}
+        self.estimates = {key: store.estimates(run_id, *key, drafting) for key in self.recorded}
         self._raw: dict[tuple[str, int], Trace] = {}
 
     def confidences(self, drafter: str, gamma: int, wanted: str | None) -> Confidences:
@@ -157,7 +162,7 @@ class Traces:
     def raw(self, drafter: str, gamma: int) -> Trace:
         """As recorded, without the prompts that temperatures and estimates were fitted on, where there are any."""
         if (drafter, gamma) not in self._raw:
-            trace = self._store.trace(self._run_id, drafter, gamma)
+            trace = self._store.trace(self._run_id, drafter, gamma, self.drafting)
             fitted = any(self.temperatures.values()) or any(self.estimates.values())
             self._raw[drafter, gamma] = not_fitted_on(trace) if fitted else trace
         return self._raw[drafter, gamma]
@@ -174,6 +179,26 @@ class Traces:
     def prepared(self, drafter: str, gamma: int, confidences: Confidences) -> Prepared:
         """Ready to simulate."""
         return prepare(self.trace(drafter, gamma, confidences))
+
+
+def choose_drafting(
+    store: Store, run_id: str, asked: Drafting | None, say: Callable[[str], None], *, engine: Drafting = "sampled"
+) -> Drafting:
+    """The way to draft that is simulated: as asked, or as the engine does that numbers are for; the papers' is sampled.
+
+    Where nothing was asked and the run has recordings of the other way alone, that is taken, and said.
+    """
+    there = store.draftings(run_id)
+    if asked is not None or engine in there or not there:
+        return asked or engine
+    say(f"note: run {run_id} has no recordings of {engine} drafts: what follows is of {there[0]} ones")
+    return there[0]
+
+
+def drafting_as(plan: Plan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> Plan:
+    """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
+    engine: Drafting = VLLM_DRAFTING if "vllm_adaptive" in (plan.policies or []) else "sampled"
+    return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 
 def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point]:
@@ -298,12 +323,16 @@ def run_sweep(
     options: dict[str, Any],
     watcher: Watcher,
     *,
+    drafting: Drafting | None = None,
     resume: str | None,
     actors: int | None,
     ray_address: str | None,
     rows: Path | None,
 ) -> str:
-    """Simulate what the command line asks for, or what an interrupted sweep has left; returns the sweep's id."""
+    """Simulate what the command line asks for, or what an interrupted sweep has left; returns the sweep's id.
+
+    Without `drafting`, drafts are sampled, or chosen as vLLM does where its policy is among those asked for.
+    """
     if resume is not None:
         found = store.sweep(resume)
         run_id, sweep_id, plan = found["run_id"], found["sweep_id"], msgspec.convert(found["plan"], Plan)
@@ -318,8 +347,9 @@ def run_sweep(
         except ValueError as error:
             raise InputError(str(error)) from None
         run_id, sweep_id = store.find_run(run), None
+        plan = drafting_as(plan, store, run_id, drafting, watcher)
     say_model(store, run_id, parse_profile(plan.profile), watcher)
-    traces = Traces(store, run_id)
+    traces = Traces(store, run_id, plan.drafting)
     every = points(plan, traces, watcher.say)
     distributed = actors is not None or ray_address is not None or len(every) > IN_PROCESS
     cluster = None
@@ -356,7 +386,8 @@ def sweep(
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
-        store.add_simulation(_row(sweep_id, run_id, point, result, wall_s), _profile_rows(point.setup))
+        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, traces, result, wall_s)}
+        store.add_simulation(row, _profile_rows(point.setup))
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
     return sweep_id
@@ -409,16 +440,17 @@ def _profile_rows(setup: Setup) -> list[dict[str, Any]]:
     return [profile_row(profile) for profile in (setup.profile, setup.believed) if profile is not None]
 
 
-def _row(sweep_id: str, run_id: str, point: Point, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, (_, gamma, confidences) = point.setup, point.trace
+def _row(point: Point, traces: Traces, result: Outcome | str, wall_s: float) -> dict[str, Any]:
+    setup, (walked, gamma, confidences) = point.setup, point.trace
     policy = parse_policy(setup.policy, setup.profile.cost("none", 0, 1, 2))
     profile, *believed = (row["profile_hash"] for row in _profile_rows(setup))
     users, rate = getattr(setup.load, "users", None), getattr(setup.load, "rate_per_s", None)
     row: dict[str, Any] = {
-        "sweep_id": sweep_id, "point": point.number, "run_id": run_id, "profile_hash": profile,
+        "point": point.number, "profile_hash": profile,
         "believed_hash": believed[0] if believed else None, "drafter": point.drafter, "gamma": gamma,
         "confidences": confidences if policy.reads_confidences else "none", "policy": setup.policy,
-        "lossless": policy.lossless, "exact": policy.lossless and policy.replays_exactly, "users": users, "rate_per_s": rate,
+        "lossless": policy.lossless, "exact": replays_exactly(policy, traces.raw(walked, gamma).drafting),
+        "users": users, "rate_per_s": rate,
         "arrivals": Path(point.load.partition(":")[2]).name if point.load.startswith("file:") else None,
         "load": point.load, "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip

@@ -30,6 +30,10 @@ def validate(
         list[str] | None,
         typer.Option(help="As fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
     ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen, live and simulated; by default as the engine does: sampled, vLLM greedy."),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="About how long to measure: profile and live points together.")] = 420.0,
     max_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
     seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
@@ -47,7 +51,7 @@ def validate(
         plan = Plan(
             concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
             policies=None if policy is None else tuple(listed(policy) or ()), seconds=seconds, max_tokens=max_tokens,
-            seed=seed,
+            drafting=drafting, seed=seed,
         )  # fmt: skip
         with watching() as watcher:
             if engine == "vllm":
@@ -71,6 +75,10 @@ def sensitivity(
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler.")
+    ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
     ] = None,
     objective: Annotated[
         Literal["throughput", "tps"], typer.Option(help="What the best configuration has most of.")
@@ -98,7 +106,7 @@ def sensitivity(
             seconds=seconds, seed=seed,
         )  # fmt: skip
         with watching() as watcher:
-            found = run_sensitivity(store, store.find_run(name), plan, objective, watcher)
+            found = run_sensitivity(store, store.find_run(name), plan, objective, watcher, drafting=drafting)
         print_tolerances(found, as_json=as_json)
 
 

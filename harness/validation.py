@@ -34,7 +34,7 @@ from harness.live import (
 )  # fmt: skip
 from harness.profiling import Effort, Measured, loaded_pair, profile
 from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Traces, profile_row
+from harness.sweeps import Traces, choose_drafting, profile_row
 from harness.watcher import Watcher
 from results.store import Store
 from results.validations import Validations
@@ -43,6 +43,7 @@ from simulator.errors import InputError
 from simulator.hardware import Profile
 from simulator.policies import parse_policy
 from simulator.profiles import find_profile
+from simulator.records import Drafting
 from simulator.simulation import Engine, Prepared, Simulator, prepare
 from simulator.state import REQUEST, Records
 from simulator.traces import Trace
@@ -70,6 +71,8 @@ class Plan:
     """Of measuring, profile and live points together, roughly."""
     max_tokens: int = 48
     """Length limit of an answer: short ones give more prompts in the time."""
+    drafting: Drafting | None = None
+    """How drafts are chosen, live and simulated; None: as the engine does by default, this project's own samples them."""
     replicates: int = 40
     seed: int = 0
 
@@ -85,7 +88,7 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
 
     `hardware` names a profile to simulate with in place of measuring one. Raises InputError.
     """
-    row, traces = store.run(run_id), Traces(store, run_id)
+    row, traces = store.run(run_id), Traces(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
     points = choose_points(plan, traces)
     gammas = {p.drafter: p.gamma for p in points if p.gamma}
     responses = traces.raw(*traces.recorded[0]).responses
@@ -98,7 +101,7 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
     with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
         tasks = read_prompts(store, run_id, measured.target, live)
-        engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed)
+        engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, traces.drafting)
         found, believed, servers = _measure(measured, engine, points, traces, plan, watcher, hardware)
     rows = []
     for number, (point, server) in enumerate(servers.items(), 1):
@@ -106,7 +109,7 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
         watcher.advance("simulating", number, len(points))
     common = {
         "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
-        "git_revision": git_revision(), "packages": package_versions(),
+        "drafting": traces.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     return Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
 

@@ -91,7 +91,7 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
     if winner["feasible"] is False:
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
-        remarks.append("Its policy looks at old confidences: replaying it is exact at temperature 0 only.")
+        remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
     return Answer(headline, gains, facts, remarks, study.profile["name"], winner["load"])
 
 
@@ -133,7 +133,7 @@ def from_sweep(view: View) -> Answer | None:
     if best.how == "highest" and view.slas:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near["exact"]:
-        remarks.append("Its policy looks at old confidences: replaying it is exact at temperature 0 only.")
+        remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
     return Answer(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
 
 

@@ -145,6 +145,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
         *_made("sweep", sweep.sweep_id, sweep),
         *_profile(sweep.profile, told),
         ("policies believe", [sweep.believed or "the same profile"]),
+        ("drafts", [sweep.drafting]),
         ("loads", [", ".join(plan.get("loads") or [])]),
         ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
         ("engine", [", ".join(engine)]),
@@ -162,7 +163,10 @@ def of_study(study: Study, told: Profiles = ()) -> Facts:
 
 def of_sensitivity(found: Sensitivity, told: Profiles = ()) -> Facts:
     """About what was made wrong in turn."""
-    plan = f"objective {found.objective}, {found.seconds:g} simulated seconds a point, seed {found.seed}"
+    plan = (
+        f"objective {found.objective}, {found.drafting} drafts, {found.seconds:g} simulated seconds a point, "
+        f"seed {found.seed}"
+    )
     made = _made("sensitivity", found.tolerance_id, found)
     return [*made, *_profile(found.profile, told), ("plan", [plan]), *_code(found)]
 
@@ -174,6 +178,7 @@ def of_validation(found: Validation, told: Profiles = ()) -> Facts:
         *_made("validation", found.validation_id, found),
         *_profile(found.profile, told),
         ("schedulers believe", [found.believed]),
+        ("drafts", [found.drafting]),
         ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {found.points} points"]),
         ("prompts", [prompts]),
         *_code(found),

@@ -27,6 +27,9 @@ _BATCHES: Final = 38
 SURE: Final = 0.05
 """Chance that any verdict of a comparison is wrong where nothing changed (Holm, Scand. J. Statistics 6, 1979)."""
 
+GREEDY: Final = " (greedy drafts)"
+"""After a drafter's name where its drafts were greedy: the two ways are compared apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Values:
@@ -193,11 +196,13 @@ def _prompt_sums(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[tuple[str,
     rows = query(
         con,
         """
-        SELECT s.drafter, s.gamma, s.domain, s.task, s.prompt_id, coalesce(sum(r.committed), 0)::BIGINT, count(r.round)
-        FROM recorded_responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, prompt_id, turn)
+        SELECT s.drafter || CASE WHEN s.drafting = 'greedy' THEN $greedy ELSE '' END, s.gamma, s.domain, s.task,
+               s.prompt_id, coalesce(sum(r.committed), 0)::BIGINT, count(r.round)
+        FROM recorded_responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, drafting, prompt_id, turn)
         WHERE s.run_id = $run AND s.gamma > 0 GROUP BY ALL ORDER BY ALL
         """,
         run_id,
+        greedy=GREEDY,
     )
     found: dict[tuple[str, int, str, str], _Sums] = {}
     for drafter, gamma, domain, task, prompt, committed, rounds in rows.rows():
@@ -246,7 +251,11 @@ def _error(first: Floats, second: Floats) -> float:
 def _speeds(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
     """Speed against none, which is comparable between machines as far as anything is; independent bootstraps."""
     tables = [
-        {(row["drafter"], row["gamma"]): row for row in figures.speed(con, run).to_dicts() if row["drafter"] != "none"}
+        {
+            (row["drafter"] + (GREEDY if row["drafting"] == "greedy" else ""), row["gamma"]): row
+            for row in figures.speed(con, run).to_dicts()
+            if row["drafter"] != "none"
+        }
         for run in (first, second)
     ]
     if not all(tables):
@@ -270,19 +279,20 @@ def _log_error(row: Mapping[str, Any] | None) -> float:
 
 
 def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
-    """Simulated throughput at equal policy and load, of each run's latest sweep, if both are on the same hardware."""
+    """Simulated throughput at equal policy and load, of each run's latest sweep, if hardware and drafts are the same."""
     sweeps = [simulated.find_sweep(con, [run]) for run in (first, second)]
     if sweeps[0] is None or sweeps[1] is None:
         return []
-    if simulated.sweep(con, sweeps[0]).profile != simulated.sweep(con, sweeps[1]).profile:
+    one, other = (simulated.sweep(con, sweep) for sweep in sweeps if sweep is not None)
+    if one.profile != other.profile or one.drafting != other.drafting:
         return []
     key = ("drafter", "gamma", "policy", "load")
     tables = [_points(simulated.simulated(con, sweep), key) for sweep in sweeps if sweep is not None]
     found = []
     for drafter, gamma, policy, load in [point for point in tables[0] if point in tables[1]]:
-        one, other = (table[drafter, gamma, policy, load] for table in tables)
-        error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in (one, other)))
-        values = one["throughput"], other["throughput"]
+        pair = [table[drafter, gamma, policy, load] for table in tables]
+        error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in pair))
+        values = pair[0]["throughput"], pair[1]["throughput"]
         found.append(_Raw("throughput", drafter, gamma, f"{policy} at {load}", *values, error, _BATCHES, False))
     return found
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from results.tables import matrix
 from simulator.errors import InputError
-from simulator.records import Anchors
+from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
 from simulator.traces import Trace, TracedResponse
 
 _MIGRATIONS = Path(__file__).parent / "schema"
@@ -66,6 +66,7 @@ class SpeedSample:
     """Tokens committed in rounds; the prefill's token is not counted."""
     seconds: float
     """Wall-clock of those rounds."""
+    drafting: KeptDrafting = "sampled"
 
 
 class Store:
@@ -129,11 +130,12 @@ class Store:
 
     def add_speed(self, run_id: str, samples: Sequence[SpeedSample]) -> None:
         """Insert speed samples."""
-        rows = [[run_id, s.drafter, s.gamma, s.sample, s.prompt_id, s.batch, s.tokens, s.seconds] for s in samples]
+        rows = [{"run_id": run_id, **dataclasses.asdict(s)} for s in samples]
         if not rows:  # every response was one token: nothing to time, and DuckDB refuses an empty list
             return
         with self.writing() as connection:
-            connection.executemany("INSERT INTO speed_samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for row in rows:
+                insert_row(connection, "INSERT INTO speed_samples", row)
 
     def finish_run(self, run_id: str) -> None:
         """Mark a run as complete, and make the file small again."""
@@ -166,41 +168,62 @@ class Store:
         decoded = dict(zip(names, rows[0], strict=True))
         return {k: json.loads(v) if k in _JSON_COLUMNS else v for k, v in decoded.items()}
 
-    def recorded_prompts(self, run_id: str) -> set[tuple[str, int, str]]:
-        """(drafter, γ, prompt id) of everything already recorded."""
+    def recorded_prompts(self, run_id: str) -> set[tuple[str, int, KeptDrafting, str]]:
+        """(drafter, γ, drafting, prompt id) of everything already recorded."""
         with self.reading() as connection:
             rows = connection.execute(
-                "SELECT DISTINCT drafter, gamma, prompt_id FROM recorded_responses WHERE run_id = ?", [run_id]
+                "SELECT DISTINCT drafter, gamma, drafting, prompt_id FROM recorded_responses WHERE run_id = ?", [run_id]
             )
-            return {(r[0], int(r[1]), r[2]) for r in rows.fetchall()}
+            return {(r[0], int(r[1]), r[2], r[3]) for r in rows.fetchall()}
 
-    def traced(self, run_id: str) -> list[tuple[str, int]]:
-        """(drafter, γ) of every dense recording of a run, in the order of its drafters."""
+    def recordings(self, run_id: str) -> list[tuple[str, int, KeptDrafting]]:
+        """(drafter, γ, drafting) of every dense recording of a run, in the order of its drafters."""
+        sql = "SELECT DISTINCT drafter, gamma, drafting FROM recordings WHERE run_id = ?"
         with self.reading() as connection:
-            rows = connection.execute("SELECT DISTINCT drafter, gamma FROM recordings WHERE run_id = ?", [run_id]).fetchall()
-        order = list(self.run(run_id)["drafters"])
-        return sorted(((r[0], int(r[1])) for r in rows), key=lambda pair: (order.index(pair[0]), pair[1]))
+            rows = connection.execute(sql, [run_id]).fetchall()
+        drafters, ways = list(self.run(run_id)["drafters"]), get_args(KeptDrafting)
+        found = [(r[0], int(r[1]), r[2]) for r in rows]
+        return sorted(found, key=lambda key: (drafters.index(key[0]), key[1], ways.index(key[2])))
 
-    def trace(self, run_id: str, drafter: str, gamma: int) -> Trace:
+    def draftings(self, run_id: str) -> list[Drafting]:
+        """Ways to draft that every dense recording of a run can be asked for."""
+        found = self.recordings(run_id)
+        every = {key[:2] for key in found}
+        return [way for way in DRAFTINGS if {key[:2] for key in found if key[2] in (way, "either")} == every]
+
+    def traced(self, run_id: str, drafting: Drafting) -> list[tuple[str, int]]:
+        """(drafter, γ) of every dense recording of a run, in the order of its drafters.
+
+        Raises InputError where some were not recorded drafting so.
+        """
+        ways = self.draftings(run_id)
+        if drafting not in ways:
+            there = f"there are {' and '.join(ways)} ones" if ways else "some drafters have one kind, some another"
+            raise InputError(f"run {run_id}: has no recordings of {drafting} drafts for --drafting {drafting}; {there}")
+        return [(name, gamma) for name, gamma, way in self.recordings(run_id) if way in (drafting, "either")]
+
+    def trace(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> Trace:
         """A drafter's dense record, responses in order of prompt and turn. Raises InputError where there is none."""
-        key = [run_id, drafter, gamma]
+        key = [run_id, drafter, gamma, drafting]
         with self.reading() as connection:
             responses = connection.execute(
                 """
-                SELECT s.task, s.domain, s.prompt_id, s.turn, s.prompt_tokens, d.anchors
-                FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, prompt_id, turn)
-                WHERE d.run_id = ? AND d.drafter = ? AND d.gamma = ? ORDER BY prompt_id, turn
+                SELECT s.task, s.domain, s.prompt_id, s.turn, s.prompt_tokens, d.anchors, d.drafting
+                FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, drafting, prompt_id, turn)
+                WHERE d.run_id = ? AND d.drafter = ? AND d.gamma = ? AND d.drafting IN (?, 'either')
+                ORDER BY prompt_id, turn
                 """,
                 key,
             ).fetchall()
             if not sum(r[5] for r in responses):
                 raise InputError(
-                    f"run {run_id}: has no dense record of {drafter} at γ = {gamma}; `harness record` makes one"
+                    f"run {run_id}: has no dense record of {drafter} at γ = {gamma}, {drafting}; `harness record` makes one"
                 )
             table = connection.sql(
                 """
                 SELECT drafted, accepted, accept_prob, confidence, fresh_confidence, certainty FROM anchors
-                WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY prompt_id, turn, anchor
+                WHERE run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')
+                ORDER BY prompt_id, turn, anchor
                 """,
                 params=key,
             ).to_arrow_table()
@@ -209,19 +232,27 @@ class Store:
         accept_prob = matrix(table, "accept_prob", gamma)
         assert accept_prob is not None
         anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
-        return Trace(drafter, tuple(TracedResponse(*r[:5]) for r in responses), offsets, anchors)
+        told = tuple(TracedResponse(*r[:5]) for r in responses)
+        return Trace(drafter, told, offsets, anchors, responses[0][6])
 
-    def temperatures(self, run_id: str, drafter: str, gamma: int) -> list[float]:
+    def temperatures(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> list[float]:
         """T_1..T_γ of a drafter's confidences; empty where the run has no calibration of them."""
-        sql = "SELECT temperature FROM calibrations WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY position"
-        with self.reading() as connection:
-            return [float(r[0]) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
+        rows = self._fitted("temperature FROM calibrations", [run_id, drafter, gamma, drafting])
+        return [float(row[0]) for row in rows]
 
-    def estimates(self, run_id: str, drafter: str, gamma: int) -> list[tuple[float, float]]:
+    def estimates(
+        self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled"
+    ) -> list[tuple[float, float]]:
         """(intercept, slope) at each position of a drafter's estimated confidences; empty where the run has none."""
-        sql = "SELECT intercept, slope FROM estimates WHERE run_id = ? AND drafter = ? AND gamma = ? ORDER BY position"
+        rows = self._fitted("intercept, slope FROM estimates", [run_id, drafter, gamma, drafting])
+        return [(float(row[0]), float(row[1])) for row in rows]
+
+    def _fitted(self, columns: str, key: Sequence[Any]) -> list[tuple[Any, ...]]:
+        where = "run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')"
         with self.reading() as connection:
-            return [(float(r[0]), float(r[1])) for r in connection.execute(sql, [run_id, drafter, gamma]).fetchall()]
+            cursor = connection.execute(f"SELECT {columns} WHERE {where} ORDER BY position", list(key))
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
     def create_sweep(
         self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from simulator.records import Anchors, Response, Round
+from simulator.records import Anchors, KeptDrafting, Response, Round
 
 _FLOATS = pa.list_(pa.float32())
-_DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8())]
+_DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
 RESPONSE_COLUMNS = pa.schema([
     *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
     ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
@@ -25,34 +25,39 @@ _ROUND_COLUMNS = pa.schema([
 _RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
 
 
-def response_tables(drafter: str, gamma: int, responses: Sequence[Response]) -> dict[str, pa.Table]:
+def response_tables(
+    drafter: str, gamma: int, responses: Sequence[Response], drafting: KeptDrafting = "sampled"
+) -> dict[str, pa.Table]:
     """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted."""
     rows = [
         {
-            "drafter": drafter, "gamma": gamma, "task": r.task, "domain": r.domain, "prompt_id": r.prompt_id,
-            "turn": r.turn, "prompt_tokens": r.prompt_tokens, "output_tokens": len(r.token_ids), "finish": r.finish,
-            "token_ids": list(r.token_ids), "text": r.text, "beyond": list(r.beyond),
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "task": r.task, "domain": r.domain,
+            "prompt_id": r.prompt_id, "turn": r.turn, "prompt_tokens": r.prompt_tokens,
+            "output_tokens": len(r.token_ids), "finish": r.finish, "token_ids": list(r.token_ids), "text": r.text,
+            "beyond": list(r.beyond),
         }
         for r in responses
     ]  # fmt: skip
-    rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds) for r in responses]
+    rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds, drafting) for r in responses]
     return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
 
 
-def round_table(drafter: str, gamma: int, prompt_id: str, turn: int, rounds: Sequence[Round]) -> pa.Table:
+def round_table(
+    drafter: str, gamma: int, prompt_id: str, turn: int, rounds: Sequence[Round], drafting: KeptDrafting = "sampled"
+) -> pa.Table:
     """Rows of `rounds` for one response."""
     rows = [
         {
-            "drafter": drafter, "gamma": gamma, "prompt_id": prompt_id, "turn": turn, "round": i, "drafted": x.drafted,
-            "verified": x.verified, "accepted": x.accepted, "committed": x.committed, "confidence": list(x.confidence),
-            "running": x.running, "draft_s": x.draft_s, "verify_s": x.verify_s,
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn, "round": i,
+            "drafted": x.drafted, "verified": x.verified, "accepted": x.accepted, "committed": x.committed,
+            "confidence": list(x.confidence), "running": x.running, "draft_s": x.draft_s, "verify_s": x.verify_s,
         }
         for i, x in enumerate(rounds)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, _ROUND_COLUMNS)
 
 
-def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors) -> pa.Table:
+def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, drafting: KeptDrafting = "sampled") -> pa.Table:
     """Rows of `anchors` for one response."""
     count, gamma = anchors.accept_prob.shape
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * gamma)
@@ -65,6 +70,7 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors) -> p
     columns = {
         "drafter": pa.array([drafter] * count, pa.string()),
         "gamma": pa.array(np.full(count, gamma, np.uint8)),
+        "drafting": pa.array([drafting] * count, pa.string()),
         "prompt_id": pa.array([prompt_id] * count, pa.string()),
         "turn": pa.array(np.full(count, turn, np.uint8)),
         "anchor": pa.array(np.arange(1, count + 1, dtype=np.uint32)),
@@ -78,12 +84,17 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors) -> p
     return pa.table(columns)
 
 
-def recordings(drafter: str, gamma: int, recorded: Sequence[tuple[str, int, int]]) -> pa.Table:
+def recordings(
+    drafter: str, gamma: int, recorded: Sequence[tuple[str, int, int]], drafting: KeptDrafting = "sampled"
+) -> pa.Table:
     """Rows of `recordings` from (prompt id, turn, anchors) of each response."""
     rows = [
-        {"drafter": drafter, "gamma": gamma, "prompt_id": prompt_id, "turn": turn, "anchors": anchors}
+        {
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn,
+            "anchors": anchors,
+        }
         for prompt_id, turn, anchors in recorded
-    ]
+    ]  # fmt: skip
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
 
 

@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 FinishReason = Literal["stop", "length"]
 Drafting = Literal["sampled", "greedy"]
-"""How draft tokens are chosen: `sampled` draws them from q, as the papers do; `greedy` takes argmax q at every temperature, as
-vLLM by default, z-lab's loop and llama.cpp do. A greedy draft is one-hot: it is accepted with probability p(argmax q)."""
+"""How draft tokens are chosen: `sampled` draws them from q, as the papers do; `greedy` takes argmax q at every temperature,
+as vLLM by default, z-lab's loop and llama.cpp do. A greedy draft is one-hot: it is accepted with probability p(argmax q)."""
 DRAFTINGS: tuple[Drafting, ...] = get_args(Drafting)
 KeptDrafting = Literal["sampled", "greedy", "either"]
 """What a recording holds for. `either` where both ways draft the same: it is recorded and kept once, and serves both."""
+DRAFT_SAMPLE_METHOD: dict[Drafting, str] = {"sampled": "probabilistic", "greedy": "greedy"}
+"""vLLM's option of this name."""
 VLLM_DRAFTING: Drafting = "greedy"
-"""vLLM's default `draft_sample_method`."""
+"""What vLLM does without it."""
 _ONE_HOT = ("none", "ngram")
 """Kinds of drafters without a distribution to draw from."""
 Bytes = npt.NDArray[np.uint8]

@@ -35,7 +35,8 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
 def replays_exactly(policy: Policy, drafting: KeptDrafting) -> bool:
     """Whether replaying a recording under `policy` has the law of a live run.
 
-    A greedy draft is settled by the context before it, its unverified tail too: there is nothing to be coupled with what comes
-    next, and even a policy that looks at that tail's old confidences replays exactly. False for bounds, which nobody can run.
+    A greedy draft is settled by the context before it, its unverified tail too: there is nothing to be coupled with what
+    comes next, and even a policy that looks at that tail's old confidences replays exactly. False for bounds: nobody can run
+    them.
     """
     return policy.lossless and (policy.replays_exactly or drafting != "sampled")

@@ -74,6 +74,9 @@ class Trace:
         """γ of the recording."""
         return self.anchors.gamma
 
+    def __str__(self) -> str:
+        return f"{self.drafter} γ={self.gamma}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
+
     def __iter__(self) -> Iterator[tuple[TracedResponse, Anchors]]:
         for i, response in enumerate(self.responses):
             yield response, cut(self.anchors, slice(self.offsets[i], self.offsets[i + 1]))

@@ -44,6 +44,10 @@ def search(
         list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
     ] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this kind of policy, as fixed,prefix_scheduler.")] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default greedy, as vLLM does, which winners are exported for."),
+    ] = None,
     request_cap: Annotated[int, typer.Option(help="Most requests running at once; smaller caps are tried too.")] = 256,
     trials: Annotated[int | None, typer.Option(help="Configurations to try at each load; 64 by default.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no more are tried.")] = None,
@@ -89,7 +93,9 @@ def search(
                     "request_cap": request_cap, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
                     "step_tokens": step_tokens, "kv_capacity_tokens": kv_capacity_tokens,
                 }  # fmt: skip
-                study_id = start_study(store, traces, hardware, options, watcher, cluster=cluster, timeout=timeout)
+                study_id = start_study(
+                    store, traces, hardware, options, watcher, drafting=drafting, cluster=cluster, timeout=timeout
+                )
         print_study(store, study_id, as_json=as_json)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from simulator.metrics import student_t
 from simulator.policies import parse_policy
+from simulator.records import Drafting
+from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Job, Objective, Scenario
 from tuner.runner import Run
 from tuner.space import Configuration
@@ -67,6 +69,8 @@ class Confirmation:
     seconds: float
     seed: int
     draws: int
+    drafting: Drafting = "sampled"
+    """How the drafts were chosen that are replayed."""
 
     def run(self, entries: Sequence[tuple[str, Configuration]], run: Run) -> list[Confirmed]:
         """Every entry, a role and a configuration, on the same draws."""
@@ -108,7 +112,7 @@ class Confirmation:
         return {
             "load": self.scenario.load, "place": place, "role": one.role, "error": one.error, "drafter": c.drafter,
             "gamma": c.gamma, "policy": c.policy, "confidences": c.confidences, "request_cap": c.request_cap,
-            "exact": policy.lossless and policy.replays_exactly, "prompts": prompts, "draws": len(one.draws),
+            "exact": replays_exactly(policy, self.drafting), "prompts": prompts, "draws": len(one.draws),
             "figures": one.means() if one.draws else None, "half_widths": one.half_widths() if one.draws else None,
             "gain": gain, "gain_half_width": gain_width, "violations": violations,
             "feasible": None if violations is None else self.keeps(one),

@@ -97,6 +97,7 @@ def _title(study: dict[str, Any]) -> str:
     }  # fmt: skip
     bounds = "".join(f" · {sla}" for sla in plan["slas"])
     name = f"{profile['name']} ({profile['source']})"
+    traces += f" · {plan['drafting']} drafts"
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 
 
@@ -174,7 +175,7 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if not found["winner"]["feasible"]:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
     if not found["winner"]["exact"]:
-        lines.append("the winner looks at old confidences: its replay is exact at temperature 0 only; see the README")
+        lines.append("the winner looks at old confidences: its replay of sampled drafts is an approximation; see the README")
     if found["errors"]:
         lines.append(f"failed trials: {'; '.join(found['errors'][:3])}")
     return lines

@@ -18,6 +18,7 @@ from results.studies import Studies
 from simulator.errors import InputError
 from simulator.policies import KByBatch
 from simulator.policies.k_by_batch import WHOLE_BLOCK
+from simulator.records import DRAFT_SAMPLE_METHOD
 from tuner.display import describe, loads
 from tuner.samplers import study_of
 from tuner.space import READING, Configuration
@@ -35,6 +36,11 @@ _CHECKPOINT_NOTES = {
     "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
     "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
     "mtp": "vLLM takes MTP weights from the target's own checkpoint, and has no such class for plain dense Qwen3",
+}
+_DRAFTING_NOTES = {
+    "sampled": "draft_sample_method: the numbers are of drafts drawn from the draft distribution; vLLM's default is greedy, "
+    "whose acceptance is another",
+    "greedy": "draft_sample_method: the numbers are of greedy drafts, vLLM's default",
 }
 
 
@@ -116,8 +122,8 @@ def serving(
         speculative |= policy
         notes += said
         if temperature > 0 and kind != "ngram":
-            speculative["draft_sample_method"] = "probabilistic"
-            notes.append("draft_sample_method: drafts are drawn as recorded; vLLM's default, greedy, accepts fewer")
+            speculative["draft_sample_method"] = DRAFT_SAMPLE_METHOD[plan["drafting"]]
+            notes.append(_DRAFTING_NOTES[plan["drafting"]])
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
     target = study["target"] or "MODEL"
@@ -212,7 +218,8 @@ def _json(
     row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
     return {
         "study": study["study"]["study_id"], "load": load, "hardware": study["profile"], "target": made.target,
-        "configuration": dataclasses.asdict(winner), "exact": found["winner"]["exact"],
+        "configuration": dataclasses.asdict(winner), "drafting": study["plan"]["drafting"],
+        "exact": found["winner"]["exact"],
         "step_tokens": made.step_tokens, "simulated": found["winner"]["figures"],
         "half_widths": found["winner"]["half_widths"],
         "vllm": {"speculative_config": made.speculative, "command": made.command(), "checked": checked},

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 
 from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Traces, load_of, profile_row, say_model
+from harness.sweeps import Traces, choose_drafting, load_of, profile_row, say_model
 from harness.watcher import Watcher
 from results.store import Store
 from results.studies import Studies
 from simulator.errors import InputError
 from simulator.hardware import Profile, dump_profile, parse_profile
 from simulator.profiles import find_profile
+from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
 from simulator.workload import Mix
@@ -51,6 +52,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     drafters: list[str] | None = None
     kinds: list[str] | None = None
     """Of policies; None: all."""
+    drafting: Drafting = "sampled"
+    """How the drafts were chosen that are replayed."""
     sampler: str = "tpe"
     trials: int = 64
     """At each load."""
@@ -103,9 +106,12 @@ class Ground:
 
 def start_study(
     store: Store, run: str, hardware: str | None, options: dict[str, Any], watcher: Watcher,
-    *, cluster: Cluster | None, timeout: float | None,
+    *, drafting: Drafting | None = None, cluster: Cluster | None, timeout: float | None,
 ) -> str:  # fmt: skip
-    """Search, confirm and store what the command line asks for; returns the study's id. Raises InputError."""
+    """Search, confirm and store what the command line asks for; returns the study's id. Raises InputError.
+
+    Without `drafting`, drafts are chosen as vLLM does, which winners are exported for.
+    """
     if hardware is None:
         raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
     try:
@@ -115,6 +121,8 @@ def start_study(
     except ValueError as error:
         raise InputError(str(error)) from None
     run_id = store.find_run(run)
+    drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM_DRAFTING)
+    plan = msgspec.structs.replace(plan, drafting=drafting)
     found = ground(store, run_id, plan, watcher)
     recorded = prepare(found.traffic.trace(("search", *found.bare, "none")))
     for load in plan.loads:  # refuse before anything is stored
@@ -148,7 +156,7 @@ def resume_study(
 
 def ground(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> Ground:
     """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
-    profile, traces = parse_profile(plan.profile), Traces(store, run_id)
+    profile, traces = parse_profile(plan.profile), Traces(store, run_id, plan.drafting)
     say_model(store, run_id, profile, watcher)
     known = list(dict.fromkeys(name for name, _ in traces.recorded))
     if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
@@ -291,8 +299,9 @@ def _finish(
         scenario = scenario_of(plan, found, load)
         watcher.advance("confirming", number, len(searched))
         what = Confirmation(
-            scenario=scenario, objective=plan.objective, seconds=plan.seconds, seed=plan.seed, draws=plan.draws
-        )
+            scenario=scenario, objective=plan.objective, seconds=plan.seconds, seed=plan.seed, draws=plan.draws,
+            drafting=plan.drafting,
+        )  # fmt: skip
         best = ranked(trials)
         if not best:
             continue

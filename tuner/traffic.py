@@ -69,4 +69,4 @@ def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
         names = sorted(prompts)
         for k in rng.integers(len(names), size=len(names)):
             chosen += prompts[names[k]]
-    return Trace.join(trace.drafter, [parts[i] for i in chosen])
+    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drafters.checkpoints import find_folder, folder_hash, read_config, read_tensors
 from simulator.errors import InputError
+from simulator.records import DRAFT_SAMPLE_METHOD, Drafting
 
 GPU_ONLY = ("dspark",)
 """Methods that vLLM 0.32 has no code for on a CPU."""
@@ -23,14 +24,17 @@ _TABLES = {"embed_tokens.weight": "model.embed_tokens.weight", "lm_head.weight":
 """Of a drafter, and their names in a target's checkpoint."""
 
 
-def speculative(drafter: Mapping[str, Any], target: str, folder: Path, temperature: float) -> dict[str, Any]:
+def speculative(
+    drafter: Mapping[str, Any], target: str, folder: Path, temperature: float, drafting: Drafting
+) -> dict[str, Any]:
     """vLLM's speculative configuration for a drafter.
 
     Args:
         drafter: of a run: kind, gamma, checkpoint.
         target: a folder or a hub id.
         folder: where converted checkpoints go, each to a folder of its own.
-        temperature: above 0 drafts are drawn from the draft distribution, as recorded; vLLM's default takes the likeliest.
+        temperature: at 0 both ways to draft are the same.
+        drafting: as in the recordings it is compared with.
 
     Raises:
         InputError: vLLM has no such method.
@@ -41,8 +45,8 @@ def speculative(drafter: Mapping[str, Any], target: str, folder: Path, temperatu
     source = str(drafter["checkpoint"])
     made = folder / f"{drafter['kind']}-{folder_hash(find_folder(source))[:8]}"
     method = convert(source, target, made)
-    sampled = {"draft_sample_method": "probabilistic"} if temperature > 0 else {}
-    return {"method": method, "model": str(made), **tokens, **sampled}
+    drafts = {"draft_sample_method": DRAFT_SAMPLE_METHOD[drafting]} if temperature > 0 else {}
+    return {"method": method, "model": str(made), **tokens, **drafts}
 
 
 def convert(source: str, target: str, folder: Path) -> str:

@@ -24,7 +24,7 @@ from drafters.target import Target
 from harness.live import Asked, Point, read_prompts, split_prompts, turns
 from harness.pairs import load_pair
 from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Traces, profile_row
+from harness.sweeps import Traces, choose_drafting, profile_row
 from harness.validation import Plan, Replicas, halves
 from harness.vllm.checkpoints import GPU_ONLY, speculative
 from harness.vllm.engine import Engine, on_cpu, outline, require, running, version
@@ -37,6 +37,7 @@ from results.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware import Profile
 from simulator.policies import Fixed
+from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.replay import replay
 from simulator.simulation import Prepared
 from simulator.traces import Trace, cut
@@ -72,12 +73,13 @@ def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hard
             "--engine vllm: every method verifies all it drafts, on its own profile; leave --policy and --hardware out"
         )
     run_id = store.find_run(name)
-    row, traces = store.run(run_id), Traces(store, run_id)
+    drafting = choose_drafting(store, run_id, plan.drafting, watcher.say, engine=VLLM_DRAFTING)
+    row, traces = store.run(run_id), Traces(store, run_id, drafting)
     if row["plan"].get("pair") is None or not traces.recorded:
         raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
     settings, pair = row["sampling"], load_pair(row["plan"]["pair"])
     sampling = Sampling(settings["temperature"], settings["top_p"], settings["top_k"])
-    methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher)
+    methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = traces.raw(*traces.recorded[0]).responses
     live, traced = split_prompts(responses, plan.seed)
     target = outline(pair.target, pair.dtype)
@@ -98,12 +100,14 @@ def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hard
         watcher.say(f"simulated {method.drafter}")
     common = {
         "run_id": run_id, "command": command_line(), "engine": "vllm", "live_prompts": live, "trace_prompts": traced,
-        "git_revision": git_revision(), "packages": {**package_versions(), "vllm": version()},
+        "drafting": drafting, "git_revision": git_revision(), "packages": {**package_versions(), "vllm": version()},
     }  # fmt: skip
     return Validations(store).add([{**common, **r} for r in rows], profile_row(profile), profile_row(profile))
 
 
-def choose_methods(row: Mapping[str, Any], plan: Plan, target: str, folder: Path, watcher: Watcher) -> list[Method]:
+def choose_methods(
+    row: Mapping[str, Any], plan: Plan, target: str, folder: Path, watcher: Watcher, drafting: Drafting = VLLM_DRAFTING
+) -> list[Method]:
     """What vLLM can run of a run's drafters, checkpoints converted; the rest is said, or refused if it was asked for."""
     temperature, drafters = row["sampling"]["temperature"], {k: v for k, v in row["drafters"].items() if k != "none"}
     if unknown := [d for d in plan.drafters or () if d not in (*drafters, "none")]:
@@ -113,7 +117,7 @@ def choose_methods(row: Mapping[str, Any], plan: Plan, target: str, folder: Path
         if plan.drafters is not None and name not in plan.drafters:
             continue
         try:
-            found = speculative(drafter, target, folder, temperature)
+            found = speculative(drafter, target, folder, temperature, drafting)
             if found["method"] in GPU_ONLY and on_cpu():
                 raise InputError(f"{name}: vLLM runs {found['method']} on GPUs only")
             methods.append(Method(name, int(drafter["gamma"]), found))

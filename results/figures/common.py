@@ -61,8 +61,8 @@ def first_row(con: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> dict[st
     return dict(zip(names, rows[0], strict=True)) if rows else None
 
 
-def query(con: duckdb.DuckDBPyConnection, sql: str, run_id: str) -> pl.DataFrame:
-    frame: pl.DataFrame = con.sql(sql, params={"run": run_id}).pl()
+def query(con: duckdb.DuckDBPyConnection, sql: str, run_id: str, **more: Any) -> pl.DataFrame:
+    frame: pl.DataFrame = con.sql(sql, params={"run": run_id, **more}).pl()
     return frame
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from results.figures.common import PAPER
+from results.figures.common import PAPER, query
 from results.figures.published import PAPER_DATASETS
+from results.figures.run import drafting_of
 from results.tables import matrix
 from simulator.calibration import BINS, calibrated, estimated
+from simulator.records import Drafting
 from simulator.traces import split_of
 
 Ints = npt.NDArray[np.int64]
@@ -52,9 +54,17 @@ class Recording:
 
 
 def recordings(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Recording]:
-    """The run's drafters that have confidences, at their largest γ; estimated ones where weights of estimates are kept."""
-    sql = "SELECT drafter, max(gamma) FROM recordings WHERE run_id = ? GROUP BY drafter ORDER BY drafter"
-    found = [_recording(con, run_id, drafter, int(gamma)) for drafter, gamma in con.execute(sql, [run_id]).fetchall()]
+    """The run's drafters that have confidences, at their largest γ; estimated ones where weights of estimates are kept.
+
+    Drafts are chosen as `drafting_of` says.
+    """
+    sql = """
+        SELECT drafter, max(gamma) FROM recordings WHERE run_id = ? AND drafting IN (?, 'either')
+        GROUP BY drafter ORDER BY drafter
+    """
+    drafting = drafting_of(con, run_id)
+    rows = con.execute(sql, [run_id, drafting]).fetchall()
+    found = [_recording(con, run_id, drafter, int(gamma), drafting) for drafter, gamma in rows]
     return [recording for recording in found if recording is not None]
 
 
@@ -159,21 +169,21 @@ def reliability(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
 
 
 def confidence_quality(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
-    """What is stored of calibrations and estimates, by drafter and position.
+    """What is stored of calibrations and estimates, by drafter and position; drafts are chosen as `drafting_of` says.
 
     Columns: run, drafter, gamma, position, fitted ('temperature' or 'estimate'), observed, ece_before, ece_after, auc,
     brier.
     """
     sql = """
         SELECT run_id AS run, drafter, gamma, position, 'temperature' AS fitted, observed, ece_before, ece_after,
-               auc_after AS auc, brier_after AS brier FROM calibrations WHERE run_id = $run
+               auc_after AS auc, brier_after AS brier
+        FROM calibrations WHERE run_id = $run AND drafting IN ($drafting, 'either')
         UNION ALL
         SELECT run_id, drafter, gamma, position, 'estimate', observed, NULL, ece, auc, brier
-        FROM estimates WHERE run_id = $run
+        FROM estimates WHERE run_id = $run AND drafting IN ($drafting, 'either')
         ORDER BY drafter, gamma, position
     """
-    frame: pl.DataFrame = con.sql(sql, params={"run": run_id}).pl()
-    return frame
+    return query(con, sql, run_id, drafting=drafting_of(con, run_id))
 
 
 def block_sizes(lengths: pl.DataFrame, kinds: dict[str, str]) -> pl.DataFrame:
@@ -223,9 +233,11 @@ def _threshold_rows(key: dict[str, Any], each: npt.NDArray[np.float64], rounds: 
     ]
 
 
-def _recording(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int) -> Recording | None:
-    key = {"run": run_id, "drafter": drafter, "gamma": gamma}
-    mine = "run_id = $run AND drafter = $drafter AND gamma = $gamma"
+def _recording(
+    con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: Drafting
+) -> Recording | None:
+    key = {"run": run_id, "drafter": drafter, "gamma": gamma, "drafting": drafting}
+    mine = "run_id = $run AND drafter = $drafter AND gamma = $gamma AND drafting IN ($drafting, 'either')"
     sql = f"SELECT count(confidence), count(certainty) FROM anchors WHERE {mine}"
     [(given, certain)] = con.execute(sql, key).fetchall()
     weights = con.execute(f"SELECT intercept, slope FROM estimates WHERE {mine} ORDER BY position", key).fetchall()
@@ -240,7 +252,7 @@ def _recording(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma:
     responses = con.execute(
         f"""
         SELECT s.task, s.domain, s.prompt_id, d.anchors
-        FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, prompt_id, turn)
+        FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, drafting, prompt_id, turn)
         WHERE {mine} AND d.anchors > 0 ORDER BY prompt_id, turn
         """,
         key,

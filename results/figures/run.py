@@ -12,6 +12,7 @@ import duckdb
 import polars as pl
 
 from results.figures.common import query
+from simulator.records import Drafting
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Provenance:
     prompts: int
     """Distinct prompts answered at least once."""
     responses: int
-    """Over all drafters and turns."""
+    """Over all drafters, ways to draft and turns."""
     rounds: int
     replayed: int
     """Of them replayed from a dense record, not decoded live."""
@@ -76,7 +77,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
                (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
                (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
-               (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, prompt_id, turn)
+               (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, drafting, prompt_id, turn)
                 WHERE run_id = $run) AS replayed,
                (SELECT count(*) FROM speed_samples WHERE run_id = $run) AS speed_samples
         """,
@@ -112,6 +113,13 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         host=json.loads(run["host"]),
         **counts,
     )
+
+
+def drafting_of(con: duckdb.DuckDBPyConnection, run_id: str) -> Drafting:
+    """How drafts were chosen in what tables and figures show of a run: sampled, as in the paper, unless all are greedy."""
+    sql = "SELECT bool_or(drafting = 'sampled'), bool_or(drafting = 'greedy') FROM recorded_responses WHERE run_id = ?"
+    [(sampled, greedy)] = con.execute(sql, [run_id]).fetchall()
+    return "greedy" if greedy and not sampled else "sampled"
 
 
 def missing_responses(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:

@@ -37,6 +37,11 @@ class Sweep(Origin):
     """The profile that policies were told; None: the truth."""
 
     @property
+    def drafting(self) -> str:
+        """How drafts were chosen in what was replayed."""
+        return str(self.plan.get("drafting", "sampled"))
+
+    @property
     def slas(self) -> list[Sla]:
         """The bounds asked for."""
         return [Sla.parse(text) for text in self.plan.get("slas") or []]

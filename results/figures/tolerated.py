@@ -26,6 +26,8 @@ class Sensitivity(Origin):
     seed: int
     clear: float
     """Another configuration wins with so much more of the objective: 0.01 is 1 %."""
+    drafting: str
+    """How drafts were chosen."""
 
 
 def find_sensitivity(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
@@ -42,7 +44,7 @@ def sensitivity(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> Sensitivit
     row = first_row(con, "SELECT * FROM tolerances JOIN profiles USING (profile_hash) WHERE tolerance_id = ?", tolerance_id)
     if row is None:
         raise LookupError(f"no sensitivity {tolerance_id!r} in this database")
-    own = {name: row[name] for name in ("tolerance_id", "objective", "seconds", "seed", "clear")}
+    own = {name: row[name] for name in ("tolerance_id", "objective", "seconds", "seed", "clear", "drafting")}
     return Sensitivity(**own, **origin(row))
 
 

@@ -29,6 +29,8 @@ class Validation(Origin):
     trace_prompts: int
     """Simulated from: others."""
     points: int
+    drafting: str
+    """How drafts were chosen, live and simulated."""
     seconds: float
     """Of all live engines' clocks."""
 
@@ -56,7 +58,7 @@ def validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Validation
         raise LookupError(f"no validation {validation_id!r} in this database")
     return Validation(
         validation_id=validation_id, engine=row["engine"], believed=row["believed"] or "unknown", live_prompts=row["live"],
-        trace_prompts=row["traced"], points=row["points"], seconds=row["live_s"], **origin(row),
+        trace_prompts=row["traced"], points=row["points"], drafting=row["drafting"], seconds=row["live_s"], **origin(row),
     )  # fmt: skip
 
 

@@ -47,7 +47,9 @@ def texts(
     return result
 
 
-def record_of(target: Target, drafter: Drafter, texts: Sequence[DenseText], sampling: Sampling, **options: Any) -> list[Anchors]:
+def record_of(
+    target: Target, drafter: Drafter, texts: Sequence[DenseText], sampling: Sampling, **options: Any
+) -> list[Anchors]:
     """The dense record of one drafter, drafting one way."""
     [found] = record_anchors(target, [drafter], texts, sampling, **options)[0].values()
     return found
@@ -298,7 +300,9 @@ def test_certainty_is_the_largest_live_probability(
 def test_who_is_confident_has_no_certainty_and_lookup_has_neither(make: Callable[[str], Drafter], target: Target) -> None:
     [text] = texts(target, [PROMPT], 12, Sampling(), 8)
     found = record_anchors(target, [make(name) for name in ("dspark", "eagle3", "ngram")], [text], Sampling(), fresh=True)
-    known = [[x is not None for x in (a.confidence, a.fresh_confidence, a.certainty)] for one in found for [a] in one.values()]
+    known = [
+        [x is not None for x in (a.confidence, a.fresh_confidence, a.certainty)] for one in found for [a] in one.values()
+    ]
     assert known == [[True, True, False], [False, False, True], [False, False, False]]
 
 

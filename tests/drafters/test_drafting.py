@@ -45,9 +45,7 @@ def finished(target: Target) -> Callable[[Sampling], list[DenseText]]:
 
 
 @pytest.fixture(scope="module")
-def recorded(
-    target: Target, make: Callable[[str], Drafter], finished: Callable[[Sampling], list[DenseText]]
-) -> Recorded:
+def recorded(target: Target, make: Callable[[str], Drafter], finished: Callable[[Sampling], list[DenseText]]) -> Recorded:
     """Dense records of these responses, both ways from one pass, by drafter and sampling settings."""
 
     def record(name: str, sampling: Sampling) -> dict[KeptDrafting, list[Anchors]]:
@@ -60,7 +58,8 @@ def recorded(
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [(n, "temperature 0.7, top-k 4") for n in LEARNED] + [("dspark", "temperature 1"), ("dspark", "top-p 0.8")]
+    ("name", "settings"),
+    [(n, "temperature 0.7, top-k 4") for n in LEARNED] + [("dspark", "temperature 1"), ("dspark", "top-p 0.8")],
 )
 def test_greedy_drafts_leave_the_targets_law(
     name: str, settings: str, make: Callable[[str], Drafter], target: Target
@@ -200,7 +199,9 @@ def test_both_ways_of_one_pass_are_those_of_two(make: Callable[[str], Drafter], 
     for drafter, found in zip(drafters, together, strict=True):
         for way, anchors in found.items():
             asked: tuple[Drafting, ...] = ("sampled",) if way != "greedy" else ("greedy",)
-            for ours, theirs in zip(anchors, record_of(target, drafter, done, Sampling(), drafting=asked, fresh=True), strict=True):
+            for ours, theirs in zip(
+                anchors, record_of(target, drafter, done, Sampling(), drafting=asked, fresh=True), strict=True
+            ):
                 assert_same(ours, theirs)
     assert together[0]["sampled"][0].fresh_confidence is not None
     assert together[0]["greedy"][0].fresh_confidence is None  # the same tail again

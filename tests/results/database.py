@@ -94,11 +94,12 @@ def recorded(
         for task, domain in TASKS.items():
             for prompt in (f"{task}/{i}" for i in range(prompts) if keep(drafter, task)):
                 lengths = [int(np.argmin([*(rng.random(gamma) < alpha), False])) for _ in range(30)]
-                key = (run, drafter, gamma)
+                key = (run, drafter, gamma, "sampled")
                 responses.append((*key, task, domain, prompt, 0, 9, 31 + sum(lengths), "length", [], "", []))
                 rounds += [(*key, prompt, 0, i, gamma, gamma, a, a + 1, [], 1, 0.1, 0.2) for i, a in enumerate(lengths)]
         for sample in range(3):
-            samples += [(run, drafter, gamma, sample, f"gsm8k/{i}", 1, 60, 1 - alpha / 2 + i / 50) for i in range(4)]
+            cell = (run, drafter, gamma, sample)
+            samples += [(*cell, f"gsm8k/{i}", 1, 60, 1 - alpha / 2 + i / 50, "sampled") for i in range(4)]
     con = con or empty()
     add_run(con, run, drafters, **declared)
     for table, rows in (("responses", responses), ("rounds", rounds), ("speed_samples", samples if speed else [])):

@@ -57,12 +57,12 @@ def add_response(
     gamma = KINDS[drafter] if gamma is None else gamma
     tokens = 1 + sum(committed for _, _, committed in rounds)
     con.execute(
-        "INSERT INTO responses VALUES ($1, $2, $3, $4, $5, $6, $7, 5, $8, $9, [], '', [])",
+        "INSERT INTO responses VALUES ($1, $2, $3, 'sampled', $4, $5, $6, $7, 5, $8, $9, [], '', [])",
         [run_id, drafter, gamma, task, domain, prompt_id, turn, tokens, finish],
     ).fetchall()
     for index, (verified, accepted, committed) in enumerate(rounds):
         con.execute(
-            "INSERT INTO rounds VALUES ($1, $2, $3, $4, $5, $6, $3, $7, $8, $9, [], 1, 0.001, 0.002)",
+            "INSERT INTO rounds VALUES ($1, $2, $3, 'sampled', $4, $5, $6, $3, $7, $8, $9, [], 1, 0.001, 0.002)",
             [run_id, drafter, gamma, prompt_id, turn, index, verified, accepted, committed],
         ).fetchall()
 
@@ -73,7 +73,7 @@ def add_speed(
     """`cells`: sample, prompt_id, tokens, seconds."""
     for sample, prompt_id, tokens, seconds in cells:
         con.execute(
-            "INSERT INTO speed_samples VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO speed_samples VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sampled')",
             [RUN, drafter, KINDS[drafter], sample, prompt_id, batch, tokens, seconds],
         ).fetchall()
 
@@ -302,10 +302,10 @@ def test_rounds_replayed_from_anchors_are_counted_apart(con: duckdb.DuckDBPyConn
     add_response(con, "none", "a", [(0, 0, 1)] * 3)
     add_response(con, "mtp", "b", [(1, 1, 2)])
     assert figures.provenance(con, RUN).replayed == 0
-    con.execute("INSERT INTO recordings VALUES ($1, 'dspark', 7, 'a', 0, 3)", [RUN]).fetchall()
+    con.execute("INSERT INTO recordings VALUES ($1, 'dspark', 7, 'sampled', 'a', 0, 3)", [RUN]).fetchall()
     for index in range(2):
-        values = [RUN, "dspark", 7, "a", 0, index, 7, 7, 1, 2, [], 1, None, None]
-        con.execute(f"INSERT INTO rounds VALUES ({', '.join('?' * 14)})", values).fetchall()
+        values = [RUN, "dspark", 7, "sampled", "a", 0, index, 7, 7, 1, 2, [], 1, None, None]
+        con.execute(f"INSERT INTO rounds VALUES ({', '.join('?' * 15)})", values).fetchall()
     run = figures.provenance(con, RUN)
     assert (run.rounds, run.replayed) == (6, 2)
 

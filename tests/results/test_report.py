@@ -165,7 +165,9 @@ def test_the_report_says_how_rounds_came_about() -> None:
     con = recorded({"dspark": 7, "none": 0})
     assert "all rounds decoded live" in Page(report.render(con, RUN)).text
     # A dense recording: dspark's rounds are replayed, on responses of none.
-    con.execute("INSERT INTO recordings SELECT run_id, drafter, gamma, prompt_id, turn, 30 FROM responses WHERE gamma = 7")
+    con.execute(
+        "INSERT INTO recordings SELECT run_id, drafter, gamma, drafting, prompt_id, turn, 30 FROM responses WHERE gamma = 7"
+    )
     con.execute("DELETE FROM responses WHERE gamma = 7").fetchall()
     text = Page(report.render(con, RUN)).text
     assert "all rounds decoded live" not in text
@@ -396,5 +398,5 @@ def test_tables_of_every_figure(tmp_path: Path) -> None:
     assert {"frontier", "load", "step-time", "latency", "study", "accepted-length", "threshold", "reliability"} <= names
     write_tables(report.compose(recorded(), RUN), tmp_path)
     head, *rows = (tmp_path / "accepted-length.csv").read_text().splitlines()
-    assert head.startswith("run,drafter,gamma,domain,task")
+    assert head.startswith("run,drafter,gamma,drafting,domain,task")
     assert len(rows) == 6 * (6 + 3)

@@ -39,7 +39,7 @@ def test_what_goes_in_comes_out(store: Store) -> None:
     run_id = store.create_run(INFO)
     store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
     store.add_speed(run_id, [SpeedSample("dspark", 2, 0, "sums/0", 1, 3, 0.5)])
-    assert store.recorded_prompts(run_id) == {("dspark", 2, "sums/0")}
+    assert store.recorded_prompts(run_id) == {("dspark", 2, "sampled", "sums/0")}
     assert store.timed(run_id) == {(0, "sums/0")}
     assert store.run(run_id)["finished_at"] is None
     store.finish_run(run_id)
@@ -92,7 +92,7 @@ def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
     for name, anchors in (("dspark", ANCHORS), ("eagle3", headless), ("ngram", lookup)):
         rows = anchor_table(name, "sums/0", 0, anchors)
         store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/1", 0, 0), ("sums/0", 0, 3)])})
-    assert store.traced(run_id) == [("dspark", 2), ("eagle3", 2), ("ngram", 2)]
+    assert store.traced(run_id, "sampled") == [("dspark", 2), ("eagle3", 2), ("ngram", 2)]
     trace = store.trace(run_id, "dspark", 2)
     assert [(r.prompt_id, r.prompt_tokens) for r in trace.responses] == [("sums/0", 12), ("sums/1", 9)]
     assert trace.offsets.tolist() == [0, 3, 3]
@@ -112,8 +112,8 @@ def test_calibrated_confidences_are_a_view(store: Store) -> None:
     store.add(run_id, {"anchors": anchor_table("dspark", "sums/0", 0, ANCHORS)})
     with store.writing() as connection:
         for position, temperature in ((1, 2.0), (2, 0.5)):
-            values = [run_id, "dspark", 2, position, temperature, *[1] * 4, *[0.5] * 7]
-            connection.execute(f"INSERT INTO calibrations VALUES ({', '.join('?' * 16)})", values)
+            values = [run_id, "dspark", 2, "sampled", position, temperature, *[1] * 4, *[0.5] * 7]
+            connection.execute(f"INSERT INTO calibrations VALUES ({', '.join('?' * 17)})", values)
     assert store.temperatures(run_id, "dspark", 2) == [2.0, 0.5]
     assert store.temperatures(run_id, "dspark", 7) == []
     with store.reading() as connection:
@@ -219,9 +219,10 @@ def test_anchors_of_schema_2_are_read_without_certainties(
         (old / file.name).write_text(file.read_text())
     monkeypatch.setattr(results.store, "_MIGRATIONS", old)
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
-    store.add(run_id, response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)]))
+    plain = response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)])
     rows = anchor_table("dspark", "sums/0", 0, ANCHORS).drop_columns("certainty")
-    store.add(run_id, {"anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])})
+    tables = {**plain, "anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])}
+    store.add(run_id, {name: table.drop_columns("drafting") for name, table in tables.items()})
     monkeypatch.setattr(results.store, "_MIGRATIONS", current)
     trace = store.trace(run_id, "dspark", 2)
     np.testing.assert_array_equal(trace.anchors.confidence, ANCHORS.confidence)
