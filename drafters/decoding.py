@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
+from drafters.sampling import Draws, Proposal, Sampling, Verdict, finite, not_finite, sample, verify
 from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
@@ -39,6 +39,8 @@ class DecodeRequest:
     """Length limit of the response."""
     seed: tuple[int, ...]
     """Names this request's own random stream, so that its response depends on nothing else in the batch."""
+    name: str = ""
+    """What messages call it."""
 
     def __post_init__(self) -> None:
         if not self.prompt or self.max_new_tokens < 1:
@@ -76,7 +78,8 @@ def decode(
     distribution exactly, whatever the drafter. `policy` says how much of each draft is verified; None verifies it all.
 
     Raises:
-        InputError: a request does not fit the target's context, or the policy needs what no engine can know.
+        InputError: a request does not fit the target's context, the policy needs what no engine can know, or logits or
+            confidences are not finite; the message then names the request and the position.
     """
     longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
     batch = Batch(target, drafter, sampling, policy, min(max_batch, len(requests)), longest)
@@ -155,7 +158,11 @@ class Batch:
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
         last = seen.hidden[torch.arange(len(new), device=ids.device), length - 1]
         uniform = torch.tensor([d.random.random() for _, d in new], dtype=torch.float64)
-        first = sample(self.sampling.probabilities(self.target.head(last)), uniform)
+        logits = self.target.head(last)
+        for (_, decoded), fine in zip(new, finite(logits).tolist(), strict=True):
+            if not fine:
+                raise self._not_finite("the target's logits", decoded, 0)
+        first = sample(self.sampling.probabilities(logits), uniform)
         for (_, decoded), token in zip(new, first.tolist(), strict=True):
             self._commit(decoded, [token])
         text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
@@ -178,8 +185,9 @@ class Batch:
         ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
         positions = Positions.of(starts, ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        probs = self.sampling.probabilities(self.target.head(seen.hidden))
-        verdict = verify(proposal, self._tensor(verified), probs, draws)
+        logits, offered = self.target.head(seen.hidden), self._tensor(verified)
+        self._check_finite(decoded, proposal, logits, offered)
+        verdict = verify(proposal, offered, self.sampling.probabilities(logits), draws)
         verified_at = self._now()
 
         text = torch.cat([ids, ids[:, -1:]], 1)
@@ -192,6 +200,28 @@ class Batch:
         self._record(decoded, proposal, confidence, verified, verdict, text, seconds)
         if self.policy is not None:
             self.policy.learn([d.rounds[-1].verified for d in decoded], [d.rounds[-1].accepted for d in decoded])
+
+    def _check_finite(self, decoded: list[Decoded], proposal: Proposal, logits: Tensor, offered: Tensor) -> None:
+        """Raise InputError where a draft, its confidences, or the target's logits [B, L + 1, V] on it are not finite.
+
+        From a nan a token is still drawn, so that it would be recorded as if the target had said it.
+        """
+        unread = torch.arange(logits.shape[1], device=logits.device) > offered.unsqueeze(1)  # padding
+        checks = {"the target's logits": finite(logits) | unread}
+        if proposal.logits is not None:
+            checks["the drafter's logits"] = finite(proposal.logits)
+        if proposal.confidence is not None:
+            checks["the drafter's confidences"] = proposal.confidence.isfinite()
+        if bool(torch.cat(list(checks.values()), 1).all()):
+            return
+        for whose, fine in checks.items():
+            for one, row in zip(decoded, fine.tolist(), strict=True):
+                if not all(row):
+                    raise self._not_finite(whose, one, row.index(False))
+
+    def _not_finite(self, whose: str, decoded: Decoded, k: int) -> InputError:
+        """`k` counts from the last token of the text."""
+        return not_finite(whose, decoded.request.name, decoded.anchor_position + k, self.target.dtype)
 
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
