@@ -195,6 +195,10 @@ class Target:
         """
         if self.tokenizer is None or not self.tokenizer.chat_template:
             raise InputError(f"target {self.name}: its tokenizer has no chat template, which suites need")
+        templates = self.tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            known = ", ".join(sorted(templates))
+            raise InputError(f"target {self.name}: has several chat templates ({known}) and no default among them")
         try:
             ids = self.tokenizer.apply_chat_template(
                 list(messages), chat_template=_on(today, self.tokenizer.get_chat_template()), add_generation_prompt=True,

@@ -220,15 +220,18 @@ def test_an_answer_ends_with_the_tokenizers_end_token(suite: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{{ m.content or raise_exception('an empty reply') }}{% endfor %}", "an empty reply"),
-        ("{% for m in messages %}{{ m.content }}", "TemplateSyntaxError"),
-        ([{"name": "rag", "template": "a"}, {"name": "tool_use", "template": "b"}], "no default"),
+        (
+            "{% for m in messages %}{{ m.content or raise_exception('an empty reply') }}{% endfor %}",
+            "its chat template fails: .*an empty reply",
+        ),
+        ("{% for m in messages %}{{ m.content }}", "its chat template fails: TemplateSyntaxError"),
+        ([{"name": "rag", "template": "a"}, {"name": "tool_use", "template": "b"}], "has several .* no default"),
     ],
 )
 def test_a_template_that_fails_stores_nothing(template: Any, message: str, suite: str, tmp_path: Path) -> None:
     folder = changed_target(tmp_path / "target", tokenizer_config={"chat_template": template})
     store = Store(tmp_path / "specyard.duckdb")
-    with pytest.raises(InputError, match=f"^target {folder}: its chat template fails: .*{message}"):
+    with pytest.raises(InputError, match=f"^target {folder}: {message}"):
         start_run(plan(suite, GREEDY, pair=pair_of(folder)), store, CLUSTER, SILENT)
     assert not store.file.exists()
 
