@@ -209,7 +209,9 @@ def _work(
         done += _responses(unit)
         watcher.advance(stage, done, total)
     _say_found(run_id, suite, variants if plan.mode == "live" else [("none", 0)], store, watcher)
-    if plan.mode == "dense":
+    if not _rounds(run_id, store):
+        watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
+    elif plan.mode == "dense":
         calibrate(run_id, store, watcher.say)
 
     first_of_task = {p.task: p for p in reversed(suite.prompts)}
@@ -241,6 +243,13 @@ def _outside(run_id: str, store: Store) -> tuple[int, int]:
     with store.reading() as connection:
         [(outside, read)] = connection.execute(sql, [run_id]).fetchall()
     return int(outside or 0), int(read or 0)
+
+
+def _rounds(run_id: str, store: Store) -> int:
+    """Rounds of a run, over all drafters."""
+    with store.reading() as connection:
+        [(rounds,)] = connection.execute("SELECT count(*) FROM rounds WHERE run_id = ?", [run_id]).fetchall()
+    return int(rounds)
 
 
 def _say_found(run_id: str, suite: Suite, decoded: list[tuple[str, int]], store: Store, watcher: Watcher) -> None:

@@ -217,6 +217,16 @@ def test_an_answer_ends_with_the_tokenizers_end_token(suite: str, tmp_path: Path
     assert store.run(other)["target"]["end_tokens"] == [0, 2]
 
 
+def test_a_run_of_single_tokens_has_no_rounds_and_says_so(suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target", generation_config={"eos_token_id": list(range(4096))})
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    pair = pair_of(folder, drafters={"mtp": str(TINY / "mtp"), "ngram": "ngram"})
+    run_id = start_run(plan(suite, GREEDY, pair=pair, drafters=None, speed_passes=1), store, CLUSTER, watcher)
+    assert "every response is a single token, which a prefill gives: the run has no rounds" in said
+    assert store.run(run_id)["finished_at"] is not None
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
