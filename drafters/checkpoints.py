@@ -25,6 +25,16 @@ from simulator.errors import InputError
 
 MAX_GAMMA = 254
 """Counts of a round are stored in one byte."""
+WEIGHTS = ("config.json", "*.safetensors")
+"""Files of a checkpoint that say what a model computes."""
+TEXT = (
+    "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tekken.json", "*.model",
+    "*.tiktoken", "chat_template*", "additional_chat_templates/*",
+)  # fmt: skip
+"""Files that say how a conversation becomes tokens, and tokens text."""
+GENERATION = ("generation_config.json",)
+"""Files that say how answers are generated, and end."""
+_DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
 _SHARED = ("embed_tokens.weight", "lm_head.weight")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -58,7 +68,7 @@ def find_folder(source: str) -> Path:
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise InputError(f"checkpoint {source}: no such folder")
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(source, allow_patterns=list(_DOWNLOADED)))
     except Exception as error:  # the hub client has a dozen exception types; all mean that we have no files
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"checkpoint {source}: no such folder, and the hub did not give it: {reason}") from error
@@ -122,10 +132,10 @@ def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Pat
     os.replace(folder / "partial", folder / "model.safetensors")
 
 
-def folder_hash(folder: Path) -> str:
-    """SHA-256 over the configuration and weights of a checkpoint: its identity, whatever its path."""
+def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
+    """SHA-256 over files of a checkpoint, by default its configuration and weights: its identity, whatever its path."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -193,6 +203,7 @@ def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: s
         for n in wanted
         if n in found and found[n].shape != wanted[n].shape
     ]
+    problems += [f"{n} holds numbers that are not finite" for n in wanted if n in found and not _finite(found[n])]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"checkpoint {name}: {problems[0]}{more}")
@@ -202,6 +213,12 @@ def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: s
         weight = cast(Tensor, own.weight)
         if f"{table}.weight" in found and torch.equal(found[f"{table}.weight"].to(weight), weight):
             setattr(drafter, table, own)
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.dtype.itemsize == 1:  # of eight bits: not everything is defined
+        tensor = tensor.float()
+    return bool(tensor.isfinite().all())
 
 
 def read_tensors(folder: Path, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, sample, verify, verify_greedy
+from drafters.sampling import Draws, Proposal, Sampling, finite, not_finite, sample, verify, verify_greedy
 from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
@@ -39,6 +39,8 @@ class DecodeRequest:
     """Length limit of the response."""
     seed: tuple[int, ...]
     """Names this request's own random stream, so that its response depends on nothing else in the batch."""
+    name: str = ""
+    """What messages call it."""
 
     def __post_init__(self) -> None:
         if not self.prompt or self.max_new_tokens < 1:
@@ -78,7 +80,8 @@ def decode(
     verifies it all.
 
     Raises:
-        InputError: a request does not fit the target's context, or the policy needs what no engine can know.
+        InputError: a request does not fit the target's context, the policy needs what no engine can know, or logits or
+            confidences are not finite; the message then names the request and the position.
     """
     longest = max((len(r.prompt) + r.max_new_tokens for r in requests), default=0)
     batch = Batch(target, drafter, sampling, policy, min(max_batch, len(requests)), longest, drafting=drafting)
@@ -160,7 +163,11 @@ class Batch:
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
         last = seen.hidden[torch.arange(len(new), device=ids.device), length - 1]
         uniform = torch.tensor([d.random.random() for _, d in new], dtype=torch.float64)
-        first = sample(self.sampling.probabilities(self.target.head(last)), uniform)
+        logits = self.target.head(last)
+        for (_, decoded), fine in zip(new, finite(logits).tolist(), strict=True):
+            if not fine:
+                raise self._not_finite("the target's logits", decoded, 0)
+        first = sample(self.sampling.probabilities(logits), uniform)
         for (_, decoded), token in zip(new, first.tolist(), strict=True):
             self._commit(decoded, [token])
         text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
@@ -184,7 +191,9 @@ class Batch:
         ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
         positions = Positions.of(starts, ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        accepted, said = self._verify(proposal, verified, ids, self.target.head(seen.hidden), draws)
+        logits = self.target.head(seen.hidden)
+        self._check_finite(decoded, proposal, logits, verified)
+        accepted, said = self._verify(proposal, verified, ids, logits, draws)
         verified_at = self._now()
 
         self.drafter.observe(self.state, rows, positions, seen.taps, self._tensor(said), self._tensor(accepted) + 1)
@@ -212,6 +221,30 @@ class Batch:
         for text, kept, token in zip(said, accepted, verdict.next_token.tolist(), strict=True):
             text[kept + 1] = token
         return accepted, said
+
+    def _check_finite(self, decoded: list[Decoded], proposal: Proposal, logits: Tensor, verified: list[int]) -> None:
+        """Raise InputError where a draft, its confidences, or the target's logits [B, L + 1, V] on it are not finite.
+
+        From a nan a token is still drawn, so that it would be recorded as if the target had said it.
+        """
+        checks = {"the target's logits": finite(logits)}
+        if min(verified) + 1 < logits.shape[1]:  # padding
+            unread = torch.arange(logits.shape[1], device=logits.device) > self._tensor(verified).unsqueeze(1)
+            checks["the target's logits"] |= unread
+        if proposal.logits is not None:
+            checks["the drafter's logits"] = finite(proposal.logits)
+        if proposal.confidence is not None:
+            checks["the drafter's confidences"] = proposal.confidence.isfinite()
+        if bool(torch.cat(list(checks.values()), 1).all()):
+            return
+        for whose, fine in checks.items():
+            for one, row in zip(decoded, fine.tolist(), strict=True):
+                if not all(row):
+                    raise self._not_finite(whose, one, row.index(False))
+
+    def _not_finite(self, whose: str, decoded: Decoded, k: int) -> InputError:
+        """`k` counts from the last token of the text."""
+        return not_finite(whose, decoded.request.name, decoded.anchor_position + k, self.target.dtype)
 
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""

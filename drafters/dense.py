@@ -21,7 +21,7 @@ from torch import Tensor
 
 from drafters.drafter import Choose, Context, Draft, Drafter, LearnedDrafter
 from drafters.ngram import NGram
-from drafters.sampling import Sampling, sample
+from drafters.sampling import Sampling, finite, not_finite, sample
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.records import Anchors, Drafting, KeptDrafting, kept_drafting
@@ -30,8 +30,6 @@ BUDGET_BYTES = 256 << 20
 """Bound on the tensors of one pass, weights and whole-text activations apart."""
 _PADDING = 1.2
 """Padded texts of a pass may have this many times the tokens they really have."""
-MAX_OUTSIDE = 0.01
-"""Share of a response's tokens that may fall outside the target's distribution by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,8 @@ class DenseText:
     """Whether the response ended with an end token."""
     seed: tuple[int, ...]
     """Names the random stream of its coupling draws."""
+    name: str = ""
+    """What messages call it."""
 
     @property
     def anchors(self) -> int:
@@ -66,6 +66,7 @@ def record_anchors(
     drafting: Sequence[Drafting] = ("sampled",),
     budget_bytes: int = BUDGET_BYTES,
     fresh: bool = False,
+    outside: list[int | None] | None = None,
 ) -> list[dict[KeptDrafting, list[Anchors]]]:
     """Dense records of `texts`, in their order, for each of the drafters. The target reads every text once for all.
 
@@ -76,9 +77,13 @@ def record_anchors(
         drafting: the ways to record.
         budget_bytes: how much a pass may hold; longer texts take more passes.
         fresh: also draft a second time, freely, for the confidences of unverified tails; a greedy draft has one tail only.
+        outside: is given, for each text, how many of its tokens the target cannot say here: a greedy choice, top-k or top-p
+            that rounding decides otherwise than where the text was generated. Rare for the target's own texts (some in a
+            thousand in bfloat16), many where a text is not the target's or `sampling` not its settings: whoever knows where
+            the texts come from judges. None for a text that no learned drafter, and so no target, reads.
 
     Raises:
-        InputError: a text is not a sample of `target` under `sampling`, or lacks tokens beyond its end.
+        InputError: a text lacks tokens beyond its end, or logits or confidences are not finite.
         TypeError: a drafter drafts nothing, or in a way not known here.
     """
     learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
@@ -94,12 +99,16 @@ def record_anchors(
             )
     ways = tuple(dict.fromkeys(kept_drafting(way, "learned", sampling.temperature) for way in drafting))
     read: list[dict[KeptDrafting, dict[int, Anchors]]] = [{way: {} for way in ways} for _ in learned]
+    counts: dict[int, int] = {}
     for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes)) if learned else []:
         padded = _Texts([texts[i] for i in group], gamma, target.device)
-        recorded = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
+        recorded, fell_outside = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
+        counts |= zip(group, fell_outside, strict=True)
         for own, of_drafter in zip(read, recorded, strict=True):
             for way in ways:
                 own[way] |= zip(group, of_drafter[way], strict=True)
+    if outside is not None:
+        outside += [counts.get(i) for i in range(len(texts))]
     in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
     return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, NGram) else next(in_turn) for d in drafters]
 
@@ -161,6 +170,8 @@ class _Texts:
         """Of the anchors, [B, A]; padding runs on."""
         self.last = torch.tensor([[len(t.ids) - 1] for t in texts], device=device)
         """Position of the last token that can be accepted: an end token, or the last one known; [B, 1]."""
+        self.ends = torch.tensor([[len(t.prompt) + len(t.response)] for t in texts], device=device)
+        """Position after the response, [B, 1]."""
         self.uniform = uniform.to(device)
         """Draws to accept, to replace and to draft afresh, [γ, 3, B, A]; a smaller γ has the same ones."""
 
@@ -174,35 +185,46 @@ def _drafted(
     ways: Sequence[KeptDrafting],
     budget_bytes: int,
     fresh: bool,
-) -> list[dict[KeptDrafting, list[Anchors]]]:
-    """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters."""
+) -> tuple[list[dict[KeptDrafting, list[Anchors]]], list[int]]:
+    """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters.
+
+    Also the tokens of each text that fall outside the target's distribution.
+    """
     taps = sorted({layer for d in drafters for layer in d.tap_layers})
     seen = target.read(texts.ids, taps)
     by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True))
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
     parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
+    outside = torch.zeros_like(texts.last[:, 0])
     step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes) // len(texts.texts))
     for i in range(0, texts.anchors, step):
         at = slice(i, i + step)
         verdicts = _Verdicts(target, texts, at, seen.hidden, sampling)
+        outside += verdicts.outside
         for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
             context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
             blocks = _Blocks(verdicts)
             chooses = {way: blocks.ways_to_choose(way, fresh=drafter.confident and fresh) for way in ways}
             every = [blocks.follow, *(choose for some in chooses.values() for choose in some)]
-            sure = map(_sure, drafter.drafts(context, texts.ids.gather(1, context.visible), every)[1:])
+            drafts = drafter.drafts(context, texts.ids.gather(1, context.visible), every)
+            sure = [_sure(draft) for draft in drafts[1:]]
+            fine = torch.stack([finite(d.logits).all(-1) for d in drafts] + [s.isfinite().all(-1) for s in sure]).all(0)
+            in_turn = iter(sure)
             for way, some in chooses.items():
-                part[way].append([verdicts.outside, *blocks.judged(way), *islice(sure, len(some))])
-    return [
-        {way: _cut_up(texts.texts, pieces, drafter) for way, pieces in part.items()}
+                part[way].append([fine, *blocks.judged(way), *islice(in_turn, len(some))])
+    recorded = [
+        {way: _cut_up(texts.texts, pieces, drafter, target.dtype) for way, pieces in part.items()}
         for drafter, part in zip(drafters, parts, strict=True)
     ]
+    return recorded, outside.tolist()
 
 
-def _cut_up(texts: Sequence[DenseText], pieces: Sequence[Sequence[Tensor]], drafter: LearnedDrafter) -> list[Anchors]:
+def _cut_up(
+    texts: Sequence[DenseText], pieces: Sequence[Sequence[Tensor]], drafter: LearnedDrafter, dtype: torch.dtype
+) -> list[Anchors]:
     """The texts' records from columns [B, A, …] of slices of their anchors."""
     columns = [torch.cat(column, 1).cpu().numpy() for column in zip(*pieces, strict=True)]
-    return [_anchors(t, [c[row, : t.anchors] for c in columns], drafter) for row, t in enumerate(texts)]
+    return [_anchors(t, [c[row, : t.anchors] for c in columns], drafter, dtype) for row, t in enumerate(texts)]
 
 
 def _sure(draft: Draft) -> Tensor:
@@ -217,15 +239,11 @@ def _sure(draft: Draft) -> Tensor:
     return torch.stack([(x.amax(-1) - x.logsumexp(-1)).exp() for x in positions], -1)
 
 
-def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], drafter: LearnedDrafter) -> Anchors:
-    outside, accepted, accept_prob, *sure = columns
-    # The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy
-    # choice leaves may fall out of it. Rare; many such tokens mean other sampling settings, or another target.
-    if outside.sum() > max(1, MAX_OUTSIDE * len(outside)):
-        raise InputError(
-            f"response token {int(outside.argmax()) + 2} (and {int(outside.sum()) - 1} more of {text.anchors}) cannot come "
-            "from this target with these sampling settings; they must be those the response was generated with"
-        )
+def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], drafter: LearnedDrafter, dtype: torch.dtype) -> Anchors:
+    fine, accepted, accept_prob, *sure = columns
+    if not fine.all():
+        position = len(text.prompt) + int(fine.argmin())
+        raise not_finite(f"logits or confidences of {drafter.name} for drafts", text.name, position, dtype)
     drafted = np.full(text.anchors, drafter.gamma, np.uint8)
     anchors = Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32))
     names = ("confidence", "fresh_confidence") if drafter.confident else ("certainty",)
@@ -240,22 +258,29 @@ class _Verdicts:
         gamma, anchors = len(texts.uniform), positions.shape[1]
         window = positions[:, :1] + torch.arange(anchors + gamma - 1, device=positions.device)
         rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
-        probs = sampling.probabilities(target.head(hidden[rows, window]))
+        logits, known = target.head(hidden[rows, window]), window + 1 <= texts.last
+        for row, fine in enumerate((finite(logits) | ~known).cpu().numpy()):
+            if not fine.all():
+                position = int(window[row, int(fine.argmin())])
+                raise not_finite("the target's logits", texts.texts[row].name, position, target.dtype)
+        probs = sampling.probabilities(logits)
         said = texts.ids.gather(1, window + 1)
         p_said = probs.gather(-1, said.unsqueeze(-1)).squeeze(-1)
-        outside = (p_said == 0) & (window + 1 <= texts.last)
-        if bool(outside.any()):  # at the edge of what the settings leave: as likely as the least likely token inside
+        outside = (p_said == 0) & known
+        # The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy
+        # choice leaves may fall out of it.
+        if bool(outside.any()):  # as likely as the least likely token inside
             p_said = torch.where(outside, probs.masked_fill(probs == 0, 2.0).amin(-1), p_said)
 
         def by_position(x: Tensor) -> list[Tensor]:
             return [x[:, k : k + anchors] for k in range(gamma)]
 
         self.sampling, self.uniform = sampling, texts.uniform[..., at]
-        self.outside = outside[:, :anchors]
-        """Whether the token after the anchor is one the target cannot say, [B, A]."""
+        self.outside = (outside[:, :anchors] & (window[:, :anchors] + 1 < texts.ends)).sum(-1)
+        """Response tokens after the anchors that the target cannot say, [B]."""
         self.probs, self.said, self.p_said = by_position(probs), by_position(said), by_position(p_said)
         """p_k with the response in front [B, A, V], y_k [B, A] and p_k(y_k) [B, A], for each k."""
-        self.real = by_position(window + 1 <= texts.last)
+        self.real = by_position(known)
         """Whether there is a y_k, [B, A] for each k: false beyond the end token."""
 
 

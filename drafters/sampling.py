@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simulator.records import Drafting
+from simulator.errors import InputError
+from simulator.records import Drafting, check_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +18,14 @@ class Sampling:
     """How tokens are drawn; applied to target and drafter alike, but to a drafter that drafts greedily."""
 
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 is greedy; else at least 0.001."""
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches this."""
     top_k: int = 0
     """Keep the k most probable tokens; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
+        check_sampling(self.temperature, self.top_p, self.top_k)
 
     def of_drafts(self, drafting: Drafting) -> Sampling:
         """How a drafter draws its tokens beside a target that samples so."""
@@ -103,6 +99,24 @@ class Draws:
     """One per drafted position, [B, γ]."""
     final: Tensor
     """For the bonus or replacement token, [B]."""
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Whether logits [..., V] make a distribution, bool [...]. Of −inf, tokens that are never said, they may have some."""
+    return logits.amax(-1).isfinite()
+
+
+def not_finite(whose: str, text: str, position: int, dtype: torch.dtype) -> InputError:
+    """What is raised where logits or confidences are not finite.
+
+    `text` names the prompt or response, and `position` counts its tokens from 0, those of the prompt included: the token
+    after it is the one that cannot be told.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    return InputError(
+        f"{text or 'a request'}: {whose} after position {position} of the text are not finite in {kind}; "
+        "give the pair another dtype, or other weights"
+    )
 
 
 def sample(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +17,33 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafters.cache import Positions, TargetCache
+from drafters.sampling import finite
 from simulator.errors import InputError
 
 _CHECKED_TOKENS = 12
 """Length of the two texts on which a target is checked."""
 _MASKED = {"full_attention", "sliding_attention"}
 """Kinds of layers that keep every position apart, so that a rejected one is forgotten by masking it."""
+_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""What processors that multiply bfloat16 by themselves call it; others are slower with it than with float32."""
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
+have this one where they find no clock."""
+
+
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """The numeric type of weights: by name, or for `auto` bfloat16 where `device` computes in it by itself, else float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.startswith("cuda"):
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device == "cpu":
+        capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version
+        able = any(capabilities.get(unit) for unit in _BFLOAT16_UNITS)
+    else:
+        able = False
+    return torch.bfloat16 if able else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +129,18 @@ class Target:
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """End tokens, from the generation settings and, failing these, the configuration."""
-        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        if declared is None:
-            declared = self.config.eos_token_id
-        if declared is None:
-            return frozenset()
-        return frozenset([declared] if isinstance(declared, int) else declared)
+        """End tokens: all that the configuration, the generation settings or the tokenizer name."""
+        found: set[int] = set()
+        for named_by in (self.config, self.model.config, self.model.generation_config, self.tokenizer):
+            declared = getattr(named_by, "eos_token_id", None)
+            found |= set() if declared is None else {declared} if isinstance(declared, int) else set(declared)
+        return frozenset(found)
+
+    @property
+    def dated(self) -> bool:
+        """Whether its chat template asks for today's date."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        return "strftime_now" in str(template)
 
     @cached_property
     def layer_kinds(self) -> tuple[str, ...]:
@@ -150,13 +178,29 @@ class Target:
         logits: Tensor = self._outer(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
         return logits.view(*hidden.shape[:-1], -1)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]], *, thinking: bool = False) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's next reply."""
-        if self.tokenizer is None or self.tokenizer.chat_template is None:
+    def encode_chat(
+        self, messages: Sequence[dict[str, str]], *, thinking: bool = False, today: date = TEMPLATE_DATE
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's next reply.
+
+        `thinking` and `today` are told to chat templates that ask. Raises InputError where the tokenizer has no chat
+        template or the template fails, with its message.
+        """
+        if self.tokenizer is None or not self.tokenizer.chat_template:
             raise InputError(f"target {self.name}: its tokenizer has no chat template, which suites need")
-        ids = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, enable_thinking=thinking, return_dict=False
-        )
+        templates = self.tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            known = ", ".join(sorted(templates))
+            raise InputError(f"target {self.name}: has several chat templates ({known}) and no default among them")
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                list(messages), chat_template=_on(today, self.tokenizer.get_chat_template()), add_generation_prompt=True,
+                enable_thinking=thinking, return_dict=False,
+            )  # fmt: skip
+        except Exception as error:  # templates are programs of others: they raise what they like
+            raise InputError(f"target {self.name}: its chat template fails: {_reason(error)}") from error
+        if not ids:
+            raise InputError(f"target {self.name}: its chat template makes no tokens of a conversation")
         return [int(i) for i in ids]
 
     def new_cache(self, rows: int, capacity: int) -> TargetCache:
@@ -243,7 +287,9 @@ class Target:
             with _output_of(self._decoder) as seen, _output_of(_child_with(self.model, self._decoder)) as outer:
                 own = self.model(input_ids=self._some_texts(), use_cache=False).logits
             self._outer = _without_decoder(self.model, self._decoder, type((outer or seen)[0]))
-            wrong = float((self.head(seen[0].last_hidden_state) - own).abs().max() / own.abs().max().clamp(min=1e-6))
+            fine = finite(own)  # of others the head cannot be judged; whoever draws from such logits is stopped
+            ours, own = self.head(seen[0].last_hidden_state)[fine], own[fine]
+            wrong = float((ours - own).abs().max() / own.abs().max().clamp(min=1e-6)) if len(own) else 0.0
         except Exception as error:  # models are of many makes, and fail in their own ways
             raise InputError(
                 f"target {self.name}: its head cannot be run apart from its decoder: {_reason(error)}"
@@ -330,6 +376,16 @@ def _output_of(module: nn.Module) -> Iterator[list[Any]]:
         yield outputs
     finally:
         handle.remove()
+
+
+def _on(today: date, template: str) -> str:
+    """A chat template whose clock, if it looks at one, stands still at the beginning of a day."""
+    if "strftime_now" not in template:
+        return template
+    written = {code: today.strftime(code) for code in sorted(set(re.findall(r"%[-_0^#]?[a-zA-Z]", template)))}
+    told = "format" + "".join(f".replace({code!r}, {text!r})" for code, text in written.items())
+    # A macro goes before a global function of its name. The line break is dropped with it, as after any block.
+    return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
 
 
 def _tolerance(dtype: torch.dtype) -> float:

@@ -237,8 +237,9 @@ def profile(
         str | None, typer.Option(help="cpu or cuda; by default the pair's, or a GPU where there is one.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of an architecture's random weights.")
-    ] = "bfloat16",
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of an architecture's random weights; auto: bfloat16 where the device computes in it by itself."),
+    ] = "auto",
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
     max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,

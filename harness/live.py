@@ -22,7 +22,7 @@ from drafters.serving import Server, StepRecord
 from drafters.target import Target
 from harness.calibration import Confidences
 from harness.recording import Plan
-from harness.suites import Prompt, load_suite
+from harness.suites import Generation, Prompt, load_suite
 from results.store import Store
 from simulator.calibration import calibrated, estimated
 from simulator.cost import Longest, StepCost
@@ -129,13 +129,14 @@ def read_prompts(store: Store, run_id: str, target: Target, wanted: Sequence[str
         raise InputError(f"run {run_id}: was not recorded from a suite with this Specyard; nothing can run live") from None
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
-    thinking = bool(row["sampling"]["thinking"])
+    generation = msgspec.convert(row["sampling"], Generation)
     known = {p.prompt_id: p for p in suite.prompts}
     if missing := [p for p in wanted if p not in known]:
         raise InputError(f"run {run_id}: suite {plan.suite} no longer has prompt {missing[0]}")
     tasks: defaultdict[str, list[Asked]] = defaultdict(list)
     for prompt in (known[p] for p in wanted):
-        ids = target.encode_chat([{"role": "user", "content": prompt.turns[0]}], thinking=thinking)
+        messages = [{"role": "user", "content": prompt.turns[0]}]
+        ids = target.encode_chat(messages, thinking=generation.thinking, today=generation.today)
         tasks[prompt.task].append(Asked(prompt, tuple(ids)))
     return dict(tasks)
 
@@ -167,7 +168,8 @@ class LiveEngine:
         order = turns(self.tasks, np.random.default_rng([self.seed, 1]))
         for number, asked in zip(count(), order, strict=False):
             limit = int(limits[number]) if number < point.users else self.max_tokens
-            yield DecodeRequest(asked.ids, limit, (self.seed, int.from_bytes(name[:8], "big"), number))
+            seed = (self.seed, int.from_bytes(name[:8], "big"), number)
+            yield DecodeRequest(asked.ids, limit, seed, f"prompt {asked.prompt.prompt_id}")
 
 
 def shown(confidences: Confidences, weights: Any) -> Shown | None:

@@ -18,7 +18,8 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
     drafters: dict[str, str]
     """Name in reports → checkpoint."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is bfloat16 where the device computes in it by itself, else float32."""
     device: str = "auto"
     """`auto` is the GPU where there is one."""
 

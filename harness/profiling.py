@@ -25,7 +25,7 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.drafter import Drafter, LearnedDrafter
 from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
-from drafters.target import Target
+from drafters.target import Target, choose_dtype
 from drafters.timing import Bench, Point, Timed, Work, seconds_now, time_points
 from harness.fitting import Costs, fit_costs, host_seconds, predicted_seconds
 from harness.pairs import choose_drafters, load_pair
@@ -134,7 +134,7 @@ def loaded_pair(
     sources = {n: s for n, s in choose_drafters(named, drafters).items() if n != "none"}
     device = _resolved(device or named.device)
     with _one_thread(device):
-        target = Target.load(named.target, dtype=getattr(torch, named.dtype), device=device)
+        target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device)
         loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
         name = Path(pair).stem
         model = name if Path(named.target).is_dir() else named.target
@@ -149,7 +149,7 @@ def profile_architecture(
     watcher: Watcher,
     *,
     device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
 ) -> tuple[Profile, ProfileQuality]:
     """Profile an architecture with random weights. Raises InputError.
 
@@ -159,7 +159,7 @@ def profile_architecture(
     device = _resolved(device)
     with _one_thread(device):
         watcher.say(f"making random weights of the shape of {source}")
-        target = random_target(source, dtype=getattr(torch, dtype), device=device, seed=effort.seed)
+        target = random_target(source, dtype=choose_dtype(dtype, device), device=device, seed=effort.seed)
         made = random_drafters(target, drafters, seed=effort.seed)
         path = Path(source)
         name = source if source in known_architectures() else (path if path.is_dir() else path.parent).resolve().name

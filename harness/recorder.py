@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from drafters.checkpoints import find_folder, folder_hash, load_drafter
+from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, load_drafter
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.drafter import Drafter, LearnedDrafter
 from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
-from drafters.target import Target
+from drafters.target import Target, choose_dtype
 from harness.pairs import choose_drafters, load_pair
 from harness.responses import GivenResponse
 from harness.suites import Generation, Prompt
@@ -36,11 +36,14 @@ _TIMED_TOKENS = 64
 
 
 def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) -> int:
-    """Longest context a conversation can come to, each reply as long as allowed."""
+    """Longest context a conversation can come to, each reply as long as allowed.
+
+    Replies that tokenise otherwise than they were generated may make it longer: that is seen when they are there.
+    """
     messages: list[dict[str, str]] = []
     for turn in prompt.turns:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
-    tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking))
+    tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking, today=generation.today))
     return tokens + len(prompt.turns) * generation.max_new_tokens
 
 
@@ -60,7 +63,7 @@ class Checked:
     """What a worker found before the work: the identity of what will run, and where."""
 
     target: dict[str, Any]
-    """source, hash, dtype, device."""
+    """source, hash, tokenizer_hash, generation_hash, end_tokens, dated, dtype, device."""
     drafters: dict[str, dict[str, Any]]
     """Name → kind, gamma (the largest recorded), gammas, checkpoint, checkpoint_hash."""
     host: dict[str, Any]
@@ -68,9 +71,16 @@ class Checked:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must not change in the course of a run, wherever its files lie."""
+        """What must not change in the course of a run, wherever its files lie: all of the pair that decides its results.
+
+        Sampling, thinking and the date told to chat templates are the suite's.
+        """
         drafters = {n: [d["kind"], d["gammas"], d["checkpoint_hash"]] for n, d in self.drafters.items()}
-        return {"target": self.target["hash"], "dtype": self.target["dtype"], **drafters}
+        names = {
+            "target": "hash", "tokenizer or chat template": "tokenizer_hash", "generation settings": "generation_hash",
+            "end tokens": "end_tokens", "dtype": "dtype",
+        }  # fmt: skip
+        return {name: self.target.get(field) for name, field in names.items()} | drafters
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,33 +136,42 @@ class Recorder:
             if device == "cpu":
                 # One thread, always: with more, sums may be split otherwise, and results would depend on their number.
                 torch.set_num_threads(1)
-            self._target = Target.load(self.pair.target, dtype=getattr(torch, self.pair.dtype), device=device)
+            self._target = Target.load(self.pair.target, dtype=choose_dtype(self.pair.dtype, device), device=device)
         return self._target
 
-    def check(self, prompts: Sequence[Prompt]) -> Checked:
-        """Load every drafter and measure every prompt before any work is done.
+    def check(self, prompts: Sequence[Prompt], given: Mapping[str, tuple[GivenResponse, ...]]) -> Checked:
+        """Load every drafter and measure every prompt before any work is done; `given` has responses by prompt id.
 
         Raises:
-            InputError: a checkpoint does not fit, or a prompt does not fit the target's context.
+            InputError: a checkpoint does not fit, a prompt does not fit the target's context, or the target cannot have
+                said a response.
         """
+        for response in (r for responses in given.values() for r in responses):
+            response.check(self.target.stop_tokens, self.target.vocab_size)
         for prompt in prompts:
-            needed = self._tokens_needed(prompt)
+            needed = self._tokens_needed(prompt, given.get(prompt.prompt_id, ()))
             if needed > self.target.max_positions:
                 raise InputError(
                     f"prompt {prompt.prompt_id}: needs up to {needed} tokens with its replies, but the target's context has "
                     f"{self.target.max_positions}; drop it with --skip-long-prompts or lower --max-new-tokens"
                 )
+        folder = find_folder(self.pair.target)
         target = {
             "source": self.pair.target,
-            "hash": folder_hash(find_folder(self.pair.target)),
-            "dtype": self.pair.dtype,
+            "hash": folder_hash(folder),
+            "tokenizer_hash": folder_hash(folder, TEXT),
+            "generation_hash": folder_hash(folder, GENERATION),
+            "end_tokens": sorted(self.target.stop_tokens),
+            "dated": self.target.dated,
+            "dtype": str(self.target.dtype).removeprefix("torch."),
             "device": self.target.device.type,
         }
         return Checked(target, {name: self._describe(name) for name in self.sources}, self._host())
 
-    def too_long(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Ids of the prompts that do not fit the target's context."""
-        return [p.prompt_id for p in prompts if self._tokens_needed(p) > self.target.max_positions]
+    def too_long(self, prompts: Sequence[Prompt], given: Mapping[str, tuple[GivenResponse, ...]]) -> list[str]:
+        """Ids of the prompts that do not fit the target's context; `given` has responses by prompt id."""
+        needed = {p.prompt_id: self._tokens_needed(p, given.get(p.prompt_id, ())) for p in prompts}
+        return [prompt_id for prompt_id, tokens in needed.items() if tokens > self.target.max_positions]
 
     def record(self, unit: Unit) -> dict[str, pa.Table]:
         """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
@@ -174,15 +193,22 @@ class Recorder:
         self, prompts: Sequence[Prompt], name: str, drafter: Drafter, limit: int, beyond: int = 0,
         drafting: Drafting = "sampled",
     ) -> list[tuple[Response, tuple[int, ...]]]:  # fmt: skip
-        """Responses of at most `limit` tokens to every turn, each with its context's; cut ones go on for `beyond` tokens."""
+        """Responses of at most `limit` tokens to every turn, each with its context's; cut ones go on for `beyond` tokens.
+
+        Tokens of a reply are not always those its text is read as in the next prompt. Where these are more, and that prompt
+        with a full response no longer fits the target's context, the conversation ends before it.
+        """
         histories: list[list[dict[str, str]]] = [[] for _ in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
+        active = list(range(len(prompts)))
         for turn in range(max(len(p.turns) for p in prompts)):
-            active = [i for i, p in enumerate(prompts) if turn < len(p.turns)]
+            active = [i for i in active if turn < len(prompts[i].turns)]
             for i in active:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
-            requests = [self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active]
-            size = len(prompts)
+            asked = {i: self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active}
+            room = self.target.max_positions - limit - beyond
+            active = [i for i, request in asked.items() if turn == 0 or len(request.prompt) <= room]
+            requests, size = [asked[i] for i in active], len(prompts)
             decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=size, drafting=drafting))
             for j, i in enumerate(active):
                 response = self._response(prompts[i], turn, decoded[j], limit)
@@ -197,20 +223,15 @@ class Recorder:
         by_turn = {(g.prompt_id, g.turn): g for g in given}
         texts: list[tuple[Prompt, int, GivenResponse, tuple[int, ...]]] = []
         for prompt in prompts:
-            history: list[dict[str, str]] = []
-            for turn, said in enumerate(prompt.turns):
-                response = by_turn[prompt.prompt_id, turn]
-                response.check(self.target.stop_tokens, self.target.vocab_size)
-                messages = [*history, {"role": "user", "content": said}]
-                context = tuple(self.target.encode_chat(messages, thinking=self.generation.thinking))
-                texts.append((prompt, turn, response, context))
-                history = [*messages, {"role": "assistant", "content": self._text(response.token_ids)}]
+            responses = [by_turn[prompt.prompt_id, turn] for turn in range(len(prompt.turns))]
+            for response, context in zip(responses, self._contexts(prompt, responses), strict=True):
+                texts.append((prompt, response.turn, response, context))
         cut = [i for i, (_, _, r, _) in enumerate(texts) if r.finish == "length"] if beyond else []
         requests = []
         for i in cut:
             prompt, turn, response, context = texts[i]
             seed = self._seed("none", prompt.prompt_id, turn)
-            requests.append(DecodeRequest((*context, *response.token_ids), beyond, seed))
+            requests.append(DecodeRequest((*context, *response.token_ids), beyond, seed, _named(prompt.prompt_id, turn)))
         decoded = dict(decode(self.target, NoDrafter(), requests, self.sampling, max_batch=len(prompts)))
         after = {i: tuple(decoded[j].token_ids) for j, i in enumerate(cut)}
         return [
@@ -224,15 +245,19 @@ class Recorder:
         """The target's responses, every drafter's anchors on them, and the rounds of verifying every draft whole."""
         responses = [r for r, _ in spoken]
         texts = [
-            DenseText(context, r.token_ids, r.beyond, r.finish == "stop", self._seed("coins", r.prompt_id, r.turn))
+            DenseText(
+                context, r.token_ids, r.beyond, r.finish == "stop", self._seed("coins", r.prompt_id, r.turn),
+                _named(r.prompt_id, r.turn),
+            )
             for r, context in spoken
-        ]
+        ]  # fmt: skip
         drafters = [d for _, d in variants]
-        options = self.options
+        options, outside = self.options, list[int | None]()
         recorded = record_anchors(
-            self.target, drafters, texts, self.sampling, drafting=options.drafting, fresh=options.fresh_tails
+            self.target, drafters, texts, self.sampling,
+            drafting=options.drafting, fresh=options.fresh_tails, outside=outside,
         ) if drafters else []  # fmt: skip
-        tables = response_tables("none", 0, responses, "either")
+        tables = response_tables("none", 0, responses, "either", outside or None)
         rounds, anchors, notes = [tables["rounds"]], [], []
         for (name, drafter), by_way in zip(variants, recorded, strict=True):
             gamma = drafter.gamma
@@ -338,14 +363,31 @@ class Recorder:
             "platform": platform.platform(),
         }
 
-    def _tokens_needed(self, prompt: Prompt) -> int:
-        """Longest context the conversation can come to, drafts beyond its end included."""
+    def _tokens_needed(self, prompt: Prompt, given: Sequence[GivenResponse]) -> int:
+        """Longest context the conversation can come to, drafts beyond its end included; with given responses, comes to."""
         beyond = max(self._drafter(*v).gamma for v in self.variants())
+        if given:
+            texts = zip(self._contexts(prompt, given), given, strict=True)
+            return max(len(context) + len(r.token_ids) for context, r in texts) + beyond
         return conversation_tokens(self.target, prompt, self.generation) + beyond
 
+    def _contexts(self, prompt: Prompt, given: Sequence[GivenResponse]) -> list[tuple[int, ...]]:
+        """What stands before each turn's response, the given ones being the replies; in order of turns."""
+        history: list[dict[str, str]] = []
+        contexts = []
+        for asked, response in zip(prompt.turns, given, strict=True):
+            history.append({"role": "user", "content": asked})
+            contexts.append(self._encoded(history))
+            history.append({"role": "assistant", "content": self._text(response.token_ids)})
+        return contexts
+
+    def _encoded(self, history: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        settings = self.generation
+        return tuple(self.target.encode_chat(history, thinking=settings.thinking, today=settings.today))
+
     def _request(self, drafter: str, prompt: Prompt, turn: int, history: list[dict[str, str]], tokens: int) -> DecodeRequest:
-        ids = tuple(self.target.encode_chat(history, thinking=self.generation.thinking))
-        return DecodeRequest(ids, tokens, self._seed(drafter, prompt.prompt_id, turn))
+        seed = self._seed(drafter, prompt.prompt_id, turn)
+        return DecodeRequest(self._encoded(history), tokens, seed, _named(prompt.prompt_id, turn))
 
     def _seed(self, purpose: str, prompt_id: str, turn: int) -> tuple[int, int]:
         """A random stream's name: one for each drafter's responses, and one for the coins all drafters share."""
@@ -376,3 +418,8 @@ class Recorder:
             prompt.task, prompt.domain, prompt.prompt_id, turn, prompt_tokens, given.token_ids,
             self._text(given.token_ids), given.finish, rounds, beyond,
         )  # fmt: skip
+
+
+def _named(prompt_id: str, turn: int) -> str:
+    """What messages call a response."""
+    return f"prompt {prompt_id}, turn {turn}"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import pyarrow as pa
 
 from drafters.checkpoints import MAX_GAMMA
 from harness.calibration import calibrate
 from harness.pairs import choose_drafters, load_pair
 from harness.provenance import command_line, git_revision, package_versions
 from harness.recorder import Checked, Probe, Recorder, RecorderOptions, Unit
-from harness.responses import GivenResponses, read_responses
+from harness.responses import GivenResponse, GivenResponses, read_responses
 from harness.suites import Generation, Suite, load_suite
 from harness.watcher import Watcher
 from harness.workers import Cluster, Pool, joined
@@ -109,18 +110,18 @@ def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, s
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
         if skip_long:
-            plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts)))
+            plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts), _of_prompt(given)))
             suite = _without(suite, plan.skipped)
-        checked = pool.call("check", list(suite.prompts))
+        checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         run_id = store.create_run(_run_info(plan, suite, checked))
-        _say_run(suite, plan, run_id, watcher)
+        _say_run(suite, plan, run_id, checked, watcher)
         with _kept(run_id, store, watcher):
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
     return run_id
 
 
 def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
-    """Do what an interrupted run has left to do. Raises InputError where suite or checkpoints are no longer the same."""
+    """Do what an interrupted run has left to do. Raises InputError where suite or pair are no longer the same."""
     row = store.run(run_id)
     if row["finished_at"] is not None:
         watcher.say(f"run {run_id} is already finished")
@@ -136,12 +137,12 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
-        checked = pool.call("check", list(suite.prompts))
+        checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         before = Checked(row["target"], row["drafters"], row["host"]).identity
         changed = [name for name, value in checked.identity.items() if value != before.get(name)]
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
-        _say_run(suite, plan, run_id, watcher)
+        _say_run(suite, plan, run_id, checked, watcher)
         with _kept(run_id, store, watcher):
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
@@ -154,9 +155,9 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         if skip_long:
-            suite = _without(suite, pool.call("too_long", list(suite.prompts)))
+            suite = _without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
         watcher.say("loading the pair, checking it and recording a sample")
-        pool.call("check", list(suite.prompts))
+        pool.call("check", list(suite.prompts), _of_prompt(given))
         sample = suite.prompts[:: max(1, len(suite.prompts) // _PROBED_PROMPTS)][:_PROBED_PROMPTS]
         probe: Probe = pool.call("probe", list(sample), _PROBED_TOKENS)
     responses = sum(len(p.turns) for p in suite.prompts)
@@ -211,11 +212,17 @@ def _work(
     done = total - sum(_responses(u) for u in todo)
     stage = f"recording · {plan.mode} · {len(checked.drafters)} drafters · {pool.size} actors"
     watcher.advance(stage, done, total)
+    outside = _outside(run_id, store)[0]
     for (unit,), tables in pool.map("record", [(u,) for u in todo]):
+        if given is not None:
+            outside += _judged(given, str(plan.responses), outside, tables["responses"])
         store.add(run_id, tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
-    if plan.mode == "dense":
+    _say_found(run_id, suite, variants if plan.mode == "live" else [("none", 0, "either")], store, watcher)
+    if not _rounds(run_id, store):
+        watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
+    elif plan.mode == "dense":
         calibrate(run_id, store, watcher.say)
 
     first_of_task = {p.task: p for p in reversed(suite.prompts)}
@@ -228,6 +235,54 @@ def _work(
     store.finish_run(run_id)
 
 
+def _judged(given: GivenResponses, file: str, before: int, responses: pa.Table) -> int:
+    """Tokens of some given responses that the target cannot say; `before` were found in others.
+
+    Raises InputError where these are too many of the file's to be the target's.
+    """
+    rows = [r for r in responses.select(["prompt_id", "turn", "outside"]).to_pylist() if r["outside"]]
+    found = sum(int(r["outside"]) for r in rows)
+    if rows:
+        worst = max(rows, key=lambda r: r["outside"])
+        given.judge(file, before + found, f"{worst['prompt_id']}, turn {worst['turn']}")
+    return found
+
+
+def _outside(run_id: str, store: Store) -> tuple[int, int]:
+    """(tokens that the target, reading a run's responses again, could not say; tokens it read)."""
+    sql = "SELECT sum(outside), sum(output_tokens - 1) FROM responses WHERE run_id = ? AND outside IS NOT NULL"
+    with store.reading() as connection:
+        [(outside, read)] = connection.execute(sql, [run_id]).fetchall()
+    return int(outside or 0), int(read or 0)
+
+
+def _rounds(run_id: str, store: Store) -> int:
+    """Rounds of a run, over all drafters."""
+    with store.reading() as connection:
+        [(rounds,)] = connection.execute("SELECT count(*) FROM rounds WHERE run_id = ?", [run_id]).fetchall()
+    return int(rounds)
+
+
+def _say_found(
+    run_id: str, suite: Suite, decoded: Sequence[tuple[str, int, KeptDrafting]], store: Store, watcher: Watcher
+) -> None:
+    """Say how many tokens rounding decided otherwise, and which turns were left out of what was `decoded`."""
+    outside, read = _outside(run_id, store)
+    if read:
+        watcher.say(f"{outside} of {read} response tokens ({outside / read:.2%}) round otherwise when read again")
+    sql = """
+        SELECT prompt_id, count(*) FROM responses
+        WHERE run_id = ? AND drafter = ? AND gamma = ? AND drafting = ? GROUP BY ALL
+    """
+    for drafter, gamma, drafting in decoded:
+        with store.reading() as connection:
+            turns = dict(connection.execute(sql, [run_id, drafter, gamma, drafting]).fetchall())
+        ended = {p.prompt_id: turns[p.prompt_id] for p in suite.prompts if turns[p.prompt_id] < len(p.turns)}
+        if ended:
+            where = ", ".join(f"{prompt} from turn {turn}" for prompt, turn in ended.items())
+            watcher.say(f"{drafter}: conversations that outgrew the target's context end early: {where}")
+
+
 @contextmanager
 def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
     """Say how to go on when the block ends early, whatever the reason."""
@@ -237,6 +292,10 @@ def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
         resume = f"harness run --resume {run_id} --out {store.file.parent}"
         watcher.say(f"what is recorded is kept; go on with: {resume}")
         raise
+
+
+def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:
+    return {} if given is None else given.of_prompt
 
 
 def _responses(unit: Unit) -> int:
@@ -271,14 +330,17 @@ def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     return Pool(cluster, Recorder, (options,), watcher.say)
 
 
-def _say_run(suite: Suite, plan: Plan, run_id: str, watcher: Watcher) -> None:
+def _say_run(suite: Suite, plan: Plan, run_id: str, checked: Checked, watcher: Watcher) -> None:
     source = {
         "bundled": "bundled prompts, not the benchmarks",
         "data-dir": f"prompts from {plan.data_dir}",
         "hub": "prompts from the hub",
     }[suite.source]
     name = f"{suite.file.name} v{suite.file.version}"
-    watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · seed {plan.seed} · run {run_id}")
+    target = f"{checked.target['dtype']} on {checked.target['device']}"
+    watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · {target} · seed {plan.seed} · run {run_id}")
+    if checked.target["dated"]:
+        watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
     if plan.skipped:
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 

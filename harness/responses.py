@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ import msgspec
 
 from harness.suites import Generation, Prompt
 from simulator.errors import InputError
+from simulator.records import check_sampling
 
 T = TypeVar("T")
+MAX_OUTSIDE = 0.01
+"""Share of tokens that the target may be unable to say: engines round otherwise, in bfloat16 some in a thousand."""
 
 
 class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,6 +26,9 @@ class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, self.top_p, self.top_k)
 
 
 class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +67,23 @@ class GivenResponses:
     def longest(self) -> int:
         """Tokens of the longest response."""
         return max(len(r.token_ids) for responses in self.of_prompt.values() for r in responses)
+
+    @property
+    def anchors(self) -> int:
+        """Tokens whose acceptance is recorded: all but the first of each response."""
+        return sum(len(r.token_ids) - 1 for responses in self.of_prompt.values() for r in responses)
+
+    def judge(self, path: str, outside: int, where: str) -> None:
+        """Raise InputError if so many tokens, those in `where` among them, are too many for the target's own words.
+
+        Three standard deviations are left to chance: of few tokens, two may round otherwise.
+        """
+        expected = MAX_OUTSIDE * self.anchors
+        if outside > max(1, expected + 3 * math.sqrt(expected)):
+            raise InputError(
+                f"--responses {path}: {outside} of {self.anchors} tokens or more, some of them in {where}, cannot come from "
+                "this target with these sampling settings; they must be those the responses were generated with"
+            )
 
 
 def read_responses(
@@ -104,7 +128,12 @@ def read_responses(
         if missing:
             raise InputError(f"--responses {path}: has none for {prompt.prompt_id}, turn {missing[0]}")
         result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
-    return GivenResponses(found_hash, result)
+    given = GivenResponses(found_hash, result)
+    if not given.anchors:
+        raise InputError(
+            f"--responses {path}: every response is a single token, which a prefill gives; there is no round to record"
+        )
+    return given
 
 
 def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:

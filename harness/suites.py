@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from simulator.errors import InputError
+from simulator.records import check_sampling
 
 Source = Literal["bundled", "data-dir", "hub"]
 BUNDLED_SUITES = Path(__file__).parents[1] / "suites"
@@ -21,6 +23,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How responses are sampled."""
 
     temperature: float = 1.0
+    """0 is greedy; else at least 0.001."""
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps all tokens."""
@@ -28,10 +31,13 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length limit of one response."""
     thinking: bool = False
     """Whether the chat template opens a thinking section, where it knows one."""
+    today: date = date(2024, 7, 26)
+    """What chat templates that write today's date are told, so that a run says the same on any day."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.max_new_tokens < 2:
-            raise ValueError("temperature ≥ 0, 0 < top_p ≤ 1, top_k ≥ 0 and max_new_tokens ≥ 2 are needed")
+        check_sampling(self.temperature, self.top_p, self.top_k)
+        if self.max_new_tokens < 2:
+            raise ValueError(f"max_new_tokens ≥ 2 is needed, got {self.max_new_tokens}")
 
 
 class Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,6 +168,13 @@ def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
         if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
             raise InputError(f'{path}, line {number}: "turns" must be a list of at least one non-empty string')
         prompt_id = str(row.get("id", number - 1))
+        try:
+            "".join([prompt_id, *turns]).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise InputError(
+                f"{path}, line {number}: holds {half!a}, one half of a character; cut text between whole characters"
+            ) from None
         if not prompt_id.startswith(f"{task.name}/"):  # unique over the suite, whatever the file calls it
             prompt_id = f"{task.name}/{prompt_id}"
         if prompt_id in seen:

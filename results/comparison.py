@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 from results import figures
 from results.figures import simulated
 from results.figures.common import RESAMPLES, Floats, divide, query
-from results.figures.run import Provenance
+from results.figures.run import TARGET_FILES, Provenance
 from results.look import in_order
 
 Quantity = Literal["accepted length", "speed against none", "throughput"]
@@ -322,6 +322,13 @@ def _differences(first: Provenance, second: Provenance) -> list[str]:
     ):
         keys = dict.fromkeys([*one, *other])
         found += [f"{name} {key}: {one.get(key)} → {other.get(key)}" for key in keys if one.get(key) != other.get(key)]
+    files = first.target_files, second.target_files
+    both = [name for name in TARGET_FILES if name in files[0] and name in files[1]]
+    changed = [TARGET_FILES[name] for name in both if files[0][name] != files[1][name]]
+    if changed:
+        found.append(f"the target is not the same: {', '.join(changed)}; changes may be the target's, not the drafters'")
+    if files[0].keys() != files[1].keys():
+        found.append("an older run does not know its tokenizer, chat template and end tokens: they may not be the same")
     hashes = [{d.name: d.checkpoint_hash for d in run.drafters} for run in (first, second)]
     both = [name for name in hashes[0] if name in hashes[1]]
     found += [f"checkpoint of {name} differs" for name in both if hashes[0][name] != hashes[1][name]]

@@ -16,6 +16,7 @@ RESPONSE_COLUMNS = pa.schema([
     *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
     ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
     ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()), ("beyond", pa.list_(pa.uint32())),
+    ("outside", pa.uint32()),
 ])  # fmt: skip
 _ROUND_COLUMNS = pa.schema([
     *_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
@@ -26,17 +27,24 @@ _RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", 
 
 
 def response_tables(
-    drafter: str, gamma: int, responses: Sequence[Response], drafting: KeptDrafting = "sampled"
+    drafter: str,
+    gamma: int,
+    responses: Sequence[Response],
+    drafting: KeptDrafting = "sampled",
+    outside: Sequence[int | None] | None = None,
 ) -> dict[str, pa.Table]:
-    """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted."""
+    """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted.
+
+    `outside`: of each response, tokens that the target, reading it again, cannot say; None where nobody read.
+    """
     rows = [
         {
             "drafter": drafter, "gamma": gamma, "drafting": drafting, "task": r.task, "domain": r.domain,
             "prompt_id": r.prompt_id, "turn": r.turn, "prompt_tokens": r.prompt_tokens,
             "output_tokens": len(r.token_ids), "finish": r.finish, "token_ids": list(r.token_ids), "text": r.text,
-            "beyond": list(r.beyond),
+            "beyond": list(r.beyond), "outside": None if outside is None else outside[i],
         }
-        for r in responses
+        for i, r in enumerate(responses)
     ]  # fmt: skip
     rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds, drafting) for r in responses]
     return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,6 +24,19 @@ _ONE_HOT = ("none", "ngram")
 """Kinds of drafters without a distribution to draw from."""
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+
+MIN_TEMPERATURE = 0.001
+"""The smallest temperature above 0: divided by less, logits overflow; 0 itself is greedy."""
+
+
+def check_sampling(temperature: float, top_p: float, top_k: int) -> None:
+    """Raise ValueError unless responses can be sampled so: the one place that says what sampling settings may be."""
+    if not math.isfinite(temperature) or (temperature != 0 and temperature < MIN_TEMPERATURE):
+        raise ValueError(f"temperature 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {temperature:g}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"0 < top_p ≤ 1 is needed, got {top_p:g}")
+    if top_k < 0:
+        raise ValueError(f"top_k ≥ 0 is needed (0 keeps all tokens), got {top_k}")
 
 
 def kept_drafting(drafting: Drafting, kind: str, temperature: float) -> KeptDrafting:

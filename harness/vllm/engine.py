@@ -19,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drafters.sampling import Sampling
-from drafters.target import Target
+from drafters.target import Target, choose_dtype
 from harness.errors import WorkerDied
 from simulator.errors import InputError
 
@@ -178,8 +178,9 @@ async def running(
 def outline(source: str, dtype: str) -> Target:
     """A target's tokenizer, shape and end tokens, without weights. Raises InputError."""
     try:
+        kind = choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=getattr(torch, dtype))
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=kind)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # files, hub and configuration each have exception types of their own
         raise InputError(f"target {source}: cannot be read: {' '.join(str(error).split())[:200]}") from error

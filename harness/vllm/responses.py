@@ -66,7 +66,7 @@ async def _converse(
         history: list[dict[str, str]] = []
         for turn, asked in enumerate(prompt.turns):
             history.append({"role": "user", "content": asked})
-            ids = target.encode_chat(history, thinking=generation.thinking)
+            ids = target.encode_chat(history, thinking=generation.thinking, today=generation.today)
             answer = await engine.answer(ids, sampling, generation.max_new_tokens, _seed(seed, prompt.prompt_id, turn))
             said.append(GivenResponse(prompt.prompt_id, answer.token_ids, answer.finish, turn))
             assert target.tokenizer is not None

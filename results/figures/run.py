@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import polars as pl
@@ -28,6 +28,16 @@ class Drafter:
     checkpoint_hash: str | None
 
 
+TARGET_FILES: Final = {
+    "hash": "weights",
+    "tokenizer_hash": "tokenizer or chat template",
+    "generation_hash": "generation settings",
+    "end_tokens": "end tokens",
+    "dtype": "numeric type",
+}
+"""Fields of a run's target that decide its answers, in words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a run's numbers come from: enough to run it again and to doubt it well."""
@@ -46,6 +56,8 @@ class Provenance:
     pair: str
     target: str
     """The model that answers, as the pair names it."""
+    target_files: Mapping[str, Any]
+    """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
     sources: tuple[str, ...]
     """Publications that a synthesised run was fitted to; empty for a recorded one."""
     drafters: tuple[Drafter, ...]
@@ -93,6 +105,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         )
         for name, settings in json.loads(run["drafters"]).items()
     )
+    target = json.loads(run["target"])
     return Provenance(
         run_id=run_id,
         created_at=run["created_at"],
@@ -103,7 +116,8 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         suite_hash=run["suite_hash"],
         prompt_source=run["prompt_source"],
         pair=run["pair"],
-        target=str(json.loads(run["target"]).get("source", "")),
+        target=str(target.get("source", "")),
+        target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
         sources=tuple(json.loads(run["plan"]).get("sources", ())),
         drafters=drafters,
         sampling=json.loads(run["sampling"]),

@@ -177,6 +177,39 @@ def test_required_fields_are_named(saved: Callable[..., Path], target: Target) -
             load_drafter(str(folder), target)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(saved: Callable[..., Path], target: Target, value: float) -> None:
+    """A confidence head of nan says of every draft that it is not below the threshold."""
+    folder = saved("dspark")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["confidence_head.proj.weight"][0, 0] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"confidence_head\.proj\.weight holds numbers that are not finite"):
+        load_drafter(str(folder), target)
+
+
+def test_tokenizer_and_generation_settings_have_hashes_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
+    names = ("config.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "merges.txt",
+             "additional_chat_templates/rag.jinja", "README.md")  # fmt: skip
+    for name in names:
+        (tmp_path / name).write_text("a")
+
+    kinds = (checkpoints.WEIGHTS, checkpoints.TEXT, checkpoints.GENERATION)
+
+    def hashes() -> list[str]:
+        return [folder_hash(tmp_path, patterns) for patterns in kinds]
+
+    moved = {}
+    for name in names:
+        before = hashes()
+        (tmp_path / name).write_text("b")
+        moved[name] = [now != then for now, then in zip(hashes(), before, strict=True)]
+    text = [False, True, False]
+    expected = [[True, False, False], text, text, [False, False, True], text, text, [False] * 3]
+    assert moved == dict(zip(names, expected, strict=True))
+
+
 def test_the_hash_is_of_content_not_of_path(saved: Callable[..., Path]) -> None:
     folder = saved("mtp")
     before = folder_hash(folder)

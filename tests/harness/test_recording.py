@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from safetensors.torch import load_file, save_file
 
 import harness.recorder
 import harness.recording
 from drafters.decoding import decode
-from harness.recorder import Recorder, RecorderOptions
+from harness.recorder import Recorder, RecorderOptions, conversation_tokens
 from harness.recording import Plan, estimate, resume_run, start_run
 from harness.suites import Generation, Prompt
 from harness.watcher import Watcher
 from harness.workers import Cluster
+from results.comparison import compare
 from results.store import Store
 from simulator.errors import InputError
+from tests.harness.targets import TINY, changed_target, pair_of
 
 CLUSTER, SILENT = Cluster(), Watcher(lambda text: None, lambda stage, done, total: None)
 GREEDY = Generation(temperature=0.0, max_new_tokens=12)
@@ -57,7 +61,8 @@ def suite(tmp_path: Path) -> str:
 
 
 def plan(suite: str, generation: Generation, **changes: Any) -> Plan:
-    return Plan(suite, "tiny", drafters=["ngram"], generation=generation, speed_passes=0, **changes)
+    settings = {"pair": "tiny", "drafters": ["ngram"], "speed_passes": 0} | changes
+    return Plan(suite, generation=generation, **settings)
 
 
 @pytest.fixture
@@ -118,6 +123,177 @@ def test_a_run_whose_responses_changed_does_not_resume(
     given.write_text("\n".join([header, *others, first]))
     with pytest.raises(InputError, match=r"responses\.jsonl: has changed since .* start a new run"):
         resume_run(run_id, store, CLUSTER, SILENT)
+
+
+def test_only_what_really_is_too_long_is_refused(suite: str, given: Path, tmp_path: Path) -> None:
+    """Given responses are there: a conversation has the length that it has, not as many times that of the longest."""
+    [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
+    long = {"prompt_id": "t/1", "turn": 0, "token_ids": [400] * 1900, "finish": "length"}
+    changed = [long if line["prompt_id"] == "t/1" else line for line in lines]
+    given.write_text("\n".join(json.dumps(line) for line in [header, *changed]))
+    store = Store(tmp_path / "specyard.duckdb")
+    run_id = start_run(plan(suite, GREEDY, responses=str(given)), store, CLUSTER, SILENT)
+    with store.reading() as connection:
+        longest = connection.execute("SELECT max(output_tokens) FROM responses WHERE run_id = ?", [run_id]).fetchall()
+    assert longest == [(1900,)]  # and t/0 has two turns
+    long["token_ids"] = [400] * 2100
+    given.write_text("\n".join(json.dumps(line) for line in [header, *changed]))
+    with pytest.raises(InputError, match="prompt t/1: needs up to 21"):
+        start_run(plan(suite, GREEDY, responses=str(given)), store, CLUSTER, SILENT)
+
+
+def test_what_the_target_cannot_have_said_is_refused_before_a_run_is_made(suite: str, given: Path, tmp_path: Path) -> None:
+    [header, first, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
+    store = Store(tmp_path / "specyard.duckdb")
+    for changes, message in (
+        ({"token_ids": [4, 4096]}, "t/0, turn 0: token 4096 is outside the target's vocabulary of 4096"),
+        ({"token_ids": [4, 5], "finish": "stop"}, "t/0, turn 0: a response ends with its first end token"),
+    ):
+        given.write_text("\n".join(json.dumps(line) for line in [header, first | changes, *lines]))
+        with pytest.raises(InputError, match=message):
+            start_run(plan(suite, GREEDY, responses=str(given)), store, CLUSTER, SILENT)
+    assert not store.file.exists()
+
+
+def test_conversations_that_outgrow_the_context_end_early(suite: str, tmp_path: Path) -> None:
+    """At a temperature of 10 a reply's text has more tokens than were generated; the run says so and goes on."""
+    hot = Generation(temperature=10.0, max_new_tokens=64)
+    recorder = Recorder(RecorderOptions("tiny", ["ngram"], None, hot, 0))
+    first = Prompt("t", "math", "t/0", ("1 + 1?", "And 2?"))
+    longest = conversation_tokens(recorder.target, first, hot) + 7
+    folder = changed_target(tmp_path / "target", config={"max_position_embeddings": longest})
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    for mode in ("dense", "live"):
+        run_id = start_run(plan(suite, hot, mode=mode, pair=pair_of(folder)), store, CLUSTER, watcher)
+        assert "none: conversations that outgrew the target's context end early: t/0 from turn 1" in said
+        with store.reading() as connection:
+            sql = (
+                "SELECT DISTINCT prompt_id, turn FROM recorded_responses WHERE run_id = ? AND drafter = 'none' ORDER BY ALL"
+            )
+            assert connection.execute(sql, [run_id]).fetchall() == [("t/0", 0), ("t/1", 0)]
+        assert store.run(run_id)["finished_at"] is not None
+        said.clear()
+
+
+CHANGES: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "template": ({"tokenizer_config": {"chat_template": "You are brief. {{ messages[-1].content }}"}}, "tokenizer or chat"),
+    "end token": ({"generation_config": {"eos_token_id": 7}}, "generation settings, end tokens"),
+    "settings": ({"generation_config": {"repetition_penalty": 1.5}}, "generation settings"),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_run_whose_text_is_made_otherwise_does_not_resume(change: str, suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target")
+    store = Store(tmp_path / "specyard.duckdb")
+    pair = pair_of(folder)
+    run_id = start_run(plan(suite, GREEDY, pair=pair), store, CLUSTER, SILENT)
+    with duckdb.connect(str(store.file)) as connection:
+        connection.execute("UPDATE runs SET finished_at = NULL")
+    changes, named = CHANGES[change]
+    changed_target(folder, **changes)
+    with pytest.raises(InputError, match=f"run {run_id}: {named}.* of the pair has changed since; start a new run"):
+        resume_run(run_id, store, CLUSTER, SILENT)
+    other = start_run(plan(suite, GREEDY, pair=pair), store, CLUSTER, SILENT)
+    with store.reading() as connection:
+        differences = compare(connection, run_id, other).differences
+    assert any(d.startswith(f"the target is not the same: {named}") for d in differences)
+    changed_target(folder)
+    resume_run(run_id, store, CLUSTER, SILENT)  # as it was
+
+
+def test_an_answer_ends_with_the_tokenizers_end_token(suite: str, tmp_path: Path) -> None:
+    """Configuration and generation settings name another, as in many a published folder."""
+    folder = changed_target(tmp_path / "target", config={"eos_token_id": 0}, generation_config={"eos_token_id": 0})
+    store = Store(tmp_path / "specyard.duckdb")
+    long = Generation(temperature=0.0, max_new_tokens=60)
+    own, other = (start_run(plan(suite, long, pair=p), store, CLUSTER, SILENT) for p in ("tiny", pair_of(folder)))
+    with store.reading() as connection:
+        sql = "SELECT prompt_id, turn, token_ids, finish FROM responses WHERE run_id = ? ORDER BY ALL"
+        answers = [connection.execute(sql, [run]).fetchall() for run in (own, other)]
+    assert answers[0] == answers[1]
+    assert {row[3] for row in answers[0]} >= {"stop"}
+    assert store.run(other)["target"]["end_tokens"] == [0, 2]
+
+
+def test_a_run_of_single_tokens_has_no_rounds_and_says_so(suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target", generation_config={"eos_token_id": list(range(4096))})
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    pair = pair_of(folder, drafters={"mtp": str(TINY / "mtp"), "ngram": "ngram"})
+    run_id = start_run(plan(suite, GREEDY, pair=pair, drafters=None, speed_passes=1), store, CLUSTER, watcher)
+    assert "every response is a single token, which a prefill gives: the run has no rounds" in said
+    assert store.run(run_id)["finished_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% for m in messages %}{{ m.content or raise_exception('an empty reply') }}{% endfor %}",
+            "its chat template fails: .*an empty reply",
+        ),
+        ("{% for m in messages %}{{ m.content }}", "its chat template fails: TemplateSyntaxError"),
+        ([{"name": "rag", "template": "a"}, {"name": "tool_use", "template": "b"}], "has several .* no default"),
+    ],
+)
+def test_a_template_that_fails_stores_nothing(template: Any, message: str, suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target", tokenizer_config={"chat_template": template})
+    store = Store(tmp_path / "specyard.duckdb")
+    with pytest.raises(InputError, match=f"^target {folder}: {message}"):
+        start_run(plan(suite, GREEDY, pair=pair_of(folder)), store, CLUSTER, SILENT)
+    assert not store.file.exists()
+
+
+def test_a_date_in_the_prompt_is_the_suites_and_is_said(suite: str, tmp_path: Path) -> None:
+    template = "Today is {{ strftime_now('%d %B %Y') }}. {{ messages[-1].content }}"
+    folder = changed_target(tmp_path / "target", tokenizer_config={"chat_template": template})
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    runs = [
+        start_run(plan(suite, settings, pair=pair_of(folder)), store, CLUSTER, watcher)
+        for settings in (GREEDY, Generation(temperature=0.0, max_new_tokens=12, today=date(2025, 3, 5)))
+    ]
+    told = [line for line in said if "asks for today's date" in line]
+    assert [line.split(": ")[1] for line in told] == ["it is told 2024-07-26 on any day", "it is told 2025-03-05 on any day"]
+    assert [store.run(run)["sampling"]["today"] for run in runs] == ["2024-07-26", "2025-03-05"]
+
+
+def test_logits_that_overflow_stop_with_prompt_and_position(suite: str, tmp_path: Path) -> None:
+    """In float16 they are nan, from which token 0 would be drawn for ever; in float32 they are fine."""
+    folder = changed_target(tmp_path / "target")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.3.mlp.down_proj.weight"] *= 2.0**18
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for mode in ("dense", "live"):
+        store = Store(tmp_path / mode / "specyard.duckdb")
+        start_run(plan(suite, GREEDY, pair=pair_of(folder), mode=mode), store, CLUSTER, SILENT)
+        half = plan(suite, GREEDY, pair=pair_of(folder, dtype="float16"), mode=mode)
+        with pytest.raises(
+            InputError, match=r"prompt t/[01], turn 0: the target's logits after position \d+ .* in float16;"
+        ):
+            start_run(half, store, CLUSTER, SILENT)
+        with store.reading() as connection:
+            assert connection.execute(
+                "SELECT count(*) FROM responses JOIN runs USING (run_id) WHERE finished_at IS NULL"
+            ).fetchall() == [(0,)]
+
+
+def test_the_share_that_rounds_otherwise_is_stored_and_said(suite: str, tmp_path: Path) -> None:
+    greedy = Generation(temperature=0.0, max_new_tokens=200)
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    pair = pair_of(changed_target(tmp_path / "target"), dtype="bfloat16", drafters={"mtp": str(TINY / "mtp")})
+    run_id = start_run(plan(suite, greedy, pair=pair, drafters=None), store, CLUSTER, watcher)
+    with store.reading() as connection:
+        sql = "SELECT sum(outside)::INT, sum(output_tokens - 1)::INT, count(outside) FROM responses WHERE run_id = ?"
+        [(outside, tokens, counted)] = connection.execute(sql, [run_id]).fetchall()
+    assert counted == 3
+    assert any(line.startswith(f"{outside} of {tokens} response tokens ({outside / tokens:.2%})") for line in said)
+    assert store.run(run_id)["target"]["dtype"] == "bfloat16"
+    assert any("bfloat16 on cpu" in line for line in said)
 
 
 def test_a_probe_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

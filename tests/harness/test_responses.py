@@ -49,6 +49,11 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
             "sampled with temperature 1, top_p 1, top_k 0, the run has temperature 0.7, top_p 0.9",
         ),
         (LINES, "line 1: Object"),
+        ([{"temperature": 1e-40}, *LINES], r"line 1: temperature 0 \(greedy\) or at least 0.001 is needed, got 1e-40"),
+        (
+            [HEADER, *({**line, "token_ids": [2]} for line in LINES)],
+            "every response is a single token, which a prefill gives; there is no round to record",
+        ),
         ([HEADER, *LINES[1:]], "has none for t/0, turn 0"),
         ([HEADER, *LINES, "{"], "line 5: not JSON"),
         ([HEADER, {**LINES[0], "text": "?"}, *LINES], "line 2: Object contains unknown field `text`"),
@@ -75,6 +80,19 @@ def test_what_is_wrong_is_named(lines: list[object], message: str, tmp_path: Pat
 def test_the_target_must_be_able_to_say_it(token_ids: tuple[int, ...], finish: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         GivenResponse("t/0", token_ids, finish).check(frozenset([2]), 10)
+
+
+@pytest.mark.parametrize(("length", "most"), [(3, 1), (41, 4), (1001, 46)])
+def test_a_file_is_judged_as_a_whole(length: int, most: int, tmp_path: Path) -> None:
+    """One token may always round otherwise, and 1 % of all that are anchors and what chance adds, wherever they are."""
+    lines = [{**line, "token_ids": [4] * length, "finish": "length"} for line in LINES]
+    given = read_responses(write(tmp_path, HEADER, *lines), PROMPTS, GENERATION)
+    assert given.anchors == 3 * (length - 1)
+    given.judge("file", most, "t/0, turn 1")
+    with pytest.raises(
+        InputError, match=rf"{most + 1} of {given.anchors} tokens or more, some of them in t/0, turn 1, cannot"
+    ):
+        given.judge("file", most + 1, "t/0, turn 1")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -90,10 +91,16 @@ def test_hub_prompts_fill_templates_from_columns(folder: Path, tmp_path: Path, e
         ("suite.yaml", "name: mine\nversion: one\ntasks: []\n", r"Expected `int`, got `str` - at `\$.version`"),
         ("suite.yaml", "name: mine\nversion: 1\ntasks: []\n", "at least one entry"),
         ("suite.yaml", SUITE + "generation: {top_p: 0}\n", "0 < top_p"),
+        ("suite.yaml", SUITE + "generation: {temperature: 1.0e-40}\n", r"temperature 0 \(greedy\) or at least 0.001"),
+        ("suite.yaml", SUITE + "generation: {temperature: .nan}\n", "temperature 0"),
+        ("suite.yaml", SUITE + "generation: {max_new_tokens: 1}\n", "max_new_tokens ≥ 2 is needed, got 1"),
+        ("suite.yaml", SUITE + "generation: {today: yesterday}\n", r"\$.generation.today"),
         ("prompts/sums.jsonl", '{"turns": ["a"]}\n{"turns": [\n', r"sums\.jsonl, line 2: not JSON"),
         ("prompts/sums.jsonl", '{"turns": ["a"]}\n\n{"turn": ["a"]}\n', r'sums\.jsonl, line 3: "turns" must be'),
         ("prompts/sums.jsonl", '{"turns": [""]}\n', r'line 1: "turns" must be'),
         ("prompts/sums.jsonl", '{"id": 1, "turns": ["a"]}\n{"id": 1, "turns": ["b"]}\n', "line 2: id 'sums/1'"),
+        ("prompts/sums.jsonl", '{"turns": ["a"]}\n{"turns": ["cut \\ud83d here"]}\n', r"line 2: holds '\\ud83d', one half"),
+        ("prompts/sums.jsonl", '{"id": "\\udc00", "turns": ["a"]}\n', r"line 1: holds '\\udc00', one half of a character"),
         ("prompts/sums.jsonl", "\n", "has no prompts"),
         ("prompts/sums.jsonl", None, r"sums\.jsonl: missing"),
     ],
@@ -104,6 +111,14 @@ def test_bad_files_are_named(folder: Path, file: str, content: str | None, messa
         (folder / file).write_text(content)
     with pytest.raises(InputError, match=message):
         load_suite(str(folder))
+
+
+def test_the_date_told_to_templates_is_a_setting(folder: Path) -> None:
+    before = load_suite(str(folder))
+    (folder / "suite.yaml").write_text(SUITE + "generation: {today: 2025-03-05}\n")
+    after = load_suite(str(folder))
+    assert (before.file.generation.today, after.file.generation.today) == (date(2024, 7, 26), date(2025, 3, 5))
+    assert before.content_hash != after.content_hash
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
@@ -126,6 +141,7 @@ def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
     assert pair.target == str(tmp_path / "target")
     assert pair.drafters == {"mine": str(tmp_path / "drafter"), "ngram": "ngram", "hub": "org/name"}
     assert list(choose_drafters(pair, ["ngram"])) == ["none", "ngram"]
+    assert pair.dtype == "auto"
     (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {}\ncolour: red\n")
     with pytest.raises(InputError, match="unknown field `colour`"):
         load_pair(str(tmp_path / "pair.yaml"))

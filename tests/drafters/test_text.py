@@ -1,0 +1,119 @@
+"""From conversations to tokens and back: templates of others, dates, and where an answer ends."""
+
+from __future__ import annotations
+
+import copy
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+import drafters
+from drafters.sampling import Sampling
+from drafters.target import Target, choose_dtype
+from simulator.errors import InputError
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(Path(drafters.__file__).parent / "tiny" / "target")
+    return made
+
+
+@pytest.fixture
+def speaking(target: Target, tokenizer: PreTrainedTokenizerBase) -> Target:
+    """A target whose tokenizer, template and settings may be changed."""
+    return Target(copy.deepcopy(target.model), copy.deepcopy(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "named"),
+    [(5, 5, {5}), (None, None, set()), (None, [3, 4], {3, 4}), ([1, 3], 4, {1, 3, 4}), (2, 2, {2})],
+)
+def test_an_answer_ends_with_any_token_that_somebody_names(
+    config: Any, generation: Any, named: set[int], speaking: Target
+) -> None:
+    """The tokenizer's own is 2, which the template ends turns with."""
+    speaking.model.config.eos_token_id = config
+    assert speaking.model.generation_config is not None
+    speaking.model.generation_config.eos_token_id = generation
+    assert speaking.stop_tokens == named | {2}
+    speaking.tokenizer = None
+    assert speaking.stop_tokens == named
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "its chat template fails: TemplateError: roles must alternate"),
+        ("{% for m in messages %}", "its chat template fails: TemplateSyntaxError: .*endfor"),
+        ("{{ messages[0].content + 1 }}", "its chat template fails: TypeError: "),
+        ({"rag": "a", "tool_use": "b"}, r"has several chat templates \(rag, tool_use\) and no default"),
+        ("", "has no chat template"),
+        (None, "has no chat template"),
+        ("{% set nothing = 1 %}", "makes no tokens"),
+    ],
+)
+def test_what_is_wrong_with_a_template_is_told_with_its_own_words(template: Any, message: str, speaking: Target) -> None:
+    assert speaking.tokenizer is not None
+    speaking.tokenizer.chat_template = template
+    with pytest.raises(InputError, match=f"^target .*: .*{message}"):
+        speaking.encode_chat(HELLO)
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "05 Mar 2025"),
+        ("  {% if strftime_now is defined %}\n    {{ strftime_now('%Y-%m-%d') }}\n  {% endif %}!", "    2025-03-05\n!"),
+        ("{% macro f() %}{{ strftime_now('%A %-d %B') }}{% endmacro %}{% for m in messages %}{{ f() }}{% endfor %}",
+         "Wednesday 5 March"),
+        ("{%- set year = strftime_now('%Y')|int %}{{ year + 1 }}", "2026"),
+        ("{% set date_string = date_string or strftime_now('%H:%M') %}{{ date_string }}", "00:00"),
+        ("{{ messages[0].content }}", "hello"),
+    ],
+)  # fmt: skip
+def test_a_template_that_asks_for_the_date_is_told_the_runs(template: str, rendered: str, speaking: Target) -> None:
+    tokenizer = speaking.tokenizer
+    assert tokenizer is not None
+    tokenizer.chat_template = template
+    ids = speaking.encode_chat(HELLO, today=date(2025, 3, 5))
+    assert tokenizer.decode(ids) == rendered
+    assert speaking.dated == ("strftime_now" in template)
+    assert (speaking.encode_chat(HELLO) == ids) == (not speaking.dated or rendered == "00:00")
+
+
+def test_numeric_types_are_chosen_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_dtype("float16", "cpu") == torch.float16
+    for units, chosen in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"bf16": True, "neon": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        assert choose_dtype("auto", "cpu") == chosen
+        assert choose_dtype("bfloat16", "cpu") == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert choose_dtype("auto", "cuda:0") == torch.float32
+    assert choose_dtype("auto", "mps") == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 1e-40, 0.0009, float("nan"), float("inf")])
+def test_temperatures_that_make_no_distribution_are_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match=r"temperature 0 \(greedy\) or at least 0.001 is needed, got"):
+        Sampling(temperature)
+
+
+@pytest.mark.parametrize("logits", [[3.0, 1.0, 2.0], [3e4, -3e4, 0.0], [-torch.inf, 1.0, -torch.inf]])
+def test_the_smallest_temperature_makes_one(logits: list[float]) -> None:
+    probs = Sampling(0.001).probabilities(torch.tensor(logits))
+    assert probs.isfinite().all()
+    assert probs.sum() == 1
+    assert probs.argmax() == torch.tensor(logits).argmax()
