@@ -91,7 +91,7 @@ class Estimate:
     """Whether the responses are there already: nothing is generated, and the counts are exact."""
     responses: int
     anchors: int
-    """Over all drafters and block sizes."""
+    """Over all drafters, block sizes and ways to draft."""
     anchor_bytes: int
     """On disk, before compression."""
     hidden_state_bytes: int

@@ -93,29 +93,41 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     costs = json.loads(done.stdout)
     assert costs["responses"] == 10
-    assert costs["anchors"] == 10 * 23 * 4
-    assert costs["anchor_bytes"] == 10 * 23 * (4 * (2 + 5) * (2 + 1) + 4 * 4)
+    assert costs["anchors"] == 10 * 23 * 2 * (2 + 1)  # block sizes × (dspark drafting both ways, and ngram)
+    assert costs["anchor_bytes"] == 10 * 23 * (4 * (2 + 5) * (2 * 2 + 1) + 4 * 6)
     assert costs["seconds"] > 0
     assert not (tmp_path / "specyard.duckdb").exists()
 
     done = harness("record", *options, "--block-sizes", "2,5", "--fresh-tails", *out)
     assert done.returncode == 0, done.stderr
     assert [line.split()[:2] for line in done.stdout.splitlines() if "γ=" in line] == [
-        [name, f"γ={gamma}"] for name in ("dspark", "ngram") for gamma in (2, 5)
+        [name, f"γ={gamma}"] for name, ways in (("dspark", 2), ("ngram", 1)) for gamma in (2, 5) for _ in range(ways)
     ]
+    assert done.stdout.count("· greedy drafts") == 2
     assert "confidences stay raw" in done.stderr
     widths = (
-        "SELECT DISTINCT drafter, gamma, len(accept_prob), len(confidence), len(fresh_confidence) FROM anchors ORDER BY ALL"
+        "SELECT DISTINCT drafter, gamma, drafting, len(accept_prob), len(confidence), len(fresh_confidence) FROM anchors "
+        "ORDER BY ALL"
     )
     assert query(tmp_path, widths) == [
-        ("dspark", 2, 2, 2, 2), ("dspark", 5, 5, 5, 5), ("ngram", 2, 2, None, None), ("ngram", 5, 5, None, None)
+        ("dspark", 2, "greedy", 2, 2, None), ("dspark", 2, "sampled", 2, 2, 2),  # a greedy draft has no second tail
+        ("dspark", 5, "greedy", 5, 5, None), ("dspark", 5, "sampled", 5, 5, 5),
+        ("ngram", 2, "either", 2, None, None), ("ngram", 5, "either", 5, None, None),
     ]  # fmt: skip
+    counted = "SELECT drafter, gamma, drafting, sum(anchors) FROM recordings GROUP BY ALL"
+    assert sorted(query(tmp_path, counted)) == sorted(
+        query(tmp_path, counted.replace("sum(anchors) FROM recordings", "count(*) FROM anchors"))
+    )
+    assert query(
+        tmp_path,
+        "SELECT DISTINCT beta FROM (SELECT unnest(accept_prob) AS beta FROM anchors WHERE drafting = 'greedy') ORDER BY 1",
+    ) == [(0.0,), (1.0,)]
     policies = ["--policy", "fixed:1", "--policy", "threshold:0.5", "--policy", "oracle"]
     done = harness("replay", "latest", *policies, "--json", *out)
     assert done.returncode == 0, done.stderr
     assert "ngram γ=2: left out: policy threshold:0.5: needs confidences" in done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) == (3 * 2 + 2 * 2) * 3  # policies × block sizes × domains
+    assert len(rows) == (3 * 2 * 2 + 2 * 2) * 3  # policies × block sizes × ways to draft × domains
     assert all(1 <= r["tau"] <= r["budget"] for r in rows)
     assert {r["policy"] for r in rows if not r["exact"]} == {"oracle"}
 

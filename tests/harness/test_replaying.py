@@ -14,7 +14,7 @@ from results.store import Store
 from results.tables import anchor_table, recordings, response_tables
 from simulator.records import Anchors, Response, Round
 
-from ..results.test_store import INFO
+from ..results.test_store import INFO, both_ways
 
 ACCEPTED = {"sums": [2, 2, 0, 0, 0, 0], "proofs": [0]}
 """Of two drafted, at each anchor of the one response to a task."""
@@ -49,3 +49,45 @@ def test_means_are_of_tasks_and_shares_are_of_tokens(store: Store, capsys: pytes
     print_replays([fixed, oracle, none, other], as_json=False)
     shares = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert shares == ["20.0%", "50.0%", "–"]
+
+
+def test_greedy_drafts_stand_beside_sampled_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "specyard.duckdb")
+    run_id = both_ways(store)
+    sampled, greedy, lookup = replay_run(store, run_id, ["fixed:2"], None, calibrated=False, say=print)
+    assert [r.drafting for r in (sampled, greedy, lookup)] == ["sampled", "greedy", "either"]
+    # Three tokens after the first: at once, or two and one, or one by one.
+    assert (sampled.tau, greedy.tau, lookup.tau) == (3, 1.5, 1)
+    assert greedy.change is not None
+    assert (greedy.change.change, sampled.change, lookup.change) == (-0.5, None, None)
+    print_replays([sampled, greedy, lookup], as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "dspark γ=2 fixed:2 · greedy drafts 1.50, -50.0%" in lines
+    [only] = replay_run(store, run_id, ["fixed:2"], ["dspark"], drafting="greedy", calibrated=False, say=print)
+    assert only == dataclasses.replace(greedy, change=None)
+
+
+def test_the_change_is_of_the_same_prompts_drawn_for_both(tmp_path: Path) -> None:
+    """Prompts differ much, drafts hardly: the interval of the change is far narrower than those of τ."""
+    store = Store(tmp_path / "specyard.duckdb")
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
+    for i in range(12):
+        plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(24))
+        response = Response("sums", "math", f"sums/{i}", 0, 5, tuple(range(25)), "", "length", plain)
+        store.add(run_id, response_tables("none", 0, [response], "either"))
+        for way, accepted in (("sampled", i % 2 * 3), ("greedy", i % 2 * 2)):
+            count = np.full(24, accepted, np.uint8)
+            anchors = Anchors(np.full(24, 3, np.uint8), count, np.zeros((24, 3), np.float32))
+            rows = anchor_table("dspark", f"sums/{i}", 0, anchors, way)  # type: ignore[arg-type]
+            noted = recordings("dspark", 3, [(f"sums/{i}", 0, 24)], way)  # type: ignore[arg-type]
+            store.add(run_id, {"recordings": noted, "anchors": rows})
+    sampled, greedy = replay_run(store, run_id, None, None, calibrated=False, say=print)
+    # Half the prompts take 24 rounds; the others 6, or 8.
+    assert (sampled.tau, greedy.tau) == (24 * 12 / (6 * 30), 24 * 12 / (6 * 32))
+    change = greedy.change
+    assert change is not None
+    assert None not in (sampled.low, sampled.high, change.low, change.high)
+    assert sampled.low < sampled.tau < sampled.high  # type: ignore[operator]
+    assert change.change == pytest.approx(30 / 32 - 1)
+    assert change.low <= change.change <= change.high  # type: ignore[operator]
+    assert change.high - change.low < (sampled.high - sampled.low) / sampled.tau / 2  # type: ignore[operator]

@@ -73,7 +73,7 @@ def test_dspark_stays_what_it_is(target: Target, tmp_path: Path) -> None:
 
 def test_eagle3_is_described_as_vllm_reads_it(tmp_path: Path) -> None:
     drafter = {"kind": "eagle3", "gamma": 7, "checkpoint": PAIR.drafters["eagle3"]}
-    found = speculative(drafter, PAIR.target, tmp_path, 0.0)
+    found = speculative(drafter, PAIR.target, tmp_path, 0.0, "sampled")
     assert (found["method"], found["num_speculative_tokens"]) == ("eagle3", 7)
     assert "draft_sample_method" not in found
     folder = Path(found["model"])
@@ -87,7 +87,8 @@ def test_eagle3_is_described_as_vllm_reads_it(tmp_path: Path) -> None:
     ours, theirs = load_file(Path(PAIR.drafters["eagle3"]) / "model.safetensors"), load_file(folder / "model.safetensors")
     assert set(theirs) == {*ours, "embed_tokens.weight", "lm_head.weight"}
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
-    assert speculative(drafter, PAIR.target, tmp_path, 0.7)["draft_sample_method"] == "probabilistic"
+    assert speculative(drafter, PAIR.target, tmp_path, 0.7, "sampled")["draft_sample_method"] == "probabilistic"
+    assert speculative(drafter, PAIR.target, tmp_path, 0.7, "greedy")["draft_sample_method"] == "greedy"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_speculation_in_vllm_changes_no_greedy_response(target: Target, tmp_path
 
     plain = asyncio.run(answers(None))
     for name, drafter in drafters.items():
-        found = asyncio.run(answers(speculative(drafter, PAIR.target, tmp_path, 0.0)))
+        found = asyncio.run(answers(speculative(drafter, PAIR.target, tmp_path, 0.0, "greedy")))
         equal = [a == b for a, b in zip(found, plain, strict=True)]
         print(f"{name}: {sum(equal)} of {len(equal)} greedy responses equal plain decoding's")
         assert np.mean(equal) > 0.9

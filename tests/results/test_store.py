@@ -209,6 +209,74 @@ def test_a_database_of_schema_1_still_opens(tmp_path: Path) -> None:
         assert connection.execute("SELECT tau FROM accepted_length").fetchall() == [(1.5,)]
 
 
+def both_ways(store: Store) -> str:
+    """A run whose dspark drafted both ways, greedily with other acceptances, and whose n-grams are kept once."""
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "ngram": {}}))
+    plain = dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)
+    store.add(run_id, response_tables("none", 0, [plain], "either"))
+    for name, way, accepted in (("dspark", "sampled", 2), ("dspark", "greedy", 1), ("ngram", "either", 0)):
+        anchors = dataclasses.replace(ANCHORS, accepted=np.array([accepted, 0, 0], np.uint8))
+        rows = anchor_table(name, "sums/0", 0, anchors, way)  # type: ignore[arg-type]
+        store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/0", 0, 3)], way)})  # type: ignore[arg-type]
+    return run_id
+
+
+def test_recordings_are_kept_by_how_drafts_were_chosen(store: Store) -> None:
+    run_id = both_ways(store)
+    assert store.recordings(run_id) == [("dspark", 2, "sampled"), ("dspark", 2, "greedy"), ("ngram", 2, "either")]
+    assert store.draftings(run_id) == ["sampled", "greedy"]
+    for way, accepted in (("sampled", 2), ("greedy", 1)):
+        assert store.traced(run_id, way) == [("dspark", 2), ("ngram", 2)]  # type: ignore[arg-type]
+        trace = store.trace(run_id, "dspark", 2, way)  # type: ignore[arg-type]
+        assert (trace.drafting, trace.anchors.accepted[0]) == (way, accepted)
+        assert store.trace(run_id, "ngram", 2, way).drafting == "either"  # type: ignore[arg-type]
+
+
+def test_drafts_that_were_not_recorded_are_refused(store: Store) -> None:
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
+    store.add(run_id, {"recordings": recordings("dspark", 2, [("sums/0", 0, 3)])})
+    assert store.draftings(run_id) == ["sampled"]
+    with pytest.raises(InputError, match="has no recordings of greedy drafts for --drafting greedy; there are sampled ones"):
+        store.traced(run_id, "greedy")
+
+
+def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temperature 0, n-gram and none draft the same both ways, so an old recording of them serves greedy questions too."""
+    current, old = results.store._MIGRATIONS, tmp_path / "schema"
+    old.mkdir()
+    for file in sorted(current.glob("*.sql"))[:6]:
+        (old / file.name).write_text(file.read_text())
+    monkeypatch.setattr(results.store, "_MIGRATIONS", old)
+    drafters = {"none": {"kind": "none"}, "my draft": {"kind": "eagle3"}, "lookup": {"kind": "ngram"}}
+    ids = {}
+    for temperature in (0.0, 0.7):
+        info = dataclasses.replace(INFO, drafters=drafters, sampling={"temperature": temperature})
+        ids[temperature] = run_id = store.create_run(info)
+        plain = dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)
+        for name, tables in {
+            "none": response_tables("none", 0, [plain]),
+            **{
+                name: {
+                    "anchors": anchor_table(name, "sums/0", 0, ANCHORS),
+                    "recordings": recordings(name, 2, [("sums/0", 0, 3)]),
+                }
+                for name in ("my draft", "lookup")
+            },
+        }.items():
+            assert name in drafters
+            store.add(run_id, {table: rows.drop_columns("drafting") for table, rows in tables.items()})
+    monkeypatch.setattr(results.store, "_MIGRATIONS", current)
+    assert store.recordings(ids[0.7]) == [("my draft", 2, "sampled"), ("lookup", 2, "either")]
+    assert store.recordings(ids[0.0]) == [("my draft", 2, "either"), ("lookup", 2, "either")]
+    assert store.draftings(ids[0.0]) == ["sampled", "greedy"]
+    np.testing.assert_array_equal(store.trace(ids[0.0], "my draft", 2, "greedy").anchors.accepted, ANCHORS.accepted)
+    with store.reading() as connection:
+        rows = connection.execute("SELECT DISTINCT drafting FROM rounds WHERE drafter = 'none'").fetchall()
+        assert rows == [("either",)]
+
+
 def test_anchors_of_schema_2_are_read_without_certainties(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

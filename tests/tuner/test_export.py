@@ -23,7 +23,7 @@ from tuner.tables import k_by_batch
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},
-    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None},
+    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled"},
     "profile": {"gpus": 2},
     "target": "Qwen/Qwen3-4B",
     "synthesised": False,
@@ -46,6 +46,22 @@ def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", k
     assert words[words.index("--tensor-parallel-size") + 1] == "2"
     speculative = json.loads(words[words.index("--speculative-config") + 1]) if "--speculative-config" in words else None
     return speculative, "\n".join(made.notes)
+
+
+def test_vllm_drafts_as_what_was_simulated() -> None:
+    """Its default is greedy; the other way has another acceptance. Without a choice, nothing is said."""
+    winner = Configuration("dspark", 7, "fixed:7", "none", 64)
+    for drafting, method, said in (("sampled", "probabilistic", "drawn from"), ("greedy", "greedy", "of greedy drafts")):
+        study = {**STUDY, "plan": {**STUDY["plan"], "drafting": drafting}}
+        made = serving(winner, FOUND, study, {"kind": "dspark", "checkpoint": "org/dspark"}, 0.7)
+        assert made.speculative is not None
+        assert made.speculative["draft_sample_method"] == method
+        assert said in "\n".join(made.notes)
+        cold = serving(winner, FOUND, study, {"kind": "dspark", "checkpoint": "org/dspark"}, 0.0)
+        lookup = serving(Configuration("ngram", 7, "fixed:7", "none", 64), FOUND, study, {"kind": "ngram"}, 0.7)
+        for other in (cold, lookup):
+            assert other.speculative is not None
+            assert "draft_sample_method" not in other.speculative
 
 
 def test_schedulers_become_adaptive_verification() -> None:
@@ -90,7 +106,9 @@ def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
 
 
 def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
-    assert exported("ngram", 7, "fixed:7")[0] == speculative_of({"kind": "ngram", "gamma": 7}, "target", tmp_path, 0.7)
+    assert exported("ngram", 7, "fixed:7")[0] == speculative_of(
+        {"kind": "ngram", "gamma": 7}, "target", tmp_path, 0.7, "greedy"
+    )
 
 
 @pytest.mark.parametrize("policy", ["k_by_batch:8=7/200=3", "k_by_batch:64=2", "cutoff:1", "cutoff:64", "cutoff:255"])
