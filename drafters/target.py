@@ -20,6 +20,8 @@ from simulator.errors import InputError
 
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
+_CHECKED_WINDOW = 8
+"""Positions that sliding layers see meanwhile."""
 _MASKED = {"full_attention", "sliding_attention"}
 """Kinds of layers that keep every position apart, so that a rejected one is forgotten by masking it."""
 _WITHOUT_STATE = {"mlp", "moe"}
@@ -155,21 +157,23 @@ class Target:
         folded = [kind for kind in self.layer_kinds if kind not in _MASKED | _OWN_MASKS]
         if folded:
             return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back"
-        if self._pass is None:
+        if self._apart is None:
             return (
-                f"its layers ({self._layer_name}) keep a state that cannot be rolled back by position: after a rejected draft "
-                "the model would go on otherwise than from the same text without it"
+                f"its layers ({self._layer_name}) keep a state that cannot be rolled back: after a rejected draft the model "
+                "would go on otherwise than from the same text without it"
             )
         return None
 
     @cached_property
-    def _pass(self) -> Callable[..., TargetPass] | None:
-        """How a pass over rows at different positions is run; None where no way gives what whole texts give."""
+    def _apart(self) -> bool | None:
+        """Whether rows at different positions are read one after another; None where neither way gives the whole text's.
+        """
         masks_itself = bool(_OWN_MASKS & set(self.layer_kinds))
-        for run in (self._by_row,) if masks_itself else (self._together, self._by_row):
+        for apart in (True,) if masks_itself else (False, True):
             try:
-                if self._error_in_pieces(run) <= tolerance(self.dtype):
-                    return run
+                with self._narrow_windows():
+                    if self._error_in_pieces(self._by_row if apart else self._together) <= tolerance(self.dtype):
+                        return apart
             except Exception:  # models fail in their own ways on a cache or on masks that are not theirs
                 continue
         return None
@@ -177,7 +181,7 @@ class Target:
     @property
     def decodes_together(self) -> bool:
         """Whether rows that stand at different positions are read in one pass, or one after another."""
-        return self._pass == self._together
+        return self._apart is False
 
     @property
     def _layer_name(self) -> str:
@@ -209,7 +213,7 @@ class Target:
 
         `tap_layers` counts decoder layers from 0; −1 taps what the first layer reads. Keys and values go to `cache`.
         """
-        run = self._together if positions.aligned else self._pass or self._together
+        run = self._by_row if not positions.aligned and self._apart else self._together
         return run(ids, positions, cache, rows, tap_layers)
 
     def _together(
@@ -323,6 +327,19 @@ class Target:
                 f"(off by {wrong:.1g} of the largest); what it does to them beside its matrix is not known here"
             )
         return self._outer
+
+    @contextmanager
+    def _narrow_windows(self) -> Iterator[None]:
+        """Sliding windows of a few positions while the block runs: texts to check with are short, and must reach beyond."""
+        own = getattr(self.config, "sliding_window", None)
+        if own is None:
+            yield
+            return
+        self.config.sliding_window = min(own, _CHECKED_WINDOW)
+        try:
+            yield
+        finally:
+            self.config.sliding_window = own
 
     @torch.no_grad()
     def _check_causal(self) -> None:

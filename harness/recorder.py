@@ -167,7 +167,9 @@ class Recorder:
         """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
         if unit.live is not None:
             drafter = self._drafter(*unit.live)
-            responses = [r for r, _ in self._converse(unit.prompts, self.generation.max_new_tokens, live=(unit.live[0], drafter))]
+            responses = [
+                r for r, _ in self._converse(unit.prompts, self.generation.max_new_tokens, live=(unit.live[0], drafter))
+            ]
             return response_tables(unit.live[0], drafter.gamma, responses)
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
         beyond = max((d.gamma for _, d in variants), default=0)

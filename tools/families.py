@@ -29,17 +29,18 @@ A target is a causal language model of transformers. Made by `python tools/famil
 
 * **runs**: live decoding and recording. Greedy decoding of three prompts of different lengths together, with and without
   drafts by look-up, some of them rejected, gave token for token what the model's own `generate` gives.
-* **records**: dense recording alone, since its state cannot be rolled back when a draft is rejected. Responses come from the
-  model's own `generate` or from `--responses`; greedy ones were what the model says when it reads the whole text, and padding
-  on the right changed nothing. `--mode live` is refused; `harness run` leaves its live speed pass out.
-* **records given responses**: its `generate` does not work here either, so responses come from `--responses`, and each ends
-  with an end token.
-* **refused**: when it is loaded, by the sentence beside it.
+* **records**: dense recording alone, since its state cannot be rolled back when a draft is rejected. Responses come from
+  the model's own `generate`, under the suite's sampling settings and no others, or from `--responses`. Greedy ones were
+  what the model says when it reads the whole text, and padding on the right changed nothing. `--mode live` is refused, and
+  `harness run` leaves its live speed pass out.
+* **records given responses**: its `generate` does not work with this transformers, so responses come from `--responses`,
+  each with its end token.
+* **refused**: when it is loaded, in the words beside it.
 
-Every target is checked in these ways again when it is loaded, whatever its family: that its head alone gives its logits, that
-what it makes of a token depends on no later one, and, before it decodes, that after a rejected draft it goes on as if there had
-been none. Learned drafters read what decoder layers put out; where these give not one state for a token, n-gram is what there is.
-Models that transformers files under encoders (BERT) or encoder-decoders (BART) are not here.
+This is tried out again on every target that is loaded, whatever its family: that its head alone gives its logits, that what
+it makes of a token depends on no later one, and, before it decodes, that after a rejected draft it goes on as if there had
+been none. Learned drafters read what decoder layers put out; where that is not one state for a token, look-up is what there
+is. Models that transformers counts among encoders (BERT) or encoder-decoders (BART) are not here.
 
 {counts}
 

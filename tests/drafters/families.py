@@ -169,7 +169,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama4 (text)": ("llama4_text", _LLAMA4),
     "longcat_flash": (
         "longcat_flash", {
-            **_MLA, "head_dim": 8, "num_layers": 2, "zero_expert_num": 1, "expert_ffn_hidden_size": 32,
+            **_MLA, "head_dim": 8, "num_layers": 2, "zero_expert_num": 1, "moe_topk": 2, "expert_ffn_hidden_size": 32,
             "ffn_hidden_size": 64,
         },
     ),
@@ -181,6 +181,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax": ("minimax", {**_HEAD, **_EXPERTS, **_MIXED}),
     "minimax_m2": ("minimax_m2", {**_HEAD, **_EXPERTS}),
     "minimax_m3_vl (text)": ("minimax_m3_vl_text", {**_HEAD, **_EXPERTS}),
+    "minimax_m3_vl (text), sparse": (
+        "minimax_m3_vl_text", {
+            **_HEAD, **_EXPERTS, "layer_types": ["full_attention", "minimax_m3_sparse"] * 2, "index_block_size": 4,
+            "index_topk_blocks": 2, "index_head_dim": 16,
+        },
+    ),
     "ministral": ("ministral", {**_HEAD, **HALF_SLIDING}),
     "ministral3": ("ministral3", _HEAD),
     "mistral": ("mistral", {"sliding_window": None}),
