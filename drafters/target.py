@@ -159,14 +159,15 @@ class Target:
 
     @cached_property
     def _apart(self) -> bool | None:
-        """Whether rows at different positions are read one after another; None where neither way gives the whole text's.
-        """
+        """Whether rows at different positions are read one after another; None where neither way is right."""
         masks_itself = bool(_OWN_MASKS & set(self.layer_kinds))
         for apart in (True,) if masks_itself else (False, True):
             try:
                 with self._narrow_windows():
                     if self._error_in_pieces(self._by_row if apart else self._together) <= tolerance(self.dtype):
                         return apart
+            except torch.OutOfMemoryError:
+                raise
             except Exception:  # models fail in their own ways on a cache or on masks that are not theirs
                 continue
         return None
