@@ -114,6 +114,7 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
     else:
         known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
         raise InputError(f"checkpoint {name}: architecture {architecture} is not one of {known}")
+    target.check_taps(taps)
     drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
     return drafter
 

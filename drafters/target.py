@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -16,14 +16,23 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from drafters.anatomy import child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
 from drafters.sampling import finite
 from simulator.errors import InputError
 
-_CHECKED_TOKENS = 12
+_CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
+_CHECKED_WINDOW = 8
+"""Positions that sliding layers see meanwhile."""
 _MASKED = {"full_attention", "sliding_attention"}
 """Kinds of layers that keep every position apart, so that a rejected one is forgotten by masking it."""
+_WITHOUT_STATE = {"mlp", "moe"}
+"""Kinds of layers that look at one position alone."""
+_OWN_MASKS = {"local_attention"}
+"""Kinds of layers that keep every position apart, but mask what they see by themselves, alike in all rows."""
+_OTHER_NAMES = {"attention": "full_attention", "global": "full_attention", "local": "local_attention", "conv": "convolution"}
+"""What configurations call kinds of layers beside the names that most use."""
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """What processors that multiply bfloat16 by themselves call it; others are slower with it than with float32."""
 TEMPLATE_DATE = date(2024, 7, 26)
@@ -60,7 +69,10 @@ class Target:
     """The model whose output distribution must be preserved."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """A target around `model`. Raises InputError where its head, run alone, does not give the model's own logits."""
+        """A target around `model`.
+
+        Raises InputError where its head, run alone, does not give the model's own logits, or it looks at later tokens.
+        """
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.config = model.config.get_text_config()
@@ -68,11 +80,12 @@ class Target:
         """Where the model is; found once, since models look through their parameters for it."""
         self.dtype: torch.dtype = model.dtype
         """The numeric type of the weights."""
-        self._decoder: Any = _decoder(model)
-        self._layers = _decoder_layers(self._decoder, self.num_layers)
+        self._decoder: Any = decoder_of(model)
+        self._layers = decoder_layers(self._decoder, self.num_layers)
         cache = "cache" if "cache" in inspect.signature(self._decoder.forward).parameters else "past_key_values"
         self._cache_argument = cache  # renamed in transformers 5.19; the old name goes in 5.40
         self._outer = self._checked_head()
+        self._check_causal()
 
     @classmethod
     def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
@@ -112,8 +125,8 @@ class Target:
 
     @property
     def max_positions(self) -> int:
-        """Longest context in tokens."""
-        return int(self.config.max_position_embeddings)
+        """Longest context in tokens; as good as endless where the configuration knows no limit (Mamba, Bloom)."""
+        return int(getattr(self.config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def embedding(self) -> nn.Module:
@@ -144,10 +157,10 @@ class Target:
 
     @cached_property
     def layer_kinds(self) -> tuple[str, ...]:
-        """Kinds of attention of the decoder layers, each once: `full_attention`, `sliding_attention` or another."""
-        declared = getattr(self.config, "layer_types", None)
-        if declared:
-            return tuple(sorted(set(declared)))
+        """Kinds of the decoder layers, each once: `full_attention`, `sliding_attention` or another."""
+        for field in ("layer_types", "layers_block_type", "attention_layers"):
+            if declared := getattr(self.config, field, None):
+                return tuple(sorted({_OTHER_NAMES.get(kind, kind) for kind in declared} - _WITHOUT_STATE))
         if getattr(self.config, "sliding_window", None) is not None:
             return ("sliding_attention",)
         if getattr(self.config, "attention_chunk_size", None) is not None:
@@ -162,16 +175,39 @@ class Target:
         convolutions, compressed attention) cannot. Whether the model, in pieces and after a rejection, says what it says
         of the whole text is tried out once.
         """
-        folded = [kind for kind in self.layer_kinds if kind not in _MASKED]
+        folded = [kind for kind in self.layer_kinds if kind not in _MASKED | _OWN_MASKS]
         if folded:
-            return f"its layers of {' and '.join(folded).replace('_', ' ')} keep a state that cannot be rolled back"
-        try:
-            wrong = self._error_in_pieces()
-        except Exception as error:  # models fail in their own ways on a cache that is not theirs
-            return f"its layers do not work on a cache that can be rolled back ({_reason(error)})"
-        if wrong > _tolerance(self.dtype):
-            return f"read in pieces, with a rejection, its hidden states are off by {wrong:.1g} of their size"
+            return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back"
+        if self._apart is None:
+            return (
+                f"its layers ({self._layer_name}) keep a state that cannot be rolled back: after a rejected draft the model "
+                "would go on otherwise than from the same text without it"
+            )
         return None
+
+    @cached_property
+    def _apart(self) -> bool | None:
+        """Whether rows at different positions are read one after another; None where neither way is right."""
+        masks_itself = bool(_OWN_MASKS & set(self.layer_kinds))
+        for apart in (True,) if masks_itself else (False, True):
+            try:
+                with self._narrow_windows():
+                    if self._error_in_pieces(self._by_row if apart else self._together) <= tolerance(self.dtype):
+                        return apart
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # models fail in their own ways on a cache or on masks that are not theirs
+                continue
+        return None
+
+    @property
+    def decodes_together(self) -> bool:
+        """Whether rows that stand at different positions are read in one pass, or one after another."""
+        return self._apart is False
+
+    @property
+    def _layer_name(self) -> str:
+        return type(self._layers[0] if len(self._layers) else self._decoder).__name__
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] from normed hidden states [..., d], scales and caps included: the model's own code."""
@@ -212,8 +248,14 @@ class Target:
     ) -> TargetPass:
         """One pass over `ids` [B, N] at `positions` of `rows` (B of them), attending to all earlier positions.
 
-        `tap_layers` counts decoder layers from 0; −1 taps the embeddings. Keys and values go to `cache`.
+        `tap_layers` counts decoder layers from 0; −1 taps what the first layer reads. Keys and values go to `cache`.
         """
+        run = self._by_row if not positions.aligned and self._apart else self._together
+        return run(ids, positions, cache, rows, tap_layers)
+
+    def _together(
+        self, ids: Tensor, positions: Positions, cache: TargetCache, rows: slice, tap_layers: Sequence[int]
+    ) -> TargetPass:
         cache.begin(rows, positions)
         with self._tapped(tap_layers) as tapped:
             output = self._decoder(
@@ -223,15 +265,23 @@ class Target:
                 use_cache=True,
                 **{self._cache_argument: cache},
             )
-        taps = torch.cat([tapped[i] for i in tap_layers], -1) if tap_layers else output.last_hidden_state[..., :0]
-        return TargetPass(output.last_hidden_state, taps)
+        return TargetPass(output.last_hidden_state, _side_by_side(tapped, tap_layers, output.last_hidden_state))
+
+    def _by_row(
+        self, ids: Tensor, positions: Positions, cache: TargetCache, rows: slice, tap_layers: Sequence[int]
+    ) -> TargetPass:
+        """One row after another, for models that make all masks themselves, as if all rows stood at one position."""
+        passes = []
+        for i, start in enumerate(positions.starts):
+            row, alone = slice(rows.start + i, rows.start + i + 1), Positions.of([start], ids.shape[1], ids.device)
+            passes.append(self._together(ids[i : i + 1], alone, cache, row, tap_layers))
+        return TargetPass(torch.cat([p.hidden for p in passes]), torch.cat([p.taps for p in passes]))
 
     def read(self, ids: Tensor, tap_layers: Sequence[int]) -> TargetPass:
         """One pass over whole texts `ids` [B, N], keeping no cache: teacher forcing and training."""
         with self._tapped(tap_layers) as tapped, torch.no_grad():
             output = self._decoder(input_ids=ids, use_cache=False)
-        hidden = output.last_hidden_state
-        return TargetPass(hidden, torch.cat([tapped[i] for i in tap_layers], -1) if tap_layers else hidden[..., :0])
+        return TargetPass(output.last_hidden_state, _side_by_side(tapped, tap_layers, output.last_hidden_state))
 
     def _masks(self, positions: Positions) -> Tensor | dict[str, Tensor]:
         """What a query may not see, added to its scores, [B, 1, N, length]; by kind where layers are of several kinds.
@@ -254,6 +304,18 @@ class Target:
             masks[kind] = added(seen)
         return next(iter(masks.values())) if len(masks) == 1 else masks
 
+    def check_taps(self, tap_layers: Sequence[int]) -> None:
+        """Raise InputError unless each of these layers gives one state of the model's width for every token."""
+        if self.device.type == "meta":
+            return
+        unlike = f"target {self.name}: its layers ({self._layer_name}) do not give one state of width {self.hidden_size}"
+        try:
+            widths = {self.read(self.some_texts()[:1], [layer]).taps.shape[1:] for layer in tap_layers}
+        except (RuntimeError, IndexError, TypeError):
+            widths = {torch.Size()}
+        if widths - {torch.Size([_CHECKED_TOKENS, self.hidden_size])}:
+            raise InputError(f"{unlike} for every token, which drafters that read them need; n-gram needs none")
+
     @contextmanager
     def _tapped(self, tap_layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
         """Collect the outputs of layers while the block runs."""
@@ -261,19 +323,23 @@ class Target:
 
         def collect(layer: int) -> Any:
             def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
-                tapped[layer] = output[0] if isinstance(output, tuple) else output
+                tapped[layer] = output if isinstance(output, Tensor) else output[0]
 
             return hook
 
-        modules = [(i, self.embedding if i == -1 else self._layers[i]) for i in set(tap_layers)]
-        handles = [module.register_forward_hook(collect(i)) for i, module in modules]
+        def first(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            tapped[-1] = inputs[0] if inputs else named["hidden_states"]
+
+        handles = [self._layers[i].register_forward_hook(collect(i)) for i in set(tap_layers) - {-1}]
+        if -1 in tap_layers:
+            handles.append(self._layers[0].register_forward_pre_hook(first, with_kwargs=True))
         try:
             yield tapped
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _some_texts(self) -> Tensor:
+    def some_texts(self) -> Tensor:
         """Two texts of tokens far apart in the vocabulary, to check the model on."""
         ids = torch.arange(2 * _CHECKED_TOKENS, device=self.device) * 7919 % self.vocab_size
         return ids.view(2, _CHECKED_TOKENS)
@@ -284,9 +350,9 @@ class Target:
         if self.device.type == "meta":  # shapes without values: nothing will be computed
             return nn.Identity()
         try:
-            with _output_of(self._decoder) as seen, _output_of(_child_with(self.model, self._decoder)) as outer:
-                own = self.model(input_ids=self._some_texts(), use_cache=False).logits
-            self._outer = _without_decoder(self.model, self._decoder, type((outer or seen)[0]))
+            with output_of(self._decoder) as seen, output_of(child_with(self.model, self._decoder)) as outer:
+                own = self.model(input_ids=self.some_texts(), use_cache=False).logits
+            self._outer = without_decoder(self.model, self._decoder, type((outer or seen)[0]))
             fine = finite(own)  # of others the head cannot be judged; whoever draws from such logits is stopped
             ours, own = self.head(seen[0].last_hidden_state)[fine], own[fine]
             wrong = float((ours - own).abs().max() / own.abs().max().clamp(min=1e-6)) if len(own) else 0.0
@@ -294,88 +360,67 @@ class Target:
             raise InputError(
                 f"target {self.name}: its head cannot be run apart from its decoder: {_reason(error)}"
             ) from error
-        if not wrong <= _tolerance(self.dtype):
+        if not wrong <= tolerance(self.dtype):
             raise InputError(
                 f"target {self.name}: its head, run on the decoder's output, does not give the model's own logits "
                 f"(off by {wrong:.1g} of the largest); what it does to them beside its matrix is not known here"
             )
         return self._outer
 
+    @contextmanager
+    def _narrow_windows(self) -> Iterator[None]:
+        """Sliding windows of a few positions while the block runs: texts to check with are short, and must reach beyond."""
+        own = getattr(self.config, "sliding_window", None)
+        if own is None:
+            yield
+            return
+        self.config.sliding_window = min(own, _CHECKED_WINDOW)
+        try:
+            yield
+        finally:
+            self.config.sliding_window = own
+
     @torch.no_grad()
-    def _error_in_pieces(self) -> float:
+    def _check_causal(self) -> None:
+        """Raise InputError where hidden states depend on later tokens or other rows, as encoders' do."""
+        if self.device.type == "meta":
+            return
+        texts, half = self.some_texts(), _CHECKED_TOKENS // 2
+        wrong = typical_error(self.read(texts[:1, :half], []).hidden, self.read(texts, []).hidden[:1, :half])
+        if not wrong <= tolerance(self.dtype):
+            raise InputError(
+                f"target {self.name}: what it makes of a token depends on tokens that come later (off by {wrong:.1g} of its "
+                "size): it is no causal language model"
+            )
+
+    def _error_in_pieces(self, run: Callable[..., TargetPass]) -> float:
         """Typical distance of hidden states read in pieces from those of whole texts, as a share of their size.
 
         Two texts whose prompts differ in length, a draft for each that is rejected, then what really follows; after that
-        one of them alone. The median over tokens, since a mixture's router may flip on a last bit.
+        one of them alone.
         """
-        texts, cache, rows = self._some_texts(), self.new_cache(2, _CHECKED_TOKENS + 1), slice(0, 2)
+        texts, cache, rows = self.some_texts(), self.new_cache(2, _CHECKED_TOKENS), slice(0, 2)
         whole = self.read(texts, []).hidden
-        starts, at = (3, 5), torch.arange(2, device=self.device).unsqueeze(1)
-        self.forward(texts[:, :5], Positions.of((0, 0), 5, self.device), cache, rows, [])
-        after = Positions.of(starts, 4, self.device)
-        self.forward(texts.flip(1)[:, :4], after, cache, rows, [])
-        pairs = [(self.forward(texts[at, after.tensor], after, cache, rows, []).hidden, whole[at, after.tensor])]
-        alone = Positions.of(starts[1:], 4, self.device)
-        again = self.new_cache(1, _CHECKED_TOKENS + 1)
-        self.forward(texts[1:, :5], Positions.of((0,), 5, self.device), again, slice(0, 1), [])
-        self.forward(texts[1:, :4], alone, again, slice(0, 1), [])
-        pairs.append((self.forward(texts[1:, 5:9], alone, again, slice(0, 1), []).hidden, whole[1:, 5:9]))
-        errors = [((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1)).flatten() for ours, own in pairs]
-        return float(torch.cat(errors).median())
+        starts, count, at = (14, 19), _CHECKED_TOKENS - 19, torch.arange(2, device=self.device).unsqueeze(1)
+
+        def read(ids: Tensor, begin: Sequence[int], cache: TargetCache, rows: slice) -> Tensor:
+            with torch.inference_mode():
+                return run(ids, Positions.of(begin, ids.shape[1], self.device), cache, rows, []).hidden
+
+        read(texts[:, :19], (0, 0), cache, rows)
+        read(texts.flip(1)[:, :count], starts, cache, rows)
+        after = Positions.of(starts, count, self.device).tensor
+        pairs = [(read(texts[at, after], starts, cache, rows), whole[at, after])]
+        again = self.new_cache(1, _CHECKED_TOKENS)
+        read(texts[1:, :19], (0,), again, slice(0, 1))
+        read(texts[1:, :count], (19,), again, slice(0, 1))
+        pairs.append((read(texts[1:, 19:], (19,), again, slice(0, 1)), whole[1:, 19:]))
+        ours, own = (torch.cat([x.flatten(0, 1) for x in side]) for side in zip(*pairs, strict=True))
+        return typical_error(ours, own)
 
 
-class _Given(nn.Module):
-    """Stands where a model's decoder was: gives back the hidden states that it is handed as embeddings."""
-
-    def __init__(self, output: type[Any]) -> None:
-        super().__init__()
-        self._output = output
-
-    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> Any:
-        return self._output(last_hidden_state=inputs_embeds)
-
-
-def _decoder(model: PreTrainedModel) -> nn.Module:
-    """The stack of decoder layers, final norm included."""
-    decoder: nn.Module = model.get_decoder()
-    if decoder is model:  # some name their parts otherwise than they say
-        decoder = next((child for child in model.children() if isinstance(child, PreTrainedModel)), model)
-    return decoder
-
-
-def _decoder_layers(decoder: nn.Module, count: int) -> nn.ModuleList:
-    """The list of decoder layers, whatever it is called."""
-    lists = [child for child in decoder.children() if isinstance(child, nn.ModuleList) and len(child) == count]
-    return lists[0] if lists else nn.ModuleList()
-
-
-def _child_with(model: nn.Module, decoder: nn.Module) -> nn.Module:
-    """The part of `model` that is or holds `decoder`."""
-    return next(child for child in model.children() if decoder in child.modules())
-
-
-def _without_decoder(model: PreTrainedModel, decoder: nn.Module, output: type[Any]) -> nn.Module:
-    """A model that shares everything with `model` but its decoder, in whose place it takes hidden states."""
-    holder = _child_with(model, decoder)
-    given = _Given(output)
-    inner = next(path for path, module in holder.named_modules() if module is decoder)
-    if inner and "." not in inner:  # a model may call its decoder directly
-        given.add_module(inner, _Given(output))
-    shared: dict[int, Any] = {id(child): child for child in model.children()} | {id(holder): given}
-    shared |= {id(own): own for own in (*model.parameters(recurse=False), *model.buffers(recurse=False))}
-    outer: nn.Module = copy.deepcopy(model, shared)
-    return outer
-
-
-@contextmanager
-def _output_of(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what `module` returns while the block runs."""
-    outputs: list[Any] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
+def _side_by_side(tapped: dict[int, Tensor], tap_layers: Sequence[int], hidden: Tensor) -> Tensor:
+    return torch.cat([tapped[i] for i in tap_layers], -1) if tap_layers else hidden[..., :0]
 
 
 def _on(today: date, template: str) -> str:
@@ -388,9 +433,14 @@ def _on(today: date, template: str) -> str:
     return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
 
 
-def _tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype) -> float:
     """How far two ways to compute the same may be apart, as a share."""
     return max(1e-4, 8 * torch.finfo(dtype).eps)
+
+
+def typical_error(ours: Tensor, own: Tensor) -> float:
+    """Distance of states [..., d] as a share of their size: the median, since a mixture's router may flip on a last bit."""
+    return float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp(min=1e-12)).median())
 
 
 def _reason(error: Exception) -> str:

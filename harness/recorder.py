@@ -18,7 +18,7 @@ from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, loa
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.ngram import NoDrafter
+from drafters.generation import respond, rows_at_once
 from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.pairs import choose_drafters, load_pair
@@ -68,6 +68,10 @@ class Checked:
     """Name → kind, gamma (the largest recorded), gammas, checkpoint, checkpoint_hash."""
     host: dict[str, Any]
     """The worker's machine."""
+    cannot_decode: str | None = None
+    """Why the target cannot decode live, in a sentence; None where it can."""
+    cannot_generate: str | None = None
+    """Why it cannot answer by itself at all, in a sentence; None where it can."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -166,7 +170,14 @@ class Recorder:
             "dtype": str(self.target.dtype).removeprefix("torch."),
             "device": self.target.device.type,
         }
-        return Checked(target, {name: self._describe(name) for name in self.sources}, self._host())
+        drafters, cannot_decode, cannot_generate = {name: self._describe(name) for name in self.sources}, None, None
+        if self.target.cannot_decode is not None:
+            cannot_decode = f"target {self.target.name}: cannot decode live: {self.target.cannot_decode}"
+            try:
+                rows_at_once(self.target)
+            except InputError as error:
+                cannot_generate = str(error)
+        return Checked(target, drafters, self._host(), cannot_decode, cannot_generate)
 
     def too_long(self, prompts: Sequence[Prompt], given: Mapping[str, tuple[GivenResponse, ...]]) -> list[str]:
         """Ids of the prompts that do not fit the target's context; `given` has responses by prompt id."""
@@ -179,24 +190,25 @@ class Recorder:
             name, gamma, way = unit.live
             drafter, limit = self._drafter(name, gamma), self.generation.max_new_tokens
             drafting: Drafting = "greedy" if way == "greedy" else "sampled"
-            responses = [r for r, _ in self._converse(unit.prompts, name, drafter, limit, drafting=drafting)]
+            responses = [r for r, _ in self._converse(unit.prompts, limit, live=(name, drafter), drafting=drafting)]
             return response_tables(name, drafter.gamma, responses, way)
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
         beyond = max((d.gamma for _, d in variants), default=0)
         if unit.given:
             spoken = self._read(unit.prompts, unit.given, beyond)
         else:
-            spoken = self._converse(unit.prompts, "none", NoDrafter(), self.generation.max_new_tokens, beyond)
+            spoken = self._converse(unit.prompts, self.generation.max_new_tokens, beyond)
         return self._dense_tables(spoken, variants)
 
     def _converse(
-        self, prompts: Sequence[Prompt], name: str, drafter: Drafter, limit: int, beyond: int = 0,
+        self, prompts: Sequence[Prompt], limit: int, beyond: int = 0, *, live: tuple[str, Drafter] | None = None,
         drafting: Drafting = "sampled",
     ) -> list[tuple[Response, tuple[int, ...]]]:  # fmt: skip
         """Responses of at most `limit` tokens to every turn, each with its context's; cut ones go on for `beyond` tokens.
 
-        Tokens of a reply are not always those its text is read as in the next prompt. Where these are more, and that prompt
-        with a full response no longer fits the target's context, the conversation ends before it.
+        They are the target's alone, or decoded with the named drafter of `live`. Tokens of a reply are not always those its
+        text is read as in the next prompt. Where these are more, and that prompt with a full response no longer fits the
+        target's context, the conversation ends before it.
         """
         histories: list[list[dict[str, str]]] = [[] for _ in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
@@ -205,11 +217,16 @@ class Recorder:
             active = [i for i in active if turn < len(prompts[i].turns)]
             for i in active:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
+            name = live[0] if live else "none"
             asked = {i: self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active}
             room = self.target.max_positions - limit - beyond
             active = [i for i, request in asked.items() if turn == 0 or len(request.prompt) <= room]
             requests, size = [asked[i] for i in active], len(prompts)
-            decoded = dict(decode(self.target, drafter, requests, self.sampling, max_batch=size, drafting=drafting))
+            if live:
+                found = decode(self.target, live[1], requests, self.sampling, max_batch=size, drafting=drafting)
+            else:
+                found = respond(self.target, requests, self.sampling, max_batch=size)
+            decoded = dict(found)
             for j, i in enumerate(active):
                 response = self._response(prompts[i], turn, decoded[j], limit)
                 histories[i].append({"role": "assistant", "content": response.text})
@@ -232,7 +249,7 @@ class Recorder:
             prompt, turn, response, context = texts[i]
             seed = self._seed("none", prompt.prompt_id, turn)
             requests.append(DecodeRequest((*context, *response.token_ids), beyond, seed, _named(prompt.prompt_id, turn)))
-        decoded = dict(decode(self.target, NoDrafter(), requests, self.sampling, max_batch=len(prompts)))
+        decoded = dict(respond(self.target, requests, self.sampling, max_batch=len(prompts)))
         after = {i: tuple(decoded[j].token_ids) for j, i in enumerate(cut)}
         return [
             (self._told(prompt, turn, len(context), response, after.get(i, ())), context)
@@ -276,10 +293,10 @@ class Recorder:
         """Time generation and dense recording of responses of at most `tokens` to a few prompts."""
         first = [replace(p, turns=p.turns[:1]) for p in prompts]
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
-        self._dense_tables(self._converse(first[:1], "none", NoDrafter(), tokens), [])  # what is slow only the first time
+        self._dense_tables(self._converse(first[:1], tokens), [])  # what is slow only the first time
         started = time.perf_counter()
         beyond = max((d.gamma for _, d in variants), default=0)
-        spoken = self._converse(first, "none", NoDrafter(), tokens, beyond)
+        spoken = self._converse(first, tokens, beyond)
         generated = time.perf_counter()
         self._dense_tables(spoken, variants)
         finished = time.perf_counter()

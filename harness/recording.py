@@ -113,6 +113,7 @@ def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, s
             plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts), _of_prompt(given)))
             suite = _without(suite, plan.skipped)
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
+        _check_answers(plan, given, checked)
         run_id = store.create_run(_run_info(plan, suite, checked))
         _say_run(suite, plan, run_id, checked, watcher)
         with _kept(run_id, store, watcher):
@@ -157,7 +158,7 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
         if skip_long:
             suite = _without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
         watcher.say("loading the pair, checking it and recording a sample")
-        pool.call("check", list(suite.prompts), _of_prompt(given))
+        _check_answers(plan, given, pool.call("check", list(suite.prompts), _of_prompt(given)))
         sample = suite.prompts[:: max(1, len(suite.prompts) // _PROBED_PROMPTS)][:_PROBED_PROMPTS]
         probe: Probe = pool.call("probe", list(sample), _PROBED_TOKENS)
     responses = sum(len(p.turns) for p in suite.prompts)
@@ -226,7 +227,10 @@ def _work(
         calibrate(run_id, store, watcher.say)
 
     first_of_task = {p.task: p for p in reversed(suite.prompts)}
-    timed = [(sample, prompt) for sample in range(plan.speed_passes) for prompt in first_of_task.values()]
+    if plan.speed_passes and checked.cannot_decode:
+        watcher.say(f"no live speed pass: {checked.cannot_decode}")
+    passes = 0 if checked.cannot_decode else plan.speed_passes
+    timed = [(sample, prompt) for sample in range(passes) for prompt in first_of_task.values()]
     taken = store.timed(run_id)
     for count, (sample, prompt) in enumerate(timed, 1):
         if (sample, prompt.prompt_id) not in taken:
@@ -313,6 +317,15 @@ def _load(plan: Plan) -> tuple[Suite, GivenResponses | None]:
         generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
     suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
     return _without(suite, plan.skipped), given
+
+
+def _check_answers(plan: Plan, given: GivenResponses | None, checked: Checked) -> None:
+    """Raise InputError where the plan needs the target to say what it cannot say by itself."""
+    if plan.mode == "live" and checked.cannot_decode:
+        raise InputError(f"--mode live: {checked.cannot_decode}; leave --mode live out")
+    cut = given is None or any(r.finish == "length" for responses in given.of_prompt.values() for r in responses)
+    if cut and checked.cannot_generate:
+        raise InputError(checked.cannot_generate)
 
 
 def _without(suite: Suite, skipped: list[str]) -> Suite:

@@ -2,113 +2,143 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import CONFIG_MAPPING
 
+from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.ngram import NGram, NoDrafter
+from drafters.generation import respond, rows_at_once
+from drafters.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
+from simulator.errors import InputError
 
-VOCAB, END = 300, 2
-_SMALL: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": END, "pad_token_id": 0,
+from .conftest import drafter_config
+from .families import (
+    FAMILIES,
+    HALF_SLIDING,
+    check_decoding,
+    check_reading,
+    check_recording,
+    family_model,
+    generated,
+    micro_model,
+    prompts,
+)  # fmt: skip
+
+DECODING = [
+    "llama", "llama, llama3 rope", "mistral", "mistral, window", "qwen2", "qwen3", "qwen3, window", "qwen3_moe", "mixtral",
+    "gemma", "gemma2", "gemma3", "gemma3 (text)", "gemma4, shared kv", "gemma4 (text)", "gemma4 (text), shared kv",
+    "gpt_oss", "glm4", "glm4_moe", "deepseek_v3", "phi3", "olmo2", "granite", "cohere", "cohere2", "gpt2", "gpt_neox", "opt",
+    "bloom", "falcon, alibi", "gpt_neo", "modernbert-decoder", "longcat_flash",
+]  # fmt: skip
+BY_ROW = {"bloom", "falcon, alibi", "gpt_neo"}
+"""These make all masks themselves, so that rows of a ragged batch are read one after another."""
+_LINEAR = "(linear attention|mamba|recurrent)"  # what older versions of transformers call it
+STATE = {
+    "bamba": _LINEAR, "deepseek_v32": "indexed attention", "deepseek_v4": "compressed sparse attention",
+    "falcon_h1": "hybrid", "jamba": _LINEAR, "kimi_linear": _LINEAR, "lfm2": "convolution", "llama4": "chunked attention",
+    "mamba": _LINEAR, "mamba2": _LINEAR, "minimax": _LINEAR, "qwen3_5": _LINEAR, "qwen3_next": _LINEAR,
+    "recurrent_gemma": _LINEAR, "zamba2": "hybrid",
 }  # fmt: skip
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_local_experts": 4}
-_HALF_SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8}
-_LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
-_MLA = {
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12,
-    "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-    "first_k_dense_replace": 1, "num_key_value_heads": 4,
-}  # fmt: skip
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "llama, llama3 rope": ("llama", {"rope_parameters": _LLAMA3}),
-    "mistral": ("mistral", {"sliding_window": None}),
-    "mistral, window": ("mistral", {"sliding_window": 8}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"head_dim": 16}),
-    "qwen3, window": ("qwen3", {"head_dim": 16, "use_sliding_window": True, **_HALF_SLIDING}),
-    "qwen3_moe": ("qwen3_moe", _EXPERTS),
-    "mixtral": ("mixtral", _EXPERTS),
-    "gemma": ("gemma", {}),
-    "gemma2": ("gemma2", {"head_dim": 16, **_HALF_SLIDING}),
-    "gemma3": ("gemma3_text", {"head_dim": 16, **_HALF_SLIDING}),
-    "gemma4": ("gemma4_text", {"head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0, **_HALF_SLIDING}),
-    "gemma4, shared kv": (
-        "gemma4_text",
-        {
-            "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB,
-            "num_kv_shared_layers": 2, **_HALF_SLIDING,
-        },
-    ),
-    "gpt_oss": ("gpt_oss", {"head_dim": 16, **_EXPERTS, **_HALF_SLIDING}),
-    "glm4": ("glm4", {"head_dim": 16}),
-    "glm4_moe": ("glm4_moe", {"head_dim": 16, **_EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}),
-    "deepseek_v3": ("deepseek_v3", _MLA),
-    "phi3": ("phi3", {}),
-    "olmo2": ("olmo2", {}),
-    "granite": ("granite", {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0}),
-    "cohere": ("cohere", {}),
-    "cohere2": ("cohere2", {"head_dim": 16, **_HALF_SLIDING}),
-    "gpt2": ("gpt2", {"n_inner": 128}),
-    "gpt_neox": ("gpt_neox", {}),
-    "opt": ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),
-}  # fmt: skip
+"""Families that only record, and what their layers are called."""
+UNDECLARED = {"openai-gpt": "Block", "rwkv": "RwkvBlock", "xlstm": "xLSTMBlock"}
+"""Those that do not say so in their configuration: it is tried out."""
 
 
-def micro_model(kind: str, *, scale: float = 6.0, **settings: Any) -> PreTrainedModel:
-    """A model with random weights, its matrices scaled up so that what it says depends on what it reads."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **(_SMALL | settings))
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(scale)
-    return model
+def known(families: Any) -> list[str]:
+    """Those that the installed transformers has."""
+    return [family for family in families if FAMILIES[family][0] in CONFIG_MAPPING]
 
 
-def prompts() -> list[tuple[int, ...]]:
-    """Three of different lengths, of text that repeats itself with a change, so that lookups draft and are rejected."""
-    random = np.random.default_rng(5)
-    once = [int(i) for i in random.integers(3, VOCAB, 24)]
-    changed = [*once[:6], 7, *once[7:13], 9, *once[14:]]
-    return [tuple(once + changed), tuple(once[3:] + once[3:17]), tuple([*once, *changed, *once][5:60])]
-
-
-def generated(model: PreTrainedModel, prompt: tuple[int, ...], count: int) -> list[int]:
-    ids = torch.tensor([prompt])
-    whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0)
-    tokens: list[int] = whole[0, len(prompt) :].tolist()
-    return tokens
-
-
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", known(DECODING))
 def test_greedy_decoding_is_the_models_own(family: str) -> None:
     """Token for token `generate`, in a ragged batch, with rejected drafts."""
-    kind, settings = FAMILIES[family]
-    model = micro_model(kind, scale=3.0, **settings)
-    target = Target(model)
+    target = Target(family_model(family))
     assert target.cannot_decode is None
-    requests = [DecodeRequest(prompt, 24, (i,)) for i, prompt in enumerate(prompts())]
-    expected = [generated(model, prompt, 24) for prompt in prompts()]
-    for drafter in (NoDrafter(), NGram(5, min_match=1)):
-        done = dict(decode(target, drafter, requests, Sampling(temperature=0), max_batch=3))
-        assert [done[i].token_ids for i in range(3)] == expected
-        if drafter.gamma:
-            rounds = [r for d in done.values() for r in d.rounds]
-            assert any(r.drafted > r.accepted for r in rounds)
+    assert target.decodes_together == (family not in BY_ROW)
+    check_decoding(target)
+
+
+@pytest.mark.parametrize("family", known([*STATE, *UNDECLARED]))
+def test_what_keeps_a_state_records_and_is_refused_live(family: str) -> None:
+    target = Target(family_model(family))
+    layers = STATE.get(family, UNDECLARED.get(family, ""))
+    with pytest.raises(InputError, match=rf"cannot decode live: its .*{layers}.* keep a state that cannot be rolled back"):
+        next(decode(target, NoDrafter(), [DecodeRequest((3, 4), 4, (0,))], Sampling(), max_batch=1))
+    if family == "xlstm":
+        check_reading(target)
+        with pytest.raises(InputError, match=r"its own `generate` cannot be used .* with --responses"):
+            next(respond(target, [DecodeRequest((3, 4), 4, (0,))], Sampling(), max_batch=1))
+    else:
+        check_recording(target)
+
+
+def test_a_batch_that_disturbs_its_rows_is_not_used() -> None:
+    """RWKV in transformers mixes the states of a batch: texts are continued one at a time."""
+    target = Target(family_model("rwkv"))
+    assert rows_at_once(target) == 1
+    requests = [DecodeRequest(prompt[:30], 8, (i,)) for i, prompt in enumerate(prompts())]
+    done = dict(respond(target, requests, Sampling(temperature=0), max_batch=3))
+    assert [done[i].token_ids for i in range(3)] == [generated(target.model, r.prompt, 8) for r in requests]
+
+
+def test_a_declared_window_that_the_model_does_not_use_is_noticed() -> None:
+    """Llama ignores a sliding window, however long: masks made by the configuration would hide what it sees."""
+    target = Target(micro_model("llama", scale=3.0, sliding_window=4096))
+    assert target.cannot_decode is None
+    assert not target.decodes_together
+    assert target.config.sliding_window == 4096
+    assert Target(micro_model("mistral", scale=3.0, sliding_window=4096)).decodes_together
+
+
+def test_an_encoder_is_no_target() -> None:
+    with pytest.raises(InputError, match=r"depends on tokens that come later .* it is no causal language model"):
+        Target(micro_model("bert", is_decoder=False))
+
+
+@pytest.mark.parametrize("family", known(["llama", "gpt2", "granite", "nanochat", "mamba", "qwen3_next", "rwkv", "gemma3"]))
+def test_taps_are_what_the_next_layer_reads(family: str) -> None:
+    """−1 is what the first layer reads: the embeddings with all that the model does to them (positions, factors, norms)."""
+    target, read = Target(family_model(family)), {}
+    text = torch.tensor([prompts()[0]])
+
+    def note(layer: int) -> Any:
+        def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
+            read[layer] = (inputs[0] if inputs else named["hidden_states"]).clone()
+
+        return hook
+
+    layers = next(m for m in target.model.modules() if isinstance(m, nn.ModuleList) and len(m) == target.num_layers)
+    handles = [module.register_forward_pre_hook(note(i), with_kwargs=True) for i, module in enumerate(layers)]
+    with torch.no_grad():
+        target.model(input_ids=text, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    taps = target.read(text, range(-1, target.num_layers - 1)).taps.split(target.hidden_size, -1)
+    for layer, tap in enumerate(taps):
+        assert torch.equal(tap, read[layer])
+
+
+@pytest.mark.parametrize("family", known(["gemma3n (text)", "deepseek_v4"]))
+def test_drafters_of_taps_that_are_no_single_states_are_refused(family: str) -> None:
+    """Several streams for a token: nobody has said which of them a drafter reads."""
+    target = Target(family_model(family))
+    config = drafter_config("eagle3", Target(family_model("qwen3")))
+    with pytest.raises(InputError, match="do not give one state of width 64 for every token"):
+        build_drafter(config, target, gamma=None, name="d")
+
+
+def test_the_page_has_every_family() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+    assert [line.split(" | ")[0][2:] for line in page.splitlines() if line.startswith("| ")][1:] == list(FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +146,8 @@ def test_greedy_decoding_is_the_models_own(family: str) -> None:
     [
         ("llama", {}),
         ("granite", {"logits_scaling": 4.0}),
-        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 5.0, **_HALF_SLIDING}),
-        ("cohere2", {"head_dim": 16, "logit_scale": 0.0625, **_HALF_SLIDING}),
+        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 5.0, **HALF_SLIDING}),
+        ("cohere2", {"head_dim": 16, "logit_scale": 0.0625, **HALF_SLIDING}),
     ],
 )
 def test_first_tokens_follow_the_models_own_distribution(kind: str, settings: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import harness.recorder
 import harness.recording
-from drafters.decoding import decode
+from drafters.generation import respond
 from harness.recorder import Recorder, RecorderOptions, conversation_tokens
 from harness.recording import Plan, estimate, resume_run, start_run
 from harness.suites import Generation, Prompt
@@ -300,12 +300,12 @@ def test_a_probe_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(RecorderOptions("tiny", ["ngram"], None, GREEDY, 0))
     seen: list[int] = []
 
-    def watched(target: Any, drafter: Any, requests: Any, *rest: Any, **options: Any) -> Any:
+    def watched(target: Any, requests: Any, *rest: Any, **options: Any) -> Any:
         seen.extend(r.max_new_tokens for r in requests)
         assert recorder.generation is GREEDY
-        return decode(target, drafter, requests, *rest, **options)
+        return respond(target, requests, *rest, **options)
 
-    monkeypatch.setattr(harness.recorder, "decode", watched)
+    monkeypatch.setattr(harness.recorder, "respond", watched)
     probe = recorder.probe([Prompt("t", "math", "t/0", ("1 + 1?",))], 5)
     assert seen == [5, 5 + 7]  # a warm-up, and a response with what acceptances need beyond it
     assert probe.generate_s > 0
