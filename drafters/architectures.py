@@ -42,7 +42,7 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         return Target(model.to(device))
     except torch.OutOfMemoryError:
         raise InputError(f"architecture {source}: its weights do not fit into the memory of {device}") from None

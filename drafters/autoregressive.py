@@ -9,10 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from drafters.drafter import Choose, Context, Draft, LearnedDrafter
-from drafters.layers import DraftLayer, KeyValue, Rotary
+from drafters.layers import DraftLayer, KeyValue, RMSNorm
+from drafters.rotary import Rotary
 
 
 class AutoregressiveDrafter(LearnedDrafter):
@@ -27,8 +27,8 @@ class AutoregressiveDrafter(LearnedDrafter):
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...], *, paired_input: bool) -> None:
         super().__init__(config, gamma, tap_layers)
         self.layers = nn.ModuleList([DraftLayer(config, paired_input=paired_input)])
-        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary = Rotary(config)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary = Rotary(config.head_dim, config.rope_parameters)
 
     @property
     def layer(self) -> DraftLayer:
@@ -41,7 +41,7 @@ class AutoregressiveDrafter(LearnedDrafter):
 
     def context_entries(self, features: Tensor, tokens: Tensor, positions: Tensor) -> list[KeyValue]:
         _, x = self.pair(features, self.embed_tokens(tokens))
-        return [self.layer.self_attn.project(x, positions, self.rotary)]
+        return [self.layer.self_attn.project(x, self.rotary.at(positions, x.dtype))]
 
     def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
         return [self._unroll(context, anchor, choose) for choose in chooses]
@@ -50,12 +50,12 @@ class AutoregressiveDrafter(LearnedDrafter):
         token, hidden, own = anchor, context.feature, None
         logits = []
         for k in range(self.gamma):
-            positions = (context.visible + k - 1).unsqueeze(-1)
             residual, x = (t.unsqueeze(2) for t in self.pair(hidden, self.embed_tokens(token)))
+            rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
             if k > 0:  # the first step's entry already stands in the context
-                new = self.layer.self_attn.project(x, positions, self.rotary)
+                new = self.layer.self_attn.project(x, rotation)
                 own = new if own is None else KeyValue(*(torch.cat(both, 2) for both in zip(own, new, strict=True)))
-            attended = self.layer.self_attn(x, positions, self.rotary, context.layers[0], context.visible, own)
+            attended = self.layer.self_attn(x, rotation, context.layers[0], context.visible, own)
             hidden = self.layer.feed_forward(residual + attended).squeeze(2)
             logits.append(self.lm_head(self.norm(hidden)))
             token = choose(k, logits[k])
@@ -90,8 +90,8 @@ class MTP(AutoregressiveDrafter):
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__(config, gamma, tap_layers, paired_input=False)
-        self.hnorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.enorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hnorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.enorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
 
     def project(self, taps: Tensor) -> Tensor:

@@ -2,8 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from transformers import Cache, CacheLayerMixin
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where the tokens of one pass stand in their texts. The host knows as well, so that nothing is read back."""
+
+    starts: tuple[int, ...]
+    """The first position of each row."""
+    tensor: Tensor
+    """int64 [B, N]: N positions a row, rising by one."""
+
+    @classmethod
+    def of(cls, starts: Sequence[int], count: int, device: torch.device) -> Positions:
+        """Positions of `count` tokens a row, row i from `starts[i]` on."""
+        offsets = torch.arange(count, device=device)
+        if len(set(starts)) == 1:
+            return cls(tuple(starts), (starts[0] + offsets).expand(len(starts), -1))
+        return cls(tuple(starts), torch.tensor(starts, device=device).unsqueeze(1) + offsets)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all rows start at the same position."""
+        return len(set(self.starts)) == 1
+
+    @property
+    def longest(self) -> int:
+        """The latest first position."""
+        return max(self.starts)
+
+    @property
+    def length(self) -> int:
+        """One more than the largest position: how much of the cache a query may see."""
+        return self.longest + self.tensor.shape[1]
 
 
 class KVCache:
@@ -17,15 +54,21 @@ class KVCache:
         self.rows, self.capacity = rows, capacity
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def write(self, layer: int, rows: slice, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write(self, layer: int, rows: slice, positions: Positions, keys: Tensor, values: Tensor) -> None:
         """Store `keys` and `values` [B, kv_heads, N, head_dim] of `rows` (B of them) at `positions` [B, N]."""
         if layer not in self._layers:
             self._layers[layer] = tuple(  # type: ignore[assignment]
                 x.new_zeros(self.rows, x.shape[1], self.capacity, x.shape[3]) for x in (keys, values)
             )
-        row = torch.arange(rows.start, rows.stop, device=positions.device).unsqueeze(1)
-        for stored, new in zip(self._layers[layer], (keys, values), strict=True):
-            stored[row, :, positions] = new.transpose(1, 2)
+        stored = self._layers[layer]
+        if positions.aligned:
+            at = slice(positions.longest, positions.length)
+            for whole, new in zip(stored, (keys, values), strict=True):
+                whole[rows, :, at] = new
+            return
+        row = torch.arange(rows.start, rows.stop, device=keys.device).unsqueeze(1)
+        for whole, new in zip(stored, (keys, values), strict=True):
+            whole[row, :, positions.tensor] = new.transpose(1, 2)
 
     def read(self, layer: int, rows: slice, length: int) -> tuple[Tensor, Tensor]:
         """Views of the first `length` positions of `rows`: keys and values [B, kv_heads, length, head_dim]."""
@@ -38,13 +81,58 @@ class KVCache:
             stored[holes] = stored[sources]
 
 
-class CacheWindow:
-    """The view of a `KVCache` that a Hugging Face model gets for one forward pass over `rows` at `positions`."""
+class _Pass:
+    """Which rows and positions of the cache the pass that is under way writes."""
 
-    def __init__(self, cache: KVCache, rows: slice, positions: Tensor, length: int) -> None:
-        self.cache, self.rows, self.positions, self.length = cache, rows, positions, length
+    rows: slice
+    positions: Positions
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        """Called by every attention layer: store the new entries, return all that may be attended to."""
-        self.cache.write(layer, self.rows, self.positions, keys, values)
-        return self.cache.read(layer, self.rows, self.length)
+
+class _Layer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer of a target's cache, as attention layers of transformers call it."""
+
+    is_sliding = False  # sliding layers keep everything too: their windows are masked
+
+    def __init__(self, index: int, kv: KVCache, under_way: _Pass) -> None:
+        super().__init__()
+        self._index, self._kv, self._pass = index, kv, under_way
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Store the pass's new entries and return everything that its queries may attend to."""
+        rows, positions = self._pass.rows, self._pass.positions
+        self._kv.write(self._index, rows, positions, key_states, value_states)
+        return self._kv.read(self._index, rows, positions.length)
+
+    def get_seq_length(self) -> int:
+        """Positions before the pass: of the row that is furthest, where rows differ."""
+        return self._pass.positions.longest
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Entries that `update` returns, and the position of the first of them."""
+        return self._pass.positions.length, 0
+
+    def get_max_length(self) -> int:
+        """Positions a row has room for."""
+        return self._kv.capacity
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.19
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: storage is allocated at the first `update`."""
+
+
+class TargetCache(Cache):  # type: ignore[misc]
+    """A `KVCache` in the form that models of transformers take; layers that share entries or keep none stay empty."""
+
+    def __init__(self, layers: int, rows: int, capacity: int) -> None:
+        """Room for `rows` texts of up to `capacity` positions, in each of `layers` layers."""
+        self.kv, self._pass = KVCache(rows, capacity), _Pass()
+        super().__init__(layers=[_Layer(i, self.kv, self._pass) for i in range(layers)])
+
+    def begin(self, rows: slice, positions: Positions) -> None:
+        """Say what the coming pass writes."""
+        self._pass.rows, self._pass.positions = rows, positions
+
+    def move(self, sources: Tensor, holes: Tensor) -> None:
+        """Copy rows `sources` over rows `holes` (int64, equally many, disjoint)."""
+        self.kv.move(sources, holes)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drafters.cache import KVCache
+from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
 from drafters.sampling import Draws, Proposal, Sampling, Verdict, sample, verify
-from drafters.target import Target, TargetPass
+from drafters.target import Target
 from simulator.cost import StepLoad
 from simulator.errors import InputError
 from simulator.policies import Policy, Step, verify_lengths
@@ -113,18 +113,21 @@ class Batch:
             shown: confidences as the policy sees them, calibrated or estimated; by default the drafter's own.
             clock: seconds; by default the wall's.
 
-        Raises InputError where the target's context is shorter, or the policy needs what no engine can know.
+        Raises InputError where the target cannot decode live or its context is shorter, or the policy needs what no engine
+        can know.
         """
         if policy is not None and not policy.lossless:
             raise InputError(f"policy {policy.name}: is a bound for replays; a live loop cannot know what it looks at")
+        if target.cannot_decode is not None:
+            raise InputError(f"target {target.name}: cannot decode live: {target.cannot_decode}")
         if longest > target.max_positions:
             raise InputError(
                 f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
                 "shorten the prompt or lower max_new_tokens"
             )
         self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
-        self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock or self._wall
-        self.cache = KVCache(rows, longest + drafter.gamma + 1)
+        self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock
+        self.cache = target.new_cache(rows, longest + drafter.gamma + 1)
         self.state = drafter.start(rows, longest + drafter.gamma + 1)
         self.running: list[tuple[int, Decoded]] = []
         self._shorter: dict[int, Drafter] = {}
@@ -148,7 +151,7 @@ class Batch:
         rows = slice(len(self.running), len(self.running) + len(new))
         length = self._tensor([len(d.request.prompt) for _, d in new])
         ids = _padded([list(d.request.prompt) for _, d in new], self.target.device)
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        positions = Positions.of([0] * len(new), ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
         last = seen.hidden[torch.arange(len(new), device=ids.device), length - 1]
         uniform = torch.tensor([d.random.random() for _, d in new], dtype=torch.float64)
@@ -156,30 +159,33 @@ class Batch:
         for (_, decoded), token in zip(new, first.tolist(), strict=True):
             self._commit(decoded, [token])
         text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
-        self.drafter.observe(self.state, rows, torch.zeros_like(length), seen.taps, text, length)
+        self.drafter.observe(self.state, rows, positions, seen.taps, text, length)
         self.running += new
 
     def round(self, load: StepLoad | None = None) -> None:
         """One propose → verify → commit of every running request; `load` is what the step holds, by default nothing else."""
-        started = self._clock()
+        started = self._now()
         decoded = [d for _, d in self.running]
         rows = slice(0, len(decoded))
         load = load or StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
-        position = self._tensor([d.anchor_position for d in decoded])
-        proposal = self._propose(load, rows, anchor, position, draws)
-        drafted_at = self._clock()
+        starts = [d.anchor_position for d in decoded]
+        proposal = self._propose(load, rows, anchor, Positions.of(starts, 1, anchor.device), draws)
+        drafted_at = self._now()
         confidence = self._shown(proposal)
         verified = self._choose_verified(load, proposal, confidence, decoded)
-        seen, verdict = self._verify(proposal, verified, anchor, position, rows, draws)
-        verified_at = self._clock()
+        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
+        positions = Positions.of(starts, ids.shape[1], ids.device)
+        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
+        probs = self.sampling.probabilities(self.target.head(seen.hidden))
+        verdict = verify(proposal, self._tensor(verified), probs, draws)
+        verified_at = self._now()
 
-        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : seen.hidden.shape[1] - 1]], 1)
         text = torch.cat([ids, ids[:, -1:]], 1)
         text[torch.arange(len(text), device=text.device), verdict.accepted + 1] = verdict.next_token
-        self.drafter.observe(self.state, rows, position, seen.taps, text, verdict.accepted + 1)
-        observed_at = self._clock()
+        self.drafter.observe(self.state, rows, positions, seen.taps, text, verdict.accepted + 1)
+        observed_at = self._now()
 
         # What the drafter does with the verified tokens is part of its price.
         seconds = (drafted_at - started + observed_at - verified_at, verified_at - drafted_at)
@@ -201,7 +207,7 @@ class Batch:
             self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
-    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Tensor, draws: Draws) -> Proposal:
+    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws) -> Proposal:
         """As many tokens as the policy asks for; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
@@ -217,38 +223,27 @@ class Batch:
 
     def _choose_verified(
         self, load: StepLoad, proposal: Proposal, confidence: Sequence[Sequence[float]], decoded: list[Decoded]
-    ) -> Tensor:
-        """ℓ [B]: what the policy admits of the drafts."""
+    ) -> list[int]:
+        """ℓ of each request: what the policy admits of the drafts."""
+        drafted: list[int] = proposal.drafted.tolist()
         if self.policy is None:
-            return proposal.drafted
-        drafted = proposal.drafted.tolist()
+            return drafted
         step = Step(self.policy, drafted, confidence, [d.rounds for d in decoded], load=load)
-        return self._tensor(verify_lengths(self.policy, step))
-
-    def _verify(
-        self, proposal: Proposal, verified: Tensor, anchor: Tensor, position: Tensor, rows: slice, draws: Draws
-    ) -> tuple[TargetPass, Verdict]:
-        """One target pass over the anchors and the verified drafts, then the acceptance rule."""
-        depth = int(verified.max())
-        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, :depth]], 1)
-        positions = position.unsqueeze(1) + torch.arange(depth + 1, device=ids.device)
-        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        probs = self.sampling.probabilities(self.target.head(seen.hidden))
-        return seen, verify(proposal, verified, probs, draws)
+        return verify_lengths(self.policy, step)
 
     def _record(
         self,
         decoded: list[Decoded],
         proposal: Proposal,
         confidence: Sequence[Sequence[float]],
-        verified: Tensor,
+        verified: list[int],
         verdict: Verdict,
         text: Tensor,
         seconds: tuple[float, float],
     ) -> None:
         columns = (
             proposal.drafted.tolist(),
-            verified.tolist(),
+            verified,
             verdict.accepted.tolist(),
             text.tolist(),
             confidence,
@@ -284,7 +279,9 @@ class Batch:
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.target.device)
 
-    def _wall(self) -> float:
+    def _now(self) -> float:
+        if self._clock is not None:
+            return self._clock()
         if self.target.device.type == "cuda":
             torch.cuda.synchronize(self.target.device)
         return time.perf_counter()

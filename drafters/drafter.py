@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config
 
-from drafters.cache import KVCache
+from drafters.cache import KVCache, Positions
 from drafters.layers import KeyValue
 from drafters.sampling import Draws, Proposal, Sampling, sample
 
@@ -35,19 +35,19 @@ class Drafter(Protocol):
     def start(self, rows: int, capacity: int) -> DraftState:
         """An empty state for up to `rows` requests of up to `capacity` positions, drafts included."""
 
-    def observe(self, state: Any, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
+    def observe(self, state: Any, rows: slice, positions: Positions, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
         """Take in newly committed context of `rows` (B of them); `state` is this drafter's own.
 
         Args:
-            start: position of the first new tap, int64 [B].
+            positions: where the new taps stand, N a row.
             taps: [B, N, m·d], of which the first `length` [B] of each row are real.
-            tokens: int64 [B, N + 1], the text from `start` on: one token more than taps, the last one being the anchor.
+            tokens: int64 [B, N + 1], the text from there on: one token more than taps, the last one being the anchor.
         """
 
     def propose(
-        self, state: Any, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
+        self, state: Any, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
     ) -> Proposal:
-        """Draft from `anchor` tokens [B] at text positions `position` [B]."""
+        """Draft from `anchor` tokens [B] at `position`, one a row."""
 
 
 class Draft(NamedTuple):
@@ -154,19 +154,19 @@ class LearnedDrafter(nn.Module, ABC):
     def start(self, rows: int, capacity: int) -> ContextState:
         return ContextState(rows, capacity, next(self.parameters()).new_zeros(self.config.hidden_size))
 
-    def observe(self, state: ContextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
+    def observe(
+        self, state: ContextState, rows: slice, positions: Positions, taps: Tensor, tokens: Tensor, length: Tensor
+    ) -> None:
         features = self.project(taps)
-        positions = start.unsqueeze(1) + torch.arange(taps.shape[1], device=taps.device)
-        for i, (keys, values) in enumerate(self.context_entries(features, tokens[:, 1:], positions)):
+        for i, (keys, values) in enumerate(self.context_entries(features, tokens[:, 1:], positions.tensor)):
             state.cache.write(i, rows, positions, keys.transpose(1, 2), values.transpose(1, 2))
         state.feature[rows] = features[torch.arange(len(features), device=taps.device), length - 1]
 
     def propose(
-        self, state: ContextState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
+        self, state: ContextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
     ) -> Proposal:
-        length = int(position.max())
-        layers = [KeyValue(*state.cache.read(i, rows, length)) for i in range(len(self.layers))]
-        context = Context(layers, state.feature[rows].unsqueeze(1), position.unsqueeze(1))
+        layers = [KeyValue(*state.cache.read(i, rows, position.longest)) for i in range(len(self.layers))]
+        context = Context(layers, state.feature[rows].unsqueeze(1), position.tensor)
         tokens, probs = [], []
 
         def draw(k: int, logits: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from drafters.drafter import Choose, Context, Draft, LearnedDrafter
-from drafters.layers import DraftLayer, KeyValue, Rotary
+from drafters.layers import DraftLayer, KeyValue, RMSNorm
+from drafters.rotary import Rotary
 
 HeadType = Literal["vanilla", "gated", "rnn"]
 
@@ -67,10 +67,10 @@ class DSpark(LearnedDrafter):
         self.name = "dspark" if rank else "dflash"
         self.mask_token = mask_token
         self.fc = nn.Linear(len(tap_layers) * size, size, bias=False)
-        self.hidden_norm = Qwen3RMSNorm(size, eps=config.rms_norm_eps)
+        self.hidden_norm = RMSNorm(size, eps=config.rms_norm_eps)
         self.layers = nn.ModuleList([DraftLayer(config) for _ in range(config.num_hidden_layers)])
-        self.norm = Qwen3RMSNorm(size, eps=config.rms_norm_eps)
-        self.rotary = Rotary(config)
+        self.norm = RMSNorm(size, eps=config.rms_norm_eps)
+        self.rotary = Rotary(config.head_dim, config.rope_parameters)
         kind = cast(HeadType, getattr(config, "markov_head_type", "vanilla"))
         self.markov_head = MarkovHead(kind, config.vocab_size, rank, size) if rank else None
         self.confidence_reads_markov = bool(rank) and bool(getattr(config, "confidence_head_with_markov", False))
@@ -82,7 +82,8 @@ class DSpark(LearnedDrafter):
         return features
 
     def context_entries(self, features: Tensor, tokens: Tensor, positions: Tensor) -> list[KeyValue]:
-        return [layer.self_attn.project(features, positions, self.rotary) for layer in self._layers()]
+        rotation = self.rotary.at(positions, features.dtype)
+        return [layer.self_attn.project(features, rotation) for layer in self._layers()]
 
     def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
         hidden = self._block(context, anchor)
@@ -113,10 +114,11 @@ class DSpark(LearnedDrafter):
         positions = context.visible.unsqueeze(-1) + torch.arange(self.gamma, device=anchor.device)
         masks = torch.full((*anchor.shape, self.gamma - 1), self.mask_token, device=anchor.device)
         x: Tensor = self.embed_tokens(torch.cat([anchor.unsqueeze(-1), masks], -1))
+        rotation = self.rotary.at(positions, x.dtype)
         for layer, seen in zip(self._layers(), context.layers, strict=True):
             normed = layer.input_layernorm(x)
-            own = layer.self_attn.project(normed, positions, self.rotary)
-            x = layer.feed_forward(x + layer.self_attn(normed, positions, self.rotary, seen, context.visible, own))
+            own = layer.self_attn.project(normed, rotation)
+            x = layer.feed_forward(x + layer.self_attn(normed, rotation, seen, context.visible, own))
         hidden: Tensor = self.norm(x)
         return hidden
 

@@ -1,4 +1,4 @@
-"""Building blocks of the learned drafters, named as on disk: Qwen3 modules around one attention that serves them all."""
+"""Layers of the learned drafters in the Qwen3 family, named as on disk, around one attention that serves them all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, Qwen3RotaryEmbedding, rotate_half
+
+from drafters.rotary import Rotation
 
 
 class KeyValue(NamedTuple):
@@ -17,21 +19,31 @@ class KeyValue(NamedTuple):
     values: Tensor
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding of the target family, YaRN and the like included."""
+class RMSNorm(nn.Module):
+    """Division by the root mean square, computed in float32, then a weight per channel (Zhang and Sennrich 2019)."""
 
-    def __init__(self, config: Qwen3Config) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        # In a list, out of reach of `Module.to`: frequencies rounded to bfloat16 would be radians off after some hundred
-        # tokens. The embedding computes in float32 and moves to the device of its input by itself.
-        self._embedding = [Qwen3RotaryEmbedding(config)]
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotate `x` [..., heads, head_dim] at `positions` [...]."""
-        cos, sin = self._embedding[0](x, positions.reshape(1, -1))
-        shape = (*positions.shape, 1, x.shape[-1])
-        rotated: Tensor = x * cos.view(shape) + rotate_half(x) * sin.view(shape)
-        return rotated
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] to the same shape and type."""
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class MLP(nn.Module):
+    """The gated feed-forward half of a layer (SwiGLU)."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = (nn.Linear(size, inner, bias=False) for _ in range(2))
+        self.down_proj = nn.Linear(inner, size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] to the same shape."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class ContextAttention(nn.Module):
@@ -54,22 +66,20 @@ class ContextAttention(nn.Module):
         self.k_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=bias)
-        self.q_norm = Qwen3RMSNorm(self.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = Qwen3RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+        self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
-    def project(self, x: Tensor, positions: Tensor, rotary: Rotary) -> KeyValue:
-        """Keys and values [..., kv_heads, head_dim] of inputs `x` [..., input_size] at `positions` [...]."""
+    def project(self, x: Tensor, rotation: Rotation) -> KeyValue:
+        """Keys and values [..., kv_heads, head_dim] of inputs `x` [..., input_size], rotated to their positions."""
         shape = (*x.shape[:-1], self.kv_heads, self.head_dim)
-        keys = rotary(self.k_norm(self.k_proj(x).view(shape)), positions)
-        return KeyValue(keys, self.v_proj(x).view(shape))
+        return KeyValue(rotation.of(self.k_norm(self.k_proj(x).view(shape))), self.v_proj(x).view(shape))
 
-    def forward(
-        self, x: Tensor, positions: Tensor, rotary: Rotary, context: KeyValue, visible: Tensor, own: KeyValue | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, context: KeyValue, visible: Tensor, own: KeyValue | None) -> Tensor:
         """Attend.
 
         Args:
-            x: inputs of the queries, [B, A, Q, input_size], at `positions` [B, A, Q].
+            x: inputs of the queries, [B, A, Q, input_size].
+            rotation: to their positions, [B, A, Q].
             context: keys and values [B, kv_heads, C, head_dim] of the text, rotated.
             visible: context positions each block may see, [B, A].
             own: keys and values [B, A, J, kv_heads, head_dim] of the block's own slots, or None.
@@ -79,7 +89,7 @@ class ContextAttention(nn.Module):
         """
         B, A, Q, _ = x.shape
         H, D = self.kv_heads, self.head_dim
-        queries = rotary(self.q_norm(self.q_proj(x).view(B, A, Q, self.heads, D)), positions)
+        queries = rotation.of(self.q_norm(self.q_proj(x).view(B, A, Q, self.heads, D)))
         # Heads that share keys and values side by side: [B, A, H, G·Q, D] and, for the context, [B, H, A·G·Q, D].
         per_block = queries.view(B, A, Q, H, -1, D).permute(0, 1, 3, 4, 2, 5).reshape(B, A, H, -1, D) * D**-0.5
         per_text = per_block.transpose(1, 2).reshape(B, H, -1, D)
@@ -108,11 +118,11 @@ class DraftLayer(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.self_attn = ContextAttention(config, 2 * size if paired_input else size)
-        self.mlp = Qwen3MLP(config)
-        self.input_layernorm = Qwen3RMSNorm(size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen3RMSNorm(size, eps=config.rms_norm_eps)
+        self.mlp = MLP(size, config.intermediate_size)
+        self.input_layernorm = RMSNorm(size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(size, eps=config.rms_norm_eps)
         if paired_input:
-            self.hidden_norm = Qwen3RMSNorm(size, eps=config.rms_norm_eps)
+            self.hidden_norm = RMSNorm(size, eps=config.rms_norm_eps)
 
     def feed_forward(self, residual: Tensor) -> Tensor:
         """The second half of the layer."""

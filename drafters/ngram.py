@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from drafters.cache import Positions
 from drafters.sampling import Draws, Proposal, Sampling
 
 
@@ -66,8 +67,10 @@ class NGram:
     def start(self, rows: int, capacity: int) -> TextState:
         return TextState(rows, self._sizes)
 
-    def observe(self, state: TextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
-        new = zip(range(rows.start, rows.stop), start.tolist(), tokens.tolist(), length.tolist(), strict=True)
+    def observe(
+        self, state: TextState, rows: slice, positions: Positions, taps: Tensor, tokens: Tensor, length: Tensor
+    ) -> None:
+        new = zip(range(rows.start, rows.stop), positions.starts, tokens.tolist(), length.tolist(), strict=True)
         for row, first, ids, count in new:
             if first == 0:
                 state.texts[row] = IndexedText(self._sizes)
@@ -76,7 +79,7 @@ class NGram:
                 text.append(token)
 
     def propose(
-        self, state: TextState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
+        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
     ) -> Proposal:
         found = [text.follow(self.gamma) for text in state.texts[rows]]
         tokens = torch.tensor([f + [0] * (self.gamma - len(f)) for f in found], device=anchor.device)
@@ -102,11 +105,13 @@ class NoDrafter:
     def start(self, rows: int, capacity: int) -> TextState:
         return TextState(rows)
 
-    def observe(self, state: TextState, rows: slice, start: Tensor, taps: Tensor, tokens: Tensor, length: Tensor) -> None:
+    def observe(
+        self, state: TextState, rows: slice, positions: Positions, taps: Tensor, tokens: Tensor, length: Tensor
+    ) -> None:
         pass
 
     def propose(
-        self, state: TextState, rows: slice, anchor: Tensor, position: Tensor, sampling: Sampling, draws: Draws
+        self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws
     ) -> Proposal:
         empty = anchor.new_zeros(len(anchor), 0)
         return Proposal(empty, torch.zeros_like(anchor), None)

@@ -10,21 +10,18 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from drafters.cache import KVCache
+from drafters.cache import Positions, TargetCache
 from drafters.decoding import Batch, DecodeRequest
 from drafters.drafter import Drafter, LearnedDrafter
-from drafters.layers import Rotary
 from drafters.sampling import Draws, Proposal, Sampling, sample, verify
 from drafters.target import Target, TargetPass
 
@@ -113,13 +110,11 @@ class Bench:
         self.target, self.drafters, self.sampling = target, drafters, sampling or Sampling()
         self._random = np.random.Generator(np.random.Philox(seed))
         self._noise = torch.Generator(target.device).manual_seed(seed)
-        self._caches: dict[int, KVCache] = {}
+        self._caches: dict[int, TargetCache] = {}
         self._graphs = graphs and target.device.type == "cuda"
         self._eager: dict[str, str] = {}
         every = [d for by_gamma in drafters.values() for d in by_gamma.values()]
         self._taps = max((d.tap_layers for d in every), key=len, default=())
-        for drafter in every if target.device.type == "cuda" else ():
-            _move_rotary(drafter, target.device)
 
     @property
     def method(self) -> str:
@@ -168,7 +163,7 @@ class Bench:
         for context in {p.context for p in points}:
             some = [p for p in points if p.part in ("target", "prefill") and p.context == context]  # a draft needs one row
             rows, tokens = max((p.requests for p in some), default=1), max((p.tokens for p in some), default=1)
-            self._caches[context] = KVCache(rows, context + tokens)
+            self._caches[context] = self.target.new_cache(rows, context + tokens)
 
     def _target_work(self, point: Point) -> Work:
         rows, drafted = point.requests, point.tokens - 1
@@ -203,20 +198,27 @@ class Bench:
         # A text that repeats itself: prompt lookup always finds a whole draft.
         text = torch.arange(context + wide + 1, device=device).remainder(wide).expand(R, -1)
         taps = self._taps_of(drafter, R, wide)
-        position = torch.full((R,), context, device=device)
+        starts = self._starts(point)
         length = torch.full((R,), wide, device=device)
         draws = self._draws(R, point.tokens)
         if not learned:
-            drafter.observe(state, rows, position - context, taps[:, :0], text[:, : context + 1], position)
+            starts = [context] * R
+            before = Positions.of([0] * R, context, device)
+            drafter.observe(state, rows, before, taps[:, :0], text[:, : context + 1], length - wide + context)
+        at, new = Positions.of(starts, 1, device), Positions.of(starts, wide, device)
         rounds = count()
 
         def work() -> object:
-            start = position if learned else position + next(rounds) * wide  # a text grows, a cache is overwritten
-            proposal = drafter.propose(state, rows, text[:, context], start, self.sampling, draws)
-            drafter.observe(state, rows, start, taps, text[:, context:], length)
+            if learned:
+                proposal = drafter.propose(state, rows, text[:, context], at, self.sampling, draws)
+                drafter.observe(state, rows, new, taps, text[:, context:], length)
+                return proposal
+            grown = [s + next(rounds) * wide for s in starts[:1]] * R  # a text grows, a cache is overwritten
+            proposal = drafter.propose(state, rows, text[:, context], Positions.of(grown, 1, device), self.sampling, draws)
+            drafter.observe(state, rows, Positions.of(grown, wide, device), taps, text[:, context:], length)
             return proposal
 
-        drafter.observe(state, rows, position, taps, text[:, context:], length)
+        drafter.observe(state, rows, new, taps, text[:, context:], length)
         next(rounds)
         return work
 
@@ -226,8 +228,9 @@ class Bench:
         state = drafter.start(point.requests, point.tokens + 1)
         taps = self._taps_of(drafter, point.requests, point.tokens)
         text = self._ids(point.requests, point.tokens + 1)
-        start = torch.zeros(point.requests, dtype=torch.int64, device=device)
-        return lambda: drafter.observe(state, rows, start, taps, text, start + point.tokens)
+        positions = Positions.of([0] * point.requests, point.tokens, device)
+        length = torch.full((point.requests,), point.tokens, device=device)
+        return lambda: drafter.observe(state, rows, positions, taps, text, length)
 
     def _admit_work(self, point: Point) -> Work:
         some, longest = self.drafters[point.drafter], point.context + point.tokens
@@ -265,18 +268,22 @@ class Bench:
         """Whether the work is all tensors: prompt lookup is the host's."""
         return point.part == "target" or isinstance(self.drafters[point.drafter][point.tokens], LearnedDrafter)
 
-    def _cache(self, point: Point) -> KVCache:
+    def _cache(self, point: Point) -> TargetCache:
         cache, needed = self._caches.get(point.context), point.context + point.tokens
-        if cache is None or cache.rows < point.requests or cache.capacity < needed:
-            cache = self._caches[point.context] = KVCache(point.requests, needed)
+        if cache is None or cache.kv.rows < point.requests or cache.kv.capacity < needed:
+            cache = self._caches[point.context] = self.target.new_cache(point.requests, needed)
         return cache
 
     def _ids(self, rows: int, tokens: int) -> Tensor:
         return torch.from_numpy(self._random.integers(0, self.target.vocab_size, (rows, tokens))).to(self.target.device)
 
-    def _positions(self, point: Point) -> Tensor:
-        positions = point.context + torch.arange(point.tokens, device=self.target.device)
-        return positions.expand(point.requests, -1)
+    def _starts(self, point: Point) -> list[int]:
+        """Where the requests of a step stand: a token apart, since live batches never stand abreast; prompts do."""
+        apart = point.part in ("target", "draft") and point.context > 0
+        return [point.context - apart * (i % 2) for i in range(point.requests)]
+
+    def _positions(self, point: Point) -> Positions:
+        return Positions.of(self._starts(point), point.tokens, self.target.device)
 
     def _taps_of(self, drafter: Drafter, rows: int, tokens: int) -> Tensor:
         shape, device = (rows, tokens, len(drafter.tap_layers) * self.target.hidden_size), self.target.device
@@ -292,7 +299,7 @@ class Bench:
 class _Instant:
     """A target, a drafter and its state that take no time: what is left of a round is the loop's own work."""
 
-    name, tap_layers, stop_tokens, max_positions = "instant", (), frozenset[int](), 1 << 62
+    name, tap_layers, stop_tokens, max_positions, cannot_decode = "instant", (), frozenset[int](), 1 << 62, None
 
     def __init__(self, rows: int, gamma: int, device: torch.device) -> None:
         self.gamma, self.device = gamma, device
@@ -306,6 +313,9 @@ class _Instant:
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden
+
+    def new_cache(self, *_: object) -> _Instant:
+        return self
 
     def start(self, *_: object) -> _Instant:
         return self
@@ -369,56 +379,16 @@ def time_points(
 
 def captured(work: Work, device: torch.device) -> Work:
     """The same work as a CUDA graph. Raises RuntimeError where it cannot be one."""
-    reads = KnownReads()
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        work()  # libraries and caches are set up outside of the graph
-        with reads.noting():
-            work()
+        work()  # libraries, caches and tables are set up outside of the graph
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with reads.repeating(), torch.cuda.graph(graph):
+    with torch.cuda.graph(graph):
         work()
     return cast(Work, graph.replay)
-
-
-class KnownReads(TorchFunctionMode):
-    """Answers `positions.max()`, which target and drafters read back from the GPU, with what it was the time before.
-
-    That one number is all that keeps a pass out of a CUDA graph, and while the shape stays it does not change.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: list[Tensor] = []
-        self._next: Iterator[Tensor] | None = None
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Remember what is read while the block runs."""
-        self._known, self._next = [], None
-        with self:
-            yield
-
-    @contextmanager
-    def repeating(self) -> Iterator[None]:
-        """Answer from memory while the block runs."""
-        self._next = iter(self._known)
-        with self:
-            yield
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        whole = func is torch.Tensor.max and len(args) == 1 and not kwargs and args[0].dtype == torch.int64
-        if whole and self._next is not None:
-            return next(self._next)
-        result = func(*args, **(kwargs or {}))
-        if whole:
-            self._known.append(result.cpu())
-        return result
 
 
 def seconds_now(device: torch.device) -> float:
@@ -453,10 +423,3 @@ def _mean_event_seconds(work: Work, runs: int, device: torch.device) -> float:
     last.record()
     last.synchronize()
     return float(first.elapsed_time(last)) * 1e-3 / runs
-
-
-def _move_rotary(drafter: Drafter, device: torch.device) -> None:
-    """Frequencies beside the weights: copied over in every call they would keep a draft out of a CUDA graph."""
-    for module in drafter.modules() if isinstance(drafter, LearnedDrafter) else ():
-        if isinstance(module, Rotary):
-            module._embedding[0].to(device)

@@ -297,18 +297,19 @@ def test_who_is_confident_has_no_certainty_and_lookup_has_neither(make: Callable
 def proposal_along(drafter: Drafter, target: Target, ids: list[int], at: int, sampling: Sampling) -> list[torch.Tensor]:
     """q_1..q_γ at the anchor `ids[at]` with the text itself as the drafted tokens, from the live state."""
     import drafters.drafter as drafter_module
-    from drafters.cache import KVCache
+    from drafters.cache import Positions
     from drafters.sampling import Draws
 
-    cache, state = KVCache(1, len(ids) + 9), drafter.start(1, len(ids) + 9)
-    tokens = torch.tensor([ids[:at]])
-    seen = target.forward(tokens, torch.arange(at)[None], cache, slice(0, 1), drafter.tap_layers)
-    drafter.observe(state, slice(0, 1), torch.tensor([0]), seen.taps, torch.tensor([ids[: at + 1]]), torch.tensor([at]))
+    cache, state = target.new_cache(1, len(ids) + 9), drafter.start(1, len(ids) + 9)
+    tokens, read = torch.tensor([ids[:at]]), Positions.of([0], at, target.device)
+    seen = target.forward(tokens, read, cache, slice(0, 1), drafter.tap_layers)
+    drafter.observe(state, slice(0, 1), read, seen.taps, torch.tensor([ids[: at + 1]]), torch.tensor([at]))
     draws = Draws(torch.zeros(1, GAMMA).double(), torch.zeros(1, GAMMA).double(), torch.zeros(1).double())
     forced = iter([*ids[at + 1 :], *[0] * GAMMA])
     original, drafter_module.sample = drafter_module.sample, lambda *_: torch.tensor([next(forced)])
     try:
-        proposal = drafter.propose(state, slice(0, 1), torch.tensor([ids[at]]), torch.tensor([at]), sampling, draws)
+        position = Positions.of([at], 1, target.device)
+        proposal = drafter.propose(state, slice(0, 1), torch.tensor([ids[at]]), position, sampling, draws)
     finally:
         drafter_module.sample = original
     if proposal.probs is None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from drafters.cache import Positions
 from drafters.drafter import Drafter, LearnedDrafter
 from drafters.dspark import DSpark, MarkovHead
 from drafters.ngram import NGram
@@ -31,17 +32,17 @@ def propose(drafter: Drafter, target: Target, text: Tensor, anchors: list[int], 
     """Feed `text` up to each row's anchor, first `pieces` tokens at a time, then the rest; then propose."""
     state = drafter.start(len(text), 32)
     taps = target.read(text, drafter.tap_layers).taps if drafter.tap_layers else torch.zeros(*text.shape, 0)
-    start = torch.zeros(len(text), dtype=torch.int64)
-    anchor_at = torch.tensor(anchors)
+    start = [0] * len(text)
     for piece in [*pieces, 99]:
-        length = torch.minimum(anchor_at - start, torch.tensor(piece))
-        width = int(length.max())
-        at = (start.unsqueeze(1) + torch.arange(width + 1)).clamp(max=text.shape[1] - 1)
+        length = [min(anchor - first, piece) for anchor, first in zip(anchors, start, strict=True)]
+        at = Positions.of(start, max(length) + 1, text.device).tensor.clamp(max=text.shape[1] - 1)
         rows = torch.arange(len(text)).unsqueeze(1)
-        drafter.observe(state, slice(0, len(text)), start, taps[rows, at[:, :-1]], text[rows, at], length)
-        start = start + length
-    anchor = text[torch.arange(len(text)), anchor_at]
-    return drafter.propose(state, slice(0, len(text)), anchor, anchor_at, Sampling(), draws(len(text), drafter.gamma))
+        new = Positions.of(start, max(length), text.device)
+        drafter.observe(state, slice(0, len(text)), new, taps[rows, at[:, :-1]], text[rows, at], torch.tensor(length))
+        start = [first + count for first, count in zip(start, length, strict=True)]
+    anchor = text[torch.arange(len(text)), torch.tensor(anchors)]
+    position = Positions.of(anchors, 1, text.device)
+    return drafter.propose(state, slice(0, len(text)), anchor, position, Sampling(), draws(len(text), drafter.gamma))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -97,11 +98,11 @@ class TestEveryDrafter:
         taps = target.read(TEXT, drafter.tap_layers).taps if drafter.tap_layers else torch.zeros(*TEXT.shape, 0)
         length = torch.tensor([6, 6])
         with torch.inference_mode():
-            drafter.observe(state, slice(0, 2), torch.zeros(2, dtype=torch.int64), taps[:, :6], TEXT[:, :7], length)
+            drafter.observe(state, slice(0, 2), Positions.of([0, 0], 6, TEXT.device), taps[:, :6], TEXT[:, :7], length)
             u = draws(1, drafter.gamma)
             second = propose(drafter, target, TEXT[1:], [6], [])
             state.move(torch.tensor([1]), torch.tensor([0]))
-            kept = drafter.propose(state, slice(0, 1), TEXT[1:, 6], length[1:], Sampling(), u)
+            kept = drafter.propose(state, slice(0, 1), TEXT[1:, 6], Positions.of([6], 1, TEXT.device), Sampling(), u)
         assert torch.equal(kept.tokens, second.tokens)
 
 

@@ -14,6 +14,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from drafters.cache import KVCache, Positions
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.drafter import Drafter
 from drafters.ngram import TextState
@@ -32,13 +33,16 @@ A, B = 0, 1
 class TwoTokenTarget:
     """A target over {A, B} given as a table: P(A) after `token` at `position`."""
 
-    device, max_positions, stop_tokens = torch.device("cpu"), 100, frozenset[int]()
+    device, max_positions, stop_tokens, cannot_decode = torch.device("cpu"), 100, frozenset[int](), None
 
     def __init__(self, chance_of_a: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.chance_of_a = chance_of_a
 
-    def forward(self, ids: Tensor, positions: Tensor, *_: Any) -> TargetPass:
-        a = self.chance_of_a(ids, positions)
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        return KVCache(rows, capacity)
+
+    def forward(self, ids: Tensor, positions: Positions, *_: Any) -> TargetPass:
+        a = self.chance_of_a(ids, positions.tensor)
         return TargetPass(torch.stack([a, 1 - a], -1).double().log(), ids.new_zeros(*ids.shape, 0))
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -59,10 +63,10 @@ class TwoTokenDrafter:
     def observe(self, *_: Any) -> None:
         pass
 
-    def propose(self, _state: Any, _rows: slice, anchor: Tensor, position: Tensor, _s: Sampling, draws: Any) -> Proposal:
+    def propose(self, _state: Any, _rows: slice, anchor: Tensor, position: Positions, _s: Sampling, draws: Any) -> Proposal:
         token, tokens, probs = anchor, [], []
         for k in range(2):
-            a = self.chance_of_a(token, position + k)
+            a = self.chance_of_a(token, position.tensor[:, 0] + k)
             probs.append(torch.stack([a, 1 - a], -1))
             token = sample(probs[k], draws.draft[:, k])
             tokens.append(token)

@@ -14,7 +14,7 @@ from drafters.architectures import known_architectures, random_drafters, random_
 from drafters.drafter import Drafter
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from drafters.timing import Bench, KnownReads, Part, Point, Timing, time_points
+from drafters.timing import Bench, Part, Point, Timing, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 
@@ -55,22 +55,6 @@ def test_a_target_pass_can_be_repeated(bench: Bench, tokens: int, context: int) 
 def test_other_parts_take_time(bench: Bench, part: Part) -> None:
     point = Point(part, 1, 5, 0)
     assert 0 < bench.measure(point, 2) < 1
-
-
-@pytest.mark.parametrize("part", ["target", "draft"])
-@torch.inference_mode()
-def test_known_reads_change_nothing(bench: Bench, part: Part) -> None:
-    """What a CUDA graph is captured with: lengths from memory instead of from the positions."""
-    work = bench.work(Point(part, 2, GAMMA, 9, "dspark" if part == "draft" else ""))
-    reads = KnownReads()
-    with reads.noting():
-        noted = work()
-    with reads.repeating():
-        repeated = work()
-    plain = work()
-    for name in ("accepted", "next_token") if part == "target" else ("tokens", "probs"):
-        assert torch.equal(getattr(noted, name), getattr(plain, name))
-        assert torch.equal(getattr(repeated, name), getattr(plain, name))
 
 
 def test_the_largest_points_are_left_out_where_time_is_short(bench: Bench) -> None:
