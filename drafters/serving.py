@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 
 import torch
@@ -109,7 +110,9 @@ class Server:
         if (users is None) == (arrivals is None):
             raise ValueError("server: either users or arrivals are needed")
         self._device = target.device
-        self._batch = Batch(target, drafter, sampling, policy, rows, longest, shown=shown, clock=self._now)
+        self._batch = Batch(
+            target, drafter, sampling, policy, rows, longest, shown=shown, clock=partial(seconds_now, target.device)
+        )
         self._requests, self._arrivals = requests, arrivals
         self._due: list[float] = [0.0] * (users or 0)
         self._waiting: deque[tuple[int, DecodeRequest]] = deque()

@@ -41,6 +41,10 @@ class Target:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.config = model.config.get_text_config()
+        self.device: torch.device = torch.device(model.device)
+        """Where the model is; found once, since models look through their parameters for it."""
+        self.dtype: torch.dtype = model.dtype
+        """The numeric type of the weights."""
         self._decoder: Any = _decoder(model)
         self._layers = _decoder_layers(self._decoder, self.num_layers)
         cache = "cache" if "cache" in inspect.signature(self._decoder.forward).parameters else "past_key_values"
@@ -67,17 +71,6 @@ class Target:
     def name(self) -> str:
         """Where the model came from, for messages."""
         return str(self.model.config.name_or_path or self.model.config.model_type)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return torch.device(self.model.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The numeric type of the weights."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
 
     @property
     def vocab_size(self) -> int:
