@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 venv=$(cd "${1:?usage: tools/short_path.sh VENV}" && pwd)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-export PATH=$venv/bin:$PATH
+export PATH=$venv/bin:$PATH NUMBA_CACHE_DIR=$venv/numba
 
 step() { # COMMAND...: shows and runs it, and says how long it took
     local begin=$SECONDS
@@ -15,6 +15,7 @@ step() { # COMMAND...: shows and runs it, and says how long it took
     echo "  ($((SECONDS - begin)) s)"
 }
 
+python -m pip list --format freeze | paste -sd " "
 step python -m pytest -q -p no:cacheprovider tests/drafters/test_golden.py
 step harness run suites/math_code_chat --limit 1 --out "$out"
 step harness synthesize paper:qwen3-4b --responses-per-task 8 --output-tokens 128 --out "$out"
