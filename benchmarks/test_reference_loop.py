@@ -74,7 +74,7 @@ def reference(target: Target, name: str) -> Timed:
             drafted = context.draft(text[-1]) if context else []
             best, taps = _pass(target, drafter, cache, [text[-1], *drafted])
             agreed = [a == b for a, b in zip(drafted, best.tolist(), strict=False)]
-            accepted = (agreed + [False]).index(False)
+            accepted = [*agreed, False].index(False)
             if accepted < len(drafted):
                 cache.crop(-(len(drafted) - accepted))
             new = best[: accepted + 1].tolist()
@@ -137,6 +137,6 @@ def test_batch_of_one_is_as_fast_as_the_plain_loop(name: str, target: Target) ->
         assert a.texts == b.texts
         assert a.rounds == b.rounds
         ratios.append((a.rounds / a.seconds) / (b.rounds / b.seconds))
-    print(f"\n{name}: ours {a.rounds / a.seconds:.1f}, reference {b.rounds / b.seconds:.1f} rounds a second of the processor; "
+    print(f"\n{name}: ours {a.rounds / a.seconds:.1f}, reference {b.rounds / b.seconds:.1f} rounds a processor second; "
           f"ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")  # fmt: skip
     assert np.median(ratios) > 0.8
