@@ -1,7 +1,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Exact versions to install; LOCK=none takes the newest that pyproject.toml allows.
+LOCK ?= requirements.lock
+READY := $(VENV)/ready-$(notdir $(LOCK))
 
-.PHONY: run test check setup clean
+.PHONY: run test check setup lock clean missing
 
 run: setup      ## set everything up and run the main job
 	$(BIN)/harness run suites/math_code_chat
@@ -15,11 +18,16 @@ check: setup    ## style, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-setup: $(VENV)/ready
+setup: $(READY)
 
-$(VENV)/ready: pyproject.toml tools/setup.sh
-	bash tools/setup.sh $(VENV)
+# A lock that is missing is no reason to go on with an environment made before: setup.sh says so.
+$(READY): pyproject.toml tools/setup.sh tools/torch.txt $(if $(filter-out none lowest,$(LOCK)),$(or $(wildcard $(LOCK)),missing))
+	@rm -f $(VENV)/ready*
+	bash tools/setup.sh $(VENV) $(LOCK)
 	touch $@
+
+lock:           ## write requirements.lock; LOCK_OPTIONS=--upgrade takes the newest
+	bash tools/lock.sh $(LOCK_OPTIONS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

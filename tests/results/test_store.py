@@ -198,6 +198,7 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_brought_up_to_date(
         assert connection.execute("SELECT max(version) FROM specyard_schema").fetchone() == (len(known) + 1,)
 
 
+@pytest.mark.skipif(duckdb.__version__ < "2", reason="DuckDB 1 opens no file that DuckDB 2 wrote, and this is one")
 def test_a_database_of_schema_1_still_opens(tmp_path: Path) -> None:
     """Made by Specyard 0.1.0 and kept; whatever the schema becomes, it must be read."""
     file = tmp_path / "specyard.duckdb"
