@@ -15,7 +15,7 @@ step() { # COMMAND...: shows and runs it, and says how long it took
     echo "  ($((SECONDS - begin)) s)"
 }
 
-python -m pip list --format freeze | paste -sd " "
+python -m pip list --format freeze | paste -sd " " -
 step python -m pytest -q -p no:cacheprovider tests/drafters/test_golden.py
 step harness run suites/math_code_chat --limit 1 --out "$out"
 step harness synthesize paper:qwen3-4b --responses-per-task 8 --output-tokens 128 --out "$out"
