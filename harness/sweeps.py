@@ -24,7 +24,7 @@ from simulator.hardware import Profile, dump_profile, parse_profile
 from simulator.metrics import Estimate, Outcome
 from simulator.policies import parse_policy
 from simulator.profiles import find_profile
-from simulator.simulation import Engine, Prepared, Setup, prepare, simulate, start
+from simulator.simulation import Engine, Prepared, Setup, prepare, ready, simulate, start
 from simulator.sla import Sla
 from simulator.state import ROW, Records
 from simulator.traces import Trace
@@ -355,6 +355,7 @@ def sweep(
         rows.mkdir(parents=True, exist_ok=True)
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
+    ready(watcher.say)
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
         store.add_simulation(_row(sweep_id, run_id, point, result, wall_s), _profile_rows(point.setup))
         watcher.advance("simulating", number, len(every))
