@@ -21,7 +21,7 @@ from simulator.errors import InputError
 from simulator.hardware import parse_profile
 from simulator.perturbation import accepting, confident, slower
 from simulator.records import Drafting
-from simulator.simulation import Prepared, Setup, prepare, simulate
+from simulator.simulation import Prepared, Setup, prepare, ready, simulate
 
 OFF = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 """By how much things are off."""
@@ -166,6 +166,7 @@ def run_sensitivity(
     traces = Traces(store, run_id, plan.drafting)
     every = points(plan, traces, watcher.say)
     recorded = {key: traces.prepared(*key) for key in dict.fromkeys(p.trace for p in every)}
+    ready(watcher.say)
     found = tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
     common = {
         "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,

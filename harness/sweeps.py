@@ -26,7 +26,7 @@ from simulator.policies import parse_policy
 from simulator.profiles import find_profile
 from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.replay import replays_exactly
-from simulator.simulation import Engine, Prepared, Setup, prepare, simulate, start
+from simulator.simulation import Engine, Prepared, Setup, prepare, ready, simulate, start
 from simulator.sla import Sla
 from simulator.state import ROW, Records
 from simulator.traces import Trace
@@ -385,6 +385,7 @@ def sweep(
         rows.mkdir(parents=True, exist_ok=True)
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
+    ready(watcher.say)
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
         row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, traces, result, wall_s)}
         store.add_simulation(row, _profile_rows(point.setup))

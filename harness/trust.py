@@ -127,12 +127,16 @@ def reproduce(
             raise InputError(f"reproduce {what}: no such thing; there are paper, field and all")
         import msgspec
 
+        from harness.display import watching
         from harness.fidelity import page, paper_checks
         from harness.field import reproduce_field
         from harness.reproduction import report_lines, reproduce
         from results.fieldwork import report_lines as field_lines
         from results.reproduction import write_reproduction
+        from simulator.simulation import ready
 
+        with watching() as watcher:
+            ready(watcher.say)
         found: dict[str, Any] = {}
         lines: list[str] = []
         if what == "all":

@@ -44,7 +44,7 @@ from simulator.hardware import Profile
 from simulator.policies import parse_policy
 from simulator.profiles import find_profile
 from simulator.records import Drafting
-from simulator.simulation import Engine, Prepared, Simulator, prepare
+from simulator.simulation import Engine, Prepared, Simulator, prepare, ready
 from simulator.state import REQUEST, Records
 from simulator.traces import Trace
 from simulator.workload import CHUNK
@@ -103,6 +103,7 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
         tasks = read_prompts(store, run_id, measured.target, live)
         engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, traces.drafting)
         found, believed, servers = _measure(measured, engine, points, traces, plan, watcher, hardware)
+    ready(watcher.say)
     rows = []
     for number, (point, server) in enumerate(servers.items(), 1):
         rows.append(compare(point, server, found, believed, traces, (live, traced), plan))

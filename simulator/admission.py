@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compilation import callable_part, inlined, part
 from simulator.cost import StepCost
 from simulator.errors import InputError
 from simulator.policies import BatchAdaptive, Fixed, KByBatch, LaggedScheduler, Oracle, Policy, PrefixScheduler, Threshold
@@ -112,13 +112,13 @@ def scratch(requests: int, gamma: int) -> Scratch:
     return Scratch(lengths, anchors, drafted, accepted, old, old.view(np.int32), every, buckets, counts, sums, items, owners)
 
 
-@njit(cache=True, inline="always")
-def bucket(bits: int) -> int:
+@inlined
+def bucket(bits):  # type: ignore[no-untyped-def]
     """Where a survival goes, by the bits of its float32: 0 for 0, rising."""
     return max((bits >> 18) - _LOWEST + 1, 0)
 
 
-@njit(cache=True)
+@part
 def fill_buckets(bits, survival, rows, drafted, n, gamma, s):  # type: ignore[no-untyped-def]
     """Find every drafted position's bucket, count and add up; returns the highest and the lowest bucket with any."""
     top, bottom = 0, BUCKETS - 1
@@ -136,7 +136,7 @@ def fill_buckets(bits, survival, rows, drafted, n, gamma, s):  # type: ignore[no
     return top, bottom
 
 
-@njit(cache=True)
+@inlined
 def clear_buckets(top, bottom, counts, sums):  # type: ignore[no-untyped-def]
     """Leave no trace: far cheaper than clearing all buckets each time."""
     for b in range(bottom, top + 1):
@@ -144,7 +144,7 @@ def clear_buckets(top, bottom, counts, sums):  # type: ignore[no-untyped-def]
         sums[b] = 0.0
 
 
-@njit(cache=True)
+@part
 def sort_bucket(survival, rows, n, gamma, wanted, s):  # type: ignore[no-untyped-def]
     """One bucket's survivals, falling; equals keep the order (position, request)."""
     size = 0
@@ -160,7 +160,7 @@ def sort_bucket(survival, rows, n, gamma, wanted, s):  # type: ignore[no-untyped
                 size += 1
 
 
-@njit(cache=True)
+@inlined
 def lengths_above(n, gamma, limit, s):  # type: ignore[no-untyped-def]
     """ℓ = positions in buckets above `limit`; survivals fall along a draft, so they come first."""
     for i in range(n):
@@ -170,7 +170,7 @@ def lengths_above(n, gamma, limit, s):  # type: ignore[no-untyped-def]
             s.lengths[i] += s.buckets[k, i] > limit
 
 
-@njit(cache=True)
+@callable_part
 def prefix_lengths(bits, survival, s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[no-untyped-def]
     """`PrefixScheduler.admit`: target_s[first] is the pass with nothing verified."""
     at = first
@@ -202,7 +202,7 @@ def prefix_lengths(bits, survival, s, n, gamma, tokens, fixed_s, target_s, first
             s.lengths[s.owners[j]] += 1
 
 
-@njit(cache=True)
+@inlined
 def _rises_throughout(b, size, tokens, at, fixed_s, target_s):  # type: ignore[no-untyped-def]
     """Whether admitting a whole bucket surely raises the objective at every step, in whatever order."""
     if b == 0:
@@ -218,14 +218,14 @@ def _rises_throughout(b, size, tokens, at, fixed_s, target_s):  # type: ignore[n
     return low * (fixed_s + least_s) * (1 - 1e-9) > (tokens + size * high) * (steepest + rounding_s)
 
 
-@njit(cache=True)
+@inlined
 def _edge(b):  # type: ignore[no-untyped-def]
     """The least survival of a bucket."""
     octave, part = divmod(b - 1, 32)
     return 2.0 ** (octave - 24) * (1 + part / 32)
 
 
-@njit(cache=True)
+@callable_part
 def best_total(s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[no-untyped-def]
     """How many positions to verify in all for the most expected tokens per second; the fewest of equals."""
     b, bottom = fill_buckets(s.old_bits, s.old, s.every, s.drafted, n, gamma, s)
@@ -253,7 +253,7 @@ def best_total(s, n, gamma, tokens, fixed_s, target_s, first):  # type: ignore[n
     return best
 
 
-@njit(cache=True)
+@inlined
 def _best_inside(b, size, tokens, at, fixed_s, target_s):  # type: ignore[no-untyped-def]
     """No rate inside a bucket, its end left out, is above this."""
     high, bound = _edge(b + 1), 0.0
@@ -262,7 +262,7 @@ def _best_inside(b, size, tokens, at, fixed_s, target_s):  # type: ignore[no-unt
     return bound * (1 + 1e-9)
 
 
-@njit(cache=True)
+@callable_part
 def fill_budget(bits, survival, s, n, gamma, budget):  # type: ignore[no-untyped-def]
     """Verify the `budget` best positions."""
     b, bottom = fill_buckets(bits, survival, s.anchors, s.drafted, n, gamma, s)
@@ -278,7 +278,7 @@ def fill_budget(bits, survival, s, n, gamma, budget):  # type: ignore[no-untyped
             s.lengths[s.owners[j]] += 1
 
 
-@njit(cache=True)
+@callable_part
 def threshold_lengths(confidence, s, n, least):  # type: ignore[no-untyped-def]
     """`Threshold.admit`."""
     for i in range(n):

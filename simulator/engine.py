@@ -7,15 +7,15 @@ step that starts then; of replicas that start together, the first goes first. `s
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from simulator.admission import Kind, best_total, fill_budget, prefix_lengths, threshold_lengths
+from simulator.compilation import Kept, inlined, part
 
 SLICE_DONE, ALL_DONE, NEED_REQUESTS, NEED_JOBS, ROWS_FULL = range(5)
 """Why `advance` came back."""
 
 
-@njit(cache=True)
+@Kept
 def advance(state, tables, limits, rule, cost, until_s):  # type: ignore[no-untyped-def]
     """Run until no step or arrival before `until_s` is left, or something is needed; returns why."""
     control = state.control[0]
@@ -47,7 +47,7 @@ def advance(state, tables, limits, rule, cost, until_s):  # type: ignore[no-unty
             _arrive(state, tables, limits, arrival_s)
 
 
-@njit(cache=True)
+@inlined
 def _next_replica(replicas):  # type: ignore[no-untyped-def]
     """The one with work whose next step starts first; −1 if none has work."""
     found = -1
@@ -58,7 +58,7 @@ def _next_replica(replicas):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(cache=True)
+@part
 def _arrive(state, tables, limits, arrival_s):  # type: ignore[no-untyped-def]
     """The next request enters the queue of the replica it is routed to."""
     control = state.control[0]
@@ -88,7 +88,7 @@ def _arrive(state, tables, limits, arrival_s):  # type: ignore[no-untyped-def]
     _push_back(state.jobs, replica, j)
 
 
-@njit(cache=True)
+@inlined
 def _route(state, limits, now_s):  # type: ignore[no-untyped-def]
     control = state.control[0]
     if not limits.least_loaded:
@@ -103,7 +103,7 @@ def _route(state, limits, now_s):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(cache=True)
+@part
 def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     """One engine iteration of replica r: preempt, admit, draft, verify, commit."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
@@ -147,7 +147,7 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     _commit(state, tables, limits, rule, r, n)
 
 
-@njit(cache=True)
+@inlined
 def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
     """The last admitted give way until what everybody may write in this step fits; they begin anew, keeping their tokens."""
     replica = state.replicas[r]
@@ -167,12 +167,12 @@ def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
         replica.waiting += 1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _reserved(job, limits):  # type: ignore[no-untyped-def]
     return job.prompt_tokens + job.emitted + limits.gamma + 1
 
 
-@njit(cache=True)
+@inlined
 def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
     n = context = longest = 0
     for i in range(state.replicas[r].running):
@@ -186,7 +186,7 @@ def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
     return n, context, longest
 
 
-@njit(cache=True)
+@part
 def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
     """Share what the decoding requests leave of the step's tokens among prompts, admitted ones first, in order.
 
@@ -216,7 +216,7 @@ def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
     return prefilling, finishing, budget - left, pairs
 
 
-@njit(cache=True)
+@inlined
 def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
     """The first in line starts to run, if there is room for it and for what it may write next."""
     replica = state.replicas[r]
@@ -237,21 +237,21 @@ def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
     if k == 0 or n == 0:
         return 0.0
     return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _widening_s(cost, width):  # type: ignore[no-untyped-def]
     low = int(width)
     steps = cost.widening_s
     return steps[low] + (width - low) * (steps[low + 1] - steps[low]) if low + 1 < len(steps) else 0.0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _target_s(cost, n, tokens, prefilling, prefill_tokens):  # type: ignore[no-untyped-def]
     """The target's passes but for attention; prompts have passes of their own where passes are padded."""
     if not cost.padded:
@@ -262,24 +262,24 @@ def _target_s(cost, n, tokens, prefilling, prefill_tokens):  # type: ignore[no-u
     return target_s
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _attention_s(cost, n, context, pairs):  # type: ignore[no-untyped-def]
     return cost.context_s_per_token * _context(cost, n, context) + cost.prefill_s_per_pair * pairs
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _context(cost, n, context):  # type: ignore[no-untyped-def]
     return context if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * n
 
 
-@njit(cache=True)
+@part
 def _fixed_s(cost, n, prefilling, pairs, context, k):  # type: ignore[no-untyped-def]
     """What a step costs before the target's pass."""
     overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
     return overhead_s + _draft_s(cost, n, context, k) + _attention_s(cost, n, context, pairs)
 
 
-@njit(cache=True)
+@part
 def _draft_tokens(rule, gamma, n, finishing, prefilling, prefill_tokens, pairs, context, alpha):  # type: ignore[no-untyped-def]
     """`Policy.draft`."""
     if rule.kind == Kind.TABLE:
@@ -298,7 +298,7 @@ def _draft_tokens(rule, gamma, n, finishing, prefilling, prefill_tokens, pairs, 
     return best
 
 
-@njit(cache=True)
+@part
 def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k):  # type: ignore[no-untyped-def]
     """`Policy.admit`: ℓ of every decoding request, into the scratch."""
     s = state.scratch
@@ -325,7 +325,7 @@ def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefi
             s.lengths[i] = s.drafted[i]
 
 
-@njit(cache=True)
+@part
 def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
     """Survivals `lag` rounds old, smoothed; confidences are 1 for requests without, and where nothing was drafted."""
     memory, s = state.memory, state.scratch
@@ -348,7 +348,7 @@ def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
             s.old[i, k] = np.rint(product * 2.0**24) / 2.0**24
 
 
-@njit(cache=True)
+@part
 def _commit(state, tables, limits, rule, r, n):  # type: ignore[no-untyped-def]
     """What the target said: tokens enter responses, prompts move on, finished requests leave."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
@@ -386,7 +386,7 @@ def _commit(state, tables, limits, rule, r, n):  # type: ignore[no-untyped-def]
     _retire(state, limits, r)
 
 
-@njit(cache=True)
+@part
 def _emit(job, tables, limits, tokens):  # type: ignore[no-untyped-def]
     """Move along the response, and on to another one of its domain where it ends before the request does."""
     job.emitted += tokens
@@ -401,7 +401,7 @@ def _emit(job, tables, limits, tokens):  # type: ignore[no-untyped-def]
         job.anchor, job.limit = tables.first[response], tables.usable[response]
 
 
-@njit(cache=True)
+@inlined
 def _mix(seed, request, segment):  # type: ignore[no-untyped-def]
     """A draw that depends on nothing but these three, so that every policy sees the same text (splitmix64)."""
     x = seed ^ (request * np.uint64(0x9E3779B97F4A7C15)) ^ (segment * np.uint64(0xD1B54A32D192ED03))
@@ -410,7 +410,7 @@ def _mix(seed, request, segment):  # type: ignore[no-untyped-def]
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True)
+@part
 def _move_prefill(state, tables, limits, r):  # type: ignore[no-untyped-def]
     """Prompts go on by their chunk; the last chunk emits a token: the first, or after a preemption the next."""
     replica, totals = state.replicas[r], state.totals[0]
@@ -431,7 +431,7 @@ def _move_prefill(state, tables, limits, r):  # type: ignore[no-untyped-def]
             _emit(job, tables, limits, 1)
 
 
-@njit(cache=True)
+@part
 def _retire(state, limits, r):  # type: ignore[no-untyped-def]
     """Write out finished requests and close the ranks, keeping the order."""
     replica, totals, control = state.replicas[r], state.totals[0], state.control[0]
@@ -462,7 +462,7 @@ def _retire(state, limits, r):  # type: ignore[no-untyped-def]
     replica.running = kept
 
 
-@njit(cache=True)
+@inlined
 def _push_back(jobs, replica, j):  # type: ignore[no-untyped-def]
     jobs[j].next = -1
     if replica.tail < 0:
@@ -473,7 +473,7 @@ def _push_back(jobs, replica, j):  # type: ignore[no-untyped-def]
     replica.waiting += 1
 
 
-@njit(cache=True)
+@inlined
 def _push_due(due_s, control, time_s):  # type: ignore[no-untyped-def]
     i = control.due
     control.due += 1
@@ -483,7 +483,7 @@ def _push_due(due_s, control, time_s):  # type: ignore[no-untyped-def]
     due_s[i] = time_s
 
 
-@njit(cache=True)
+@inlined
 def _pop_due(due_s, control):  # type: ignore[no-untyped-def]
     control.due -= 1
     last, i = due_s[control.due], 0

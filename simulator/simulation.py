@@ -9,15 +9,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from simulator.admission import Rule, rule_of
+from simulator.compilation import heard
 from simulator.cost import StepCost
 from simulator.engine import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
 from simulator.errors import InputError
 from simulator.hardware import Profile
 from simulator.metrics import Ledger, Outcome, outcome
-from simulator.policies import Policy, parse_policy
+from simulator.policies import Fixed, Policy, parse_policy
+from simulator.records import Anchors
 from simulator.sla import Sla
 from simulator.state import Limits, Records, State, Tables, new_state, with_more_jobs
-from simulator.traces import Trace, survival
+from simulator.traces import Trace, TracedResponse, survival
 from simulator.workload import CHUNK, Load, Mix, RecordedArrivals, Users, requests
 
 SLICES = 100
@@ -27,6 +29,11 @@ RAMP = 0.05
 in lockstep for ever."""
 ROWS = 8192
 """Finished requests handed over at a time, and as many more as may run."""
+COMPILING = "compiling the simulator: once on this machine, about 10 s"
+NOT_KEPT = (
+    "the compiled simulator cannot be kept on disk, so every process compiles it anew, about 10 s; "
+    "NUMBA_CACHE_DIR names a folder for it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,29 @@ def prepare(trace: Trace) -> Prepared:
     for table in tables:  # as they are when they come from shared memory: the loop is compiled for one kind of array
         table.flags.writeable = False
     return Prepared(trace, tables)
+
+
+def ready(say: Callable[[str], None]) -> None:
+    """Have the loop as machine code for the simulations to come, of this process and of others on this machine.
+
+    It is loaded if an earlier process has kept it, else compiled and kept; `say` hears of that as it begins. Where nothing
+    can be kept, `say` hears so, and the first simulation of every process compiles.
+    """
+    if advance.kept:
+        with heard(lambda: say(COMPILING)):
+            _empty().run_until(0.0)
+    if not advance.kept:
+        say(NOT_KEPT)
+
+
+def _empty() -> Simulator:
+    """Nobody asks for anything."""
+    anchors = Anchors(np.ones(1, np.uint8), np.ones(1, np.uint8), np.ones((1, 1), np.float32))
+    trace = Trace("none", (TracedResponse("none", "none", "none", 0, 1),), np.array([0, 1]), anchors)
+    per_token = np.ones(9)
+    cost = StepCost(per_token, per_token, np.ones((2, 2)), np.ones(2), 0.0, 0.0, 0.0, 0.0)
+    engine = Engine(request_cap=1, step_tokens=8)
+    return Simulator(prepare(trace), Fixed(0), cost, engine, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
 
 
 def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator:

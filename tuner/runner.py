@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from simulator.simulation import ready
 from simulator.traces import Trace
 from tuner.objective import Figures, Job, Worker
 from tuner.traffic import Key
@@ -23,6 +24,7 @@ def runner(
     traces: dict[Key, Trace], bare: tuple[str, int], cluster: Cluster | None, say: Callable[[str], None]
 ) -> Iterator[Run]:
     """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
+    ready(say)
     if cluster is None:
         worker = Worker(dict(traces), bare)
         yield lambda jobs: [worker.run(job) for job in jobs]

@@ -39,7 +39,7 @@ from simulator.hardware import Profile
 from simulator.policies import Fixed
 from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.replay import replay
-from simulator.simulation import Prepared
+from simulator.simulation import Prepared, ready
 from simulator.traces import Trace, cut
 
 _WARM_UP_S, _SLICE_S = 3.0, 5.0
@@ -93,6 +93,7 @@ def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hard
         calibrations, f"vllm/{row['pair']}", "cpu" if on_cpu() else "gpu", str(row["target"]["source"]),
         bench.longest * bench.most, _provenance(plan, calibrations),
     )  # fmt: skip
+    ready(watcher.say)
     rows = []
     for method, calibration in zip(methods, calibrations, strict=True):
         trace = _trace(method, traces, store, run_id, asked, target)
