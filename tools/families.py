@@ -104,7 +104,8 @@ def main() -> None:
     run, record, given, refused = (
         sum(r.does == does for r in rows) for does in ("runs", "records", "records given responses", "refused")
     )
-    counts = f"Of {len(rows)} families and variants {run} run, {record} record, {given} record given responses, {refused} are refused."
+    told = f"{run} run, {record} record, {given} record given responses, {refused} are refused"
+    counts = f"Of {len(rows)} families and variants {told}."
     print(PAGE.format(version=transformers.__version__, counts=counts, rows=lines), end="")
 
 
