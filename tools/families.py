@@ -101,8 +101,11 @@ def main() -> None:
     if sys.argv[1:]:
         print(lines)
         return
-    kinds = {does: sum(r.does == does for r in rows) for does in ("runs", "records", "records given responses", "refused")}
-    counts = f"Of {len(rows)}: " + ", ".join(f"{n} {does}" for does, n in kinds.items()) + "."
+    run, record, given, refused = (
+        sum(r.does == does for r in rows) for does in ("runs", "records", "records given responses", "refused")
+    )
+    told = f"{run} run, {record} record, {given} record given responses, {refused} are refused"
+    counts = f"Of {len(rows)} families and variants {told}."
     print(PAGE.format(version=transformers.__version__, counts=counts, rows=lines), end="")
 
 
