@@ -25,7 +25,7 @@ from harness.pairs import choose_drafters, load_pair
 from harness.responses import GivenResponse
 from harness.suites import Generation, Prompt
 from results.store import SpeedSample
-from results.tables import anchor_table, recordings, response_tables, round_table
+from results.tables import anchor_table, readings, recordings, response_tables, round_table
 from simulator.errors import InputError
 from simulator.policies import Fixed
 from simulator.records import Drafting, KeptDrafting, Response, Round, kept_drafting
@@ -84,7 +84,7 @@ class Checked:
             "target": "hash", "tokenizer or chat template": "tokenizer_hash", "generation settings": "generation_hash",
             "end tokens": "end_tokens", "dtype": "dtype",
         }  # fmt: skip
-        return {name: self.target.get(field) for name, field in names.items()} | drafters
+        return {name: self.target[field] for name, field in names.items() if field in self.target} | drafters
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ class Recorder:
             self.target, drafters, texts, self.sampling,
             drafting=options.drafting, fresh=options.fresh_tails, outside=outside,
         ) if drafters else []  # fmt: skip
-        tables = response_tables("none", 0, responses, "either", outside or None)
+        tables = response_tables("none", 0, responses, "either")
         rounds, anchors, notes = [tables["rounds"]], [], []
         for (name, drafter), by_way in zip(variants, recorded, strict=True):
             gamma = drafter.gamma
@@ -287,6 +287,7 @@ class Recorder:
         tables["rounds"] = pa.concat_tables(rounds)
         if notes:
             tables |= {"recordings": pa.concat_tables(notes), "anchors": pa.concat_tables(anchors)}
+            tables["readings"] = readings(responses, outside)
         return tables
 
     def probe(self, prompts: Sequence[Prompt], tokens: int) -> Probe:

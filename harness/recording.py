@@ -140,7 +140,8 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         watcher.say("loading the pair and checking it")
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         before = Checked(row["target"], row["drafters"], row["host"]).identity
-        changed = [name for name, value in checked.identity.items() if value != before.get(name)]
+        now, noted = checked.identity, {*before, *checked.drafters}  # an older Specyard noted less of a target
+        changed = [name for name, value in now.items() if name in noted and value != before.get(name)]
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
         _say_run(suite, plan, run_id, checked, watcher)
@@ -216,7 +217,7 @@ def _work(
     outside = _outside(run_id, store)[0]
     for (unit,), tables in pool.map("record", [(u,) for u in todo]):
         if given is not None:
-            outside += _judged(given, str(plan.responses), outside, tables["responses"])
+            outside += _judged(given, str(plan.responses), outside, tables.get("readings"))
         store.add(run_id, tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
@@ -239,12 +240,12 @@ def _work(
     store.finish_run(run_id)
 
 
-def _judged(given: GivenResponses, file: str, before: int, responses: pa.Table) -> int:
+def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | None) -> int:
     """Tokens of some given responses that the target cannot say; `before` were found in others.
 
     Raises InputError where these are too many of the file's to be the target's.
     """
-    rows = [r for r in responses.select(["prompt_id", "turn", "outside"]).to_pylist() if r["outside"]]
+    rows = [r for r in ([] if readings is None else readings.to_pylist()) if r["outside"]]
     found = sum(int(r["outside"]) for r in rows)
     if rows:
         worst = max(rows, key=lambda r: r["outside"])
@@ -254,7 +255,7 @@ def _judged(given: GivenResponses, file: str, before: int, responses: pa.Table) 
 
 def _outside(run_id: str, store: Store) -> tuple[int, int]:
     """(tokens that the target, reading a run's responses again, could not say; tokens it read)."""
-    sql = "SELECT sum(outside), sum(output_tokens - 1) FROM responses WHERE run_id = ? AND outside IS NOT NULL"
+    sql = "SELECT sum(outside), sum(tokens) FROM readings WHERE run_id = ?"
     with store.reading() as connection:
         [(outside, read)] = connection.execute(sql, [run_id]).fetchall()
     return int(outside or 0), int(read or 0)

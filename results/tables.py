@@ -16,7 +16,6 @@ RESPONSE_COLUMNS = pa.schema([
     *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
     ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
     ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()), ("beyond", pa.list_(pa.uint32())),
-    ("outside", pa.uint32()),
 ])  # fmt: skip
 _ROUND_COLUMNS = pa.schema([
     *_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
@@ -25,26 +24,23 @@ _ROUND_COLUMNS = pa.schema([
 ])  # fmt: skip
 _RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
 
+_READING_COLUMNS = pa.schema(
+    [("prompt_id", pa.string()), ("turn", pa.uint8()), ("tokens", pa.uint32()), ("outside", pa.uint32())]
+)
+
 
 def response_tables(
-    drafter: str,
-    gamma: int,
-    responses: Sequence[Response],
-    drafting: KeptDrafting = "sampled",
-    outside: Sequence[int | None] | None = None,
+    drafter: str, gamma: int, responses: Sequence[Response], drafting: KeptDrafting = "sampled"
 ) -> dict[str, pa.Table]:
-    """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted.
-
-    `outside`: of each response, tokens that the target, reading it again, cannot say; None where nobody read.
-    """
+    """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted."""
     rows = [
         {
             "drafter": drafter, "gamma": gamma, "drafting": drafting, "task": r.task, "domain": r.domain,
             "prompt_id": r.prompt_id, "turn": r.turn, "prompt_tokens": r.prompt_tokens,
             "output_tokens": len(r.token_ids), "finish": r.finish, "token_ids": list(r.token_ids), "text": r.text,
-            "beyond": list(r.beyond), "outside": None if outside is None else outside[i],
+            "beyond": list(r.beyond),
         }
-        for i, r in enumerate(responses)
+        for r in responses
     ]  # fmt: skip
     rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds, drafting) for r in responses]
     return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
@@ -104,6 +100,16 @@ def recordings(
         for prompt_id, turn, anchors in recorded
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
+
+
+def readings(responses: Sequence[Response], outside: Sequence[int | None]) -> pa.Table:
+    """Rows of `readings`: of each response, how many tokens the target cannot say; None where it has not read it."""
+    rows = [
+        {"prompt_id": r.prompt_id, "turn": r.turn, "tokens": len(r.token_ids) - 1, "outside": count}
+        for r, count in zip(responses, outside, strict=True)
+        if count is not None
+    ]
+    return pa.Table.from_pylist(rows, _READING_COLUMNS)
 
 
 def matrix(table: pa.Table, name: str, gamma: int) -> npt.NDArray[np.float32] | None:

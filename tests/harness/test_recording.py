@@ -288,7 +288,7 @@ def test_the_share_that_rounds_otherwise_is_stored_and_said(suite: str, tmp_path
     pair = pair_of(changed_target(tmp_path / "target"), dtype="bfloat16", drafters={"mtp": str(TINY / "mtp")})
     run_id = start_run(plan(suite, greedy, pair=pair, drafters=None), store, CLUSTER, watcher)
     with store.reading() as connection:
-        sql = "SELECT sum(outside)::INT, sum(output_tokens - 1)::INT, count(outside) FROM responses WHERE run_id = ?"
+        sql = "SELECT sum(outside)::INT, sum(tokens)::INT, count(*) FROM readings WHERE run_id = ?"
         [(outside, tokens, counted)] = connection.execute(sql, [run_id]).fetchall()
     assert counted == 3
     assert any(line.startswith(f"{outside} of {tokens} response tokens ({outside / tokens:.2%})") for line in said)
