@@ -18,11 +18,11 @@ import torch
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.ngram import NoDrafter
+from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
-from harness.suites import load_suite
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.suite import load_suite
 from simulator.policies import Policy, Step
 from simulator.records import Round
 from simulator.replay import replay

@@ -14,7 +14,7 @@ from drafters.checkpoints import load_drafter
 from drafters.dense import DenseText, record_anchors
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
+from harness.recording.pair import choose_drafters, load_pair
 
 PROMPT, GAMMA = 40, 7
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.hardware import Curve, DraftCurve, Profile
+from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.load import Users
 from simulator.records import Anchors
 from simulator.simulation import RAMP, Engine, Prepared, Setup, prepare, start
 from simulator.traces import Trace, TracedResponse
-from simulator.workload import Users
 
 REQUESTS = (1, 4, 16, 64, 256, 1024)
 GAMMAS = (1, 3, 7, 15)

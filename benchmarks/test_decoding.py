@@ -15,8 +15,8 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
-from harness.suites import load_suite
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.suite import load_suite
 
 PAIR = load_pair("tiny")
 DRAFTERS = choose_drafters(PAIR, None)

@@ -16,17 +16,17 @@ import pytest
 import torch
 
 import drafters.dense as dense
-from drafters.autoregressive import AutoregressiveDrafter
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.drafter import Drafter
-from drafters.dspark import DSpark
-from drafters.ngram import NoDrafter
+from drafters.kinds.block import DSpark
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import AutoregressiveDrafter
+from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
-from harness.suites import load_suite
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.suite import load_suite
 from simulator.records import DRAFTINGS, Drafting
 
 PAIR, TOKENS = load_pair("tiny"), 96

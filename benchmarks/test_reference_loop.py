@@ -20,12 +20,12 @@ from transformers import DynamicCache
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.drafter import Context, LearnedDrafter
-from drafters.layers import KeyValue
+from drafters.families.qwen3 import KeyValue
+from drafters.kinds.learned import Context, LearnedDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
-from harness.suites import load_suite
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.suite import load_suite
 
 PAIR = load_pair("tiny")
 DRAFTERS = choose_drafters(PAIR, None)

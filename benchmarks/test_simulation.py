@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.synthesis import synthesize
-from simulator.profiles import find_profile
+from harness.published.synthesis import synthesize
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Users
 from simulator.simulation import Prepared, Setup, prepare, simulate
 from simulator.traces import Trace
-from simulator.workload import Users
 
 HARNESS = [sys.executable, "-m", "harness"]
 

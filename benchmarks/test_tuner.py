@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.published import Size, publish
-from harness.watcher import Watcher
-from harness.workers import Cluster
-from results.store import Store
-from simulator.hardware import dump_profile
-from simulator.profiles import find_profile
+from harness.cluster import Cluster
+from harness.console import Watcher
+from harness.published.run import Size, publish
+from results.store.database import Store
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import dump_profile
 from tuner.objective import Job
-from tuner.runner import runner
 from tuner.samplers import BATCH, propose
-from tuner.search import Search, search
+from tuner.search import Search, runner, search
 from tuner.space import Configuration
 from tuner.study import Ground, Plan, _tables, defaults, ground, scenario_of, space_of, traces_of
 from tuner.trial import Rung, Trial, ranked

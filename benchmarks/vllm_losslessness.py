@@ -19,8 +19,8 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from drafters.sampling import Sampling
-from harness.pairs import load_pair
-from harness.suites import load_suite
+from harness.recording.pair import load_pair
+from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import outline, require, running, version
 

@@ -1,1 +1,1 @@
-"""Target, drafters and the lossless decode loop. Imports with torch and transformers alone."""
+"""Target, drafters and the lossless decode loop. Imports with torch, transformers and numpy alone."""

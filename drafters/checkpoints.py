@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3Config
 
-from drafters.autoregressive import MTP, Eagle3
-from drafters.drafter import Drafter, LearnedDrafter
-from drafters.dspark import DSpark
-from drafters.ngram import NGram, NoDrafter
+from drafters.kinds.block import DSpark
+from drafters.kinds.contract import Drafter
+from drafters.kinds.eagle3 import Eagle3
+from drafters.kinds.learned import LearnedDrafter
+from drafters.kinds.mtp import MTP
+from drafters.kinds.ngram import NGram, NoDrafter
 from drafters.target import Target
 from simulator.errors import InputError
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from drafters.cache import Positions
-from drafters.drafter import Drafter, LearnedDrafter
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Draws, Proposal, Sampling, finite, not_finite, sample, verify, verify_greedy
 from drafters.target import Target
-from simulator.cost import StepLoad
 from simulator.errors import InputError
+from simulator.hardware.cost import StepLoad
 from simulator.policies import Policy, Step, verify_lengths
 from simulator.records import Drafting, FinishReason, Round
 

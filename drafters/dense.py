@@ -19,8 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drafters.drafter import Choose, Context, Draft, Drafter, LearnedDrafter
-from drafters.ngram import NGram
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import Choose, Context, Draft, LearnedDrafter
+from drafters.kinds.ngram import NGram
 from drafters.sampling import Sampling, finite, not_finite, sample
 from drafters.target import Target
 from simulator.errors import InputError

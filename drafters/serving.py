@@ -1,8 +1,9 @@
 """The decode loop as a server under load: users come, wait and ask again; every step is timed and kept.
 
-A step is what `simulator.engine` takes it for: requests that run draft, verify and commit; requests that wait, as many as
-there are rows, are prefilled in the same step and emit their first token at its end; who is finished leaves then. The
-server's clock is the sum of its steps, so that nobody else on the machine makes users wait: arrivals are measured on it.
+A step is what `simulator.engine.loop` takes it for: requests that run draft, verify and commit; requests that wait, as
+many as there are rows, are prefilled in the same step and emit their first token at its end; who is finished leaves
+then. The server's clock is the sum of its steps, so that nobody else on the machine makes users wait: arrivals are
+measured on it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from heapq import heappop, heappush
 
 import torch
 
+from drafters.clock import seconds_now
 from drafters.decoding import Batch, Decoded, DecodeRequest, Shown
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from drafters.timing import seconds_now
-from simulator.cost import StepLoad
+from simulator.hardware.cost import StepLoad
 from simulator.policies import Policy
 from simulator.records import Drafting
 

@@ -1,1 +1,1 @@
-"""The command `harness`: suites, pairs, Ray orchestration, recording."""
+"""The command `harness`, and what it does: recording, sweeps, measuring, validation, what others published."""

@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 from scipy.stats import t as student_t
 
-from results import figures
-from results.figures import simulated
-from results.figures.common import RESAMPLES, Floats, divide, query
-from results.figures.run import TARGET_FILES, Provenance
-from results.look import in_order
+from results.figures import sweep as sweep_figure
+from results.figures.intervals import RESAMPLES, Floats, divide
+from results.figures.speed import speed
+from results.figures.style import in_order
+from results.store.queries import query
+from results.store.runs import TARGET_FILES, Provenance, provenance
 
 Quantity = Literal["accepted length", "speed against none", "throughput"]
 Verdict = Literal["better", "worse", "no clear change", "same", "only in the first", "only in the second"]
@@ -81,7 +82,7 @@ class Comparison:
 
 def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparison:
     """Every quantity that either run has. Raises LookupError for an unknown run."""
-    runs = figures.provenance(con, first), figures.provenance(con, second)
+    runs = provenance(con, first), provenance(con, second)
     found = [*_lengths(con, first, second), *_speeds(con, first, second), *_throughputs(con, first, second)]
     return Comparison(first, second, tuple(_differences(*runs)), tuple(_judged(found)))
 
@@ -253,7 +254,7 @@ def _speeds(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Ra
     tables = [
         {
             (row["drafter"] + (GREEDY if row["drafting"] == "greedy" else ""), row["gamma"]): row
-            for row in figures.speed(con, run).to_dicts()
+            for row in speed(con, run).to_dicts()
             if row["drafter"] != "none"
         }
         for run in (first, second)
@@ -280,14 +281,14 @@ def _log_error(row: Mapping[str, Any] | None) -> float:
 
 def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
     """Simulated throughput at equal policy and load, of each run's latest sweep, if hardware and drafts are the same."""
-    sweeps = [simulated.find_sweep(con, [run]) for run in (first, second)]
+    sweeps = [sweep_figure.find_sweep(con, [run]) for run in (first, second)]
     if sweeps[0] is None or sweeps[1] is None:
         return []
-    one, other = (simulated.sweep(con, sweep) for sweep in sweeps if sweep is not None)
+    one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
     if one.profile != other.profile or one.drafting != other.drafting:
         return []
     key = ("drafter", "gamma", "policy", "load")
-    tables = [_points(simulated.simulated(con, sweep), key) for sweep in sweeps if sweep is not None]
+    tables = [_points(sweep_figure.simulated(con, sweep), key) for sweep in sweeps if sweep is not None]
     found = []
     for drafter, gamma, policy, load in [point for point in tables[0] if point in tables[1]]:
         pair = [table[drafter, gamma, policy, load] for table in tables]

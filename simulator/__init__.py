@@ -1,1 +1,1 @@
-"""Record types, policies and the replay today; hardware profiles and the event engine as they come."""
+"""Records, traces, policies, hardware profiles, the replay and the serving engine; nothing heavy."""

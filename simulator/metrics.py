@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from simulator.engine.state import TOTALS, Records
 from simulator.sla import MEASURES, Sla
-from simulator.state import TOTALS, Records
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class Slice:
     """Sums over one stretch of simulated time."""
 
     totals: npt.NDArray[np.void]
-    """What was added to each field of `simulator.state.TOTALS`."""
+    """What was added to each field of `simulator.engine.state.TOTALS`."""
     seconds: float
     """Replica-seconds."""
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MEASURES), np.int64))
@@ -188,7 +188,7 @@ class _Window:
         self.finished = sum(s.finished for s in slices)
 
     def total(self, name: str) -> float:
-        """Of a field of `simulator.state.TOTALS`."""
+        """Of a field of `simulator.engine.state.TOTALS`."""
         return float(sum(s.totals[name] for s in self.slices))
 
     def mean(self, measure: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.cost import StepLoad
+from simulator.hardware.cost import StepLoad
 from simulator.policies.contract import Policy, Step, verify_lengths
 from simulator.records import Anchors, KeptDrafting, Round
 

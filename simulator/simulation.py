@@ -8,19 +8,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from simulator.admission import Rule, rule_of
-from simulator.compilation import heard
-from simulator.cost import StepCost
-from simulator.engine import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
+from simulator.engine.compilation import heard
+from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
+from simulator.engine.rules import Rule, rule_of
+from simulator.engine.state import Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
-from simulator.hardware import Profile
+from simulator.hardware.cost import StepCost
+from simulator.hardware.profile import Profile
+from simulator.load import CHUNK, Load, Mix, RecordedArrivals, Users, requests
 from simulator.metrics import Ledger, Outcome, outcome
 from simulator.policies import Fixed, Policy, parse_policy
 from simulator.records import Anchors
 from simulator.sla import Sla
-from simulator.state import Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.traces import Trace, TracedResponse, survival
-from simulator.workload import CHUNK, Load, Mix, RecordedArrivals, Users, requests
 
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
@@ -170,7 +170,7 @@ def simulate(
     """Run one simulation.
 
     Args:
-        on_rows: takes finished requests, `simulator.state.ROW`, as they finish.
+        on_rows: takes finished requests, `simulator.engine.state.ROW`, as they finish.
         progress: takes the share that is done, from 0 to 1.
 
     Raises:
@@ -242,7 +242,7 @@ class Simulator:
         seed: int,
         on_rows: Callable[[Records], None],
     ) -> None:
-        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.state.ROW`."""
+        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.engine.state.ROW`."""
         trace, gamma = recorded.trace, recorded.trace.gamma
         if policy.reads_confidences and trace.anchors.confidence is None:
             raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.calibration import calibrated, estimated
+from simulator.confidence import calibrated, estimated
 from simulator.records import Anchors, KeptDrafting
 
 Split = Literal["calibration", "search", "confirmation"]
@@ -86,7 +86,7 @@ class Trace:
         return Trace.join(self.drafter, [part for part, kept in zip(self, keep, strict=True) if kept], self.drafting)
 
     def calibrated(self, temperatures: npt.ArrayLike) -> Trace:
-        """With every confidence at position k scaled by temperature k; see `simulator.calibration`."""
+        """With every confidence at position k scaled by temperature k; see `simulator.confidence`."""
 
         def scaled(confidence: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
             return None if confidence is None else calibrated(confidence, temperatures)
@@ -96,7 +96,7 @@ class Trace:
         return replace(self, anchors=anchors)
 
     def estimated(self, weights: npt.ArrayLike) -> Trace:
-        """With confidences estimated from certainties; see `simulator.calibration`. Raises ValueError if there are none."""
+        """With confidences estimated from certainties; see `simulator.confidence`. Raises ValueError if there are none."""
         if self.anchors.certainty is None:
             raise ValueError(f"trace of {self.drafter}: has no certainties to estimate confidences from")
         return replace(self, anchors=replace(self.anchors, confidence=estimated(self.anchors.certainty, weights)))

@@ -9,10 +9,10 @@ import duckdb
 import pytest
 import typer
 
-from harness.cli import app
-from harness.suites import load_suite
-from results.store import Store
-from tuner.cli import app as tuner_app
+from harness.cli.app import app
+from harness.recording.suite import load_suite
+from results.store.database import Store
+from tuner.cli.app import app as tuner_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from results.export import write_pictures
-from results.report import compose
-from results.store import Store
+from results.report.compose import compose
+from results.report.export import write_pictures
+from results.store.database import Store
 
 PICTURES: Final = Path(__file__).parents[1] / "docs" / "pictures"
 MOST_BYTES: Final = 150_000

@@ -1,4 +1,4 @@
-"""Writes simulator/hardware_data/b300/deepseek-v4-flash.json from vLLM's published cost tables.
+"""Writes simulator/hardware/data/b300/deepseek-v4-flash.json from vLLM's published cost tables.
 
 Run once: python tools/published_hardware.py FOLDER, where FOLDER holds vllm_v4flash_b300_verify_cost.csv and
 vllm_v4flash_b300_draft_cost.csv, read from the vector figures of the vLLM blog of 2026-08-14.
@@ -11,9 +11,9 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
-from simulator.hardware import Curve, DraftCurve, Profile, dump_profile
-from simulator.profiles import DATA, devices, models
-from simulator.roofline import Assumptions, kv_capacity_tokens
+from simulator.hardware.catalogue import DATA, devices, models
+from simulator.hardware.profile import Curve, DraftCurve, Profile, dump_profile
+from simulator.hardware.roofline import Assumptions, kv_capacity_tokens
 
 NAME, GPUS, CAPTURED = "b300/deepseek-v4-flash", 4, 1024
 PROVENANCE = {
@@ -31,7 +31,7 @@ PROVENANCE = {
     "draft": "timed over requests for a whole block, 7 tokens in the engine's tests; the same is taken for 5",
     "overhead": "0.742 ms: median time per token of one user without speculation, 5.851 ms (same blog), less the pass at "
     "one token, 5.109 ms. Host work for each request is not published: 0",
-    "kv_capacity_tokens": "not published: the arithmetic of simulator/roofline.py for 4 × 288 GB, cache replicated",
+    "kv_capacity_tokens": "not published: the arithmetic of simulator/hardware/roofline.py for 4 × 288 GB, cache replicated",
 }
 
 

@@ -1,4 +1,4 @@
-from tuner.cli import main
+from tuner.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -18,9 +18,9 @@ from simulator.policies import parse_policy
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Job, Objective, Scenario
-from tuner.runner import Run
+from tuner.prompts import Part
+from tuner.search import Run
 from tuner.space import Configuration
-from tuner.traffic import Part
 from tuner.trial import Trial, best_of_kinds, front, ranked
 
 FRESH = 1_000_003

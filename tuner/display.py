@@ -9,10 +9,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from results.store import Store
-from results.studies import Studies
+from results.store.database import Store
+from results.store.studies import Studies
 from simulator.errors import InputError
-from simulator.hardware import parse_profile
+from simulator.hardware.profile import parse_profile
 from tuner.objective import WANTED
 from tuner.study import Plan
 from tuner.trial import Trial, closest, configuration_of

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
-from results.store import Store
-from results.studies import Studies
+from results.store.database import Store
+from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.policies import KByBatch
 from simulator.policies.k_by_batch import WHOLE_BLOCK

@@ -11,15 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from harness.sweeps import load_of
-from simulator.hardware import Profile
+from simulator.hardware.profile import Profile
+from simulator.load import Arrivals, load_of
 from simulator.metrics import Outcome
 from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
 from simulator.traces import Trace
-from simulator.workload import Arrivals
+from tuner.prompts import Key, Part, drawn
 from tuner.space import Configuration
-from tuner.traffic import Key, Part, drawn
 
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
 WANTED: dict[str, tuple[str, ...]] = {
@@ -42,7 +41,7 @@ class Scenario:
     """What every configuration is put to."""
 
     load: str
-    """As `harness.sweeps.load_of` reads it: users:64 or rate:5."""
+    """As `simulator.load.load_of` reads it: users:64 or rate:5."""
     profile: Profile
     weights: Mapping[str, float]
     """Share of requests by domain."""

@@ -1,16 +1,58 @@
-"""The search at one load: propose a batch, simulate it shortly, simulate longer what is promising, store it, repeat."""
+"""The search at one load: propose a batch, simulate it shortly, simulate longer what is promising, store it, repeat.
+
+Simulations run in this process or on Ray's workers; the results come in the order asked, and are the same."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from tuner.objective import Figures, Job, Objective, Scenario, mean_of
-from tuner.runner import Run
+from simulator.simulation import ready
+from simulator.traces import Trace
+from tuner.objective import Figures, Job, Objective, Scenario, Worker, mean_of
+from tuner.prompts import Key
 from tuner.samplers import BATCH, Proposal, propose
 from tuner.space import Configuration, Space
 from tuner.trial import Rung, Trial
+
+if TYPE_CHECKING:  # these take seconds
+    from harness.cluster import Cluster
+
+
+Result = tuple[Figures | str, float]
+Run = Callable[[Sequence[Job]], list[Result]]
+"""Runs jobs; returns what came of each, in their order, with the seconds it took."""
+
+
+@contextmanager
+def runner(
+    traces: dict[Key, Trace], bare: tuple[str, int], cluster: Cluster | None, say: Callable[[str], None]
+) -> Iterator[Run]:
+    """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
+    ready(say)
+    if cluster is None:
+        worker = Worker(dict(traces), bare)
+        yield lambda jobs: [worker.run(job) for job in jobs]
+        return
+    import ray
+
+    from harness.cluster import Pool, joined
+
+    with joined(cluster):
+        pool = Pool(cluster, Worker, ({key: ray.put(trace) for key, trace in traces.items()}, bare), say)
+
+        def run(jobs: Sequence[Job]) -> list[Result]:
+            found: list[Result | None] = [None] * len(jobs)
+            numbered: list[tuple[Any, ...]] = [(job, i) for i, job in enumerate(jobs)]
+            for (_, i), result in pool.map("run", numbered):
+                found[i] = result
+            return [result for result in found if result is not None]
+
+        yield run
+
 
 SHORT = 0.1
 """Share of the simulated time that every configuration gets."""

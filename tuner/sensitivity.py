@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from harness.sweeps import load_of
-from simulator.perturbation import slower
-from simulator.workload import Arrivals, Users
+from simulator.hardware.whatif import slower
+from simulator.load import Arrivals, Users, load_of
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Job, Objective, Scenario
-from tuner.runner import Run
 from tuner.samplers import importances
+from tuner.search import Run
 from tuner.space import Configuration
 from tuner.trial import Rung, Trial, best_of_kinds, ordered
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from harness.calibration import Confidences
+from simulator.confidence import Confidences
 from simulator.errors import InputError
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Space:
     binding: int
     """No more requests than this ever run: the users of a closed loop, or the largest cap."""
     tables: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """By drafter and γ, the k-by-batch policy worked out for it; see `tuner.tables`."""
+    """By drafter and γ, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:

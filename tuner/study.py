@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Traces, choose_drafting, load_of, profile_row, say_model
-from harness.watcher import Watcher
-from results.store import Store
-from results.studies import Studies
+from harness.console import Watcher, say_model
+from results.store.database import Store
+from results.store.provenance import command_line, git_revision, package_versions
+from results.store.recordings import Traces, choose_drafting
+from results.store.rows import profile_row
+from results.store.studies import Studies
 from simulator.errors import InputError
-from simulator.hardware import Profile, dump_profile, parse_profile
-from simulator.profiles import find_profile
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import Profile, dump_profile, parse_profile
+from simulator.load import Mix, load_of
 from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
-from simulator.workload import Mix
 from tuner.confirmation import Confirmation, confirm
+from tuner.k_by_batch import k_by_batch
 from tuner.objective import Objective, Scenario
-from tuner.runner import Run, runner
+from tuner.prompts import Key, Traffic
 from tuner.samplers import SAMPLERS
-from tuner.search import Search, search
+from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
 from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
-from tuner.tables import k_by_batch
-from tuner.traffic import Key, Traffic
 from tuner.trial import Trial, configuration_of, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
-    from harness.workers import Cluster
+    from harness.cluster import Cluster
 
 NEIGHBOURS = 3
 """Best configurations of the load before that the next one begins with."""
@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     profile: str
     """JSON of what a step takes."""
     loads: list[str]
-    """As `harness.sweeps.load_of` reads them; in this order."""
+    """As `simulator.load.load_of` reads them; in this order."""
     objective: Literal["throughput", "tps", "goodput", "pareto"]
     slas: list[str] = []
     weights: dict[str, float] | None = None

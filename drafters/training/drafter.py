@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drafters.checkpoints import build_drafter, save_drafter
-from drafters.drafter import LearnedDrafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training.onpolicy import Example, TextBatch, text_batches
 from drafters.training.trainer import Schedule, Trainer

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
-from harness.errors import WorkerDied
+from harness.console import WorkerDied
 from simulator.errors import InputError
 
 _STEP_TOKENS = 8192

@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np
 
 from drafters.sampling import Sampling
-from harness.live import WARM_UP, Asked, Figures, first_limits
+from harness.validation.points import WARM_UP, Asked, Figures, first_limits
 from harness.vllm.engine import Answer, Engine, Step
 
 

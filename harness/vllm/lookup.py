@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from drafters.dense import DenseText, record_anchors
-from drafters.ngram import IndexedText, NGram
+from drafters.kinds.ngram import IndexedText, NGram
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.live import Asked
-from results.store import Store
+from harness.validation.points import Asked
+from results.store.database import Store
 from simulator.traces import Trace, TracedResponse
 
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from harness.vllm.load import Loop
-from simulator.cost import Longest, StepLoad
-from simulator.hardware import Curve, DraftCurve, Profile
+from simulator.hardware.cost import Longest, StepLoad
+from simulator.hardware.profile import Curve, DraftCurve, Profile
 
 Floats = npt.NDArray[np.float64]
 _KNOTS = (1, 4, 16, 64, 256, 1024, 4096, 16384)

@@ -10,13 +10,13 @@ import msgspec
 
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.pairs import choose_drafters, load_pair
-from harness.recorder import conversation_tokens
-from harness.recording import Plan
-from harness.responses import GivenResponse, ResponsesHeader
-from harness.suites import Generation, Prompt, load_suite
+from harness.console import Watcher
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.plan import Plan
+from harness.recording.responses import GivenResponse, ResponsesHeader
+from harness.recording.suite import Generation, Prompt, load_suite
+from harness.recording.worker import conversation_tokens
 from harness.vllm.engine import Engine, outline, require, running, version
-from harness.watcher import Watcher
 from simulator.errors import InputError
 
 _REQUESTS = 64

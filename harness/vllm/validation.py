@@ -21,21 +21,23 @@ import numpy as np
 
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.live import Asked, Point, read_prompts, split_prompts, turns
-from harness.pairs import load_pair
-from harness.provenance import command_line, git_revision, package_versions
-from harness.sweeps import Traces, choose_drafting, profile_row
-from harness.validation import Plan, Replicas, halves
+from harness.console import Watcher
+from harness.recording.pair import load_pair
+from harness.validation.plan import Plan
+from harness.validation.points import Asked, Point, read_prompts, split_prompts, turns
+from harness.validation.replicas import Replicas, halves
 from harness.vllm.checkpoints import GPU_ONLY, speculative
 from harness.vllm.engine import Engine, on_cpu, outline, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
 from harness.vllm.lookup import lookup_trace
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
-from harness.watcher import Watcher
-from results.store import Store
-from results.validations import Validations
+from results.store.database import Store
+from results.store.provenance import command_line, git_revision, package_versions
+from results.store.recordings import Traces, choose_drafting
+from results.store.rows import profile_row
+from results.store.validations import Validations
 from simulator.errors import InputError
-from simulator.hardware import Profile
+from simulator.hardware.profile import Profile
 from simulator.policies import Fixed
 from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.replay import replay

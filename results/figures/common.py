@@ -1,69 +1,18 @@
-"""What all tables of numbers are made with: queries, intervals, and where the paper's numbers lie."""
+"""What several figures share: sums, panels of several runs, lines, whiskers, and words."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from statistics import NormalDist
-from typing import Any, Final
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
-import duckdb
-import numpy as np
-import numpy.typing as npt
+import plotly.graph_objects as go
 import polars as pl
 
-Floats = npt.NDArray[np.float64]
-
-RESAMPLES: Final = 2000
-"""Bootstrap draws behind every interval."""
-
-PAPER: Final = Path(__file__).parents[1] / "paper"
-"""The published numbers."""
-
-Z95: Final = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What made something of a run's recordings: a sweep, a study, a validation."""
-
-    run_id: str
-    command: str
-    created_at: datetime
-    """UTC."""
-    git_revision: str | None
-    packages: Mapping[str, str]
-    """Distribution → version."""
-    profile: Mapping[str, Any]
-    """Name, device, model, source, gpus, and `provenance`: where its numbers come from."""
-
-
-def origin(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an `Origin` from a row that has them as columns, JSON as text."""
-    plain = {name: row[name] for name in ("run_id", "command", "created_at", "git_revision")}
-    return plain | {name: json.loads(row[name]) for name in ("packages", "profile")}
-
-
-def has_table(con: duckdb.DuckDBPyConnection, *names: str) -> bool:
-    """Whether a database, which may be of an earlier schema, has all of these tables."""
-    tables = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
-    return set(names) <= tables
-
-
-def first_row(con: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> dict[str, Any] | None:
-    """The first row of an answer by column; None where there is none."""
-    cursor = con.execute(sql, list(values))
-    names = [column[0] for column in cursor.description or []]
-    rows = cursor.fetchall()
-    return dict(zip(names, rows[0], strict=True)) if rows else None
-
-
-def query(con: duckdb.DuckDBPyConnection, sql: str, run_id: str, **more: Any) -> pl.DataFrame:
-    frame: pl.DataFrame = con.sql(sql, params={"run": run_id, **more}).pl()
-    return frame
+from results.figures.section import LegendEntry, entry, slug
+from results.figures.style import MANNERS, STYLES, Evidence, Series
+from results.published import PAPER_TARGET
+from results.store.runs import Provenance
 
 
 def sums(frame: pl.DataFrame, *columns: str) -> dict[str, Any]:
@@ -76,26 +25,163 @@ def ratio(frame: pl.DataFrame, numerator: str, denominator: str) -> float | None
     return float(over / under) if under else None
 
 
-def bootstrap_ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any], rng: np.random.Generator) -> Floats:
-    """Σ numerator / Σ denominator, [RESAMPLES], resampling the n units of two [n] arrays; NaN from fewer than two."""
-    n = len(numerator)
-    if n < 2:
-        return np.full(RESAMPLES, np.nan)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    return divide(counts @ numerator, counts @ denominator)
+PROMPT_SOURCES: Final[Mapping[str, str]] = {
+    "bundled": "bundled prompts, not the benchmarks",
+    "data-dir": "prompts from a local data directory",
+    "hub": "prompts from the Hugging Face Hub",
+    "synthesised": "synthesised from published curves, no model was run",
+}
+IN_PAPER: Final = f"{PAPER_TARGET} in the paper"
 
 
-def divide(over: Floats, under: Floats) -> Floats:
-    """Elementwise; NaN where a draw left nothing to divide by."""
-    quotient = np.full(len(over), np.nan)
-    np.divide(over, under, out=quotient, where=under > 0)
-    return quotient
+def evidence_of(runs: Sequence[Provenance], published: bool = False) -> list[Evidence]:
+    """What kinds of numbers recorded figures of these runs show."""
+    found: list[Evidence] = []
+    for run in runs:
+        kind: Evidence = "synthesised" if run.prompt_source == "synthesised" else "measured"
+        found += [kind] if kind not in found else []
+    return found + (["published"] if published else [])
 
 
-def interval(draws: Floats) -> tuple[float | None, float | None]:
-    """The middle 95 % of the draws, NaN ones left out; (None, None) without any."""
-    drawn = draws[~np.isnan(draws)]
-    if not len(drawn):
-        return None, None
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+NO_CONFIDENCES = (
+    "No drafter here says how sure it is, or the run was not recorded dense: there are no confidences to look at."
+)
+PAPER_DSPARK = f"DSpark on {PAPER_TARGET} in the paper"
+
+
+def listed(items: Sequence[str]) -> str:
+    """As one writes a list in a sentence."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def counted(number: float, unit: str) -> str:
+    """As `1 user`, `64 users`."""
+    return f"{number:g} {unit}{'s' * (number != 1)}"
+
+
+class Facet(NamedTuple):
+    """One panel of a figure about recordings."""
+
+    run: str
+    what: str
+    """A domain, or a position."""
+    slug: str
+    """The end of its link anchor."""
+    title: str
+    """What it is, and of which run where there are several."""
+
+
+def facets(runs: Sequence[Provenance], whats: Callable[[str], Iterable[str]]) -> list[Facet]:
+    """The panels of every run, one run after the other; drafters keep their colours, so that runs compare panel by panel."""
+    if len(runs) == 1:
+        return [Facet(runs[0].run_id, what, slug(what), what) for what in whats(runs[0].run_id)]
+    return [
+        Facet(run.run_id, what, f"{slug(what)}-{run.run_id}".strip("-"), f"{what} · {run_name(run)}".removeprefix(" · "))
+        for run in runs
+        for what in whats(run.run_id)
+    ]
+
+
+def run_name(run: Provenance) -> str:
+    """A run among others."""
+    return f"{run.pair} {run.run_id}"
+
+
+def legend_of(series: Sequence[Series]) -> list[LegendEntry]:
+    """Drafters, each once however many runs there are; measured and synthesised ones apart."""
+    mixed = len({s.evidence for s in series}) > 1
+    found = {(s.name, s.evidence): entry(s, f"{s.name}, {s.evidence}" if mixed else s.name) for s in reversed(series)}
+    return list(found.values())[::-1]
+
+
+def overlay(runs: Sequence[Provenance]) -> Literal["plain", "faint"]:
+    """How the paper's values of its small target are drawn beside these runs': faint where their target is another."""
+    return "plain" if all(PAPER_TARGET.lower() in run.target.lower() for run in runs) else "faint"
+
+
+def by_drafter(series: Sequence[Series], run: str) -> dict[str, Series]:
+    """A run's drafters, each as the first of its series."""
+    return {s.drafter: s for s in reversed(series) if s.run == run}
+
+
+def style_of(drafter: str, looks: Mapping[str, Series]) -> tuple[str, str]:
+    """Colour and symbol of a drafter, which may have no series of its own."""
+    s = looks.get(drafter)
+    return (s.colour, s.symbol) if s else STYLES.get(drafter, STYLES["none"])
+
+
+def whiskers(rows: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:
+    """Plotly's asymmetric error bars from `low` and `high`; no whisker where there is no interval."""
+    bounded = [row["low"] is not None for row in rows]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [row["high"] - row[value] if known else None for row, known in zip(rows, bounded, strict=True)],
+        "arrayminus": [row[value] - row["low"] if known else None for row, known in zip(rows, bounded, strict=True)],
+        "width": 2,
+    }
+
+
+def draw_line(
+    plot: go.Figure,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    hover: Sequence[str],
+    *,
+    colour: str,
+    symbol: str,
+    evidence: Evidence,
+    size: float = 7,
+    **more: Any,
+) -> None:
+    """A line with markers in the manner of its evidence."""
+    manner = MANNERS[evidence]
+    settings: dict[str, Any] = {
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": manner.width, "dash": manner.dash},
+        "marker": {"symbol": f"{symbol}{manner.suffix}", "size": size, "color": colour, "line": {"width": 1.3}},
+        "hoverinfo": "text",
+        "hovertext": list(hover),
+        "meta": evidence,
+    }
+    if not manner.suffix:
+        settings["marker"]["line"] = {"width": 0}
+    plot.add_scatter(x=list(x), y=list(y), **settings | more)
+
+
+def bar_manner(colour: str, evidence: Evidence) -> dict[str, Any]:
+    """A bar's marker: full, or hatched where no model was run."""
+    pattern = MANNERS[evidence].pattern
+    if not pattern:
+        return {"color": colour, "line": {"width": 0}}
+    return {
+        "color": colour,
+        "line": {"width": 1, "color": colour},
+        "pattern": {"shape": pattern, "fillmode": "replace", "size": 6, "solidity": 0.45},
+    }
+
+
+def spread(row: Mapping[str, Any], name: str, form: str) -> str:
+    """A value and its half width, for people."""
+    value, half = row.get(name), row.get(f"{name}_half_width")
+    if value is None:
+        return "–"
+    return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
+def log_axis(plot: go.Figure, axis: str, title: str, values: Sequence[float | None]) -> None:
+    """A logarithmic axis over the values that are there; a plain one where they hardly differ."""
+    found = [v for v in values if v is not None and v > 0 and math.isfinite(v)]
+    update = plot.update_xaxes if axis == "x" else plot.update_yaxes
+    if not found or max(found) < 4 * min(found):
+        update(title_text=title)
+        return
+    low, high = math.log10(min(found)), math.log10(max(found))
+    pad = 0.06 * (high - low)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    ticks = [k * 10.0**p for p in powers for k in steps if low - pad <= math.log10(k * 10.0**p) <= high + pad]
+    update(
+        type="log", title_text=title, range=[low - pad, high + pad], tickvals=ticks,
+        ticktext=[f"{t:,.0f}" if t >= 1 else f"{t:g}" for t in ticks],
+    )  # fmt: skip

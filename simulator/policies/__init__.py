@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulator.cost import StepCost
 from simulator.errors import InputError
+from simulator.hardware.cost import StepCost
 from simulator.policies.batch_adaptive import BatchAdaptive
 from simulator.policies.contract import CausalityError, Policy, Step, verify_lengths
 from simulator.policies.fixed import Fixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from simulator.cost import StepCost, StepLoad
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies.contract import Policy, Step
 
 

@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-from simulator.cost import StepLoad
 from simulator.errors import InputError
+from simulator.hardware.cost import StepLoad
 from simulator.records import Round
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.cost import StepLoad
+from simulator.hardware.cost import StepLoad
 from simulator.policies.contract import Policy, Step
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from simulator.cost import StepCost
+from simulator.hardware.cost import StepCost
 from simulator.policies.contract import Policy, Step
 from simulator.policies.ranking import best_first
 from simulator.traces import survival

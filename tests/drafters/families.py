@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.generation import respond
-from drafters.ngram import NGram, NoDrafter
+from drafters.kinds.ngram import NGram, NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 

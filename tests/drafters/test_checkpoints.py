@@ -13,14 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import drafters.checkpoints as checkpoints
-from drafters.autoregressive import AutoregressiveDrafter
 from drafters.checkpoints import folder_hash, load_drafter, save_drafter
-from drafters.drafter import Drafter, LearnedDrafter
-from drafters.dspark import DSpark
+from drafters.kinds.block import DSpark
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
 from drafters.target import Target
 from simulator.errors import InputError
-
-from .conftest import GAMMA, LEARNED, drafter_config
+from tests.drafters.conftest import GAMMA, LEARNED, drafter_config
 
 TEXT = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1, 3, 4]])
 

@@ -19,16 +19,15 @@ import drafters.dense as dense_module
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.drafter import Drafter
-from drafters.ngram import NoDrafter
+from drafters.kinds.contract import Drafter
+from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.policies import Policy, parse_policy
 from simulator.records import Anchors, Drafting, Round
 from simulator.replay import replay
-
-from .conftest import ALL, END, GAMMA
+from tests.drafters.conftest import ALL, END, GAMMA
 
 PROMPT = (1, 3, 4, 1, 3)
 NEW_TOKENS = 8
@@ -312,8 +311,8 @@ def test_who_is_confident_has_no_certainty_and_lookup_has_neither(make: Callable
 
 def proposal_along(drafter: Drafter, target: Target, ids: list[int], at: int, sampling: Sampling) -> list[torch.Tensor]:
     """q_1..q_γ at the anchor `ids[at]` with the text itself as the drafted tokens, from the live state."""
-    import drafters.drafter as drafter_module
     from drafters.cache import Positions
+    from drafters.kinds import learned as drafter_module
     from drafters.sampling import Draws
 
     cache, state = target.new_cache(1, len(ids) + 9), drafter.start(1, len(ids) + 9)

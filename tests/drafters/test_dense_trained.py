@@ -12,14 +12,13 @@ import pytest
 import drafters
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.policies import parse_policy
 from simulator.records import Anchors, Round
 from simulator.replay import replay
-
-from .test_dense import p_value, plant, record_of, texts
+from tests.drafters.test_dense import p_value, plant, record_of, texts
 
 TINY = Path(drafters.__file__).parent / "tiny"
 PROMPTS = ("Say hello.", "What is 12 + 7?")

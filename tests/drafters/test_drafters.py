@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from drafters.cache import Positions
-from drafters.drafter import Drafter, LearnedDrafter
-from drafters.dspark import DSpark, MarkovHead
-from drafters.ngram import NGram
+from drafters.kinds.block import DSpark, MarkovHead
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
+from drafters.kinds.ngram import NGram
 from drafters.sampling import Draws, Proposal, Sampling
 from drafters.target import Target
-
-from .conftest import ALL, LEARNED, VOCAB
+from tests.drafters.conftest import ALL, LEARNED, VOCAB
 
 TEXT = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1, 3, 4], [4, 4, 1, 5, 3, 1, 4, 4, 1, 5]])
 

@@ -12,15 +12,15 @@ import pytest
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.drafter import Drafter, LearnedDrafter
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Proposal, Sampling
 from drafters.target import Target
 from simulator.policies import Policy, Step, parse_policy
 from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
 from simulator.replay import replay, replays_exactly
-
-from .conftest import GAMMA, LEARNED
-from .test_dense import (
+from tests.drafters.conftest import GAMMA, LEARNED
+from tests.drafters.test_dense import (
     NEW_TOKENS,
     PROMPT,
     REJECT,
@@ -33,7 +33,7 @@ from .test_dense import (
     smallest_p_value,
     texts,
 )
-from .test_lossless import p_value
+from tests.drafters.test_lossless import p_value
 
 Recorded = Callable[[str, Sampling], dict[KeptDrafting, list[Anchors]]]
 

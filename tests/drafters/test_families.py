@@ -15,13 +15,12 @@ from transformers import CONFIG_MAPPING
 from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.generation import respond, rows_at_once
-from drafters.ngram import NoDrafter
+from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
-
-from .conftest import drafter_config
-from .families import (
+from tests.drafters.conftest import drafter_config
+from tests.drafters.families import (
     FAMILIES,
     HALF_SLIDING,
     check_decoding,
@@ -31,7 +30,7 @@ from .families import (
     generated,
     micro_model,
     prompts,
-)  # fmt: skip
+)
 
 DECODING = [
     "llama", "llama, llama3 rope", "mistral", "mistral, window", "qwen2", "qwen3", "qwen3, window", "qwen3_moe", "mixtral",

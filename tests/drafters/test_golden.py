@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.drafter import LearnedDrafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 

@@ -13,13 +13,12 @@ from scipy.stats import chisquare
 
 import drafters.sampling as sampling_module
 from drafters.decoding import Decoded, DecodeRequest, decode
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.records import Drafting
-
-from .conftest import ALL, END, VOCAB
+from tests.drafters.conftest import ALL, END, VOCAB
 
 PROMPT = (1, 3, 4, 1, 3)
 NEW_TOKENS = 4

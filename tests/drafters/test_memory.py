@@ -10,13 +10,12 @@ import torch
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
 from drafters.sampling import Sampling
 from drafters.serving import Server
 from drafters.target import Target
 from simulator.policies import Fixed, parse_policy
-
-from .conftest import ALL, END
+from tests.drafters.conftest import ALL, END
 
 
 def tensors_alive() -> int:

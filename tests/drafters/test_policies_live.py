@@ -16,11 +16,11 @@ from torch import Tensor
 
 from drafters.cache import KVCache, Positions
 from drafters.decoding import Decoded, DecodeRequest, decode
-from drafters.drafter import Drafter
-from drafters.ngram import TextState
+from drafters.kinds.contract import Drafter
+from drafters.kinds.ngram import TextState
 from drafters.sampling import Proposal, Sampling, sample
 from drafters.target import Target, TargetPass
-from simulator.calibration import estimated
+from simulator.confidence import estimated
 from simulator.errors import InputError
 from simulator.policies import CausalityError, Policy, Step, parse_policy
 from simulator.records import Anchors, Round
@@ -171,7 +171,7 @@ def own_probability(tokens: Tensor, q: Tensor) -> Tensor:
 
 
 def estimate(_tokens: Tensor, q: Tensor) -> Tensor:
-    """As `simulator.calibration` makes it: .55 where q is .6/.4, and .40 where it is .1/.9."""
+    """As `simulator.confidence` makes it: .55 where q is .6/.4, and .40 where it is .1/.9."""
     return torch.from_numpy(estimated(q.amax(-1).numpy(), [[0.337, -0.336]] * 2))
 
 

@@ -17,17 +17,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest
 from drafters.dense import DenseText, record_anchors
-from drafters.drafter import Drafter, LearnedDrafter
 from drafters.generation import respond
-from drafters.ngram import NGram
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
+from drafters.kinds.ngram import NGram
 from drafters.sampling import Draws, Proposal, Sampling, sample, verify
 from drafters.target import Target
 from simulator.policies import parse_policy
 from simulator.records import Round
 from simulator.replay import replay
-
-from .conftest import END, GAMMA, HIDDEN, LEARNED, VOCAB, micro_config, randomise
-from .test_dense import assert_same, smallest_p_value
+from tests.drafters.conftest import END, GAMMA, HIDDEN, LEARNED, VOCAB, micro_config, randomise
+from tests.drafters.test_dense import assert_same, smallest_p_value
 
 PROMPT, NEW_TOKENS, SAMPLES, REJECT = (1, 3, 4, 1, 3), 6, 2000, 1e-4
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -11,16 +11,15 @@ import pytest
 from scipy.stats import chisquare
 
 from drafters.decoding import DecodeRequest, decode
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
 from drafters.sampling import Proposal, Sampling
 from drafters.serving import Server
 from drafters.target import Target
-from simulator.cost import StepCost, StepLoad
 from simulator.errors import InputError
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies import Policy, Step, parse_policy
-
-from .conftest import ALL, GAMMA
-from .test_lossless import NEW_TOKENS, PROMPT, REJECT, law
+from tests.drafters.conftest import ALL, GAMMA
+from tests.drafters.test_lossless import NEW_TOKENS, PROMPT, REJECT, law
 
 LOSSLESS = [
     "none", "fixed:2", "threshold:0.5", "prefix_scheduler", "lagged_scheduler:1/0.5", "vllm_adaptive", "k_by_batch:8=3/40=1",

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from drafters.architectures import known_architectures, random_drafters, random_target
-from drafters.drafter import Drafter
+from drafters.kinds.contract import Drafter
+from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from drafters.timing import Bench, Part, Point, Timing, time_points
+from harness.hardware.bench import Bench, Part, Point, Timing, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 

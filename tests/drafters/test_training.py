@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from drafters.checkpoints import load_drafter
-from drafters.drafter import Drafter, LearnedDrafter
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training import corpus
 from drafters.training.drafter import KINDS, Kind, draft_loss, train_drafter
@@ -19,8 +20,7 @@ from drafters.training.onpolicy import Example, TextBatch, generate, read_exampl
 from drafters.training.tokenizer import save_tokenizer, train_tokenizer
 from drafters.training.trainer import Schedule
 from simulator.errors import InputError
-
-from .conftest import drafter_config
+from tests.drafters.conftest import drafter_config
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.calibration import calibrate
-from harness.replaying import replay_run
-from results.store import Store
-from results.tables import anchor_table, recordings, response_tables
-from simulator.calibration import estimated
+from harness.recording.calibrate import calibrate
+from harness.sweeps.replay import replay_run
+from results.store.database import Store
+from results.store.rows import anchor_table, recordings, response_tables
+from simulator.confidence import estimated
 from simulator.errors import InputError
 from simulator.records import Anchors, Response, Round
 from simulator.traces import split_of
-
-from ..results.test_store import INFO
+from tests.results.test_store import INFO
 
 WEIGHTS = [(0.8, 0.5), (-0.3, 0.9)]
 

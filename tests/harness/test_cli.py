@@ -11,18 +11,17 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from harness.pairs import BUNDLED_PAIRS
-from results.store import Store
+from harness.recording.pair import BUNDLED_PAIRS
+from results.store.database import Store
+from tests.harness.test_run import harness
+from tests.results.test_store import INFO
 
-from ..results.test_store import INFO
-from .test_run import harness
-
-TINY = BUNDLED_PAIRS.parents[1] / "drafters" / "tiny"
+TINY = BUNDLED_PAIRS.parents[2] / "drafters" / "tiny"
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, harness.cli; heavy = {'torch', 'ray', 'transformers', 'plotly', 'polars', 'duckdb', 'numpy'}; "
+        "import sys, harness.cli.app; heavy = {'torch', 'ray', 'transformers', 'plotly', 'polars', 'duckdb', 'numpy'}; "
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -41,7 +40,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str, tmp_path: Path) -> None:
     Store(tmp_path / "specyard.duckdb").create_run(INFO)
     code = (
-        "import sys; from harness.cli import app; app(sys.argv[2:], standalone_mode=False); "
+        "import sys; from harness.cli.app import app; app(sys.argv[2:], standalone_mode=False); "
         "found = set(sys.argv[1].split(',')) & set(sys.modules); sys.exit(f'imported {found}' if found else 0)"
     )
     command = [sys.executable, "-c", code, heavy, *arguments, "--out", str(tmp_path)]

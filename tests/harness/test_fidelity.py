@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.fidelity import Check, extended_tau, paper_checks
-from harness.synthesis import published
+from harness.published.fidelity import Check, extended_tau, paper_checks
+from harness.published.synthesis import published
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 

@@ -14,9 +14,8 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.field import CAVEATS, UNREPRODUCED, field_tables
-from harness.field_acceptance import (
+from harness.cli.app import app
+from harness.published.field.acceptance import (
     alpha_of,
     block_sizes,
     flat_over_load,
@@ -26,9 +25,9 @@ from harness.field_acceptance import (
     single_stream,
     tail_length,
 )
-from harness.field_model import (
+from harness.published.field.client import Client, serve, step_s
+from harness.published.field.model import (
     LINE_FORMS,
-    Client,
     Drafting,
     captured_to,
     fit_line,
@@ -37,12 +36,21 @@ from harness.field_model import (
     line_step_ms,
     mixed_in_graphs,
     request_profile,
-    serve,
-    step_s,
     trace_of,
     with_host_work,
 )
-from harness.field_serving import (
+from harness.published.field.page import (
+    Alternative,
+    Experiment,
+    Fieldwork,
+    Point,
+    field_markdown,
+    point,
+    report_lines,
+    summarised,
+)
+from harness.published.field.predict import CAVEATS, UNREPRODUCED, field_tables
+from harness.published.field.serving import (
     CLIENT,
     Line,
     Mixed,
@@ -54,19 +62,9 @@ from harness.field_serving import (
     predict_line,
     v4flash,
 )
-from harness.paper_fit import Tables
-from results.fieldwork import (
-    FIELD,
-    Alternative,
-    Experiment,
-    Fieldwork,
-    Point,
-    field_markdown,
-    point,
-    report_lines,
-    summarised,
-)
-from simulator.profiles import find_profile
+from harness.published.paper.fit import Tables
+from results.published import FIELD
+from simulator.hardware.catalogue import find_profile
 from simulator.simulation import Prepared
 
 SHARED = Path(os.environ.get("SPECYARD_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")).parent / "field"
@@ -201,7 +199,7 @@ def test_a_line_gives_back_the_step_time_it_was_made_of(requests: int | None) ->
 
 @pytest.mark.parametrize("form", LINE_FORMS)
 def test_the_form_that_made_a_line_continues_it_best(form: str) -> None:
-    from harness.paper_fit import FORMS
+    from harness.published.paper.fit import FORMS
 
     truth = {"affine": (10, 0.07), "power": (8, 0.5, 0.6), "root": (8, 0.03, 0.6)}[form]
     users = np.array([4.0, 8, 16, 32, 64, 128, 256])

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
-from drafters.ngram import NGram
+from drafters.kinds.ngram import NGram
 from drafters.target import Target
-from drafters.timing import Point, Timing
-from harness.fitting import fit_costs, fit_line, host_seconds, predicted_seconds, rising
-from harness.profiling import Effort, ProfileQuality, grid, profile_architecture, profile_pair
-from harness.watcher import Watcher
+from harness.console import Watcher
+from harness.hardware.bench import Point, Timing
+from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, rising
+from harness.hardware.measure import Effort, ProfileQuality, grid, profile_architecture, profile_pair
 from simulator.errors import InputError
-from simulator.hardware import Profile, dump_profile, load_profile
+from simulator.hardware.profile import Profile, dump_profile, load_profile
 from tests.drafters.conftest import micro_config
 
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)

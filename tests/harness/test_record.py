@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.replaying import replay_run
-from results.store import Store
+from harness.sweeps.replay import replay_run
+from results.store.database import Store
 from simulator.errors import InputError
 from tests.harness.processes import harness, query
 

@@ -13,16 +13,17 @@ import duckdb
 import pytest
 from safetensors.torch import load_file, save_file
 
-import harness.recorder
-import harness.recording
+import harness.recording.run
+import harness.recording.worker
 from drafters.generation import respond
-from harness.recorder import Recorder, RecorderOptions, conversation_tokens
-from harness.recording import Plan, estimate, resume_run, start_run
-from harness.suites import Generation, Prompt
-from harness.watcher import Watcher
-from harness.workers import Cluster
+from harness.cluster import Cluster
+from harness.console import Watcher
+from harness.recording.plan import Plan
+from harness.recording.run import estimate, resume_run, start_run
+from harness.recording.suite import Generation, Prompt
+from harness.recording.worker import Recorder, RecorderOptions, conversation_tokens
 from results.comparison import compare
-from results.store import Store
+from results.store.database import Store
 from simulator.errors import InputError
 from tests.harness.targets import TINY, changed_target, pair_of
 
@@ -47,8 +48,8 @@ class OneRecorder:
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.recording, "Pool", OneRecorder)
-    monkeypatch.setattr(harness.recording, "joined", lambda cluster: nullcontext())
+    monkeypatch.setattr(harness.recording.run, "Pool", OneRecorder)
+    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster: nullcontext())
 
 
 @pytest.fixture
@@ -305,7 +306,7 @@ def test_a_probe_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recorder.generation is GREEDY
         return respond(target, requests, *rest, **options)
 
-    monkeypatch.setattr(harness.recorder, "respond", watched)
+    monkeypatch.setattr(harness.recording.worker, "respond", watched)
     probe = recorder.probe([Prompt("t", "math", "t/0", ("1 + 1?",))], 5)
     assert seen == [5, 5 + 7]  # a warm-up, and a response with what acceptances need beyond it
     assert probe.generate_s > 0

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.display import print_replays
-from harness.replaying import replay_run
-from results.store import Store
-from results.tables import anchor_table, recordings, response_tables
+from harness.cli.replay import print_replays
+from harness.sweeps.replay import replay_run
+from results.store.database import Store
+from results.store.rows import anchor_table, recordings, response_tables
 from simulator.records import Anchors, Response, Round
-
-from ..results.test_store import INFO, both_ways
+from tests.results.test_store import INFO, both_ways
 
 ACCEPTED = {"sums": [2, 2, 0, 0, 0, 0], "proofs": [0]}
 """Of two drafted, at each anchor of the one response to a task."""

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
-from results.store import Store
+from harness.cli.app import app
+from results.store.database import Store
 from tests.results.database import ACCEPTANCE, RUN, add_study, add_sweep, recorded
 
 TWO = {"dspark": 7, "none": 0}
@@ -53,7 +53,7 @@ def test_figures_as_tables(out: Path) -> None:
 
 
 def test_pictures_without_a_browser_are_refused_in_one_sentence(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("results.browser.find_browser", lambda: None)
+    monkeypatch.setattr("results.report.browser.find_browser", lambda: None)
     result = harness(out, "report", RUN, "--format", "png")
     assert result.exit_code == 2
     assert "pictures are drawn by a browser" in result.stderr

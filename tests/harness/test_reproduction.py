@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
-from harness.paper_fit import (
+from harness.published.paper.fit import (
     SPLIT,
     TARGET_LAYERS,
     Choice,
@@ -28,7 +28,8 @@ from harness.paper_fit import (
     published,
     settled,
 )
-from harness.reproduction import (
+from harness.published.paper.page import ModelResult, Reproduction, Summary, plot_info, verdict, write_reproduction
+from harness.published.paper.predict import (
     AIMS,
     CAVEATS,
     PROFILES,
@@ -40,9 +41,8 @@ from harness.reproduction import (
     reproduce,
     write_profiles,
 )
-from results.reproduction import ModelResult, Reproduction, Summary, plot_info, verdict, write_reproduction
-from simulator.hardware import Profile
-from simulator.profiles import DATA, bundled_profiles, find_profile
+from simulator.hardware.catalogue import DATA, bundled_profiles, find_profile
+from simulator.hardware.profile import Profile
 
 MODELS = list(TARGET_LAYERS)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.responses import GivenResponse, read_responses
-from harness.suites import Generation, Prompt
+from harness.recording.responses import GivenResponse, read_responses
+from harness.recording.suite import Generation, Prompt
 from simulator.errors import InputError
 
 PROMPTS = [Prompt("t", "math", "t/0", ("one", "two")), Prompt("t", "math", "t/1", ("one",))]

@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from harness.pairs import choose_drafters, load_pair
-from harness.suites import load_suite
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.suite import load_suite
 from simulator.errors import InputError
 
 SUITE = """

@@ -10,15 +10,13 @@ import duckdb
 import polars as pl
 import pytest
 
-from harness.display import print_sweep
-from harness.sweeps import counts, load_of
-from results.store import Store
+from harness.cli.simulate import print_sweep
+from results.store.database import Store
 from simulator.errors import InputError
-from simulator.profiles import find_profile
-from simulator.workload import Arrivals, Users
-
-from .test_cli import refused
-from .test_run import harness
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Arrivals, Users, counts, load_of
+from tests.harness.test_cli import refused
+from tests.harness.test_run import harness
 
 QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20")
 

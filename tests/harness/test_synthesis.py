@@ -9,17 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from harness import synthesis
-from harness.fidelity import acceptance, replayed, tau
-from harness.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS, SOURCES, TASKS, published, synthesize
-from results import figures
-from simulator.calibration import calibrated, fit_temperatures, quality
+from harness.published import synthesis
+from harness.published.fidelity import acceptance, replayed, tau
+from harness.published.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS, SOURCES, TASKS, published, synthesize
+from results.published import PAPER
+from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.errors import InputError
 from simulator.policies import parse_policy
 from simulator.replay import replay
 from simulator.traces import Trace
 
-PAPER = figures.PAPER
 SEEDS = (0, 1)
 DRAFTERS = ("dspark", "dflash", "eagle3", "mtp")
 
@@ -133,7 +132,7 @@ def test_mtp_lies_within_what_was_measured_elsewhere() -> None:
 
 
 def test_the_shipped_parameters_come_from_the_published_values() -> None:
-    """As far as that is quick to see; `python -m harness.synthesis` derives them all."""
+    """As far as that is quick to see; `python -m harness.published.synthesis` derives them all."""
     shipped = msgspec.json.decode(synthesis._FILE.read_bytes(), type=synthesis.Parameters)
     derived = synthesis._first_curve(published())
     for name in ("ease", "confidence", "acceptance"):

@@ -10,16 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import harness.recording
-from harness.recording import Plan, estimate, start_run
-from harness.replaying import replay_run
-from harness.suites import Generation
-from harness.watcher import Watcher
-from results.store import Store
+import harness.recording.run
+from harness.console import Watcher
+from harness.recording.plan import Plan
+from harness.recording.run import estimate, start_run
+from harness.recording.suite import Generation
+from harness.sweeps.replay import replay_run
+from results.store.database import Store
 from simulator.errors import InputError
-
-from ..drafters.families import FAMILIES, micro_model
-from .test_recording import CLUSTER, OneRecorder
+from tests.drafters.families import FAMILIES, micro_model
+from tests.harness.test_recording import CLUSTER, OneRecorder
 
 TOKENIZER = Path(__file__).parents[2] / "drafters" / "tiny" / "target"
 SAMPLED = Generation(temperature=0.8, top_p=0.9, max_new_tokens=16)
@@ -27,8 +27,8 @@ SAMPLED = Generation(temperature=0.8, top_p=0.9, max_new_tokens=16)
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.recording, "Pool", OneRecorder)
-    monkeypatch.setattr(harness.recording, "joined", lambda cluster: nullcontext())
+    monkeypatch.setattr(harness.recording.run, "Pool", OneRecorder)
+    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster: nullcontext())
 
 
 @pytest.fixture

@@ -14,15 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from drafters.serving import StepRecord
-from harness.cli import app
-from harness.live import Point, first_limits, split_prompts, step_errors, turns
-from harness.sensitivity import CHANGES, CLEAR, judge
-from harness.validation import Plan, Replicas
-from results.figures.validated import QUANTITIES
-from simulator.cost import Longest, StepCost, StepLoad
+from harness.cli.app import app
+from harness.sweeps.sensitivity import CHANGES, CLEAR, judge
+from harness.validation.plan import Plan
+from harness.validation.points import Point, first_limits, split_prompts, step_errors, turns
+from harness.validation.replicas import Replicas
+from results.figures.validation import QUANTITIES
 from simulator.errors import InputError
-from simulator.hardware import Curve, DraftCurve, Profile
-from simulator.perturbation import accepting, confident, slower
+from simulator.hardware.cost import Longest, StepCost, StepLoad
+from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.whatif import accepting, confident, slower
 from simulator.records import Anchors
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 import harness.vllm.engine as engine
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.drafter import LearnedDrafter
-from drafters.ngram import NoDrafter
+from drafters.kinds.learned import LearnedDrafter
+from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.cli import app
-from harness.pairs import load_pair
-from harness.responses import GivenResponse
-from harness.suites import load_suite
+from harness.cli.app import app
+from harness.recording.pair import load_pair
+from harness.recording.responses import GivenResponse
+from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import convert, speculative
 from harness.vllm.engine import Answer, Step, StepLog
 from harness.vllm.load import Loop, accepted_at, loop_figures

@@ -10,9 +10,9 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from results import figures
+from results.published import PAPER
 
-SCHEMA = sorted((figures.PAPER.parent / "schema").glob("*.sql"))
+SCHEMA = sorted((PAPER.parents[1] / "store" / "schema").glob("*.sql"))
 RUN = "3f9c"
 DRAFTERS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
 ACCEPTANCE = {"dspark": 0.8, "dflash": 0.6, "eagle3": 0.55, "mtp": 0.5, "ngram": 0.2, "none": 0.0}

@@ -11,10 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from results import figures
-from results.figures import common, published, recorded
+from results import published
+from results.figures.acceptance import conditional_acceptance
+from results.figures.accepted_length import accepted_length
+from results.figures.intervals import interval
+from results.figures.speed import _bootstrap_speedup, speed
+from results.published import PAPER
+from results.store.runs import Drafter, missing_responses, provenance
 
-SCHEMA = sorted((figures.PAPER.parent / "schema").glob("*.sql"))
+SCHEMA = sorted((PAPER.parents[1] / "store" / "schema").glob("*.sql"))
 RUN = "3f9c"
 KINDS = {"dspark": 7, "dflash": 7, "eagle3": 7, "mtp": 1, "ngram": 7, "none": 0}
 
@@ -89,7 +94,7 @@ def test_accepted_length_is_a_ratio_of_sums_and_domains_average_tasks(con: duckd
     add_response(con, "dspark", "a", [(7, 3, 4), (7, 0, 1)])
     add_response(con, "dspark", "b", [(7, 7, 8)])
     add_response(con, "dspark", "c", [(7, 1, 2), (7, 1, 2)], task="math500")
-    table = figures.accepted_length(con, RUN)
+    table = accepted_length(con, RUN)
     # gsm8k: 13 tokens in 3 rounds (a mean of prompts would be 5.25); the domain is (13/3 + 2)/2, not 17/5.
     assert cell(table, "tau", task="gsm8k") == pytest.approx(13 / 3)
     assert cell(table, "tau", task="math500") == pytest.approx(2)
@@ -101,7 +106,7 @@ def test_accepted_length_is_a_ratio_of_sums_and_domains_average_tasks(con: duckd
 def test_turns_of_a_prompt_are_one_unit_of_the_bootstrap(con: duckdb.DuckDBPyConnection) -> None:
     add_response(con, "dspark", "a", [(7, 3, 4)], task="mt-bench", domain="chat")
     add_response(con, "dspark", "a", [(7, 0, 1)], task="mt-bench", domain="chat", turn=1)
-    row = figures.accepted_length(con, RUN).filter(task="mt-bench").row(0, named=True)
+    row = accepted_length(con, RUN).filter(task="mt-bench").row(0, named=True)
     assert (row["prompts"], row["responses"], row["tau"]) == (1, 2, 2.5)
     assert row["low"] is None
     assert row["high"] is None
@@ -118,24 +123,24 @@ def test_interval_has_the_width_the_delta_method_gives(con: duckdb.DuckDBPyConne
     x, n = np.array(committed), np.array(rounds)
     tau = x.sum() / n.sum()
     standard_error = np.sqrt(((x - tau * n) ** 2).sum()) / n.sum()
-    row = figures.accepted_length(con, RUN).filter(task="gsm8k").row(0, named=True)
+    row = accepted_length(con, RUN).filter(task="gsm8k").row(0, named=True)
     assert row["low"] < tau < row["high"]
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
-    assert figures.accepted_length(con, RUN).equals(figures.accepted_length(con, RUN))
+    assert accepted_length(con, RUN).equals(accepted_length(con, RUN))
 
 
 def test_none_commits_one_token_per_round_and_is_never_judged(con: duckdb.DuckDBPyConnection) -> None:
     for prompt in "ab":
         add_response(con, "none", prompt, [(0, 0, 1)] * 3)
-    row = figures.accepted_length(con, RUN).filter(task="gsm8k").row(0, named=True)
+    row = accepted_length(con, RUN).filter(task="gsm8k").row(0, named=True)
     assert (row["tau"], row["low"], row["high"], row["paper"]) == (1.0, 1.0, 1.0, None)
-    assert figures.conditional_acceptance(con, RUN).is_empty()
+    assert conditional_acceptance(con, RUN).is_empty()
 
 
 def test_a_response_without_rounds_counts_but_does_not_divide(con: duckdb.DuckDBPyConnection) -> None:
     add_response(con, "dspark", "a", [], finish="stop")
     add_response(con, "dspark", "b", [(7, 1, 2)], task="math500")
-    table = figures.accepted_length(con, RUN)
+    table = accepted_length(con, RUN)
     assert cell(table, "tau", task="gsm8k") is None
     assert cell(table, "responses", task="gsm8k") == 1
     assert cell(table, "tau", task=None) == 2
@@ -147,7 +152,7 @@ def test_the_paper_is_joined_by_kind_of_drafter_and_dataset(con: duckdb.DuckDBPy
     for drafter, gamma in (("mine", 4), ("ngram", 7)):
         for task, domain in (("gsm8k", "math"), ("arithmetic", "math"), ("arena-hard-v2", "chat"), ("haiku", "poems")):
             add_response(con, drafter, task, [(4, 1, 2)], gamma=gamma, task=task, domain=domain, run_id="other")
-    table = figures.accepted_length(con, "other")
+    table = accepted_length(con, "other")
     mine = table.filter(drafter="mine")
     assert cell(mine, "paper", task="gsm8k") == 6.11
     assert cell(mine, "paper", task="arena-hard-v2") == 3.29
@@ -155,7 +160,7 @@ def test_the_paper_is_joined_by_kind_of_drafter_and_dataset(con: duckdb.DuckDBPy
     assert cell(mine, "paper", task=None, domain="math") == pytest.approx((6.11 + 5.70 + 4.89) / 3)
     assert cell(mine, "paper", task=None, domain="poems") is None
     assert table.filter(drafter="ngram")["paper"].null_count() == table.filter(drafter="ngram").height
-    alpha = figures.conditional_acceptance(con, "other").filter(drafter="mine", domain="math")
+    alpha = conditional_acceptance(con, "other").filter(drafter="mine", domain="math")
     assert alpha["paper"].to_list() == [0.9053, 0.8899]
 
 
@@ -170,7 +175,7 @@ def test_the_papers_own_figure_and_table_agree_on_domain_means() -> None:
 def test_conditional_acceptance_counts_successes_and_the_one_failure(con: duckdb.DuckDBPyConnection) -> None:
     # Accepted 2 of 7, 0 of 7, 7 of 7 (no failure), 1 of 1 (nothing rejected), 0 of 0 (nothing tried).
     add_response(con, "dspark", "a", [(7, 2, 3), (7, 0, 1), (7, 7, 8), (1, 1, 2), (0, 0, 1)])
-    table = figures.conditional_acceptance(con, RUN)
+    table = conditional_acceptance(con, RUN)
     assert table["position"].to_list() == [1, 2, 3, 4, 5, 6, 7]
     assert table["trials"].to_list() == [4, 2, 2, 1, 1, 1, 1]
     assert table["accepted"].to_list() == [3, 2, 1, 1, 1, 1, 1]
@@ -191,14 +196,14 @@ def test_an_end_token_inside_the_draft_is_no_rejection(
     con: duckdb.DuckDBPyConnection, finish: str, last: Round, trials: list[int]
 ) -> None:
     add_response(con, "dspark", "a", [(7, 0, 1), last], finish=finish)
-    table = figures.conditional_acceptance(con, RUN)
+    table = conditional_acceptance(con, RUN)
     assert table["trials"].to_list() == [1 + trials[0], *trials[1:]]
     assert table["accepted"].to_list() == [1, 1, 0][: len(trials)]
 
 
 def test_wilsons_interval_at_8_of_10(con: duckdb.DuckDBPyConnection) -> None:
     add_response(con, "mtp", "a", [(1, 1, 2)] * 8 + [(1, 0, 1)] * 2)
-    row = figures.conditional_acceptance(con, RUN).row(0, named=True)
+    row = conditional_acceptance(con, RUN).row(0, named=True)
     assert (row["trials"], row["accepted"], row["alpha"], row["paper"]) == (10, 8, 0.8, None)
     assert (row["low"], row["high"]) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
@@ -206,7 +211,7 @@ def test_wilsons_interval_at_8_of_10(con: duckdb.DuckDBPyConnection) -> None:
 def test_speed_up_is_a_ratio_of_paired_sums(con: duckdb.DuckDBPyConnection) -> None:
     add_speed(con, "none", [(0, "a", 10, 1.0), (0, "b", 30, 3.0)])
     add_speed(con, "dspark", [(0, "a", 10, 0.5), (0, "b", 60, 2.0), (1, "a", 1000, 1.0)])
-    table = figures.speed(con, RUN)
+    table = speed(con, RUN)
     assert cell(table, "tokens_per_s", drafter="none") == 10
     assert cell(table, "tokens_per_s", drafter="dspark") == pytest.approx(1070 / 3.5)
     # The third cell has no partner: (70 tokens/2.5 s) / (40 tokens/4 s); a mean of ratios would be 2.5.
@@ -221,23 +226,23 @@ def test_a_machine_that_slows_between_samples_leaves_the_ratio_alone(con: duckdb
     for sample, slowdown in enumerate((1.0, 3.0, 0.7)):
         add_speed(con, "none", [(sample, p, 20, 2.0 * slowdown) for p in "abc"])
         add_speed(con, "dflash", [(sample, p, 20, 1.25 * slowdown) for p in "abc"])
-    row = figures.speed(con, RUN).filter(drafter="dflash").row(0, named=True)
+    row = speed(con, RUN).filter(drafter="dflash").row(0, named=True)
     assert (row["speedup"], row["low"], row["high"]) == pytest.approx((1.6, 1.6, 1.6))
 
 
 def test_only_equal_batches_are_paired(con: duckdb.DuckDBPyConnection) -> None:
     add_speed(con, "none", [(0, "a", 10, 1.0)], batch=1)
     add_speed(con, "dspark", [(0, "a", 10, 0.5)], batch=8)
-    row = figures.speed(con, RUN).filter(drafter="dspark").row(0, named=True)
+    row = speed(con, RUN).filter(drafter="dspark").row(0, named=True)
     assert (row["pairs"], row["speedup"], row["low"], row["tokens_per_s"]) == (0, None, None, 20.0)
 
 
 def test_speed_without_a_baseline_or_samples(con: duckdb.DuckDBPyConnection) -> None:
-    empty = figures.speed(con, RUN)
+    empty = speed(con, RUN)
     assert empty.is_empty()
     assert {"drafter", "tokens_per_s", "speedup", "low", "high"} <= set(empty.columns)
     add_speed(con, "dspark", [(0, "a", 10, 0.5)])
-    row = figures.speed(con, RUN).row(0, named=True)
+    row = speed(con, RUN).row(0, named=True)
     assert (row["tokens_per_s"], row["speedup"]) == (20.0, None)
 
 
@@ -263,7 +268,7 @@ def test_the_speed_interval_covers_when_prompts_and_samples_both_vary(con: duckd
         pairs = pl.DataFrame(
             grid | {"tokens": 50.0, "seconds": seconds.ravel() / 2, "tokens_none": 50.0, "seconds_none": 1.0}
         )
-        low, high = common.interval(recorded._bootstrap_speedup(pairs, rng))
+        low, high = interval(_bootstrap_speedup(pairs, rng))
         assert low is not None
         assert high is not None
         covered += low < truth < high
@@ -271,19 +276,19 @@ def test_the_speed_interval_covers_when_prompts_and_samples_both_vary(con: duckd
 
 
 def test_empty_and_unknown_runs(con: duckdb.DuckDBPyConnection) -> None:
-    assert figures.accepted_length(con, RUN).is_empty()
-    assert figures.conditional_acceptance(con, RUN).is_empty()
-    assert figures.missing_responses(con, RUN).is_empty()
+    assert accepted_length(con, RUN).is_empty()
+    assert conditional_acceptance(con, RUN).is_empty()
+    assert missing_responses(con, RUN).is_empty()
     with pytest.raises(LookupError, match="no run 'gone'"):
-        figures.provenance(con, "gone")
+        provenance(con, "gone")
 
 
 def test_runs_do_not_mix(con: duckdb.DuckDBPyConnection) -> None:
     add_run(con, {"dspark": {"kind": "dspark", "gamma": 7}}, run_id="other")
     add_response(con, "dspark", "a", [(7, 7, 8)], run_id="other")
     add_response(con, "dspark", "a", [(7, 0, 1)])
-    assert cell(figures.accepted_length(con, RUN), "tau", task="gsm8k") == 1
-    assert figures.conditional_acceptance(con, RUN)["alpha"].to_list() == [0.0]
+    assert cell(accepted_length(con, RUN), "tau", task="gsm8k") == 1
+    assert conditional_acceptance(con, RUN)["alpha"].to_list() == [0.0]
 
 
 def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyConnection) -> None:
@@ -292,7 +297,7 @@ def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyCo
         if drafter != "mtp":
             add_response(con, drafter, "a", [(KINDS[drafter], 0, 1)], turn=1)
     columns = ["drafter", "task", "responses", "expected"]
-    assert figures.missing_responses(con, RUN).select(columns).rows() == [
+    assert missing_responses(con, RUN).select(columns).rows() == [
         ("mtp", "gsm8k", 1, 2),
         ("ngram", "gsm8k", 0, 2),
     ]
@@ -301,12 +306,12 @@ def test_missing_responses_names_the_drafter_and_the_task(con: duckdb.DuckDBPyCo
 def test_rounds_replayed_from_anchors_are_counted_apart(con: duckdb.DuckDBPyConnection) -> None:
     add_response(con, "none", "a", [(0, 0, 1)] * 3)
     add_response(con, "mtp", "b", [(1, 1, 2)])
-    assert figures.provenance(con, RUN).replayed == 0
+    assert provenance(con, RUN).replayed == 0
     con.execute("INSERT INTO recordings VALUES ($1, 'dspark', 7, 'sampled', 'a', 0, 3)", [RUN]).fetchall()
     for index in range(2):
         values = [RUN, "dspark", 7, "sampled", "a", 0, index, 7, 7, 1, 2, [], 1, None, None]
         con.execute(f"INSERT INTO rounds VALUES ({', '.join('?' * 15)})", values).fetchall()
-    run = figures.provenance(con, RUN)
+    run = provenance(con, RUN)
     assert (run.rounds, run.replayed) == (6, 2)
 
 
@@ -320,14 +325,14 @@ def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
         add_response(writer, "dspark", "a", [(7, 0, 1)], turn=1)
         add_speed(writer, "dspark", [(0, "a", 10, 0.5)])
     with duckdb.connect(str(file), read_only=True) as con:
-        run = figures.provenance(con, RUN)
+        run = provenance(con, RUN)
     assert (run.suite, run.suite_version, run.suite_hash, run.prompt_source) == (
         "math_code_chat",
         1,
         "abc123",
         "bundled",
     )
-    assert run.drafters == (figures.Drafter("dspark", "dspark", 7, "here", "beef"),)
+    assert run.drafters == (Drafter("dspark", "dspark", 7, "here", "beef"),)
     assert (run.prompts, run.responses, run.rounds, run.speed_samples) == (1, 2, 3, 1)
     assert run.sampling == {"temperature": 1.0}
     assert run.packages == {"torch": "2.9"}

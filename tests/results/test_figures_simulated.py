@@ -7,7 +7,10 @@ import math
 import polars as pl
 import pytest
 
-from results.figures import simulated, studied, tolerated, validated
+from results.figures import sensitivity, step_time, validation
+from results.figures import study as study_figure
+from results.figures import sweep as sweep_figure
+from results.figures.sweep import baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
 from simulator.sla import Sla
 from tests.results.database import (
     LOADS,
@@ -30,25 +33,25 @@ def swept(points: list[dict[str, object]]) -> tuple[object, object]:
     con = empty()
     add_run(con)
     add_sweep(con, points)
-    return simulated.sweep(con, "5eed"), simulated.simulated(con, "5eed")
+    return sweep_figure.sweep(con, "5eed"), sweep_figure.simulated(con, "5eed")
 
 
 def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken() -> None:
     # tps 100 and 25 at 10 and 80 users: a bound of 50 is half way in logarithms, so throughput is √(1000 · 2000).
     _, points = swept([point(0, "dspark", "fixed:7", 10, 1000), point(1, "dspark", "fixed:7", 80, 2000)])
-    [capacity] = simulated.capacities(points, [TPS50])  # type: ignore[arg-type]
+    [capacity] = capacities(points, [TPS50])  # type: ignore[arg-type]
     assert capacity.system == ("dspark", 7, "fixed:7", "none")
     assert capacity.how == "crossing"
     assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
     assert capacity.half_width == pytest.approx(capacity.throughput / 100)
     assert capacity.near["load_x"] == 10
-    [at_most] = simulated.capacities(points, [Sla.parse("tps>=20")])  # type: ignore[arg-type]
+    [at_most] = capacities(points, [Sla.parse("tps>=20")])  # type: ignore[arg-type]
     assert (at_most.how, at_most.throughput) == ("highest", 2000)
-    assert simulated.capacities(points, [Sla.parse("tps>=101")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [Sla.parse("tps>=101")]) == []  # type: ignore[arg-type]
     # Of several bounds the tightest counts, and one that is never kept rules all out.
-    both = simulated.capacities(points, [Sla.parse("tps>=20"), TPS50])  # type: ignore[arg-type]
+    both = capacities(points, [Sla.parse("tps>=20"), TPS50])  # type: ignore[arg-type]
     assert both[0].throughput == pytest.approx(math.sqrt(1000 * 2000))
-    assert simulated.capacities(points, [TPS50, Sla.parse("p95_ttft<=0.001")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [TPS50, Sla.parse("p95_ttft<=0.001")]) == []  # type: ignore[arg-type]
 
 
 def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None:
@@ -56,9 +59,9 @@ def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None
         point(0, "none", "none", 8, 400), point(1, "none", "none", 64, 900), point(2, "mtp", "fixed:1", 8, 700),
         point(3, "mtp", "fixed:1", 64, None), point(4, "dspark", "oracle", 8, 9000),
     ])  # fmt: skip
-    found = simulated.capacities(points, [])  # type: ignore[arg-type]
+    found = capacities(points, [])  # type: ignore[arg-type]
     assert [(c.system[0], c.throughput, c.how) for c in found] == [("mtp", 700, "reference"), ("none", 400, "reference")]
-    gain, half = simulated.gain(found[0], found[1])
+    gain, half = sweep_figure.gain(found[0], found[1])
     assert gain == pytest.approx(0.75)
     assert half == pytest.approx(1.75 * math.hypot(0.01, 0.01))
 
@@ -74,24 +77,24 @@ def test_baselines_leaders_and_what_is_the_same() -> None:
     con = empty()
     add_run(con)
     add_sweep(con)
-    points = simulated.simulated(con, "5eed")
-    found = simulated.capacities(points, [TPS50])
+    points = sweep_figure.simulated(con, "5eed")
+    found = capacities(points, [TPS50])
     kinds = {"dspark": "dspark", "mtp": "mtp"}
-    assert simulated.baseline(found, "none", kinds).system[2] == "none"  # type: ignore[union-attr]
-    assert simulated.baseline(found, "mtp", kinds).system[:3] == ("mtp", 1, "fixed:1")  # type: ignore[union-attr]
-    assert simulated.baseline(found, "mtp", {"mtp": "eagle3"}) is None
-    assert [s[:3:2] for s in simulated.leaders(points, [TPS50])] == [
+    assert baseline(found, "none", kinds).system[2] == "none"  # type: ignore[union-attr]
+    assert baseline(found, "mtp", kinds).system[:3] == ("mtp", 1, "fixed:1")  # type: ignore[union-attr]
+    assert baseline(found, "mtp", {"mtp": "eagle3"}) is None
+    assert [s[:3:2] for s in leaders(points, [TPS50])] == [
         ("dspark", "prefix_scheduler"), ("mtp", "fixed:1"), ("none", "none"),
     ]  # fmt: skip
     # No engine can be an oracle; fixed:7 of an MTP that drafts one token is fixed:1.
     assert all(c.system[2] != "oracle" for c in found)
     insert(con, "simulations", [point(99, "mtp", "fixed:7", 8, 500)])
-    assert ("mtp", 1, "fixed:7", "none") not in simulated.systems(simulated.simulated(con, "5eed"))
+    assert ("mtp", 1, "fixed:7", "none") not in systems(sweep_figure.simulated(con, "5eed"))
 
 
 def test_parts_of_a_step_sum_to_it() -> None:
     sweep, points = swept([point(0, "dspark", "fixed:7", 8, 900)])
-    parts = simulated.parts(points, [("dspark", 7, "fixed:7", "none")])  # type: ignore[arg-type]
+    parts = step_time.parts(points, [("dspark", 7, "fixed:7", "none")])  # type: ignore[arg-type]
     assert parts["part"].to_list() == ["overhead", "draft", "attention", "target"]
     assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
     assert parts["share"].sum() == pytest.approx(1)
@@ -102,21 +105,21 @@ def test_parts_of_a_step_sum_to_it() -> None:
 def test_the_latest_sweep_of_a_run_that_came_to_something() -> None:
     con = empty()
     add_run(con)
-    assert simulated.find_sweep(con, [RUN]) is None
+    assert find_sweep(con, [RUN]) is None
     add_sweep(con, [point(0, "none", "none", 8, None)])
-    assert simulated.find_sweep(con, [RUN]) is None
+    assert find_sweep(con, [RUN]) is None
     insert(con, "simulations", [point(1, "none", "none", 64, 900)])
-    assert simulated.find_sweep(con, [RUN]) == "5eed"
-    assert simulated.find_sweep(con, ["other"]) is None
+    assert find_sweep(con, [RUN]) == "5eed"
+    assert find_sweep(con, ["other"]) is None
     with pytest.raises(LookupError, match="no sweep 'gone'"):
-        simulated.sweep(con, "gone")
+        sweep_figure.sweep(con, "gone")
 
 
 def test_the_papers_curves_are_at_hand() -> None:
-    frontier = simulated.paper_curves("fig7_frontier")
+    frontier = paper_curves("fig7_frontier")
     assert set(frontier["kind"]) == {"dspark", "mtp"}
     assert set(frontier["model"]) == {"V4-Flash", "V4-Pro"}
-    budget = simulated.paper_curves("fig8_budget").filter(kind="mtp")
+    budget = paper_curves("fig8_budget").filter(kind="mtp")
     assert budget["y"].to_list() == pytest.approx([2.0] * budget.height, abs=0.01)
 
 
@@ -125,23 +128,23 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     add_run(con)
     add_sweep(con, [])
     add_study(con)
-    assert studied.find_study(con, [RUN]) == "57ad"
-    study = studied.study(con, "57ad")
+    assert study_figure.find_study(con, [RUN]) == "57ad"
+    study = study_figure.study(con, "57ad")
     assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["tps>=50"], "throughput")
-    trials = studied.trials(con, study)
+    trials = study_figure.trials(con, study)
     # 5,000 breaks the bound, 4,000 was cut short, the last failed.
     assert trials["best"].to_list() == [2000, 3500, 3500, 5200, 5200, 5200]
     assert trials["front"].to_list() == [False, False, False, True, True, False]
-    confirmed = studied.confirmations(con, study).to_dicts()
+    confirmed = study_figure.confirmations(con, study).to_dicts()
     assert [row["role"] for row in confirmed] == ["winner", "next best", "default", "default"]
     assert (confirmed[0]["throughput"], confirmed[0]["throughput_half_width"], confirmed[0]["tps_half_width"]) == (
         5200,
         50,
         None,
     )
-    assert studied.baseline(confirmed, "mtp", {})["gain"] == 0.5  # type: ignore[index]
-    assert studied.baseline(confirmed, "none", {})["gain"] == 1.6  # type: ignore[index]
-    sensitive = studied.sensitivities(con, study)
+    assert study_figure.baseline(confirmed, "mtp", {})["gain"] == 0.5  # type: ignore[index]
+    assert study_figure.baseline(confirmed, "none", {})["gain"] == 1.6  # type: ignore[index]
+    sensitive = study_figure.sensitivities(con, study)
     assert sensitive["best"].to_list() == [None, "mtp γ=1 fixed:1", "mtp γ=1 fixed:1"]
 
 
@@ -150,11 +153,11 @@ def test_a_database_without_studies_or_validations_has_none() -> None:
     add_run(con)
     for table in ("tolerances", "validations", "sensitivities", "confirmations", "trials", "studies"):
         con.execute(f"DROP TABLE IF EXISTS {table}").fetchall()
-    assert studied.find_study(con, [RUN]) is None
-    assert validated.find_validation(con, [RUN]) is None
-    assert tolerated.find_sensitivity(con, [RUN]) is None
+    assert study_figure.find_study(con, [RUN]) is None
+    assert validation.find_validation(con, [RUN]) is None
+    assert sensitivity.find_sensitivity(con, [RUN]) is None
     with pytest.raises(LookupError, match="no study 'gone'"):
-        studied.study(con, "gone")
+        study_figure.study(con, "gone")
 
 
 def test_validated_points_know_their_error_and_interval() -> None:
@@ -162,25 +165,25 @@ def test_validated_points_know_their_error_and_interval() -> None:
     add_run(con)
     add_sweep(con, [])
     add_validation(con)
-    assert validated.find_validation(con, [RUN]) == "a1"
-    found = validated.validation(con, "a1")
+    assert validation.find_validation(con, [RUN]) == "a1"
+    found = validation.validation(con, "a1")
     assert (found.points, found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
     assert (found.profile["name"], found.believed) == ("h100/toy", "h100/toy")
-    points = validated.validated(con, "a1")
+    points = validation.validated(con, "a1")
     assert points["quantity"].to_list() == ["throughput", "tau", "step"] * 2
     assert points["error"].to_list() == pytest.approx([0.1, 0.05, -0.02] * 2)
     assert points["inside"].to_list() == [False, True, None, True, True, None]
     first = points.row(0, named=True)
     assert (first["error_low"], first["error_high"], first["same_error"]) == pytest.approx((0.05, 0.2, 0.02))
     with pytest.raises(LookupError, match="no validation 'gone'"):
-        validated.validation(con, "gone")
+        validation.validation(con, "gone")
 
 
 def test_errors_of_a_validation_are_means_over_its_points() -> None:
     columns = {"quantity": "throughput", "inside": True, "same_error": 0.01}
     rows = [columns | {"error": 0.1, "inside": False}, columns | {"error": -0.04}]
     rows.append({"quantity": "step", "error": -0.02, "inside": None, "same_error": None})
-    [throughput, step] = validated.errors(pl.DataFrame(rows)).to_dicts()
+    [throughput, step] = validation.errors(pl.DataFrame(rows)).to_dicts()
     assert throughput == pytest.approx(
         {"quantity": "throughput", "points": 2, "mean_absolute": 0.07, "mean": 0.03, "worst": 0.1, "same_prompts": 0.01}
         | {"known": 2, "inside": 1}
@@ -193,21 +196,21 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
     add_run(con)
     add_sweep(con, [])
     add_tolerances(con)
-    assert tolerated.find_sensitivity(con, [RUN]) == "70"
-    found = tolerated.sensitivity(con, "70")
+    assert sensitivity.find_sensitivity(con, [RUN]) == "70"
+    found = sensitivity.sensitivity(con, "70")
     assert (found.objective, found.clear, found.profile["name"]) == ("throughput", 0.01, "h100/toy")
-    looks = tolerated.tolerances(con, "70")
+    looks = sensitivity.tolerances(con, "70")
     assert looks.height == 3 * 7
     assert looks["users"].unique().to_list() == [4, 64]
-    verify, acceptance = tolerated.things(looks, "users:64")
+    verify, acceptance = sensitivity.things(looks, "users:64")
     assert (verify["what"], verify["down"], verify["up"], verify["reach"]) == ("seconds of verification", None, 0.12, 0.3)
     assert (verify["instead_down"], verify["instead_up"]) == (None, "mtp γ=1 fixed:1")
     assert (verify["loss_down"], verify["loss_up"]) == pytest.approx((0, 0.03))
     assert (acceptance["down"], acceptance["up"], acceptance["instead_up"]) == (None, None, None)
-    [length] = tolerated.things(looks, "users:4")
+    [length] = sensitivity.things(looks, "users:4")
     assert (length["instead_down"], length["instead_up"]) == ("mtp γ=1 fixed:1", None)
     with pytest.raises(LookupError, match="no sensitivity 'gone'"):
-        tolerated.sensitivity(con, "gone")
+        sensitivity.sensitivity(con, "gone")
 
 
 @pytest.mark.parametrize(
@@ -217,12 +220,12 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
 def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: str) -> None:
     con = empty()
     add_tolerances(con)
-    assert tolerated.closest_load(tolerated.tolerances(con, "70"), load) == closest
+    assert sensitivity.closest_load(sensitivity.tolerances(con, "70"), load) == closest
 
 
 def test_loads_of_one_kind_are_compared() -> None:
     rows = [point(i, "none", "none", n, 100.0 * n) for i, n in enumerate(LOADS)]
     rows.append(point(9, "none", "none", 1, 90.0) | {"users": None, "rate_per_s": 3.0, "load": '"rate:3/1"'})
     _, points = swept(rows)
-    assert simulated.main_kind(points) == "users"  # type: ignore[arg-type]
-    assert simulated.capacities(points, [])[0].near["load_x"] == 256  # type: ignore[arg-type]
+    assert main_kind(points) == "users"  # type: ignore[arg-type]
+    assert capacities(points, [])[0].near["load_x"] == 256  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
-from results import look, report
-from results.export import write_tables
+from results.figures import style
+from results.report import compose
+from results.report.export import write_tables
 from tests.results.database import (
     LOADS,
     PROFILE,
@@ -78,7 +79,7 @@ def test_one_file_that_loads_nothing(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     con = everything()
     start = time.process_time()  # of this process alone: others may keep the machine busy
-    report.write_report(con, RUN, file)
+    compose.write_report(con, RUN, file)
     assert time.process_time() - start < 5
     assert file.stat().st_size < 6e6
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -94,7 +95,7 @@ def test_one_file_that_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_every_figure_has_its_data_and_a_link() -> None:
-    html = report.render(everything(), RUN)
+    html = compose.render(everything(), RUN)
     data = embedded(html, "data")
     sections = re.findall(r'<section id="([^"]+)"', html)
     assert set(data) == set(sections) - {"provenance"}
@@ -107,9 +108,9 @@ def test_every_figure_has_its_data_and_a_link() -> None:
 
 def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None:
     con = recorded()
-    assert "Most tokens per round: dspark in math" in Page(report.render(con, RUN)).text
+    assert "Most tokens per round: dspark in math" in Page(compose.render(con, RUN)).text
     add_sweep(con)
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     # 250·64/(1 + 64/40) = 6,154 at 64 users, 96 of a user; 8,649 at 256, 34: the bound of 50 lies between.
     where = "On h100/toy, with at least 50 tokens/s for a user on average"
     found = re.search(where + r", run dspark prefix_scheduler: up to ([\d,]+) ± \d+ tokens/s/GPU\.", text)
@@ -119,7 +120,7 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     assert "throughput over no speculation" in text
     assert "it commits 3.00 tokens per round against 3.00 of MTP-1" in text
     add_study(con)
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert f"{where}: at 64 users, run dspark γ=7 prefix_scheduler." in text
     assert "+50% throughput over MTP-1 at 64 users 95 % +45.0% to +55.0%" in text
     assert "+160% throughput over no speculation" in text
@@ -129,7 +130,7 @@ def test_a_lead_within_the_noise_is_called_unclear() -> None:
     con = recorded()
     wide = {"throughput_half_width": 300.0}
     add_sweep(con, [point(0, "none", "none", 8, 1000, **wide), point(1, "dspark", "fixed:7", 8, 1100, **wide)])
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert (
         "run dspark fixed:7: at least 1,100 ± 300 tokens/s/GPU at 8 users, which is not clearly more than no speculation."
         in text
@@ -140,15 +141,15 @@ def test_a_lead_within_the_noise_is_called_unclear() -> None:
 def test_a_profile_of_another_model_is_warned_of() -> None:
     con = recorded()
     add_sweep(con, profile=PROFILE | {"model": "Qwen/Qwen3-4B"})
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "The hardware profile h100/toy is of Qwen/Qwen3-4B, the traces are of the tiny target" in text
     con = recorded()
     add_sweep(con)
-    assert "The hardware profile h100/toy is of" not in Page(report.render(con, RUN)).text
+    assert "The hardware profile h100/toy is of" not in Page(compose.render(con, RUN)).text
 
 
 def test_the_headline_answers_and_the_page_says_what_it_is_not() -> None:
-    text = Page(report.render(recorded(), RUN)).text
+    text = Page(compose.render(recorded(), RUN)).text
     tau = r"\(\d\.\d\d\)"
     assert re.search(rf"Most tokens per round: dspark in math {tau}, code {tau} and chat {tau}\.", text)
     assert re.search(r"\d\.\d\d× tokens per round of dspark over MTP-1 95 % \d\.\d\d to \d\.\d\d", text)
@@ -163,19 +164,19 @@ def test_the_headline_answers_and_the_page_says_what_it_is_not() -> None:
 
 def test_the_report_says_how_rounds_came_about() -> None:
     con = recorded({"dspark": 7, "none": 0})
-    assert "all rounds decoded live" in Page(report.render(con, RUN)).text
+    assert "all rounds decoded live" in Page(compose.render(con, RUN)).text
     # A dense recording: dspark's rounds are replayed, on responses of none.
     con.execute(
         "INSERT INTO recordings SELECT run_id, drafter, gamma, drafting, prompt_id, turn, 30 FROM responses WHERE gamma = 7"
     )
     con.execute("DELETE FROM responses WHERE gamma = 7").fetchall()
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "all rounds decoded live" not in text
     assert "720 rounds replayed from a dense record, every drafted token verified; the others are plain decoding" in text
 
 
 def test_the_table_sets_the_published_value_beside_the_measured() -> None:
-    html = report.render(recorded(), RUN)
+    html = compose.render(recorded(), RUN)
     row = re.search(r'<th scope="row">gsm8k</th>(.*?)</tr>', html, re.DOTALL)
     assert row is not None
     cells = re.findall(r"<td title=\"([^\"]*)\" data-value=\"[\d.]+\">([\d.]+)(?:<small>([\d.]+)</small>)?</td>", row[1])
@@ -189,7 +190,7 @@ def test_measured_simulated_synthesised_and_published_never_look_alike() -> None
     seen: dict[str, set[tuple[str, bool]]] = {}
     for source in ("bundled", "synthesised"):
         con.execute("UPDATE runs SET prompt_source = ?", [source])
-        for name, spec in embedded(report.render(con, RUN), "figures").items():
+        for name, spec in embedded(compose.render(con, RUN), "figures").items():
             if name == "frontier-plot" or name.startswith(("conditional", "threshold", "load")):
                 for trace in spec["data"]:  # type: ignore[index]
                     if "lines" in trace.get("mode", "") and trace.get("meta") != "ink":
@@ -201,7 +202,7 @@ def test_measured_simulated_synthesised_and_published_never_look_alike() -> None
 
 
 def test_a_drafter_has_one_colour_and_mark_in_all_figures() -> None:
-    specs = embedded(report.render(everything(), RUN), "figures")
+    specs = embedded(compose.render(everything(), RUN), "figures")
     marks: dict[str, set[tuple[str, str]]] = {}
     for spec in specs.values():
         for trace in spec["data"]:  # type: ignore[index]
@@ -211,15 +212,15 @@ def test_a_drafter_has_one_colour_and_mark_in_all_figures() -> None:
             if who and isinstance(symbol, str) and symbol and "published" not in trace.get("meta", ""):
                 marks.setdefault(who[1], set()).add((trace["marker"]["color"], re.sub("-(open|dot|open-dot)$", "", symbol)))
     for kind, found in marks.items():
-        assert {(c, s.removesuffix("-open")) for c, s in found} == {look.STYLES[kind]}, kind
-    assert set(marks) == set(look.STYLES)
+        assert {(c, s.removesuffix("-open")) for c, s in found} == {style.STYLES[kind]}, kind
+    assert set(marks) == set(style.STYLES)
 
 
 def test_a_run_cut_short_says_what_is_missing() -> None:
     def keep(drafter: str, task: str) -> bool:
         return drafter != "ngram" and (drafter, task) != ("dspark", "livecodebench")
 
-    text = Page(report.render(recorded(keep=keep, speed=False, finished=False), RUN)).text
+    text = Page(compose.render(recorded(keep=keep, speed=False, finished=False), RUN)).text
     assert "This run did not finish" in text
     assert "dspark lacks 4 responses that other drafters gave, in livecodebench." in text
     assert "ngram lacks 24 responses that other drafters gave, in 6 tasks." in text
@@ -232,11 +233,11 @@ def test_a_run_cut_short_says_what_is_missing() -> None:
 
 
 def test_an_empty_run_and_a_run_of_none_still_report() -> None:
-    empty = Page(report.render(recorded(keep=lambda drafter, task: False, speed=False), RUN)).text
+    empty = Page(compose.render(recorded(keep=lambda drafter, task: False, speed=False), RUN)).text
     assert "No drafter has committed a round yet." in empty
     assert "No drafted position was ever verified" in empty
     assert "there are no confidences to look at" in empty
-    none = Page(report.render(recorded({"none": 0}), RUN)).text
+    none = Page(compose.render(recorded({"none": 0}), RUN)).text
     assert "No rounds of a drafter are recorded" in none
     assert "1.00" in none
 
@@ -250,7 +251,7 @@ def test_failed_partial_and_unknown_simulations_are_said() -> None:
         point(3, "dspark", "fixed:7", 64, 4000, stationary=False, warnings=["did not settle"]),
     ])  # fmt: skip
     con.execute("UPDATE sweeps SET finished_at = NULL").fetchall()
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "1 of 4 points of the sweep failed: no room." in text
     assert "1 of 4 points: did not settle." in text
     assert "Sweep 5eed did not finish" in text
@@ -258,14 +259,14 @@ def test_failed_partial_and_unknown_simulations_are_said() -> None:
     con = recorded()
     add_sweep(con, [point(0, "none", "none", 8, None)])
     con.execute("UPDATE simulations SET error = NULL").fetchall()
-    text = Page(report.render(con, RUN, sweep_id="5eed")).text
+    text = Page(compose.render(con, RUN, sweep_id="5eed")).text
     assert "No simulation of sweep 5eed has come to a result" in text
     assert "Most tokens per round: dspark in math" in text
     con = recorded()
     add_sweep(con, [point(i, "none", "none", n, 20.0) for i, n in enumerate(LOADS)])
     assert (
         "On h100/toy nothing that was simulated keeps the bound: at least 50 tokens/s for a user on average."
-        in Page(report.render(con, RUN)).text
+        in Page(compose.render(con, RUN)).text
     )
 
 
@@ -273,7 +274,7 @@ def test_a_study_without_confirmations_leaves_the_answer_to_the_sweep() -> None:
     con = recorded()
     add_sweep(con)
     add_study(con, confirmed=False)
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "run dspark prefix_scheduler: up to" in text
     assert "What the tuner found" in text
 
@@ -281,7 +282,7 @@ def test_a_study_without_confirmations_leaves_the_answer_to_the_sweep() -> None:
 def test_several_runs_are_shown_side_by_side() -> None:
     con = recorded({"dspark": 7, "none": 0})
     recorded({"dspark": 3, "none": 0}, con=con, run="beef")
-    html = report.render(con, [RUN, "beef"])
+    html = compose.render(con, [RUN, "beef"])
     page = Page(html)
     assert "2 runs" in page.text
     # A panel a run, in which a drafter has the colour it always has; a row a run in tables.
@@ -289,7 +290,7 @@ def test_several_runs_are_shown_side_by_side() -> None:
         assert {f"accepted-length-math-{run}", f"conditional-acceptance-code-{run}", f"speed-up-{run}"} <= set(page.ids)
         assert f"math · tiny {run}" in page.text
         assert f"gsm8k · {run}" in page.text
-    assert set(re.findall(r'<path d="[^"]*" fill="(#\w+)"[^>]*>\s*</svg>dspark', html)) == {look.STYLES["dspark"][0]}
+    assert set(re.findall(r'<path d="[^"]*" fill="(#\w+)"[^>]*>\s*</svg>dspark', html)) == {style.STYLES["dspark"][0]}
     # What it opens with is about the first run.
     assert f"Most tokens per round: dspark γ=7 ({RUN}) in math" in page.text
 
@@ -298,7 +299,7 @@ def test_published_values_step_back_beside_another_model() -> None:
     con = everything()
 
     def published(name: str) -> list[dict[str, object]]:
-        traces = embedded(report.render(con, RUN), "figures")[name]["data"]  # type: ignore[index]
+        traces = embedded(compose.render(con, RUN), "figures")[name]["data"]  # type: ignore[index]
         return [trace for trace in traces if trace.get("meta") == "published"]
 
     assert {trace["opacity"] for trace in published("conditional-acceptance-math")} == {0.45}
@@ -314,7 +315,7 @@ def test_every_block_size_is_in_the_figure_over_block_sizes() -> None:
     con = recorded({"dspark": 7, "none": 0})
     con.execute("INSERT INTO responses SELECT * REPLACE (3 AS gamma) FROM responses WHERE gamma = 7").fetchall()
     con.execute("INSERT INTO rounds SELECT * REPLACE (3 AS gamma) FROM rounds WHERE gamma = 7").fetchall()
-    html = report.render(con, RUN)
+    html = compose.render(con, RUN)
     [line] = [t for t in embedded(html, "figures")["block-size-math"]["data"] if t["meta"] == "measured"]  # type: ignore[index]
     assert line["x"] == [3, 7]
     assert "Of every drafter this is the largest block size recorded" in Page(html).text
@@ -324,7 +325,7 @@ def test_it_says_how_wrong_the_profile_may_be() -> None:
     con = recorded()
     add_sweep(con)
     add_tolerances(con)
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     # The answer is at 64 users.
     assert (
         "On h100/toy at 64 users, without bounds, dspark γ=7 prefix_scheduler has most throughput, 2.1% ahead. Another "
@@ -341,7 +342,7 @@ def test_it_says_how_wrong_the_profile_may_be() -> None:
         assert fact in text
     assert "`harness sensitivity` tells" not in text
     con.execute("UPDATE tolerances SET down = NULL, up = NULL").fetchall()
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "It stays best whatever is up to 30% off: acceptance and seconds of verification." in text
 
 
@@ -349,7 +350,7 @@ def test_a_validation_says_how_far_off_the_simulation_is() -> None:
     con = recorded()
     add_sweep(con)
     add_validation(con)
-    text = Page(report.render(con, RUN)).text
+    text = Page(compose.render(con, RUN)).text
     assert "served 2 prompts in turn, in 2 combinations of drafter, policy and load, 3 minutes in all" in text
     assert "throughput 10.0% +10.0% 10.0% 2.0% 1 of 2" in text
     assert "step time 2.0% -2.0% 2.0% – –" in text
@@ -358,18 +359,18 @@ def test_a_validation_says_how_far_off_the_simulation_is() -> None:
 
 
 def test_speed_without_none_is_given_but_not_compared() -> None:
-    text = Page(report.render(recorded({"dspark": 7, "mtp": 1}), RUN)).text
+    text = Page(compose.render(recorded({"dspark": 7, "mtp": 1}), RUN)).text
     assert "for want of none's samples beside theirs: dspark 95.2 tokens/s and mtp 76.9 tokens/s." in text
 
 
 def test_names_are_text_not_markup_and_kinds_give_the_style() -> None:
     evil = "</script><b>mine</b>"
-    html = report.render(recorded({evil: 7, "dspark": 7, "none": 0}, kinds={evil: "dspark"}), RUN)
+    html = compose.render(recorded({evil: 7, "dspark": 7, "none": 0}, kinds={evil: "dspark"}), RUN)
     assert evil not in html
     assert evil in Page(html).text
     assert '"\\u003c/script>' in html
     legend = re.findall(r'<path d="[^"]*" fill="(#\w+)"', html)
-    assert legend[:2] == [look.STYLES["dspark"][0], look.SPARE_STYLES[0][0]]
+    assert legend[:2] == [style.STYLES["dspark"][0], style.SPARE_STYLES[0][0]]
 
 
 def test_a_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,22 +382,22 @@ def test_a_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_report(recorded(), RUN, file)
+        compose.write_report(recorded(), RUN, file)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert file.read_text() == "the old one"
 
 
 def test_an_unknown_run_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="no run 'gone'"):
-        report.write_report(recorded(), "gone", tmp_path / "report.html")
+        compose.write_report(recorded(), "gone", tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_of_every_figure(tmp_path: Path) -> None:
-    files = write_tables(report.compose(everything(), RUN), tmp_path)
+    files = write_tables(compose.compose(everything(), RUN), tmp_path)
     names = {file.stem for file in files}
     assert {"frontier", "load", "step-time", "latency", "study", "accepted-length", "threshold", "reliability"} <= names
-    write_tables(report.compose(recorded(), RUN), tmp_path)
+    write_tables(compose.compose(recorded(), RUN), tmp_path)
     head, *rows = (tmp_path / "accepted-length.csv").read_text().splitlines()
     assert head.startswith("run,drafter,gamma,drafting,domain,task")
     assert len(rows) == 6 * (6 + 3)

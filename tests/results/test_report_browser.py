@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from results import browser, report
-from results.export import write_pictures
+from results.report import browser, compose
+from results.report.export import write_pictures
 from tests.results.database import LOADS, RUN, everything, recorded
 from tests.results.test_report import ALL
 
@@ -43,7 +43,7 @@ def chromium() -> Iterator[browser.Page]:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(everything(), RUN, file)
+    compose.write_report(everything(), RUN, file)
     return file
 
 
@@ -126,7 +126,7 @@ def test_published_layers_come_and_go(chromium: browser.Page, full: Path) -> Non
 
 @needs_browser
 def test_pictures_of_every_figure(tmp_path: Path) -> None:
-    files = write_pictures(report.compose(recorded(), RUN), tmp_path, scale=1)
+    files = write_pictures(compose.compose(recorded(), RUN), tmp_path, scale=1)
     assert {file.stem for file in files} == {"accepted-length", "conditional-acceptance", "block-size", "speed"}
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.admission import best_total, fill_budget, prefix_lengths, scratch, threshold_lengths
-from simulator.cost import StepCost, StepLoad
+from simulator.engine.rules import best_total, fill_budget, prefix_lengths, scratch, threshold_lengths
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies import LaggedScheduler, Policy, PrefixScheduler, Step, Threshold, verify_lengths
 from simulator.records import Round
 from simulator.traces import survival

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.calibration import (
+from simulator.confidence import (
     calibrated,
     estimated,
     expected_calibration_error,

@@ -14,7 +14,7 @@ import numba
 import pytest
 
 from simulator import simulation
-from simulator.compilation import Kept, heard
+from simulator.engine.compilation import Kept, heard
 from simulator.simulation import COMPILING, NOT_KEPT, ready
 from tests.simulator.test_engine import plain_case
 

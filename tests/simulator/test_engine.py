@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulator import simulation
-from simulator.cost import StepCost
-from simulator.engine import _mix
+from simulator.engine.loop import _mix
+from simulator.engine.reference import Reference, draw
+from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
+from simulator.hardware.cost import StepCost
 from simulator.policies import parse_policy
 from simulator.records import Anchors
-from simulator.reference import Reference, draw
 from simulator.replay import replay
 from simulator.simulation import Engine, Simulator, prepare
-from simulator.state import REQUEST, Records
 from simulator.traces import Trace, TracedResponse
 
 POLICIES = [

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
-from simulator.hardware import Curve, DraftCurve, Profile, dump_profile, load_profile
-from simulator.profiles import bundled_profiles, find_profile
+from simulator.hardware.catalogue import bundled_profiles, find_profile
+from simulator.hardware.profile import Curve, DraftCurve, Profile, dump_profile, load_profile
 
 FIELD = Path(os.environ.get("SPECYARD_FIELD", Path(__file__).parents[3] / "shared" / "field"))
 DOCS = Path(__file__).parents[2] / "docs" / "hardware.md"

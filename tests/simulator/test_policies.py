@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from simulator.cost import StepCost, StepLoad
 from simulator.errors import InputError
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, Step, parse_policy, verify_lengths
 from simulator.records import Round
 from simulator.traces import survival

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from simulator.errors import InputError
-from simulator.hardware import Profile
-from simulator.profiles import devices, find_profile, models
-from simulator.roofline import (
+from simulator.hardware.catalogue import devices, find_profile, models
+from simulator.hardware.profile import Profile
+from simulator.hardware.roofline import (
     MARKOV_RANK,
     TOKENS,
     Assumptions,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.hardware import Curve, Profile
+from simulator.hardware.profile import Curve, Profile
+from simulator.load import Arrivals, Users
 from simulator.metrics import mser, student_t
 from simulator.records import Anchors
 from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse
-from simulator.workload import Arrivals, Users
 
 GAMMA = 4
 SEEDS = range(20)

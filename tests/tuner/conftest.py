@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from harness.published import Size, publish
-from harness.watcher import Watcher
-from results.store import Store
-from simulator.hardware import Profile, dump_profile
-from simulator.profiles import find_profile
+from harness.console import Watcher
+from harness.published.run import Size, publish
+from results.store.database import Store
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import Profile, dump_profile
 from tuner.objective import Scenario
-from tuner.runner import Run
-from tuner.search import Search
+from tuner.search import Run, Search
 from tuner.study import Ground, Plan, ground, scenario_of, space_of, traces_of
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)

@@ -22,7 +22,7 @@ def tuner(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, tuner.cli; heavy = {'torch', 'ray', 'optuna', 'plotly', 'polars', 'duckdb', 'numpy', 'numba'}; "
+        "import sys, tuner.cli.app; heavy = {'torch', 'ray', 'optuna', 'plotly', 'polars', 'duckdb', 'numpy', 'numba'}; "
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
+from simulator.load import Mix
 from simulator.traces import Trace
-from simulator.workload import Mix
 from tuner.export import batch_rows, check, serving
+from tuner.k_by_batch import k_by_batch
 from tuner.space import Configuration
 from tuner.study import Ground, Plan
-from tuner.tables import k_by_batch
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},

@@ -9,22 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.watcher import Watcher
-from harness.workers import Cluster
-from results.store import Store, without_nan
-from results.studies import Studies
-from simulator.hardware import Curve, DraftCurve, Profile
+from harness.cluster import Cluster
+from harness.console import Watcher
+from results.store.database import Store, without_nan
+from results.store.studies import Studies
+from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.traces import split_of
+from tests.tuner.conftest import QUIET
 from tuner.objective import Job, Scenario, Worker
-from tuner.runner import Result, Run
+from tuner.prompts import drawn
 from tuner.samplers import study_of
-from tuner.search import Search, search
+from tuner.search import Result, Run, Search, search
 from tuner.space import Configuration, plain
 from tuner.study import Ground, Plan, resume_study, start_study
-from tuner.traffic import drawn
 from tuner.trial import Rung, Trial, front, ranked
-
-from .conftest import QUIET
 
 Here = Callable[[Plan], tuple[Ground, Scenario, Search, Run]]
 OPTIONS: dict[str, Any] = {

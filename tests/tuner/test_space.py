@@ -9,12 +9,11 @@ import optuna
 import pytest
 
 from simulator.errors import InputError
-from simulator.hardware import Profile
+from simulator.hardware.profile import Profile
 from simulator.policies import parse_policy
 from tuner.objective import Job, Scenario
-from tuner.runner import Run
 from tuner.samplers import SAMPLERS, propose, study_of
-from tuner.search import Search
+from tuner.search import Run, Search
 from tuner.space import COORDINATES, Configuration, Point, Recorded, Space, Suggested, leaf, request_caps
 from tuner.study import Ground, Plan
 

@@ -1,0 +1,1 @@
+"""The layers that drafters are made of, one file for each family of targets."""

@@ -1,0 +1,1 @@
+"""The kinds of drafters: what all of them offer, and one file for each."""

@@ -1,0 +1,98 @@
+"""Targets and drafters of a published shape with random weights: what a forward takes does not depend on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
+
+from drafters.checkpoints import build_drafter, read_config
+from drafters.kinds.contract import Drafter
+from drafters.kinds.ngram import NGram
+from drafters.target import Target
+from drafters.training.drafter import KINDS, Kind, drafter_config
+from simulator.errors import InputError
+
+_SHAPES = Path(__file__).parent / "architectures.json"
+_LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
+"""Of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps."""
+
+
+def known_architectures() -> dict[str, dict[str, Any]]:
+    """Configurations that come with the package, by short name."""
+    shapes: dict[str, dict[str, Any]] = json.loads(_SHAPES.read_text(encoding="utf-8"))
+    return shapes
+
+
+def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) -> Target:
+    """A target with random weights.
+
+    Args:
+        source: a known name, a Hugging Face `config.json`, or a folder with one.
+
+    Raises:
+        InputError: no such configuration, or not of a causal language model.
+    """
+    raw = dict(_config(source))
+    try:
+        config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+        with torch.random.fork_rng(), torch.device(device):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return Target(model.to(device))
+    except torch.OutOfMemoryError:
+        raise InputError(f"architecture {source}: its weights do not fit into the memory of {device}") from None
+    except Exception as error:  # transformers and torch have many exception types for what a configuration can be
+        raise InputError(f"architecture {source}: {' '.join(str(error).split())[:200]}") from None
+
+
+def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) -> dict[str, Drafter]:
+    """Drafters of `target` with random weights, by name.
+
+    Args:
+        configs: name → a drafter's `config.json` or a folder with one, `ngram`, or one of dspark, dflash, eagle3, mtp for
+            the shape the published drafters have over a target of this width.
+    """
+    drafters: dict[str, Drafter] = {}
+    for name, source in configs.items():
+        if source == "ngram":
+            drafters[name] = NGram(_BLOCK)
+            continue
+        raw = _standard(source, target) if source in KINDS else _config(source)
+        with torch.random.fork_rng(), torch.device(target.device):
+            torch.manual_seed(seed)
+            drafter = build_drafter(raw, target, gamma=None, name=source)
+        drafters[name] = drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
+    return drafters
+
+
+def _config(source: str) -> Mapping[str, Any]:
+    known = known_architectures()
+    if source in known:
+        return known[source]
+    path = Path(source)
+    if path.is_dir():
+        return read_config(path)
+    if not path.is_file():
+        raise InputError(f"architecture {source}: no such file, and not one of {', '.join(known)}")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(raw, dict) or "model_type" not in raw:
+        raise InputError(f"{path}: must be a JSON object with a model_type, as Hugging Face's config.json is")
+    return raw
+
+
+def _standard(kind: str, target: Target) -> dict[str, Any]:
+    """What the published drafters of the Qwen3 family look like, over this target."""
+    if not isinstance(target.config, Qwen3Config):
+        raise InputError(f"drafter {kind}: published shapes are known for Qwen3 targets; name a config.json instead")
+    count = min(_TAPS if kind in ("dspark", "dflash") else 3, target.num_layers)
+    taps = tuple(int(i) for i in torch.linspace(0, target.num_layers - 1, count).round().tolist())
+    config = drafter_config(cast(Kind, kind), target, taps, layers=_LAYERS, block=_BLOCK, rank=_RANK)
+    return config | {"mask_token_id": target.vocab_size - 1}

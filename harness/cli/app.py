@@ -1,0 +1,47 @@
+"""The command `harness`. Arguments in, work elsewhere, results out; bad input exits with code 2 and one sentence."""
+
+from __future__ import annotations
+
+import typer
+
+from harness.cli.compare import compare
+from harness.cli.hardware import hardware
+from harness.cli.profile import profile
+from harness.cli.record import record
+from harness.cli.replay import replay
+from harness.cli.report import report
+from harness.cli.reproduce import reproduce
+from harness.cli.runs import runs
+from harness.cli.sensitivity import sensitivity
+from harness.cli.show import show
+from harness.cli.simulate import simulate
+from harness.cli.synthesize import synthesize
+from harness.cli.validate import validate
+
+app = typer.Typer(
+    name="harness",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmark speculative decoding: record real target/draft pairs, keep everything in DuckDB, report.",
+)
+
+
+app.command("record", help="Record a suite with every drafter of a pair, and no more.")(record)
+app.command("run", help="Record a suite with every drafter of a pair, time the drafters live, write a report.")(record)
+app.command()(replay)
+app.command()(simulate)
+app.command()(hardware)
+app.command()(profile)
+app.command()(synthesize)
+app.command()(report)
+app.command()(compare)
+app.command()(runs)
+app.command()(show)
+app.command()(validate)
+app.command()(sensitivity)
+app.command()(reproduce)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

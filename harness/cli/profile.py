@@ -1,0 +1,92 @@
+"""`harness profile`: this machine as a hardware profile."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out
+from harness.console import plain_console, user_errors, watching
+
+if TYPE_CHECKING:  # these take seconds
+    from harness.hardware.measure import ProfileQuality
+    from simulator.hardware.profile import Profile
+
+
+LEARNED = ("dspark", "dflash", "eagle3", "mtp")
+
+
+def profile(
+    pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
+    architecture: Annotated[
+        str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default the pair's, or a GPU where there is one.")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of an architecture's random weights; auto: bfloat16 where the device computes in it by itself."),
+    ] = "auto",
+    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
+    graphs: Annotated[bool, typer.Option(help="Capture passes as CUDA graphs on a GPU.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the order of measurements.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
+    from harness.hardware.measure import Effort, profile_architecture, profile_pair
+    from simulator.hardware.profile import dump_profile
+
+    with user_errors("harness"):
+        effort = Effort(
+            seconds=seconds, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
+            graphs=graphs,
+        )  # fmt: skip
+        with watching() as watcher:
+            if architecture is None:
+                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=drafter)
+            else:
+                kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in drafter or LEARNED}
+                made, quality = profile_architecture(
+                    architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype
+                )
+        file = out / "hardware" / f"{made.name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dump_profile(made))
+        print_profile(made, quality, file, as_json=as_json)
+
+
+def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_json: bool) -> None:
+    """A measured profile, and how far to trust it."""
+    if as_json:
+        from simulator.hardware.profile import dump_profile
+
+        print(
+            json.dumps(
+                {"profile": json.loads(dump_profile(profile)), "quality": dataclasses.asdict(quality), "file": str(file)}
+            )
+        )
+        return
+    console = plain_console()
+    console.print(
+        f"{profile.name} · {profile.device} · room for {profile.kv_capacity_tokens:,} context tokens", markup=False
+    )
+    table = Table("one request, ms a round", "as profiled", "as decoded", "ratio", box=None, header_style="bold")
+    for name, live in quality.live.items():
+        ratio = f"{live.predicted_s / live.measured_s:.2f}"
+        table.add_row(name, f"{1e3 * live.predicted_s:.2f}", f"{1e3 * live.measured_s:.2f}", ratio)
+    console.print(table)
+    errors = ", ".join(f"{part} {median:.0%} ({worst:.0%})" for part, (median, worst) in quality.errors.items())
+    console.print(f"error against the measured points, median (worst): {errors}", markup=False, soft_wrap=True)
+    console.print(f"spread of repetitions {quality.spread[0]:.0%} ({quality.spread[1]:.0%}), {quality.points} points")
+    console.print(str(file), soft_wrap=True, markup=False)

@@ -1,0 +1,70 @@
+"""`harness replay`: a dense recording under policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out, RunName
+from harness.cli.show import domain_order
+from harness.console import _drafting_table, _replay_label, plain_console, user_errors, watching
+
+if TYPE_CHECKING:  # these take seconds
+    from harness.sweeps.replay import Replayed
+
+
+def replay(
+    name: RunName = "latest",
+    policy: Annotated[
+        list[str] | None, typer.Option(help="fixed:K, threshold:C, oracle or none (repeatable); by default all drafted.")
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="Only drafts chosen so; by default all that were recorded, and what greedy ones are worth."),
+    ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            help="Decide from calibrated confidences, or estimated ones where a drafter gives none, on prompts these were "
+            "not fitted on."
+        ),
+    ] = False,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Walk a dense recording under policies: accepted length, tokens verified, tokens wasted."""
+    from harness.sweeps.replay import replay_run
+    from results.store.database import Store
+
+    with user_errors("harness"):
+        store = Store(out / "specyard.duckdb")
+        with watching() as watcher:
+            run_id = store.find_run(name)
+            rows = replay_run(store, run_id, policy, drafter, drafting=drafting, calibrated=calibrated, say=watcher.say)
+        print_replays(rows, as_json=as_json)
+
+
+def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
+    """What came of replaying policies."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(r) for r in rows]))
+        return
+    domains = sorted({r.domain for r in rows}, key=lambda domain: domain_order({"domain": domain}))
+    table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
+    by_line: dict[str, list[Replayed]] = {}
+    for r in rows:
+        by_line.setdefault(_replay_label(r), []).append(r)
+    for line, of_line in by_line.items():
+        cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
+        verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
+        share = f"{accepted / verified:.1%}" if verified else "–"
+        table.add_row(line, *(cells.get(d, "–") for d in domains), share)
+    plain_console().print(table)
+    if any(r.change for r in rows):
+        plain_console().print(_drafting_table(rows, domains))

@@ -1,0 +1,83 @@
+"""`harness report`: the report of one or more runs, or its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from harness.cli.options import AsJson, Out
+from harness.console import user_errors
+from simulator.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+
+
+def report(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN…", help="Run ids, the start of one, or `latest`, the default.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="By default the latest of these runs.")] = None,
+    sim: Annotated[str | None, typer.Option(metavar="SIM", help="A sweep; by default the latest of these runs.")] = None,
+    form: Annotated[
+        Literal["html", "png", "csv"],
+        typer.Option("--format", help="One page, or every figure as a picture or as a table of its own."),
+    ] = "html",
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of one or more runs: one HTML file that opens offline, or its figures as pictures or tables."""
+    from results.store.database import Store
+
+    with user_errors("harness"):
+        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form)
+        made: Any = str(files[0]) if form == "html" else [str(file) for file in files]
+        print(json.dumps({"report": made}) if as_json else "\n".join(map(str, files)))
+
+
+def write_report(store: Any, run_id: str) -> Path:
+    """Write the report of one run, and return its file."""
+    return make_report(store, [run_id])[0]
+
+
+def make_report(
+    store: Store,
+    names: Sequence[str],
+    *,
+    sweep: str | None = None,
+    study: str | None = None,
+    form: Literal["html", "png", "csv"] = "html",
+) -> list[Path]:
+    """Write the report of some runs and return its files; without names, of the run that the sweep or study is of.
+
+    Raises InputError for what is not there, and where a sweep or study is of another run.
+    """
+    from results.report.compose import compose, page
+    from results.report.export import write_pictures, write_tables
+    from results.report.page import write_page
+    from results.store.studies import Studies
+
+    found_sweep = None if sweep is None else store.sweep(sweep)
+    found_study = None if study is None else Studies(store).find(study)
+    owners = [found["run_id"] for found in (found_study, found_sweep) if found is not None]
+    run_ids = list(dict.fromkeys(store.find_run(name) for name in names or owners or ["latest"]))
+    for kind, found in (("sweep", found_sweep), ("study", found_study)):
+        if found is not None and found["run_id"] not in run_ids:
+            raise InputError(f"{kind} {found[f'{kind}_id']}: is of run {found['run_id']}; name that run too")
+    folder = store.file.parent / run_ids[0]
+    with store.reading() as connection:
+        made = compose(
+            connection, run_ids,
+            sweep_id=None if found_sweep is None else found_sweep["sweep_id"],
+            study_id=None if found_study is None else found_study["study_id"],
+        )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    if form == "html":
+        write_page(page(made), folder / "report.html")
+        return [folder / "report.html"]
+    figures = folder / "figures"
+    return write_tables(made, figures) if form == "csv" else write_pictures(made, figures)

@@ -1,0 +1,43 @@
+"""`harness runs`: the runs of a database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out
+from harness.console import plain_console, user_errors
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+
+
+def runs(out: Out = Path("runs"), as_json: AsJson = False) -> None:
+    """List the runs of a database."""
+    from results.store.database import Store
+
+    with user_errors("harness"):
+        print_runs(Store(out / "specyard.duckdb"), as_json=as_json)
+
+
+def print_runs(store: Store, *, as_json: bool) -> None:
+    """All runs of a database, the latest first."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT run_id, created_at, finished_at IS NOT NULL AS finished, suite, prompt_source, pair, seed,
+                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses
+            FROM runs r ORDER BY created_at DESC
+            """
+        ).fetchall()
+    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses")
+    if as_json:
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
+        return
+    table = Table(*names, box=None)
+    for row in rows:
+        table.add_row(*[("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row])
+    plain_console().print(table)

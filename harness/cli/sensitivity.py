@@ -1,0 +1,78 @@
+"""`harness sensitivity`: how wrong an input may be before another configuration would have won."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out, RunName
+from harness.console import listed, plain_console, user_errors, watching
+from simulator.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds
+    from harness.sweeps.sensitivity import Tolerance
+
+
+def sensitivity(
+    name: RunName = "latest",
+    hardware: Annotated[str | None, typer.Option(help="A profile: device/model, or the file of one's own.")] = None,
+    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = "4,32,256",
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler.")
+    ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
+    ] = None,
+    objective: Annotated[
+        Literal["throughput", "tps"], typer.Option(help="What the best configuration has most of.")
+    ] = "throughput",
+    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
+    from harness.sweeps.plan import Plan
+    from harness.sweeps.sensitivity import run_sensitivity
+    from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
+    from simulator.hardware.profile import dump_profile
+    from simulator.load import counts
+
+    with user_errors("harness"):
+        if hardware is None:
+            raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+        store = Store(out / "specyard.duckdb")
+        loads = [f"users:{n}" for n in counts("--concurrency", concurrency)]
+        plan = Plan(
+            profile=dump_profile(find_profile(hardware)), loads=loads, policies=listed(policy), drafters=drafter,
+            seconds=seconds, seed=seed,
+        )  # fmt: skip
+        with watching() as watcher:
+            found = run_sensitivity(store, store.find_run(name), plan, objective, watcher, drafting=drafting)
+        print_tolerances(found, as_json=as_json)
+
+
+def print_tolerances(found: list[Tolerance], *, as_json: bool) -> None:
+    """How far things may be off before another configuration wins."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(t) for t in found]))
+        return
+    table = Table(
+        "load", "wins (by)", "what is off", "holds from", "to", "then wins", "lost at ±30 %", box=None, header_style="bold"
+    )
+    last = None
+    for t in found:
+        shown = "" if t.load == last else f"{t.winner} ({t.margin:.1%})"
+        ends = [f"{end:+.0%}" if end is not None else f"beyond {side} 30 %" for end, side in ((t.down, "−"), (t.up, "+"))]
+        losses = " / ".join(f"{look.loss:.1%}" for look in (t.looks[0], t.looks[-1]))
+        table.add_row("" if t.load == last else t.load, shown, t.what, *ends, t.instead or "–", losses)
+        last = t.load
+    plain_console().print(table)

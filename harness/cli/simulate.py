@@ -1,0 +1,134 @@
+"""`harness simulate`: a run's recordings on modelled hardware, under load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out, RunName
+from harness.console import listed, plain_console, shares, user_errors, watching
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+
+
+def simulate(
+    name: RunName = "latest",
+    hardware: Annotated[
+        str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
+    ] = None,
+    believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
+    concurrency: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
+    think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
+    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
+    arrivals: Annotated[
+        Path | None, typer.Option(help="Recorded arrivals: a CSV of arrival_s, prompt_tokens, output_tokens.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+    ] = None,
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    confidences: Annotated[
+        Literal["raw", "calibrated"] | None,
+        typer.Option(help="By default calibrated, where the run has temperatures; estimated where a drafter gives none."),
+    ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
+    ] = None,
+    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
+    request_cap: Annotated[int, typer.Option(help="Requests running at once on a replica.")] = 256,
+    step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
+    kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
+    replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router.")] = 1,
+    router: Annotated[Literal["round_robin", "least_loaded"], typer.Option(help="How requests find one.")] = "least_loaded",
+    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 600.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
+    replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
+    sla: Annotated[list[str] | None, typer.Option(help="A bound, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep.")] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
+    from harness.sweeps.run import run_sweep
+    from results.store.database import Store
+    from simulator.load import loads
+
+    with user_errors("harness"):
+        store = Store(out / "specyard.duckdb")
+        options: dict[str, Any] = {
+            "policies": listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
+            "output_tokens": output_tokens, "request_cap": request_cap, "step_tokens": step_tokens,
+            "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
+            "seed": seed, "replications": replications, "slas": sla or [], "weights": shares(mix),
+        }  # fmt: skip
+        asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
+        with watching() as watcher:
+            sweep_id = run_sweep(
+                store, name, hardware, believed_hardware, asked, options, watcher,
+                drafting=drafting, resume=resume, actors=actors, ray_address=ray_address, rows=rows,
+            )  # fmt: skip
+        print_sweep(store, sweep_id, as_json=as_json)
+
+
+def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
+    """What a sweep of simulations came to."""
+    rows = store.simulations(sweep_id)
+    if as_json:
+        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows}, default=str))
+        return
+    console = plain_console()
+    first = rows[0]
+    head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
+    console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
+    replicated = len({r["seed"] for r in rows}) > 1
+    columns = ("tok/s/GPU", "tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
+    table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
+    last = None
+    for r in rows:
+        who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
+        who += " (estimated)" if r["confidences"] == "estimated" else ""
+        seed = f" #{r['seed']}" if replicated else ""
+        cells = [r["error"]] if r["error"] else _simulation_cells(r)
+        table.add_row("" if who == last else who + ("" if r["lossless"] else " (a bound)"), _load_cell(r) + seed, *cells)
+        last = who
+    console.print(table)
+    for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
+        which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
+        console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
+    if any(not r["exact"] and r["lossless"] for r in rows):
+        console.print("policies that look at old confidences replay sampled drafts approximately; see the README")
+
+
+def _load_cell(r: dict[str, Any]) -> str:
+    if r["users"] is not None:
+        return f"{r['users']} users"
+    return r["arrivals"] or f"{r['rate_per_s']:g}/s"
+
+
+def _simulation_cells(r: dict[str, Any]) -> list[str]:
+    ttft = [r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
+    cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
+    cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
+    cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
+    return cells + ["kept" if kept else "missed" for kept in (r["slas"] or {}).values()]
+
+
+def _with_interval(r: dict[str, Any], name: str, form: str) -> str:
+    value, half = r[name], r[f"{name}_half_width"]
+    if value is None:
+        return "–"
+    return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")

@@ -1,0 +1,116 @@
+"""`harness validate`: a live engine beside its simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from harness.cli.options import AsJson, Out, RunName
+from harness.console import listed, plain_console, user_errors, watching
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+
+
+def validate(
+    name: RunName = "latest",
+    engine: Annotated[
+        Literal["specyard", "vllm"], typer.Option(help="Who serves: this project's own loop, or vLLM where it is installed.")
+    ] = "specyard",
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
+    ] = None,
+    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32.")] = "1..32",
+    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="As fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
+    ] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen, live and simulated; by default as the engine does: sampled, vLLM greedy."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="About how long to measure: profile and live points together.")] = 420.0,
+    max_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
+    seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
+    from harness.validation.plan import Plan
+    from harness.validation.run import validate_run
+    from results.store.database import Store
+    from simulator.load import counts
+
+    with user_errors("harness"):
+        store = Store(out / "specyard.duckdb")
+        plan = Plan(
+            concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
+            policies=None if policy is None else tuple(listed(policy) or ()), seconds=seconds, max_tokens=max_tokens,
+            drafting=drafting, seed=seed,
+        )  # fmt: skip
+        with watching() as watcher:
+            if engine == "vllm":
+                from harness.vllm.validation import validate_vllm
+
+                validation_id = validate_vllm(store, name, plan, watcher, hardware=hardware)
+            else:
+                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
+        print_validation(store, validation_id, as_json=as_json)
+        if engine == "vllm" and not as_json:
+            from harness.vllm.validation import closing_lines
+            from results.store.validations import Validations
+
+            print("\n".join(closing_lines(Validations(store).rows(validation_id))))
+
+
+def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None:
+    """Live points beside their simulations."""
+    from results.figures.validation import QUANTITIES, validated
+    from results.figures.validation import errors as errors_of
+    from results.store.validations import Validations
+
+    rows = Validations(store).rows(validation_id)
+    with store.reading() as connection:
+        errors = {e.pop("quantity"): e for e in errors_of(validated(connection, validation_id)).to_dicts()}
+    if as_json:
+        print(json.dumps({"validation": rows, "errors": errors}, default=str))
+        return
+    console, first = plain_console(), rows[0]
+    console.print(
+        f"validation {validation_id} · run {first['run_id']} · {first['drafting']} drafts · {first['profile']} · "
+        f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
+        markup=False,
+    )
+    names = {"throughput": "tok/s", "tps": "tok/s of a user", "tau": "τ", "budget": "budget"}
+    table = Table("drafter · policy", "users", *names.values(), "step time", box=None, header_style="bold")
+    last = None
+    for r in rows:
+        who = r["drafter"] if r["drafter"] == "none" else f"{r['drafter']} γ={r['gamma']} {r['policy']}"
+        cells = [_compared_cell(r, figure) for figure in QUANTITIES]
+        table.add_row("" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}")
+        last = who
+    console.print(table)
+    console.print("simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
+    for figure, label in {**names, "step": "step time"}.items():
+        e = errors[figure]
+        rest = ""
+        if e["known"]:
+            rest = f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['inside'] / e['known']:.0%} inside"
+        console.print(
+            f"{label}: mean absolute error {e['mean_absolute']:.1%} (mean {e['mean']:+.1%}, worst {e['worst']:.1%}){rest}"
+        )
+
+
+def _compared_cell(r: dict[str, Any], figure: str) -> str:
+    simulated, measured = r["simulated"][figure], r["measured"][figure]
+    if simulated is None or measured is None:
+        return "–"
+    form = ",.0f" if figure in ("throughput", "tps") else ".2f"
+    star = "" if r["low"][figure] <= measured <= r["high"][figure] else "*"
+    return f"{simulated:{form}} / {measured:{form}} ({simulated / measured - 1:+.1%}{star})"

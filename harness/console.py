@@ -1,0 +1,135 @@
+"""What the commands share with those who wait for them: progress, notes, failures in one sentence, options that hold
+several values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.table import Table
+
+from simulator.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds
+    from rich.console import Console
+
+    from harness.sweeps.replay import Replayed
+    from results.store.database import Store
+    from simulator.hardware.profile import Profile
+
+
+class WorkerDied(RuntimeError):
+    """Workers died over the same work again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """How a run tells the user what it is doing."""
+
+    say: Callable[[str], None]
+    """A line of text."""
+    advance: Callable[[str, int, int], None]
+    """(stage, done, total)."""
+
+
+@contextmanager
+def user_errors(program: str) -> Iterator[None]:
+    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    try:
+        yield
+    except InputError as error:
+        _fail(program, str(error), 2)
+    except OSError as error:
+        _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+    except WorkerDied as error:
+        _fail(program, str(error), 1)
+    except KeyboardInterrupt:
+        _fail(program, "interrupted", 130)
+
+
+def listed(texts: list[str] | None) -> list[str] | None:
+    """Options that may be repeated, and each hold several with commas between."""
+    return [part.strip() for text in texts for part in text.split(",")] if texts else None
+
+
+def shares(mix: str | None) -> dict[str, float] | None:
+    """Shares of domains, as math=0.4,code=0.6. Raises InputError."""
+    if mix is None:
+        return None
+    try:
+        return {domain: float(share) for domain, share in (part.split("=") for part in mix.split(","))}
+    except ValueError:
+        raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
+
+
+def _fail(program: str, message: str, code: int) -> NoReturn:
+    print(f"{program}: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def watching() -> Iterator[Watcher]:
+    """A progress display on stderr while the block runs; plain lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+        last: dict[str, int] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total)
+            tenth = 10 * done // max(total, 1)
+            if not console.is_terminal and last.get(stage) != tenth:
+                last[stage] = tenth
+                console.print(f"{stage} · {done}/{total}", soft_wrap=True)
+
+        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance)
+
+
+def plain_console() -> Console:
+    """For results: wide where nobody's terminal would break the lines."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _replay_label(r: Replayed) -> str:
+    """Drafter, policy and what it decides from."""
+    basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
+    drafts = " · greedy drafts" if r.drafting == "greedy" else ""
+    caveat = "" if r.exact else " (a bound)"
+    return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
+
+
+def _drafting_table(rows: list[Replayed], domains: list[str]) -> Table:
+    """What greedy drafts are worth: τ of what was drafted both ways, and the change, with 95 % intervals over prompts."""
+    table = Table("τ, and what greedy drafts change (95 %)", *domains, box=None, header_style="bold")
+    both = {(r.drafter, r.gamma) for r in rows if r.change is not None}
+    by_line: dict[str, dict[str, str]] = {}
+    for r in (r for r in rows if (r.drafter, r.gamma) in both):
+        change = "" if r.change is None else f", {_range(r.change.change, r.change.low, r.change.high, '+.1%')}"
+        by_line.setdefault(_replay_label(r), {})[r.domain] = _range(r.tau, r.low, r.high, ".2f") + change
+    for line, cells in by_line.items():
+        table.add_row(line, *(cells.get(d, "–") for d in domains))
+    return table
+
+
+def _range(value: float, low: float | None, high: float | None, form: str) -> str:
+    return f"{value:{form}}" + ("" if low is None or high is None else f" ({low:{form}} to {high:{form}})")
+
+
+def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:
+    """A profile of another model than was recorded is a question one may ask, but not by accident."""
+    target = str(store.run(run_id)["target"].get("source", ""))
+    if profile.model.lower().replace("-", "") not in target.lower().replace("-", ""):
+        watcher.say(f"note: profile {profile.name} is of {profile.model}, the traces are of {target}")

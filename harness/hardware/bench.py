@@ -1,0 +1,417 @@
+"""Timing the parts of a round, each alone, through the code that the decode loop runs; needs torch and numpy only.
+
+A point is a part and a shape. All points are timed in several sweeps, each in another order, so that a machine that gets
+slower in the meantime is slower for all of them; what counts is the median. On a GPU a part is captured as a CUDA graph
+where that is possible, which leaves out the host's launches, as serving engines do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drafters.cache import Positions, TargetCache
+from drafters.clock import seconds_now
+from drafters.decoding import Batch, DecodeRequest
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import LearnedDrafter
+from drafters.sampling import Draws, Proposal, Sampling, sample, verify
+from drafters.target import Target, TargetPass
+
+Part = Literal["target", "draft", "prefill", "read", "admit", "loop", "rule"]
+Work = Callable[[], object]
+_REPETITION_S = 5e-3
+"""A point is repeated for at least this long in each sweep, unless that would break the time limit."""
+_LEAST_SWEEPS, _MOST_SWEEPS = 3, 40
+_BEFORE_CONTEXT = 16
+"""Context tokens of the target's pass before a draft."""
+_ALWAYS_TOKENS = 16
+"""Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
+_FIRST_SHARE = 0.25
+"""Of the time limit, for the first look at every point; what would start later is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What to time."""
+
+    part: Part
+    """target: a pass over anchors and drafts, head, sampling, acceptance. draft: propose, then take in what was verified.
+    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. admit: one
+    request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop whose models take no
+    time; rule: sampling and acceptance in that loop."""
+    requests: int
+    tokens: int
+    """Of each request: in the target pass, drafted, or in the prompt's chunk."""
+    context: int
+    """Tokens each request has before these."""
+    drafter: str = ""
+    """Its name, where the part is draft, read or admit."""
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return self.requests * self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one point took."""
+
+    point: Point
+    samples: tuple[float, ...]
+    """Seconds, one a sweep."""
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return float(np.median(self.samples))
+
+    @property
+    def spread(self) -> float:
+        """Median absolute deviation from the median, as a share of it."""
+        return float(np.median(np.abs(np.array(self.samples) - self.seconds)) / self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What came of timing a grid."""
+
+    timings: list[Timing]
+    left_out: list[Point]
+    """Points too large for the time limit."""
+    sweeps: int
+    seconds: float
+    """What it took."""
+    method: str
+    """The clock, in words."""
+
+
+class Bench:
+    """A target and its drafters, set up to run any point. To be used within `torch.inference_mode`."""
+
+    def __init__(
+        self,
+        target: Target,
+        drafters: Mapping[str, Mapping[int, Drafter]],
+        *,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        graphs: bool = True,
+    ) -> None:
+        """`drafters`: by name and number of drafted tokens. `graphs`: capture on a GPU what can be."""
+        self.target, self.drafters, self.sampling = target, drafters, sampling or Sampling()
+        self._random = np.random.Generator(np.random.Philox(seed))
+        self._noise = torch.Generator(target.device).manual_seed(seed)
+        self._caches: dict[int, TargetCache] = {}
+        self._graphs = graphs and target.device.type == "cuda"
+        self._eager: dict[str, str] = {}
+        every = [d for by_gamma in drafters.values() for d in by_gamma.values()]
+        self._taps = max((d.tap_layers for d in every), key=len, default=())
+
+    @property
+    def method(self) -> str:
+        """How points are timed, in words."""
+        if self.target.device.type != "cuda":
+            threads = torch.get_num_threads()
+            clock = "one thread's time on the processor" if threads == 1 else f"wall clock, {threads} threads"
+            return f"{clock}; drafts each after a pass of the target"
+        if not self._graphs:
+            return "CUDA events, eager"
+        eager = "".join(f"; {part} eager: {reason}" for part, reason in sorted(self._eager.items()))
+        return f"CUDA events around CUDA graphs; prefill and the loop's own work eager{eager}"
+
+    def measure(self, point: Point, runs: int) -> float:
+        """Mean seconds of `runs`, after one that does not count.
+
+        On a CPU a pass of the target goes before every draft, as wide as the draft, and before the loop's own work, untimed:
+        it leaves the caches as these find them. A small drafter is a third slower for it, the loop's work three times.
+        """
+        work, part = self.work(point), point.drafter or point.part
+        if self.target.device.type != "cuda":
+            return _mean_seconds(work, runs, self._before(point))
+        if self._graphs and point.part in ("target", "draft") and part not in self._eager and self._on_device(point):
+            try:
+                work = captured(work, self.target.device)
+            except RuntimeError as error:  # of many kinds, all of which leave the eager way
+                torch.cuda.synchronize(self.target.device)
+                self._eager[part] = str(error).strip().splitlines()[0][:100]
+        return _mean_event_seconds(work, runs, self.target.device)
+
+    def work(self, point: Point) -> Work:
+        """The work of a point, to be done as often as one likes."""
+        makers: dict[Part, Callable[[Point], Work]] = {
+            "target": self._target_work, "draft": self._draft_work, "prefill": self._prefill_work,
+            "read": self._read_work, "admit": self._admit_work, "loop": self._loop_work, "rule": self._rule_work,
+        }  # fmt: skip
+        return makers[point.part](point)
+
+    def _before(self, point: Point) -> Work | None:
+        if point.part == "draft":
+            return self._target_work(Point("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT)))
+        return self._target_work(Point("target", 1, 1, _BEFORE_CONTEXT)) if point.part in ("loop", "rule") else None
+
+    def reserve(self, points: Sequence[Point]) -> None:
+        """Caches for all points, one for each context: allocating them is nobody's time."""
+        for context in {p.context for p in points}:
+            some = [p for p in points if p.part in ("target", "prefill") and p.context == context]  # a draft needs one row
+            rows, tokens = max((p.requests for p in some), default=1), max((p.tokens for p in some), default=1)
+            self._caches[context] = self.target.new_cache(rows, context + tokens)
+
+    def _target_work(self, point: Point) -> Work:
+        rows, drafted = point.requests, point.tokens - 1
+        ids, positions = self._ids(rows, point.tokens), self._positions(point)
+        even = torch.full((1, 1, 1), 1 / self.target.vocab_size, device=ids.device)
+        probs = even.expand(rows, drafted, self.target.vocab_size) if drafted else None
+        verified = torch.full((rows,), drafted, device=ids.device)
+        proposal, draws = Proposal(ids[:, 1:], verified, probs), self._draws(rows, drafted)
+        cache = self._cache(point)
+
+        def work() -> object:
+            seen = self.target.forward(ids, positions, cache, slice(0, rows), self._taps)
+            return verify(proposal, verified, self.sampling.probabilities(self.target.head(seen.hidden)), draws)
+
+        return work
+
+    def _prefill_work(self, point: Point) -> Work:
+        ids, positions, cache = self._ids(point.requests, point.tokens), self._positions(point), self._cache(point)
+        uniform = self._uniform(point.requests)
+
+        def work() -> object:
+            seen = self.target.forward(ids, positions, cache, slice(0, point.requests), self._taps)
+            return sample(self.sampling.probabilities(self.target.head(seen.hidden[:, -1])), uniform)
+
+        return work
+
+    def _draft_work(self, point: Point) -> Work:
+        drafter, R, context = self.drafters[point.drafter][point.tokens], point.requests, point.context
+        wide, device, rows = point.tokens + 1, self.target.device, slice(0, point.requests)
+        learned = isinstance(drafter, LearnedDrafter)
+        state = drafter.start(R, context + 2 * wide)
+        # A text that repeats itself: prompt lookup always finds a whole draft.
+        text = torch.arange(context + wide + 1, device=device).remainder(wide).expand(R, -1)
+        taps = self._taps_of(drafter, R, wide)
+        starts = self._starts(point)
+        length = torch.full((R,), wide, device=device)
+        draws = self._draws(R, point.tokens)
+        if not learned:
+            starts = [context] * R
+            before = Positions.of([0] * R, context, device)
+            drafter.observe(state, rows, before, taps[:, :0], text[:, : context + 1], length - wide + context)
+        at, new = Positions.of(starts, 1, device), Positions.of(starts, wide, device)
+        rounds = count()
+
+        def work() -> object:
+            if learned:
+                proposal = drafter.propose(state, rows, text[:, context], at, self.sampling, draws)
+                drafter.observe(state, rows, new, taps, text[:, context:], length)
+                return proposal
+            grown = [s + next(rounds) * wide for s in starts[:1]] * R  # a text grows, a cache is overwritten
+            proposal = drafter.propose(state, rows, text[:, context], Positions.of(grown, 1, device), self.sampling, draws)
+            drafter.observe(state, rows, Positions.of(grown, wide, device), taps, text[:, context:], length)
+            return proposal
+
+        drafter.observe(state, rows, new, taps, text[:, context:], length)
+        next(rounds)
+        return work
+
+    def _read_work(self, point: Point) -> Work:
+        some = self.drafters[point.drafter]
+        drafter, device, rows = some[max(some)], self.target.device, slice(0, point.requests)
+        state = drafter.start(point.requests, point.tokens + 1)
+        taps = self._taps_of(drafter, point.requests, point.tokens)
+        text = self._ids(point.requests, point.tokens + 1)
+        positions = Positions.of([0] * point.requests, point.tokens, device)
+        length = torch.full((point.requests,), point.tokens, device=device)
+        return lambda: drafter.observe(state, rows, positions, taps, text, length)
+
+    def _admit_work(self, point: Point) -> Work:
+        some, longest = self.drafters[point.drafter], point.context + point.tokens
+        batch = Batch(self.target, some[max(some)], self.sampling, None, point.requests, longest)
+        prompt = tuple(self._ids(1, point.tokens)[0].tolist())
+        waiting = [(0, DecodeRequest(prompt, 1 << 60, (0,)))]
+        for _ in range(point.requests):
+            batch.admit(deque(waiting))
+
+        def work() -> object:
+            batch.running[0][1].finish = "length"  # its row is filled with the last one's
+            batch.retire()
+            batch.admit(deque(waiting))
+            return batch
+
+        return work
+
+    def _loop_work(self, point: Point) -> Work:
+        instant = _Instant(point.requests, point.tokens - 1, self.target.device)
+        batch = Batch(cast(Target, instant), cast(Drafter, instant), self.sampling, None, point.requests, 0)
+        batch.admit(deque((i, DecodeRequest((0,), 1 << 60, (i,))) for i in range(point.requests)))
+
+        def work() -> object:
+            batch.round()
+            return batch.retire()
+
+        return work
+
+    def _rule_work(self, point: Point) -> Work:
+        instant = _Instant(point.requests, point.tokens - 1, self.target.device)
+        verified, draws = instant.proposal.drafted, self._draws(point.requests, point.tokens - 1)
+        return lambda: verify(instant.proposal, verified, self.sampling.probabilities(instant.hidden), draws)
+
+    def _on_device(self, point: Point) -> bool:
+        """Whether the work is all tensors: prompt lookup is the host's."""
+        return point.part == "target" or isinstance(self.drafters[point.drafter][point.tokens], LearnedDrafter)
+
+    def _cache(self, point: Point) -> TargetCache:
+        cache, needed = self._caches.get(point.context), point.context + point.tokens
+        if cache is None or cache.kv.rows < point.requests or cache.kv.capacity < needed:
+            cache = self._caches[point.context] = self.target.new_cache(point.requests, needed)
+        return cache
+
+    def _ids(self, rows: int, tokens: int) -> Tensor:
+        return torch.from_numpy(self._random.integers(0, self.target.vocab_size, (rows, tokens))).to(self.target.device)
+
+    def _starts(self, point: Point) -> list[int]:
+        """Where the requests of a step stand: a token apart, since live batches never stand abreast; prompts do."""
+        apart = point.part in ("target", "draft") and point.context > 0
+        return [point.context - apart * (i % 2) for i in range(point.requests)]
+
+    def _positions(self, point: Point) -> Positions:
+        return Positions.of(self._starts(point), point.tokens, self.target.device)
+
+    def _taps_of(self, drafter: Drafter, rows: int, tokens: int) -> Tensor:
+        shape, device = (rows, tokens, len(drafter.tap_layers) * self.target.hidden_size), self.target.device
+        return torch.randn(shape, generator=self._noise, device=device).to(self.target.dtype)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.from_numpy(self._random.random(shape)).to(self.target.device)
+
+    def _draws(self, rows: int, drafted: int) -> Draws:
+        return Draws(self._uniform(rows, drafted), self._uniform(rows, drafted), self._uniform(rows))
+
+
+class _Instant:
+    """A target, a drafter and its state that take no time: what is left of a round is the loop's own work."""
+
+    name, tap_layers, stop_tokens, max_positions, cannot_decode = "instant", (), frozenset[int](), 1 << 62, None
+
+    def __init__(self, rows: int, gamma: int, device: torch.device) -> None:
+        self.gamma, self.device = gamma, device
+        self.hidden = torch.zeros(rows, gamma + 1, 2, device=device)
+        tokens = torch.zeros(rows, gamma, dtype=torch.int64, device=device)
+        confidence = torch.ones(rows, gamma, device=device)
+        self.proposal = Proposal(tokens, torch.full((rows,), gamma, device=device), None, confidence)
+
+    def forward(self, *_: object) -> TargetPass:
+        return TargetPass(self.hidden, self.hidden[..., :0])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def new_cache(self, *_: object) -> _Instant:
+        return self
+
+    def start(self, *_: object) -> _Instant:
+        return self
+
+    def observe(self, *_: object) -> None:
+        pass
+
+    def propose(self, *_: object) -> Proposal:
+        return self.proposal
+
+
+def time_points(
+    bench: Bench,
+    points: Sequence[Point],
+    *,
+    seconds: float,
+    seed: int,
+    advance: Callable[[float], None] = lambda _: None,
+    others: Sequence[Work] = (),
+) -> Timed:
+    """Time all points, largest ones left out where the time does not suffice.
+
+    Args:
+        seconds: time limit, roughly: three sweeps over the smallest points take what they take.
+        advance: is told the share of the time that is gone, up to 1.
+        others: done somewhere in each sweep, to time something else under the same conditions.
+    """
+    started = time.monotonic()
+    random = np.random.Generator(np.random.Philox(seed))
+
+    def gone() -> float:
+        share = (time.monotonic() - started) / seconds
+        advance(min(share, 1.0))
+        return share
+
+    with torch.inference_mode():
+        bench.reserve(points)
+        first: dict[Point, float] = {}
+        for point in sorted(points, key=lambda p: (p.size, p.context)):
+            cheap = point.size <= _ALWAYS_TOKENS or point.part in ("loop", "rule")
+            if cheap or gone() < _FIRST_SHARE:
+                first[point] = bench.measure(point, 1)
+        kept = list(first)
+        least_s = min(_REPETITION_S, max(0.0, 1 - gone()) * seconds / _LEAST_SWEEPS / len(kept) / 2)
+        samples: dict[Point, list[float]] = {p: [] for p in kept}
+        for sweep in range(_MOST_SWEEPS):
+            before = gone()
+            for i in random.permutation(len(kept) + len(others)):
+                if i >= len(kept):
+                    others[i - len(kept)]()
+                    continue
+                runs = min(max(math.ceil(least_s / first[kept[i]]), 1), 1000)
+                samples[kept[i]].append(bench.measure(kept[i], runs))
+            now = gone()
+            if sweep + 1 >= _LEAST_SWEEPS and now + (now - before) > 1:
+                break
+    timings = [Timing(p, tuple(samples[p])) for p in kept]
+    left_out = [p for p in points if p not in first]
+    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method)
+
+
+def captured(work: Work, device: torch.device) -> Work:
+    """The same work as a CUDA graph. Raises RuntimeError where it cannot be one."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        work()  # libraries, caches and tables are set up outside of the graph
+    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return cast(Work, graph.replay)
+
+
+def _mean_seconds(work: Work, runs: int, before: Work | None) -> float:
+    seconds, cpu = 0.0, torch.device("cpu")
+    work()
+    for _ in range(runs):
+        if before is not None:
+            before()
+        started = seconds_now(cpu)
+        work()
+        seconds += seconds_now(cpu) - started
+    return seconds / runs
+
+
+def _mean_event_seconds(work: Work, runs: int, device: torch.device) -> float:
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    work()
+    torch.cuda.synchronize(device)
+    first.record()
+    for _ in range(runs):
+        work()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) * 1e-3 / runs

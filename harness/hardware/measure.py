@@ -1,0 +1,448 @@
+"""`harness profile`: a measured hardware profile, from timing a target and its drafters on this machine."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import platform
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from drafters.checkpoints import find_folder, folder_hash, load_drafter
+from drafters.clock import seconds_now
+from drafters.decoding import DecodeRequest, decode
+from drafters.kinds.contract import Drafter
+from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
+from drafters.kinds.ngram import NoDrafter
+from drafters.random_models import known_architectures, random_drafters, random_target
+from drafters.sampling import Sampling
+from drafters.target import Target, choose_dtype
+from harness.console import Watcher
+from harness.hardware.bench import Bench, Point, Timed, Work, time_points
+from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds
+from harness.recording.pair import choose_drafters, load_pair
+from results.store.provenance import git_revision, package_versions
+from simulator.errors import InputError
+from simulator.hardware.cost import StepLoad
+from simulator.hardware.profile import Profile
+from simulator.records import Round
+
+_SHORT = 16
+"""Context that stands for none: a drafter needs some."""
+_CHUNKS = (1, 8, 64, 256, 1024, 4096)
+"""Prompt tokens timed in one pass."""
+_PROMPTS = (64, 256)
+"""Prompt tokens that drafters take in at once."""
+_LIVE_TOKENS, _LIVE_PROMPT = 20, 48
+"""Of the live check: tokens of the response and of the prompt."""
+_GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured. Raises InputError where a limit makes no sense."""
+
+    seconds: float = 60.0
+    """Time limit, roughly; loading comes on top. Capturing graphs of a large model takes minutes."""
+    seed: int = 0
+    max_requests: int | None = None
+    """Largest R; None is 64 on a CPU and 256 on a GPU."""
+    context_tokens: int | None = None
+    """Longest context of a request; None is 1024 on a CPU and 4096 on a GPU; never more than half the target's."""
+    memory_gb: float | None = None
+    """For keys and values; None is half the free memory, or 0.9 of a GPU's less the weights."""
+    graphs: bool = True
+    """Capture passes as CUDA graphs on a GPU, as engines do; the project's own loop does not."""
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "max_requests", "context_tokens", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+
+
+class Live(NamedTuple):
+    """Seconds of a round of one request, medians over passes."""
+
+    predicted_s: float
+    """As the profile has it."""
+    measured_s: float
+    """As `decode` took, everything included."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileQuality:
+    """How far to trust a profile."""
+
+    spread: tuple[float, float]
+    """Median and worst over points of the median absolute deviation of repetitions, as a share."""
+    errors: Mapping[str, tuple[float, float]]
+    """By part: median and worst relative error of the profile against the points it was fitted to."""
+    smoothed: float
+    """The largest share by which a curve was changed so that it rises."""
+    live: Mapping[str, Live]
+    """By drafter."""
+    points: int
+    left_out: int
+    """Points too large for the time limit."""
+    sweeps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A target with drafters, ready to be profiled."""
+
+    target: Target
+    drafters: Mapping[str, Drafter]
+    name: str
+    """Second half of the profile's name, for instance qwen3-4b."""
+    model: str
+    weights: str
+    """Which these are, in words."""
+
+
+def profile_pair(
+    pair: str, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None
+) -> tuple[Profile, ProfileQuality]:
+    """Profile a pair on this machine; `device` None is the pair's own, `drafters` None all of them. Raises InputError."""
+    with loaded_pair(pair, device=device, drafters=drafters) as measured:
+        return profile(measured, effort, watcher)
+
+
+@contextmanager
+def loaded_pair(
+    pair: str,
+    *,
+    device: str | None = None,
+    drafters: list[str] | None = None,
+    gammas: Mapping[str, int] | None = None,
+) -> Iterator[Measured]:
+    """A pair ready to be profiled, on one thread where it runs on a CPU; `gammas` where not the drafters' own."""
+    named = load_pair(pair)
+    sources = {n: s for n, s in choose_drafters(named, drafters).items() if n != "none"}
+    device = _resolved(device or named.device)
+    with _one_thread(device):
+        target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device)
+        loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
+        name = Path(pair).stem
+        model = name if Path(named.target).is_dir() else named.target
+        weights = f"of {model}, SHA-256 {folder_hash(find_folder(named.target))[:16]}"
+        yield Measured(target, loaded, name, model, weights)
+
+
+def profile_architecture(
+    source: str,
+    drafters: Mapping[str, str],
+    effort: Effort,
+    watcher: Watcher,
+    *,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> tuple[Profile, ProfileQuality]:
+    """Profile an architecture with random weights. Raises InputError.
+
+    `source` and `drafters` are what `drafters.random_models` takes: a known name or a `config.json`; and by name a
+    `config.json`, `ngram`, or a kind of drafter in its published shape.
+    """
+    device = _resolved(device)
+    with _one_thread(device):
+        watcher.say(f"making random weights of the shape of {source}")
+        target = random_target(source, dtype=choose_dtype(dtype, device), device=device, seed=effort.seed)
+        made = random_drafters(target, drafters, seed=effort.seed)
+        path = Path(source)
+        name = source if source in known_architectures() else (path if path.is_dir() else path.parent).resolve().name
+        weights = f"random, seed {effort.seed}; time does not depend on them"
+        return profile(Measured(target, made, name, name, weights), effort, watcher)
+
+
+def profile(
+    measured: Measured, effort: Effort, watcher: Watcher, *, others: Sequence[Work] = ()
+) -> tuple[Profile, ProfileQuality]:
+    """Time a grid, fit a profile to it, and hold it against the grid and against live decoding.
+
+    `others` are done once in each sweep over the grid: what is timed there is timed under the same conditions.
+    """
+    target, drafters = measured.target, measured.drafters
+    variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
+    points = grid(target, variants, effort)
+    watcher.say(f"timing {len(points)} shapes for about {effort.seconds:.0f} s")
+    timed, live = _time(measured, variants, points, effort, watcher, others)
+    if timed.left_out:
+        watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --seconds gives time for them")
+    costs = fit_costs(timed.timings, {n: not isinstance(d, AutoregressiveDrafter) for n, d in drafters.items()})
+    device = device_name(target)
+    found = Profile(
+        name=f"{'cpu' if target.device.type == 'cpu' else _slug(device)}/{measured.name}",
+        device=device,
+        model=measured.model,
+        source="measured",
+        provenance={},
+        kv_capacity_tokens=_kv_capacity(target, drafters.values(), effort.memory_gb),
+        free_drafters=("none",),
+        **{name: getattr(costs, name) for name in Costs.__slots__ if name != "smoothed"},
+    )
+    quality = _quality(found, costs, timed, drafters, live)
+    return replace(found, provenance=_provenance(measured, timed, effort, quality)), quality
+
+
+def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[Point]:
+    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for.
+
+    `variants`: drafters by name and number of drafted tokens. Requests rise twofold for the target, fourfold elsewhere.
+    """
+    gpu = target.device.type == "cuda"
+    longest = max(min(effort.context_tokens or (4096 if gpu else 1024), target.max_positions // 2 - 2), 2)
+    most = effort.max_requests or (256 if gpu else 64)
+    room = min(longest * (64 if gpu else 16), _kv_capacity(target, (), None) // 8)  # one cache for each of a few contexts
+    short = min(_SHORT, longest // 2)
+    requests = [r for r in (1 << i for i in range(most.bit_length())) if r < most] + [most]
+    fewer = [r for r in requests if r.bit_length() % 2 or r == most]
+    deepest = max((gamma for by_gamma in variants.values() for gamma in by_gamma), default=0)
+    widths = sorted({1, min(2, deepest + 1), max((deepest + 1) // 2, 1), deepest + 1})
+
+    def contexts(rows: int) -> list[int]:
+        return sorted({short, max(min(longest, room // rows), short)})
+
+    every = range(1, deepest + 2)  # kernels are jagged where a pass holds few tokens
+    points = [Point("target", r, w, c) for r in requests for c in contexts(r) for w in (every if r == 1 else widths)]
+    for name, by_gamma in variants.items():
+        for gamma, drafter in by_gamma.items():
+            reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
+            points += [Point("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
+        points += [Point("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
+        if reads:
+            points += [Point("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
+    points += [Point("prefill", 1, n, c) for n in _CHUNKS if n <= longest for c in (0, longest)]
+    points += [Point("loop", r, deepest + 1, 0) for r in fewer]
+    return points + [Point("rule", r, deepest + 1, 0) for r in fewer]
+
+
+class LivePass(NamedTuple):
+    """One response decoded alone."""
+
+    prompt_tokens: int
+    rounds: list[Round]
+    seconds: float
+    """Of all rounds, everything but prefill included."""
+
+
+def live_pass(target: Target, drafter: Drafter, seed: int) -> LivePass:
+    """Decode a short response to a random prompt; the time of prefill alone is taken off."""
+    random = np.random.Generator(np.random.Philox(seed))
+    prompt = tuple(random.integers(0, target.vocab_size, min(_LIVE_PROMPT, target.max_positions // 4)).tolist())
+
+    def decoded(tokens: int) -> tuple[list[Round], float]:
+        request = DecodeRequest(prompt, min(tokens, target.max_positions // 2), (seed,))
+        started = seconds_now(target.device)
+        [(_, done)] = decode(target, drafter, [request], Sampling(), max_batch=1)
+        return done.rounds, seconds_now(target.device) - started
+
+    _, prefill_s = decoded(1)
+    rounds, seconds = decoded(_LIVE_TOKENS)
+    return LivePass(len(prompt), rounds, seconds - prefill_s)
+
+
+def live_seconds(profile: Profile, name: str, drafter: Drafter, live: LivePass) -> float:
+    """What a profile makes of the rounds of a live pass, in all."""
+    cost = profile.cost(name, drafter.gamma, 1, drafter.gamma + 1)
+    seconds, position = 0.0, live.prompt_tokens
+    for r in live.rounds:
+        seconds += cost.seconds(StepLoad(1, context_tokens=position), drafter.gamma, r.verified)
+        position += r.committed
+    return seconds
+
+
+def device_name(target: Target) -> str:
+    """The GPU's or the processor's name as it tells it."""
+    if target.device.type == "cuda":
+        return torch.cuda.get_device_name(target.device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"CPU {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def _time(
+    measured: Measured,
+    variants: Mapping[str, Mapping[int, Drafter]],
+    points: Sequence[Point],
+    effort: Effort,
+    watcher: Watcher,
+    others: Sequence[Work],
+) -> tuple[Timed, dict[str, list[LivePass]]]:
+    """The grid, and in each sweep over it a live pass of every drafter: under the same conditions."""
+    live: dict[str, list[LivePass]] = {name: [] for name in ("none", *measured.drafters)}
+
+    def decode_with(name: str) -> Callable[[], None]:
+        drafter = measured.drafters.get(name) or NoDrafter()
+        live_pass(measured.target, drafter, effort.seed)  # what is slow only the first time
+        return lambda: live[name].append(live_pass(measured.target, drafter, effort.seed))
+
+    timed = time_points(
+        Bench(measured.target, variants, seed=effort.seed, graphs=effort.graphs),
+        points,
+        seconds=effort.seconds,
+        seed=effort.seed,
+        advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
+        others=[*(decode_with(name) for name in live), *others],
+    )
+    return timed, live
+
+
+def _quality(
+    profile: Profile,
+    costs: Costs,
+    timed: Timed,
+    drafters: Mapping[str, Drafter],
+    live: Mapping[str, Sequence[LivePass]],
+) -> ProfileQuality:
+    errors: defaultdict[str, list[float]] = defaultdict(list)
+    for timing in timed.timings:
+        seconds = predicted_seconds(profile, timing.point)
+        if seconds is not None:
+            part = timing.point.part
+            errors[timing.point.drafter if part == "draft" else part].append(abs(seconds / timing.seconds - 1))
+    for requests, seconds in host_seconds(timed.timings).items():
+        step_s = profile.overhead_s + profile.overhead_s_per_request * requests
+        errors["loop"].append(abs(step_s / max(seconds, 1e-9) - 1))
+    checks = {}
+    for name, passes in live.items():
+        drafter = drafters.get(name) or NoDrafter()
+        rounds = [(p, max(len(p.rounds), 1)) for p in passes]
+        predicted = [live_seconds(profile, name, drafter, p) / n for p, n in rounds]
+        checks[name] = Live(float(np.median(predicted)), float(np.median([p.seconds / n for p, n in rounds])))
+    spread = [t.spread for t in timed.timings]
+    return ProfileQuality(
+        (float(np.median(spread)), max(spread)),
+        {part: (float(np.median(e)), max(e)) for part, e in errors.items()},
+        costs.smoothed,
+        checks,
+        len(timed.timings),
+        len(timed.left_out),
+        timed.sweeps,
+        timed.seconds,
+    )
+
+
+def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: ProfileQuality) -> dict[str, str]:
+    """Where the numbers come from and how far they go, in words."""
+    target, points = measured.target, [t.point for t in timed.timings]
+    versions = package_versions()
+    timed_at = {part: sorted({p.size for p in points if p.part == part}) for part in ("target", "prefill")}
+    requests = sorted({p.requests for p in points})
+    longest = max(p.context for p in points)
+    worst = "; ".join(f"{part} {median:.1%} / {most:.1%}" for part, (median, most) in quality.errors.items())
+    live = "; ".join(f"{n} {1e3 * c.predicted_s:.3g} / {1e3 * c.measured_s:.3g}" for n, c in quality.live.items())
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "weights": measured.weights,
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "timing": timed.method,
+        "sampling": "temperature 1, neither top-k nor top-p; on every verified token, part of the target pass",
+        "versions": ", ".join(f"{p} {versions[p]}" for p in ("specyard", "torch", "transformers", "numpy"))
+        + f", Python {platform.python_version()}" + (f", CUDA {torch.version.cuda}" if torch.version.cuda else ""),
+        "grid": f"target {_span(timed_at['target'])} tokens, {_span(requests)} requests, contexts "
+        f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {len(points)} shapes, "
+        f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s; medians",
+        "left out": f"{len(timed.left_out)} largest shapes, for want of time",
+        "spread": "median absolute deviation of a shape's repetitions, median / worst: "
+        f"{quality.spread[0]:.1%} / {quality.spread[1]:.1%}",
+        "fit": f"relative error of the profile against its points, median / worst: {worst}",
+        "smoothing": f"curves made to rise (isotonic), which changed a point by {quality.smoothed:.1%} at most",
+        "live check": f"ms of a round of one request, predicted / decoded eagerly in the same run: {live}",
+        "eager": "prompt chunks: logits of the last token only, so a mixed step's sampling of the others is left out",
+        "memory": "given" if effort.memory_gb else "half of the free memory" if target.device.type == "cpu" else
+        f"{_GPU_MEMORY_SHARE} of the GPU's less weights of target and drafters",
+        "commit": git_revision() or "not in a checkout",
+    }  # fmt: skip
+    return {k: v for k, v in found.items() if k != "left out" or timed.left_out}
+
+
+def _variants(drafter: Drafter, others: Iterable[Drafter]) -> dict[int, Drafter]:
+    """The drafter at one drafted token and at its own γ; those that draft token by token at the largest γ of all."""
+    deepest = max(d.gamma for d in others) if isinstance(drafter, AutoregressiveDrafter) else drafter.gamma
+    variants: dict[int, Drafter] = {}
+    for gamma in (1, deepest):
+        variants[gamma] = copy.copy(drafter)  # weights stay shared
+        variants[gamma].gamma = gamma
+    return variants
+
+
+def _kv_capacity(target: Target, drafters: Iterable[Drafter], memory_gb: float | None) -> int:
+    """Context tokens whose keys and values fit: of the target, whose cache is by far the largest."""
+    c = target.config
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    token_bytes = 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim * target.dtype.itemsize
+    if memory_gb is not None:
+        room = memory_gb * 1e9
+    elif target.device.type == "cuda":
+        modules = [target.model, *(d for d in drafters if isinstance(d, LearnedDrafter))]
+        weights = {p.data_ptr(): p.nbytes for module in modules for p in module.parameters()}
+        memory = torch.cuda.get_device_properties(target.device).total_memory
+        room = memory * _GPU_MEMORY_SHARE - sum(weights.values())
+    else:
+        room = _free_bytes() * _CPU_MEMORY_SHARE
+    if room < token_bytes:
+        raise InputError(f"--memory-gb: one token's keys and values are {token_bytes} bytes, more than there is room for")
+    return int(room // token_bytes)
+
+
+def _free_bytes() -> int:
+    """Memory that programs can still get: free, and what the system caches of files."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resolved(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """On a CPU one thread, as recorders have, which keeps the memory it frees."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+        keep_memory()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def keep_memory() -> None:
+    """Tell glibc, where that is what there is, not to give freed memory back to the system, from now on.
+
+    By default a pass of some ten megabytes gets them anew each time or keeps them, as the heap happens to lie: the same pass
+    then takes 40 ms or 65 ms, for minutes on end.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def _span(counts: Sequence[int]) -> str:
+    return f"{counts[0]} to {counts[-1]}" if counts else "no"

@@ -1,0 +1,1 @@
+"""Engines that others measured, predicted."""

@@ -1,0 +1,1 @@
+"""The DSpark paper's served systems, predicted from what it publishes of low load."""

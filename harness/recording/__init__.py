@@ -1,0 +1,1 @@
+"""Recording a suite: prompts, pairs, workers, responses, calibration."""

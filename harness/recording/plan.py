@@ -1,0 +1,63 @@
+"""What a run computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from drafters.checkpoints import MAX_GAMMA
+from harness.recording.suite import Generation
+from simulator.records import DRAFTINGS, Drafting
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that decides what a run computes. Kept with the run; `--resume` starts from it."""
+
+    suite: str
+    pair: str
+    data_dir: str | None = None
+    source: Literal["bundled", "hub"] = "bundled"
+    limit: int | None = None
+    drafters: list[str] | None = None
+    """Names in the pair; None is all of them."""
+    mode: Literal["dense", "live"] = "dense"
+    """Record what every drafter would do at every token of the target's own responses, or decode with each drafter."""
+    block_sizes: list[int] | None = None
+    """γ to record for every drafter; None leaves each its own."""
+    responses: str | None = None
+    """File of responses that another engine produced; None generates them."""
+    responses_hash: str | None = None
+    """Of that file when the run began."""
+    fresh_tails: bool = False
+    """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
+    drafting: tuple[Drafting, ...] = ("sampled",)
+    """Ways to draft that are recorded; drafters are timed drafting the first way."""
+    generation: Generation | None = None
+    """Overrides the suite's."""
+    batch: int = 24
+    """Prompts recorded together."""
+    seed: int = 0
+    speed_passes: int = 2
+    """How often one prompt of each task is timed, alone, with every drafter; 0 skips the live pass."""
+    skipped: list[str] = []
+    """Prompts left out because they do not fit the target's context."""
+
+    @property
+    def pair_name(self) -> str:
+        """The pair's name in reports: a file goes by its stem."""
+        return Path(self.pair).stem if self.pair.endswith((".yaml", ".yml")) else self.pair
+
+    def __post_init__(self) -> None:
+        sizes = self.block_sizes or []
+        if self.block_sizes is not None and (not sizes or not 1 <= min(sizes) <= max(sizes) <= MAX_GAMMA):
+            raise ValueError(f"block sizes must be from 1 to {MAX_GAMMA}, got {','.join(map(str, sizes)) or 'none'}")
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"block sizes must differ, got {','.join(map(str, sizes))}")
+        if self.batch < 1 or self.seed < 0 or self.speed_passes < 0:
+            raise ValueError("batch ≥ 1, seed ≥ 0 and speed passes ≥ 0 are needed")
+        if not self.drafting or len(set(self.drafting)) < len(self.drafting) or set(self.drafting) - set(DRAFTINGS):
+            raise ValueError(f"--drafting {','.join(self.drafting)}: is written sampled, greedy or sampled,greedy")
+        if self.mode == "live" and (self.responses or self.fresh_tails):
+            raise ValueError("responses of another engine and fresh tails are for dense recording; leave --mode live out")

@@ -1,0 +1,149 @@
+"""Responses that another engine produced, to be recorded densely as if the target here had said them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from harness.recording.suite import Generation, Prompt
+from simulator.errors import InputError
+from simulator.records import check_sampling
+
+T = TypeVar("T")
+MAX_OUTSIDE = 0.01
+"""Share of tokens that the target may be unable to say: engines round otherwise, in bfloat16 some in a thousand."""
+
+
+class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First line of a responses file: how they were sampled. Acceptances hold for these settings alone."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, self.top_p, self.top_k)
+
+
+class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Any other line: one response, in tokens of the target's tokenizer."""
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    """With the end token, if it has one."""
+    finish: Literal["stop", "length"]
+    turn: int = 0
+
+    def check(self, stop_tokens: frozenset[int], vocab_size: int) -> None:
+        """Raise InputError if the target cannot have said this."""
+        where = f"--responses: {self.prompt_id}, turn {self.turn}"
+        unknown = [i for i in self.token_ids if not 0 <= i < vocab_size]
+        if unknown:
+            raise InputError(f"{where}: token {unknown[0]} is outside the target's vocabulary of {vocab_size}")
+        ends = [i for i, token in enumerate(self.token_ids) if token in stop_tokens]
+        expected = [len(self.token_ids) - 1] if self.finish == "stop" else []
+        if ends != expected:
+            raise InputError(
+                f"{where}: a response ends with its first end token if finish is 'stop', and has none if 'length'"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GivenResponses:
+    """A responses file."""
+
+    file_hash: str
+    """SHA-256 of its bytes."""
+    of_prompt: dict[str, tuple[GivenResponse, ...]]
+    """By prompt id, one for every turn."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest response."""
+        return max(len(r.token_ids) for responses in self.of_prompt.values() for r in responses)
+
+    @property
+    def anchors(self) -> int:
+        """Tokens whose acceptance is recorded: all but the first of each response."""
+        return sum(len(r.token_ids) - 1 for responses in self.of_prompt.values() for r in responses)
+
+    def judge(self, path: str, outside: int, where: str) -> None:
+        """Raise InputError if so many tokens, those in `where` among them, are too many for the target's own words.
+
+        Three standard deviations are left to chance: of few tokens, two may round otherwise.
+        """
+        expected = MAX_OUTSIDE * self.anchors
+        if outside > max(1, expected + 3 * math.sqrt(expected)):
+            raise InputError(
+                f"--responses {path}: {outside} of {self.anchors} tokens or more, some of them in {where}, cannot come from "
+                "this target with these sampling settings; they must be those the responses were generated with"
+            )
+
+
+def read_responses(
+    path: Path, prompts: Iterable[Prompt], generation: Generation, *, file_hash: str | None = None
+) -> GivenResponses:
+    """Responses to every turn of every prompt; `file_hash` is that of the file when the run began, where it has begun.
+
+    Raises:
+        InputError: the file has changed, or something is wrong with it; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
+    found_hash = hashlib.sha256(content).hexdigest()
+    if file_hash not in (None, found_hash):
+        raise InputError(f"--responses {path}: has changed since the run began; start a new run")
+    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise InputError(f"--responses {path}: is empty")
+    header = _decode(path, *lines[0], ResponsesHeader)
+    wanted = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
+    if header != wanted:
+        raise InputError(
+            f"--responses {path}: were sampled with {_settings(header)}, the run has {_settings(wanted)}; "
+            "make them match with --temperature, --top-p and --top-k"
+        )
+    found: dict[tuple[str, int], GivenResponse] = {}
+    for number, line in lines[1:]:
+        response = _decode(path, number, line, GivenResponse)
+        key = response.prompt_id, response.turn
+        if not response.token_ids:
+            raise InputError(f"--responses {path}, line {number}: token_ids is empty")
+        if key in found:
+            raise InputError(
+                f"--responses {path}, line {number}: a second response to {key[0]}, turn {key[1]}; leave one out"
+            )
+        found[key] = response
+    result = {}
+    for prompt in prompts:
+        missing = [turn for turn in range(len(prompt.turns)) if (prompt.prompt_id, turn) not in found]
+        if missing:
+            raise InputError(f"--responses {path}: has none for {prompt.prompt_id}, turn {missing[0]}")
+        result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
+    given = GivenResponses(found_hash, result)
+    if not given.anchors:
+        raise InputError(
+            f"--responses {path}: every response is a single token, which a prefill gives; there is no round to record"
+        )
+    return given
+
+
+def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"--responses {path}, line {number}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"--responses {path}, line {number}: not JSON ({error})") from None
+
+
+def _settings(header: ResponsesHeader) -> str:
+    return f"temperature {header.temperature:g}, top_p {header.top_p:g}, top_k {header.top_k}"

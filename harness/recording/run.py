@@ -1,0 +1,340 @@
+"""One run from start to end: plan the work, hand it to the workers, store what comes back, time the drafters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from harness.cluster import Cluster, Pool, joined
+from harness.console import Watcher
+from harness.recording.calibrate import calibrate
+from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.plan import Plan
+from harness.recording.responses import GivenResponse, GivenResponses, read_responses
+from harness.recording.suite import Suite, load_suite
+from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
+from results.store.database import Store
+from results.store.provenance import command_line, git_revision, package_versions
+from results.store.runs import RunInfo
+from simulator.errors import InputError
+from simulator.records import KeptDrafting, kept_drafting
+
+_MIN_FREE_BYTES = 64 << 20
+_PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
+_BYTES_BESIDE = 4
+"""Of an anchor's row, beside its lists of floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of a dense recording: of the given responses, or if every response runs to the length limit."""
+
+    given: bool
+    """Whether the responses are there already: nothing is generated, and the counts are exact."""
+    responses: int
+    anchors: int
+    """Over all drafters, block sizes and ways to draft."""
+    anchor_bytes: int
+    """On disk, before compression."""
+    hidden_state_bytes: int
+    """What the target's tapped hidden states of the same text would take, which are not kept."""
+    seconds: float
+    workers: int
+    probe: Probe
+
+
+def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
+    """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
+    suite, given = _load(plan)
+    plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
+    _check_space(store.file.parent)
+    with joined(cluster):
+        pool = _pool(plan, suite, cluster, watcher)
+        watcher.say("loading the pair and checking it")
+        if skip_long:
+            plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts), _of_prompt(given)))
+            suite = _without(suite, plan.skipped)
+        checked = pool.call("check", list(suite.prompts), _of_prompt(given))
+        _check_answers(plan, given, checked)
+        run_id = store.create_run(_run_info(plan, suite, checked))
+        _say_run(suite, plan, run_id, checked, watcher)
+        with _kept(run_id, store, watcher):
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
+    return run_id
+
+
+def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
+    """Do what an interrupted run has left to do. Raises InputError where suite or pair are no longer the same."""
+    row = store.run(run_id)
+    if row["finished_at"] is not None:
+        watcher.say(f"run {run_id} is already finished")
+        return
+    try:
+        plan = msgspec.convert(row["plan"], Plan)
+    except msgspec.ValidationError:
+        raise InputError(f"run {run_id}: was planned by an older Specyard; start a new run") from None
+    suite, given = _load(plan)
+    if suite.content_hash != row["suite_hash"]:
+        raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
+    _check_space(store.file.parent)
+    with joined(cluster):
+        pool = _pool(plan, suite, cluster, watcher)
+        watcher.say("loading the pair and checking it")
+        checked = pool.call("check", list(suite.prompts), _of_prompt(given))
+        before = Checked(row["target"], row["drafters"], row["host"]).identity
+        now, noted = checked.identity, {*before, *checked.drafters}  # an older Specyard noted less of a target
+        changed = [name for name, value in now.items() if name in noted and value != before.get(name)]
+        if changed:
+            raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
+        _say_run(suite, plan, run_id, checked, watcher)
+        with _kept(run_id, store, watcher):
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
+
+
+def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> Estimate:
+    """What a dense recording would cost, from a small sample of it; live timing comes on top. Stores nothing."""
+    if plan.mode == "live":
+        raise InputError("--dry-run estimates dense recordings; leave --mode live out")
+    suite, given = _load(plan)
+    with joined(cluster):
+        pool = _pool(plan, suite, cluster, watcher)
+        if skip_long:
+            suite = _without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
+        watcher.say("loading the pair, checking it and recording a sample")
+        _check_answers(plan, given, pool.call("check", list(suite.prompts), _of_prompt(given)))
+        sample = suite.prompts[:: max(1, len(suite.prompts) // _PROBED_PROMPTS)][:_PROBED_PROMPTS]
+        probe: Probe = pool.call("probe", list(sample), _PROBED_TOKENS)
+    responses = sum(len(p.turns) for p in suite.prompts)
+    tokens = responses * suite.file.generation.max_new_tokens
+    if given:
+        tokens = sum(len(r.token_ids) for p in suite.prompts for r in given.of_prompt[p.prompt_id])
+    token_s = probe.record_s + (0 if given else probe.generate_s)
+    anchors = [(tokens - responses, *variant) for variant in probe.variants]
+    floats = sum(count * gamma * numbers for count, gamma, numbers in anchors)
+    return Estimate(
+        given=given is not None,
+        responses=responses,
+        anchors=sum(count for count, _, _ in anchors),
+        anchor_bytes=4 * floats + sum(count for count, _, _ in anchors) * _BYTES_BESIDE,
+        hidden_state_bytes=int((tokens + responses * probe.prompt_tokens) * probe.taps_bytes),
+        seconds=tokens * token_s / min(pool.size, -(-len(suite.prompts) // plan.batch)),
+        workers=pool.size,
+        probe=probe,
+    )
+
+
+def units(
+    plan: Plan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
+) -> list[Unit]:
+    """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
+    groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
+    if plan.mode == "live":
+        return [Unit(group, live=variant) for variant in variants for group in groups]
+    of_prompt = given.of_prompt if given else {}
+    return [Unit(group, given=tuple(r for p in group for r in of_prompt.get(p.prompt_id, ()))) for group in groups]
+
+
+def _work(
+    run_id: str,
+    plan: Plan,
+    suite: Suite,
+    given: GivenResponses | None,
+    checked: Checked,
+    store: Store,
+    pool: Pool,
+    watcher: Watcher,
+) -> None:
+    temperature = suite.file.generation.temperature
+    variants = list(dict.fromkeys(
+        (name, gamma, kept_drafting(way, d["kind"], temperature))
+        for name, d in checked.drafters.items() for gamma in d["gammas"] for way in plan.drafting
+    ))  # fmt: skip
+    recorded = store.recorded_prompts(run_id)
+    todo = units(plan, suite, given, variants)
+    total = sum(_responses(u) for u in todo)
+    todo = [u for u in todo if (*(u.live or ("none", 0, "either")), u.prompts[0].prompt_id) not in recorded]
+    done = total - sum(_responses(u) for u in todo)
+    stage = f"recording · {plan.mode} · {len(checked.drafters)} drafters · {pool.size} actors"
+    watcher.advance(stage, done, total)
+    outside = _outside(run_id, store)[0]
+    for (unit,), tables in pool.map("record", [(u,) for u in todo]):
+        if given is not None:
+            outside += _judged(given, str(plan.responses), outside, tables.get("readings"))
+        store.add(run_id, tables)
+        done += _responses(unit)
+        watcher.advance(stage, done, total)
+    _say_found(run_id, suite, variants if plan.mode == "live" else [("none", 0, "either")], store, watcher)
+    if not _rounds(run_id, store):
+        watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
+    elif plan.mode == "dense":
+        calibrate(run_id, store, watcher.say)
+
+    first_of_task = {p.task: p for p in reversed(suite.prompts)}
+    if plan.speed_passes and checked.cannot_decode:
+        watcher.say(f"no live speed pass: {checked.cannot_decode}")
+    passes = 0 if checked.cannot_decode else plan.speed_passes
+    timed = [(sample, prompt) for sample in range(passes) for prompt in first_of_task.values()]
+    taken = store.timed(run_id)
+    for count, (sample, prompt) in enumerate(timed, 1):
+        if (sample, prompt.prompt_id) not in taken:
+            store.add_speed(run_id, pool.call("time", sample, prompt))
+        watcher.advance("timing drafters · one request at a time", count, len(timed))
+    store.finish_run(run_id)
+
+
+def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | None) -> int:
+    """Tokens of some given responses that the target cannot say; `before` were found in others.
+
+    Raises InputError where these are too many of the file's to be the target's.
+    """
+    rows = [r for r in ([] if readings is None else readings.to_pylist()) if r["outside"]]
+    found = sum(int(r["outside"]) for r in rows)
+    if rows:
+        worst = max(rows, key=lambda r: r["outside"])
+        given.judge(file, before + found, f"{worst['prompt_id']}, turn {worst['turn']}")
+    return found
+
+
+def _outside(run_id: str, store: Store) -> tuple[int, int]:
+    """(tokens that the target, reading a run's responses again, could not say; tokens it read)."""
+    sql = "SELECT sum(outside), sum(tokens) FROM readings WHERE run_id = ?"
+    with store.reading() as connection:
+        [(outside, read)] = connection.execute(sql, [run_id]).fetchall()
+    return int(outside or 0), int(read or 0)
+
+
+def _rounds(run_id: str, store: Store) -> int:
+    """Rounds of a run, over all drafters."""
+    with store.reading() as connection:
+        [(rounds,)] = connection.execute("SELECT count(*) FROM rounds WHERE run_id = ?", [run_id]).fetchall()
+    return int(rounds)
+
+
+def _say_found(
+    run_id: str, suite: Suite, decoded: Sequence[tuple[str, int, KeptDrafting]], store: Store, watcher: Watcher
+) -> None:
+    """Say how many tokens rounding decided otherwise, and which turns were left out of what was `decoded`."""
+    outside, read = _outside(run_id, store)
+    if read:
+        watcher.say(f"{outside} of {read} response tokens ({outside / read:.2%}) round otherwise when read again")
+    sql = """
+        SELECT prompt_id, count(*) FROM responses
+        WHERE run_id = ? AND drafter = ? AND gamma = ? AND drafting = ? GROUP BY ALL
+    """
+    for drafter, gamma, drafting in decoded:
+        with store.reading() as connection:
+            turns = dict(connection.execute(sql, [run_id, drafter, gamma, drafting]).fetchall())
+        ended = {p.prompt_id: turns[p.prompt_id] for p in suite.prompts if turns[p.prompt_id] < len(p.turns)}
+        if ended:
+            where = ", ".join(f"{prompt} from turn {turn}" for prompt, turn in ended.items())
+            watcher.say(f"{drafter}: conversations that outgrew the target's context end early: {where}")
+
+
+@contextmanager
+def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
+    """Say how to go on when the block ends early, whatever the reason."""
+    try:
+        yield
+    except BaseException:
+        resume = f"harness run --resume {run_id} --out {store.file.parent}"
+        watcher.say(f"what is recorded is kept; go on with: {resume}")
+        raise
+
+
+def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:
+    return {} if given is None else given.of_prompt
+
+
+def _responses(unit: Unit) -> int:
+    return sum(len(p.turns) for p in unit.prompts)
+
+
+def _load(plan: Plan) -> tuple[Suite, GivenResponses | None]:
+    """The suite with the plan's prompts and settings, and given responses, which set the length limit; looks at the pair."""
+    choose_drafters(load_pair(plan.pair), plan.drafters)
+    data_dir = Path(plan.data_dir) if plan.data_dir else None
+    suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
+    generation, given = plan.generation or suite.file.generation, None
+    if plan.responses is not None:
+        given = read_responses(Path(plan.responses), suite.prompts, generation, file_hash=plan.responses_hash)
+        generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
+    suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
+    return _without(suite, plan.skipped), given
+
+
+def _check_answers(plan: Plan, given: GivenResponses | None, checked: Checked) -> None:
+    """Raise InputError where the plan needs the target to say what it cannot say by itself."""
+    if plan.mode == "live" and checked.cannot_decode:
+        raise InputError(f"--mode live: {checked.cannot_decode}; leave --mode live out")
+    cut = given is None or any(r.finish == "length" for responses in given.of_prompt.values() for r in responses)
+    if cut and checked.cannot_generate:
+        raise InputError(checked.cannot_generate)
+
+
+def _without(suite: Suite, skipped: list[str]) -> Suite:
+    prompts = tuple(p for p in suite.prompts if p.prompt_id not in set(skipped))
+    if not prompts:
+        raise InputError("every prompt is too long for the target's context; lower --max-new-tokens")
+    return Suite(suite.file, suite.source, prompts)
+
+
+def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
+    generation = suite.file.generation
+    options = RecorderOptions(
+        plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, plan.drafting
+    )
+    return Pool(cluster, Recorder, (options,), watcher.say)
+
+
+def _say_run(suite: Suite, plan: Plan, run_id: str, checked: Checked, watcher: Watcher) -> None:
+    source = {
+        "bundled": "bundled prompts, not the benchmarks",
+        "data-dir": f"prompts from {plan.data_dir}",
+        "hub": "prompts from the hub",
+    }[suite.source]
+    name = f"{suite.file.name} v{suite.file.version}"
+    target = f"{checked.target['dtype']} on {checked.target['device']}"
+    watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · {target} · seed {plan.seed} · run {run_id}")
+    if checked.target["dated"]:
+        watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
+    if plan.skipped:
+        watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
+
+
+def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
+    generation = suite.file.generation
+    return RunInfo(
+        command=command_line(),
+        suite=suite.file.name,
+        suite_version=suite.file.version,
+        suite_hash=suite.content_hash,
+        prompt_source=suite.source,
+        pair=plan.pair_name,
+        target=checked.target,
+        drafters=checked.drafters,
+        sampling=msgspec.to_builtins(generation),
+        seed=plan.seed,
+        plan=msgspec.to_builtins(plan),
+        git_revision=git_revision(),
+        packages=package_versions(),
+        host=checked.host,
+    )
+
+
+def _check_space(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made or read ({error.strerror})") from None
+    if free < _MIN_FREE_BYTES:
+        raise InputError(f"--out {folder}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {folder}: is not writable")

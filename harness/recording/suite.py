@@ -1,0 +1,230 @@
+"""Suites: workloads as data. A folder with `suite.yaml` and `prompts/<task>.jsonl`; anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from simulator.errors import InputError
+from simulator.records import check_sampling
+
+Source = Literal["bundled", "data-dir", "hub"]
+BUNDLED_SUITES = Path(__file__).parents[2] / "suites"
+
+
+class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How responses are sampled."""
+
+    temperature: float = 1.0
+    """0 is greedy; else at least 0.001."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all tokens."""
+    max_new_tokens: int = 128
+    """Length limit of one response."""
+    thinking: bool = False
+    """Whether the chat template opens a thinking section, where it knows one."""
+    today: date = date(2024, 7, 26)
+    """What chat templates that write today's date are told, so that a run says the same on any day."""
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, self.top_p, self.top_k)
+        if self.max_new_tokens < 2:
+            raise ValueError(f"max_new_tokens ≥ 2 is needed, got {self.max_new_tokens}")
+
+
+class Hub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the real benchmark lies and how its columns become turns."""
+
+    file: str
+    """A path polars reads: `hf://datasets/…`, or any local file; .parquet or .jsonl, `*` allowed."""
+    turns: tuple[str, ...] = ()
+    """One template a turn, `{column}` filled in."""
+    turns_column: str | None = None
+    """A column that holds the list of turns; instead of `turns`."""
+
+    def __post_init__(self) -> None:
+        if bool(self.turns) == (self.turns_column is not None):
+            raise ValueError("give either turns or turns_column")
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One benchmark of a suite."""
+
+    name: str
+    domain: str
+    hub: Hub | None = None
+
+
+class SuiteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `suite.yaml`."""
+
+    name: str
+    version: int
+    tasks: tuple[Task, ...]
+    description: str = ""
+    generation: Generation = Generation()
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("tasks must have at least one entry and distinct names")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation to hold: user turns in order, each answered by the model itself."""
+
+    task: str
+    domain: str
+    prompt_id: str
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite with the prompts of one run."""
+
+    file: SuiteFile
+    source: Source
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over settings and prompts: equal hashes mean equal work."""
+        content = {"suite": msgspec.to_builtins(self.file), "source": self.source}
+        content["prompts"] = [[p.task, p.domain, p.prompt_id, list(p.turns)] for p in self.prompts]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def find_suite(name: str) -> Path:
+    """The folder of a suite: a path, or the name of a bundled one (`suites/` in front allowed)."""
+    bundled = BUNDLED_SUITES / name.removeprefix("suites/").rstrip("/")
+    for folder in (Path(name), bundled):
+        if (folder / "suite.yaml").is_file():
+            return folder
+    if Path(name).is_dir():
+        raise InputError(f"suite {name}: the folder has no suite.yaml")
+    known = ", ".join(sorted(f.parent.name for f in BUNDLED_SUITES.glob("*/suite.yaml")))
+    raise InputError(f"suite {name}: no such folder, and no bundled suite of that name (bundled: {known})")
+
+
+def load_suite(
+    name: str, *, data_dir: Path | None = None, source: Literal["bundled", "hub"] = "bundled", limit: int | None = None
+) -> Suite:
+    """Read a suite and its prompts.
+
+    Args:
+        data_dir: folder with one `<task>.jsonl` a task; takes precedence over `source`.
+        limit: first prompts of each task to keep; None keeps all.
+
+    Raises:
+        InputError: naming the file, and the line or field, that is wrong.
+    """
+    folder = find_suite(name)
+    file = read_suite_file(folder / "suite.yaml")
+    chosen: Source = "data-dir" if data_dir is not None else source
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit must be at least 1, got {limit}")
+    prompts: list[Prompt] = []
+    for task in file.tasks:
+        if chosen == "hub":
+            prompts += _hub_prompts(task, limit)
+        else:
+            prompts += _jsonl_prompts(task, (data_dir or folder / "prompts") / f"{task.name}.jsonl", limit)
+    return Suite(file, chosen, tuple(prompts))
+
+
+def read_suite_file(path: Path) -> SuiteFile:
+    """Decode and check `suite.yaml`; unknown keys are errors."""
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=SuiteFile)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    seen: set[str] = set()
+    for number, line in _lines(path):
+        if limit is not None and len(prompts) == limit:
+            break
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
+        turns = row.get("turns") if isinstance(row, dict) else None
+        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
+            raise InputError(f'{path}, line {number}: "turns" must be a list of at least one non-empty string')
+        prompt_id = str(row.get("id", number - 1))
+        try:
+            "".join([prompt_id, *turns]).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise InputError(
+                f"{path}, line {number}: holds {half!a}, one half of a character; cut text between whole characters"
+            ) from None
+        if not prompt_id.startswith(f"{task.name}/"):  # unique over the suite, whatever the file calls it
+            prompt_id = f"{task.name}/{prompt_id}"
+        if prompt_id in seen:
+            raise InputError(f"{path}, line {number}: id {prompt_id!r} stands in an earlier line too")
+        seen.add(prompt_id)
+        prompts.append(Prompt(task.name, task.domain, prompt_id, tuple(turns)))
+    if not prompts:
+        raise InputError(f"{path}: has no prompts")
+    return prompts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Non-empty lines with their numbers, from 1."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a prompt folder has one <task>.jsonl for each task of the suite") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:
+    if task.hub is None:
+        raise InputError(f"task {task.name}: suite.yaml names no hub file for it; use --data-dir or the bundled prompts")
+    import polars as pl
+
+    scan = pl.scan_parquet if task.hub.file.endswith(".parquet") else pl.scan_ndjson
+    try:
+        frame = scan(task.hub.file)
+        rows = (frame if limit is None else frame.head(limit)).collect().to_dicts()
+    except Exception as error:  # polars and its network layer have no common base for "could not read this"
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"task {task.name}: {task.hub.file} could not be read: {reason}") from error
+    return [
+        Prompt(task.name, task.domain, f"{task.name}/{i}", _turns(task.name, task.hub, row)) for i, row in enumerate(rows)
+    ]
+
+
+def _turns(task: str, hub: Hub, row: dict[str, object]) -> tuple[str, ...]:
+    try:
+        if hub.turns_column is not None:
+            turns = row[hub.turns_column]
+            if not isinstance(turns, list) or not turns:
+                raise InputError(f"task {task}: column {hub.turns_column} of {hub.file} must hold lists of turns")
+            return tuple(str(t) for t in turns)
+        return tuple(template.format_map(row).strip() for template in hub.turns)
+    except KeyError as error:
+        raise InputError(f"task {task}: {hub.file} has no column {error}; it has {', '.join(row)}") from None

@@ -1,0 +1,1 @@
+"""Recordings simulated under many policies, loads and seeds."""

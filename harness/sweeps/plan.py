@@ -1,0 +1,126 @@
+"""What a sweep simulates: loads × drafters × policies × seeds, as points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from results.store.recordings import Traces
+from simulator.confidence import Confidences
+from simulator.errors import InputError
+from simulator.hardware.profile import Profile, parse_profile
+from simulator.load import load_of
+from simulator.policies import parse_policy
+from simulator.records import Drafting
+from simulator.simulation import Engine, Setup
+from simulator.sla import Sla
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
+
+    profile: str
+    """JSON of what a step takes."""
+    believed: str | None = None
+    """JSON of what the policies think a step takes; None is the truth."""
+    loads: list[str]
+    """As `load_of` reads them."""
+    policies: list[str] | None = None
+    """None: fixed at γ, prefix_scheduler, and none."""
+    drafters: list[str] | None = None
+    confidences: Literal["raw", "calibrated"] | None = None
+    """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
+    drafting: Drafting = "sampled"
+    """How the drafts were chosen that are replayed."""
+    weights: dict[str, float] | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    request_cap: int = 256
+    step_tokens: int = 8192
+    kv_capacity_tokens: int | None = None
+    replicas: int = 1
+    router: Literal["round_robin", "least_loaded"] = "least_loaded"
+    seconds: float = 600.0
+    seed: int = 0
+    replications: int = 1
+    slas: list[str] = []
+
+    def __post_init__(self) -> None:
+        if not self.loads or self.replications < 1 or self.seed < 0:
+            raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
+        for load in self.loads:
+            load_of(load)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One simulation of a sweep."""
+
+    number: int
+    drafter: str
+    """`none` for the policy none, whatever the trace it walks."""
+    trace: tuple[str, int, Confidences]
+    """Drafter, γ and confidences of the trace."""
+    load: str
+    setup: Setup
+
+
+def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point]:
+    """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
+    engine = Engine(
+        request_cap=plan.request_cap, step_tokens=plan.step_tokens, kv_capacity_tokens=plan.kv_capacity_tokens,
+        replicas=plan.replicas, router=plan.router,
+    )  # fmt: skip
+    common: dict[str, Any] = {
+        "profile": parse_profile(plan.profile), "believed": plan.believed and parse_profile(plan.believed), "engine": engine,
+        "weights": plan.weights, "prompt_tokens": plan.prompt_tokens, "output_tokens": plan.output_tokens,
+        "seconds": plan.seconds, "slas": tuple(Sla.parse(s) for s in plan.slas),
+    }  # fmt: skip
+    for policy in plan.policies or []:
+        parse_policy(policy, common["profile"].cost("none", 0, 1, 2))
+    found: list[Point] = []
+    loads = {text: load_of(text) for text in plan.loads}
+    for drafter, key, policy in _who(plan, traces, common["profile"], say):
+        for text, load in loads.items():
+            for seed in range(plan.seed, plan.seed + plan.replications):
+                setup = Setup(load=load, policy=policy, seed=seed, **common)
+                found.append(Point(len(found), drafter, key, text, setup))
+    if not found:
+        raise InputError("nothing to simulate with these options")
+    return found
+
+
+def _who(
+    plan: Plan, traces: Traces, profile: Profile, say: Callable[[str], None]
+) -> Iterator[tuple[str, tuple[str, int, Confidences], str]]:
+    """(drafter, trace, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
+    known = list(dict.fromkeys(name for name, _ in traces.recorded))
+    if unknown := [d for d in plan.drafters or [] if d not in known]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
+    bare = False
+    for name, gamma in traces.recorded:
+        if plan.drafters and name not in plan.drafters:
+            continue
+        confidences = traces.confidences(name, gamma, plan.confidences)
+        for policy in plan.policies or ["none", f"fixed:{gamma}", "prefix_scheduler"]:
+            if policy == "none":
+                if not bare:
+                    yield "none", (name, gamma, confidences), policy
+                bare = True
+                continue
+            try:
+                cost = profile.cost(name, gamma, 1, gamma + 2)
+                parsed = parse_policy(policy, cost)
+                if parsed.reads_confidences and confidences == "none":
+                    raise InputError(f"policy {policy}: needs confidences, and {name} has none")
+            except InputError as error:
+                if plan.drafters and plan.policies:
+                    raise
+                say(f"{name} γ={gamma} {policy}: left out: {error}")
+                continue
+            # Calibration is what such a policy ignores; estimates are all that a drafter without a head has, there too.
+            raw = parsed.wants_raw_confidences and confidences == "calibrated"
+            yield name, (name, gamma, "raw" if raw else confidences), policy

@@ -1,0 +1,185 @@
+"""Replaying a run's dense recordings under policies, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
+from results.store.database import Store
+from results.store.recordings import not_fitted_on
+from simulator.confidence import Confidences
+from simulator.errors import InputError
+from simulator.policies import Policy, parse_policy
+from simulator.records import Drafting, KeptDrafting, Round
+from simulator.replay import replay, replays_exactly
+from simulator.traces import Trace, TracedResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What τ of greedy drafts is over τ of sampled ones on the same responses, less 1: −0.1 is 10 % less."""
+
+    change: float
+    low: float | None
+    """95 % interval, the same prompts drawn for both."""
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A policy over a drafter's responses in one domain."""
+
+    drafter: str
+    gamma: int
+    policy: str
+    confidences: Confidences
+    """What the policy decided from; `none` if it looks at none."""
+    domain: str
+    prompts: int
+    rounds: int
+    tau: float
+    """Mean of the tasks' Σ committed / Σ rounds, bonus token included."""
+    budget: float
+    """Tokens verified a round, anchor included: mean of the tasks' Σ (ℓ + 1) / Σ rounds."""
+    verified: int
+    """Draft tokens verified, over all rounds."""
+    accepted: int
+    """Of them accepted."""
+    exact: bool
+    """Whether a live run has this law; false for bounds and where unverified old confidences matter."""
+    drafting: KeptDrafting
+    """How the replayed drafts were chosen."""
+    low: float | None
+    """95 % interval of τ: a bootstrap over the prompts of each task; None where every task has fewer than two."""
+    high: float | None
+    change: Change | None = None
+    """Of a replay of greedy drafts beside one of sampled drafts, all else equal."""
+
+
+Drawn = tuple[Replayed, Floats]
+"""A replay and the bootstrap's draws of its τ."""
+
+
+def replay_run(
+    store: Store,
+    run_id: str,
+    policies: Sequence[str] | None,
+    drafters: Sequence[str] | None,
+    *,
+    drafting: Drafting | None = None,
+    calibrated: bool,
+    say: Callable[[str], None],
+) -> list[Replayed]:
+    """Every policy on every dense recording of a run, by domain. Raises InputError for what is not there.
+
+    `drafting` chooses among recordings of sampled and of greedy drafts; None takes both. `calibrated` stands for estimated
+    where a drafter has no confidence head.
+    """
+    if drafting is not None:
+        store.traced(run_id, drafting)  # refused where it was not recorded
+    recorded = [key for key in store.recordings(run_id) if drafting is None or key[2] in (drafting, "either")]
+    chosen = [key for key in recorded if not drafters or key[0] in drafters]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(key[0] for key in recorded)) or "none"
+        raise InputError(
+            f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
+        )
+    parsed = [parse_policy(text) for text in policies or []]
+    rows: list[Drawn] = []
+    for key in chosen:
+        trace = store.trace(run_id, *key)
+        confidences: Confidences = "raw"
+        if calibrated:
+            fitted = _fitted(store, run_id, trace)
+            if fitted is None:
+                say(f"{trace}: left out, the run has no calibration of its confidences")
+                continue
+            trace, confidences = fitted
+        for policy in parsed or [parse_policy(f"fixed:{trace.gamma}")]:
+            try:
+                rows += _replay_trace(trace, policy, confidences)
+            except InputError as error:
+                if drafters:
+                    raise
+                say(f"{trace}: left out: {error}")
+    if not rows:
+        raise InputError(f"run {run_id}: nothing to replay with these options")
+    return _compared(rows)
+
+
+def _fitted(store: Store, run_id: str, trace: Trace) -> tuple[Trace, Confidences] | None:
+    """A trace with calibrated or estimated confidences, without the prompts these were fitted on; None where it has none."""
+    key = (trace.drafter, trace.gamma, trace.drafting)
+    if temperatures := store.temperatures(run_id, *key):
+        return not_fitted_on(trace.calibrated(temperatures)), "calibrated"
+    if weights := store.estimates(run_id, *key):
+        return not_fitted_on(trace.estimated(weights)), "estimated"
+    return None
+
+
+def _compared(rows: Sequence[Drawn]) -> list[Replayed]:
+    """The replays, those of greedy drafts beside their sampled twins."""
+
+    def key(row: Replayed) -> tuple[object, ...]:
+        return row.drafter, row.gamma, row.policy, row.confidences, row.domain
+
+    sampled = {key(row): (row, draws) for row, draws in rows if row.drafting == "sampled"}
+    found = []
+    for row, draws in rows:
+        if row.drafting == "greedy" and key(row) in sampled:
+            twin, other = sampled[key(row)]
+            low, high = interval(divide(draws, other) - 1)
+            row = replace(row, change=Change(row.tau / twin.tau - 1, low, high))
+        found.append(row)
+    return found
+
+
+def _replay_trace(trace: Trace, policy: Policy, confidences: Confidences) -> list[Drawn]:
+    replayed = [(response, replay(anchors, policy)) for response, anchors in trace]
+    replayed.sort(key=lambda pair: pair[0].domain)
+    return [
+        _of_domain(trace, policy, confidences if policy.reads_confidences else "none", domain, list(group))
+        for domain, group in groupby(replayed, key=lambda pair: pair[0].domain)
+    ]
+
+
+def _of_domain(
+    trace: Trace,
+    policy: Policy,
+    confidences: Confidences,
+    domain: str,
+    replayed: list[tuple[TracedResponse, list[Round]]],
+) -> Drawn:
+    """Tasks weigh the same, as in the report and the field's tables; tokens within a task do."""
+    taus, budgets, draws = [], [], []
+    rng = np.random.default_rng(0)  # the same prompts drawn for every replay: they are compared
+    for task in sorted({response.task for response, _ in replayed}):
+        of_task = [(response.prompt_id, rs) for response, rs in replayed if response.task == task]
+        rounds = [r for _, rs in of_task for r in rs]
+        if rounds:
+            taus.append(sum(r.committed for r in rounds) / len(rounds))
+            budgets.append(sum(r.verified + 1 for r in rounds) / len(rounds))
+            draws.append(_draws(of_task, rng))
+    drawn = np.mean(draws, 0) if draws else np.empty(0)
+    every = [r for _, rs in replayed for r in rs]
+    row = Replayed(
+        trace.drafter, trace.gamma, policy.name, confidences, domain, len({r.prompt_id for r, _ in replayed}), len(every),
+        sum(taus) / max(len(taus), 1), sum(budgets) / max(len(budgets), 1),
+        sum(r.verified for r in every), sum(r.accepted for r in every),
+        replays_exactly(policy, trace.drafting), trace.drafting, *interval(drawn),
+    )  # fmt: skip
+    return row, drawn
+
+
+def _draws(of_task: Sequence[tuple[str, list[Round]]], rng: np.random.Generator) -> Floats:
+    """Bootstrap draws of a task's τ over its prompts, each with all its turns."""
+    sums: dict[str, tuple[int, int]] = {}
+    for prompt, rounds in of_task:
+        committed, count = sums.get(prompt, (0, 0))
+        sums[prompt] = committed + sum(r.committed for r in rounds), count + len(rounds)
+    committed, counts = np.array([sums[prompt] for prompt in sorted(sums)]).T
+    return bootstrap_ratio(committed, counts, rng)

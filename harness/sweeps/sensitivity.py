@@ -1,0 +1,180 @@
+"""`harness sensitivity`: how wrong profile, acceptances or lengths may be before another configuration would have won.
+
+Each of them is made wrong in turn, by up to 30 % either way, and every configuration is simulated again. Policies go on
+believing the profile as it is: that is what being wrong about it means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from harness.console import Watcher
+from harness.sweeps.plan import Plan, Point, points
+from harness.sweeps.run import drafting_as
+from results.store.database import Store
+from results.store.provenance import command_line, git_revision, package_versions
+from results.store.recordings import Traces
+from results.store.rows import profile_row
+from results.store.sensitivities import Tolerances
+from simulator.errors import InputError
+from simulator.hardware.profile import parse_profile
+from simulator.hardware.whatif import accepting, confident, slower
+from simulator.records import Drafting
+from simulator.simulation import Prepared, Setup, prepare, ready, simulate
+
+OFF = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
+"""By how much things are off."""
+CLEAR = 0.01
+"""Another configuration wins where it has so much more of the objective: less is no reason to change."""
+Objective = Literal["throughput", "tps"]
+Change = Callable[[Setup, Prepared, float], tuple[Setup, Prepared]]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is best where something is off."""
+
+    what: str
+    off: float
+    """0.1: 10 % more than assumed."""
+    best: str
+    loss: float
+    """Of keeping the configuration that is best where nothing is off: 0.01 is 1 % of the objective."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far one thing may be off at one load before another configuration clearly wins."""
+
+    load: str
+    what: str
+    winner: str
+    """Where nothing is off."""
+    margin: float
+    """By how much it then beats the next: 0.01 is 1 %."""
+    down: float | None
+    up: float | None
+    """Break-even, interpolated: −0.12 is 12 % less than assumed; None where the winner holds throughout."""
+    instead: str | None
+    """Who wins first beyond it."""
+    looks: tuple[Looked, ...]
+
+
+def _part(name: Literal["verify", "draft", "overhead"]) -> Change:
+    def change(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup, Prepared]:
+        believed = setup.believed or setup.profile
+        return replace(setup, profile=slower(setup.profile, name, factor), believed=believed), recorded
+
+    return change
+
+
+def _acceptance(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup, Prepared]:
+    return setup, prepare(accepting(recorded.trace, factor, setup.seed))
+
+
+def _confidence(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup, Prepared]:
+    return setup, prepare(confident(recorded.trace, factor))
+
+
+def _lengths(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup, Prepared]:
+    """Of one length, so many times the mean."""
+    anchors, responses = len(recorded.trace.anchors), len(recorded.trace.responses)
+    mean = setup.output_tokens or 1 + anchors / responses
+    return replace(setup, output_tokens=max(round(mean * factor), 2)), recorded
+
+
+CHANGES: Mapping[str, Change] = {
+    "seconds of verification": _part("verify"),
+    "seconds of drafting": _part("draft"),
+    "overhead": _part("overhead"),
+    "acceptance": _acceptance,
+    "confidences": _confidence,
+    "length of answers": _lengths,
+}
+
+
+def tolerances(
+    every: Sequence[Point], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
+) -> list[Tolerance]:
+    """Of every load and everything that may be off; `every` holds the configurations of all loads, of one seed."""
+    by_load: dict[str, list[Point]] = {}
+    for point in every:
+        by_load.setdefault(point.load, []).append(point)
+    total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
+
+    def values(some: Sequence[Point], change: Change | None, off: float) -> dict[str, float]:
+        nonlocal done
+        found = {}
+        for point in some:
+            setup, prepared = point.setup, recorded[point.trace]
+            if change is not None:
+                setup, prepared = change(setup, prepared, 1 + off)
+            if point.drafter == "none":
+                prepared = prepared._replace(trace=replace(prepared.trace, drafter="none"))
+            found[_name(point)] = getattr(simulate(setup, prepared), objective).value
+            done += 1
+            watcher.advance("simulating", done, total)
+        return found
+
+    result = []
+    for load, some in by_load.items():
+        if len(some) < 2:
+            raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
+        now = values(some, None, 0.0)
+        for what, change in CHANGES.items():
+            result.append(judge(load, what, {0.0: now} | {off: values(some, change, off) for off in OFF}))
+    return result
+
+
+def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> Tolerance:
+    """From the objective of every configuration where something is so much off; 0 is among them."""
+    now = {name: v for name, v in values[0.0].items() if not math.isnan(v)}
+    winner = max(now, key=lambda name: now[name])
+    margin = now[winner] / max(v for name, v in now.items() if name != winner) - 1
+    looks = []
+    leads: dict[float, float] = {}
+    for off, found in sorted(values.items()):
+        others = {name: v for name, v in found.items() if name != winner and not math.isnan(v)}
+        leads[off] = found[winner] / max(others.values()) - 1 + CLEAR
+        best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
+        looks.append(Looked(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
+    down, up = _break_even(leads, -1), _break_even(leads, 1)
+    lost = [x for x in looks if x.best != winner]
+    instead = min(lost, key=lambda x: abs(x.off)).best if lost else None
+    return Tolerance(load, what, winner, margin, down, up, instead, tuple(looks))
+
+
+def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
+    """Where the lead first falls below 0 on one side, straight between the points looked at."""
+    offs = sorted((off for off in leads if off * sign >= 0), key=abs)
+    for near, far in pairwise(offs):
+        if leads[far] < 0:
+            return near + (far - near) * max(leads[near], 0.0) / (max(leads[near], 0.0) - leads[far])
+    return None
+
+
+def _name(point: Point) -> str:
+    return "none" if point.drafter == "none" else f"{point.drafter} γ={point.trace[1]} {point.setup.policy}"
+
+
+def run_sensitivity(
+    store: Store, run_id: str, plan: Plan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
+) -> list[Tolerance]:
+    """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
+    plan = drafting_as(plan, store, run_id, drafting, watcher)
+    traces = Traces(store, run_id, plan.drafting)
+    every = points(plan, traces, watcher.say)
+    recorded = {key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}
+    ready(watcher.say)
+    found = tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
+    common = {
+        "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
+        "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
+    }  # fmt: skip
+    rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
+    Tolerances(store).add(rows, profile_row(parse_profile(plan.profile)))
+    return found

@@ -1,0 +1,1 @@
+"""A live engine beside its simulation."""

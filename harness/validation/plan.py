@@ -1,0 +1,68 @@
+"""What a validation runs: settings of the live engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.validation.points import Point
+from results.store.recordings import Traces
+from simulator.errors import InputError
+from simulator.hardware.cost import StepCost
+from simulator.policies import parse_policy
+from simulator.records import Drafting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to validate. Raises InputError for what makes no sense."""
+
+    concurrency: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Users of closed loops."""
+    drafters: tuple[str, ...] | None = None
+    """None: all that were recorded, and `none`."""
+    policies: tuple[str, ...] | None = None
+    """None: fixed at γ, and prefix_scheduler where there are confidences."""
+    seconds: float = 420.0
+    """Of measuring, profile and live points together, roughly."""
+    max_tokens: int = 48
+    """Length limit of an answer: short ones give more prompts in the time."""
+    drafting: Drafting | None = None
+    """How drafts are chosen, live and simulated; None: as the engine does by default, this project's own samples them."""
+    replicates: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.concurrency or min(self.concurrency) < 1:
+            raise InputError("--concurrency: at least one number of users, 1 or more, is needed")
+        if not 0 < self.seconds < float("inf") or self.max_tokens < 2 or self.replicates < 4 or self.seed < 0:
+            raise InputError("--seconds above 0, --max-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
+
+
+def choose_points(plan: Plan, traces: Traces) -> list[Point]:
+    """Every setting to run: each drafter at the largest γ recorded. Raises InputError."""
+    gammas: dict[str, int] = {}
+    for name, gamma in traces.recorded:
+        gammas[name] = max(gamma, gammas.get(name, 0))
+    if not gammas:
+        raise InputError("the run has no dense recording to simulate from")
+    if unknown := [d for d in plan.drafters or () if d not in (*gammas, "none")]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(gammas)}")
+    points = []
+    for name, gamma in {"none": 0, **gammas}.items():
+        if plan.drafters is not None and name not in plan.drafters:
+            continue
+        confidences = "none" if name == "none" else traces.confidences(name, gamma, None)
+        for policy in ("none",) if name == "none" else plan.policies or (f"fixed:{gamma}", "prefix_scheduler"):
+            parsed = parse_policy(policy, _NOTHING)
+            if parsed.reads_confidences and confidences == "none":
+                continue
+            basis = confidences if parsed.reads_confidences else "none"
+            basis = "raw" if parsed.wants_raw_confidences else basis
+            points += [Point(name, gamma, policy, basis, users) for users in plan.concurrency]
+    return points
+
+
+_NOTHING = StepCost(np.ones(2), np.ones(2), np.zeros((1, 2)), np.zeros(1), 0.0, 0.0, 0.0, 0.0)
+"""Stands in where a policy is only asked what it reads."""

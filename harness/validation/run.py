@@ -1,0 +1,169 @@
+"""`harness validate`: a live engine under load, and what the simulator makes of the same load from other prompts' traces.
+
+Live servers, one a point, run in short slices by turns, between the passes that measure the machine: a machine that drifts
+drifts for all of them. Each point is then simulated many times over: as many users, as long, prompts of the same
+tasks in the same turns, but other prompts, drawn anew each time. The spread of these is what one live run may be off by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from heapq import heappop, heappush
+from typing import Any
+
+from drafters.sampling import Sampling
+from drafters.serving import Server
+from harness.console import Watcher
+from harness.hardware.measure import Effort, Measured, loaded_pair, profile
+from harness.validation.plan import Plan, choose_points
+from harness.validation.points import Asked, LiveEngine, Point, live_figures, read_prompts, split_prompts, step_errors
+from harness.validation.replicas import Replicas, halves
+from results.store.database import Store
+from results.store.provenance import command_line, git_revision, package_versions
+from results.store.recordings import Traces, choose_drafting
+from results.store.rows import profile_row
+from results.store.validations import Validations
+from simulator.errors import InputError
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import Profile
+from simulator.simulation import ready
+
+_LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
+"""Of the time: for live slices, and for the profile that schedulers believe in."""
+_SLICE_S, _LOOKS = 0.2, 40
+"""A live server runs so long at a time; and so often in a sweep over the grid live servers are looked after."""
+_CONTEXT = 512
+"""Longest context profiled, at least."""
+
+
+def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
+    """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
+
+    `hardware` names a profile to simulate with in place of measuring one. Raises InputError.
+    """
+    row, traces = store.run(run_id), Traces(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
+    points = choose_points(plan, traces)
+    gammas = {p.drafter: p.gamma for p in points if p.gamma}
+    responses = traces.raw(*traces.recorded[0]).responses
+    live, traced = split_prompts(responses, plan.seed)
+    watcher.say(f"live: {len(live)} prompts; simulated from the traces of {len(traced)} others, as many of each task")
+    settings = row["sampling"]
+    sampling = Sampling(settings["temperature"], settings["top_p"], settings["top_k"])
+    pair = row["plan"].get("pair")
+    if pair is None:
+        raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
+    with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
+        tasks = read_prompts(store, run_id, measured.target, live)
+        engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, traces.drafting)
+        found, believed, servers = _measure(measured, engine, points, traces, plan, watcher, hardware)
+    ready(watcher.say)
+    rows = []
+    for number, (point, server) in enumerate(servers.items(), 1):
+        rows.append(compare(point, server, found, believed, traces, (live, traced), plan))
+        watcher.advance("simulating", number, len(points))
+    common = {
+        "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
+        "drafting": traces.drafting, "git_revision": git_revision(), "packages": package_versions(),
+    }  # fmt: skip
+    return Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
+
+
+def _measure(
+    measured: Measured,
+    engine: LiveEngine,
+    points: Sequence[Point],
+    traces: Traces,
+    plan: Plan,
+    watcher: Watcher,
+    hardware: str | None,
+) -> tuple[Profile, Profile, dict[Point, Server]]:
+    """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
+    most = max(plan.concurrency)
+
+    def effort(share: float) -> Effort:  # no graphs: the live loop has none
+        seconds = plan.seconds * share
+        return Effort(seconds=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
+
+    if hardware is None:
+        watcher.say("measuring what schedulers believe in")
+        believed, _ = profile(measured, effort(_BELIEVED_SHARE), watcher)
+    else:
+        believed = find_profile(hardware)
+    servers = {}
+    for point in points:
+        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks))
+        servers[point] = engine.server(point, cost, _weights(traces, point))
+    live = _Turns(list(servers.values()))
+    if hardware is None:
+        watcher.say(f"{len(points)} live points, by turns with the profile")
+        found, _ = profile(measured, effort(1 - _BELIEVED_SHARE), watcher, others=[live.catch_up] * _LOOKS)
+    else:
+        found = believed
+        live.run(plan.seconds, watcher)
+    # The project's loop pads its passes, whatever is measured of them.
+    return replace(found, padded=True), replace(believed, padded=True), servers
+
+
+class _Turns:
+    """Live servers by turns, a slice each: whoever has said the fewest tokens goes next."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = [(0, number, server) for number, server in enumerate(servers)]
+        self._started, self._live_s = time.monotonic(), 0.0
+
+    def catch_up(self) -> None:
+        """Slices until live servers have had their share of the time so far."""
+        while self._live_s < _LIVE_SHARE * (time.monotonic() - self._started):
+            self._slice()
+
+    def run(self, seconds: float, watcher: Watcher) -> None:
+        """Slices until the time is gone."""
+        while self._live_s < seconds:
+            self._slice()
+            watcher.advance("live points, % of the time", min(round(100 * self._live_s / seconds), 100), 100)
+
+    def _slice(self) -> None:
+        started = time.monotonic()
+        _, number, server = heappop(self._servers)
+        server.run(server.clock_s + _SLICE_S)
+        heappush(self._servers, (server.emitted, number, server))
+        self._live_s += time.monotonic() - started
+
+
+def _weights(traces: Traces, point: Point) -> Any:
+    """Temperatures or estimates, as the point's confidences ask for."""
+    if point.confidences == "calibrated":
+        return traces.temperatures[point.drafter, point.gamma]
+    return traces.estimates[point.drafter, point.gamma] if point.confidences == "estimated" else None
+
+
+def _step_tokens(point: Point, tasks: Mapping[str, Sequence[Asked]]) -> int:
+    """Room for all users' prompts and drafts at once, with something to spare: other prompts may be longer."""
+    longest = max(len(a.ids) for some in tasks.values() for a in some)
+    return 4 * point.users * (longest + point.gamma + 2)
+
+
+def compare(
+    point: Point,
+    server: Server,
+    found: Profile,
+    believed: Profile,
+    traces: Traces,
+    prompts: tuple[Sequence[str], Sequence[str]],
+    plan: Plan,
+) -> dict[str, Any]:
+    """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
+    walked = (point.drafter, point.gamma) if point.gamma else traces.recorded[0]
+    whole = traces.trace(*walked, point.confidences)
+    if not point.gamma:
+        whole = replace(whole, drafter="none")
+    own, other = halves(whole, prompts)
+    longest = max(r.prompt_tokens for r in whole.responses)
+    replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
+    return {
+        **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
+        "measured": asdict(live_figures(server)), **replicas.figures(own, other),
+        "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
+    }  # fmt: skip

@@ -1,1 +1,0 @@
-"""Thin renderers: tables of `results.figures` in, sections of the report out. Nothing here computes what is shown."""

@@ -1,0 +1,91 @@
+"""Throughput of a GPU against speed for a user, and what every system delivers within the bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from results.figures import sweep as sweep_figure
+from results.figures.common import log_axis, spread
+from results.figures.section import Cell, Figure, Panel, Section, Table, empty_plot
+from results.figures.style import Series
+from results.figures.sweep import Capacity, baseline, gain
+from results.figures.view import View, back_to_front, bound, draw_published, draw_system, full_rows, legend_of_view, load_at
+
+LEDE = "every point is a load: more users, more throughput of a GPU and fewer tokens per second for each of them."
+
+
+def section(view: View, colours: Mapping[str, Series]) -> Section:
+    """Throughput against speed: every point is a load."""
+    plot = empty_plot(height=460)
+    for name in ("V4-Flash", "V4-Pro"):
+        draw_published(plot, "fig7_frontier", name, "tokens/s of a user", "tokens/s/GPU")
+    for system in back_to_front(view):
+        draw_system(plot, view, system, colours, "tps", "throughput")
+    lines = [sla for sla in view.slas if sla.measure == "tps" and sla.quantile is None]
+    log_axis(plot, "x", "tokens per second of a user", [r["tps"] for r in full_rows(view)])
+    log_axis(plot, "y", "tokens per second and GPU", [r["throughput"] for r in full_rows(view)])
+    for sla in lines:
+        plot.add_vline(x=sla.bound, line={"width": 1.2, "dash": "dot"})
+        x = math.log10(sla.bound) if plot.layout.xaxis.type == "log" else sla.bound
+        top = {"y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top"}
+        plot.add_annotation(x=x, text=f"  {bound(sla)}", showarrow=False, **top)
+    plot.update_layout(margin={"l": 56, "b": 44})
+    caption = (
+        "Up and to the right is better; a line above another serves more at the same speed. Full lines are each drafter's "
+        "best policy, thin ones its others."
+    )
+    if lines:
+        caption += f" What lies left of the dotted line breaks {' and '.join(map(bound, lines))}."
+    figure = Figure(legend_of_view(view, colours), [Panel("frontier-plot", "", plot)], caption, published=view.published)
+    return Section(
+        "frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", figure, [_table(view)],
+        [*view.evidence, "published"], view.points,
+    )  # fmt: skip
+
+
+def _table(view: View) -> Table:
+    """What every system delivers within the bounds."""
+    bases = {kind: baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
+    rows = []
+    for c in view.capacities:
+        near = c.near
+        half = "" if math.isnan(c.half_width) else f" ± {c.half_width:,.0f}"
+        cells = [
+            Cell(view.name(c.system), view.name(c.system)),
+            Cell(f"{'≥ ' if c.how == 'highest' and view.slas else ''}{c.throughput:,.0f}{half}", round(c.throughput, 2)),
+            *(_gain(c, base) for base in bases.values()),
+            Cell(load_at(near), near["load_x"]),
+            *(Cell("–") if near[n] is None else Cell(spread(near, n, f), round(near[n], 4)) for n, f in _COLUMNS.items()),
+        ]
+        rows.append((cells, False))
+    able = {c.system for c in view.capacities}
+    never = [view.name(s) for s in sweep_figure.systems(view.points, bounds=False) if s not in able]
+    caption = (
+        f"Throughput where {view.bounds} is just kept, between two loads; ≥ where it is kept at the highest load simulated. "
+        "The columns to the right are of the last load that keeps it."
+        if view.slas
+        else "At the highest load that all were simulated at."
+    )
+    caption += f" Never within the bounds: {', '.join(never)}." if never and view.slas else ""
+    heads = [
+        ("system", ""),
+        ("tok/s/GPU", view.bounds),
+        ("gain", "over MTP-1"),
+        ("gain", "over none"),
+        ("kept up to" if view.slas else "load", ""),
+    ]
+    return Table([*heads, ("tok/s", "of a user"), ("τ", ""), ("budget", ""), ("wasted", "of verified")], [rows], caption)
+
+
+_COLUMNS: Final = {"tps": ",.1f", "tau": ".2f", "budget": ".2f", "wasted": ".0%"}
+
+
+def _gain(c: Capacity, base: Capacity | None) -> Cell:
+    if base is None:
+        return Cell("–")
+    if base.system == c.system:
+        return Cell("")
+    value, half = gain(c, base)
+    return Cell(f"{value:+.0%}" + ("" if math.isnan(half) else f" ± {half:.1%}"), round(value, 5))

@@ -1,0 +1,64 @@
+"""Latencies of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from results.figures.section import Figure, Panel, Section, empty_plot
+from results.figures.style import Series
+from results.figures.view import View, load_at
+
+_LATENCIES: Final = {
+    "ttft": ("time to first token, ms", 1e3),
+    "tpot": ("time per token after it, ms", 1e3),
+    "e2e": ("whole answer, s", 1.0),
+}
+
+
+def section(view: View, colours: Mapping[str, Series]) -> Section:
+    """A panel for each latency: percentiles of every drafter at one load."""
+    load = _latency_load(view)
+    chosen = [s for s in view.leaders if any(r["load"] == load for r in view.rows(s))]
+    panels = []
+    for measure, (title, scale) in _LATENCIES.items():
+        plot = empty_plot(height=70 + 44 * len(chosen))
+        for place, system in enumerate(reversed(chosen)):
+            s = view.series(system, colours)
+            row = next(r for r in view.rows(system) if r["load"] == load)
+            values = [row[f"p{q}_{measure}"] for q in (5, 50, 95, 99)]
+            if None in values:
+                continue
+            low, middle, high, last = (v * scale for v in values)
+            text = f"{view.name(system)}: half below {middle:.3g}, 5 to 95 % {low:.3g} to {high:.3g}, 99 % {last:.3g}"
+            plot.add_scatter(
+                x=[low, middle, high, last], y=[place] * 4, mode="lines+markers", meta="simulated",
+                line={"color": s.colour, "width": 3}, hoverinfo="text", hovertext=[text] * 4,
+                marker={"color": s.colour, "opacity": 1,
+                        "symbol": ["line-ns-open", s.symbol, "line-ns-open", "line-ns-open"],
+                        "size": [8, 10, 8, 5], "line": {"width": [2, 0, 2, 2]}},
+            )  # fmt: skip
+        plot.update_yaxes(
+            tickvals=list(range(len(chosen))), ticktext=[view.name(s).replace(" ", "<br>", 1) for s in reversed(chosen)],
+            range=[-0.6, len(chosen) - 0.4], tickfont_size=11,
+        )  # fmt: skip
+        plot.update_xaxes(rangemode="tozero")
+        panels.append(Panel(f"latency-{measure}", title, plot))
+    columns = [f"p{q}_{m}" for m in ("ttft", "tpot", "e2e", "tps") for q in (5, 50, 95, 99)]
+    at = next((load_at(r) for s in chosen for r in view.rows(s) if r["load"] == load), load)
+    return Section(
+        "latency", "Latencies of requests",
+        f"{view.where} at {at}, every drafter with its best policy; other loads are in the CSV.",
+        Figure(
+            (), panels, "A mark is the median, the line runs from 5 to 95 % of requests and on to 99 %: what users wait for "
+            "is at the right ends.",
+        ),
+        (), view.evidence, view.points.select("drafter", "gamma", "policy", "load", "load_x", *columns),
+    )  # fmt: skip
+
+
+def _latency_load(view: View) -> str:
+    """Where the best system is when it delivers most within the bounds; else the highest load there is."""
+    if view.capacities:
+        return str(view.capacities[0].near["load"])
+    return str(max((row for s in view.leaders for row in view.rows(s)), key=lambda r: r["load_x"] or 0)["load"])

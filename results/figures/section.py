@@ -1,0 +1,122 @@
+"""What a page is made of: sections of text, tables and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import plotly.graph_objects as go
+import polars as pl
+
+from results.figures.style import MANNERS, SYMBOLS, Evidence, Series
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    label: str
+    path: str
+    """SVG path within ±8."""
+    colour: str | None
+    """None draws a hollow shape: a published value."""
+    dashed: bool = False
+    line: str = ""
+    """SVG path of a line through the shape."""
+    hollow: bool = False
+    layer: Evidence | None = None
+    """Readers can hide and show what is of this kind, in all panels of the figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    div_id: str
+    title: str
+    plot: go.Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A legend, plots side by side and the sentence that says what to see; or what is missing instead."""
+
+    legend: Sequence[LegendEntry] = ()
+    panels: Sequence[Panel] = ()
+    caption: str = ""
+    missing: str = ""
+    published: Literal["plain", "faint", "hidden"] = "plain"
+    """How published values are shown at first: faint beside another model, hidden where they would only be in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Of a table."""
+
+    text: str
+    value: float | str | None = None
+    """What sorting goes by; None comes last."""
+    small: str = ""
+    """A published value beside it."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows that readers can sort by a click on a column's head."""
+
+    columns: Sequence[tuple[str, str]]
+    """Head and small print under it; the first column names the rows."""
+    groups: Sequence[Sequence[tuple[Sequence[Cell], bool]]]
+    """Groups of rows: cells, and whether the row sums the others up."""
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One thing to see: text, tables, a figure, and the numbers behind it."""
+
+    name: str
+    """Link anchor, and the name of its files."""
+    title: str
+    lede: str
+    """What is shown, in a sentence."""
+    figure: Figure
+    tables: Sequence[Table] = ()
+    evidence: Sequence[Evidence] = ()
+    data: pl.DataFrame | None = None
+    """One row a point drawn."""
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+
+def empty_plot(height: int) -> go.Figure:
+    """An empty plot in the pages' manner; colours come from the page."""
+    plot = go.Figure()
+    plot.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 34, "r": 8, "t": 10, "b": 30},
+        font={"size": 12},
+        showlegend=False,
+        barmode="overlay",
+        dragmode=False,
+        hovermode="closest",
+    )
+    plot.update_xaxes(fixedrange=True, showgrid=False, showline=True, automargin=True)
+    plot.update_yaxes(fixedrange=True, automargin=True)
+    return plot
+
+
+def entry(series: Series, label: str = "", evidence: Evidence | None = None) -> LegendEntry:
+    """A drafter in a legend, drawn as its numbers are."""
+    manner = MANNERS[evidence or series.evidence]
+    hollow = bool(manner.suffix)
+    return LegendEntry(label or series.label, SYMBOLS[series.symbol], series.colour, False, manner.legend, hollow)
+
+
+def note(label: str, evidence: Evidence, *, symbol: str = "circle", line: bool = True) -> LegendEntry:
+    """In a legend, what a manner of drawing stands for, in no drafter's colour."""
+    return LegendEntry(label, SYMBOLS[symbol], None, False, MANNERS[evidence].legend if line else "", True, evidence)
+
+
+def slug(name: str) -> str:
+    """A name as part of a link anchor."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,160 @@
+"""A sweep as its figures share it: who is drawn how, who leads, and the paper's systems behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import plotly.graph_objects as go
+import polars as pl
+
+from results.figures import sweep as sweep_figure
+from results.figures.common import counted, draw_line, spread
+from results.figures.section import LegendEntry, entry, note
+from results.figures.style import STYLES, Evidence, Series
+from results.figures.sweep import PAPER_LABEL, Sweep, System, by_system, capacities, leaders, main_kind, paper_curves
+from results.store.runs import Provenance
+from simulator.sla import Sla
+
+AXES: Final = {"users": "users at once", "rate": "requests per second", "arrivals": "recorded arrivals"}
+
+
+def bound(sla: Sla | str) -> str:
+    """A bound as people read it."""
+    return str(sla).replace(">=", " ≥ ").replace("<=", " ≤ ")
+
+
+def promise(sla: Sla | str) -> str:
+    """A bound in words, for who has not read the manual."""
+    sla = Sla.parse(sla) if isinstance(sla, str) else sla
+    if sla.measure == "tps":
+        whom = "a user on average" if sla.quantile is None else f"{100 - sla.quantile:g} % of requests"
+        return f"at least {sla.bound:g} tokens/s for {whom}"
+    what = {"ttft": "to the first token", "tpot": "per token after the first", "e2e": "for a whole answer"}[sla.measure]
+    whom = "on average" if sla.quantile is None else f"for {sla.quantile:g} % of requests"
+    return f"at most {sla.bound:g} s {what} {whom}"
+
+
+class View:
+    """A sweep with everything its sections share: who is drawn how, and who leads."""
+
+    def __init__(self, sweep: Sweep, points: pl.DataFrame, runs: Sequence[Provenance]) -> None:
+        self.sweep, self.points = sweep, points
+        self.slas = sweep.slas
+        self.kinds = {d.name: d.kind for run in runs if run.run_id == sweep.run_id for d in run.drafters}
+        self.capacities = capacities(points, self.slas)
+        self.leaders = leaders(points, self.slas)
+        self.kind = main_kind(points)
+        self.systems = sweep_figure.systems(points)
+        self.every = by_system(points)
+        synthesised = any(r.run_id == sweep.run_id and r.prompt_source == "synthesised" for r in runs)
+        self.evidence: list[Evidence] = ["simulated", *(["synthesised"] if synthesised else [])]  # type: ignore[list-item]
+        sizes = {system[:2] for system in self.systems}
+        self._several = {name for name, gamma in sizes if any(n == name and g != gamma for n, g in sizes)}
+
+    def name(self, system: System) -> str:
+        """As people call it."""
+        drafter, gamma, policy, confidences = system
+        if policy == "none":
+            return "none"
+        estimated = " (estimated)" if confidences == "estimated" else ""
+        return f"{drafter}{f' γ={gamma}' if drafter in self._several else ''} {policy}{estimated}"
+
+    def series(self, system: System, colours: Mapping[str, Series]) -> Series:
+        """How it is drawn: as its drafter."""
+        drafter, gamma, policy, _ = system
+        if policy == "none":
+            return Series(self.sweep.run_id, "none", 0, "none", "none", *STYLES["none"], "simulated")
+        own = colours.get(drafter)
+        style = (own.colour, own.symbol) if own else STYLES.get(self.kinds.get(drafter, drafter), STYLES["none"])
+        kind = self.kinds.get(drafter, drafter)
+        return Series(self.sweep.run_id, drafter, gamma, kind, self.name(system), *style, "simulated")
+
+    @property
+    def published(self) -> Literal["plain", "hidden"]:
+        """Whether the paper's served systems are shown at first: where theirs is the model that was simulated."""
+        return "plain" if "deepseek-v4" in str(self.sweep.profile.get("model", "")).lower() else "hidden"
+
+    @property
+    def where(self) -> str:
+        """The hardware, and how far to trust it."""
+        return f"On {self.sweep.profile['name']} ({self.sweep.profile.get('source', 'unknown')})"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words."""
+        return " and ".join(map(bound, self.slas))
+
+    @property
+    def promises(self) -> str:
+        """The same for the first sentence."""
+        return " and ".join(map(promise, self.slas))
+
+    def rows(self, system: System) -> list[dict[str, Any]]:
+        """Its points over the load that most points have."""
+        return [row for row in self.every[system] if row["load_kind"] == self.kind]
+
+
+def draw_system(plot: go.Figure, view: View, system: System, colours: Mapping[str, Series], x: str, y: str) -> None:
+    """A system's points as a line: full where it leads, thin and faint elsewhere."""
+    rows = view.rows(system) if x == "load_x" else view.every[system]
+    rows = [row for row in rows if row[x] is not None and row[y] is not None]
+    s = view.series(system, colours)
+    leads = system in view.leaders
+    style: dict[str, Any] = {"size": 7} if leads else {"size": 4, "opacity": 0.4, "line": {"color": s.colour, "width": 1}}
+    draw_line(
+        plot, [row[x] for row in rows], [row[y] for row in rows],
+        [f"{view.name(system)}{'' if row['lossless'] else ' (a bound)'}, {load_at(row)}<br>"
+         f"{spread(row, 'throughput', ',.0f')} tok/s/GPU · {spread(row, 'tps', '.1f')} tok/s of a user<br>"
+         f"τ {spread(row, 'tau', '.2f')} · budget {spread(row, 'budget', '.2f')}"
+         f"{'<br>breaks a bound' if row['kept'] is False else ''}" for row in rows],
+        colour=s.colour, symbol=s.symbol, evidence="simulated", **style,
+    )  # fmt: skip
+
+
+def draw_published(plot: go.Figure, name: Any, model: str, x: str, y: str) -> None:
+    """The paper's served system behind ours, dashed and hollow, its model named at its end."""
+    for kind in ("dspark", "mtp"):
+        rows = paper_curves(name).filter(model=model, kind=kind).filter(pl.col("x") > 0, pl.col("y") > 0).to_dicts()
+        if not rows:
+            continue
+        colour, symbol = STYLES[kind]
+        draw_line(
+            plot, [row["x"] for row in rows], [row["y"] for row in rows],
+            [f"{model} with {kind}, published: {row['y']:,.4g} {y} at {row['x']:,.4g} {x}" for row in rows],
+            colour=colour, symbol=symbol, evidence="published", opacity=0.6,
+            marker={"symbol": f"{symbol}-open", "size": 6, "color": colour, "maxdisplayed": 7},
+        )  # fmt: skip
+    line = paper_curves(name).filter(model=model, kind="dspark")
+    tenth = 6 if model == "V4-Flash" or name == "fig7_frontier" else 2
+    middle = line.row(line.height * tenth // 10, named=True)
+    plot.add_scatter(
+        x=[middle["x"]], y=[middle["y"]], mode="text", text=[model], textposition="bottom left", textfont={"size": 10},
+        hoverinfo="skip", meta="published",
+    )  # fmt: skip
+
+
+def legend_of_view(view: View, colours: Mapping[str, Series]) -> list[LegendEntry]:
+    """The leaders in report order, and what the paper's curves are."""
+    order = list(STYLES)
+    places = {kind: place for place, kind in enumerate(order)}
+    systems = sorted(view.leaders, key=lambda s: places.get(view.kinds.get(s[0], s[0]), len(order)))
+    entries = [entry(view.series(s, colours)) for s in systems]
+    return [*entries, note(f"{PAPER_LABEL}: dspark and mtp", "published")]
+
+
+def back_to_front(view: View) -> list[System]:
+    """Leaders last, so that they lie on top."""
+    return sorted(view.systems, key=lambda s: s in view.leaders)
+
+
+def full_rows(view: View) -> list[dict[str, Any]]:
+    """Every point of the systems that have results."""
+    return [row for system in view.systems for row in view.every[system]]
+
+
+def load_at(row: Mapping[str, Any]) -> str:
+    """The load of a point, for people."""
+    if row["load_kind"] == "arrivals" or row["load_x"] is None:
+        return "recorded arrivals"
+    return f"{row['load_x']:g} requests/s" if row["load_kind"] == "rate" else counted(row["load_x"], "user")

@@ -1,0 +1,1 @@
+"""A report of runs: one HTML page that opens offline, or its figures one by one."""

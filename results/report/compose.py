@@ -1,0 +1,243 @@
+"""Runs as one HTML file that opens offline: puts the tables of `figures` into sections, computes nothing of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from results.figures import (
+    acceptance,
+    accepted_length,
+    block_size,
+    frontier,
+    latency,
+    load,
+    reliability,
+    sensitivity,
+    speed,
+    step_time,
+    threshold,
+    validation,
+)
+from results.figures import study as study_figure
+from results.figures import sweep as sweep_figure
+from results.figures.common import by_drafter
+from results.figures.frontier import LEDE
+from results.figures.section import Figure, Section
+from results.figures.style import Evidence, Series, series_of
+from results.figures.view import View
+from results.report import notes
+from results.report.headline import Answer, from_recordings, from_study, from_sweep
+from results.report.page import render_page, write_page
+from results.store import recordings as recordings_store
+from results.store import runs as runs_store
+from results.store.queries import Origin
+from results.store.runs import Provenance, missing_responses
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a report shows, not yet a page."""
+
+    title: str
+    subtitle: str
+    answer: Answer
+    notices: Sequence[str]
+    sections: Sequence[Section]
+    provenance: Sequence[tuple[str, notes.Facts]]
+
+
+def write_report(
+    con: duckdb.DuckDBPyConnection,
+    run_ids: str | Sequence[str],
+    file: Path,
+    *,
+    sweep_id: str | None = None,
+    study_id: str | None = None,
+) -> None:
+    """Write the report of runs to `file`, whole or not at all; see `compose`."""
+    write_page(render(con, run_ids, sweep_id=sweep_id, study_id=study_id), file)
+
+
+def render(
+    con: duckdb.DuckDBPyConnection, run_ids: str | Sequence[str], *, sweep_id: str | None = None, study_id: str | None = None
+) -> str:
+    """The report as one self-contained HTML page; see `compose`."""
+    return page(compose(con, run_ids, sweep_id=sweep_id, study_id=study_id))
+
+
+def page(report: Report) -> str:
+    """A report as one self-contained HTML page."""
+    return render_page(
+        Path(__file__).with_name("report.html"), {}, title=report.title, subtitle=report.subtitle, answer=report.answer,
+        notices=report.notices, sections=report.sections, provenance=report.provenance, words=notes.WORDS,
+    )  # fmt: skip
+
+
+def compose(
+    con: duckdb.DuckDBPyConnection, run_ids: str | Sequence[str], *, sweep_id: str | None = None, study_id: str | None = None
+) -> Report:
+    """What there is to say of one or more runs, the first being what it is about.
+
+    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. Raises LookupError for a run,
+    a sweep or a study that is not there.
+    """
+    names = [run_ids] if isinstance(run_ids, str) else list(dict.fromkeys(run_ids))
+    tau = _over(names, lambda run: accepted_length.accepted_length(con, run))
+    alpha = _over(names, lambda run: acceptance.conditional_acceptance(con, run))
+    speeds = _over(names, lambda run: speed.speed(con, run))
+    runs = [runs_store.provenance(con, name) for name in names]
+    draft = _Draft(con, runs, series_of(runs, [tau, speeds]))
+    draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
+    draft.add_study(study_id or study_figure.find_study(con, names))
+    draft.add_sensitivity(sensitivity.find_sensitivity(con, names))
+    draft.add_validation(validation.find_validation(con, names))
+    draft.sections += [
+        accepted_length.section(tau, runs, draft.series),
+        acceptance.section(alpha, runs, draft.series),
+        *_confidences(con, names, runs, tau, draft.series),
+        speed.section(speeds, runs, draft.series),
+    ]
+    first = runs[0]
+    title = f"{first.suite} v{first.suite_version} · pair {first.pair}" + (f" · {len(runs)} runs" if len(runs) > 1 else "")
+    return Report(
+        title, notes.subtitle(first), draft.answer or _of_first(tau, speeds, draft.series, first.run_id), draft.notices,
+        draft.sections, [*draft.provenance, ("how", notes.of_method())],
+    )  # fmt: skip
+
+
+class _Draft:
+    """A report while it grows; what comes first comes first on the page."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, runs: Sequence[Provenance], series: list[Series]) -> None:
+        self.con, self.runs, self.series = con, runs, series
+        several = len(runs) > 1
+        self.sections: list[Section] = []
+        self.answer: Answer | None = None
+        self.notices: list[str] = []
+        for run in runs:
+            self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
+        self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run)) for run in runs]
+        self._profiles: list[Mapping[str, Any]] = []
+
+    def add_sweep(self, sweep_id: str | None) -> None:
+        """Simulations, where there are any."""
+        if sweep_id is None:
+            self.notices.append("Nothing was simulated on these runs: `harness simulate` shows how they do under load.")
+            return
+        sweep = sweep_figure.sweep(self.con, sweep_id)
+        view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
+        self.sections += sweep_sections(view, self.series)
+        self.answer = from_sweep(view)
+        self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
+        self._warn(notes.sweep_notices(sweep, view.points))
+        self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
+
+    def add_study(self, study_id: str | None) -> None:
+        """A study, where there is one; its answer goes before the sweep's."""
+        if study_id is None:
+            return
+        study = study_figure.study(self.con, study_id)
+        run = self._run(study.run_id)
+        tried, confirmed = study_figure.trials(self.con, study), study_figure.confirmations(self.con, study)
+        sensitive = study_figure.sensitivities(self.con, study)
+        self.sections.append(
+            study_figure.section(study, tried, confirmed, sensitive, self.series, self._evidence(study.run_id))
+        )
+        kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
+        self.answer = from_study(study, confirmed, sensitive, kinds) or self.answer
+        self._warn(notes.model_notice(study.profile, run))
+        if study.finished_at is None:
+            self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
+        self._tell("study", notes.of_study(study, self._profiles), study)
+
+    def add_sensitivity(self, tolerance_id: str | None) -> None:
+        """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""
+        if tolerance_id is None:
+            if self.answer is not None and self.answer.profile:
+                self._remark("How wrong the profile may be before another choice wins: `harness sensitivity` tells.")
+            return
+        found, looks = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.tolerances(self.con, tolerance_id)
+        run = self._run(found.run_id)
+        self.sections.append(sensitivity.section(found, looks, self.series, self._evidence(found.run_id)))
+        if self.answer is not None and self.answer.profile == found.profile["name"]:
+            self._remark(sensitivity.sentence(found, looks, sensitivity.closest_load(looks, self.answer.load)))
+        self._warn(notes.model_notice(found.profile, run))
+        self._tell("sensitivity", notes.of_sensitivity(found, self._profiles), found)
+
+    def add_validation(self, validation_id: str | None) -> None:
+        """Simulated against measured, where that was done."""
+        if validation_id is None:
+            return
+        found, points = validation.validation(self.con, validation_id), validation.validated(self.con, validation_id)
+        self.sections.append(validation.section(found, points, self.series))
+        self._tell("validation", notes.of_validation(found, self._profiles), found)
+
+    def _tell(self, title: str, facts: notes.Facts, made: Origin) -> None:
+        """Where something comes from; a profile is told once."""
+        self.provenance.append((title, facts))
+        self._profiles.append(made.profile)
+
+    def _evidence(self, run_id: str) -> list[Evidence]:
+        """Of what is simulated from a run."""
+        run = self._run(run_id)
+        return ["simulated", "synthesised"] if run is not None and run.prompt_source == "synthesised" else ["simulated"]
+
+    def _remark(self, text: str) -> None:
+        """The first of the answer's remarks."""
+        if self.answer is not None:
+            self.answer = replace(self.answer, remarks=[text, *self.answer.remarks])
+
+    def _warn(self, notices: Sequence[str]) -> None:
+        self.notices += [notice for notice in notices if notice not in self.notices]
+
+    def _run(self, run_id: str) -> Provenance | None:
+        return next((run for run in self.runs if run.run_id == run_id), None)
+
+
+def _confidences(
+    con: duckdb.DuckDBPyConnection,
+    names: Sequence[str],
+    runs: Sequence[Provenance],
+    tau: pl.DataFrame,
+    series: Sequence[Series],
+) -> list[Section]:
+    found = {run: recordings_store.recordings(con, run) for run in names}
+    sweep = pl.concat([threshold.threshold_sweep(recordings, run) for run, recordings in found.items()])
+    bins = pl.concat([reliability.reliability(recordings, run) for run, recordings in found.items()])
+    quality = pl.concat([reliability.confidence_quality(con, run) for run in names])
+    kinds = {d.name: d.kind for run in runs for d in run.drafters}
+    return [
+        threshold.section(sweep, runs, series),
+        reliability.section(bins, quality, runs, series),
+        block_size.section(block_size.block_sizes(tau, kinds), runs, series),
+    ]
+
+
+def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Answer:
+    """Of what was recorded in the first run alone: others may have had other prompts."""
+    return from_recordings(tau.filter(run=run), speeds.filter(run=run), [s for s in series if s.run == run])
+
+
+def _over(names: Sequence[str], table: Callable[[str], pl.DataFrame]) -> pl.DataFrame:
+    """A table of every run, with the column `run` in front."""
+    return pl.concat([table(name).select(pl.lit(name).alias("run"), pl.all()) for name in names])
+
+
+def sweep_sections(view: View, series: Sequence[Series]) -> list[Section]:
+    """Everything there is to see of a sweep."""
+    colours = by_drafter(series, view.sweep.run_id)
+    if not view.systems:
+        errors = view.points["error"].drop_nulls().to_list()
+        why = f": {errors[0]}" if errors else "; it was interrupted, or is not finished"
+        missing = Figure(missing=f"No simulation of sweep {view.sweep.sweep_id} has come to a result{why}.")
+        return [Section("frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", missing)]
+    return [
+        frontier.section(view, colours), load.section(view, colours), step_time.section(view),
+        latency.section(view, colours),
+    ]  # fmt: skip

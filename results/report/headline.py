@@ -1,0 +1,292 @@
+"""What a report opens with: the configuration to run, what it gains, and the facts that decide it. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from results.figures import sweep
+from results.figures.common import listed
+from results.figures.speed import times
+from results.figures.study import Study, baseline, configuration, load_name
+from results.figures.style import PARTS, Series, in_order, longest
+from results.figures.sweep import Capacity
+from results.figures.view import View, promise
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much more than a baseline."""
+
+    value: str
+    over: str
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The first screen of a report."""
+
+    headline: str
+    gains: Sequence[Gain] = ()
+    facts: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    profile: str = ""
+    """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
+    load: str = ""
+
+
+# --- of a study -------------------------------------------------------------------------------------------------------
+
+
+def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, kinds: Mapping[str, str]) -> Answer | None:
+    """By what was confirmed on held-out prompts, gains at the busiest load; None where nothing was."""
+    winners = confirmed.filter(
+        pl.col("place") == 0, pl.col("error").is_null(), pl.col("throughput").is_not_null()
+    ).to_dicts()
+    if not winners:
+        return None
+    bounds = f", with {' and '.join(map(promise, study.slas))}" if study.slas else ""
+    where: dict[str, list[str]] = {}
+    for confirmation in winners:
+        where.setdefault(configuration(confirmation), []).append(load_name(confirmation["load"]))
+    said = [f"at {listed(loads)}, run {what}" for what, loads in where.items()]
+    headline = f"On {study.profile['name']}{bounds}: {'; '.join(said)}."
+    winner = winners[-1]
+    rows = confirmed.filter(load=winner["load"]).to_dicts()
+    figure = {"tps": "speed of a user", "goodput": "goodput"}.get(study.figure, "throughput")
+    at = load_name(winner["load"])
+    gains, facts = [], []
+    bases = [("MTP-1", baseline(rows, "mtp", kinds)), ("no speculation", baseline(rows, "none", kinds))]
+    for name, row in bases:
+        if row is not None and row["place"] != 0 and row["gain"] is not None:
+            half = row["gain_half_width"]
+            interval = "no interval" if half is None else f"95 % {row['gain'] - half:+.1%} to {row['gain'] + half:+.1%}"
+            gains.append(Gain(f"{row['gain']:+.0%}", f"{figure} over {name} at {at}", interval))
+    tokens = [f"{row['tau']:.2f} of {name}" for name, row in bases if row is not None and row["tau"] is not None]
+    if winner["tau"] is not None and winner["policy"] != "none":
+        against = f", against {listed(tokens)}" if tokens else ""
+        facts.append(f"At {at} it commits {winner['tau']:.2f} tokens per round{against}.")
+        facts.append(
+            f"It verifies {winner['budget']:.2f} tokens per request and step, of {winner['gamma'] + 1} that it could; "
+            f"{winner['budget'] - winner['tau']:.2f} of them are thrown away."
+        )
+    others = [r for r in rows if r["role"] == "next best" and r["gain"] is not None]
+    if others:
+        half = others[0]["gain_half_width"] or math.inf
+        clear = "" if abs(others[0]["gain"]) > half else ", within the interval"
+        facts.append(f"The runner-up, {configuration(others[0])}, is {others[0]['gain']:.1%} behind{clear}.")
+    shares = sensitive.filter(pl.col("share").is_not_null(), load=winner["load"], kind="importance").to_dicts()
+    if shares and len(facts) < 3:
+        facts.append("What decides: " + listed([f"{s['what']} ({s['share']:.0%})" for s in shares[:3]]) + ".")
+    remarks = [
+        f"Simulated at {at}: {winner['throughput']:,.0f} tokens/s/GPU, {winner['tps']:.1f} of a user. Intervals are of "
+        f"traffic and simulation: {winner['prompts']} held-out prompts, drawn {winner['draws']} times."
+    ]
+    if winner["feasible"] is False:
+        remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
+    if not winner["exact"]:
+        remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
+    return Answer(headline, gains, facts, remarks, study.profile["name"], winner["load"])
+
+
+# --- of a sweep -------------------------------------------------------------------------------------------------------
+
+
+def from_sweep(view: View) -> Answer | None:
+    """By what every system delivers within the bounds; None where no system has a result that keeps them."""
+    if not view.capacities:
+        if not view.systems:
+            return None
+        return Answer(f"On {view.sweep.profile['name']} nothing that was simulated keeps the bound: {view.promises}.")
+    best = view.capacities[0]
+    bases = {kind: sweep.baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
+    where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
+    much = f"{_amount(best)} at {_load(best)}" if best.how == "highest" else _amount(best)
+    gains, unclear, missing = [], [], []
+    for name, base in (("MTP-1", bases["mtp"]), ("no speculation", bases["none"])):
+        if base is None:
+            missing.append(name)
+        if base is None or base.system == best.system:
+            continue
+        value, half = sweep.gain(best, base)
+        interval = "interval unknown" if math.isnan(half) else f"95 % {value - half:+.1%} to {value + half:+.1%}"
+        gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; {name} delivers {base.throughput:,.0f}"))
+        unclear += [] if value > half else [name]
+    doubt = f", which is not clearly more than {listed(unclear)}" if unclear else ""
+    headline = f"On {view.sweep.profile['name']}{where} run {view.name(best.system)}: {much}{doubt}."
+    facts = [
+        fact for fact in (_tokens(view, best, bases["mtp"]), _seconds(view, best, bases["mtp"]), _over_load(view)) if fact
+    ]
+    remarks = [
+        *_runner_up(view),
+        "Intervals are the simulation's own noise; what another day's traffic would do is not in them.",
+    ]
+    if missing:
+        kept = "was not simulated" + (f", or never keeps {view.bounds}" if view.slas else "")
+        remarks.append(f"No gain over {' and '.join(missing)} can be told: it {kept}.")
+    if best.how == "highest" and view.slas:
+        remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
+    if not best.near["exact"]:
+        remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
+    return Answer(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
+
+
+def _amount(capacity: Capacity) -> str:
+    half = "" if math.isnan(capacity.half_width) else f" ± {capacity.half_width:,.0f}"
+    more = "at least " if capacity.how == "highest" else "" if capacity.how == "reference" else "up to "
+    return f"{more}{capacity.throughput:,.0f}{half} tokens/s/GPU"
+
+
+def _load(capacity: Capacity) -> str:
+    return load_name(str(capacity.near["load"]))
+
+
+def _tokens(view: View, best: Capacity, mtp: Capacity | None) -> str:
+    near = best.near
+    if near["tau"] is None or best.system[2] == "none":
+        return ""
+    against = "" if mtp is None or mtp.near["tau"] is None else f" against {mtp.near['tau']:.2f} of MTP-1"
+    wasted = "" if near["wasted"] is None else f", {near['wasted']:.0%} of its drafts verified in vain"
+    return (
+        f"At {_load(best)} it commits {near['tau']:.2f} tokens per round{against}, verifying {near['budget']:.2f} tokens "
+        f"per request and step of at most {best.system[1] + 1}{wasted}."
+    )
+
+
+def _seconds(view: View, best: Capacity, mtp: Capacity | None) -> str:
+    def step(row: Mapping[str, Any]) -> float:
+        return float(sum(row[f"{part}_s"] or 0 for part in PARTS))
+
+    mine = step(best.near)
+    if not mine:
+        return ""
+    shares = {part: (best.near[f"{part}_s"] or 0) / mine for part in PARTS}
+    said = (
+        f"A step takes {1e3 * mine:.1f} ms, {shares['target']:.0%} of it the target's pass, {shares['draft']:.0%} drafting"
+    )
+    same = [r for r in view.rows(mtp.system) if r["load"] == best.near["load"]] if mtp and mtp.system != best.system else []
+    if not same or not step(same[0]) or not same[0]["tau"] or not best.near["tau"]:
+        return f"{said}."
+    longer, more = mine / step(same[0]), best.near["tau"] / same[0]["tau"]
+    return f"{said}: {longer:.2f} times MTP-1's step at that load, for {more:.2f} times its tokens per round."
+
+
+def _over_load(view: View) -> str:
+    """How the best choice, and its lead over MTP-1, move from the lowest load to the highest."""
+    loads = sorted({row["load_x"] for s in view.leaders for row in view.rows(s) if row["load_x"]})
+    if len(loads) < 2:
+        return ""
+    mtp = sweep.baseline(view.capacities, "mtp", view.kinds)
+    said = []
+    for load in (loads[0], loads[len(loads) // 2], loads[-1]):
+        rows = [(s, r) for s in sweep.systems(view.points, bounds=False) for r in view.rows(s) if r["load_x"] == load]
+        system, row = max(rows, key=lambda pair: pair[1]["throughput"])
+        base = next((r for s, r in rows if mtp is not None and s == mtp.system), None)
+        over = f" ({row['throughput'] / base['throughput'] - 1:+.0%} over MTP-1)" if base and system != mtp.system else ""  # type: ignore[union-attr]
+        said.append(f"{view.name(system)} at {load_name(row['load'])}{over}")
+    return f"Most throughput by load: {listed(said)}."
+
+
+def _runner_up(view: View) -> list[str]:
+    others = [c for c in view.capacities if c.system[0] != view.capacities[0].system[0]]
+    if not others:
+        return []
+    value, half = sweep.gain(view.capacities[0], others[0])
+    clear = ", within the interval: take whichever is easier to run" if not value > half else ""
+    return [f"The best of another drafter is {view.name(others[0].system)}, {value:.1%} behind{clear}."]
+
+
+# --- of recordings ----------------------------------------------------------------------------------------------------
+
+
+def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -> Answer:
+    """Who commits most tokens per round in each domain, where that is too close to call, and at what speed."""
+    chosen = longest(series)
+    keys = {(s.run, s.drafter, s.gamma): s for s in chosen}
+    means = [
+        row
+        for row in tau.filter(pl.col("task").is_null(), pl.col("gamma") > 0, pl.col("tau").is_not_null()).to_dicts()
+        if (row["run"], row["drafter"], row["gamma"]) in keys
+    ]
+    # A drafter that lacks some of a domain's tasks has a mean of something else.
+    full = {domain: max(r["tasks"] for r in means if r["domain"] == domain) for domain in {r["domain"] for r in means}}
+    means = [row for row in means if row["tasks"] == full[row["domain"]]]
+    if not means:
+        return Answer("No drafter has committed a round yet.")
+    headline, winners = _most_tokens(means, keys)
+    gains = _token_gains(means, keys, winners[0])
+    facts = [
+        "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load.",
+        *_speed_answer(speeds, chosen, winners),
+    ]
+    return Answer(headline, gains, facts)
+
+
+def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:
+    wins: dict[str, list[str]] = {}
+    close = []
+    for domain in in_order(row["domain"] for row in means):
+        best, *others = sorted((r for r in means if r["domain"] == domain), key=lambda r: -r["tau"])
+        wins.setdefault(_label(best, keys), []).append(f"{domain} ({best['tau']:.2f})")
+        second = others[0] if others else None
+        if second and (best["low"] is None or second["high"] is None or best["low"] <= second["high"]):
+            close.append(f"{domain} ({_label(second, keys)} {second['tau']:.2f})")
+    leads = [f"{label} in {listed(domains)}" for label, domains in wins.items()]
+    said = f"Most tokens per round: {'; '.join(leads)}."
+    if close:
+        missing = any(row["low"] is None for row in means)
+        overlap = "overlap or are missing" if missing else "overlap"
+        said += f" Not clearly ahead in {listed(close)}: the 95 % intervals {overlap}."
+    return said, list(wins)
+
+
+def _label(row: Mapping[str, Any], keys: Mapping[tuple[str, str, int], Series]) -> str:
+    return keys[row["run"], row["drafter"], row["gamma"]].label
+
+
+def _token_gains(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series], winner: str) -> list[Gain]:
+    """Tokens per round of the winner over MTP's and over 1, means of the domains both have; independent intervals."""
+
+    def of(label: str) -> dict[str, Mapping[str, Any]]:
+        return {row["domain"]: row for row in means if _label(row, keys) == label}
+
+    def mean(rows: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+        every = list(rows)
+        halves = [math.nan if r["low"] is None else (r["high"] - r["low"]) / 2 for r in every]
+        return sum(r["tau"] for r in every) / len(every), math.sqrt(sum(h * h for h in halves)) / len(every)
+
+    mine = of(winner)
+    found = []
+    others = [
+        s for s in keys.values() if s.kind == "mtp" and s.label != winner and s.run == next(iter(mine.values()))["run"]
+    ]
+    for s in others[:1]:
+        theirs = {domain: row for domain, row in of(s.label).items() if domain in mine}
+        if theirs:
+            (top, half), (under, other) = mean(mine[d] for d in theirs), mean(theirs.values())
+            ratio, width = top / under, top / under * math.hypot(half / top, other / under)
+            name = "MTP-1" if s.gamma == 1 else f"MTP at γ = {s.gamma}"
+            found.append(Gain(f"{ratio:.2f}×", f"tokens per round of {winner} over {name}", _range(ratio, width)))
+    top, half = mean(mine.values())
+    return [*found, Gain(f"{top:.2f}×", f"tokens per round of {winner} over no speculation", _range(top, half))]
+
+
+def _range(value: float, half: float) -> str:
+    return "no interval" if math.isnan(half) else f"95 % {value - half:.2f} to {value + half:.2f}"
+
+
+def _speed_answer(speeds: pl.DataFrame, series: Sequence[Series], winners: Sequence[str]) -> list[str]:
+    measured = {s.label: row for s in series if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
+    if not measured:
+        return ["How fast that is was not measured."]
+    fastest = max(measured, key=lambda label: float(measured[label]["speedup"]))
+    said = [f"{label} {times(measured[label])}" if label in measured else f"{label} not measured" for label in winners]
+    sentences = [f"Speed against none on this machine: {listed(said)}."]
+    if fastest not in winners:
+        sentences.append(f"The fastest is {fastest}, {times(measured[fastest])}.")
+    return sentences

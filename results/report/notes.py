@@ -1,0 +1,246 @@
+"""What a report says of its own numbers: notices that come first, and where everything comes from, which comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from results.figures.common import PROMPT_SOURCES, listed
+from results.figures.sensitivity import Sensitivity
+from results.figures.study import Study
+from results.figures.sweep import Sweep
+from results.figures.validation import Validation
+from results.store.queries import Origin
+from results.store.runs import Provenance
+
+Facts = list[tuple[str, list[str]]]
+Profiles = Sequence[Mapping[str, Any]]
+
+WORDS: Final[Sequence[tuple[str, str]]] = (
+    ("round, step", "A round drafts tokens for a request, verifies them and commits what the target keeps. A step is one "
+     "pass of an engine: a round of every running request."),
+    ("drafter", "What proposes tokens; `none` decodes without. MTP-1 is `mtp` with one token drafted and verified."),
+    ("γ", "Block size: tokens drafted in a round."),
+    ("τ", "Accepted length: tokens committed in a round, the target's own (the bonus token) included."),
+    ("budget", "Tokens of a request that the target verifies in a step, the bonus token's included: at most γ + 1."),
+    ("`fixed:k`", "A policy: always verify the first k drafted tokens."),
+    ("`threshold:c`", "Verify up to the first token whose confidence is below c."),
+    ("`prefix_scheduler`", "DSpark's: in every step verify, over all requests, the tokens most likely to be kept, as many "
+     "as give most tokens per second by the step times it believes in. `lagged_scheduler` takes their number from "
+     "confidences of earlier rounds, `vllm_adaptive` is vLLM's version of that."),
+    ("`k_by_batch:8=7/32=3`", "Draft 7 tokens with up to 8 requests running, 3 with up to 32, none with more."),
+    ("`oracle`", "Verifies exactly what will be kept. No engine can: an upper bound."),
+    ("confidences", "How sure a drafter is of its tokens: raw; calibrated, corrected on other prompts; or estimated, for "
+     "drafters that do not say."),
+    ("tps, TTFT, TPOT", "Tokens per second of one user after the first; time to the first token; time per token after it. "
+     "p95 is what 95 % of requests stay below."),
+    ("users", "Of a closed loop: each sends its next request when the last is answered."),
+    ("profile", "What a step costs on some hardware: measured there, fitted to published curves, or a roofline, that is "
+     "computed from datasheets."),
+)  # fmt: skip
+"""What words of a report mean."""
+
+
+def subtitle(run: Provenance) -> str:
+    """What a run is, in a line."""
+    source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
+    facts = [source, f"{run.prompts} prompts", f"{run.responses} responses"]
+    if "temperature" in run.sampling:
+        facts.append(f"temperature {run.sampling['temperature']:g}")
+    return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
+
+
+def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) -> list[str]:
+    """What a reader must know before trusting a run's numbers."""
+    found = []
+    if run.prompt_source == "synthesised":
+        found.append(
+            "Synthesised: no model was run. Everything here comes from traces that were fitted to published averages; which "
+            "ones is told at the end."
+        )
+    if run.finished_at is None:
+        found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
+    for (drafter,), rows in missing.group_by("drafter", maintain_order=True):
+        lacking = int((rows["expected"] - rows["responses"]).sum())
+        where = f"in {rows.height} tasks" if rows.height > 3 else f"in {listed(rows['task'].to_list())}"
+        found.append(f"{drafter} lacks {lacking} responses that other drafters gave, {where}.")
+    return [f"Run {run.run_id}. {text}" for text in found] if several else found
+
+
+def model_notice(profile: Mapping[str, Any], run: Provenance | None) -> list[str]:
+    """Warns of a profile that is of another model than the traces."""
+    target = "" if run is None else run.target
+    if str(profile.get("model", "")).lower().replace("-", "") in target.lower().replace("-", ""):
+        return []
+    return [
+        f"The hardware profile {profile['name']} is of {profile['model']}, the traces are of {target or 'another'}: "
+        "what is simulated is no system that exists."
+    ]
+
+
+def sweep_notices(sweep: Sweep, points: pl.DataFrame) -> list[str]:
+    """What came to nothing, did not settle, or was never finished."""
+    found = []
+    if sweep.finished_at is None:
+        found.append(f"Sweep {sweep.sweep_id} did not finish: points are missing.")
+    failed = points.filter(pl.col("error").is_not_null())
+    if failed.height:
+        found.append(f"{failed.height} of {points.height} points of the sweep failed: {failed['error'][0]}.")
+    for text in dict.fromkeys(w for warnings in points["warnings"].to_list() for w in warnings or []):
+        count = sum(text in (w or []) for w in points["warnings"].to_list())
+        found.append(f"{count} of {points.height} points: {text}.")
+    if sweep.believed:
+        found.append(f"Policies decided by the profile {sweep.believed}, which is not the one that was simulated.")
+    return found
+
+
+def of_run(run: Provenance) -> Facts:
+    """Name and lines of each fact about a run."""
+    host = dict(run.host)
+    memory = host.pop("memory_bytes", None)
+    machine = [f"{name} {value}" for name, value in host.items() if value is not None]
+    if memory is not None:
+        machine.append(f"memory {memory / 2**30:.1f} GiB")
+    drafters = [
+        " ".join(filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]))
+        for d in run.drafters
+    ]
+    replayed = (
+        f"{run.replayed} rounds replayed from a dense record, every drafted token verified; the others are plain decoding"
+    )
+    if not run.rounds:
+        replayed = "nothing"
+    finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"
+    facts: list[tuple[str, list[str]]] = [
+        ("command", [run.command]),
+        ("run", [f"{run.run_id} · {run.created_at:%Y-%m-%d %H:%M:%S} {finished}"]),
+        ("suite", [f"{run.suite} v{run.suite_version} · {run.suite_hash}"]),
+        ("prompts", [PROMPT_SOURCES.get(run.prompt_source, run.prompt_source), *run.sources]),
+        ("pair", [run.pair, f"target {run.target}"] if run.target else [run.pair]),
+        ("drafters", drafters),
+        ("sampling", [", ".join(f"{name} {value}" for name, value in run.sampling.items())]),
+        ("seed", [str(run.seed)]),
+        (
+            "recorded",
+            [
+                f"{run.prompts} prompts, {run.responses} responses, {run.rounds} rounds, {run.speed_samples} speed samples",
+                replayed if run.replayed or not run.rounds else "all rounds decoded live",
+            ],
+        ),
+        ("git revision", [run.git_revision or "unknown"]),
+        ("machine", [", ".join(machine) or "none: nothing was run"]),
+        ("versions", [versions(run.packages)]),
+    ]
+    return facts
+
+
+def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
+    """About a sweep and its profile; here and below, `told` are profiles that need not be told again."""
+    plan = sweep.plan
+    engine = [f"{name.replace('_', ' ')} {plan[name]}" for name in _ENGINE if plan.get(name) is not None]
+    return [
+        *_made("sweep", sweep.sweep_id, sweep),
+        *_profile(sweep.profile, told),
+        ("policies believe", [sweep.believed or "the same profile"]),
+        ("drafts", [sweep.drafting]),
+        ("loads", [", ".join(plan.get("loads") or [])]),
+        ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
+        ("engine", [", ".join(engine)]),
+        ("seeds", [f"{plan.get('seed', 0)}, {plan.get('replications', 1)} of each point"]),
+        *_code(sweep),
+    ]
+
+
+def of_study(study: Study, told: Profiles = ()) -> Facts:
+    """About a study and its profile."""
+    plan = {name: value for name, value in study.plan.items() if name != "profile" and value not in (None, [])}
+    said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
+    return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]
+
+
+def of_sensitivity(found: Sensitivity, told: Profiles = ()) -> Facts:
+    """About what was made wrong in turn."""
+    plan = (
+        f"objective {found.objective}, {found.drafting} drafts, {found.seconds:g} simulated seconds a point, "
+        f"seed {found.seed}"
+    )
+    made = _made("sensitivity", found.tolerance_id, found)
+    return [*made, *_profile(found.profile, told), ("plan", [plan]), *_code(found)]
+
+
+def of_validation(found: Validation, told: Profiles = ()) -> Facts:
+    """About a live engine and its simulation."""
+    prompts = f"{found.live_prompts} served live, {found.trace_prompts} others simulated"
+    return [
+        *_made("validation", found.validation_id, found),
+        *_profile(found.profile, told),
+        ("schedulers believe", [found.believed]),
+        ("drafts", [found.drafting]),
+        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {found.points} points"]),
+        ("prompts", [prompts]),
+        *_code(found),
+    ]
+
+
+def of_method() -> Facts:
+    """How intervals are made, and which publications are drawn."""
+    return [
+        (
+            "intervals",
+            [
+                "95 %. τ: bootstrap over prompts. α: Wilson's, all rounds taken as independent. Speed: bootstrap over "
+                "prompts and passes. All are too narrow where prompts are few.",
+                "Simulations: means of batches of simulated time, the simulation's own noise. Studies: draws of held-out "
+                "prompts, each with a fresh seed.",
+            ],
+        ),
+        (
+            "published values",
+            [
+                "DSpark: Confidence-Scheduled Speculative Decoding with Semi-Autoregressive Generation, DeepSeek-AI and "
+                "Peking University, 2026: Table 1, and Figures 2, 4, 5, 6, 7 and 8 digitised from their vector paths. "
+                "Figures 2 to 6 are of Qwen3-4B at temperature 1, 7 and 8 of DeepSeek-V4 in production, on hardware that is "
+                "not told."
+            ],
+        ),
+    ]
+
+
+def versions(packages: Mapping[str, str]) -> str:
+    """Of packages, by name."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+
+
+_ENGINE: Sequence[str] = (
+    "request_cap", "step_tokens", "kv_capacity_tokens", "replicas", "router", "seconds", "prompt_tokens", "output_tokens",
+    "confidences",
+)  # fmt: skip
+
+
+def _made(kind: str, name: str, made: Origin) -> Facts:
+    """What was typed, and what came of it."""
+    return [("command", [made.command]), (kind, [f"{name} of run {made.run_id} · {made.created_at:%Y-%m-%d %H:%M} UTC"])]
+
+
+def _code(made: Origin) -> Facts:
+    return [("git revision", [made.git_revision or "unknown"]), ("versions", [versions(made.packages)])]
+
+
+def _profile(profile: Mapping[str, Any], told: Profiles) -> Facts:
+    if profile in told:
+        return [("hardware", [f"{profile['name']}, as above"])]
+    facts = profile.get("provenance") or {}
+    lines = [f"{name}: {value}" for name, value in facts.items()] if isinstance(facts, Mapping) else [str(facts)]
+    what = (
+        f"{profile['name']} · {profile.get('device', '?')} · of {profile.get('model', '?')} · {profile.get('gpus', '?')} GPU"
+    )
+    return [("hardware", [what, f"source: {profile.get('source', '?')}", *lines])]
+
+
+def _plain(value: Any) -> str:
+    """A setting without the marks of code."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={one:g}" if isinstance(one, float) else f"{name}={one}" for name, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

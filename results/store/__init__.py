@@ -1,0 +1,1 @@
+"""The DuckDB file: a versioned schema, one file for each group of tables."""

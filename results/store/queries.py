@@ -1,0 +1,52 @@
+"""Answers of the database as rows and tables, and what everything made of a run's recordings has in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What made something of a run's recordings: a sweep, a study, a validation."""
+
+    run_id: str
+    command: str
+    created_at: datetime
+    """UTC."""
+    git_revision: str | None
+    packages: Mapping[str, str]
+    """Distribution → version."""
+    profile: Mapping[str, Any]
+    """Name, device, model, source, gpus, and `provenance`: where its numbers come from."""
+
+
+def origin(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an `Origin` from a row that has them as columns, JSON as text."""
+    plain = {name: row[name] for name in ("run_id", "command", "created_at", "git_revision")}
+    return plain | {name: json.loads(row[name]) for name in ("packages", "profile")}
+
+
+def has_table(con: duckdb.DuckDBPyConnection, *names: str) -> bool:
+    """Whether a database, which may be of an earlier schema, has all of these tables."""
+    tables = {row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+    return set(names) <= tables
+
+
+def first_row(con: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> dict[str, Any] | None:
+    """The first row of an answer by column; None where there is none."""
+    cursor = con.execute(sql, list(values))
+    names = [column[0] for column in cursor.description or []]
+    rows = cursor.fetchall()
+    return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def query(con: duckdb.DuckDBPyConnection, sql: str, run_id: str, **more: Any) -> pl.DataFrame:
+    frame: pl.DataFrame = con.sql(sql, params={"run": run_id, **more}).pl()
+    return frame

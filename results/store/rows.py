@@ -1,0 +1,131 @@
+"""Rows of the database: Arrow tables, in which workers hand over what they recorded, and profiles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from simulator.hardware.profile import Profile, dump_profile
+from simulator.records import Anchors, KeptDrafting, Response, Round
+
+_FLOATS = pa.list_(pa.float32())
+_DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
+RESPONSE_COLUMNS = pa.schema([
+    *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
+    ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
+    ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()), ("beyond", pa.list_(pa.uint32())),
+])  # fmt: skip
+_ROUND_COLUMNS = pa.schema([
+    *_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
+    ("verified", pa.uint8()), ("accepted", pa.uint8()), ("committed", pa.uint8()),
+    ("confidence", _FLOATS), ("running", pa.uint16()), ("draft_s", pa.float32()), ("verify_s", pa.float32()),
+])  # fmt: skip
+_RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
+
+_READING_COLUMNS = pa.schema(
+    [("prompt_id", pa.string()), ("turn", pa.uint8()), ("tokens", pa.uint32()), ("outside", pa.uint32())]
+)
+
+
+def response_tables(
+    drafter: str, gamma: int, responses: Sequence[Response], drafting: KeptDrafting = "sampled"
+) -> dict[str, pa.Table]:
+    """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted."""
+    rows = [
+        {
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "task": r.task, "domain": r.domain,
+            "prompt_id": r.prompt_id, "turn": r.turn, "prompt_tokens": r.prompt_tokens,
+            "output_tokens": len(r.token_ids), "finish": r.finish, "token_ids": list(r.token_ids), "text": r.text,
+            "beyond": list(r.beyond),
+        }
+        for r in responses
+    ]  # fmt: skip
+    rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds, drafting) for r in responses]
+    return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
+
+
+def round_table(
+    drafter: str, gamma: int, prompt_id: str, turn: int, rounds: Sequence[Round], drafting: KeptDrafting = "sampled"
+) -> pa.Table:
+    """Rows of `rounds` for one response."""
+    rows = [
+        {
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn, "round": i,
+            "drafted": x.drafted, "verified": x.verified, "accepted": x.accepted, "committed": x.committed,
+            "confidence": list(x.confidence), "running": x.running, "draft_s": x.draft_s, "verify_s": x.verify_s,
+        }
+        for i, x in enumerate(rounds)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, _ROUND_COLUMNS)
+
+
+def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, drafting: KeptDrafting = "sampled") -> pa.Table:
+    """Rows of `anchors` for one response."""
+    count, gamma = anchors.accept_prob.shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * gamma)
+
+    def lists(values: npt.NDArray[np.float32] | None) -> pa.Array:
+        if values is None:
+            return pa.nulls(count, _FLOATS)
+        return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values, np.float32).ravel()))
+
+    columns = {
+        "drafter": pa.array([drafter] * count, pa.string()),
+        "gamma": pa.array(np.full(count, gamma, np.uint8)),
+        "drafting": pa.array([drafting] * count, pa.string()),
+        "prompt_id": pa.array([prompt_id] * count, pa.string()),
+        "turn": pa.array(np.full(count, turn, np.uint8)),
+        "anchor": pa.array(np.arange(1, count + 1, dtype=np.uint32)),
+        "drafted": pa.array(anchors.drafted, pa.uint8()),
+        "accepted": pa.array(anchors.accepted, pa.uint8()),
+        "accept_prob": lists(anchors.accept_prob),
+        "confidence": lists(anchors.confidence),
+        "fresh_confidence": lists(anchors.fresh_confidence),
+        "certainty": lists(anchors.certainty),
+    }
+    return pa.table(columns)
+
+
+def recordings(
+    drafter: str, gamma: int, recorded: Sequence[tuple[str, int, int]], drafting: KeptDrafting = "sampled"
+) -> pa.Table:
+    """Rows of `recordings` from (prompt id, turn, anchors) of each response."""
+    rows = [
+        {
+            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn,
+            "anchors": anchors,
+        }
+        for prompt_id, turn, anchors in recorded
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
+
+
+def readings(responses: Sequence[Response], outside: Sequence[int | None]) -> pa.Table:
+    """Rows of `readings`: of each response, how many tokens the target cannot say; None where it has not read it."""
+    rows = [
+        {"prompt_id": r.prompt_id, "turn": r.turn, "tokens": len(r.token_ids) - 1, "outside": count}
+        for r, count in zip(responses, outside, strict=True)
+        if count is not None
+    ]
+    return pa.Table.from_pylist(rows, _READING_COLUMNS)
+
+
+def matrix(table: pa.Table, name: str, gamma: int) -> npt.NDArray[np.float32] | None:
+    """A list column as [A, γ]; None where it was not recorded."""
+    column = table[name].combine_chunks()
+    if column.null_count:
+        return None
+    values: npt.NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, gamma)
+    return values
+
+
+def profile_row(profile: Profile) -> dict[str, Any]:
+    """The row of `profiles`."""
+    text, names = dump_profile(profile), ("name", "device", "model", "source", "gpus")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"profile_hash": digest, **{n: getattr(profile, n) for n in names}, "profile": text}

@@ -1,0 +1,198 @@
+"""Runs in the database: what is known when one starts, where its numbers come from, and what of it is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import duckdb
+import polars as pl
+
+from results.store.queries import query
+from simulator.records import Drafting, KeptDrafting
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One row of `runs`, as known when the run starts."""
+
+    command: str
+    suite: str
+    suite_version: int
+    suite_hash: str
+    prompt_source: str
+    pair: str
+    target: dict[str, Any]
+    """source, hash, dtype, device."""
+    drafters: dict[str, dict[str, Any]]
+    """Name → kind, gamma, checkpoint, checkpoint_hash."""
+    sampling: dict[str, Any]
+    seed: int
+    plan: dict[str, Any]
+    """All that `--resume` needs to repeat the same work."""
+    git_revision: str | None
+    packages: dict[str, str]
+    host: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedSample:
+    """One timed response of the live pass."""
+
+    drafter: str
+    gamma: int
+    sample: int
+    prompt_id: str
+    batch: int
+    tokens: int
+    """Tokens committed in rounds; the prefill's token is not counted."""
+    seconds: float
+    """Wall-clock of those rounds."""
+    drafting: KeptDrafting = "sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """A drafter as the run declared it."""
+
+    name: str
+    kind: str
+    """Mechanism: 'dspark', 'dflash', 'eagle3', 'mtp', 'ngram' or 'none'."""
+    gamma: int
+    """Drafted block size, tokens; 0 for 'none'."""
+    checkpoint: str | None
+    checkpoint_hash: str | None
+
+
+TARGET_FILES: Final = {
+    "hash": "weights",
+    "tokenizer_hash": "tokenizer or chat template",
+    "generation_hash": "generation settings",
+    "end_tokens": "end tokens",
+    "dtype": "numeric type",
+}
+"""Fields of a run's target that decide its answers, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a run's numbers come from: enough to run it again and to doubt it well."""
+
+    run_id: str
+    created_at: datetime
+    """UTC."""
+    finished_at: datetime | None
+    """UTC; None while running or interrupted."""
+    command: str
+    suite: str
+    suite_version: int
+    suite_hash: str
+    prompt_source: str
+    """'bundled', 'data-dir' or 'hub'."""
+    pair: str
+    target: str
+    """The model that answers, as the pair names it."""
+    target_files: Mapping[str, Any]
+    """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
+    sources: tuple[str, ...]
+    """Publications that a synthesised run was fitted to; empty for a recorded one."""
+    drafters: tuple[Drafter, ...]
+    sampling: Mapping[str, Any]
+    seed: int
+    git_revision: str | None
+    packages: Mapping[str, str]
+    """Distribution → version."""
+    host: Mapping[str, Any]
+    prompts: int
+    """Distinct prompts answered at least once."""
+    responses: int
+    """Over all drafters, ways to draft and turns."""
+    rounds: int
+    replayed: int
+    """Of them replayed from a dense record, not decoded live."""
+    speed_samples: int
+
+
+def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
+    """The run's row with its JSON opened, and counts of what was recorded. Raises LookupError for an unknown run."""
+    runs = query(con, "SELECT * FROM runs WHERE run_id = $run", run_id)
+    if runs.is_empty():
+        raise LookupError(f"no run {run_id!r} in this database")
+    run = runs.row(0, named=True)
+    counts = query(
+        con,
+        """
+        SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
+               (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
+               (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
+               (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, drafting, prompt_id, turn)
+                WHERE run_id = $run) AS replayed,
+               (SELECT count(*) FROM speed_samples WHERE run_id = $run) AS speed_samples
+        """,
+        run_id,
+    ).row(0, named=True)
+    drafters = tuple(
+        Drafter(
+            name=name,
+            kind=settings.get("kind", name),
+            gamma=settings.get("gamma", 0),
+            checkpoint=settings.get("checkpoint"),
+            checkpoint_hash=settings.get("checkpoint_hash"),
+        )
+        for name, settings in json.loads(run["drafters"]).items()
+    )
+    target = json.loads(run["target"])
+    return Provenance(
+        run_id=run_id,
+        created_at=run["created_at"],
+        finished_at=run["finished_at"],
+        command=run["command"],
+        suite=run["suite"],
+        suite_version=run["suite_version"],
+        suite_hash=run["suite_hash"],
+        prompt_source=run["prompt_source"],
+        pair=run["pair"],
+        target=str(target.get("source", "")),
+        target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
+        sources=tuple(json.loads(run["plan"]).get("sources", ())),
+        drafters=drafters,
+        sampling=json.loads(run["sampling"]),
+        seed=run["seed"],
+        git_revision=run["git_revision"],
+        packages=json.loads(run["packages"]),
+        host=json.loads(run["host"]),
+        **counts,
+    )
+
+
+def drafting_of(con: duckdb.DuckDBPyConnection, run_id: str) -> Drafting:
+    """How drafts were chosen in what tables and figures show of a run: sampled, as in the paper, unless all are greedy."""
+    sql = "SELECT bool_or(drafting = 'sampled'), bool_or(drafting = 'greedy') FROM recorded_responses WHERE run_id = ?"
+    [(sampled, greedy)] = con.execute(sql, [run_id]).fetchall()
+    return "greedy" if greedy and not sampled else "sampled"
+
+
+def missing_responses(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
+    """Responses that other drafters of the run gave and this one did not: an interrupted run, or a failed drafter.
+
+    Columns: drafter, domain, task, responses, expected (distinct prompts and turns that any drafter answered). Only
+    incomplete rows; a declared drafter without a single response has one for every task.
+    """
+    return query(
+        con,
+        """
+        WITH declared AS (SELECT unnest(json_keys(drafters)) AS drafter FROM runs WHERE run_id = $run),
+        answered AS (SELECT * FROM recorded_responses WHERE run_id = $run),
+        everything AS (SELECT DISTINCT domain, task, prompt_id, turn FROM answered)
+        SELECT d.drafter, e.domain, e.task,
+               count(DISTINCT (a.prompt_id, a.turn)) FILTER (a.prompt_id IS NOT NULL) AS responses,
+               count(DISTINCT (e.prompt_id, e.turn)) AS expected
+        FROM declared d CROSS JOIN everything e
+        LEFT JOIN answered a USING (drafter, prompt_id, turn)
+        GROUP BY ALL HAVING responses < expected ORDER BY ALL
+        """,
+        run_id,
+    )

@@ -1,0 +1,498 @@
+"""The compiled serving engine: continuous batching, one step at a time, over flat arrays.
+
+Events have an order, (time, priority): what a step's end brings comes before arrivals of that time, arrivals before the
+step that starts then; of replicas that start together, the first goes first. `reference.py` says the same slowly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulator.engine.compilation import Kept, inlined, part
+from simulator.engine.rules import Kind, best_total, fill_budget, prefix_lengths, threshold_lengths
+
+SLICE_DONE, ALL_DONE, NEED_REQUESTS, NEED_JOBS, ROWS_FULL = range(5)
+"""Why `advance` came back."""
+
+
+@Kept
+def advance(state, tables, limits, rule, cost, until_s):  # type: ignore[no-untyped-def]
+    """Run until no step or arrival before `until_s` is left, or something is needed; returns why."""
+    control = state.control[0]
+    while True:
+        if control.rows + limits.requests > len(state.rows):
+            return ROWS_FULL
+        replica = _next_replica(state.replicas)
+        arrival_s = np.inf
+        if limits.closed:
+            if control.due > 0:
+                arrival_s = state.due_s[0]
+        elif control.next < control.filled:
+            arrival_s = state.requests[control.next].arrival_s
+        if control.next == control.filled:
+            if not control.last and not (limits.closed and control.due == 0):
+                return NEED_REQUESTS
+            arrival_s = np.inf
+        if replica >= 0 and state.replicas[replica].clock_s < arrival_s:
+            if state.replicas[replica].clock_s >= until_s:
+                return SLICE_DONE
+            _step(state, tables, limits, rule, cost, replica)
+        elif arrival_s == np.inf:
+            return ALL_DONE
+        elif arrival_s >= until_s:
+            return SLICE_DONE
+        elif control.free == 0:
+            return NEED_JOBS
+        else:
+            _arrive(state, tables, limits, arrival_s)
+
+
+@inlined
+def _next_replica(replicas):  # type: ignore[no-untyped-def]
+    """The one with work whose next step starts first; −1 if none has work."""
+    found = -1
+    for r in range(len(replicas)):
+        busy = replicas[r].running + replicas[r].waiting > 0
+        if busy and (found < 0 or replicas[r].clock_s < replicas[found].clock_s):
+            found = r
+    return found
+
+
+@part
+def _arrive(state, tables, limits, arrival_s):  # type: ignore[no-untyped-def]
+    """The next request enters the queue of the replica it is routed to."""
+    control = state.control[0]
+    if limits.closed:
+        _pop_due(state.due_s, control)
+    asked = state.requests[control.next]
+    control.next += 1
+    control.free -= 1
+    j = state.free[control.free]
+    job = state.jobs[j]
+    job.request = state.totals[0].arrived
+    state.totals[0].arrived += 1
+    job.response, job.segment = asked.response, 0
+    job.prompt_tokens, job.output_tokens = asked.prompt_tokens, asked.output_tokens
+    job.arrival_s, job.think_s, job.first_s = arrival_s, asked.think_s, 0.0
+    job.emitted = job.rounds = job.drafted = job.verified = job.accepted = job.preemptions = job.since = 0
+    job.prefill_left = asked.prompt_tokens
+    job.anchor = tables.first[asked.response]
+    whole = asked.output_tokens <= tables.last[asked.response] - tables.first[asked.response] + 1
+    job.limit = -1 if whole else tables.usable[asked.response]
+    r = _route(state, limits, arrival_s)
+    replica = state.replicas[r]
+    if replica.clock_s > arrival_s:
+        replica.in_system_area_s += replica.clock_s - arrival_s
+    else:
+        replica.clock_s = arrival_s
+    _push_back(state.jobs, replica, j)
+
+
+@inlined
+def _route(state, limits, now_s):  # type: ignore[no-untyped-def]
+    control = state.control[0]
+    if not limits.least_loaded:
+        control.turn += 1
+        return (control.turn - 1) % len(state.replicas)
+    best, best_load = 0, -1
+    for r in range(len(state.replicas)):
+        replica = state.replicas[r]
+        load = replica.running + replica.waiting + (replica.leaving if now_s < replica.clock_s else 0)
+        if best_load < 0 or load < best_load:
+            best, best_load = r, load
+    return best
+
+
+@part
+def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
+    """One engine iteration of replica r: preempt, admit, draft, verify, commit."""
+    replica, totals, s = state.replicas[r], state.totals[0], state.scratch
+    _preempt(state, limits, r)
+    n, context, longest_context = _gather_decoding(state, r)
+    prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n)
+
+    k = _draft_tokens(rule, limits.gamma, n, finishing, prefilling, prefill_tokens, pairs, context, replica.alpha)
+    for i in range(n):
+        job = state.jobs[state.decoding[i]]
+        s.anchors[i] = job.anchor
+        s.drafted[i] = min(k, tables.drafted[job.anchor])
+        s.accepted[i] = tables.accepted[job.anchor]
+    _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k)
+
+    verified = longest = 0
+    for i in range(n):
+        verified += s.lengths[i]
+        longest = max(longest, s.lengths[i])
+    tokens = n * (1 + longest) if cost.padded else n + verified
+    read = n * longest_context if cost.padded else context
+    overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
+    overhead_s += cost.overhead_s_per_prompt * finishing
+    draft_s = _draft_s(cost, n, read, k) + cost.draft_prefill_s_per_token * prefill_tokens
+    attention_s = _attention_s(cost, n, read, pairs)
+    attention_s += _widening_s(cost, tokens / n if n else 0.0) * _context(cost, n, read)
+    target_s = _target_s(cost, n, tokens, prefilling, prefill_tokens)
+    step_s = overhead_s + draft_s + attention_s + target_s
+
+    totals.steps += 1
+    totals.request_steps += n
+    totals.overhead_s += overhead_s
+    totals.draft_s += draft_s
+    totals.attention_s += attention_s
+    totals.target_s += target_s
+    totals.kv_token_s += replica.kv_tokens * step_s
+    totals.request_s += n * step_s
+    totals.prefill_tokens += prefill_tokens
+    replica.in_system_area_s += (replica.running + replica.waiting) * step_s
+    replica.clock_s += step_s
+    _commit(state, tables, limits, rule, r, n)
+
+
+@inlined
+def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
+    """The last admitted give way until what everybody may write in this step fits; they begin anew, keeping their tokens."""
+    replica = state.replicas[r]
+    while replica.kv_tokens > limits.kv_tokens:
+        replica.running -= 1
+        j = state.order[r, replica.running]
+        job = state.jobs[j]
+        replica.kv_tokens -= _reserved(job, limits)
+        job.prefill_left = job.prompt_tokens + job.emitted
+        job.preemptions += 1
+        job.since = 0
+        state.totals[0].preemptions += 1
+        job.next = replica.head
+        replica.head = j
+        if replica.tail < 0:
+            replica.tail = j
+        replica.waiting += 1
+
+
+@inlined
+def _reserved(job, limits):  # type: ignore[no-untyped-def]
+    return job.prompt_tokens + job.emitted + limits.gamma + 1
+
+
+@inlined
+def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
+    n = context = longest = 0
+    for i in range(state.replicas[r].running):
+        j = state.order[r, i]
+        job = state.jobs[j]
+        if job.prefill_left == 0:
+            state.decoding[n] = j
+            n += 1
+            context += job.prompt_tokens + job.emitted
+            longest = max(longest, job.prompt_tokens + job.emitted)
+    return n, context, longest
+
+
+@part
+def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
+    """Share what the decoding requests leave of the step's tokens among prompts, admitted ones first, in order.
+
+    Some are always left, so only the last prompt served stays unfinished, and the next step serves it first: every
+    running prompt has a chunk of this step. After a preemption nobody is admitted: the first in line has just not fitted.
+    """
+    replica = state.replicas[r]
+    left = limits.step_tokens - n * (limits.gamma + 1)
+    prefilling = finishing = pairs = 0
+    if replica.running == n and replica.waiting == 0:
+        return prefilling, finishing, 0, pairs
+    budget = left
+    i = 0
+    while left > 0:
+        if i == replica.running and not _admit_next(state, limits, r):
+            break
+        job = state.jobs[state.order[r, i]]
+        i += 1
+        job.chunk = 0
+        if job.prefill_left > 0:
+            job.chunk = min(left, job.prefill_left)
+            left -= job.chunk
+            prefilling += 1
+            finishing += job.chunk == job.prefill_left
+            done = job.prompt_tokens + job.emitted - job.prefill_left
+            pairs += job.chunk * done + job.chunk * (job.chunk + 1) // 2
+    return prefilling, finishing, budget - left, pairs
+
+
+@inlined
+def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
+    """The first in line starts to run, if there is room for it and for what it may write next."""
+    replica = state.replicas[r]
+    if replica.waiting == 0 or replica.running == limits.requests:
+        return False
+    j = replica.head
+    job = state.jobs[j]
+    needed = _reserved(job, limits)
+    if replica.kv_tokens + needed > limits.kv_tokens:
+        return False
+    replica.head = job.next
+    if replica.head < 0:
+        replica.tail = -1
+    replica.waiting -= 1
+    replica.kv_tokens += needed
+    state.order[r, replica.running] = j
+    replica.running += 1
+    return True
+
+
+@inlined
+def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
+    if k == 0 or n == 0:
+        return 0.0
+    return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
+
+
+@inlined
+def _widening_s(cost, width):  # type: ignore[no-untyped-def]
+    low = int(width)
+    steps = cost.widening_s
+    return steps[low] + (width - low) * (steps[low + 1] - steps[low]) if low + 1 < len(steps) else 0.0
+
+
+@inlined
+def _target_s(cost, n, tokens, prefilling, prefill_tokens):  # type: ignore[no-untyped-def]
+    """The target's passes but for attention; prompts have passes of their own where passes are padded."""
+    if not cost.padded:
+        return (cost.eager_s if prefill_tokens else cost.verify_s)[prefill_tokens + tokens]
+    target_s = cost.verify_s[tokens] if n else 0.0
+    if prefill_tokens:
+        target_s += cost.eager_s[prefill_tokens] + (prefilling - 1) * cost.eager_s[1]
+    return target_s
+
+
+@inlined
+def _attention_s(cost, n, context, pairs):  # type: ignore[no-untyped-def]
+    return cost.context_s_per_token * _context(cost, n, context) + cost.prefill_s_per_pair * pairs
+
+
+@inlined
+def _context(cost, n, context):  # type: ignore[no-untyped-def]
+    return context if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * n
+
+
+@part
+def _fixed_s(cost, n, prefilling, pairs, context, k):  # type: ignore[no-untyped-def]
+    """What a step costs before the target's pass."""
+    overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
+    return overhead_s + _draft_s(cost, n, context, k) + _attention_s(cost, n, context, pairs)
+
+
+@part
+def _draft_tokens(rule, gamma, n, finishing, prefilling, prefill_tokens, pairs, context, alpha):  # type: ignore[no-untyped-def]
+    """`Policy.draft`."""
+    if rule.kind == Kind.TABLE:
+        return min(gamma, rule.k_by_requests[n])
+    if rule.kind != Kind.BATCH_ADAPTIVE:
+        return gamma
+    target_s = rule.believed.eager_s if prefill_tokens else rule.believed.verify_s
+    best, best_rate, power, accepted = 0, 0.0, 1.0, 0.0
+    for k in range(gamma + 1):
+        step_s = _fixed_s(rule.believed, n, prefilling, pairs, context, k) + target_s[prefill_tokens + n + n * k]
+        rate = (n + finishing + n * accepted) / step_s
+        if rate > best_rate:
+            best, best_rate = k, rate
+        power *= alpha
+        accepted += power
+    return best
+
+
+@part
+def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k):  # type: ignore[no-untyped-def]
+    """`Policy.admit`: ℓ of every decoding request, into the scratch."""
+    s = state.scratch
+    if rule.kind == Kind.THRESHOLD:
+        threshold_lengths(tables.confidence, s, n, rule.number)
+    elif rule.kind == Kind.ORACLE:
+        for i in range(n):
+            s.lengths[i] = min(s.accepted[i], s.drafted[i])
+    elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
+        longest = 0
+        for i in range(n):
+            longest = max(longest, s.drafted[i])
+        fixed_s = _fixed_s(rule.believed, n, prefilling, pairs, context, longest)
+        target_s = rule.believed.eager_s if prefill_tokens else rule.believed.verify_s
+        tokens, first = float(n + finishing), prefill_tokens + n
+        if rule.kind == Kind.PREFIX:
+            prefix_lengths(tables.survival_bits, tables.survival, s, n, limits.gamma, tokens, fixed_s, target_s, first)
+        else:
+            _recall(state, tables, limits, rule, n)
+            budget = best_total(s, n, limits.gamma, tokens, fixed_s, target_s, first) if n else 0
+            fill_budget(tables.survival_bits, tables.survival, s, n, limits.gamma, budget)
+    else:
+        for i in range(n):
+            s.lengths[i] = s.drafted[i]
+
+
+@part
+def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
+    """Survivals `lag` rounds old, smoothed; confidences are 1 for requests without, and where nothing was drafted."""
+    memory, s = state.memory, state.scratch
+    for i in range(n):
+        j = state.decoding[i]
+        since = state.jobs[j].since
+        at = since % rule.lag
+        product = 1.0
+        for k in range(limits.gamma):
+            if since < rule.lag:
+                memory.smoothed[j, k] = 1.0
+            else:
+                anchor = memory.anchors[j, at]
+                unseen = memory.whole[j, at] and k > memory.lengths[j, at] and len(tables.fresh) > 0
+                c = 1.0
+                if k < tables.drafted[anchor]:
+                    c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
+                memory.smoothed[j, k] = rule.number * memory.smoothed[j, k] + (1 - rule.number) * c
+            product *= memory.smoothed[j, k]
+            s.old[i, k] = np.rint(product * 2.0**24) / 2.0**24
+
+
+@part
+def _commit(state, tables, limits, rule, r, n):  # type: ignore[no-untyped-def]
+    """What the target said: tokens enter responses, prompts move on, finished requests leave."""
+    replica, totals, s = state.replicas[r], state.totals[0], state.scratch
+    before = totals.emitted
+    tried = accepted_sum = 0
+    for i in range(n):
+        j = state.decoding[i]
+        job = state.jobs[j]
+        length = s.lengths[i]
+        accepted = min(s.accepted[i], length)
+        committed = min(accepted + 1, job.output_tokens - job.emitted)
+        if rule.kind == Kind.LAGGED:
+            at = job.since % rule.lag
+            state.memory.anchors[j, at], state.memory.lengths[j, at] = job.anchor, length
+            state.memory.whole[j, at] = accepted == length
+        job.since += 1
+        job.rounds += 1
+        job.drafted += s.drafted[i]
+        job.verified += length
+        job.accepted += accepted
+        tried += min(accepted + 1, length)
+        accepted_sum += accepted
+        totals.drafted += s.drafted[i]
+        totals.verified += length
+        _emit(job, tables, limits, committed)
+        totals.emitted += committed
+    totals.rounds += n
+    totals.accepted += accepted_sum
+    totals.committed += totals.emitted - before
+    if rule.kind == Kind.BATCH_ADAPTIVE and tried > 0:
+        replica.alpha += rule.number * (accepted_sum / tried - replica.alpha)
+    if replica.running > n:
+        _move_prefill(state, tables, limits, r)
+    replica.kv_tokens += totals.emitted - before
+    _retire(state, limits, r)
+
+
+@part
+def _emit(job, tables, limits, tokens):  # type: ignore[no-untyped-def]
+    """Move along the response, and on to another one of its domain where it ends before the request does."""
+    job.emitted += tokens
+    job.anchor += tokens
+    while job.limit >= 0 and job.anchor >= job.limit:
+        job.segment += 1
+        domain = tables.domain[job.response]
+        first = tables.member_first[domain]
+        count = tables.member_first[domain + 1] - first
+        draw = _mix(np.uint64(limits.seed), np.uint64(job.request), np.uint64(job.segment))
+        response = tables.members[first + np.int64(draw % np.uint64(count))]
+        job.anchor, job.limit = tables.first[response], tables.usable[response]
+
+
+@inlined
+def _mix(seed, request, segment):  # type: ignore[no-untyped-def]
+    """A draw that depends on nothing but these three, so that every policy sees the same text (splitmix64)."""
+    x = seed ^ (request * np.uint64(0x9E3779B97F4A7C15)) ^ (segment * np.uint64(0xD1B54A32D192ED03))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@part
+def _move_prefill(state, tables, limits, r):  # type: ignore[no-untyped-def]
+    """Prompts go on by their chunk; the last chunk emits a token: the first, or after a preemption the next."""
+    replica, totals = state.replicas[r], state.totals[0]
+    for i in range(replica.running):
+        job = state.jobs[state.order[r, i]]
+        if job.prefill_left == 0:
+            continue
+        job.prefill_left -= job.chunk
+        if job.prefill_left > 0:
+            continue
+        totals.prefills += 1
+        totals.emitted += 1
+        if job.emitted == 0:
+            job.first_s = replica.clock_s
+            job.emitted = 1
+            _emit(job, tables, limits, 0)
+        else:
+            _emit(job, tables, limits, 1)
+
+
+@part
+def _retire(state, limits, r):  # type: ignore[no-untyped-def]
+    """Write out finished requests and close the ranks, keeping the order."""
+    replica, totals, control = state.replicas[r], state.totals[0], state.control[0]
+    kept = 0
+    for i in range(replica.running):
+        j = state.order[r, i]
+        job = state.jobs[j]
+        if job.emitted < job.output_tokens or job.prefill_left > 0:
+            state.order[r, kept] = j
+            kept += 1
+            continue
+        replica.kv_tokens -= _reserved(job, limits)
+        row = state.rows[control.rows]
+        control.rows += 1
+        row.request, row.response, row.replica = job.request, job.response, r
+        row.prompt_tokens, row.output_tokens = job.prompt_tokens, job.output_tokens
+        row.arrival_s, row.first_s, row.finish_s = job.arrival_s, job.first_s, replica.clock_s
+        row.rounds, row.drafted, row.verified, row.accepted = job.rounds, job.drafted, job.verified, job.accepted
+        row.preemptions = job.preemptions
+        totals.finished += 1
+        totals.finished_tokens += job.output_tokens
+        totals.sojourn_s += replica.clock_s - job.arrival_s
+        state.free[control.free] = j
+        control.free += 1
+        if limits.closed:
+            _push_due(state.due_s, control, replica.clock_s + job.think_s)
+    replica.leaving = replica.running - kept
+    replica.running = kept
+
+
+@inlined
+def _push_back(jobs, replica, j):  # type: ignore[no-untyped-def]
+    jobs[j].next = -1
+    if replica.tail < 0:
+        replica.head = j
+    else:
+        jobs[replica.tail].next = j
+    replica.tail = j
+    replica.waiting += 1
+
+
+@inlined
+def _push_due(due_s, control, time_s):  # type: ignore[no-untyped-def]
+    i = control.due
+    control.due += 1
+    while i > 0 and due_s[(i - 1) // 2] > time_s:
+        due_s[i] = due_s[(i - 1) // 2]
+        i = (i - 1) // 2
+    due_s[i] = time_s
+
+
+@inlined
+def _pop_due(due_s, control):  # type: ignore[no-untyped-def]
+    control.due -= 1
+    last, i = due_s[control.due], 0
+    while 2 * i + 1 < control.due:
+        child = 2 * i + 1
+        if child + 1 < control.due and due_s[child + 1] < due_s[child]:
+            child += 1
+        if due_s[child] >= last:
+            break
+        due_s[i] = due_s[child]
+        i = child
+    due_s[i] = last

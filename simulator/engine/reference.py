@@ -1,0 +1,287 @@
+"""The serving engine once more, slow and obvious: a heap of events and plain objects. The compiled engine must equal it.
+
+Events have an order, (time, kind, number). A step's end comes first: its tokens are committed, finished requests leave and
+in a closed loop their users' next requests fall due. Arrivals of that time come next, and steps start last; of replicas
+whose steps start together the first goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.engine.state import ROW, TOTALS, Records
+from simulator.hardware.cost import Longest, StepCost, StepLoad
+from simulator.policies.contract import Policy, Step, verify_lengths
+from simulator.records import Round
+from simulator.traces import Trace
+
+if TYPE_CHECKING:
+    from simulator.simulation import Engine
+
+END, ARRIVAL, START = range(3)
+WORD = 2**64
+"""Arithmetic of the draws wraps around here."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request in the system."""
+
+    number: int
+    """Requests are counted in order of arrival, from 0."""
+    asked: Any
+    """What the user asked for, a `simulator.engine.state.REQUEST`."""
+    arrival_s: float
+    reading: int
+    """The recorded response it replays now."""
+    at: int
+    """Its next anchor in the trace."""
+    goes_on: bool
+    """Whether it needs more tokens than the response it asked for has, and continues on others."""
+    prefill_left: int
+    """Context tokens still to be computed before it can decode."""
+    first_s: float = 0.0
+    emitted: int = 0
+    segment: int = 0
+    """How often it has changed to another response."""
+    chunk: int = 0
+    """Context tokens computed in the step at hand."""
+    preemptions: int = 0
+    rounds: list[Round] = field(default_factory=list)
+    """All of them."""
+    remembered: list[Round] = field(default_factory=list)
+    """Those since it was last admitted, as a policy may see them."""
+
+    @property
+    def tokens(self) -> int:
+        """Context: prompt and response so far."""
+        return int(self.asked["prompt_tokens"]) + self.emitted
+
+    @property
+    def left(self) -> int:
+        """Tokens it still wants."""
+        return int(self.asked["output_tokens"]) - self.emitted
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One engine: requests that run, in order of admission, and those that wait, first come first."""
+
+    policy: Policy
+    running: list[Job] = field(default_factory=list)
+    waiting: list[Job] = field(default_factory=list)
+    stepping: bool = False
+    """Whether a step is in flight or about to start."""
+
+
+class Reference:
+    """One simulation. `run` it once; then `rows` are finished requests in order of finishing, `totals` the sums."""
+
+    def __init__(
+        self, trace: Trace, policy: Policy, cost: StepCost, engine: Engine, kv_tokens: int, stream: Iterable[Any], *,
+        users: int, seed: int,
+    ) -> None:  # fmt: skip
+        """As `simulator.simulation.Simulator`, but `stream` gives requests one by one; `users` is 0 in an open loop."""
+        self.trace, self.cost, self.engine, self.kv_tokens = trace, cost, engine, kv_tokens
+        self.stream, self.closed, self.seed = iter(stream), users > 0, seed
+        self.gamma = trace.gamma
+        self.replicas = [Replica(deepcopy(policy)) for _ in range(engine.replicas)]
+        self.rows: list[Any] = []
+        self.totals: Any = dict.fromkeys(TOTALS.names or (), 0)
+        self.events: list[tuple[float, int, int, Any]] = []
+        self.numbers = count()
+        if self.closed:
+            for _ in range(users):
+                self._plan(0.0, ARRIVAL)
+        else:
+            for asked in self.stream:
+                self._plan(float(asked["arrival_s"]), ARRIVAL, asked)
+
+    def run(self) -> Records:
+        """All events, to the last; returns `simulator.engine.state.ROW` records."""
+        while self.events:
+            time_s, kind, number, what = heappop(self.events)
+            if kind == END:
+                self._end_step(time_s, *what)
+            elif kind == START:
+                self._start_step(time_s, number)
+            elif (asked := next(self.stream, None) if self.closed else what) is not None:
+                self._arrive(time_s, asked)
+        return np.array(self.rows, ROW)
+
+    def _plan(self, time_s: float, kind: int, what: Any = None) -> None:
+        heappush(self.events, (time_s, kind, what if kind == START else next(self.numbers), what))
+
+    def _arrive(self, time_s: float, asked: Any) -> None:
+        number, response = self.totals["arrived"], int(asked["response"])
+        self.totals["arrived"] += 1
+        first, last = self.trace.offsets[response : response + 2].tolist()
+        goes_on = bool(asked["output_tokens"] > last - first + 1)
+        job = Job(number, asked.copy(), time_s, response, first, goes_on, int(asked["prompt_tokens"]))
+        if self.engine.router == "round_robin":
+            r = number % len(self.replicas)
+        else:
+            loads = [len(replica.running) + len(replica.waiting) for replica in self.replicas]
+            r = loads.index(min(loads))
+        self.replicas[r].waiting.append(job)
+        self._plan_step(time_s, r)
+
+    def _plan_step(self, time_s: float, r: int) -> None:
+        replica = self.replicas[r]
+        if not replica.stepping and (replica.running or replica.waiting):
+            replica.stepping = True
+            self._plan(time_s, START, r)
+
+    def _start_step(self, time_s: float, r: int) -> None:
+        """Who runs, how much is drafted and verified, and how long that takes; its outcome waits for the end."""
+        replica = self.replicas[r]
+        preempted = self._preempt(replica)
+        decoding = [job for job in replica.running if job.prefill_left == 0]
+        self._share_prefill(replica, len(decoding), admits=not preempted)
+        load = self._load(replica, decoding)
+
+        asked = min(replica.policy.draft(load, self.gamma), self.gamma)
+        rounds = self._rounds(replica, decoding, load, asked)
+        verified = sum(round_.verified for round_ in rounds)
+        longest = Longest(max((x.verified for x in rounds), default=0), max((job.tokens for job in decoding), default=0))
+        parts = self.cost.step(load, asked, verified, longest)
+        step_s = parts.seconds
+        sums = {
+            "steps": 1, "request_steps": len(decoding), "rounds": len(decoding), "verified": verified,
+            "prefill_tokens": load.prefill_tokens, "prefills": load.finishing_prefill,
+            "drafted": sum(round_.drafted for round_ in rounds), "accepted": sum(round_.accepted for round_ in rounds),
+            **parts._asdict(),
+            "request_s": len(decoding) * step_s, "kv_token_s": self._reserved(replica.running) * step_s,
+        }  # fmt: skip
+        for name, value in sums.items():
+            self.totals[name] += value
+        self._plan(time_s + step_s, END, (r, decoding, rounds))
+
+    def _reserved(self, jobs: list[Job]) -> int:
+        """KV tokens these requests hold or may write in a step."""
+        return sum(job.tokens + self.gamma + 1 for job in jobs)
+
+    def _preempt(self, replica: Replica) -> bool:
+        """The last admitted leave until the others fit; they keep their tokens and wait in front."""
+        preempted = False
+        while self._reserved(replica.running) > self.kv_tokens:
+            job = replica.running.pop()
+            job.prefill_left, job.remembered = job.tokens, []
+            job.preemptions += 1
+            self.totals["preemptions"] += 1
+            replica.waiting.insert(0, job)
+            preempted = True
+        return preempted
+
+    def _share_prefill(self, replica: Replica, decoding: int, admits: bool) -> None:
+        """What decoding leaves of the step's tokens goes to prompts: those that run already, then new ones."""
+        left = self.engine.step_tokens - decoding * (self.gamma + 1)
+        for job in replica.running:
+            job.chunk = min(left, job.prefill_left)
+            left -= job.chunk
+        while admits and left > 0 and replica.waiting and len(replica.running) < self.engine.request_cap:
+            if self._reserved([*replica.running, replica.waiting[0]]) > self.kv_tokens:
+                break
+            job = replica.waiting.pop(0)
+            replica.running.append(job)
+            job.chunk = min(left, job.prefill_left)
+            left -= job.chunk
+
+    @staticmethod
+    def _load(replica: Replica, decoding: list[Job]) -> StepLoad:
+        prefilling = [job for job in replica.running if job.chunk > 0]
+        pairs = 0
+        for job in prefilling:
+            done = job.tokens - job.prefill_left
+            pairs += sum(range(done + 1, done + job.chunk + 1))
+        return StepLoad(
+            decoding=len(decoding),
+            prefilling=len(prefilling),
+            finishing_prefill=sum(job.chunk == job.prefill_left for job in prefilling),
+            prefill_tokens=sum(job.chunk for job in prefilling),
+            prefill_pairs=pairs,
+            context_tokens=sum(job.tokens for job in decoding),
+        )
+
+    def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad, asked: int) -> list[Round]:
+        """What the policy verifies of each decoding request, and what comes of it."""
+        a = self.trace.anchors
+        drafted = [min(asked, int(a.drafted[job.at])) for job in decoding]
+        acceptable = [min(int(a.accepted[job.at]), n) for job, n in zip(decoding, drafted, strict=True)]
+        known = a.confidence
+        shown = [() if known is None else known[job.at, :n].tolist() for job, n in zip(decoding, drafted, strict=True)]
+        step = Step(replica.policy, drafted, shown, [job.remembered for job in decoding], acceptable, load)
+        rounds = []
+        for i, verified in enumerate(verify_lengths(replica.policy, step)):
+            job, accepted, confidence = decoding[i], min(acceptable[i], verified), shown[i]
+            if a.fresh_confidence is not None and accepted == verified and known is not None:
+                fresh = a.fresh_confidence[job.at, : drafted[i]].tolist()
+                confidence = [*confidence[: verified + 1], *fresh[verified + 1 :]]
+            committed = min(accepted + 1, job.left)
+            rounds.append(Round(drafted[i], verified, accepted, committed, tuple(confidence), len(decoding)))
+        return rounds
+
+    def _end_step(self, time_s: float, r: int, decoding: list[Job], rounds: list[Round]) -> None:
+        replica = self.replicas[r]
+        replica.policy.learn([round_.verified for round_ in rounds], [round_.accepted for round_ in rounds])
+        for job, round_ in zip(decoding, rounds, strict=True):
+            job.rounds.append(round_)
+            job.remembered.append(round_)
+            self.totals["committed"] += round_.committed
+            self._emit(job, round_.committed, round_.committed)
+        for job in replica.running:
+            if job.chunk > 0:
+                job.prefill_left -= job.chunk
+                job.chunk = 0
+                if job.prefill_left == 0 and job.emitted == 0:
+                    job.first_s = time_s
+                    self._emit(job, 1, 0)
+                elif job.prefill_left == 0:
+                    self._emit(job, 1, 1)
+        for job in [job for job in replica.running if job.left == 0]:
+            self._finish(time_s, r, job)
+        replica.stepping = False
+        self._plan_step(time_s, r)
+
+    def _emit(self, job: Job, tokens: int, anchors: int) -> None:
+        """So many tokens enter the response. Who goes on leaves a response while drafts there can be accepted whole."""
+        self.totals["emitted"] += tokens
+        job.emitted += tokens
+        job.at += anchors
+        offsets, responses = self.trace.offsets, self.trace.responses
+        while job.goes_on and job.at >= offsets[job.reading + 1] - self.gamma:
+            job.segment += 1
+            domain = responses[job.reading].domain
+            lengths = np.diff(offsets)
+            others = [i for i, response in enumerate(responses) if response.domain == domain and lengths[i] > self.gamma]
+            job.reading = others[draw(self.seed, job.number, job.segment) % len(others)]
+            job.at = int(offsets[job.reading])
+
+    def _finish(self, time_s: float, r: int, job: Job) -> None:
+        self.replicas[r].running.remove(job)
+        asked, sums = job.asked, self.totals
+        sums["finished"] += 1
+        sums["finished_tokens"] += job.emitted
+        sums["sojourn_s"] += time_s - job.arrival_s
+        self.rows.append((
+            job.number, asked["response"], r, asked["prompt_tokens"], asked["output_tokens"],
+            job.arrival_s, job.first_s, time_s, len(job.rounds), sum(x.drafted for x in job.rounds),
+            sum(x.verified for x in job.rounds), sum(x.accepted for x in job.rounds), job.preemptions,
+        ))  # fmt: skip
+        if self.closed:
+            self._plan(time_s + float(asked["think_s"]), ARRIVAL)
+
+
+def draw(seed: int, request: int, segment: int) -> int:
+    """A number below 2⁶⁴ that depends on nothing but these three: the last step of splitmix64."""
+    x = (seed ^ request * 0x9E3779B97F4A7C15 ^ segment * 0xD1B54A32D192ED03) % WORD
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % WORD
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % WORD
+    return x ^ x >> 31

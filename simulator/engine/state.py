@@ -1,0 +1,163 @@
+"""What the compiled engine reads and writes: flat arrays and records, made once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.engine.rules import Kind, Rule, Scratch, scratch
+
+Records = npt.NDArray[np.void]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+REQUEST = np.dtype(
+    [("arrival_s", "f8"), ("think_s", "f8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"), ("response", "i8")],
+    align=True,
+)
+"""What a user asks for: `response` is the recorded response it replays first; arrival_s counts in open loops only."""
+ROW = np.dtype(
+    [
+        ("request", "i8"), ("response", "i8"), ("replica", "i8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"),
+        ("arrival_s", "f8"), ("first_s", "f8"), ("finish_s", "f8"),
+        ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"), ("accepted", "i8"), ("preemptions", "i8"),
+    ],
+    align=True,
+)  # fmt: skip
+"""What became of it."""
+JOB = np.dtype(
+    [
+        ("request", "i8"), ("response", "i8"), ("segment", "i8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"),
+        ("arrival_s", "f8"), ("think_s", "f8"), ("first_s", "f8"), ("emitted", "i8"), ("prefill_left", "i8"),
+        ("chunk", "i8"), ("anchor", "i8"), ("limit", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
+        ("accepted", "i8"), ("preemptions", "i8"), ("since", "i8"), ("next", "i8"),
+    ],
+    align=True,
+)  # fmt: skip
+"""A request in the system. `anchor` and `limit` point into the trace; at the limit it goes on with another response.
+`since` counts rounds since it was admitted; `next` is the one behind it in its replica's queue."""
+REPLICA = np.dtype(
+    [
+        ("clock_s", "f8"), ("running", "i8"), ("waiting", "i8"), ("leaving", "i8"), ("head", "i8"), ("tail", "i8"),
+        ("kv_tokens", "i8"), ("in_system_area_s", "f8"), ("alpha", "f8"),
+    ],
+    align=True,
+)  # fmt: skip
+TOTALS = np.dtype(
+    [
+        ("steps", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
+        ("accepted", "i8"), ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("prefills", "i8"),
+        ("preemptions", "i8"), ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
+        ("overhead_s", "f8"), ("draft_s", "f8"), ("attention_s", "f8"), ("target_s", "f8"),
+        ("kv_token_s", "f8"), ("request_s", "f8"), ("sojourn_s", "f8"),
+    ],
+    align=True,
+)  # fmt: skip
+"""Sums over all replicas. `committed` counts tokens of rounds, `emitted` those of prefills too; the areas are integrals
+over time of KV tokens, decoding requests and requests in the system."""
+CONTROL = np.dtype(
+    [("next", "i8"), ("filled", "i8"), ("last", "i8"), ("due", "i8"), ("free", "i8"), ("rows", "i8"), ("turn", "i8")],
+    align=True,
+)
+"""Cursors: next request of the chunk, requests in it, whether it is the last chunk; sizes of the heaps and buffers."""
+
+
+class Tables(NamedTuple):
+    """A trace as the compiled loop reads it."""
+
+    first: Ints
+    last: Ints
+    """Anchors of response s are first[s] to last[s]."""
+    usable: Ints
+    """A request that goes on with another response leaves at this anchor, while drafts can still be accepted whole."""
+    drafted: npt.NDArray[np.uint8]
+    accepted: npt.NDArray[np.uint8]
+    survival: npt.NDArray[np.float32]
+    survival_bits: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    fresh: npt.NDArray[np.float32]
+    """[A, γ], or [0, γ] where not recorded."""
+    domain: Ints
+    """Of each response."""
+    members: Ints
+    member_first: Ints
+    """Responses of domain d that can be gone on with: members[member_first[d] : member_first[d + 1]]."""
+
+
+class Limits(NamedTuple):
+    """What the engine allows."""
+
+    requests: int
+    """Running at once, on each replica."""
+    step_tokens: int
+    kv_tokens: int
+    gamma: int
+    closed: bool
+    """Whether a finished request brings its user's next one."""
+    least_loaded: bool
+    seed: int
+
+
+class Memory(NamedTuple):
+    """Lags of `lagged_scheduler`, by job."""
+
+    smoothed: Floats
+    """[jobs, γ]."""
+    anchors: Ints
+    lengths: Ints
+    whole: Ints
+    """The last rounds' anchors, ℓ and whether all verified was accepted, [jobs, lag]."""
+
+
+class State(NamedTuple):
+    """Everything that changes."""
+
+    jobs: Records
+    free: Ints
+    replicas: Records
+    order: Ints
+    """Running jobs of each replica in order of admission, [replicas, requests]."""
+    decoding: Ints
+    """Those that decode in the step at hand, [requests]."""
+    due_s: Floats
+    """Arrivals to come in a closed loop, as a heap."""
+    requests: Records
+    rows: Records
+    totals: Records
+    control: Records
+    memory: Memory
+    scratch: Scratch
+
+
+def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int) -> State:
+    """An empty system; `users` is 0 in an open loop."""
+    jobs = max(2 * users, 64)
+    state = State(
+        np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
+        np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
+        np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(1, CONTROL),
+        _memory(jobs, limits.gamma, rule), scratch(limits.requests, limits.gamma),
+    )  # fmt: skip
+    state.replicas["head"] = state.replicas["tail"] = -1
+    state.replicas["alpha"] = 1.0
+    state.control["due"], state.control["free"] = users, jobs
+    return state
+
+
+def with_more_jobs(state: State, gamma: int, rule: Rule) -> State:
+    """Twice the room."""
+    jobs = len(state.jobs)
+    state.control["free"] = jobs
+    memory = _memory(2 * jobs, gamma, rule)
+    for new, old in zip(memory, state.memory, strict=True):
+        new[: len(old)] = old
+    free = np.concatenate([np.arange(jobs, 2 * jobs), np.zeros(jobs, np.int64)])
+    return state._replace(jobs=np.concatenate([state.jobs, np.zeros(jobs, JOB)]), free=free, memory=memory)
+
+
+def _memory(jobs: int, gamma: int, rule: Rule) -> Memory:
+    jobs = jobs if rule.kind == Kind.LAGGED else 1
+    anchors, lengths, whole = (np.zeros((jobs, max(rule.lag, 1)), np.int64) for _ in range(3))
+    return Memory(np.ones((jobs, gamma)), anchors, lengths, whole)

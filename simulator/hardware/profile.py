@@ -1,0 +1,282 @@
+"""Hardware profiles: how long a step takes, and how much context fits. One JSON file each; see docs/hardware.md.
+
+    t_step = overhead + draft(R, drafted) + verify(B) + context tokens · (cost of reading one) + attention of single tokens
+
+with R requests drafting and B tokens in the target pass. Attention reads a request's context once for the whole block, so
+what is charged for context counts requests' tokens, not verified tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.errors import InputError
+from simulator.hardware.cost import Seconds, StepCost
+
+Source = Literal["measured", "fitted", "published", "roofline", "user"]
+T = TypeVar("T")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds over a count, linear between the points; held below the first, straight on beyond the last."""
+
+    counts: tuple[int, ...]
+    """Tokens or requests; rising, at least 1."""
+    seconds: tuple[float, ...]
+    """One a count."""
+
+    def __post_init__(self) -> None:
+        if not self.counts or len(self.counts) != len(self.seconds):
+            raise ValueError("needs as many seconds as counts, at least one")
+        if self.counts[0] < 1 or any(a >= b for a, b in zip(self.counts, self.counts[1:], strict=False)):
+            raise ValueError("counts must rise from 1 or more")
+        if not all(0 <= s < float("inf") for s in self.seconds):
+            raise ValueError("seconds must be 0 or more")
+
+    def at(self, counts: npt.ArrayLike) -> Seconds:
+        """Seconds at any counts, the same shape."""
+        x = np.asarray(counts, np.float64)
+        inside: Seconds = np.interp(x, self.counts, self.seconds)
+        if len(self.counts) == 1:
+            return inside
+        slope = max(0.0, (self.seconds[-1] - self.seconds[-2]) / (self.counts[-1] - self.counts[-2]))
+        return inside + slope * np.maximum(x - self.counts[-1], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCurve:
+    """What drafting costs, one curve over requests for each number of drafted tokens that was timed."""
+
+    drafted: tuple[int, ...]
+    """Tokens drafted, rising from 1 or more."""
+    requests: tuple[Curve, ...]
+    """Seconds over the requests that draft, one curve for each entry of `drafted`."""
+    block: bool
+    """Whether the whole block is drafted at once: asking for fewer tokens then saves nothing."""
+    context_s_per_token: float = 0.0
+    """Seconds of one pass of the drafter on each token of the requests' contexts; without `block` it makes γ passes."""
+    prefill_s_per_token: float = 0.0
+    """Seconds of taking in a prompt's token."""
+
+    def __post_init__(self) -> None:
+        if not self.drafted or len(self.drafted) != len(self.requests):
+            raise ValueError("needs one curve over requests for each entry of drafted")
+        if self.drafted[0] < 1 or any(a >= b for a, b in zip(self.drafted, self.drafted[1:], strict=False)):
+            raise ValueError("drafted must rise from 1 or more")
+        for name in ("context_s_per_token", "prefill_s_per_token"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more")
+
+    def at(self, drafted: int, requests: npt.ArrayLike) -> Seconds:
+        """Seconds of drafting `drafted` tokens for so many requests; straight on beyond what was timed."""
+        curves = np.stack([curve.at(requests) for curve in self.requests])
+        if len(self.drafted) == 1:
+            return np.asarray(curves[0])
+        right = min(max(int(np.searchsorted(self.drafted, drafted)), 1), len(self.drafted) - 1)
+        low, high = self.drafted[right - 1], self.drafted[right]
+        share = (drafted - low) / (high - low)
+        return np.asarray(np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
+
+    name: str
+    """As users write it, for instance h100/qwen3-4b."""
+    device: str
+    model: str
+    """The target's name; a report warns where the traces' target is another."""
+    source: Source
+    provenance: Mapping[str, str]
+    """Where the numbers come from: sources, date, versions, assumptions, in words."""
+    kv_capacity_tokens: int
+    """Context tokens that fit beside the weights, over all GPUs of a replica."""
+    verify: Curve
+    """The target pass over B tokens, contexts left out."""
+    draft: Mapping[str, DraftCurve] = field(default_factory=dict)
+    """By drafter. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
+    free_drafters: tuple[str, ...] = ()
+    """Drafters whose time is negligible or already in the overhead."""
+    gpus: int = 1
+    """GPUs of one replica; throughput is reported per GPU."""
+    overhead_s: float = 0.0
+    """Of every step: scheduling, sampling, launching."""
+    overhead_s_per_request: float = 0.0
+    """Host work for each running request, every step."""
+    overhead_s_per_prompt: float = 0.0
+    """Host work of taking a request in and letting it go, in the step its prompt is done."""
+    context_s_per_token: float = 0.0
+    """Reading one context token's keys and values, once for each running request."""
+    prefill_s_per_pair: float = 0.0
+    """Attention of one prefill token to one context token before it."""
+    context_by_width: Curve | None = None
+    """Reading one context token, over the tokens of each request in the pass; by default `context_s_per_token` for any
+    number, as where memory is what limits. Policies foresee the latter."""
+    padded: bool = False
+    """How the engine lays out its passes. False, as serving engines do: one pass holds prompts and drafts, each token once.
+    True, as the project's own loop does: drafts and contexts are padded to the batch's longest, and every prompt has a pass
+    of its own. Policies foresee steps by their tokens either way."""
+    captured_tokens: tuple[int, ...] = ()
+    """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
+    eager: Curve | None = None
+    """The target pass outside of captured sizes; by default `verify`, unpadded."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more")
+        if self.source not in get_args(Source):
+            raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
+        if self.gpus < 1 or self.kv_capacity_tokens < 1:
+            raise ValueError("gpus and kv_capacity_tokens must be 1 or more")
+        if any(a >= b for a, b in zip((0, *self.captured_tokens), self.captured_tokens, strict=False)):
+            raise ValueError("captured_tokens must rise from 1 or more")
+        if max(self.verify.seconds) + self.overhead_s <= 0:
+            raise ValueError("a step must take time: verify or overhead_s must be more than 0")
+
+    def cost(self, drafter: str, gamma: int, requests: int, tokens: int) -> StepCost:
+        """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
+
+        Raises InputError where the profile does not know the drafter.
+        """
+        padded = np.arange(tokens + 1)
+        eager = (self.eager or self.verify).at(padded)
+        if self.captured_tokens:
+            sizes = np.asarray(self.captured_tokens)
+            inside = padded <= sizes[-1]
+            padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]
+            verify = np.where(inside, self.verify.at(padded), eager)
+        else:
+            verify = self.verify.at(padded)
+        draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
+        if gamma and drafter not in ("none", *self.free_drafters):
+            curve = self._draft_curve(drafter, gamma)
+            draft_prefill_s = curve.prefill_s_per_token
+            for k in range(1, gamma + 1):
+                draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
+                context[k] = curve.context_s_per_token * (1 if curve.block else k)
+        return StepCost(
+            verify, eager, draft, context,
+            self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
+            widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
+            overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
+        )  # fmt: skip
+
+    def _widening(self, gamma: int) -> Seconds:
+        if self.context_by_width is None:
+            return np.zeros(2)
+        return self.context_by_width.at(np.arange(gamma + 3)) - self.context_s_per_token
+
+    def _draft_curve(self, drafter: str, gamma: int) -> DraftCurve:
+        if drafter not in self.draft:
+            known = ", ".join([*self.draft, *self.free_drafters]) or "none"
+            raise InputError(f"hardware {self.name}: has no draft time for {drafter}; it knows {known}")
+        curve = self.draft[drafter]
+        if len(curve.drafted) == 1 and curve.drafted[0] != gamma:
+            raise InputError(f"hardware {self.name}: knows {drafter} at γ = {curve.drafted[0]} only, not at γ = {gamma}")
+        return curve
+
+
+def load_profile(file: Path) -> Profile:
+    """A profile of one's own. Raises InputError naming file, field and fix."""
+    try:
+        return _profile(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{file}: not readable: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: is not JSON: {error}") from None
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def parse_profile(text: str) -> Profile:
+    """A profile from its JSON. Raises ValueError naming the field."""
+    return _profile(json.loads(text))
+
+
+def dump_profile(profile: Profile) -> str:
+    """The JSON of a profile; `load_profile` reads it back equal."""
+    text = json.dumps({"schema": SCHEMA, **asdict(profile)}, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+
+
+def _profile(raw: Any) -> Profile:
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise ValueError(f"must be a JSON object with schema: {SCHEMA}")
+    raw = _fields({k: v for k, v in raw.items() if k != "schema"}, Profile, "")
+    raw["verify"] = _curve(raw["verify"], "verify")
+    for name in ("eager", "context_by_width"):
+        if raw.get(name) is not None:
+            raw[name] = _curve(raw[name], name)
+    raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
+    return Profile(**raw)
+
+
+def _draft_curve(raw: Any, where: str) -> DraftCurve:
+    raw = _fields(raw, DraftCurve, where)
+    curves = tuple(_curve(c, f"{where}.requests[{i}]") for i, c in enumerate(raw["requests"]))
+    return _made(where, DraftCurve, raw | {"requests": curves})
+
+
+def _curve(raw: Any, where: str) -> Curve:
+    return _made(where, Curve, _fields(raw, Curve, where))
+
+
+def _made(where: str, kind: type[T], raw: dict[str, Any]) -> T:
+    try:
+        return kind(**raw)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _fields(raw: Any, kind: type[Any], where: str) -> dict[str, Any]:
+    """The fields of a JSON object, all of them fields of `kind`, none missing that has no default, each of its type."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: must be an object")
+    of, at = (f"{where}: ", f"{where}.") if where else ("", "")
+    known = {f.name: f for f in fields(kind)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise ValueError(f"{of}unknown {', '.join(unknown)}; it has {', '.join(known)}")
+    needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in raw]:
+        raise ValueError(f"{of}misses {', '.join(missing)}")
+    return {name: _typed(value, str(known[name].type), f"{at}{name}") for name, value in raw.items()}
+
+
+def _typed(value: Any, kind: str, where: str) -> Any:
+    """A JSON value, checked against a field's annotation; lists become tuples."""
+    if kind.startswith("tuple["):
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: must be a list")
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_typed(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind.startswith("Mapping["):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: must be an object")
+        inner = kind.removeprefix("Mapping[str, ").removesuffix("]")
+        return {name: _typed(v, inner, f"{where}.{name}") for name, v in value.items()}
+    if kind in _JSON and not _JSON[kind][0](value):
+        raise ValueError(f"{where}: must be {_JSON[kind][1]}")
+    return value
+
+
+_JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda v: isinstance(v, str), "a text"),
+    "bool": (lambda v: isinstance(v, bool), "true or false"),
+    "int": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
+    "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
+    "Source": (lambda v: v in get_args(Source), f"one of {', '.join(get_args(Source))}"),
+}

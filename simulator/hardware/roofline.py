@@ -1,0 +1,379 @@
+"""Step times from datasheets: every kernel takes the longer of its arithmetic and its memory traffic.
+
+    t(B) = Σ over kernels max(FLOPs / (peak · efficiency), bytes / (bandwidth · efficiency)) + launches + all-reduces
+
+Weights are read once a pass, whatever B; of E experts with k active, B tokens load E·(1 − (1 − k/E)^B); a request's keys and
+values are read once a step. Activations are not counted. docs/hardware.md says how far from measurements this is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.errors import InputError
+from simulator.hardware.cost import Seconds
+from simulator.hardware.profile import Curve, DraftCurve, Profile
+
+Format = Literal["bf16", "fp8", "fp4"]
+FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 32}
+"""Bytes of a parameter; fp4 carries one byte of scale for 32 (MXFP4)."""
+
+DENSE_KERNELS = 8
+"""Of a dense layer: two norms, two projections, attention, gate and up, activation, down."""
+DRAFTED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+MARKOV_RANK = 256
+MOST_GPUS = 128
+
+
+def _grid(last: int, steps: int) -> tuple[int, ...]:
+    """Whole numbers from 1 to `last`, `steps` to a doubling."""
+    return tuple(sorted({round(2 ** (i / steps)) for i in range(int(np.log2(last)) * steps + 1)}))
+
+
+TOKENS, REQUESTS = _grid(16384, 8), _grid(4096, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One GPU as its datasheet has it: dense rates, without sparsity."""
+
+    name: str
+    bf16_flops: float
+    """Per second, accumulated in 32 bits."""
+    fp8_flops: float | None
+    """Per second; None where there are no FP8 tensor cores: FP8 and FP4 weights are then multiplied in bf16."""
+    bandwidth_bytes: float
+    """Per second."""
+    memory_bytes: float
+    link_bytes: float
+    """Per second to the other GPUs, one direction."""
+    source: str
+
+    def flops(self, kind: Format) -> float:
+        """Dense peak for weights of this format. FP4 weights meet FP8 activations: they run at the FP8 rate."""
+        return self.bf16_flops if kind == "bf16" or self.fp8_flops is None else self.fp8_flops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Layers of one kind. A token attends to the last `window` tokens and to one entry for every `ratio` older tokens."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    projection_parameters: int
+    """Of one layer."""
+    entry_bytes: float
+    """Keys and values of one entry in one layer, over all heads."""
+    window: int = 0
+    """Tokens kept one by one however long the context; 0: none."""
+    ratio: int = 1
+    """Tokens to an entry; 0: nothing is kept beyond the window."""
+    selected: int = 0
+    """Entries a token attends to at most, chosen by an index; 0: all."""
+    index_bytes: float = 0.0
+    """Of an entry in the index, all of which is read."""
+    index_flops: float = 0.0
+    """Of scoring one entry in the index."""
+
+    def _entries(self, context: float) -> tuple[float, float]:
+        """Entries held beyond the window, and those attended to."""
+        held = context / self.ratio if self.ratio else 0.0
+        return held, min(held, self.selected) if self.selected else held
+
+    def held_bytes(self, context: float) -> float:
+        """Cache of a request of so many tokens."""
+        held, _ = self._entries(context)
+        return self.layers * (min(context, self.window) * self.entry_bytes + held * (self.entry_bytes + self.index_bytes))
+
+    def read_bytes(self, context: float) -> float:
+        """Cache read once."""
+        held, attended = self._entries(context)
+        return self.layers * ((min(context, self.window) + attended) * self.entry_bytes + held * self.index_bytes)
+
+    def flops(self, context: float) -> float:
+        """Scores and values of one token: 4 · heads · head_dim for every entry, and the index."""
+        held, attended = self._entries(context)
+        entries = min(context, self.window) + attended
+        return self.layers * (4 * self.heads * self.head_dim * entries + held * self.index_flops)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafters:
+    """What the drafters of a target are made of."""
+
+    attention: Attention
+    """Of DSpark and DFlash, whose depth is `layers`; MTP has one such layer. Their MLPs are the target's."""
+    taps: int
+    """Target layers whose output DSpark and DFlash read."""
+    eagle_parameters: int
+    """Of Eagle3's one layer, attention over [embedding ; feature] and MLP, in bf16."""
+    eagle_entry_bytes: float
+    """Its keys and values of one token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A target, as far as time and memory depend on it."""
+
+    name: str
+    width: int
+    vocabulary: int
+    tied_head: bool
+    """Whether the head is the embedding, held once."""
+    attention: tuple[Attention, ...]
+    mlp_parameters: int
+    """Of one layer: the dense MLP, or router and shared expert."""
+    experts: int = 0
+    active_experts: int = 0
+    expert_parameters: int = 0
+    """Of one expert in one layer."""
+    dense_format: Format = "bf16"
+    expert_format: Format = "bf16"
+    kv_shards: int
+    """GPUs the cache can be split over: its key-value heads. Beyond that every GPU holds and reads a copy."""
+    kv_padding: float = 1.0
+    """Memory an engine takes for the cache, over the bytes of its entries."""
+    kernels_per_layer: int = DENSE_KERNELS
+    drafters: Drafters
+    source: str
+
+    @property
+    def layers(self) -> int:
+        return sum(a.layers for a in self.attention)
+
+    @property
+    def head_parameters(self) -> int:
+        return self.width * self.vocabulary
+
+    def layer_bytes(self, attention: Attention) -> float:
+        """Weights of layers of one kind."""
+        dense = (attention.projection_parameters + self.mlp_parameters) * FORMAT_BYTES[self.dense_format]
+        return attention.layers * (dense + self.experts * self.expert_parameters * FORMAT_BYTES[self.expert_format])
+
+    @property
+    def parameters(self) -> int:
+        layer = self.mlp_parameters + self.experts * self.expert_parameters
+        projections = sum(a.layers * a.projection_parameters for a in self.attention)
+        return projections + self.layers * layer + self.head_parameters * (1 if self.tied_head else 2)
+
+    @property
+    def active_parameters(self) -> int:
+        """Multiplied for one token, head included, embedding not."""
+        layer = self.mlp_parameters + self.active_experts * self.expert_parameters
+        projections = sum(a.layers * a.projection_parameters for a in self.attention)
+        return projections + self.layers * layer + self.head_parameters
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of the target and of the largest drafter, DSpark; embedding and head in bf16, shared with the drafter."""
+        head = self.head_parameters * (1 if self.tied_head else 2) * FORMAT_BYTES["bf16"]
+        markov = 2 * MARKOV_RANK * self.vocabulary * FORMAT_BYTES["bf16"]
+        drafter = self.layer_bytes(self.drafters.attention) + markov
+        return sum(self.layer_bytes(a) for a in self.attention) + head + drafter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What no datasheet says. Set once on Qwen3-8B on one H100 (docs/hardware.md); the rest is the check."""
+
+    bandwidth_efficiency: float = 0.8
+    matmul_efficiency: float = 0.6
+    attention_efficiency: float = 0.5
+    """Of the bf16 peak, prefill's attention."""
+    kernel_s: float = 2e-6
+    """Between two kernels of a CUDA graph, which is assumed at every size."""
+    all_reduce_s: float = 10e-6
+    """Latency of one, two a layer; the bytes come on top."""
+    logit_passes: int = 6
+    """Passes over 32-bit logits: temperature, maximum, sum, normalise, draw, compare."""
+    overhead_s: float = 0.5e-3
+    """Host work of a step that is not hidden behind the GPU."""
+    overhead_s_per_request: float = 5e-6
+    memory_share: float = 0.9
+    """Of the memory, for weights, activations and cache: vLLM's default."""
+    reserve_bytes: float = 3e9
+    """Of a GPU, for activations and graphs."""
+    least_cache_share: float = 0.05
+    """Of a GPU's memory; with less left for the cache, twice the GPUs are taken."""
+    context_tokens: int = 2048
+    """At which caches and attention that do not grow evenly with the context are averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """GPUs that split a model's matrices evenly: tensor parallelism."""
+
+    device: Device
+    gpus: int
+    given: Assumptions
+
+    @property
+    def bandwidth(self) -> float:
+        """Of one GPU, bytes per second."""
+        return self.device.bandwidth_bytes * self.given.bandwidth_efficiency
+
+    def matmul(self, kind: Format, used: npt.ArrayLike, loaded: npt.ArrayLike) -> Seconds:
+        """Seconds of using so many parameters (counted once for each token that does) and loading so many."""
+        arithmetic = 2 * np.asarray(used, np.float64) / (self.device.flops(kind) * self.given.matmul_efficiency)
+        traffic = np.asarray(loaded, np.float64) * FORMAT_BYTES[kind] / self.bandwidth
+        return np.maximum(arithmetic, traffic) / self.gpus
+
+    def sampling(self, vocabulary: int, rows: Seconds) -> Seconds:
+        """Every GPU samples over the whole vocabulary."""
+        return self.given.logit_passes * (self.given.kernel_s + rows * vocabulary * 4 / self.bandwidth)
+
+    def all_reduce(self, width: int, tokens: Seconds) -> Seconds:
+        """A ring moves 2·(n − 1)/n of the activations, in bf16, over each link."""
+        if self.gpus == 1:
+            return np.zeros_like(tokens)
+        moved = 2 * (self.gpus - 1) / self.gpus * tokens * width * 2
+        return self.given.all_reduce_s + moved / self.device.link_bytes
+
+    def layers(self, model: Model, attention: Attention, tokens: Seconds) -> Seconds:
+        """A pass of so many tokens through layers of one kind, contexts left out."""
+        dense = sum(
+            self.matmul(model.dense_format, p * tokens, p) for p in (attention.projection_parameters, model.mlp_parameters)
+        )
+        used = model.active_experts * model.expert_parameters * tokens
+        loaded = experts_loaded(model.experts, model.active_experts, tokens) * model.expert_parameters
+        experts = self.matmul(model.expert_format, used, loaded)
+        launches = model.kernels_per_layer * self.given.kernel_s
+        return attention.layers * (dense + experts + launches + 2 * self.all_reduce(model.width, tokens))
+
+    def head(self, model: Model, tokens: Seconds) -> Seconds:
+        """Logits, not yet sampled."""
+        return self.matmul("bf16", model.head_parameters * tokens, model.head_parameters)
+
+    def verify(self, model: Model, tokens: Seconds) -> Seconds:
+        """The target pass, contexts left out. Every token gets logits, prefill's too."""
+        layers = sum(self.layers(model, a, tokens) for a in model.attention)
+        return layers + self.head(model, tokens) + self.sampling(model.vocabulary, tokens)
+
+
+def experts_loaded(experts: int, active: int, tokens: npt.ArrayLike) -> Seconds:
+    """E·(1 − (1 − k/E)^B): the experts of a layer that at least one of B tokens is sent to, routed evenly and apart."""
+    rows = np.asarray(tokens, np.float64)
+    return experts * (1 - (1 - active / experts) ** rows) if experts else np.zeros_like(rows)
+
+
+def cache_bytes_per_token(model: Model, context: int) -> float:
+    """Memory of a token's keys and values, on average over a context."""
+    return sum(a.held_bytes(context) for a in model.attention) / context * model.kv_padding
+
+
+def kv_capacity_tokens(device: Device, model: Model, gpus: int, given: Assumptions) -> int:
+    """(memory · share − weights − reserve) / bytes of a token; below 1 where it does not fit."""
+    room = device.memory_bytes * given.memory_share - model.weight_bytes / gpus - given.reserve_bytes
+    return math.floor(room * min(gpus, model.kv_shards) / cache_bytes_per_token(model, given.context_tokens))
+
+
+def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
+    """The fewest GPUs, 1, 2, 4, …, that hold the weights and leave a share of the memory for the cache."""
+    room = device.memory_bytes * (given.memory_share - given.least_cache_share) - given.reserve_bytes
+    for gpus in (1 << i for i in range(MOST_GPUS.bit_length())):
+        if model.weight_bytes / gpus <= room:
+            return gpus
+    raise InputError(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
+
+
+def roofline(
+    device: Device, model: Model, *, name: str, gpus: int | None = None, given: Assumptions | None = None
+) -> Profile:
+    """The profile of a model on a device, on the fewest GPUs that hold it unless told. Raises InputError where none do."""
+    given = given or Assumptions()
+    gpus = gpus or gpus_needed(device, model, given)
+    capacity = kv_capacity_tokens(device, model, gpus, given)
+    if capacity < 1:
+        raise InputError(f"hardware {name}: {model.name} does not fit on {gpus} × {device.name}")
+    machine = Machine(device, gpus, given)
+    context = given.context_tokens
+    shards = min(gpus, model.kv_shards)
+    read = sum(a.read_bytes(context) for a in model.attention) / context
+    flops = sum(a.flops(context) for a in model.attention) / context
+    return Profile(
+        name=name,
+        device=device.name,
+        model=model.name,
+        source="roofline",
+        provenance=_provenance(device, model, gpus, given),
+        kv_capacity_tokens=capacity,
+        verify=Curve(TOKENS, tuple(machine.verify(model, np.array(TOKENS, np.float64)).tolist())),
+        draft=_drafts(machine, model),
+        free_drafters=("none", "ngram"),
+        gpus=gpus,
+        overhead_s=given.overhead_s,
+        overhead_s_per_request=given.overhead_s_per_request,
+        context_s_per_token=read / machine.bandwidth / shards,
+        prefill_s_per_pair=flops / (device.bf16_flops * given.attention_efficiency) / gpus,
+    )
+
+
+def _drafts(machine: Machine, model: Model) -> dict[str, DraftCurve]:
+    attention, context = model.drafters.attention, machine.given.context_tokens
+    shards = min(machine.gpus, model.kv_shards)
+    deep = attention.read_bytes(context) / context / machine.bandwidth / shards
+    eagle = model.drafters.eagle_entry_bytes / machine.bandwidth / shards
+    requests = np.array(REQUESTS, np.float64)
+
+    def curves(drafter: str) -> tuple[Curve, ...]:
+        times = (draft_seconds(machine, model, drafter, drafted, requests) for drafted in DRAFTED)
+        return tuple(Curve(REQUESTS, tuple(t.tolist())) for t in times)
+
+    return {
+        "dspark": DraftCurve(DRAFTED, curves("dspark"), block=True, context_s_per_token=deep),
+        "dflash": DraftCurve(DRAFTED, curves("dflash"), block=True, context_s_per_token=deep),
+        "eagle3": DraftCurve(DRAFTED, curves("eagle3"), block=False, context_s_per_token=eagle),
+        "mtp": DraftCurve(DRAFTED, curves("mtp"), block=False, context_s_per_token=deep / attention.layers),
+    }
+
+
+def draft_seconds(machine: Machine, model: Model, drafter: str, drafted: int, requests: Seconds) -> Seconds:
+    """Drafting so many tokens for each of R requests, contexts left out.
+
+    Block drafters: features of the last round's R·(γ + 1) tokens, one pass of R·γ tokens, head; DSpark then goes left to
+    right, each token a low-rank product [R, r]·[r, V], the logits read and written once more, and a draw. Autoregressive
+    drafters: one pass over the last round's tokens, γ − 1 passes of R, and for every token head and draw.
+    """
+    known, block = requests * (drafted + 1), requests * drafted
+    square = model.width**2
+    if drafter in ("dspark", "dflash"):
+        features = machine.matmul(model.dense_format, model.drafters.taps * square * known, model.drafters.taps * square)
+        logits = features + machine.layers(model, model.drafters.attention, block) + machine.head(model, block)
+        if drafter == "dflash":
+            return logits + machine.sampling(model.vocabulary, block)
+        markov = MARKOV_RANK * model.vocabulary
+        bias = machine.matmul("bf16", markov * requests, markov) + requests * model.vocabulary * 8 / machine.bandwidth
+        return logits + drafted * (bias + 3 * machine.given.kernel_s + machine.sampling(model.vocabulary, requests))
+    passes = _one_layer(machine, model, drafter, known) + (drafted - 1) * _one_layer(machine, model, drafter, requests)
+    return passes + drafted * (machine.head(model, requests) + machine.sampling(model.vocabulary, requests))
+
+
+def _one_layer(machine: Machine, model: Model, drafter: str, tokens: Seconds) -> Seconds:
+    """Eagle3's layer behind nothing; MTP's layer behind W [norm(h) ; norm(embedding)]."""
+    if drafter == "eagle3":
+        launches = DENSE_KERNELS * machine.given.kernel_s + 2 * machine.all_reduce(model.width, tokens)
+        return machine.matmul("bf16", model.drafters.eagle_parameters * tokens, model.drafters.eagle_parameters) + launches
+    joint = 2 * model.width**2
+    layers = machine.layers(model, model.drafters.attention, tokens) / model.drafters.attention.layers
+    return layers + machine.matmul(model.dense_format, joint * tokens, joint)
+
+
+def _provenance(device: Device, model: Model, gpus: int, given: Assumptions) -> dict[str, str]:
+    low = sorted({model.dense_format, model.expert_format if model.experts else model.dense_format} - {"bf16"})
+    lacking = low and device.fp8_flops is None
+    return {
+        "method": "roofline, simulator/hardware/roofline.py; nothing here was measured on this device",
+        "device": device.source,
+        "model": model.source,
+        "weights": f"{' and '.join(low) or 'bf16'}, {model.weight_bytes / 1e9:.1f} GB with the DSpark drafter"
+        + (f"; no FP8 tensor cores: {' and '.join(low)} weights are multiplied at the bf16 rate" if lacking else ""),
+        "parallelism": f"tensor parallel over {gpus}, even split, all links as fast as the datasheet's"
+        + ("; cache replicated on every GPU" if gpus > 1 and model.kv_shards == 1 else ""),
+        "assumptions": ", ".join(f"{f} {getattr(given, f):g}" for f in Assumptions.__slots__),
+    }

@@ -1,0 +1,69 @@
+"""What-ifs: profiles, acceptances and confidences that are off by a factor, to see what a decision hangs on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from simulator.hardware.profile import Curve, Profile
+from simulator.traces import Trace
+
+Part = Literal["verify", "draft", "overhead"]
+
+
+def slower(profile: Profile, part: Part, factor: float) -> Profile:
+    """A profile with one part of the step that takes `factor` times as long: the target's passes, drafting, or the host."""
+    if part == "overhead":
+        names = ("overhead_s", "overhead_s_per_request", "overhead_s_per_prompt")
+        return replace(profile, **{name: getattr(profile, name) * factor for name in names})
+    if part == "draft":
+        draft = {
+            name: replace(
+                curve,
+                requests=tuple(scaled(c, factor) for c in curve.requests),
+                context_s_per_token=curve.context_s_per_token * factor,
+                prefill_s_per_token=curve.prefill_s_per_token * factor,
+            )
+            for name, curve in profile.draft.items()
+        }
+        return replace(profile, draft=draft)
+    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in ("context_s_per_token", "prefill_s_per_pair")}
+    curves = {name: getattr(profile, name) for name in ("verify", "eager", "context_by_width")}
+    changes |= {name: None if curve is None else scaled(curve, factor) for name, curve in curves.items()}
+    return replace(profile, **changes)
+
+
+def scaled(curve: Curve, factor: float) -> Curve:
+    """A curve `factor` times as high."""
+    return Curve(curve.counts, tuple(s * factor for s in curve.seconds))
+
+
+def accepting(trace: Trace, factor: float, seed: int) -> Trace:
+    """A trace whose β are `factor` times as large, 1 at most; confidences stay what they were.
+
+    The coins are those of the trace as far as they are known: what was accepted and is no less likely stays accepted.
+    """
+    a = trace.anchors
+    beta = a.accept_prob.astype(np.float64)
+    new = np.minimum(beta * factor, 1.0)
+    position, accepted = np.arange(a.gamma), a.accepted.astype(np.int64)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.where(beta > 0, new / beta, 1.0)
+        turned = np.where(beta < 1, (new - beta) / (1 - beta), 0.0)
+    chance = np.where(position < accepted, kept, np.where(position == accepted, turned, new))
+    happens = np.random.default_rng(seed).random(beta.shape) < chance
+    happens &= position < a.drafted.astype(np.int64)[:, None]
+    count = happens.cumprod(1).sum(1).astype(np.uint8)
+    return replace(trace, anchors=replace(a, accepted=count, accept_prob=new.astype(np.float32)))
+
+
+def confident(trace: Trace, factor: float) -> Trace:
+    """A trace whose confidences are `factor` times as large, 1 at most; without any it stays as it is."""
+    a = trace.anchors
+    if a.confidence is None:
+        return trace
+    some = np.minimum(a.confidence * np.float32(factor), np.float32(1))
+    fresh = None if a.fresh_confidence is None else np.minimum(a.fresh_confidence * np.float32(factor), np.float32(1))
+    return replace(trace, anchors=replace(a, confidence=some, fresh_confidence=fresh))

@@ -1,0 +1,1 @@
+"""The command `tuner`, one file for each of its commands."""

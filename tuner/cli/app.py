@@ -1,0 +1,25 @@
+"""The command `tuner`. Arguments in, work elsewhere, results out; bad input exits with code 2 and one sentence."""
+
+from __future__ import annotations
+
+import typer
+
+from tuner.cli.export import export
+from tuner.cli.search import search
+from tuner.cli.show import show
+
+app = typer.Typer(
+    name="tuner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the drafter, block, policy and request cap to run on your hardware, at your load, for your traffic.",
+)
+
+app.command()(search)
+app.command()(show)
+app.command()(export)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,30 @@
+"""`tuner export`: the winner as a configuration to serve with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from harness.console import user_errors
+from tuner.cli.options import Out, StudyName
+
+
+def export(
+    name: StudyName = "latest",
+    form: Annotated[
+        Literal["vllm", "json", "optuna"],
+        typer.Option("--format", help="A vLLM command, JSON, or an Optuna journal beside the database."),
+    ] = "vllm",
+    load: Annotated[int | None, typer.Option(help="Of a study of several loads: users.")] = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Write the winner as a configuration to serve with."""
+    from results.store.database import Store
+    from results.store.studies import Studies
+    from tuner.export import export_study
+
+    with user_errors("tuner"):
+        store = Store(out / "specyard.duckdb")
+        print(export_study(store, Studies(store).find(name)["study_id"], form, load))

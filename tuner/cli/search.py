@@ -1,0 +1,97 @@
+"""`tuner search`: find the configuration to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from harness.console import listed, shares, user_errors, watching
+from simulator.errors import InputError
+from tuner.cli.options import AsJson, Out
+
+SMALL = 32
+"""Trials up to which starting Ray takes longer than it saves."""
+
+
+def search(
+    hardware: Annotated[
+        str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
+    ] = None,
+    traces: Annotated[str, typer.Option(metavar="RUN", help="The run whose recordings to replay.")] = "latest",
+    load: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256 for a table.")] = None,
+    think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
+    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
+    objective: Annotated[
+        Literal["throughput", "tps", "goodput", "pareto"] | None,
+        typer.Option(help="What to make large; by default throughput with --load, a user's tps with --rate."),
+    ] = None,
+    sla: Annotated[list[str] | None, typer.Option(help="A bound to keep, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    drafter: Annotated[
+        list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
+    ] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Only this kind of policy, as fixed,prefix_scheduler.")] = None,
+    drafting: Annotated[
+        Literal["sampled", "greedy"] | None,
+        typer.Option(help="How drafts are chosen; by default greedy, as vLLM does, which winners are exported for."),
+    ] = None,
+    request_cap: Annotated[int, typer.Option(help="Most requests running at once; smaller caps are tried too.")] = 256,
+    trials: Annotated[int | None, typer.Option(help="Configurations to try at each load; 64 by default.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which no more are tried.")] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2; qmc, random and grid for comparison.")] = "tpe",
+    seconds: Annotated[float, typer.Option(help="Of simulated time, for each seed of a promising configuration.")] = 600.0,
+    draws: Annotated[int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")] = 12,
+    seed: Annotated[int, typer.Option(help="Same seed, same study.")] = 0,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
+    step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
+    kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray workers; 0 is this process; by default one a core.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Go on with a study, as it was planned, or to more --trials.")
+    ] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
+    from results.store.database import Store
+    from simulator.load import loads
+    from tuner.display import print_study
+    from tuner.study import resume_study, start_study
+
+    with user_errors("tuner"):
+        store = Store(out / "specyard.duckdb")
+        cluster = _cluster(actors, ray_address, trials or 64)
+        with watching() as watcher:
+            if resume is not None:
+                study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
+            else:
+                asked = loads("--load", load, think_s, rate, cv)
+                if not asked:
+                    raise InputError("name a load: --load or --rate")
+                if rate and objective == "throughput":
+                    watcher.say("note: at a given rate every configuration that keeps up has the same throughput")
+                options: dict[str, Any] = {
+                    "loads": asked, "objective": objective or ("throughput" if load else "tps"), "slas": sla or [],
+                    "weights": shares(mix), "drafters": listed(drafter), "kinds": listed(policy), "sampler": sampler,
+                    "trials": 64 if trials is None else trials, "seconds": seconds, "draws": draws, "seed": seed,
+                    "request_cap": request_cap, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
+                    "step_tokens": step_tokens, "kv_capacity_tokens": kv_capacity_tokens,
+                }  # fmt: skip
+                study_id = start_study(
+                    store, traces, hardware, options, watcher, drafting=drafting, cluster=cluster, timeout=timeout
+                )
+        print_study(store, study_id, as_json=as_json)
+
+
+def _cluster(actors: int | None, ray_address: str | None, trials: int) -> Any:
+    """Where to simulate; None is here."""
+    if (actors == 0 and ray_address is None) or (actors is None and ray_address is None and trials <= SMALL):
+        return None
+    from harness.cluster import Cluster
+
+    return Cluster(ray_address, actors)

@@ -1,0 +1,19 @@
+"""`tuner show`: a study and its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.console import user_errors
+from tuner.cli.options import AsJson, Out, StudyName
+
+
+def show(name: StudyName = "latest", out: Out = Path("runs"), as_json: AsJson = False) -> None:
+    """Show a study: the winner at each load, what it gains, and how far it holds."""
+    from results.store.database import Store
+    from results.store.studies import Studies
+    from tuner.display import print_study
+
+    with user_errors("tuner"):
+        store = Store(out / "specyard.duckdb")
+        print_study(store, Studies(store).find(name)["study_id"], as_json=as_json)

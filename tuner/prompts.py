@@ -1,0 +1,72 @@
+"""Which prompts are used for what: searched on, and, never seen by the search, confirmed on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from results.store.recordings import Traces
+from simulator.confidence import Confidences
+from simulator.errors import InputError
+from simulator.traces import Trace, split_of
+
+Part = Literal["search", "confirmation"]
+Key = tuple[Part, str, int, Confidences]
+"""Part, drafter, γ and confidences of a trace."""
+
+
+class Traffic:
+    """A run's recordings on the prompts that all of them have, so that every configuration is asked the same."""
+
+    def __init__(self, traces: Traces, recordings: Sequence[tuple[str, int]]) -> None:
+        """Raises InputError where there is nothing to search on, or nothing to confirm on."""
+        self._traces = traces
+        asked = [{(r.prompt_id, r.turn) for r in traces.raw(*key).responses} for key in recordings]
+        self._asked = set.intersection(*asked) if asked else set()
+        for part in ("search", "confirmation"):
+            if not any(split_of(prompt) == part for prompt, _ in self._asked):
+                raise InputError(f"too few prompts: none of those recorded with every drafter is for {part}; record more")
+
+    def trace(self, key: Key) -> Trace:
+        """A recording's responses in one part."""
+        part, drafter, gamma, confidences = key
+        trace = self._traces.trace(drafter, gamma, confidences)
+        return trace.select(
+            [(r.prompt_id, r.turn) in self._asked and split_of(r.prompt_id) == part for r in trace.responses]
+        )
+
+    def prompts(self, part: Part) -> int:
+        """How many there are."""
+        return len({prompt for prompt, _ in self._asked if split_of(prompt) == part})
+
+    def shares(self, recording: tuple[str, int], weights: Mapping[str, float] | None) -> dict[str, float]:
+        """Share of requests by domain: as given, or as often as recorded, the same for both parts. Raises InputError."""
+        responses = [r for r in self._traces.raw(*recording).responses if (r.prompt_id, r.turn) in self._asked]
+        counts = Counter(r.domain for r in responses)
+        chosen = {d: n / len(responses) for d, n in counts.items()} if weights is None else dict(weights)
+        if unknown := sorted(set(chosen) - set(counts)):
+            raise InputError(f"mix: no {', '.join(unknown)} in the recording; it has {', '.join(sorted(counts))}")
+        if min(chosen.values()) < 0 or not sum(chosen.values()) > 0:
+            raise InputError("mix: shares must be 0 or more, and one above 0")
+        for domain in (d for d, share in chosen.items() if share):
+            parts = {split_of(r.prompt_id) for r in responses if r.domain == domain}
+            if missing := sorted({"search", "confirmation"} - parts):
+                raise InputError(f"too few prompts of {domain}: none is for {' or '.join(missing)}; record more")
+        return chosen
+
+
+def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
+    """As many prompts again as there are, drawn with replacement task by task: a bootstrap of the traffic."""
+    parts = list(trace)
+    by_task: dict[str, dict[str, list[int]]] = {}
+    for i, (response, _) in enumerate(parts):
+        by_task.setdefault(response.task, {}).setdefault(response.prompt_id, []).append(i)
+    chosen: list[int] = []
+    for _, prompts in sorted(by_task.items()):
+        names = sorted(prompts)
+        for k in rng.integers(len(names), size=len(names)):
+            chosen += prompts[names[k]]
+    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting)
