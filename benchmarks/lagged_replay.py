@@ -23,7 +23,7 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite
-from simulator.policies import Policy, Step
+from simulator.policies import Policy, StepView
 from simulator.records import Round
 from simulator.replay import replay
 
@@ -42,7 +42,7 @@ class LaggedSurvival(Policy):
     def name(self) -> str:
         return f"lagged:{self.least:g}"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             stale = step.stale_confidence(request, 1)
             count = 1 if stale is None else int((np.cumprod(stale) >= self.least).sum())

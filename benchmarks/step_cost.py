@@ -11,7 +11,7 @@ import numpy as np
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Users
 from simulator.records import Anchors
-from simulator.simulation import RAMP, Engine, Prepared, Setup, prepare, start
+from simulator.simulation import RAMP, EngineLimits, Prepared, Setup, prepare, start
 from simulator.traces import Trace, TracedResponse
 
 REQUESTS = (1, 4, 16, 64, 256, 1024)
@@ -43,7 +43,7 @@ def recorded(gamma: int) -> Prepared:
 
 def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     """Microseconds of a step, the best of three, and tokens it commits."""
-    engine = Engine(request_cap=requests, step_tokens=20_000)
+    engine = EngineLimits(request_cap=requests, step_tokens=20_000)
     setup = Setup(load=Users(requests), policy=policy, profile=profile(), engine=engine)
     best, tokens = float("inf"), 0.0
     for _ in range(3):

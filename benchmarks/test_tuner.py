@@ -20,12 +20,12 @@ from harness.published.run import Size, publish
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import dump_profile
-from tuner.objective import Job
+from tuner.objective import TrialJob
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
 from tuner.space import Configuration
-from tuner.study import Ground, Plan, _tables, defaults, ground, scenario_of, space_of, traces_of
-from tuner.trial import Rung, Trial, ranked
+from tuner.study import StudyInputs, StudyPlan, _tables, defaults, scenario_of, space_of, study_inputs, traces_of
+from tuner.trial import Trial, TrialRung, ranked
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 SEEDS = int(os.environ.get("SEEDS", "8"))
@@ -44,12 +44,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return found
 
 
-def grounded(store: Store, **options: Any) -> tuple[Plan, Ground]:
-    plan = Plan(profile=dump_profile(find_profile("h100/qwen3-4b")), **options)
-    return plan, ground(store, store.find_run("latest"), plan, QUIET)
+def grounded(store: Store, **options: Any) -> tuple[StudyPlan, StudyInputs]:
+    plan = StudyPlan(profile=dump_profile(find_profile("h100/qwen3-4b")), **options)
+    return plan, study_inputs(store, store.find_run("latest"), plan, QUIET)
 
 
-def searched(plan: Plan, found: Ground, load: str) -> Search:
+def searched(plan: StudyPlan, found: StudyInputs, load: str) -> Search:
     return Search(
         space=space_of(plan, found, load), scenario=scenario_of(plan, found, load), objective=plan.objective,
         sampler=plan.sampler, trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
@@ -58,7 +58,7 @@ def searched(plan: Plan, found: Ground, load: str) -> Search:
 
 def tabled(
     what: Search,
-    truth: dict[Configuration, Rung],
+    truth: dict[Configuration, TrialRung],
     starts: Sequence[tuple[Configuration, str]],
     seed: int,
     sampler: str,
@@ -84,9 +84,9 @@ def test_regret(problem: str, store: Store) -> None:
     what = searched(plan, found, plan.loads[0])
     leaves = list(what.space.leaves())
     with runner(traces_of(found), found.bare, Cluster(actors=2), lambda text: None) as run:
-        results = run([Job(one.configuration, what.scenario, plan.seconds, 0) for one in leaves])
+        results = run([TrialJob(one.configuration, what.scenario, plan.seconds, 0) for one in leaves])
     truth = {
-        one.configuration: Rung.of(r, plan.objective, what.scenario, plan.seconds)
+        one.configuration: TrialRung.of(r, plan.objective, what.scenario, plan.seconds)
         for one, (r, _) in zip(leaves, results, strict=True)
         if not isinstance(r, str)
     }
@@ -119,7 +119,9 @@ def test_200_trials_of_ten_simulated_minutes(actors: int, store: Store) -> None:
     what = searched(plan, found, plan.loads[0])
     starts = [(c, "start") for c in defaults(store, store.find_run("latest"), found, plan.request_cap)]
     with runner(traces_of(found), found.bare, Cluster(actors=actors) if actors else None, lambda text: None) as run:
-        run([Job(starts[1][0], what.scenario, 1.0, seed) for seed in range(2 * max(actors, 1))])  # compiled code is loaded
+        run(
+            [TrialJob(starts[1][0], what.scenario, 1.0, seed) for seed in range(2 * max(actors, 1))]
+        )  # compiled code is loaded
         started, cpu = time.perf_counter(), time.process_time()
         trials = search(what, [], starts, run, lambda batch: None)
         wall_s = time.perf_counter() - started

@@ -19,14 +19,14 @@ from drafters.sampling import Draws, Proposal, Sampling, finite, not_finite, sam
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
-from simulator.policies import Policy, Step, verify_lengths
+from simulator.policies import Policy, StepView, verify_lengths
 from simulator.records import Drafting, FinishReason, Round
 
 _PREFILL_PADDING = 1.25
 """Prompts up to this many times as long as the shortest are prefilled together."""
 
 
-Shown = Callable[[Proposal], Sequence[Sequence[float]]]
+ShownConfidences = Callable[[Proposal], Sequence[Sequence[float]]]
 """What a policy is shown of a proposal: c_1..c_γ of each request, or nothing of each."""
 
 
@@ -110,7 +110,7 @@ class Batch:
         longest: int,
         *,
         drafting: Drafting = "sampled",
-        shown: Shown | None = None,
+        shown: ShownConfidences | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Room for `rows` requests of up to `longest` tokens, prompt and response.
@@ -281,7 +281,7 @@ class Batch:
         """ℓ of each request: what the policy admits of the drafts."""
         if self.policy is None:
             return drafted
-        step = Step(self.policy, drafted, confidence, [d.rounds for d in decoded], load=load)
+        step = StepView(self.policy, drafted, confidence, [d.rounds for d in decoded], load=load)
         return verify_lengths(self.policy, step)
 
     def _commit(self, decoded: Decoded, tokens: list[int]) -> tuple[int, int]:

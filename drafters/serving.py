@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 import torch
 
 from drafters.clock import seconds_now
-from drafters.decoding import Batch, Decoded, DecodeRequest, Shown
+from drafters.decoding import Batch, Decoded, DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
 from drafters.sampling import Sampling
 from drafters.target import Target
@@ -68,7 +68,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedRequest:
     """A finished request, times on the server's clock."""
 
     number: int
@@ -96,7 +96,7 @@ class Server:
         rows: int,
         longest: int,
         drafting: Drafting = "sampled",
-        shown: Shown | None = None,
+        shown: ShownConfidences | None = None,
     ) -> None:
         """A server at time 0, before its first step.
 
@@ -125,7 +125,7 @@ class Server:
         self._first_s: dict[int, float] = {}
         self.clock_s, self.emitted = 0.0, 0
         self.steps: list[StepRecord] = []
-        self.served: list[Served] = []
+        self.served: list[ServedRequest] = []
 
     def run(self, until_s: float) -> None:
         """Step on until the clock has passed `until_s` or nothing is left to do."""
@@ -158,7 +158,7 @@ class Server:
         self._first_s |= dict.fromkeys((number for number, _ in new), self.clock_s)
         for number, decoded in done:
             times = (self._arrived_s[number], self._first_s.pop(number), self.clock_s)
-            self.served.append(Served(number, *times, decoded))
+            self.served.append(ServedRequest(number, *times, decoded))
             if self._arrivals is None:
                 heappush(self._due, self.clock_s)
         return True

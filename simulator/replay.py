@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.hardware.cost import StepLoad
-from simulator.policies.contract import Policy, Step, verify_lengths
+from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.records import Anchors, KeptDrafting, Round
 
 
@@ -20,7 +20,7 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
         drafted = min(int(anchors.drafted[at]), policy.draft(alone, anchors.gamma))
         acceptable = min(int(anchors.accepted[at]), drafted)
         confidence = () if anchors.confidence is None else tuple(anchors.confidence[at, :drafted].tolist())
-        step = Step(policy, [drafted], [confidence], [rounds], [acceptable])
+        step = StepView(policy, [drafted], [confidence], [rounds], [acceptable])
         [verified] = verify_lengths(policy, step)
         accepted = min(acceptable, verified)
         committed = min(accepted + 1, tokens - at)

@@ -37,7 +37,7 @@ NOT_KEPT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class EngineLimits:
     """What the serving engine allows."""
 
     request_cap: int = 256
@@ -65,7 +65,7 @@ class Setup:
     """What a step takes."""
     believed: Profile | None = None
     """What the policy thinks a step takes; None knows the truth."""
-    engine: Engine = Engine()
+    engine: EngineLimits = EngineLimits()
     weights: Mapping[str, float] | None = None
     """Share of requests by domain; None takes responses as often as they were recorded."""
     prompt_tokens: int | None = None
@@ -134,7 +134,7 @@ def _empty() -> Simulator:
     trace = Trace("none", (TracedResponse("none", "none", "none", 0, 1),), np.array([0, 1]), anchors)
     per_token = np.ones(9)
     cost = StepCost(per_token, per_token, np.ones((2, 2)), np.ones(2), 0.0, 0.0, 0.0, 0.0)
-    engine = Engine(request_cap=1, step_tokens=8)
+    engine = EngineLimits(request_cap=1, step_tokens=8)
     return Simulator(prepare(trace), Fixed(0), cost, engine, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
 
 
@@ -234,7 +234,7 @@ class Simulator:
         recorded: Prepared,
         policy: Policy,
         cost: StepCost,
-        engine: Engine,
+        engine: EngineLimits,
         kv_tokens: int,
         stream: Iterator[Records],
         *,

@@ -17,7 +17,7 @@ from simulator.metrics import student_t
 from simulator.policies import parse_policy
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
-from tuner.objective import WANTED, Figures, Job, Objective, Scenario
+from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
 from tuner.space import Configuration
@@ -75,7 +75,7 @@ class Confirmation:
     def run(self, entries: Sequence[tuple[str, Configuration]], run: Run) -> list[Confirmed]:
         """Every entry, a role and a configuration, on the same draws."""
         jobs = [
-            Job(
+            TrialJob(
                 c,
                 self.scenario,
                 max(SHARE * self.seconds, min(self.seconds, SHORTEST_S)),

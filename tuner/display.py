@@ -14,7 +14,7 @@ from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.hardware.profile import parse_profile
 from tuner.objective import WANTED
-from tuner.study import Plan
+from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
 
 _ROLES = {"k by batch": "k by batch", "bound": "upper bound", "refuted": "won the search, breaks a bound here"}
@@ -50,7 +50,7 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     """Everything there is to say about a study, ready for JSON."""
     studies = Studies(store)
     row = studies.find(study_id)
-    plan = msgspec.convert(row.pop("plan"), Plan)
+    plan = msgspec.convert(row.pop("plan"), StudyPlan)
     profile = parse_profile(plan.profile)
     run = store.run(row["run_id"])
     result: dict[str, Any] = {

@@ -22,7 +22,7 @@ from simulator.records import DRAFT_SAMPLE_METHOD
 from tuner.display import describe, loads
 from tuner.samplers import study_of
 from tuner.space import READING, Configuration
-from tuner.study import Plan
+from tuner.study import StudyPlan
 from tuner.trial import Trial, configuration_of
 
 AUTOREGRESSIVE = ("eagle3", "mtp", "ngram")
@@ -248,7 +248,7 @@ def _optuna(store: Store, study_id: str, study: dict[str, Any]) -> str:
     file.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(file)))
     studies = Studies(store)
-    plan = msgspec.convert(studies.find(study_id)["plan"], Plan)
+    plan = msgspec.convert(studies.find(study_id)["plan"], StudyPlan)
     for load in study["loads"]:
         trials = [Trial.read(row) for row in studies.trials(study_id, load)]
         study_of(trials, plan.objective, storage=storage, study_name=f"{study_id} {load}")

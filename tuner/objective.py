@@ -14,7 +14,7 @@ import numpy as np
 from simulator.hardware.profile import Profile
 from simulator.load import Arrivals, load_of
 from simulator.metrics import Outcome
-from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
+from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
 from simulator.traces import Trace
 from tuner.prompts import Key, Part, drawn
@@ -53,7 +53,7 @@ class Scenario:
 
     def setup(self, configuration: Configuration, seconds: float, seed: int) -> Setup:
         """One simulation."""
-        engine = Engine(
+        engine = EngineLimits(
             request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens
         )
         return Setup(
@@ -72,7 +72,7 @@ class Scenario:
         return found
 
 
-class Job(NamedTuple):
+class TrialJob(NamedTuple):
     """One simulation to run."""
 
     configuration: Configuration
@@ -84,7 +84,7 @@ class Job(NamedTuple):
     """Number of the bootstrap of the prompts; None takes the prompts as they are."""
 
 
-class Worker:
+class TrialWorker:
     """Runs jobs; as a Ray actor or here. The same seed asks every configuration for the same."""
 
     def __init__(self, traces: dict[Key, Any], bare: tuple[str, int]) -> None:
@@ -92,7 +92,7 @@ class Worker:
         self._traces, self._bare = traces, bare
         self._prepared: dict[tuple[Key, int | None], Prepared] = {}
 
-    def run(self, job: Job, number: int = 0) -> tuple[Figures | str, float]:
+    def run(self, job: TrialJob, number: int = 0) -> tuple[Figures | str, float]:
         """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
         started = time.perf_counter()
         try:
@@ -102,7 +102,7 @@ class Worker:
         except Exception as error:  # a trial that cannot be simulated is a row that says why
             return f"{type(error).__name__}: {error}", time.perf_counter() - started
 
-    def _recorded(self, job: Job) -> Prepared:
+    def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration
         drafter, gamma = self._bare if c.drafter == "none" else (c.drafter, c.gamma)
         key: Key = (job.part, drafter, gamma, c.confidences)

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from scipy.stats import qmc
 
 from tuner.objective import WANTED, Objective
-from tuner.space import COORDINATES, Configuration, Leaf, Point, Space, Suggested, leaf
+from tuner.space import COORDINATES, Configuration, Leaf, PointChooser, Space, SuggestedChooser, leaf
 from tuner.trial import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -32,7 +32,7 @@ _PATIENCE = 24
 """Proposals in a row that may have been tried before, until a random configuration is taken instead."""
 
 
-class Proposal(NamedTuple):
+class ProposedTrial(NamedTuple):
     """What to try."""
 
     leaf: Leaf
@@ -49,16 +49,16 @@ def propose(
     objective: Objective,
     sampler: str,
     seed: int,
-) -> list[Proposal]:
+) -> list[ProposedTrial]:
     """Up to `count` configurations not tried yet, fewer only where there are no more."""
     leaves = {found.configuration: found for found in space.leaves()}
     seen = {t.configuration for t in done}
     rng = np.random.default_rng([seed, len(done)])
-    chosen: list[Proposal] = []
+    chosen: list[ProposedTrial] = []
 
     def take(found: Leaf, origin: str, attributes: dict[str, Any] | None = None) -> None:
         seen.add(found.configuration)
-        chosen.append(Proposal(found, origin, attributes or {}))
+        chosen.append(ProposedTrial(found, origin, attributes or {}))
 
     for configuration, origin in starts:
         if configuration in leaves and configuration not in seen and len(chosen) < count:
@@ -87,24 +87,24 @@ def _scattered(space: Space, sampler: str, seed: int, after: int) -> list[Leaf]:
         points = np.random.default_rng([seed, after, 1]).random((256, COORDINATES))
     else:
         points = qmc.Sobol(COORDINATES, rng=np.random.default_rng(seed)).random(1024)
-    return [leaf(space, Point(point)) for point in points]
+    return [leaf(space, PointChooser(point)) for point in points]
 
 
 def _suggested(
     space: Space, done: Sequence[Trial], sampler: str, objective: Objective, seed: int, count: int, seen: set[Configuration]
-) -> list[Proposal]:
+) -> list[ProposedTrial]:
     """What Optuna's sampler asks for, repetitions left out."""
     study = study_of(done, objective, _optuna_sampler(sampler, seed))
-    found: list[Proposal] = []
+    found: list[ProposedTrial] = []
     known, misses = set(seen), 0
     while len(found) < count and misses < _PATIENCE:
         asked = study.ask()
-        reached = leaf(space, Suggested(asked))
+        reached = leaf(space, SuggestedChooser(asked))
         if reached.configuration in known:
             misses += 1
             continue
         known.add(reached.configuration)
-        found.append(Proposal(reached, sampler, _kept(study.trials[asked.number].system_attrs)))
+        found.append(ProposedTrial(reached, sampler, _kept(study.trials[asked.number].system_attrs)))
     return found
 
 

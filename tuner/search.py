@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.simulation import ready
 from simulator.traces import Trace
-from tuner.objective import Figures, Job, Objective, Scenario, Worker, mean_of
+from tuner.objective import Figures, Objective, Scenario, TrialJob, TrialWorker, mean_of
 from tuner.prompts import Key
-from tuner.samplers import BATCH, Proposal, propose
+from tuner.samplers import BATCH, ProposedTrial, propose
 from tuner.space import Configuration, Space
-from tuner.trial import Rung, Trial
+from tuner.trial import Trial, TrialRung
 
 if TYPE_CHECKING:  # these take seconds
     from harness.cluster import Cluster
 
 
 Result = tuple[Figures | str, float]
-Run = Callable[[Sequence[Job]], list[Result]]
+Run = Callable[[Sequence[TrialJob]], list[Result]]
 """Runs jobs; returns what came of each, in their order, with the seconds it took."""
 
 
@@ -34,7 +34,7 @@ def runner(
     """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
     ready(say)
     if cluster is None:
-        worker = Worker(dict(traces), bare)
+        worker = TrialWorker(dict(traces), bare)
         yield lambda jobs: [worker.run(job) for job in jobs]
         return
     import ray
@@ -42,9 +42,9 @@ def runner(
     from harness.cluster import Pool, joined
 
     with joined(cluster):
-        pool = Pool(cluster, Worker, ({key: ray.put(trace) for key, trace in traces.items()}, bare), say)
+        pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, bare), say)
 
-        def run(jobs: Sequence[Job]) -> list[Result]:
+        def run(jobs: Sequence[TrialJob]) -> list[Result]:
             found: list[Result | None] = [None] * len(jobs)
             numbered: list[tuple[Any, ...]] = [(job, i) for i, job in enumerate(jobs)]
             for (_, i), result in pool.map("run", numbered):
@@ -103,7 +103,7 @@ def search(
     return trials
 
 
-def evaluate(what: Search, before: Sequence[Trial], proposals: Sequence[Proposal], run: Run) -> list[Trial]:
+def evaluate(what: Search, before: Sequence[Trial], proposals: Sequence[ProposedTrial], run: Run) -> list[Trial]:
     """Trials of a batch, rung by rung: a short simulation, a whole one, and one more seed.
 
     What is clearly worse than any trial on the same rung goes no further. Rivals are those of earlier batches and of this
@@ -119,7 +119,7 @@ def evaluate(what: Search, before: Sequence[Trial], proposals: Sequence[Proposal
     whole: dict[int, Figures] = {}
     left = list(range(len(trials)))
     for step, (seconds, seed) in enumerate(rungs):
-        jobs = [Job(trials[i].configuration, what.scenario, seconds, what.seed + seed) for i in left]
+        jobs = [TrialJob(trials[i].configuration, what.scenario, seconds, what.seed + seed) for i in left]
         for i, (result, wall_s) in zip(left, run(jobs), strict=True):
             t = replace(trials[i], wall_s=trials[i].wall_s + wall_s)
             if isinstance(result, str):
@@ -127,7 +127,7 @@ def evaluate(what: Search, before: Sequence[Trial], proposals: Sequence[Proposal
                 continue
             figures = mean_of([whole[i], result]) if seed else result
             whole[i] = figures
-            rung = Rung.of(figures, what.objective, what.scenario, seconds * (seed + 1))
+            rung = TrialRung.of(figures, what.objective, what.scenario, seconds * (seed + 1))
             trials[i] = replace(t, rungs=(*t.rungs, rung), figures=figures, state="complete")
         rivals = [t.rungs[step] for t in (*before, *trials) if len(t.rungs) > step]
         for i in left:

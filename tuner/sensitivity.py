@@ -14,11 +14,11 @@ from typing import Any
 from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Users, load_of
 from tuner.confirmation import SHARE, SHORTEST_S
-from tuner.objective import Job, Objective, Scenario
+from tuner.objective import Objective, Scenario, TrialJob
 from tuner.samplers import importances
 from tuner.search import Run
 from tuner.space import Configuration
-from tuner.trial import Rung, Trial, best_of_kinds, ordered
+from tuner.trial import Trial, TrialRung, best_of_kinds, ordered
 
 OFF = 0.2
 """How far everything is off, in turn."""
@@ -45,7 +45,7 @@ def sensitivities(
     ]
     changed = list(elsewhere(scenario))
     compared = _compared(trials, winner)
-    jobs = [Job(c, other, _shorter(seconds), seed + FRESH) for _, _, other in changed for c in compared]
+    jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
         looks = _looks(compared, [next(results)[0] for _ in compared], objective, other)
@@ -63,7 +63,7 @@ def across(
 ) -> list[dict[str, Any]]:
     """Rows of `sensitivities`: what each load's winner loses at every other load, against the winner there."""
     distinct = list(dict.fromkeys(winners))
-    jobs = [Job(c, scenario, _shorter(seconds), seed + FRESH) for scenario in scenarios for c in distinct]
+    jobs = [TrialJob(c, scenario, _shorter(seconds), seed + FRESH) for scenario in scenarios for c in distinct]
     results = iter(run(jobs))
     rows = []
     for scenario in scenarios:
@@ -108,15 +108,15 @@ def _compared(trials: Sequence[Trial], winner: Configuration) -> list[Configurat
 
 def _looks(
     configurations: Sequence[Configuration], results: Sequence[Any], objective: Objective, scenario: Scenario
-) -> dict[Configuration, Rung]:
+) -> dict[Configuration, TrialRung]:
     return {
-        c: Rung.of(result, objective, scenario, 0.0)
+        c: TrialRung.of(result, objective, scenario, 0.0)
         for c, result in zip(configurations, results, strict=True)
         if not isinstance(result, str)
     }
 
 
-def _verdict(looks: dict[Configuration, Rung], kept: Configuration) -> dict[str, Any]:
+def _verdict(looks: dict[Configuration, TrialRung], kept: Configuration) -> dict[str, Any]:
     """Who is best, and what keeping a configuration loses; bounds come before the objective."""
     if kept not in looks:
         return {"best": None, "moved": None, "loss": None, "keeps": None}

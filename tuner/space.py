@@ -228,7 +228,7 @@ class _Path(_Walk):
         return self._path[len(self.taken)] if len(self.taken) < len(self._path) else 0
 
 
-class Point(_Walk):
+class PointChooser(_Walk):
     """Chooses by the coordinates of a point, all in [0, 1): one a choice, in the order they are asked."""
 
     def __init__(self, coordinates: Sequence[float]) -> None:
@@ -243,7 +243,7 @@ COORDINATES = 6
 """Choices on the longest way to a configuration."""
 
 
-class Suggested(_Walk):
+class SuggestedChooser(_Walk):
     """Chooses as an Optuna trial suggests."""
 
     def __init__(self, trial: Any) -> None:

@@ -39,7 +39,7 @@ NEIGHBOURS = 3
 """Best configurations of the load before that the next one begins with."""
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
     profile: str
@@ -87,7 +87,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class StudyInputs:
     """What a study stands on: recordings that can be simulated on the profile, and their prompts."""
 
     profile: Profile
@@ -115,7 +115,7 @@ def start_study(
     if hardware is None:
         raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
     try:
-        plan = Plan(profile=dump_profile(find_profile(hardware)), **options)
+        plan = StudyPlan(profile=dump_profile(find_profile(hardware)), **options)
     except InputError:
         raise
     except ValueError as error:
@@ -123,7 +123,7 @@ def start_study(
     run_id = store.find_run(run)
     drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM_DRAFTING)
     plan = msgspec.structs.replace(plan, drafting=drafting)
-    found = ground(store, run_id, plan, watcher)
+    found = study_inputs(store, run_id, plan, watcher)
     recorded = prepare(found.traffic.trace(("search", *found.bare, "none")))
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
@@ -145,16 +145,16 @@ def resume_study(
     """Go on with a study where it stopped, or beyond, to so many trials; returns its id."""
     studies = Studies(store)
     row = studies.find(name)
-    plan = msgspec.convert(row["plan"], Plan)
+    plan = msgspec.convert(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
     studies.reopen(row["study_id"], msgspec.to_builtins(plan))
-    found = ground(store, row["run_id"], plan, watcher)
+    found = study_inputs(store, row["run_id"], plan, watcher)
     carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
     return str(row["study_id"])
 
 
-def ground(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> Ground:
+def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
     """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
     profile, traces = parse_profile(plan.profile), Traces(store, run_id, plan.drafting)
     say_model(store, run_id, profile, watcher)
@@ -181,10 +181,10 @@ def ground(store: Store, run_id: str, plan: Plan, watcher: Watcher) -> Ground:
     traffic = Traffic(traces, [(r.drafter, r.gamma) for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
     tables = {(r.drafter, r.gamma): _table(plan, profile, traffic, weights, r) for r in recorded}
-    return Ground(profile, traces, traffic, tuple(recorded), weights, tables)
+    return StudyInputs(profile, traces, traffic, tuple(recorded), weights, tables)
 
 
-def scenario_of(plan: Plan, found: Ground, load: str) -> Scenario:
+def scenario_of(plan: StudyPlan, found: StudyInputs, load: str) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
         load=load, profile=found.profile, weights=found.weights, slas=tuple(Sla.parse(s) for s in plan.slas),
@@ -193,7 +193,7 @@ def scenario_of(plan: Plan, found: Ground, load: str) -> Scenario:
     )  # fmt: skip
 
 
-def space_of(plan: Plan, found: Ground, load: str) -> Space:
+def space_of(plan: StudyPlan, found: StudyInputs, load: str) -> Space:
     """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
     binding = min(getattr(load_of(load), "users", plan.request_cap), plan.request_cap)
     return Space(
@@ -205,7 +205,7 @@ def space_of(plan: Plan, found: Ground, load: str) -> Space:
     )
 
 
-def _table(plan: Plan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> str:
+def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> str:
     """The k-by-batch policy for a recording."""
     trace = traffic.trace(("search", recorded.drafter, recorded.gamma, "none"))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
@@ -213,7 +213,7 @@ def _table(plan: Plan, profile: Profile, traffic: Traffic, weights: dict[str, fl
     return k_by_batch(trace, mix, profile.cost(recorded.drafter, recorded.gamma, plan.request_cap, tokens), plan.request_cap)
 
 
-def defaults(store: Store, run_id: str, found: Ground, cap: int) -> list[Configuration]:
+def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
     """What one runs without a tuner: no drafter, MTP-1, and each other drafter with its own block, whole or scheduled."""
     drafters = store.run(run_id)["drafters"]
     chosen = [plain(cap)]
@@ -227,7 +227,7 @@ def defaults(store: Store, run_id: str, found: Ground, cap: int) -> list[Configu
     return chosen
 
 
-def traces_of(found: Ground) -> dict[Key, Any]:
+def traces_of(found: StudyInputs) -> dict[Key, Any]:
     """Every trace a study may simulate."""
     keys: list[Key] = []
     for part in ("search", "confirmation"):
@@ -239,8 +239,8 @@ def traces_of(found: Ground) -> dict[Key, Any]:
 def carry_out(
     store: Store,
     study_id: str,
-    plan: Plan,
-    found: Ground,
+    plan: StudyPlan,
+    found: StudyInputs,
     watcher: Watcher,
     *,
     cluster: Cluster | None,
@@ -269,7 +269,7 @@ def carry_out(
 
 
 def _keeper(
-    studies: Studies, study_id: str, load: str, count: int, plan: Plan, watcher: Watcher
+    studies: Studies, study_id: str, load: str, count: int, plan: StudyPlan, watcher: Watcher
 ) -> Callable[[Sequence[Trial]], None]:
     """Stores batches as they come, after `count` trials that are stored already."""
 
@@ -288,7 +288,7 @@ def _tables(space: Space, cap: int) -> list[Configuration]:
 
 
 def _finish(
-    studies: Studies, study_id: str, plan: Plan, found: Ground, searched: dict[str, list[Trial]],
+    studies: Studies, study_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[str, list[Trial]],
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
     """Confirm winners, ask how far they hold, and keep it all."""
@@ -318,7 +318,7 @@ def _finish(
 
 
 def _beside(
-    winner: Configuration, chosen: Sequence[Configuration], found: Ground, plan: Plan
+    winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan
 ) -> list[tuple[str, Configuration]]:
     """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording."""
     beside = [("default", c) for c in chosen]

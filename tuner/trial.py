@@ -18,7 +18,7 @@ CLEAR = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class TrialRung:
     """What a configuration came to in so much simulation."""
 
     seconds: float
@@ -31,7 +31,7 @@ class Rung:
     """By constraint; above 0 is broken."""
 
     @classmethod
-    def of(cls, figures: Figures, objective: Objective, scenario: Scenario, seconds: float) -> Rung:
+    def of(cls, figures: Figures, objective: Objective, scenario: Scenario, seconds: float) -> TrialRung:
         wanted = WANTED[objective]
         values, noise = tuple(figures[w] for w in wanted), tuple(figures[f"{w} ±"] for w in wanted)
         return cls(seconds, values, noise, scenario.violations(figures))
@@ -46,7 +46,7 @@ class Rung:
         """By how much bounds are broken, added up."""
         return sum(max(v, 0.0) for v in self.violations.values())
 
-    def clearly_worse(self, other: Rung) -> bool:
+    def clearly_worse(self, other: TrialRung) -> bool:
         """Than another of the same length, beyond what noise explains: infeasible by far, or less in everything wanted."""
         if self.broken > other.broken + SLACK:
             return True
@@ -72,7 +72,7 @@ class Trial:
     leaf: Leaf
     attributes: Mapping[str, Any]
     """What the sampler noted."""
-    rungs: tuple[Rung, ...] = ()
+    rungs: tuple[TrialRung, ...] = ()
     state: State = "failed"
     """Cut: clearly worse than another one, and therefore simulated shortly; its figures are estimates all the same."""
     error: str | None = None
@@ -85,7 +85,7 @@ class Trial:
         return self.leaf.configuration
 
     @property
-    def last(self) -> Rung:
+    def last(self) -> TrialRung:
         """The longest look at it; not of a failed trial."""
         return self.rungs[-1]
 
@@ -112,7 +112,9 @@ class Trial:
         """From the database."""
         domains = {k: tuple(v) if isinstance(v, list) else v for k, v in row["distributions"].items()}
         rungs = tuple(
-            Rung(r["seconds"], _floats(r["values"]), _floats(r["half_widths"]), r["violations"]) for r in row["rungs"] if r
+            TrialRung(r["seconds"], _floats(r["values"]), _floats(r["half_widths"]), r["violations"])
+            for r in row["rungs"]
+            if r
         )
         figures = row["figures"] and {k: math.nan if v is None else v for k, v in row["figures"].items()}
         return cls(

@@ -18,7 +18,7 @@ from harness.console import user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
-    from harness.recording.run import Estimate
+    from harness.recording.run import RecordingEstimate
 
 
 T = TypeVar("T")
@@ -91,9 +91,9 @@ def record(
             else:
                 plan = _plan(suite, pair, block_sizes, data_dir, responses, settings, choices)
                 if engine == "vllm" and not dry_run:
-                    from harness.vllm.responses import speak
+                    from harness.vllm.responses import generate_responses
 
-                    plan = speak(plan, out / "responses", watcher)
+                    plan = generate_responses(plan, out / "responses", watcher)
                 if dry_run:
                     costs = estimate(plan, cluster, watcher, skip_long=skip_long_prompts)
                 else:
@@ -116,7 +116,7 @@ def _plan(
     """The plan of a run; `settings` override the suite's generation, where given."""
     import msgspec
 
-    from harness.recording.plan import Plan
+    from harness.recording.plan import RecordingPlan
     from harness.recording.suite import find_suite, read_suite_file
 
     if suite is None:
@@ -131,7 +131,7 @@ def _plan(
     except ValueError:
         raise InputError(f"--block-sizes {block_sizes}: must be whole numbers with commas between, as 3,5,7") from None
     return _checked(
-        lambda: Plan(
+        lambda: RecordingPlan(
             suite=_absolute(suite),
             pair=_absolute(pair),
             data_dir=None if data_dir is None else str(data_dir.resolve()),
@@ -159,7 +159,7 @@ def _checked(make: Callable[[], T]) -> T:
         raise InputError(str(error)) from None
 
 
-def print_estimate(costs: Estimate, *, as_json: bool) -> None:
+def print_estimate(costs: RecordingEstimate, *, as_json: bool) -> None:
     """What a recording would cost."""
     if as_json:
         print(json.dumps(dataclasses.asdict(costs)))

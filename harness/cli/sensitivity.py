@@ -15,7 +15,7 @@ from harness.console import listed, plain_console, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
-    from harness.sweeps.sensitivity import Tolerance
+    from harness.sweeps.sensitivity import BreakEven
 
 
 def sensitivity(
@@ -39,7 +39,7 @@ def sensitivity(
     as_json: AsJson = False,
 ) -> None:
     """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
-    from harness.sweeps.plan import Plan
+    from harness.sweeps.plan import SweepPlan
     from harness.sweeps.sensitivity import run_sensitivity
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
@@ -51,16 +51,16 @@ def sensitivity(
             raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
         store = Store(out / "specyard.duckdb")
         loads = [f"users:{n}" for n in counts("--concurrency", concurrency)]
-        plan = Plan(
+        plan = SweepPlan(
             profile=dump_profile(find_profile(hardware)), loads=loads, policies=listed(policy), drafters=drafter,
             seconds=seconds, seed=seed,
         )  # fmt: skip
         with watching() as watcher:
             found = run_sensitivity(store, store.find_run(name), plan, objective, watcher, drafting=drafting)
-        print_tolerances(found, as_json=as_json)
+        print_sensitivities(found, as_json=as_json)
 
 
-def print_tolerances(found: list[Tolerance], *, as_json: bool) -> None:
+def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
     """How far things may be off before another configuration wins."""
     if as_json:
         print(json.dumps([dataclasses.asdict(t) for t in found]))

@@ -42,14 +42,14 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
-    from harness.validation.plan import Plan
+    from harness.validation.plan import ValidationPlan
     from harness.validation.run import validate_run
     from results.store.database import Store
     from simulator.load import counts
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
-        plan = Plan(
+        plan = ValidationPlan(
             concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
             policies=None if policy is None else tuple(listed(policy) or ()), seconds=seconds, max_tokens=max_tokens,
             drafting=drafting, seed=seed,

@@ -41,7 +41,7 @@ _FIRST_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class BenchPoint:
     """What to time."""
 
     part: Part
@@ -67,7 +67,7 @@ class Point:
 class Timing:
     """What one point took."""
 
-    point: Point
+    point: BenchPoint
     samples: tuple[float, ...]
     """Seconds, one a sweep."""
 
@@ -87,7 +87,7 @@ class Timed:
     """What came of timing a grid."""
 
     timings: list[Timing]
-    left_out: list[Point]
+    left_out: list[BenchPoint]
     """Points too large for the time limit."""
     sweeps: int
     seconds: float
@@ -130,7 +130,7 @@ class Bench:
         eager = "".join(f"; {part} eager: {reason}" for part, reason in sorted(self._eager.items()))
         return f"CUDA events around CUDA graphs; prefill and the loop's own work eager{eager}"
 
-    def measure(self, point: Point, runs: int) -> float:
+    def measure(self, point: BenchPoint, runs: int) -> float:
         """Mean seconds of `runs`, after one that does not count.
 
         On a CPU a pass of the target goes before every draft, as wide as the draft, and before the loop's own work, untimed:
@@ -147,27 +147,29 @@ class Bench:
                 self._eager[part] = str(error).strip().splitlines()[0][:100]
         return _mean_event_seconds(work, runs, self.target.device)
 
-    def work(self, point: Point) -> Work:
+    def work(self, point: BenchPoint) -> Work:
         """The work of a point, to be done as often as one likes."""
-        makers: dict[Part, Callable[[Point], Work]] = {
+        makers: dict[Part, Callable[[BenchPoint], Work]] = {
             "target": self._target_work, "draft": self._draft_work, "prefill": self._prefill_work,
             "read": self._read_work, "admit": self._admit_work, "loop": self._loop_work, "rule": self._rule_work,
         }  # fmt: skip
         return makers[point.part](point)
 
-    def _before(self, point: Point) -> Work | None:
+    def _before(self, point: BenchPoint) -> Work | None:
         if point.part == "draft":
-            return self._target_work(Point("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT)))
-        return self._target_work(Point("target", 1, 1, _BEFORE_CONTEXT)) if point.part in ("loop", "rule") else None
+            return self._target_work(
+                BenchPoint("target", point.requests, point.tokens + 1, min(point.context, _BEFORE_CONTEXT))
+            )
+        return self._target_work(BenchPoint("target", 1, 1, _BEFORE_CONTEXT)) if point.part in ("loop", "rule") else None
 
-    def reserve(self, points: Sequence[Point]) -> None:
+    def reserve(self, points: Sequence[BenchPoint]) -> None:
         """Caches for all points, one for each context: allocating them is nobody's time."""
         for context in {p.context for p in points}:
             some = [p for p in points if p.part in ("target", "prefill") and p.context == context]  # a draft needs one row
             rows, tokens = max((p.requests for p in some), default=1), max((p.tokens for p in some), default=1)
             self._caches[context] = self.target.new_cache(rows, context + tokens)
 
-    def _target_work(self, point: Point) -> Work:
+    def _target_work(self, point: BenchPoint) -> Work:
         rows, drafted = point.requests, point.tokens - 1
         ids, positions = self._ids(rows, point.tokens), self._positions(point)
         even = torch.full((1, 1, 1), 1 / self.target.vocab_size, device=ids.device)
@@ -182,7 +184,7 @@ class Bench:
 
         return work
 
-    def _prefill_work(self, point: Point) -> Work:
+    def _prefill_work(self, point: BenchPoint) -> Work:
         ids, positions, cache = self._ids(point.requests, point.tokens), self._positions(point), self._cache(point)
         uniform = self._uniform(point.requests)
 
@@ -192,7 +194,7 @@ class Bench:
 
         return work
 
-    def _draft_work(self, point: Point) -> Work:
+    def _draft_work(self, point: BenchPoint) -> Work:
         drafter, R, context = self.drafters[point.drafter][point.tokens], point.requests, point.context
         wide, device, rows = point.tokens + 1, self.target.device, slice(0, point.requests)
         learned = isinstance(drafter, LearnedDrafter)
@@ -224,7 +226,7 @@ class Bench:
         next(rounds)
         return work
 
-    def _read_work(self, point: Point) -> Work:
+    def _read_work(self, point: BenchPoint) -> Work:
         some = self.drafters[point.drafter]
         drafter, device, rows = some[max(some)], self.target.device, slice(0, point.requests)
         state = drafter.start(point.requests, point.tokens + 1)
@@ -234,7 +236,7 @@ class Bench:
         length = torch.full((point.requests,), point.tokens, device=device)
         return lambda: drafter.observe(state, rows, positions, taps, text, length)
 
-    def _admit_work(self, point: Point) -> Work:
+    def _admit_work(self, point: BenchPoint) -> Work:
         some, longest = self.drafters[point.drafter], point.context + point.tokens
         batch = Batch(self.target, some[max(some)], self.sampling, None, point.requests, longest)
         prompt = tuple(self._ids(1, point.tokens)[0].tolist())
@@ -250,7 +252,7 @@ class Bench:
 
         return work
 
-    def _loop_work(self, point: Point) -> Work:
+    def _loop_work(self, point: BenchPoint) -> Work:
         instant = _Instant(point.requests, point.tokens - 1, self.target.device)
         batch = Batch(cast(Target, instant), cast(Drafter, instant), self.sampling, None, point.requests, 0)
         batch.admit(deque((i, DecodeRequest((0,), 1 << 60, (i,))) for i in range(point.requests)))
@@ -261,16 +263,16 @@ class Bench:
 
         return work
 
-    def _rule_work(self, point: Point) -> Work:
+    def _rule_work(self, point: BenchPoint) -> Work:
         instant = _Instant(point.requests, point.tokens - 1, self.target.device)
         verified, draws = instant.proposal.drafted, self._draws(point.requests, point.tokens - 1)
         return lambda: verify(instant.proposal, verified, self.sampling.probabilities(instant.hidden), draws)
 
-    def _on_device(self, point: Point) -> bool:
+    def _on_device(self, point: BenchPoint) -> bool:
         """Whether the work is all tensors: prompt lookup is the host's."""
         return point.part == "target" or isinstance(self.drafters[point.drafter][point.tokens], LearnedDrafter)
 
-    def _cache(self, point: Point) -> TargetCache:
+    def _cache(self, point: BenchPoint) -> TargetCache:
         cache, needed = self._caches.get(point.context), point.context + point.tokens
         if cache is None or cache.kv.rows < point.requests or cache.kv.capacity < needed:
             cache = self._caches[point.context] = self.target.new_cache(point.requests, needed)
@@ -279,12 +281,12 @@ class Bench:
     def _ids(self, rows: int, tokens: int) -> Tensor:
         return torch.from_numpy(self._random.integers(0, self.target.vocab_size, (rows, tokens))).to(self.target.device)
 
-    def _starts(self, point: Point) -> list[int]:
+    def _starts(self, point: BenchPoint) -> list[int]:
         """Where the requests of a step stand: a token apart, since live batches never stand abreast; prompts do."""
         apart = point.part in ("target", "draft") and point.context > 0
         return [point.context - apart * (i % 2) for i in range(point.requests)]
 
-    def _positions(self, point: Point) -> Positions:
+    def _positions(self, point: BenchPoint) -> Positions:
         return Positions.of(self._starts(point), point.tokens, self.target.device)
 
     def _taps_of(self, drafter: Drafter, rows: int, tokens: int) -> Tensor:
@@ -331,7 +333,7 @@ class _Instant:
 
 def time_points(
     bench: Bench,
-    points: Sequence[Point],
+    points: Sequence[BenchPoint],
     *,
     seconds: float,
     seed: int,
@@ -355,14 +357,14 @@ def time_points(
 
     with torch.inference_mode():
         bench.reserve(points)
-        first: dict[Point, float] = {}
+        first: dict[BenchPoint, float] = {}
         for point in sorted(points, key=lambda p: (p.size, p.context)):
             cheap = point.size <= _ALWAYS_TOKENS or point.part in ("loop", "rule")
             if cheap or gone() < _FIRST_SHARE:
                 first[point] = bench.measure(point, 1)
         kept = list(first)
         least_s = min(_REPETITION_S, max(0.0, 1 - gone()) * seconds / _LEAST_SWEEPS / len(kept) / 2)
-        samples: dict[Point, list[float]] = {p: [] for p in kept}
+        samples: dict[BenchPoint, list[float]] = {p: [] for p in kept}
         for sweep in range(_MOST_SWEEPS):
             before = gone()
             for i in random.permutation(len(kept) + len(others)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from harness.hardware.bench import Point, Timing
+from harness.hardware.bench import BenchPoint, Timing
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 
 
@@ -83,7 +83,7 @@ def prompt_seconds(timings: Sequence[Timing], known: Costs) -> float:
     return max(float(np.median(left)), 0.0) if left else 0.0
 
 
-def predicted_seconds(profile: Profile, point: Point) -> float | None:
+def predicted_seconds(profile: Profile, point: BenchPoint) -> float | None:
     """What a profile says of a point; None for points of the host's work."""
     if point.part == "target":
         reading = profile.context_by_width
@@ -177,12 +177,12 @@ def rising(values: npt.NDArray[np.float64], weights: npt.NDArray[np.int64]) -> n
     return np.concatenate([np.full(length, mean) for mean, _, length in blocks])
 
 
-def _count(point: Point) -> int:
+def _count(point: BenchPoint) -> int:
     """What a curve runs over: requests where drafting, tokens elsewhere."""
     return point.requests if point.part == "draft" else point.size
 
 
-def _extra(point: Point, in_one_pass: bool) -> float:
+def _extra(point: BenchPoint, in_one_pass: bool) -> float:
     """What a slope is charged for: context tokens, of every pass; in prefill, pairs of tokens."""
     if point.part == "prefill":
         return point.size * point.context + point.requests * point.tokens * (point.tokens + 1) / 2

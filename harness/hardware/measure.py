@@ -28,7 +28,7 @@ from drafters.random_models import known_architectures, random_drafters, random_
 from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
-from harness.hardware.bench import Bench, Point, Timed, Work, time_points
+from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
@@ -198,7 +198,7 @@ def profile(
     return replace(found, provenance=_provenance(measured, timed, effort, quality)), quality
 
 
-def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[Point]:
+def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[BenchPoint]:
     """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for.
 
     `variants`: drafters by name and number of drafted tokens. Requests rise twofold for the target, fourfold elsewhere.
@@ -217,17 +217,17 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
         return sorted({short, max(min(longest, room // rows), short)})
 
     every = range(1, deepest + 2)  # kernels are jagged where a pass holds few tokens
-    points = [Point("target", r, w, c) for r in requests for c in contexts(r) for w in (every if r == 1 else widths)]
+    points = [BenchPoint("target", r, w, c) for r in requests for c in contexts(r) for w in (every if r == 1 else widths)]
     for name, by_gamma in variants.items():
         for gamma, drafter in by_gamma.items():
             reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
-            points += [Point("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
-        points += [Point("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
+            points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
+        points += [BenchPoint("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
         if reads:
-            points += [Point("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
-    points += [Point("prefill", 1, n, c) for n in _CHUNKS if n <= longest for c in (0, longest)]
-    points += [Point("loop", r, deepest + 1, 0) for r in fewer]
-    return points + [Point("rule", r, deepest + 1, 0) for r in fewer]
+            points += [BenchPoint("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
+    points += [BenchPoint("prefill", 1, n, c) for n in _CHUNKS if n <= longest for c in (0, longest)]
+    points += [BenchPoint("loop", r, deepest + 1, 0) for r in fewer]
+    return points + [BenchPoint("rule", r, deepest + 1, 0) for r in fewer]
 
 
 class LivePass(NamedTuple):
@@ -278,7 +278,7 @@ def device_name(target: Target) -> str:
 def _time(
     measured: Measured,
     variants: Mapping[str, Mapping[int, Drafter]],
-    points: Sequence[Point],
+    points: Sequence[BenchPoint],
     effort: Effort,
     watcher: Watcher,
     others: Sequence[Work],

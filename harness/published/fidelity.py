@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from harness.published.field.page import Fieldwork, field_markdown
-from harness.published.paper.page import Reproduction, amount, said
-from harness.published.synthesis import DOMAINS, PANELS, POSITIONS, TASKS, published, synthesize
+from harness.published.paper.page import Reproduction, amount, labelled_point_text
+from harness.published.synthesis import DOMAINS, PANELS, POSITIONS, TASKS, paper_values, synthesize
 from results.published import PAPER
 from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.policies import parse_policy
@@ -102,13 +102,13 @@ def _tasks(domain: str) -> list[str]:
 
 def _table_1(whole: Mapping[str, Rounds]) -> Iterator[Check]:
     for name, rounds in whole.items():
-        for task, paper in zip(TASKS, published().tau[name], strict=True):
+        for task, paper in zip(TASKS, paper_values().tau[name], strict=True):
             yield Check("Table 1", "accepted length", f"{name}, {task}", "fitted", float(paper), tau(rounds[task]), True)
     for name in whole:
-        paper = published().tau[name]
+        paper = paper_values().tau[name]
         for row, domain in enumerate(DOMAINS):
             mean = float(np.mean([paper[i] for i, task in enumerate(TASKS) if task in _tasks(domain)]))
-            ours = extended_tau(published().acceptance[name][row].tolist(), 7)
+            ours = extended_tau(paper_values().acceptance[name][row].tolist(), 7)
             what = "accepted length of a domain, from the paper's own Figure 2"
             yield Check("Table 1", what, f"{name}, {domain}", "predicted", mean, ours, True)
 
@@ -117,7 +117,7 @@ def _figure_2(whole: Mapping[str, Rounds]) -> Iterator[Check]:
     for name, rounds in whole.items():
         for row, domain in enumerate(DOMAINS):
             ours = acceptance([r for task in _tasks(domain) for r in rounds[task]])
-            for k, (paper, mine) in enumerate(zip(published().acceptance[name][row], ours, strict=True), 1):
+            for k, (paper, mine) in enumerate(zip(paper_values().acceptance[name][row], ours, strict=True), 1):
                 setting = f"{name}, {domain}, position {k}"
                 yield Check("Figure 2", "conditional acceptance", setting, "fitted", float(paper), float(mine), False)
 
@@ -148,7 +148,7 @@ def _figure_5(trace: Trace) -> Iterator[Check]:
         for i in range(10):
             [rounds] = replayed(trace, f"threshold:{i / 10}", [task]).values()
             ours = tau(rounds), float(np.mean([r.verified + 1 for r in rounds]))
-            for what, mine, paper in zip(("τ", "ℓ + 1"), ours, published().sweep[panel, i], strict=True):
+            for what, mine, paper in zip(("τ", "ℓ + 1"), ours, paper_values().sweep[panel, i], strict=True):
                 setting = f"{task}, threshold {i / 10:g}"
                 yield Check("Figure 5", f"{what} over the threshold", setting, "fitted", float(paper), mine, True)
 
@@ -166,7 +166,9 @@ def _figure_6(trace: Trace) -> Iterator[Check]:
     before = quality(c, a)
     curves = pl.read_csv(PAPER / "fig6_reliability.csv").filter(stage="after")
     for i, k in enumerate(POSITIONS):
-        weight, predicted, observed = (x[i] for x in (published().weight, published().predicted, published().observed))
+        weight, predicted, observed = (
+            x[i] for x in (paper_values().weight, paper_values().predicted, paper_values().observed)
+        )
         paper = float(weight @ np.abs(predicted - observed))
         what = "calibration error of survival"
         yield Check("Figure 6", f"{what}, before", f"position {k}", "fitted", paper, before[k - 1].ece, False)
@@ -248,7 +250,7 @@ def _served(result: Reproduction) -> list[str]:
         "Points above 50 requests per GPU; below, DSpark's lines went into the fit. Figure 7's labelled points:",
         "",
     ]
-    lines += [f"* {model.model}, {said(anchor)}" for model in result.models for anchor in model.anchors]
+    lines += [f"* {model.model}, {labelled_point_text(point)}" for model in result.models for point in model.anchors]
     lines += ["", "What to know:", "", *(f"* {caveat}" for caveat in result.caveats), ""]
     for model in result.models:
         head = ["| | x | role | published | predicted | error |", "|---|---|---|---|---|---|"]

@@ -37,7 +37,7 @@ SOURCES: Final = (
     "position (Figure 2), accepted length by data set (Table 1)",
     "confidences of dspark: same paper, threshold sweep (Figure 5), survival before calibration on Alpaca (Figure 6)",
     "mtp: position 1 of Eagle3 (also one autoregressive layer) in Figure 2, data sets differing as in Table 1: the paper "
-    "has no MTP-1 for Qwen3-4B. Against results/published/paper/field_mtp_first_token_acceptance.csv, other models: math "
+    "has no MTP-1 for Qwen3-4B. Against results/published/field/mtp_first_token_acceptance.csv, other models: math "
     ".81 lies "
     "between GSM8K's .70 and .84, code .77 below coding's .79 to .93; nothing there to hold chat's .53 against",
 )
@@ -82,7 +82,7 @@ _FILE: Final = Path(__file__).with_name("synthesis_qwen3_4b.json")
 _PAPER: Final = PAPER
 
 
-class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConfidenceCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """logit c and logit P by ease, at knots; straight lines in between."""
 
     ease: list[float]
@@ -105,9 +105,9 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: tuple[str, ...]
     errors: dict[str, float]
     """Largest misses, expected over luck and coins; of levels in units of .01 of an α or 4 % of a τ."""
-    first: Curve
+    first: ConfidenceCurve
     """At position 1; `later` is for the others."""
-    later: Curve
+    later: ConfidenceCurve
     token: float
     """Share of the variance of ease common to the anchors that try a token."""
     anchor: float
@@ -121,7 +121,7 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PaperValues:
     """The paper's values for Qwen3-4B."""
 
     acceptance: Mapping[str, Floats]
@@ -137,7 +137,7 @@ class Published:
 
 
 @cache
-def published() -> Published:
+def paper_values() -> PaperValues:
     """From `results/published/paper`."""
     names = "fig2_conditional_acceptance", "table1_accepted_length", "fig5_threshold", "fig6_histogram", "fig6_reliability"
     fig2, table1, fig5, histogram, reliability = (pl.read_csv(_PAPER / f"{name}.csv") for name in names)
@@ -153,7 +153,7 @@ def published() -> Published:
     before = [reliability.filter(position=k, stage="before").sort("predicted") for k in POSITIONS]
     weight = np.array([histogram.filter(position=k).sort("bin_left")["fraction"] for k in POSITIONS])
     predicted, observed = (np.array([b[column] for b in before]) for column in ("predicted", "observed"))
-    return Published(acceptance, tau, sweep, weight, predicted, observed)
+    return PaperValues(acceptance, tau, sweep, weight, predicted, observed)
 
 
 class _Sample:
@@ -229,7 +229,7 @@ def _levels(
     `chance` gives P, [responses, anchors, γ], at levels [responses, 1, γ]. Also returned is the largest miss, in units of
     .01 of an acceptance or 4 % of a τ.
     """
-    acceptance, tau = published().acceptance[drafter], published().tau.get(drafter)
+    acceptance, tau = paper_values().acceptance[drafter], paper_values().tau.get(drafter)
     now, best, least = start, start, np.inf
     for _ in range(rounds):
         p = chance(at := sample.at(now))
@@ -299,7 +299,7 @@ _START: Final = np.array([*np.log([0.2, 0.25, 0.6, 0.6, 0.7, 0.6, 1.0, 2.0, 3.0,
 """Logarithms of token and anchor share, spread of math and code, slope of P, slopes of the later curve; the tilt."""
 
 
-def _first_curve(data: Published) -> Curve:
+def _first_curve(data: PaperValues) -> ConfidenceCurve:
     """From Figure 6: at position 1 the confidence is the survival, and its histogram gives its quantiles."""
     edges = np.arange(1, 20) / 20
     logit, ease = np.log(edges / (1 - edges)), np.array([NormalDist().inv_cdf(u) for u in np.cumsum(data.weight[0])[:-1]])
@@ -309,16 +309,16 @@ def _first_curve(data: Published) -> Curve:
     x, y = (np.log(v[1:] / (1 - v[1:])) for v in (data.predicted[0], data.observed[0]))  # bin 1 is nearly empty
     line = np.polyfit(x, y, 1, w=np.sqrt(data.weight[0] * data.observed[0] * (1 - data.observed[0]))[1:])
     knots = [ease[0] - 6, *ease, ease[-1] + 8], confidence, np.polyval(line, confidence)
-    return Curve(*(np.round(k, 4).tolist() for k in knots))
+    return ConfidenceCurve(*(np.round(k, 4).tolist() for k in knots))
 
 
-def _parameters(free: Floats, first: Curve, levels: Mapping[str, Levels]) -> Parameters:
+def _parameters(free: Floats, first: ConfidenceCurve, levels: Mapping[str, Levels]) -> Parameters:
     token, anchor, math, code, slope = np.round(np.exp(free[:5]), 4).tolist()
     ease = np.array([-10.5, -2.5, -1.5, -0.75, 0.0, 0.75, 8.75])
     # Nearly flat at the low end: confidences under .1 hardly occur at any depth (Figure 5, chat). At ease 0 logit c is 2.
     logit = np.cumsum([0.0, *np.diff(ease) * [0.1, *np.exp(free[5:10])]])
     logit += 2 - logit[4]
-    later = Curve(*(np.round(k, 4).tolist() for k in (ease, logit, slope * logit + INTERCEPT)))
+    later = ConfidenceCurve(*(np.round(k, 4).tolist() for k in (ease, logit, slope * logit + INTERCEPT)))
     rounded = {n: Levels(np.round(v.domains, 4).tolist(), np.round(v.tasks, 4).tolist()) for n, v in levels.items()}
     return Parameters(SOURCES, {}, first, later, token, anchor, [math, code, 1.0], round(float(free[10]), 4), rounded)
 
@@ -326,7 +326,7 @@ def _parameters(free: Floats, first: Curve, levels: Mapping[str, Levels]) -> Par
 def _misses(given: Parameters, sample: _Sample) -> dict[str, Floats]:
     """How far Figures 5 and 6, expected over luck and coins, are off."""
     ease = sample.ease(given, "dspark", np.random.default_rng(1)) + sample.at(given.levels["dspark"])
-    data, (confidence, chance) = published(), _curves(given, ease)
+    data, (confidence, chance) = paper_values(), _curves(given, ease)
     sweep, (weight, observed) = np.zeros(data.sweep.shape), np.zeros((2, *data.weight.shape))
     for panel, task in enumerate(PANELS):
         mine = sample.task == list(TASKS).index(task)
@@ -365,7 +365,7 @@ def _least_squares(residuals: Callable[[Floats], Floats], at: Floats, rounds: in
 
 def fit(rounds: int = 12) -> Parameters:
     """The parameters, from the published values alone; takes two minutes."""
-    data, sample = published(), _Sample(np.random.default_rng(0), 40, 512, 7)
+    data, sample = paper_values(), _Sample(np.random.default_rng(0), 40, 512, 7)
     first, misses = _first_curve(data), dict[str, float]()
     levels = {name: Levels([[0.0] * 7] * len(DOMAINS), [0.0] * len(TASKS)) for name in data.tau}
 

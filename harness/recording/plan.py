@@ -12,7 +12,7 @@ from harness.recording.suite import Generation
 from simulator.records import DRAFTINGS, Drafting
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides what a run computes. Kept with the run; `--resume` starts from it."""
 
     suite: str

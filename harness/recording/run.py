@@ -16,7 +16,7 @@ from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
 from harness.recording.calibrate import calibrate
 from harness.recording.pair import choose_drafters, load_pair
-from harness.recording.plan import Plan
+from harness.recording.plan import RecordingPlan
 from harness.recording.responses import GivenResponse, GivenResponses, read_responses
 from harness.recording.suite import Suite, load_suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
@@ -33,7 +33,7 @@ _BYTES_BESIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class RecordingEstimate:
     """The cost of a dense recording: of the given responses, or if every response runs to the length limit."""
 
     given: bool
@@ -50,7 +50,7 @@ class Estimate:
     probe: Probe
 
 
-def start_run(plan: Plan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
+def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
     suite, given = _load(plan)
     plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
@@ -77,7 +77,7 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         watcher.say(f"run {run_id} is already finished")
         return
     try:
-        plan = msgspec.convert(row["plan"], Plan)
+        plan = msgspec.convert(row["plan"], RecordingPlan)
     except msgspec.ValidationError:
         raise InputError(f"run {run_id}: was planned by an older Specyard; start a new run") from None
     suite, given = _load(plan)
@@ -98,7 +98,7 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 
-def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> Estimate:
+def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> RecordingEstimate:
     """What a dense recording would cost, from a small sample of it; live timing comes on top. Stores nothing."""
     if plan.mode == "live":
         raise InputError("--dry-run estimates dense recordings; leave --mode live out")
@@ -118,7 +118,7 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
     token_s = probe.record_s + (0 if given else probe.generate_s)
     anchors = [(tokens - responses, *variant) for variant in probe.variants]
     floats = sum(count * gamma * numbers for count, gamma, numbers in anchors)
-    return Estimate(
+    return RecordingEstimate(
         given=given is not None,
         responses=responses,
         anchors=sum(count for count, _, _ in anchors),
@@ -131,7 +131,7 @@ def estimate(plan: Plan, cluster: Cluster, watcher: Watcher, *, skip_long: bool 
 
 
 def units(
-    plan: Plan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
+    plan: RecordingPlan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
 ) -> list[Unit]:
     """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
     groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
@@ -143,7 +143,7 @@ def units(
 
 def _work(
     run_id: str,
-    plan: Plan,
+    plan: RecordingPlan,
     suite: Suite,
     given: GivenResponses | None,
     checked: Checked,
@@ -256,7 +256,7 @@ def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
 
-def _load(plan: Plan) -> tuple[Suite, GivenResponses | None]:
+def _load(plan: RecordingPlan) -> tuple[Suite, GivenResponses | None]:
     """The suite with the plan's prompts and settings, and given responses, which set the length limit; looks at the pair."""
     choose_drafters(load_pair(plan.pair), plan.drafters)
     data_dir = Path(plan.data_dir) if plan.data_dir else None
@@ -269,7 +269,7 @@ def _load(plan: Plan) -> tuple[Suite, GivenResponses | None]:
     return _without(suite, plan.skipped), given
 
 
-def _check_answers(plan: Plan, given: GivenResponses | None, checked: Checked) -> None:
+def _check_answers(plan: RecordingPlan, given: GivenResponses | None, checked: Checked) -> None:
     """Raise InputError where the plan needs the target to say what it cannot say by itself."""
     if plan.mode == "live" and checked.cannot_decode:
         raise InputError(f"--mode live: {checked.cannot_decode}; leave --mode live out")
@@ -285,7 +285,7 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
     return Suite(suite.file, suite.source, prompts)
 
 
-def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
+def _pool(plan: RecordingPlan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     generation = suite.file.generation
     options = RecorderOptions(
         plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, plan.drafting
@@ -293,7 +293,7 @@ def _pool(plan: Plan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
     return Pool(cluster, Recorder, (options,), watcher.say)
 
 
-def _say_run(suite: Suite, plan: Plan, run_id: str, checked: Checked, watcher: Watcher) -> None:
+def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, watcher: Watcher) -> None:
     source = {
         "bundled": "bundled prompts, not the benchmarks",
         "data-dir": f"prompts from {plan.data_dir}",
@@ -308,7 +308,7 @@ def _say_run(suite: Suite, plan: Plan, run_id: str, checked: Checked, watcher: W
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 
 
-def _run_info(plan: Plan, suite: Suite, checked: Checked) -> RunInfo:
+def _run_info(plan: RecordingPlan, suite: Suite, checked: Checked) -> RunInfo:
     generation = suite.file.generation
     return RunInfo(
         command=command_line(),

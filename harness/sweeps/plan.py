@@ -15,11 +15,11 @@ from simulator.hardware.profile import Profile, parse_profile
 from simulator.load import load_of
 from simulator.policies import parse_policy
 from simulator.records import Drafting
-from simulator.simulation import Engine, Setup
+from simulator.simulation import EngineLimits, Setup
 from simulator.sla import Sla
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
     profile: str
@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One simulation of a sweep."""
 
     number: int
@@ -68,9 +68,9 @@ class Point:
     setup: Setup
 
 
-def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point]:
+def points(plan: SweepPlan, traces: Traces, say: Callable[[str], None]) -> list[SweepPoint]:
     """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
-    engine = Engine(
+    engine = EngineLimits(
         request_cap=plan.request_cap, step_tokens=plan.step_tokens, kv_capacity_tokens=plan.kv_capacity_tokens,
         replicas=plan.replicas, router=plan.router,
     )  # fmt: skip
@@ -81,20 +81,20 @@ def points(plan: Plan, traces: Traces, say: Callable[[str], None]) -> list[Point
     }  # fmt: skip
     for policy in plan.policies or []:
         parse_policy(policy, common["profile"].cost("none", 0, 1, 2))
-    found: list[Point] = []
+    found: list[SweepPoint] = []
     loads = {text: load_of(text) for text in plan.loads}
     for drafter, key, policy in _who(plan, traces, common["profile"], say):
         for text, load in loads.items():
             for seed in range(plan.seed, plan.seed + plan.replications):
                 setup = Setup(load=load, policy=policy, seed=seed, **common)
-                found.append(Point(len(found), drafter, key, text, setup))
+                found.append(SweepPoint(len(found), drafter, key, text, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
     return found
 
 
 def _who(
-    plan: Plan, traces: Traces, profile: Profile, say: Callable[[str], None]
+    plan: SweepPlan, traces: Traces, profile: Profile, say: Callable[[str], None]
 ) -> Iterator[tuple[str, tuple[str, int, Confidences], str]]:
     """(drafter, trace, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
     known = list(dict.fromkeys(name for name, _ in traces.recorded))

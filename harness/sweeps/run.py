@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from harness.console import Watcher, say_model
-from harness.sweeps.plan import Plan, Point, points
+from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Traces, choose_drafting
@@ -40,24 +40,24 @@ SLOW_S = 2.0
 """A simulation that takes longer says how far it is."""
 
 
-def drafting_as(plan: Plan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> Plan:
+def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
     """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
     engine: Drafting = VLLM_DRAFTING if "vllm_adaptive" in (plan.policies or []) else "sampled"
     return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 
-class Worker:
+class SweepWorker:
     """Simulates points; as a Ray actor or here."""
 
     def __init__(self, traces: dict[tuple[str, int, Confidences], Any], rows: Path | None) -> None:
         """Traces by key, or references to them in Ray's object store, which a node holds once."""
         self.traces, self.rows = traces, rows
 
-    def check(self, point: Point) -> None:
+    def check(self, point: SweepPoint) -> None:
         """Raises InputError for a point that cannot be simulated."""
         start(point.setup, self._recorded(point), lambda rows: None)
 
-    def simulate(self, point: Point, progress: Callable[[float], None] | None = None) -> tuple[Outcome | str, float]:
+    def simulate(self, point: SweepPoint, progress: Callable[[float], None] | None = None) -> tuple[Outcome | str, float]:
         """What came of a point, or why nothing did; and the seconds it took. `progress` takes the share that is done."""
         started = time.perf_counter()
         try:
@@ -67,7 +67,7 @@ class Worker:
         except InputError as error:
             return str(error), time.perf_counter() - started
 
-    def _recorded(self, point: Point) -> Prepared:
+    def _recorded(self, point: SweepPoint) -> Prepared:
         found = self.traces[point.trace]
         if not isinstance(found, Prepared):
             import ray
@@ -122,7 +122,7 @@ def run_sweep(
     """
     if resume is not None:
         found = store.sweep(resume)
-        run_id, sweep_id, plan = found["run_id"], found["sweep_id"], msgspec.convert(found["plan"], Plan)
+        run_id, sweep_id, plan = found["run_id"], found["sweep_id"], msgspec.convert(found["plan"], SweepPlan)
     else:
         if hardware is None:
             raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
@@ -130,7 +130,7 @@ def run_sweep(
             raise InputError("name a load: --concurrency, --rate or --arrivals")
         texts = [None if name is None else dump_profile(find_profile(name)) for name in (hardware, believed)]
         try:
-            plan = Plan(profile=texts[0] or "", believed=texts[1], loads=loads, **options)
+            plan = SweepPlan(profile=texts[0] or "", believed=texts[1], loads=loads, **options)
         except ValueError as error:
             raise InputError(str(error)) from None
         run_id, sweep_id = store.find_run(run), None
@@ -149,10 +149,10 @@ def run_sweep(
 
 def sweep(
     run_id: str,
-    plan: Plan,
+    plan: SweepPlan,
     store: Store,
     watcher: Watcher,
-    every: Sequence[Point],
+    every: Sequence[SweepPoint],
     traces: Traces,
     *,
     sweep_id: str | None = None,
@@ -163,7 +163,7 @@ def sweep(
 
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
-    worker = Worker({key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}, rows)
+    worker = SweepWorker({key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}, rows)
     for point in {(p.trace, p.setup.policy, p.load): p for p in every}.values():  # refuse before anything is stored
         worker.check(point)
     if sweep_id is None:
@@ -182,8 +182,8 @@ def sweep(
 
 
 def _results(
-    left: Sequence[Point], worker: Worker, cluster: Cluster | None, watcher: Watcher
-) -> Iterator[tuple[Point, tuple[Outcome | str, float]]]:
+    left: Sequence[SweepPoint], worker: SweepWorker, cluster: Cluster | None, watcher: Watcher
+) -> Iterator[tuple[SweepPoint, tuple[Outcome | str, float]]]:
     if cluster is None:
         for point in left:
             yield point, worker.simulate(point, _while_slow(watcher))
@@ -194,7 +194,7 @@ def _results(
 
     with joined(cluster):
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
-        pool = Pool(cluster, Worker, (shared, worker.rows), watcher.say)
+        pool = Pool(cluster, SweepWorker, (shared, worker.rows), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):
             yield point, result
 
@@ -214,7 +214,7 @@ def _profile_rows(setup: Setup) -> list[dict[str, Any]]:
     return [profile_row(profile) for profile in (setup.profile, setup.believed) if profile is not None]
 
 
-def _row(point: Point, traces: Traces, result: Outcome | str, wall_s: float) -> dict[str, Any]:
+def _row(point: SweepPoint, traces: Traces, result: Outcome | str, wall_s: float) -> dict[str, Any]:
     setup, (walked, gamma, confidences) = point.setup, point.trace
     policy = parse_policy(setup.policy, setup.profile.cost("none", 0, 1, 2))
     profile, *believed = (row["profile_hash"] for row in _profile_rows(setup))

@@ -13,13 +13,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.console import Watcher
-from harness.sweeps.plan import Plan, Point, points
+from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from harness.sweeps.run import drafting_as
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Traces
 from results.store.rows import profile_row
-from results.store.sensitivities import Tolerances
+from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
 from simulator.hardware.profile import parse_profile
 from simulator.hardware.whatif import accepting, confident, slower
@@ -35,7 +35,7 @@ Change = Callable[[Setup, Prepared, float], tuple[Setup, Prepared]]
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class SensitivityLook:
     """What is best where something is off."""
 
     what: str
@@ -47,7 +47,7 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class BreakEven:
     """How far one thing may be off at one load before another configuration clearly wins."""
 
     load: str
@@ -61,7 +61,7 @@ class Tolerance:
     """Break-even, interpolated: −0.12 is 12 % less than assumed; None where the winner holds throughout."""
     instead: str | None
     """Who wins first beyond it."""
-    looks: tuple[Looked, ...]
+    looks: tuple[SensitivityLook, ...]
 
 
 def _part(name: Literal["verify", "draft", "overhead"]) -> Change:
@@ -97,16 +97,16 @@ CHANGES: Mapping[str, Change] = {
 }
 
 
-def tolerances(
-    every: Sequence[Point], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
-) -> list[Tolerance]:
+def break_evens(
+    every: Sequence[SweepPoint], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
+) -> list[BreakEven]:
     """Of every load and everything that may be off; `every` holds the configurations of all loads, of one seed."""
-    by_load: dict[str, list[Point]] = {}
+    by_load: dict[str, list[SweepPoint]] = {}
     for point in every:
         by_load.setdefault(point.load, []).append(point)
     total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
 
-    def values(some: Sequence[Point], change: Change | None, off: float) -> dict[str, float]:
+    def values(some: Sequence[SweepPoint], change: Change | None, off: float) -> dict[str, float]:
         nonlocal done
         found = {}
         for point in some:
@@ -130,7 +130,7 @@ def tolerances(
     return result
 
 
-def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> Tolerance:
+def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> BreakEven:
     """From the objective of every configuration where something is so much off; 0 is among them."""
     now = {name: v for name, v in values[0.0].items() if not math.isnan(v)}
     winner = max(now, key=lambda name: now[name])
@@ -141,11 +141,11 @@ def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> 
         others = {name: v for name, v in found.items() if name != winner and not math.isnan(v)}
         leads[off] = found[winner] / max(others.values()) - 1 + CLEAR
         best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
-        looks.append(Looked(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
+        looks.append(SensitivityLook(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
     down, up = _break_even(leads, -1), _break_even(leads, 1)
     lost = [x for x in looks if x.best != winner]
     instead = min(lost, key=lambda x: abs(x.off)).best if lost else None
-    return Tolerance(load, what, winner, margin, down, up, instead, tuple(looks))
+    return BreakEven(load, what, winner, margin, down, up, instead, tuple(looks))
 
 
 def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
@@ -157,24 +157,24 @@ def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
     return None
 
 
-def _name(point: Point) -> str:
+def _name(point: SweepPoint) -> str:
     return "none" if point.drafter == "none" else f"{point.drafter} γ={point.trace[1]} {point.setup.policy}"
 
 
 def run_sensitivity(
-    store: Store, run_id: str, plan: Plan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
-) -> list[Tolerance]:
+    store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
+) -> list[BreakEven]:
     """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     traces = Traces(store, run_id, plan.drafting)
     every = points(plan, traces, watcher.say)
     recorded = {key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}
     ready(watcher.say)
-    found = tolerances([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
+    found = break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
     common = {
         "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
         "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
-    Tolerances(store).add(rows, profile_row(parse_profile(plan.profile)))
+    Sensitivities(store).add(rows, profile_row(parse_profile(plan.profile)))
     return found

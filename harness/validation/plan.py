@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.validation.points import Point
+from harness.validation.points import LivePoint
 from results.store.recordings import Traces
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
@@ -15,7 +15,7 @@ from simulator.records import Drafting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ValidationPlan:
     """What to validate. Raises InputError for what makes no sense."""
 
     concurrency: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -40,7 +40,7 @@ class Plan:
             raise InputError("--seconds above 0, --max-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
 
 
-def choose_points(plan: Plan, traces: Traces) -> list[Point]:
+def choose_points(plan: ValidationPlan, traces: Traces) -> list[LivePoint]:
     """Every setting to run: each drafter at the largest γ recorded. Raises InputError."""
     gammas: dict[str, int] = {}
     for name, gamma in traces.recorded:
@@ -60,7 +60,7 @@ def choose_points(plan: Plan, traces: Traces) -> list[Point]:
                 continue
             basis = confidences if parsed.reads_confidences else "none"
             basis = "raw" if parsed.wants_raw_confidences else basis
-            points += [Point(name, gamma, policy, basis, users) for users in plan.concurrency]
+            points += [LivePoint(name, gamma, policy, basis, users) for users in plan.concurrency]
     return points
 
 

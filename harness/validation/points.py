@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from drafters.decoding import DecodeRequest, Shown
+from drafters.decoding import DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import Proposal, Sampling
 from drafters.serving import Server, StepRecord
 from drafters.target import Target
-from harness.recording.plan import Plan
+from harness.recording.plan import RecordingPlan
 from harness.recording.suite import Generation, Prompt, load_suite
 from results.store.database import Store
 from simulator.confidence import Confidences, calibrated, estimated
@@ -35,7 +35,7 @@ WARM_UP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LivePoint:
     """One setting of the live engine."""
 
     drafter: str
@@ -47,7 +47,7 @@ class Point:
     users: int
 
 
-class Asked(NamedTuple):
+class LiveRequest(NamedTuple):
     """What one live request asks."""
 
     prompt: Prompt
@@ -55,7 +55,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class LiveFigures:
     """What a point came to, live or simulated."""
 
     throughput: float
@@ -70,7 +70,7 @@ class Figures:
     @classmethod
     def of(
         cls, *, emitted: float, seconds: float, committed: float, verified: float, rounds: float, speeds: npt.ArrayLike
-    ) -> Figures:
+    ) -> LiveFigures:
         """From sums; nan where there was nothing."""
         each = np.asarray(speeds, np.float64)
         rounds = rounds or np.nan
@@ -119,11 +119,11 @@ def first_limits(users: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, users]).integers(1, limit + 1, users)
 
 
-def read_prompts(store: Store, run_id: str, target: Target, wanted: Sequence[str]) -> dict[str, list[Asked]]:
+def read_prompts(store: Store, run_id: str, target: Target, wanted: Sequence[str]) -> dict[str, list[LiveRequest]]:
     """First turns of the wanted prompts, by task, as the run's plan has them. Raises InputError."""
     row = store.run(run_id)
     try:
-        plan = msgspec.convert(row["plan"], Plan)
+        plan = msgspec.convert(row["plan"], RecordingPlan)
     except msgspec.ValidationError:
         raise InputError(f"run {run_id}: was not recorded from a suite with this Specyard; nothing can run live") from None
     data_dir = Path(plan.data_dir) if plan.data_dir else None
@@ -132,11 +132,11 @@ def read_prompts(store: Store, run_id: str, target: Target, wanted: Sequence[str
     known = {p.prompt_id: p for p in suite.prompts}
     if missing := [p for p in wanted if p not in known]:
         raise InputError(f"run {run_id}: suite {plan.suite} no longer has prompt {missing[0]}")
-    tasks: defaultdict[str, list[Asked]] = defaultdict(list)
+    tasks: defaultdict[str, list[LiveRequest]] = defaultdict(list)
     for prompt in (known[p] for p in wanted):
         messages = [{"role": "user", "content": prompt.turns[0]}]
         ids = target.encode_chat(messages, thinking=generation.thinking, today=generation.today)
-        tasks[prompt.task].append(Asked(prompt, tuple(ids)))
+        tasks[prompt.task].append(LiveRequest(prompt, tuple(ids)))
     return dict(tasks)
 
 
@@ -144,23 +144,23 @@ class LiveEngine:
     """Makes the server of a point."""
 
     def __init__(
-        self, target: Target, drafters: Mapping[str, Drafter], sampling: Sampling, tasks: Mapping[str, list[Asked]],
+        self, target: Target, drafters: Mapping[str, Drafter], sampling: Sampling, tasks: Mapping[str, list[LiveRequest]],
         max_tokens: int, seed: int, drafting: Drafting = "sampled",
     ) -> None:  # fmt: skip
         self.target, self.drafters, self.sampling, self.tasks = target, drafters, sampling, tasks
         self.max_tokens, self.seed, self.drafting = max_tokens, seed, drafting
 
-    def server(self, point: Point, believed: StepCost, weights: Any) -> Server:
+    def server(self, point: LivePoint, believed: StepCost, weights: Any) -> Server:
         """At time 0. `weights`: temperatures or estimates, as the point's confidences ask for."""
         drafter: Drafter = NoDrafter() if point.drafter == "none" else self.drafters[point.drafter]
         longest = max(len(a.ids) for some in self.tasks.values() for a in some) + self.max_tokens
         return Server(
             self.target, drafter, self.sampling, parse_policy(point.policy, believed), self._requests(point),
             users=point.users, rows=point.users, longest=longest, drafting=self.drafting,
-            shown=shown(point.confidences, weights),
+            shown=shown_confidences(point.confidences, weights),
         )  # fmt: skip
 
-    def _requests(self, point: Point) -> Iterator[DecodeRequest]:
+    def _requests(self, point: LivePoint) -> Iterator[DecodeRequest]:
         """The same prompts in the same order for every point; a random stream for each request of each."""
         name = hashlib.sha256(repr(point).encode()).digest()
         limits = first_limits(point.users, self.max_tokens, self.seed)
@@ -171,7 +171,7 @@ class LiveEngine:
             yield DecodeRequest(asked.ids, limit, seed, f"prompt {asked.prompt.prompt_id}")
 
 
-def shown(confidences: Confidences, weights: Any) -> Shown | None:
+def shown_confidences(confidences: Confidences, weights: Any) -> ShownConfidences | None:
     """Calibrated or estimated confidences, as traces of a run offer them; None leaves them as the drafter gives them."""
     if confidences not in ("calibrated", "estimated"):
         return None
@@ -187,7 +187,7 @@ def shown(confidences: Confidences, weights: Any) -> Shown | None:
     return show
 
 
-def live_figures(server: Server) -> Figures:
+def live_figures(server: Server) -> LiveFigures:
     """Of everything after the warm-up."""
     begin_s = WARM_UP * server.clock_s
     steps = [s for s in server.steps if s.start_s >= begin_s]
@@ -197,7 +197,7 @@ def live_figures(server: Server) -> Figures:
         if s.finish_s > begin_s and s.finish_s > s.first_s
     ]
     total = {name: sum(getattr(s, name) for s in steps) for name in ("emitted", "committed", "verified", "seconds")}
-    return Figures.of(**total, rounds=sum(s.load.decoding for s in steps), speeds=speeds)
+    return LiveFigures.of(**total, rounds=sum(s.load.decoding for s in steps), speeds=speeds)
 
 
 def step_errors(steps: Sequence[StepRecord], cost: StepCost) -> dict[str, float]:

@@ -9,14 +9,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from harness.validation.plan import Plan
-from harness.validation.points import WARM_UP, Figures, Point, first_limits, turns
+from harness.validation.plan import ValidationPlan
+from harness.validation.points import WARM_UP, LiveFigures, LivePoint, first_limits, turns
 from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
 from simulator.load import CHUNK
 from simulator.policies import parse_policy
-from simulator.simulation import Engine, Prepared, Simulator, prepare
+from simulator.simulation import EngineLimits, Prepared, Simulator, prepare
 from simulator.traces import Trace
 
 
@@ -32,8 +32,8 @@ class Replicas:
     """Simulations of one live run: its users, its seconds, its turns of tasks."""
 
     def __init__(
-        self, point: Point, found: Profile, believed: Profile, seconds: float, longest: int, served: int, plan: Plan,
-        *, pause_s: float = 0.0, slices: int = 1,
+        self, point: LivePoint, found: Profile, believed: Profile, seconds: float, longest: int, served: int,
+        plan: ValidationPlan, *, pause_s: float = 0.0, slices: int = 1,
     ) -> None:  # fmt: skip
         """Of a live run that began anew `slices` times, for `seconds` each.
 
@@ -51,7 +51,7 @@ class Replicas:
         same = self._means(own, max(self.plan.replicates // 4, 4), redraw=False)
         low, high = np.nanquantile(many, (0.025, 0.975), axis=0)
         found = {"simulated": np.nanmean(many, 0), "low": low, "high": high, "same_prompts": np.nanmean(same, 0)}
-        return {name: asdict(Figures(*values.tolist())) for name, values in found.items()}
+        return {name: asdict(LiveFigures(*values.tolist())) for name, values in found.items()}
 
     def _means(self, recorded: Prepared, count: int, *, redraw: bool) -> npt.NDArray[np.float64]:
         """Figures of `count` replicates, each the mean of as many slices as were live, [count, figures]."""
@@ -62,11 +62,11 @@ class Replicas:
         """Of the point's steps."""
         return profile.cost(trace.drafter, trace.gamma, self.point.users, self.step_tokens)
 
-    def run(self, recorded: Prepared, number: int, *, redraw: bool) -> Figures:
+    def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
         policy = parse_policy(self.point.policy, self.cost(self.believed, trace))
-        engine = Engine(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
+        engine = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = Simulator(
             recorded, policy, self.cost(self.found, trace), engine, self.kv_tokens,
@@ -82,7 +82,7 @@ class Replicas:
         change = {n: float(totals[n][0] - before[n][0]) for n in ("emitted", "committed", "verified", "rounds")}
         seconds = float(simulator.state.replicas["clock_s"][0]) - before_s
         speeds = (done["output_tokens"] - 1) / (done["finish_s"] - done["first_s"])
-        return Figures.of(seconds=seconds, speeds=speeds, **change)
+        return LiveFigures.of(seconds=seconds, speeds=speeds, **change)
 
     def _asked(self, trace: Trace, number: int, *, redraw: bool) -> Records:
         rng = np.random.default_rng([self.plan.seed, 2, number])

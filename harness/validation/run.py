@@ -17,8 +17,16 @@ from drafters.sampling import Sampling
 from drafters.serving import Server
 from harness.console import Watcher
 from harness.hardware.measure import Effort, Measured, loaded_pair, profile
-from harness.validation.plan import Plan, choose_points
-from harness.validation.points import Asked, LiveEngine, Point, live_figures, read_prompts, split_prompts, step_errors
+from harness.validation.plan import ValidationPlan, choose_points
+from harness.validation.points import (
+    LiveEngine,
+    LivePoint,
+    LiveRequest,
+    live_figures,
+    read_prompts,
+    split_prompts,
+    step_errors,
+)
 from harness.validation.replicas import Replicas, halves
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
@@ -38,7 +46,7 @@ _CONTEXT = 512
 """Longest context profiled, at least."""
 
 
-def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
     """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
 
     `hardware` names a profile to simulate with in place of measuring one. Raises InputError.
@@ -73,12 +81,12 @@ def validate_run(store: Store, run_id: str, plan: Plan, watcher: Watcher, *, har
 def _measure(
     measured: Measured,
     engine: LiveEngine,
-    points: Sequence[Point],
+    points: Sequence[LivePoint],
     traces: Traces,
-    plan: Plan,
+    plan: ValidationPlan,
     watcher: Watcher,
     hardware: str | None,
-) -> tuple[Profile, Profile, dict[Point, Server]]:
+) -> tuple[Profile, Profile, dict[LivePoint, Server]]:
     """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
     most = max(plan.concurrency)
 
@@ -132,27 +140,27 @@ class _Turns:
         self._live_s += time.monotonic() - started
 
 
-def _weights(traces: Traces, point: Point) -> Any:
+def _weights(traces: Traces, point: LivePoint) -> Any:
     """Temperatures or estimates, as the point's confidences ask for."""
     if point.confidences == "calibrated":
         return traces.temperatures[point.drafter, point.gamma]
     return traces.estimates[point.drafter, point.gamma] if point.confidences == "estimated" else None
 
 
-def _step_tokens(point: Point, tasks: Mapping[str, Sequence[Asked]]) -> int:
+def _step_tokens(point: LivePoint, tasks: Mapping[str, Sequence[LiveRequest]]) -> int:
     """Room for all users' prompts and drafts at once, with something to spare: other prompts may be longer."""
     longest = max(len(a.ids) for some in tasks.values() for a in some)
     return 4 * point.users * (longest + point.gamma + 2)
 
 
 def compare(
-    point: Point,
+    point: LivePoint,
     server: Server,
     found: Profile,
     believed: Profile,
     traces: Traces,
     prompts: tuple[Sequence[str], Sequence[str]],
-    plan: Plan,
+    plan: ValidationPlan,
 ) -> dict[str, Any]:
     """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
     walked = (point.drafter, point.gamma) if point.gamma else traces.recorded[0]

@@ -35,7 +35,7 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class EngineStep:
     """One step of the engine, as its statistics tell it."""
 
     at_s: float
@@ -61,7 +61,7 @@ class StepLog:
     """What vLLM calls a stat logger."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[EngineStep] = []
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
         """Called once a step."""
@@ -70,7 +70,7 @@ class StepLog:
         gaps = sorted(iteration_stats.inter_token_latencies_iter)
         drafts = getattr(scheduler_stats, "spec_decoding_stats", None)
         self.steps.append(
-            Step(
+            EngineStep(
                 time.monotonic(), gaps[len(gaps) // 2] if gaps else None, len(gaps),
                 len(iteration_stats.time_to_first_tokens_iter), iteration_stats.num_prompt_tokens,
                 iteration_stats.num_generation_tokens, drafts.num_drafts if drafts else 0,
@@ -89,7 +89,7 @@ class StepLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EngineAnswer:
     """An answered request; times are `time.monotonic`, from `queued_s` on those of the engine's process."""
 
     prompt_tokens: int
@@ -103,13 +103,13 @@ class Answer:
     last_s: float
 
 
-class Engine:
+class VllmEngine:
     """A running engine; made by `running`."""
 
     def __init__(self, llm: Any, stop_tokens: frozenset[int], log: StepLog) -> None:
         self._llm, self._stop, self._numbers, self.log = llm, sorted(stop_tokens), count(), log
 
-    async def answer(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int, seed: int) -> Answer:
+    async def answer(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int, seed: int) -> EngineAnswer:
         """Ask for a response to a prompt of token ids. Equal seeds give equal draws, whatever else runs, up to rounding."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -123,14 +123,14 @@ class Engine:
         [result] = [part async for part in stream]
         [said], m = result.outputs, result.metrics
         times = (submitted_s, m.queued_ts, m.scheduled_ts, m.first_token_ts, m.last_token_ts)
-        return Answer(len(prompt), tuple(said.token_ids), said.finish_reason, *times)
+        return EngineAnswer(len(prompt), tuple(said.token_ids), said.finish_reason, *times)
 
 
 @asynccontextmanager
 async def running(
     source: str, target: Target, *, requests: int, longest: int, seed: int,
     speculative: Mapping[str, Any] | None = None, share: float = 1.0,
-) -> AsyncIterator[Engine]:  # fmt: skip
+) -> AsyncIterator[VllmEngine]:  # fmt: skip
     """An engine while the block runs.
 
     Args:
@@ -164,7 +164,7 @@ async def running(
     except Exception as error:  # its processes report failures in exception types of their own
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"--engine vllm: {version()} does not start: {reason}") from error
-    engine = Engine(made, target.stop_tokens, log)
+    engine = VllmEngine(made, target.stop_tokens, log)
     try:
         yield engine
     except EngineDeadError as error:

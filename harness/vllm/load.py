@@ -12,8 +12,8 @@ from itertools import count
 import numpy as np
 
 from drafters.sampling import Sampling
-from harness.validation.points import WARM_UP, Asked, Figures, first_limits
-from harness.vllm.engine import Answer, Engine, Step
+from harness.validation.points import WARM_UP, LiveFigures, LiveRequest, first_limits
+from harness.vllm.engine import EngineAnswer, EngineStep, VllmEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Loop:
 
     users: int
     seconds: float
-    steps: tuple[Step, ...]
+    steps: tuple[EngineStep, ...]
     """After the warm-up and within the time."""
-    answers: tuple[Answer, ...]
+    answers: tuple[EngineAnswer, ...]
     """Finished after the warm-up and within the time."""
     pauses_s: tuple[float, ...]
     """From an answer's last token, by the engine's clock, to the moment its user asks again."""
@@ -40,11 +40,17 @@ class Loop:
 
 
 async def closed_loop(
-    engine: Engine, asked: Iterator[Asked], users: int, seconds: float, max_tokens: int, sampling: Sampling, seed: int
+    engine: VllmEngine,
+    asked: Iterator[LiveRequest],
+    users: int,
+    seconds: float,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
 ) -> Loop:
     """Let `users` ask for `seconds`; users begin somewhere in the middle of an answer."""
     limits, numbers = first_limits(users, max_tokens, seed), count()
-    answers: list[Answer] = []
+    answers: list[EngineAnswer] = []
     pauses: list[float] = []
     began_s, first = time.monotonic(), len(engine.log.steps)
 
@@ -68,10 +74,10 @@ async def closed_loop(
     )  # fmt: skip
 
 
-def _prompts_alone(steps: Sequence[Step], answers: Sequence[Answer]) -> Iterator[tuple[int, int, float]]:
+def _prompts_alone(steps: Sequence[EngineStep], answers: Sequence[EngineAnswer]) -> Iterator[tuple[int, int, float]]:
     """The requests' own time stamps tell how long a step took of which vLLM's statistics do not: nobody decoded in it."""
     known = {(s.prompt_tokens, s.prompts) for s in steps if not s.decoding}
-    together: dict[float, list[Answer]] = {}
+    together: dict[float, list[EngineAnswer]] = {}
     for answer in answers:
         together.setdefault(answer.first_s, []).append(answer)
     for first_s, some in together.items():
@@ -109,12 +115,12 @@ def joined(slices: Sequence[Loop]) -> Loop:
     )  # fmt: skip
 
 
-def loop_figures(loop: Loop) -> Figures:
+def loop_figures(loop: Loop) -> LiveFigures:
     """As of a simulation: tokens by the engine's statistics, users' speeds by its time stamps."""
     emitted, prompts = (sum(getattr(s, name) for s in loop.steps) for name in ("emitted", "prompts"))
     verified, rounds = (sum(getattr(s, name) for s in loop.steps) for name in ("drafted", "decoding"))
     speeds = [(len(a.token_ids) - 1) / (a.last_s - a.first_s) for a in loop.answers if a.last_s > a.first_s]
-    return Figures.of(
+    return LiveFigures.of(
         emitted=emitted, seconds=loop.counted_s, committed=emitted - prompts, verified=verified, rounds=rounds, speeds=speeds
     )
 

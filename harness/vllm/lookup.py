@@ -8,7 +8,7 @@ from drafters.dense import DenseText, record_anchors
 from drafters.kinds.ngram import IndexedText, NGram
 from drafters.sampling import Sampling
 from drafters.target import Target
-from harness.validation.points import Asked
+from harness.validation.points import LiveRequest
 from results.store.database import Store
 from simulator.traces import Trace, TracedResponse
 
@@ -37,7 +37,12 @@ class EarliestLookup(NGram):
 
 
 def lookup_trace(
-    store: Store, run_id: str, responses: Sequence[TracedResponse], asked: Mapping[str, Asked], target: Target, gamma: int
+    store: Store,
+    run_id: str,
+    responses: Sequence[TracedResponse],
+    asked: Mapping[str, LiveRequest],
+    target: Target,
+    gamma: int,
 ) -> Trace:
     """Dense record of vLLM's n-gram drafts on the first turns of a run's prompts. `asked`: by prompt id."""
     sql = """

@@ -12,18 +12,18 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import choose_drafters, load_pair
-from harness.recording.plan import Plan
+from harness.recording.plan import RecordingPlan
 from harness.recording.responses import GivenResponse, ResponsesHeader
 from harness.recording.suite import Generation, Prompt, load_suite
 from harness.recording.worker import conversation_tokens
-from harness.vllm.engine import Engine, outline, require, running, version
+from harness.vllm.engine import VllmEngine, outline, require, running, version
 from simulator.errors import InputError
 
 _REQUESTS = 64
 """Conversations held at once, at most."""
 
 
-def speak(plan: Plan, folder: Path, watcher: Watcher) -> Plan:
+def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> RecordingPlan:
     """Let vLLM answer a plan's suite, the target alone; returns the plan that records these responses.
 
     They are written to a file in `folder`, named by what they are of. Raises InputError.
@@ -56,7 +56,7 @@ def speak(plan: Plan, folder: Path, watcher: Watcher) -> Plan:
 
 
 async def _converse(
-    engine: Engine, target: Target, prompts: tuple[Prompt, ...], generation: Generation, seed: int, watcher: Watcher
+    engine: VllmEngine, target: Target, prompts: tuple[Prompt, ...], generation: Generation, seed: int, watcher: Watcher
 ) -> list[GivenResponse]:
     """Responses to every turn of every prompt, conversations side by side."""
     sampling = Sampling(generation.temperature, generation.top_p, generation.top_k)

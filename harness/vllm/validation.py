@@ -23,11 +23,11 @@ from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import load_pair
-from harness.validation.plan import Plan
-from harness.validation.points import Asked, Point, read_prompts, split_prompts, turns
+from harness.validation.plan import ValidationPlan
+from harness.validation.points import LivePoint, LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
 from harness.vllm.checkpoints import GPU_ONLY, speculative
-from harness.vllm.engine import Engine, on_cpu, outline, require, running, version
+from harness.vllm.engine import VllmEngine, on_cpu, outline, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
 from harness.vllm.lookup import lookup_trace
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
@@ -64,7 +64,7 @@ class Method:
         return f"fixed:{self.gamma}" if self.gamma else "none"
 
 
-def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
     """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
 
     Raises InputError.
@@ -88,7 +88,7 @@ def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hard
     halves = {"live": live, "traced": traced}
     asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
     watcher.say(f"{version()}: {len(live)} prompts; profile and traces from {len(traced)} others, as many of each task")
-    bench = Bench(pair.target, target, sampling, asked, plan)
+    bench = LoopBench(pair.target, target, sampling, asked, plan)
     loops = asyncio.run(bench.serve(methods, watcher))
     calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
     profile = fit_profile(
@@ -109,7 +109,12 @@ def validate_vllm(store: Store, name: str, plan: Plan, watcher: Watcher, *, hard
 
 
 def choose_methods(
-    row: Mapping[str, Any], plan: Plan, target: str, folder: Path, watcher: Watcher, drafting: Drafting = VLLM_DRAFTING
+    row: Mapping[str, Any],
+    plan: ValidationPlan,
+    target: str,
+    folder: Path,
+    watcher: Watcher,
+    drafting: Drafting = VLLM_DRAFTING,
 ) -> list[Method]:
     """What vLLM can run of a run's drafters, checkpoints converted; the rest is said, or refused if it was asked for."""
     temperature, drafters = row["sampling"]["temperature"], {k: v for k, v in row["drafters"].items() if k != "none"}
@@ -141,11 +146,16 @@ def calibration_users(concurrency: Sequence[int]) -> list[int]:
     return sorted({1, *(next(m for m in count(n + max(n // 2, 1)) if m not in concurrency) for n in concurrency)})
 
 
-class Bench:
+class LoopBench:
     """Runs loops of all methods by turns, in short slices: a machine that drifts drifts for all of them."""
 
     def __init__(
-        self, source: str, target: Target, sampling: Sampling, asked: Mapping[str, Mapping[str, list[Asked]]], plan: Plan
+        self,
+        source: str,
+        target: Target,
+        sampling: Sampling,
+        asked: Mapping[str, Mapping[str, list[LiveRequest]]],
+        plan: ValidationPlan,
     ) -> None:
         self.source, self.target, self.sampling, self.asked, self.plan = source, target, sampling, asked, plan
         sizes = calibration_users(plan.concurrency)
@@ -180,21 +190,21 @@ class Bench:
             result[drafter, which].append(joined(found[drafter, which, users]))
         return result
 
-    async def _slice(self, engine: Engine, which: str, users: int, number: int, seconds: float) -> Loop:
+    async def _slice(self, engine: VllmEngine, which: str, users: int, number: int, seconds: float) -> Loop:
         order = turns(self.asked[which], np.random.default_rng([self.plan.seed, number]))
         return await closed_loop(engine, order, users, seconds, self.plan.max_tokens, self.sampling, number)
 
 
 def compare(
     method: Method, calibration: Calibration, loops: Sequence[Loop], profile: Profile, trace: Trace,
-    prompts: tuple[Sequence[str], Sequence[str]], plan: Plan,
+    prompts: tuple[Sequence[str], Sequence[str]], plan: ValidationPlan,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of `validations`: each loop beside its simulations from other prompts and from its own."""
     own, other = halves(trace, prompts)
     longest = max(r.prompt_tokens for r in trace.responses)
     rows = []
     for loop in loops:
-        point = Point(method.drafter, method.gamma, method.policy, "none", loop.users)
+        point = LivePoint(method.drafter, method.gamma, method.policy, "none", loop.users)
         replicas = Replicas(
             point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan,
             pause_s=calibration.pause_s(loop.users), slices=loop.slices,
@@ -233,7 +243,12 @@ def closing_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _trace(
-    method: Method, traces: Traces, store: Store, run_id: str, asked: Mapping[str, Mapping[str, list[Asked]]], target: Target
+    method: Method,
+    traces: Traces,
+    store: Store,
+    run_id: str,
+    asked: Mapping[str, Mapping[str, list[LiveRequest]]],
+    target: Target,
 ) -> Trace:
     """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
     if method.drafter == "none":
@@ -245,7 +260,7 @@ def _trace(
     return raw
 
 
-def _provenance(plan: Plan, calibrations: Sequence[Calibration]) -> dict[str, str]:
+def _provenance(plan: ValidationPlan, calibrations: Sequence[Calibration]) -> dict[str, str]:
     """What the profile was made of, in words."""
     sizes = ", ".join(map(str, calibration_users(plan.concurrency)))
     pauses = (f"{c.drafter} {', '.join(f'{1e3 * c.pause_s(loop.users):.1f}' for loop in c.loops)}" for c in calibrations)

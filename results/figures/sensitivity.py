@@ -52,7 +52,7 @@ def sensitivity(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> Sensitivit
     return Sensitivity(**own, **origin(row))
 
 
-def tolerances(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.DataFrame:
+def sensitivity_looks(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.DataFrame:
     """Every look at something that is off, in the order they were taken.
 
     Columns: run, load (as `users:64`), users, what, winner (where nothing is off), margin (its lead then, a share), down and
@@ -72,12 +72,12 @@ def tolerances(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.DataFram
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def things(looks: pl.DataFrame, load: str) -> list[dict[str, Any]]:
+def sensitivity_inputs(looks: pl.DataFrame, load: str) -> list[dict[str, Any]]:
     """What was made wrong at a load, one row each, the closest break-even first.
 
-    As `tolerances`, without instead, off, best and loss, and with reach (the largest that anything was off), instead_down
-    and instead_up (who wins first on that side; None where the winner holds), loss_down and loss_up (of keeping the winner
-    at −reach and at +reach; None where that was not looked at).
+    As `sensitivity_looks`, without instead, off, best and loss, and with reach (the largest that anything was off),
+    instead_down and instead_up (who wins first on that side; None where the winner holds), loss_down and loss_up (of keeping
+    the winner at −reach and at +reach; None where that was not looked at).
     """
     found = []
     for _, some in looks.filter(load=load).group_by("what", maintain_order=True):
@@ -130,11 +130,11 @@ def section(found: Sensitivity, looks: pl.DataFrame, series: Sequence[Series], e
     """How far each thing may be off, by load."""
     styles = by_drafter(series, found.run_id)
     loads = list(dict.fromkeys(looks["load"].to_list()))
-    panels = [_panel(things(looks, load), looks.filter(load=load), found, styles) for load in loads]
+    panels = [_panel(sensitivity_inputs(looks, load), looks.filter(load=load), found, styles) for load in loads]
     winners = dict.fromkeys(_drafter(name) for name in looks["winner"].to_list())
     legend = [LegendEntry(f"the choice, of {name}, holds", _BAR, style_of(name, styles)[0]) for name in winners]
     legend += [_mark(name, styles) for name in dict.fromkeys(_challengers(looks))]
-    reach = things(looks, loads[0])[0]["reach"]
+    reach = sensitivity_inputs(looks, loads[0])[0]["reach"]
     return Section(
         "tolerance", "How wrong may it be?",
         f"On {found.profile['name']} ({found.profile['source']}): one thing at a time was made up to {reach:.0%} smaller or "
@@ -145,13 +145,13 @@ def section(found: Sensitivity, looks: pl.DataFrame, series: Sequence[Series], e
             f"{found.clear:.0%}; marks say which. The shorter a bar, the better that must be known; over a bar of the whole "
             "width the choice stands.",
         ),
-        [_table([things(looks, load) for load in loads], found)], evidence, looks,
+        [_table([sensitivity_inputs(looks, load) for load in loads], found)], evidence, looks,
     )  # fmt: skip
 
 
 def sentence(found: Sensitivity, looks: pl.DataFrame, load: str) -> str:
     """How wrong the profile and the recordings may be at a load, for people in a hurry."""
-    rows = things(looks, load)
+    rows = sensitivity_inputs(looks, load)
     first = rows[0]
     said = (
         f"How wrong may it be? On {found.profile['name']} at {load_name(load)}, without bounds, {first['winner']} has most "

@@ -42,7 +42,7 @@ DOMAIN_MEAN: Final = "mean of the domain"
 @cache
 def paper_tau() -> pl.DataFrame:
     """Published τ, columns kind, domain, dataset (`DOMAIN_MEAN` for the mean of a domain's datasets), paper."""
-    table = published("table1_accepted_length.csv").filter(target=PAPER_TARGET)
+    table = paper_table("table1_accepted_length.csv").filter(target=PAPER_TARGET)
     sets = table.select("kind", "domain", "dataset", pl.col("tau").alias("paper"))
     means = sets.group_by("kind", "domain").agg(pl.lit(DOMAIN_MEAN).alias("dataset"), pl.col("paper").mean())
     return pl.concat([sets, means])
@@ -51,11 +51,11 @@ def paper_tau() -> pl.DataFrame:
 @cache
 def paper_alpha() -> pl.DataFrame:
     """Published α_k, columns kind, domain, position, paper."""
-    table = published("fig2_conditional_acceptance.csv")
+    table = paper_table("fig2_conditional_acceptance.csv")
     return table.select("kind", "domain", "position", pl.col("cond_acceptance").alias("paper"))
 
 
-def published(name: str) -> pl.DataFrame:
+def paper_table(name: str) -> pl.DataFrame:
     """One of the paper's tables, its domains and drafters renamed to ours."""
     table = pl.read_csv(PAPER / name)
     return table.with_columns(

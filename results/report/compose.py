@@ -32,7 +32,7 @@ from results.figures.section import Figure, Section
 from results.figures.style import Evidence, Series, series_of
 from results.figures.view import View
 from results.report import notes
-from results.report.headline import Answer, from_recordings, from_study, from_sweep
+from results.report.headline import Headline, from_recordings, from_study, from_sweep
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
@@ -46,7 +46,7 @@ class Report:
 
     title: str
     subtitle: str
-    answer: Answer
+    answer: Headline
     notices: Sequence[str]
     sections: Sequence[Section]
     provenance: Sequence[tuple[str, notes.Facts]]
@@ -118,7 +118,7 @@ class _Draft:
         self.con, self.runs, self.series = con, runs, series
         several = len(runs) > 1
         self.sections: list[Section] = []
-        self.answer: Answer | None = None
+        self.answer: Headline | None = None
         self.notices: list[str] = []
         for run in runs:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
@@ -162,7 +162,7 @@ class _Draft:
             if self.answer is not None and self.answer.profile:
                 self._remark("How wrong the profile may be before another choice wins: `harness sensitivity` tells.")
             return
-        found, looks = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.tolerances(self.con, tolerance_id)
+        found, looks = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.sensitivity_looks(self.con, tolerance_id)
         run = self._run(found.run_id)
         self.sections.append(sensitivity.section(found, looks, self.series, self._evidence(found.run_id)))
         if self.answer is not None and self.answer.profile == found.profile["name"]:
@@ -219,7 +219,7 @@ def _confidences(
     ]
 
 
-def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Answer:
+def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Headline:
     """Of what was recorded in the first run alone: others may have had other prompts."""
     return from_recordings(tau.filter(run=run), speeds.filter(run=run), [s for s in series if s.run == run])
 

@@ -28,7 +28,7 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Headline:
     """The first screen of a report."""
 
     headline: str
@@ -43,7 +43,7 @@ class Answer:
 # --- of a study -------------------------------------------------------------------------------------------------------
 
 
-def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, kinds: Mapping[str, str]) -> Answer | None:
+def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, kinds: Mapping[str, str]) -> Headline | None:
     """By what was confirmed on held-out prompts, gains at the busiest load; None where nothing was."""
     winners = confirmed.filter(
         pl.col("place") == 0, pl.col("error").is_null(), pl.col("throughput").is_not_null()
@@ -91,18 +91,18 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Answer(headline, gains, facts, remarks, study.profile["name"], winner["load"])
+    return Headline(headline, gains, facts, remarks, study.profile["name"], winner["load"])
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
 
 
-def from_sweep(view: View) -> Answer | None:
+def from_sweep(view: View) -> Headline | None:
     """By what every system delivers within the bounds; None where no system has a result that keeps them."""
     if not view.capacities:
         if not view.systems:
             return None
-        return Answer(f"On {view.sweep.profile['name']} nothing that was simulated keeps the bound: {view.promises}.")
+        return Headline(f"On {view.sweep.profile['name']} nothing that was simulated keeps the bound: {view.promises}.")
     best = view.capacities[0]
     bases = {kind: sweep.baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
     where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
@@ -133,7 +133,7 @@ def from_sweep(view: View) -> Answer | None:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Answer(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
+    return Headline(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
 
 
 def _amount(capacity: Capacity) -> str:
@@ -204,7 +204,7 @@ def _runner_up(view: View) -> list[str]:
 # --- of recordings ----------------------------------------------------------------------------------------------------
 
 
-def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -> Answer:
+def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -> Headline:
     """Who commits most tokens per round in each domain, where that is too close to call, and at what speed."""
     chosen = longest(series)
     keys = {(s.run, s.drafter, s.gamma): s for s in chosen}
@@ -217,14 +217,14 @@ def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Se
     full = {domain: max(r["tasks"] for r in means if r["domain"] == domain) for domain in {r["domain"] for r in means}}
     means = [row for row in means if row["tasks"] == full[row["domain"]]]
     if not means:
-        return Answer("No drafter has committed a round yet.")
+        return Headline("No drafter has committed a round yet.")
     headline, winners = _most_tokens(means, keys)
     gains = _token_gains(means, keys, winners[0])
     facts = [
         "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load.",
         *_speed_answer(speeds, chosen, winners),
     ]
-    return Answer(headline, gains, facts)
+    return Headline(headline, gains, facts)
 
 
 def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:

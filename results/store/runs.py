@@ -55,7 +55,7 @@ class SpeedSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Drafter:
+class DeclaredDrafter:
     """A drafter as the run declared it."""
 
     name: str
@@ -99,7 +99,7 @@ class Provenance:
     """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
     sources: tuple[str, ...]
     """Publications that a synthesised run was fitted to; empty for a recorded one."""
-    drafters: tuple[Drafter, ...]
+    drafters: tuple[DeclaredDrafter, ...]
     sampling: Mapping[str, Any]
     seed: int
     git_revision: str | None
@@ -135,7 +135,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         run_id,
     ).row(0, named=True)
     drafters = tuple(
-        Drafter(
+        DeclaredDrafter(
             name=name,
             kind=settings.get("kind", name),
             gamma=settings.get("gamma", 0),

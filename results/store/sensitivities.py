@@ -10,7 +10,7 @@ from results.store.database import Store, decoded_rows, insert_row, utc_now
 from results.store.validations import Row
 
 
-class Tolerances:
+class Sensitivities:
     """The sensitivities of a database's runs, each several rows of `tolerances`."""
 
     def __init__(self, store: Store) -> None:

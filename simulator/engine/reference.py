@@ -18,12 +18,12 @@ import numpy as np
 
 from simulator.engine.state import ROW, TOTALS, Records
 from simulator.hardware.cost import Longest, StepCost, StepLoad
-from simulator.policies.contract import Policy, Step, verify_lengths
+from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.records import Round
 from simulator.traces import Trace
 
 if TYPE_CHECKING:
-    from simulator.simulation import Engine
+    from simulator.simulation import EngineLimits
 
 END, ARRIVAL, START = range(3)
 WORD = 2**64
@@ -85,7 +85,7 @@ class Reference:
     """One simulation. `run` it once; then `rows` are finished requests in order of finishing, `totals` the sums."""
 
     def __init__(
-        self, trace: Trace, policy: Policy, cost: StepCost, engine: Engine, kv_tokens: int, stream: Iterable[Any], *,
+        self, trace: Trace, policy: Policy, cost: StepCost, engine: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
         users: int, seed: int,
     ) -> None:  # fmt: skip
         """As `simulator.simulation.Simulator`, but `stream` gives requests one by one; `users` is 0 in an open loop."""
@@ -217,7 +217,7 @@ class Reference:
         acceptable = [min(int(a.accepted[job.at]), n) for job, n in zip(decoding, drafted, strict=True)]
         known = a.confidence
         shown = [() if known is None else known[job.at, :n].tolist() for job, n in zip(decoding, drafted, strict=True)]
-        step = Step(replica.policy, drafted, shown, [job.remembered for job in decoding], acceptable, load)
+        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], acceptable, load)
         rounds = []
         for i, verified in enumerate(verify_lengths(replica.policy, step)):
             job, accepted, confidence = decoding[i], min(acceptable[i], verified), shown[i]

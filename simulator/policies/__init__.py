@@ -7,7 +7,7 @@ from collections.abc import Callable
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.policies.batch_adaptive import BatchAdaptive
-from simulator.policies.contract import CausalityError, Policy, Step, verify_lengths
+from simulator.policies.contract import CausalityError, Policy, StepView, verify_lengths
 from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
 from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
@@ -16,8 +16,8 @@ from simulator.policies.prefix_scheduler import PrefixScheduler
 from simulator.policies.threshold import Threshold
 
 __all__ = [
-    "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle", "Policy", "PrefixScheduler", "Step",
-    "Threshold", "VllmAdaptive", "parse_policy", "verify_lengths",
+    "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle", "Policy", "PrefixScheduler",
+    "StepView", "Threshold", "VllmAdaptive", "parse_policy", "verify_lengths",
 ]  # fmt: skip
 
 VLLM_PROFILED_CONTEXT_TOKENS = 8192

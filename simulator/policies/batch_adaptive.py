@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class BatchAdaptive(Policy):
             accepted += power
         return best
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             step.admit(request, step.drafted(request))
 

@@ -3,7 +3,7 @@
 Verification stays lossless while the decision to verify position k of a request does not depend on what was drafted at k
 or later. Confidence c_k is computed from the tokens before k, so it may be used; c_{k+1} may not, since it depends on the
 token at k: a policy that looked at it and then declined position k would throw away drafts for what they say, and bias the
-output (the DSpark paper's appendix gives the example p = .7/.3 → .85/.15). A `Step` therefore shows confidences one
+output (the DSpark paper's appendix gives the example p = .7/.3 → .85/.15). A `StepView` therefore shows confidences one
 position at a time, and what is admitted stays admitted.
 """
 
@@ -53,14 +53,14 @@ class Policy(ABC):
         return gamma
 
     @abstractmethod
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         """Admit drafted positions of the step's requests to verification."""
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:  # noqa: B027
         """What the target said in this step, one entry a decoding request."""
 
 
-class Step:
+class StepView:
     """The drafts of one step as a policy sees them; requests are counted from 0, positions from 1."""
 
     def __init__(
@@ -160,7 +160,7 @@ class Step:
         return self._accepted[request]
 
 
-def verify_lengths(policy: Policy, step: Step) -> list[int]:
+def verify_lengths(policy: Policy, step: StepView) -> list[int]:
     """ℓ of every request of the step."""
     policy.admit(step)
     return [step.admitted(request) for request in range(step.running)]

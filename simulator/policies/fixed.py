@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.hardware.cost import StepLoad
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,6 @@ class Fixed(Policy):
     def draft(self, load: StepLoad, gamma: int) -> int:
         return min(self.k, gamma)
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             step.admit(request, min(self.k, step.drafted(request)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.hardware.cost import StepLoad
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 
 WHOLE_BLOCK = 255
 """A k no block reaches."""
@@ -47,7 +47,7 @@ class KByBatch(Policy):
     def draft(self, load: StepLoad, gamma: int) -> int:
         return min(gamma, next((k for requests, k in self.rows if load.decoding <= requests), 0))
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         k = self.draft(step.load, step.longest_draft)
         for request in range(step.running):
             step.admit(request, min(k, step.drafted(request)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 from simulator.traces import survival
 
@@ -38,14 +38,14 @@ class LaggedScheduler(Policy):
     def name(self) -> str:
         return f"lagged_scheduler:{self.lag}" + (f"/{self.ema:g}" if self.ema else "")
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         left = self._budget(step)
         for _ in best_first(step):
             if left == 0:
                 break
             left -= 1
 
-    def _budget(self, step: Step) -> int:
+    def _budget(self, step: StepView) -> int:
         """Positions to verify in all: the argmax of expected tokens per second, the smallest of equals."""
         old = sorted((s for r in range(step.running) for s in self._old_survivals(step, r)), reverse=True)
         fixed = self.cost.fixed(step.load, step.longest_draft)
@@ -58,7 +58,7 @@ class LaggedScheduler(Policy):
                 best, best_rate = count, rate
         return best
 
-    def _old_survivals(self, step: Step, request: int) -> list[float]:
+    def _old_survivals(self, step: StepView, request: int) -> list[float]:
         confidence = [1.0] * step.drafted(request)
         for ago in range(step.rounds(request), self.lag - 1, -1):
             drafted = step.stale_confidence(request, ago) or ()

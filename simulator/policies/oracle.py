@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,6 @@ class Oracle(Policy):
     def name(self) -> str:
         return "oracle"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             step.admit(request, step.accepted(request))

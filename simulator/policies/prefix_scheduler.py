@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 
 
@@ -22,7 +22,7 @@ class PrefixScheduler(Policy):
     def name(self) -> str:
         return "prefix_scheduler"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         fixed = self.cost.fixed(step.load, step.longest_draft)
         tokens, verified = float(step.load.sampling), 0
         now_s = fixed + self.cost.target(step.load, 0)

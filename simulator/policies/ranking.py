@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-from simulator.policies.contract import Step
+from simulator.policies.contract import StepView
 
 
-def best_first(step: Step) -> Iterator[tuple[int, float]]:
+def best_first(step: StepView) -> Iterator[tuple[int, float]]:
     """(request, survival) of the best position not yet admitted; ties go to the earlier position, then the first request.
 
     Asking for the next one admits the last: a position shows itself only once all before it are admitted.

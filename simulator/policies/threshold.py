@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.policies.contract import Policy, Step
+from simulator.policies.contract import Policy, StepView
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Threshold(Policy):
     def name(self) -> str:
         return f"threshold:{self.least:g}"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             for position in range(1, step.drafted(request) + 1):
                 if step.confidence(request, position) < self.least:

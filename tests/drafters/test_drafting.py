@@ -16,7 +16,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Proposal, Sampling
 from drafters.target import Target
-from simulator.policies import Policy, Step, parse_policy
+from simulator.policies import Policy, StepView, parse_policy
 from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
 from simulator.replay import replay, replays_exactly
 from tests.drafters.conftest import GAMMA, LEARNED
@@ -154,7 +154,7 @@ class Lagged(Policy):
     replays_exactly = False
     name = "lagged"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             stale = step.stale_confidence(request, 1)
             step.admit(request, 1 if stale is None else int((np.cumprod(stale) >= 0.4).sum()))

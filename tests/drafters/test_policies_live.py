@@ -22,7 +22,7 @@ from drafters.sampling import Proposal, Sampling, sample
 from drafters.target import Target, TargetPass
 from simulator.confidence import estimated
 from simulator.errors import InputError
-from simulator.policies import CausalityError, Policy, Step, parse_policy
+from simulator.policies import CausalityError, Policy, StepView, parse_policy
 from simulator.records import Anchors, Round
 from simulator.replay import replay
 
@@ -90,11 +90,11 @@ SPS = (1.0, 0.5, 0.45)
 class Retrospective(Policy):
     """Verifies the ℓ with most expected tokens × SPS, judged with all confidences at hand. Biased; hence not offered."""
 
-    look: Callable[[Step, int], float]
+    look: Callable[[StepView, int], float]
 
     name = "retrospective"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             c = [self.look(step, k) for k in (1, 2)]
             gains = [SPS[0], (1 + c[0]) * SPS[1], (1 + c[0] + c[0] * c[1]) * SPS[2]]
@@ -117,7 +117,7 @@ def test_the_retrospective_policy_is_biased() -> None:
     """Past the contract, by taking what it does not show: .85/.15 instead of .7/.3."""
 
     class Peeking(Retrospective):
-        def admit(self, step: Step) -> None:
+        def admit(self, step: StepView) -> None:
             for request in range(step.running):
                 c = step._confidence[request]
                 gains = [SPS[0], (1 + c[0]) * SPS[1], (1 + c[0] + c[0] * c[1]) * SPS[2]]
@@ -214,7 +214,7 @@ class Lagged(Policy):
     replays_exactly = False
     name = "lagged"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for request in range(step.running):
             stale = step.stale_confidence(request, 1)
             step.admit(request, int(stale is not None and stale[1] > 0.5))

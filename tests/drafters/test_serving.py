@@ -17,7 +17,7 @@ from drafters.serving import Server
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import Policy, Step, parse_policy
+from simulator.policies import Policy, StepView, parse_policy
 from tests.drafters.conftest import ALL, GAMMA
 from tests.drafters.test_lossless import NEW_TOKENS, PROMPT, REJECT, law
 
@@ -113,7 +113,7 @@ class Spy(Policy):
         self.loads.append(load)
         return [gamma, 1, 0][len(self.loads) % 3]
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         for i in range(step.running):
             step.admit(i, step.drafted(i))
 

@@ -14,7 +14,7 @@ from drafters.kinds.contract import Drafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from harness.hardware.bench import Bench, Part, Point, Timing, time_points
+from harness.hardware.bench import Bench, BenchPoint, Part, Timing, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 
@@ -30,7 +30,7 @@ def bench(target: Target, make: Make) -> Bench:
 @torch.inference_mode()
 def test_a_draft_can_be_repeated(bench: Bench, drafter: str) -> None:
     """Twice the same proposal, of whole drafts, from the same state: what is timed does not change while it is timed."""
-    work = bench.work(Point("draft", 3, GAMMA, 12, drafter))
+    work = bench.work(BenchPoint("draft", 3, GAMMA, 12, drafter))
     first, second = work(), work()
     assert isinstance(first, Proposal)
     assert isinstance(second, Proposal)
@@ -42,7 +42,7 @@ def test_a_draft_can_be_repeated(bench: Bench, drafter: str) -> None:
 @pytest.mark.parametrize("tokens", [1, GAMMA + 1])
 @torch.inference_mode()
 def test_a_target_pass_can_be_repeated(bench: Bench, tokens: int, context: int) -> None:
-    work = bench.work(Point("target", 3, tokens, context))
+    work = bench.work(BenchPoint("target", 3, tokens, context))
     first, second = work(), work()
     assert isinstance(first, Verdict)
     assert isinstance(second, Verdict)
@@ -53,12 +53,12 @@ def test_a_target_pass_can_be_repeated(bench: Bench, tokens: int, context: int) 
 @pytest.mark.parametrize("part", ["prefill", "loop", "rule"])
 @torch.inference_mode()
 def test_other_parts_take_time(bench: Bench, part: Part) -> None:
-    point = Point(part, 1, 5, 0)
+    point = BenchPoint(part, 1, 5, 0)
     assert 0 < bench.measure(point, 2) < 1
 
 
 def test_the_largest_points_are_left_out_where_time_is_short(bench: Bench) -> None:
-    small, large = Point("target", 1, 1, 4), Point("target", 8, 4, 4)
+    small, large = BenchPoint("target", 1, 1, 4), BenchPoint("target", 8, 4, 4)
     timed = time_points(bench, [large, small], seconds=1e-6, seed=0)
     assert [t.point for t in timed.timings] == [small]
     assert timed.left_out == [large]
@@ -68,7 +68,7 @@ def test_the_largest_points_are_left_out_where_time_is_short(bench: Bench) -> No
 def test_time_limit_sweeps_and_others(bench: Bench) -> None:
     called: list[int] = []
     shares: list[float] = []
-    points = [Point("target", r, 1, 4) for r in (1, 2)] + [Point("draft", 1, GAMMA, 4, "eagle3")]
+    points = [BenchPoint("target", r, 1, 4) for r in (1, 2)] + [BenchPoint("draft", 1, GAMMA, 4, "eagle3")]
     started = time.monotonic()
     timed = time_points(
         bench, points, seconds=0.5, seed=0, advance=shares.append, others=[lambda: called.append(1)] * 2
@@ -80,7 +80,7 @@ def test_time_limit_sweeps_and_others(bench: Bench) -> None:
 
 
 def test_median_and_spread() -> None:
-    timing = Timing(Point("target", 1, 1, 0), (1.0, 2.0, 2.2, 1.8, 90.0))
+    timing = Timing(BenchPoint("target", 1, 1, 0), (1.0, 2.0, 2.2, 1.8, 90.0))
     assert timing.seconds == 2.0
     assert timing.spread == pytest.approx(0.1)
 
@@ -101,7 +101,7 @@ def test_random_weights_are_of_the_shape_asked_for_and_leave_the_generator_alone
     bench = Bench(target, {name: {d.gamma: d} for name, d in drafters.items()})
     with torch.inference_mode():
         for name, drafter in drafters.items():
-            assert bench.measure(Point("draft", 2, drafter.gamma, 10, name), 1) > 0
+            assert bench.measure(BenchPoint("draft", 2, drafter.gamma, 10, name), 1) > 0
 
 
 @pytest.mark.parametrize("name", sorted(known_architectures()))

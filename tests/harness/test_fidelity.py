@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.published.fidelity import Check, extended_tau, paper_checks
-from harness.published.synthesis import published
+from harness.published.synthesis import paper_values
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 
@@ -32,7 +32,7 @@ def test_every_published_number_is_there_once() -> None:
     count = {figure: sum(c.figure == figure for c in checks()) for figure in ("Table 1", "Figure 2", "Figure 4", "Figure 5")}
     assert count == {"Table 1": 27 + 9, "Figure 2": 63, "Figure 4": 24, "Figure 5": 60}
     values = {c.setting: c.published for c in checks() if c.figure == "Figure 2"}
-    assert values["dspark, math, position 1"] == published().acceptance["dspark"][0, 0]
+    assert values["dspark, math, position 1"] == paper_values().acceptance["dspark"][0, 0]
 
 
 def test_what_was_fitted_is_met_and_the_paper_agrees_with_itself() -> None:

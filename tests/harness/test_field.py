@@ -40,12 +40,12 @@ from harness.published.field.model import (
     with_host_work,
 )
 from harness.published.field.page import (
-    Alternative,
     Experiment,
+    FieldAlternative,
+    FieldPoint,
     Fieldwork,
-    Point,
     field_markdown,
-    point,
+    field_point,
     report_lines,
     summarised,
 )
@@ -53,7 +53,7 @@ from harness.published.field.predict import CAVEATS, UNREPRODUCED, field_tables
 from harness.published.field.serving import (
     CLIENT,
     Line,
-    Mixed,
+    PrefillSteps,
     capture_experiment,
     crossover,
     eagle3_experiment,
@@ -100,11 +100,11 @@ def pareto() -> Tables:
 
 
 @cache
-def few_points(engine: Mixed) -> list[Point]:
+def few_points(engine: PrefillSteps) -> list[FieldPoint]:
     return v4flash(pareto(), engine, FEW)
 
 
-def altered(tables: Tables, points: list[Point], file: str, column: str, by: float) -> Tables:
+def altered(tables: Tables, points: list[FieldPoint], file: str, column: str, by: float) -> Tables:
     """A table with the published values of some points multiplied."""
     hit = {(p.case, int(p.at.removeprefix("c="))) for p in points}
     here = pl.struct("arm", "concurrency").map_elements(
@@ -114,7 +114,7 @@ def altered(tables: Tables, points: list[Point], file: str, column: str, by: flo
     return {**tables, file: changed}
 
 
-def predictions(points: tuple[Point, ...] | list[Point]) -> list[float]:
+def predictions(points: tuple[FieldPoint, ...] | list[FieldPoint]) -> list[float]:
     return [p.predicted for p in points]
 
 
@@ -128,14 +128,14 @@ def test_the_tables_that_ship_are_those_that_were_collected() -> None:
 
 
 def test_every_table_is_predicted_or_said_not_to_be() -> None:
-    assert len(field_tables()) == 11
+    assert len(field_tables()) == 12
     assert all(not table.is_empty() for table in field_tables().values())
     readme = (FIELD / "README.md").read_text(encoding="utf-8")
     assert all(name in readme or f"…_{name.rpartition('_')[2]}" in readme for name in field_tables())
     if SHARED.is_dir():
         elsewhere = {"vllm_v4flash_b300_verify_cost", "vllm_v4flash_b300_draft_cost"}  # the profile
         left_out = {name for file in SHARED.glob("*.csv") if (name := file.stem) not in {*field_tables(), *elsewhere}}
-        assert left_out == {"vllm_52228", "mtp_first_token_acceptance"}
+        assert left_out == {"vllm_52228"}
         assert left_out <= {u.table for u in UNREPRODUCED}
 
 
@@ -155,7 +155,7 @@ def test_nothing_that_is_predicted_goes_into_a_prediction_of_mi355x() -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "served"])
-def test_nothing_that_is_predicted_goes_into_a_prediction_of_v4flash(engine: Mixed) -> None:
+def test_nothing_that_is_predicted_goes_into_a_prediction_of_v4flash(engine: PrefillSteps) -> None:
     usual, tables = few_points(engine), pareto()
     predicted = [p for p in usual if p.role == "predicted"]
     for column in ("tps_per_user", "throughput_tok_s_total"):
@@ -325,9 +325,9 @@ def test_a_crossover_lies_where_logarithms_say() -> None:
 
 def test_errors_are_summed_up_over_what_was_predicted() -> None:
     points = [
-        point("a", "c=1", "throughput", "input", 100, 900),
-        point("a", "c=2", "throughput", "predicted", 100, 110),
-        point("a", "c=4", "throughput", "predicted", 100, 70),
+        field_point("a", "c=1", "throughput", "input", 100, 900),
+        field_point("a", "c=2", "throughput", "predicted", 100, 110),
+        field_point("a", "c=4", "throughput", "predicted", 100, 70),
     ]
     (s,) = summarised(points)
     assert s.points == 2
@@ -350,7 +350,7 @@ def test_mi355x_comes_out_as_well_as_is_claimed() -> None:
 
 def test_host_work_by_requests_explains_v4flash_at_load() -> None:
     """Steps that hold prefill alone do not: without host work, no speculation comes out far too fast."""
-    engines: tuple[Mixed, Mixed] = ("eager", "served")
+    engines: tuple[PrefillSteps, PrefillSteps] = ("eager", "served")
     alone, served = (
         {(p.case, p.at): p.error for p in v4flash(pareto(), engine, least_users=16) if p.quantity == "throughput"}
         for engine in engines
@@ -366,7 +366,7 @@ def test_prefill_alone_explains_no_speculation_or_speculation_but_not_both() -> 
     assert abs(error["none", "c=64"]) < 0.2
     assert error["k=7", "c=64"] < -0.2
     assert error["adaptive", "c=64"] < -0.2
-    alternative = Alternative("one after the other", "throughput", {s.case: s.mae for s in summarised(staggered)})
+    alternative = FieldAlternative("one after the other", "throughput", {s.case: s.mae for s in summarised(staggered)})
     assert "one after the other: tokens/s off by none" in field_markdown(
         Fieldwork((replace(mi355x(), alternatives=(alternative,)),), (), ())
     )

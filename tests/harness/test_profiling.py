@@ -14,7 +14,7 @@ from transformers import Qwen3ForCausalLM
 from drafters.kinds.ngram import NGram
 from drafters.target import Target
 from harness.console import Watcher
-from harness.hardware.bench import Point, Timing
+from harness.hardware.bench import BenchPoint, Timing
 from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, rising
 from harness.hardware.measure import Effort, ProfileQuality, grid, profile_architecture, profile_pair
 from simulator.errors import InputError
@@ -35,7 +35,7 @@ def measured() -> tuple[Profile, ProfileQuality]:
     return profile_pair("tiny", SMALL, SILENT)
 
 
-def truth(point: Point) -> float:
+def truth(point: BenchPoint) -> float:
     """A step whose law has the profile's own form."""
     if point.part == "target":
         return 3e-3 + 2e-5 * point.size + 4e-7 * point.requests * point.context
@@ -51,10 +51,12 @@ def truth(point: Point) -> float:
 
 def made_up(noise: float = 0.0, seed: int = 0) -> list[Timing]:
     random = np.random.Generator(np.random.Philox(seed))
-    points = [Point("target", r, w, c) for r in (1, 2, 4, 8) for w in (1, 4, 8) for c in (16, 512)]
-    points += [Point("prefill", 1, n, c) for n in (1, 64, 256) for c in (0, 512)]
-    points += [Point("draft", r, g, c, d) for d in ("dspark", "eagle3") for g in (1, 7) for r in (1, 4) for c in (16, 512)]
-    points += [Point(part, r, 8, 0) for part in ("loop", "rule") for r in (1, 4, 8)]
+    points = [BenchPoint("target", r, w, c) for r in (1, 2, 4, 8) for w in (1, 4, 8) for c in (16, 512)]
+    points += [BenchPoint("prefill", 1, n, c) for n in (1, 64, 256) for c in (0, 512)]
+    points += [
+        BenchPoint("draft", r, g, c, d) for d in ("dspark", "eagle3") for g in (1, 7) for r in (1, 4) for c in (16, 512)
+    ]
+    points += [BenchPoint(part, r, 8, 0) for part in ("loop", "rule") for r in (1, 4, 8)]
     return [Timing(p, tuple(truth(p) * np.exp(noise * random.standard_normal(5)))) for p in points]
 
 
@@ -76,10 +78,10 @@ def test_the_fit_recovers_what_it_was_given() -> None:
 
 
 def test_reading_a_context_may_depend_on_how_many_tokens_look_at_it() -> None:
-    def seconds(point: Point) -> float:
+    def seconds(point: BenchPoint) -> float:
         return 3e-3 + 2e-5 * point.size + 1e-7 * point.tokens * point.requests * point.context
 
-    points = [Point("target", r, w, c) for r in (1, 2, 4) for w in (1, 2, 8) for c in (16, 512)]
+    points = [BenchPoint("target", r, w, c) for r in (1, 2, 4) for w in (1, 2, 8) for c in (16, 512)]
     others = [t for t in made_up() if t.point.part != "target"]
     drafters = {"dspark": True, "eagle3": False}
     costs = fit_costs([*(Timing(p, (seconds(p),)) for p in points), *others], drafters)
@@ -90,11 +92,11 @@ def test_reading_a_context_may_depend_on_how_many_tokens_look_at_it() -> None:
 
 
 def test_prompts_and_what_comes_with_them() -> None:
-    reads = [Timing(Point("read", 1, n, 0, "dspark"), (n * 3e-6,)) for n in (64, 256)]
+    reads = [Timing(BenchPoint("read", 1, n, 0, "dspark"), (n * 3e-6,)) for n in (64, 256)]
     others = [t for t in made_up() if t.point.drafter != "eagle3"]
     eager = fit_costs([*others, *reads], {"dspark": True})
     pairs_s = 6e-9 * 64 * 65 / 2
-    admit = Timing(Point("admit", 4, 64, 512, "dspark"), (float(eager.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
+    admit = Timing(BenchPoint("admit", 4, 64, 512, "dspark"), (float(eager.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
     costs = fit_costs([*others, *reads, admit], {"dspark": True})
     assert costs.draft["dspark"].prefill_s_per_token == pytest.approx(3e-6)
     assert costs.overhead_s_per_prompt == pytest.approx(7e-4)
@@ -109,10 +111,10 @@ def test_a_noisy_fit_is_near_and_its_curves_rise() -> None:
 
 
 def test_slopes_are_not_negative() -> None:
-    shrinking = [Timing(Point("target", 1, 1, c), (s,)) for c, s in ((16, 2e-3), (512, 1e-3))]
-    prompts = [Timing(Point("prefill", 1, 8, 0), (1e-3,))]
-    loop = [Timing(Point("loop", r, 1, 0), (s,)) for r, s in ((1, 1e-4), (9, 1e-5))]
-    rule = [Timing(Point("rule", r, 1, 0), (1e-6,)) for r in (1, 9)]
+    shrinking = [Timing(BenchPoint("target", 1, 1, c), (s,)) for c, s in ((16, 2e-3), (512, 1e-3))]
+    prompts = [Timing(BenchPoint("prefill", 1, 8, 0), (1e-3,))]
+    loop = [Timing(BenchPoint("loop", r, 1, 0), (s,)) for r, s in ((1, 1e-4), (9, 1e-5))]
+    rule = [Timing(BenchPoint("rule", r, 1, 0), (1e-6,)) for r in (1, 9)]
     costs = fit_costs([*shrinking, *prompts, *loop, *rule], {})
     assert (costs.context_s_per_token, costs.prefill_s_per_pair, costs.overhead_s_per_request) == (0, 0, 0)
     assert costs.overhead_s > 0
@@ -182,11 +184,11 @@ def test_an_architecture_with_random_weights(tmp_path: Path) -> None:
     assert profile.draft["dspark"].drafted == profile.draft["mtp"].drafted == (1, 7)
     assert set(quality.live) == {"none", "dspark", "mtp"}
     assert str(tmp_path) not in dump_profile(profile)
-    assert predicted_seconds(profile, Point("loop", 1, 1, 0)) is None
+    assert predicted_seconds(profile, BenchPoint("loop", 1, 1, 0)) is None
 
 
 def test_host_seconds_are_what_the_rule_leaves() -> None:
-    timings = [Timing(Point(part, 2, 8, 0), (s,)) for part, s in (("loop", 3e-4), ("rule", 1e-4))]
+    timings = [Timing(BenchPoint(part, 2, 8, 0), (s,)) for part, s in (("loop", 3e-4), ("rule", 1e-4))]
     assert host_seconds(timings) == {2: pytest.approx(2e-4)}
 
 

@@ -18,7 +18,7 @@ import harness.recording.worker
 from drafters.generation import respond
 from harness.cluster import Cluster
 from harness.console import Watcher
-from harness.recording.plan import Plan
+from harness.recording.plan import RecordingPlan
 from harness.recording.run import estimate, resume_run, start_run
 from harness.recording.suite import Generation, Prompt
 from harness.recording.worker import Recorder, RecorderOptions, conversation_tokens
@@ -61,9 +61,9 @@ def suite(tmp_path: Path) -> str:
     return str(tmp_path / "suite")
 
 
-def plan(suite: str, generation: Generation, **changes: Any) -> Plan:
+def plan(suite: str, generation: Generation, **changes: Any) -> RecordingPlan:
     settings = {"pair": "tiny", "drafters": ["ngram"], "speed_passes": 0} | changes
-    return Plan(suite, generation=generation, **settings)
+    return RecordingPlan(suite, generation=generation, **settings)
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from harness.published.paper.fit import (
     fit_model,
     line,
     mean_field,
-    published,
+    paper_tables,
     settled,
 )
-from harness.published.paper.page import ModelResult, Reproduction, Summary, plot_info, verdict, write_reproduction
+from harness.published.paper.page import ModelResult, PaperSummary, Reproduction, plot_info, verdict, write_reproduction
 from harness.published.paper.predict import (
     AIMS,
     CAVEATS,
@@ -49,12 +49,12 @@ MODELS = list(TARGET_LAYERS)
 
 @cache
 def choice() -> Choice:
-    return settled(Choice(), published())
+    return settled(Choice(), paper_tables())
 
 
 @cache
 def fit(model: str) -> Fit:
-    return fit_model(model, published(), choice())
+    return fit_model(model, paper_tables(), choice())
 
 
 @cache
@@ -66,7 +66,7 @@ def of(model: str) -> ModelResult:
     return next(m for m in result().models if m.model == model)
 
 
-def errors(model: str) -> dict[str, Summary]:
+def errors(model: str) -> dict[str, PaperSummary]:
     return {s.dataset: s for s in of(model).summaries}
 
 
@@ -75,8 +75,8 @@ def errors(model: str) -> dict[str, Summary]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_published_figures_agree_with_each_other_and_with_the_text(model: str) -> None:
-    tps, frontier = line(published(), "fig7_frontier", model, "DSpark")
-    requests, throughput = line(published(), "fig8_throughput", model, "DSpark")
+    tps, frontier = line(paper_tables(), "fig7_frontier", model, "DSpark")
+    requests, throughput = line(paper_tables(), "fig8_throughput", model, "DSpark")
     inside = (frontier / tps > SPLIT) & (frontier / tps < requests[-1])
     np.testing.assert_allclose(np.interp(frontier / tps, requests, throughput)[inside], frontier[inside], rtol=0.03)
     gains = {a.level: a.gain for a in of(model).anchors if a.held == "tps_per_user"}
@@ -108,13 +108,13 @@ def altered(tables: Tables, method: str, by: float, *, above: float = SPLIT) -> 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_nothing_of_dspark_above_fifty_requests_is_fitted(model: str) -> None:
-    elsewhere = altered(published(), "DSpark", 1.7)
-    budgets = [line(tables, "fig8_budget", model, "DSpark")[1] for tables in (published(), elsewhere)]
+    elsewhere = altered(paper_tables(), "DSpark", 1.7)
+    budgets = [line(tables, "fig8_budget", model, "DSpark")[1] for tables in (paper_tables(), elsewhere)]
     assert (budgets[0] != budgets[1]).sum() > 30
     assert fit_model(model, elsewhere, Choice()) == fit(model)
     # Where it is fitted, and where the step time comes from, it does matter.
-    assert fit_model(model, altered(published(), "DSpark", 1.1, above=20), choice()) != fit(model)
-    assert fit_model(model, altered(published(), "MTP", 1.1), choice()) != fit(model)
+    assert fit_model(model, altered(paper_tables(), "DSpark", 1.1, above=20), choice()) != fit(model)
+    assert fit_model(model, altered(paper_tables(), "MTP", 1.1), choice()) != fit(model)
     with pytest.raises(ValueError, match="above 50 requests"):
         Choice(low=(20, 51))
 
@@ -127,7 +127,7 @@ def as_published(step: StepTime, law: Confidence) -> Tables:
     def rows(x: Floats, y: Floats, method: str, value: str) -> pl.DataFrame:
         return pl.DataFrame({"model": step.model, "method": method, "concurrent_requests": x, value: y})
 
-    made = dict(published())
+    made = dict(paper_tables())
     made["fig8_throughput"] = rows(requests, throughput, "DSpark", "throughput_per_gpu")
     made["fig8_budget"] = rows(requests, budget, "DSpark", "verification_budget")
     mtp = rows(requests, step.mtp_throughput(requests), "MTP", "value")
@@ -150,7 +150,7 @@ def test_a_fit_finds_the_truth_it_was_given(mu: float, sigma: float) -> None:
 
 def test_the_form_of_the_step_time_was_chosen_on_the_line_it_is_fitted_to() -> None:
     mean: dict[str, float] = {}
-    for check in form_checks(published(), Choice().least_tokens):
+    for check in form_checks(paper_tables(), Choice().least_tokens):
         mean[check.form] = mean.get(check.form, 0) + check.error / len(MODELS)
     assert sorted(mean, key=lambda form: mean[form])[:2] == ["quadratic", Choice().form]
     assert mean[Choice().form] < 0.01
@@ -198,8 +198,8 @@ def test_numbers_in_the_caveats_are_those_of_the_result() -> None:
     for model, (floor, tokens) in {"V4-Flash": (0.007, 700), "V4-Pro": (0.013, 423)}.items():
         assert errors(model)["fig7_frontier"].floor == pytest.approx(floor, abs=0.0006)
         assert of(model).parameters["fitted_tokens_high"] == pytest.approx(tokens, abs=1)
-    unbound = fit_model("V4-Pro", published(), dataclasses.replace(choice(), prior_sd=np.inf))
-    load, throughput = line(published(), "fig8_throughput", "V4-Pro", "DSpark")
+    unbound = fit_model("V4-Pro", paper_tables(), dataclasses.replace(choice(), prior_sd=np.inf))
+    load, throughput = line(paper_tables(), "fig8_throughput", "V4-Pro", "DSpark")
     off = np.abs(mean_field(unbound.step, unbound.confidence.survivals(), load)[0] / throughput - 1)
     assert off[(load > 19.5) & (load <= SPLIT)].mean() == pytest.approx(0.004, abs=0.001)
     assert off[load > SPLIT].mean() == pytest.approx(0.027, abs=0.002)
@@ -254,7 +254,7 @@ def test_the_fitted_profile_that_ships_is_what_the_fit_gives(model: str) -> None
 @pytest.mark.parametrize("model", MODELS)
 def test_mtp_on_the_fitted_profile_is_the_line_it_was_fitted_to(model: str) -> None:
     cost = find_profile(PROFILES[model][0]).cost("mtp", 1, 256, 1024)
-    requests, throughput = line(published(), "fig8_throughput", model, "MTP")
+    requests, throughput = line(paper_tables(), "fig8_throughput", model, "MTP")
     inside = (requests >= 20) & (requests <= 200)
     n = np.rint(requests[inside]).astype(int)
     step_s = cost.verify_s[2 * n] + cost.draft_s[1, n]

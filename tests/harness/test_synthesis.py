@@ -11,8 +11,8 @@ import pytest
 
 from harness.published import synthesis
 from harness.published.fidelity import acceptance, replayed, tau
-from harness.published.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS, SOURCES, TASKS, published, synthesize
-from results.published import PAPER
+from harness.published.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS, SOURCES, TASKS, paper_values, synthesize
+from results.published import FIELD
 from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.errors import InputError
 from simulator.policies import parse_policy
@@ -36,9 +36,9 @@ def test_replays_to_figure_2_and_table_1(drafter: str, seed: int) -> None:
     for row, domain in enumerate(DOMAINS):
         mine = [task for task, (its, _, _) in TASKS.items() if its == domain]
         alphas = acceptance([r for task in mine for r in rounds[task]], trace.gamma)
-        np.testing.assert_allclose(alphas, published().acceptance[drafter][row], atol=0.01)
-        if drafter in published().tau:
-            paper = dict(zip(TASKS, published().tau[drafter], strict=True))
+        np.testing.assert_allclose(alphas, paper_values().acceptance[drafter][row], atol=0.01)
+        if drafter in paper_values().tau:
+            paper = dict(zip(TASKS, paper_values().tau[drafter], strict=True))
             got = {task: tau(rounds[task]) for task in mine}
             assert got == pytest.approx({task: paper[task] for task in mine}, rel=0.04)
             assert np.mean(list(got.values())) == pytest.approx(np.mean([paper[task] for task in mine]), rel=0.02)
@@ -49,7 +49,7 @@ def test_thresholds_sweep_as_in_figure_5(panel: int) -> None:
     for i in range(10):
         [rounds] = replayed(traces(0)["dspark"], f"threshold:{i / 10}", PANELS[panel : panel + 1]).values()
         accepted, total = tau(rounds), float(np.mean([r.verified + 1 for r in rounds]))
-        paper_accepted, paper_total = published().sweep[panel, i]
+        paper_accepted, paper_total = paper_values().sweep[panel, i]
         assert accepted / total == pytest.approx(paper_accepted / paper_total, abs=0.03)
         assert (accepted, total) == pytest.approx((paper_accepted, paper_total), rel=0.08)
 
@@ -69,7 +69,9 @@ def test_confidences_are_as_wrong_as_in_figure_6_and_temperatures_mend_them() ->
     survival = c.astype(np.float64).cumprod(1)
     before, after = quality(c, a), quality(calibrated(c, fit_temperatures(c, a)), a)
     for i, k in enumerate(POSITIONS):
-        weight, predicted, observed = (x[i] for x in (published().weight, published().predicted, published().observed))
+        weight, predicted, observed = (
+            x[i] for x in (paper_values().weight, paper_values().predicted, paper_values().observed)
+        )
         assert before[k - 1].observed == pytest.approx(weight @ observed, abs=0.02)
         assert before[k - 1].ece == pytest.approx(weight @ np.abs(predicted - observed), abs=0.015)
         kept, lost = weight * observed, weight * (1 - observed)
@@ -117,13 +119,13 @@ def test_sizes_without_an_anchor_are_refused(sizes: dict[str, int]) -> None:
 
 
 def test_mtp_lies_within_what_was_measured_elsewhere() -> None:
-    field = pl.read_csv(PAPER / "field_mtp_first_token_acceptance.csv").filter(~pl.col("model").str.contains("DSpark"))
+    field = pl.read_csv(FIELD / "mtp_first_token_acceptance.csv").filter(~pl.col("model").str.contains("DSpark"))
     value = pl.col("acceptance_pos1").cast(pl.Float64, strict=False)
     gsm8k, coding = (
         field.filter(pl.col("dataset").str.contains(name), value.is_not_null()).select(value).to_series().to_list()
         for name in ("GSM8K", "coding")
     )
-    math, code, chat = published().acceptance["mtp"][:, 0]
+    math, code, chat = paper_values().acceptance["mtp"][:, 0]
     assert min(gsm8k) < math < max(gsm8k)
     assert min(coding) - 0.03 < code < max(coding)
     assert chat < code
@@ -134,7 +136,7 @@ def test_mtp_lies_within_what_was_measured_elsewhere() -> None:
 def test_the_shipped_parameters_come_from_the_published_values() -> None:
     """As far as that is quick to see; `python -m harness.published.synthesis` derives them all."""
     shipped = msgspec.json.decode(synthesis._FILE.read_bytes(), type=synthesis.Parameters)
-    derived = synthesis._first_curve(published())
+    derived = synthesis._first_curve(paper_values())
     for name in ("ease", "confidence", "acceptance"):
         np.testing.assert_allclose(getattr(shipped.first, name), getattr(derived, name), atol=2e-4)
     assert shipped.sources == SOURCES

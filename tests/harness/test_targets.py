@@ -12,7 +12,7 @@ import pytest
 
 import harness.recording.run
 from harness.console import Watcher
-from harness.recording.plan import Plan
+from harness.recording.plan import RecordingPlan
 from harness.recording.run import estimate, start_run
 from harness.recording.suite import Generation
 from harness.sweeps.replay import replay_run
@@ -52,7 +52,7 @@ def saved(family: str, folder: Path) -> Path:
     return folder
 
 
-def plan(family: str, folder: Path, **changes: object) -> Plan:
+def plan(family: str, folder: Path, **changes: object) -> RecordingPlan:
     """A suite of two prompts, one of two turns, and a pair of the target with look-up."""
     saved(family, folder / "target")
     (folder / "pair.yaml").write_text("target: ./target\ndrafters: {ngram: ngram}\ndtype: float32\ndevice: cpu\n")
@@ -60,7 +60,7 @@ def plan(family: str, folder: Path, **changes: object) -> Plan:
     (folder / "suite" / "suite.yaml").write_text("name: s\nversion: 1\ntasks: [{name: t, domain: math}]\n")
     rows = [{"turns": ["1 + 1?", "And 2?"]}, {"turns": ["Name a colour."]}]
     (folder / "suite" / "prompts" / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    whole = Plan(str(folder / "suite"), str(folder / "pair.yaml"), generation=SAMPLED, speed_passes=1)
+    whole = RecordingPlan(str(folder / "suite"), str(folder / "pair.yaml"), generation=SAMPLED, speed_passes=1)
     return msgspec.structs.replace(whole, **changes)
 
 

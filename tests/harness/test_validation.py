@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from drafters.serving import StepRecord
 from harness.cli.app import app
 from harness.sweeps.sensitivity import CHANGES, CLEAR, judge
-from harness.validation.plan import Plan
-from harness.validation.points import Point, first_limits, split_prompts, step_errors, turns
+from harness.validation.plan import ValidationPlan
+from harness.validation.points import LivePoint, first_limits, split_prompts, step_errors, turns
 from harness.validation.replicas import Replicas
 from results.figures.validation import QUANTITIES
 from simulator.errors import InputError
@@ -77,9 +77,9 @@ def test_tasks_and_prompts_take_turns() -> None:
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
-    plan, trace = Plan(max_tokens=40), some_trace(responses=60)
+    plan, trace = ValidationPlan(max_tokens=40), some_trace(responses=60)
     profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
-    point = Point("dspark", 3, "fixed:3", "none", 1)
+    point = LivePoint("dspark", 3, "fixed:3", "none", 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
     found = replicas.run(prepare(trace), 0, redraw=True)
     tau = (1 - 0.6**4) / 0.4
@@ -119,7 +119,7 @@ def test_prompts_in_passes_of_their_own() -> None:
 def test_plans_refuse_nonsense() -> None:
     for wrong in ({"seconds": 0}, {"max_tokens": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"replicates": 1}):
         with pytest.raises(InputError):
-            Plan(**wrong)  # type: ignore[arg-type]
+            ValidationPlan(**wrong)  # type: ignore[arg-type]
 
 
 def test_acceptance_off_by_a_factor_keeps_the_coins() -> None:

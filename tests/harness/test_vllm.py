@@ -26,7 +26,7 @@ from harness.recording.pair import load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import convert, speculative
-from harness.vllm.engine import Answer, Step, StepLog
+from harness.vllm.engine import EngineAnswer, EngineStep, StepLog
 from harness.vllm.load import Loop, accepted_at, loop_figures
 from harness.vllm.lookup import EarliestLookup
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
@@ -132,8 +132,10 @@ def some_loop(users: int, step_s: Any, gamma: int = 0, steps: int = 200) -> Loop
         tokens, decoding = int(rng.integers(20, 60)) * prompts, users - prompts
         drafted = gamma * decoding
         seconds = step_s(tokens + decoding + drafted, users, prompts, decoding) if decoding else None
-        found.append(Step(i * 0.01, seconds, decoding, prompts, tokens, users + decoding, decoding, drafted, (decoding, 0)))
-    answers = [Answer(30, tuple(range(11)), "length", 1.0, 1.001, 1.002, 1.002 + step_s(30, 1, 1, 0), 2.0)]
+        found.append(
+            EngineStep(i * 0.01, seconds, decoding, prompts, tokens, users + decoding, decoding, drafted, (decoding, 0))
+        )
+    answers = [EngineAnswer(30, tuple(range(11)), "length", 1.0, 1.001, 1.002, 1.002 + step_s(30, 1, 1, 0), 2.0)]
     return Loop(users, 2.0, tuple(found), tuple(answers), (0.002, 0.004), ((30, 1, step_s(30, 1, 1, 0)),))
 
 
@@ -160,8 +162,8 @@ def test_a_profile_is_found_again() -> None:
 
 
 def test_figures_of_a_loop() -> None:
-    steps = tuple(Step(0.1 * i, 0.1, 2, 0, 0, 6, 2, 14, (2, 1)) for i in range(18))
-    answers = (Answer(30, tuple(range(11)), "length", 0.0, 0.0, 0.0, 0.5, 1.5),)
+    steps = tuple(EngineStep(0.1 * i, 0.1, 2, 0, 0, 6, 2, 14, (2, 1)) for i in range(18))
+    answers = (EngineAnswer(30, tuple(range(11)), "length", 0.0, 0.0, 0.0, 0.5, 1.5),)
     loop = Loop(2, 2.0, steps, answers, ())
     found = loop_figures(loop)
     assert (found.throughput, found.tps) == pytest.approx((18 * 6 / 1.8, 10.0))

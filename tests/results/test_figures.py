@@ -17,7 +17,7 @@ from results.figures.accepted_length import accepted_length
 from results.figures.intervals import interval
 from results.figures.speed import _bootstrap_speedup, speed
 from results.published import PAPER
-from results.store.runs import Drafter, missing_responses, provenance
+from results.store.runs import DeclaredDrafter, missing_responses, provenance
 
 SCHEMA = sorted((PAPER.parents[1] / "store" / "schema").glob("*.sql"))
 RUN = "3f9c"
@@ -332,7 +332,7 @@ def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
         "abc123",
         "bundled",
     )
-    assert run.drafters == (Drafter("dspark", "dspark", 7, "here", "beef"),)
+    assert run.drafters == (DeclaredDrafter("dspark", "dspark", 7, "here", "beef"),)
     assert (run.prompts, run.responses, run.rounds, run.speed_samples) == (1, 2, 3, 1)
     assert run.sampling == {"temperature": 1.0}
     assert run.packages == {"torch": "2.9"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.engine.rules import best_total, fill_budget, prefix_lengths, scratch, threshold_lengths
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import LaggedScheduler, Policy, PrefixScheduler, Step, Threshold, verify_lengths
+from simulator.policies import LaggedScheduler, Policy, PrefixScheduler, StepView, Threshold, verify_lengths
 from simulator.records import Round
 from simulator.traces import survival
 
@@ -52,7 +52,7 @@ class Pool:
         shown = [self.confidence[i, : len(k)].tolist() for i, k in enumerate(n)]
         gamma = self.old.shape[1]
         past = [[Round(gamma, 0, 0, 1, tuple(row), 1)] for row in self.old.tolist()]
-        return verify_lengths(policy, Step(policy, self.drafted, shown, past, load=self.load))
+        return verify_lengths(policy, StepView(policy, self.drafted, shown, past, load=self.load))
 
     def fast_prefix(self) -> list[int]:
         s, fixed_s, target_s, first = self._compiled()

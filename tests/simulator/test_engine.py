@@ -22,7 +22,7 @@ from simulator.hardware.cost import StepCost
 from simulator.policies import parse_policy
 from simulator.records import Anchors
 from simulator.replay import replay
-from simulator.simulation import Engine, Simulator, prepare
+from simulator.simulation import EngineLimits, Simulator, prepare
 from simulator.traces import Trace, TracedResponse
 
 POLICIES = [
@@ -45,7 +45,7 @@ class Case:
     policy: str
     cost: StepCost
     believed: StepCost
-    engine: Engine
+    engine: EngineLimits
     kv_tokens: int
     requests: Records
     users: int
@@ -152,7 +152,7 @@ def cases(draw: st.DrawFn) -> Case:
     kv_tokens = int((requests["prompt_tokens"] + requests["output_tokens"]).max()) + gamma + 1 + spare_kv
     cost = some_cost(rng, tokens, gamma, cap, assumed[0])
     believed = some_cost(rng, tokens, gamma, cap, assumed[1]) if draw(st.booleans()) else cost
-    engine = Engine(
+    engine = EngineLimits(
         request_cap=cap, step_tokens=tokens, replicas=replicas, router=draw(st.sampled_from(["round_robin", "least_loaded"]))
     )
     return Case(trace, policy, cost, believed, engine, kv_tokens, requests, users, draw(st.integers(0, 99)), chunk, rows)
@@ -213,7 +213,7 @@ def plain_case(
     asked = np.zeros(count, REQUEST)
     asked["response"] = np.arange(count) % len(lengths)
     asked["prompt_tokens"], asked["output_tokens"] = prompt_tokens, np.array(lengths)[asked["response"]] + 1
-    engine = Engine(request_cap=cap, step_tokens=step_tokens, replicas=replicas)
+    engine = EngineLimits(request_cap=cap, step_tokens=step_tokens, replicas=replicas)
     return Case(trace, policy, cost, cost, engine, room, asked, users, seed, 30, 30)
 
 
@@ -360,7 +360,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"engine": Engine(request_cap=4, step_tokens=16)}, "must be more than request_cap"),
+            ({"engine": EngineLimits(request_cap=4, step_tokens=16)}, "must be more than request_cap"),
             ({"kv_tokens": 12}, "needs 13 tokens of context, but the hardware holds 12"),
             ({"output_tokens": 30}, "none longer than γ . 1 = 4 tokens"),
             ({"policy": "threshold:0.5"}, "needs confidences"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, Step, parse_policy, verify_lengths
+from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, StepView, parse_policy, verify_lengths
 from simulator.records import Round
 from simulator.traces import survival
 
@@ -57,22 +57,24 @@ class TestContract:
     @given(case=steps())
     def test_verifies_what_was_drafted_at_most(self, name: str, case: dict[str, Any]) -> None:
         policy = policy_of(name)
-        lengths = verify_lengths(policy, Step(policy, **case))
+        lengths = verify_lengths(policy, StepView(policy, **case))
         assert all(0 <= length <= drafted for length, drafted in zip(lengths, case["drafted"], strict=True))
-        assert lengths == verify_lengths(policy, Step(policy, **case))
+        assert lengths == verify_lengths(policy, StepView(policy, **case))
 
     @pytest.mark.parametrize("name", [n for n in EVERY if policy_of(n).lossless])
     @given(case=steps(), other=st.lists(chances, min_size=7, max_size=7))
     def test_depends_on_nothing_behind_what_it_verifies(self, name: str, case: dict[str, Any], other: list[float]) -> None:
         """c_1..c_{ℓ+1} decide ℓ: with everything behind replaced, the decision stands."""
         policy = policy_of(name)
-        lengths = verify_lengths(policy, Step(policy, **case))
+        lengths = verify_lengths(policy, StepView(policy, **case))
         changed = [
             (*c[: length + 1], *other[: max(0, len(c) - length - 1)])
             for c, length in zip(case["confidence"], lengths, strict=True)
         ]
         acceptances = [0] * len(lengths)
-        assert verify_lengths(policy, Step(policy, **{**case, "confidence": changed, "accepted": acceptances})) == lengths
+        assert (
+            verify_lengths(policy, StepView(policy, **{**case, "confidence": changed, "accepted": acceptances})) == lengths
+        )
 
     @every
     @given(case=steps(), data=st.data())
@@ -85,17 +87,17 @@ class TestContract:
         assume(len(set(survivals)) == len(survivals))
         order = data.draw(st.permutations(range(len(numbers))))
         policy = policy_of(name)
-        lengths = verify_lengths(policy, Step(policy, **case))
+        lengths = verify_lengths(policy, StepView(policy, **case))
         permuted: Any = {what: [each[i] for i in order] for what, each in case.items()}
-        assert verify_lengths(policy, Step(policy, **permuted)) == [lengths[i] for i in order]
+        assert verify_lengths(policy, StepView(policy, **permuted)) == [lengths[i] for i in order]
 
     @pytest.mark.parametrize("name", [n for n in EVERY if isinstance(policy_of(n), LaggedScheduler)])
     @given(case=steps(), other=st.lists(chances, min_size=7, max_size=7))
     def test_an_old_budget_knows_nothing_of_today(self, name: str, case: dict[str, Any], other: list[float]) -> None:
         policy = policy_of(name)
-        total = sum(verify_lengths(policy, Step(policy, **case)))
+        total = sum(verify_lengths(policy, StepView(policy, **case)))
         changed = [tuple(other[: len(c)]) for c in case["confidence"]]
-        assert sum(verify_lengths(policy, Step(policy, **{**case, "confidence": changed}))) == total
+        assert sum(verify_lengths(policy, StepView(policy, **{**case, "confidence": changed}))) == total
 
     @every
     def test_names_are_what_users_write(self, name: str) -> None:
@@ -110,7 +112,7 @@ class TestContract:
 )  # fmt: skip
 def test_hand_worked(name: str, expected: list[int]) -> None:
     policy = policy_of(name)
-    step = Step(policy, [3, 1, 0], [(0.9, 0.6, 0.5), (0.4,), ()], [[], [], []], [1, 1, 0])
+    step = StepView(policy, [3, 1, 0], [(0.9, 0.6, 0.5), (0.4,), ()], [[], [], []], [1, 1, 0])
     assert verify_lengths(policy, step) == expected
 
 
@@ -129,7 +131,7 @@ def test_how_much_is_drafted(name: str, requests: int, expected: int) -> None:
     assert policy.draft(StepLoad.of(requests), 7) == expected
     assert policy.draft(StepLoad.of(requests), 2) == min(expected, 2)
     if name.startswith(("k_by_batch", "cutoff")):
-        step = Step(policy, [expected, *[0] * (requests - 1)], [()] * requests, [[]] * requests)
+        step = StepView(policy, [expected, *[0] * (requests - 1)], [()] * requests, [[]] * requests)
         assert verify_lengths(policy, step) == [expected, *[0] * (requests - 1)]
 
 
@@ -155,7 +157,7 @@ def test_prefix_scheduler_by_hand() -> None:
     """Survivals .9, .72, .36 and .6, .3. 2/1 < 2.9/1.2 = 2.42 < 3.62/1.4 = 2.59 > 4.22/1.9 = 2.22: the two best, both of
     the first request."""
     policy = parse_policy("prefix_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 1.9, 2, 2]))
-    assert verify_lengths(policy, Step(policy, [3, 2], [(0.9, 0.8, 0.5), (0.6, 0.5)], [[], []])) == [2, 0]
+    assert verify_lengths(policy, StepView(policy, [3, 2], [(0.9, 0.8, 0.5), (0.6, 0.5)], [[], []])) == [2, 0]
 
 
 def test_prefix_scheduler_counts_tokens_of_finished_prompts() -> None:
@@ -163,7 +165,7 @@ def test_prefix_scheduler_counts_tokens_of_finished_prompts() -> None:
     policy = parse_policy("prefix_scheduler", cost_of([9, 9, 9, 9, 9, 1, 1.2]))
     for finishing, expected in ((1, 1), (3, 0)):
         load = StepLoad(1, prefilling=3, finishing_prefill=finishing, prefill_tokens=4)
-        assert verify_lengths(policy, Step(policy, [1], [(0.5,)], [[]], load=load)) == [expected]
+        assert verify_lengths(policy, StepView(policy, [1], [(0.5,)], [[]], load=load)) == [expected]
 
 
 def test_lagged_scheduler_by_hand() -> None:
@@ -171,7 +173,7 @@ def test_lagged_scheduler_by_hand() -> None:
     4.75/2.1: two positions. Today's best two are .9 and .81, both of the first request."""
     policy = parse_policy("lagged_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 2, 2.1]))
     past = [[old_round(0.0, 0.0), old_round(0.5, 0.5), old_round(0.1, 0.1)], [old_round(0.1, 0.1)]]
-    assert verify_lengths(policy, Step(policy, [2, 2], [(0.9, 0.9), (0.6, 0.5)], past)) == [2, 0]
+    assert verify_lengths(policy, StepView(policy, [2, 2], [(0.9, 0.9), (0.6, 0.5)], past)) == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,14 @@ def test_moving_average_by_hand(name: str, rounds: list[float], known: float) ->
     """One position of one request: verified iff (1 + known)/t₂ > 1/t₁."""
     for margin, expected in ((-0.001, 1), (0.001, 0)):
         policy = parse_policy(name, cost_of([0, 1, 1 + known + margin]))
-        assert verify_lengths(policy, Step(policy, [1], [(0.3,)], [[old_round(c) for c in rounds]])) == [expected]
+        assert verify_lengths(policy, StepView(policy, [1], [(0.3,)], [[old_round(c) for c in rounds]])) == [expected]
 
 
 def test_positions_an_old_round_did_not_draft_count_as_sure() -> None:
     """.5, .5 from a round of one token: 1/1, 1.5/1.6, 2/1.9. A short round before that changes nothing: .5, .45."""
     policy = parse_policy("lagged_scheduler:1", cost_of([0, 1, 1.6, 1.9]))
     for past in ([old_round(0.5)], [old_round(), old_round(0.5, 0.9)]):
-        assert verify_lengths(policy, Step(policy, [2], [(0.3, 0.3)], [past])) == [2]
+        assert verify_lengths(policy, StepView(policy, [2], [(0.3, 0.3)], [past])) == [2]
 
 
 @pytest.mark.parametrize(("last", "expected"), [(0.5, [3, 3]), (0.3, [0, 3])])
@@ -211,7 +213,7 @@ def test_vllm_adaptive_by_hand(last: float, expected: list[int]) -> None:
     load = StepLoad(2, 2, finishing_prefill=1, prefill_tokens=7, context_tokens=123456)
     past = [[old_round(0.9, 0.8, last), old_round(0, 0, 0)], []]
     today = [(0.1, 0.9, 0.9), (0.9, 0.9, 0.9)]
-    assert verify_lengths(policy, Step(policy, [3, 3], today, past, load=load)) == expected
+    assert verify_lengths(policy, StepView(policy, [3, 3], today, past, load=load)) == expected
 
 
 def test_a_step_in_the_curve_stops_one_scheduler_for_good_and_not_the_other() -> None:
@@ -222,8 +224,8 @@ def test_a_step_in_the_curve_stops_one_scheduler_for_good_and_not_the_other() ->
     past: list[Round] = []
     for _ in range(5):
         now: Any = ([3] * 4, [(0.9, 0.9, 0.9)] * 4, [past] * 4)
-        assert verify_lengths(prefix, Step(prefix, *now)) == [0] * 4
-        assert verify_lengths(lagged, Step(lagged, *now)) == [3] * 4
+        assert verify_lengths(prefix, StepView(prefix, *now)) == [0] * 4
+        assert verify_lengths(lagged, StepView(lagged, *now)) == [3] * 4
         past = [*past, old_round(0.9, 0.9, 0.9)]
 
 
@@ -235,7 +237,7 @@ class Asking(Policy):
 
     name = "asking"
 
-    def admit(self, step: Step) -> None:
+    def admit(self, step: StepView) -> None:
         self.question(step)
 
 
@@ -243,9 +245,9 @@ class AskingStale(Asking):
     replays_exactly = False
 
 
-def step_for(policy: Policy) -> Step:
+def step_for(policy: Policy) -> StepView:
     past = [Round(3, 1, 1, 2, (0.9, 0.8, 0.7), 1)]
-    return Step(policy, [3], [(0.9, 0.8, 0.7)], [past], [2])
+    return StepView(policy, [3], [(0.9, 0.8, 0.7)], [past], [2])
 
 
 @pytest.mark.parametrize(
@@ -298,4 +300,4 @@ def test_bad_policies_are_refused(text: str, message: str) -> None:
 def test_threshold_needs_confidences() -> None:
     policy = parse_policy("threshold:0.5")
     with pytest.raises(InputError, match="this drafter has none"):
-        verify_lengths(policy, Step(policy, [3], [()], [[]]))
+        verify_lengths(policy, StepView(policy, [3], [()], [[]]))

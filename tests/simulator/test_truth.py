@@ -10,7 +10,7 @@ from simulator.hardware.profile import Curve, Profile
 from simulator.load import Arrivals, Users
 from simulator.metrics import mser, student_t
 from simulator.records import Anchors
-from simulator.simulation import Engine, Prepared, Setup, prepare, simulate
+from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse
 
@@ -62,7 +62,7 @@ def test_one_at_a_time_is_a_single_server_queue() -> None:
     wait = rate * (service**2).mean() / (2 * (1 - rate * service.mean()))
     waits = [
         simulate(
-            Setup(load=Arrivals(rate), policy="none", profile=profile((1,), (step_s,)), engine=Engine(request_cap=1),
+            Setup(load=Arrivals(rate), policy="none", profile=profile((1,), (step_s,)), engine=EngineLimits(request_cap=1),
                   seconds=2000, seed=s), recorded,
         ).means["ttft"] - step_s
         for s in SEEDS
@@ -80,7 +80,14 @@ def test_short_steps_in_proportion_to_requests_share_the_processor(lengths: list
     rate = 0.5 / service
     sojourns = [
         simulate(
-            Setup(load=Arrivals(rate), policy="none", profile=shared, engine=Engine(request_cap=1000), seconds=600, seed=s),
+            Setup(
+                load=Arrivals(rate),
+                policy="none",
+                profile=shared,
+                engine=EngineLimits(request_cap=1000),
+                seconds=600,
+                seed=s,
+            ),
             recorded,
         ).means["e2e"]
         for s in SEEDS
@@ -114,7 +121,7 @@ def test_little_holds_for_what_is_reported() -> None:
 def test_overload_is_said() -> None:
     recorded = trace([100])
     outcome = simulate(
-        Setup(load=Arrivals(20.0), policy="none", profile=profile((1, 512), (0.01, 5.0)), engine=Engine(request_cap=4),
+        Setup(load=Arrivals(20.0), policy="none", profile=profile((1, 512), (0.01, 5.0)), engine=EngineLimits(request_cap=4),
               seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
     )  # fmt: skip
     assert outcome.slas == {"p95_ttft<=1": False}

@@ -15,7 +15,7 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile, dump_profile
 from tuner.objective import Scenario
 from tuner.search import Run, Search
-from tuner.study import Ground, Plan, ground, scenario_of, space_of, traces_of
+from tuner.study import StudyInputs, StudyPlan, scenario_of, space_of, study_inputs, traces_of
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 
@@ -39,35 +39,35 @@ def profile() -> Profile:
 
 
 @pytest.fixture(scope="session")
-def plan_of(profile: Profile) -> Callable[..., Plan]:
+def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
     """Plans of short simulations."""
 
-    def made(other: Profile | None = None, **options: Any) -> Plan:
+    def made(other: Profile | None = None, **options: Any) -> StudyPlan:
         short = {"loads": ["users:16/0"], "objective": "throughput", "seconds": 20.0, "trials": 24, "draws": 5}
-        return Plan(profile=dump_profile(other or profile), **{**short, "request_cap": 32, **options})
+        return StudyPlan(profile=dump_profile(other or profile), **{**short, "request_cap": 32, **options})
 
     return made
 
 
 @pytest.fixture(scope="session")
-def grounds(store: Store) -> Callable[[Plan], Ground]:
-    return lambda plan: ground(store, store.find_run("latest"), plan, QUIET)
+def grounds(store: Store) -> Callable[[StudyPlan], StudyInputs]:
+    return lambda plan: study_inputs(store, store.find_run("latest"), plan, QUIET)
 
 
 @pytest.fixture(scope="session")
-def here(grounds: Callable[[Plan], Ground]) -> Callable[[Plan], tuple[Ground, Scenario, Search, Run]]:
+def here(grounds: Callable[[StudyPlan], StudyInputs]) -> Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]]:
     """All that a search in this process needs."""
 
-    def made(plan: Plan) -> tuple[Ground, Scenario, Search, Run]:
+    def made(plan: StudyPlan) -> tuple[StudyInputs, Scenario, Search, Run]:
         found = grounds(plan)
         scenario = scenario_of(plan, found, plan.loads[0])
         what = Search(
             space=space_of(plan, found, plan.loads[0]), scenario=scenario, objective=plan.objective, sampler=plan.sampler,
             trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
         )  # fmt: skip
-        from tuner.objective import Worker
+        from tuner.objective import TrialWorker
 
-        worker = Worker(dict(traces_of(found)), found.bare)
+        worker = TrialWorker(dict(traces_of(found)), found.bare)
         return found, scenario, what, lambda jobs: [worker.run(job) for job in jobs]
 
     return made

@@ -19,7 +19,7 @@ from simulator.traces import Trace
 from tuner.export import batch_rows, check, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.space import Configuration
-from tuner.study import Ground, Plan
+from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},
@@ -157,8 +157,8 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
-    plan: Plan = plan_of()
-    found: Ground = grounds(plan)
+    plan: StudyPlan = plan_of()
+    found: StudyInputs = grounds(plan)
     trace: Trace = found.traffic.trace(("search", "dspark", 7, "none"))
     mix = Mix(trace, found.weights)
     rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), 256), 7, 256)

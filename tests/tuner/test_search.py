@@ -16,15 +16,15 @@ from results.store.studies import Studies
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.traces import split_of
 from tests.tuner.conftest import QUIET
-from tuner.objective import Job, Scenario, Worker
+from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.prompts import drawn
 from tuner.samplers import study_of
 from tuner.search import Result, Run, Search, search
 from tuner.space import Configuration, plain
-from tuner.study import Ground, Plan, resume_study, start_study
-from tuner.trial import Rung, Trial, front, ranked
+from tuner.study import StudyInputs, StudyPlan, resume_study, start_study
+from tuner.trial import Trial, TrialRung, front, ranked
 
-Here = Callable[[Plan], tuple[Ground, Scenario, Search, Run]]
+Here = Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]]
 OPTIONS: dict[str, Any] = {
     "loads": ["users:8/0", "users:16/0"], "objective": "throughput", "seconds": 4.0, "trials": 16, "draws": 5,
     "request_cap": 32, "slas": ["tps>=100"],
@@ -109,7 +109,7 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
     }
 
 
-def test_parts_share_no_prompt(grounds: Callable[[Plan], Ground], plan_of: Callable[..., Plan]) -> None:
+def test_parts_share_no_prompt(grounds: Callable[[StudyPlan], StudyInputs], plan_of: Callable[..., StudyPlan]) -> None:
     found = grounds(plan_of())
     parts = {part: {r.prompt_id for r in found.traffic.trace((part, "dspark", 7, "raw")).responses}
              for part in ("search", "confirmation")}  # fmt: skip
@@ -141,31 +141,31 @@ def simple(profile: Profile, verify: Curve, draft_s: float) -> Profile:
     )  # fmt: skip
 
 
-def test_free_verification_is_used_to_the_full(profile: Profile, here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_free_verification_is_used_to_the_full(profile: Profile, here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     """A step takes the same whatever is verified: nothing beats the whole block, and the winner equals it."""
     _, scenario, what, run = here(plan_of(simple(profile, curve(0.0), 0.0), drafters=["dspark"], trials=40))
     trials = search(what, [], [], run, lambda batch: None)
     best = ranked(trials)[0]
     whole, oracle = (
-        run([Job(Configuration("dspark", 7, p, "none", 32), scenario, what.seconds, seed) for seed in (0, 1)])
+        run([TrialJob(Configuration("dspark", 7, p, "none", 32), scenario, what.seconds, seed) for seed in (0, 1)])
         for p in ("fixed:7", "oracle")
     )
     for reference in (whole, oracle):  # verifying more than the oracle costs nothing
         assert best.last.values[0] == pytest.approx(np.mean([r[0]["throughput"] for r in reference]), rel=1e-3)  # type: ignore[index]
 
 
-def test_dear_verification_is_not_bought(profile: Profile, here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_dear_verification_is_not_bought(profile: Profile, here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     """A token costs the same alone or in a block, and drafting costs more: expected tokens per second fall with every k."""
     _, scenario, what, run = here(plan_of(simple(profile, curve(0.001, 0.0), 0.01), drafters=["dspark", "mtp"]))
     trials = search(what, [], [(plain(32), "start")], run, lambda batch: None)
     best = ranked(trials)[0]
-    none = [run([Job(plain(32), scenario, what.seconds, seed)])[0][0] for seed in (0, 1)]
+    none = [run([TrialJob(plain(32), scenario, what.seconds, seed)])[0][0] for seed in (0, 1)]
     assert best.last.values[0] == pytest.approx(np.mean([n["throughput"] for n in none]), rel=0.01)  # type: ignore[index]
     assert best.figures is not None
     assert best.figures["budget"] == 1
 
 
-def test_bounds_are_constraints(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_bounds_are_constraints(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of(slas=["tps>=400", "p90_ttft<=0.2"], trials=32))
     trials = search(what, [], [], run, lambda batch: None)
     for t in trials:
@@ -177,16 +177,19 @@ def test_bounds_are_constraints(here: Here, plan_of: Callable[..., Plan]) -> Non
     assert any(not t.last.feasible and t.last.values[0] > ranked(trials)[0].last.values[0] for t in trials) or ranked(trials)
 
 
-def test_an_open_loop_must_answer_what_arrives(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_an_open_loop_must_answer_what_arrives(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, scenario, _, run = here(plan_of(loads=["rate:60/1"], objective="tps"))
     few, many = run(
-        [Job(plain(2), scenario, 40.0, 0), Job(Configuration("dspark", 7, "fixed:5", "none", 32), scenario, 40.0, 0)]
+        [
+            TrialJob(plain(2), scenario, 40.0, 0),
+            TrialJob(Configuration("dspark", 7, "fixed:5", "none", 32), scenario, 40.0, 0),
+        ]
     )
     assert scenario.violations(few[0])["answers arrivals"] > 0.3  # type: ignore[arg-type]
     assert scenario.violations(many[0])["answers arrivals"] <= 0  # type: ignore[arg-type]
 
 
-def test_a_front_holds_what_nothing_beats(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_a_front_holds_what_nothing_beats(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of(objective="pareto", trials=40, loads=["users:32/0"], seconds=10.0))
     trials = search(what, [], [], run, lambda batch: None)
     found = front(trials)
@@ -196,10 +199,10 @@ def test_a_front_holds_what_nothing_beats(here: Here, plan_of: Callable[..., Pla
     assert list(tps) == sorted(tps)
 
 
-def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of(trials=16, seconds=4.0))
 
-    def broken(jobs: Sequence[Job]) -> list[Result]:
+    def broken(jobs: Sequence[TrialJob]) -> list[Result]:
         return [
             ("InputError: no", 0.1) if j.configuration.drafter == "dflash" else r
             for j, r in zip(jobs, run(jobs), strict=True)
@@ -214,17 +217,17 @@ def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..
     assert "dflash" not in {t.configuration.drafter for t in ranked(trials)}
 
 
-def test_a_worker_says_what_went_wrong(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_a_worker_says_what_went_wrong(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     found, scenario, _, _ = here(plan_of())
-    worker = Worker({}, found.bare)
-    said, _ = worker.run(Job(plain(4), scenario, 1.0, 0))
+    worker = TrialWorker({}, found.bare)
+    said, _ = worker.run(TrialJob(plain(4), scenario, 1.0, 0))
     assert isinstance(said, str)
     assert said.startswith("KeyError")
 
 
 def test_only_what_noise_cannot_explain_is_cut() -> None:
-    def rung(value: float, half: float = 1.0, broken: float = -1.0) -> Rung:
-        return Rung(1.0, (value,), (half,), {"tps>=1": broken})
+    def rung(value: float, half: float = 1.0, broken: float = -1.0) -> TrialRung:
+        return TrialRung(1.0, (value,), (half,), {"tps>=1": broken})
 
     best = rung(100.0)
     assert rung(90.0).clearly_worse(best)
@@ -236,13 +239,13 @@ def test_only_what_noise_cannot_explain_is_cut() -> None:
     assert not rung(90.0).clearly_worse(rung(100.0, broken=0.1))
 
 
-def test_more_trials_continue_a_search(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_more_trials_continue_a_search(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of(seconds=4.0))
     first = search(replace(what, trials=16), [], [], run, lambda batch: None)
     whole = [t.row() | {"wall_s": 0} for t in search(what, [], [], run, lambda batch: None)]
     assert [t.row() | {"wall_s": 0} for t in search(what, first, [], run, lambda batch: None)] == whole
 
 
-def test_nothing_begins_after_the_timeout(here: Here, plan_of: Callable[..., Plan]) -> None:
+def test_nothing_begins_after_the_timeout(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of())
     assert search(what, [], [], run, lambda batch: None, deadline=0.0) == []

@@ -11,11 +11,11 @@ import pytest
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.policies import parse_policy
-from tuner.objective import Job, Scenario
+from tuner.objective import Scenario, TrialJob
 from tuner.samplers import SAMPLERS, propose, study_of
 from tuner.search import Run, Search
-from tuner.space import COORDINATES, Configuration, Point, Recorded, Space, Suggested, leaf, request_caps
-from tuner.study import Ground, Plan
+from tuner.space import COORDINATES, Configuration, PointChooser, Recorded, Space, SuggestedChooser, leaf, request_caps
+from tuner.study import StudyInputs, StudyPlan
 
 SPACE = Space(
     recorded=(Recorded("dspark", 7, ("raw", "calibrated")), Recorded("eagle3", 5, ()), Recorded("mtp", 1, ("estimated",))),
@@ -58,24 +58,24 @@ def test_points_and_optuna_arrive_at_the_same_leaves() -> None:
     rng = np.random.default_rng(0)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(200):
-        for reached in (leaf(SPACE, Point(rng.random(COORDINATES))), leaf(SPACE, Suggested(study.ask()))):
+        for reached in (leaf(SPACE, PointChooser(rng.random(COORDINATES))), leaf(SPACE, SuggestedChooser(study.ask()))):
             assert reached == leaves[reached.configuration]
 
 
 def test_every_suggestion_simulates(
-    here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+    here: Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]], plan_of: Callable[..., StudyPlan]
 ) -> None:
     _, scenario, what, run = here(plan_of())
     by_kind = {(one.configuration.drafter, one.configuration.kind, one.configuration.confidences): one.configuration
                for one in what.space.leaves()}  # fmt: skip
-    results = run([Job(c, scenario, 1.0, 0) for c in by_kind.values()])
+    results = run([TrialJob(c, scenario, 1.0, 0) for c in by_kind.values()])
     assert [r for r, _ in results if isinstance(r, str)] == []
     assert len(by_kind) > 20
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_proposals_are_new_and_depend_on_the_past_alone(
-    sampler: str, here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+    sampler: str, here: Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]], plan_of: Callable[..., StudyPlan]
 ) -> None:
     from tuner.search import search
 
@@ -88,7 +88,7 @@ def test_proposals_are_new_and_depend_on_the_past_alone(
 
 
 def test_a_search_ends_when_everything_was_tried(
-    here: Callable[[Plan], tuple[Ground, Scenario, Search, Run]], plan_of: Callable[..., Plan]
+    here: Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]], plan_of: Callable[..., StudyPlan]
 ) -> None:
     from tuner.search import search
 

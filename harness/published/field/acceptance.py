@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from harness.published.field.page import Decision, Experiment, Point, Role, point, summarised
+from harness.published.field.page import Decision, Experiment, FieldPoint, Role, field_point, summarised
 from harness.published.paper.fit import Tables
 
 BLOCK: Final = 7
@@ -40,11 +40,11 @@ def position_sums(tables: Tables) -> Experiment:
     position = tables["vllm_52992_glm52_dspark16_position"]
     for arm, column in (("fixed16", "fixed16_baseline"), ("adaptive", "adaptive")):
         total = 1 + float(position[f"{arm}_accept_frac"].sum())
-        found.append(point("GLM-5.2 DSpark-16", arm, "accepted_length", "predicted", summary[column].item(), total))
+        found.append(field_point("GLM-5.2 DSpark-16", arm, "accepted_length", "predicted", summary[column].item(), total))
     for (dataset,), rows in tables["kimi_k3_dspark_acceptance_by_position"].group_by("dataset", maintain_order=True):
         total = 1 + float(rows["survival_prob_digitised"].sum())
         label = rows["labelled_tokens_per_step"][0]
-        found.append(point("Kimi-K3 DSpark-7", str(dataset), "accepted_length", "predicted", label, total))
+        found.append(field_point("Kimi-K3 DSpark-7", str(dataset), "accepted_length", "predicted", label, total))
     return Experiment(
         "Accepted length from acceptance by position",
         "vllm_52992_glm52_dspark16_position, vllm_52992_glm52_dspark16_summary, kimi_k3_dspark_acceptance_by_position",
@@ -57,7 +57,7 @@ def position_sums(tables: Tables) -> Experiment:
 
 def block_sizes(tables: Tables) -> Experiment:
     """τ over k drafted tokens, from k = 1 alone and from k = 1 and 2."""
-    found, breaks, steps, rises = list[Point](), 0, 0, 0
+    found, breaks, steps, rises = list[FieldPoint](), 0, 0, 0
     for name, lengths in _by_k(tables):
         survivals = np.diff([1.0, *lengths])
         steps += len(survivals) - 1
@@ -66,12 +66,14 @@ def block_sizes(tables: Tables) -> Experiment:
         for k, published in enumerate(lengths, 1):
             one = iid_length(lengths[0] - 1, k)
             found.append(
-                point(f"{name} · k=1", f"k={k}", "accepted_length", "input" if k == 1 else "predicted", published, one)
+                field_point(f"{name} · k=1", f"k={k}", "accepted_length", "input" if k == 1 else "predicted", published, one)
             )
         for k, published in enumerate(lengths, 1):
             two = tail_length(lengths[0], lengths[1], k)
             found.append(
-                point(f"{name} · k=1,2", f"k={k}", "accepted_length", "input" if k <= 2 else "predicted", published, two)
+                field_point(
+                    f"{name} · k=1,2", f"k={k}", "accepted_length", "input" if k <= 2 else "predicted", published, two
+                )
             )
     return Experiment(
         "Accepted length over drafted tokens",
@@ -102,7 +104,7 @@ def longer_drafts(tables: Tables) -> Experiment:
     for (target, drafter, dataset), rows in table.group_by(["target", "drafter", "dataset"], maintain_order=True):
         length = dict(zip(rows["k"].to_list(), rows["acceptance_length_incl_bonus"].to_list(), strict=True))
         guess = iid_length(alpha_of(length[3], 3), 7)
-        found.append(point(f"{target} {drafter}", str(dataset), "accepted_length", "predicted", length[7], guess))
+        found.append(field_point(f"{target} {drafter}", str(dataset), "accepted_length", "predicted", length[7], guess))
     return Experiment(
         "Accepted length at k=7 from k=3",
         "vllmblog_acceptance_lengths",
@@ -118,7 +120,7 @@ def flat_over_load(tables: Tables) -> Experiment:
     table = tables["sglang_16818_dflash_accept_len"]
     first = float(table.filter(tp=1, concurrency=1)["accept_len_tokens_per_verify"].item())
     found = [
-        point(
+        field_point(
             f"DFlash, {row['tp']} GPU", f"c={row['concurrency']}", "accepted_length",
             "input" if row["tp"] == row["concurrency"] == 1 else "predicted", row["accept_len_tokens_per_verify"], first,
         )
@@ -136,7 +138,7 @@ def flat_over_load(tables: Tables) -> Experiment:
 
 def single_stream(tables: Tables, block: int = BLOCK) -> Experiment:
     """Speed is proportional to τ: what a round costs, from one data set, gives all others."""
-    found, costs = list[Point](), list[str]()
+    found, costs = list[FieldPoint](), list[str]()
     for (target,), rows in tables["llamacpp_25173_dspark_dflash"].group_by("target", maintain_order=True):
         target_name = str(target).partition(" ")[0].replace("target", "unnamed target")
         for drafter in ("dflash", "dspark"):
@@ -148,7 +150,7 @@ def single_stream(tables: Tables, block: int = BLOCK) -> Experiment:
             for row in seen.iter_rows(named=True):
                 role: Role = "input" if row["dataset"] == "GSM8K" else "predicted"
                 guess = row["baseline_tok_s"] * row["tau"] / cost
-                found.append(point(f"{target_name} · {drafter}", row["dataset"], "speed", role, row["speed"], guess))
+                found.append(field_point(f"{target_name} · {drafter}", row["dataset"], "speed", role, row["speed"], guess))
     return Experiment(
         "Speed of one stream from accepted length",
         "llamacpp_25173_dspark_dflash",

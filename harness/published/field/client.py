@@ -16,7 +16,7 @@ from simulator.engine.state import REQUEST, Records
 from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.policies import parse_policy
-from simulator.simulation import Engine, Prepared, Setup, Simulator, check_conservation
+from simulator.simulation import EngineLimits, Prepared, Setup, Simulator, check_conservation
 
 STEP_TOKENS: Final = 8192
 """Tokens of one pass, prompts included: vLLM's default on such GPUs."""
@@ -47,7 +47,7 @@ class Client:
         return np.ceil(rng.exponential(self.prompt_tokens, self.requests))
 
 
-class Served(NamedTuple):
+class ClientFigures(NamedTuple):
     """What a client sees."""
 
     throughput: float
@@ -65,9 +65,9 @@ def serve(
     client: Client,
     believed: Profile | None = None,
     seed: int = 0,
-) -> Served:
+) -> ClientFigures:
     """Simulate a client's whole run; `believed` is what the policy takes a step to cost, by default the truth."""
-    engine = Engine(request_cap=users, step_tokens=STEP_TOKENS)
+    engine = EngineLimits(request_cap=users, step_tokens=STEP_TOKENS)
     setup = Setup(load=Users(users), policy=policy, profile=profile, believed=believed, engine=engine)
     rng, asked = np.random.default_rng(seed), np.zeros(client.requests, REQUEST)
     asked["response"] = rng.integers(len(recorded.trace.responses), size=client.requests)
@@ -87,7 +87,7 @@ def serve(
     assert len(rows) == client.requests, "requests were lost"
     tpot_s = (rows["finish_s"] - rows["first_s"]) / (client.output_tokens - 1)
     tokens = client.requests * client.output_tokens
-    return Served(tokens / float(rows["finish_s"].max()), 1 / float(np.median(tpot_s)), 1e3 * float(tpot_s.mean()))
+    return ClientFigures(tokens / float(rows["finish_s"].max()), 1 / float(np.median(tpot_s)), 1e3 * float(tpot_s.mean()))
 
 
 def step_s(profile: Profile, drafter: str, gamma: int, users: int, verified: int) -> float:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.published.paper.fit import FORMS, Confidence, Floats, fit_form, fit_shape, published
+from harness.published.paper.fit import FORMS, Confidence, Floats, fit_form, fit_shape, paper_tables
 from harness.published.paper.predict import independent_rounds
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.simulation import Prepared, prepare
@@ -30,7 +30,7 @@ _TOKENS: Final = tuple(sorted({round(2 ** (i / 8)) for i in range(8 * 12 + 1)}))
 @cache
 def qwen_shape() -> Confidence:
     """Decline over positions, spread and correlation of DSpark on Qwen3-4B, from the paper's Figure 6."""
-    return fit_shape(published())
+    return fit_shape(paper_tables())
 
 
 def law_of(accepted_length: float, gamma: int, shape: Confidence | None = None) -> Confidence:

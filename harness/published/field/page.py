@@ -21,7 +21,7 @@ UNITS: Final[dict[Quantity, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class FieldPoint:
     """A published number and what was predicted for it."""
 
     case: str
@@ -36,13 +36,13 @@ class Point:
     """Predicted over published, less one."""
 
 
-def point(case: str, at: str, quantity: Quantity, role: Role, published: float, predicted: float) -> Point:
+def field_point(case: str, at: str, quantity: Quantity, role: Role, published: float, predicted: float) -> FieldPoint:
     """A point, its error worked out."""
-    return Point(case, at, quantity, role, float(published), float(predicted), float(predicted / published - 1))
+    return FieldPoint(case, at, quantity, role, float(published), float(predicted), float(predicted / published - 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class FieldSummary:
     """Errors over a case's predicted points, as shares."""
 
     case: str
@@ -68,7 +68,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Alternative:
+class FieldAlternative:
     """The same prediction under another assumption."""
 
     name: str
@@ -87,10 +87,10 @@ class Experiment:
     inputs: tuple[str, ...]
     """Published numbers that went in."""
     assumptions: tuple[str, ...]
-    points: tuple[Point, ...]
-    summaries: tuple[Summary, ...]
+    points: tuple[FieldPoint, ...]
+    summaries: tuple[FieldSummary, ...]
     decisions: tuple[Decision, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
+    alternatives: tuple[FieldAlternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,14 @@ class Fieldwork:
     caveats: tuple[str, ...]
 
 
-def summarised(points: Iterable[Point]) -> tuple[Summary, ...]:
+def summarised(points: Iterable[FieldPoint]) -> tuple[FieldSummary, ...]:
     """Errors of each case and quantity that has predicted points, in order of appearance."""
     groups: dict[tuple[str, Quantity], list[float]] = {}
     for p in points:
         if p.role == "predicted":
             groups.setdefault((p.case, p.quantity), []).append(p.error)
     return tuple(
-        Summary(case, quantity, len(e), _mean([abs(x) for x in e]), _mean(e), max(e, key=abs))
+        FieldSummary(case, quantity, len(e), _mean([abs(x) for x in e]), _mean(e), max(e, key=abs))
         for (case, quantity), e in groups.items()
     )
 
@@ -186,7 +186,7 @@ def _rows(e: Experiment) -> list[str]:
     return rows
 
 
-def _of(e: Experiment, s: Summary) -> list[Point]:
+def _of(e: Experiment, s: FieldSummary) -> list[FieldPoint]:
     return [p for p in e.points if (p.case, p.quantity, p.role) == (s.case, s.quantity, "predicted")]
 
 
@@ -194,7 +194,7 @@ def _assumptions(result: Fieldwork) -> list[str]:
     return list(dict.fromkeys(a for e in result.experiments for a in e.assumptions))
 
 
-def _said(s: Summary) -> str:
+def _said(s: FieldSummary) -> str:
     return f"{s.points:2} points  off by {100 * s.mae:5.1f} %  bias {_percent(s.bias):>7}  worst {_percent(s.worst):>7}"
 
 
@@ -209,7 +209,7 @@ def _decision(d: Decision) -> str:
     return f"{d.what}: published {amount(d.published)}, predicted {amount(d.predicted)}"
 
 
-def _alternative(a: Alternative) -> str:
+def _alternative(a: FieldAlternative) -> str:
     errors = ", ".join(f"{case} {100 * mae:.0f} %" for case, mae in a.mae.items())
     return f"{a.name}: {UNITS[a.quantity]} off by {errors}"
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from harness.published.field.client import Client, Served, serve, step_s
+from harness.published.field.client import Client, ClientFigures, serve, step_s
 from harness.published.field.model import (
     Drafting,
     LineFit,
@@ -23,14 +23,23 @@ from harness.published.field.model import (
     trace_of,
     with_host_work,
 )
-from harness.published.field.page import Alternative, Decision, Experiment, Point, Quantity, Role, point, summarised
+from harness.published.field.page import (
+    Decision,
+    Experiment,
+    FieldAlternative,
+    FieldPoint,
+    Quantity,
+    Role,
+    field_point,
+    summarised,
+)
 from harness.published.paper.fit import DRAFT_LAYERS, TARGET_LAYERS, Floats, Tables
 from simulator.hardware.catalogue import find_profile
 from simulator.simulation import Prepared
 
-Mixed = Literal["eager", "graphs", "served"]
+PrefillSteps = Literal["eager", "graphs", "served"]
 """What a step with prefill costs, and where host work comes from; see `ENGINES`."""
-ENGINES: Final[Mapping[Mixed, str]] = {
+ENGINES: Final[Mapping[PrefillSteps, str]] = {
     "eager": "steps with prefill outside of graphs",
     "graphs": "steps with prefill inside graphs",
     "served": "steps with prefill inside graphs, host work from the line without speculation",
@@ -41,7 +50,7 @@ GAMMA: Final = 7
 SPEED_BENCH_PROMPT_TOKENS: Final = 338
 """880 prompts of SPEED-Bench's qualitative split were 297,348 tokens to Llama 3.3 (vllm-project/vllm#36029)."""
 CLIENT: Final = Client(requests=880, prompt_tokens=SPEED_BENCH_PROMPT_TOKENS)
-OTHER_WAYS: Final[Mapping[Mixed, Mapping[str, Mapping[str, Any]]]] = {
+OTHER_WAYS: Final[Mapping[PrefillSteps, Mapping[str, Mapping[str, Any]]]] = {
     "eager": {
         "as kept": {},
         "users begin one after the other": {"client": replace(CLIENT, staggered=True)},
@@ -70,8 +79,8 @@ _CLIENT: Final = "880 requests of 512 tokens, all users begin at once, the queue
 
 
 def v4flash(
-    tables: Tables, engine: Mixed, client: Client = CLIENT, *, alike: bool = False, least_users: int = 1
-) -> list[Point]:
+    tables: Tables, engine: PrefillSteps, client: Client = CLIENT, *, alike: bool = False, least_users: int = 1
+) -> list[FieldPoint]:
     """Throughput and users' speed of every arm, from the engine's own cost tables; `alike` forgets the categories."""
     recorded, found = speed_bench(tables, alike=alike), []
     for row in _pareto(tables).filter(pl.col("concurrency") >= least_users).iter_rows(named=True):
@@ -79,9 +88,9 @@ def v4flash(
         out = _serve_v4flash(tables, engine, recorded, ARMS[arm], users, client)
         given = (arm == "none" and users in _GIVEN_LOADS.get(engine, (users,))) or (arm, users) == ("k=7", 1)
         role: Role = "input" if given else "predicted"
-        found.append(point(arm, f"c={users}", "throughput", role, row["throughput_tok_s_total"], out.throughput))
+        found.append(field_point(arm, f"c={users}", "throughput", role, row["throughput_tok_s_total"], out.throughput))
         if not str(row["note"] or "").startswith("clamped"):
-            found.append(point(arm, f"c={users}", "tps", role, row["tps_per_user"], out.tps))
+            found.append(field_point(arm, f"c={users}", "tps", role, row["tps_per_user"], out.tps))
     return found
 
 
@@ -107,8 +116,14 @@ def _accepted_length(tables: Tables) -> float:
 
 
 def _serve_v4flash(
-    tables: Tables, engine: Mixed, recorded: Prepared, policy: str, users: int, client: Client = CLIENT, captured: int = 1024
-) -> Served:
+    tables: Tables,
+    engine: PrefillSteps,
+    recorded: Prepared,
+    policy: str,
+    users: int,
+    client: Client = CLIENT,
+    captured: int = 1024,
+) -> ClientFigures:
     shipped = captured_to(find_profile(_PROFILE), captured)
     # What vLLM looks up at start-up: captured costs, then straight on; neither host work nor what prefill does to a step.
     believed = replace(mixed_in_graphs(shipped), overhead_s=0.0)
@@ -124,23 +139,23 @@ def _host_s(tables: Tables, users: int) -> float:
     return 1 / tps - float(find_profile(_PROFILE).cost("none", 0, users, users).verify_s[users])
 
 
-_PREFILL: Final[Mapping[Mixed, str]] = {
+_PREFILL: Final[Mapping[PrefillSteps, str]] = {
     "eager": "a step with prefill costs 104.5 ms or more, as profiled outside of graphs",
     "graphs": "a step with prefill costs what a captured one does up to 1024 tokens, and 104.5 ms or more beyond: vLLM's "
     "documentation has mixed steps replay piecewise graphs, whose cost nobody published",
     "served": "a step with prefill costs what a captured one does up to 1024 tokens, and 104.5 ms or more beyond",
 }
-_HOST: Final[Mapping[Mixed, str]] = {
+_HOST: Final[Mapping[PrefillSteps, str]] = {
     "eager": "time per token without speculation at c=1 and c=16: they are in the profile's overhead and eager curve",
     "graphs": "time per token without speculation at c=1: it is in the profile's overhead",
     "served": "all times per token without speculation: what they have above the captured pass is host work of every step, "
     "by running requests",
 }
-_GIVEN_LOADS: Final[Mapping[Mixed, tuple[int, ...]]] = {"eager": (1, 16), "graphs": (1,)}
+_GIVEN_LOADS: Final[Mapping[PrefillSteps, tuple[int, ...]]] = {"eager": (1, 16), "graphs": (1,)}
 """Of the arm without speculation; all where nothing is said."""
 
 
-def v4flash_experiment(tables: Tables, engine: Mixed) -> Experiment:
+def v4flash_experiment(tables: Tables, engine: PrefillSteps) -> Experiment:
     """One of `ENGINES`, with the loads at which fixed k loses and what adaptive verification gains."""
     found = v4flash(tables, engine)
     return Experiment(
@@ -160,14 +175,14 @@ def v4flash_experiment(tables: Tables, engine: Mixed) -> Experiment:
     )
 
 
-def _alternative(tables: Tables, engine: Mixed, name: str, way: Mapping[str, Any]) -> Alternative:
+def _alternative(tables: Tables, engine: PrefillSteps, name: str, way: Mapping[str, Any]) -> FieldAlternative:
     summaries = summarised(v4flash(tables, engine, **way, least_users=16))
-    return Alternative(
+    return FieldAlternative(
         f"from c=16 on, {name}", "throughput", {s.case: s.mae for s in summaries if s.quantity == "throughput"}
     )
 
 
-def _algorithm_1(tables: Tables, engine: Mixed, found: Sequence[Point]) -> Decision:
+def _algorithm_1(tables: Tables, engine: PrefillSteps, found: Sequence[FieldPoint]) -> Decision:
     recorded = speed_bench(tables)
     out = _serve_v4flash(tables, engine, recorded, "prefix_scheduler", SATURATED)
     ours = next(p.predicted for p in found if (p.case, p.at, p.quantity) == ("adaptive", f"c={SATURATED}", "throughput"))
@@ -176,17 +191,17 @@ def _algorithm_1(tables: Tables, engine: Mixed, found: Sequence[Point]) -> Decis
     )
 
 
-def capture_experiment(tables: Tables, engine: Mixed) -> Experiment:
+def capture_experiment(tables: Tables, engine: PrefillSteps) -> Experiment:
     """k = 7 with graphs to 512 or to 1024 tokens."""
     recorded = speed_bench(tables)
-    found, outcomes = list[Point](), dict[tuple[int, int], tuple[float, float]]()
+    found, outcomes = list[FieldPoint](), dict[tuple[int, int], tuple[float, float]]()
     for row in tables["vllm_49390_b300_capture_size"].iter_rows(named=True):
         tokens, users = row["max_cudagraph_capture_size"], row["concurrency"]
         out = _serve_v4flash(tables, engine, recorded, "fixed:7", users, captured=tokens)
         case = f"graphs to {tokens}"
-        found.append(point(case, f"c={users}", "throughput", "predicted", row["output_tok_s_total"], out.throughput))
+        found.append(field_point(case, f"c={users}", "throughput", "predicted", row["output_tok_s_total"], out.throughput))
         if row["mean_tpot_ms"] is not None:
-            found.append(point(case, f"c={users}", "tpot", "predicted", row["mean_tpot_ms"], out.mean_tpot_ms))
+            found.append(field_point(case, f"c={users}", "tpot", "predicted", row["mean_tpot_ms"], out.mean_tpot_ms))
         outcomes[tokens, users] = row["output_tok_s_total"], out.throughput
     loads = sorted({users for _, users in outcomes})
     cliffs = (
@@ -245,9 +260,9 @@ _ATTRIBUTIONS: Final[Mapping[Attribution, str]] = {
 
 
 def predict_line(
-    line: Line, drafting: Drafting, policies: Mapping[str, str], anchor: str, by: Attribution = "tokens"
-) -> tuple[list[Point], LineFit, float]:
-    """Points of every arm, the fitted line, and the accepted length that `anchor` has at the lowest load.
+    line: Line, drafting: Drafting, policies: Mapping[str, str], known_arm: str, by: Attribution = "tokens"
+) -> tuple[list[FieldPoint], LineFit, float]:
+    """Points of every arm, the fitted line, and the accepted length that `known_arm` has at the lowest load.
 
     Read are the line without speculation and that one number.
     """
@@ -258,7 +273,7 @@ def predict_line(
     profile = (line_profile if by == "tokens" else request_profile)(fit, drafting, "field")
     lowest = int(line.users[0])
     step = step_s(profile, drafting.drafter, drafting.gamma, lowest, drafting.gamma)
-    tau = float(line.arms[anchor][0]) * step / lowest
+    tau = float(line.arms[known_arm][0]) * step / lowest
     recorded = trace_of([law_of(tau, drafting.gamma)], drafting.gamma, drafting.drafter)
     found = []
     for arm, policy in policies.items():
@@ -266,9 +281,11 @@ def predict_line(
             # Prefill is in the line: prompts have one token. Where no number of requests is given, the run is long.
             client = Client(line.requests or 40 * int(users), 1)
             out = serve(profile, recorded, policy, int(users), client)
-            given = arm == "none" or (arm == anchor and users == lowest)
+            given = arm == "none" or (arm == known_arm and users == lowest)
             found.append(
-                point(arm, f"c={users:.0f}", "throughput", "input" if given else "predicted", published, out.throughput)
+                field_point(
+                    arm, f"c={users:.0f}", "throughput", "input" if given else "predicted", published, out.throughput
+                )
             )
     return found, fit, tau
 
@@ -300,7 +317,7 @@ def eagle3_experiment(tables: Tables, model: str) -> Experiment:
     """Eagle3 with either dtype of the draft from the line without speculation."""
     line = eagle3_line(tables, model)
     drafting = Drafting("eagle3", 3, 1, {"Kimi-K2.5-MXFP4": 61, "MiniMax-M2.5": 62}[model], block=False)
-    found, inputs = list[Point](), list[str]()
+    found, inputs = list[FieldPoint](), list[str]()
     for arm in (a for a in line.arms if a != "none"):
         points, fit, tau = predict_line(line, drafting, {"none": "none", arm: "fixed:3"}, arm)
         found += points if not found else [p for p in points if p.case != "none"]
@@ -350,7 +367,7 @@ def crossover(users: Sequence[float], ratio: Sequence[float]) -> float | None:
 
 
 def _decisions(
-    found: Sequence[Point], fixed: Sequence[str], adaptive: str | None = None, over: str | None = None
+    found: Sequence[FieldPoint], fixed: Sequence[str], adaptive: str | None = None, over: str | None = None
 ) -> tuple[Decision, ...]:
     """Where fixed verification falls below none; what adaptive verification gains at the highest load."""
     published, predicted = (_curves(found, of) for of in (lambda p: p.published, lambda p: p.predicted))
@@ -368,7 +385,7 @@ def _decisions(
 Curves = Mapping[str, Mapping[float, float]]
 
 
-def _curves(found: Iterable[Point], of: Callable[[Point], float], quantity: Quantity = "throughput") -> Curves:
+def _curves(found: Iterable[FieldPoint], of: Callable[[FieldPoint], float], quantity: Quantity = "throughput") -> Curves:
     """Value by load, by case."""
     curves: dict[str, dict[float, float]] = {}
     for p in found:

@@ -50,7 +50,7 @@ _PAPER: Final = PAPER
 
 
 @cache
-def published() -> Tables:
+def paper_tables() -> Tables:
     """Files of `results/published/paper` by name."""
     return {name: pl.read_csv(_PAPER / f"{name}.csv") for name in (*AXES, *_OTHERS)}
 
@@ -184,7 +184,7 @@ class Choice:
     tau_mtp: float | None = None
     """Accepted length of MTP-1; None takes 1 + `relative` · E c_1."""
     relative: float = 0.955
-    """MTP-1's first-token acceptance over DSpark's: V4-Pro, results/published/paper/field_mtp_first_token_acceptance.csv."""
+    """MTP-1's first-token acceptance over DSpark's: V4-Pro, results/published/field/mtp_first_token_acceptance.csv."""
     prior_sd: float = 0.3
     """Of log σ around Qwen3-4B's; ∞ is no prior, 0 takes Qwen3-4B's σ."""
     shape: Confidence | None = None

@@ -26,7 +26,7 @@ UNITS: Final[Mapping[Dataset, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PaperPoint:
     """A published point of DSpark and what was predicted for it."""
 
     dataset: Dataset
@@ -46,7 +46,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class PaperSummary:
     """Errors over a data set's points of role `predicted`: tokens of budget, or shares of throughput."""
 
     dataset: Dataset
@@ -67,7 +67,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class LabelledPoint:
     """A point that Figure 7 labels: MTP-1 and DSpark at the same speed for a user, or at the same throughput."""
 
     held: Literal["tps_per_user", "throughput_per_gpu"]
@@ -89,7 +89,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class PredictedCurve:
     """Predictions over a load: the simulator's, and the mean field's beside them."""
 
     requests: tuple[float, ...]
@@ -121,15 +121,15 @@ class ModelResult:
     """Its fitted hardware profile."""
     parameters: Mapping[str, float]
     """What was fitted."""
-    points: tuple[Point, ...]
-    summaries: tuple[Summary, ...]
-    anchors: tuple[Anchor, ...]
-    curve: Curve
+    points: tuple[PaperPoint, ...]
+    summaries: tuple[PaperSummary, ...]
+    anchors: tuple[LabelledPoint, ...]
+    curve: PredictedCurve
     mtp: tuple[MtpPoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Alternative:
+class PaperAlternative:
     """Another way to fit, and what it would have come to by the mean field: errors of points held out, or of low load."""
 
     name: str
@@ -160,7 +160,7 @@ class Reproduction:
     forms: tuple[FormCheck, ...]
     assumptions: tuple[str, ...]
     caveats: tuple[str, ...]
-    alternatives: tuple[Alternative, ...]
+    alternatives: tuple[PaperAlternative, ...]
     """Empty unless asked for."""
 
 
@@ -170,16 +170,16 @@ def amount(dataset: Dataset, value: float, *, signed: bool = False) -> str:
     return f"{value:{sign}.3f} tokens" if dataset == "fig8_budget" else f"{100 * value:{sign}.2f} %"
 
 
-def said(anchor: Anchor) -> str:
-    """An anchor as a line of text."""
-    by_speed = anchor.held == "tps_per_user"
+def labelled_point_text(point: LabelledPoint) -> str:
+    """A labelled point as a line of text."""
+    by_speed = point.held == "tps_per_user"
     held, other = ("tokens/s/user", "tokens/s/GPU")[:: 1 if by_speed else -1]
     digits = 0 if by_speed else 1
-    beyond = "" if anchor.concurrent_requests > 50 else " (at most 50 requests)"
-    guess, real = (f"{value:,.{digits}f}" for value in (anchor.predicted, anchor.dspark))
+    beyond = "" if point.concurrent_requests > 50 else " (at most 50 requests)"
+    guess, real = (f"{value:,.{digits}f}" for value in (point.predicted, point.dspark))
     return (
-        f"at {anchor.level:,.0f} {held}{beyond}: dspark {guess} {other} (published {real}), over published mtp "
-        f"{100 * anchor.predicted_gain:+.0f} % (published {100 * anchor.gain:+.0f} %)"
+        f"at {point.level:,.0f} {held}{beyond}: dspark {guess} {other} (published {real}), over published mtp "
+        f"{100 * point.predicted_gain:+.0f} % (published {100 * point.gain:+.0f} %)"
     )
 
 
@@ -263,7 +263,7 @@ def render(result: Reproduction) -> str:
         notices=result.caveats,
         result=result,
         amount=amount,
-        said=said,
+        said=labelled_point_text,
     )
 
 

@@ -31,23 +31,23 @@ from harness.published.paper.fit import (
     line,
     mean_field,
     mtp_steps,
-    published,
+    paper_tables,
     settled,
 )
 from harness.published.paper.page import (
-    Alternative,
-    Anchor,
-    Curve,
     Dataset,
     FormCheck,
+    LabelledPoint,
     ModelResult,
     MtpPoint,
-    Point,
+    PaperAlternative,
+    PaperPoint,
+    PaperSummary,
+    PredictedCurve,
     Reproduction,
     Role,
-    Summary,
     amount,
-    said,
+    labelled_point_text,
     verdict,
 )
 from simulator.hardware import profile as hardware
@@ -55,7 +55,7 @@ from simulator.hardware.catalogue import DATA
 from simulator.hardware.profile import DraftCurve, Profile, dump_profile
 from simulator.load import Users
 from simulator.records import Anchors
-from simulator.simulation import Engine, Setup, prepare, simulate
+from simulator.simulation import EngineLimits, Setup, prepare, simulate
 from simulator.traces import Trace, TracedResponse
 
 PROFILES: Final[Mapping[str, tuple[str, str]]] = {
@@ -69,7 +69,7 @@ ASSUMPTIONS: Final = (
     "step time: a function of the tokens in a step alone, a + b·B^c, from Figure 8's MTP-1 line, where N / throughput is "
     "t/τ at B = 2N; contexts, host work and prefill of that traffic are in it. Vertices below 15 tokens are left out",
     "accepted length of MTP-1: 1 + 0.955 · E c_1 of DSpark; .955 is the mean ratio of first-token acceptances of V4-Pro in "
-    "results/published/paper/field_mtp_first_token_acceptance.csv. It sets the level of the step time, not its shape",
+    "results/published/field/mtp_first_token_acceptance.csv. It sets the level of the step time, not its shape",
     "drafting: a layer costs what a layer of the target costs for as many tokens, heads and embeddings nothing; DSpark has "
     "3 layers and passes 5 tokens a request, MTP-1 one layer and two tokens, against 43 (V4-Flash) or 61 layers (V4-Pro)",
     "confidences: logit-normal, correlated within a round, independent between rounds and alike for all requests; "
@@ -123,7 +123,7 @@ _FINE: Final = np.arange(1.0, 260.0, 0.5)
 
 def fitted_profile(model: str, fit: Fit | None = None) -> Profile:
     """The profile that the fit gives, per GPU; by default of what is published, with the choices made."""
-    fit = fit or fit_model(model, published(), Choice())
+    fit = fit or fit_model(model, paper_tables(), Choice())
     step, (name, target) = fit.step, PROFILES[model]
     return Profile(
         name=name,
@@ -196,14 +196,14 @@ def independent_rounds(
 # --- prediction -----------------------------------------------------------------------------------------------------------
 
 
-def predict(fit: Fit, users: Sequence[int] = USERS, *, seed: int = 0, committed: int = COMMITTED) -> Curve:
+def predict(fit: Fit, users: Sequence[int] = USERS, *, seed: int = 0, committed: int = COMMITTED) -> PredictedCurve:
     """Throughput and budget by the simulator at each number of users, the mean field beside them."""
     profile, recorded = (
         fitted_profile(fit.model, fit),
         prepare(independent_rounds(fit.confidence, np.random.default_rng(seed))),
     )
     limit_throughput, limit_budget = mean_field(fit.step, fit.confidence.survivals(), users)
-    engine = Engine(request_cap=max(users), step_tokens=(GAMMA + 2) * max(users))
+    engine = EngineLimits(request_cap=max(users), step_tokens=(GAMMA + 2) * max(users))
     outcomes = [
         simulate(
             Setup(
@@ -214,7 +214,7 @@ def predict(fit: Fit, users: Sequence[int] = USERS, *, seed: int = 0, committed:
         )
         for n, expected in zip(users, limit_throughput, strict=True)
     ]  # fmt: skip
-    return Curve(
+    return PredictedCurve(
         tuple(float(n) for n in users),
         tuple(o.throughput.value for o in outcomes),
         tuple(o.budget.value for o in outcomes),
@@ -236,14 +236,14 @@ def by_throughput(throughput: Floats, requests: Floats, along: Floats) -> Floats
     return throughput / np.interp(throughput, along, requests, left=np.nan, right=np.nan)
 
 
-def points(fit: Fit, tables: Tables, curve: Curve) -> list[Point]:
+def points(fit: Fit, tables: Tables, curve: PredictedCurve) -> list[PaperPoint]:
     """Every published point of DSpark and its prediction."""
     return [
         p for dataset in ("fig8_throughput", "fig8_budget", "fig7_frontier") for p in _points(dataset, fit, tables, curve)
     ]
 
 
-def _points(dataset: Any, fit: Fit, tables: Tables, curve: Curve) -> list[Point]:
+def _points(dataset: Any, fit: Fit, tables: Tables, curve: PredictedCurve) -> list[PaperPoint]:
     x, values = line(tables, dataset, fit.model, "DSpark")
     requests = values / x if dataset == "fig7_frontier" else x
     survivals = fit.confidence.survivals()
@@ -259,7 +259,7 @@ def _points(dataset: Any, fit: Fit, tables: Tables, curve: Curve) -> list[Point]
         at, unit = values[i], 1.0 if dataset == "fig8_budget" else values[i]
         errors = (simulated[i] - at) / unit, (limit[i] - at) / unit
         numbers = at, simulated[i], errors[0], limit[i], errors[1]
-        found.append(Point(dataset, float(x[i]), float(n), _role(dataset, n, fit.choice), *(float(v) for v in numbers)))
+        found.append(PaperPoint(dataset, float(x[i]), float(n), _role(dataset, n, fit.choice), *(float(v) for v in numbers)))
     return found
 
 
@@ -270,7 +270,7 @@ def _role(dataset: Dataset, requests: float, choice: Choice) -> Role:
     return "fitted" if fitted else "unused"
 
 
-def summary(dataset: Dataset, model: str, found: Sequence[Point], tables: Tables) -> Summary:
+def summary(dataset: Dataset, model: str, found: Sequence[PaperPoint], tables: Tables) -> PaperSummary:
     """Errors of one data set over the points held out."""
     mine = [p for p in found if p.dataset == dataset and p.role == "predicted" and np.isfinite(p.error)]
     errors, aim = np.array([p.error for p in mine]), AIMS.get(dataset)
@@ -281,27 +281,27 @@ def summary(dataset: Dataset, model: str, found: Sequence[Point], tables: Tables
         floor = float(np.nanmean(np.abs(own / [p.published for p in mine] - 1)))
     limit = float(np.nanmean([abs(p.mean_field_error) for p in mine]))
     low = [abs(p.error) for p in found if p.dataset == dataset and p.role == "fitted"]
-    return Summary(
+    return PaperSummary(
         dataset, len(mine), mae, float(errors.mean()), float(np.abs(errors).max()), limit,
         float(np.mean(low)) if low else None, aim, None if aim is None else mae <= aim, floor,
     )  # fmt: skip
 
 
-def anchors(fit: Fit, tables: Tables, curve: Curve) -> list[Anchor]:
+def labelled_points(fit: Fit, tables: Tables, curve: PredictedCurve) -> list[LabelledPoint]:
     """Figure 7's labelled points: DSpark's throughput at each of MTP-1's speeds, and its speed at each throughput."""
     mtp, dspark = (np.transpose(line(tables, "fig7_anchors", fit.model, method)) for method in ("MTP", "DSpark"))
     simulated, fitted = np.interp(_FINE, curve.requests, curve.throughput), fit.step.mtp_throughput(_FINE)
 
-    def anchor(held: Literal["tps_per_user", "throughput_per_gpu"], pair: Floats) -> Anchor:
+    def point(held: Literal["tps_per_user", "throughput_per_gpu"], pair: Floats) -> LabelledPoint:
         same, read = (0, by_user) if held == "tps_per_user" else (1, by_throughput)
         level, base = pair[same], float(pair[1 - same])
         at = next(row for row in dspark if row[same] == level)
         guess, own = (float(read(np.array([level]), _FINE, along)[0]) for along in (simulated, fitted))
         real = float(at[1 - same])
         requests, mtp_own = float(at[1] / at[0]), own if np.isfinite(own) else None
-        return Anchor(held, float(level), requests, base, real, guess, mtp_own, real / base - 1, guess / base - 1)
+        return LabelledPoint(held, float(level), requests, base, real, guess, mtp_own, real / base - 1, guess / base - 1)
 
-    return [anchor(held, pair) for pair in mtp for held in ("tps_per_user", "throughput_per_gpu")]
+    return [point(held, pair) for pair in mtp for held in ("tps_per_user", "throughput_per_gpu")]
 
 
 # --- everything -----------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def anchors(fit: Fit, tables: Tables, curve: Curve) -> list[Anchor]:
 
 def reproduce(tables: Tables | None = None, *, alternatives: bool = False, seed: int = 0) -> Reproduction:
     """Fit, predict and compare both models; some seconds, and half a minute more with `alternatives`."""
-    tables = tables or published()
+    tables = tables or paper_tables()
     choice = settled(Choice(), tables)
     return Reproduction(
         tuple(_model_result(fit_model(model, tables, choice), tables, seed) for model in TARGET_LAYERS),
@@ -339,7 +339,7 @@ def _model_result(fit: Fit, tables: Tables, seed: int) -> ModelResult:
         parameters,
         tuple(found),
         tuple(summary(d, fit.model, found, tables) for d in ("fig8_throughput", "fig8_budget", "fig7_frontier")),
-        tuple(anchors(fit, tables, curve)),
+        tuple(labelled_points(fit, tables, curve)),
         curve,
         tuple(mtp),
     )
@@ -354,23 +354,23 @@ def form_checks(tables: Tables, least_tokens: float) -> tuple[FormCheck, ...]:
     )
 
 
-def other_ways(tables: Tables, base: Choice) -> list[Alternative]:
+def other_ways(tables: Tables, base: Choice) -> list[PaperAlternative]:
     """What other choices, one at a time or together, would have come to, by the mean field."""
     found = []
     for name, choice in _choices(base).items():
         for model in TARGET_LAYERS:
             fit = fit_model(model, tables, choice)
-            nothing = Curve((1.0,), (np.nan,), (np.nan,), np.nan, (np.nan,), (np.nan,))
+            nothing = PredictedCurve((1.0,), (np.nan,), (np.nan,), np.nan, (np.nan,), (np.nan,))
             mine = points(fit, tables, nothing)
 
             def mean(
-                dataset: Dataset, low: float, high: float, of: Callable[[float], float] = abs, mine: list[Point] = mine
+                dataset: Dataset, low: float, high: float, of: Callable[[float], float] = abs, mine: list[PaperPoint] = mine
             ) -> float:
                 inside = (p for p in mine if p.dataset == dataset and low < p.concurrent_requests <= high)
                 return float(np.nanmean([of(p.mean_field_error) for p in inside]))
 
             found.append(
-                Alternative(
+                PaperAlternative(
                     name, model,
                     mean("fig8_throughput", SPLIT, np.inf), mean("fig8_budget", SPLIT, np.inf),
                     mean("fig8_budget", SPLIT, np.inf, float), mean("fig7_frontier", SPLIT, np.inf),
@@ -432,7 +432,7 @@ def report_lines(result: Reproduction) -> list[str]:
                 f"{amount(s.dataset, s.bias, signed=True):13} largest {amount(s.dataset, s.worst):12} mean field "
                 f"{amount(s.dataset, s.mean_field_mae)}{aim}{low}{floor}"
             )
-        lines += [f"  {said(a)}" for a in m.anchors]
+        lines += [f"  {labelled_point_text(a)}" for a in m.anchors]
     if result.alternatives:
         lines += ["", "other ways to fit, by the mean field: throughput, budget (bias), frontier | low load"]
         lines += [
