@@ -1,4 +1,4 @@
-"""What the README says exists, and what it tells people to type works."""
+"""What README and docs say exists, and what they tell people to type works."""
 
 from __future__ import annotations
 
@@ -15,29 +15,44 @@ from results.store.database import Store
 from tuner.cli.app import app as tuner_app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT[page.name]):
+        assert "://" in link or (page.parent / link).exists(), link
 
 
-def test_commands_and_options_exist() -> None:
-    options = set()
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([^)#]+)\)", TEXT["README.md"]))
+    assert {page.name for page in PAGES[1:]} <= linked
+
+
+def test_the_readme_is_one_screen() -> None:
+    assert len(TEXT["README.md"].splitlines()) <= 70
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_options_exist(page: Path) -> None:
+    options: set[str] = set()
     for program, of in (("harness", app), ("tuner", tuner_app)):
         commands = typer.main.get_command(of).commands  # type: ignore[attr-defined]
         options |= {o for c in commands.values() for p in c.params for o in p.opts}
-        used = re.findall(rf"(?:`|^    ){program} ([a-z]+)", README, re.MULTILINE)
-        assert used
+        used = re.findall(rf"(?:`|^    ){program} ([a-z]+)", TEXT[page.name], re.MULTILINE)
         assert set(used) <= set(commands)
-    for option in re.findall(r"`(--[a-z-]+)", README):
+        if page.name in ("README.md", "commands.md"):
+            assert used
+        if page.name == "commands.md":
+            assert set(used) == set(commands)
+    typed = re.findall(r"^    (?:harness|tuner) .*$", TEXT[page.name], re.MULTILINE)
+    named = [*re.findall(r"`(--[a-z-]+)", TEXT[page.name]), *(o for line in typed for o in re.findall(r" (--[a-z-]+)", line))]
+    for option in named:
         assert option in options, option
 
 
-@pytest.mark.parametrize("sql", re.findall(r"```sql\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("sql", re.findall(r"```sql\n(.*?)```", TEXT["database.md"], re.DOTALL))
 def test_sql_examples_run(sql: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "specyard.duckdb")
     with store.writing():
@@ -47,7 +62,7 @@ def test_sql_examples_run(sql: str, tmp_path: Path) -> None:
 
 
 def test_the_suite_example_loads(tmp_path: Path) -> None:
-    [block] = [b for b in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE) if "suite.yaml" in b]
+    [block] = [b for b in re.findall(r"(?:^    .*\n)+", TEXT["your-own.md"], re.MULTILINE) if "suite.yaml" in b]
     (tmp_path / "suite.yaml").write_text(re.sub(r"^    ", "", block, flags=re.MULTILINE))
     (tmp_path / "prompts").mkdir()
     for task in ("sums", "stories"):
@@ -57,5 +72,5 @@ def test_the_suite_example_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["run", "test"])
 def test_make_targets_exist(target: str) -> None:
-    assert f"make {target}" in README
+    assert f"make {target}" in TEXT["README.md"]
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
