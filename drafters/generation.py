@@ -54,7 +54,7 @@ def rows_at_once(target: Target) -> int:
     wrong = "it fails"
     for rows in (len(texts), 1):
         try:
-            made = _generate(target, texts[:rows], 6, output_logits=True, return_dict_in_generate=True)
+            made = _generate(target, texts[:rows], 6, with_logits=True)
             count = len(made.logits)
             whole = target.head(target.read(made.sequences, []).hidden[:, -count - 1 : -1])
             error = typical_error(torch.stack(made.logits, 1), whole)
@@ -86,15 +86,16 @@ def _generated(target: Target, requests: Sequence[DecodeRequest], sampling: Samp
 
 
 @torch.inference_mode()
-def _generate(target: Target, prompts: Tensor, count: int, **options: Any) -> Any:
+def _generate(target: Target, prompts: Tensor, count: int, *, with_logits: bool = False, **options: Any) -> Any:
     """The model's `generate` on `prompts` [B, N] up to `count` tokens, without settings of its own that change the law.
 
     Penalties, forbidden tokens and the like stand in the model's own settings, which fill what a call leaves open.
     """
     stop = sorted(target.stop_tokens)
     settings = GenerationConfig(
-        max_new_tokens=count, do_sample=False, eos_token_id=stop or None, pad_token_id=stop[0] if stop else 0
-    )
+        max_new_tokens=count, do_sample=False, eos_token_id=stop or None, pad_token_id=stop[0] if stop else 0,
+        output_logits=with_logits, return_dict_in_generate=with_logits,
+    )  # fmt: skip
     own, target.model.generation_config = target.model.generation_config, GenerationConfig()
     try:
         mask = torch.ones_like(prompts)

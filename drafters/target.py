@@ -387,7 +387,7 @@ class Target:
             return
         texts, half = self.some_texts(), _CHECKED_TOKENS // 2
         wrong = typical_error(self.read(texts[:1, :half], []).hidden, self.read(texts, []).hidden[:1, :half])
-        if not wrong <= tolerance(self.dtype):
+        if wrong > tolerance(self.dtype):
             raise InputError(
                 f"target {self.name}: what it makes of a token depends on tokens that come later (off by {wrong:.1g} of its "
                 "size): it is no causal language model"
@@ -439,8 +439,13 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def typical_error(ours: Tensor, own: Tensor) -> float:
-    """Distance of states [..., d] as a share of their size: the median, since a mixture's router may flip on a last bit."""
-    return float(((ours - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp(min=1e-12)).median())
+    """Distance of states [..., d] as a share of their size: the median, since a mixture's router may flip on a last bit.
+
+    States of their own that are not finite cannot be judged: who draws from such is stopped there.
+    """
+    size = own.float().norm(dim=-1)
+    errors = ((ours - own).float().norm(dim=-1) / size.clamp(min=1e-12))[size.isfinite()]
+    return float(errors.nan_to_num(nan=torch.inf).median()) if len(errors) else 0.0
 
 
 def _reason(error: Exception) -> str:

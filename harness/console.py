@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rich.table import Table
 
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
-    from harness.sweeps.replay import Replayed
     from results.store.database import Store
     from simulator.hardware.profile import Profile
 
@@ -101,31 +99,6 @@ def plain_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
-
-
-def _replay_label(r: Replayed) -> str:
-    """Drafter, policy and what it decides from."""
-    basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
-    drafts = " · greedy drafts" if r.drafting == "greedy" else ""
-    caveat = "" if r.exact else " (a bound)"
-    return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
-
-
-def _drafting_table(rows: list[Replayed], domains: list[str]) -> Table:
-    """What greedy drafts are worth: τ of what was drafted both ways, and the change, with 95 % intervals over prompts."""
-    table = Table("τ, and what greedy drafts change (95 %)", *domains, box=None, header_style="bold")
-    both = {(r.drafter, r.gamma) for r in rows if r.change is not None}
-    by_line: dict[str, dict[str, str]] = {}
-    for r in (r for r in rows if (r.drafter, r.gamma) in both):
-        change = "" if r.change is None else f", {_range(r.change.change, r.change.low, r.change.high, '+.1%')}"
-        by_line.setdefault(_replay_label(r), {})[r.domain] = _range(r.tau, r.low, r.high, ".2f") + change
-    for line, cells in by_line.items():
-        table.add_row(line, *(cells.get(d, "–") for d in domains))
-    return table
-
-
-def _range(value: float, low: float | None, high: float | None, form: str) -> str:
-    return f"{value:{form}}" + ("" if low is None or high is None else f" ({low:{form}} to {high:{form}})")
 
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:

@@ -47,7 +47,10 @@ def test_commands_and_options_exist(page: Path) -> None:
         if page.name == "commands.md":
             assert set(used) == set(commands)
     typed = re.findall(r"^    (?:harness|tuner) .*$", TEXT[page.name], re.MULTILINE)
-    named = [*re.findall(r"`(--[a-z-]+)", TEXT[page.name]), *(o for line in typed for o in re.findall(r" (--[a-z-]+)", line))]
+    named = [
+        *re.findall(r"`(--[a-z-]+)", TEXT[page.name]),
+        *(o for line in typed for o in re.findall(r" (--[a-z-]+)", line)),
+    ]
     for option in named:
         assert option in options, option
 

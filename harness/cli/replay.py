@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.cli.show import domain_order
-from harness.console import _drafting_table, _replay_label, plain_console, user_errors, watching
+from harness.console import plain_console, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
     from harness.sweeps.replay import Replayed
@@ -59,7 +59,7 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
     table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
     by_line: dict[str, list[Replayed]] = {}
     for r in rows:
-        by_line.setdefault(_replay_label(r), []).append(r)
+        by_line.setdefault(_label(r), []).append(r)
     for line, of_line in by_line.items():
         cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
         verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
@@ -68,3 +68,28 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
     plain_console().print(table)
     if any(r.change for r in rows):
         plain_console().print(_drafting_table(rows, domains))
+
+
+def _label(r: Replayed) -> str:
+    """Drafter, policy and what it decides from."""
+    basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
+    drafts = " · greedy drafts" if r.drafting == "greedy" else ""
+    caveat = "" if r.exact else " (a bound)"
+    return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
+
+
+def _drafting_table(rows: list[Replayed], domains: list[str]) -> Table:
+    """What greedy drafts are worth: τ of what was drafted both ways, and the change, with 95 % intervals over prompts."""
+    table = Table("τ, and what greedy drafts change (95 %)", *domains, box=None, header_style="bold")
+    both = {(r.drafter, r.gamma) for r in rows if r.change is not None}
+    by_line: dict[str, dict[str, str]] = {}
+    for r in (r for r in rows if (r.drafter, r.gamma) in both):
+        change = "" if r.change is None else f", {_range(r.change.change, r.change.low, r.change.high, '+.1%')}"
+        by_line.setdefault(_label(r), {})[r.domain] = _range(r.tau, r.low, r.high, ".2f") + change
+    for line, cells in by_line.items():
+        table.add_row(line, *(cells.get(d, "–") for d in domains))
+    return table
+
+
+def _range(value: float, low: float | None, high: float | None, form: str) -> str:
+    return f"{value:{form}}" + ("" if low is None or high is None else f" ({low:{form}} to {high:{form}})")

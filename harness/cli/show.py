@@ -10,7 +10,6 @@ from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.console import plain_console, user_errors
-from simulator.records import DRAFTINGS
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -31,6 +30,7 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
     """Accepted length by domain and speed against `none` of a run; `details` adds what was run with what."""
     from results.figures.accepted_length import accepted_length
     from results.figures.speed import speed
+    from simulator.records import DRAFTINGS
 
     row = store.run(run_id)
     with store.reading() as connection:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.common import IN_PAPER, draw_line, evidence_of, facets, legend_of, overlay, whiskers
@@ -16,6 +15,9 @@ from results.figures.style import Series, in_order, longest
 from results.published import join_paper, paper_alpha
 from results.store.queries import query
 from results.store.runs import Provenance, drafting_of, provenance
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 
 def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:

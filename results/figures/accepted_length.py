@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 import numpy as np
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.common import (
@@ -29,6 +28,9 @@ from results.published import DOMAIN_MEAN, PAPER_DATASETS, PAPER_TARGET, join_pa
 from results.store.queries import query
 from results.store.runs import Provenance, drafting_of, provenance
 from simulator.records import Drafting
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 
 def accepted_length(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.section import LegendEntry, entry, slug
 from results.figures.style import MANNERS, STYLES, Evidence, Series
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 
 def sums(frame: pl.DataFrame, *columns: str) -> dict[str, Any]:

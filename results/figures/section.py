@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.style import MANNERS, SYMBOLS, Evidence, Series
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Section:
 
 def empty_plot(height: int) -> go.Figure:
     """An empty plot in the pages' manner; colours come from the page."""
+    import plotly.graph_objects as go
+
     plot = go.Figure()
     plot.update_layout(
         template="none",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 import numpy as np
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.common import facets, listed, ratio, sums, whiskers
@@ -16,6 +15,9 @@ from results.figures.section import Figure, Panel, Section, empty_plot
 from results.figures.style import Series
 from results.store.queries import query
 from results.store.runs import Provenance
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 
 def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generator | None = None) -> pl.DataFrame:

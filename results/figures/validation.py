@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures.common import by_drafter, counted, log_axis, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 from results.figures.style import SYMBOLS, Series
 from results.store.queries import Origin, first_row, has_table, origin
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 QUANTITIES: Final = ("throughput", "tps", "tau", "budget")
 STEP: Final = "step"

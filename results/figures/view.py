@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import plotly.graph_objects as go
 import polars as pl
 
 from results.figures import sweep as sweep_figure
@@ -15,6 +14,9 @@ from results.figures.style import STYLES, Evidence, Series
 from results.figures.sweep import PAPER_LABEL, Sweep, System, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
 from simulator.sla import Sla
+
+if TYPE_CHECKING:  # takes a second, and numbers need none of it
+    import plotly.graph_objects as go
 
 AXES: Final = {"users": "users at once", "rate": "requests per second", "arrivals": "recorded arrivals"}
 

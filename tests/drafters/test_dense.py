@@ -358,7 +358,8 @@ def test_bfloat16_records_what_it_said_itself(sampling: Sampling) -> None:
     drafter = load_drafter(str(tiny / "mtp"), target)
     prompts = [tuple(target.encode_chat([{"role": "user", "content": f"Count to {n}."}])) for n in range(6, 14)]
     outside: list[int | None] = []
-    [recorded] = record_anchors(target, [drafter], texts(target, prompts, 48, sampling, 3), sampling, outside=outside)
+    said = texts(target, prompts, 48, sampling, 3)
+    [recorded] = record_anchors(target, [drafter], said, sampling, outside=outside)[0].values()
     tokens = sum(len(a) for a in recorded)
     assert (sampling.temperature == 0) <= sum(n or 0 for n in outside) < 0.05 * tokens
     assert all(np.isfinite(a.accept_prob).all() for a in recorded)

@@ -144,7 +144,8 @@ def dense(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Rou
         ids = tuple(said)
         ended = ids[-1] == END and len(ids) <= NEW_TOKENS
         texts.append(DenseText(PROMPT, ids[:NEW_TOKENS], ids[NEW_TOKENS:], ended, (22, i)))
-    return [replay(a, parse_policy("fixed:3")) for a in record_anchors(target, [drafter], texts, sampling)[0]]
+    [recorded] = record_anchors(target, [drafter], texts, sampling)[0].values()
+    return [replay(a, parse_policy("fixed:3")) for a in recorded]
 
 
 def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Round]]:
@@ -233,7 +234,7 @@ def test_records_do_not_depend_on_padding(recurrent: Target, name: str) -> None:
         DenseText(prompt, said, (1, 3, 4), False, (0, i))
         for i, (prompt, said) in enumerate(itertools.pairwise(words(random, (3, 9, 4, 30, 5, 20))))
     ]
-    together = record_anchors(recurrent, [drafter], texts, Sampling(), fresh=True)[0]
+    [together] = record_anchors(recurrent, [drafter], texts, Sampling(), fresh=True)[0].values()
     for text, recorded in zip(texts, together, strict=True):
-        [alone] = record_anchors(recurrent, [drafter], [text], Sampling(), fresh=True)[0]
+        [[alone]] = record_anchors(recurrent, [drafter], [text], Sampling(), fresh=True)[0].values()
         assert_same(alone, recorded)

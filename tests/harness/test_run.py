@@ -91,13 +91,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_records_every_prompt_with_every_drafter(reference: Path) -> None:
-    by_drafter = "SELECT drafter, gamma, count(*), count(DISTINCT task) FROM recorded_responses GROUP BY ALL ORDER BY 1"
-    counts = query(reference, by_drafter)
-    assert counts == [("dspark", 7, 20, 9), ("ngram", 7, 20, 9), ("none", 0, 20, 9)]  # mt-bench has two turns
+    columns = "drafter, gamma, drafting, count(*), count(DISTINCT task)"
+    counts = query(reference, f"SELECT {columns} FROM recorded_responses GROUP BY ALL ORDER BY ALL")
+    ways = [("dspark", 7, "greedy"), ("dspark", 7, "sampled"), ("ngram", 7, "either"), ("none", 0, "either")]
+    assert counts == [(*way, 20, 9) for way in ways]  # mt-bench has two turns
     assert query(reference, "SELECT count(*) FROM responses WHERE turn = 1 AND task <> 'mt-bench'") == [(0,)]
     [(tau_none,)] = query(reference, "SELECT sum(committed) / count(*) FROM rounds WHERE drafter = 'none'")
     assert tau_none == 1
-    [(tau_dspark,)] = query(reference, "SELECT sum(committed) / count(*) FROM rounds WHERE drafter = 'dspark'")
+    dspark = "drafter = 'dspark' AND drafting = 'sampled'"
+    [(tau_dspark,)] = query(reference, f"SELECT sum(committed) / count(*) FROM rounds WHERE {dspark}")
     assert tau_dspark > 1.3
     [(lengths,)] = query(reference, "SELECT list(DISTINCT len(confidence)) FROM rounds WHERE drafter = 'dspark'")
     assert lengths == [7]
@@ -105,7 +107,7 @@ def test_a_run_records_every_prompt_with_every_drafter(reference: Path) -> None:
     assert query(reference, "SELECT count(*) FROM responses") == [(20,)]
     [(tokens, anchors)] = query(
         reference,
-        "SELECT (SELECT sum(output_tokens - 1) FROM responses), (SELECT count(*) FROM anchors WHERE drafter = 'dspark')",
+        f"SELECT (SELECT sum(output_tokens - 1) FROM responses), (SELECT count(*) FROM anchors WHERE {dspark})",
     )
     assert tokens == anchors
     assert query(reference, "SELECT count(*) FROM rounds WHERE drafter <> 'none' AND draft_s IS NOT NULL") == [(0,)]

@@ -88,7 +88,7 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     stand where folders would have to be: that stops root as well."""
     package = Path(simulation.__file__).parent
     shutil.copytree(package, tmp_path / "simulator", ignore=shutil.ignore_patterns("__pycache__"))
-    blocked = tmp_path / "simulator" / "__pycache__"
+    blocked = tmp_path / "simulator" / "engine" / "__pycache__"
     blocked.touch()
     within = str(blocked / "within")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
