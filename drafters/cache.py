@@ -56,9 +56,8 @@ class KVCache:
             )
         stored = self._layers[layer]
         if positions.aligned:
-            at = slice(positions.longest, positions.length)
             for whole, new in zip(stored, (keys, values), strict=True):
-                whole[rows, :, at] = new
+                whole[rows, :, positions.longest : positions.length] = new
             return
         row = torch.arange(rows.start, rows.stop, device=keys.device).unsqueeze(1)
         for whole, new in zip(stored, (keys, values), strict=True):
