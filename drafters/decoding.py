@@ -134,7 +134,7 @@ class Batch:
                 "shorten the prompt or lower max_new_tokens"
             )
         self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
-        self._of_drafts = sampling.of_drafts(drafting)
+        self._of_drafts, self._stop_tokens = sampling.of_drafts(drafting), target.stop_tokens
         self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock
         self.cache = target.new_cache(rows, longest + drafter.gamma + 1)
         self.state = drafter.start(rows, longest + drafter.gamma + 1)
@@ -292,7 +292,7 @@ class Batch:
         """
         accepted = len(tokens) - 1
         committed = tokens[: decoded.request.max_new_tokens - len(decoded.token_ids)]
-        stop = next((i for i, t in enumerate(committed) if t in self.target.stop_tokens), None)
+        stop = next((i for i, t in enumerate(committed) if t in self._stop_tokens), None)
         if stop is not None:
             committed = committed[: stop + 1]
             accepted = min(accepted, stop + 1)

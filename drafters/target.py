@@ -140,7 +140,7 @@ class Target:
         module: nn.Module = self.model.get_output_embeddings()
         return module
 
-    @cached_property
+    @property
     def stop_tokens(self) -> frozenset[int]:
         """End tokens: all that the configuration, the generation settings or the tokenizer name."""
         found: set[int] = set()
