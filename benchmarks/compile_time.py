@@ -49,8 +49,9 @@ def main() -> None:
         # A copy whose folders cannot be made, not even by root: a file is where each would have to be.
         copy = folder / "copy" / "simulator"
         shutil.copytree(Path(simulator.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "__pycache__").touch()
-        nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), str(copy / "__pycache__" / "folder"))
+        blocked = copy / "engine" / "__pycache__"
+        blocked.touch()
+        nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), str(blocked / "folder"))
         path = os.pathsep.join([str(copy.parent), *filter(None, sys.path)])
         wall_s, cpu_s, said = harness(*ASKED, folder=folder, PYTHONPATH=path, **nowhere)
         assert said.count(NOT_KEPT) == 1, said

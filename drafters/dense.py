@@ -101,7 +101,7 @@ def record_anchors(
     ways = tuple(dict.fromkeys(kept_drafting(way, "learned", sampling.temperature) for way in drafting))
     read: list[dict[KeptDrafting, dict[int, Anchors]]] = [{way: {} for way in ways} for _ in learned]
     counts: dict[int, int] = {}
-    for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes)) if learned else []:
+    for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes, len(ways))) if learned else []:
         padded = _Texts([texts[i] for i in group], gamma, target.device)
         recorded, fell_outside = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
         counts |= zip(group, fell_outside, strict=True)
@@ -127,11 +127,11 @@ def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
 
 
 def _anchors_at_once(
-    target: Target, drafters: Sequence[LearnedDrafter], texts: Sequence[DenseText], budget_bytes: int
+    target: Target, drafters: Sequence[LearnedDrafter], texts: Sequence[DenseText], budget_bytes: int, ways: int
 ) -> int:
     """Anchors of one pass: logits and distributions of the blocks, and attention scores over the longest context."""
     longest = max(len(t.prompt) + len(t.response) for t in texts)
-    logits = [8 * target.vocab_size * (d.gamma + 3) for d in drafters]
+    logits = [(6 + 2 * ways) * target.vocab_size * (d.gamma + 3) for d in drafters]
     scores = [3 * d.config.num_attention_heads * longest * d.gamma for d in drafters]
     return max(1, budget_bytes // int(4 * (max(logits) + max(scores))))
 
@@ -197,7 +197,7 @@ def _drafted(
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
     parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
     outside = torch.zeros_like(texts.last[:, 0])
-    step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes) // len(texts.texts))
+    step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes, len(ways)) // len(texts.texts))
     for i in range(0, texts.anchors, step):
         at = slice(i, i + step)
         verdicts = _Verdicts(target, texts, at, seen.hidden, sampling)

@@ -104,6 +104,11 @@ _OF_SEVERAL: Final = (
     "Of every drafter this is the largest block size recorded; the others are under "
     "“Accepted length over block size” and in the CSV."
 )
+_OF_DRAFTS: Final[Mapping[str, str]] = {
+    "sampled": "Drafts were drawn from the draft distribution, as in the papers; vLLM's are greedy by default: "
+    "`harness replay` tells what that changes, where both were recorded.",
+    "greedy": "Drafts were greedy: the likeliest token, as vLLM drafts by default.",
+}
 
 
 def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series]) -> Section:
@@ -119,7 +124,11 @@ def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Seri
         [table] if table.groups else [],
         evidence_of(runs, published),
         tau,
-        [*([_comparison(runs[0])] if published else []), *([_OF_SEVERAL] if len(chosen) < len(series) else [])],
+        [
+            *([_comparison(runs[0])] if published else []),
+            *([_OF_SEVERAL] if len(chosen) < len(series) else []),
+            *(text for way, text in _OF_DRAFTS.items() if way in tau["drafting"]),
+        ],
     )
 
 

@@ -143,6 +143,37 @@ def test_only_what_really_is_too_long_is_refused(suite: str, given: Path, tmp_pa
         start_run(plan(suite, GREEDY, responses=str(given)), store, CLUSTER, SILENT)
 
 
+def test_responses_of_others_are_judged_over_the_file(suite: str, given: Path, tmp_path: Path) -> None:
+    """A token that rounds otherwise is let pass and counted; many are refused, whichever unit of work they come in."""
+    [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
+    other = pair_of(changed_target(tmp_path / "target"), drafters={"mtp": str(TINY / "mtp")})
+    store = Store(tmp_path / "specyard.duckdb")
+
+    def recorded(*changed: int) -> str:
+        """With the last tokens of some responses changed to one that the target would not say, in units of one prompt."""
+        new = [{**line, "token_ids": [*line["token_ids"]]} for line in lines]
+        for i in changed:
+            new[i]["token_ids"][-2 if new[i]["finish"] == "stop" else -1] = 3000
+        given.write_text("\n".join(json.dumps(line) for line in [header, *new]))
+        return start_run(
+            plan(suite, GREEDY, responses=str(given), pair=other, drafters=None, batch=1), store, CLUSTER, SILENT
+        )
+
+    def outside(run_id: str) -> list[Any]:
+        with store.reading() as connection:
+            sql = "SELECT outside::INT FROM readings WHERE run_id = ? ORDER BY prompt_id, turn"
+            return [row[0] for row in connection.execute(sql, [run_id]).fetchall()]
+
+    assert sum(outside(recorded())) == 0
+    assert outside(recorded(2)) == [0, 0, 1]
+    given_tokens = sum(lengths(given)) - 3
+    message = (
+        rf"responses\.jsonl: 3 of {given_tokens} tokens or more, some of them in t/1, turn 0, cannot come from this target"
+    )
+    with pytest.raises(InputError, match=message):
+        recorded(0, 1, 2)
+
+
 def test_what_the_target_cannot_have_said_is_refused_before_a_run_is_made(suite: str, given: Path, tmp_path: Path) -> None:
     [header, first, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
     store = Store(tmp_path / "specyard.duckdb")

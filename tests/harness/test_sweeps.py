@@ -167,3 +167,15 @@ def test_profiles_are_listed_and_printed(tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     mine.write_text(harness("hardware", "h100/qwen3-4b").stdout)
     assert find_profile(str(mine)) == find_profile("h100/qwen3-4b")
+
+
+def test_greedy_drafts_of_a_run_without_them_are_refused_and_a_default_says_so(out: Path) -> None:
+    """The papers' curves are of sampled drafts; vLLM's policy would by default be simulated on greedy ones."""
+    asked = ("simulate", *QUICK, "--concurrency", "4", "--drafter", "dspark", "--out", str(out), "--policy")
+    done = harness(*asked, "fixed:7", "--drafting", "greedy")
+    assert done.returncode == 2
+    assert "has no recordings of greedy drafts for --drafting greedy; there are sampled ones" in done.stderr
+    done = harness(*asked, "vllm_adaptive")
+    assert done.returncode == 0, done.stderr
+    assert "has no recordings of greedy drafts: what follows is of sampled ones" in done.stderr
+    assert "sampled drafts" in done.stdout
