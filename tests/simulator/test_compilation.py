@@ -56,6 +56,21 @@ def test_compiling_is_said_and_loading_is_not(tmp_path: Path, cache: Path, monke
     assert said(loop_of(file), monkeypatch) == [COMPILING]
 
 
+def test_a_changed_part_is_compiled_anew(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part's code is within the loop's: kept loops must not outlive what they are made of, in whatever file that is."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files of one second and size would look alike to Python too
+    file = tmp_path / "small.py"
+    file.write_text("from parts import answer\n" + IDLE.replace("return 0", "return answer()"))
+    for answer in (0, 1, 1):
+        monkeypatch.delitem(sys.modules, "parts", raising=False)
+        part = "from simulator.engine.compilation import part\n\n@part\ndef answer():\n    return "
+        (tmp_path / "parts.py").write_text(f"{part}{answer}\n")
+        loop = loop_of(file)
+        assert loop(0, 0, 0, 0, 0, 0) == answer
+        assert loop.kept
+
+
 def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """numba finds out once it has compiled."""
     file = tmp_path / "small.py"
