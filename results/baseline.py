@@ -223,9 +223,11 @@ def _short(value: Any) -> str:
 def _lines(value: Any, indent: str = "") -> str:
     """JSON whose innermost objects and lists take one line each, so that a diff shows which prompts changed."""
     inner = indent + " "
-    if isinstance(value, Mapping) and any(isinstance(v, Mapping | list) for v in value.values()):
-        rows = [f"{json.dumps(name, ensure_ascii=False)}: {_lines(v, inner)}" for name, v in value.items()]
-        return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(v, Mapping | list) for v in value):
-        return "[\n" + ",\n".join(inner + _lines(v, inner) for v in value) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)
+    parts = list(value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ())
+    if not any(isinstance(part, Mapping | list | tuple) for part in parts):
+        return json.dumps(value, ensure_ascii=False)
+    names = (
+        [f"{json.dumps(name, ensure_ascii=False)}: " for name in value] if isinstance(value, Mapping) else [""] * len(parts)
+    )
+    rows = ",\n".join(inner + name + _lines(part, inner) for name, part in zip(names, parts, strict=True))
+    return f"{{\n{rows}\n{indent}}}" if isinstance(value, Mapping) else f"[\n{rows}\n{indent}]"

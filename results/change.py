@@ -22,6 +22,9 @@ SURE: Final = 0.05
 POWER: Final = 0.8
 """Chance to see what is said that would be seen."""
 
+ASSURED: Final = 0.95
+"""Chance that the noise is no larger than is counted with, where a number of prompts is told."""
+
 MOST_PROMPTS: Final = 10_000_000
 """Where the search for a number of prompts ends."""
 
@@ -65,11 +68,13 @@ class Noise:
         """Units that every stratum needs for a loss, a share, to be a clear one in 4 of 5 cases.
 
         A clear one passes the first and strictest step of Holm's procedure over so many tests. The noise is itself an
-        estimate: counted with is the upper 80 % limit of its variance (Browne, Statistics in Medicine 14, 1995). None
-        where more are needed than anyone asks.
+        estimate: counted with is the upper 95 % limit of its variance (Browne, Statistics in Medicine 14, 1995). None
+        where more are needed than anyone asks, or where there was no noise to tell by.
         """
+        if self.error == 0:
+            return None
         of_one = [variance * n for variance, n in zip(self.variances, self.units, strict=True)]
-        unsure = self.freedom / float(chi2.ppf(1 - POWER, self.freedom))
+        unsure = self.freedom / float(chi2.ppf(1 - ASSURED, self.freedom))
 
         def enough(n: int) -> bool:
             freedom = _freedom(of_one, [n - 1] * len(of_one))

@@ -92,8 +92,12 @@ def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Bas
     changed = [name for name in both if before.drafters[name] != now.drafters[name]]
     differences = tuple(f"checkpoint of {name} differs" for name in changed)
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
-    changes = judged(list(_lengths(before, now, _same_drafters(before, now))))
-    return Comparison(file, run_id, differences, unfit, tuple(changes))
+    return Comparison(file, run_id, differences, unfit, tuple(judged(compare_sums(before, now))))
+
+
+def compare_sums(first: Baseline, second: Baseline) -> list[Measured]:
+    """Accepted lengths of two runs, not judged yet. Raises InputError where the two have nothing in common."""
+    return _lengths(first, second, _same_drafters(first, second))
 
 
 def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new: str) -> Comparison:
@@ -186,32 +190,35 @@ def _lengths_of(pair: _Pair, first: Baseline, second: Baseline) -> list[Measured
         other = [t.second for t in both or members if t.second is not None]
         noise = noise_of_ratio(one, other, paired=paired) if both else None
         before, after = mean_of_ratios(one), mean_of_ratios(other)
-        gone = sum(t.gone for t in members)
+        gone = members[0].gone if len(members) == 1 else 0  # a mean does not repeat what its tasks say
         found.append(Measured("accepted length", pair.label, pair.gamma, where, before, after, noise, paired, gone))
     return found
 
 
 def _tasks(first: Baseline, before: Recorded | None, second: Baseline, now: Recorded | None) -> tuple[list[_Task], bool]:
-    """Sums by task, and whether they are of the same prompts in the same order: of those that both have, if any."""
-    sides = []
-    for run, recorded in ((first, before), (second, now)):
-        answers = {} if recorded is None else recorded.answers
-        sides.append({run.prompts[p].hash: (run.prompts[p], answer) for p, answer in answers.items()})
-    common = sides[0].keys() & sides[1].keys()
-    by_task: list[dict[tuple[str, str], list[tuple[float, float]]]] = [{}, {}]
-    gone: dict[tuple[str, str], int] = {}
-    for sums, side in zip(by_task, sides, strict=True):
-        for prompt_hash in sorted(side):
-            prompt, answer = side[prompt_hash]
-            task = (prompt.task, prompt.domain)
-            if common and prompt_hash not in common:
-                gone[task] = gone.get(task, 0) + (side is sides[0])
-            if not common or prompt_hash in common:
-                sums.setdefault(task, []).append((answer.committed, answer.rounds))
-    names = sorted(by_task[0].keys() | by_task[1].keys() | gone.keys())
-    arrays = [{task: np.array(pairs, np.float64) for task, pairs in sums.items()} for sums in by_task]
-    found = [_Task(*task, arrays[0].get(task), arrays[1].get(task), gone.get(task, 0)) for task in names]
-    return found, bool(common)
+    """Sums by task, and whether they are paired: of the prompts that both have, in one order, if there are any."""
+    one, other = _by_task(first, before), _by_task(second, now)
+    paired = any(one[task].keys() & other[task].keys() for task in one.keys() & other.keys())
+    found = []
+    for task in sorted(one.keys() | other.keys()):
+        old, new = one.get(task, {}), other.get(task, {})
+        gone = 0
+        if paired and old:  # what is new in a task is left out, what is gone from it is counted
+            common = old.keys() & new.keys()
+            gone = len(old) - len(common)
+            old, new = ({p: s[p] for p in common} for s in (old, new)) if common else (old, {})
+        arrays = [np.array([side[p] for p in sorted(side)], np.float64) if side else None for side in (old, new)]
+        found.append(_Task(*task, arrays[0], arrays[1], gone))
+    return found, paired
+
+
+def _by_task(run: Baseline, recorded: Recorded | None) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
+    """(Task, domain) → hash of the prompt → committed, rounds."""
+    found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+    for name, answer in ({} if recorded is None else recorded.answers).items():
+        prompt = run.prompts[name]
+        found.setdefault((prompt.task, prompt.domain), {})[prompt.hash] = answer.committed, answer.rounds
+    return found
 
 
 # --- speed and throughput -------------------------------------------------------------------------------------------------

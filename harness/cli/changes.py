@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # these take seconds
     from results.comparison import Comparison
     from results.gate import Gate, Judged
 
-_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts")
-_LEAST_FIRST = ("prompts", "verdict", "before", "after", "could see")
+_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed")
+_LEAST_FIRST = ("prompts needed", "verdict", "before", "after", "could see")
 """What goes where a terminal is too narrow; the verdict only beside a gate."""
 _NAMED = 3
 """Rows named in a sentence, before "and more"."""
@@ -50,7 +50,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
 def markdown(found: Comparison, gate: Gate | None) -> str:
     """GitHub's Markdown, the answer on top, a row a change."""
     told, *notes = sentences(gate)
-    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts")]
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
     lines = [f"**{told}**" if gate else told, "", f"{found.first} → {found.second}", ""]
     lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for change, judged in _beside(found, gate):
@@ -74,8 +74,8 @@ def junit(found: Comparison, gate: Gate) -> str:
             suite, "testcase", classname=group, name=row.change.where or row.change.quantity, time="0"
         )
         if row.outcome != "pass":
-            told = _worse(row.change) if row.outcome == "worse" else _open(row, gate.tolerance)
-            ElementTree.SubElement(case, "failure" if row.outcome == "worse" else "skipped", message=told)
+            told = "failure" if row.outcome == "worse" else "skipped"
+            ElementTree.SubElement(case, told, message=_why(row, gate.tolerance))
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)
@@ -97,11 +97,12 @@ def sentences(gate: Gate | None) -> list[str]:
         return ["verdicts hold together: at most 1 comparison in 20 like this calls anything changed where nothing is"]
     tolerance = f"{gate.tolerance:.1%}"
     if gate.outcome == "pass":
-        found = [f"pass: no drafter lost {tolerance} of its accepted length or more"]
+        least_sure = min((row.change for row in gate.rows if row.decides), key=lambda c: -1.0 if c.low is None else c.low)
+        told_too = f"; the least sure of them {who(least_sure)}{_interval_of(least_sure)}"
+        found = [f"pass: no drafter lost {tolerance} of its accepted length or more{told_too}"]
     else:
-        say = _worse if gate.outcome == "worse" else None
         rows = gate.of(gate.outcome)
-        told = [say(row.change) if say else _open(row, gate.tolerance) for row in rows[:_NAMED]]
+        told = [_why(row, gate.tolerance) for row in rows[:_NAMED]]
         more = [f"and {len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
         found = [f"{gate.outcome}: {'; '.join([*told, *more])}"]
     if gate.undecided:
@@ -128,9 +129,9 @@ def _row(change: Change, judged: Judged | None) -> Row:
     return {
         "where": change.where, "before": before, "after": after,
         "change": "" if change.change is None else f"{change.change:+.1%}", "95 %": _interval(change),
-        "could see": "nothing" if change.sees is None else f"-{change.sees:.1%}", "verdict": change.verdict,
+        "could see": "nothing" if change.sees is None else f"{-change.sees + 0.0:.1%}", "verdict": change.verdict,
         "gate": outcome if judged is None or judged.decides or outcome != "inconclusive" else "(inconclusive)",
-        "prompts": "" if needed is None else f"{needed:,}",
+        "prompts needed": "" if needed is None else f"{needed:,}",
     }  # fmt: skip
 
 
@@ -145,6 +146,11 @@ def _interval_of(change: Change) -> str:
 
 def _named(change: Change) -> str:
     return " ".join(part for part in (who(change), change.where, change.quantity) if part)
+
+
+def _why(row: Judged, tolerance: float) -> str:
+    """Why a row does not pass."""
+    return _worse(row.change) if row.outcome == "worse" else _open(row, tolerance)
 
 
 def _worse(change: Change) -> str:
@@ -169,7 +175,7 @@ def _open(row: Judged, tolerance: float) -> str:
 
 def _fitting(rows: Sequence[Row], gate: Gate | None, width: int) -> list[str]:
     """Columns that fit side by side, the less important ones left out first."""
-    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts")]
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
 
     def needs() -> int:
         return sum(max(cell_len(name), *(cell_len(row[name]) for row in rows)) + 2 for name in names) - 2
