@@ -15,10 +15,11 @@ from simulator.engine.state import Limits, Records, State, Tables, new_state, wi
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
-from simulator.load import CHUNK, Load, Mix, RecordedArrivals, Users, requests
+from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Ledger, Outcome, outcome
-from simulator.policies import Fixed, Policy, parse_policy
+from simulator.policies import Fixed, Policy, PolicySpec
 from simulator.records import Anchors
+from simulator.requests import CHUNK, Mix, requests
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse, survival
 
@@ -59,8 +60,7 @@ class Setup:
     """Everything about a simulation but the trace: what is asked, what serves it, and who decides."""
 
     load: Load
-    policy: str
-    """As users write it; see `simulator.policies`."""
+    policy: PolicySpec
     profile: Profile
     """What a step takes."""
     believed: Profile | None = None
@@ -142,8 +142,8 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, engine = recorded.trace, setup.engine
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
-    policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
-    users = setup.load.users if isinstance(setup.load, Users) else 0
+    policy = setup.policy.bind(setup.cost(trace, believed=True))
+    users = setup.load.users or 0
     simulator = Simulator(
         recorded,
         policy,
@@ -177,10 +177,8 @@ def simulate(
         InputError: the setup cannot serve what is asked.
         AssertionError: tokens or requests were lost: the simulator is wrong.
     """
-    endless = not isinstance(setup.load, RecordedArrivals)
-    slice_s = (
-        float(setup.load.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else setup.seconds
-    ) / SLICES
+    recorded_s = float(setup.load.requests.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else None
+    endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / SLICES
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
     more, slices, last_s, replicas = True, 0, 0.0, setup.engine.replicas

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from results.store.database import Store
+from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.errors import InputError
-from simulator.hardware.profile import parse_profile
+from simulator.load import Load
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
@@ -41,7 +41,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
         console.print(_policy_table(study))
     for load, found in study["loads"].items():
         if found["winner"] is None:
-            say(f"\n{loads(load)}: {_closest(found, study['plan'])}")
+            say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
             _print_load(load, found, study["plan"], console)
 
@@ -50,19 +50,19 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     """Everything there is to say about a study, ready for JSON."""
     studies = Studies(store)
     row = studies.find(study_id)
-    plan = msgspec.convert(row.pop("plan"), StudyPlan)
-    profile = parse_profile(plan.profile)
+    plan = read_plan(row.pop("plan"), StudyPlan)
+    profile = plan.profile
     run = store.run(row["run_id"])
     result: dict[str, Any] = {
         "study": row,
-        "plan": {**msgspec.to_builtins(plan), "profile": profile.name},
+        "plan": {**plan_row(plan), "profile": profile.name},
         "profile": {"name": profile.name, "model": profile.model, "source": profile.source, "gpus": profile.gpus},
         "target": run["target"].get("source"),
         "synthesised": bool(run["target"].get("synthesised")),
         "loads": {},
     }
     confirmations, sensitivities = studies.confirmations(row["study_id"]), studies.sensitivities(row["study_id"])
-    for load in plan.loads:
+    for load in map(str, plan.loads):
         trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
         near = closest(trials)
@@ -79,13 +79,9 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     return result
 
 
-def loads(text: str) -> str:
-    """A load for people."""
-    kind, _, rest = text.partition(":")
-    number, _, extra = rest.partition("/")
-    if kind == "users":
-        return f"{number} users" + (f" thinking {extra} s" if extra not in ("", "0") else "")
-    return f"{number} requests a second"
+def load_label(text: str) -> str:
+    """A load as it is stored, for people."""
+    return Load.parse(text).label
 
 
 def _title(study: dict[str, Any]) -> str:
@@ -107,7 +103,7 @@ def _policy_table(study: dict[str, Any]) -> Table:
     )
     for load, found in study["loads"].items():
         if (winner := found["winner"]) is None:
-            table.add_row(loads(load), "nothing keeps the bounds")
+            table.add_row(load_label(load), "nothing keeps the bounds")
             continue
         none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
         losses = [s["loss"] for s in found["sensitivities"] if s["kind"] == "elsewhere" and s["loss"] is not None]
@@ -115,7 +111,7 @@ def _policy_table(study: dict[str, Any]) -> Table:
         alone = "–" if not losses else f"at most {max(max(losses), 0):.1%} lost elsewhere"
         alone += "" if all(kept) else ", bounds broken"
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
-        table.add_row(loads(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
+        table.add_row(load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
     return table
 
 
@@ -124,7 +120,7 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
     tried = sum(counts.values())
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     console.print(
-        f"\n{loads(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
+        f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
         f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times", markup=False, soft_wrap=True,
     )  # fmt: skip
     bounds = plan["slas"]
@@ -182,7 +178,7 @@ def _remarks(found: dict[str, Any]) -> list[str]:
 
 
 def _nobody(study: dict[str, Any]) -> str:
-    each = [f"at {loads(load)} {_closest(found, study['plan'])}" for load, found in study["loads"].items()]
+    each = [f"at {load_label(load)} {_closest(found, study['plan'])}" for load, found in study["loads"].items()]
     return f"study {study['study']['study_id']}: " + "; ".join(each)
 
 

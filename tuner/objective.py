@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from simulator.hardware.profile import Profile
-from simulator.load import Arrivals, load_of
+from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
@@ -40,8 +40,7 @@ Figures = dict[str, float]
 class Scenario:
     """What every configuration is put to."""
 
-    load: str
-    """As `simulator.load.load_of` reads it: users:64 or rate:5."""
+    load: Load
     profile: Profile
     weights: Mapping[str, float]
     """Share of requests by domain."""
@@ -57,7 +56,7 @@ class Scenario:
             request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens
         )
         return Setup(
-            load=load_of(self.load), policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
+            load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
 
@@ -141,9 +140,8 @@ def figures_of(outcome: Outcome, scenario: Scenario) -> Figures:
     for sla in scenario.slas:
         where = outcome.means if sla.quantile is None else outcome.quantiles
         figures[str(sla)] = where[sla.measure if sla.quantile is None else f"p{sla.quantile:g}_{sla.measure}"]
-    load = load_of(scenario.load)
-    if isinstance(load, Arrivals):
-        figures[SERVED] = outcome.finished / ((outcome.simulated_s - outcome.warmup_s) * load.rate_per_s)
+    if scenario.load.rate_per_s is not None:
+        figures[SERVED] = outcome.finished / ((outcome.simulated_s - outcome.warmup_s) * scenario.load.rate_per_s)
     return figures
 
 

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, shares, user_errors, watching
+from harness.console import checked, listed, plain_console, shares, user_errors, watching
+from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -63,24 +64,39 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
-    from harness.sweeps.run import run_sweep
+    from harness.sweeps.plan import SweepPlan
+    from harness.sweeps.run import resume_sweep, run_sweep
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
+    from simulator.policies import policies_of
+    from simulator.sla import Sla
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
-        options: dict[str, Any] = {
-            "policies": listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
-            "output_tokens": output_tokens, "request_cap": request_cap, "step_tokens": step_tokens,
-            "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
-            "seed": seed, "replications": replications, "slas": sla or [], "weights": shares(mix),
-        }  # fmt: skip
-        asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
         with watching() as watcher:
-            sweep_id = run_sweep(
-                store, name, hardware, believed_hardware, asked, options, watcher,
-                drafting=drafting, resume=resume, actors=actors, ray_address=ray_address, rows=rows,
-            )  # fmt: skip
+            if resume is not None:
+                sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
+            else:
+                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
+                if hardware is None:
+                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                if not asked:
+                    raise InputError("name a load: --concurrency, --rate or --arrivals")
+                believed = None if believed_hardware is None else find_profile(believed_hardware)
+                with checked():
+                    plan = SweepPlan(
+                        profile=find_profile(hardware), believed=believed, loads=asked,
+                        policies=policies_of(listed(policy)), drafters=drafter, confidences=confidences,
+                        weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+                        request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
+                        slas=[Sla.parse(text) for text in sla or []],
+                    )  # fmt: skip
+                sweep_id = run_sweep(
+                    store, store.find_run(name), plan, watcher,
+                    drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
+                )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
 
 

@@ -171,7 +171,7 @@ def compare(
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
     return {
-        **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
+        **point.row(), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
         "measured": asdict(live_figures(server)), **replicas.figures(own, other),
         "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
     }  # fmt: skip

@@ -38,7 +38,7 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.policies import Fixed
+from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
 from simulator.records import VLLM_DRAFTING, Drafting
 from simulator.replay import replay
 from simulator.simulation import Prepared, ready
@@ -60,8 +60,9 @@ class Method:
     """vLLM's configuration; None decodes plainly."""
 
     @property
-    def policy(self) -> str:
-        return f"fixed:{self.gamma}" if self.gamma else "none"
+    def policy(self) -> PolicySpec:
+        """What vLLM does with the drafts: it verifies them whole."""
+        return PolicySpec.fixed(self.gamma) if self.gamma else NO_DRAFTER
 
 
 def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
@@ -213,7 +214,7 @@ def compare(
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
         row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
         rows.append({
-            **asdict(point), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
+            **point.row(), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
             "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},
         })  # fmt: skip
     return rows

@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, NamedTuple
 import duckdb
 import polars as pl
 
+from results.figures.common import k_of
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
+from simulator.policies import PolicySpec
 from simulator.sla import MEASURES, Sla
 
 System = tuple[str, int, str, str]
@@ -183,8 +185,8 @@ def baseline(found: Sequence[Capacity], kind: str, kinds: Mapping[str, str]) -> 
     """What a gain is told over: no speculation, or MTP-1, which drafts and verifies one token."""
     for capacity in found:
         drafter, gamma, policy, _ = capacity.system
-        name, _, k = policy.partition(":")
-        single = name == "fixed" and k.isdecimal() and min(int(k), gamma) == 1
+        k = k_of(policy)
+        single = k is not None and min(k, gamma) == 1
         if policy == "none" if kind == "none" else kinds.get(drafter, drafter) == "mtp" and single:
             return capacity
     return None
@@ -210,9 +212,8 @@ def leaders(points: pl.DataFrame, slas: Sequence[Sla]) -> list[System]:
 
 def _repeats(system: System, every: Sequence[System]) -> bool:
     drafter, gamma, policy, confidences = system
-    name, _, k = policy.partition(":")
-    beyond = name == "fixed" and k.isdecimal() and int(k) > gamma
-    return beyond and (drafter, gamma, f"fixed:{gamma}", confidences) in every
+    k = k_of(policy)
+    return k is not None and k > gamma and (drafter, gamma, str(PolicySpec.fixed(gamma)), confidences) in every
 
 
 def _within(system: System, rows: Sequence[Mapping[str, Any]], sla: Sla) -> Capacity | None:

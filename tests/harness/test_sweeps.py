@@ -14,7 +14,7 @@ from harness.cli.simulate import print_sweep
 from results.store.database import Store
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
-from simulator.load import Arrivals, Users, counts, load_of
+from simulator.load import Arrivals, Load, Users, counts
 from tests.harness.test_cli import refused
 from tests.harness.test_run import harness
 
@@ -130,11 +130,11 @@ def test_numbers_and_loads_as_users_write_them() -> None:
     assert counts("-c", "1..256") == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert counts("-c", "3..20,7") == [3, 4, 7, 8, 16, 20]
     assert counts("-c", None) == []
-    assert load_of("users:64/2.5") == Users(64, 2.5)
-    assert load_of("rate:5/0") == Arrivals(5, 0)
+    assert Load.parse("users:64/2.5") == Users(64, 2.5)
+    assert Load.parse("rate:5/0") == Arrivals(5, 0)
     for wrong in ("users:0", "users:x", "rate:-1", "queue:3"):
         with pytest.raises(InputError, match="load"):
-            load_of(wrong)
+            Load.parse(wrong)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import accepting, confident, slower
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse
@@ -79,7 +80,7 @@ def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
     plan, trace = ValidationPlan(max_tokens=40), some_trace(responses=60)
     profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
-    point = LivePoint("dspark", 3, "fixed:3", "none", 1)
+    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
     found = replicas.run(prepare(trace), 0, redraw=True)
     tau = (1 - 0.6**4) / 0.4

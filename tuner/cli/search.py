@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from harness.console import listed, shares, user_errors, watching
+from harness.console import checked, listed, shares, user_errors, watching
 from simulator.errors import InputError
 from tuner.cli.options import AsJson, Out
 
@@ -59,9 +59,11 @@ def search(
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
+    from simulator.sla import Sla
     from tuner.display import print_study
-    from tuner.study import resume_study, start_study
+    from tuner.study import StudyPlan, resume_study, start_study
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
@@ -75,16 +77,19 @@ def search(
                     raise InputError("name a load: --load or --rate")
                 if rate and objective == "throughput":
                     watcher.say("note: at a given rate every configuration that keeps up has the same throughput")
-                options: dict[str, Any] = {
-                    "loads": asked, "objective": objective or ("throughput" if load else "tps"), "slas": sla or [],
-                    "weights": shares(mix), "drafters": listed(drafter), "kinds": listed(policy), "sampler": sampler,
-                    "trials": 64 if trials is None else trials, "seconds": seconds, "draws": draws, "seed": seed,
-                    "request_cap": request_cap, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
-                    "step_tokens": step_tokens, "kv_capacity_tokens": kv_capacity_tokens,
-                }  # fmt: skip
-                study_id = start_study(
-                    store, traces, hardware, options, watcher, drafting=drafting, cluster=cluster, timeout=timeout
-                )
+                if hardware is None:
+                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                with checked():
+                    plan = StudyPlan(
+                        profile=find_profile(hardware), loads=asked,
+                        objective=objective or ("throughput" if load else "tps"),
+                        slas=[Sla.parse(text) for text in sla or []], weights=shares(mix), drafters=listed(drafter),
+                        kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
+                        seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
+                        output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                    )  # fmt: skip
+                run_id = store.find_run(traces)
+                study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)
         print_study(store, study_id, as_json=as_json)
 
 
