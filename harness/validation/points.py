@@ -17,7 +17,7 @@ import numpy.typing as npt
 from drafters.decoding import DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.serving import Server, StepRecord
 from drafters.target import Target
 from harness.recording.plan import RecordingPlan
@@ -27,7 +27,7 @@ from simulator.confidence import Confidences, calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
 from simulator.policies import PolicySpec
-from simulator.records import Drafting
+from simulator.records import Drafting, Sampling
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1

@@ -21,11 +21,11 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
+from drafters.sampling import probabilities
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.policies import Policy, parse_policy
-from simulator.records import Anchors, Drafting, Round
+from simulator.records import Anchors, Drafting, Round, Sampling
 from simulator.replay import replay
 from tests.drafters.conftest import ALL, END, GAMMA
 
@@ -260,7 +260,7 @@ def test_acceptance_probabilities_match_one_block_at_a_time(
     [anchors] = record_of(target, drafter, [text], sampling)
     ids = text.ids
     with torch.no_grad():
-        p = sampling.probabilities(target.model(torch.tensor([ids]), use_cache=False).logits[0])
+        p = probabilities(sampling, target.model(torch.tensor([ids]), use_cache=False).logits[0])
     for t in range(text.anchors):
         at = len(PROMPT) + t
         q = proposal_along(drafter, target, ids, at, sampling)
@@ -340,7 +340,7 @@ def test_tokens_that_the_target_cannot_say_are_counted(make: Callable[[str], Dra
         expected = []
         for text in sampled:
             with torch.no_grad():
-                p = sampling.probabilities(target.model(torch.tensor([text.ids]), use_cache=False).logits[0])
+                p = probabilities(sampling, target.model(torch.tensor([text.ids]), use_cache=False).logits[0])
             said = range(len(text.prompt) + 1, len(text.prompt) + len(text.response))
             expected.append(sum(float(p[i - 1, text.ids[i]]) == 0 for i in said))
         for kinds, counts in (([make("dflash"), make("ngram")], expected), ([make("ngram")], [None] * 5)):

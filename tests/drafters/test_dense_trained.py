@@ -13,10 +13,9 @@ import drafters
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.policies import parse_policy
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, Round, Sampling
 from simulator.replay import replay
 from tests.drafters.test_dense import p_value, plant, record_of, texts
 

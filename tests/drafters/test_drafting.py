@@ -14,10 +14,10 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.target import Target
 from simulator.policies import Policy, StepView, parse_policy
-from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
+from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting, Sampling
 from simulator.replay import replay, replays_exactly
 from tests.drafters.conftest import GAMMA, LEARNED
 from tests.drafters.test_dense import (

@@ -11,10 +11,10 @@ import torch
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
 from drafters.serving import Server
 from drafters.target import Target
 from simulator.policies import Fixed, parse_policy
+from simulator.records import Sampling
 from tests.drafters.conftest import ALL, END
 
 

@@ -18,12 +18,12 @@ from drafters.cache import KVCache, Positions
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import TextState
-from drafters.sampling import Proposal, Sampling, sample
+from drafters.sampling import Proposal, sample
 from drafters.target import Target, TargetPass
 from simulator.confidence import estimated
 from simulator.errors import InputError
 from simulator.policies import CausalityError, Policy, StepView, parse_policy
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, Round, Sampling
 from simulator.replay import replay
 
 SAMPLES = 20_000

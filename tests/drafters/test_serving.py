@@ -12,12 +12,13 @@ from scipy.stats import chisquare
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.serving import Server
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies import Policy, StepView, parse_policy
+from simulator.records import Sampling
 from tests.drafters.conftest import ALL, GAMMA
 from tests.drafters.test_lossless import NEW_TOKENS, PROMPT, REJECT, law
 

@@ -12,9 +12,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import drafters
-from drafters.sampling import Sampling
+from drafters.sampling import probabilities
 from drafters.target import Target, choose_dtype
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -113,7 +114,7 @@ def test_temperatures_that_make_no_distribution_are_refused(temperature: float) 
 
 @pytest.mark.parametrize("logits", [[3.0, 1.0, 2.0], [3e4, -3e4, 0.0], [-torch.inf, 1.0, -torch.inf]])
 def test_the_smallest_temperature_makes_one(logits: list[float]) -> None:
-    probs = Sampling(0.001).probabilities(torch.tensor(logits))
+    probs = probabilities(Sampling(0.001), torch.tensor(logits))
     assert probs.isfinite().all()
     assert probs.sum() == 1
     assert probs.argmax() == torch.tensor(logits).argmax()
