@@ -148,8 +148,3 @@ def policies_of(texts: list[str] | None) -> list[PolicySpec] | None:
 def policy_class(name: str) -> type[Policy]:
     """The class of the policies of a name, for what is known of them without a parameter. Raises KeyError."""
     return _FORMS[name].policy
-
-
-def parse_policy(text: str, cost: StepCost | None = None) -> Policy:
-    """The policy that a text stands for, where it is run at once. Raises InputError; see `PolicySpec`."""
-    return PolicySpec.parse(text).bind(cost)

@@ -23,7 +23,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NGram
 from drafters.sampling import Draws, Proposal, probabilities, sample, verify
 from drafters.target import Target
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.records import Round, Sampling
 from simulator.replay import replay
 from tests.drafters.conftest import END, GAMMA, HIDDEN, LEARNED, VOCAB, micro_config, randomise
@@ -145,7 +145,7 @@ def dense(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Rou
         ended = ids[-1] == END and len(ids) <= NEW_TOKENS
         texts.append(DenseText(PROMPT, ids[:NEW_TOKENS], ids[NEW_TOKENS:], ended, (22, i)))
     [recorded] = record_anchors(target, [drafter], texts, sampling)[0].values()
-    return [replay(a, parse_policy("fixed:3")) for a in recorded]
+    return [replay(a, PolicySpec.parse("fixed:3").bind()) for a in recorded]
 
 
 def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Round]]:

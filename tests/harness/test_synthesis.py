@@ -15,7 +15,7 @@ from harness.published.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS,
 from results.published import FIELD
 from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.errors import InputError
-from simulator.policies import PolicySpec, parse_policy
+from simulator.policies import PolicySpec
 from simulator.replay import replay
 from simulator.traces import Trace
 
@@ -61,7 +61,7 @@ def test_confidences_are_as_wrong_as_in_figure_6_and_temperatures_mend_them() ->
         for response, anchors in traces(seed)["dspark"]:
             if response.task == "alpaca":
                 assert anchors.confidence is not None
-                rounds = replay(anchors, parse_policy("fixed:7"))
+                rounds = replay(anchors, PolicySpec.parse("fixed:7").bind())
                 at = np.cumsum([0, *(r.committed for r in rounds[:-1])])
                 confidence.append(anchors.confidence[at])
                 accepted.append(anchors.accepted[at])
