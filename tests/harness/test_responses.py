@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from harness.recording.responses import GivenResponse, read_responses
+from harness.recording.responses import GivenResponse, ResponsesHeader, read_responses
 from harness.recording.suite import Prompt
 from simulator.errors import InputError
 from simulator.records import Sampling
@@ -27,6 +28,12 @@ def write(folder: Path, *lines: object) -> Path:
     file = folder / "responses.jsonl"
     file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return file
+
+
+def test_the_first_line_is_the_sampling_itself() -> None:
+    line = msgspec.json.encode(SAMPLING)
+    assert msgspec.json.decode(line, type=ResponsesHeader).sampling == SAMPLING
+    assert json.loads(line) == {**HEADER, "top_k": 0}
 
 
 def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:

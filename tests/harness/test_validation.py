@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from itertools import islice
@@ -115,6 +116,13 @@ def test_prompts_in_passes_of_their_own() -> None:
     assert parts.target_s == pytest.approx(1e-3 + 1e-3 + 20 * 1e-4 - 1e-4)
     assert parts.overhead_s == pytest.approx(1e-4 + 2 * 3e-4)
     assert parts.draft_s == pytest.approx(20 * 2e-6)
+
+
+def test_a_point_draws_what_it_has_always_drawn() -> None:
+    """Streams were seeded by this text when a point's policy was a text itself."""
+    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 4)
+    text = "LivePoint(drafter='dspark', gamma=3, policy='fixed:3', confidences='none', users=4)"
+    assert point.key == hashlib.sha256(text.encode()).digest()
 
 
 def test_plans_refuse_nonsense() -> None:
