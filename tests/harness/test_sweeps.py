@@ -133,7 +133,8 @@ def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
     plan = SweepPlan(
         profile=find_profile("h100/qwen3-4b"), believed=find_profile("b200/qwen3-4b"),
         loads=[Users(4, 0.5), Arrivals(2), RecordedArrivals(Path("/a.csv"), 2)],
-        policies=[NO_DRAFTER, PolicySpec("lagged_scheduler", "2/0.5")], weights={"math": 1.0}, slas=[Sla.parse("p95_ttft<=0.5")],
+        policies=[NO_DRAFTER, PolicySpec("lagged_scheduler", "2/0.5")], weights={"math": 1.0},
+        slas=[Sla.parse("p95_ttft<=0.5")],
     )  # fmt: skip
     row = json.loads(json.dumps(plan_row(plan)))
     assert read_plan(row, SweepPlan) == plan

@@ -21,7 +21,7 @@ SPACE = Space(
     recorded=(Recorded("dspark", 7, ("raw", "calibrated")), Recorded("eagle3", 5, ()), Recorded("mtp", 1, ("estimated",))),
     request_caps=(8, 32, 64),
     binding=32,
-    tables={("dspark", 7): "k_by_batch:8=7/64=3", ("eagle3", 5): "k_by_batch:64=2"},
+    tables={("dspark", 7): PolicySpec("k_by_batch", "8=7/64=3"), ("eagle3", 5): PolicySpec("k_by_batch", "64=2")},
 )
 
 
