@@ -196,7 +196,7 @@ def _drafted(
     """
     taps = sorted({layer for d in drafters for layer in d.tap_layers})
     seen = target.read(texts.ids, taps)
-    by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True))
+    by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True)) if taps else {}
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
     parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
     outside = torch.zeros_like(texts.last[:, 0])
