@@ -108,7 +108,7 @@ def test_numeric_types_are_chosen_by_what_the_processor_has(monkeypatch: pytest.
 
 @pytest.mark.parametrize("temperature", [-1.0, 1e-40, 0.0009, float("nan"), float("inf")])
 def test_temperatures_that_make_no_distribution_are_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match=r"temperature 0 \(greedy\) or at least 0.001 is needed, got"):
+    with pytest.raises(ValueError, match=r"temperature: 0 \(greedy\) or at least 0.001 is needed, got"):
         Sampling(temperature)
 
 

@@ -57,7 +57,7 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
             "sampled with temperature 1, top_p 1, top_k 0, the run has temperature 0.7, top_p 0.9",
         ),
         (LINES, "line 1: Object"),
-        ([{"temperature": 1e-40}, *LINES], r"line 1: temperature 0 \(greedy\) or at least 0.001 is needed, got 1e-40"),
+        ([{"temperature": 1e-40}, *LINES], r"line 1: temperature: 0 \(greedy\) or at least 0.001 is needed, got 1e-40"),
         (
             [HEADER, *({**line, "token_ids": [2]} for line in LINES)],
             "every response is a single token, which a prefill gives; there is no round to record",
