@@ -45,7 +45,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.temperature) or (self.temperature != 0 and self.temperature < MIN_TEMPERATURE):
-            raise ValueError(f"temperature 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {self.temperature:g}")
+            raise ValueError(f"temperature: 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {self.temperature:g}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"0 < top_p ≤ 1 is needed, got {self.top_p:g}")
         if self.top_k < 0:
