@@ -175,8 +175,9 @@ class Promise:
     """The first of them."""
 
     def attained(self, row: Mapping[str, Any]) -> float | None:
-        """The share of a point's requests that keeps it, or the mean; None where it was not kept."""
-        value = json.loads(row["attained"] or "{}").get(self.name)
+        """The share of a point's requests that keeps it, or the mean; None where that was not counted."""
+        shares = json.loads(row["attained"] or "{}")
+        value = row[f"mean_{self.sla.measure}"] if self.least is None else shares.get(self.name)
         return None if value is None else float(value)
 
     def kept(self, row: Mapping[str, Any]) -> bool | None:
