@@ -16,7 +16,7 @@ from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
-from simulator.metrics import Ledger, Outcome, outcome
+from simulator.metrics import Kind, Ledger, Outcome, outcome
 from simulator.policies import Fixed, Policy, PolicySpec
 from simulator.records import Anchors
 from simulator.requests import CHUNK, Mix, requests
@@ -25,6 +25,8 @@ from simulator.traces import Trace, TracedResponse, survival
 
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
+LENGTHENING = 1.1
+"""Of slices after the last recorded arrival, each against the one before."""
 RAMP = 0.05
 """Users of a closed loop begin spread over this share of the simulated time: all at once, answers of one length would stay
 in lockstep for ever."""
@@ -181,14 +183,17 @@ def simulate(
     endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / SLICES
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
-    more, slices, last_s, replicas = True, 0, 0.0, setup.engine.replicas
+    more, slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.engine.replicas
     while more and not (endless and slices == SLICES):
         slices += 1
-        more = simulator.run_until(slices * slice_s)
+        until_s = until_s + slice_s if slices > SLICES else slices * slice_s
+        if slices > SLICES:  # what is left of a burst may take a thousand times as long as it took to come
+            slice_s *= LENGTHENING
+        more = simulator.run_until(until_s)
         simulator.flush()
         done = np.concatenate(rows)
         rows.clear()
-        end_s = slices * slice_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
+        end_s = until_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
         ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * replicas)
         last_s = end_s
         if on_rows is not None:
@@ -197,7 +202,10 @@ def simulate(
             progress(min(slices / SLICES, 1.0))
     check_conservation(simulator)
     kv_tokens = simulator.limits.kv_tokens
-    return outcome(ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, endless=endless)
+    kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
+    return outcome(
+        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind, arriving=min(slices, SLICES)
+    )
 
 
 def check_conservation(simulator: Simulator) -> None:

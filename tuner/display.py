@@ -13,6 +13,7 @@ from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.load import Load
+from simulator.sla import Sla, attained, joint, together
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
@@ -99,7 +100,14 @@ def _title(study: dict[str, Any]) -> str:
 
 def _policy_table(study: dict[str, Any]) -> Table:
     table = Table(
-        "load", "run", "tok/s/GPU", "tok/s of a user", "gain over none", "if one had to do", box=None, header_style="bold"
+        "load",
+        "run",
+        "tok/s/GPU",
+        "mean tok/s of a user",
+        "gain over none",
+        "if one had to do",
+        box=None,
+        header_style="bold",
     )
     for load, found in study["loads"].items():
         if (winner := found["winner"]) is None:
@@ -123,17 +131,17 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
         f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
         f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times", markup=False, soft_wrap=True,
     )  # fmt: skip
-    bounds = plan["slas"]
+    bounds = promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
     table = Table(
-        "", "run", "tok/s/GPU", "tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
+        "", "run", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
     )
     for row in [winner, *found["beside"]]:
         if row["error"]:
             table.add_row(row["role"], _who(row), row["error"])
             continue
         f = row["figures"]
-        kept = ["kept" if row["violations"].get(b, 0) <= 0 else f"missed: {f[b]:.3g}" for b in bounds]
+        kept = [attained(b, f.get(b), row["violations"].get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         cells = [
             _interval(row, "throughput", ",.0f"),
@@ -145,6 +153,12 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
     console.print(table)
     for line in _remarks(found):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def promised(plan: dict[str, Any]) -> list[str]:
+    """What a study promises, bounds that hold together as one."""
+    slas = [Sla.parse(text) for text in plan["slas"]]
+    return [*(str(s) for s in slas if s.share is None), *map(joint, together(slas).values())]
 
 
 def _remarks(found: dict[str, Any]) -> list[str]:
@@ -187,11 +201,11 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     if near is None:
         return "no trial came to an end" + "".join(f": {error}" for error in found["errors"][:1])
     broken = [name for name, v in near["violations"].items() if v > 0]
-    reached = ", ".join(f"{near['figures'][name]:.3g} for {name}" for name in broken)
+    reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
         return f"none of {tried} configurations was simulated in full; give more --trials"
-    bounds = " and ".join(plan["slas"]) or "up"
-    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}, reaches {reached}"
+    bounds = " and ".join(promised(plan)) or "up"
+    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
 
 
 def _who(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from harness.cli.options import AsJson, Out, RunName
 from harness.console import checked, listed, plain_console, shares, user_errors, watching
 from simulator.errors import InputError
+from simulator.sla import USAGE, Sla, attained, share_of
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -55,7 +56,8 @@ def simulate(
     seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
-    sla: Annotated[list[str] | None, typer.Option(help="A bound, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
+    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
@@ -70,7 +72,6 @@ def simulate(
     from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
     from simulator.policies import policies_of
-    from simulator.sla import Sla
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
@@ -91,7 +92,7 @@ def simulate(
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
-                        slas=[Sla.parse(text) for text in sla or []],
+                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
                     )  # fmt: skip
                 sweep_id = run_sweep(
                     store, store.find_run(name), plan, watcher,
@@ -111,7 +112,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
     console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
     replicated = len({r["seed"] for r in rows}) > 1
-    columns = ("tok/s/GPU", "tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
+    columns = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
     table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
     last = None
     for r in rows:
@@ -140,7 +141,8 @@ def _simulation_cells(r: dict[str, Any]) -> list[str]:
     cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
     cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
     cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
-    return cells + ["kept" if kept else "missed" for kept in (r["slas"] or {}).values()]
+    shares = r["attained"] or {}
+    return cells + [attained(name, shares.get(name), kept) for name, kept in (r["slas"] or {}).items()]
 
 
 def _with_interval(r: dict[str, Any], name: str, form: str) -> str:

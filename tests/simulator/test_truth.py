@@ -127,7 +127,10 @@ def test_overload_is_said() -> None:
         Setup(load=Arrivals(20.0), policy=NO_DRAFTER, profile=profile((1, 512), (0.01, 5.0)),
               engine=EngineLimits(request_cap=4), seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
     )  # fmt: skip
-    assert outcome.slas == {"p95_ttft<=1": False}
+    assert outcome.slas == {"ttft<=1s": False}
+    assert outcome.keeps_up is False
+    assert not outcome.stationary
+    assert any(w.startswith("overload") for w in outcome.warnings)
     assert outcome.means["ttft"] > 10
 
 

@@ -9,6 +9,7 @@ import typer
 
 from harness.console import checked, listed, shares, user_errors, watching
 from simulator.errors import InputError
+from simulator.sla import USAGE, Sla, share_of
 from tuner.cli.options import AsJson, Out
 
 SMALL = 32
@@ -28,7 +29,8 @@ def search(
         Literal["throughput", "tps", "goodput", "pareto"] | None,
         typer.Option(help="What to make large; by default throughput with --load, a user's tps with --rate."),
     ] = None,
-    sla: Annotated[list[str] | None, typer.Option(help="A bound to keep, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
+    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     drafter: Annotated[
         list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
@@ -61,7 +63,6 @@ def search(
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
-    from simulator.sla import Sla
     from tuner.display import print_study
     from tuner.study import StudyPlan, resume_study, start_study
 
@@ -83,7 +84,8 @@ def search(
                     plan = StudyPlan(
                         profile=find_profile(hardware), loads=asked,
                         objective=objective or ("throughput" if load else "tps"),
-                        slas=[Sla.parse(text) for text in sla or []], weights=shares(mix), drafters=listed(drafter),
+                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        weights=shares(mix), drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
                         output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
