@@ -5,16 +5,14 @@ A load is parsed once, where users write it or where it was stored, and prints i
 
 from __future__ import annotations
 
-import csv
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
 
 USAGE = "users:N[/THINK_S], rate:R[/CV] or file:PATH[@SPEED]"
@@ -105,7 +103,7 @@ class Arrivals(Load):
 
 @dataclass(frozen=True)
 class RecordedArrivals(Load):
-    """Requests of a real service, once, as a CSV with the columns arrival_s, prompt_tokens, output_tokens has them.
+    """Requests of a real service, once, as a file of theirs has them; see `simulator.arrivals`.
 
     The file is read the first time its requests are asked for; they then travel with the load to wherever it is simulated.
     """
@@ -124,7 +122,8 @@ class RecordedArrivals(Load):
 
     @property
     def label(self) -> str:
-        return str(self)
+        faster = f", {_written(self.speed)} times as fast" if self.speed != 1 else ""
+        return f"recorded arrivals ({self.file.name}{faster})"
 
     @property
     def name(self) -> str:
@@ -135,37 +134,6 @@ class RecordedArrivals(Load):
     def requests(self) -> RecordedRequests:
         """When requests came and how long they were. Raises InputError for a wrong file, OSError without one."""
         return RecordedRequests.read(self.file, self.speed)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRequests:
-    """When each request came, how long prompt and answer were."""
-
-    arrival_s: npt.NDArray[np.float64]
-    """Rising, [n]."""
-    prompt_tokens: npt.NDArray[np.int64]
-    output_tokens: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if len(self.arrival_s) == 0 or (np.diff(self.arrival_s) < 0).any() or self.arrival_s[0] < 0:
-            raise ValueError("arrival_s must rise from 0 or later, and there must be a request")
-        if min(self.prompt_tokens.min(), self.output_tokens.min()) < 1:
-            raise ValueError("prompt_tokens and output_tokens must be 1 or more")
-
-    @classmethod
-    def read(cls, file: Path, speed: float) -> RecordedRequests:
-        """The requests of a CSV, `speed` times as fast. Raises InputError."""
-        columns = ("arrival_s", "prompt_tokens", "output_tokens")
-        try:
-            with file.open(newline="") as lines:
-                rows = [[float(row[c]) for c in columns] for row in csv.DictReader(lines)]
-            arrival, prompt, output = np.array(rows).reshape(-1, 3).T
-            kept = output >= 1  # a request that was answered with nothing occupied nobody
-            counts = (np.maximum(prompt[kept], 1).astype(np.int64), output[kept].astype(np.int64))
-            return cls((arrival[kept] - arrival[kept].min(initial=np.inf)) / speed, *counts)
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"misses the column {error}" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{file}: {what}; it needs the columns {', '.join(columns)}") from None
 
 
 def _path_and_speed(text: str) -> tuple[Path, float]:
@@ -204,8 +172,12 @@ def loads(
     cv: float,
     arrivals: Path | None = None,
     speed: float = 1.0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Load]:
-    """The loads of a command line: users, of the option called `option`, rates, recorded arrivals. Raises InputError."""
+    """The loads of a command line: users, of the option called `option`, rates, recorded arrivals. Raises InputError.
+
+    `say` hears how a file of arrivals was read.
+    """
     texts = [f"users:{n}/{think_s:g}" for n in counts(option, users)]
     try:
         texts += [f"rate:{float(r):g}/{cv:g}" for r in rate.split(",")] if rate else []
@@ -217,6 +189,7 @@ def loads(
             recorded = RecordedArrivals(arrivals.resolve(), speed)
         except ValueError as error:
             raise InputError(f"{arrivals}: {error}") from None
-        _ = recorded.requests  # what is wrong with the file is said before anything runs
+        for line in recorded.requests.notes:  # what is wrong with the file is said before anything runs
+            say(line)
         found.append(recorded)
     return found

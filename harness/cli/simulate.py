@@ -29,7 +29,7 @@ def simulate(
     rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
-        Path | None, typer.Option(help="Recorded arrivals: a CSV of arrival_s, prompt_tokens, output_tokens.")
+        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
@@ -79,7 +79,7 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
+                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 if not asked:

@@ -171,7 +171,7 @@ def test_wrong_loads_are_refused(text: str) -> None:
 
 def test_a_recorded_load_is_read_once_and_takes_its_requests_along(tmp_path: Path) -> None:
     file = tmp_path / "arrivals.csv"
-    file.write_text("arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,0,2\n13,4,0\n")
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,1,2\n")
     [load] = loads("--concurrency", None, 0.0, None, 1.0, file, 2.0)
     assert isinstance(load, RecordedArrivals)
     assert load.name == "arrivals.csv@2"

@@ -25,9 +25,13 @@ def search(
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
     rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
+    arrivals: Annotated[
+        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
-        typer.Option(help="What to make large; by default throughput with --load, a user's tps with --rate."),
+        typer.Option(help="What to make large; by default throughput with --load, else a user's tps."),
     ] = None,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
     share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
@@ -73,11 +77,11 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
-                asked = loads("--load", load, think_s, rate, cv)
+                asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
                 if not asked:
-                    raise InputError("name a load: --load or --rate")
-                if rate and objective == "throughput":
-                    watcher.say("note: at a given rate every configuration that keeps up has the same throughput")
+                    raise InputError("name a load: --load, --rate or --arrivals")
+                if (rate or arrivals) and objective == "throughput":
+                    watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 with checked():
