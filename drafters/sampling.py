@@ -10,47 +10,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simulator.errors import InputError
-from simulator.records import Drafting, check_sampling
+from simulator.records import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn; applied to target and drafter alike, but to a drafter that drafts greedily."""
+def probabilities(sampling: Sampling, logits: Tensor) -> Tensor:
+    """Distributions [..., V] in float32 from logits [..., V]: temperature, then top-k, then top-p.
 
-    temperature: float = 1.0
-    """0 is greedy; else at least 0.001."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens whose probability reaches this."""
-    top_k: int = 0
-    """Keep the k most probable tokens; 0 keeps all."""
-
-    def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_p, self.top_k)
-
-    def of_drafts(self, drafting: Drafting) -> Sampling:
-        """How a drafter draws its tokens beside a target that samples so."""
-        return Sampling(temperature=0) if drafting == "greedy" else self
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Distributions [..., V] in float32 from logits [..., V]: temperature, then top-k, then top-p.
-
-        Temperature 0 gives the one-hot distribution of the first largest logit, so that greedy decoding needs no code
-        of its own.
-        """
-        if self.temperature == 0:
-            return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-        logits = logits.float() / self.temperature
-        if 0 < self.top_k < logits.shape[-1]:
-            kth = logits.topk(self.top_k, dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        probs = logits.softmax(-1)
-        if self.top_p < 1:
-            ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-            # A token stays while the mass before it is still short of top_p: the first always does.
-            dropped = ordered.cumsum(-1) - ordered >= self.top_p
-            probs = probs.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
-            probs = probs / probs.sum(-1, keepdim=True)
-        return probs
+    Temperature 0 gives the one-hot distribution of the first largest logit, so that greedy decoding needs no code
+    of its own.
+    """
+    if sampling.temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    probs = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+        # A token stays while the mass before it is still short of top_p: the first always does.
+        dropped = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probs = probs.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +109,7 @@ def sample(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Draws) -> Verdict:
+def verify(proposal: Proposal | None, verified: Tensor, target_probs: Tensor, draws: Draws) -> Verdict:
     """Accept a prefix of the draft so that what is committed follows the target's distribution exactly.
 
     Speculative sampling (Leviathan et al. 2023, Chen et al. 2023): draft token x at position k is kept with probability
@@ -135,10 +117,13 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     verified tokens are kept, a bonus token is drawn from p.
 
     Args:
+        proposal: None where nothing was drafted.
         verified: ℓ, int64 [B], draft tokens of each request the target looked at; at most `proposal.drafted`.
         target_probs: p, float32 [B, L + 1, V] with L = max ℓ; entry k is conditioned on the first k draft tokens.
     """
     depth = target_probs.shape[1] - 1
+    if proposal is None or depth == 0:
+        return Verdict(torch.zeros_like(verified), sample(target_probs[:, 0], draws.final))
     tokens = proposal.tokens[:, :depth]
     p_token = target_probs[:, :depth].gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     if proposal.probs is None:
@@ -156,27 +141,30 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     return Verdict(accepted, sample(weights, draws.final))
 
 
-def verify_greedy(proposal: Proposal, verified: Sequence[int], best: Tensor) -> Verdict:
+def verify_greedy(
+    drafts: Sequence[Sequence[int]], verified: Sequence[int], best: Sequence[Sequence[int]]
+) -> tuple[list[int], list[int]]:
     """`verify` at temperature 0, where the target is one-hot: a draft is kept if it is `best`, whatever q was.
 
     Args:
+        drafts: at least ℓ tokens of each request.
         verified: ℓ of each request.
-        best: argmax p, int64 [B, L + 1] with L = max ℓ.
+        best: argmax p, at least ℓ + 1 of each request.
+
+    Returns:
+        (a, the bonus token or the replacement of the first rejected draft) of all requests.
     """
-    depth = best.shape[1] - 1
-    if depth == 0:
-        return Verdict(torch.zeros_like(best[:, 0]), best[:, 0])
-    kept = proposal.tokens[:, :depth] == best[:, :depth]
-    if min(verified) < depth:
-        kept &= torch.arange(depth, device=best.device) < torch.tensor(verified, device=best.device).unsqueeze(1)
-    accepted = kept.long().cumprod(1).sum(1)
-    return Verdict(accepted, best.gather(1, accepted.unsqueeze(1)).squeeze(1))
+    accepted = []
+    for draft, offered, own in zip(drafts, verified, best, strict=True):
+        kept = 0
+        while kept < offered and draft[kept] == own[kept]:
+            kept += 1
+        accepted.append(kept)
+    return accepted, [own[kept] for kept, own in zip(accepted, best, strict=True)]
 
 
 def _residual(proposal: Proposal, p_final: Tensor, rows: Tensor, accepted: Tensor, depth: int) -> Tensor:
     """max(p − q, 0) [B, V] at each request's first rejected position (meaningless where nothing was rejected)."""
-    if depth == 0:
-        return p_final
     position = accepted.clamp(max=depth - 1)
     if proposal.probs is None:
         q_final = F.one_hot(proposal.tokens[rows, position], p_final.shape[-1]).to(p_final.dtype)

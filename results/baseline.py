@@ -190,7 +190,7 @@ def write_baseline(made: Baseline, file: Path) -> None:
     """
     beside = file.with_name(f".{file.name}.part")
     try:
-        beside.write_text(_lines(msgspec.to_builtins(made, order="sorted")) + "\n", encoding="utf-8")
+        beside.write_text(_lines(msgspec.to_builtins(made, order="deterministic")) + "\n", encoding="utf-8")
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)

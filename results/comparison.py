@@ -87,7 +87,7 @@ def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Bas
     run, now = provenance(con, run_id), baseline(con, run_id)
     other = before.key.differences(now.key)
     if other:
-        raise InputError(f"run {run_id} and {file} are of another key, so they cannot be compared: {', '.join(other)}")
+        raise InputError(f"{file} is of another key than run {run_id}, so they cannot be compared: {', '.join(other)}")
     both = [name for name in before.drafters if name in now.drafters]
     changed = [name for name in both if before.drafters[name] != now.drafters[name]]
     differences = tuple(f"checkpoint of {name} differs" for name in changed)

@@ -9,7 +9,7 @@ import polars as pl
 
 from results.figures import step_time
 from results.figures import sweep as sweep_figure
-from results.figures.common import bar_manner
+from results.figures.common import bar_manner, k_of
 from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
 from results.figures.style import PARTS
 from results.figures.sweep import System, baseline, by_system
@@ -75,7 +75,7 @@ def _worth_a_panel(view: View) -> list[System]:
     """The best system, the whole block verified always, MTP-1 and no speculation."""
     every = sweep_figure.systems(view.points, bounds=False)
     best = view.leaders[:1]
-    block = [s for s in every if best and s[:2] == best[0][:2] and s[2] == f"fixed:{s[1]}"]
+    block = [s for s in every if best and s[:2] == best[0][:2] and k_of(s[2]) == s[1]]
     found = [baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")]
     chosen = [*best, *block, *(c.system for c in found if c is not None), *view.leaders]
     return list(dict.fromkeys(chosen))[:4]
