@@ -43,8 +43,10 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
             last = (change.quantity, who(change))
             lines.append(who(change))
         lines.append(_line({**row, "where": f"  {row['where']}"}, widths))
-    for line in [*lines, "", *sentences(gate)]:
+    for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
+    for line in sentences(gate):
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def markdown(found: Comparison, gate: Gate | None) -> str:

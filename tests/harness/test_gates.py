@@ -154,7 +154,7 @@ def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Pat
     file.write_text(base.read_text().replace('"seed": 0', '"seed": 5'))
     result = harness(out, "compare", str(file))
     assert result.exit_code == 2
-    assert "of another key, so they cannot be compared: seed (5 → 0)" in result.stderr
+    assert "is of another key than run beef, so they cannot be compared: seed (5 → 0)" in result.stderr
 
 
 @pytest.mark.parametrize(("text", "value"), [("2%", 0.02), ("0.02", 0.02), ("0.5%", 0.005)])

@@ -296,7 +296,7 @@ def test_nothing_in_common_is_no_comparison() -> None:
         (lambda text: text.replace('"seed"', '"sead"'), "sead"),
         (lambda text: text.replace("specyard baseline 1", "specyard baseline 2"), "is no baseline of this version"),
         (lambda text: text.replace('"rounds": 30', '"rounds": -30'), "cannot|commits"),
-        (lambda text: text.replace('  "gsm8k/0": {"domain"', '  "gsm8k/x": {"domain"'), "none of the prompts"),
+        (lambda text: text.replace('  "gsm8k/0": {"task"', '  "gsm8k/x": {"task"'), "none of the prompts"),
         (lambda text: text.replace('"gamma": 7', '"gamma": 0'), "at least 1"),
         (lambda text: "[]", "is no baseline"),
     ],
