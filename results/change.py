@@ -25,6 +25,9 @@ POWER: Final = 0.8
 ASSURED: Final = 0.95
 """Chance that the noise is no larger than is counted with, where a number of prompts is told."""
 
+LEAST_FREEDOM: Final = 2
+"""Degrees of freedom below which nothing is said of a ratio's noise: two prompts that change alike by chance know none."""
+
 MOST_PROMPTS: Final = 10_000_000
 """Where the search for a number of prompts ends."""
 
@@ -113,7 +116,7 @@ class Measured:
     first: float | None
     second: float | None
     noise: Noise | None
-    """None where nothing is known of it: fewer than two prompts a task."""
+    """None where nothing is known of it: too few prompts."""
     paired: bool
     """Whether both saw the same prompts, or the same draws."""
     gone: int = 0
@@ -199,13 +202,15 @@ def noise_of_ratio(first: Sequence[Floats], second: Sequence[Floats], *, paired:
 
     Paired strata have the same units in the same order. By the jackknife that leaves out one unit of one stratum at a
     time, (n − 1)/n · Σ (θ₋ᵢ − mean)² summed over strata (Efron and Stein, Annals of Statistics 9, 1981), which errs to
-    the wide side. None where a stratum has fewer than two units, or cannot spare one.
+    the wide side. None where a stratum has fewer than two units, or cannot spare one, or all together are too few.
     """
     sides = _left_out(first), _left_out(second)
     if any(side is None for side in sides):
         return None
     one, other = (side for side in sides if side is not None)
     apart = [b - a for a, b in zip(one, other, strict=True)] if paired else [*one, *other]
+    if sum(len(v) - 1 for v in apart) < LEAST_FREEDOM:
+        return None
     variances = tuple(float((len(v) - 1) / len(v) * ((v - v.mean()) ** 2).sum()) for v in apart)
     return Noise(variances, tuple(len(v) for v in apart))
 

@@ -143,7 +143,7 @@ def _interval(change: Change) -> str:
 
 def _interval_of(change: Change) -> str:
     interval = _interval(change)
-    return f" ({interval})" if interval else " (nothing known of its noise)"
+    return f" ({interval})" if interval else " (too few prompts to know its noise)"
 
 
 def _named(change: Change) -> str:
@@ -168,7 +168,7 @@ def _open(row: Judged, tolerance: float) -> str:
     """What is not known of a row, and what it would take."""
     change = row.change
     if change.noise is None or change.sees is None:
-        return f"{_named(change)}: nothing known of its noise, which takes two prompts or more in each task"
+        return f"{_named(change)}: too few prompts to know its noise"
     told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}"
     if row.prompts_needed is None:
         return told

@@ -147,6 +147,12 @@ def test_one_prompt_a_task_is_inconclusive() -> None:
     assert (row.outcome, row.change.low, row.prompts_needed) == ("inconclusive", None, None)
 
 
+def test_two_prompts_that_change_alike_know_no_noise() -> None:
+    before, after = np.array([[20.0, 10.0], [33.0, 11.0]]), np.array([[22.0, 10.0], [36.3, 11.0]])
+    assert noise_of_ratio([before], [after], paired=True) is None
+    assert noise_of_ratio([before, before], [after, after], paired=True) is not None
+
+
 def test_what_is_gone_fails_in_whole_or_in_part() -> None:
     rng = np.random.default_rng(0)
     means = prompts(rng, 40, spread=0.01)
