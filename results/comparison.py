@@ -30,6 +30,8 @@ OVERALL: Final = "overall"
 GREEDY: Final = " (greedy drafts)"
 """After a drafter's name where its drafts were greedy: the two ways are compared apart."""
 
+_KNOWN_IN_PART: Final = "an older run does not know its tokenizer, chat template and end tokens: they may not be the same"
+
 Key = tuple[str, int, KeptDrafting]
 """Drafter, γ, drafting."""
 
@@ -90,9 +92,11 @@ def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Bas
         raise InputError(f"{file} is of another key than run {run_id}, so they cannot be compared: {', '.join(other)}")
     both = [name for name in before.drafters if name in now.drafters]
     changed = [name for name in both if before.drafters[name] != now.drafters[name]]
-    differences = tuple(f"checkpoint of {name} differs" for name in changed)
+    differences = [f"checkpoint of {name} differs" for name in changed]
+    if before.key.target.keys() != now.key.target.keys():
+        differences.append(_KNOWN_IN_PART)
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
-    return Comparison(file, run_id, differences, unfit, tuple(judged(compare_sums(before, now))))
+    return Comparison(file, run_id, tuple(differences), unfit, tuple(judged(compare_sums(before, now))))
 
 
 def compare_sums(first: Baseline, second: Baseline) -> list[Measured]:
@@ -310,7 +314,7 @@ def _differences(first: Provenance, second: Provenance) -> list[str]:
     if changed:
         found.append(f"the target is not the same: {', '.join(changed)}; changes may be the target's, not the drafters'")
     if files[0].keys() != files[1].keys():
-        found.append("an older run does not know its tokenizer, chat template and end tokens: they may not be the same")
+        found.append(_KNOWN_IN_PART)
     hashes = [{d.name: d.checkpoint_hash for d in run.drafters} for run in (first, second)]
     both = [name for name in hashes[0] if name in hashes[1]]
     found += [f"checkpoint of {name} differs" for name in both if hashes[0][name] != hashes[1][name]]
