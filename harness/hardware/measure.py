@@ -29,7 +29,7 @@ from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
 from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
-from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds
+from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
@@ -184,16 +184,14 @@ def profile(
         watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --seconds gives time for them")
     costs = fit_costs(timed.timings, {n: not isinstance(d, AutoregressiveDrafter) for n, d in drafters.items()})
     device = device_name(target)
-    found = Profile(
+    found = costs.profile(
         name=f"{'cpu' if target.device.type == 'cpu' else _slug(device)}/{measured.name}",
         device=device,
         model=measured.model,
         source="measured",
-        provenance={},
         kv_capacity_tokens=_kv_capacity(target, drafters.values(), effort.memory_gb),
-        free_drafters=("none",),
-        **{name: getattr(costs, name) for name in Costs.__slots__ if name != "smoothed"},
     )
+    found = replace(found, overhead_s_per_prompt=prompt_seconds(timed.timings, found))
     quality = _quality(found, costs, timed, drafters, live)
     return replace(found, provenance=_provenance(measured, timed, effort, quality)), quality
 
