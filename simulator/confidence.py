@@ -52,8 +52,8 @@ def calibrated(confidence: npt.ArrayLike, temperatures: npt.ArrayLike) -> Floats
         return (1 / (1 + np.exp(-logit / np.asarray(temperatures, np.float64)))).astype(np.float32)
 
 
-def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """s_k [..., γ] from c_k [..., γ]."""
+def products(confidence: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """c_1···c_k [..., γ] from c_k [..., γ]; what policies rank by is rounded, see `simulator.traces.survival`."""
     return np.asarray(np.cumprod(np.asarray(confidence, np.float64), -1))
 
 
@@ -140,7 +140,7 @@ def roc_auc(predicted: npt.ArrayLike, happened: npt.ArrayLike) -> float | None:
 
 def quality(confidence: npt.ArrayLike, accepted: npt.ArrayLike) -> list[Quality]:
     """Quality at every position, from confidences [A, γ] and accepted counts [A]."""
-    s, a = survival(confidence), np.asarray(accepted)
+    s, a = products(confidence), np.asarray(accepted)
     result = []
     for k in range(s.shape[1]):
         kept = a > k

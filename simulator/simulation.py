@@ -83,7 +83,8 @@ class Setup:
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
-        return profile.cost(trace.drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens)
+        drafter = "none" if self.policy == "none" else trace.drafter  # the baseline walks any trace, and pays for no drafter
+        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens)
 
 
 class Prepared(NamedTuple):

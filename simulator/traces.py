@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.confidence import calibrated, estimated
+from simulator.confidence import calibrated, estimated, products
 from simulator.records import Anchors, KeptDrafting
 
 Split = Literal["calibration", "search", "confirmation"]
@@ -111,9 +111,13 @@ def cut(anchors: Anchors, where: slice) -> Anchors:
 
 def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """s_k = c_1···c_k, [..., γ], in multiples of 2⁻²⁴: sums of them are exact in float64, whatever their order."""
-    products = np.cumprod(np.asarray(confidence, np.float64), axis=-1)
-    rounded: npt.NDArray[np.float32] = (np.rint(products * 2.0**24) / 2.0**24).astype(np.float32)
+    rounded: npt.NDArray[np.float32] = (np.rint(products(confidence) * 2.0**24) / 2.0**24).astype(np.float32)
     return rounded
+
+
+def rounded_survival(product: float) -> float:
+    """One survival of its product of confidences: the same rounding without arrays, for live and for compiled code."""
+    return round(product * 2.0**24) / 2.0**24
 
 
 def split_of(prompt_id: str) -> Split:

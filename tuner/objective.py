@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -113,10 +112,7 @@ class TrialWorker:
             if job.draw is not None:
                 trace = drawn(trace, np.random.default_rng([job.seed, job.draw]))
             self._prepared[key, job.draw] = prepare(trace)
-        prepared = self._prepared[key, job.draw]
-        if c.drafter != "none":
-            return prepared
-        return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
+        return self._prepared[key, job.draw]
 
     def _trace(self, key: Key) -> Trace:
         found = self._traces[key]

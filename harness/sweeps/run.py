@@ -74,8 +74,6 @@ class SweepWorker:
 
             found = self.traces[point.trace] = ray.get(found)
         prepared: Prepared = found
-        if point.drafter == "none":
-            return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
         return prepared
 
 

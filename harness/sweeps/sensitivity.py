@@ -113,8 +113,6 @@ def break_evens(
             setup, prepared = point.setup, recorded[point.trace]
             if change is not None:
                 setup, prepared = change(setup, prepared, 1 + off)
-            if point.drafter == "none":
-                prepared = prepared._replace(trace=replace(prepared.trace, drafter="none"))
             found[_name(point)] = getattr(simulate(setup, prepared), objective).value
             done += 1
             watcher.advance("simulating", done, total)

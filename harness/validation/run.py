@@ -165,13 +165,11 @@ def compare(
     """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
     walked = (point.drafter, point.gamma) if point.gamma else traces.recorded[0]
     whole = traces.trace(*walked, point.confidences)
-    if not point.gamma:
-        whole = replace(whole, drafter="none")
     own, other = halves(whole, prompts)
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
     return {
         **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
         "measured": asdict(live_figures(server)), **replicas.figures(own, other),
-        "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
+        "step_errors": step_errors(server.steps, replicas.cost(found, whole.gamma)),
     }  # fmt: skip

@@ -252,7 +252,7 @@ def _trace(
 ) -> Trace:
     """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
     if method.drafter == "none":
-        return replace(traces.raw(*traces.recorded[0]), drafter="none")
+        return traces.raw(*traces.recorded[0])
     raw = traces.raw(method.drafter, method.gamma)
     if method.speculative is not None and method.speculative["method"] == "ngram":
         by_id = {a.prompt.prompt_id: a for tasks in asked.values() for some in tasks.values() for a in some}

@@ -18,7 +18,7 @@ from results.published import PAPER
 from results.store.queries import query
 from results.store.recordings import Recording
 from results.store.runs import Provenance, drafting_of
-from simulator.confidence import BINS
+from simulator.confidence import BINS, products
 from simulator.traces import split_of
 
 Ints = npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ def reliability(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
             stages["after"] = recording.calibrated
         key = {"run": run_id, "drafter": recording.drafter, "gamma": recording.gamma}
         for stage, confidence in stages.items():
-            survival = np.cumprod(confidence[use].astype(np.float64), 1)
+            survival = products(confidence[use])
             for k in range(survival.shape[1]):
                 known = ~np.isnan(survival[:, k])
                 s, kept = survival[known, k], recording.accepted[use][known] > k

@@ -16,12 +16,14 @@ from simulator.engine.compilation import callable_part, copied, inlined, part
 from simulator.errors import InputError
 from simulator.hardware.cost import SUMS, TERMS, StepCost, fixed_s, foreseen_s
 from simulator.policies import BatchAdaptive, Fixed, KByBatch, LaggedScheduler, Oracle, Policy, PrefixScheduler, Threshold
+from simulator.traces import rounded_survival
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 for term in TERMS:
     copied(term)
+copied(rounded_survival)
 for terms in SUMS:
     part(terms)
 
@@ -358,4 +360,4 @@ def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
                     c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
                 memory.smoothed[j, k] = rule.number * memory.smoothed[j, k] + (1 - rule.number) * c
             product *= memory.smoothed[j, k]
-            s.old[i, k] = np.rint(product * 2.0**24) / 2.0**24
+            s.old[i, k] = rounded_survival(product)

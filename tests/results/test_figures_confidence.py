@@ -10,11 +10,11 @@ import pytest
 
 from results.figures.block_size import block_sizes
 from results.figures.reliability import confidence_quality, reliability
-from results.figures.threshold import threshold_sweep, walk
+from results.figures.threshold import threshold_sweep
 from results.store.recordings import Recording, recordings
 from simulator.policies import parse_policy
 from simulator.records import Anchors
-from simulator.replay import replay
+from simulator.replay import replay, walk
 from simulator.traces import split_of
 from tests.results.database import RUN, add_anchors, add_run, empty
 
@@ -35,7 +35,7 @@ def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, s
 def test_the_fast_walk_is_the_reference_replay(short: bool) -> None:
     found = recording(np.random.default_rng(3), [1, 40, 7, 23], short=short)
     thresholds = (0.0, 0.25, 0.5, 0.93, 1.0)
-    walked = walk(found, thresholds)
+    walked = walk(found.confidence, found.drafted, found.accepted, found.offsets, thresholds)
     for i, threshold in enumerate(thresholds):
         for s in range(4):
             cut = slice(found.offsets[s], found.offsets[s + 1])
