@@ -12,7 +12,6 @@ tell more, and bias the output: with p = .7/.3 and q = .6/.4, admitting where q(
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +147,3 @@ def quality(confidence: npt.ArrayLike, accepted: npt.ArrayLike) -> list[Quality]
         brier = float(np.mean((s[:, k] - kept) ** 2))
         result.append(Quality(len(a), float(kept.mean()), ece, auc, brier))
     return result
-
-
-Confidences = Literal["raw", "calibrated", "estimated", "none"]
-"""What a policy decides from: a drafter with a confidence head has the first two, one without may have estimated ones."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from simulator.confidence import Confidences
 from simulator.errors import InputError
+from simulator.records import Confidences, KeptDrafting, Recording, System
 
 T = TypeVar("T")
 
@@ -50,10 +50,12 @@ class Configuration:
         """Of the policy, without its parameter."""
         return self.policy.partition(":")[0]
 
+    def recording(self, drafting: KeptDrafting) -> Recording:
+        """The recording it is simulated on."""
+        return Recording(self.drafter, self.gamma, self.confidences, drafting)
+
     def __str__(self) -> str:
-        basis = f" ({self.confidences})" if self.confidences != "none" else ""
-        who = "none" if self.drafter == "none" else f"{self.drafter} γ={self.gamma} {self.policy}{basis}"
-        return f"{who} cap {self.request_cap}"
+        return f"{System(self.recording('either'), self.policy)} cap {self.request_cap}"
 
 
 def plain(request_cap: int) -> Configuration:
@@ -79,6 +81,10 @@ class Recorded:
     gamma: int
     confidences: tuple[Confidences, ...]
     """What its policies may read; empty without any."""
+
+    def recording(self, drafting: KeptDrafting) -> Recording:
+        """Its key, showing no confidences."""
+        return Recording(self.drafter, self.gamma, "none", drafting)
 
     def __str__(self) -> str:
         return f"{self.drafter} γ={self.gamma}"

@@ -16,17 +16,17 @@ from harness.console import Watcher, say_model
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces, choose_drafting
+from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
-from simulator.confidence import Confidences
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import dump_profile, parse_profile
 from simulator.metrics import Estimate, Outcome
 from simulator.policies import parse_policy
-from simulator.records import VLLM_DRAFTING, Drafting
+from simulator.records import Drafting, Recording
 from simulator.replay import replays_exactly
+from simulator.serving.vllm import VLLM
 from simulator.simulation import Prepared, Setup, prepare, ready, simulate, start
 
 if TYPE_CHECKING:  # these take seconds
@@ -42,14 +42,14 @@ SLOW_S = 2.0
 
 def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
     """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
-    engine: Drafting = VLLM_DRAFTING if "vllm_adaptive" in (plan.policies or []) else "sampled"
+    engine: Drafting = VLLM.drafting if "vllm_adaptive" in (plan.policies or []) else "sampled"
     return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 
 class SweepWorker:
     """Simulates points; as a Ray actor or here."""
 
-    def __init__(self, traces: dict[tuple[str, int, Confidences], Any], rows: Path | None) -> None:
+    def __init__(self, traces: dict[Recording, Any], rows: Path | None) -> None:
         """Traces by key, or references to them in Ray's object store, which a node holds once."""
         self.traces, self.rows = traces, rows
 
@@ -68,11 +68,11 @@ class SweepWorker:
             return str(error), time.perf_counter() - started
 
     def _recorded(self, point: SweepPoint) -> Prepared:
-        found = self.traces[point.trace]
+        found = self.traces[point.recording]
         if not isinstance(found, Prepared):
             import ray
 
-            found = self.traces[point.trace] = ray.get(found)
+            found = self.traces[point.recording] = ray.get(found)
         prepared: Prepared = found
         return prepared
 
@@ -134,15 +134,15 @@ def run_sweep(
         run_id, sweep_id = store.find_run(run), None
         plan = drafting_as(plan, store, run_id, drafting, watcher)
     say_model(store, run_id, parse_profile(plan.profile), watcher)
-    traces = Traces(store, run_id, plan.drafting)
-    every = points(plan, traces, watcher.say)
+    recordings = Recordings(store, run_id, plan.drafting)
+    every = points(plan, recordings, watcher.say)
     distributed = actors is not None or ray_address is not None or len(every) > IN_PROCESS
     cluster = None
     if distributed:
         from harness.cluster import Cluster
 
         cluster = Cluster(ray_address, actors)
-    return sweep(run_id, plan, store, watcher, every, traces, sweep_id=sweep_id, cluster=cluster, rows=rows)
+    return sweep(run_id, plan, store, watcher, every, recordings, sweep_id=sweep_id, cluster=cluster, rows=rows)
 
 
 def sweep(
@@ -151,7 +151,7 @@ def sweep(
     store: Store,
     watcher: Watcher,
     every: Sequence[SweepPoint],
-    traces: Traces,
+    recordings: Recordings,
     *,
     sweep_id: str | None = None,
     cluster: Cluster | None = None,
@@ -161,8 +161,8 @@ def sweep(
 
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
-    worker = SweepWorker({key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}, rows)
-    for point in {(p.trace, p.setup.policy, p.load): p for p in every}.values():  # refuse before anything is stored
+    worker = SweepWorker({key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}, rows)
+    for point in {(p.recording, p.setup.policy, p.load): p for p in every}.values():  # refuse before anything is stored
         worker.check(point)
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), msgspec.to_builtins(plan), git_revision(), package_versions())
@@ -172,7 +172,7 @@ def sweep(
     left = [p for p in every if p.number not in done]
     ready(watcher.say)
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
-        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, traces, result, wall_s)}
+        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, recordings, result, wall_s)}
         store.add_simulation(row, _profile_rows(point.setup))
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
@@ -212,16 +212,16 @@ def _profile_rows(setup: Setup) -> list[dict[str, Any]]:
     return [profile_row(profile) for profile in (setup.profile, setup.believed) if profile is not None]
 
 
-def _row(point: SweepPoint, traces: Traces, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, (walked, gamma, confidences) = point.setup, point.trace
+def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
+    setup, walked = point.setup, point.recording
     policy = parse_policy(setup.policy, setup.profile.cost("none", 0, 1, 2))
     profile, *believed = (row["profile_hash"] for row in _profile_rows(setup))
     users, rate = getattr(setup.load, "users", None), getattr(setup.load, "rate_per_s", None)
     row: dict[str, Any] = {
         "point": point.number, "profile_hash": profile,
-        "believed_hash": believed[0] if believed else None, "drafter": point.drafter, "gamma": gamma,
-        "confidences": confidences if policy.reads_confidences else "none", "policy": setup.policy,
-        "lossless": policy.lossless, "exact": replays_exactly(policy, traces.raw(walked, gamma).drafting),
+        "believed_hash": believed[0] if believed else None, "drafter": point.drafter, "gamma": walked.gamma,
+        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": setup.policy,
+        "lossless": policy.lossless, "exact": replays_exactly(policy, recordings.trace(walked.showing("none")).drafting),
         "users": users, "rate_per_s": rate,
         "arrivals": Path(point.load.partition(":")[2]).name if point.load.startswith("file:") else None,
         "load": point.load, "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,

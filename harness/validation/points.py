@@ -23,11 +23,11 @@ from drafters.target import Target
 from harness.recording.plan import RecordingPlan
 from harness.recording.suite import Generation, Prompt, load_suite
 from results.store.database import Store
-from simulator.confidence import Confidences, calibrated, estimated
+from simulator.confidence import calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
 from simulator.policies import parse_policy
-from simulator.records import Drafting
+from simulator.records import Confidences, Drafting
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from simulator.hardware.profile import Profile, dump_profile
+from simulator.policies import Fixed
 from simulator.records import Anchors, KeptDrafting, Response, Round
+from simulator.replay import replay
 
 _FLOATS = pa.list_(pa.float32())
 _DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
@@ -89,6 +91,22 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, draf
         "certainty": lists(anchors.certainty),
     }
     return pa.table(columns)
+
+
+def dense_tables(
+    drafter: str, gamma: int, dense: Iterable[tuple[str, int, Anchors]], drafting: KeptDrafting = "sampled"
+) -> dict[str, pa.Table]:
+    """All rows of a dense recording, from (prompt id, turn, anchors) of each of one or more responses.
+
+    Rows of `recordings` and `anchors`, and those of `rounds` that verifying every draft whole comes to.
+    """
+    every, policy = list(dense), Fixed(gamma)
+    rounds = (round_table(drafter, gamma, p, t, replay(anchors, policy), drafting) for p, t, anchors in every)
+    return {
+        "recordings": recordings(drafter, gamma, [(p, t, len(anchors)) for p, t, anchors in every], drafting),
+        "anchors": pa.concat_tables(anchor_table(drafter, p, t, anchors, drafting) for p, t, anchors in every),
+        "rounds": pa.concat_tables(rounds),
+    }
 
 
 def recordings(
