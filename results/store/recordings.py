@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from results.store.database import Store
 from results.store.runs import drafting_of
-from results.store.traces import read_estimates, read_temperatures, read_trace
+from results.store.traces import all_sure, read_estimates, read_temperatures, read_trace
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
 from simulator.records import Confidences, Drafting, Recording
@@ -157,13 +157,15 @@ def surenesses(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Sureness]:
     Drafts are chosen as `drafting_of` says.
     """
     sql = """
-        SELECT drafter, max(gamma) FROM recordings WHERE run_id = ? AND drafting IN (?, 'either') AND anchors > 0
+        SELECT drafter, max(gamma) FROM recordings WHERE run_id = ? AND drafting IN (?, 'either')
         GROUP BY drafter ORDER BY drafter
     """
     drafting = drafting_of(con, run_id)
     found = []
     for drafter, gamma in con.execute(sql, [run_id, drafting]).fetchall():
         key = (run_id, drafter, int(gamma), drafting)
+        if not all_sure(con, *key):  # of some anchors alone: not to be made sense of
+            continue
         fitted = Fitted(read_trace(con, *key), read_temperatures(con, *key), read_estimates(con, *key))
         if fitted.offered:
             found.append(_sureness(fitted))

@@ -46,6 +46,20 @@ def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma:
     return Trace(drafter, told, offsets, anchors, responses[0][6])
 
 
+def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting) -> bool:
+    """Whether every anchor there should be has confidences, or certainties to estimate them from."""
+    key = [run_id, drafter, gamma, drafting]
+    [(noted,)] = con.execute(
+        f"""
+        SELECT sum(anchors) FROM recordings JOIN recorded_responses USING (run_id, drafter, gamma, drafting, prompt_id, turn)
+        WHERE {_MINE}
+        """,
+        key,
+    ).fetchall()
+    [found] = con.execute(f"SELECT count(confidence), count(certainty) FROM anchors WHERE {_MINE}", key).fetchall()
+    return bool(noted) and noted in found
+
+
 def read_temperatures(
     con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting
 ) -> list[float]:

@@ -99,7 +99,7 @@ def test_baselines_leaders_and_what_is_the_same() -> None:
 
 def test_parts_of_a_step_sum_to_it() -> None:
     sweep, points = swept([point(0, "dspark", "fixed:7", 8, 900)])
-    parts = step_time.parts(points, [("dspark", 7, "fixed:7", "none")])  # type: ignore[arg-type]
+    parts = step_time.parts(points, [System(Recording("dspark", 7), "fixed:7")])
     assert parts["part"].to_list() == ["overhead", "draft", "attention", "target"]
     assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
     assert parts["share"].sum() == pytest.approx(1)
