@@ -65,12 +65,13 @@ def ours(target: Target, name: str) -> Timed:
 @torch.inference_mode()
 def reference(target: Target, name: str) -> Timed:
     drafter, texts, rounds, started = load_drafter(DRAFTERS[name], target), [], 0, time.process_time()
+    stop_tokens = target.stop_tokens
     for prompt in prompts(target):
         cache, text = DynamicCache(config=target.model.config), list(prompt)
         best, taps = _pass(target, drafter, cache, text)
         text.append(int(best[-1]))
         context = _Grown(drafter, taps, text) if isinstance(drafter, LearnedDrafter) else None
-        while text[-1] not in target.stop_tokens and len(text) < len(prompt) + TOKENS:
+        while text[-1] not in stop_tokens and len(text) < len(prompt) + TOKENS:
             drafted = context.draft(text[-1]) if context else []
             best, taps = _pass(target, drafter, cache, [text[-1], *drafted])
             agreed = [a == b for a, b in zip(drafted, best.tolist(), strict=False)]
@@ -81,7 +82,7 @@ def reference(target: Target, name: str) -> Timed:
             if context:
                 context.grow(taps[:, : accepted + 1], new)
             rounds += 1
-            ends = [i for i, token in enumerate(new) if token in target.stop_tokens]
+            ends = [i for i, token in enumerate(new) if token in stop_tokens]
             text += new[: ends[0] + 1] if ends else new
         texts.append(text[len(prompt) : len(prompt) + TOKENS])
     return Timed(texts, rounds, time.process_time() - started)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -70,3 +71,56 @@ def output_of(module: nn.Module) -> Iterator[list[Any]]:
         yield outputs
     finally:
         handle.remove()
+
+
+class Taps:
+    """The outputs of decoder layers, taken out of a pass. Layer −1 is what the first layer reads.
+
+    A layer is hooked once, when it is first asked for, and stays so: hooking layers anew in every pass takes half as long as
+    a layer of a small model.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self._layers = layers
+        self._hooked: set[int] = set()
+        self._wanted: list[int] = []
+        self._taken: dict[int, Tensor] = {}
+
+    def ask(self, tap_layers: Sequence[int]) -> None:
+        """Take the outputs of these layers out of the coming pass."""
+        for layer in set(tap_layers) - self._hooked:
+            tap = _Tap(layer, self._wanted, self._taken)
+            if layer == -1:
+                self._layers[0].register_forward_pre_hook(tap.before, with_kwargs=True)
+            else:
+                self._layers[layer].register_forward_hook(tap.after)
+            self._hooked.add(layer)
+        self._taken.clear()  # a pass may have failed
+        self._wanted[:] = tap_layers
+
+    def side_by_side(self, hidden: Tensor) -> Tensor:
+        """What was taken, [B, N, m·d] in the order asked for; `hidden` [B, N, d] is for its shape where nothing was."""
+        taps = torch.cat([self._taken[i] for i in self._wanted], -1) if self._wanted else hidden[..., :0]
+        self._taken.clear()
+        self._wanted.clear()
+        return taps
+
+
+class _Tap:
+    """Puts the output of a layer into `taken` while it is wanted.
+
+    An object and no closure, so that a copied model writes into its own copy; it knows no more, or it would keep that alive.
+    """
+
+    def __init__(self, layer: int, wanted: list[int], taken: dict[int, Tensor]) -> None:
+        self._layer, self._wanted, self._taken = layer, wanted, taken
+
+    def after(self, _module: nn.Module, _inputs: object, output: Any) -> None:
+        """A hook for what a layer gives."""
+        if self._layer in self._wanted:
+            self._taken[self._layer] = output if isinstance(output, Tensor) else output[0]
+
+    def before(self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """A hook for what a layer is given."""
+        if self._layer in self._wanted:
+            self._taken[self._layer] = inputs[0] if inputs else named["hidden_states"]

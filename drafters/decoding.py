@@ -180,24 +180,26 @@ class Batch:
         started = self._now()
         decoded = [d for _, d in self.running]
         rows = slice(0, len(decoded))
-        load = load or StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
+        if load is None:
+            load = StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
         starts = [d.anchor_position for d in decoded]
-        proposal = self._propose(load, rows, anchor, Positions.of(starts, 1, anchor.device), draws)
+        proposal = self._propose(load, rows, anchor, starts, draws)
         drafted_at = self._now()
-        drafted: list[int] = proposal.drafted.tolist()
-        confidence = self._shown(proposal)
+        drafted = [0] * len(decoded) if proposal is None else proposal.drafted.tolist()
+        confidence = [[]] * len(decoded) if proposal is None else self._shown(proposal)
         verified = self._choose_verified(load, drafted, confidence, decoded)
-        ids = torch.cat([anchor.unsqueeze(1), proposal.tokens[:, : max(verified)]], 1)
+        ids = anchor.unsqueeze(1)
+        if proposal is not None and max(verified):
+            ids = torch.cat([ids, proposal.tokens[:, : max(verified)]], 1)
         positions = Positions.of(starts, ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        logits = self.target.head(seen.hidden)
-        self._check_finite(decoded, proposal, logits, verified)
-        accepted, said = self._verify(proposal, verified, ids, logits, draws)
+        accepted, said = self._verify(decoded, proposal, verified, ids, self.target.head(seen.hidden), draws)
         verified_at = self._now()
 
-        self.drafter.observe(self.state, rows, positions, seen.taps, self._tensor(said), self._tensor(accepted) + 1)
+        if self.drafter.gamma:
+            self._observe(rows, starts, seen.taps, said, accepted)
         observed_at = self._now()
 
         # What the drafter does with the verified tokens is part of its price.
@@ -210,37 +212,53 @@ class Batch:
             self.policy.learn([d.rounds[-1].verified for d in decoded], [d.rounds[-1].accepted for d in decoded])
 
     def _verify(
-        self, proposal: Proposal, verified: list[int], ids: Tensor, logits: Tensor, draws: Draws | None
+        self,
+        decoded: list[Decoded],
+        proposal: Proposal | None,
+        verified: list[int],
+        ids: Tensor,
+        logits: Tensor,
+        draws: Draws | None,
     ) -> tuple[list[int], list[list[int]]]:
         """The acceptance rule: a of each request; and N + 1 tokens: its anchor, drafts, and what follows those accepted."""
-        if draws is None:
-            verdict = verify_greedy(proposal, verified, logits.argmax(-1))
-        else:
-            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
-        accepted: list[int] = verdict.accepted.tolist()
         said: list[list[int]] = [[*row, row[-1]] for row in ids.tolist()]
-        for text, kept, token in zip(said, accepted, verdict.next_token.tolist(), strict=True):
+        if draws is None:
+            largest, best = logits.max(-1)
+            self._check_finite(decoded, proposal, largest, verified)
+            accepted, final = verify_greedy([row[1:-1] for row in said], verified, best.tolist())
+        else:
+            self._check_finite(decoded, proposal, logits.amax(-1), verified)
+            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
+            accepted, final = verdict.accepted.tolist(), verdict.next_token.tolist()
+        for text, kept, token in zip(said, accepted, final, strict=True):
             text[kept + 1] = token
         return accepted, said
 
-    def _check_finite(self, decoded: list[Decoded], proposal: Proposal, logits: Tensor, verified: list[int]) -> None:
-        """Raise InputError where a draft, its confidences, or the target's logits [B, L + 1, V] on it are not finite.
+    def _observe(self, rows: slice, starts: list[int], taps: Tensor, said: list[list[int]], accepted: list[int]) -> None:
+        """Let the drafter take in what is committed of the pass, and no more than the longest of that."""
+        count = max(accepted) + 1
+        positions, text = Positions.of(starts, count, taps.device), self._tensor([row[: count + 1] for row in said])
+        length = self._tensor([kept + 1 for kept in accepted])
+        self.drafter.observe(self.state, rows, positions, taps[:, :count], text, length)
 
-        From a nan a token is still drawn, so that it would be recorded as if the target had said it.
+    def _check_finite(self, decoded: list[Decoded], proposal: Proposal | None, largest: Tensor, verified: list[int]) -> None:
+        """Raise InputError where a draft, its confidences, or the target's logits on it are not finite.
+
+        From a nan a token is still drawn, so that it would be recorded as if the target had said it. A few numbers are
+        looked at on the host, and not by as many kernels on the device: `largest` logits of the target [B, L + 1].
         """
-        checks = {"the target's logits": finite(logits)}
-        if min(verified) + 1 < logits.shape[1]:  # padding
-            unread = torch.arange(logits.shape[1], device=logits.device) > self._tensor(verified).unsqueeze(1)
-            checks["the target's logits"] |= unread
-        if proposal.logits is not None:
-            checks["the drafter's logits"] = finite(proposal.logits)
-        if proposal.confidence is not None:
-            checks["the drafter's confidences"] = proposal.confidence.isfinite()
-        if all(bool(fine.all()) for fine in checks.values()):
-            return
-        for whose, fine in checks.items():
-            for one, row in zip(decoded, fine.tolist(), strict=True):
-                if not all(row):
+        checks = {"the target's logits": largest}
+        if proposal is not None and proposal.logits is not None:
+            checks["the drafter's logits"] = proposal.logits.amax(-1)
+        if proposal is not None and proposal.confidence is not None:
+            checks["the drafter's confidences"] = proposal.confidence
+        for whose, values in checks.items():
+            fine = np.isfinite(values.float().cpu().numpy())
+            if fine.all():
+                continue
+            read = [n + 1 for n in verified] if values is largest else [fine.shape[1]] * len(verified)  # the rest is padding
+            for one, row, count in zip(decoded, fine.tolist(), read, strict=True):
+                if not all(row[:count]):
                     raise self._not_finite(whose, one, row.index(False))
 
     def _not_finite(self, whose: str, decoded: Decoded, k: int) -> InputError:
@@ -261,14 +279,17 @@ class Batch:
             self.state.move(self._tensor(sources), self._tensor(holes))
         return done
 
-    def _propose(self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws | None) -> Proposal:
-        """As many tokens as the policy asks for; a block is drafted whole and cut."""
+    def _propose(
+        self, load: StepLoad, rows: slice, anchor: Tensor, starts: list[int], draws: Draws | None
+    ) -> Proposal | None:
+        """As many tokens as the policy asks for, None for none; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
+        if k == 0:
+            return None
+        position = Positions.of(starts, 1, anchor.device)
         if k == gamma:
             return self.drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws)
-        if k == 0:
-            return Proposal(anchor.new_zeros(len(anchor), 0), torch.zeros_like(anchor), None)
         drafter = self.drafter
         if isinstance(drafter, LearnedDrafter) and drafter.token_by_token:
             drafter = self._shorter.setdefault(k, copy.copy(drafter))  # weights stay shared

@@ -67,7 +67,7 @@ def record_anchors(
     drafting: Sequence[Drafting] = ("sampled",),
     budget_bytes: int = BUDGET_BYTES,
     fresh: bool = False,
-    outside: list[int | None] | None = None,
+    outside: list[int] | None = None,
 ) -> list[dict[KeptDrafting, list[Anchors]]]:
     """Dense records of `texts`, in their order, for each of the drafters. The target reads every text once for all.
 
@@ -81,7 +81,7 @@ def record_anchors(
         outside: is given, for each text, how many of its tokens the target cannot say here: a greedy choice, top-k or top-p
             that rounding decides otherwise than where the text was generated. Rare for the target's own texts (some in a
             thousand in bfloat16), many where a text is not the target's or `sampling` not its settings: whoever knows where
-            the texts come from judges. None for a text that no learned drafter, and so no target, reads.
+            the texts come from judges.
 
     Raises:
         InputError: a text lacks tokens beyond its end, or logits or confidences are not finite.
@@ -101,7 +101,9 @@ def record_anchors(
     ways = tuple(dict.fromkeys(kept_drafting(way, "learned", sampling.temperature) for way in drafting))
     read: list[dict[KeptDrafting, dict[int, Anchors]]] = [{way: {} for way in ways} for _ in learned]
     counts: dict[int, int] = {}
-    for group in _groups(texts, _anchors_at_once(target, learned, texts, budget_bytes, len(ways))) if learned else []:
+    looked_up_alone = not learned and outside is None
+    at_once = _anchors_at_once(target, learned, texts, budget_bytes, len(ways))
+    for group in [] if looked_up_alone else _groups(texts, at_once):
         padded = _Texts([texts[i] for i in group], gamma, target.device)
         recorded, fell_outside = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
         counts |= zip(group, fell_outside, strict=True)
@@ -109,7 +111,7 @@ def record_anchors(
             for way in ways:
                 own[way] |= zip(group, of_drafter[way], strict=True)
     if outside is not None:
-        outside += [counts.get(i) for i in range(len(texts))]
+        outside += [counts[i] for i in range(len(texts))]
     in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
     return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, NGram) else next(in_turn) for d in drafters]
 
@@ -133,7 +135,8 @@ def _anchors_at_once(
     longest = max(len(t.prompt) + len(t.response) for t in texts)
     logits = [(6 + 2 * ways) * target.vocab_size * (d.gamma + 3) for d in drafters]
     scores = [3 * d.config.num_attention_heads * longest * d.gamma for d in drafters]
-    return max(1, budget_bytes // int(4 * (max(logits) + max(scores))))
+    alone = 6 * target.vocab_size  # where the target reads for nobody but itself
+    return max(1, budget_bytes // int(4 * (max(logits, default=alone) + max(scores, default=0))))
 
 
 def _groups(texts: Sequence[DenseText], anchors: int) -> Iterator[list[int]]:
@@ -193,7 +196,7 @@ def _drafted(
     """
     taps = sorted({layer for d in drafters for layer in d.tap_layers})
     seen = target.read(texts.ids, taps)
-    by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True))
+    by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True)) if taps else {}
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
     parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
     outside = torch.zeros_like(texts.last[:, 0])

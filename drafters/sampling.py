@@ -127,7 +127,7 @@ def sample(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Draws) -> Verdict:
+def verify(proposal: Proposal | None, verified: Tensor, target_probs: Tensor, draws: Draws) -> Verdict:
     """Accept a prefix of the draft so that what is committed follows the target's distribution exactly.
 
     Speculative sampling (Leviathan et al. 2023, Chen et al. 2023): draft token x at position k is kept with probability
@@ -135,10 +135,13 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     verified tokens are kept, a bonus token is drawn from p.
 
     Args:
+        proposal: None where nothing was drafted.
         verified: ℓ, int64 [B], draft tokens of each request the target looked at; at most `proposal.drafted`.
         target_probs: p, float32 [B, L + 1, V] with L = max ℓ; entry k is conditioned on the first k draft tokens.
     """
     depth = target_probs.shape[1] - 1
+    if proposal is None or depth == 0:
+        return Verdict(torch.zeros_like(verified), sample(target_probs[:, 0], draws.final))
     tokens = proposal.tokens[:, :depth]
     p_token = target_probs[:, :depth].gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     if proposal.probs is None:
@@ -156,27 +159,30 @@ def verify(proposal: Proposal, verified: Tensor, target_probs: Tensor, draws: Dr
     return Verdict(accepted, sample(weights, draws.final))
 
 
-def verify_greedy(proposal: Proposal, verified: Sequence[int], best: Tensor) -> Verdict:
+def verify_greedy(
+    drafts: Sequence[Sequence[int]], verified: Sequence[int], best: Sequence[Sequence[int]]
+) -> tuple[list[int], list[int]]:
     """`verify` at temperature 0, where the target is one-hot: a draft is kept if it is `best`, whatever q was.
 
     Args:
+        drafts: at least ℓ tokens of each request.
         verified: ℓ of each request.
-        best: argmax p, int64 [B, L + 1] with L = max ℓ.
+        best: argmax p, at least ℓ + 1 of each request.
+
+    Returns:
+        (a, the bonus token or the replacement of the first rejected draft) of all requests.
     """
-    depth = best.shape[1] - 1
-    if depth == 0:
-        return Verdict(torch.zeros_like(best[:, 0]), best[:, 0])
-    kept = proposal.tokens[:, :depth] == best[:, :depth]
-    if min(verified) < depth:
-        kept &= torch.arange(depth, device=best.device) < torch.tensor(verified, device=best.device).unsqueeze(1)
-    accepted = kept.long().cumprod(1).sum(1)
-    return Verdict(accepted, best.gather(1, accepted.unsqueeze(1)).squeeze(1))
+    accepted = []
+    for draft, offered, own in zip(drafts, verified, best, strict=True):
+        kept = 0
+        while kept < offered and draft[kept] == own[kept]:
+            kept += 1
+        accepted.append(kept)
+    return accepted, [own[kept] for kept, own in zip(accepted, best, strict=True)]
 
 
 def _residual(proposal: Proposal, p_final: Tensor, rows: Tensor, accepted: Tensor, depth: int) -> Tensor:
     """max(p − q, 0) [B, V] at each request's first rejected position (meaningless where nothing was rejected)."""
-    if depth == 0:
-        return p_final
     position = accepted.clamp(max=depth - 1)
     if proposal.probs is None:
         q_final = F.one_hot(proposal.tokens[rows, position], p_final.shape[-1]).to(p_final.dtype)

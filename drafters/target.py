@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafters.anatomy import child_with, decoder_layers, decoder_of, output_of, without_decoder
+from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
 from drafters.sampling import finite
 from simulator.errors import InputError
@@ -82,9 +82,12 @@ class Target:
         """The numeric type of the weights."""
         self._decoder: Any = decoder_of(model)
         self._layers = decoder_layers(self._decoder, self.num_layers)
+        self._taps = Taps(self._layers)
         cache = "cache" if "cache" in inspect.signature(self._decoder.forward).parameters else "past_key_values"
         self._cache_argument = cache  # renamed in transformers 5.19; the old name goes in 5.40
+        self._bare_head = False
         self._outer = self._checked_head()
+        self._bare_head = self._head_is_bare()
         self._check_causal()
 
     @classmethod
@@ -211,7 +214,10 @@ class Target:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] from normed hidden states [..., d], scales and caps included: the model's own code."""
-        logits: Tensor = self._outer(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
+        if self._bare_head:
+            logits: Tensor = self.lm_head(hidden)
+            return logits
+        logits = self._outer(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
         return logits.view(*hidden.shape[:-1], -1)
 
     def encode_chat(
@@ -257,15 +263,15 @@ class Target:
         self, ids: Tensor, positions: Positions, cache: TargetCache, rows: slice, tap_layers: Sequence[int]
     ) -> TargetPass:
         cache.begin(rows, positions)
-        with self._tapped(tap_layers) as tapped:
-            output = self._decoder(
-                input_ids=ids,
-                position_ids=positions.tensor,
-                attention_mask=None if positions.aligned else self._masks(positions),
-                use_cache=True,
-                **{self._cache_argument: cache},
-            )
-        return TargetPass(output.last_hidden_state, _side_by_side(tapped, tap_layers, output.last_hidden_state))
+        self._taps.ask(tap_layers)
+        output = self._decoder(
+            input_ids=ids,
+            position_ids=positions.tensor,
+            attention_mask=None if positions.aligned else self._masks(positions),
+            use_cache=True,
+            **{self._cache_argument: cache},
+        )
+        return TargetPass(output.last_hidden_state, self._taps.side_by_side(output.last_hidden_state))
 
     def _by_row(
         self, ids: Tensor, positions: Positions, cache: TargetCache, rows: slice, tap_layers: Sequence[int]
@@ -279,9 +285,10 @@ class Target:
 
     def read(self, ids: Tensor, tap_layers: Sequence[int]) -> TargetPass:
         """One pass over whole texts `ids` [B, N], keeping no cache: teacher forcing and training."""
-        with self._tapped(tap_layers) as tapped, torch.no_grad():
+        self._taps.ask(tap_layers)
+        with torch.no_grad():
             output = self._decoder(input_ids=ids, use_cache=False)
-        return TargetPass(output.last_hidden_state, _side_by_side(tapped, tap_layers, output.last_hidden_state))
+        return TargetPass(output.last_hidden_state, self._taps.side_by_side(output.last_hidden_state))
 
     def _masks(self, positions: Positions) -> Tensor | dict[str, Tensor]:
         """What a query may not see, added to its scores, [B, 1, N, length]; by kind where layers are of several kinds.
@@ -316,29 +323,6 @@ class Target:
         if widths - {torch.Size([_CHECKED_TOKENS, self.hidden_size])}:
             raise InputError(f"{unlike} for every token, which drafters that read them need; n-gram needs none")
 
-    @contextmanager
-    def _tapped(self, tap_layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-        """Collect the outputs of layers while the block runs."""
-        tapped: dict[int, Tensor] = {}
-
-        def collect(layer: int) -> Any:
-            def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
-                tapped[layer] = output if isinstance(output, Tensor) else output[0]
-
-            return hook
-
-        def first(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            tapped[-1] = inputs[0] if inputs else named["hidden_states"]
-
-        handles = [self._layers[i].register_forward_hook(collect(i)) for i in set(tap_layers) - {-1}]
-        if -1 in tap_layers:
-            handles.append(self._layers[0].register_forward_pre_hook(first, with_kwargs=True))
-        try:
-            yield tapped
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def some_texts(self) -> Tensor:
         """Two texts of tokens far apart in the vocabulary, to check the model on."""
         ids = torch.arange(2 * _CHECKED_TOKENS, device=self.device) * 7919 % self.vocab_size
@@ -366,6 +350,14 @@ class Target:
                 f"(off by {wrong:.1g} of the largest); what it does to them beside its matrix is not known here"
             )
         return self._outer
+
+    @torch.no_grad()
+    def _head_is_bare(self) -> bool:
+        """Whether the model does nothing to its logits beside its head's matrix, not even to very large ones (caps)."""
+        if self.device.type == "meta":
+            return True
+        hidden = self.read(self.some_texts(), []).hidden
+        return all(torch.equal(self.head(h), self.lm_head(h)) for h in (hidden, 1000 * hidden))
 
     @contextmanager
     def _narrow_windows(self) -> Iterator[None]:
@@ -417,10 +409,6 @@ class Target:
         pairs.append((read(texts[1:, 19:], (19,), again, slice(0, 1)), whole[1:, 19:]))
         ours, own = (torch.cat([x.flatten(0, 1) for x in side]) for side in zip(*pairs, strict=True))
         return typical_error(ours, own)
-
-
-def _side_by_side(tapped: dict[int, Tensor], tap_layers: Sequence[int], hidden: Tensor) -> Tensor:
-    return torch.cat([tapped[i] for i in tap_layers], -1) if tap_layers else hidden[..., :0]
 
 
 def _on(today: date, template: str) -> str:

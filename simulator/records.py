@@ -30,7 +30,7 @@ MIN_TEMPERATURE = 0.001
 def check_sampling(temperature: float, top_p: float, top_k: int) -> None:
     """Raise ValueError unless responses can be sampled so: the one place that says what sampling settings may be."""
     if not math.isfinite(temperature) or (temperature != 0 and temperature < MIN_TEMPERATURE):
-        raise ValueError(f"temperature 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {temperature:g}")
+        raise ValueError(f"temperature: 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {temperature:g}")
     if not 0 < top_p <= 1:
         raise ValueError(f"0 < top_p ≤ 1 is needed, got {top_p:g}")
     if top_k < 0:

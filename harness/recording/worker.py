@@ -269,7 +269,7 @@ class Recorder:
             for r, context in spoken
         ]  # fmt: skip
         drafters = [d for _, d in variants]
-        options, outside = self.options, list[int | None]()
+        options, outside = self.options, list[int]()
         recorded = record_anchors(
             self.target, drafters, texts, self.sampling,
             drafting=options.drafting, fresh=options.fresh_tails, outside=outside,

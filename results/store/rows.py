@@ -123,12 +123,11 @@ def recordings(
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
 
 
-def readings(responses: Sequence[Response], outside: Sequence[int | None]) -> pa.Table:
-    """Rows of `readings`: of each response, how many tokens the target cannot say; None where it has not read it."""
+def readings(responses: Sequence[Response], outside: Sequence[int]) -> pa.Table:
+    """Rows of `readings`: of each response, how many tokens the target cannot say."""
     rows = [
         {"prompt_id": r.prompt_id, "turn": r.turn, "tokens": len(r.token_ids) - 1, "outside": count}
         for r, count in zip(responses, outside, strict=True)
-        if count is not None
     ]
     return pa.Table.from_pylist(rows, _READING_COLUMNS)
 
