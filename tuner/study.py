@@ -335,7 +335,7 @@ def _beside(
     if winner.drafter != "none":
         table = found.tables[winner.drafter, winner.gamma]
         beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
-    if winner.kind in READING and winner.kind != "vllm_adaptive":
+    if winner.kind in READING and winner.kind not in VLLM.policies:
         theirs = replace(winner, policy="vllm_adaptive", confidences="raw")
         if winner.confidences == "estimated":
             theirs = replace(winner, policy="lagged_scheduler:2")

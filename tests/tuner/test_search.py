@@ -119,9 +119,8 @@ def test_parts_share_no_prompt(grounds: Callable[[StudyPlan], StudyInputs], plan
         assert {split_of(p) for p in prompts} == {part}
         assert found.traffic.prompts(part) == len(prompts)  # type: ignore[arg-type]
         for drafter, gamma in (("dflash", 7), ("mtp", 1)):
-            assert {
-                r.prompt_id for r in found.traffic.trace(TraceKey(part, Recording(drafter, gamma, "none"))).responses
-            } == prompts  # type: ignore[arg-type]
+            own = found.traffic.trace(TraceKey(part, Recording(drafter, gamma)))  # type: ignore[arg-type]
+            assert {r.prompt_id for r in own.responses} == prompts
     trace = found.traffic.trace(TraceKey("confirmation", Recording("dspark", 7, "raw")))
     again = drawn(trace, np.random.default_rng(1))
     assert {r.prompt_id for r in again.responses} < parts["confirmation"]
