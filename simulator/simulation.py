@@ -84,7 +84,7 @@ class Setup:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
         drafter = "none" if self.policy == "none" else trace.drafter  # the baseline walks any trace, and pays for no drafter
-        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens)
+        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)
 
 
 class Prepared(NamedTuple):

@@ -73,4 +73,4 @@ def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
         names = sorted(prompts)
         for k in rng.integers(len(names), size=len(names)):
             chosen += prompts[names[k]]
-    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting)
+    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting, trace.kind)

@@ -177,7 +177,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
         if plan.drafters and name not in plan.drafters:
             continue
         try:
-            profile.cost(name, gamma, 1, gamma + 2)
+            profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
         except InputError as error:
             if plan.drafters:
                 raise
@@ -217,7 +217,8 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
     trace = traffic.trace(TraceKey("search", recorded.recording(plan.drafting)))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.gamma + 1)
-    return k_by_batch(trace, mix, profile.cost(recorded.drafter, recorded.gamma, plan.request_cap, tokens), plan.request_cap)
+    cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
+    return k_by_batch(trace, mix, cost, plan.request_cap)
 
 
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:

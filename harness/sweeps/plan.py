@@ -112,7 +112,7 @@ def _who(
                 bare = True
                 continue
             try:
-                cost = profile.cost(name, gamma, 1, gamma + 2)
+                cost = profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
                 parsed = parse_policy(policy, cost)
                 if parsed.reads_confidences and recording.confidences == "none":
                     raise InputError(f"policy {policy}: needs confidences, and {name} has none")

@@ -58,18 +58,18 @@ class Replicas:
         runs = [astuple(self.run(recorded, i, redraw=redraw)) for i in range(count * self.slices)]
         return np.asarray(np.nanmean(np.reshape(runs, (count, self.slices, -1)), 1))
 
-    def cost(self, profile: Profile, gamma: int) -> StepCost:
-        """What a profile makes of the point's steps over a trace of γ; the baseline walks one, and pays for no drafter."""
-        return profile.cost(self.point.drafter, gamma, self.point.users, self.step_tokens)
+    def cost(self, profile: Profile, walked: Trace) -> StepCost:
+        """What a profile makes of the point's steps over a trace; the baseline walks one, and pays for no drafter."""
+        return profile.cost(self.point.drafter, walked.gamma, self.point.users, self.step_tokens, kind=walked.kind)
 
     def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
-        policy = parse_policy(self.point.policy, self.cost(self.believed, trace.gamma))
+        policy = parse_policy(self.point.policy, self.cost(self.believed, trace))
         engine = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = Simulator(
-            recorded, policy, self.cost(self.found, trace.gamma), engine, self.kv_tokens,
+            recorded, policy, self.cost(self.found, trace), engine, self.kv_tokens,
             (asked[i : i + CHUNK] for i in range(0, len(asked), CHUNK)), users=users, seed=number, on_rows=rows.append,
         )  # fmt: skip
         begin_s = WARM_UP * self.seconds

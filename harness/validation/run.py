@@ -104,7 +104,8 @@ def _measure(
         believed = find_profile(hardware)
     servers = {}
     for point in points:
-        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks))
+        kind = walked_by(point, recordings).kind
+        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks), kind=kind)
         servers[point] = engine.server(point, cost, recordings.weights(walked_by(point, recordings)))
     live = _Turns(list(servers.values()))
     if hardware is None:
@@ -174,5 +175,5 @@ def compare(
     return {
         **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
         "measured": asdict(live_figures(server)), **replicas.figures(own, other),
-        "step_errors": step_errors(server.steps, replicas.cost(found, whole.gamma)),
+        "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
     }  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import duckdb
 import numpy as np
 
 from results.store.rows import matrix
+from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
 from simulator.records import Anchors, KeptDrafting
 from simulator.traces import Trace, TracedResponse
@@ -43,7 +45,12 @@ def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma:
     assert accept_prob is not None
     anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
     told = tuple(TracedResponse(*r[:5]) for r in responses)
-    return Trace(drafter, told, offsets, anchors, responses[0][6])
+    return Trace(drafter, told, offsets, anchors, responses[0][6], _kind(con, run_id, drafter))
+
+
+def _kind(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str) -> str:
+    [(declared,)] = con.execute("SELECT drafters FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    return kind_of(drafter, json.loads(declared).get(drafter, {}))
 
 
 def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting) -> bool:
