@@ -19,12 +19,11 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite
 from simulator.policies import Policy, StepView
-from simulator.records import Round
+from simulator.records import Round, Sampling
 from simulator.replay import replay
 
 TOKENS = 96

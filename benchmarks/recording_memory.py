@@ -12,9 +12,9 @@ import torch
 
 from drafters.checkpoints import load_drafter
 from drafters.dense import DenseText, record_anchors
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
+from simulator.records import Sampling
 
 PROMPT, GAMMA = 40, 7
 

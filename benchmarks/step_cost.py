@@ -10,6 +10,7 @@ import numpy as np
 
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Users
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import RAMP, EngineLimits, Prepared, Setup, prepare, start
 from simulator.traces import Trace, TracedResponse
@@ -44,7 +45,7 @@ def recorded(gamma: int) -> Prepared:
 def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     """Microseconds of a step, the best of three, and tokens it commits."""
     engine = EngineLimits(request_cap=requests, step_tokens=20_000)
-    setup = Setup(load=Users(requests), policy=policy, profile=profile(), engine=engine)
+    setup = Setup(load=Users(requests), policy=PolicySpec.parse(policy), profile=profile(), engine=engine)
     best, tokens = float("inf"), 0.0
     for _ in range(3):
         simulator = start(setup, ready, lambda rows: None)

@@ -13,10 +13,10 @@ import torch
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite
+from simulator.records import Sampling
 
 PAIR = load_pair("tiny")
 DRAFTERS = choose_drafters(PAIR, None)

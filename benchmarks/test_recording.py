@@ -23,11 +23,10 @@ from drafters.kinds.block import DSpark
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite
-from simulator.records import DRAFTINGS, Drafting
+from simulator.records import DRAFTINGS, Drafting, Sampling
 
 PAIR, TOKENS = load_pair("tiny"), 96
 _live: dict[int, float] = {}

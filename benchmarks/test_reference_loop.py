@@ -22,10 +22,10 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.families.qwen3 import KeyValue
 from drafters.kinds.learned import Context, LearnedDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite
+from simulator.records import Sampling
 
 PAIR = load_pair("tiny")
 DRAFTERS = choose_drafters(PAIR, None)

@@ -18,6 +18,7 @@ import pytest
 from harness.published.synthesis import synthesize
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
+from simulator.policies import PolicySpec
 from simulator.simulation import Prepared, Setup, prepare, simulate
 from simulator.traces import Trace
 
@@ -38,7 +39,7 @@ def synthesized() -> Trace:
 @pytest.mark.parametrize("users", [8, 64, 256])
 def test_tokens_per_second(benchmark: Any, recorded: Prepared, users: int, policy: str) -> None:
     profile = find_profile("h100/qwen3-4b")
-    setup = Setup(load=Users(users), policy=policy, profile=profile, seconds=600)
+    setup = Setup(load=Users(users), policy=PolicySpec.parse(policy), profile=profile, seconds=600)
     simulate(setup, recorded)
     tokens: list[float] = []
 
@@ -56,7 +57,9 @@ def test_a_million_requests_in_bounded_memory(benchmark: Any, recorded: Prepared
     profile = find_profile("h100/qwen3-4b")
 
     def memory(seconds: float) -> tuple[int, int]:
-        setup = Setup(load=Users(64), policy="prefix_scheduler", profile=profile, output_tokens=32, seconds=seconds)
+        setup = Setup(
+            load=Users(64), policy=PolicySpec("prefix_scheduler"), profile=profile, output_tokens=32, seconds=seconds
+        )
         outcome = simulate(setup, recorded)
         return outcome.finished, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

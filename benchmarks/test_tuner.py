@@ -19,7 +19,8 @@ from harness.console import Watcher
 from harness.published.run import Size, publish
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import dump_profile
+from simulator.load import Arrivals, Load, Users
+from simulator.sla import Sla
 from tuner.objective import TrialJob
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
@@ -30,10 +31,10 @@ from tuner.trial import Trial, TrialRung, ranked
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 SEEDS = int(os.environ.get("SEEDS", "8"))
 PROBLEMS: dict[str, dict[str, Any]] = {
-    "throughput at 64 users": {"loads": ["users:64/0"], "objective": "throughput"},
-    "throughput at 256 users": {"loads": ["users:256/0"], "objective": "throughput"},
-    "throughput at 64 users, tps>=450": {"loads": ["users:64/0"], "objective": "throughput", "slas": ["tps>=450"]},
-    "tps at 40 requests a second": {"loads": ["rate:40/1"], "objective": "tps"},
+    "throughput at 64 users": {"loads": [Users(64)], "objective": "throughput"},
+    "throughput at 256 users": {"loads": [Users(256)], "objective": "throughput"},
+    "throughput at 64 users, tps>=450": {"loads": [Users(64)], "objective": "throughput", "slas": [Sla.parse("tps>=450")]},
+    "tps at 40 requests a second": {"loads": [Arrivals(40)], "objective": "tps"},
 }
 
 
@@ -45,11 +46,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def grounded(store: Store, **options: Any) -> tuple[StudyPlan, StudyInputs]:
-    plan = StudyPlan(profile=dump_profile(find_profile("h100/qwen3-4b")), **options)
+    plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **options)
     return plan, study_inputs(store, store.find_run("latest"), plan, QUIET)
 
 
-def searched(plan: StudyPlan, found: StudyInputs, load: str) -> Search:
+def searched(plan: StudyPlan, found: StudyInputs, load: Load) -> Search:
     return Search(
         space=space_of(plan, found, load), scenario=scenario_of(plan, found, load), objective=plan.objective,
         sampler=plan.sampler, trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
@@ -115,7 +116,7 @@ def _regret(trials: Sequence[Trial], best: float) -> float:
 
 @pytest.mark.parametrize("actors", [0, 2])
 def test_200_trials_of_ten_simulated_minutes(actors: int, store: Store) -> None:
-    plan, found = grounded(store, loads=["users:64/0"], objective="throughput", trials=200)
+    plan, found = grounded(store, loads=[Users(64)], objective="throughput", trials=200)
     what = searched(plan, found, plan.loads[0])
     starts = [(c, "start") for c in defaults(store, store.find_run("latest"), found, plan.request_cap)]
     with runner(traces_of(found), found.bare, Cluster(actors=actors) if actors else None, lambda text: None) as run:

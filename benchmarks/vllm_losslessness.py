@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from drafters.sampling import Sampling
 from harness.recording.pair import load_pair
 from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import outline, require, running, version
+from simulator.records import Sampling
 
 TOKENS, PROMPTS, GAMMA, EXPECTED = 6, 9, 7, 8
 """Of a response; prompts; drafted; and the least count a pooled token is expected to have in each sample."""

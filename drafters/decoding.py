@@ -15,12 +15,12 @@ from torch import Tensor
 from drafters.cache import Positions
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, finite, not_finite, sample, verify, verify_greedy
+from drafters.sampling import Draws, Proposal, finite, not_finite, probabilities, sample, verify, verify_greedy
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.policies import Policy, StepView, verify_lengths
-from simulator.records import Drafting, FinishReason, Round
+from simulator.records import Drafting, FinishReason, Round, Sampling
 
 _PREFILL_PADDING = 1.25
 """Prompts up to this many times as long as the shortest are prefilled together."""
@@ -168,7 +168,7 @@ class Batch:
         for (_, decoded), fine in zip(new, finite(logits).tolist(), strict=True):
             if not fine:
                 raise self._not_finite("the target's logits", decoded, 0)
-        first = sample(self.sampling.probabilities(logits), uniform)
+        first = sample(probabilities(self.sampling, logits), uniform)
         for (_, decoded), token in zip(new, first.tolist(), strict=True):
             self._commit(decoded, [token])
         text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
@@ -228,7 +228,7 @@ class Batch:
             accepted, final = verify_greedy([row[1:-1] for row in said], verified, best.tolist())
         else:
             self._check_finite(decoded, proposal, logits.amax(-1), verified)
-            verdict = verify(proposal, self._tensor(verified), self.sampling.probabilities(logits), draws)
+            verdict = verify(proposal, self._tensor(verified), probabilities(self.sampling, logits), draws)
             accepted, final = verdict.accepted.tolist(), verdict.next_token.tolist()
         for text, kept, token in zip(said, accepted, final, strict=True):
             text[kept + 1] = token

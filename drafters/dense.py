@@ -22,10 +22,10 @@ from torch import Tensor
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import Choose, Context, Draft, LearnedDrafter
 from drafters.kinds.ngram import NGram
-from drafters.sampling import Sampling, finite, not_finite, sample
+from drafters.sampling import finite, not_finite, probabilities, sample
 from drafters.target import Target
 from simulator.errors import InputError
-from simulator.records import Anchors, Drafting, KeptDrafting, kept_drafting
+from simulator.records import Anchors, Drafting, KeptDrafting, Sampling, kept_drafting
 
 BUDGET_BYTES = 256 << 20
 """Bound on the tensors of one pass, weights and whole-text activations apart."""
@@ -267,7 +267,7 @@ class _Verdicts:
             if not fine.all():
                 position = int(window[row, int(fine.argmin())])
                 raise not_finite("the target's logits", texts.texts[row].name, position, target.dtype)
-        probs = sampling.probabilities(logits)
+        probs = probabilities(sampling, logits)
         said = texts.ids.gather(1, window + 1)
         p_said = probs.gather(-1, said.unsqueeze(-1)).squeeze(-1)
         outside = (p_said == 0) & known
@@ -316,7 +316,7 @@ class _Blocks:
     def follow(self, k: int, logits: Tensor) -> Tensor:
         """The response's own tokens; takes down how likely each is accepted."""
         v = self.verdicts
-        q = v.sampling.probabilities(logits).gather(-1, v.said[k].unsqueeze(-1)).squeeze(-1)
+        q = probabilities(v.sampling, logits).gather(-1, v.said[k].unsqueeze(-1)).squeeze(-1)
         beta = torch.where(v.real[k], (q / v.p_said[k]).clamp(max=1.0), 0.0)
         self.accept_prob.append(beta)
         self.accepted += (self.accepted == k) & (v.uniform[k, 0] < beta)
@@ -326,7 +326,7 @@ class _Blocks:
     def couple(self, k: int, logits: Tensor) -> Tensor:
         """The response's token while accepted, then a draw from the residual, then free draws. After `follow`."""
         v, drawn = self.verdicts, self.accepted <= k
-        q = v.sampling.probabilities(logits[drawn])
+        q = probabilities(v.sampling, logits[drawn])
         residual = (q - v.probs[k][drawn]).clamp(min=0)
         # Beyond the end nothing is judged: the drafter goes on by itself. So where p = q to the last bit.
         rejected = (self.accepted == k)[drawn] & v.real[k][drawn] & (residual.sum(-1) > 0)
@@ -336,7 +336,7 @@ class _Blocks:
 
     def free(self, k: int, logits: Tensor) -> Tensor:
         """The drafter's own draws, whatever the response says."""
-        return sample(self.verdicts.sampling.probabilities(logits), self.verdicts.uniform[k, 2])
+        return sample(probabilities(self.verdicts.sampling, logits), self.verdicts.uniform[k, 2])
 
     def likeliest(self, k: int, logits: Tensor) -> Tensor:
         """What a greedy drafter drafts: while it is accepted, these are the response's own tokens."""

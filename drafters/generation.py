@@ -13,10 +13,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling, sample
+from drafters.sampling import probabilities, sample
 from drafters.target import Target, tolerance, typical_error
 from simulator.errors import InputError
-from simulator.records import Round
+from simulator.records import Round, Sampling
 
 
 def respond(
@@ -112,5 +112,5 @@ class _Drawn(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniform = torch.tensor([r.random() for r in self._random], dtype=torch.float64)
-        tokens = sample(self._sampling.probabilities(scores), uniform)
+        tokens = sample(probabilities(self._sampling, scores), uniform)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)

@@ -10,47 +10,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simulator.errors import InputError
-from simulator.records import Drafting, check_sampling
+from simulator.records import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn; applied to target and drafter alike, but to a drafter that drafts greedily."""
+def probabilities(sampling: Sampling, logits: Tensor) -> Tensor:
+    """Distributions [..., V] in float32 from logits [..., V]: temperature, then top-k, then top-p.
 
-    temperature: float = 1.0
-    """0 is greedy; else at least 0.001."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens whose probability reaches this."""
-    top_k: int = 0
-    """Keep the k most probable tokens; 0 keeps all."""
-
-    def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_p, self.top_k)
-
-    def of_drafts(self, drafting: Drafting) -> Sampling:
-        """How a drafter draws its tokens beside a target that samples so."""
-        return Sampling(temperature=0) if drafting == "greedy" else self
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Distributions [..., V] in float32 from logits [..., V]: temperature, then top-k, then top-p.
-
-        Temperature 0 gives the one-hot distribution of the first largest logit, so that greedy decoding needs no code
-        of its own.
-        """
-        if self.temperature == 0:
-            return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-        logits = logits.float() / self.temperature
-        if 0 < self.top_k < logits.shape[-1]:
-            kth = logits.topk(self.top_k, dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        probs = logits.softmax(-1)
-        if self.top_p < 1:
-            ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-            # A token stays while the mass before it is still short of top_p: the first always does.
-            dropped = ordered.cumsum(-1) - ordered >= self.top_p
-            probs = probs.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
-            probs = probs / probs.sum(-1, keepdim=True)
-        return probs
+    Temperature 0 gives the one-hot distribution of the first largest logit, so that greedy decoding needs no code
+    of its own.
+    """
+    if sampling.temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    probs = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+        # A token stays while the mass before it is still short of top_p: the first always does.
+        dropped = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probs = probs.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,10 @@ import torch
 from drafters.clock import seconds_now
 from drafters.decoding import Batch, Decoded, DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.hardware.cost import StepLoad
 from simulator.policies import Policy
-from simulator.records import Drafting
+from simulator.records import Drafting, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

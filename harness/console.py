@@ -49,6 +49,17 @@ def user_errors(program: str) -> Iterator[None]:
         _fail(program, "interrupted", 130)
 
 
+@contextmanager
+def checked() -> Iterator[None]:
+    """While a value is built from options: what its own validation refuses is the user's mistake."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def listed(texts: list[str] | None) -> list[str] | None:
     """Options that may be repeated, and each hold several with commas between."""
     return [part.strip() for text in texts for part in text.split(",")] if texts else None

@@ -8,18 +8,23 @@ standard error over what is left smallest, at most half of the run. What is left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.state import TOTALS, Records
-from simulator.sla import MEASURES, Sla
+from simulator.sla import MEASURES, Sla, joint, together
 
 Floats = npt.NDArray[np.float64]
 
 BATCHES = 20
+PILE_UP, CHANCE, LONG = 0.02, 3.0, 0.25
+"""A backlog that grows by more than this share of what arrives, by more than so many standard errors, grows without end.
+Requests that stay for more than this share of half a run have not shown yet what becomes of them."""
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
 _LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
 """Histograms: from a microsecond to a million seconds."""
@@ -41,6 +46,8 @@ class Slice:
     good: int = 0
     good_tokens: int = 0
     """Requests that kept every bound by themselves, and their tokens."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """Requests that kept a bound, or several together, counted one by one."""
 
 
 class Ledger:
@@ -70,10 +77,11 @@ class Ledger:
         tpot[spoken] = seconds[spoken] / after[spoken]
         ttft, e2e = rows["first_s"] - rows["arrival_s"], rows["finish_s"] - rows["arrival_s"]
         values = {"tps": 1 / tpot, "ttft": ttft, "tpot": tpot, "e2e": e2e}
-        good = np.ones(len(rows), bool)
-        for sla in self.slas:
-            v = values[sla.measure]
-            good &= np.isnan(v) | (v >= sla.bound if sla.at_least else v <= sla.bound)
+        fine = {sla: _fine(sla, values[sla.measure]) for sla in self.slas if sla.share is not None}
+        good = np.logical_and.reduce([np.ones(len(rows), bool), *fine.values()])
+        here.kept = {str(sla): int(own.sum()) for sla, own in fine.items()}
+        for several in together(self.slas).values():
+            here.kept[joint(several)] = int(np.logical_and.reduce([fine[sla] for sla in several]).sum())
         here.finished += len(rows)
         here.good += int(good.sum())
         here.good_tokens += int(rows["output_tokens"][good].sum())
@@ -82,6 +90,11 @@ class Ledger:
             here.counts[i] += len(v)
             here.sums[i] += v.sum()
             here.histograms[i] += np.bincount(_bin(v), minlength=_BINS)
+
+
+def _fine(sla: Sla, values: Floats) -> npt.NDArray[np.bool_]:
+    """Which requests keep a bound; answers of one token have no speed to bound."""
+    return np.isnan(values) | (values >= sla.bound if sla.at_least else values <= sla.bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +142,12 @@ class Outcome:
     """Share of requests that kept every bound by themselves; 1 without bounds."""
     goodput: float
     """Output tokens per second and GPU of those."""
+    attained: dict[str, float]
+    """By bound the share of requests that kept it, or the mean; by bounds of one share also what kept them together."""
     slas: dict[str, bool]
-    """Each bound, and whether the run kept it."""
+    """The same, and whether the promise was kept."""
+    keeps_up: bool | None
+    """Whether what arrives is answered: False where ever more wait, None where the run is too short to tell."""
     stationary: bool
     """False where throughput still drifts after the warm-up, as under overload, or where nothing was dropped in time."""
     warnings: tuple[str, ...] = ()
@@ -141,13 +158,24 @@ class Outcome:
         return self.throughput.half_width <= 0.02 * self.throughput.value
 
 
-def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless: bool) -> Outcome:
-    """The figures of a finished simulation; `endless` loads have a warm-up, recorded arrivals none."""
+Kind = Literal["closed", "open", "recorded"]
+"""Of loads: users who wait for answers, arrivals without end, and recorded ones until all are served."""
+
+
+def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int) -> Outcome:
+    """The figures of a finished simulation under a kind of load; recorded arrivals have no warm-up.
+
+    `arriving` slices are those in which requests could arrive.
+    """
+    endless = load != "recorded"
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
     skip = _warm_up(ledger.slices, rates) if endless else 0
     kept = _Window(ledger.slices[skip:])
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
-    stationary = not endless or _stationary(rates[skip:], skip, len(rates))
+    keeps_up = Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
+    stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
+    attained = {name: kept.attained(name) for name in dict.fromkeys(n for s in kept.slices for n in s.kept)}
+    attained |= {str(sla): kept.mean(sla.measure) for sla in ledger.slas if sla.share is None}
     busy_s = sum(kept.total(part) for part in PARTS)
     return Outcome(
         simulated_s=sum(s.seconds for s in ledger.slices) / replicas,
@@ -155,7 +183,7 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless
         finished=kept.finished,
         throughput=throughput,
         tps=kept.estimate(lambda w: w.mean("tps")),
-        quantiles={f"p{q:g}_{name}": kept.quantile(name, q) for name, q in _quantiles(ledger.slas)},
+        quantiles={f"p{q:g}_{name}": kept.quantile(name, q) for name, q in _quantiles()},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
         tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
@@ -167,16 +195,69 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, endless
         preemptions=int(kept.total("preemptions")),
         attainment=_ratio(sum(s.good for s in kept.slices), kept.finished),
         goodput=_ratio(sum(s.good_tokens for s in kept.slices), kept.seconds * gpus),
-        slas={str(sla): sla.holds(kept.figure(sla)) for sla in ledger.slas},
+        attained=attained,
+        slas=verdicts(ledger.slas, attained),
+        keeps_up=keeps_up,
         stationary=stationary,
-        warnings=tuple(_warnings(throughput, stationary, kept.finished)),
+        warnings=tuple(_warnings(throughput, stationary, keeps_up, kept.finished, load)),
     )
 
 
-def _quantiles(slas: Sequence[Sla]) -> list[tuple[str, float]]:
-    """(measure, percent) of what is always of interest, and of what is bounded."""
-    always = [(name, float(q)) for name in MEASURES for q in (5, 50, 95, 99)]
-    return list(dict.fromkeys([*always, *((s.measure, s.quantile) for s in slas if s.quantile is not None)]))
+def verdicts(slas: Sequence[Sla], attained: Mapping[str, float]) -> dict[str, bool]:
+    """Which promises are kept, by bound, and by all bounds of a share together, given the shares and means attained."""
+    found = {}
+    for sla in slas:
+        value = attained.get(str(sla), math.nan)
+        found[str(sla)] = sla.holds(value) if sla.share is None else value >= sla.share
+    for share, several in together(slas).items():
+        found[joint(several)] = attained.get(joint(several), math.nan) >= share
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Whether requests in the system pile up while they arrive."""
+
+    arrived: int
+    """Requests, in the second half of the time."""
+    growth: float
+    """More of them in the system at the end of that half than at its beginning; users of a closed loop are always there."""
+    error: float
+    """Standard error of the growth, if it is the sum of independent parts; nan with too few."""
+    wait_s: float
+    """Mean time in the system of those that finished in the half."""
+    seconds: float
+    """That the half lasts."""
+
+    @classmethod
+    def of(cls, slices: Sequence[Slice]) -> Backlog:
+        """From what arrived and what is still there at the ends of slices."""
+        half = slices[len(slices) // 2 :]
+        arrived = np.array([int(s.totals["arrived"]) for s in half])
+        change = arrived - np.array([int(s.totals["finished"]) for s in half])
+        parts = [float(part.sum()) for part in np.array_split(change, BATCHES) if len(part)]
+        error = float(np.std(parts, ddof=1) * np.sqrt(len(parts))) if len(parts) >= 8 else math.nan
+        window = _Window(half)
+        return cls(int(arrived.sum()), float(change.sum()), error, window.mean("e2e"), window.seconds)
+
+    def keeps_up(self, *, closed: bool) -> bool | None:
+        """False where the growth is beyond chance, and more than a trifle of what arrived; None where that is open.
+
+        What waits in a system that keeps up goes up and down: parts of its growth undo each other, so that the error of
+        independent parts is, if anything, too large. Requests that take a large part of the time in view say nothing yet.
+        In a `closed` loop nothing piles up.
+        """
+        share = 0.0 if closed else self.growth / max(self.arrived, 1)
+        if share <= PILE_UP:
+            return None if self.wait_s > LONG * self.seconds else True
+        if not math.isnan(self.error) and self.growth > CHANCE * self.error:
+            return False
+        return None
+
+
+def _quantiles() -> list[tuple[str, float]]:
+    """(measure, percent) of what is always of interest."""
+    return [(name, float(q)) for name in MEASURES for q in (5, 50, 95, 99)]
 
 
 class _Window:
@@ -205,9 +286,9 @@ class _Window:
         found = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
         return float(_LEAST * np.exp((found + 0.5) * _GROWTH))
 
-    def figure(self, sla: Sla) -> float:
-        """What a bound is held against."""
-        return self.mean(sla.measure) if sla.quantile is None else self.quantile(sla.measure, sla.quantile)
+    def attained(self, bounds: str) -> float:
+        """Share of finished requests that kept them."""
+        return _ratio(sum(s.kept.get(bounds, 0) for s in self.slices), self.finished)
 
     def estimate(self, of: Callable[[_Window], float]) -> Estimate:
         """A figure with the interval that the means of batches give."""
@@ -258,10 +339,16 @@ def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
     return bool(skipped < slices // 2 and abs(first.mean() - second.mean()) <= max(4 * spread, 0.02 * rates.mean()))
 
 
-def _warnings(throughput: Estimate, stationary: bool, finished: int) -> list[str]:
+def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, finished: int, load: Kind) -> list[str]:
     found = []
-    if not stationary:
-        found.append("did not settle: throughput drifts, or the queue grows; simulate longer or lower the load")
+    if keeps_up is False and load == "recorded":
+        found.append("overload: the queue was still growing when the last request came; more of the same would wait longer")
+    elif keeps_up is False:
+        found.append("overload: the queue grows without end: waiting times are those of so long a run only; lower the load")
+    elif not stationary:
+        found.append("did not settle: throughput drifts; simulate longer")
+    if keeps_up is None:
+        found.append("too short to tell whether it keeps up with what arrives; simulate longer")
     if finished < 100:
         found.append(f"only {finished} requests finished: quantiles mean little; simulate longer")
     if not throughput.half_width <= 0.02 * throughput.value:

@@ -27,14 +27,34 @@ MIN_TEMPERATURE = 0.001
 """The smallest temperature above 0: divided by less, logits overflow; 0 itself is greedy."""
 
 
-def check_sampling(temperature: float, top_p: float, top_k: int) -> None:
-    """Raise ValueError unless responses can be sampled so: the one place that says what sampling settings may be."""
-    if not math.isfinite(temperature) or (temperature != 0 and temperature < MIN_TEMPERATURE):
-        raise ValueError(f"temperature: 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {temperature:g}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"0 < top_p ≤ 1 is needed, got {top_p:g}")
-    if top_k < 0:
-        raise ValueError(f"top_k ≥ 0 is needed (0 keeps all tokens), got {top_k}")
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: asked for by suites, stated by files of responses, done by engines.
+
+    Applied to target and drafter alike, but to a drafter that drafts greedily. Raises ValueError for what cannot be sampled.
+    """
+
+    temperature: float = 1.0
+    """0 is greedy; else at least 0.001."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probability reaches this."""
+    top_k: int = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.temperature) or (self.temperature != 0 and self.temperature < MIN_TEMPERATURE):
+            raise ValueError(f"temperature: 0 (greedy) or at least {MIN_TEMPERATURE} is needed, got {self.temperature:g}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"0 < top_p ≤ 1 is needed, got {self.top_p:g}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k ≥ 0 is needed (0 keeps all tokens), got {self.top_k}")
+
+    def __str__(self) -> str:
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, top_k {self.top_k}"
+
+    def of_drafts(self, drafting: Drafting) -> Sampling:
+        """How a drafter draws its tokens beside a target that samples so."""
+        return Sampling(temperature=0) if drafting == "greedy" else self
 
 
 def kept_drafting(drafting: Drafting, kind: str, temperature: float) -> KeptDrafting:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from simulator.hardware.cost import StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
+from simulator.policies.spec import PolicySpec
 from simulator.records import Anchors, KeptDrafting, Round
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +44,7 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
     return rounds
 
 
-def replays_exactly(policy: Policy, drafting: KeptDrafting) -> bool:
+def replays_exactly(policy: Policy | PolicySpec, drafting: KeptDrafting) -> bool:
     """Whether replaying a recording under `policy` has the law of a live run.
 
     A greedy draft is settled by the context before it, its unverified tail too: there is nothing to be coupled with what

@@ -15,15 +15,18 @@ from simulator.engine.state import Limits, Records, State, Tables, new_state, wi
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
-from simulator.load import CHUNK, Load, Mix, RecordedArrivals, Users, requests
-from simulator.metrics import Ledger, Outcome, outcome
-from simulator.policies import Fixed, Policy, parse_policy
+from simulator.load import Load, RecordedArrivals
+from simulator.metrics import Kind, Ledger, Outcome, outcome
+from simulator.policies import NO_DRAFTER, Fixed, Policy, PolicySpec
 from simulator.records import Anchors
+from simulator.requests import CHUNK, Mix, requests
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse, survival
 
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
+LENGTHENING = 1.1
+"""Of slices after the last recorded arrival, each against the one before."""
 RAMP = 0.05
 """Users of a closed loop begin spread over this share of the simulated time: all at once, answers of one length would stay
 in lockstep for ever."""
@@ -59,8 +62,7 @@ class Setup:
     """Everything about a simulation but the trace: what is asked, what serves it, and who decides."""
 
     load: Load
-    policy: str
-    """As users write it; see `simulator.policies`."""
+    policy: PolicySpec
     profile: Profile
     """What a step takes."""
     believed: Profile | None = None
@@ -83,7 +85,9 @@ class Setup:
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
-        drafter = "none" if self.policy == "none" else trace.drafter  # the baseline walks any trace, and pays for no drafter
+        drafter = (
+            "none" if self.policy == NO_DRAFTER else trace.drafter
+        )  # the baseline walks any trace, and pays for no drafter
         return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)
 
 
@@ -143,8 +147,8 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, engine = recorded.trace, setup.engine
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
-    policy = parse_policy(setup.policy, setup.cost(trace, believed=True))
-    users = setup.load.users if isinstance(setup.load, Users) else 0
+    policy = setup.policy.bind(setup.cost(trace, believed=True))
+    users = setup.load.users or 0
     simulator = Simulator(
         recorded,
         policy,
@@ -178,20 +182,21 @@ def simulate(
         InputError: the setup cannot serve what is asked.
         AssertionError: tokens or requests were lost: the simulator is wrong.
     """
-    endless = not isinstance(setup.load, RecordedArrivals)
-    slice_s = (
-        float(setup.load.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else setup.seconds
-    ) / SLICES
+    recorded_s = float(setup.load.requests.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else None
+    endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / SLICES
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
-    more, slices, last_s, replicas = True, 0, 0.0, setup.engine.replicas
+    more, slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.engine.replicas
     while more and not (endless and slices == SLICES):
         slices += 1
-        more = simulator.run_until(slices * slice_s)
+        until_s = until_s + slice_s if slices > SLICES else slices * slice_s
+        if slices > SLICES:  # what is left of a burst may take a thousand times as long as it took to come
+            slice_s *= LENGTHENING
+        more = simulator.run_until(until_s)
         simulator.flush()
         done = np.concatenate(rows)
         rows.clear()
-        end_s = slices * slice_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
+        end_s = until_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
         ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * replicas)
         last_s = end_s
         if on_rows is not None:
@@ -200,7 +205,10 @@ def simulate(
             progress(min(slices / SLICES, 1.0))
     check_conservation(simulator)
     kv_tokens = simulator.limits.kv_tokens
-    return outcome(ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, endless=endless)
+    kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
+    return outcome(
+        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind, arriving=min(slices, SLICES)
+    )
 
 
 def check_conservation(simulator: Simulator) -> None:

@@ -1,9 +1,11 @@
-"""Service levels: bounds an operator promises, as `tps>=80` or `p95_ttft<=0.5`."""
+"""Service levels: what an operator promises, as `tps>=80` to 95 % of requests, or `mean_tps>=80` to users on average."""
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import InputError
@@ -12,46 +14,137 @@ Measure = Literal["tps", "ttft", "tpot", "e2e"]
 MEASURES: tuple[Measure, ...] = ("tps", "ttft", "tpot", "e2e")
 """Tokens per second of one user, (n − 1)/(last − first); seconds to the first token; seconds per token after it; seconds
 from arrival to the last token."""
+SHARE = 0.95
+"""Share of requests to which a promise is made, unless it says otherwise."""
+USAGE = "tps>=80, ttft<=500ms or mean_tps>=80"
+"""How bounds are written."""
 _WRITTEN = re.compile(
-    r"(?:p(?P<quantile>\d{1,2}(?:\.\d+)?)_)?(?P<measure>[a-z0-9]+)\s*(?P<sign>>=|<=)\s*(?P<bound>[\d.eE+-]+)"
+    r"(?:(?P<mean>mean_)|p(?P<quantile>\d{1,2}(?:\.\d+)?)_)?(?P<measure>[a-z0-9]+)\s*(?P<sign>>=|<=)\s*"
+    r"(?P<bound>\d[\d.]*(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>ms|s)?(?:@(?P<share>\d[\d.]*)%)?"
 )
+_UNITS = {"ms": 1e-3, "s": 1.0, None: 1.0}
+_LONGEST_S = 60.0
+"""Longer times to a token, written without a unit, are milliseconds that lack theirs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sla:
-    """A bound on the mean over users, or on a quantile of them."""
+    """A bound that a share of requests keeps, together with every other bound of that share; or that their mean keeps."""
 
     measure: Measure
     at_least: bool
     """Whether the bound is a lower one: for tps, and for nothing else."""
     bound: float
-    quantile: float | None = None
-    """In percent; None bounds the mean."""
+    """Tokens per second, or seconds."""
+    share: float | None = SHARE
+    """Of requests; None bounds the mean over them."""
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
+        if not 0 < self.bound < float("inf"):
             raise ValueError("the bound must be above 0")
         if self.at_least != (self.measure == "tps"):
             raise ValueError("tps is bounded from below (>=), times from above (<=)")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError("a share of requests is more than 0 % and less than 100 %")
 
     @classmethod
     def parse(cls, text: str) -> Sla:
-        """A bound as users write it. Raises InputError."""
+        """A bound as `str` writes it. Raises InputError."""
         found = _WRITTEN.fullmatch(text.strip())
-        if not found or found["measure"] not in MEASURES:
-            raise InputError(
-                f"SLA {text}: is written tps>=80 or p95_ttft<=0.5; what can be bounded is {', '.join(MEASURES)}"
-            )
+        if not found or found["measure"] not in MEASURES or (found["measure"] == "tps" and found["unit"]):
+            raise InputError(f"SLA {text}: is written {USAGE}; what can be bounded is {', '.join(MEASURES)}")
+        at_least = found["sign"] == ">="
         try:
-            quantile = None if found["quantile"] is None else float(found["quantile"])
-            return cls(found["measure"], found["sign"] == ">=", float(found["bound"]), quantile)
+            share = None if found["mean"] else SHARE
+            if found["quantile"]:  # p95 of times are kept by 95 % of requests, p5 of speeds as well
+                share = float(found["quantile"]) / 100
+                share = round(1 - share, 6) if at_least else share
+            if found["share"]:
+                share = round(float(found["share"]) / 100, 6)
+            return cls(found["measure"], at_least, float(found["bound"]) * _UNITS[found["unit"]], share)
         except ValueError as error:
             raise InputError(f"SLA {text}: {error}") from None
 
+    @classmethod
+    def asked(cls, text: str, share: float = SHARE) -> Sla:
+        """A bound as users write it, promised to `share` of requests where it names none itself.
+
+        Raises InputError; also for what can hardly be meant: bounds that few requests keep, and milliseconds without a unit.
+        """
+        sla, found = cls.parse(text), _WRITTEN.fullmatch(text.strip())
+        assert found is not None
+        if found["measure"] in ("ttft", "tpot") and not found["unit"] and sla.bound > _LONGEST_S:
+            raise InputError(f"SLA {text}: is {sla.bound:g} seconds; write the unit, {found['measure']}<={sla.bound:g}ms")
+        if sla.share is not None and sla.share < 0.5:
+            plain = f"{sla.measure}{found['sign']}{found['bound']}{found['unit'] or ''}"
+            raise InputError(
+                f"SLA {text}: only {sla.share:.0%} of requests would keep it; a promise to {share:.0%} of them is {plain}, "
+                f"one about their mean is mean_{plain}"
+            )
+        named = found["mean"] or found["quantile"] or found["share"]
+        return sla if named else replace(sla, share=share)
+
     def __str__(self) -> str:
-        quantile = "" if self.quantile is None else f"p{self.quantile:g}_"
-        return f"{quantile}{self.measure}{'>=' if self.at_least else '<='}{self.bound:g}"
+        mean = "mean_" if self.share is None else ""
+        to = "" if self.share in (None, SHARE) else f"@{100 * self.share:.6g}%"
+        return f"{mean}{self.measure}{'>=' if self.at_least else '<='}{self._bound}{to}"
+
+    @property
+    def _bound(self) -> str:
+        """The bound with its unit, no digit lost."""
+        if self.measure == "tps":
+            return _brief(self.bound)
+        brief = f"{self.bound * 1e3:g}"
+        return f"{brief}ms" if self.bound < 1 and float(brief) * 1e-3 == self.bound else f"{_brief(self.bound)}s"
 
     def holds(self, value: float) -> bool:
-        """Whether a value keeps the bound."""
+        """Whether a request's own value, or the mean, keeps the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
+
+
+def together(slas: Sequence[Sla]) -> dict[float, tuple[Sla, ...]]:
+    """The bounds that requests keep or break as a whole, by the share of requests they are promised to."""
+    shares = dict.fromkeys(sla.share for sla in slas if sla.share is not None)
+    return {share: tuple(dict.fromkeys(sla for sla in slas if sla.share == share)) for share in shares}
+
+
+def joint(slas: Sequence[Sla]) -> str:
+    """What bounds are called that hold together."""
+    return " and ".join(map(str, slas))
+
+
+def canonical(name: str) -> str:
+    """Bounds as they are written today, for names that older databases keep; other names stay as they are."""
+    try:
+        return joint([Sla.parse(part) for part in name.split(" and ")])
+    except InputError:
+        return name
+
+
+def attained(name: str, value: float | None, kept: bool | None) -> str:
+    """What became of a promise, for a table: `97 % kept`, `310 missed`, or `–` where nobody knows."""
+    said = "" if kept is None else "kept" if kept else "missed"
+    if value is None or math.isnan(value):
+        return said or "–"
+    sla = Sla.parse(name.partition(" and ")[0])
+    if sla.share is not None:
+        # Never 95 % missed: what is rounded must not seem to keep the promise, nor 100 % that some break.
+        shown = f"{math.floor(1000 * value) / 10:g} %"
+    else:
+        shown = f"{value:.3g}" if sla.measure == "tps" else f"{1e3 * value:.3g} ms"
+    return f"{shown} {said}".strip()
+
+
+def share_of(text: str) -> float:
+    """A share of requests as users write it, 99% or 0.99. Raises InputError."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = float("nan")
+    if not 0.5 <= share < 1:
+        raise InputError(f"--share {text}: is written 99% or 0.99, from 50 % to less than 100 %")
+    return round(share, 6)
+
+
+def _brief(number: float) -> str:
+    return brief if float(brief := f"{number:g}") == number else repr(float(number))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from simulator.metrics import student_t
-from simulator.policies import parse_policy
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
@@ -108,11 +107,9 @@ class Confirmation:
             if winner.draws and one is not winner:
                 gains = [w[figure] / o[figure] - 1 for w, o in zip(winner.draws, one.draws, strict=True)]
                 gain, gain_width = float(np.mean(gains)), half_width(gains)
-        policy = parse_policy(c.policy, self.scenario.profile.cost("none", 0, 1, 2))
         return {
-            "load": self.scenario.load, "place": place, "role": one.role, "error": one.error, "drafter": c.drafter,
-            "gamma": c.gamma, "policy": c.policy, "confidences": c.confidences, "request_cap": c.request_cap,
-            "exact": replays_exactly(policy, self.drafting), "prompts": prompts, "draws": len(one.draws),
+            "load": str(self.scenario.load), "place": place, "role": one.role, "error": one.error, **c.row(),
+            "exact": replays_exactly(c.policy, self.drafting), "prompts": prompts, "draws": len(one.draws),
             "figures": one.means() if one.draws else None, "half_widths": one.half_widths() if one.draws else None,
             "gain": gain, "gain_half_width": gain_width, "violations": violations,
             "feasible": None if violations is None else self.keeps(one),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from results.store.database import Store
+from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.errors import InputError
-from simulator.hardware.profile import parse_profile
+from simulator.load import Load
+from simulator.sla import Sla, attained, joint, together
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
@@ -41,7 +42,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
         console.print(_policy_table(study))
     for load, found in study["loads"].items():
         if found["winner"] is None:
-            say(f"\n{loads(load)}: {_closest(found, study['plan'])}")
+            say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
             _print_load(load, found, study["plan"], console)
 
@@ -50,19 +51,19 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     """Everything there is to say about a study, ready for JSON."""
     studies = Studies(store)
     row = studies.find(study_id)
-    plan = msgspec.convert(row.pop("plan"), StudyPlan)
-    profile = parse_profile(plan.profile)
+    plan = read_plan(row.pop("plan"), StudyPlan)
+    profile = plan.profile
     run = store.run(row["run_id"])
     result: dict[str, Any] = {
         "study": row,
-        "plan": {**msgspec.to_builtins(plan), "profile": profile.name},
+        "plan": {**plan_row(plan), "profile": profile.name},
         "profile": {"name": profile.name, "model": profile.model, "source": profile.source, "gpus": profile.gpus},
         "target": run["target"].get("source"),
         "synthesised": bool(run["target"].get("synthesised")),
         "loads": {},
     }
     confirmations, sensitivities = studies.confirmations(row["study_id"]), studies.sensitivities(row["study_id"])
-    for load in plan.loads:
+    for load in map(str, plan.loads):
         trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
         near = closest(trials)
@@ -79,13 +80,9 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     return result
 
 
-def loads(text: str) -> str:
-    """A load for people."""
-    kind, _, rest = text.partition(":")
-    number, _, extra = rest.partition("/")
-    if kind == "users":
-        return f"{number} users" + (f" thinking {extra} s" if extra not in ("", "0") else "")
-    return f"{number} requests a second"
+def load_label(text: str) -> str:
+    """A load as it is stored, for people."""
+    return Load.parse(text).label
 
 
 def _title(study: dict[str, Any]) -> str:
@@ -103,11 +100,18 @@ def _title(study: dict[str, Any]) -> str:
 
 def _policy_table(study: dict[str, Any]) -> Table:
     table = Table(
-        "load", "run", "tok/s/GPU", "tok/s of a user", "gain over none", "if one had to do", box=None, header_style="bold"
+        "load",
+        "run",
+        "tok/s/GPU",
+        "mean tok/s of a user",
+        "gain over none",
+        "if one had to do",
+        box=None,
+        header_style="bold",
     )
     for load, found in study["loads"].items():
         if (winner := found["winner"]) is None:
-            table.add_row(loads(load), "nothing keeps the bounds")
+            table.add_row(load_label(load), "nothing keeps the bounds")
             continue
         none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
         losses = [s["loss"] for s in found["sensitivities"] if s["kind"] == "elsewhere" and s["loss"] is not None]
@@ -115,7 +119,7 @@ def _policy_table(study: dict[str, Any]) -> Table:
         alone = "–" if not losses else f"at most {max(max(losses), 0):.1%} lost elsewhere"
         alone += "" if all(kept) else ", bounds broken"
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
-        table.add_row(loads(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
+        table.add_row(load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
     return table
 
 
@@ -124,20 +128,20 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
     tried = sum(counts.values())
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     console.print(
-        f"\n{loads(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
+        f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
         f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times", markup=False, soft_wrap=True,
     )  # fmt: skip
-    bounds = plan["slas"]
+    bounds = promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
     table = Table(
-        "", "run", "tok/s/GPU", "tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
+        "", "run", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
     )
     for row in [winner, *found["beside"]]:
         if row["error"]:
             table.add_row(row["role"], _who(row), row["error"])
             continue
         f = row["figures"]
-        kept = ["kept" if row["violations"].get(b, 0) <= 0 else f"missed: {f[b]:.3g}" for b in bounds]
+        kept = [attained(b, f.get(b), row["violations"].get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         cells = [
             _interval(row, "throughput", ",.0f"),
@@ -149,6 +153,12 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
     console.print(table)
     for line in _remarks(found):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def promised(plan: dict[str, Any]) -> list[str]:
+    """What a study promises, bounds that hold together as one."""
+    slas = [Sla.parse(text) for text in plan["slas"]]
+    return [*(str(s) for s in slas if s.share is None), *map(joint, together(slas).values())]
 
 
 def _remarks(found: dict[str, Any]) -> list[str]:
@@ -182,7 +192,7 @@ def _remarks(found: dict[str, Any]) -> list[str]:
 
 
 def _nobody(study: dict[str, Any]) -> str:
-    each = [f"at {loads(load)} {_closest(found, study['plan'])}" for load, found in study["loads"].items()]
+    each = [f"at {load_label(load)} {_closest(found, study['plan'])}" for load, found in study["loads"].items()]
     return f"study {study['study']['study_id']}: " + "; ".join(each)
 
 
@@ -191,11 +201,11 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     if near is None:
         return "no trial came to an end" + "".join(f": {error}" for error in found["errors"][:1])
     broken = [name for name, v in near["violations"].items() if v > 0]
-    reached = ", ".join(f"{near['figures'][name]:.3g} for {name}" for name in broken)
+    reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
         return f"none of {tried} configurations was simulated in full; give more --trials"
-    bounds = " and ".join(plan["slas"]) or "up"
-    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}, reaches {reached}"
+    bounds = " and ".join(promised(plan)) or "up"
+    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
 
 
 def _who(row: dict[str, Any]) -> str:

@@ -11,18 +11,18 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-import msgspec
-
 from results.store.database import Store
+from results.store.rows import read_plan
 from results.store.studies import Studies
 from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
-from simulator.policies import KByBatch
+from simulator.load import Load
+from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.serving.vllm import VLLM
-from tuner.display import describe, loads
+from tuner.display import describe, load_label
 from tuner.samplers import study_of
-from tuner.space import READING, Configuration
+from tuner.space import Configuration
 from tuner.study import StudyPlan
 from tuner.trial import Trial, configuration_of
 
@@ -65,7 +65,9 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     load = _load(study, users)
     found = study["loads"][load]
     if found["winner"] is None:
-        raise InputError(f"study {study_id}: has no winner at {loads(load)}: nothing kept the bounds, or it is not finished")
+        raise InputError(
+            f"study {study_id}: has no winner at {load_label(load)}: nothing kept the bounds, or it is not finished"
+        )
     winner = configuration_of(found["winner"])
     drafters = store.run(study["study"]["run_id"])["drafters"]
     temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
@@ -80,7 +82,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     )
     head = [
         f"specyard study {study_id}: {winner}",
-        f"for {loads(load)} on {study['profile']['name']} ({study['profile']['source']}); simulated: {expected}",
+        f"for {load_label(load)} on {study['profile']['name']} ({study['profile']['source']}); simulated: {expected}",
         *made.notes,
         checked,
     ]
@@ -121,8 +123,7 @@ def serving(
 def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """vLLM's fields for a policy, and what to know of them."""
     gamma, cap = winner.gamma, winner.request_cap
-    if winner.kind == "fixed":
-        k = int(winner.policy.partition(":")[2])
+    if (k := winner.policy.k) is not None:
         notes = []
         if k < gamma and not KINDS[kind].prefix:
             notes.append(
@@ -130,10 +131,10 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
                 "which a block-parallel drafter computes differently; some checkpoints refuse a shorter block"
             )
         return {"num_speculative_tokens": k}, notes
-    if winner.kind in ("cutoff", "k_by_batch"):
+    if winner.policy.k_by_batch is not None:
         rows = batch_rows(winner.policy, gamma, cap)
         return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, []
-    if winner.kind == "batch_adaptive":
+    if winner.policy.name == "batch_adaptive":
         table, lost = _beside(found, "k by batch")
         if table is None:
             note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
@@ -141,9 +142,9 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
         rows = batch_rows(table, gamma, cap)
         return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, [note + lost]
-    assert winner.kind in READING, winner
+    assert winner.policy.reads_confidences, winner
     fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
-    if winner.kind in VLLM.policies:
+    if winner.policy.name in VLLM.policies:
         return fields, []
     _, lost = _beside(found, "in vLLM")
     what = (
@@ -154,20 +155,20 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
     return fields, [f"{winner.policy} on {winner.confidences} confidences: {what}" + lost]
 
 
-def _beside(found: dict[str, Any], role: str) -> tuple[str | None, str]:
+def _beside(found: dict[str, Any], role: str) -> tuple[PolicySpec | None, str]:
     """The policy confirmed in a role, and what it loses against the winner, in words."""
     row = next((r for r in found["beside"] if r["role"] == role and r["gain"] is not None), None)
     if row is None:
         return None, ""
     lost = 1 - 1 / (1 + row["gain"])
     width = "" if row["gain_half_width"] is None else f" ± {row['gain_half_width']:.1%}"
-    return row["policy"], f"; simulated, it loses {lost:.1%}{width}"
+    return PolicySpec.parse(row["policy"]), f"; simulated, it loses {lost:.1%}{width}"
 
 
-def batch_rows(policy: str, gamma: int, cap: int) -> list[tuple[int, int, int]]:
+def batch_rows(policy: PolicySpec, gamma: int, cap: int) -> list[tuple[int, int, int]]:
     """(first, last, k) of a k-by-batch policy, up to the request cap, as vLLM writes them."""
-    name, _, text = policy.partition(":")
-    table: KByBatch = KByBatch.cutoff(int(text)) if name == "cutoff" else KByBatch.parse(text)
+    table = policy.k_by_batch
+    assert table is not None, policy
     rows: list[tuple[int, int, int]] = []
     first = 1
     for last, k in (*table.rows, (cap, 0)):
@@ -206,7 +207,7 @@ def _json(
     row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
     return {
         "study": study["study"]["study_id"], "load": load, "hardware": study["profile"], "target": made.target,
-        "configuration": dataclasses.asdict(winner), "drafting": study["plan"]["drafting"],
+        "configuration": winner.row(), "drafting": study["plan"]["drafting"],
         "exact": found["winner"]["exact"],
         "step_tokens": made.step_tokens, "simulated": found["winner"]["figures"],
         "half_widths": found["winner"]["half_widths"],
@@ -221,9 +222,11 @@ def _json(
 
 def _load(study: dict[str, Any], users: int | None) -> str:
     known = list(study["loads"])
-    chosen = known if users is None else [load for load in known if load.startswith(f"users:{users}/")]
+    chosen = known if users is None else [load for load in known if Load.parse(load).users == users]
     if len(chosen) != 1:
-        raise InputError(f"study {study['study']['study_id']}: is of {', '.join(map(loads, known))}; choose one with --load")
+        raise InputError(
+            f"study {study['study']['study_id']}: is of {', '.join(map(load_label, known))}; choose one with --load"
+        )
     return str(chosen[0])
 
 
@@ -236,7 +239,7 @@ def _optuna(store: Store, study_id: str, study: dict[str, Any]) -> str:
     file.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(file)))
     studies = Studies(store)
-    plan = msgspec.convert(studies.find(study_id)["plan"], StudyPlan)
+    plan = read_plan(studies.find(study_id)["plan"], StudyPlan)
     for load in study["loads"]:
         trials = [Trial.read(row) for row in studies.trials(study_id, load)]
         study_of(trials, plan.objective, storage=storage, study_name=f"{study_id} {load}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.load import Mix
+from simulator.policies import PolicySpec
+from simulator.requests import Mix
 from simulator.traces import Trace
 
 
-def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int) -> str:
+def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int) -> PolicySpec:
     """The policy that drafts and verifies the k with the most expected tokens a second, for every number of requests.
 
     Expected over all anchors of the trace, each response weighted as the mix asks; contexts are half-way through their
@@ -29,7 +30,7 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int) -> str:
         if rows and rows[-1][1] == k:
             rows.pop()
         rows.append((last, k))
-    return "k_by_batch:" + "/".join(f"{last}={k}" for last, k in rows)
+    return PolicySpec("k_by_batch", "/".join(f"{last}={k}" for last, k in rows))
 
 
 def _ends(largest: int) -> list[int]:

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from simulator.hardware.profile import Profile
-from simulator.load import Arrivals, load_of
+from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.records import Recording
 from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
-from simulator.sla import Sla
+from simulator.sla import Sla, joint, together
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey, drawn
 from tuner.space import Configuration
@@ -25,23 +25,20 @@ WANTED: dict[str, tuple[str, ...]] = {
     "throughput": ("throughput",), "tps": ("tps",), "goodput": ("goodput",), "pareto": ("throughput", "tps"),
 }  # fmt: skip
 """Figures to make as large as can be."""
-KEEPS_UP = 0.95
-"""Share of the requests arriving in an open loop that must be answered: below, the queue grows without end."""
-SERVED = "answers arrivals"
-"""Name of that constraint."""
+KEEPS_UP = "keeps up"
+"""The figure that is 0 under overload, where ever more requests wait; and the constraint that it be 1."""
 _NOBODY = 1.0
 """Violation where a bound cannot be judged, because nobody was served."""
 
 Figures = dict[str, float]
-"""throughput, tps, goodput, tau, budget, p95_ttft, …, each bound's figure by the bound, and half widths as `tps ±`."""
+"""throughput, tps, goodput, tau, budget, p95_ttft, …, what each bound attained by the bound, and half widths as `tps ±`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What every configuration is put to."""
 
-    load: str
-    """As `simulator.load.load_of` reads it: users:64 or rate:5."""
+    load: Load
     profile: Profile
     weights: Mapping[str, float]
     """Share of requests by domain."""
@@ -57,18 +54,23 @@ class Scenario:
             request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens
         )
         return Setup(
-            load=load_of(self.load), policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
+            load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
 
     def violations(self, figures: Figures) -> dict[str, float]:
-        """By how much of it each bound is broken; 0 or less where it is kept."""
+        """By how much each promise is broken, 0 or less where it is kept: means by a share of the bound, others by the share
+        of requests that is missing, bounds that hold together as one."""
         found = {}
         for sla in self.slas:
-            off = (sla.bound - figures[str(sla)]) / sla.bound
-            found[str(sla)] = _NOBODY if math.isnan(off) else off if sla.at_least else -off
-        if SERVED in figures:
-            found[SERVED] = KEEPS_UP - figures[SERVED]
+            if sla.share is None:
+                off = (sla.bound - figures[str(sla)]) / sla.bound
+                found[str(sla)] = _NOBODY if math.isnan(off) else off if sla.at_least else -off
+        for share, several in together(self.slas).items():
+            missing = share - figures[joint(several)]
+            found[joint(several)] = _NOBODY if math.isnan(missing) else missing
+        if figures[KEEPS_UP] < 1:
+            found[KEEPS_UP] = 1 - figures[KEEPS_UP]
         return found
 
 
@@ -135,12 +137,8 @@ def figures_of(outcome: Outcome, scenario: Scenario) -> Figures:
         **{name: outcome.quantiles[name] for name in ("p5_tps", "p50_ttft", "p95_ttft")},
     }  # fmt: skip
     figures["goodput ±"] = outcome.throughput.half_width
-    for sla in scenario.slas:
-        where = outcome.means if sla.quantile is None else outcome.quantiles
-        figures[str(sla)] = where[sla.measure if sla.quantile is None else f"p{sla.quantile:g}_{sla.measure}"]
-    load = load_of(scenario.load)
-    if isinstance(load, Arrivals):
-        figures[SERVED] = outcome.finished / ((outcome.simulated_s - outcome.warmup_s) * load.rate_per_s)
+    figures |= outcome.attained
+    figures[KEEPS_UP] = float(outcome.keeps_up is not False)
     return figures
 
 

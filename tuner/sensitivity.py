@@ -8,11 +8,11 @@ taken to know what their steps cost: a scheduler's table moves with the hardware
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from simulator.hardware.whatif import slower
-from simulator.load import Arrivals, Users, load_of
+from simulator.load import Arrivals, Users
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Objective, Scenario, TrialJob
 from tuner.samplers import importances
@@ -38,7 +38,7 @@ def sensitivities(
     run: Run,
 ) -> list[dict[str, Any]]:
     """Rows of `sensitivities` at one load: importances, then what happens when something is off."""
-    common = {"load": scenario.load, "best": None, "moved": None, "loss": None, "keeps": None}
+    common = {"load": str(scenario.load), "best": None, "moved": None, "loss": None, "keeps": None}
     shares = importances(trials, objective)
     rows: list[dict[str, Any]] = [
         {**common, "kind": "importance", "what": name, "share": share} for name, share in shares.items()
@@ -70,24 +70,24 @@ def across(
         looks = _looks(distinct, [next(results)[0] for _ in distinct], objective, scenario)
         for home, c in zip(scenarios, winners, strict=True):
             if c in looks and home.load != scenario.load:
-                row = {"load": home.load, "kind": "elsewhere", "what": scenario.load, "share": None}
+                row = {"load": str(home.load), "kind": "elsewhere", "what": str(scenario.load), "share": None}
                 rows.append({**row, **_verdict(looks, c)})
     return rows
 
 
 def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
     """(kind, what is off, the scenario then)."""
-    load = load_of(scenario.load)
+    load = scenario.load
     for sign, factor in (("+", 1 + OFF), ("−", 1 - OFF)):
         label = f"{sign}{OFF:.0%}"
         if isinstance(load, Users):
             at_least_one = load.users + (1 if factor > 1 else -1)
             users = (max if factor > 1 else min)(at_least_one, round(load.users * factor))
             if users >= 1:
-                yield "load", f"{users} users", replace(scenario, load=f"users:{users}/{load.think_s:g}")
+                yield "load", f"{users} users", replace(scenario, load=Users(users, load.think_s))
         elif isinstance(load, Arrivals):
-            rate = load.rate_per_s * factor
-            yield "load", f"{rate:g} requests a second", replace(scenario, load=f"rate:{rate:g}/{load.cv:g}")
+            rate = f"{load.rate_per_s * factor:g}"  # as one would ask for it
+            yield "load", f"{rate} requests a second", replace(scenario, load=Arrivals(float(rate), load.cv))
         profile = slower(scenario.profile, "verify", factor)
         yield "verify", f"{label} seconds of verification", replace(scenario, profile=profile)
         for domain, share in scenario.weights.items():
@@ -122,4 +122,4 @@ def _verdict(looks: dict[Configuration, TrialRung], kept: Configuration) -> dict
         return {"best": None, "moved": None, "loss": None, "keeps": None}
     best = min(looks, key=lambda c: (looks[c].broken, tuple(-v for v in looks[c].values), c != kept))
     loss = 1 - looks[kept].values[0] / looks[best].values[0] if looks[best].values[0] else 0.0
-    return {"best": asdict(best), "moved": best != kept, "loss": loss, "keeps": looks[kept].feasible}
+    return {"best": best.row(), "moved": best != kept, "loss": loss, "keeps": looks[kept].feasible}

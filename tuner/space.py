@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from simulator.errors import InputError
+from simulator.policies import NO_DRAFTER, PolicySpec, policy_class
 from simulator.records import Confidences, KeptDrafting, Recording, System
 
 T = TypeVar("T")
 
-READING = ("threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive")
-"""Kinds of policies that need confidences."""
-KINDS = ("fixed", "cutoff", "k_by_batch", "batch_adaptive", *READING)
-"""Kinds of policies that are tried; all lossless. `none` is always tried."""
+KINDS = (
+    "fixed", "cutoff", "k_by_batch", "batch_adaptive", "threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive",
+)  # fmt: skip
+"""Names of the policies that are tried; all lossless. `none` is always tried."""
+READING = tuple(kind for kind in KINDS if policy_class(kind).reads_confidences)
+"""Those of them that need confidences."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
 LAGS = (1, 2, 3, 4)
@@ -34,8 +37,7 @@ class Configuration:
     """`none` for plain decoding."""
     gamma: int
     """Drafted block size, as recorded; 0 for `none`."""
-    policy: str
-    """As users write it; see `simulator.policies`."""
+    policy: PolicySpec
     confidences: Confidences
     """What the policy reads; `none` if nothing."""
     request_cap: int
@@ -45,22 +47,24 @@ class Configuration:
         if self.request_cap < 1 or self.gamma < 0 or (self.drafter == "none") != (self.gamma == 0):
             raise ValueError(f"not a configuration: {self}")
 
-    @property
-    def kind(self) -> str:
-        """Of the policy, without its parameter."""
-        return self.policy.partition(":")[0]
+    def row(self) -> dict[str, str | int]:
+        """The configuration as the database and JSON hold it."""
+        return {
+            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
+            "request_cap": self.request_cap,
+        }  # fmt: skip
 
     def recording(self, drafting: KeptDrafting) -> Recording:
         """The recording it is simulated on."""
         return Recording(self.drafter, self.gamma, self.confidences, drafting)
 
     def __str__(self) -> str:
-        return f"{System(self.recording('either'), self.policy)} cap {self.request_cap}"
+        return f"{System(self.recording('either'), str(self.policy))} cap {self.request_cap}"
 
 
 def plain(request_cap: int) -> Configuration:
     """Decoding without a drafter."""
-    return Configuration("none", 0, "none", "none", request_cap)
+    return Configuration("none", 0, NO_DRAFTER, "none", request_cap)
 
 
 class Chooser(Protocol):
@@ -110,7 +114,7 @@ class Space:
     """Rising."""
     binding: int
     """No more requests than this ever run: the users of a closed loop, or the largest cap."""
-    tables: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    tables: Mapping[tuple[str, int], PolicySpec] = field(default_factory=dict)
     """By drafter and γ, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
     kinds: tuple[str, ...] = KINDS
 
@@ -147,21 +151,21 @@ class Space:
             and (kind != "k_by_batch" or (recorded.drafter, recorded.gamma) in self.tables)
         ]
 
-    def _policy(self, kind: str, chosen: Recorded, choose: Chooser) -> str:
+    def _policy(self, kind: str, chosen: Recorded, choose: Chooser) -> PolicySpec:
         if kind == "fixed":
-            return f"fixed:{choose.level(f'k of {chosen.gamma}', range(1, chosen.gamma + 1))}"
+            return PolicySpec.fixed(choose.level(f"k of {chosen.gamma}", range(1, chosen.gamma + 1)))
         if kind == "cutoff":
-            return f"cutoff:{choose.level('cutoff', _powers(1, self.binding - 1) or (1,))}"
+            return PolicySpec(kind, str(choose.level("cutoff", _powers(1, self.binding - 1) or (1,))))
         if kind == "k_by_batch":
             return self.tables[chosen.drafter, chosen.gamma]
         if kind == "batch_adaptive":
-            return f"batch_adaptive:{choose.level('weight', WEIGHTS):g}"
+            return PolicySpec(kind, f"{choose.level('weight', WEIGHTS):g}")
         if kind == "threshold":
-            return f"threshold:{choose.level('threshold', THRESHOLDS):g}"
+            return PolicySpec(kind, f"{choose.level('threshold', THRESHOLDS):g}")
         if kind == "lagged_scheduler":
             lag, ema = choose.level("lag", LAGS), choose.level("moving average", EMAS)
-            return f"lagged_scheduler:{lag}" + (f"/{ema:g}" if ema else "")
-        return kind
+            return PolicySpec(kind, f"{lag}" + (f"/{ema:g}" if ema else ""))
+        return PolicySpec(kind)
 
     def nearest(self, configuration: Configuration) -> Configuration:
         """The same with the closest request cap there is here."""

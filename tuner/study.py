@@ -13,15 +13,16 @@ from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
-from results.store.rows import profile_row
+from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import Profile, dump_profile, parse_profile
-from simulator.load import Mix, load_of
+from simulator.hardware.profile import Profile
+from simulator.load import Load
+from simulator.policies import PolicySpec
 from simulator.records import Drafting, Recording
+from simulator.requests import Mix
 from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
@@ -32,7 +33,7 @@ from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
-from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
+from tuner.space import KINDS, Configuration, Recorded, Space, plain, request_caps
 from tuner.trial import Trial, configuration_of, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
@@ -45,12 +46,12 @@ NEIGHBOURS = 3
 class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
-    profile: str
-    """JSON of what a step takes."""
-    loads: list[str]
-    """As `simulator.load.load_of` reads them; in this order."""
+    profile: Profile
+    """What a step takes."""
+    loads: list[Load]
+    """Searched in this order."""
     objective: Literal["throughput", "tps", "goodput", "pareto"]
-    slas: list[str] = []
+    slas: list[Sla] = []
     weights: dict[str, float] | None = None
     drafters: list[str] | None = None
     kinds: list[str] | None = None
@@ -83,10 +84,6 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
-        for text in self.slas:
-            Sla.parse(text)
-        for text in self.loads:
-            load_of(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ class StudyInputs:
     traffic: Traffic
     recorded: tuple[Recorded, ...]
     weights: dict[str, float]
-    tables: dict[tuple[str, int], str]
+    tables: dict[tuple[str, int], PolicySpec]
     """By drafter and γ, the k-by-batch policy worked out for it."""
 
     @property
@@ -113,33 +110,24 @@ def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
 
 
 def start_study(
-    store: Store, run: str, hardware: str | None, options: dict[str, Any], watcher: Watcher,
+    store: Store, run_id: str, plan: StudyPlan, watcher: Watcher,
     *, drafting: Drafting | None = None, cluster: Cluster | None, timeout: float | None,
 ) -> str:  # fmt: skip
-    """Search, confirm and store what the command line asks for; returns the study's id. Raises InputError.
+    """Search, confirm and store what is planned; returns the study's id. Raises InputError.
 
     Without `drafting`, drafts are chosen as vLLM does, which winners are exported for.
     """
-    if hardware is None:
-        raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
-    try:
-        plan = StudyPlan(profile=dump_profile(find_profile(hardware)), **options)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    run_id = store.find_run(run)
     drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM.drafting)
     plan = msgspec.structs.replace(plan, drafting=drafting)
     found = study_inputs(store, run_id, plan, watcher)
     recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
-        plainly = Configuration(found.bare.drafter, found.bare.gamma, "fixed:0", "none", plan.request_cap)
+        plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
         start(scenario_of(plan, found, load).setup(plainly, plan.seconds, 0), recorded, lambda rows: None)
     row = {
-        "run_id": run_id, "command": command_line("tuner"), "plan": msgspec.to_builtins(plan),
-        "profile_hash": profile_row(found.profile)["profile_hash"], "git_revision": git_revision(),
+        "run_id": run_id, "command": command_line("tuner"), "plan": plan_row(plan),
+        "profile_hash": plan.profile.digest, "git_revision": git_revision(),
         "packages": package_versions(),
     }  # fmt: skip
     study_id = Studies(store).create(row, profile_row(found.profile))
@@ -153,10 +141,10 @@ def resume_study(
     """Go on with a study where it stopped, or beyond, to so many trials; returns its id."""
     studies = Studies(store)
     row = studies.find(name)
-    plan = msgspec.convert(row["plan"], StudyPlan)
+    plan = read_plan(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
-    studies.reopen(row["study_id"], msgspec.to_builtins(plan))
+    studies.reopen(row["study_id"], plan_row(plan))
     found = study_inputs(store, row["run_id"], plan, watcher)
     carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
     return str(row["study_id"])
@@ -164,7 +152,7 @@ def resume_study(
 
 def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
     """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
-    profile, recordings = parse_profile(plan.profile), Recordings(store, run_id, plan.drafting)
+    profile, recordings = plan.profile, Recordings(store, run_id, plan.drafting)
     say_model(store, run_id, profile, watcher)
     known = list(dict.fromkeys(key.drafter for key in recordings.keys))
     if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
@@ -191,18 +179,18 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
     return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
 
 
-def scenario_of(plan: StudyPlan, found: StudyInputs, load: str) -> Scenario:
+def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
-        load=load, profile=found.profile, weights=found.weights, slas=tuple(Sla.parse(s) for s in plan.slas),
+        load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
         prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
         kv_capacity_tokens=plan.kv_capacity_tokens,
     )  # fmt: skip
 
 
-def space_of(plan: StudyPlan, found: StudyInputs, load: str) -> Space:
+def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
     """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
-    binding = min(getattr(load_of(load), "users", plan.request_cap), plan.request_cap)
+    binding = min(load.users or plan.request_cap, plan.request_cap)
     return Space(
         recorded=found.recorded,
         request_caps=request_caps(binding, plan.request_cap),
@@ -212,7 +200,7 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: str) -> Space:
     )
 
 
-def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> str:
+def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
     """The k-by-batch policy for a recording."""
     trace = traffic.trace(TraceKey("search", recorded.recording(plan.drafting)))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
@@ -230,9 +218,9 @@ def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Co
         block = next((r for r in blocks if r.gamma == drafters[name]["gamma"]), blocks[-1])
         kind = KIND_FACTS.get(kind_of(name, drafters[name]))
         k = (kind and kind.default_tokens) or block.gamma
-        chosen.append(Configuration(name, block.gamma, f"fixed:{k}", "none", cap))
+        chosen.append(Configuration(name, block.gamma, PolicySpec.fixed(k), "none", cap))
         if "raw" in block.confidences:
-            chosen.append(Configuration(name, block.gamma, "prefix_scheduler", block.confidences[-1], cap))
+            chosen.append(Configuration(name, block.gamma, PolicySpec("prefix_scheduler"), block.confidences[-1], cap))
     return chosen
 
 
@@ -263,7 +251,7 @@ def carry_out(
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
-        searched: dict[str, list[Trial]] = {}
+        searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
             deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
@@ -273,20 +261,20 @@ def carry_out(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
                 trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
             )  # fmt: skip
-            done = [Trial.read(row) for row in studies.trials(study_id, load)]
+            done = [Trial.read(row) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
         _finish(studies, study_id, plan, found, searched, chosen, run, watcher)
 
 
 def _keeper(
-    studies: Studies, study_id: str, load: str, count: int, plan: StudyPlan, watcher: Watcher
+    studies: Studies, study_id: str, load: Load, count: int, plan: StudyPlan, watcher: Watcher
 ) -> Callable[[Sequence[Trial]], None]:
     """Stores batches as they come, after `count` trials that are stored already."""
 
     def keep(batch: Sequence[Trial]) -> None:
         nonlocal count
-        studies.add_trials(study_id, load, [t.row() for t in batch])
+        studies.add_trials(study_id, str(load), [t.row() for t in batch])
         count += len(batch)
         watcher.advance(f"searching {load}", count, plan.trials)
 
@@ -299,13 +287,13 @@ def _tables(space: Space, cap: int) -> list[Configuration]:
 
 
 def _finish(
-    studies: Studies, study_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[str, list[Trial]],
+    studies: Studies, study_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
     """Confirm winners, ask how far they hold, and keep it all."""
     confirmations: list[dict[str, Any]] = []
     sensitive: list[dict[str, Any]] = []
-    winners: dict[str, Configuration] = {}
+    winners: dict[Load, Configuration] = {}
     for number, (load, trials) in enumerate(searched.items()):
         scenario = scenario_of(plan, found, load)
         watcher.advance("confirming", number, len(searched))
@@ -336,10 +324,10 @@ def _beside(
     if winner.drafter != "none":
         table = found.tables[winner.drafter, winner.gamma]
         beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
-    if winner.kind in READING and winner.kind not in VLLM.policies:
-        theirs = replace(winner, policy="vllm_adaptive", confidences="raw")
+    if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
+        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), confidences="raw")
         if winner.confidences == "estimated":
-            theirs = replace(winner, policy="lagged_scheduler:2")
+            theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
         beside.append(("in vLLM", theirs))
-    bounds = [Configuration(r.drafter, r.gamma, "oracle", "none", plan.request_cap) for r in found.recorded]
+    bounds = [Configuration(r.drafter, r.gamma, PolicySpec("oracle"), "none", plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

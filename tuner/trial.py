@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from simulator.policies import PolicySpec
 from tuner.objective import WANTED, Figures, Objective, Scenario
 from tuner.space import Configuration, Leaf
 
@@ -99,8 +100,7 @@ class Trial:
         domains = {k: list(v) if isinstance(v, tuple) else v for k, v in self.leaf.domains.items()}
         return {
             "number": self.number, "batch": self.batch, "origin": self.origin, "state": self.state, "error": self.error,
-            "drafter": c.drafter, "gamma": c.gamma, "policy": c.policy, "confidences": c.confidences,
-            "request_cap": c.request_cap, "params": self.leaf.choices, "distributions": domains,
+            **c.row(), "params": self.leaf.choices, "distributions": domains,
             "attributes": dict(self.attributes), "rungs": rungs or [{}],
             "objectives": list(self.last.values) if done else None,
             "violations": dict(self.last.violations) if done else None,
@@ -126,7 +126,8 @@ class Trial:
 
 def configuration_of(row: Mapping[str, Any]) -> Configuration:
     """The configuration of a row of `trials` or `confirmations`."""
-    return Configuration(row["drafter"], row["gamma"], row["policy"], row["confidences"], row["request_cap"])
+    policy = PolicySpec.parse(row["policy"])
+    return Configuration(row["drafter"], row["gamma"], policy, row["confidences"], row["request_cap"])
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -145,7 +146,7 @@ def best_of_kinds(trials: Sequence[Trial]) -> list[Configuration]:
     """The best of every recording and kind of policy, the best first."""
     found: dict[tuple[str, int, str], Configuration] = {}
     for c in (t.configuration for t in ordered(trials)):
-        found.setdefault((c.drafter, c.gamma, c.kind), c)
+        found.setdefault((c.drafter, c.gamma, c.policy.name), c)
     return list(found.values())
 
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from drafters.cache import Positions
-from drafters.sampling import Draws, Proposal, Sampling
+from drafters.sampling import Draws, Proposal
+from simulator.records import Sampling
 
 
 class DraftState(Protocol):

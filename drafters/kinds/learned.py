@@ -15,7 +15,8 @@ from transformers import Qwen3Config
 from drafters.cache import KVCache, Positions
 from drafters.families.qwen3 import DraftLayer, KeyValue, RMSNorm
 from drafters.rotary import Rotary
-from drafters.sampling import Draws, Proposal, Sampling, sample
+from drafters.sampling import Draws, Proposal, probabilities, sample
+from simulator.records import Sampling
 
 
 class Draft(NamedTuple):
@@ -142,7 +143,7 @@ class LearnedDrafter(nn.Module, ABC):
             if sampling.temperature == 0 or draws is None:  # one-hot: nothing is drawn, and q need not be written out
                 tokens.append(logits[:, 0].argmax(-1))
             else:
-                probs.append(sampling.probabilities(logits[:, 0]))
+                probs.append(probabilities(sampling, logits[:, 0]))
                 tokens.append(sample(probs[k], draws.draft[:, k]))
             return tokens[k].unsqueeze(1)
 

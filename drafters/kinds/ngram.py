@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from drafters.cache import Positions
-from drafters.sampling import Draws, Proposal, Sampling
+from drafters.sampling import Draws, Proposal
+from simulator.records import Sampling
 
 
 class IndexedText:

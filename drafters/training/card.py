@@ -8,7 +8,6 @@ from pathlib import Path
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.sampling import Sampling
 from drafters.target import Target
 from drafters.training.corpus import Document, chat_text, is_held_out
 from drafters.training.drafter import (
@@ -20,6 +19,7 @@ from drafters.training.drafter import (
     Kind,
 )
 from drafters.training.target import held_out_loss
+from simulator.records import Sampling
 
 SOURCES = {
     "synthetic-math": ("none needed", "generated from templates"),

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from drafters.training.corpus import Document, chat_text
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 256, 160
 _SHARD = 512

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import user_errors, watching
+from harness.console import checked, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from harness.recording.run import RecordingEstimate
-
-
-T = TypeVar("T")
+    from harness.recording.suite import Generation
+    from simulator.records import Drafting
 
 
 def record(
@@ -69,16 +67,11 @@ def record(
     as_json: AsJson = False,
 ) -> None:
     from harness.cluster import Cluster
+    from harness.recording.plan import RecordingPlan
     from harness.recording.run import estimate, resume_run, start_run
     from results.store.database import Store
 
     reported = context.info_name == "run"
-    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
-    choices: dict[str, Any] = {
-        "drafting": tuple(drafting.split(",")) if drafting else ("sampled", "greedy") if mode == "dense" else ("sampled",),
-        "mode": mode, "source": source, "limit": limit, "drafters": drafter, "fresh_tails": fresh_tails,
-        "batch": batch, "seed": seed, "speed_passes": 2 * reported if speed_passes is None else speed_passes,
-    }  # fmt: skip
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
@@ -89,7 +82,18 @@ def record(
                 run_id = store.find_run(resume)
                 resume_run(run_id, store, cluster, watcher)
             else:
-                plan = _plan(suite, pair, block_sizes, data_dir, responses, settings, choices)
+                if suite is None:
+                    raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
+                with checked():
+                    plan = RecordingPlan(
+                        generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),
+                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(block_sizes),
+                        data_dir=None if data_dir is None else str(data_dir.resolve()),
+                        responses=None if responses is None else str(responses.resolve()),
+                        drafting=_draftings(drafting, mode), mode=mode, source=source, limit=limit, drafters=drafter,
+                        fresh_tails=fresh_tails, batch=batch, seed=seed,
+                        speed_passes=2 * reported if speed_passes is None else speed_passes,
+                    )  # fmt: skip
                 if engine == "vllm" and not dry_run:
                     from harness.vllm.responses import generate_responses
 
@@ -104,59 +108,49 @@ def record(
             print_run(store, run_id, write_report(store, run_id) if reported else None, as_json=as_json)
 
 
-def _plan(
-    suite: str | None,
-    pair: str,
-    block_sizes: str | None,
-    data_dir: Path | None,
-    responses: Path | None,
-    settings: dict[str, Any],
-    choices: dict[str, Any],
-) -> Any:
-    """The plan of a run; `settings` override the suite's generation, where given."""
-    import msgspec
+def _generation(
+    suite: str, temperature: float | None, top_p: float | None, top_k: int | None, max_new_tokens: int | None
+) -> Generation | None:
+    """The suite's generation with what the options override; None where they override nothing."""
+    from harness.recording.suite import Generation, find_suite, read_suite_file
 
-    from harness.recording.plan import RecordingPlan
-    from harness.recording.suite import find_suite, read_suite_file
-
-    if suite is None:
-        raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
-    generation = None
-    overrides = {k: v for k, v in settings.items() if v is not None}
-    if overrides:
-        own = read_suite_file(find_suite(suite) / "suite.yaml").generation
-        generation = _checked(lambda: msgspec.structs.replace(own, **overrides))
-    try:
-        sizes = None if block_sizes is None else [int(size) for size in block_sizes.split(",")]
-    except ValueError:
-        raise InputError(f"--block-sizes {block_sizes}: must be whole numbers with commas between, as 3,5,7") from None
-    return _checked(
-        lambda: RecordingPlan(
-            suite=_absolute(suite),
-            pair=_absolute(pair),
-            data_dir=None if data_dir is None else str(data_dir.resolve()),
-            responses=None if responses is None else str(responses.resolve()),
-            block_sizes=sizes,
-            generation=generation,
-            **choices,
-        )
+    if all(option is None for option in (temperature, top_p, top_k, max_new_tokens)):
+        return None
+    own = read_suite_file(find_suite(suite) / "suite.yaml").generation
+    return Generation(
+        temperature=own.temperature if temperature is None else temperature,
+        top_p=own.top_p if top_p is None else top_p,
+        top_k=own.top_k if top_k is None else top_k,
+        max_new_tokens=own.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        thinking=own.thinking,
+        today=own.today,
     )
+
+
+def _block_sizes(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"--block-sizes {text}: must be whole numbers with commas between, as 3,5,7") from None
+
+
+def _draftings(text: str | None, mode: Literal["dense", "live"]) -> tuple[Drafting, ...]:
+    """The ways to draft that are recorded; without the option both ways where that costs little."""
+    from simulator.records import DRAFTINGS
+
+    if not text:
+        return DRAFTINGS if mode == "dense" else ("sampled",)
+    names = text.split(",")
+    found = tuple(drafting for name in names for drafting in DRAFTINGS if drafting == name)
+    if len(found) < len(names):
+        raise InputError(f"--drafting {text}: is written sampled, greedy or sampled,greedy")
+    return found
 
 
 def _absolute(name: str) -> str:
     """A path that exists, made independent of the current folder; any other name as it is."""
     path = Path(name)
     return str(path.resolve()) if path.is_file() or (path / "suite.yaml").is_file() else name
-
-
-def _checked(make: Callable[[], T]) -> T:
-    """Build a value from options; what its own validation refuses is the user's mistake."""
-    try:
-        return make()
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def print_estimate(costs: RecordingEstimate, *, as_json: bool) -> None:

@@ -41,12 +41,15 @@ def replay(
     """Walk a dense recording under policies: accepted length, tokens verified, tokens wasted."""
     from harness.sweeps.replay import replay_run
     from results.store.database import Store
+    from simulator.policies import policies_of
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             run_id = store.find_run(name)
-            rows = replay_run(store, run_id, policy, drafter, drafting=drafting, calibrated=calibrated, say=watcher.say)
+            rows = replay_run(
+                store, run_id, policies_of(policy), drafter, drafting=drafting, calibrated=calibrated, say=watcher.say
+            )
         print_replays(rows, as_json=as_json)
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, user_errors, watching
+from harness.console import checked, listed, plain_console, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -43,18 +43,19 @@ def sensitivity(
     from harness.sweeps.sensitivity import run_sensitivity
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
-    from simulator.hardware.profile import dump_profile
-    from simulator.load import counts
+    from simulator.load import Load, Users, counts
+    from simulator.policies import policies_of
 
     with user_errors("harness"):
         if hardware is None:
             raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
         store = Store(out / "specyard.duckdb")
-        loads = [f"users:{n}" for n in counts("--concurrency", concurrency)]
-        plan = SweepPlan(
-            profile=dump_profile(find_profile(hardware)), loads=loads, policies=listed(policy), drafters=drafter,
-            seconds=seconds, seed=seed,
-        )  # fmt: skip
+        loads: list[Load] = [Users(n) for n in counts("--concurrency", concurrency)]
+        with checked():
+            plan = SweepPlan(
+                profile=find_profile(hardware), loads=loads, policies=policies_of(listed(policy)), drafters=drafter,
+                seconds=seconds, seed=seed,
+            )  # fmt: skip
         with watching() as watcher:
             found = run_sensitivity(store, store.find_run(name), plan, objective, watcher, drafting=drafting)
         print_sensitivities(found, as_json=as_json)

@@ -10,7 +10,9 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, shares, user_errors, watching
+from harness.console import checked, listed, plain_console, shares, user_errors, watching
+from simulator.errors import InputError
+from simulator.sla import USAGE, Sla, attained, share_of
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -27,7 +29,7 @@ def simulate(
     rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
-        Path | None, typer.Option(help="Recorded arrivals: a CSV of arrival_s, prompt_tokens, output_tokens.")
+        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
@@ -54,7 +56,8 @@ def simulate(
     seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
-    sla: Annotated[list[str] | None, typer.Option(help="A bound, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
+    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
@@ -63,24 +66,38 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
-    from harness.sweeps.run import run_sweep
+    from harness.sweeps.plan import SweepPlan
+    from harness.sweeps.run import resume_sweep, run_sweep
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
+    from simulator.policies import policies_of
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
-        options: dict[str, Any] = {
-            "policies": listed(policy), "drafters": drafter, "confidences": confidences, "prompt_tokens": prompt_tokens,
-            "output_tokens": output_tokens, "request_cap": request_cap, "step_tokens": step_tokens,
-            "kv_capacity_tokens": kv_capacity_tokens, "replicas": replicas, "router": router, "seconds": seconds,
-            "seed": seed, "replications": replications, "slas": sla or [], "weights": shares(mix),
-        }  # fmt: skip
-        asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed)
         with watching() as watcher:
-            sweep_id = run_sweep(
-                store, name, hardware, believed_hardware, asked, options, watcher,
-                drafting=drafting, resume=resume, actors=actors, ray_address=ray_address, rows=rows,
-            )  # fmt: skip
+            if resume is not None:
+                sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
+            else:
+                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                if hardware is None:
+                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                if not asked:
+                    raise InputError("name a load: --concurrency, --rate or --arrivals")
+                believed = None if believed_hardware is None else find_profile(believed_hardware)
+                with checked():
+                    plan = SweepPlan(
+                        profile=find_profile(hardware), believed=believed, loads=asked,
+                        policies=policies_of(listed(policy)), drafters=drafter, confidences=confidences,
+                        weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+                        request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
+                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                    )  # fmt: skip
+                sweep_id = run_sweep(
+                    store, store.find_run(name), plan, watcher,
+                    drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
+                )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
 
 
@@ -95,7 +112,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
     console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
     replicated = len({r["seed"] for r in rows}) > 1
-    columns = ("tok/s/GPU", "tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
+    columns = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
     table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
     last = None
     for r in rows:
@@ -124,7 +141,8 @@ def _simulation_cells(r: dict[str, Any]) -> list[str]:
     cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
     cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
     cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
-    return cells + ["kept" if kept else "missed" for kept in (r["slas"] or {}).values()]
+    shares = r["attained"] or {}
+    return cells + [attained(name, shares.get(name), kept) for name, kept in (r["slas"] or {}).items()]
 
 
 def _with_interval(r: dict[str, Any], name: str, form: str) -> str:

@@ -46,12 +46,14 @@ def validate(
     from harness.validation.run import validate_run
     from results.store.database import Store
     from simulator.load import counts
+    from simulator.policies import policies_of
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
+        policies = policies_of(listed(policy))
         plan = ValidationPlan(
             concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
-            policies=None if policy is None else tuple(listed(policy) or ()), seconds=seconds, max_tokens=max_tokens,
+            policies=None if policies is None else tuple(policies), seconds=seconds, max_tokens=max_tokens,
             drafting=drafting, seed=seed,
         )  # fmt: skip
         with watching() as watcher:

@@ -24,8 +24,9 @@ from drafters.clock import seconds_now
 from drafters.decoding import Batch, DecodeRequest
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Draws, Proposal, Sampling, sample, verify
+from drafters.sampling import Draws, Proposal, probabilities, sample, verify
 from drafters.target import Target, TargetPass
+from simulator.records import Sampling
 
 Part = Literal["target", "draft", "prefill", "read", "admit", "loop", "rule"]
 Work = Callable[[], object]
@@ -180,7 +181,7 @@ class Bench:
 
         def work() -> object:
             seen = self.target.forward(ids, positions, cache, slice(0, rows), self._taps)
-            return verify(proposal, verified, self.sampling.probabilities(self.target.head(seen.hidden)), draws)
+            return verify(proposal, verified, probabilities(self.sampling, self.target.head(seen.hidden)), draws)
 
         return work
 
@@ -190,7 +191,7 @@ class Bench:
 
         def work() -> object:
             seen = self.target.forward(ids, positions, cache, slice(0, point.requests), self._taps)
-            return sample(self.sampling.probabilities(self.target.head(seen.hidden[:, -1])), uniform)
+            return sample(probabilities(self.sampling, self.target.head(seen.hidden[:, -1])), uniform)
 
         return work
 
@@ -266,7 +267,7 @@ class Bench:
     def _rule_work(self, point: BenchPoint) -> Work:
         instant = _Instant(point.requests, point.tokens - 1, self.target.device)
         verified, draws = instant.proposal.drafted, self._draws(point.requests, point.tokens - 1)
-        return lambda: verify(instant.proposal, verified, self.sampling.probabilities(instant.hidden), draws)
+        return lambda: verify(instant.proposal, verified, probabilities(self.sampling, instant.hidden), draws)
 
     def _on_device(self, point: BenchPoint) -> bool:
         """Whether the work is all tensors: prompt lookup is the host's."""

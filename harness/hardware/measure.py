@@ -25,7 +25,6 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
 from drafters.random_models import known_architectures, random_drafters, random_target
-from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
 from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
@@ -36,7 +35,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
-from simulator.records import Round
+from simulator.records import Round, Sampling
 
 _SHORT = 16
 """Context that stands for none: a drafter needs some."""

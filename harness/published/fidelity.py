@@ -21,7 +21,7 @@ from harness.published.paper.page import Reproduction, amount, labelled_point_te
 from harness.published.synthesis import DOMAINS, PANELS, POSITIONS, TASKS, paper_values, synthesize
 from results.published import PAPER
 from simulator.confidence import calibrated, fit_temperatures, quality
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.records import Round
 from simulator.replay import replay
 from simulator.traces import Trace
@@ -65,17 +65,17 @@ class Check:
 def paper_checks(seed: int = 0) -> list[Check]:
     """Every number of Table 1 and Figures 2, 4, 5 and 6 that synthesised traces can be asked for."""
     traces = {trace.drafter: trace for trace in synthesize(seed)}
-    whole = {name: replayed(traces[name], "fixed:7") for name in PAPER_DRAFTERS}
+    whole = {name: replayed(traces[name], PolicySpec.fixed(7)) for name in PAPER_DRAFTERS}
     found = [*_table_1(whole), *_figure_2(whole), *_figure_4(traces, whole), *_figure_5(traces["dspark"])]
     return [*found, *_figure_6(traces["dspark"])]
 
 
-def replayed(trace: Trace, policy: str, tasks: Sequence[str] = tuple(TASKS)) -> dict[str, list[Round]]:
+def replayed(trace: Trace, policy: PolicySpec, tasks: Sequence[str] = tuple(TASKS)) -> dict[str, list[Round]]:
     """Rounds of a replay, by task."""
     rounds: dict[str, list[Round]] = {task: [] for task in tasks}
     for response, anchors in trace:
         if response.task in rounds:
-            rounds[response.task] += replay(anchors, parse_policy(policy))
+            rounds[response.task] += replay(anchors, policy.bind())
     return rounds
 
 
@@ -126,7 +126,7 @@ def _figure_4(traces: Mapping[str, Trace], whole: Mapping[str, Rounds]) -> Itera
     """Blocks of 3 by verifying three of seven, of 11 and 15 by the last position's acceptance going on."""
     table = pl.read_csv(PAPER / "fig4_draft_length.csv")
     for name, title in (("dspark", "DSpark-markov"), ("dflash", "DFlash")):
-        short = replayed(traces[name], "fixed:3")
+        short = replayed(traces[name], PolicySpec.fixed(3))
         for domain in DOMAINS:
             tasks = _tasks(domain)
             alphas = [acceptance(whole[name][task]) for task in tasks]
@@ -146,7 +146,7 @@ def _figure_4(traces: Mapping[str, Trace], whole: Mapping[str, Rounds]) -> Itera
 def _figure_5(trace: Trace) -> Iterator[Check]:
     for panel, task in enumerate(PANELS):
         for i in range(10):
-            [rounds] = replayed(trace, f"threshold:{i / 10}", [task]).values()
+            [rounds] = replayed(trace, PolicySpec("threshold", f"{i / 10}"), [task]).values()
             ours = tau(rounds), float(np.mean([r.verified + 1 for r in rounds]))
             for what, mine, paper in zip(("τ", "ℓ + 1"), ours, paper_values().sweep[panel, i], strict=True):
                 setting = f"{task}, threshold {i / 10:g}"
@@ -158,7 +158,7 @@ def _figure_6(trace: Trace) -> Iterator[Check]:
     halves: list[list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]] = [[], []]
     chosen = [anchors for response, anchors in trace if response.task == "alpaca"]
     for i, anchors in enumerate(chosen):
-        at = np.cumsum([0, *(r.committed for r in replay(anchors, parse_policy("fixed:7"))[:-1])])
+        at = np.cumsum([0, *(r.committed for r in replay(anchors, PolicySpec.fixed(7).bind())[:-1])])
         assert anchors.confidence is not None
         halves[i % 2].append((anchors.confidence[at], anchors.accepted[at]))
     (c_fit, a_fit), (c, a) = ((np.concatenate(x) for x in zip(*half, strict=True)) for half in halves)

@@ -11,9 +11,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from harness.recording.suite import Generation, Prompt
+from harness.recording.suite import Prompt
 from simulator.errors import InputError
-from simulator.records import check_sampling
+from simulator.records import Sampling
 
 T = TypeVar("T")
 MAX_OUTSIDE = 0.01
@@ -27,8 +27,13 @@ class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_p: float = 1.0
     top_k: int = 0
 
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens were drawn; the line writes its fields."""
+        return Sampling(self.temperature, self.top_p, self.top_k)
+
     def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_p, self.top_k)
+        _ = self.sampling  # refuses what cannot be sampled
 
 
 class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +92,7 @@ class GivenResponses:
 
 
 def read_responses(
-    path: Path, prompts: Iterable[Prompt], generation: Generation, *, file_hash: str | None = None
+    path: Path, prompts: Iterable[Prompt], sampling: Sampling, *, file_hash: str | None = None
 ) -> GivenResponses:
     """Responses to every turn of every prompt; `file_hash` is that of the file when the run began, where it has begun.
 
@@ -104,11 +109,10 @@ def read_responses(
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"--responses {path}: is empty")
-    header = _decode(path, *lines[0], ResponsesHeader)
-    wanted = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
-    if header != wanted:
+    found_sampling = _decode(path, *lines[0], ResponsesHeader).sampling
+    if found_sampling != sampling:
         raise InputError(
-            f"--responses {path}: were sampled with {_settings(header)}, the run has {_settings(wanted)}; "
+            f"--responses {path}: were sampled with {found_sampling}, the run has {sampling}; "
             "make them match with --temperature, --top-p and --top-k"
         )
     found: dict[tuple[str, int], GivenResponse] = {}
@@ -143,7 +147,3 @@ def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
         raise InputError(f"--responses {path}, line {number}: {error}") from None
     except msgspec.DecodeError as error:
         raise InputError(f"--responses {path}, line {number}: not JSON ({error})") from None
-
-
-def _settings(header: ResponsesHeader) -> str:
-    return f"temperature {header.temperature:g}, top_p {header.top_p:g}, top_k {header.top_k}"

@@ -263,7 +263,7 @@ def _load(plan: RecordingPlan) -> tuple[Suite, GivenResponses | None]:
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
     generation, given = plan.generation or suite.file.generation, None
     if plan.responses is not None:
-        given = read_responses(Path(plan.responses), suite.prompts, generation, file_hash=plan.responses_hash)
+        given = read_responses(Path(plan.responses), suite.prompts, generation.sampling, file_hash=plan.responses_hash)
         generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
     suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
     return _without(suite, plan.skipped), given

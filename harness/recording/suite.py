@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from simulator.errors import InputError
-from simulator.records import check_sampling
+from simulator.records import Sampling
 
 Source = Literal["bundled", "data-dir", "hub"]
 BUNDLED_SUITES = Path(__file__).parents[2] / "suites"
@@ -34,8 +34,13 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     today: date = date(2024, 7, 26)
     """What chat templates that write today's date are told, so that a run says the same on any day."""
 
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn; a suite writes its fields among the others."""
+        return Sampling(self.temperature, self.top_p, self.top_k)
+
     def __post_init__(self) -> None:
-        check_sampling(self.temperature, self.top_p, self.top_k)
+        _ = self.sampling  # refuses what cannot be sampled
         if self.max_new_tokens < 2:
             raise ValueError(f"max_new_tokens ≥ 2 is needed, got {self.max_new_tokens}")
 

@@ -20,7 +20,6 @@ from drafters.dense import DenseText, record_anchors
 from drafters.generation import respond, rows_at_once
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
@@ -125,7 +124,7 @@ class Recorder:
     def __init__(self, options: RecorderOptions) -> None:
         self.options, self.generation, self.pair = options, options.generation, load_pair(options.pair)
         self.sources = choose_drafters(self.pair, options.drafters)
-        self.sampling = Sampling(self.generation.temperature, self.generation.top_p, self.generation.top_k)
+        self.sampling = self.generation.sampling
         self._target: Target | None = None
         self._drafters: dict[tuple[str, int | None], Drafter] = {}
         self._warm = False

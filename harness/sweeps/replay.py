@@ -12,7 +12,7 @@ from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
 from results.store.database import Store
 from results.store.recordings import Fitted
 from simulator.errors import InputError
-from simulator.policies import Policy, parse_policy
+from simulator.policies import Policy, PolicySpec
 from simulator.records import Confidences, Drafting, KeptDrafting, Round
 from simulator.replay import replay, replays_exactly
 from simulator.traces import Trace, TracedResponse
@@ -66,7 +66,7 @@ Drawn = tuple[Replayed, Floats]
 def replay_run(
     store: Store,
     run_id: str,
-    policies: Sequence[str] | None,
+    policies: Sequence[PolicySpec] | None,
     drafters: Sequence[str] | None,
     *,
     drafting: Drafting | None = None,
@@ -87,7 +87,7 @@ def replay_run(
         raise InputError(
             f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
         )
-    parsed = [parse_policy(text) for text in policies or []]
+    bound = [spec.bind() for spec in policies or []]
     rows: list[Drawn] = []
     for key in chosen:
         trace = store.trace(run_id, *key)
@@ -99,7 +99,7 @@ def replay_run(
                 say(f"{trace}: left out, the run has no calibration of its confidences")
                 continue
             trace = fitted.unseen().trace(confidences)
-        for policy in parsed or [parse_policy(f"fixed:{trace.gamma}")]:
+        for policy in bound or [PolicySpec.fixed(trace.gamma).bind()]:
             try:
                 rows += _replay_trace(trace, policy, confidences)
             except InputError as error:

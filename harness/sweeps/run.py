@@ -17,17 +17,15 @@ from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
-from results.store.rows import profile_row
+from results.store.rows import plan_row, profile_row, read_plan
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import dump_profile, parse_profile
+from simulator.load import RecordedArrivals
 from simulator.metrics import Estimate, Outcome
-from simulator.policies import parse_policy
 from simulator.records import Drafting, Recording
 from simulator.replay import replays_exactly
 from simulator.serving.vllm import VLLM
-from simulator.simulation import Prepared, Setup, prepare, ready, simulate, start
+from simulator.simulation import Prepared, prepare, ready, simulate, start
 
 if TYPE_CHECKING:  # these take seconds
     from harness.cluster import Cluster
@@ -42,7 +40,7 @@ SLOW_S = 2.0
 
 def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
     """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
-    engine: Drafting = VLLM.drafting if "vllm_adaptive" in (plan.policies or []) else "sampled"
+    engine: Drafting = VLLM.drafting if any(p.name == "vllm_adaptive" for p in plan.policies or []) else "sampled"
     return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 
@@ -101,44 +99,42 @@ def _writing(file: Path | None) -> Iterator[Callable[[Records], None] | None]:
 
 def run_sweep(
     store: Store,
-    run: str,
-    hardware: str | None,
-    believed: str | None,
-    loads: list[str],
-    options: dict[str, Any],
+    run_id: str,
+    plan: SweepPlan,
     watcher: Watcher,
     *,
     drafting: Drafting | None = None,
-    resume: str | None,
-    actors: int | None,
-    ray_address: str | None,
-    rows: Path | None,
+    actors: int | None = None,
+    ray_address: str | None = None,
+    rows: Path | None = None,
 ) -> str:
-    """Simulate what the command line asks for, or what an interrupted sweep has left; returns the sweep's id.
+    """Simulate a plan; returns the sweep's id. Raises InputError.
 
     Without `drafting`, drafts are sampled, or chosen as vLLM does where its policy is among those asked for.
     """
-    if resume is not None:
-        found = store.sweep(resume)
-        run_id, sweep_id, plan = found["run_id"], found["sweep_id"], msgspec.convert(found["plan"], SweepPlan)
-    else:
-        if hardware is None:
-            raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
-        if not loads:
-            raise InputError("name a load: --concurrency, --rate or --arrivals")
-        texts = [None if name is None else dump_profile(find_profile(name)) for name in (hardware, believed)]
-        try:
-            plan = SweepPlan(profile=texts[0] or "", believed=texts[1], loads=loads, **options)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        run_id, sweep_id = store.find_run(run), None
-        plan = drafting_as(plan, store, run_id, drafting, watcher)
-    say_model(store, run_id, parse_profile(plan.profile), watcher)
+    plan = drafting_as(plan, store, run_id, drafting, watcher)
+    return _carry_out(store, run_id, plan, watcher, None, actors, ray_address, rows)
+
+
+def resume_sweep(
+    store: Store, name: str, watcher: Watcher, *, actors: int | None, ray_address: str | None, rows: Path | None
+) -> str:
+    """Simulate what an interrupted sweep has left; returns its id. Raises InputError."""
+    found = store.sweep(name)
+    plan = read_plan(found["plan"], SweepPlan)
+    return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
+
+
+def _carry_out(
+    store: Store, run_id: str, plan: SweepPlan, watcher: Watcher, sweep_id: str | None,
+    actors: int | None, ray_address: str | None, rows: Path | None,
+) -> str:  # fmt: skip
+    """Simulate what is not stored yet, here or on Ray's workers where they are asked for or there is much to do."""
+    say_model(store, run_id, plan.profile, watcher)
     recordings = Recordings(store, run_id, plan.drafting)
     every = points(plan, recordings, watcher.say)
-    distributed = actors is not None or ray_address is not None or len(every) > IN_PROCESS
     cluster = None
-    if distributed:
+    if actors is not None or ray_address is not None or len(every) > IN_PROCESS:
         from harness.cluster import Cluster
 
         cluster = Cluster(ray_address, actors)
@@ -162,18 +158,20 @@ def sweep(
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
     worker = SweepWorker({key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}, rows)
-    for point in {(p.recording, p.setup.policy, p.load): p for p in every}.values():  # refuse before anything is stored
+    alike = {(p.recording, p.setup.policy, p.setup.load): p for p in every}
+    for point in alike.values():  # refuse before anything is stored
         worker.check(point)
     if sweep_id is None:
-        sweep_id = store.create_sweep(run_id, command_line(), msgspec.to_builtins(plan), git_revision(), package_versions())
+        sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
     if rows is not None:
         rows.mkdir(parents=True, exist_ok=True)
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
+    profiles = [profile_row(profile) for profile in (plan.profile, plan.believed) if profile is not None]
     ready(watcher.say)
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
         row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, recordings, result, wall_s)}
-        store.add_simulation(row, _profile_rows(point.setup))
+        store.add_simulation(row, profiles)
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
     return sweep_id
@@ -208,23 +206,17 @@ def _while_slow(watcher: Watcher) -> Callable[[float], None]:
     return advance
 
 
-def _profile_rows(setup: Setup) -> list[dict[str, Any]]:
-    return [profile_row(profile) for profile in (setup.profile, setup.believed) if profile is not None]
-
-
 def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
     setup, walked = point.setup, point.recording
-    policy = parse_policy(setup.policy, setup.profile.cost("none", 0, 1, 2))
-    profile, *believed = (row["profile_hash"] for row in _profile_rows(setup))
-    users, rate = getattr(setup.load, "users", None), getattr(setup.load, "rate_per_s", None)
+    policy, load = setup.policy, setup.load
+    exact = replays_exactly(policy, recordings.trace(walked.showing("none")).drafting)
     row: dict[str, Any] = {
-        "point": point.number, "profile_hash": profile,
-        "believed_hash": believed[0] if believed else None, "drafter": point.drafter, "gamma": walked.gamma,
-        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": setup.policy,
-        "lossless": policy.lossless, "exact": replays_exactly(policy, recordings.trace(walked.showing("none")).drafting),
-        "users": users, "rate_per_s": rate,
-        "arrivals": Path(point.load.partition(":")[2]).name if point.load.startswith("file:") else None,
-        "load": point.load, "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
+        "point": point.number, "profile_hash": setup.profile.digest,
+        "believed_hash": setup.believed and setup.believed.digest, "drafter": point.drafter, "gamma": walked.gamma,
+        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": str(policy),
+        "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
+        "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
+        "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip
     if isinstance(result, str):
         return row | {"error": result}

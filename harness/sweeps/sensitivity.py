@@ -21,8 +21,8 @@ from results.store.recordings import Recordings
 from results.store.rows import profile_row
 from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
-from simulator.hardware.profile import parse_profile
 from simulator.hardware.whatif import accepting, confident, slower
+from simulator.load import Load, Users
 from simulator.records import Drafting
 from simulator.simulation import Prepared, Setup, prepare, ready, simulate
 
@@ -101,9 +101,9 @@ def break_evens(
     every: Sequence[SweepPoint], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
 ) -> list[BreakEven]:
     """Of every load and everything that may be off; `every` holds the configurations of all loads, of one seed."""
-    by_load: dict[str, list[SweepPoint]] = {}
+    by_load: dict[Load, list[SweepPoint]] = {}
     for point in every:
-        by_load.setdefault(point.load, []).append(point)
+        by_load.setdefault(point.setup.load, []).append(point)
     total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
 
     def values(some: Sequence[SweepPoint], change: Change | None, off: float) -> dict[str, float]:
@@ -124,8 +124,13 @@ def break_evens(
             raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
         now = values(some, None, 0.0)
         for what, change in CHANGES.items():
-            result.append(judge(load, what, {0.0: now} | {off: values(some, change, off) for off in OFF}))
+            result.append(judge(_written(load), what, {0.0: now} | {off: values(some, change, off) for off in OFF}))
     return result
+
+
+def _written(load: Load) -> str:
+    """The load as sensitivities have been stored from the first: of users who do not think, without the 0."""
+    return f"users:{load.users}" if isinstance(load, Users) and not load.think_s else str(load)
 
 
 def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> BreakEven:
@@ -174,5 +179,5 @@ def run_sensitivity(
         "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
-    Sensitivities(store).add(rows, profile_row(parse_profile(plan.profile)))
+    Sensitivities(store).add(rows, profile_row(plan.profile))
     return found

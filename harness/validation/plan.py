@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from harness.validation.points import LivePoint
 from results.store.recordings import Recordings
 from simulator.errors import InputError
-from simulator.hardware.cost import StepCost
-from simulator.policies import parse_policy
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 
 
@@ -22,7 +19,7 @@ class ValidationPlan:
     """Users of closed loops."""
     drafters: tuple[str, ...] | None = None
     """None: all that were recorded, and `none`."""
-    policies: tuple[str, ...] | None = None
+    policies: tuple[PolicySpec, ...] | None = None
     """None: fixed at γ, and prefix_scheduler where there are confidences."""
     seconds: float = 420.0
     """Of measuring, profile and live points together, roughly."""
@@ -55,15 +52,11 @@ def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoin
         if plan.drafters is not None and name not in plan.drafters:
             continue
         confidences = "none" if name == "none" else recordings.best(largest[name]).confidences
-        for policy in ("none",) if name == "none" else plan.policies or (f"fixed:{gamma}", "prefix_scheduler"):
-            parsed = parse_policy(policy, _NOTHING)
-            if parsed.reads_confidences and confidences == "none":
+        default = (PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler"))
+        for policy in (NO_DRAFTER,) if name == "none" else plan.policies or default:
+            if policy.reads_confidences and confidences == "none":
                 continue
-            basis = confidences if parsed.reads_confidences else "none"
-            basis = "raw" if parsed.wants_raw_confidences else basis
+            basis = confidences if policy.reads_confidences else "none"
+            basis = "raw" if policy.wants_raw_confidences else basis
             points += [LivePoint(name, gamma, policy, basis, users) for users in plan.concurrency]
     return points
-
-
-_NOTHING = StepCost(np.ones(2), np.ones(2), np.zeros((1, 2)), np.zeros(1), 0.0, 0.0, 0.0, 0.0)
-"""Stands in where a policy is only asked what it reads."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from drafters.decoding import DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.serving import Server, StepRecord
 from drafters.target import Target
 from harness.recording.plan import RecordingPlan
@@ -26,8 +26,8 @@ from results.store.database import Store
 from simulator.confidence import calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
-from simulator.policies import parse_policy
-from simulator.records import Confidences, Drafting
+from simulator.policies import PolicySpec
+from simulator.records import Confidences, Drafting, Sampling
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1
@@ -41,10 +41,23 @@ class LivePoint:
     drafter: str
     gamma: int
     """Of the drafter; 0 for `none`."""
-    policy: str
+    policy: PolicySpec
     confidences: Confidences
     """As the policy is shown them."""
     users: int
+
+    def row(self) -> dict[str, Any]:
+        """The point's part of a row of `validations`."""
+        return {
+            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
+            "users": self.users,
+        }  # fmt: skip
+
+    @property
+    def key(self) -> bytes:
+        """What the point's random streams are made from: the same for the same point, whatever version runs it."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.row().items())
+        return hashlib.sha256(f"LivePoint({fields})".encode()).digest()
 
 
 class LiveRequest(NamedTuple):
@@ -155,19 +168,18 @@ class LiveEngine:
         drafter: Drafter = NoDrafter() if point.drafter == "none" else self.drafters[point.drafter]
         longest = max(len(a.ids) for some in self.tasks.values() for a in some) + self.max_tokens
         return Server(
-            self.target, drafter, self.sampling, parse_policy(point.policy, believed), self._requests(point),
+            self.target, drafter, self.sampling, point.policy.bind(believed), self._requests(point),
             users=point.users, rows=point.users, longest=longest, drafting=self.drafting,
             shown=shown_confidences(point.confidences, weights),
         )  # fmt: skip
 
     def _requests(self, point: LivePoint) -> Iterator[DecodeRequest]:
         """The same prompts in the same order for every point; a random stream for each request of each."""
-        name = hashlib.sha256(repr(point).encode()).digest()
         limits = first_limits(point.users, self.max_tokens, self.seed)
         order = turns(self.tasks, np.random.default_rng([self.seed, 1]))
         for number, asked in zip(count(), order, strict=False):
             limit = int(limits[number]) if number < point.users else self.max_tokens
-            seed = (self.seed, int.from_bytes(name[:8], "big"), number)
+            seed = (self.seed, int.from_bytes(point.key[:8], "big"), number)
             yield DecodeRequest(asked.ids, limit, seed, f"prompt {asked.prompt.prompt_id}")
 
 

@@ -14,8 +14,7 @@ from harness.validation.points import WARM_UP, LiveFigures, LivePoint, first_lim
 from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
-from simulator.load import CHUNK
-from simulator.policies import parse_policy
+from simulator.requests import CHUNK
 from simulator.simulation import EngineLimits, Prepared, Simulator, prepare
 from simulator.traces import Trace
 
@@ -65,7 +64,7 @@ class Replicas:
     def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
-        policy = parse_policy(self.point.policy, self.cost(self.believed, trace))
+        policy = self.point.policy.bind(self.cost(self.believed, trace))
         engine = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = Simulator(

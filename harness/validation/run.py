@@ -13,10 +13,12 @@ from dataclasses import asdict, replace
 from heapq import heappop, heappush
 from typing import Any
 
-from drafters.sampling import Sampling
+import msgspec
+
 from drafters.serving import Server
 from harness.console import Watcher
 from harness.hardware.measure import Effort, Measured, loaded_pair, profile
+from harness.recording.suite import Generation
 from harness.validation.plan import ValidationPlan, choose_points
 from harness.validation.points import (
     LiveEngine,
@@ -59,8 +61,7 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
     watcher.say(f"live: {len(live)} prompts; simulated from the traces of {len(traced)} others, as many of each task")
-    settings = row["sampling"]
-    sampling = Sampling(settings["temperature"], settings["top_p"], settings["top_k"])
+    sampling = msgspec.convert(row["sampling"], Generation).sampling
     pair = row["plan"].get("pair")
     if pair is None:
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
@@ -173,7 +174,7 @@ def compare(
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
     return {
-        **asdict(point), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
+        **point.row(), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
         "measured": asdict(live_figures(server)), **replicas.figures(own, other),
         "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
     }  # fmt: skip

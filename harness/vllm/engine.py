@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from drafters.sampling import Sampling
 from drafters.target import Target, choose_dtype
 from harness.console import WorkerDied
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 _STEP_TOKENS = 8192
 """Tokens of one pass, prompts included: more than validations ever ask for at once."""

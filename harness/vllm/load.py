@@ -11,9 +11,9 @@ from itertools import count
 
 import numpy as np
 
-from drafters.sampling import Sampling
 from harness.validation.points import WARM_UP, LiveFigures, LiveRequest, first_limits
 from harness.vllm.engine import EngineAnswer, EngineStep, VllmEngine
+from simulator.records import Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.ngram import IndexedText, NGram
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.validation.points import LiveRequest
 from results.store.database import Store
+from simulator.records import Sampling
 from simulator.traces import Trace, TracedResponse
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.plan import RecordingPlan
-from harness.recording.responses import GivenResponse, ResponsesHeader
+from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt, load_suite
 from harness.recording.worker import conversation_tokens
 from harness.vllm.engine import VllmEngine, outline, require, running, version
@@ -38,7 +37,6 @@ def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> R
     generation = plan.generation or suite.file.generation
     target = outline(pair.target, pair.dtype)
     longest = _longest(target, suite.prompts, generation)
-    header = ResponsesHeader(generation.temperature, generation.top_p, generation.top_k)
     watcher.say(f"starting {version()}")
 
     async def ask() -> list[GivenResponse]:
@@ -47,7 +45,7 @@ def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> R
             return await _converse(engine, target, suite.prompts, generation, plan.seed, watcher)
 
     given = asyncio.run(ask())
-    content = b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *given))
+    content = b"".join(msgspec.json.encode(line) + b"\n" for line in (generation.sampling, *given))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"vllm-{suite.file.name}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
     file.write_bytes(content)
@@ -59,7 +57,6 @@ async def _converse(
     engine: VllmEngine, target: Target, prompts: tuple[Prompt, ...], generation: Generation, seed: int, watcher: Watcher
 ) -> list[GivenResponse]:
     """Responses to every turn of every prompt, conversations side by side."""
-    sampling = Sampling(generation.temperature, generation.top_p, generation.top_k)
     said: list[GivenResponse] = []
 
     async def converse(prompt: Prompt) -> None:
@@ -67,7 +64,9 @@ async def _converse(
         for turn, asked in enumerate(prompt.turns):
             history.append({"role": "user", "content": asked})
             ids = target.encode_chat(history, thinking=generation.thinking, today=generation.today)
-            answer = await engine.answer(ids, sampling, generation.max_new_tokens, _seed(seed, prompt.prompt_id, turn))
+            answer = await engine.answer(
+                ids, generation.sampling, generation.max_new_tokens, _seed(seed, prompt.prompt_id, turn)
+            )
             said.append(GivenResponse(prompt.prompt_id, answer.token_ids, answer.finish, turn))
             assert target.tokenizer is not None
             text = target.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)

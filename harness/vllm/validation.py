@@ -17,12 +17,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import load_pair
+from harness.recording.suite import Generation
 from harness.validation.plan import ValidationPlan
 from harness.validation.points import LivePoint, LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
@@ -38,8 +39,8 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.policies import Fixed
-from simulator.records import Drafting, Recording
+from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
+from simulator.records import Drafting, Recording, Sampling
 from simulator.replay import replay
 from simulator.serving.vllm import VLLM
 from simulator.simulation import Prepared, ready
@@ -61,8 +62,9 @@ class Method:
     """vLLM's configuration; None decodes plainly."""
 
     @property
-    def policy(self) -> str:
-        return f"fixed:{self.gamma}" if self.gamma else "none"
+    def policy(self) -> PolicySpec:
+        """What vLLM does with the drafts: it verifies them whole."""
+        return PolicySpec.fixed(self.gamma) if self.gamma else NO_DRAFTER
 
 
 def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
@@ -80,8 +82,7 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
     row, recordings = store.run(run_id), Recordings(store, run_id, drafting)
     if row["plan"].get("pair") is None or not recordings.keys:
         raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
-    settings, pair = row["sampling"], load_pair(row["plan"]["pair"])
-    sampling = Sampling(settings["temperature"], settings["top_p"], settings["top_k"])
+    pair, sampling = load_pair(row["plan"]["pair"]), msgspec.convert(row["sampling"], Generation).sampling
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
@@ -214,7 +215,7 @@ def compare(
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
         row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
         rows.append({
-            **asdict(point), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
+            **point.row(), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
             "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},
         })  # fmt: skip
     return rows

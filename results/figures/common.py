@@ -12,6 +12,9 @@ from results.figures.section import LegendEntry, entry, slug
 from results.figures.style import MANNERS, STYLES, Evidence, Series
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
+from simulator.errors import InputError
+from simulator.load import Load
+from simulator.policies import PolicySpec
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -49,6 +52,33 @@ NO_CONFIDENCES = (
     "No drafter here says how sure it is, or the run was not recorded dense: there are no confidences to look at."
 )
 PAPER_DSPARK = f"DSpark on {PAPER_TARGET} in the paper"
+
+
+def k_of(policy: str) -> int | None:
+    """How many positions a stored policy verifies of every draft; None where that varies, or for a policy unknown here."""
+    try:
+        return PolicySpec.parse(policy).k
+    except InputError:
+        return None
+
+
+def load_name(text: str) -> str:
+    """A stored load for people; of a version that wrote loads otherwise, as it is."""
+    load = _load(text)
+    return text if load is None else load.label
+
+
+def users_of(text: str) -> int | None:
+    """The users of a stored load; None of an open loop, or of a load unknown here."""
+    load = _load(text)
+    return None if load is None else load.users
+
+
+def _load(text: str) -> Load | None:
+    try:
+        return Load.parse(text)
+    except InputError:
+        return None
 
 
 def listed(items: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
         draw_published(plot, "fig7_frontier", name, "tokens/s of a user", "tokens/s/GPU")
     for system in back_to_front(view):
         draw_system(plot, view, system, colours, "tps", "throughput")
-    lines = [sla for sla in view.slas if sla.measure == "tps" and sla.quantile is None]
+    lines = [sla for sla in view.slas if sla.measure == "tps" and sla.share is None]
     log_axis(plot, "x", "tokens per second of a user", [r["tps"] for r in full_rows(view)])
     log_axis(plot, "y", "tokens per second and GPU", [r["throughput"] for r in full_rows(view)])
     for sla in lines:
@@ -76,7 +76,9 @@ def _table(view: View) -> Table:
         ("gain", "over none"),
         ("kept up to" if view.slas else "load", ""),
     ]
-    return Table([*heads, ("tok/s", "of a user"), ("τ", ""), ("budget", ""), ("wasted", "of verified")], [rows], caption)
+    return Table(
+        [*heads, ("mean tok/s", "of a user"), ("τ", ""), ("budget", ""), ("wasted", "of verified")], [rows], caption
+    )
 
 
 _COLUMNS: Final = {"tps": ",.1f", "tau": ".2f", "budget": ".2f", "wasted": ".0%"}

@@ -11,9 +11,8 @@ from typing import Any, Final
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, listed, style_of
+from results.figures.common import by_drafter, listed, load_name, style_of, users_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
-from results.figures.study import load_name
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.store.queries import Origin, first_row, has_table, origin
 
@@ -66,8 +65,7 @@ def sensitivity_looks(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.D
     rows: list[dict[str, Any]] = []
     for *plain, looks in con.execute(sql, [tolerance_id]).fetchall():
         row = dict(zip(_PLAIN, plain, strict=True))
-        kind, _, rest = row["load"].partition(":")
-        users = int(rest.partition("/")[0]) if kind == "users" else None
+        users = users_of(row["load"])
         rows += [{**row, "users": users, **{n: look[n] for n in ("off", "best", "loss")}} for look in json.loads(looks)]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
@@ -95,10 +93,10 @@ def sensitivity_inputs(looks: pl.DataFrame, load: str) -> list[dict[str, Any]]:
 def closest_load(looks: pl.DataFrame, load: str) -> str:
     """The load that was looked at with about as many users as another; the last where that says nothing."""
     known = looks.select("load", "users").unique(maintain_order=True).rows()
-    users = load.removeprefix("users:").partition("/")[0]
-    if not users.isdecimal() or any(n is None for _, n in known):
+    users = users_of(load)
+    if users is None or any(n is None for _, n in known):
         return str(known[-1][0])
-    return str(min(known, key=lambda pair: abs(math.log(pair[1] / max(int(users), 1))))[0])
+    return str(min(known, key=lambda pair: abs(math.log(pair[1] / users)))[0])
 
 
 def _slack(row: Mapping[str, Any]) -> float:

@@ -9,7 +9,7 @@ import polars as pl
 
 from results.figures import step_time
 from results.figures import sweep as sweep_figure
-from results.figures.common import bar_manner
+from results.figures.common import bar_manner, k_of
 from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
 from results.figures.style import PARTS
 from results.figures.sweep import baseline, by_system
@@ -78,7 +78,7 @@ def _worth_a_panel(view: View) -> list[System]:
     best = view.leaders[:1]
     leading = {(s.recording.drafter, s.recording.gamma) for s in best}
     same = [s for s in every if (s.recording.drafter, s.recording.gamma) in leading]
-    block = [s for s in same if s.policy == f"fixed:{s.recording.gamma}"]
+    block = [s for s in same if k_of(s.policy) == s.recording.gamma]
     found = [baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")]
     chosen = [*best, *block, *(c.system for c in found if c is not None), *view.leaders]
     return list(dict.fromkeys(chosen))[:4]

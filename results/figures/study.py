@@ -11,7 +11,7 @@ from typing import Any, Final
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, spread, style_of
+from results.figures.common import by_drafter, k_of, load_name, spread, style_of, users_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
@@ -146,8 +146,8 @@ def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[s
             continue
         if kind == "none" and row["policy"] == "none":
             return row
-        name, _, k = row["policy"].partition(":")
-        single = name == "fixed" and k.isdecimal() and min(int(k), row["gamma"]) == 1
+        k = k_of(row["policy"])
+        single = k is not None and min(k, row["gamma"]) == 1
         if kind == "mtp" and kinds.get(row["drafter"], row["drafter"]) == "mtp" and single:
             return row
     return None
@@ -202,20 +202,11 @@ _ROLES: Final = {
 }
 
 
-def load_name(text: str) -> str:
-    """A load for people: `users:64/0` is 64 users."""
-    kind, _, rest = text.partition(":")
-    number, _, extra = rest.partition("/")
-    if kind == "users":
-        return f"{number} user{'s' * (number != '1')}" + (f" thinking {extra} s" if extra not in ("", "0") else "")
-    return f"{number} requests/s" if kind == "rate" else text
-
-
 def configuration(row: Mapping[str, Any], *, capped: bool | None = None) -> str:
     """What was run, for people; by default with its request cap where that is below the number of users."""
     if capped is None:
-        users = row["load"].removeprefix("users:").partition("/")[0]
-        capped = not (users.isdecimal() and row["request_cap"] >= int(users))
+        users = users_of(row["load"])
+        capped = users is None or row["request_cap"] < users
     cap = f", at most {row['request_cap']} requests at once" if capped else ""
     if row["policy"] == "none" or row["drafter"] == "none":
         return f"none{cap}"
@@ -393,7 +384,8 @@ def _sensitive(sensitive: pl.DataFrame) -> Table:
     """What if load, mix or verification cost are off: whether another configuration is better then."""
     rows = []
     for row in sensitive.to_dicts():
-        what = f"{load_name(row['load'])}, {'at' if row['kind'] == 'elsewhere' else 'with'} {load_name(row['what'])}"
+        off = f"at {load_name(row['what'])}" if row["kind"] == "elsewhere" else f"with {row['what']}"
+        what = f"{load_name(row['load'])}, {off}"
         moved = "–" if row["moved"] is None else row["best"] if row["moved"] else "the winner still"
         loss = Cell("–") if row["loss"] is None else Cell(f"{max(row['loss'], 0):.1%}", round(row["loss"], 5))
         keeps = "–" if row["keeps"] is None else "kept" if row["keeps"] else "broken"

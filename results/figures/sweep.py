@@ -13,10 +13,12 @@ from typing import Any, Final, Literal, NamedTuple
 import duckdb
 import polars as pl
 
+from results.figures.common import k_of
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
+from simulator.policies import PolicySpec
 from simulator.records import Recording, System
-from simulator.sla import MEASURES, Sla
+from simulator.sla import MEASURES, Sla, canonical, joint, together
 
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
@@ -93,7 +95,8 @@ def simulated(con: duckdb.DuckDBPyConnection, sweep_id: str) -> pl.DataFrame:
     Columns: run, drafter, gamma, policy, confidences, lossless, exact, load (as `users:64`), load_kind ('users', 'rate' or
     'arrivals'), load_x (users, or requests per second), seeds, error; throughput, tps, tau, budget with `…_half_width`;
     wasted, running, kv_used, attainment, goodput, burst_s; overhead_s, draft_s, attention_s, target_s; means and quantiles
-    of tps, ttft, tpot and e2e (seconds); kept (all bounds; null without any), stationary, warnings.
+    of tps, ttft, tpot and e2e (seconds); kept (all bounds; null without any), stationary, warnings; attained (JSON: the
+    share of requests that keeps each bound, or the mean), keeps_up (whether what arrives is answered; null where unknown).
 
     A half width over n seeds is the root of the summed squares over n: the simulations' own noise.
     """
@@ -142,7 +145,8 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
     """What every system that an engine can be delivers within the bounds, the most first, without those that never do.
 
     Where a bound is kept at one load and broken at the next, throughput is read off the line between the two, drawn in the
-    logarithms of throughput and of what is bounded. Without bounds every system is read at the highest load all have.
+    logarithms of throughput and of a mean, or in the share of requests that keep it. Without bounds every system is read at
+    the highest load all have.
     """
     points = points.filter(load_kind=main_kind(points)) if not points.is_empty() else points
     found = []
@@ -154,19 +158,43 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
             at = [row for row in rows if row["load_x"] == reference]
             one = _at(system, at[0], "reference") if at else None
         else:
-            one = min(filter(None, (_within(system, rows, sla) for sla in slas)), key=lambda c: c.throughput, default=None)
-            if one is not None and any(_within(system, rows, sla) is None for sla in slas):
-                one = None
+            within = [_within(system, rows, promise) for promise in promises(slas)]
+            kept = [c for c in within if c is not None]
+            one = min(kept, key=lambda c: c.throughput) if len(kept) == len(within) else None
         if one is not None:
             found.append(one)
     return sorted(found, key=lambda c: -c.throughput)
 
 
-def value_of(row: Mapping[str, Any], sla: Sla) -> float | None:
-    """What a bound is held against at a point; None where it was not kept."""
-    name = f"mean_{sla.measure}" if sla.quantile is None else f"p{sla.quantile:g}_{sla.measure}"
-    value = row.get(name)
-    return None if value is None else float(value)
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Bounds that are kept or broken as one: a mean, or a share of requests."""
+
+    name: str
+    """The bounds as written; what `attained` of a point calls them."""
+    least: float | None
+    """The share of requests promised; None where the mean of `sla` is bounded."""
+    sla: Sla
+    """The first of them."""
+
+    def attained(self, row: Mapping[str, Any]) -> float | None:
+        """The share of a point's requests that keeps it, or the mean; None where that was not counted."""
+        shares = json.loads(row["attained"] or "{}")
+        value = row[f"mean_{self.sla.measure}"] if self.least is None else shares.get(self.name)
+        return None if value is None else float(value)
+
+    def kept(self, row: Mapping[str, Any]) -> bool | None:
+        """Whether a point keeps it."""
+        value = self.attained(row)
+        if value is None:
+            return None
+        return self.sla.holds(value) if self.least is None else value >= self.least
+
+
+def promises(slas: Sequence[Sla]) -> list[Promise]:
+    """What is promised, bounds of one share together."""
+    means = [Promise(str(sla), None, sla) for sla in slas if sla.share is None]
+    return [*means, *(Promise(joint(several), share, several[0]) for share, several in together(slas).items())]
 
 
 def paper_curves(name: Literal["fig7_frontier", "fig8_throughput", "fig8_budget"]) -> pl.DataFrame:
@@ -186,8 +214,8 @@ def baseline(found: Sequence[Capacity], kind: str, kinds: Mapping[str, str]) -> 
     """What a gain is told over: no speculation, or MTP-1, which drafts and verifies one token."""
     for capacity in found:
         walked, policy = capacity.system.recording, capacity.system.policy
-        name, _, k = policy.partition(":")
-        single = name == "fixed" and k.isdecimal() and min(int(k), walked.gamma) == 1
+        k = k_of(policy)
+        single = k is not None and min(k, walked.gamma) == 1
         if policy == "none" if kind == "none" else kinds.get(walked.drafter, walked.drafter) == "mtp" and single:
             return capacity
     return None
@@ -212,27 +240,27 @@ def leaders(points: pl.DataFrame, slas: Sequence[Sla]) -> list[System]:
 
 
 def _repeats(system: System, every: Sequence[System]) -> bool:
-    name, _, k = system.policy.partition(":")
-    gamma = system.recording.gamma
-    beyond = name == "fixed" and k.isdecimal() and int(k) > gamma
-    return beyond and System(system.recording, f"fixed:{gamma}") in every
+    k, gamma = k_of(system.policy), system.recording.gamma
+    return k is not None and k > gamma and System(system.recording, str(PolicySpec.fixed(gamma))) in every
 
 
-def _within(system: System, rows: Sequence[Mapping[str, Any]], sla: Sla) -> Capacity | None:
-    """The most throughput with one bound kept; None if it never is."""
-    values = [value_of(row, sla) for row in rows]
-    kept = [value is not None and sla.holds(value) for value in values]
+def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise) -> Capacity | None:
+    """The most throughput with a promise kept; None if it never is."""
+    kept = [bool(promise.kept(row)) for row in rows]
     if not any(kept):
         return None
     last = max(range(len(rows)), key=lambda i: kept[i] * (1 + rows[i]["load_x"]))
     after = last + 1
     if after >= len(rows):
         return _at(system, rows[last], "highest")
-    left, right = values[last], values[after]
+    left, right = promise.attained(rows[last]), promise.attained(rows[after])
     assert left is not None
-    if right is None:
+    if right is None or left == right:
         return _at(system, rows[last], "crossing")
-    weight = (math.log(left) - math.log(sla.bound)) / (math.log(left) - math.log(right))
+    if promise.least is None:
+        weight = (math.log(left) - math.log(promise.sla.bound)) / (math.log(left) - math.log(right))
+    else:
+        weight = (left - promise.least) / (left - right)
     low, high = rows[last]["throughput"], rows[after]["throughput"]
     throughput = math.exp((1 - weight) * math.log(low) + weight * math.log(high))
     half = max(_half(rows[last]) / low, _half(rows[after]) / high) * throughput
@@ -258,6 +286,7 @@ def _reference(rows_of: Mapping[System, Sequence[Mapping[str, Any]]]) -> float |
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """One simulation, its JSON opened and flat."""
     opened = {name: json.loads(row[name] or "{}") for name in ("means", "quantiles", "step_s", "slas")}
+    attained = {canonical(name): value for name, value in json.loads(row.get("attained") or "{}").items()}
     load = json.loads(row["load"])
     load = load if isinstance(load, str) else str(load)
     kind = "users" if row["users"] is not None else "rate" if row["rate_per_s"] is not None else "arrivals"
@@ -267,6 +296,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     flat |= {f"{part}_s": opened["step_s"].get(part) for part in ("overhead", "draft", "attention", "target")}
     flat |= {f"mean_{name}": opened["means"].get(name) for name in MEASURES} | opened["quantiles"]
     flat |= {"kept": all(opened["slas"].values()) if opened["slas"] else None, "warnings": row["warnings"] or []}
+    flat |= {"attained": json.dumps(attained), "keeps_up": row.get("keeps_up")}
     return flat
 
 
@@ -280,7 +310,8 @@ _SIMULATED: Final = pl.Schema(
     | {"lossless": pl.Boolean, "exact": pl.Boolean, "load": pl.String, "load_kind": pl.String, "load_x": pl.Float64}
     | {"seeds": pl.Int64, "error": pl.String}
     | dict.fromkeys(_FLOATS, pl.Float64)
-    | {"kept": pl.Boolean, "stationary": pl.Boolean, "warnings": pl.List(pl.String)}
+    | {"kept": pl.Boolean, "stationary": pl.Boolean, "keeps_up": pl.Boolean, "attained": pl.String}
+    | {"warnings": pl.List(pl.String)}
 )
 
 
@@ -298,6 +329,9 @@ def _averaged(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             made[name] = sum(values) / len(values) if values else None
     kept = [row["kept"] for row in fine if row["kept"] is not None]
     made["kept"] = all(kept) if kept else None
+    shares = [json.loads(row["attained"]) for row in fine]
+    made["attained"] = json.dumps({n: sum(each[n] for each in shares) / len(shares) for n in (shares[0] if shares else {})})
+    made["keeps_up"] = None if any(row["keeps_up"] is None for row in fine) else all(row["keeps_up"] for row in fine)
     made["stationary"] = all(row["stationary"] for row in fine) if fine else None
     made["warnings"] = list(dict.fromkeys(w for row in fine for w in row["warnings"]))
     return made

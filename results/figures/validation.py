@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, counted, log_axis, style_of
+from results.figures.common import by_drafter, counted, k_of, log_axis, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 from results.figures.style import SYMBOLS, Series
 from results.store.queries import Origin, first_row, has_table, origin
@@ -186,8 +186,8 @@ def _systems(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, A
 
 
 def _symbol(row: Mapping[str, Any], symbol: str) -> str:
-    """Hollow where the policy decides by confidences, so that a drafter's policies can be told apart."""
-    return symbol if row["policy"].partition(":")[0] in ("none", "fixed") else f"{symbol}-open"
+    """Hollow where what is verified varies, so that a drafter's policies can be told apart."""
+    return f"{symbol}-open" if k_of(row["policy"]) is None else symbol
 
 
 def _legend(points: pl.DataFrame, looks: Mapping[str, Series]) -> list[LegendEntry]:

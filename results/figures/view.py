@@ -31,12 +31,12 @@ def bound(sla: Sla | str) -> str:
 def promise(sla: Sla | str) -> str:
     """A bound in words, for who has not read the manual."""
     sla = Sla.parse(sla) if isinstance(sla, str) else sla
+    whom = "on average" if sla.share is None else f"for {100 * sla.share:.6g} % of requests"
     if sla.measure == "tps":
-        whom = "a user on average" if sla.quantile is None else f"{100 - sla.quantile:g} % of requests"
-        return f"at least {sla.bound:g} tokens/s for {whom}"
+        return f"at least {sla.bound:g} tokens/s {whom}"
     what = {"ttft": "to the first token", "tpot": "per token after the first", "e2e": "for a whole answer"}[sla.measure]
-    whom = "on average" if sla.quantile is None else f"for {sla.quantile:g} % of requests"
-    return f"at most {sla.bound:g} s {what} {whom}"
+    time = f"{sla.bound:g} s" if sla.bound >= 1 else f"{1e3 * sla.bound:g} ms"
+    return f"at most {time} {what} {whom}"
 
 
 class View:

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from results.figures import sweep
-from results.figures.common import listed
+from results.figures.common import listed, load_name
 from results.figures.speed import times
-from results.figures.study import Study, baseline, configuration, load_name
+from results.figures.study import Study, baseline, configuration
 from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise

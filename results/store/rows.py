@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from simulator.hardware.profile import Profile, dump_profile
-from simulator.policies import Fixed
+from simulator.hardware.profile import Profile, dump_profile, parse_profile
+from simulator.load import Load
+from simulator.policies import Fixed, PolicySpec
 from simulator.records import Anchors, KeptDrafting, Response, Round
 from simulator.replay import replay
+from simulator.sla import Sla
+
+PlanT = TypeVar("PlanT", bound=msgspec.Struct)
 
 _FLOATS = pa.list_(pa.float32())
 _DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
@@ -143,6 +147,36 @@ def matrix(table: pa.Table, name: str, gamma: int) -> npt.NDArray[np.float32] | 
 
 def profile_row(profile: Profile) -> dict[str, Any]:
     """The row of `profiles`."""
-    text, names = dump_profile(profile), ("name", "device", "model", "source", "gpus")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"profile_hash": digest, **{n: getattr(profile, n) for n in names}, "profile": text}
+    names = ("name", "device", "model", "source", "gpus")
+    return {"profile_hash": profile.digest, **{n: getattr(profile, n) for n in names}, "profile": dump_profile(profile)}
+
+
+def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
+    """A plan as the database keeps it: policies, loads and bounds as users write them, profiles as their JSON."""
+    return {name: _kept(getattr(plan, name)) for name in plan.__struct_fields__}
+
+
+def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
+    """A plan that `plan_row` wrote, its values parsed again. Raises msgspec.ValidationError, ValueError or InputError."""
+    return msgspec.convert({name: _read(name, value) for name, value in row.items()}, kind)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "profile": parse_profile, "believed": parse_profile, "loads": Load.parse, "policies": PolicySpec.parse,
+    "slas": Sla.parse,
+}  # fmt: skip
+"""The fields of plans that are values, and how their text is read."""
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Profile):
+        return dump_profile(value)
+    if isinstance(value, list):
+        return [_kept(v) for v in value]
+    return str(value) if isinstance(value, PolicySpec | Load | Sla) else value
+
+
+def _read(name: str, value: Any) -> Any:
+    if name not in _READERS or value is None:
+        return value
+    return [_READERS[name](v) for v in value] if isinstance(value, list) else _READERS[name](value)

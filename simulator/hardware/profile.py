@@ -8,10 +8,12 @@ what is charged for context counts requests' tokens, not verified tokens.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -88,7 +90,7 @@ class DraftCurve:
         return np.asarray(np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
 
@@ -146,6 +148,11 @@ class Profile:
             raise ValueError("captured_tokens must rise from 1 or more")
         if max(self.verify.seconds) + self.overhead_s <= 0:
             raise ValueError("a step must take time: verify or overhead_s must be more than 0")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the profile's JSON, worked out once: profiles of equal numbers and words have equal ones."""
+        return hashlib.sha256(dump_profile(self).encode()).hexdigest()
 
     def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.

@@ -24,9 +24,18 @@ class BatchAdaptive(Policy):
     alpha: float = field(default=1.0, init=False, compare=False)
     """Moving average of accepted over tried positions; 1 before the first step."""
 
+    needs_cost = True
+
     def __post_init__(self) -> None:
-        if not 0 < self.weight <= 1:
-            raise ValueError(f"the weight must be above 0 and at most 1, got {self.weight}")
+        _check(self.weight)
+
+    @classmethod
+    def parameters(cls, text: str) -> tuple[float, ...]:
+        """The weight as users write it, or nothing. Raises ValueError."""
+        found = (float(text),) if text else ()
+        for weight in found:
+            _check(weight)
+        return found
 
     @property
     def name(self) -> str:
@@ -50,3 +59,8 @@ class BatchAdaptive(Policy):
         tried = sum(min(a + 1, v) for v, a in zip(verified, accepted, strict=True))
         if tried:
             self.alpha += self.weight * (sum(accepted) / tried - self.alpha)
+
+
+def _check(weight: float) -> None:
+    if not 0 < weight <= 1:
+        raise ValueError(f"the weight must be above 0 and at most 1, got {weight}")

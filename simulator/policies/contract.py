@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from simulator.errors import InputError
-from simulator.hardware.cost import StepLoad
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.records import Round
 from simulator.traces import rounded_survival
 
@@ -43,6 +43,8 @@ class Policy(ABC):
     """Whether it needs a drafter that says how sure it is."""
     wants_raw_confidences: ClassVar[bool] = False
     """Whether it ignores calibration."""
+    needs_cost: ClassVar[bool] = False
+    """Whether it decides by what a step costs, and takes that cost as its first argument."""
 
     @property
     @abstractmethod
@@ -52,6 +54,11 @@ class Policy(ABC):
     def draft(self, load: StepLoad, gamma: int) -> int:
         """Tokens to draft for each decoding request of a step, asked before drafting; at most γ, 0 skips the drafter."""
         return gamma
+
+    @classmethod
+    def believed_cost(cls, cost: StepCost) -> StepCost:
+        """What such a policy takes a step to cost, of one that is known."""
+        return cost
 
     @abstractmethod
     def admit(self, step: StepView) -> None:

@@ -9,6 +9,9 @@ from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 from simulator.traces import survival
 
+VLLM_PROFILED_CONTEXT_TOKENS = 8192
+"""The context vLLM 0.32 profiles its cost tables at."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaggedScheduler(Policy):
@@ -27,12 +30,18 @@ class LaggedScheduler(Policy):
 
     replays_exactly = False
     reads_confidences = True
+    needs_cost = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.lag <= 8:
-            raise ValueError(f"the lag must be from 1 to 8 rounds, got {self.lag}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"the moving average must be from 0 to below 1, got {self.ema}")
+        _check(self.lag, self.ema)
+
+    @classmethod
+    def parameters(cls, text: str) -> tuple[int, float]:
+        """Lag and moving average as users write them: 2, 2/0.5, or nothing. Raises ValueError."""
+        lag, _, ema = text.partition("/")
+        found = int(lag or 2), float(ema or 0)
+        _check(*found)
+        return found
 
     @property
     def name(self) -> str:
@@ -72,3 +81,14 @@ class VllmAdaptive(LaggedScheduler):
 
     name = "vllm_adaptive"
     wants_raw_confidences = True
+
+    @classmethod
+    def believed_cost(cls, cost: StepCost) -> StepCost:
+        return cost._replace(assumed_context_tokens=VLLM_PROFILED_CONTEXT_TOKENS)
+
+
+def _check(lag: int, ema: float) -> None:
+    if not 1 <= lag <= 8:
+        raise ValueError(f"the lag must be from 1 to 8 rounds, got {lag}")
+    if not 0 <= ema < 1:
+        raise ValueError(f"the moving average must be from 0 to below 1, got {ema}")

@@ -17,6 +17,7 @@ class PrefixScheduler(Policy):
     """What the scheduler believes a step costs."""
 
     reads_confidences = True
+    needs_cost = True
 
     @property
     def name(self) -> str:

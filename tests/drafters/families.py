@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from drafters.decoding import DecodeRequest, decode
 from drafters.generation import respond
 from drafters.kinds.ngram import NGram, NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
+from simulator.records import Sampling
 
 VOCAB, END = 300, 2
 _SMALL: dict[str, Any] = {

@@ -21,11 +21,11 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
+from drafters.sampling import probabilities
 from drafters.target import Target
 from simulator.errors import InputError
-from simulator.policies import Policy, parse_policy
-from simulator.records import Anchors, Drafting, Round
+from simulator.policies import Policy, PolicySpec
+from simulator.records import Anchors, Drafting, Round, Sampling
 from simulator.replay import replay
 from tests.drafters.conftest import ALL, END, GAMMA
 
@@ -126,8 +126,8 @@ Recorded = Callable[[str, Sampling], list[Anchors]]
 def test_fixed_policies_replay_as_live(
     name: str, policy: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
 ) -> None:
-    dense = [replay(a, parse_policy(policy)) for a in recorded(name, Sampling())]
-    live = live_rounds(target, make(name), parse_policy(policy), Sampling())
+    dense = [replay(a, PolicySpec.parse(policy).bind()) for a in recorded(name, Sampling())]
+    live = live_rounds(target, make(name), PolicySpec.parse(policy).bind(), Sampling())
     assert smallest_p_value(dense, live) > REJECT
 
 
@@ -136,7 +136,7 @@ def test_fixed_policies_replay_as_live(
 def test_threshold_policies_replay_as_live(
     name: str, settings: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
 ) -> None:
-    policy, sampling = parse_policy("threshold:0.65"), SETTINGS[settings]
+    policy, sampling = PolicySpec.parse("threshold:0.65").bind(), SETTINGS[settings]
     dense = [replay(a, policy) for a in recorded(name, sampling)]
     assert len({r.verified for rounds in dense for r in rounds}) > 1  # the threshold decides something here
     assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling)) > REJECT
@@ -146,7 +146,7 @@ def test_threshold_policies_replay_as_live(
 def test_sampling_settings_replay_as_live(
     name: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
 ) -> None:
-    policy, sampling = parse_policy("fixed:3"), Sampling(top_p=0.8)
+    policy, sampling = PolicySpec.parse("fixed:3").bind(), Sampling(top_p=0.8)
     dense = [replay(a, policy) for a in recorded(name, sampling)]
     assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling)) > REJECT
 
@@ -183,7 +183,7 @@ def test_a_planted_error_is_caught(
 ) -> None:
     """The tests above have power."""
     plant(monkeypatch, PLANTED[error])
-    drafter, policy = make(name), parse_policy("fixed:3")
+    drafter, policy = make(name), PolicySpec.parse("fixed:3").bind()
     dense = [replay(a, policy) for a in record_of(target, drafter, finished(Sampling()), Sampling())]
     assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
 
@@ -198,7 +198,7 @@ def test_a_draft_uncoupled_from_its_acceptances_is_caught(
 ) -> None:
     """Confidences depend on the tokens drafted before them, accepted or not: from a free draft, they are wrong."""
     monkeypatch.setattr(dense_module._Blocks, "couple", dense_module._Blocks.free)
-    drafter, policy = make(name), parse_policy("fixed:3")
+    drafter, policy = make(name), PolicySpec.parse("fixed:3").bind()
     dense = [replay(a, policy) for a in record_of(target, drafter, finished(Sampling()), Sampling())]
     assert smallest_p_value(dense, live_rounds(target, drafter, policy, Sampling())) < REJECT
 
@@ -212,7 +212,7 @@ def test_greedy_replay_is_live_decoding_exactly(name: str, make: Callable[[str],
     assert {t.ended for t in done} == {False, True}
     anchors = record_of(target, drafter, done, greedy)
     policies = ["fixed:0", "fixed:1", "fixed:2", "fixed:3"] + ["threshold:0.5"] * name.startswith("dspark")
-    for policy in map(parse_policy, policies):
+    for policy in (PolicySpec.parse(text).bind() for text in policies):
         requests = [DecodeRequest(p, 25, (0, i)) for i, p in enumerate(prompts)]
         live = dict(decode(target, drafter, requests, greedy, max_batch=7, policy=policy))
         for i, recorded in enumerate(anchors):
@@ -260,7 +260,7 @@ def test_acceptance_probabilities_match_one_block_at_a_time(
     [anchors] = record_of(target, drafter, [text], sampling)
     ids = text.ids
     with torch.no_grad():
-        p = sampling.probabilities(target.model(torch.tensor([ids]), use_cache=False).logits[0])
+        p = probabilities(sampling, target.model(torch.tensor([ids]), use_cache=False).logits[0])
     for t in range(text.anchors):
         at = len(PROMPT) + t
         q = proposal_along(drafter, target, ids, at, sampling)
@@ -340,7 +340,7 @@ def test_tokens_that_the_target_cannot_say_are_counted(make: Callable[[str], Dra
         expected = []
         for text in sampled:
             with torch.no_grad():
-                p = sampling.probabilities(target.model(torch.tensor([text.ids]), use_cache=False).logits[0])
+                p = probabilities(sampling, target.model(torch.tensor([text.ids]), use_cache=False).logits[0])
             said = range(len(text.prompt) + 1, len(text.prompt) + len(text.response))
             expected.append(sum(float(p[i - 1, text.ids[i]]) == 0 for i in said))
         for kinds in ([make("dflash"), make("ngram")], [make("ngram")]):

@@ -13,10 +13,9 @@ import drafters
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
 from drafters.target import Target
-from simulator.policies import parse_policy
-from simulator.records import Anchors, Round
+from simulator.policies import PolicySpec
+from simulator.records import Anchors, Round, Sampling
 from simulator.replay import replay
 from tests.drafters.test_dense import p_value, plant, record_of, texts
 
@@ -66,7 +65,7 @@ def live(target: Target, make: Callable[[str], Drafter], contexts: list[tuple[in
     @cache
     def decoded(name: str, policy: str) -> Rounds:
         requests = [DecodeRequest(c, NEW_TOKENS, (57, i)) for i, c in enumerate(contexts)]
-        done = decode(target, make(name), requests, Sampling(), max_batch=BATCH, policy=parse_policy(policy))
+        done = decode(target, make(name), requests, Sampling(), max_batch=BATCH, policy=PolicySpec.parse(policy).bind())
         return [d.rounds for _, d in done]
 
     return decoded
@@ -85,7 +84,7 @@ def smallest_p_value(one: Rounds, other: Rounds) -> float:
 
 @pytest.mark.parametrize(("name", "policy"), CASES)
 def test_a_trained_pair_replays_as_live(name: str, policy: str, recorded: Record, live: Live) -> None:
-    replayed = [replay(a, parse_policy(policy)) for a in recorded(name)]
+    replayed = [replay(a, PolicySpec.parse(policy).bind()) for a in recorded(name)]
     assert smallest_p_value(replayed, live(name, policy)) > REJECT
     if policy.startswith("threshold"):
         assert len({r.verified for rounds in replayed for r in rounds}) > 3  # the threshold decides something here
@@ -94,5 +93,5 @@ def test_a_trained_pair_replays_as_live(name: str, policy: str, recorded: Record
 @pytest.mark.parametrize("factor", [0.7, 1.4])
 def test_a_planted_error_is_caught(factor: float, record: Record, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda beta: (beta * factor).clamp(max=1.0))
-    replayed = [replay(a, parse_policy("fixed:3")) for a in record("eagle3")]
+    replayed = [replay(a, PolicySpec.parse("fixed:3").bind()) for a in record("eagle3")]
     assert smallest_p_value(replayed, live("eagle3", "fixed:3")) < REJECT

@@ -15,8 +15,9 @@ from drafters.kinds.block import DSpark, MarkovHead
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NGram
-from drafters.sampling import Draws, Proposal, Sampling
+from drafters.sampling import Draws, Proposal
 from drafters.target import Target
+from simulator.records import Sampling
 from tests.drafters.conftest import ALL, LEARNED, VOCAB
 
 TEXT = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1, 3, 4], [4, 4, 1, 5, 3, 1, 4, 4, 1, 5]])

@@ -14,10 +14,10 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.target import Target
-from simulator.policies import Policy, StepView, parse_policy
-from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
+from simulator.policies import Policy, PolicySpec, StepView
+from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting, Sampling
 from simulator.replay import replay, replays_exactly
 from tests.drafters.conftest import GAMMA, LEARNED
 from tests.drafters.test_dense import (
@@ -95,7 +95,7 @@ def test_judging_sampled_drafts_as_greedy_ones_is_lossless_but_accepts_less(
 ) -> None:
     """Kept with p(x), replaced from p without x: whatever x is, what comes out is p. Only the replay tells."""
     plant(monkeypatch, lambda sampled, _: Proposal(sampled.tokens, sampled.drafted, None))
-    drafter, policy = make("mtp"), parse_policy("fixed:3")
+    drafter, policy = make("mtp"), PolicySpec.parse("fixed:3").bind()
     assert p_value(target, drafter, Sampling()) > REJECT
     live = live_rounds(target, drafter, policy, Sampling())
     for anchors in recorded("mtp", Sampling()).values():
@@ -131,7 +131,7 @@ def test_greedy_drafts_write_out_no_distribution(make: Callable[[str], Drafter],
 def test_greedy_drafts_replay_as_live(
     name: str, settings: str, policy: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
 ) -> None:
-    sampling, parsed = SETTINGS[settings], parse_policy(policy)
+    sampling, parsed = SETTINGS[settings], PolicySpec.parse(policy).bind()
     dense = [replay(a, parsed) for a in recorded(name, sampling)["greedy"]]
     assert smallest_p_value(dense, live_rounds(target, make(name), parsed, sampling, "greedy")) > REJECT
 
@@ -141,7 +141,7 @@ def test_taking_one_way_for_the_other_is_caught(
     name: str, make: Callable[[str], Drafter], target: Target, recorded: Recorded
 ) -> None:
     """The tests above and of `test_dense` have power."""
-    policy = parse_policy("fixed:3")
+    policy = PolicySpec.parse("fixed:3").bind()
     for played, other in (("sampled", "greedy"), ("greedy", "sampled")):
         live = live_rounds(target, make(name), policy, Sampling(), played)  # type: ignore[arg-type]
         assert smallest_p_value([replay(a, policy) for a in recorded(name, Sampling())[other]], live) < REJECT  # type: ignore[index]
@@ -167,7 +167,7 @@ def test_policies_that_look_at_old_tails_replay_greedy_drafts_exactly(
     """A greedy tail is settled by the context, so there is no coupling to get wrong."""
     policy, sampling = Lagged(), Sampling(0.7, top_k=4)
     assert [replays_exactly(policy, way) for way in ("sampled", "greedy", "either")] == [False, True, True]
-    assert not replays_exactly(parse_policy("oracle"), "greedy")
+    assert not replays_exactly(PolicySpec.parse("oracle").bind(), "greedy")
     dense = [replay(a, policy) for a in recorded(name, sampling)["greedy"]]
     assert len({r.verified for rounds in dense for r in rounds}) > 1
     assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling, "greedy")) > REJECT
@@ -217,7 +217,7 @@ def test_at_temperature_0_both_ways_are_one(make: Callable[[str], Drafter], targ
     for drafting in DRAFTINGS:
         live = dict(decode(target, make("dspark"), requests, greedy, max_batch=2, drafting=drafting))
         for i, anchors in enumerate(found["either"]):
-            replayed = replay(anchors, parse_policy("fixed:3"))
+            replayed = replay(anchors, PolicySpec.parse("fixed:3").bind())
             assert [r.accepted for r in replayed] == [r.accepted for r in live[i].rounds]
 
 

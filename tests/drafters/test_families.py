@@ -16,9 +16,9 @@ from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.generation import respond, rows_at_once
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from simulator.errors import InputError
+from simulator.records import Sampling
 from tests.drafters.conftest import drafter_config
 from tests.drafters.families import (
     FAMILIES,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
+from simulator.records import Sampling
 
 GOLDEN = Path(os.environ.get("SPECYARD_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 FOLDERS = sorted(f.parent for f in GOLDEN.glob("*/reference.json"))

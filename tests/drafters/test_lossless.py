@@ -14,10 +14,10 @@ from scipy.stats import chisquare
 import drafters.sampling as sampling_module
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
+from drafters.sampling import probabilities
 from drafters.target import Target
 from simulator.errors import InputError
-from simulator.records import Drafting
+from simulator.records import Drafting, Sampling
 from tests.drafters.conftest import ALL, END, VOCAB
 
 PROMPT = (1, 3, 4, 1, 3)
@@ -33,7 +33,7 @@ def law(target: Target, sampling: Sampling) -> dict[tuple[int, ...], float]:
     for _ in range(NEW_TOKENS):
         texts = torch.tensor([[*PROMPT, *response] for response in alive])
         with torch.no_grad():
-            probs = sampling.probabilities(target.model(texts, use_cache=False).logits[:, -1].double())
+            probs = probabilities(sampling, target.model(texts, use_cache=False).logits[:, -1].double())
         longer = {
             (*response, token): weight * float(row[token])
             for (response, weight), row in zip(alive.items(), probs, strict=True)
@@ -160,7 +160,7 @@ def test_a_request_beyond_the_context_is_refused(make: Callable[[str], Drafter],
 @pytest.mark.parametrize("settings", [Sampling(0.5), Sampling(1, 0.6), Sampling(1, 1, 3), Sampling(2, 0.7, 4), Sampling(0)])
 def test_probabilities_match_a_plain_reference(settings: Sampling) -> None:
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for row, ours in zip(logits, settings.probabilities(logits), strict=True):
+    for row, ours in zip(logits, probabilities(settings, logits), strict=True):
         assert ours.double().numpy() == pytest.approx(plain_probabilities(row.numpy(), settings), abs=1e-6)
 
 

@@ -11,10 +11,10 @@ import torch
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Sampling
 from drafters.serving import Server
 from drafters.target import Target
-from simulator.policies import Fixed, parse_policy
+from simulator.policies import Fixed, PolicySpec
+from simulator.records import Sampling
 from tests.drafters.conftest import ALL, END
 
 
@@ -40,7 +40,7 @@ def without_collector(work: Callable[[], object]) -> tuple[int, int]:
 def test_decoding_leaves_nothing_to_the_collector(name: str, make: Callable[[str], Drafter], target: Target) -> None:
     drafter = make(name)
     requests = [DecodeRequest((1, 3, 4, 1), 6 + i, (i,)) for i in range(5)]
-    policy = parse_policy("threshold:0.5", None) if getattr(drafter, "confident", False) else None
+    policy = PolicySpec.parse("threshold:0.5").bind() if getattr(drafter, "confident", False) else None
     before, after = without_collector(
         lambda: list(decode(target, drafter, requests, Sampling(), max_batch=3, policy=policy))
     )  # fmt: skip

@@ -18,12 +18,12 @@ from drafters.cache import KVCache, Positions
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import TextState
-from drafters.sampling import Proposal, Sampling, sample
+from drafters.sampling import Proposal, sample
 from drafters.target import Target, TargetPass
 from simulator.confidence import estimated
 from simulator.errors import InputError
-from simulator.policies import CausalityError, Policy, StepView, parse_policy
-from simulator.records import Anchors, Round
+from simulator.policies import CausalityError, Policy, PolicySpec, StepView
+from simulator.records import Anchors, Round, Sampling
 from simulator.replay import replay
 
 SAMPLES = 20_000
@@ -126,7 +126,7 @@ def test_the_retrospective_policy_is_biased() -> None:
     biased = share_of_a(run(*appendix(), Peeking(lambda *_: 0.0), 3))
     assert biased == pytest.approx(0.85, abs=4 * (0.85 * 0.15 / SAMPLES) ** 0.5)
     for policy in ("fixed:0", "fixed:2", "threshold:0.85"):
-        honest = share_of_a(run(*appendix(), parse_policy(policy), 3))
+        honest = share_of_a(run(*appendix(), PolicySpec.parse(policy).bind(), 3))
         assert honest == pytest.approx(0.7, abs=4 * (0.7 * 0.3 / SAMPLES) ** 0.5)
 
 
@@ -194,10 +194,10 @@ def test_admitting_on_the_drafted_tokens_probability_is_biased_and_on_the_whole_
 
     target, threshold = TwoTokenTarget(lambda ids, _: torch.full(ids.shape, 0.7, dtype=torch.float64)), "threshold:0.5"
     error = 4 * (0.25 / SAMPLES) ** 0.5
-    biased = run(target, HeadlessDrafter(own_probability), parse_policy(threshold), 4)
+    biased = run(target, HeadlessDrafter(own_probability), PolicySpec.parse(threshold).bind(), 4)
     after_a = [d for d in biased if d.token_ids[0] == A]
     assert share_of_a(after_a) == pytest.approx(0.88, abs=error)
-    honest = run(target, HeadlessDrafter(estimate), parse_policy(threshold), 4)
+    honest = run(target, HeadlessDrafter(estimate), PolicySpec.parse(threshold).bind(), 4)
     assert {d.rounds[0].verified for d in honest} == {0, 1, 2}  # it decides something, at both positions
     counts = Counter(tuple(d.token_ids) for d in honest)
     expected = {t: SAMPLES * 0.7 ** t.count(A) * 0.3 ** t.count(B) for t in product((A, B), repeat=4)}
@@ -275,6 +275,6 @@ def test_the_live_loop_refuses_bounds(make: Callable[[str], Drafter], target: Ta
                 [DecodeRequest((1,), 4, (0,))],
                 Sampling(),
                 max_batch=1,
-                policy=parse_policy("oracle"),
+                policy=PolicySpec.parse("oracle").bind(),
             )
         )

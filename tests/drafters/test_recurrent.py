@@ -21,10 +21,10 @@ from drafters.generation import respond
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NGram
-from drafters.sampling import Draws, Proposal, Sampling, sample, verify
+from drafters.sampling import Draws, Proposal, probabilities, sample, verify
 from drafters.target import Target
-from simulator.policies import parse_policy
-from simulator.records import Round
+from simulator.policies import PolicySpec
+from simulator.records import Round, Sampling
 from simulator.replay import replay
 from tests.drafters.conftest import END, GAMMA, HIDDEN, LEARNED, VOCAB, micro_config, randomise
 from tests.drafters.test_dense import assert_same, smallest_p_value
@@ -83,7 +83,7 @@ def law(target: Target, sampling: Sampling, length: int) -> dict[tuple[int, ...]
     for _ in range(length):
         ids = torch.tensor([[*PROMPT, *said] for said in open_])
         with torch.no_grad():
-            each = sampling.probabilities(target.model(input_ids=ids, use_cache=False).logits[:, -1])
+            each = probabilities(sampling, target.model(input_ids=ids, use_cache=False).logits[:, -1])
         longer = {}
         for (said, before), p in zip(open_.items(), each.tolist(), strict=True):
             for token in range(VOCAB):
@@ -145,7 +145,7 @@ def dense(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Rou
         ended = ids[-1] == END and len(ids) <= NEW_TOKENS
         texts.append(DenseText(PROMPT, ids[:NEW_TOKENS], ids[NEW_TOKENS:], ended, (22, i)))
     [recorded] = record_anchors(target, [drafter], texts, sampling)[0].values()
-    return [replay(a, parse_policy("fixed:3")) for a in recorded]
+    return [replay(a, PolicySpec.parse("fixed:3").bind()) for a in recorded]
 
 
 def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list[Round]]:
@@ -165,7 +165,7 @@ def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list
             with torch.no_grad():
                 drafted = torch.cat([ids, proposal.tokens], 1)
                 logits = target.model(input_ids=drafted, use_cache=False).logits[:, ids.shape[1] - 1 :]
-            verdict = verify(proposal, proposal.drafted, sampling.probabilities(logits), draws)
+            verdict = verify(proposal, proposal.drafted, probabilities(sampling, logits), draws)
             for row, i in enumerate(alike):
                 accepted = int(verdict.accepted[row])
                 new = [*proposal.tokens[row, :accepted].tolist(), int(verdict.next_token[row])]
@@ -189,7 +189,7 @@ def proposed(target: Target, drafter: Drafter, ids: torch.Tensor, sampling: Samp
     tokens, probs = [], []
 
     def choose(k: int, logits: torch.Tensor) -> torch.Tensor:
-        probs.append(sampling.probabilities(logits[:, 0]))
+        probs.append(probabilities(sampling, logits[:, 0]))
         tokens.append(sample(probs[k], draws.draft[:, k]))
         return tokens[k].unsqueeze(1)
 

@@ -12,12 +12,13 @@ from scipy.stats import chisquare
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import Proposal, Sampling
+from drafters.sampling import Proposal
 from drafters.serving import Server
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import Policy, StepView, parse_policy
+from simulator.policies import NO_DRAFTER, Policy, PolicySpec, StepView
+from simulator.records import Sampling
 from tests.drafters.conftest import ALL, GAMMA
 from tests.drafters.test_lossless import NEW_TOKENS, PROMPT, REJECT, law
 
@@ -44,7 +45,7 @@ def serve(target: Target, drafter: Drafter, policy: str, requests: int, users: i
         target,
         drafter,
         Sampling(),
-        parse_policy(policy, cost()),
+        PolicySpec.parse(policy).bind(cost()),
         some,
         users=users,
         rows=users,
@@ -77,7 +78,7 @@ def test_responses_follow_the_targets_law_under_every_policy(
 @pytest.mark.parametrize("name", ALL)
 def test_responses_are_those_of_the_decode_loop(name: str, make: Callable[[str], Drafter], target: Target) -> None:
     requests = [DecodeRequest(PROMPT[: 1 + i % 5], 3 + i % 9, (3, i)) for i in range(12)]
-    policy = parse_policy("fixed:2")
+    policy = PolicySpec.parse("fixed:2").bind()
     alone = {i: d.token_ids for i, d in decode(target, make(name), requests, Sampling(), max_batch=1, policy=policy)}
     server = Server(target, make(name), Sampling(), policy, iter(requests), users=5, rows=4, longest=20)
     server.run(np.inf)
@@ -158,7 +159,14 @@ def test_an_open_loop_waits_for_arrivals_on_its_own_clock(make: Callable[[str], 
     arrivals = [0.0, 50.0, 50.0, 900.0]
     requests = (DecodeRequest(PROMPT, 5, (4, i)) for i in range(4))
     server = Server(
-        target, make("ngram"), Sampling(), parse_policy("fixed:2"), requests, arrivals=iter(arrivals), rows=1, longest=20
+        target,
+        make("ngram"),
+        Sampling(),
+        PolicySpec.parse("fixed:2").bind(),
+        requests,
+        arrivals=iter(arrivals),
+        rows=1,
+        longest=20,
     )
     server.run(np.inf)
     assert [s.arrival_s for s in server.served] == arrivals
@@ -171,7 +179,7 @@ def test_policies_see_the_confidences_they_are_shown(make: Callable[[str], Draft
     def half(proposal: Proposal) -> list[list[float]]:
         return (proposal.confidence * 0.5).tolist() if proposal.confidence is not None else []
 
-    policy = parse_policy("threshold:0.51")
+    policy = PolicySpec.parse("threshold:0.51").bind()
     server = Server(target, make("dspark"), Sampling(), policy, asked(PROMPT, 9), users=1, rows=1, longest=20, shown=half)
     server.run(0.05)
     assert sum(s.verified for s in server.steps) == 0
@@ -180,6 +188,15 @@ def test_policies_see_the_confidences_they_are_shown(make: Callable[[str], Draft
 
 def test_bounds_and_long_requests_are_refused(make: Callable[[str], Drafter], target: Target) -> None:
     with pytest.raises(InputError, match="is a bound"):
-        Server(target, make("dspark"), Sampling(), parse_policy("oracle"), asked(PROMPT, 4), users=1, rows=1, longest=9)
+        Server(
+            target,
+            make("dspark"),
+            Sampling(),
+            PolicySpec.parse("oracle").bind(),
+            asked(PROMPT, 4),
+            users=1,
+            rows=1,
+            longest=9,
+        )
     with pytest.raises(InputError, match="context has 256"):
-        Server(target, make("none"), Sampling(), parse_policy("none"), asked(PROMPT, 4), users=1, rows=1, longest=300)
+        Server(target, make("none"), Sampling(), NO_DRAFTER.bind(), asked(PROMPT, 4), users=1, rows=1, longest=300)

@@ -12,9 +12,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import drafters
-from drafters.sampling import Sampling
+from drafters.sampling import probabilities
 from drafters.target import Target, choose_dtype
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -107,13 +108,13 @@ def test_numeric_types_are_chosen_by_what_the_processor_has(monkeypatch: pytest.
 
 @pytest.mark.parametrize("temperature", [-1.0, 1e-40, 0.0009, float("nan"), float("inf")])
 def test_temperatures_that_make_no_distribution_are_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match=r"temperature 0 \(greedy\) or at least 0.001 is needed, got"):
+    with pytest.raises(ValueError, match=r"temperature: 0 \(greedy\) or at least 0.001 is needed, got"):
         Sampling(temperature)
 
 
 @pytest.mark.parametrize("logits", [[3.0, 1.0, 2.0], [3e4, -3e4, 0.0], [-torch.inf, 1.0, -torch.inf]])
 def test_the_smallest_temperature_makes_one(logits: list[float]) -> None:
-    probs = Sampling(0.001).probabilities(torch.tensor(logits))
+    probs = probabilities(Sampling(0.001), torch.tensor(logits))
     assert probs.isfinite().all()
     assert probs.sum() == 1
     assert probs.argmax() == torch.tensor(logits).argmax()

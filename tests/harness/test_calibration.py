@@ -14,6 +14,7 @@ from results.store.database import Store
 from results.store.rows import anchor_table, recordings, response_tables
 from simulator.confidence import estimated
 from simulator.errors import InputError
+from simulator.policies import PolicySpec
 from simulator.records import Anchors, Response, Round
 from simulator.traces import split_of
 from tests.results.test_store import INFO
@@ -58,11 +59,11 @@ def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(t
         assert 0.6 < auc < 0.9
         assert brier < 0.25
 
-    [replayed] = replay_run(store, run_id, ["threshold:0.6"], ["eagle3"], calibrated=True, say=print)
+    [replayed] = replay_run(store, run_id, [PolicySpec("threshold", "0.6")], ["eagle3"], calibrated=True, say=print)
     assert (replayed.confidences, replayed.prompts) == ("estimated", 48 - held_out)
     assert 1 < replayed.budget < 3
     with pytest.raises(InputError, match="needs confidences, and this drafter has none"):
-        replay_run(store, run_id, ["threshold:0.6"], ["eagle3"], calibrated=False, say=print)
+        replay_run(store, run_id, [PolicySpec("threshold", "0.6")], ["eagle3"], calibrated=False, say=print)
 
 
 def test_too_little_to_fit_on_is_said(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ from harness.published.field.serving import (
 from harness.published.paper.fit import Tables
 from results.published import FIELD
 from simulator.hardware.catalogue import find_profile
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.simulation import Prepared
 
 SHARED = Path(os.environ.get("SPECYARD_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")).parent / "field"
@@ -142,7 +143,9 @@ def test_every_table_is_predicted_or_said_not_to_be() -> None:
 def test_nothing_that_is_predicted_goes_into_a_prediction_of_mi355x() -> None:
     def predicted(line: Line) -> list[float]:
         return predictions(
-            predict_line(line, DSPARK, {"fixed_k7": "fixed:7", "adaptive_k7": "vllm_adaptive"}, "fixed_k7")[0]
+            predict_line(
+                line, DSPARK, {"fixed_k7": PolicySpec.fixed(7), "adaptive_k7": PolicySpec("vllm_adaptive")}, "fixed_k7"
+            )[0]
         )
 
     line = mi355x_line(field_tables())._replace(requests=256)  # few, to be quick
@@ -250,7 +253,7 @@ def test_a_client_sees_the_closed_form_of_waves() -> None:
     """Without speculation answers run in lockstep: one step for the prompt and one for each token but the first."""
     shipped = replace(find_profile("b300/deepseek-v4-flash"), captured_tokens=(), eager=None)
     client = Client(requests=40, prompt_tokens=1, output_tokens=100)
-    out = serve(shipped, recorded(), "none", 16, client)
+    out = serve(shipped, recorded(), NO_DRAFTER, 16, client)
     steps = {n: step_s(shipped, "none", 0, n, 0) for n in (16, 8)}
     assert out.throughput == pytest.approx(4000 / (100 * (2 * steps[16] + steps[8])), rel=1e-9)
     assert out.tps == pytest.approx(1 / steps[16], rel=1e-9)
@@ -259,7 +262,7 @@ def test_a_client_sees_the_closed_form_of_waves() -> None:
 
 def test_a_lone_user_is_as_fast_as_the_accepted_length_says() -> None:
     shipped = find_profile("b300/deepseek-v4-flash")
-    out = serve(shipped, recorded(), "fixed:7", 1, Client(200, 1))
+    out = serve(shipped, recorded(), PolicySpec.fixed(7), 1, Client(200, 1))
     assert out.tps == pytest.approx(3.0 / step_s(shipped, "dspark", 7, 1, 7), rel=0.02)
 
 

@@ -11,6 +11,7 @@ import pytest
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
 from simulator.errors import InputError
+from simulator.policies import policies_of
 from tests.harness.processes import harness, query
 
 
@@ -139,7 +140,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
         ("fixed:1", None, True, "nothing to replay with these options"),
     ):
         with pytest.raises(InputError, match=message):
-            replay_run(store, store.find_run("latest"), [policy], drafters, calibrated=calibrated, say=print)
+            replay_run(store, store.find_run("latest"), policies_of([policy]), drafters, calibrated=calibrated, say=print)
 
 
 def test_published_curves_become_a_run(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from harness.cli.replay import print_replays
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
 from results.store.rows import anchor_table, recordings, response_tables
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Anchors, Response, Round
 from tests.results.test_store import INFO, both_ways
 
@@ -35,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_means_are_of_tasks_and_shares_are_of_tokens(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    policies = ["fixed:2", "oracle", "none"]
+    policies = [PolicySpec.fixed(2), PolicySpec("oracle"), NO_DRAFTER]
     rows = replay_run(store, store.find_run("latest"), policies, None, calibrated=False, say=print)
     fixed, oracle, none = rows
     # sums: 3 + 1 + 1 + 1 tokens in 4 rounds; proofs: 1 in 1.
@@ -53,7 +54,7 @@ def test_means_are_of_tasks_and_shares_are_of_tokens(store: Store, capsys: pytes
 def test_greedy_drafts_stand_beside_sampled_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path / "specyard.duckdb")
     run_id = both_ways(store)
-    sampled, greedy, lookup = replay_run(store, run_id, ["fixed:2"], None, calibrated=False, say=print)
+    sampled, greedy, lookup = replay_run(store, run_id, [PolicySpec.fixed(2)], None, calibrated=False, say=print)
     assert [r.drafting for r in (sampled, greedy, lookup)] == ["sampled", "greedy", "either"]
     # Three tokens after the first: at once, or two and one, or one by one.
     assert (sampled.tau, greedy.tau, lookup.tau) == (3, 1.5, 1)
@@ -62,7 +63,7 @@ def test_greedy_drafts_stand_beside_sampled_ones(tmp_path: Path, capsys: pytest.
     print_replays([sampled, greedy, lookup], as_json=False)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "dspark γ=2 fixed:2 · greedy drafts 1.50, -50.0%" in lines
-    [only] = replay_run(store, run_id, ["fixed:2"], ["dspark"], drafting="greedy", calibrated=False, say=print)
+    [only] = replay_run(store, run_id, [PolicySpec.fixed(2)], ["dspark"], drafting="greedy", calibrated=False, say=print)
     assert only == dataclasses.replace(greedy, change=None)
 
 

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from harness.recording.responses import GivenResponse, read_responses
-from harness.recording.suite import Generation, Prompt
+from harness.recording.responses import GivenResponse, ResponsesHeader, read_responses
+from harness.recording.suite import Prompt
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 PROMPTS = [Prompt("t", "math", "t/0", ("one", "two")), Prompt("t", "math", "t/1", ("one",))]
 HEADER = {"temperature": 0.7, "top_p": 0.9}
-GENERATION = Generation(temperature=0.7, top_p=0.9)
+SAMPLING = Sampling(temperature=0.7, top_p=0.9)
 LINES: list[dict[str, Any]] = [
     {"prompt_id": "t/0", "turn": 0, "token_ids": [4, 5, 2], "finish": "stop"},
     {"prompt_id": "t/0", "turn": 1, "token_ids": [4], "finish": "length"},
@@ -28,16 +30,22 @@ def write(folder: Path, *lines: object) -> Path:
     return file
 
 
+def test_the_first_line_is_the_sampling_itself() -> None:
+    line = msgspec.json.encode(SAMPLING)
+    assert msgspec.json.decode(line, type=ResponsesHeader).sampling == SAMPLING
+    assert json.loads(line) == {**HEADER, "top_k": 0}
+
+
 def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
     file = write(tmp_path, HEADER, *LINES)
-    responses = read_responses(file, PROMPTS, GENERATION)
+    responses = read_responses(file, PROMPTS, SAMPLING)
     found = responses.of_prompt
     assert [r.token_ids for r in found["t/0"]] == [(4, 5, 2), (4,)]
     assert [r.turn for r in found["t/1"]] == [0]
     assert responses.longest == 3
-    assert read_responses(file, PROMPTS, GENERATION, file_hash=responses.file_hash) == responses
+    assert read_responses(file, PROMPTS, SAMPLING, file_hash=responses.file_hash) == responses
     with pytest.raises(InputError, match="has changed since the run began"):
-        read_responses(file, PROMPTS, GENERATION, file_hash="0")
+        read_responses(file, PROMPTS, SAMPLING, file_hash="0")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
             "sampled with temperature 1, top_p 1, top_k 0, the run has temperature 0.7, top_p 0.9",
         ),
         (LINES, "line 1: Object"),
-        ([{"temperature": 1e-40}, *LINES], r"line 1: temperature 0 \(greedy\) or at least 0.001 is needed, got 1e-40"),
+        ([{"temperature": 1e-40}, *LINES], r"line 1: temperature: 0 \(greedy\) or at least 0.001 is needed, got 1e-40"),
         (
             [HEADER, *({**line, "token_ids": [2]} for line in LINES)],
             "every response is a single token, which a prefill gives; there is no round to record",
@@ -65,7 +73,7 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        read_responses(write(tmp_path, *lines), PROMPTS, GENERATION)
+        read_responses(write(tmp_path, *lines), PROMPTS, SAMPLING)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_the_target_must_be_able_to_say_it(token_ids: tuple[int, ...], finish: A
 def test_a_file_is_judged_as_a_whole(length: int, most: int, tmp_path: Path) -> None:
     """One token may always round otherwise, and 1 % of all that are anchors and what chance adds, wherever they are."""
     lines = [{**line, "token_ids": [4] * length, "finish": "length"} for line in LINES]
-    given = read_responses(write(tmp_path, HEADER, *lines), PROMPTS, GENERATION)
+    given = read_responses(write(tmp_path, HEADER, *lines), PROMPTS, SAMPLING)
     assert given.anchors == 3 * (length - 1)
     given.judge("file", most, "t/0, turn 1")
     with pytest.raises(
@@ -97,4 +105,4 @@ def test_a_file_is_judged_as_a_whole(length: int, most: int, tmp_path: Path) -> 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_responses(tmp_path / "nowhere.jsonl", PROMPTS, GENERATION)
+        read_responses(tmp_path / "nowhere.jsonl", PROMPTS, SAMPLING)

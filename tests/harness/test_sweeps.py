@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import polars as pl
 import pytest
 
+import results.store.rows
+import simulator.hardware.profile
 from harness.cli.simulate import print_sweep
+from harness.console import Watcher
+from harness.sweeps.plan import SweepPlan
+from harness.sweeps.run import run_sweep
 from results.store.database import Store
+from results.store.rows import plan_row, read_plan
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
-from simulator.load import Arrivals, Users, counts, load_of
+from simulator.hardware.profile import Profile, dump_profile
+from simulator.load import Arrivals, Load, RecordedArrivals, Users, counts
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.sla import Sla
 from tests.harness.test_cli import refused
 from tests.harness.test_run import harness
 
+QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20")
 
 
@@ -117,6 +129,45 @@ def test_recorded_arrivals_are_served_once(out: Path, tmp_path: Path) -> None:
     assert row["simulated_s"] > 39 / 8
 
 
+def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
+    plan = SweepPlan(
+        profile=find_profile("h100/qwen3-4b"), believed=find_profile("b200/qwen3-4b"),
+        loads=[Users(4, 0.5), Arrivals(2), RecordedArrivals(Path("/a.csv"), 2)],
+        policies=[NO_DRAFTER, PolicySpec("lagged_scheduler", "2/0.5")], weights={"math": 1.0},
+        slas=[Sla.parse("p95_ttft<=0.5")],
+    )  # fmt: skip
+    row = json.loads(json.dumps(plan_row(plan)))
+    assert read_plan(row, SweepPlan) == plan
+    assert (row["loads"], row["policies"], row["slas"]) == (
+        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["p95_ttft<=0.5"],
+    )  # fmt: skip
+    assert hashlib.sha256(row["profile"].encode()).hexdigest() == plan.profile.digest
+    with pytest.raises(msgspec.ValidationError, match="unknown field `speed`"):
+        read_plan({**row, "speed": 1}, SweepPlan)
+
+
+def test_a_sweep_writes_its_profile_out_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for every point: the digest is worked out once, the row made once."""
+    written: list[str] = []
+
+    def dumped(profile: Profile) -> str:
+        written.append(profile.name)
+        return dump_profile(profile)
+
+    for module in (results.store.rows, simulator.hardware.profile):
+        monkeypatch.setattr(module, "dump_profile", dumped)
+    store = Store(out / "specyard.duckdb")
+    few = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(2)], policies=[NO_DRAFTER], seconds=1)
+    counts = []
+    for replications in (1, 4):
+        plan = msgspec.structs.replace(few, profile=find_profile("h100/qwen3-4b"), replications=replications)
+        sweep_id = run_sweep(store, store.find_run("latest"), plan, QUIET)
+        assert len(store.simulations(sweep_id)) == replications
+        counts.append(len(written))
+        written.clear()
+    assert counts[0] == counts[1] <= 3
+
+
 def test_a_wrong_belief_costs(out: Path) -> None:
     """A scheduler that thinks verification is free verifies everything."""
     asked = ("--concurrency", "256", "--policy", "prefix_scheduler", "--drafter", "dspark")
@@ -130,11 +181,11 @@ def test_numbers_and_loads_as_users_write_them() -> None:
     assert counts("-c", "1..256") == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert counts("-c", "3..20,7") == [3, 4, 7, 8, 16, 20]
     assert counts("-c", None) == []
-    assert load_of("users:64/2.5") == Users(64, 2.5)
-    assert load_of("rate:5/0") == Arrivals(5, 0)
+    assert Load.parse("users:64/2.5") == Users(64, 2.5)
+    assert Load.parse("rate:5/0") == Arrivals(5, 0)
     for wrong in ("users:0", "users:x", "rate:-1", "queue:3"):
         with pytest.raises(InputError, match="load"):
-            load_of(wrong)
+            Load.parse(wrong)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from harness.published.synthesis import ASSUMPTIONS, DOMAINS, PANELS, POSITIONS,
 from results.published import FIELD
 from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.errors import InputError
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.replay import replay
 from simulator.traces import Trace
 
@@ -32,7 +32,7 @@ def traces(seed: int) -> dict[str, Trace]:
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_replays_to_figure_2_and_table_1(drafter: str, seed: int) -> None:
     trace = traces(seed)[drafter]
-    rounds = replayed(trace, f"fixed:{trace.gamma}", list(TASKS))
+    rounds = replayed(trace, PolicySpec.fixed(trace.gamma), list(TASKS))
     for row, domain in enumerate(DOMAINS):
         mine = [task for task, (its, _, _) in TASKS.items() if its == domain]
         alphas = acceptance([r for task in mine for r in rounds[task]], trace.gamma)
@@ -47,7 +47,7 @@ def test_replays_to_figure_2_and_table_1(drafter: str, seed: int) -> None:
 @pytest.mark.parametrize("panel", range(len(PANELS)), ids=PANELS)
 def test_thresholds_sweep_as_in_figure_5(panel: int) -> None:
     for i in range(10):
-        [rounds] = replayed(traces(0)["dspark"], f"threshold:{i / 10}", PANELS[panel : panel + 1]).values()
+        [rounds] = replayed(traces(0)["dspark"], PolicySpec("threshold", f"{i / 10}"), PANELS[panel : panel + 1]).values()
         accepted, total = tau(rounds), float(np.mean([r.verified + 1 for r in rounds]))
         paper_accepted, paper_total = paper_values().sweep[panel, i]
         assert accepted / total == pytest.approx(paper_accepted / paper_total, abs=0.03)
@@ -61,7 +61,7 @@ def test_confidences_are_as_wrong_as_in_figure_6_and_temperatures_mend_them() ->
         for response, anchors in traces(seed)["dspark"]:
             if response.task == "alpaca":
                 assert anchors.confidence is not None
-                rounds = replay(anchors, parse_policy("fixed:7"))
+                rounds = replay(anchors, PolicySpec.parse("fixed:7").bind())
                 at = np.cumsum([0, *(r.committed for r in rounds[:-1])])
                 confidence.append(anchors.confidence[at])
                 accepted.append(anchors.accepted[at])

@@ -18,6 +18,7 @@ from harness.recording.suite import Generation
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
 from simulator.errors import InputError
+from simulator.policies import PolicySpec
 from tests.drafters.families import FAMILIES, micro_model
 from tests.harness.test_recording import CLUSTER, OneRecorder
 
@@ -92,7 +93,7 @@ def test_a_target_with_a_state_is_recorded_but_not_timed(tmp_path: Path, watcher
     assert not store.timed(run_id)
     [left_out] = {line for line in said if line.startswith("no live speed pass")}
     assert "cannot decode live: its linear attention layers keep a state that cannot be rolled back" in left_out
-    assert replay_run(store, run_id, ["fixed:3"], None, calibrated=False, say=said.append)
+    assert replay_run(store, run_id, [PolicySpec.fixed(3)], None, calibrated=False, say=said.append)
 
 
 def test_what_a_target_cannot_do_is_refused_before_anything_is_stored(tmp_path: Path, watcher: Watcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from itertools import islice
@@ -24,6 +25,7 @@ from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import accepting, confident, slower
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse
@@ -79,7 +81,7 @@ def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
     plan, trace = ValidationPlan(max_tokens=40), some_trace(responses=60)
     profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
-    point = LivePoint("dspark", 3, "fixed:3", "none", 1)
+    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
     found = replicas.run(prepare(trace), 0, redraw=True)
     tau = (1 - 0.6**4) / 0.4
@@ -114,6 +116,13 @@ def test_prompts_in_passes_of_their_own() -> None:
     assert parts.target_s == pytest.approx(1e-3 + 1e-3 + 20 * 1e-4 - 1e-4)
     assert parts.overhead_s == pytest.approx(1e-4 + 2 * 3e-4)
     assert parts.draft_s == pytest.approx(20 * 2e-6)
+
+
+def test_a_point_draws_what_it_has_always_drawn() -> None:
+    """Streams were seeded by this text when a point's policy was a text itself."""
+    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 4)
+    text = "LivePoint(drafter='dspark', gamma=3, policy='fixed:3', confidences='none', users=4)"
+    assert point.key == hashlib.sha256(text.encode()).digest()
 
 
 def test_plans_refuse_nonsense() -> None:

@@ -19,7 +19,6 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import Sampling
 from drafters.target import Target
 from harness.cli.app import app
 from harness.recording.pair import load_pair
@@ -32,6 +31,7 @@ from harness.vllm.lookup import EarliestLookup
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
 from harness.vllm.validation import calibration_users, closing_lines
 from simulator.errors import InputError
+from simulator.records import Sampling
 
 PAIR = load_pair("tiny")
 TEXT = torch.tensor([list(range(20, 44))])

@@ -178,7 +178,7 @@ def point(number: int, drafter: str, policy: str, users: int, throughput: float 
         "tau": 3.0, "tau_half_width": 0.01, "budget": 5.0, "budget_half_width": 0.0, "wasted": 0.4, "running": users * 1.0,
         "attainment": 1.0, "goodput": throughput, "stationary": True, "means": {"tps": tps, "ttft": 0.1, "tpot": 1 / tps},
         "quantiles": quantiles, "step_s": {"overhead": 0.001, "draft": 0.002, "attention": 0.0005, "target": 0.004},
-        "slas": {"tps>=50": tps >= 50}, "warnings": [],
+        "slas": {"mean_tps>=50": tps >= 50}, "warnings": [],
     } | more  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def add_sweep(
     *,
     profile: Mapping[str, Any] = PROFILE,
 ) -> None:
-    """A sweep over loads with the bound tps ≥ 50; by default of three drafters, a scheduler and a bound."""
+    """A sweep over loads with the bound mean tps ≥ 50; by default of three drafters, a scheduler and a bound."""
     if points is None:
         most = {
             ("none", "none"): 60,
@@ -214,7 +214,7 @@ def add_sweep(
         ],
     )
     sweep = {"sweep_id": "5eed", "run_id": RUN, "created_at": "2026-02-01 11:00", "finished_at": "2026-02-01 11:01"}
-    plan = {"profile": json.dumps(profile), "loads": [f"users:{n}/0" for n in LOADS], "slas": ["tps>=50"], "seed": 0}
+    plan = {"profile": json.dumps(profile), "loads": [f"users:{n}/0" for n in LOADS], "slas": ["mean_tps>=50"], "seed": 0}
     insert(
         con, "sweeps", [sweep | {"command": "harness simulate latest", "plan": plan, "git_revision": None, "packages": {}}]
     )
@@ -223,7 +223,7 @@ def add_sweep(
 
 def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None:
     """A study at 64 users, on the profile of `add_sweep`: six trials, of which one is cut short and one failed."""
-    plan = {"profile": json.dumps(PROFILE), "loads": ["users:64/0"], "slas": ["tps>=50"], "objective": "throughput"}
+    plan = {"profile": json.dumps(PROFILE), "loads": ["users:64/0"], "slas": ["mean_tps>=50"], "objective": "throughput"}
     study = {"study_id": "57ad", "run_id": RUN, "created_at": "2026-02-01 12:00", "finished_at": "2026-02-01 12:01"}
     insert(con, "studies", [study | {"command": "tuner search", "plan": plan, "profile_hash": "abc", "packages": {}}])
     tried: list[tuple[str, int, str, int | None, int]] = [

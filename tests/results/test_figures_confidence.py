@@ -12,7 +12,7 @@ from results.figures.block_size import block_sizes
 from results.figures.reliability import confidence_quality, reliability
 from results.figures.threshold import threshold_sweep
 from results.store.recordings import Sureness, surenesses
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.replay import replay, walk
 from simulator.traces import split_of
@@ -41,7 +41,7 @@ def test_the_fast_walk_is_the_reference_replay(short: bool) -> None:
             cut = slice(found.offsets[s], found.offsets[s + 1])
             drafted, accepted = (a[cut].astype(np.uint8) for a in (found.drafted, found.accepted))
             anchors = Anchors(drafted, accepted, np.zeros_like(found.confidence[cut]), found.confidence[cut])
-            rounds = replay(anchors, parse_policy(f"threshold:{threshold}"))
+            rounds = replay(anchors, PolicySpec.parse(f"threshold:{threshold}").bind())
             assert walked.rounds[i, s] == len(rounds)
             assert walked.committed[i, s] == sum(r.committed for r in rounds)
             assert walked.verified[i, s] == sum(r.verified for r in rounds)

@@ -27,7 +27,7 @@ from tests.results.database import (
     point,
 )
 
-TPS50 = Sla.parse("tps>=50")
+TPS50 = Sla.parse("mean_tps>=50")
 
 
 def swept(points: list[dict[str, object]]) -> tuple[object, object]:
@@ -46,13 +46,25 @@ def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken
     assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
     assert capacity.half_width == pytest.approx(capacity.throughput / 100)
     assert capacity.near["load_x"] == 10
-    [at_most] = capacities(points, [Sla.parse("tps>=20")])  # type: ignore[arg-type]
+    [at_most] = capacities(points, [Sla.parse("mean_tps>=20")])  # type: ignore[arg-type]
     assert (at_most.how, at_most.throughput) == ("highest", 2000)
-    assert capacities(points, [Sla.parse("tps>=101")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [Sla.parse("mean_tps>=101")]) == []  # type: ignore[arg-type]
     # Of several bounds the tightest counts, and one that is never kept rules all out.
-    both = capacities(points, [Sla.parse("tps>=20"), TPS50])  # type: ignore[arg-type]
+    both = capacities(points, [Sla.parse("mean_tps>=20"), TPS50])  # type: ignore[arg-type]
     assert both[0].throughput == pytest.approx(math.sqrt(1000 * 2000))
-    assert capacities(points, [TPS50, Sla.parse("p95_ttft<=0.001")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [TPS50, Sla.parse("mean_ttft<=1ms")]) == []  # type: ignore[arg-type]
+
+
+def test_a_promise_to_a_share_is_read_off_the_shares() -> None:
+    """By hand: 99 % and 90 % keep it, and 95 % lie four ninths of the way: 1000 · 2^(4/9)."""
+    _, points = swept([
+        point(0, "dspark", "fixed:7", 10, 1000, attained={"tps>=50": 0.99}),
+        point(1, "dspark", "fixed:7", 80, 2000, attained={"tps>=50": 0.90}),
+    ])  # fmt: skip
+    [capacity] = capacities(points, [Sla.parse("tps>=50")])  # type: ignore[arg-type]
+    assert (capacity.how, capacity.near["load_x"]) == ("crossing", 10)
+    assert capacity.throughput == pytest.approx(1000 * 2 ** (4 / 9))
+    assert capacities(points, [Sla.parse("tps>=50@99.5%")]) == []  # type: ignore[arg-type]
 
 
 def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None:
@@ -135,7 +147,7 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     add_study(con)
     assert study_figure.find_study(con, [RUN]) == "57ad"
     study = study_figure.study(con, "57ad")
-    assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["tps>=50"], "throughput")
+    assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["mean_tps>=50"], "throughput")
     trials = study_figure.trials(con, study)
     # 5,000 breaks the bound, 4,000 was cut short, the last failed.
     assert trials["best"].to_list() == [2000, 3500, 3500, 5200, 5200, 5200]

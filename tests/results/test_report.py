@@ -112,7 +112,7 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     add_sweep(con)
     text = Page(compose.render(con, RUN)).text
     # 250·64/(1 + 64/40) = 6,154 at 64 users, 96 of a user; 8,649 at 256, 34: the bound of 50 lies between.
-    where = "On h100/toy, with at least 50 tokens/s for a user on average"
+    where = "On h100/toy, with at least 50 tokens/s on average"
     found = re.search(where + r", run dspark prefix_scheduler: up to ([\d,]+) ± \d+ tokens/s/GPU\.", text)
     assert found is not None
     assert 6_154 < int(found[1].replace(",", "")) < 8_649
@@ -265,7 +265,7 @@ def test_failed_partial_and_unknown_simulations_are_said() -> None:
     con = recorded()
     add_sweep(con, [point(i, "none", "none", n, 20.0) for i, n in enumerate(LOADS)])
     assert (
-        "On h100/toy nothing that was simulated keeps the bound: at least 50 tokens/s for a user on average."
+        "On h100/toy nothing that was simulated keeps the bound: at least 50 tokens/s on average."
         in Page(compose.render(con, RUN)).text
     )
 

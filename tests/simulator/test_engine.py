@@ -19,7 +19,7 @@ from simulator.engine.reference import Reference, draw
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.replay import replay
 from simulator.simulation import EngineLimits, Simulator, prepare
@@ -59,7 +59,7 @@ class Case:
     def run(self, cuts: tuple[float, ...] = ()) -> tuple[Records, Simulator]:
         """Compiled; rows by request."""
         parts: list[Records] = []
-        policy = parse_policy(self.policy, self.believed)
+        policy = PolicySpec.parse(self.policy).bind(self.believed)
         with patch.multiple(simulation, CHUNK=self.chunk, ROWS=self.rows):
             simulator = Simulator(
                 prepare(self.trace), policy, self.cost, self.engine, self.kv_tokens, self._chunks(),
@@ -74,7 +74,7 @@ class Case:
 
     def reference(self) -> tuple[Records, Reference]:
         """Slow; rows by request."""
-        policy = parse_policy(self.policy, self.believed)
+        policy = PolicySpec.parse(self.policy).bind(self.believed)
         slow = Reference(
             self.trace, policy, self.cost, self.engine, self.kv_tokens, iter(self.requests), users=self.users, seed=self.seed
         )
@@ -291,7 +291,7 @@ def test_alone_in_its_batch_a_request_goes_as_replayed(policy: str) -> None:
         policy, count=10, lengths=lengths, prompt_tokens=4, users=1, cap=1, cost=by_tokens(3, first_s=3.5, cap=1)
     )
     rows, simulator = case.run()
-    replays = [replay(anchors, parse_policy(policy, case.cost)) for _, anchors in case.trace]
+    replays = [replay(anchors, PolicySpec.parse(policy).bind(case.cost)) for _, anchors in case.trace]
     for row in rows:
         rounds = replays[row["response"]]
         assert row["rounds"] == len(rounds)
@@ -339,7 +339,7 @@ class TestInvariants:
         """All that arrives or starts before the end of a slice has, and nothing else."""
         case = plain_case("none", count=20, lengths=[4], prompt_tokens=2, users=0, gamma=1, cost=by_tokens(1, first_s=1))
         case.requests["arrival_s"] = np.arange(20)
-        policy = parse_policy("none")
+        policy = PolicySpec.parse("none").bind()
         simulator = Simulator(
             prepare(case.trace), policy, case.cost, case.engine, 100, iter([case.requests]), users=0, seed=0,
             on_rows=lambda _: None,

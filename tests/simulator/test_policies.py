@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, StepView, parse_policy, verify_lengths
+from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, PolicySpec, StepView, verify_lengths
 from simulator.records import Round
 from simulator.traces import survival
 
@@ -32,7 +32,7 @@ COST = cost_of(1 + 0.1 * np.arange(100))
 
 
 def policy_of(name: str) -> Policy:
-    return parse_policy(name, COST)
+    return PolicySpec.parse(name).bind(COST)
 
 
 every = pytest.mark.parametrize("name", EVERY)
@@ -156,13 +156,13 @@ def test_batch_adaptive_by_hand() -> None:
 def test_prefix_scheduler_by_hand() -> None:
     """Survivals .9, .72, .36 and .6, .3. 2/1 < 2.9/1.2 = 2.42 < 3.62/1.4 = 2.59 > 4.22/1.9 = 2.22: the two best, both of
     the first request."""
-    policy = parse_policy("prefix_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 1.9, 2, 2]))
+    policy = PolicySpec.parse("prefix_scheduler").bind(cost_of([0, 0, 1, 1.2, 1.4, 1.9, 2, 2]))
     assert verify_lengths(policy, StepView(policy, [3, 2], [(0.9, 0.8, 0.5), (0.6, 0.5)], [[], []])) == [2, 0]
 
 
 def test_prefix_scheduler_counts_tokens_of_finished_prompts() -> None:
     """One position of .5: with one prompt that ends, 2/1 < 2.5/1.2; with three, 4/1 > 4.5/1.2."""
-    policy = parse_policy("prefix_scheduler", cost_of([9, 9, 9, 9, 9, 1, 1.2]))
+    policy = PolicySpec.parse("prefix_scheduler").bind(cost_of([9, 9, 9, 9, 9, 1, 1.2]))
     for finishing, expected in ((1, 1), (3, 0)):
         load = StepLoad(1, prefilling=3, finishing_prefill=finishing, prefill_tokens=4)
         assert verify_lengths(policy, StepView(policy, [1], [(0.5,)], [[]], load=load)) == [expected]
@@ -171,7 +171,7 @@ def test_prefix_scheduler_counts_tokens_of_finished_prompts() -> None:
 def test_lagged_scheduler_by_hand() -> None:
     """Two rounds ago the first request had survivals .5, .25; the second is new, 1, 1. 2/1, 3/1.2, 4/1.4 = 2.86, 4.5/2,
     4.75/2.1: two positions. Today's best two are .9 and .81, both of the first request."""
-    policy = parse_policy("lagged_scheduler", cost_of([0, 0, 1, 1.2, 1.4, 2, 2.1]))
+    policy = PolicySpec.parse("lagged_scheduler").bind(cost_of([0, 0, 1, 1.2, 1.4, 2, 2.1]))
     past = [[old_round(0.0, 0.0), old_round(0.5, 0.5), old_round(0.1, 0.1)], [old_round(0.1, 0.1)]]
     assert verify_lengths(policy, StepView(policy, [2, 2], [(0.9, 0.9), (0.6, 0.5)], past)) == [2, 0]
 
@@ -185,13 +185,13 @@ def test_lagged_scheduler_by_hand() -> None:
 def test_moving_average_by_hand(name: str, rounds: list[float], known: float) -> None:
     """One position of one request: verified iff (1 + known)/t₂ > 1/t₁."""
     for margin, expected in ((-0.001, 1), (0.001, 0)):
-        policy = parse_policy(name, cost_of([0, 1, 1 + known + margin]))
+        policy = PolicySpec.parse(name).bind(cost_of([0, 1, 1 + known + margin]))
         assert verify_lengths(policy, StepView(policy, [1], [(0.3,)], [[old_round(c) for c in rounds]])) == [expected]
 
 
 def test_positions_an_old_round_did_not_draft_count_as_sure() -> None:
     """.5, .5 from a round of one token: 1/1, 1.5/1.6, 2/1.9. A short round before that changes nothing: .5, .45."""
-    policy = parse_policy("lagged_scheduler:1", cost_of([0, 1, 1.6, 1.9]))
+    policy = PolicySpec.parse("lagged_scheduler:1").bind(cost_of([0, 1, 1.6, 1.9]))
     for past in ([old_round(0.5)], [old_round(), old_round(0.5, 0.9)]):
         assert verify_lengths(policy, StepView(policy, [2], [(0.3, 0.3)], [past])) == [2]
 
@@ -209,7 +209,7 @@ def test_vllm_adaptive_by_hand(last: float, expected: list[int]) -> None:
     """
     padded = np.array([next(ms for size, ms in ((8, 8), (12, 10), (16, 14)) if size >= b) for b in range(17)]) / 1000
     cost = cost_of(padded, draft_s=0.002)._replace(context_s_per_token=0.001 / 16384)
-    policy = parse_policy("vllm_adaptive", cost)
+    policy = PolicySpec.parse("vllm_adaptive").bind(cost)
     load = StepLoad(2, 2, finishing_prefill=1, prefill_tokens=7, context_tokens=123456)
     past = [[old_round(0.9, 0.8, last), old_round(0, 0, 0)], []]
     today = [(0.1, 0.9, 0.9), (0.9, 0.9, 0.9)]
@@ -220,7 +220,7 @@ def test_a_step_in_the_curve_stops_one_scheduler_for_good_and_not_the_other() ->
     """Four requests, c = .9. The pass takes 1 s up to 4 tokens and 1.5 s up to 16. One position more is not worth it, 4/1 >
     4.9/1.5; all twelve are: (4 + 4 (.9 + .81 + .729))/1.5 = 9.2."""
     cost = cost_of([1.0] * 5 + [1.5] * 12)
-    prefix, lagged = parse_policy("prefix_scheduler", cost), parse_policy("lagged_scheduler", cost)
+    prefix, lagged = PolicySpec.parse("prefix_scheduler").bind(cost), PolicySpec.parse("lagged_scheduler").bind(cost)
     past: list[Round] = []
     for _ in range(5):
         now: Any = ([3] * 4, [(0.9, 0.9, 0.9)] * 4, [past] * 4)
@@ -294,10 +294,10 @@ def test_the_past_is_shown_as_far_as_it_was_verified() -> None:
 )
 def test_bad_policies_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_policy(text)
+        PolicySpec.parse(text).bind()
 
 
 def test_threshold_needs_confidences() -> None:
-    policy = parse_policy("threshold:0.5")
+    policy = PolicySpec.parse("threshold:0.5").bind()
     with pytest.raises(InputError, match="this drafter has none"):
         verify_lengths(policy, StepView(policy, [3], [()], [[]]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.records import Anchors, Round
 from simulator.replay import replay
 from simulator.traces import Trace, TracedResponse, split_of
@@ -26,15 +26,15 @@ def walked(rounds: list[Round]) -> list[tuple[int, int, int]]:
 
 def test_hand_worked() -> None:
     anchors = record([2, 0, 3, 1, 3, 0])
-    assert walked(replay(anchors, parse_policy("fixed:3"))) == [(3, 2, 3), (3, 1, 2), (3, 0, 1)]
-    assert walked(replay(anchors, parse_policy("fixed:1"))) == [(1, 1, 2), (1, 1, 2), (1, 1, 2)]
-    assert walked(replay(anchors, parse_policy("none"))) == [(0, 0, 1)] * 6
-    assert walked(replay(anchors, parse_policy("oracle"))) == [(2, 2, 3), (1, 1, 2), (0, 0, 1)]
+    assert walked(replay(anchors, PolicySpec.parse("fixed:3").bind())) == [(3, 2, 3), (3, 1, 2), (3, 0, 1)]
+    assert walked(replay(anchors, PolicySpec.parse("fixed:1").bind())) == [(1, 1, 2), (1, 1, 2), (1, 1, 2)]
+    assert walked(replay(anchors, PolicySpec.parse("none").bind())) == [(0, 0, 1)] * 6
+    assert walked(replay(anchors, PolicySpec.parse("oracle").bind())) == [(2, 2, 3), (1, 1, 2), (0, 0, 1)]
 
 
 def test_the_last_round_is_cut_by_the_end_of_the_response() -> None:
-    assert walked(replay(record([0, 3]), parse_policy("fixed:3"))) == [(3, 0, 1), (3, 3, 1)]
-    assert replay(record([]), parse_policy("fixed:3")) == []
+    assert walked(replay(record([0, 3]), PolicySpec.parse("fixed:3").bind())) == [(3, 0, 1), (3, 3, 1)]
+    assert replay(record([]), PolicySpec.parse("fixed:3").bind()) == []
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
@@ -43,7 +43,7 @@ def test_accepted_length_of_independent_acceptances(alpha: float, k: int) -> Non
     """τ = (1 − α^(k+1)) / (1 − α) (Leviathan et al. 2023), within four standard errors."""
     rng, tokens = np.random.default_rng(7), 200_000
     accepted = (rng.random((tokens, 7)) < alpha).cumprod(1).sum(1)
-    rounds = replay(record(accepted.tolist(), 7), parse_policy(f"fixed:{k}"))
+    rounds = replay(record(accepted.tolist(), 7), PolicySpec.parse(f"fixed:{k}").bind())
     committed = np.array([r.committed for r in rounds])
     expected = (1 - alpha ** (k + 1)) / (1 - alpha)
     assert committed.mean() == pytest.approx(expected, abs=max(4 * committed.std() / len(committed) ** 0.5, 1e-4))
@@ -51,7 +51,7 @@ def test_accepted_length_of_independent_acceptances(alpha: float, k: int) -> Non
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.sampled_from(["fixed:0", "fixed:2", "fixed:3", "oracle"]))
 def test_every_token_is_committed_once(accepted: list[int], policy: str) -> None:
-    rounds = replay(record(accepted), parse_policy(policy))
+    rounds = replay(record(accepted), PolicySpec.parse(policy).bind())
     assert sum(r.committed for r in rounds) == len(accepted)
     assert all(r.committed == r.accepted + 1 for r in rounds[:-1])
 
@@ -59,7 +59,7 @@ def test_every_token_is_committed_once(accepted: list[int], policy: str) -> None
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_the_oracle_commits_as_fast_as_verifying_all_and_wastes_nothing(accepted: list[int]) -> None:
     anchors = record(accepted)
-    bound, everything = (replay(anchors, parse_policy(p)) for p in ("oracle", "fixed:3"))
+    bound, everything = (replay(anchors, PolicySpec.parse(p).bind()) for p in ("oracle", "fixed:3"))
     assert [r.committed for r in bound] == [r.committed for r in everything]
     assert all(r.verified == r.accepted for r in bound)
 

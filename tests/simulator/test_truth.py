@@ -9,6 +9,7 @@ from scipy import stats
 from simulator.hardware.profile import Curve, Profile
 from simulator.load import Arrivals, Users
 from simulator.metrics import mser, student_t
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla
@@ -48,7 +49,9 @@ def agrees(values: list[float], truth: float) -> bool:
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
 def test_accepted_length_of_independent_acceptances(alpha: float) -> None:
     """τ = (1 − α^(γ+1))/(1 − α) (Leviathan et al. 2023), when all is verified; ends of responses are too rare to matter."""
-    setup = Setup(load=Users(16), policy=f"fixed:{GAMMA}", profile=profile((1,), (0.01,)), output_tokens=10_000, seconds=200)
+    setup = Setup(
+        load=Users(16), policy=PolicySpec.fixed(GAMMA), profile=profile((1,), (0.01,)), output_tokens=10_000, seconds=200
+    )
     taus = [simulate(setup, trace([4000] * 30, alpha, seed)).tau.value for seed in SEEDS]
     assert agrees(taus, (1 - alpha ** (GAMMA + 1)) / (1 - alpha))
 
@@ -62,8 +65,8 @@ def test_one_at_a_time_is_a_single_server_queue() -> None:
     wait = rate * (service**2).mean() / (2 * (1 - rate * service.mean()))
     waits = [
         simulate(
-            Setup(load=Arrivals(rate), policy="none", profile=profile((1,), (step_s,)), engine=EngineLimits(request_cap=1),
-                  seconds=2000, seed=s), recorded,
+            Setup(load=Arrivals(rate), policy=NO_DRAFTER, profile=profile((1,), (step_s,)),
+                  engine=EngineLimits(request_cap=1), seconds=2000, seed=s), recorded,
         ).means["ttft"] - step_s
         for s in SEEDS
     ]  # fmt: skip
@@ -82,7 +85,7 @@ def test_short_steps_in_proportion_to_requests_share_the_processor(lengths: list
         simulate(
             Setup(
                 load=Arrivals(rate),
-                policy="none",
+                policy=NO_DRAFTER,
                 profile=shared,
                 engine=EngineLimits(request_cap=1000),
                 seconds=600,
@@ -99,7 +102,7 @@ def test_short_steps_in_proportion_to_requests_share_the_processor(lengths: list
 def test_a_closed_loop_of_one_is_arithmetic() -> None:
     """One user: a step for the prompt, then one a token; nothing is random."""
     recorded = trace([101])
-    outcome = simulate(Setup(load=Users(1), policy="none", profile=profile((1,), (0.01,)), seconds=1000), recorded)
+    outcome = simulate(Setup(load=Users(1), policy=NO_DRAFTER, profile=profile((1,), (0.01,)), seconds=1000), recorded)
     assert outcome.tps.value == pytest.approx(100, rel=1e-9)
     assert outcome.means["ttft"] == pytest.approx(0.01, rel=1e-6)
     assert outcome.means["e2e"] == pytest.approx(1.01, rel=1e-9)
@@ -111,7 +114,7 @@ def test_a_closed_loop_of_one_is_arithmetic() -> None:
 def test_little_holds_for_what_is_reported() -> None:
     """Users in a closed loop without pauses: N = finished per second × mean time in the system."""
     outcome = simulate(
-        Setup(load=Users(24), policy=f"fixed:{GAMMA}", profile=profile((1, 100), (0.01, 0.02)), seconds=2000),
+        Setup(load=Users(24), policy=PolicySpec.fixed(GAMMA), profile=profile((1, 100), (0.01, 0.02)), seconds=2000),
         trace([90, 400]),
     )
     rate = outcome.finished / (outcome.simulated_s - outcome.warmup_s)
@@ -121,10 +124,13 @@ def test_little_holds_for_what_is_reported() -> None:
 def test_overload_is_said() -> None:
     recorded = trace([100])
     outcome = simulate(
-        Setup(load=Arrivals(20.0), policy="none", profile=profile((1, 512), (0.01, 5.0)), engine=EngineLimits(request_cap=4),
-              seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
+        Setup(load=Arrivals(20.0), policy=NO_DRAFTER, profile=profile((1, 512), (0.01, 5.0)),
+              engine=EngineLimits(request_cap=4), seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
     )  # fmt: skip
-    assert outcome.slas == {"p95_ttft<=1": False}
+    assert outcome.slas == {"ttft<=1s": False}
+    assert outcome.keeps_up is False
+    assert not outcome.stationary
+    assert any(w.startswith("overload") for w in outcome.warnings)
     assert outcome.means["ttft"] > 10
 
 

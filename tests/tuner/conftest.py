@@ -12,7 +12,8 @@ from harness.console import Watcher
 from harness.published.run import Size, publish
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import Profile, dump_profile
+from simulator.hardware.profile import Profile
+from simulator.load import Users
 from tuner.objective import Scenario
 from tuner.search import Run, Search
 from tuner.study import StudyInputs, StudyPlan, scenario_of, space_of, study_inputs, traces_of
@@ -43,8 +44,8 @@ def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
     """Plans of short simulations."""
 
     def made(other: Profile | None = None, **options: Any) -> StudyPlan:
-        short = {"loads": ["users:16/0"], "objective": "throughput", "seconds": 20.0, "trials": 24, "draws": 5}
-        return StudyPlan(profile=dump_profile(other or profile), **{**short, "request_cap": 32, **options})
+        short = {"loads": [Users(16)], "objective": "throughput", "seconds": 20.0, "trials": 24, "draws": 5}
+        return StudyPlan(profile=other or profile, **{**short, "request_cap": 32, **options})
 
     return made
 

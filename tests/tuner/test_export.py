@@ -14,8 +14,9 @@ from typing import Any, Literal
 import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
-from simulator.load import Mix
+from simulator.policies import PolicySpec
 from simulator.records import Recording
+from simulator.requests import Mix
 from simulator.traces import Trace
 from tuner.export import batch_rows, check, serving
 from tuner.k_by_batch import k_by_batch
@@ -40,7 +41,7 @@ FOUND: dict[str, Any] = {
 
 def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
     """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
-    winner = Configuration(drafter, gamma, policy, confidences, 64)
+    winner = Configuration(drafter, gamma, PolicySpec.parse(policy), confidences, 64)
     made = serving(winner, FOUND, STUDY, {"kind": kind or drafter, "checkpoint": f"org/{drafter}"}, 0.7)
     words = shlex.split(made.command().replace("\\\n", " "))
     assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
@@ -52,7 +53,7 @@ def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", k
 
 def test_vllm_drafts_as_what_was_simulated() -> None:
     """Its default is greedy; the other way has another acceptance. Without a choice, nothing is said."""
-    winner = Configuration("dspark", 7, "fixed:7", "none", 64)
+    winner = Configuration("dspark", 7, PolicySpec.parse("fixed:7"), "none", 64)
     for drafting, method, said in (("sampled", "probabilistic", "drawn from"), ("greedy", "greedy", "of greedy drafts")):
         study = {**STUDY, "plan": {**STUDY["plan"], "drafting": drafting}}
         made = serving(winner, FOUND, study, {"kind": "dspark", "checkpoint": "org/dspark"}, 0.7)
@@ -60,7 +61,9 @@ def test_vllm_drafts_as_what_was_simulated() -> None:
         assert made.speculative["draft_sample_method"] == method
         assert said in "\n".join(made.notes)
         cold = serving(winner, FOUND, study, {"kind": "dspark", "checkpoint": "org/dspark"}, 0.0)
-        lookup = serving(Configuration("ngram", 7, "fixed:7", "none", 64), FOUND, study, {"kind": "ngram"}, 0.7)
+        lookup = serving(
+            Configuration("ngram", 7, PolicySpec.parse("fixed:7"), "none", 64), FOUND, study, {"kind": "ngram"}, 0.7
+        )
         for other in (cold, lookup):
             assert other.speculative is not None
             assert "draft_sample_method" not in other.speculative
@@ -100,7 +103,7 @@ def test_tables_by_batch_size() -> None:
 
 
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
-    winner = Configuration("mtp", 3, "batch_adaptive:0.1", "none", 64)
+    winner = Configuration("mtp", 3, PolicySpec.parse("batch_adaptive:0.1"), "none", 64)
     made = serving(winner, {"beside": []}, STUDY, {"kind": "mtp", "checkpoint": "org/mtp"}, 0.7)
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
@@ -115,7 +118,7 @@ def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["k_by_batch:8=7/200=3", "k_by_batch:64=2", "cutoff:1", "cutoff:64", "cutoff:255"])
 def test_rows_cover_every_batch_once(policy: str) -> None:
-    rows = batch_rows(policy, 7, 64)
+    rows = batch_rows(PolicySpec.parse(policy), 7, 64)
     assert rows[0][0] == 1
     assert rows[-1][1] == 64
     assert all(a[1] + 1 == b[0] for a, b in pairwise(rows))
@@ -131,7 +134,7 @@ def test_other_drafters() -> None:
         "method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2, "num_speculative_tokens": 4,
     }  # fmt: skip
     assert "own checkpoint" in exported("mtp", 1, "fixed:1")[1]
-    assert serving(Configuration("none", 0, "none", "none", 8), FOUND, STUDY, {}, 0.0).speculative is None
+    assert serving(Configuration("none", 0, PolicySpec.parse("none"), "none", 8), FOUND, STUDY, {}, 0.0).speculative is None
 
 
 def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from harness.console import listed, shares, user_errors, watching
+from harness.console import checked, listed, shares, user_errors, watching
 from simulator.errors import InputError
+from simulator.sla import USAGE, Sla, share_of
 from tuner.cli.options import AsJson, Out
 
 SMALL = 32
@@ -24,11 +25,16 @@ def search(
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
     rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
+    arrivals: Annotated[
+        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
-        typer.Option(help="What to make large; by default throughput with --load, a user's tps with --rate."),
+        typer.Option(help="What to make large; by default throughput with --load, else a user's tps."),
     ] = None,
-    sla: Annotated[list[str] | None, typer.Option(help="A bound to keep, as tps>=80 or p95_ttft<=0.5 (repeatable).")] = None,
+    sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
+    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     drafter: Annotated[
         list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
@@ -59,9 +65,10 @@ def search(
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import loads
     from tuner.display import print_study
-    from tuner.study import resume_study, start_study
+    from tuner.study import StudyPlan, resume_study, start_study
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
@@ -70,21 +77,25 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
-                asked = loads("--load", load, think_s, rate, cv)
+                asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
                 if not asked:
-                    raise InputError("name a load: --load or --rate")
-                if rate and objective == "throughput":
-                    watcher.say("note: at a given rate every configuration that keeps up has the same throughput")
-                options: dict[str, Any] = {
-                    "loads": asked, "objective": objective or ("throughput" if load else "tps"), "slas": sla or [],
-                    "weights": shares(mix), "drafters": listed(drafter), "kinds": listed(policy), "sampler": sampler,
-                    "trials": 64 if trials is None else trials, "seconds": seconds, "draws": draws, "seed": seed,
-                    "request_cap": request_cap, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
-                    "step_tokens": step_tokens, "kv_capacity_tokens": kv_capacity_tokens,
-                }  # fmt: skip
-                study_id = start_study(
-                    store, traces, hardware, options, watcher, drafting=drafting, cluster=cluster, timeout=timeout
-                )
+                    raise InputError("name a load: --load, --rate or --arrivals")
+                if (rate or arrivals) and objective == "throughput":
+                    watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
+                if hardware is None:
+                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                with checked():
+                    plan = StudyPlan(
+                        profile=find_profile(hardware), loads=asked,
+                        objective=objective or ("throughput" if load else "tps"),
+                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        weights=shares(mix), drafters=listed(drafter),
+                        kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
+                        seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
+                        output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                    )  # fmt: skip
+                run_id = store.find_run(traces)
+                study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)
         print_study(store, study_id, as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
 from simulator.load import Users
-from simulator.policies import parse_policy
+from simulator.policies import PolicySpec
 from simulator.simulation import EngineLimits, Prepared, Setup, Simulator, check_conservation
 
 STEP_TOKENS: Final = 8192
@@ -61,7 +61,7 @@ class ClientFigures(NamedTuple):
 def serve(
     profile: Profile,
     recorded: Prepared,
-    policy: str,
+    policy: PolicySpec,
     users: int,
     client: Client,
     believed: Profile | None = None,
@@ -75,7 +75,7 @@ def serve(
     asked["prompt_tokens"], asked["output_tokens"] = client.prompts(rng), client.output_tokens
     parts = list[Records]()
     simulator = Simulator(
-        recorded, parse_policy(policy, setup.cost(recorded.trace, believed=True)), setup.cost(recorded.trace), engine,
+        recorded, policy.bind(setup.cost(recorded.trace, believed=True)), setup.cost(recorded.trace), engine,
         profile.kv_capacity_tokens, iter([asked]), users=users, seed=seed, on_rows=lambda rows: parts.append(rows.copy()),
     )  # fmt: skip
     if client.staggered:

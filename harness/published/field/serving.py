@@ -35,6 +35,7 @@ from harness.published.field.page import (
 )
 from harness.published.paper.fit import DRAFT_LAYERS, TARGET_LAYERS, Floats, Tables
 from simulator.hardware.catalogue import find_profile
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.simulation import Prepared
 
 PrefillSteps = Literal["eager", "graphs", "served"]
@@ -44,8 +45,11 @@ ENGINES: Final[Mapping[PrefillSteps, str]] = {
     "graphs": "steps with prefill inside graphs",
     "served": "steps with prefill inside graphs, host work from the line without speculation",
 }
-ARMS: Final[Mapping[str, str]] = {"none": "none", "k=5": "fixed:5", "k=7": "fixed:7", "adaptive": "vllm_adaptive"}
-"""Of the V4-Flash table: the arm → our policy. k=3 is left out."""
+VLLM_ADAPTIVE: Final = PolicySpec("vllm_adaptive")
+ARMS: Final[Mapping[str, PolicySpec]] = {
+    "none": NO_DRAFTER, "k=5": PolicySpec.fixed(5), "k=7": PolicySpec.fixed(7), "adaptive": VLLM_ADAPTIVE,
+}  # fmt: skip
+"""Our policy for each arm of the V4-Flash table. k=3 is left out."""
 GAMMA: Final = 7
 SPEED_BENCH_PROMPT_TOKENS: Final = 338
 """880 prompts of SPEED-Bench's qualitative split were 297,348 tokens to Llama 3.3 (vllm-project/vllm#36029)."""
@@ -119,7 +123,7 @@ def _serve_v4flash(
     tables: Tables,
     engine: PrefillSteps,
     recorded: Prepared,
-    policy: str,
+    policy: PolicySpec,
     users: int,
     client: Client = CLIENT,
     captured: int = 1024,
@@ -184,7 +188,7 @@ def _alternative(tables: Tables, engine: PrefillSteps, name: str, way: Mapping[s
 
 def _algorithm_1(tables: Tables, engine: PrefillSteps, found: Sequence[FieldPoint]) -> Decision:
     recorded = speed_bench(tables)
-    out = _serve_v4flash(tables, engine, recorded, "prefix_scheduler", SATURATED)
+    out = _serve_v4flash(tables, engine, recorded, PolicySpec("prefix_scheduler"), SATURATED)
     ours = next(p.predicted for p in found if (p.case, p.at, p.quantity) == ("adaptive", f"c={SATURATED}", "throughput"))
     return Decision(
         f"Algorithm 1 in place of vLLM's rule at c={SATURATED}, throughput", "ratio", None, float(out.throughput / ours)
@@ -197,7 +201,7 @@ def capture_experiment(tables: Tables, engine: PrefillSteps) -> Experiment:
     found, outcomes = list[FieldPoint](), dict[tuple[int, int], tuple[float, float]]()
     for row in tables["vllm_49390_b300_capture_size"].iter_rows(named=True):
         tokens, users = row["max_cudagraph_capture_size"], row["concurrency"]
-        out = _serve_v4flash(tables, engine, recorded, "fixed:7", users, captured=tokens)
+        out = _serve_v4flash(tables, engine, recorded, PolicySpec.fixed(7), users, captured=tokens)
         case = f"graphs to {tokens}"
         found.append(field_point(case, f"c={users}", "throughput", "predicted", row["output_tok_s_total"], out.throughput))
         if row["mean_tpot_ms"] is not None:
@@ -260,7 +264,7 @@ _ATTRIBUTIONS: Final[Mapping[Attribution, str]] = {
 
 
 def predict_line(
-    line: Line, drafting: Drafting, policies: Mapping[str, str], known_arm: str, by: Attribution = "tokens"
+    line: Line, drafting: Drafting, policies: Mapping[str, PolicySpec], known_arm: str, by: Attribution = "tokens"
 ) -> tuple[list[FieldPoint], LineFit, float]:
     """Points of every arm, the fitted line, and the accepted length that `known_arm` has at the lowest load.
 
@@ -294,7 +298,7 @@ def mi355x_experiment(tables: Tables, by: Attribution = "tokens") -> Experiment:
     """Fixed and adaptive verification from the line without speculation."""
     line = mi355x_line(tables)
     drafting = Drafting("dspark", GAMMA, DRAFT_LAYERS["dspark"], TARGET_LAYERS["V4-Flash"], block=True)
-    policies = {"none": "none", "fixed_k7": "fixed:7", "adaptive_k7": "vllm_adaptive"}
+    policies = {"none": NO_DRAFTER, "fixed_k7": PolicySpec.fixed(7), "adaptive_k7": VLLM_ADAPTIVE}
     found, fit, tau = predict_line(line, drafting, policies, "fixed_k7", by)
     return Experiment(
         f"V4-Flash on 8 × MI355X · {'growth by tokens' if by == 'tokens' else 'growth by requests'}",
@@ -319,7 +323,7 @@ def eagle3_experiment(tables: Tables, model: str) -> Experiment:
     drafting = Drafting("eagle3", 3, 1, {"Kimi-K2.5-MXFP4": 61, "MiniMax-M2.5": 62}[model], block=False)
     found, inputs = list[FieldPoint](), list[str]()
     for arm in (a for a in line.arms if a != "none"):
-        points, fit, tau = predict_line(line, drafting, {"none": "none", arm: "fixed:3"}, arm)
+        points, fit, tau = predict_line(line, drafting, {"none": NO_DRAFTER, arm: PolicySpec.fixed(3)}, arm)
         found += points if not found else [p for p in points if p.case != "none"]
         inputs += [*([] if inputs else [_line_input(fit)]), f"{arm} at c={line.users[0]:.0f}: accepted length {tau:.2f}"]
     arms = tuple(a for a in line.arms if a != "none")

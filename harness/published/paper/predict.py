@@ -54,6 +54,7 @@ from simulator.hardware import profile as hardware
 from simulator.hardware.catalogue import DATA
 from simulator.hardware.profile import DraftCurve, Profile, dump_profile
 from simulator.load import Users
+from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import EngineLimits, Setup, prepare, simulate
 from simulator.traces import Trace, TracedResponse
@@ -207,7 +208,7 @@ def predict(fit: Fit, users: Sequence[int] = USERS, *, seed: int = 0, committed:
     outcomes = [
         simulate(
             Setup(
-                load=Users(n), policy="prefix_scheduler", profile=profile, engine=engine, output_tokens=4096,
+                load=Users(n), policy=PolicySpec("prefix_scheduler"), profile=profile, engine=engine, output_tokens=4096,
                 seconds=committed / float(expected), seed=seed,
             ),
             recorded,

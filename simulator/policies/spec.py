@@ -1,0 +1,150 @@
+"""Policies as users write them: parsed once, printed back, and bound to what a step costs where they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.errors import InputError
+from simulator.hardware.cost import StepCost
+from simulator.policies.batch_adaptive import BatchAdaptive
+from simulator.policies.contract import Policy
+from simulator.policies.fixed import Fixed
+from simulator.policies.k_by_batch import KByBatch
+from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
+from simulator.policies.oracle import Oracle
+from simulator.policies.prefix_scheduler import PrefixScheduler
+from simulator.policies.threshold import Threshold
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How policies of one name are written and made."""
+
+    usage: str
+    policy: type[Policy]
+    arguments: Callable[[str], tuple[Any, ...]] = lambda _: ()
+    """From the parameter's text to the class's arguments, after the cost where it needs one. Raises ValueError."""
+
+
+_FORMS: dict[str, _Form] = {
+    "fixed": _Form("fixed:K", Fixed, lambda k: (Fixed(int(k)).k,)),
+    "threshold": _Form("threshold:C", Threshold, lambda c: (Threshold(float(c)).least,)),
+    "k_by_batch": _Form("k_by_batch:REQUESTS=K/REQUESTS=K…", KByBatch, lambda rows: (KByBatch.parse(rows).rows,)),
+    "cutoff": _Form("cutoff:REQUESTS", KByBatch, lambda requests: (KByBatch.cutoff(int(requests)).rows,)),
+    "oracle": _Form("oracle", Oracle),
+    "none": _Form("none", Fixed, lambda _: (0,)),
+    "prefix_scheduler": _Form("prefix_scheduler", PrefixScheduler),
+    "lagged_scheduler": _Form("lagged_scheduler[:LAG[/EMA]]", LaggedScheduler, LaggedScheduler.parameters),
+    "vllm_adaptive": _Form("vllm_adaptive", VllmAdaptive),
+    "batch_adaptive": _Form("batch_adaptive[:WEIGHT]", BatchAdaptive, BatchAdaptive.parameters),
+}
+POLICIES = tuple(form.usage for form in _FORMS.values())
+"""All policies, as users write them."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicySpec:
+    """A policy before it is run: its name, its parameter and what its class says of itself, without a cost.
+
+    Raises InputError for a policy there is not, and for a parameter it cannot have.
+    """
+
+    name: str
+    """Without the parameter: fixed, threshold, prefix_scheduler, …"""
+    parameter: str = ""
+    """As it was written; empty without one."""
+
+    def __post_init__(self) -> None:
+        if self.name not in _FORMS:
+            raise InputError(f"policy {self}: no such policy; there are {', '.join(POLICIES)}")
+        usage = self._form.usage
+        if (self.parameter and ":" not in usage) or (not self.parameter and ":" in usage.partition("[")[0]):
+            raise InputError(f"policy {self}: is written {usage}")
+        try:
+            self._form.arguments(self.parameter)
+        except ValueError as error:
+            raise InputError(f"policy {self}: {error}; it is written {usage}") from None
+
+    @classmethod
+    def parse(cls, text: str) -> PolicySpec:
+        """A policy as users write it, `name` or `name:parameter`. Raises InputError, naming the policies there are."""
+        name, colon, parameter = text.partition(":")
+        if colon and not parameter and name in _FORMS:
+            raise InputError(f"policy {text}: is written {_FORMS[name].usage}")
+        return cls(name, parameter)
+
+    @classmethod
+    def fixed(cls, k: int) -> PolicySpec:
+        """Verifying the first k positions, always."""
+        return cls("fixed", str(k))
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.parameter}" if self.parameter else self.name
+
+    @property
+    def _form(self) -> _Form:
+        return _FORMS[self.name]
+
+    @property
+    def reads_confidences(self) -> bool:
+        """Whether it needs a drafter that says how sure it is."""
+        return self._form.policy.reads_confidences
+
+    @property
+    def wants_raw_confidences(self) -> bool:
+        """Whether it ignores calibration."""
+        return self._form.policy.wants_raw_confidences
+
+    @property
+    def lossless(self) -> bool:
+        """Whether an engine can run it: False for bounds that look at what no engine can know."""
+        return self._form.policy.lossless
+
+    @property
+    def replays_exactly(self) -> bool:
+        """Whether a replay of sampled drafts under it has the law of a live run."""
+        return self._form.policy.replays_exactly
+
+    @property
+    def needs_cost(self) -> bool:
+        """Whether it decides by what a step costs."""
+        return self._form.policy.needs_cost
+
+    @property
+    def k(self) -> int | None:
+        """How many positions it verifies of every draft, 0 for `none`; None where it depends on more than the block."""
+        return int(self._form.arguments(self.parameter)[0]) if self._form.policy is Fixed else None
+
+    @property
+    def k_by_batch(self) -> KByBatch | None:
+        """Its table of k over running requests; None where it has none."""
+        return KByBatch(*self._form.arguments(self.parameter)) if self._form.policy is KByBatch else None
+
+    def bind(self, cost: StepCost | None = None) -> Policy:
+        """The policy itself, a new one each time, for policies learn; `cost` is what it believes a step costs.
+
+        Raises InputError where it needs a cost and there is none.
+        """
+        kind, arguments = self._form.policy, self._form.arguments(self.parameter)
+        made: Callable[..., Policy] = kind
+        if not kind.needs_cost:
+            return made(*arguments)
+        if cost is None:
+            raise InputError(f"policy {self}: decides by what a step costs; name a hardware profile")
+        return made(kind.believed_cost(cost), *arguments)
+
+
+NO_DRAFTER = PolicySpec("none")
+"""Plain decoding."""
+
+
+def policies_of(texts: list[str] | None) -> list[PolicySpec] | None:
+    """Several policies as users write them; None stays None. Raises InputError."""
+    return None if texts is None else [PolicySpec.parse(text) for text in texts]
+
+
+def policy_class(name: str) -> type[Policy]:
+    """The class of the policies of a name, for what is known of them without a parameter. Raises KeyError."""
+    return _FORMS[name].policy

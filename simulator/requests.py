@@ -1,0 +1,96 @@
+"""Requests drawn from a trace's responses: who asks for what, and when, under a load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.engine.state import REQUEST, Records
+from simulator.errors import InputError
+from simulator.load import Arrivals, Load, RecordedArrivals, Users
+from simulator.traces import Trace
+
+CHUNK = 8192
+"""Requests made at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is asked: responses of a trace, by domain."""
+
+    trace: Trace
+    weights: Mapping[str, float] | None = None
+    """Share of requests by domain; None takes responses as often as they were recorded."""
+    prompt_tokens: int | None = None
+    """Overrides the recorded prompts' lengths."""
+    output_tokens: int | None = None
+    """Overrides the recorded responses' lengths: shorter ones are cut, longer ones go on with others of their domain."""
+
+    def __post_init__(self) -> None:
+        domains = {r.domain for r in self.trace.responses}
+        if self.weights is not None:
+            if unknown := sorted(set(self.weights) - domains):
+                raise InputError(f"mix: no {', '.join(unknown)} in the trace; it has {', '.join(sorted(domains))}")
+            if min(self.weights.values()) < 0 or not sum(self.weights.values()) > 0:
+                raise InputError("mix: shares must be 0 or more, and one above 0")
+        for name in ("prompt_tokens", "output_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be 1 or more, got {value}")
+
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """Of each response, [S]."""
+        domain = np.array([r.domain for r in self.trace.responses])
+        if self.weights is None:
+            return np.full(len(domain), 1 / len(domain))
+        share = np.array([self.weights.get(d, 0.0) for d in domain])
+        names, counts = np.unique(domain, return_counts=True)
+        return np.asarray(share / counts[np.searchsorted(names, domain)] / share_sum(self.weights))
+
+    def lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Prompt and output tokens of each response, [S] each."""
+        prompt = np.maximum([r.prompt_tokens for r in self.trace.responses], 1)
+        output = np.diff(self.trace.offsets) + 1
+        return (
+            prompt if self.prompt_tokens is None else np.full_like(prompt, self.prompt_tokens),
+            output if self.output_tokens is None else np.full_like(output, self.output_tokens),
+        )
+
+
+def share_sum(weights: Mapping[str, float]) -> float:
+    """The sum of the shares, which need not be 1."""
+    return float(sum(weights.values()))
+
+
+def requests(mix: Mix, load: Load, rng: np.random.Generator) -> Iterator[Records]:
+    """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded."""
+    of_response, arrivals, thoughts = rng.spawn(3)
+    p, (prompt, output) = mix.probabilities(), mix.lengths()
+    cumulative = np.cumsum(p)
+    start_s, at = 0.0, 0
+    recorded = load.requests if isinstance(load, RecordedArrivals) else None
+    while recorded is None or at < len(recorded.arrival_s):
+        chunk = np.zeros(CHUNK, REQUEST)
+        drawn = np.searchsorted(cumulative, of_response.random(CHUNK) * cumulative[-1], side="right")
+        chunk["response"] = drawn
+        chunk["prompt_tokens"], chunk["output_tokens"] = prompt[drawn], output[drawn]
+        if isinstance(load, Users):
+            chunk["think_s"] = thoughts.exponential(load.think_s, CHUNK) if load.think_s else 0.0
+        elif isinstance(load, Arrivals):
+            gaps = _gaps(load, arrivals)
+            chunk["arrival_s"] = start_s + np.cumsum(gaps)
+            start_s = float(chunk["arrival_s"][-1])
+        elif recorded is not None:
+            here = slice(at, at + CHUNK)
+            chunk = chunk[: len(recorded.arrival_s[here])]
+            chunk["arrival_s"] = recorded.arrival_s[here]
+            chunk["prompt_tokens"], chunk["output_tokens"] = recorded.prompt_tokens[here], recorded.output_tokens[here]
+        at += len(chunk)
+        yield chunk
+
+
+def _gaps(load: Arrivals, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    mean = 1 / load.rate_per_s
+    return np.full(CHUNK, mean) if load.cv == 0 else rng.gamma(load.cv**-2, mean * load.cv**2, CHUNK)

@@ -1,0 +1,194 @@
+"""Promises: how they are written, to whom they are made, and what is counted against them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.engine.state import ROW, TOTALS, Records
+from simulator.errors import InputError
+from simulator.metrics import Ledger, Outcome, Slice, outcome
+from simulator.sla import MEASURES, Sla, attained, share_of
+
+
+@st.composite
+def bounds(draw: st.DrawFn) -> Sla:
+    measure = draw(st.sampled_from(MEASURES))
+    share = draw(st.one_of(st.none(), st.integers(1, 999).map(lambda n: n / 1000)))
+    return Sla(measure, measure == "tps", draw(st.floats(1e-6, 1e6)), share)
+
+
+@given(bounds())
+def test_text_and_back(sla: Sla) -> None:
+    assert Sla.parse(str(sla)) == sla
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("tps>=80", "tps>=80"),
+        ("tps >= 80", "tps>=80"),
+        ("ttft<=0.5", "ttft<=500ms"),
+        ("ttft<=500ms", "ttft<=500ms"),
+        ("e2e<=30s", "e2e<=30s"),
+        ("p95_ttft<=0.5", "ttft<=500ms"),
+        ("p99_ttft<=0.5", "ttft<=500ms@99%"),
+        ("p5_tps>=80", "tps>=80"),
+        ("mean_tps>=80", "mean_tps>=80"),
+        ("tps>=80@99.5%", "tps>=80@99.5%"),
+    ],
+)
+def test_how_bounds_are_written(text: str, written: str) -> None:
+    assert str(Sla.asked(text)) == written
+
+
+@pytest.mark.parametrize(
+    "text", ["tps>80", "tps<=80", "ttft>=1", "speed>=80", "tps>=0", "tps>=80ms", "tps>=nan", "tps>=1e999", ""]
+)
+def test_what_is_no_bound(text: str) -> None:
+    with pytest.raises(InputError, match=r"^SLA "):
+        Sla.asked(text)
+
+
+def test_a_bound_that_few_keep_is_refused_with_what_was_meant() -> None:
+    with pytest.raises(InputError) as told:
+        Sla.asked("p95_tps>=350")
+    for words in ("5%", "tps>=350", "mean_tps>=350"):
+        assert words in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["ttft<=500", "tpot<=100"])
+def test_milliseconds_without_their_unit_are_noticed(text: str) -> None:
+    with pytest.raises(InputError, match=f"{text}ms"):
+        Sla.asked(text)
+
+
+def test_whom_a_promise_is_made_to() -> None:
+    assert Sla.asked("tps>=80", share_of("99%")).share == 0.99
+    assert Sla.asked("mean_tps>=80", 0.99).share is None
+    assert Sla.asked("p90_ttft<=1s", 0.99).share == 0.9
+    for wrong in ("95", "0%", "100%", "40%", "many"):
+        with pytest.raises(InputError, match="--share"):
+            share_of(wrong)
+
+
+def rows(ttft_s: list[float], tps: list[float]) -> Records:
+    """Requests of eleven tokens that came at 0."""
+    made = np.zeros(len(ttft_s), ROW)
+    made["first_s"], made["output_tokens"] = ttft_s, 11
+    made["finish_s"] = made["first_s"] + 10 / np.array(tps)
+    return made
+
+
+def finished(slas: list[Sla], served: Records) -> Outcome:
+    ledger, totals = Ledger(slas), np.zeros(1, TOTALS)
+    totals["arrived"] = totals["finished"] = len(served)
+    totals["emitted"] = 11 * len(served)
+    ledger.close_slice(totals, served, 1.0)
+    return outcome(ledger, gpus=1, replicas=1, kv_tokens=1, load="recorded", arriving=1)
+
+
+def test_requests_are_counted_against_all_bounds_of_a_share_together() -> None:
+    """By hand: 100 requests, 3 of them too slow and 3 others too late: 97 % keep either bound, 94 % both. Their mean is
+    (97 · 100 + 3 · 20) / 100 = 97.6 tokens a second."""
+    tps = [20.0] * 3 + [100.0] * 97
+    ttft = [0.1] * 97 + [0.9] * 3
+    slas = [Sla.asked("tps>=80"), Sla.asked("ttft<=500ms"), Sla.asked("mean_tps>=97"), Sla.asked("mean_tps>=98")]
+    found = finished(slas, rows(ttft, tps))
+    assert found.attained["tps>=80"] == found.attained["ttft<=500ms"] == pytest.approx(0.97)
+    assert found.attained["tps>=80 and ttft<=500ms"] == pytest.approx(0.94)
+    assert found.attained["mean_tps>=97"] == pytest.approx(97.6)
+    assert found.slas == {
+        "tps>=80": True, "ttft<=500ms": True, "tps>=80 and ttft<=500ms": False, "mean_tps>=97": True, "mean_tps>=98": False,
+    }  # fmt: skip
+    assert found.attainment == pytest.approx(0.94)
+
+
+@given(st.lists(st.floats(79.9, 80.1), min_size=1, max_size=50))
+def test_shares_are_counted_and_not_read_off_bins(tps: list[float]) -> None:
+    """Bins are 1 % wide; the bound lies within one."""
+    served = rows([0.0] * len(tps), tps)
+    speeds = 10 / (served["finish_s"] - served["first_s"])
+    found = finished([Sla.asked("tps>=80")], served)
+    assert found.attained["tps>=80"] == pytest.approx(np.mean(1 / ((served["finish_s"] - served["first_s"]) / 10) >= 80))
+    assert speeds.shape == (len(tps),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept", "shown"),
+    [
+        ("tps>=80", 0.9499, False, "94.9 % missed"),
+        ("tps>=80", 0.9999, True, "99.9 % kept"),
+        ("tps>=80", 1.0, True, "100 % kept"),
+        ("mean_tps>=80", 79.6, False, "79.6 missed"),
+        ("mean_ttft<=500ms", 0.1234, True, "123 ms kept"),
+        ("tps>=80 and ttft<=500ms", 0.94, False, "94 % missed"),
+        ("tps>=80", None, True, "kept"),
+        ("tps>=80", float("nan"), None, "–"),
+    ],
+)
+def test_attainment_as_shown(name: str, value: float | None, kept: bool | None, shown: str) -> None:
+    assert attained(name, value, kept) == shown
+
+
+# --- keeping up -----------------------------------------------------------------------------------------------------------
+
+
+def slices_of(arrived: list[int], finished: list[int], e2e_s: float) -> list[Slice]:
+    found = []
+    for came, went in zip(arrived, finished, strict=True):
+        totals = np.zeros(1, TOTALS)
+        totals["arrived"], totals["finished"] = came, went
+        one = Slice(totals[0], 1.0)
+        one.counts[MEASURES.index("e2e")], one.sums[MEASURES.index("e2e")] = went, went * e2e_s
+        found.append(one)
+    return found
+
+
+def queue(rate: float, capacity: float, seed: int, seconds: int = 100) -> list[Slice]:
+    """Poisson arrivals at a server that answers so many a second, a second at a time."""
+    rng = np.random.default_rng(seed)
+    waiting, arrived, gone = 0, [], []
+    for _ in range(seconds):
+        came = int(rng.poisson(rate))
+        went = min(waiting + came, int(rng.poisson(capacity)))
+        waiting += came - went
+        arrived.append(came)
+        gone.append(went)
+    return slices_of(arrived, gone, 1.0)
+
+
+def keeps_up(slices: list[Slice], *, closed: bool = False) -> bool | None:
+    from simulator.metrics import Backlog
+
+    return Backlog.of(slices).keeps_up(closed=closed)
+
+
+def test_overload_is_told_from_noise() -> None:
+    """A queue at 150 % of what can be answered grows: every run says so. At 70 % none does."""
+    assert {keeps_up(queue(30, 20, seed)) for seed in range(200)} == {False}
+    calm = [keeps_up(queue(20, 30, seed)) for seed in range(200)]
+    assert calm.count(False) <= 1
+    assert calm.count(True) >= 180
+
+
+def test_an_idle_machine_keeps_up() -> None:
+    """Three requests in a hundred seconds say nothing against it, however far from the nominal rate they are."""
+    arrived = [0] * 100
+    arrived[20] = arrived[60] = arrived[90] = 1
+    assert keeps_up(slices_of(arrived, arrived, 0.5)) is True
+    assert keeps_up(slices_of([0] * 100, [0] * 100, 0.5)) is True
+
+
+def test_a_run_that_is_too_short_says_so() -> None:
+    """Nobody has finished in half of the time; or requests take most of it."""
+    assert keeps_up(slices_of([1] * 40, [0] * 40, 0.0)) is not True
+    assert keeps_up(slices_of([1] * 40, [1] * 40, 15.0)) is None
+
+
+def test_in_a_closed_loop_nothing_piles_up() -> None:
+    growing = slices_of([2] * 40, [1] * 40, 1.0)
+    assert keeps_up(growing, closed=True) is True
+    assert keeps_up(growing) is False

@@ -1,0 +1,195 @@
+"""Values that are parsed once and printed back: policies, loads, profiles."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.errors import InputError
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.cost import StepCost
+from simulator.hardware.profile import dump_profile
+from simulator.load import Arrivals, Load, RecordedArrivals, Users, loads
+from simulator.policies import NO_DRAFTER, POLICIES, KByBatch, PolicySpec, policies_of, policy_class
+from simulator.policies.lagged_scheduler import VLLM_PROFILED_CONTEXT_TOKENS, LaggedScheduler
+from simulator.records import DRAFTINGS
+from simulator.replay import replays_exactly
+
+COST = StepCost(np.ones(9), np.ones(9), np.zeros((4, 9)), np.zeros(4), 0.0, 0.0, 0.0, 0.0)
+EXAMPLES = (
+    "fixed:3", "fixed:0", "threshold:0.5", "k_by_batch:8=7/32=3", "cutoff:16", "oracle", "none",
+    "prefix_scheduler", "lagged_scheduler", "lagged_scheduler:4", "lagged_scheduler:3/0.5", "vllm_adaptive",
+    "batch_adaptive", "batch_adaptive:0.1",
+)  # fmt: skip
+FACTS = ("reads_confidences", "wants_raw_confidences", "lossless", "replays_exactly", "needs_cost")
+rows = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 255)), min_size=1, max_size=5, unique_by=lambda row: row[0])
+parameters: dict[str, st.SearchStrategy[str]] = {
+    "fixed": st.integers(0, 10**6).map(str),
+    "threshold": st.floats(0, 1).map(repr),
+    "k_by_batch": rows.map(lambda rs: "/".join(f"{n}={k}" for n, k in sorted(rs))),
+    "cutoff": st.integers(1, 10**6).map(str),
+    "lagged_scheduler": st.tuples(st.integers(1, 8), st.floats(0, 1, exclude_max=True)).map(lambda p: f"{p[0]}/{p[1]!r}"),
+    "batch_adaptive": st.floats(0, 1, exclude_min=True).map(repr),
+}
+texts = st.sampled_from(EXAMPLES) | st.one_of([p.map(f"{name}:{{}}".format) for name, p in parameters.items()])
+
+
+@given(texts)
+def test_a_policy_prints_what_it_was_read_from(text: str) -> None:
+    spec = PolicySpec.parse(text)
+    assert str(spec) == text
+    assert PolicySpec.parse(str(spec)) == spec == pickle.loads(pickle.dumps(spec))
+
+
+@given(texts)
+def test_the_policy_itself_is_written_so_that_it_reads_back_equal(text: str) -> None:
+    made = PolicySpec.parse(text).bind(COST)
+    again = PolicySpec.parse(made.name).bind(COST)
+    assert type(again) is type(made)
+    assert again == made or text not in EXAMPLES  # policies write their numbers in six digits
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_what_is_known_of_a_policy_without_a_cost_is_what_it_does_with_one(text: str) -> None:
+    spec = PolicySpec.parse(text)
+    made = spec.bind(COST)
+    assert {name: getattr(spec, name) for name in FACTS} == {name: getattr(made, name) for name in FACTS}
+    assert type(made) is policy_class(spec.name)
+    for drafting in DRAFTINGS:
+        assert replays_exactly(spec, drafting) == replays_exactly(made, drafting)
+    if spec.needs_cost:
+        with pytest.raises(InputError, match=f"policy {text}: decides by what a step costs; name a hardware profile"):
+            spec.bind()
+    else:
+        assert spec.bind() == made
+
+
+def test_every_policy_that_can_be_written_is_an_example() -> None:
+    assert {PolicySpec.parse(text).name for text in EXAMPLES} == {usage.split(":")[0].split("[")[0] for usage in POLICIES}
+    read = {text for text in EXAMPLES if PolicySpec.parse(text).reads_confidences}
+    assert {text.split(":")[0] for text in read} == {"threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive"}
+    assert [text for text in EXAMPLES if not PolicySpec.parse(text).lossless] == ["oracle"]
+
+
+def test_what_a_policy_verifies() -> None:
+    assert [PolicySpec.parse(t).k for t in ("fixed:3", "none", "cutoff:3", "prefix_scheduler")] == [3, 0, None, None]
+    assert PolicySpec.fixed(3) == PolicySpec.parse("fixed:3")
+    assert PolicySpec.parse("cutoff:16").k_by_batch == KByBatch.cutoff(16)
+    assert PolicySpec.parse("k_by_batch:8=7").k_by_batch == KByBatch(((8, 7),))
+    assert NO_DRAFTER.k_by_batch is None
+    assert policies_of(None) is None
+    assert policies_of(["none", "fixed:3"]) == [NO_DRAFTER, PolicySpec.fixed(3)]
+
+
+def test_vllm_believes_in_costs_at_one_context() -> None:
+    bound = PolicySpec("vllm_adaptive").bind(COST)
+    assert isinstance(bound, LaggedScheduler)
+    assert bound.cost.assumed_context_tokens == VLLM_PROFILED_CONTEXT_TOKENS
+    assert PolicySpec("lagged_scheduler").bind(COST).cost == COST  # type: ignore[attr-defined]
+
+
+def test_a_policy_that_learns_is_a_new_one_each_time() -> None:
+    spec = PolicySpec("batch_adaptive")
+    first, second = spec.bind(COST), spec.bind(COST)
+    first.learn([2], [0])
+    assert (first.alpha, second.alpha) == (0.95, 1.0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "policy : no such policy; there are fixed:K"),
+        ("fixd:3", "policy fixd:3: no such policy; there are fixed:K, threshold:C, k_by_batch"),
+        ("fixed", "policy fixed: is written fixed:K"),
+        ("fixed:", "policy fixed:: is written fixed:K"),
+        ("none:0", "policy none:0: is written none"),
+        ("vllm_adaptive:", "policy vllm_adaptive:: is written vllm_adaptive"),
+        ("lagged_scheduler:9", "the lag must be from 1 to 8 rounds, got 9; it is written lagged_scheduler"),
+        ("lagged_scheduler:2/1", "the moving average must be from 0 to below 1"),
+        ("lagged_scheduler:", r"is written lagged_scheduler\[:LAG"),
+        ("batch_adaptive:0", "the weight must be above 0 and at most 1, got 0.0; it is written batch_adaptive"),
+        ("batch_adaptive:x", "it is written batch_adaptive"),
+        ("threshold:nan", "from 0 to 1"),
+        ("cutoff:0", "must rise from 1"),
+    ],
+)
+def test_wrong_policies_are_refused_in_one_sentence_before_any_cost_is_known(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        PolicySpec.parse(text)
+    assert "\n" not in str(refused.value)
+
+
+finite: Callable[..., st.SearchStrategy[float]] = lambda low: st.floats(low, 1e9)  # noqa: E731
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1).map(lambda name: Path("/folder", name))
+every_load = (
+    st.builds(Users, st.integers(1, 10**6), finite(0))
+    | st.builds(Arrivals, finite(1e-6), finite(0))
+    | st.builds(RecordedArrivals, paths, finite(1e-6))
+)
+
+
+@given(every_load)
+def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
+    assert Load.parse(str(load)) == load
+    assert str(Load.parse(str(load))) == str(load)
+
+
+@pytest.mark.parametrize(
+    ("text", "load", "printed", "label"),
+    [
+        ("users:64", Users(64), "users:64/0", "64 users"),
+        ("users:1/2.5", Users(1, 2.5), "users:1/2.5", "1 user thinking 2.5 s"),
+        ("rate:5", Arrivals(5), "rate:5/1", "5 requests/s"),
+        ("rate:0.1/0", Arrivals(0.1, 0), "rate:0.1/0", "0.1 requests/s"),
+        ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "recorded arrivals (a.csv)"),
+        ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "recorded arrivals (a@b.csv)"),
+        (
+            "file:/a.csv@2.5",
+            RecordedArrivals(Path("/a.csv"), 2.5),
+            "file:/a.csv@2.5",
+            "recorded arrivals (a.csv, 2.5 times as fast)",
+        ),
+    ],
+)
+def test_loads_as_they_are_written(text: str, load: Load, printed: str, label: str) -> None:
+    found = Load.parse(text)
+    assert (found, str(found), found.label) == (load, printed, label)
+    assert found.users == (load.users if isinstance(load, Users) else None)
+    assert found.rate_per_s == (load.rate_per_s if isinstance(load, Arrivals) else None)
+
+
+@pytest.mark.parametrize(
+    "text", ["users:0", "users:x", "users:4/-1", "rate:-1", "rate:inf", "queue:3", "file:", "file:/a@0", ""]
+)
+def test_wrong_loads_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"^load {text}: "):
+        Load.parse(text)
+
+
+def test_a_recorded_load_is_read_once_and_takes_its_requests_along(tmp_path: Path) -> None:
+    file = tmp_path / "arrivals.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,1,2\n")
+    [load] = loads("--concurrency", None, 0.0, None, 1.0, file, 2.0)
+    assert isinstance(load, RecordedArrivals)
+    assert load.name == "arrivals.csv@2"
+    file.unlink()
+    there = pickle.loads(pickle.dumps(load)).requests
+    assert (there.arrival_s.tolist(), there.prompt_tokens.tolist(), there.output_tokens.tolist()) == ([0, 1], [5, 1], [3, 2])
+    with pytest.raises(FileNotFoundError):
+        _ = Load.parse(str(load)).requests  # type: ignore[attr-defined]
+
+
+def test_a_profile_knows_the_digest_of_its_json() -> None:
+    profile = find_profile("h100/qwen3-4b")
+    assert profile.digest == hashlib.sha256(dump_profile(profile).encode()).hexdigest()
+    other = replace(profile, overhead_s=profile.overhead_s + 1e-6)
+    assert other.digest != profile.digest == find_profile("h100/qwen3-4b").digest
+    assert profile == find_profile("h100/qwen3-4b")
