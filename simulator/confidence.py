@@ -12,7 +12,6 @@ tell more, and bias the output: with p = .7/.3 and q = .6/.4, admitting where q(
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +51,8 @@ def calibrated(confidence: npt.ArrayLike, temperatures: npt.ArrayLike) -> Floats
         return (1 / (1 + np.exp(-logit / np.asarray(temperatures, np.float64)))).astype(np.float32)
 
 
-def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """s_k [..., γ] from c_k [..., γ]."""
+def products(confidence: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """c_1···c_k [..., γ] from c_k [..., γ]; what policies rank by is rounded, see `simulator.traces.survival`."""
     return np.asarray(np.cumprod(np.asarray(confidence, np.float64), -1))
 
 
@@ -140,7 +139,7 @@ def roc_auc(predicted: npt.ArrayLike, happened: npt.ArrayLike) -> float | None:
 
 def quality(confidence: npt.ArrayLike, accepted: npt.ArrayLike) -> list[Quality]:
     """Quality at every position, from confidences [A, γ] and accepted counts [A]."""
-    s, a = survival(confidence), np.asarray(accepted)
+    s, a = products(confidence), np.asarray(accepted)
     result = []
     for k in range(s.shape[1]):
         kept = a > k
@@ -148,7 +147,3 @@ def quality(confidence: npt.ArrayLike, accepted: npt.ArrayLike) -> list[Quality]
         brier = float(np.mean((s[:, k] - kept) ** 2))
         result.append(Quality(len(a), float(kept.mean()), ece, auc, brier))
     return result
-
-
-Confidences = Literal["raw", "calibrated", "estimated", "none"]
-"""What a policy decides from: a drafter with a confidence head has the first two, one without may have estimated ones."""

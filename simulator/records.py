@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from simulator.drafter_kinds import KINDS
 
 FinishReason = Literal["stop", "length"]
 Drafting = Literal["sampled", "greedy"]
@@ -16,12 +18,8 @@ as vLLM by default, z-lab's loop and llama.cpp do. A greedy draft is one-hot: it
 DRAFTINGS: tuple[Drafting, ...] = get_args(Drafting)
 KeptDrafting = Literal["sampled", "greedy", "either"]
 """What a recording holds for. `either` where both ways draft the same: it is recorded and kept once, and serves both."""
-DRAFT_SAMPLE_METHOD: dict[Drafting, str] = {"sampled": "probabilistic", "greedy": "greedy"}
-"""vLLM's option of this name."""
-VLLM_DRAFTING: Drafting = "greedy"
-"""What vLLM does without it."""
-_ONE_HOT = ("none", "ngram")
-"""Kinds of drafters without a distribution to draw from."""
+Confidences = Literal["raw", "calibrated", "estimated", "none"]
+"""What a policy decides from: a drafter with a confidence head has the first two, one without may have estimated ones."""
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +59,51 @@ class Sampling:
 
 def kept_drafting(drafting: Drafting, kind: str, temperature: float) -> KeptDrafting:
     """What a recording of a drafter of this kind holds for: at temperature 0, and where q is one-hot anyway, for either."""
-    return "either" if temperature == 0 or kind in _ONE_HOT else drafting
+    return "either" if temperature == 0 or (kind in KINDS and KINDS[kind].one_hot) else drafting
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Recording:
+    """The key of a dense recording and of what a policy is shown of it. Raises ValueError for what makes no sense."""
+
+    drafter: str
+    """As the run's pair names it."""
+    gamma: int
+    """Tokens drafted in each round."""
+    confidences: Confidences = "none"
+    """What policies are shown."""
+    drafting: KeptDrafting = "sampled"
+    """How drafts were chosen, as asked for."""
+    kind: str = field(default="", compare=False)
+    """The drafter's kind, which goes with its name; empty where nobody asks."""
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0 or self.confidences not in get_args(Confidences) or self.drafting not in get_args(KeptDrafting):
+            raise ValueError(f"recording: γ of 0 or more, known confidences and a known drafting needed, got {self!r}")
+
+    def showing(self, confidences: Confidences) -> Recording:
+        """The same recording with other confidences."""
+        return replace(self, confidences=confidences)
+
+    def __str__(self) -> str:
+        basis = "" if self.confidences == "none" else f" ({self.confidences})"
+        return f"{self.drafter} γ={self.gamma}{basis}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class System:
+    """What can be served: a recording under a policy; `none` walks any recording, and uses no drafter."""
+
+    recording: Recording
+    policy: str
+    """As users write it."""
+
+    def __str__(self) -> str:
+        """As people call it: the drafter, its block, the policy, and what it decides from."""
+        if self.policy == "none":
+            return "none"
+        r = self.recording
+        return f"{r.drafter} γ={r.gamma} {self.policy}" + ("" if r.confidences == "none" else f" ({r.confidences})")
 
 
 @dataclass(frozen=True, slots=True)

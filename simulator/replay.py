@@ -1,11 +1,22 @@
-"""Replay of a dense record under any policy: slow, obvious, and the reference for everything faster."""
+"""Replay of a dense record under any policy: slow, obvious, and the reference for everything faster.
+
+`walk` is the one faster copy of it outside of the engine: thresholds alone, all responses at once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from simulator.hardware.cost import StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.policies.spec import PolicySpec
 from simulator.records import Anchors, KeptDrafting, Round
+
+Ints = npt.NDArray[np.int64]
 
 
 def replay(anchors: Anchors, policy: Policy) -> list[Round]:
@@ -41,3 +52,42 @@ def replays_exactly(policy: Policy | PolicySpec, drafting: KeptDrafting) -> bool
     them.
     """
     return policy.lossless and (policy.replays_exactly or drafting != "sampled")
+
+
+class Walked(NamedTuple):
+    """Sums over the rounds that make responses, [thresholds, S]."""
+
+    rounds: Ints
+    committed: Ints
+    verified: Ints
+    accepted: Ints
+
+
+def walk(
+    confidence: npt.NDArray[np.floating[Any]], drafted: Ints, accepted: Ints, offsets: Ints, thresholds: Sequence[float]
+) -> Walked:
+    """Every response under `threshold:c`, all thresholds and responses at once: what `replay` does for one of each.
+
+    Args:
+        confidence: c_1..c_γ at each anchor, [A, γ]; nan where none was drafted.
+        drafted: tokens drafted, [A]; accepted: a, [A].
+        offsets: anchors of response s are offsets[s] to offsets[s + 1], [S + 1].
+        thresholds: the least confidences that are verified.
+    """
+    c = np.nan_to_num(confidence.astype(np.float64))
+    ends = offsets[1:]
+    verified = np.empty((len(thresholds), len(c)), np.int16)
+    for i, threshold in enumerate(thresholds):
+        below = c < threshold
+        verified[i] = np.minimum(np.where(below.any(1), below.argmax(1), c.shape[1]), drafted)
+    kept = np.minimum(verified, accepted).astype(np.int16)
+    at = np.tile(offsets[:-1], (len(thresholds), 1))
+    sums = Walked(*(np.zeros(at.shape, np.int64) for _ in Walked._fields))
+    which = np.arange(len(thresholds))[:, None]
+    while (live := at < ends).any():
+        here = np.minimum(at, len(c) - 1)
+        committed = np.minimum(kept[which, here] + 1, ends - at)
+        for total, amount in zip(sums, (1, committed, verified[which, here], kept[which, here]), strict=True):
+            total += np.where(live, amount, 0)
+        at = np.where(live, at + committed, at)
+    return sums

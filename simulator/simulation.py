@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Kind, Ledger, Outcome, outcome
-from simulator.policies import Fixed, Policy, PolicySpec
+from simulator.policies import NO_DRAFTER, Fixed, Policy, PolicySpec
 from simulator.records import Anchors
 from simulator.requests import CHUNK, Mix, requests
 from simulator.sla import Sla
@@ -85,7 +85,10 @@ class Setup:
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
-        return profile.cost(trace.drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens)
+        drafter = (
+            "none" if self.policy == NO_DRAFTER else trace.drafter
+        )  # the baseline walks any trace, and pays for no drafter
+        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)
 
 
 class Prepared(NamedTuple):
@@ -258,9 +261,8 @@ class Simulator:
                 f"{engine.request_cap * (gamma + 1)}, or prompts would never get a turn"
             )
         self.tables = recorded.tables
-        self.cost = typed(cost)
-        self.rule: Rule = rule_of(policy, engine.request_cap, self.cost)
-        self.rule = self.rule._replace(believed=typed(self.rule.believed))
+        self.cost = cost
+        self.rule: Rule = rule_of(policy, engine.request_cap, cost)
         for known in (self.cost, self.rule.believed):  # compiled code does not check
             assert known.draft_s.shape[0] > gamma, "a cost table is too short for γ"
             assert known.draft_s.shape[1] > engine.request_cap, "a cost table is too short for the request cap"
@@ -317,11 +319,3 @@ class Simulator:
                 f"outputs are longer than the recorded responses, and a domain has none longer than γ + 1 = "
                 f"{self.limits.gamma + 1} tokens to go on with; record longer responses or shorten the outputs"
             )
-
-
-def typed(cost: StepCost) -> StepCost:
-    """The same cost with the one set of types that the compiled loop was made for."""
-    made: list[Any] = [np.ascontiguousarray(table, np.float64) for table in cost[:4]]
-    made += [float(seconds) for seconds in cost[4:8]]
-    made += [int(cost.assumed_context_tokens), np.ascontiguousarray(cost.widening_s, np.float64), *map(float, cost[10:12])]
-    return StepCost._make([*made, bool(cost.padded)])

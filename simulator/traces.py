@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.confidence import calibrated, estimated
+from simulator.confidence import calibrated, estimated, products
 from simulator.records import Anchors, KeptDrafting
 
 Split = Literal["calibration", "search", "confirmation"]
@@ -41,6 +41,8 @@ class Trace:
     """All of them, [A]."""
     drafting: KeptDrafting = "sampled"
     """How the recorded drafts were chosen."""
+    kind: str = ""
+    """The drafter's kind; empty where its name is all that is known of it."""
 
     def __post_init__(self) -> None:
         ends = len(self.offsets) == len(self.responses) + 1 and self.offsets[0] == 0
@@ -49,7 +51,11 @@ class Trace:
 
     @classmethod
     def join(
-        cls, drafter: str, parts: Sequence[tuple[TracedResponse, Anchors]], drafting: KeptDrafting = "sampled"
+        cls,
+        drafter: str,
+        parts: Sequence[tuple[TracedResponse, Anchors]],
+        drafting: KeptDrafting = "sampled",
+        kind: str = "",
     ) -> Trace:
         """A trace of single responses; all of one γ, at least one."""
         each = [anchors for _, anchors in parts]
@@ -67,7 +73,7 @@ class Trace:
             whole("fresh_confidence"),
             whole("certainty"),
         )
-        return cls(drafter, tuple(response for response, _ in parts), offsets, anchors, drafting)
+        return cls(drafter, tuple(response for response, _ in parts), offsets, anchors, drafting, kind)
 
     @property
     def gamma(self) -> int:
@@ -83,7 +89,8 @@ class Trace:
 
     def select(self, keep: Sequence[bool]) -> Trace:
         """The responses marked in `keep`, at least one."""
-        return Trace.join(self.drafter, [part for part, kept in zip(self, keep, strict=True) if kept], self.drafting)
+        parts = [part for part, kept in zip(self, keep, strict=True) if kept]
+        return Trace.join(self.drafter, parts, self.drafting, self.kind)
 
     def calibrated(self, temperatures: npt.ArrayLike) -> Trace:
         """With every confidence at position k scaled by temperature k; see `simulator.confidence`."""
@@ -111,9 +118,13 @@ def cut(anchors: Anchors, where: slice) -> Anchors:
 
 def survival(confidence: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """s_k = c_1···c_k, [..., γ], in multiples of 2⁻²⁴: sums of them are exact in float64, whatever their order."""
-    products = np.cumprod(np.asarray(confidence, np.float64), axis=-1)
-    rounded: npt.NDArray[np.float32] = (np.rint(products * 2.0**24) / 2.0**24).astype(np.float32)
+    rounded: npt.NDArray[np.float32] = (np.rint(products(confidence) * 2.0**24) / 2.0**24).astype(np.float32)
     return rounded
+
+
+def rounded_survival(product: float) -> float:
+    """One survival of its product of confidences: the same rounding without arrays, for live and for compiled code."""
+    return round(product * 2.0**24) / 2.0**24
 
 
 def split_of(prompt_id: str) -> Split:

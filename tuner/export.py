@@ -14,29 +14,18 @@ from typing import Any, Literal, get_type_hints
 from results.store.database import Store
 from results.store.rows import read_plan
 from results.store.studies import Studies
+from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
-from simulator.records import DRAFT_SAMPLE_METHOD
+from simulator.serving.vllm import VLLM
 from tuner.display import describe, load_label
 from tuner.samplers import study_of
 from tuner.space import Configuration
 from tuner.study import StudyPlan
 from tuner.trial import Trial, configuration_of
 
-AUTOREGRESSIVE = ("eagle3", "mtp", "ngram")
-"""Kinds of drafters for which k drafted tokens are the first k of γ."""
-_METHODS = {"dspark": "dspark", "dflash": "dspark", "eagle3": "eagle3", "mtp": "mtp", "ngram": "ngram"}
-_CHECKPOINT_NOTES = {
-    "dspark": "vLLM reads vanilla heads only, not gated or rnn ones",
-    "dflash": "vLLM's dflash is another layout: convert the checkpoint to dspark's with markov_rank 1, zero markov_w1 and "
-    "markov_w2 [V, 1] and no confidence head",
-    "eagle3": "in the checkpoint's config.json set architectures to Eagle3Qwen3ForCausalLM, "
-    "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
-    "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
-    "mtp": "vLLM takes MTP weights from the target's own checkpoint, and has no such class for plain dense Qwen3",
-}
 _DRAFTING_NOTES = {
     "sampled": "draft_sample_method: the numbers are of drafts drawn from the draft distribution; vLLM's default is greedy, "
     "whose acceptance is another",
@@ -61,10 +50,10 @@ class Serving:
         """For a shell."""
         parts = [f"vllm serve {shlex.quote(self.target)}"]
         if self.speculative is not None:
-            parts.append(f"--speculative-config {shlex.quote(json.dumps(self.speculative))}")
-        parts += [f"--max-num-seqs {self.request_cap}", f"--max-num-batched-tokens {self.step_tokens}"]
+            parts.append(f"{VLLM.flags.speculative} {shlex.quote(json.dumps(self.speculative))}")
+        parts += [f"{VLLM.flags.request_cap} {self.request_cap}", f"{VLLM.flags.step_tokens} {self.step_tokens}"]
         if self.gpus > 1:
-            parts.append(f"--tensor-parallel-size {self.gpus}")
+            parts.append(f"{VLLM.flags.gpus} {self.gpus}")
         return " \\\n  ".join(parts)
 
 
@@ -108,23 +97,22 @@ def serving(
     notes: list[str] = []
     speculative: dict[str, Any] | None = None
     if winner.drafter != "none":
-        kind = drafter.get("kind", winner.drafter)
-        if kind not in _METHODS:
+        kind = kind_of(winner.drafter, drafter)
+        served = VLLM.kinds.get(kind)
+        if served is None:
             raise InputError(f"drafter {winner.drafter}: vLLM has no method for {kind}; export with --format json")
-        speculative = {"method": _METHODS[kind]}
-        if kind == "ngram":
-            speculative |= {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
-        elif kind != "mtp":
+        speculative = {"method": served.method, **served.options}
+        if served.checkpoint:
             speculative["model"] = "CHECKPOINT" if study["synthesised"] else drafter.get("checkpoint", "CHECKPOINT")
         if study["synthesised"]:
             notes.append("the traces were synthesised from published curves: put the drafter's checkpoint for CHECKPOINT")
-        if note := _CHECKPOINT_NOTES.get(kind):
-            notes.append(f"{winner.drafter}: {note}")
+        if served.note:
+            notes.append(f"{winner.drafter}: {served.note}")
         policy, said = _policy(winner, kind, found)
         speculative |= policy
         notes += said
-        if temperature > 0 and kind != "ngram":
-            speculative["draft_sample_method"] = DRAFT_SAMPLE_METHOD[plan["drafting"]]
+        if temperature > 0 and not KINDS[kind].one_hot:
+            speculative["draft_sample_method"] = VLLM.drafting_option[plan["drafting"]]
             notes.append(_DRAFTING_NOTES[plan["drafting"]])
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
@@ -137,7 +125,7 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
     gamma, cap = winner.gamma, winner.request_cap
     if (k := winner.policy.k) is not None:
         notes = []
-        if k < gamma and kind not in AUTOREGRESSIVE:
+        if k < gamma and not KINDS[kind].prefix:
             notes.append(
                 f"num_speculative_tokens: simulated as verifying {k} of {gamma} drafted tokens. vLLM drafts a block of {k}, "
                 "which a block-parallel drafter computes differently; some checkpoints refuse a shorter block"
@@ -156,7 +144,7 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
         return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, [note + lost]
     assert winner.policy.reads_confidences, winner
     fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
-    if winner.policy.name == "vllm_adaptive":
+    if winner.policy.name in VLLM.policies:
         return fields, []
     _, lost = _beside(found, "in vLLM")
     what = (

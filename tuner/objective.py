@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ import numpy as np
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
+from simulator.records import Recording
 from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
 from simulator.sla import Sla, joint, together
 from simulator.traces import Trace
-from tuner.prompts import Key, Part, drawn
+from tuner.prompts import Part, TraceKey, drawn
 from tuner.space import Configuration
 
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
@@ -89,10 +89,10 @@ class TrialJob(NamedTuple):
 class TrialWorker:
     """Runs jobs; as a Ray actor or here. The same seed asks every configuration for the same."""
 
-    def __init__(self, traces: dict[Key, Any], bare: tuple[str, int]) -> None:
+    def __init__(self, traces: dict[TraceKey, Any], bare: Recording) -> None:
         """Traces, or references to them in Ray's object store; `bare` is the recording that `none` walks."""
         self._traces, self._bare = traces, bare
-        self._prepared: dict[tuple[Key, int | None], Prepared] = {}
+        self._prepared: dict[tuple[TraceKey, int | None], Prepared] = {}
 
     def run(self, job: TrialJob, number: int = 0) -> tuple[Figures | str, float]:
         """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
@@ -106,8 +106,8 @@ class TrialWorker:
 
     def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration
-        drafter, gamma = self._bare if c.drafter == "none" else (c.drafter, c.gamma)
-        key: Key = (job.part, drafter, gamma, c.confidences)
+        walked = self._bare if c.drafter == "none" else c.recording(self._bare.drafting)
+        key = TraceKey(job.part, walked)
         if (key, job.draw) not in self._prepared:
             if job.draw is not None:  # jobs come draw by draw: older ones are not needed again
                 self._prepared = {k: v for k, v in self._prepared.items() if k[1] in (None, job.draw)}
@@ -115,12 +115,9 @@ class TrialWorker:
             if job.draw is not None:
                 trace = drawn(trace, np.random.default_rng([job.seed, job.draw]))
             self._prepared[key, job.draw] = prepare(trace)
-        prepared = self._prepared[key, job.draw]
-        if c.drafter != "none":
-            return prepared
-        return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
+        return self._prepared[key, job.draw]
 
-    def _trace(self, key: Key) -> Trace:
+    def _trace(self, key: TraceKey) -> Trace:
         found = self._traces[key]
         if not isinstance(found, Trace):
             import ray

@@ -4,47 +4,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from results.store.recordings import Traces
-from simulator.confidence import Confidences
+from results.store.recordings import Recordings
 from simulator.errors import InputError
+from simulator.records import Recording
 from simulator.traces import Trace, split_of
 
 Part = Literal["search", "confirmation"]
-Key = tuple[Part, str, int, Confidences]
-"""Part, drafter, γ and confidences of a trace."""
+
+
+class TraceKey(NamedTuple):
+    """Which trace: a part of the prompts, of a recording."""
+
+    part: Part
+    recording: Recording
 
 
 class Traffic:
     """A run's recordings on the prompts that all of them have, so that every configuration is asked the same."""
 
-    def __init__(self, traces: Traces, recordings: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, recordings: Recordings, asked_of: Sequence[Recording]) -> None:
         """Raises InputError where there is nothing to search on, or nothing to confirm on."""
-        self._traces = traces
-        asked = [{(r.prompt_id, r.turn) for r in traces.raw(*key).responses} for key in recordings]
+        self._recordings = recordings
+        asked = [{(r.prompt_id, r.turn) for r in recordings.trace(key).responses} for key in asked_of]
         self._asked = set.intersection(*asked) if asked else set()
         for part in ("search", "confirmation"):
             if not any(split_of(prompt) == part for prompt, _ in self._asked):
                 raise InputError(f"too few prompts: none of those recorded with every drafter is for {part}; record more")
 
-    def trace(self, key: Key) -> Trace:
+    def trace(self, key: TraceKey) -> Trace:
         """A recording's responses in one part."""
-        part, drafter, gamma, confidences = key
-        trace = self._traces.trace(drafter, gamma, confidences)
+        trace = self._recordings.trace(key.recording)
         return trace.select(
-            [(r.prompt_id, r.turn) in self._asked and split_of(r.prompt_id) == part for r in trace.responses]
+            [(r.prompt_id, r.turn) in self._asked and split_of(r.prompt_id) == key.part for r in trace.responses]
         )
 
     def prompts(self, part: Part) -> int:
         """How many there are."""
         return len({prompt for prompt, _ in self._asked if split_of(prompt) == part})
 
-    def shares(self, recording: tuple[str, int], weights: Mapping[str, float] | None) -> dict[str, float]:
+    def shares(self, recording: Recording, weights: Mapping[str, float] | None) -> dict[str, float]:
         """Share of requests by domain: as given, or as often as recorded, the same for both parts. Raises InputError."""
-        responses = [r for r in self._traces.raw(*recording).responses if (r.prompt_id, r.turn) in self._asked]
+        responses = [r for r in self._recordings.trace(recording).responses if (r.prompt_id, r.turn) in self._asked]
         counts = Counter(r.domain for r in responses)
         chosen = {d: n / len(responses) for d, n in counts.items()} if weights is None else dict(weights)
         if unknown := sorted(set(chosen) - set(counts)):
@@ -69,4 +73,4 @@ def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
         names = sorted(prompts)
         for k in rng.integers(len(names), size=len(names)):
             chosen += prompts[names[k]]
-    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting)
+    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting, trace.kind)

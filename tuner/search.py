@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from simulator.records import Recording
 from simulator.simulation import ready
 from simulator.traces import Trace
 from tuner.objective import Figures, Objective, Scenario, TrialJob, TrialWorker, mean_of
-from tuner.prompts import Key
+from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, ProposedTrial, propose
 from tuner.space import Configuration, Space
 from tuner.trial import Trial, TrialRung
@@ -29,7 +30,7 @@ Run = Callable[[Sequence[TrialJob]], list[Result]]
 
 @contextmanager
 def runner(
-    traces: dict[Key, Trace], bare: tuple[str, int], cluster: Cluster | None, say: Callable[[str], None]
+    traces: dict[TraceKey, Trace], bare: Recording, cluster: Cluster | None, say: Callable[[str], None]
 ) -> Iterator[Run]:
     """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
     ready(say)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from simulator.confidence import Confidences
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec, policy_class
+from simulator.records import Confidences, KeptDrafting, Recording, System
 
 T = TypeVar("T")
 
@@ -54,10 +54,12 @@ class Configuration:
             "request_cap": self.request_cap,
         }  # fmt: skip
 
+    def recording(self, drafting: KeptDrafting) -> Recording:
+        """The recording it is simulated on."""
+        return Recording(self.drafter, self.gamma, self.confidences, drafting)
+
     def __str__(self) -> str:
-        basis = f" ({self.confidences})" if self.confidences != "none" else ""
-        who = "none" if self.drafter == "none" else f"{self.drafter} γ={self.gamma} {self.policy}{basis}"
-        return f"{who} cap {self.request_cap}"
+        return f"{System(self.recording('either'), str(self.policy))} cap {self.request_cap}"
 
 
 def plain(request_cap: int) -> Configuration:
@@ -83,6 +85,10 @@ class Recorded:
     gamma: int
     confidences: tuple[Confidences, ...]
     """What its policies may read; empty without any."""
+
+    def recording(self, drafting: KeptDrafting) -> Recording:
+        """Its key, showing no confidences."""
+        return Recording(self.drafter, self.gamma, "none", drafting)
 
     def __str__(self) -> str:
         return f"{self.drafter} γ={self.gamma}"

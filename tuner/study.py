@@ -12,21 +12,24 @@ import msgspec
 from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces, choose_drafting
+from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
+from simulator.drafter_kinds import KINDS as KIND_FACTS
+from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.policies import PolicySpec
-from simulator.records import VLLM_DRAFTING, Drafting
+from simulator.records import Drafting, Recording
 from simulator.requests import Mix
+from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
 from tuner.confirmation import Confirmation, confirm
 from tuner.k_by_batch import k_by_batch
 from tuner.objective import Objective, Scenario
-from tuner.prompts import Key, Traffic
+from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
@@ -88,7 +91,7 @@ class StudyInputs:
     """What a study stands on: recordings that can be simulated on the profile, and their prompts."""
 
     profile: Profile
-    traces: Traces
+    recordings: Recordings
     traffic: Traffic
     recorded: tuple[Recorded, ...]
     weights: dict[str, float]
@@ -96,9 +99,14 @@ class StudyInputs:
     """By drafter and γ, the k-by-batch policy worked out for it."""
 
     @property
-    def bare(self) -> tuple[str, int]:
+    def bare(self) -> Recording:
         """The recording that `none` walks."""
-        return (self.recorded[0].drafter, self.recorded[0].gamma) if self.recorded else self.traces.recorded[0]
+        return bare_of(self.recorded, self.recordings)
+
+
+def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
+    """The recording that `none` walks: the first that can be chosen, or the first of all."""
+    return recorded[0].recording(recordings.drafting) if recorded else recordings.keys[0]
 
 
 def start_study(
@@ -109,13 +117,13 @@ def start_study(
 
     Without `drafting`, drafts are chosen as vLLM does, which winners are exported for.
     """
-    drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM_DRAFTING)
+    drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM.drafting)
     plan = msgspec.structs.replace(plan, drafting=drafting)
     found = study_inputs(store, run_id, plan, watcher)
-    recorded = prepare(found.traffic.trace(("search", *found.bare, "none")))
+    recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
-        plainly = Configuration(*found.bare, PolicySpec.fixed(0), "none", plan.request_cap)
+        plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
         start(scenario_of(plan, found, load).setup(plainly, plan.seconds, 0), recorded, lambda rows: None)
     row = {
         "run_id": run_id, "command": command_line("tuner"), "plan": plan_row(plan),
@@ -144,32 +152,31 @@ def resume_study(
 
 def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
     """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
-    profile, traces = plan.profile, Traces(store, run_id, plan.drafting)
+    profile, recordings = plan.profile, Recordings(store, run_id, plan.drafting)
     say_model(store, run_id, profile, watcher)
-    known = list(dict.fromkeys(name for name, _ in traces.recorded))
+    known = list(dict.fromkeys(key.drafter for key in recordings.keys))
     if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
-    if not traces.recorded:
+    if not recordings.keys:
         raise InputError(f"run {run_id}: has no dense recordings; `harness record` makes them")
     recorded = []
-    for name, gamma in traces.recorded:
+    for key in recordings.keys:
+        name, gamma = key.drafter, key.gamma
         if plan.drafters and name not in plan.drafters:
             continue
         try:
-            profile.cost(name, gamma, 1, gamma + 2)
+            profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
         except InputError as error:
             if plan.drafters:
                 raise
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
-        best = traces.confidences(name, gamma, None)
-        offered = {"none": (), "estimated": ("estimated",), "raw": ("raw",), "calibrated": ("raw", "calibrated")}[best]
-        recorded.append(Recorded(name, gamma, offered))  # type: ignore[arg-type]
-    bare = (recorded[0].drafter, recorded[0].gamma) if recorded else traces.recorded[0]
-    traffic = Traffic(traces, [(r.drafter, r.gamma) for r in recorded] or [bare])
+        recorded.append(Recorded(name, gamma, recordings.offered(key)))
+    bare = bare_of(recorded, recordings)
+    traffic = Traffic(recordings, [r.recording(plan.drafting) for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
     tables = {(r.drafter, r.gamma): _table(plan, profile, traffic, weights, r) for r in recorded}
-    return StudyInputs(profile, traces, traffic, tuple(recorded), weights, tables)
+    return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
 
 
 def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
@@ -195,10 +202,11 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
     """The k-by-batch policy for a recording."""
-    trace = traffic.trace(("search", recorded.drafter, recorded.gamma, "none"))
+    trace = traffic.trace(TraceKey("search", recorded.recording(plan.drafting)))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.gamma + 1)
-    return k_by_batch(trace, mix, profile.cost(recorded.drafter, recorded.gamma, plan.request_cap, tokens), plan.request_cap)
+    cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
+    return k_by_batch(trace, mix, cost, plan.request_cap)
 
 
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
@@ -208,19 +216,22 @@ def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Co
     for name in dict.fromkeys(r.drafter for r in found.recorded):
         blocks = [r for r in found.recorded if r.drafter == name]
         block = next((r for r in blocks if r.gamma == drafters[name]["gamma"]), blocks[-1])
-        k = 1 if drafters[name]["kind"] == "mtp" else block.gamma
+        kind = KIND_FACTS.get(kind_of(name, drafters[name]))
+        k = (kind and kind.default_tokens) or block.gamma
         chosen.append(Configuration(name, block.gamma, PolicySpec.fixed(k), "none", cap))
         if "raw" in block.confidences:
             chosen.append(Configuration(name, block.gamma, PolicySpec("prefix_scheduler"), block.confidences[-1], cap))
     return chosen
 
 
-def traces_of(found: StudyInputs) -> dict[Key, Any]:
+def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
     """Every trace a study may simulate."""
-    keys: list[Key] = []
+    drafting = found.recordings.drafting
+    keys: list[TraceKey] = []
     for part in ("search", "confirmation"):
-        keys += [(part, *found.bare, "none")]
-        keys += [(part, r.drafter, r.gamma, c) for r in found.recorded for c in ("none", *r.confidences)]
+        keys.append(TraceKey(part, found.bare))
+        for r in found.recorded:
+            keys += [TraceKey(part, r.recording(drafting).showing(c)) for c in ("none", *r.confidences)]
     return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
 
 
@@ -313,7 +324,7 @@ def _beside(
     if winner.drafter != "none":
         table = found.tables[winner.drafter, winner.gamma]
         beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
-    if winner.policy.reads_confidences and winner.policy.name != "vllm_adaptive":
+    if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
         theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), confidences="raw")
         if winner.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))

@@ -12,13 +12,11 @@ from rich.table import Table
 
 from harness.cli.options import AsJson, Out
 from harness.console import plain_console, user_errors, watching
+from simulator.drafter_kinds import LEARNED
 
 if TYPE_CHECKING:  # these take seconds
     from harness.hardware.measure import ProfileQuality
     from simulator.hardware.profile import Profile
-
-
-LEARNED = ("dspark", "dflash", "eagle3", "mtp")
 
 
 def profile(

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.hardware.bench import BenchPoint, Timing
-from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.cost import Longest, StepLoad
+from simulator.hardware.profile import Curve, DraftCurve, Profile, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,38 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The fields of a profile that timings tell; named alike."""
+    """The fields of a profile that timings of single passes tell; named alike."""
 
     verify: Curve
     eager: Curve
     draft: Mapping[str, DraftCurve]
     overhead_s: float
     overhead_s_per_request: float
-    overhead_s_per_prompt: float
     context_s_per_token: float
     prefill_s_per_pair: float
     context_by_width: Curve | None
     smoothed: float
     """The largest share by which a curve was changed so that it rises; no field of a profile."""
+
+    def profile(self, *, name: str, device: str, model: str, source: Source, kv_capacity_tokens: int) -> Profile:
+        """The profile of which these are the numbers, without provenance."""
+        return Profile(
+            name=name,
+            device=device,
+            model=model,
+            source=source,
+            provenance={},
+            kv_capacity_tokens=kv_capacity_tokens,
+            verify=self.verify,
+            eager=self.eager,
+            draft=self.draft,
+            free_drafters=("none",),
+            overhead_s=self.overhead_s,
+            overhead_s_per_request=self.overhead_s_per_request,
+            context_s_per_token=self.context_s_per_token,
+            prefill_s_per_pair=self.prefill_s_per_pair,
+            context_by_width=self.context_by_width,
+        )
 
 
 def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
@@ -67,36 +87,38 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
         changed = max(changed, *(share for _, share in curves))
     host = host_seconds(timings)
     overhead = fit_line(list(host), list(host.values()))
-    known = Costs(verify, eager, draft, *overhead, 0.0, context_s, pair_s, reading, changed)
-    return replace(known, overhead_s_per_prompt=prompt_seconds(timings, known))
+    return Costs(verify, eager, draft, *overhead, context_s, pair_s, reading, changed)
 
 
-def prompt_seconds(timings: Sequence[Timing], known: Costs) -> float:
+def prompt_seconds(timings: Sequence[Timing], known: Profile) -> float:
     """What a request's coming and going takes beside the passes over its prompt."""
     left = []
     for timing in timings:
         point = timing.point
         if point.part == "admit":
-            pairs_s = known.prefill_s_per_pair * point.tokens * (point.tokens + 1) / 2
-            read_s = known.draft[point.drafter].prefill_s_per_token * point.tokens
-            left.append(timing.seconds - float(known.eager.at(point.tokens)) - pairs_s - read_s)
+            alone = replace(point, requests=1, context=0)
+            passes = (replace(alone, part="prefill"), replace(alone, part="read"))
+            left.append(timing.seconds - sum(predicted_seconds(known, p) or 0.0 for p in passes))
     return max(float(np.median(left)), 0.0) if left else 0.0
 
 
 def predicted_seconds(profile: Profile, point: BenchPoint) -> float | None:
     """What a profile says of a point; None for points of the host's work."""
+    requests, drafted = point.requests, point.tokens
     if point.part == "target":
-        reading = profile.context_by_width
-        context_s = profile.context_s_per_token if reading is None else float(reading.at(point.tokens))
-        return float(profile.verify.at(point.size)) + context_s * _extra(point, True)
-    if point.part == "prefill":
-        return float((profile.eager or profile.verify).at(point.size)) + profile.prefill_s_per_pair * _extra(point, True)
-    if point.part == "read":
-        return profile.draft[point.drafter].prefill_s_per_token * point.size
-    if point.part == "draft":
-        curve = profile.draft[point.drafter]
-        return float(curve.at(point.tokens, point.requests)) + curve.context_s_per_token * _extra(point, curve.block)
-    return None
+        load, drafted = StepLoad(requests, context_tokens=requests * point.context), point.tokens - 1
+    elif point.part == "prefill":
+        load, drafted = StepLoad(0, requests, prefill_tokens=point.size, prefill_pairs=int(_extra(point, True))), 0
+    elif point.part == "read":
+        load, drafted = StepLoad(0, requests, prefill_tokens=point.size), profile.draft[point.drafter].drafted[-1]
+    elif point.part == "draft":
+        load = StepLoad(requests, context_tokens=requests * point.context)
+    else:
+        return None
+    drafter = point.drafter if point.part in ("read", "draft") else "none"
+    cost = profile.cost(drafter, drafted, requests, max(point.size, requests * (1 + drafted)))
+    parts = cost.step(load, drafted, requests * drafted if load.decoding else 0, Longest(drafted, point.context))
+    return parts.draft_s if point.part in ("read", "draft") else parts.attention_s + parts.target_s
 
 
 def host_seconds(timings: Sequence[Timing]) -> dict[int, float]:

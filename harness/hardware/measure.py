@@ -22,15 +22,16 @@ from drafters.checkpoints import find_folder, folder_hash, load_drafter
 from drafters.clock import seconds_now
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
+from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
 from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
-from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds
+from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
@@ -181,18 +182,16 @@ def profile(
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
         watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --seconds gives time for them")
-    costs = fit_costs(timed.timings, {n: not isinstance(d, AutoregressiveDrafter) for n, d in drafters.items()})
+    costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
     device = device_name(target)
-    found = Profile(
+    found = costs.profile(
         name=f"{'cpu' if target.device.type == 'cpu' else _slug(device)}/{measured.name}",
         device=device,
         model=measured.model,
         source="measured",
-        provenance={},
         kv_capacity_tokens=_kv_capacity(target, drafters.values(), effort.memory_gb),
-        free_drafters=("none",),
-        **{name: getattr(costs, name) for name in Costs.__slots__ if name != "smoothed"},
     )
+    found = replace(found, overhead_s_per_prompt=prompt_seconds(timed.timings, found))
     quality = _quality(found, costs, timed, drafters, live)
     return replace(found, provenance=_provenance(measured, timed, effort, quality)), quality
 
@@ -372,7 +371,7 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
 
 def _variants(drafter: Drafter, others: Iterable[Drafter]) -> dict[int, Drafter]:
     """The drafter at one drafted token and at its own γ; those that draft token by token at the largest γ of all."""
-    deepest = max(d.gamma for d in others) if isinstance(drafter, AutoregressiveDrafter) else drafter.gamma
+    deepest = drafter.gamma if KINDS[drafter.name].one_pass else max(d.gamma for d in others)
     variants: dict[int, Drafter] = {}
     for gamma in (1, deepest):
         variants[gamma] = copy.copy(drafter)  # weights stay shared

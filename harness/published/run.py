@@ -13,12 +13,10 @@ from harness.published.synthesis import ASSUMPTIONS, SOURCES, TASKS, synthesize
 from harness.recording.calibrate import calibrate
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.rows import RESPONSE_COLUMNS, anchor_table, recordings, round_table
+from results.store.rows import RESPONSE_COLUMNS, dense_tables, round_table
 from results.store.runs import RunInfo
 from simulator.errors import InputError
-from simulator.policies import Fixed
 from simulator.records import Round
-from simulator.replay import replay
 from simulator.traces import Trace
 
 PUBLISHED = ("paper:qwen3-4b",)
@@ -44,7 +42,8 @@ def publish(name: str, seed: int, size: Size, store: Store, say: Callable[[str],
     store.add(run_id, {"responses": _responses(traces[0], size), "rounds": _plain_rounds(traces[0])})
     for trace in traces:
         say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")
-        store.add(run_id, _tables(trace))
+        dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
+        store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense))
     calibrate(run_id, store, say)
     store.finish_run(run_id)
     return run_id
@@ -95,14 +94,3 @@ def _plain_rounds(trace: Trace) -> pa.Table:
         round_table("none", 0, r.prompt_id, r.turn, [Round(0, 0, 0, 1, (), running=1)] * len(anchors), "either")
         for r, anchors in trace
     )
-
-
-def _tables(trace: Trace) -> dict[str, pa.Table]:
-    policy = Fixed(trace.gamma)
-    return {
-        "recordings": recordings(trace.drafter, trace.gamma, [(r.prompt_id, r.turn, len(a)) for r, a in trace]),
-        "anchors": pa.concat_tables(anchor_table(trace.drafter, r.prompt_id, r.turn, a) for r, a in trace),
-        "rounds": pa.concat_tables(
-            round_table(trace.drafter, trace.gamma, r.prompt_id, r.turn, replay(a, policy)) for r, a in trace
-        ),
-    }

@@ -24,12 +24,11 @@ from drafters.target import Target, choose_dtype
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt
-from results.store.rows import anchor_table, readings, recordings, response_tables, round_table
+from results.store.rows import dense_tables, readings, response_tables
 from results.store.runs import SpeedSample
+from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
-from simulator.policies import Fixed
 from simulator.records import Drafting, KeptDrafting, Response, Round, kept_drafting
-from simulator.replay import replay
 
 _TIMED_TOKENS = 64
 """Length limit of a timed response: long enough for a rate, short enough to be repeated."""
@@ -275,18 +274,14 @@ class Recorder:
             drafting=options.drafting, fresh=options.fresh_tails, outside=outside,
         ) if drafters else []  # fmt: skip
         tables = response_tables("none", 0, responses, "either")
-        rounds, anchors, notes = [tables["rounds"]], [], []
-        for (name, drafter), by_way in zip(variants, recorded, strict=True):
-            gamma = drafter.gamma
-            for way, each in by_way.items():
-                counts = [(r.prompt_id, r.turn, len(a)) for r, a in zip(responses, each, strict=True)]
-                notes.append(recordings(name, gamma, counts, way))
-                for r, a in zip(responses, each, strict=True):
-                    anchors.append(anchor_table(name, r.prompt_id, r.turn, a, way))
-                    rounds.append(round_table(name, gamma, r.prompt_id, r.turn, replay(a, Fixed(gamma)), way))
-        tables["rounds"] = pa.concat_tables(rounds)
-        if notes:
-            tables |= {"recordings": pa.concat_tables(notes), "anchors": pa.concat_tables(anchors)}
+        dense = [
+            dense_tables(name, drafter.gamma, [(r.prompt_id, r.turn, a) for r, a in zip(responses, each, strict=True)], way)
+            for (name, drafter), by_way in zip(variants, recorded, strict=True)
+            for way, each in by_way.items()
+        ]
+        tables["rounds"] = pa.concat_tables([tables["rounds"], *(d["rounds"] for d in dense)])
+        if dense:
+            tables |= {name: pa.concat_tables(d[name] for d in dense) for name in ("recordings", "anchors")}
             tables["readings"] = readings(responses, outside)
         return tables
 
@@ -356,7 +351,7 @@ class Recorder:
 
     def _describe(self, name: str) -> dict[str, Any]:
         drafters, source = [self._drafter(*v) for v in self.variants() if v[0] == name], self.sources[name]
-        weightless = source in ("none", "ngram")
+        weightless = source in WEIGHTLESS
         gammas = sorted({d.gamma for d in drafters})
         return {
             "kind": drafters[0].name,

@@ -8,13 +8,12 @@ from typing import Literal
 
 import msgspec
 
-from results.store.recordings import Traces
-from simulator.confidence import Confidences
+from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting
+from simulator.records import Drafting, Recording
 from simulator.simulation import EngineLimits, Setup
 from simulator.sla import Sla
 
@@ -59,19 +58,19 @@ class SweepPoint:
     number: int
     drafter: str
     """`none` for the policy none, whatever the trace it walks."""
-    trace: tuple[str, int, Confidences]
-    """Drafter, γ and confidences of the trace."""
+    recording: Recording
+    """What it walks, and what its policy is shown."""
     setup: Setup
 
 
-def points(plan: SweepPlan, traces: Traces, say: Callable[[str], None]) -> list[SweepPoint]:
+def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
     """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
     engine = EngineLimits(
         request_cap=plan.request_cap, step_tokens=plan.step_tokens, kv_capacity_tokens=plan.kv_capacity_tokens,
         replicas=plan.replicas, router=plan.router,
     )  # fmt: skip
     found: list[SweepPoint] = []
-    for drafter, key, policy in _who(plan, traces, say):
+    for drafter, recording, policy in _who(plan, recordings, say):
         for load in dict.fromkeys(plan.loads):
             for seed in range(plan.seed, plan.seed + plan.replications):
                 setup = Setup(
@@ -79,33 +78,32 @@ def points(plan: SweepPlan, traces: Traces, say: Callable[[str], None]) -> list[
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
-                found.append(SweepPoint(len(found), drafter, key, setup))
+                found.append(SweepPoint(len(found), drafter, recording, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
     return found
 
 
-def _who(
-    plan: SweepPlan, traces: Traces, say: Callable[[str], None]
-) -> Iterator[tuple[str, tuple[str, int, Confidences], PolicySpec]]:
-    """(drafter, trace, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
-    known = list(dict.fromkeys(name for name, _ in traces.recorded))
+def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> Iterator[tuple[str, Recording, PolicySpec]]:
+    """(drafter, recording, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
+    known = list(dict.fromkeys(key.drafter for key in recordings.keys))
     if unknown := [d for d in plan.drafters or [] if d not in known]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
     bare = False
-    for name, gamma in traces.recorded:
+    for key in recordings.keys:
+        name, gamma = key.drafter, key.gamma
         if plan.drafters and name not in plan.drafters:
             continue
-        confidences = traces.confidences(name, gamma, plan.confidences)
+        recording = recordings.best(key, plan.confidences)
         for policy in plan.policies or [NO_DRAFTER, PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler")]:
             if policy == NO_DRAFTER:
                 if not bare:
-                    yield "none", (name, gamma, confidences), policy
+                    yield "none", recording, policy
                 bare = True
                 continue
             try:
-                plan.profile.cost(name, gamma, 1, gamma + 2)
-                if policy.reads_confidences and confidences == "none":
+                plan.profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
+                if policy.reads_confidences and recording.confidences == "none":
                     raise InputError(f"policy {policy}: needs confidences, and {name} has none")
             except InputError as error:
                 if plan.drafters and plan.policies:
@@ -113,5 +111,5 @@ def _who(
                 say(f"{name} γ={gamma} {policy}: left out: {error}")
                 continue
             # Calibration is what such a policy ignores; estimates are all that a drafter without a head has, there too.
-            raw = policy.wants_raw_confidences and confidences == "calibrated"
-            yield name, (name, gamma, "raw" if raw else confidences), policy
+            raw = policy.wants_raw_confidences and recording.confidences == "calibrated"
+            yield name, recording.showing("raw") if raw else recording, policy

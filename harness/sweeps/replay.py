@@ -10,11 +10,10 @@ import numpy as np
 
 from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
 from results.store.database import Store
-from results.store.recordings import not_fitted_on
-from simulator.confidence import Confidences
+from results.store.recordings import Fitted
 from simulator.errors import InputError
 from simulator.policies import Policy, PolicySpec
-from simulator.records import Drafting, KeptDrafting, Round
+from simulator.records import Confidences, Drafting, KeptDrafting, Round
 from simulator.replay import replay, replays_exactly
 from simulator.traces import Trace, TracedResponse
 
@@ -94,11 +93,12 @@ def replay_run(
         trace = store.trace(run_id, *key)
         confidences: Confidences = "raw"
         if calibrated:
-            fitted = _fitted(store, run_id, trace)
-            if fitted is None:
+            fitted = Fitted(trace, store.temperatures(run_id, *key), store.estimates(run_id, *key))
+            confidences = fitted.offered[-1] if fitted.offered else "none"
+            if confidences not in ("calibrated", "estimated"):
                 say(f"{trace}: left out, the run has no calibration of its confidences")
                 continue
-            trace, confidences = fitted
+            trace = fitted.unseen().trace(confidences)
         for policy in bound or [PolicySpec.fixed(trace.gamma).bind()]:
             try:
                 rows += _replay_trace(trace, policy, confidences)
@@ -109,16 +109,6 @@ def replay_run(
     if not rows:
         raise InputError(f"run {run_id}: nothing to replay with these options")
     return _compared(rows)
-
-
-def _fitted(store: Store, run_id: str, trace: Trace) -> tuple[Trace, Confidences] | None:
-    """A trace with calibrated or estimated confidences, without the prompts these were fitted on; None where it has none."""
-    key = (trace.drafter, trace.gamma, trace.drafting)
-    if temperatures := store.temperatures(run_id, *key):
-        return not_fitted_on(trace.calibrated(temperatures)), "calibrated"
-    if weights := store.estimates(run_id, *key):
-        return not_fitted_on(trace.estimated(weights)), "estimated"
-    return None
 
 
 def _compared(rows: Sequence[Drawn]) -> list[Replayed]:

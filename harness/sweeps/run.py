@@ -16,15 +16,15 @@ from harness.console import Watcher, say_model
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces, choose_drafting
+from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
-from simulator.confidence import Confidences
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.load import RecordedArrivals
 from simulator.metrics import Estimate, Outcome
-from simulator.records import VLLM_DRAFTING, Drafting
+from simulator.records import Drafting, Recording
 from simulator.replay import replays_exactly
+from simulator.serving.vllm import VLLM
 from simulator.simulation import Prepared, prepare, ready, simulate, start
 
 if TYPE_CHECKING:  # these take seconds
@@ -40,14 +40,14 @@ SLOW_S = 2.0
 
 def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
     """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
-    engine: Drafting = VLLM_DRAFTING if any(p.name == "vllm_adaptive" for p in plan.policies or []) else "sampled"
+    engine: Drafting = VLLM.drafting if any(p.name == "vllm_adaptive" for p in plan.policies or []) else "sampled"
     return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 
 class SweepWorker:
     """Simulates points; as a Ray actor or here."""
 
-    def __init__(self, traces: dict[tuple[str, int, Confidences], Any], rows: Path | None) -> None:
+    def __init__(self, traces: dict[Recording, Any], rows: Path | None) -> None:
         """Traces by key, or references to them in Ray's object store, which a node holds once."""
         self.traces, self.rows = traces, rows
 
@@ -66,14 +66,12 @@ class SweepWorker:
             return str(error), time.perf_counter() - started
 
     def _recorded(self, point: SweepPoint) -> Prepared:
-        found = self.traces[point.trace]
+        found = self.traces[point.recording]
         if not isinstance(found, Prepared):
             import ray
 
-            found = self.traces[point.trace] = ray.get(found)
+            found = self.traces[point.recording] = ray.get(found)
         prepared: Prepared = found
-        if point.drafter == "none":
-            return prepared._replace(trace=dataclasses.replace(prepared.trace, drafter="none"))
         return prepared
 
 
@@ -133,14 +131,14 @@ def _carry_out(
 ) -> str:  # fmt: skip
     """Simulate what is not stored yet, here or on Ray's workers where they are asked for or there is much to do."""
     say_model(store, run_id, plan.profile, watcher)
-    traces = Traces(store, run_id, plan.drafting)
-    every = points(plan, traces, watcher.say)
+    recordings = Recordings(store, run_id, plan.drafting)
+    every = points(plan, recordings, watcher.say)
     cluster = None
     if actors is not None or ray_address is not None or len(every) > IN_PROCESS:
         from harness.cluster import Cluster
 
         cluster = Cluster(ray_address, actors)
-    return sweep(run_id, plan, store, watcher, every, traces, sweep_id=sweep_id, cluster=cluster, rows=rows)
+    return sweep(run_id, plan, store, watcher, every, recordings, sweep_id=sweep_id, cluster=cluster, rows=rows)
 
 
 def sweep(
@@ -149,7 +147,7 @@ def sweep(
     store: Store,
     watcher: Watcher,
     every: Sequence[SweepPoint],
-    traces: Traces,
+    recordings: Recordings,
     *,
     sweep_id: str | None = None,
     cluster: Cluster | None = None,
@@ -159,8 +157,9 @@ def sweep(
 
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
-    worker = SweepWorker({key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}, rows)
-    for point in {(p.trace, p.setup.policy, p.setup.load): p for p in every}.values():  # refuse before anything is stored
+    worker = SweepWorker({key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}, rows)
+    alike = {(p.recording, p.setup.policy, p.setup.load): p for p in every}
+    for point in alike.values():  # refuse before anything is stored
         worker.check(point)
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
@@ -171,7 +170,7 @@ def sweep(
     profiles = [profile_row(profile) for profile in (plan.profile, plan.believed) if profile is not None]
     ready(watcher.say)
     for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
-        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, traces, result, wall_s)}
+        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, recordings, result, wall_s)}
         store.add_simulation(row, profiles)
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
@@ -207,15 +206,15 @@ def _while_slow(watcher: Watcher) -> Callable[[float], None]:
     return advance
 
 
-def _row(point: SweepPoint, traces: Traces, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, (walked, gamma, confidences) = point.setup, point.trace
+def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
+    setup, walked = point.setup, point.recording
     policy, load = setup.policy, setup.load
+    exact = replays_exactly(policy, recordings.trace(walked.showing("none")).drafting)
     row: dict[str, Any] = {
         "point": point.number, "profile_hash": setup.profile.digest,
-        "believed_hash": setup.believed and setup.believed.digest, "drafter": point.drafter, "gamma": gamma,
-        "confidences": confidences if policy.reads_confidences else "none", "policy": str(policy),
-        "lossless": policy.lossless, "exact": replays_exactly(policy, traces.raw(walked, gamma).drafting),
-        "users": load.users, "rate_per_s": load.rate_per_s,
+        "believed_hash": setup.believed and setup.believed.digest, "drafter": point.drafter, "gamma": walked.gamma,
+        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": str(policy),
+        "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
         "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
         "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip

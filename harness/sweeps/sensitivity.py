@@ -17,7 +17,7 @@ from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from harness.sweeps.run import drafting_as
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces
+from results.store.recordings import Recordings
 from results.store.rows import profile_row
 from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
@@ -110,11 +110,9 @@ def break_evens(
         nonlocal done
         found = {}
         for point in some:
-            setup, prepared = point.setup, recorded[point.trace]
+            setup, prepared = point.setup, recorded[point.recording]
             if change is not None:
                 setup, prepared = change(setup, prepared, 1 + off)
-            if point.drafter == "none":
-                prepared = prepared._replace(trace=replace(prepared.trace, drafter="none"))
             found[_name(point)] = getattr(simulate(setup, prepared), objective).value
             done += 1
             watcher.advance("simulating", done, total)
@@ -163,7 +161,7 @@ def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
 
 
 def _name(point: SweepPoint) -> str:
-    return "none" if point.drafter == "none" else f"{point.drafter} γ={point.trace[1]} {point.setup.policy}"
+    return "none" if point.drafter == "none" else f"{point.drafter} γ={point.recording.gamma} {point.setup.policy}"
 
 
 def run_sensitivity(
@@ -171,9 +169,9 @@ def run_sensitivity(
 ) -> list[BreakEven]:
     """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
     plan = drafting_as(plan, store, run_id, drafting, watcher)
-    traces = Traces(store, run_id, plan.drafting)
-    every = points(plan, traces, watcher.say)
-    recorded = {key: prepare(traces.trace(*key)) for key in dict.fromkeys(p.trace for p in every)}
+    recordings = Recordings(store, run_id, plan.drafting)
+    every = points(plan, recordings, watcher.say)
+    recorded = {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}
     ready(watcher.say)
     found = break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
     common = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.validation.points import LivePoint
-from results.store.recordings import Traces
+from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting
+from simulator.records import Drafting, Recording
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,12 @@ class ValidationPlan:
             raise InputError("--seconds above 0, --max-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
 
 
-def choose_points(plan: ValidationPlan, traces: Traces) -> list[LivePoint]:
+def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoint]:
     """Every setting to run: each drafter at the largest γ recorded. Raises InputError."""
-    gammas: dict[str, int] = {}
-    for name, gamma in traces.recorded:
-        gammas[name] = max(gamma, gammas.get(name, 0))
+    largest: dict[str, Recording] = {}
+    for key in recordings.keys:
+        largest[key.drafter] = max(key, largest.get(key.drafter, key), key=lambda r: r.gamma)
+    gammas = {name: key.gamma for name, key in largest.items()}
     if not gammas:
         raise InputError("the run has no dense recording to simulate from")
     if unknown := [d for d in plan.drafters or () if d not in (*gammas, "none")]:
@@ -50,7 +51,7 @@ def choose_points(plan: ValidationPlan, traces: Traces) -> list[LivePoint]:
     for name, gamma in {"none": 0, **gammas}.items():
         if plan.drafters is not None and name not in plan.drafters:
             continue
-        confidences = "none" if name == "none" else traces.confidences(name, gamma, None)
+        confidences = "none" if name == "none" else recordings.best(largest[name]).confidences
         default = (PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler"))
         for policy in (NO_DRAFTER,) if name == "none" else plan.policies or default:
             if policy.reads_confidences and confidences == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ from drafters.target import Target
 from harness.recording.plan import RecordingPlan
 from harness.recording.suite import Generation, Prompt, load_suite
 from results.store.database import Store
-from simulator.confidence import Confidences, calibrated, estimated
+from simulator.confidence import calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
 from simulator.policies import PolicySpec
-from simulator.records import Drafting, Sampling
+from simulator.records import Confidences, Drafting, Sampling
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1
@@ -217,7 +217,7 @@ def step_errors(steps: Sequence[StepRecord], cost: StepCost) -> dict[str, float]
     predicted: defaultdict[str, float] = defaultdict(float)
     measured: defaultdict[str, float] = defaultdict(float)
     for s in steps:
-        bare = replace(s.load, prefilling=0, finishing_prefill=0, prefill_tokens=0, prefill_pairs=0)
+        bare = s.load._replace(prefilling=0, finishing_prefill=0, prefill_tokens=0, prefill_pairs=0)
         longest = Longest(s.longest_verified, s.longest_context)
         whole, rest = (cost.step(load, s.drafted, s.verified, longest) for load in (s.load, bare))
         overhead_s = rest.overhead_s

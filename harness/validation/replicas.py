@@ -57,9 +57,9 @@ class Replicas:
         runs = [astuple(self.run(recorded, i, redraw=redraw)) for i in range(count * self.slices)]
         return np.asarray(np.nanmean(np.reshape(runs, (count, self.slices, -1)), 1))
 
-    def cost(self, profile: Profile, trace: Trace) -> StepCost:
-        """Of the point's steps."""
-        return profile.cost(trace.drafter, trace.gamma, self.point.users, self.step_tokens)
+    def cost(self, profile: Profile, walked: Trace) -> StepCost:
+        """What a profile makes of the point's steps over a trace; the baseline walks one, and pays for no drafter."""
+        return profile.cost(self.point.drafter, walked.gamma, self.point.users, self.step_tokens, kind=walked.kind)
 
     def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""

@@ -32,12 +32,13 @@ from harness.validation.points import (
 from harness.validation.replicas import Replicas, halves
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces, choose_drafting
+from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
+from simulator.records import Recording
 from simulator.simulation import ready
 
 _LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
@@ -53,10 +54,11 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
 
     `hardware` names a profile to simulate with in place of measuring one. Raises InputError.
     """
-    row, traces = store.run(run_id), Traces(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
-    points = choose_points(plan, traces)
+    row = store.run(run_id)
+    recordings = Recordings(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
+    points = choose_points(plan, recordings)
     gammas = {p.drafter: p.gamma for p in points if p.gamma}
-    responses = traces.raw(*traces.recorded[0]).responses
+    responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
     watcher.say(f"live: {len(live)} prompts; simulated from the traces of {len(traced)} others, as many of each task")
     sampling = msgspec.convert(row["sampling"], Generation).sampling
@@ -65,16 +67,17 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
     with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
         tasks = read_prompts(store, run_id, measured.target, live)
-        engine = LiveEngine(measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, traces.drafting)
-        found, believed, servers = _measure(measured, engine, points, traces, plan, watcher, hardware)
+        settled = (sampling, tasks, plan.max_tokens, plan.seed, recordings.drafting)
+        engine = LiveEngine(measured.target, measured.drafters, *settled)
+        found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
     ready(watcher.say)
     rows = []
     for number, (point, server) in enumerate(servers.items(), 1):
-        rows.append(compare(point, server, found, believed, traces, (live, traced), plan))
+        rows.append(compare(point, server, found, believed, recordings, (live, traced), plan))
         watcher.advance("simulating", number, len(points))
     common = {
         "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
-        "drafting": traces.drafting, "git_revision": git_revision(), "packages": package_versions(),
+        "drafting": recordings.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     return Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
 
@@ -83,7 +86,7 @@ def _measure(
     measured: Measured,
     engine: LiveEngine,
     points: Sequence[LivePoint],
-    traces: Traces,
+    recordings: Recordings,
     plan: ValidationPlan,
     watcher: Watcher,
     hardware: str | None,
@@ -102,8 +105,9 @@ def _measure(
         believed = find_profile(hardware)
     servers = {}
     for point in points:
-        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks))
-        servers[point] = engine.server(point, cost, _weights(traces, point))
+        kind = walked_by(point, recordings).kind
+        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks), kind=kind)
+        servers[point] = engine.server(point, cost, recordings.weights(walked_by(point, recordings)))
     live = _Turns(list(servers.values()))
     if hardware is None:
         watcher.say(f"{len(points)} live points, by turns with the profile")
@@ -141,11 +145,12 @@ class _Turns:
         self._live_s += time.monotonic() - started
 
 
-def _weights(traces: Traces, point: LivePoint) -> Any:
-    """Temperatures or estimates, as the point's confidences ask for."""
-    if point.confidences == "calibrated":
-        return traces.temperatures[point.drafter, point.gamma]
-    return traces.estimates[point.drafter, point.gamma] if point.confidences == "estimated" else None
+def walked_by(point: LivePoint, recordings: Recordings) -> Recording:
+    """The recording that simulations of a live point walk; `none` walks the first."""
+    walked = recordings.keys[0]
+    if point.gamma:
+        walked = next(key for key in recordings.keys if (key.drafter, key.gamma) == (point.drafter, point.gamma))
+    return walked.showing(point.confidences)
 
 
 def _step_tokens(point: LivePoint, tasks: Mapping[str, Sequence[LiveRequest]]) -> int:
@@ -159,15 +164,12 @@ def compare(
     server: Server,
     found: Profile,
     believed: Profile,
-    traces: Traces,
+    recordings: Recordings,
     prompts: tuple[Sequence[str], Sequence[str]],
     plan: ValidationPlan,
 ) -> dict[str, Any]:
     """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
-    walked = (point.drafter, point.gamma) if point.gamma else traces.recorded[0]
-    whole = traces.trace(*walked, point.confidences)
-    if not point.gamma:
-        whole = replace(whole, drafter="none")
+    whole = recordings.trace(walked_by(point, recordings))
     own, other = halves(whole, prompts)
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)

@@ -13,13 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from drafters.checkpoints import find_folder, folder_hash, read_config, read_tensors
+from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
-from simulator.records import DRAFT_SAMPLE_METHOD, Drafting
+from simulator.records import Drafting
+from simulator.serving.vllm import VLLM
 
-GPU_ONLY = ("dspark",)
-"""Methods that vLLM 0.32 has no code for on a CPU."""
-_NGRAM = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
-"""As our own n-gram drafter looks."""
 _TABLES = {"embed_tokens.weight": "model.embed_tokens.weight", "lm_head.weight": "lm_head.weight"}
 """Of a drafter, and their names in a target's checkpoint."""
 
@@ -40,12 +38,13 @@ def speculative(
         InputError: vLLM has no such method.
     """
     tokens = {"num_speculative_tokens": int(drafter["gamma"])}
-    if drafter["kind"] == "ngram":
-        return {"method": "ngram", **tokens, **_NGRAM}
+    served = VLLM.kinds.get(drafter["kind"])
+    if served is not None and drafter["kind"] in WEIGHTLESS:
+        return {"method": served.method, **tokens, **served.options}
     source = str(drafter["checkpoint"])
     made = folder / f"{drafter['kind']}-{folder_hash(find_folder(source))[:8]}"
     method = convert(source, target, made)
-    drafts = {"draft_sample_method": DRAFT_SAMPLE_METHOD[drafting]} if temperature > 0 else {}
+    drafts = {"draft_sample_method": VLLM.drafting_option[drafting]} if temperature > 0 else {}
     return {"method": method, "model": str(made), **tokens, **drafts}
 
 

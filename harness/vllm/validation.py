@@ -27,21 +27,22 @@ from harness.recording.suite import Generation
 from harness.validation.plan import ValidationPlan
 from harness.validation.points import LivePoint, LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
-from harness.vllm.checkpoints import GPU_ONLY, speculative
+from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import VllmEngine, on_cpu, outline, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
 from harness.vllm.lookup import lookup_trace
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.recordings import Traces, choose_drafting
+from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
-from simulator.records import VLLM_DRAFTING, Drafting, Sampling
+from simulator.records import Drafting, Recording, Sampling
 from simulator.replay import replay
+from simulator.serving.vllm import VLLM
 from simulator.simulation import Prepared, ready
 from simulator.traces import Trace, cut
 
@@ -77,13 +78,13 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
             "--engine vllm: every method verifies all it drafts, on its own profile; leave --policy and --hardware out"
         )
     run_id = store.find_run(name)
-    drafting = choose_drafting(store, run_id, plan.drafting, watcher.say, engine=VLLM_DRAFTING)
-    row, traces = store.run(run_id), Traces(store, run_id, drafting)
-    if row["plan"].get("pair") is None or not traces.recorded:
+    drafting = choose_drafting(store, run_id, plan.drafting, watcher.say, engine=VLLM.drafting)
+    row, recordings = store.run(run_id), Recordings(store, run_id, drafting)
+    if row["plan"].get("pair") is None or not recordings.keys:
         raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
     pair, sampling = load_pair(row["plan"]["pair"]), msgspec.convert(row["sampling"], Generation).sampling
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
-    responses = traces.raw(*traces.recorded[0]).responses
+    responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
     target = outline(pair.target, pair.dtype)
     halves = {"live": live, "traced": traced}
@@ -99,7 +100,7 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
     ready(watcher.say)
     rows = []
     for method, calibration in zip(methods, calibrations, strict=True):
-        trace = _trace(method, traces, store, run_id, asked, target)
+        trace = _trace(method, recordings, store, run_id, asked, target)
         rows += compare(method, calibration, loops[method.drafter, "live"], profile, trace, (live, traced), plan)
         watcher.say(f"simulated {method.drafter}")
     common = {
@@ -115,7 +116,7 @@ def choose_methods(
     target: str,
     folder: Path,
     watcher: Watcher,
-    drafting: Drafting = VLLM_DRAFTING,
+    drafting: Drafting = VLLM.drafting,
 ) -> list[Method]:
     """What vLLM can run of a run's drafters, checkpoints converted; the rest is said, or refused if it was asked for."""
     temperature, drafters = row["sampling"]["temperature"], {k: v for k, v in row["drafters"].items() if k != "none"}
@@ -127,7 +128,7 @@ def choose_methods(
             continue
         try:
             found = speculative(drafter, target, folder, temperature, drafting)
-            if found["method"] in GPU_ONLY and on_cpu():
+            if VLLM.kinds[drafter["kind"]].gpu_only and on_cpu():
                 raise InputError(f"{name}: vLLM runs {found['method']} on GPUs only")
             methods.append(Method(name, int(drafter["gamma"]), found))
         except InputError as error:
@@ -245,7 +246,7 @@ def closing_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _trace(
     method: Method,
-    traces: Traces,
+    recordings: Recordings,
     store: Store,
     run_id: str,
     asked: Mapping[str, Mapping[str, list[LiveRequest]]],
@@ -253,8 +254,8 @@ def _trace(
 ) -> Trace:
     """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
     if method.drafter == "none":
-        return replace(traces.raw(*traces.recorded[0]), drafter="none")
-    raw = traces.raw(method.drafter, method.gamma)
+        return recordings.trace(recordings.keys[0])
+    raw = recordings.trace(Recording(method.drafter, method.gamma, drafting=recordings.drafting))
     if method.speculative is not None and method.speculative["method"] == "ngram":
         by_id = {a.prompt.prompt_id: a for tasks in asked.values() for some in tasks.values() for a in some}
         return replace(lookup_trace(store, run_id, raw.responses, by_id, target, method.gamma), drafter=method.drafter)

@@ -16,15 +16,15 @@ from results.figures.section import Cell, Figure, Panel, Section, Table, empty_p
 from results.figures.style import Series
 from results.published import PAPER
 from results.store.queries import query
-from results.store.recordings import Recording
+from results.store.recordings import Sureness
 from results.store.runs import Provenance, drafting_of
-from simulator.confidence import BINS
+from simulator.confidence import BINS, products
 from simulator.traces import split_of
 
 Ints = npt.NDArray[np.int64]
 
 
-def reliability(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
+def reliability(found: Sequence[Sureness], run_id: str) -> pl.DataFrame:
     """How often a survival s_k came true, by bin of s_k, before and after calibration, on prompts nothing was fitted on.
 
     Columns: run, drafter, gamma, position (from 1), stage ('before', 'after', or 'estimated'), predicted (mean s_k of the
@@ -40,7 +40,7 @@ def reliability(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
             stages["after"] = recording.calibrated
         key = {"run": run_id, "drafter": recording.drafter, "gamma": recording.gamma}
         for stage, confidence in stages.items():
-            survival = np.cumprod(confidence[use].astype(np.float64), 1)
+            survival = products(confidence[use])
             for k in range(survival.shape[1]):
                 known = ~np.isnan(survival[:, k])
                 s, kept = survival[known, k], recording.accepted[use][known] > k

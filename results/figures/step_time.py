@@ -12,8 +12,9 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import bar_manner, k_of
 from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
 from results.figures.style import PARTS
-from results.figures.sweep import System, baseline, by_system
+from results.figures.sweep import baseline, by_system
 from results.figures.view import AXES, View, load_at
+from simulator.records import System
 
 
 def parts(points: pl.DataFrame, chosen: Sequence[System]) -> pl.DataFrame:
@@ -27,7 +28,7 @@ def parts(points: pl.DataFrame, chosen: Sequence[System]) -> pl.DataFrame:
             each = {part: row[f"{part}_s"] for part in ("overhead", "draft", "attention", "target")}
             whole = sum(v for v in each.values() if v is not None)
             rows += [
-                dict(zip(("drafter", "gamma", "policy", "confidences"), system, strict=True))
+                {name: row[name] for name in ("drafter", "gamma", "policy", "confidences")}
                 | {"load": row["load"], "load_x": row["load_x"], "part": part, "ms": 1e3 * s, "share": s / whole}
                 for part, s in each.items()
                 if s is not None and whole > 0
@@ -75,7 +76,9 @@ def _worth_a_panel(view: View) -> list[System]:
     """The best system, the whole block verified always, MTP-1 and no speculation."""
     every = sweep_figure.systems(view.points, bounds=False)
     best = view.leaders[:1]
-    block = [s for s in every if best and s[:2] == best[0][:2] and k_of(s[2]) == s[1]]
+    leading = {(s.recording.drafter, s.recording.gamma) for s in best}
+    same = [s for s in every if (s.recording.drafter, s.recording.gamma) in leading]
+    block = [s for s in same if k_of(s.policy) == s.recording.gamma]
     found = [baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")]
     chosen = [*best, *block, *(c.system for c in found if c is not None), *view.leaders]
     return list(dict.fromkeys(chosen))[:4]

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from results.store.runs import Provenance
+from simulator.drafter_kinds import KINDS
 
 Evidence = Literal["measured", "simulated", "synthesised", "published"]
 """Where a number comes from: a model that ran, a model of load, traces fitted to published averages, a publication."""
@@ -33,7 +34,7 @@ STYLES: Final[Mapping[str, tuple[str, str]]] = {
     "ngram": ("#D55E00", "triangle-down"),
     "none": ("#808890", "hexagon"),
 }
-"""Kind of drafter → colour and symbol, in report order. Okabe and Ito's colours, which colour-blind readers tell apart,
+"""Kind of drafter → colour and symbol. Okabe and Ito's colours, which colour-blind readers tell apart,
 the blue lightened to stand out from a dark page too."""
 
 SPARE_STYLES: Final = [("#56B4E9", "cross"), ("#B8A900", "hourglass"), ("#9A7BD1", "cross"), ("#A6761D", "hourglass")]
@@ -106,7 +107,7 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
     """
     keys = {key for frame in frames for key in frame.select("run", "drafter", "gamma").rows()}
     kinds = {(run.run_id, drafter.name): drafter.kind for run in runs for drafter in run.drafters}
-    order, numbers = list(STYLES), {run.run_id: i for i, run in enumerate(runs)}
+    order, numbers = list(KINDS), {run.run_id: i for i, run in enumerate(runs)}
 
     def place(key: tuple[str, str, int]) -> tuple[float, bool, str, int, int]:
         run, name, gamma = key

@@ -17,10 +17,8 @@ from results.figures.common import k_of
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
 from simulator.policies import PolicySpec
+from simulator.records import Recording, System
 from simulator.sla import MEASURES, Sla, canonical, joint, together
-
-System = tuple[str, int, str, str]
-"""Drafter, γ, policy and confidences: what can be served."""
 
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
@@ -120,15 +118,20 @@ def systems(points: pl.DataFrame, *, bounds: bool = True) -> list[System]:
     found = points.filter(pl.col("throughput").is_not_null())
     if not bounds:
         found = found.filter(pl.col("lossless"))
-    every = list(dict.fromkeys(found.select("drafter", "gamma", "policy", "confidences").rows()))
+    every = list(dict.fromkeys(map(system_of, found.iter_rows(named=True))))
     return [system for system in every if not _repeats(system, every)]
+
+
+def system_of(row: Mapping[str, Any]) -> System:
+    """Of a row of `simulated`; all of a sweep draft the same way."""
+    return System(Recording(row["drafter"], row["gamma"], row["confidences"]), row["policy"])
 
 
 def by_system(points: pl.DataFrame) -> dict[System, list[dict[str, Any]]]:
     """Every system's points with results, in order of load."""
     found: dict[System, list[dict[str, Any]]] = {}
     for row in points.filter(pl.col("throughput").is_not_null()).sort("load_x", nulls_last=True).iter_rows(named=True):
-        found.setdefault((row["drafter"], row["gamma"], row["policy"], row["confidences"]), []).append(row)
+        found.setdefault(system_of(row), []).append(row)
     return found
 
 
@@ -210,10 +213,10 @@ def _paper_curves(name: str) -> pl.DataFrame:
 def baseline(found: Sequence[Capacity], kind: str, kinds: Mapping[str, str]) -> Capacity | None:
     """What a gain is told over: no speculation, or MTP-1, which drafts and verifies one token."""
     for capacity in found:
-        drafter, gamma, policy, _ = capacity.system
+        walked, policy = capacity.system.recording, capacity.system.policy
         k = k_of(policy)
-        single = k is not None and min(k, gamma) == 1
-        if policy == "none" if kind == "none" else kinds.get(drafter, drafter) == "mtp" and single:
+        single = k is not None and min(k, walked.gamma) == 1
+        if policy == "none" if kind == "none" else kinds.get(walked.drafter, walked.drafter) == "mtp" and single:
             return capacity
     return None
 
@@ -228,18 +231,17 @@ def leaders(points: pl.DataFrame, slas: Sequence[Sla]) -> list[System]:
     """Of every drafter the system that delivers most within the bounds, or at all where none keeps them; the best first."""
     best: dict[str, System] = {}
     for capacity in capacities(points, slas):
-        best.setdefault(capacity.system[0], capacity.system)
+        best.setdefault(capacity.system.recording.drafter, capacity.system)
     rows_of = by_system(points)
     most = {s: max(row["throughput"] for row in rows_of[s]) for s in systems(points, bounds=False)}
     for system in sorted(most, key=lambda s: -most[s]):
-        best.setdefault(system[0], system)
+        best.setdefault(system.recording.drafter, system)
     return list(best.values())
 
 
 def _repeats(system: System, every: Sequence[System]) -> bool:
-    drafter, gamma, policy, confidences = system
-    k = k_of(policy)
-    return k is not None and k > gamma and (drafter, gamma, str(PolicySpec.fixed(gamma)), confidences) in every
+    k, gamma = k_of(system.policy), system.recording.gamma
+    return k is not None and k > gamma and System(system.recording, str(PolicySpec.fixed(gamma))) in every
 
 
 def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise) -> Capacity | None:

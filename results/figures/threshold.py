@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from results.figures.common import NO_CONFIDENCES, PAPER_DSPARK, draw_line, evid
 from results.figures.section import Figure, Panel, Section, empty_plot, note
 from results.figures.style import MANNERS, Series, in_order
 from results.published import PAPER, PAPER_DATASETS
-from results.store.recordings import Recording
+from results.store.recordings import Sureness
 from results.store.runs import Provenance
+from simulator.replay import walk
 
 Ints = npt.NDArray[np.int64]
 
@@ -25,41 +26,7 @@ THRESHOLD_DATASETS: Final = {"GSM8K", "HumanEval", "MT-Bench"}
 """The data sets of the paper's Figure 5, one a domain."""
 
 
-class Walked(NamedTuple):
-    """Sums over the rounds that make responses, [thresholds, S]."""
-
-    rounds: Ints
-    committed: Ints
-    verified: Ints
-    accepted: Ints
-
-
-def walk(recording: Recording, thresholds: Sequence[float]) -> Walked:
-    """Every response replayed under `threshold:c`, all thresholds and responses at once.
-
-    What `simulator.replay` does for one response and policy, in steps of arrays.
-    """
-    c = np.nan_to_num(recording.confidence.astype(np.float64))
-    ends = recording.offsets[1:]
-    verified = np.empty((len(thresholds), len(c)), np.int16)
-    for i, threshold in enumerate(thresholds):
-        below = c < threshold
-        verified[i] = np.minimum(np.where(below.any(1), below.argmax(1), c.shape[1]), recording.drafted)
-    accepted = np.minimum(verified, recording.accepted).astype(np.int16)
-    at = np.tile(recording.offsets[:-1], (len(thresholds), 1))
-    sums = Walked(*(np.zeros(at.shape, np.int64) for _ in Walked._fields))
-    which = np.arange(len(thresholds))[:, None]
-    while (live := at < ends).any():
-        here = np.minimum(at, len(c) - 1)
-        ell, kept = verified[which, here], accepted[which, here]
-        committed = np.minimum(kept + 1, ends - at)
-        for total, amount in zip(sums, (1, committed, ell, kept), strict=True):
-            total += np.where(live, amount, 0)
-        at = np.where(live, at + committed, at)
-    return sums
-
-
-def threshold_sweep(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
+def threshold_sweep(found: Sequence[Sureness], run_id: str) -> pl.DataFrame:
     """Tokens accepted and rejected a round under `threshold:c`, by task and by domain, for raw or estimated confidences.
 
     A row whose task is null is a domain: the plain mean of its tasks. Columns: run, drafter, gamma, confidences, domain,
@@ -69,7 +36,7 @@ def threshold_sweep(found: Sequence[Recording], run_id: str) -> pl.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for recording in found:
-        walked = walk(recording, THRESHOLDS)
+        walked = walk(recording.confidence, recording.drafted, recording.accepted, recording.offsets, THRESHOLDS)
         key = {"run": run_id, "drafter": recording.drafter, "gamma": recording.gamma}
         key["confidences"] = "estimated" if recording.estimated else "raw"
         tasks, domains = np.array(recording.tasks), np.array(recording.domains)

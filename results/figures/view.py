@@ -11,8 +11,10 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import counted, draw_line, spread
 from results.figures.section import LegendEntry, entry, note
 from results.figures.style import STYLES, Evidence, Series
-from results.figures.sweep import PAPER_LABEL, Sweep, System, by_system, capacities, leaders, main_kind, paper_curves
+from results.figures.sweep import PAPER_LABEL, Sweep, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
+from simulator.drafter_kinds import KINDS
+from simulator.records import System
 from simulator.sla import Sla
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
@@ -51,25 +53,28 @@ class View:
         self.every = by_system(points)
         synthesised = any(r.run_id == sweep.run_id and r.prompt_source == "synthesised" for r in runs)
         self.evidence: list[Evidence] = ["simulated", *(["synthesised"] if synthesised else [])]  # type: ignore[list-item]
-        sizes = {system[:2] for system in self.systems}
+        sizes = {(s.recording.drafter, s.recording.gamma) for s in self.systems}
         self._several = {name for name, gamma in sizes if any(n == name and g != gamma for n, g in sizes)}
+
+    def drafter_kind(self, system: System) -> str:
+        """The kind of its drafter, as the run declared it; its name where the run did not."""
+        return self.kinds.get(system.recording.drafter, system.recording.drafter)
 
     def name(self, system: System) -> str:
         """As people call it."""
-        drafter, gamma, policy, confidences = system
-        if policy == "none":
+        if system.policy == "none":
             return "none"
-        estimated = " (estimated)" if confidences == "estimated" else ""
-        return f"{drafter}{f' γ={gamma}' if drafter in self._several else ''} {policy}{estimated}"
+        r = system.recording
+        estimated = " (estimated)" if r.confidences == "estimated" else ""
+        return f"{r.drafter}{f' γ={r.gamma}' if r.drafter in self._several else ''} {system.policy}{estimated}"
 
     def series(self, system: System, colours: Mapping[str, Series]) -> Series:
         """How it is drawn: as its drafter."""
-        drafter, gamma, policy, _ = system
-        if policy == "none":
+        drafter, gamma = system.recording.drafter, system.recording.gamma
+        if system.policy == "none":
             return Series(self.sweep.run_id, "none", 0, "none", "none", *STYLES["none"], "simulated")
-        own = colours.get(drafter)
-        style = (own.colour, own.symbol) if own else STYLES.get(self.kinds.get(drafter, drafter), STYLES["none"])
-        kind = self.kinds.get(drafter, drafter)
+        own, kind = colours.get(drafter), self.drafter_kind(system)
+        style = (own.colour, own.symbol) if own else STYLES.get(kind, STYLES["none"])
         return Series(self.sweep.run_id, drafter, gamma, kind, self.name(system), *style, "simulated")
 
     @property
@@ -138,9 +143,8 @@ def draw_published(plot: go.Figure, name: Any, model: str, x: str, y: str) -> No
 
 def legend_of_view(view: View, colours: Mapping[str, Series]) -> list[LegendEntry]:
     """The leaders in report order, and what the paper's curves are."""
-    order = list(STYLES)
-    places = {kind: place for place, kind in enumerate(order)}
-    systems = sorted(view.leaders, key=lambda s: places.get(view.kinds.get(s[0], s[0]), len(order)))
+    places = {kind: place for place, kind in enumerate(KINDS)}
+    systems = sorted(view.leaders, key=lambda s: places.get(view.drafter_kind(s), len(KINDS)))
     entries = [entry(view.series(s, colours)) for s in systems]
     return [*entries, note(f"{PAPER_LABEL}: dspark and mtp", "published")]
 

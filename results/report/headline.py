@@ -148,13 +148,13 @@ def _load(capacity: Capacity) -> str:
 
 def _tokens(view: View, best: Capacity, mtp: Capacity | None) -> str:
     near = best.near
-    if near["tau"] is None or best.system[2] == "none":
+    if near["tau"] is None or best.system.policy == "none":
         return ""
     against = "" if mtp is None or mtp.near["tau"] is None else f" against {mtp.near['tau']:.2f} of MTP-1"
     wasted = "" if near["wasted"] is None else f", {near['wasted']:.0%} of its drafts verified in vain"
     return (
         f"At {_load(best)} it commits {near['tau']:.2f} tokens per round{against}, verifying {near['budget']:.2f} tokens "
-        f"per request and step of at most {best.system[1] + 1}{wasted}."
+        f"per request and step of at most {best.system.recording.gamma + 1}{wasted}."
     )
 
 
@@ -193,7 +193,7 @@ def _over_load(view: View) -> str:
 
 
 def _runner_up(view: View) -> list[str]:
-    others = [c for c in view.capacities if c.system[0] != view.capacities[0].system[0]]
+    others = [c for c in view.capacities if c.system.recording.drafter != view.capacities[0].system.recording.drafter]
     if not others:
         return []
     value, half = sweep.gain(view.capacities[0], others[0])

@@ -18,11 +18,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from results.store.rows import matrix
+from results.store import traces
 from results.store.runs import RunInfo, SpeedSample
 from simulator.errors import InputError
-from simulator.records import DRAFTINGS, Anchors, Drafting, KeptDrafting
-from simulator.traces import Trace, TracedResponse
+from simulator.records import DRAFTINGS, Drafting, KeptDrafting
+from simulator.traces import Trace
 
 _MIGRATIONS = Path(__file__).parent / "schema"
 _RETRY_S = 20.0
@@ -165,55 +165,20 @@ class Store:
 
     def trace(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> Trace:
         """A drafter's dense record, responses in order of prompt and turn. Raises InputError where there is none."""
-        key = [run_id, drafter, gamma, drafting]
         with self.reading() as connection:
-            responses = connection.execute(
-                """
-                SELECT s.task, s.domain, s.prompt_id, s.turn, s.prompt_tokens, d.anchors, d.drafting
-                FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, drafting, prompt_id, turn)
-                WHERE d.run_id = ? AND d.drafter = ? AND d.gamma = ? AND d.drafting IN (?, 'either')
-                ORDER BY prompt_id, turn
-                """,
-                key,
-            ).fetchall()
-            if not sum(r[5] for r in responses):
-                raise InputError(
-                    f"run {run_id}: has no dense record of {drafter} at γ = {gamma}, {drafting}; `harness record` makes one"
-                )
-            table = connection.sql(
-                """
-                SELECT drafted, accepted, accept_prob, confidence, fresh_confidence, certainty FROM anchors
-                WHERE run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')
-                ORDER BY prompt_id, turn, anchor
-                """,
-                params=key,
-            ).to_arrow_table()
-        offsets = np.cumsum([0, *(r[5] for r in responses)], dtype=np.int64)
-        optional = [matrix(table, name, gamma) for name in ("confidence", "fresh_confidence", "certainty")]
-        accept_prob = matrix(table, "accept_prob", gamma)
-        assert accept_prob is not None
-        anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
-        told = tuple(TracedResponse(*r[:5]) for r in responses)
-        return Trace(drafter, told, offsets, anchors, responses[0][6])
+            return traces.read_trace(connection, run_id, drafter, gamma, drafting)
 
     def temperatures(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> list[float]:
         """T_1..T_γ of a drafter's confidences; empty where the run has no calibration of them."""
-        rows = self._fitted("temperature FROM calibrations", [run_id, drafter, gamma, drafting])
-        return [float(row[0]) for row in rows]
+        with self.reading() as connection:
+            return traces.read_temperatures(connection, run_id, drafter, gamma, drafting)
 
     def estimates(
         self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled"
     ) -> list[tuple[float, float]]:
         """(intercept, slope) at each position of a drafter's estimated confidences; empty where the run has none."""
-        rows = self._fitted("intercept, slope FROM estimates", [run_id, drafter, gamma, drafting])
-        return [(float(row[0]), float(row[1])) for row in rows]
-
-    def _fitted(self, columns: str, key: Sequence[Any]) -> list[tuple[Any, ...]]:
-        where = "run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')"
         with self.reading() as connection:
-            cursor = connection.execute(f"SELECT {columns} WHERE {where} ORDER BY position", list(key))
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
+            return traces.read_estimates(connection, run_id, drafter, gamma, drafting)
 
     def create_sweep(
         self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from results.store.database import Store
-from results.store.rows import matrix
 from results.store.runs import drafting_of
-from simulator.confidence import Confidences, calibrated, estimated
+from results.store.traces import all_sure, read_estimates, read_temperatures, read_trace
+from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
-from simulator.records import Drafting
+from simulator.records import Confidences, Drafting, Recording
 from simulator.traces import Trace, split_of
 
 
@@ -24,41 +24,89 @@ def not_fitted_on(trace: Trace) -> Trace:
     return trace.select([split_of(r.prompt_id) != "calibration" for r in trace.responses])
 
 
-class Traces:
-    """The traces of a run, read once, ready to simulate; all of drafts chosen one way."""
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trace and what was fitted to its confidences. The one place that decides which confidences a policy may be shown."""
+
+    raw: Trace
+    """As recorded."""
+    temperatures: Sequence[float] = ()
+    """T_1..T_γ; empty without calibration."""
+    estimates: Sequence[tuple[float, float]] = ()
+    """(intercept, slope) at each position; empty without."""
+
+    @property
+    def offered(self) -> tuple[Confidences, ...]:
+        """What there is, the best last: raw ones of a head, calibrated ones, or estimated ones without a head."""
+        if self.raw.anchors.confidence is None:
+            return ("estimated",) if self.estimates else ()
+        return ("raw", "calibrated") if self.temperatures else ("raw",)
+
+    @property
+    def weights(self) -> Mapping[Confidences, Sequence[Any]]:
+        """What turns what a drafter gives into the confidences shown: temperatures or estimates."""
+        return {"calibrated": self.temperatures, "estimated": self.estimates}
+
+    def trace(self, confidences: Confidences) -> Trace:
+        """With the confidences asked for; `none` leaves them as recorded, for policies that look at none."""
+        if confidences == "calibrated":
+            return self.raw.calibrated(self.temperatures)
+        return self.raw.estimated(self.estimates) if confidences == "estimated" else self.raw
+
+    def unseen(self) -> Fitted:
+        """On the prompts that nothing was fitted on."""
+        return replace(self, raw=not_fitted_on(self.raw))
+
+
+class Recordings:
+    """The dense recordings of a run, read once, ready to simulate; all of drafts chosen one way."""
 
     def __init__(self, store: Store, run_id: str, drafting: Drafting) -> None:
         """Raises InputError where the run has no recordings of drafts chosen so."""
         self._store, self._run_id, self.drafting = store, run_id, drafting
-        self.recorded = store.traced(run_id, drafting)
-        self.temperatures = {key: store.temperatures(run_id, *key, drafting) for key in self.recorded}
-        self.estimates = {key: store.estimates(run_id, *key, drafting) for key in self.recorded}
-        self._raw: dict[tuple[str, int], Trace] = {}
+        drafters = store.run(run_id)["drafters"]
+        self.keys = tuple(
+            Recording(name, gamma, "none", drafting, kind_of(name, drafters.get(name, {})))
+            for name, gamma in store.traced(run_id, drafting)
+        )
+        """One for each drafter and γ, showing no confidences."""
+        fitted = {(key.drafter, key.gamma): self._fits(key) for key in self.keys}
+        self._fit_of, self._any_fit = fitted, any(any(fits) for fits in fitted.values())
+        self._read: dict[tuple[str, int], Fitted] = {}
 
-    def confidences(self, drafter: str, gamma: int, wanted: str | None) -> Confidences:
-        """What a trace offers a policy. Raises InputError where calibration is asked for and there is none."""
-        if self.raw(drafter, gamma).anchors.confidence is None:
-            return "estimated" if self.estimates[drafter, gamma] else "none"
-        if wanted == "calibrated" and not self.temperatures[drafter, gamma]:
-            raise InputError(f"run {self._run_id}: has no calibration of {drafter} at γ = {gamma}; leave calibrated out")
-        return "raw" if wanted == "raw" or not self.temperatures[drafter, gamma] else "calibrated"
+    def offered(self, recording: Recording) -> tuple[Confidences, ...]:
+        """What policies may be shown of it, the best last; empty without any."""
+        return self._fitted(recording).offered
 
-    def raw(self, drafter: str, gamma: int) -> Trace:
-        """As recorded, without the prompts that temperatures and estimates were fitted on, where there are any."""
-        if (drafter, gamma) not in self._raw:
-            trace = self._store.trace(self._run_id, drafter, gamma, self.drafting)
-            fitted = any(self.temperatures.values()) or any(self.estimates.values())
-            self._raw[drafter, gamma] = not_fitted_on(trace) if fitted else trace
-        return self._raw[drafter, gamma]
+    def best(self, recording: Recording, wanted: str | None = None) -> Recording:
+        """With the confidences wanted, or the best there are: a drafter without a head has estimated ones or none.
 
-    def trace(self, drafter: str, gamma: int, confidences: Confidences) -> Trace:
-        """With the confidences asked for."""
-        trace = self.raw(drafter, gamma)
-        if confidences == "calibrated":
-            return trace.calibrated(self.temperatures[drafter, gamma])
-        if confidences == "estimated":
-            return trace.estimated(self.estimates[drafter, gamma])
-        return trace
+        Raises InputError where calibration is asked for and there is none.
+        """
+        offered = self.offered(recording)
+        if wanted == "calibrated" and offered == ("raw",):
+            where = f"{recording.drafter} at γ = {recording.gamma}"
+            raise InputError(f"run {self._run_id}: has no calibration of {where}; leave calibrated out")
+        return recording.showing("raw" if wanted == "raw" and "raw" in offered else offered[-1] if offered else "none")
+
+    def trace(self, recording: Recording) -> Trace:
+        """With its confidences, without the prompts that temperatures and estimates were fitted on, where there are any."""
+        return self._fitted(recording).trace(recording.confidences)
+
+    def weights(self, recording: Recording) -> Sequence[Any] | None:
+        """Temperatures or estimates of its confidences; None where these are as the drafter gives them."""
+        return self._fitted(recording).weights.get(recording.confidences)
+
+    def _fits(self, key: Recording) -> tuple[list[float], list[tuple[float, float]]]:
+        asked = (self._run_id, key.drafter, key.gamma, self.drafting)
+        return self._store.temperatures(*asked), self._store.estimates(*asked)
+
+    def _fitted(self, recording: Recording) -> Fitted:
+        key = (recording.drafter, recording.gamma)
+        if key not in self._read:
+            found = Fitted(self._store.trace(self._run_id, *key, self.drafting), *self._fit_of[key])
+            self._read[key] = found.unseen() if self._any_fit else found
+        return self._read[key]
 
 
 def choose_drafting(
@@ -80,8 +128,8 @@ Singles = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """One drafter's anchors with what they are sure of, flat, responses in order."""
+class Sureness:
+    """One drafter's anchors with what they are sure of, flat, responses in order: what figures of confidences draw."""
 
     drafter: str
     gamma: int
@@ -103,7 +151,7 @@ class Recording:
     """Whether `confidence` is estimated, for want of a head."""
 
 
-def recordings(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Recording]:
+def surenesses(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Sureness]:
     """The run's drafters that have confidences, at their largest γ; estimated ones where weights of estimates are kept.
 
     Drafts are chosen as `drafting_of` says.
@@ -113,43 +161,24 @@ def recordings(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Recording]:
         GROUP BY drafter ORDER BY drafter
     """
     drafting = drafting_of(con, run_id)
-    rows = con.execute(sql, [run_id, drafting]).fetchall()
-    found = [_recording(con, run_id, drafter, int(gamma), drafting) for drafter, gamma in rows]
-    return [recording for recording in found if recording is not None]
+    found = []
+    for drafter, gamma in con.execute(sql, [run_id, drafting]).fetchall():
+        key = (run_id, drafter, int(gamma), drafting)
+        if not all_sure(con, *key):  # of some anchors alone: not to be made sense of
+            continue
+        fitted = Fitted(read_trace(con, *key), read_temperatures(con, *key), read_estimates(con, *key))
+        if fitted.offered:
+            found.append(_sureness(fitted))
+    return found
 
 
-def _recording(
-    con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: Drafting
-) -> Recording | None:
-    key = {"run": run_id, "drafter": drafter, "gamma": gamma, "drafting": drafting}
-    mine = "run_id = $run AND drafter = $drafter AND gamma = $gamma AND drafting IN ($drafting, 'either')"
-    sql = f"SELECT count(confidence), count(certainty) FROM anchors WHERE {mine}"
-    [(given, certain)] = con.execute(sql, key).fetchall()
-    weights = con.execute(f"SELECT intercept, slope FROM estimates WHERE {mine} ORDER BY position", key).fetchall()
-    if not given and not (certain and weights):
-        return None
-    column = "confidence" if given else "certainty"
-    sql = f"""
-        SELECT drafted, accepted, {column} FROM anchors WHERE {mine} ORDER BY prompt_id, turn, anchor
-    """
-    table = con.sql(sql, params=key).to_arrow_table()
-    sure = matrix(table, column, gamma)
-    responses = con.execute(
-        f"""
-        SELECT s.task, s.domain, s.prompt_id, d.anchors
-        FROM recordings d JOIN recorded_responses s USING (run_id, drafter, gamma, drafting, prompt_id, turn)
-        WHERE {mine} AND d.anchors > 0 ORDER BY prompt_id, turn
-        """,
-        key,
-    ).fetchall()
-    offsets = np.cumsum([0, *(r[3] for r in responses)], dtype=np.int64)
-    if sure is None or not len(sure) or offsets[-1] != len(sure):  # some anchors without: not to be made sense of
-        return None
-    temperatures = con.execute(f"SELECT temperature FROM calibrations WHERE {mine} ORDER BY position", key).fetchall()
-    scaled = calibrated(sure, [t[0] for t in temperatures]) if given and temperatures else None
-    tasks, domains, prompts = (tuple(r[i] for r in responses) for i in range(3))
-    return Recording(
-        drafter, gamma, tasks, domains, prompts, offsets,
-        table["drafted"].to_numpy().astype(np.int64), table["accepted"].to_numpy().astype(np.int64),
-        sure if given else estimated(sure, weights), scaled, not given,
+def _sureness(fitted: Fitted) -> Sureness:
+    trace, (first, *more) = fitted.raw, fitted.offered
+    confidence = fitted.trace(first).anchors.confidence
+    assert confidence is not None
+    return Sureness(
+        trace.drafter, trace.gamma, tuple(r.task for r in trace.responses), tuple(r.domain for r in trace.responses),
+        tuple(r.prompt_id for r in trace.responses), trace.offsets, trace.anchors.drafted.astype(np.int64),
+        trace.anchors.accepted.astype(np.int64), confidence,
+        fitted.trace("calibrated").anchors.confidence if more else None, first == "estimated",
     )  # fmt: skip

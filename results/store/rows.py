@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.load import Load
-from simulator.policies import PolicySpec
+from simulator.policies import Fixed, PolicySpec
 from simulator.records import Anchors, KeptDrafting, Response, Round
+from simulator.replay import replay
 from simulator.sla import Sla
 
 PlanT = TypeVar("PlanT", bound=msgspec.Struct)
@@ -94,6 +95,22 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, draf
         "certainty": lists(anchors.certainty),
     }
     return pa.table(columns)
+
+
+def dense_tables(
+    drafter: str, gamma: int, dense: Iterable[tuple[str, int, Anchors]], drafting: KeptDrafting = "sampled"
+) -> dict[str, pa.Table]:
+    """All rows of a dense recording, from (prompt id, turn, anchors) of each of one or more responses.
+
+    Rows of `recordings` and `anchors`, and those of `rounds` that verifying every draft whole comes to.
+    """
+    every, policy = list(dense), Fixed(gamma)
+    rounds = (round_table(drafter, gamma, p, t, replay(anchors, policy), drafting) for p, t, anchors in every)
+    return {
+        "recordings": recordings(drafter, gamma, [(p, t, len(anchors)) for p, t, anchors in every], drafting),
+        "anchors": pa.concat_tables(anchor_table(drafter, p, t, anchors, drafting) for p, t, anchors in every),
+        "rounds": pa.concat_tables(rounds),
+    }
 
 
 def recordings(

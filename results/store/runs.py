@@ -12,6 +12,7 @@ import duckdb
 import polars as pl
 
 from results.store.queries import query
+from simulator.drafter_kinds import kind_of
 from simulator.records import Drafting, KeptDrafting
 
 
@@ -60,7 +61,7 @@ class DeclaredDrafter:
 
     name: str
     kind: str
-    """Mechanism: 'dspark', 'dflash', 'eagle3', 'mtp', 'ngram' or 'none'."""
+    """Mechanism: one of `simulator.drafter_kinds`."""
     gamma: int
     """Drafted block size, tokens; 0 for 'none'."""
     checkpoint: str | None
@@ -137,7 +138,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
     drafters = tuple(
         DeclaredDrafter(
             name=name,
-            kind=settings.get("kind", name),
+            kind=kind_of(name, settings),
             gamma=settings.get("gamma", 0),
             checkpoint=settings.get("checkpoint"),
             checkpoint_hash=settings.get("checkpoint_hash"),

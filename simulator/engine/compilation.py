@@ -31,6 +31,11 @@ callable_part: Any = njit(**_OPTIONS)
 """Decorates one that is called by Python too."""
 
 
+def copied(function: Callable[..., Any]) -> None:
+    """Have compiled code copy a plain Python function to where it is called; for Python it stays what it is."""
+    register_jitable(inline="always", **_OPTIONS)(function)  # made for each: numba drops `inline` at a decorator's first use
+
+
 class Kept:
     """Decorates the function that Python calls: compiled with all its parts at the first call, or loaded where it was kept.
 

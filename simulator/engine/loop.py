@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.engine.compilation import Kept, inlined, part
-from simulator.engine.rules import Kind, best_total, fill_budget, prefix_lengths, threshold_lengths
+from simulator.engine.rules import Kind, draft_tokens, verify_lengths
+from simulator.hardware.cost import Longest, StepLoad, step_parts, total_s
 
 SLICE_DONE, ALL_DONE, NEED_REQUESTS, NEED_JOBS, ROWS_FULL = range(5)
 """Why `advance` came back."""
@@ -111,34 +112,28 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     n, context, longest_context = _gather_decoding(state, r)
     prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n)
 
-    k = _draft_tokens(rule, limits.gamma, n, finishing, prefilling, prefill_tokens, pairs, context, replica.alpha)
+    load = StepLoad(n, prefilling, finishing, prefill_tokens, pairs, context)
+    k = draft_tokens(rule, limits.gamma, load, replica.alpha)
     for i in range(n):
         job = state.jobs[state.decoding[i]]
         s.anchors[i] = job.anchor
         s.drafted[i] = min(k, tables.drafted[job.anchor])
         s.accepted[i] = tables.accepted[job.anchor]
-    _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k)
+    verify_lengths(state, tables, limits, rule, load)
 
     verified = longest = 0
     for i in range(n):
         verified += s.lengths[i]
         longest = max(longest, s.lengths[i])
-    tokens = n * (1 + longest) if cost.padded else n + verified
-    read = n * longest_context if cost.padded else context
-    overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
-    overhead_s += cost.overhead_s_per_prompt * finishing
-    draft_s = _draft_s(cost, n, read, k) + cost.draft_prefill_s_per_token * prefill_tokens
-    attention_s = _attention_s(cost, n, read, pairs)
-    attention_s += _widening_s(cost, tokens / n if n else 0.0) * _context(cost, n, read)
-    target_s = _target_s(cost, n, tokens, prefilling, prefill_tokens)
-    step_s = overhead_s + draft_s + attention_s + target_s
+    parts = step_parts(cost, load, k, verified, Longest(longest, longest_context))
+    step_s = total_s(parts)
 
     totals.steps += 1
     totals.request_steps += n
-    totals.overhead_s += overhead_s
-    totals.draft_s += draft_s
-    totals.attention_s += attention_s
-    totals.target_s += target_s
+    totals.overhead_s += parts.overhead_s
+    totals.draft_s += parts.draft_s
+    totals.attention_s += parts.attention_s
+    totals.target_s += parts.target_s
     totals.kv_token_s += replica.kv_tokens * step_s
     totals.request_s += n * step_s
     totals.prefill_tokens += prefill_tokens
@@ -235,117 +230,6 @@ def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
     state.order[r, replica.running] = j
     replica.running += 1
     return True
-
-
-@inlined
-def _draft_s(cost, n, context, k):  # type: ignore[no-untyped-def]
-    if k == 0 or n == 0:
-        return 0.0
-    return cost.draft_s[k, n] + cost.draft_context_s_per_token[k] * _context(cost, n, context)
-
-
-@inlined
-def _widening_s(cost, width):  # type: ignore[no-untyped-def]
-    low = int(width)
-    steps = cost.widening_s
-    return steps[low] + (width - low) * (steps[low + 1] - steps[low]) if low + 1 < len(steps) else 0.0
-
-
-@inlined
-def _target_s(cost, n, tokens, prefilling, prefill_tokens):  # type: ignore[no-untyped-def]
-    """The target's passes but for attention; prompts have passes of their own where passes are padded."""
-    if not cost.padded:
-        return (cost.eager_s if prefill_tokens else cost.verify_s)[prefill_tokens + tokens]
-    target_s = cost.verify_s[tokens] if n else 0.0
-    if prefill_tokens:
-        target_s += cost.eager_s[prefill_tokens] + (prefilling - 1) * cost.eager_s[1]
-    return target_s
-
-
-@inlined
-def _attention_s(cost, n, context, pairs):  # type: ignore[no-untyped-def]
-    return cost.context_s_per_token * _context(cost, n, context) + cost.prefill_s_per_pair * pairs
-
-
-@inlined
-def _context(cost, n, context):  # type: ignore[no-untyped-def]
-    return context if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * n
-
-
-@part
-def _fixed_s(cost, n, prefilling, pairs, context, k):  # type: ignore[no-untyped-def]
-    """What a step costs before the target's pass."""
-    overhead_s = cost.overhead_s + cost.overhead_s_per_request * (n + prefilling)
-    return overhead_s + _draft_s(cost, n, context, k) + _attention_s(cost, n, context, pairs)
-
-
-@part
-def _draft_tokens(rule, gamma, n, finishing, prefilling, prefill_tokens, pairs, context, alpha):  # type: ignore[no-untyped-def]
-    """`Policy.draft`."""
-    if rule.kind == Kind.TABLE:
-        return min(gamma, rule.k_by_requests[n])
-    if rule.kind != Kind.BATCH_ADAPTIVE:
-        return gamma
-    target_s = rule.believed.eager_s if prefill_tokens else rule.believed.verify_s
-    best, best_rate, power, accepted = 0, 0.0, 1.0, 0.0
-    for k in range(gamma + 1):
-        step_s = _fixed_s(rule.believed, n, prefilling, pairs, context, k) + target_s[prefill_tokens + n + n * k]
-        rate = (n + finishing + n * accepted) / step_s
-        if rate > best_rate:
-            best, best_rate = k, rate
-        power *= alpha
-        accepted += power
-    return best
-
-
-@part
-def _verify_lengths(state, tables, limits, rule, n, finishing, prefilling, prefill_tokens, pairs, context, k):  # type: ignore[no-untyped-def]
-    """`Policy.admit`: ℓ of every decoding request, into the scratch."""
-    s = state.scratch
-    if rule.kind == Kind.THRESHOLD:
-        threshold_lengths(tables.confidence, s, n, rule.number)
-    elif rule.kind == Kind.ORACLE:
-        for i in range(n):
-            s.lengths[i] = min(s.accepted[i], s.drafted[i])
-    elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
-        longest = 0
-        for i in range(n):
-            longest = max(longest, s.drafted[i])
-        fixed_s = _fixed_s(rule.believed, n, prefilling, pairs, context, longest)
-        target_s = rule.believed.eager_s if prefill_tokens else rule.believed.verify_s
-        tokens, first = float(n + finishing), prefill_tokens + n
-        if rule.kind == Kind.PREFIX:
-            prefix_lengths(tables.survival_bits, tables.survival, s, n, limits.gamma, tokens, fixed_s, target_s, first)
-        else:
-            _recall(state, tables, limits, rule, n)
-            budget = best_total(s, n, limits.gamma, tokens, fixed_s, target_s, first) if n else 0
-            fill_budget(tables.survival_bits, tables.survival, s, n, limits.gamma, budget)
-    else:
-        for i in range(n):
-            s.lengths[i] = s.drafted[i]
-
-
-@part
-def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
-    """Survivals `lag` rounds old, smoothed; confidences are 1 for requests without, and where nothing was drafted."""
-    memory, s = state.memory, state.scratch
-    for i in range(n):
-        j = state.decoding[i]
-        since = state.jobs[j].since
-        at = since % rule.lag
-        product = 1.0
-        for k in range(limits.gamma):
-            if since < rule.lag:
-                memory.smoothed[j, k] = 1.0
-            else:
-                anchor = memory.anchors[j, at]
-                unseen = memory.whole[j, at] and k > memory.lengths[j, at] and len(tables.fresh) > 0
-                c = 1.0
-                if k < tables.drafted[anchor]:
-                    c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
-                memory.smoothed[j, k] = rule.number * memory.smoothed[j, k] + (1 - rule.number) * c
-            product *= memory.smoothed[j, k]
-            s.old[i, k] = np.rint(product * 2.0**24) / 2.0**24
 
 
 @part

@@ -12,13 +12,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine.compilation import callable_part, inlined, part
+from simulator.engine.compilation import callable_part, copied, inlined, part
 from simulator.errors import InputError
-from simulator.hardware.cost import StepCost
+from simulator.hardware.cost import SUMS, TERMS, StepCost, fixed_s, foreseen_s
 from simulator.policies import BatchAdaptive, Fixed, KByBatch, LaggedScheduler, Oracle, Policy, PrefixScheduler, Threshold
+from simulator.traces import rounded_survival
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+for term in TERMS:
+    copied(term)
+copied(rounded_survival)
+for terms in SUMS:
+    part(terms)
 
 BUCKETS = 770
 _LOWEST = (127 - 24) << 5
@@ -286,3 +293,71 @@ def threshold_lengths(confidence, s, n, least):  # type: ignore[no-untyped-def]
         while k < s.drafted[i] and confidence[s.anchors[i], k] >= least:
             k += 1
         s.lengths[i] = k
+
+
+@part
+def draft_tokens(rule, gamma, load, alpha):  # type: ignore[no-untyped-def]
+    """`Policy.draft`."""
+    if rule.kind == Kind.TABLE:
+        return min(gamma, rule.k_by_requests[load.decoding])
+    if rule.kind != Kind.BATCH_ADAPTIVE:
+        return gamma
+    best, best_rate, power, accepted = 0, 0.0, 1.0, 0.0
+    for k in range(gamma + 1):
+        step_s = foreseen_s(rule.believed, load, k, load.decoding * k)
+        rate = (load.decoding + load.finishing_prefill + load.decoding * accepted) / step_s
+        if rate > best_rate:
+            best, best_rate = k, rate
+        power *= alpha
+        accepted += power
+    return best
+
+
+@part
+def verify_lengths(state, tables, limits, rule, load):  # type: ignore[no-untyped-def]
+    """`Policy.admit`: ℓ of every decoding request, into the scratch."""
+    s, n = state.scratch, load.decoding
+    if rule.kind == Kind.THRESHOLD:
+        threshold_lengths(tables.confidence, s, n, rule.number)
+    elif rule.kind == Kind.ORACLE:
+        for i in range(n):
+            s.lengths[i] = min(s.accepted[i], s.drafted[i])
+    elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
+        longest = 0
+        for i in range(n):
+            longest = max(longest, s.drafted[i])
+        before_s = fixed_s(rule.believed, load, longest)
+        target_s = rule.believed.eager_s if load.prefill_tokens else rule.believed.verify_s  # as cost.target_s
+        tokens, first = float(n + load.finishing_prefill), load.prefill_tokens + n
+        if rule.kind == Kind.PREFIX:
+            prefix_lengths(tables.survival_bits, tables.survival, s, n, limits.gamma, tokens, before_s, target_s, first)
+        else:
+            _recall(state, tables, limits, rule, n)
+            budget = best_total(s, n, limits.gamma, tokens, before_s, target_s, first) if n else 0
+            fill_budget(tables.survival_bits, tables.survival, s, n, limits.gamma, budget)
+    else:
+        for i in range(n):
+            s.lengths[i] = s.drafted[i]
+
+
+@part
+def _recall(state, tables, limits, rule, n):  # type: ignore[no-untyped-def]
+    """Survivals `lag` rounds old, smoothed; confidences are 1 for requests without, and where nothing was drafted."""
+    memory, s = state.memory, state.scratch
+    for i in range(n):
+        j = state.decoding[i]
+        since = state.jobs[j].since
+        at = since % rule.lag
+        product = 1.0
+        for k in range(limits.gamma):
+            if since < rule.lag:
+                memory.smoothed[j, k] = 1.0
+            else:
+                anchor = memory.anchors[j, at]
+                unseen = memory.whole[j, at] and k > memory.lengths[j, at] and len(tables.fresh) > 0
+                c = 1.0
+                if k < tables.drafted[anchor]:
+                    c = tables.fresh[anchor, k] if unseen else tables.confidence[anchor, k]
+                memory.smoothed[j, k] = rule.number * memory.smoothed[j, k] + (1 - rule.number) * c
+            product *= memory.smoothed[j, k]
+            s.old[i, k] = rounded_survival(product)

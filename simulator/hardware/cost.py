@@ -1,9 +1,13 @@
-"""What a step holds, and how long it takes: a profile's curves as tables, one row of arithmetic for everybody."""
+"""What a step holds, and how long it takes: a profile's curves as tables, and the one arithmetic on them.
+
+The functions below are plain Python on named tuples. Policies, fits and the reference engine call them through `StepCost`;
+`simulator.engine.rules` hands the same text to numba: a term of a step's time is written once, and numba is not needed here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +15,7 @@ import numpy.typing as npt
 Seconds = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoad:
+class StepLoad(NamedTuple):
     """What a step holds before anybody decides what to verify."""
 
     decoding: int
@@ -59,11 +62,11 @@ class Parts(NamedTuple):
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return self.overhead_s + self.draft_s + self.attention_s + self.target_s
+        return total_s(self)
 
 
-class StepCost(NamedTuple):
-    """Seconds of every part of a step, as tables; a named tuple, so that compiled code reads the same object."""
+class _Fields(NamedTuple):
+    """The fields of `StepCost`."""
 
     verify_s: Seconds
     """By tokens in the target pass, [tokens + 1]."""
@@ -89,58 +92,156 @@ class StepCost(NamedTuple):
     padded: bool = False
     """Whether passes are padded to the longest request, and prompts go in passes of their own; see `Profile.padded`."""
 
-    def overhead(self, load: StepLoad) -> float:
-        """Host work of the step."""
-        return self.overhead_s + self.overhead_s_per_request * (load.decoding + load.prefilling)
 
-    def draft(self, load: StepLoad, drafted: int) -> float:
-        """Drafting `drafted` tokens for every decoding request."""
-        if drafted == 0 or load.decoding == 0:
-            return 0.0
-        context = float(self.draft_context_s_per_token[drafted]) * self._context(load)
-        return float(self.draft_s[drafted, load.decoding]) + context
+class StepCost(_Fields):
+    """Seconds of every part of a step, as tables; a named tuple, so that compiled code reads the same object.
 
-    def attention(self, load: StepLoad) -> float:
-        """Reading contexts, and prefill's attention."""
-        return self.context_s_per_token * self._context(load) + self.prefill_s_per_pair * load.prefill_pairs
+    Every field has the type that its annotation names, however the tuple is made: for an int in place of a float, numba
+    would compile the whole loop again.
+    """
 
-    def widening(self, width: float) -> float:
-        """Of a pass with so many tokens of each request, on average."""
-        low = int(width)
-        if low + 1 >= len(self.widening_s):
-            return 0.0
-        return float(self.widening_s[low] + (width - low) * (self.widening_s[low + 1] - self.widening_s[low]))
+    __slots__ = ()
 
-    def target(self, load: StepLoad, verified: int) -> float:
-        """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
-        table = self.eager_s if load.prefill_tokens else self.verify_s
-        return float(table[load.prefill_tokens + load.decoding + verified])
+    def __new__(
+        cls,
+        verify_s: npt.ArrayLike,
+        eager_s: npt.ArrayLike,
+        draft_s: npt.ArrayLike,
+        draft_context_s_per_token: npt.ArrayLike,
+        overhead_s: float,
+        overhead_s_per_request: float,
+        context_s_per_token: float,
+        prefill_s_per_pair: float,
+        assumed_context_tokens: int = -1,
+        widening_s: npt.ArrayLike = (0.0, 0.0),
+        draft_prefill_s_per_token: float = 0.0,
+        overhead_s_per_prompt: float = 0.0,
+        padded: bool = False,
+    ) -> Self:
+        """Tables are copied only where they are not flat arrays of doubles."""
+        return super().__new__(
+            cls,
+            verify_s=_table(verify_s),
+            eager_s=_table(eager_s),
+            draft_s=_table(draft_s),
+            draft_context_s_per_token=_table(draft_context_s_per_token),
+            overhead_s=float(overhead_s),
+            overhead_s_per_request=float(overhead_s_per_request),
+            context_s_per_token=float(context_s_per_token),
+            prefill_s_per_pair=float(prefill_s_per_pair),
+            assumed_context_tokens=int(assumed_context_tokens),
+            widening_s=_table(widening_s),
+            draft_prefill_s_per_token=float(draft_prefill_s_per_token),
+            overhead_s_per_prompt=float(overhead_s_per_prompt),
+            padded=bool(padded),
+        )
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # by name, `_replace` too
+        return cls(*iterable)
 
     def fixed(self, load: StepLoad, drafted: int) -> float:
         """Everything that does not depend on how much is verified."""
-        return self.overhead(load) + self.draft(load, drafted) + self.attention(load)
+        return fixed_s(self, load, drafted)
+
+    def target(self, load: StepLoad, verified: int) -> float:
+        """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
+        return target_s(self, load, verified)
 
     def seconds(self, load: StepLoad, drafted: int, verified: int) -> float:
         """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
-        return self.fixed(load, drafted) + self.target(load, verified)
+        return foreseen_s(self, load, drafted, verified)
 
     def step(self, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
         """What the step really takes, by part."""
-        n = load.decoding
-        tokens = n * (1 + longest.verified) if self.padded else n + verified
-        context = n * longest.context_tokens if self.padded else load.context_tokens
-        read = replace(load, context_tokens=context)
-        draft = self.draft(read, drafted) + self.draft_prefill_s_per_token * load.prefill_tokens
-        attention = self.attention(read) + self.widening(tokens / n if n else 0.0) * self._context(read)
-        overhead = self.overhead(load) + self.overhead_s_per_prompt * load.finishing_prefill
-        if not self.padded:
-            return Parts(overhead, draft, attention, self.target(load, verified))
-        target = float(self.verify_s[tokens]) if n else 0.0
-        if load.prefill_tokens:
-            target += float(self.eager_s[load.prefill_tokens]) + (load.prefilling - 1) * float(self.eager_s[1])
-        return Parts(overhead, draft, attention, target)
+        return step_parts(self, load, drafted, verified, longest)
 
-    def _context(self, load: StepLoad) -> int:
-        if self.assumed_context_tokens < 0:
-            return load.context_tokens
-        return self.assumed_context_tokens * load.decoding
+
+def overhead_s(cost: _Fields, load: StepLoad) -> float:
+    """Host work of the step, but for requests that come and go."""
+    return cost.overhead_s + cost.overhead_s_per_request * (load.decoding + load.prefilling)
+
+
+def draft_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
+    """Drafting `drafted` tokens for every decoding request, prompts left out."""
+    if drafted == 0 or load.decoding == 0:
+        return 0.0
+    reading_s = cost.draft_context_s_per_token[drafted] * context_tokens(cost, load)
+    return float(cost.draft_s[drafted, load.decoding] + reading_s)
+
+
+def attention_s(cost: _Fields, load: StepLoad) -> float:
+    """Reading contexts for one token of each request, and prefill's attention."""
+    return cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
+
+
+def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
+    """What reading contexts takes beyond that in a pass of so many tokens, all decoding requests' together."""
+    width = tokens / load.decoding if load.decoding else 0.0
+    low = int(width)
+    if low + 1 >= len(cost.widening_s):
+        return 0.0
+    each_s = cost.widening_s[low] + (width - low) * (cost.widening_s[low + 1] - cost.widening_s[low])
+    return float(each_s * context_tokens(cost, load))
+
+
+def context_tokens(cost: _Fields, load: StepLoad) -> int:
+    """Context tokens that a step's decoding requests read, or are taken to read."""
+    return load.context_tokens if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * load.decoding
+
+
+def target_s(cost: _Fields, load: StepLoad, verified: int) -> float:
+    """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
+    table = cost.eager_s if load.prefill_tokens else cost.verify_s
+    return float(table[load.prefill_tokens + load.decoding + verified])
+
+
+def padded_target_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
+    """The target's passes where prompts have passes of their own, beside one over so many padded tokens."""
+    decoding_s = float(cost.verify_s[tokens]) if load.decoding else 0.0
+    if not load.prefill_tokens:
+        return decoding_s
+    # One pass over all prompts' tokens, and for each further prompt what a pass takes however little it holds.
+    return decoding_s + float(cost.eager_s[load.prefill_tokens] + (load.prefilling - 1) * cost.eager_s[1])
+
+
+def fixed_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
+    """Everything that does not depend on how much is verified, as a policy foresees it."""
+    return overhead_s(cost, load) + draft_s(cost, load, drafted) + attention_s(cost, load)
+
+
+def foreseen_s(cost: _Fields, load: StepLoad, drafted: int, verified: int) -> float:
+    """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
+    return fixed_s(cost, load, drafted) + target_s(cost, load, verified)
+
+
+def step_parts(cost: _Fields, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
+    """What the step really takes, by part; `verified` draft tokens of all requests together."""
+    tokens, context = load.decoding + verified, load.context_tokens
+    if cost.padded:
+        tokens, context = load.decoding * (1 + longest.verified), load.decoding * longest.context_tokens
+    read = StepLoad(
+        load.decoding, load.prefilling, load.finishing_prefill, load.prefill_tokens, load.prefill_pairs, context
+    )  # compiled code knows no `_replace`
+    return Parts(
+        overhead_s(cost, load) + cost.overhead_s_per_prompt * load.finishing_prefill,
+        draft_s(cost, read, drafted) + cost.draft_prefill_s_per_token * load.prefill_tokens,
+        attention_s(cost, read) + widening_s(cost, read, tokens),
+        padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified),
+    )
+
+
+def total_s(parts: Parts) -> float:
+    """The whole step."""
+    return parts.overhead_s + parts.draft_s + parts.attention_s + parts.target_s
+
+
+TERMS = (overhead_s, draft_s, attention_s, widening_s, context_tokens, target_s, padded_target_s, total_s)
+"""Small functions of the arithmetic: copied to where compiled code calls them, for handing over tables takes longer than
+they do."""
+SUMS = (fixed_s, foreseen_s, step_parts)
+"""Those that are made of them: compiled once each, for copies of copies take long to compile."""
+
+
+def _table(seconds: npt.ArrayLike) -> Seconds:
+    return np.ascontiguousarray(seconds, np.float64)

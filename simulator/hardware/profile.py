@@ -107,9 +107,9 @@ class Profile:
     verify: Curve
     """The target pass over B tokens, contexts left out."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
-    """By drafter. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
+    """By drafter: its own name, or its kind. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
     free_drafters: tuple[str, ...] = ()
-    """Drafters whose time is negligible or already in the overhead."""
+    """Drafters, by name or kind, whose time is negligible or already in the overhead."""
     gpus: int = 1
     """GPUs of one replica; throughput is reported per GPU."""
     overhead_s: float = 0.0
@@ -154,10 +154,10 @@ class Profile:
         """SHA-256 of the profile's JSON, worked out once: profiles of equal numbers and words have equal ones."""
         return hashlib.sha256(dump_profile(self).encode()).hexdigest()
 
-    def cost(self, drafter: str, gamma: int, requests: int, tokens: int) -> StepCost:
+    def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
 
-        Raises InputError where the profile does not know the drafter.
+        A drafter that has no entry of its own has that of its `kind`. Raises InputError where the profile knows neither.
         """
         padded = np.arange(tokens + 1)
         eager = (self.eager or self.verify).at(padded)
@@ -169,6 +169,9 @@ class Profile:
         else:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
+        known = ("none", *self.draft, *self.free_drafters)
+        if drafter not in known and kind in known:
+            drafter = kind
         if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)
             draft_prefill_s = curve.prefill_s_per_token

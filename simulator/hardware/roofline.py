@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Seconds
 from simulator.hardware.profile import Curve, DraftCurve, Profile
@@ -325,12 +326,8 @@ def _drafts(machine: Machine, model: Model) -> dict[str, DraftCurve]:
         times = (draft_seconds(machine, model, drafter, drafted, requests) for drafted in DRAFTED)
         return tuple(Curve(REQUESTS, tuple(t.tolist())) for t in times)
 
-    return {
-        "dspark": DraftCurve(DRAFTED, curves("dspark"), block=True, context_s_per_token=deep),
-        "dflash": DraftCurve(DRAFTED, curves("dflash"), block=True, context_s_per_token=deep),
-        "eagle3": DraftCurve(DRAFTED, curves("eagle3"), block=False, context_s_per_token=eagle),
-        "mtp": DraftCurve(DRAFTED, curves("mtp"), block=False, context_s_per_token=deep / attention.layers),
-    }
+    reading = {"dspark": deep, "dflash": deep, "eagle3": eagle, "mtp": deep / attention.layers}
+    return {kind: DraftCurve(DRAFTED, curves(kind), KINDS[kind].one_pass, read_s) for kind, read_s in reading.items()}
 
 
 def draft_seconds(machine: Machine, model: Model, drafter: str, drafted: int, requests: Seconds) -> Seconds:
@@ -342,7 +339,7 @@ def draft_seconds(machine: Machine, model: Model, drafter: str, drafted: int, re
     """
     known, block = requests * (drafted + 1), requests * drafted
     square = model.width**2
-    if drafter in ("dspark", "dflash"):
+    if KINDS[drafter].one_pass:
         features = machine.matmul(model.dense_format, model.drafters.taps * square * known, model.drafters.taps * square)
         logits = features + machine.layers(model, model.drafters.attention, block) + machine.head(model, block)
         if drafter == "dflash":

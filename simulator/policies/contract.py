@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
 from simulator.records import Round
+from simulator.traces import rounded_survival
 
 
 class CausalityError(Exception):
@@ -141,7 +142,7 @@ class StepView:
         products, confidence = self._products[request], self._confidence[request]
         while len(products) < position:
             products.append((products[-1] if products else 1.0) * confidence[len(products)])
-        return round(products[position - 1] * 2.0**24) / 2.0**24  # as `simulator.traces.survival`, without its arrays
+        return rounded_survival(products[position - 1])
 
     def past(self, request: int, ago: int = 1) -> Seen | None:
         """What the request's round `ago` rounds ago showed; None before its first."""

@@ -15,7 +15,7 @@ from drafters.kinds.ngram import NGram
 from drafters.target import Target
 from harness.console import Watcher
 from harness.hardware.bench import BenchPoint, Timing
-from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, rising
+from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, prompt_seconds, rising
 from harness.hardware.measure import Effort, ProfileQuality, grid, profile_architecture, profile_pair
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, load_profile
@@ -94,13 +94,23 @@ def test_reading_a_context_may_depend_on_how_many_tokens_look_at_it() -> None:
 def test_prompts_and_what_comes_with_them() -> None:
     reads = [Timing(BenchPoint("read", 1, n, 0, "dspark"), (n * 3e-6,)) for n in (64, 256)]
     others = [t for t in made_up() if t.point.drafter != "eagle3"]
-    eager = fit_costs([*others, *reads], {"dspark": True})
-    pairs_s = 6e-9 * 64 * 65 / 2
-    admit = Timing(BenchPoint("admit", 4, 64, 512, "dspark"), (float(eager.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
-    costs = fit_costs([*others, *reads, admit], {"dspark": True})
+    costs = fit_costs([*others, *reads], {"dspark": True})
     assert costs.draft["dspark"].prefill_s_per_token == pytest.approx(3e-6)
-    assert costs.overhead_s_per_prompt == pytest.approx(7e-4)
-    assert eager.overhead_s_per_prompt == 0
+    found = costs.profile(name="cpu/x", device="x", model="x", source="measured", kv_capacity_tokens=1000)
+    pairs_s = 6e-9 * 64 * 65 / 2
+    admit = Timing(BenchPoint("admit", 4, 64, 512, "dspark"), (float(costs.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
+    assert prompt_seconds([*others, *reads, admit], found) == pytest.approx(7e-4)
+    assert prompt_seconds([*others, *reads], found) == 0
+
+
+def test_a_profile_predicts_the_law_it_was_fitted_to() -> None:
+    """Every kind of point, by the arithmetic that the simulator steps with."""
+    drafters = {"dspark": True, "eagle3": False}
+    costs = fit_costs(made_up(), drafters)
+    found = costs.profile(name="cpu/x", device="x", model="x", source="measured", kv_capacity_tokens=1000)
+    timed = [t.point for t in made_up() if t.point.part in ("target", "prefill", "draft")]
+    assert [predicted_seconds(found, p) for p in timed] == pytest.approx([truth(p) for p in timed])
+    assert {p.part for p in timed} == {"target", "prefill", "draft"}
 
 
 def test_a_noisy_fit_is_near_and_its_curves_rise() -> None:

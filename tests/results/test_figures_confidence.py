@@ -10,16 +10,16 @@ import pytest
 
 from results.figures.block_size import block_sizes
 from results.figures.reliability import confidence_quality, reliability
-from results.figures.threshold import threshold_sweep, walk
-from results.store.recordings import Recording, recordings
+from results.figures.threshold import threshold_sweep
+from results.store.recordings import Sureness, surenesses
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
-from simulator.replay import replay
+from simulator.replay import replay, walk
 from simulator.traces import split_of
 from tests.results.database import RUN, add_anchors, add_run, empty
 
 
-def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, short: bool = False) -> Recording:
+def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, short: bool = False) -> Sureness:
     """Responses of so many anchors with random acceptances; `short` drafts may be shorter than γ."""
     anchors = sum(lengths)
     drafted = rng.integers(0, gamma + 1, anchors) if short else np.full(anchors, gamma)
@@ -28,14 +28,14 @@ def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, s
     offsets = np.cumsum([0, *lengths])
     tasks = ("gsm8k",) * len(lengths)
     sure = rng.uniform(0, 1, (anchors, gamma)).astype(np.float32)
-    return Recording("dspark", gamma, tasks, ("math",) * len(lengths), names, offsets, drafted, accepted, sure, None, False)
+    return Sureness("dspark", gamma, tasks, ("math",) * len(lengths), names, offsets, drafted, accepted, sure, None, False)
 
 
 @pytest.mark.parametrize("short", [False, True])
 def test_the_fast_walk_is_the_reference_replay(short: bool) -> None:
     found = recording(np.random.default_rng(3), [1, 40, 7, 23], short=short)
     thresholds = (0.0, 0.25, 0.5, 0.93, 1.0)
-    walked = walk(found, thresholds)
+    walked = walk(found.confidence, found.drafted, found.accepted, found.offsets, thresholds)
     for i, threshold in enumerate(thresholds):
         for s in range(4):
             cut = slice(found.offsets[s], found.offsets[s + 1])
@@ -81,10 +81,10 @@ def test_reliability_bins_survivals_by_hand() -> None:
 def test_recordings_come_with_temperatures_or_estimates_and_are_judged_on_other_prompts() -> None:
     con = empty()
     add_run(con)
-    assert recordings(con, RUN) == []
+    assert surenesses(con, RUN) == []
     add_anchors(con, "dspark", 4)
     add_anchors(con, "mtp", 1, head=False)
-    by_name = {r.drafter: r for r in recordings(con, RUN)}
+    by_name = {r.drafter: r for r in surenesses(con, RUN)}
     assert set(by_name) == {"dspark", "mtp"}
     assert by_name["mtp"].estimated
     assert not by_name["dspark"].estimated

@@ -11,6 +11,7 @@ from results.figures import sensitivity, step_time, validation
 from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
 from results.figures.sweep import baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
+from simulator.records import Recording, System
 from simulator.sla import Sla
 from tests.results.database import (
     LOADS,
@@ -40,7 +41,7 @@ def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken
     # tps 100 and 25 at 10 and 80 users: a bound of 50 is half way in logarithms, so throughput is √(1000 · 2000).
     _, points = swept([point(0, "dspark", "fixed:7", 10, 1000), point(1, "dspark", "fixed:7", 80, 2000)])
     [capacity] = capacities(points, [TPS50])  # type: ignore[arg-type]
-    assert capacity.system == ("dspark", 7, "fixed:7", "none")
+    assert capacity.system == System(Recording("dspark", 7), "fixed:7")
     assert capacity.how == "crossing"
     assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
     assert capacity.half_width == pytest.approx(capacity.throughput / 100)
@@ -72,7 +73,11 @@ def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None
         point(3, "mtp", "fixed:1", 64, None), point(4, "dspark", "oracle", 8, 9000),
     ])  # fmt: skip
     found = capacities(points, [])  # type: ignore[arg-type]
-    assert [(c.system[0], c.throughput, c.how) for c in found] == [("mtp", 700, "reference"), ("none", 400, "reference")]
+    told = [(c.system.recording.drafter, c.throughput, c.how) for c in found]
+    assert told == [
+        ("mtp", 700, "reference"),
+        ("none", 400, "reference"),
+    ]
     gain, half = sweep_figure.gain(found[0], found[1])
     assert gain == pytest.approx(0.75)
     assert half == pytest.approx(1.75 * math.hypot(0.01, 0.01))
@@ -92,21 +97,21 @@ def test_baselines_leaders_and_what_is_the_same() -> None:
     points = sweep_figure.simulated(con, "5eed")
     found = capacities(points, [TPS50])
     kinds = {"dspark": "dspark", "mtp": "mtp"}
-    assert baseline(found, "none", kinds).system[2] == "none"  # type: ignore[union-attr]
-    assert baseline(found, "mtp", kinds).system[:3] == ("mtp", 1, "fixed:1")  # type: ignore[union-attr]
+    assert baseline(found, "none", kinds).system.policy == "none"  # type: ignore[union-attr]
+    assert baseline(found, "mtp", kinds).system == System(Recording("mtp", 1), "fixed:1")  # type: ignore[union-attr]
     assert baseline(found, "mtp", {"mtp": "eagle3"}) is None
-    assert [s[:3:2] for s in leaders(points, [TPS50])] == [
+    assert [(s.recording.drafter, s.policy) for s in leaders(points, [TPS50])] == [
         ("dspark", "prefix_scheduler"), ("mtp", "fixed:1"), ("none", "none"),
     ]  # fmt: skip
     # No engine can be an oracle; fixed:7 of an MTP that drafts one token is fixed:1.
-    assert all(c.system[2] != "oracle" for c in found)
+    assert all(c.system.policy != "oracle" for c in found)
     insert(con, "simulations", [point(99, "mtp", "fixed:7", 8, 500)])
-    assert ("mtp", 1, "fixed:7", "none") not in systems(sweep_figure.simulated(con, "5eed"))
+    assert System(Recording("mtp", 1), "fixed:7") not in systems(sweep_figure.simulated(con, "5eed"))
 
 
 def test_parts_of_a_step_sum_to_it() -> None:
     sweep, points = swept([point(0, "dspark", "fixed:7", 8, 900)])
-    parts = step_time.parts(points, [("dspark", 7, "fixed:7", "none")])  # type: ignore[arg-type]
+    parts = step_time.parts(points, [System(Recording("dspark", 7), "fixed:7")])
     assert parts["part"].to_list() == ["overhead", "draft", "attention", "target"]
     assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
     assert parts["share"].sum() == pytest.approx(1)

@@ -271,6 +271,7 @@ def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
             store.add(run_id, {table: rows.drop_columns("drafting") for table, rows in tables.items()})
     monkeypatch.setattr(results.store.database, "_MIGRATIONS", current)
     assert store.recordings(ids[0.7]) == [("my draft", 2, "sampled"), ("lookup", 2, "either")]
+    assert store.trace(ids[0.7], "my draft", 2).kind == "eagle3"
     assert store.recordings(ids[0.0]) == [("my draft", 2, "either"), ("lookup", 2, "either")]
     assert store.draftings(ids[0.0]) == ["sampled", "greedy"]
     np.testing.assert_array_equal(store.trace(ids[0.0], "my draft", 2, "greedy").anchors.accepted, ANCHORS.accepted)

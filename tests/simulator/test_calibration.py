@@ -13,9 +13,9 @@ from simulator.confidence import (
     expected_calibration_error,
     fit_estimates,
     fit_temperatures,
+    products,
     quality,
     roc_auc,
-    survival,
 )
 from simulator.records import Anchors
 from simulator.traces import Trace, TracedResponse
@@ -49,7 +49,7 @@ def test_scaling_is_of_the_logit_and_keeps_certainty() -> None:
     assert calibrated([0.8], [1.0]) == pytest.approx([0.8])
     assert calibrated([0.8], [2.0]) == pytest.approx([1 / (1 + 4**-0.5)])
     assert calibrated([[0.0, 1.0]], [3.0, 0.5]).tolist() == [[0.0, 1.0]]
-    assert survival([[0.5, 0.5, 0.0]]).tolist() == [[0.5, 0.25, 0.0]]
+    assert products([[0.5, 0.5, 0.0]]).tolist() == [[0.5, 0.25, 0.0]]
 
 
 WEIGHTS = np.array([[0.5, 0.6], [-0.4, 1.2], [1.0, 0.3]])

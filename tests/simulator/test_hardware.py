@@ -280,3 +280,15 @@ def test_eager_steps_explain_the_served_time_per_token() -> None:
 
     assert predicted(16) == pytest.approx(9.278, rel=0.03)
     assert predicted(64) > 16.18
+
+
+def test_a_drafter_of_any_name_costs_what_its_kind_does(small: Profile) -> None:
+    known = small.cost("mtp", 3, requests=2, tokens=8)
+    assert small.cost("new", 3, requests=2, tokens=8, kind="mtp").draft_s.tolist() == known.draft_s.tolist()
+    assert not small.cost("lookup", 3, requests=2, tokens=8, kind="ngram").draft_s.any()
+    own = dataclasses.replace(small, draft={**small.draft, "new": small.draft["dspark"]})
+    assert own.cost("new", 7, requests=2, tokens=8, kind="mtp").draft_s[7, 1] == small.cost("dspark", 7, 2, 8).draft_s[7, 1]
+    with pytest.raises(InputError, match="no draft time for new"):
+        small.cost("new", 3, requests=2, tokens=8, kind="eagle3")
+    bare = dataclasses.replace(small, free_drafters=())
+    assert not bare.cost("none", 3, requests=2, tokens=8, kind="mtp").draft_s.any()

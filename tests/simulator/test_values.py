@@ -149,9 +149,14 @@ def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
         ("users:1/2.5", Users(1, 2.5), "users:1/2.5", "1 user thinking 2.5 s"),
         ("rate:5", Arrivals(5), "rate:5/1", "5 requests/s"),
         ("rate:0.1/0", Arrivals(0.1, 0), "rate:0.1/0", "0.1 requests/s"),
-        ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "file:/a.csv@1"),
-        ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "file:/a@b.csv@1"),
-        ("file:/a.csv@2.5", RecordedArrivals(Path("/a.csv"), 2.5), "file:/a.csv@2.5", "file:/a.csv@2.5"),
+        ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "recorded arrivals (a.csv)"),
+        ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "recorded arrivals (a@b.csv)"),
+        (
+            "file:/a.csv@2.5",
+            RecordedArrivals(Path("/a.csv"), 2.5),
+            "file:/a.csv@2.5",
+            "recorded arrivals (a.csv, 2.5 times as fast)",
+        ),
     ],
 )
 def test_loads_as_they_are_written(text: str, load: Load, printed: str, label: str) -> None:

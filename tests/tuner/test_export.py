@@ -15,10 +15,12 @@ import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
 from simulator.policies import PolicySpec
+from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.traces import Trace
 from tuner.export import batch_rows, check, serving
 from tuner.k_by_batch import k_by_batch
+from tuner.prompts import TraceKey
 from tuner.space import Configuration
 from tuner.study import StudyInputs, StudyPlan
 
@@ -162,7 +164,7 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
 def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
     plan: StudyPlan = plan_of()
     found: StudyInputs = grounds(plan)
-    trace: Trace = found.traffic.trace(("search", "dspark", 7, "none"))
+    trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
     mix = Mix(trace, found.weights)
     rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), 256), 7, 256)
     assert rows[0][2] == 7

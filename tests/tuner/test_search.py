@@ -17,11 +17,12 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
 from simulator.policies import PolicySpec
+from simulator.records import Recording
 from simulator.sla import Sla
 from simulator.traces import split_of
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
-from tuner.prompts import drawn
+from tuner.prompts import TraceKey, drawn
 from tuner.samplers import study_of
 from tuner.search import Result, Run, Search, search
 from tuner.space import Configuration, plain
@@ -121,19 +122,20 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
 
 def test_parts_share_no_prompt(grounds: Callable[[StudyPlan], StudyInputs], plan_of: Callable[..., StudyPlan]) -> None:
     found = grounds(plan_of())
-    parts = {part: {r.prompt_id for r in found.traffic.trace((part, "dspark", 7, "raw")).responses}
+    parts = {part: {r.prompt_id for r in found.traffic.trace(TraceKey(part, Recording("dspark", 7, "raw"))).responses}
              for part in ("search", "confirmation")}  # fmt: skip
     assert not parts["search"] & parts["confirmation"]
     for part, prompts in parts.items():
         assert {split_of(p) for p in prompts} == {part}
         assert found.traffic.prompts(part) == len(prompts)  # type: ignore[arg-type]
         for drafter, gamma in (("dflash", 7), ("mtp", 1)):
-            assert {r.prompt_id for r in found.traffic.trace((part, drafter, gamma, "none")).responses} == prompts  # type: ignore[arg-type]
-    trace = found.traffic.trace(("confirmation", "dspark", 7, "raw"))
+            own = found.traffic.trace(TraceKey(part, Recording(drafter, gamma)))  # type: ignore[arg-type]
+            assert {r.prompt_id for r in own.responses} == prompts
+    trace = found.traffic.trace(TraceKey("confirmation", Recording("dspark", 7, "raw")))
     again = drawn(trace, np.random.default_rng(1))
     assert {r.prompt_id for r in again.responses} < parts["confirmation"]
     assert sorted(r.task for r in again.responses) == sorted(r.task for r in trace.responses)
-    other = drawn(found.traffic.trace(("confirmation", "mtp", 1, "none")), np.random.default_rng(1))
+    other = drawn(found.traffic.trace(TraceKey("confirmation", Recording("mtp", 1, "none"))), np.random.default_rng(1))
     assert [r.prompt_id for r in other.responses] == [r.prompt_id for r in again.responses]
 
 

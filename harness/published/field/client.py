@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.published.paper.fit import Floats
 from simulator.engine.state import REQUEST, Records
+from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
@@ -92,6 +93,4 @@ def serve(
 
 def step_s(profile: Profile, drafter: str, gamma: int, users: int, verified: int) -> float:
     """Seconds of a step in which each of so many requests drafts γ tokens and verifies some, without prefill."""
-    cost = profile.cost(drafter, gamma, users, STEP_TOKENS)
-    overhead_s = cost.overhead_s + cost.overhead_s_per_request * users
-    return overhead_s + float(cost.draft_s[gamma, users]) + float(cost.verify_s[users * (1 + verified)])
+    return profile.cost(drafter, gamma, users, STEP_TOKENS).seconds(StepLoad(users), gamma, users * verified)

@@ -1,0 +1,44 @@
+"""vLLM 0.32, read in its source: `vllm/config/speculative.py`, `vllm/engine/arg_utils.py`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from simulator.serving.engine import Flags, ServedKind, ServingEngine
+
+VLLM: Final = ServingEngine(
+    name="vLLM",
+    version="0.32",
+    kinds={
+        "dspark": ServedKind(method="dspark", gpu_only=True, note="vLLM reads vanilla heads only, not gated or rnn ones"),
+        "dflash": ServedKind(
+            method="dspark",
+            gpu_only=True,
+            note="vLLM's dflash is another layout: convert the checkpoint to dspark's with markov_rank 1, zero markov_w1 "
+            "and markov_w2 [V, 1] and no confidence head",
+        ),
+        "eagle3": ServedKind(
+            method="eagle3",
+            note="in the checkpoint's config.json set architectures to Eagle3Qwen3ForCausalLM, "
+            "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
+            "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
+        ),
+        "mtp": ServedKind(
+            method="mtp",
+            checkpoint=False,
+            note="vLLM takes MTP weights from the target's own checkpoint, and has no such class for plain dense Qwen3",
+        ),
+        "ngram": ServedKind(  # as our own n-gram drafter looks
+            method="ngram", checkpoint=False, options={"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+        ),
+    },
+    policies=("none", "fixed", "cutoff", "k_by_batch", "vllm_adaptive"),
+    drafting="greedy",
+    drafting_option={"sampled": "probabilistic", "greedy": "greedy"},
+    flags=Flags(
+        request_cap="--max-num-seqs",
+        step_tokens="--max-num-batched-tokens",
+        gpus="--tensor-parallel-size",
+        speculative="--speculative-config",
+    ),
+)

@@ -1,0 +1,43 @@
+"""What a step costs is of one type however it was made, and reads alike to Python and to compiled code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numba import njit
+
+from simulator.engine import rules
+from simulator.hardware.cost import Longest, StepCost, StepLoad, step_parts, total_s
+
+LOADS = [StepLoad(3, 2, 1, 7, 28, 90), StepLoad(4, context_tokens=77), StepLoad(0, 2, 2, 9, 45), StepLoad(2)]
+
+
+def some(padded: bool) -> StepCost:
+    rng = np.random.default_rng(0)
+    tables = (rng.random(40), rng.random(40), rng.random((5, 5)), rng.random(5), *rng.random(4).tolist())
+    return StepCost(*tables, widening_s=rng.random(7), draft_prefill_s_per_token=0.5, overhead_s_per_prompt=2, padded=padded)
+
+
+def test_a_cost_has_one_type_however_it_was_made() -> None:
+    ints = StepCost([1, 2], [1, 2], [[1], [2]], [0, 0], 0, 0, 0, 0)
+    copies = (ints, StepCost._make(ints), ints._replace(overhead_s=1, padded=0))  # type: ignore[arg-type]
+    for cost in (*copies, some(True)):
+        assert type(cost) is StepCost
+        assert [type(value) for value in cost] == [np.ndarray] * 4 + [float] * 4 + [int, np.ndarray, float, float, bool]
+        assert {table.dtype for table in cost if isinstance(table, np.ndarray)} == {np.dtype("f8")}
+    with pytest.raises(TypeError, match="overhead"):
+        StepCost([1], [1], [[1]], [1], overheads_s=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_compiled_code_runs_the_same_text(padded: bool) -> None:
+    assert rules.copied  # registers the arithmetic
+
+    @njit
+    def compiled(cost, load, drafted, verified, longest):  # type: ignore[no-untyped-def]
+        return total_s(step_parts(cost, load, drafted, verified, longest))
+
+    cost = some(padded)
+    for load in LOADS:
+        verified = min(load.decoding, 3) * 2
+        assert compiled(cost, load, 3, verified, Longest(3, 40)) == cost.step(load, 3, verified, Longest(3, 40)).seconds
