@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from results.store.database import Store
+from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
+from simulator.decision import Decision, told
 from simulator.errors import InputError
 from simulator.load import Load
-from simulator.sla import Sla, attained, joint, together
+from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
@@ -41,6 +44,10 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if len(study["loads"]) > 1:
         console.print(_policy_table(study))
     for load, found in study["loads"].items():
+        if (decision := found["decision"]) is not None:
+            say("")
+            for line in told(msgspec.convert(decision, Decision)):
+                say(line)
         if found["winner"] is None:
             say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
@@ -63,6 +70,8 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
         "loads": {},
     }
     confirmations, sensitivities = studies.confirmations(row["study_id"]), studies.sensitivities(row["study_id"])
+    with store.reading() as connection:
+        kept = {load: msgspec.to_builtins(d) for load, d in decisions(connection, row["study_id"]).items()}
     for load in map(str, plan.loads):
         trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
@@ -70,6 +79,7 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
         result["loads"][load] = {
             "trials": {state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
             "errors": sorted({t.error for t in trials if t.error}),
+            "decision": kept.get(load),
             "winner": confirmed[0] if confirmed else None,
             "beside": confirmed[1:],
             "closest": None if near is None else {
@@ -157,8 +167,7 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
 
 def promised(plan: dict[str, Any]) -> list[str]:
     """What a study promises, bounds that hold together as one."""
-    slas = [Sla.parse(text) for text in plan["slas"]]
-    return [*(str(s) for s in slas if s.share is None), *map(joint, together(slas).values())]
+    return promises([Sla.parse(text) for text in plan["slas"]])
 
 
 def _remarks(found: dict[str, Any]) -> list[str]:

@@ -10,8 +10,10 @@ from simulator.requests import Mix
 from simulator.traces import Trace
 
 
-def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int) -> PolicySpec:
+def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int, *, whole: bool = False) -> PolicySpec:
     """The policy that drafts and verifies the k with the most expected tokens a second, for every number of requests.
+
+    With `whole`, k is γ or 0.
 
     Expected over all anchors of the trace, each response weighted as the mix asks; contexts are half-way through their
     responses. One row for each power of two of requests, up to `largest`; rows of the same k are joined.
@@ -25,8 +27,9 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int) -> PolicySp
     for last in _ends(largest):
         requests = max(1, round(last * 0.75))  # the middle of the row
         load = StepLoad(requests, context_tokens=requests * context)
-        seconds = [cost.seconds(load, k, requests * k) for k in range(trace.gamma + 1)]
-        k = int(np.argmax(tokens / np.array(seconds)))
+        counts = [0, trace.gamma] if whole else list(range(trace.gamma + 1))
+        seconds = np.array([cost.seconds(load, k, requests * k) for k in counts])
+        k = counts[int(np.argmax(tokens[counts] / seconds))]
         if rows and rows[-1][1] == k:
             rows.pop()
         rows.append((last, k))

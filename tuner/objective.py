@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from simulator.decision import Draw
+from simulator.draws import varied
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
@@ -84,6 +86,8 @@ class TrialJob(NamedTuple):
     part: Part = "search"
     draw: int | None = None
     """Number of the bootstrap of the prompts; None takes the prompts as they are."""
+    vary: Draw | None = None
+    """A draw of a decision: other prompts, another seed, a profile that is off."""
 
 
 class TrialWorker:
@@ -98,8 +102,10 @@ class TrialWorker:
         """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
         started = time.perf_counter()
         try:
-            setup = job.scenario.setup(job.configuration, job.seconds, job.seed)
-            outcome = simulate(setup, self._recorded(job))
+            setup, recorded = job.scenario.setup(job.configuration, job.seconds, job.seed), self._recorded(job)
+            if job.vary is not None:
+                setup, recorded = varied(setup, recorded, job.vary)
+            outcome = simulate(setup, recorded)
             return figures_of(outcome, job.scenario), time.perf_counter() - started
         except Exception as error:  # a trial that cannot be simulated is a row that says why
             return f"{type(error).__name__}: {error}", time.perf_counter() - started

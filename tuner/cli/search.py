@@ -50,6 +50,8 @@ def search(
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2; qmc, random and grid for comparison.")] = "tpe",
     seconds: Annotated[float, typer.Option(help="Of simulated time, for each seed of a promising configuration.")] = 600.0,
     draws: Annotated[int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")] = 12,
+    engine: Annotated[str, typer.Option(help="That is to run it: vllm, or any.")] = "vllm",
+    decision_draws: Annotated[int, typer.Option(help="Draws of prompts, seeds and the profile's errors, to decide.")] = 200,
     seed: Annotated[int, typer.Option(help="Same seed, same study.")] = 0,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
@@ -91,6 +93,7 @@ def search(
                         slas=[Sla.asked(text, share_of(share)) for text in sla or []],
                         weights=shares(mix), drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
+                        engine=engine, decision_draws=decision_draws,
                         seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
                         output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                     )  # fmt: skip
