@@ -16,6 +16,7 @@ from results.figures.study import Study, baseline, configuration
 from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
+from simulator.decision import FIGURES, Decision, sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,31 @@ class Headline:
     gains: Sequence[Gain] = ()
     facts: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    command: str = ""
+    """That runs it, for a shell."""
     profile: str = ""
     """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
     load: str = ""
+
+
+# --- of a decision ----------------------------------------------------------------------------------------------------
+
+
+def from_decision(decision: Decision) -> Headline:
+    """What the commands print of it, gains set out."""
+    first, *others = sentences(decision)
+    gains = [
+        Gain(
+            f"{gain.all.value:+.0%}",
+            f"{FIGURES[decision.figure]} over {gain.over}",
+            f"95 % {gain.all.low:+.0%} to {gain.all.high:+.0%}; with the profile held "
+            f"{gain.held.low:+.0%} to {gain.held.high:+.0%}",
+        )
+        for gain in decision.gains
+    ]
+    told = len(decision.gains)
+    facts = [others[0], *others[1 + told :]] if gains else others
+    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------
@@ -91,7 +114,7 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, study.profile["name"], winner["load"])
+    return Headline(headline, gains, facts, remarks, "", study.profile["name"], winner["load"])
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
@@ -133,7 +156,7 @@ def from_sweep(view: View) -> Headline | None:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
+    return Headline(headline, gains, facts, remarks, "", view.sweep.profile["name"], str(best.near["load"]))
 
 
 def _amount(capacity: Capacity) -> str:
