@@ -51,6 +51,12 @@ class Policy(ABC):
     def name(self) -> str:
         """As users write it, parameter included."""
 
+    def foresee(self, useful: Sequence[int]) -> None:  # noqa: B027
+        """What nobody can know before drafting, told to bounds alone: how many tokens of a whole draft would be accepted.
+
+        One entry a decoding request of the coming step; tokens beyond the end of its response do not count.
+        """
+
     def draft(self, load: StepLoad, gamma: int) -> int:
         """Tokens to draft for each decoding request of a step, asked before drafting; at most γ, 0 skips the drafter."""
         return gamma
@@ -86,7 +92,8 @@ class StepView:
             drafted: tokens drafted.
             confidence: c_1..c_drafted; empty without a confidence head.
             past: earlier rounds, the latest last.
-            accepted: the acceptances, where somebody knows them: a replay does, an engine does not.
+            accepted: tokens that would be accepted and are still wanted, where somebody knows them: a replay does, an engine
+                does not.
             load: what else the step holds; by default nothing.
 
         Raises InputError where the policy needs confidences and the drafter has none.
