@@ -62,14 +62,14 @@ def others(recorded: Prepared, setup: Setup) -> list[PolicySpec]:
     return found
 
 
-def cell(recorded: Prepared, profile: Profile, weights: Mapping[str, float] | None, users: int, seeds: int, s: float) -> Cell:
+def cell(
+    recorded: Prepared, profile: Profile, weights: Mapping[str, float] | None, users: int, seeds: int, s: float
+) -> Cell:
     """Simulate the oracle and all others, `s` simulated seconds of each seed."""
 
     def setup(policy: PolicySpec, seed: int) -> Setup:
         engine = EngineLimits(request_cap=CAP)
-        return Setup(
-            load=Users(users), policy=policy, profile=profile, engine=engine, weights=weights, seconds=s, seed=seed
-        )
+        return Setup(load=Users(users), policy=policy, profile=profile, engine=engine, weights=weights, seconds=s, seed=seed)
 
     policies = [ORACLE, *others(recorded, setup(ORACLE, 0))]
     rates = np.array([[simulate(setup(p, seed), recorded).throughput.value for seed in range(seeds)] for p in policies])
@@ -114,7 +114,9 @@ def main() -> None:
             f"| {c.gain:+.1%} ± {c.half_width:.1%} |",
             flush=True,
         )
-    print(f"\nbeaten beyond noise: {sum(c.beaten for c in done)} of {len(done)}; least gain {min(c.gain for c in done):+.1%}")
+    print(
+        f"\nbeaten beyond noise: {sum(c.beaten for c in done)} of {len(done)}; least gain {min(c.gain for c in done):+.1%}"
+    )
 
 
 if __name__ == "__main__":

@@ -356,8 +356,6 @@ def verify_lengths(state, tables, limits, rule, load):  # type: ignore[no-untype
     s, n = state.scratch, load.decoding
     if rule.kind == Kind.THRESHOLD:
         threshold_lengths(tables.confidence, s, n, rule.number)
-    elif rule.kind == Kind.ORACLE:
-        pass  # they are there since before drafting
     elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
         longest = 0
         for i in range(n):
@@ -371,7 +369,7 @@ def verify_lengths(state, tables, limits, rule, load):  # type: ignore[no-untype
             _recall(state, tables, limits, rule, n)
             budget = best_total(s, n, limits.gamma, tokens, before_s, target_s, first) if n else 0
             fill_budget(tables.survival_bits, tables.survival, s, n, limits.gamma, budget)
-    else:
+    elif rule.kind != Kind.ORACLE:  # whose lengths are there since before drafting
         for i in range(n):
             s.lengths[i] = s.drafted[i]
 

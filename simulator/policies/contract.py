@@ -169,7 +169,7 @@ class StepView:
         return self._past[request][-ago].confidence if ago <= len(self._past[request]) else None
 
     def accepted(self, request: int) -> int:
-        """What will be accepted, for bounds that do not claim to be lossless."""
+        """What will be accepted and is still wanted, for bounds that do not claim to be lossless."""
         if self._policy.lossless or self._accepted is None:
             raise CausalityError(f"{self._policy.name}: looks at the acceptances of this step, which nobody knows yet")
         return self._accepted[request]
