@@ -96,7 +96,7 @@ def recorded(drafter: str) -> Prepared:
     ("dspark", ["none", "fixed:3", "fixed:7", "prefix_scheduler", "lagged_scheduler:2"]),
 ])  # fmt: skip
 def test_no_policy_is_faster(drafter: str, policies: list[str], users: int) -> None:
-    """Whether a drafter pays by block or by token, at one user and where verifying is dear: see benchmarks/oracle_grid.py."""
+    """Paid by block or by token, at one user and where verifying is dear; benchmarks/oracle_grid.py has the whole grid."""
 
     def throughput(policy: str) -> float:
         setup = Setup(
