@@ -114,9 +114,8 @@ def main() -> None:
         done.append(c)
         said = f" {c.oracle_tok_s:,.0f}, {c.gain:+.1%} ± {c.half_width:.1%} over `{c.best}` |"
         print(said, end="\n" if len(done) % len(drafters) == 0 else "", flush=True)
-    print(
-        f"\nbeaten beyond noise: {sum(c.beaten for c in done)} of {len(done)}; least gain {min(c.gain for c in done):+.1%}"
-    )
+    beaten, least = sum(c.beaten for c in done), min(c.gain for c in done)
+    print(f"\nbeaten beyond noise: {beaten} of {len(done)}; least gain {least:+.1%}")
 
 
 if __name__ == "__main__":
