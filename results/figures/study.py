@@ -130,10 +130,10 @@ def confirmations(con: duckdb.DuckDBPyConnection, found: Study) -> pl.DataFrame:
 def sensitivities(con: duckdb.DuckDBPyConnection, found: Study) -> pl.DataFrame:
     """What decides, and how far the optimum moves.
 
-    Columns: load, kind ('choice': a knob set otherwise; 'load', 'mix', 'verify' or 'elsewhere': something is off; studies of
-    before 0.4 also have 'importance', which is not what decides), what, best (the configuration that is best then, in words),
-    value (of a choice's knob in it), estimated (whether a choice was looked at shortly), moved, loss (of setting it otherwise,
-    or of keeping the winner), keeps (whether bounds are kept then: of a choice by any, else by the winner).
+    Columns: load, kind ('choice': a knob set otherwise; 'load', 'mix', 'verify' or 'elsewhere': something is off; studies
+    of before 0.4 have 'importance', which is not what decides), what, best (the configuration that is best then, in words),
+    value (of a choice's knob in it), estimated (whether a choice was looked at shortly), moved, loss (of setting it
+    otherwise, or of keeping the winner), keeps (whether bounds are kept then: of a choice by any, else by the winner).
     """
     sql = "SELECT load, kind, what, best, moved, loss, keeps FROM sensitivities WHERE study_id = ? ORDER BY rowid"
     rows = []
