@@ -167,7 +167,7 @@ class HowFar(NamedTuple):
     moved: int
     """Those of the others in which another configuration is better."""
     worst: float
-    """The most that keeping the winner loses in the others; 0 without any."""
+    """The most that keeping the winner loses in those others; 0 without any."""
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> HowFar:
@@ -178,12 +178,12 @@ class HowFar(NamedTuple):
         return cls(len(asked), len(asked) - len(kept), sum(bool(row["moved"]) for row in kept), max(worst, 0.0))
 
     def __str__(self) -> str:
-        kept = self.cases - self.broken
-        lost = f"at most {self.worst:.1%} is lost by keeping it, and another is better in {self.moved}"
+        lost = f"another is better in {self.moved}: keeping the winner loses at most {self.worst:.1%}"
+        lost = lost if self.moved else "no other is better"
         if not self.broken:
-            return f"the winner breaks no bound; {lost} of {self.cases} cases"
+            return f"the winner breaks no bound in {self.cases} cases, and {lost}"
         broken = f"the winner breaks a bound in {self.broken} of {self.cases} cases"
-        return broken if not kept else f"{broken}; in the other {kept} {lost}"
+        return broken if self.broken == self.cases else f"{broken}; of the others, {lost}"
 
 
 def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[str, str]) -> Mapping[str, Any] | None:
