@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
@@ -124,10 +125,10 @@ def _policy_table(study: dict[str, Any]) -> Table:
             table.add_row(load_label(load), "nothing keeps the bounds")
             continue
         none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
-        losses = [s["loss"] for s in found["sensitivities"] if s["kind"] == "elsewhere" and s["loss"] is not None]
-        kept = [s["keeps"] for s in found["sensitivities"] if s["kind"] == "elsewhere"]
-        alone = "–" if not losses else f"at most {max(max(losses), 0):.1%} lost elsewhere"
-        alone += "" if all(kept) else ", bounds broken"
+        far = HowFar.of(s for s in found["sensitivities"] if s["kind"] == "elsewhere")
+        alone = f"at most {far.worst:.1%} lost elsewhere" if far.cases > far.broken else "–"
+        if far.broken:
+            alone = f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {alone}" if far.cases > far.broken else "")
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
         table.add_row(load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
     return table
@@ -173,16 +174,11 @@ def promised(plan: dict[str, Any]) -> list[str]:
 def _remarks(found: dict[str, Any]) -> list[str]:
     lines = []
     rows = found["sensitivities"]
-    if shares := [(s["what"], s["share"]) for s in rows if s["kind"] == "importance"][:4]:
-        lines.append("what decides: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
+    if decided := [_decided(s) for s in rows if s["kind"] == "choice"][:4]:
+        lines.append("what decides, the rest tuned anew: " + ", ".join(decided))
     off = [s for s in rows if s["kind"] in ("load", "mix", "verify") and s["best"]]
-    moved = [s for s in off if s["moved"]]
     if off:
-        worst = max([s["loss"] for s in off if s["keeps"]], default=0.0)
-        lines.append(
-            f"off by 20 %: the optimum moves in {len(moved)} of {len(off)} cases; "
-            f"where the winner keeps the bounds, keeping it costs at most {max(worst, 0):.1%}"
-        )
+        lines.append(f"off by 20 %: {HowFar.of(off)}")
     for s in off:
         instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
@@ -198,6 +194,11 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if found["errors"]:
         lines.append(f"failed trials: {'; '.join(found['errors'][:3])}")
     return lines
+
+
+def _decided(row: dict[str, Any]) -> str:
+    then = row["best"] or {}
+    return choice(row["what"], row["loss"], then.get("value"), estimated=then.get("state") == "cut")
 
 
 def _nobody(study: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 from results.figures import sweep
 from results.figures.common import listed, load_name
 from results.figures.speed import times
-from results.figures.study import Study, baseline, configuration
+from results.figures.study import Study, baseline, choices, configuration
 from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
@@ -103,9 +103,9 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         half = others[0]["gain_half_width"] or math.inf
         clear = "" if abs(others[0]["gain"]) > half else ", within the interval"
         facts.append(f"The runner-up, {configuration(others[0])}, is {others[0]['gain']:.1%} behind{clear}.")
-    shares = sensitive.filter(pl.col("share").is_not_null(), load=winner["load"], kind="importance").to_dicts()
-    if shares and len(facts) < 3:
-        facts.append("What decides: " + listed([f"{s['what']} ({s['share']:.0%})" for s in shares[:3]]) + ".")
+    decided = choices(sensitive, winner["load"])
+    if decided and len(facts) < 3:
+        facts.append("What decides: " + listed([row["words"] for row in decided[:3]]) + ".")
     remarks = [
         f"Simulated at {at}: {winner['throughput']:,.0f} tokens/s/GPU, {winner['tps']:.1f} of a user. Intervals are of "
         f"traffic and simulation: {winner['prompts']} held-out prompts, drawn {winner['draws']} times."
