@@ -105,7 +105,9 @@ def serving(
         if served.checkpoint:
             speculative["model"] = "CHECKPOINT" if study["synthesised"] else drafter.get("checkpoint", "CHECKPOINT")
         if study["synthesised"]:
-            notes.append("the traces were synthesised from published curves: put the drafter's checkpoint for CHECKPOINT")
+            notes.append(
+                "the traces were synthesised from averages, no model was run: put the drafter's checkpoint for CHECKPOINT"
+            )
         if served.note:
             notes.append(f"{winner.drafter}: {served.note}")
         policy, said = _policy(winner, kind, found)

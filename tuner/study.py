@@ -33,7 +33,7 @@ from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
-from tuner.space import KINDS, Configuration, Recorded, Space, plain, request_caps
+from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
 from tuner.trial import Trial, configuration_of, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
@@ -172,6 +172,8 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
         recorded.append(Recorded(name, gamma, recordings.offered(key)))
+        if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
+            watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     bare = bare_of(recorded, recordings)
     traffic = Traffic(recordings, [r.recording(plan.drafting) for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
