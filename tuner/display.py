@@ -85,6 +85,13 @@ def load_label(text: str) -> str:
     return Load.parse(text).label
 
 
+def replicated(study: dict[str, Any]) -> str:
+    """The hardware of a study, and how many replicas of it there are."""
+    profile, replicas = study["profile"], study["plan"]["replicas"]
+    gpus = f"{profile['gpus']} GPU{'s' * (profile['gpus'] > 1)}"
+    return f"{profile['name']}, {replicas} replicas of {gpus} each" if replicas > 1 else str(profile["name"])
+
+
 def _title(study: dict[str, Any]) -> str:
     plan, profile = study["plan"], study["profile"]
     traces = f"run {study['study']['run_id']}" + (" (synthesised)" if study["synthesised"] else "")
@@ -93,7 +100,7 @@ def _title(study: dict[str, Any]) -> str:
         "goodput": "most tokens a second within bounds", "pareto": "throughput against tokens a second of a user",
     }  # fmt: skip
     bounds = "".join(f" · {sla}" for sla in plan["slas"])
-    name = f"{profile['name']} ({profile['source']})"
+    name = f"{replicated(study)} ({profile['source']})"
     traces += f" · {plan['drafting']} drafts"
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 

@@ -19,7 +19,7 @@ from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, RecordedArrivals
 from simulator.policies import PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
@@ -27,7 +27,7 @@ from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
 from tuner.confirmation import Confirmation, confirm
-from tuner.k_by_batch import k_by_batch
+from tuner.k_by_batch import k_by_batch, most_running, row_ends
 from tuner.objective import Objective, Scenario
 from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
@@ -72,10 +72,18 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     output_tokens: int | None = None
     step_tokens: int = 8192
     kv_capacity_tokens: int | None = None
+    replicas: int = 1
+    """Copies of the engine behind a router to the least loaded."""
 
     def __post_init__(self) -> None:
-        if not self.loads or self.trials < 1 or self.seed < 0 or self.request_cap < 1 or not 0 < self.seconds < float("inf"):
-            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1 and a seed ≥ 0 are needed")
+        if (
+            not self.loads
+            or self.trials < 1
+            or self.seed < 0
+            or min(self.request_cap, self.replicas) < 1
+            or not 0 < self.seconds < float("inf")
+        ):
+            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1, replicas ≥ 1 and a seed ≥ 0 are needed")
         if self.draws < 5:
             raise ValueError(f"--draws {self.draws}: an interval needs 5 draws of the prompts or more")
         if self.objective not in get_args(Objective):
@@ -124,7 +132,8 @@ def start_study(
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
         plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
-        start(scenario_of(plan, found, load).setup(plainly, plan.seconds, 0), recorded, lambda rows: None)
+        for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
+            start(setup, recorded, lambda rows: None)
     row = {
         "run_id": run_id, "command": command_line("tuner"), "plan": plan_row(plan),
         "profile_hash": plan.profile.digest, "git_revision": git_revision(),
@@ -144,6 +153,9 @@ def resume_study(
     plan = read_plan(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
+    for load, _ in (part for asked in plan.loads for part in asked.parts):
+        if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
+            _ = load.requests
     studies.reopen(row["study_id"], plan_row(plan))
     found = study_inputs(store, row["run_id"], plan, watcher)
     carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
@@ -186,13 +198,13 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     return Scenario(
         load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
         prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
-        kv_capacity_tokens=plan.kv_capacity_tokens,
+        kv_capacity_tokens=plan.kv_capacity_tokens, replicas=plan.replicas,
     )  # fmt: skip
 
 
 def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
     """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
-    binding = min(load.users or plan.request_cap, plan.request_cap)
+    binding = most_running(load, plan.request_cap, plan.replicas)
     return Space(
         recorded=found.recorded,
         request_caps=request_caps(binding, plan.request_cap),
@@ -208,7 +220,7 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.gamma + 1)
     cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
-    return k_by_batch(trace, mix, cost, plan.request_cap)
+    return k_by_batch(trace, mix, cost, row_ends(plan.loads, plan.request_cap, plan.replicas))
 
 
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:

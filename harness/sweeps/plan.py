@@ -11,7 +11,7 @@ import msgspec
 from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.simulation import EngineLimits, Setup
@@ -49,6 +49,8 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:
             raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
+        if any(isinstance(load, SeveralLoads) for load in self.loads):
+            raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
 
 
 @dataclass(frozen=True, slots=True)

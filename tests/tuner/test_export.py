@@ -26,7 +26,8 @@ from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},
-    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled"},
+    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled", "request_cap": 64, "replicas": 1},
+    "loads": {"users:64/0": {}},
     "profile": {"gpus": 2},
     "target": "Qwen/Qwen3-4B",
     "synthesised": False,
@@ -166,6 +167,6 @@ def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
     found: StudyInputs = grounds(plan)
     trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
     mix = Mix(trace, found.weights)
-    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), 256), 7, 256)
+    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)]), 7, 256)
     assert rows[0][2] == 7
     assert [k for *_, k in rows] == sorted((k for *_, k in rows), reverse=True)
