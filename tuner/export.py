@@ -20,7 +20,7 @@ from simulator.load import Load
 from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.serving.vllm import VLLM
-from tuner.display import describe, load_label, replicated
+from tuner.display import capacity, describe, load_label, replicated
 from tuner.k_by_batch import row_ends
 from tuner.samplers import study_of
 from tuner.space import Configuration
@@ -83,6 +83,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     head = [
         f"specyard study {study_id}: {winner}",
         f"for {where} on {replicated(study)} ({study['profile']['source']}); simulated: {expected}",
+        *capacity(load, study),
         *made.notes,
         checked,
     ]

@@ -15,6 +15,7 @@ from results.store.provenance import command_line, git_revision, package_version
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
+from simulator.capacity import check_costs
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
@@ -26,7 +27,7 @@ from simulator.requests import Mix
 from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import Confirmation, confirm
+from tuner.confirmation import Confirmation, confirm, times_held
 from tuner.k_by_batch import k_by_batch, most_running, row_ends
 from tuner.objective import Objective, Scenario
 from tuner.prompts import TraceKey, Traffic
@@ -74,6 +75,10 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     kv_capacity_tokens: int | None = None
     replicas: int = 1
     """Copies of the engine behind a router to the least loaded."""
+    gpu_hour: float | None = None
+    """Dollars for an hour of a GPU."""
+    users: int | None = None
+    """Of a whole service, whose GPUs are counted."""
 
     def __post_init__(self) -> None:
         if (
@@ -90,6 +95,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
             raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
+        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
 
@@ -320,6 +326,8 @@ def _finish(
             continue
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
+        if plan.slas and rows[0]["figures"] is not None:
+            rows[0]["figures"]["headroom"] = times_held(what, configuration_of(rows[0]), run, kept=rows[0]["feasible"])
         confirmations += rows
         winners[load] = configuration_of(rows[0])
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], plan.seconds, plan.seed, run)

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from results.store.recordings import Recordings
+from simulator.capacity import check_costs
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
@@ -45,12 +46,21 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     seed: int = 0
     replications: int = 1
     slas: list[Sla] = []
+    headroom: bool = False
+    """Whether to search how many times each load is held within the promises."""
+    gpu_hour: float | None = None
+    """Dollars for an hour of a GPU."""
+    users: int | None = None
+    """Of a whole service, whose GPUs are counted."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:
             raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
+        if self.headroom and not self.slas:
+            raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
+        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class SweepPoint:
     recording: Recording
     """What it walks, and what its policy is shown."""
     setup: Setup
+    headroom: bool = False
+    """Whether to search how many times its load is held."""
 
 
 def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
@@ -80,7 +92,7 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
-                found.append(SweepPoint(len(found), drafter, recording, setup))
+                found.append(SweepPoint(len(found), drafter, recording, setup, plan.headroom))
     if not found:
         raise InputError("nothing to simulate with these options")
     return found

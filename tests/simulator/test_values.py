@@ -134,8 +134,9 @@ every_load = (
     | st.builds(Arrivals, finite(1e-6), finite(0))
     | st.builds(RecordedArrivals, paths, finite(1e-6), st.sampled_from(["", "0123456789abcdef"]))
 )
+weights = finite(1e-6)
 several = st.lists(
-    st.tuples(st.builds(Users, st.integers(1, 10**6), finite(0)) | st.builds(Arrivals, finite(1e-6), finite(0)), finite(1e-6)),
+    st.tuples(st.builds(Users, st.integers(1, 10**6), finite(0)) | st.builds(Arrivals, finite(1e-6), finite(0)), weights),
     min_size=2, max_size=4, unique_by=lambda part: part[0],
 ).map(lambda parts: SeveralLoads(tuple(parts)))  # fmt: skip
 

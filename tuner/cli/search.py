@@ -59,6 +59,8 @@ def search(
     step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
     kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
     replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router, together under the load.")] = 1,
+    gpu_hour: Annotated[float | None, typer.Option(help="Dollars for an hour of a GPU: tells $ per million tokens.")] = None,
+    users: Annotated[int | None, typer.Option(help="Tells the GPUs that so many users need within the --sla.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; 0 is this process; by default one a core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     resume: Annotated[
@@ -97,7 +99,7 @@ def search(
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
                         output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
-                        replicas=replicas,
+                        replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 run_id = store.find_run(traces)
                 study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)
