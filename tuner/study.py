@@ -296,7 +296,7 @@ def _keeper(
         nonlocal count
         studies.add_trials(study_id, str(load), [t.row() for t in batch])
         count += len(batch)
-        watcher.advance(f"searching {load}", count, plan.trials)
+        watcher.advance(f"searching {load.label}", count, plan.trials)
 
     return keep
 

@@ -103,6 +103,27 @@ def test_tables_by_batch_size() -> None:
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
 
 
+def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> None:
+    study = {**STUDY, "plan": {**STUDY["plan"], "replicas": 3}}
+    declared = {"kind": "mtp", "checkpoint": "org/mtp"}
+    fixed = serving(Configuration("mtp", 3, PolicySpec.fixed(3), "none", 64), FOUND, study, declared, 0.0)
+    assert "--data-parallel-size 3" in fixed.command()
+    table = serving(
+        Configuration("mtp", 3, PolicySpec.parse("k_by_batch:8=3/64=1"), "none", 64), FOUND, study, declared, 0.0
+    )
+    assert "--data-parallel-size" not in table.command()
+    assert any("start 3 such servers" in note for note in table.notes)
+
+
+def test_rows_end_where_loads_did() -> None:
+    """Of a study of 16 users with a cap of 64: a cutoff at 8 is known up to 16, and that is said."""
+    study = {**STUDY, "loads": {"users:16/0": {}}}
+    made = serving(Configuration("mtp", 3, PolicySpec.parse("cutoff:8"), "none", 64), FOUND, study, {"kind": "mtp"}, 0.0)
+    assert made.speculative is not None
+    assert made.speculative["num_speculative_tokens_per_batch_size"] == [(1, 8, 3), (9, 16, 0)]
+    assert any("no more than 16 requests ran" in note for note in made.notes)
+
+
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     winner = Configuration("mtp", 3, PolicySpec.parse("batch_adaptive:0.1"), "none", 64)
     made = serving(winner, {"beside": []}, STUDY, {"kind": "mtp", "checkpoint": "org/mtp"}, 0.7)
