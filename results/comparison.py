@@ -1,275 +1,253 @@
-"""What changed between two runs, by task: with intervals, and with verdicts that many comparisons at once do not spoil."""
+"""What changed between two runs, a baseline and a run, or two drafters of one run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import numpy as np
 import polars as pl
-from scipy.stats import t as student_t
 
+from results.baseline import Baseline, Recorded, baseline
+from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
-from results.figures.intervals import RESAMPLES, Floats, divide
+from results.figures.intervals import Floats
 from results.figures.speed import speed
 from results.figures.style import in_order
-from results.store.queries import query
 from results.store.runs import TARGET_FILES, Provenance, provenance
-
-Quantity = Literal["accepted length", "speed against none", "throughput"]
-Verdict = Literal["better", "worse", "no clear change", "same", "only in the first", "only in the second"]
+from simulator.errors import InputError
+from simulator.records import KeptDrafting
 
 _BATCHES: Final = 38
 """Degrees of freedom of the noise of two simulations, 20 batches each."""
 
-SURE: Final = 0.05
-"""Chance that any verdict of a comparison is wrong where nothing changed (Holm, Scand. J. Statistics 6, 1979)."""
+OVERALL: Final = "overall"
+"""Where a drafter's accepted length is the mean of all tasks, each weighing the same."""
 
 GREEDY: Final = " (greedy drafts)"
 """After a drafter's name where its drafts were greedy: the two ways are compared apart."""
 
+_KNOWN_IN_PART: Final = "an older run does not know its tokenizer, chat template and end tokens: they may not be the same"
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """One quantity in two runs."""
-
-    quantity: Quantity
-    drafter: str
-    gamma: int
-    where: str
-    """Task, domain mean, or policy and load; empty for speed."""
-    first: float | None
-    second: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Change(_Values):
-    """And what to think of it."""
-
-    change: float | None
-    """Share: .02 is 2 % more in the second."""
-    low: float | None
-    """Of the change's 95 % interval."""
-    high: float | None
-    paired: bool
-    """Whether both saw the same prompts, or the same draws."""
-    verdict: Verdict
-
-    def regressed(self, tolerance: float) -> bool:
-        """Whether it got worse, clearly and by more than a share, or is gone."""
-        if self.verdict == "only in the first":
-            return True
-        return self.verdict == "worse" and self.change is not None and self.change < -tolerance
+Key = tuple[str, int, KeptDrafting]
+"""Drafter, γ, drafting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side."""
+    """What was before, and what is now."""
 
     first: str
     second: str
     differences: tuple[str, ...]
     """What else differs: settings, checkpoints, versions, machines."""
+    unfit: tuple[str, ...]
+    """Why nothing may be decided by it: runs of another key, or not finished."""
     changes: tuple[Change, ...]
 
     def regressions(self, tolerance: float) -> list[Change]:
-        """What got worse, clearly and by more than a share."""
+        """What got worse, clearly and by more than a share, or is gone."""
         return [change for change in self.changes if change.regressed(tolerance)]
 
 
+class _Pair(NamedTuple):
+    """A recording before and one now, under one name."""
+
+    label: str
+    gamma: int
+    first: Key
+    second: Key
+
+
 def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparison:
-    """Every quantity that either run has. Raises LookupError for an unknown run."""
-    runs = provenance(con, first), provenance(con, second)
-    found = [*_lengths(con, first, second), *_speeds(con, first, second), *_throughputs(con, first, second)]
-    return Comparison(first, second, tuple(_differences(*runs)), tuple(_judged(found)))
+    """Every quantity that either run has.
+
+    Raises LookupError for an unknown run, and InputError where the two have nothing in common.
+    """
+    runs, sums = (provenance(con, first), provenance(con, second)), (baseline(con, first), baseline(con, second))
+    pairs = _same_drafters(*sums)
+    speeds = _speed_rows(con, first), _speed_rows(con, second)
+    found = [
+        *_lengths(*sums, pairs),
+        *_speeds(*speeds, _pairs([*speeds[0], *speeds[1]])),
+        *_throughputs(con, first, second, pairs),
+    ]
+    other = sums[0].key.differences(sums[1].key)
+    unfit = [f"run {second} is of another key than run {first}: {', '.join(other)}"] if other else []
+    unfit += [f"run {run.run_id} is not finished" for run in runs if run.finished_at is None]
+    return Comparison(first, second, tuple(_differences(*runs)), tuple(unfit), tuple(judged(found)))
 
 
-def share(text: str) -> float:
-    """A share as users write it: 2% or 0.02. Raises ValueError."""
-    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= value < 1:
-        raise ValueError("must be from 0 to 100 %")
-    return value
+def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Baseline, run_id: str) -> Comparison:
+    """Accepted lengths of a run beside those of a baseline file.
+
+    Raises LookupError for an unknown run, and InputError for one of another key, or with nothing in common.
+    """
+    run, now = provenance(con, run_id), baseline(con, run_id)
+    other = before.key.differences(now.key)
+    if other:
+        raise InputError(f"{file} is of another key than run {run_id}, so they cannot be compared: {', '.join(other)}")
+    both = [name for name in before.drafters if name in now.drafters]
+    changed = [name for name in both if before.drafters[name] != now.drafters[name]]
+    differences = [f"checkpoint of {name} differs" for name in changed]
+    if before.key.target.keys() != now.key.target.keys():
+        differences.append(_KNOWN_IN_PART)
+    unfit = () if run.finished_at else (f"run {run_id} is not finished",)
+    return Comparison(file, run_id, tuple(differences), unfit, tuple(judged(compare_sums(before, now))))
 
 
-@dataclass(frozen=True, slots=True)
-class _Raw(_Values):
-    """Before it is judged."""
-
-    error: float
-    """Standard error of log(second/first); nan if unknown."""
-    freedom: float
-    """Degrees of it: one less than prompts, or than what else was drawn."""
-    paired: bool
+def compare_sums(first: Baseline, second: Baseline) -> list[Measured]:
+    """Accepted lengths of two runs, not judged yet. Raises InputError where the two have nothing in common."""
+    return _lengths(first, second, _same_drafters(first, second))
 
 
-def _judged(found: Sequence[_Raw]) -> list[Change]:
-    """Verdicts by Holm's procedure over everything that can be judged; intervals are each one's own."""
-    chances = [_chance(raw) for raw in found]
-    order = sorted((i for i, p in enumerate(chances) if p is not None), key=lambda i: chances[i] or 0.0)
-    clear: set[int] = set()
-    for rank, i in enumerate(order):
-        if (chances[i] or 0.0) > SURE / (len(order) - rank):
-            break
-        clear.add(i)
-    return [_change(raw, i in clear) for i, raw in enumerate(found)]
+def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new: str) -> Comparison:
+    """Two drafters of one run, prompt by prompt.
+
+    Raises LookupError for an unknown run, and InputError where it lacks one of them, or they share no block size.
+    """
+    run, sums = provenance(con, run_id), baseline(con, run_id)
+    pairs = _two_drafters(sums, run_id, old, new)
+    speeds = _speed_rows(con, run_id)
+    found = [*_lengths(sums, sums, pairs), *_speeds(speeds, speeds, pairs), *_throughputs(con, run_id, run_id, pairs)]
+    unfit = () if run.finished_at else (f"run {run_id} is not finished",)
+    return Comparison(f"{run_id} {old}", f"{run_id} {new}", (), unfit, tuple(judged(found)))
 
 
-def _chance(raw: _Raw) -> float | None:
-    """Two-sided p-value of no change; None where it cannot be told."""
-    if not raw.first or not raw.second or math.isnan(raw.error):
-        return None
-    z = abs(math.log(raw.second / raw.first))
-    return 2 * float(student_t.sf(z / raw.error, raw.freedom)) if raw.error > 0 else float(z == 0)
+def _pairs(keys: Iterable[Key]) -> list[_Pair]:
+    """Each key beside itself, larger blocks first."""
+    order = sorted(set(keys), key=lambda key: (key[0], -key[1], key[2]))
+    return [_Pair(_label(drafter, drafting), gamma, key, key) for key in order for drafter, gamma, drafting in [key]]
 
 
-def _change(raw: _Raw, clear: bool) -> Change:
-    change = low = high = None
-    verdict: Verdict = "no clear change"
-    if raw.first is None or raw.second is None:
-        verdict = "only in the second" if raw.first is None else "only in the first"
-    elif raw.first == raw.second:
-        change, verdict = 0.0, "same"
-    elif raw.first:
-        change = raw.second / raw.first - 1
-        if not math.isnan(raw.error):
-            width = float(student_t.ppf(0.975, raw.freedom)) * raw.error
-            low, high = ((1 + change) * math.exp(sign * width) - 1 for sign in (-1, 1))
-        verdict = ("better" if change > 0 else "worse") if clear else verdict
-    return Change(
-        raw.quantity, raw.drafter, raw.gamma, raw.where, raw.first, raw.second, change, low, high, raw.paired, verdict
-    )
+def _same_drafters(first: Baseline, second: Baseline) -> list[_Pair]:
+    keys = [{recorded.key for recorded in each.recordings} for each in (first, second)]
+    if not keys[0] & keys[1]:
+        told = (", ".join(sorted(f"{name} γ={gamma} {way}" for name, gamma, way in each)) for each in keys)
+        raise InputError("nothing is comparable: no drafter, block size and way to draft is in both ({} | {})".format(*told))
+    return _pairs(keys[0] | keys[1])
+
+
+def _two_drafters(sums: Baseline, run_id: str, old: str, new: str) -> list[_Pair]:
+    """Recordings of two drafters at the same γ, drafting the same way; at different γ where each has only one."""
+    sides = [[recorded.key for recorded in sums.recordings if recorded.drafter == name] for name in (old, new)]
+    for name, side in zip((old, new), sides, strict=True):
+        if not side:
+            known = ", ".join(dict.fromkeys(recorded.drafter for recorded in sums.recordings))
+            raise InputError(f"--drafters {old},{new}: run {run_id} has no recordings of {name}; it has {known}")
+    gammas = [{gamma for _, gamma, _ in side} for side in sides]
+    alone = all(len(each) == 1 for each in gammas)
+    pairs = []
+    for one in sides[0]:
+        for other in sides[1]:
+            ways = {one[2], other[2]} - {"either"}
+            if len(ways) < 2 and (one[1] == other[1] or alone):
+                before = old if one[1] == other[1] else f"{old} γ={one[1]}"
+                pairs.append(_Pair(_label(f"{before} → {new}", next(iter(ways), "either")), other[1], one, other))
+    if not pairs:
+        told = (", ".join(f"γ={gamma} {way}" for _, gamma, way in side) for side in sides)
+        raise InputError("--drafters {},{}: were recorded at no common block size and way to draft ({} | {})".format(
+            old, new, *told
+        ))  # fmt: skip
+    return sorted(pairs, key=lambda pair: (-pair.gamma, pair.label))
+
+
+def _label(drafter: str, drafting: str) -> str:
+    return drafter + (GREEDY if drafting == "greedy" else "")
 
 
 # --- accepted length ------------------------------------------------------------------------------------------------------
 
 
-def _lengths(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
-    """τ by task, and the mean of the tasks of a domain that both have; paired where prompts are the same."""
-    sums = [_prompt_sums(con, run) for run in (first, second)]
-    keys = {key for each in sums for key in each}
-    places = {domain: place for place, domain in enumerate(in_order(key[2] for key in keys))}
-    rng = np.random.default_rng(0)
-    found: list[_Raw] = []
-    groups: dict[tuple[str, int, str], list[_Task]] = {}
-    for drafter, gamma, domain, task in sorted(keys, key=lambda key: (key[0], -key[1], places[key[2]], key[3])):
-        one, other = (each.get((drafter, gamma, domain, task)) for each in sums)
-        if one is None or other is None:
-            before, after = (None if each is None else _tau(each) for each in (one, other))
-            found.append(_Raw("accepted length", drafter, gamma, task, before, after, math.nan, 1, False))
-            continue
-        draws, paired = _draws(one, other, rng)
-        prompts = min(len(one), len(other))
-        before, after = _tau(one), _tau(other)
-        error = _error(*draws)
-        found.append(_Raw("accepted length", drafter, gamma, task, before, after, error, max(prompts - 1, 1), paired))
-        if before is not None and after is not None:
-            groups.setdefault((drafter, gamma, domain), []).append(_Task(*draws, before, after, prompts, paired))
-    for (drafter, gamma, domain), parts in groups.items():
-        if len(parts) > 1:
-            before, after = (float(np.mean(values)) for values in zip(*((p.before, p.after) for p in parts), strict=True))
-            error = _error(np.mean([p.first for p in parts], axis=0), np.mean([p.second for p in parts], axis=0))
-            freedom, paired = max(sum(p.prompts - 1 for p in parts), 1), all(p.paired for p in parts)
-            where = f"{domain} mean"
-            found.append(_Raw("accepted length", drafter, gamma, where, before, after, error, freedom, paired))
-    return found
+def _lengths(first: Baseline, second: Baseline, pairs: Sequence[_Pair]) -> list[Measured]:
+    """τ by drafter: over all tasks, then by domain and task; paired where prompts are the same."""
+    return [row for pair in pairs for row in _lengths_of(pair, first, second)]
 
 
 class _Task(NamedTuple):
-    """Draws of τ in both runs, and what they are draws of."""
+    """A task's [n, 2] sums, committed and rounds a prompt, before and now; None where it is not there."""
 
-    first: Floats
-    second: Floats
-    before: float
-    after: float
-    prompts: int
-    paired: bool
-
-
-_Sums = dict[str, tuple[int, int]]
-"""Prompt → committed, rounds."""
+    task: str
+    domain: str
+    first: Floats | None
+    second: Floats | None
+    gone: int
 
 
-def _prompt_sums(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[tuple[str, int, str, str], _Sums]:
-    rows = query(
-        con,
-        """
-        SELECT s.drafter || CASE WHEN s.drafting = 'greedy' THEN $greedy ELSE '' END, s.gamma, s.domain, s.task,
-               s.prompt_id, coalesce(sum(r.committed), 0)::BIGINT, count(r.round)
-        FROM recorded_responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, drafting, prompt_id, turn)
-        WHERE s.run_id = $run AND s.gamma > 0 GROUP BY ALL ORDER BY ALL
-        """,
-        run_id,
-        greedy=GREEDY,
-    )
-    found: dict[tuple[str, int, str, str], _Sums] = {}
-    for drafter, gamma, domain, task, prompt, committed, rounds in rows.rows():
-        found.setdefault((drafter, gamma, domain, task), {})[prompt] = (committed, rounds)
+def _lengths_of(pair: _Pair, first: Baseline, second: Baseline) -> list[Measured]:
+    tasks, paired = _tasks(first, first.recorded(pair.first), second, second.recorded(pair.second))
+    groups = [(OVERALL, tasks)]
+    domains = in_order(task.domain for task in tasks)
+    for domain in domains:
+        own = [task for task in tasks if task.domain == domain]
+        if len(own) > 1 and len(domains) > 1:
+            groups.append((f"{domain} mean", own))
+        if len(tasks) > 1:
+            groups += [(task.task, [task]) for task in own]
+    found = []
+    for where, members in groups:
+        both = [t for t in members if t.first is not None and t.second is not None]
+        one = [t.first for t in both or members if t.first is not None]
+        other = [t.second for t in both or members if t.second is not None]
+        noise = noise_of_ratio(one, other, paired=paired) if both else None
+        before, after = mean_of_ratios(one), mean_of_ratios(other)
+        gone = members[0].gone if len(members) == 1 else 0  # a mean does not repeat what its tasks say
+        found.append(Measured("accepted length", pair.label, pair.gamma, where, before, after, noise, paired, gone))
     return found
 
 
-def _tau(sums: _Sums) -> float | None:
-    committed, rounds = (sum(pair[i] for pair in sums.values()) for i in (0, 1))
-    return committed / rounds if rounds else None
+def _tasks(first: Baseline, before: Recorded | None, second: Baseline, now: Recorded | None) -> tuple[list[_Task], bool]:
+    """Sums by task, and whether they are paired: of the prompts that both have, in one order, if there are any."""
+    one, other = _by_task(first, before), _by_task(second, now)
+    paired = any(one[task].keys() & other[task].keys() for task in one.keys() & other.keys())
+    found = []
+    for task in sorted(one.keys() | other.keys()):
+        old, new = one.get(task, {}), other.get(task, {})
+        gone = 0
+        if paired and old:  # what is new in a task is left out, what is gone from it is counted
+            common = old.keys() & new.keys()
+            gone = len(old) - len(common)
+            old, new = ({p: s[p] for p in common} for s in (old, new)) if common else (old, {})
+        arrays = [np.array([side[p] for p in sorted(side)], np.float64) if side else None for side in (old, new)]
+        found.append(_Task(*task, arrays[0], arrays[1], gone))
+    return found, paired
 
 
-def _draws(one: _Sums, other: _Sums, rng: np.random.Generator) -> tuple[tuple[Floats, Floats], bool]:
-    """Bootstrap draws of both τ; the same prompts are drawn for both where both have the same.
-
-    Draws of n prompts spread less than samples do, by √(1 − 1/n); they are stretched by as much around their mean.
-    """
-    paired = set(one) == set(other)
-    counts = _counts(len(one), rng)
-    other_counts = counts if paired else _counts(len(other), rng)
-    drawn = []
-    for sums, weights in ((one, counts), (other, other_counts)):
-        values = np.array([sums[prompt] for prompt in sorted(sums)], np.float64)
-        draws = divide(weights @ values[:, 0], weights @ values[:, 1])
-        if len(sums) > 1:
-            draws = np.nanmean(draws) + (draws - np.nanmean(draws)) * math.sqrt(len(sums) / (len(sums) - 1))
-        drawn.append(draws)
-    return (drawn[0], drawn[1]), paired
-
-
-def _counts(n: int, rng: np.random.Generator) -> Floats:
-    """How often each of n prompts is drawn; never, with fewer than two: there is no telling."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64) if n > 1 else np.zeros((RESAMPLES, n))
-
-
-def _error(first: Floats, second: Floats) -> float:
-    """Standard error of the logarithm of the ratio of two sets of draws."""
-    ratio = divide(second, first)
-    ratio = ratio[~np.isnan(ratio) & (ratio > 0)]
-    return float(np.log(ratio).std(ddof=1)) if len(ratio) > RESAMPLES / 2 else math.nan
+def _by_task(run: Baseline, recorded: Recorded | None) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
+    """(Task, domain) → hash of the prompt → committed, rounds."""
+    found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+    for name, answer in ({} if recorded is None else recorded.answers).items():
+        prompt = run.prompts[name]
+        found.setdefault((prompt.task, prompt.domain), {})[prompt.hash] = answer.committed, answer.rounds
+    return found
 
 
 # --- speed and throughput -------------------------------------------------------------------------------------------------
 
 
-def _speeds(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
-    """Speed against none, which is comparable between machines as far as anything is; independent bootstraps."""
-    tables = [
-        {
-            (row["drafter"] + (GREEDY if row["drafting"] == "greedy" else ""), row["gamma"]): row
-            for row in speed(con, run).to_dicts()
-            if row["drafter"] != "none"
-        }
-        for run in (first, second)
-    ]
-    if not all(tables):
+def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Key, dict[str, Any]]:
+    """Speed against none, which is comparable between machines as far as anything is."""
+    rows = speed(con, run_id).to_dicts()
+    return {(row["drafter"], row["gamma"], row["drafting"]): row for row in rows if row["drafter"] != "none"}
+
+
+def _speeds(first: Mapping[Key, Any], second: Mapping[Key, Any], pairs: Sequence[_Pair]) -> list[Measured]:
+    """Independent bootstraps, where both were timed at all."""
+    if not first or not second:
         return []
     found = []
-    for drafter, gamma in sorted(dict.fromkeys([*tables[0], *tables[1]])):
-        rows = [table.get((drafter, gamma)) for table in tables]
-        values = [None if row is None else row["speedup"] for row in rows]
-        if any(v is not None for v in values):
-            error = math.hypot(*(_log_error(row) for row in rows))
-            freedom = min((min(r["prompts"], r["samples"]) for r in rows if r is not None), default=1) - 1
-            raw = _Raw("speed against none", drafter, gamma, "", values[0], values[1], error, max(freedom, 1), False)
-            found.append(raw)
+    for pair in pairs:
+        rows = first.get(pair.first), second.get(pair.second)
+        before, after = (None if row is None else row["speedup"] for row in rows)
+        if before is None and after is None:
+            continue
+        error = math.hypot(*(_log_error(row) for row in rows))
+        units = min((min(r["prompts"], r["samples"]) for r in rows if r is not None), default=1)
+        noise = None if math.isnan(error) else Noise((error**2,), (max(units, 2),))
+        found.append(Measured("speed against none", pair.label, pair.gamma, "", before, after, noise, False))
     return found
 
 
@@ -279,7 +257,7 @@ def _log_error(row: Mapping[str, Any] | None) -> float:
     return float(math.log(row["high"] / row["low"]) / 2 / 1.96)
 
 
-def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str) -> list[_Raw]:
+def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs: Sequence[_Pair]) -> list[Measured]:
     """Simulated throughput at equal policy and load, of each run's latest sweep, if hardware and drafts are the same."""
     sweeps = [sweep_figure.find_sweep(con, [run]) for run in (first, second)]
     if sweeps[0] is None or sweeps[1] is None:
@@ -287,20 +265,27 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str) -> lis
     one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
     if one.profile != other.profile or one.drafting != other.drafting:
         return []
-    key = ("drafter", "gamma", "policy", "load")
-    tables = [_points(sweep_figure.simulated(con, sweep), key) for sweep in sweeps if sweep is not None]
+    tables = [_points(sweep_figure.simulated(con, sweep)) for sweep in sweeps if sweep is not None]
     found = []
-    for drafter, gamma, policy, load in [point for point in tables[0] if point in tables[1]]:
-        pair = [table[drafter, gamma, policy, load] for table in tables]
-        error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in pair))
-        values = pair[0]["throughput"], pair[1]["throughput"]
-        found.append(_Raw("throughput", drafter, gamma, f"{policy} at {load}", *values, error, _BATCHES, False))
+    for pair in pairs:
+        if pair.second[2] not in (one.drafting, "either"):
+            continue
+        points = [table.get(key[:2], {}) for table, key in zip(tables, (pair.first, pair.second), strict=True)]
+        for policy, load in [point for point in points[0] if point in points[1]]:
+            rows = [point[policy, load] for point in points]
+            error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in rows))
+            noise = None if math.isnan(error) else Noise((error**2,), (_BATCHES + 1,))
+            values = rows[0]["throughput"], rows[1]["throughput"]
+            found.append(Measured("throughput", pair.label, pair.gamma, f"{policy} at {load}", *values, noise, False))
     return found
 
 
-def _points(frame: pl.DataFrame, key: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    rows = frame.filter(pl.col("throughput") > 0).to_dicts()
-    return {tuple(row[name] for name in key): row for row in rows}
+def _points(frame: pl.DataFrame) -> dict[tuple[str, int], dict[tuple[str, str], dict[str, Any]]]:
+    """Points by drafter and γ, by policy and load."""
+    found: dict[tuple[str, int], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in frame.filter(pl.col("throughput") > 0).to_dicts():
+        found.setdefault((row["drafter"], row["gamma"]), {})[row["policy"], row["load"]] = row
+    return found
 
 
 def _half(row: Mapping[str, Any]) -> float:
@@ -329,7 +314,7 @@ def _differences(first: Provenance, second: Provenance) -> list[str]:
     if changed:
         found.append(f"the target is not the same: {', '.join(changed)}; changes may be the target's, not the drafters'")
     if files[0].keys() != files[1].keys():
-        found.append("an older run does not know its tokenizer, chat template and end tokens: they may not be the same")
+        found.append(_KNOWN_IN_PART)
     hashes = [{d.name: d.checkpoint_hash for d in run.drafters} for run in (first, second)]
     both = [name for name in hashes[0] if name in hashes[1]]
     found += [f"checkpoint of {name} differs" for name in both if hashes[0][name] != hashes[1][name]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from harness.cli.baseline import baseline
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware
 from harness.cli.profile import profile
@@ -35,6 +36,7 @@ app.command()(profile)
 app.command()(synthesize)
 app.command()(report)
 app.command()(compare)
+app.command()(baseline)
 app.command()(runs)
 app.command()(show)
 app.command()(validate)

@@ -1,0 +1,197 @@
+"""Changes as people and machines read them: on a terminal, in a pull request, by a CI."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from rich.cells import cell_len
+
+from harness.console import plain_console
+
+if TYPE_CHECKING:  # these take seconds
+    from results.change import Change
+    from results.comparison import Comparison
+    from results.gate import Gate, Judged
+
+_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed")
+_LEAST_FIRST = ("prompts needed", "verdict", "before", "after", "could see")
+"""What goes where a terminal is too narrow; the verdict only beside a gate."""
+_NAMED = 3
+"""Rows named in a sentence, before "and more"."""
+
+Row = dict[str, str]
+"""A cell by column."""
+
+
+def print_changes(found: Comparison, gate: Gate | None) -> None:
+    """A line a change, and the answer last."""
+    console = plain_console()
+    lines = [f"{found.first} → {found.second}", *(f"  {line}" for line in (*found.unfit, *found.differences))]
+    rows = [_row(change, judged) for change, judged in _beside(found, gate)]
+    names = _fitting([{**row, "where": f"  {row['where']}"} for row in rows], gate, console.width)
+    widths = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in names}
+    widths["where"] += 2
+    last: tuple[str, ...] = ()
+    for (change, _), row in zip(_beside(found, gate), rows, strict=True):
+        if last[:1] != (change.quantity,):
+            lines += ["", _line({"where": change.quantity, **{name: name for name in names[1:]}}, widths)]
+        if last != (change.quantity, who(change)):
+            last = (change.quantity, who(change))
+            lines.append(who(change))
+        lines.append(_line({**row, "where": f"  {row['where']}"}, widths))
+    for line in [*lines, ""]:
+        console.print(line, markup=False, soft_wrap=True)
+    for line in sentences(gate):
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+
+
+def markdown(found: Comparison, gate: Gate | None) -> str:
+    """GitHub's Markdown, the answer on top, a row a change."""
+    told, *notes = sentences(gate)
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    lines = [f"**{told}**" if gate else told, "", f"{found.first} → {found.second}", ""]
+    lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for change, judged in _beside(found, gate):
+        row = _row(change, judged)
+        cells = [change.quantity, who(change), *(row[name] for name in names)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    told_too = [*notes, *found.unfit, *found.differences]
+    return "\n".join([*lines, "", *(f"* {line}" for line in told_too)]).rstrip()
+
+
+def junit(found: Comparison, gate: Gate) -> str:
+    """JUnit's XML: a test case a row of the gate; what is worse fails, what is inconclusive is skipped."""
+    counts = {"tests": len(gate.rows)}
+    counts |= {"failures": sum(r.outcome == "worse" for r in gate.rows), "errors": 0}
+    counts |= {"skipped": sum(r.outcome == "inconclusive" for r in gate.rows)}
+    name = f"{found.first} → {found.second}"
+    suite = ElementTree.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
+    for row in gate.rows:
+        group = f"{row.change.quantity}.{who(row.change)}"
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=group, name=row.change.where or row.change.quantity, time="0"
+        )
+        if row.outcome != "pass":
+            told = "failure" if row.outcome == "worse" else "skipped"
+            ElementTree.SubElement(case, told, message=_why(row, gate.tolerance))
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def as_json(found: Comparison, gate: Gate | None) -> str:
+    """Everything, on one line."""
+    told = dataclasses.asdict(found)
+    if gate is not None:
+        told["regressions"] = [dataclasses.asdict(change) for change in found.regressions(gate.tolerance)]
+        told["gate"] = {**dataclasses.asdict(gate), "sentences": sentences(gate)}
+    return json.dumps(told)
+
+
+def sentences(gate: Gate | None) -> list[str]:
+    """The answer, and then what it does not rest on."""
+    if gate is None:
+        return ["verdicts hold together: at most 1 comparison in 20 like this calls anything changed where nothing is"]
+    tolerance = f"{gate.tolerance:.1%}"
+    if gate.outcome == "pass":
+        least_sure = min((row.change for row in gate.rows if row.decides), key=lambda c: -1.0 if c.low is None else c.low)
+        told_too = f"; the least sure of them {who(least_sure)}{_interval_of(least_sure)}"
+        found = [f"pass: no drafter lost {tolerance} of its accepted length or more{told_too}"]
+    else:
+        rows = gate.of(gate.outcome)
+        told = [_why(row, gate.tolerance) for row in rows[:_NAMED]]
+        more = [f"and {len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
+        found = [f"{gate.outcome}: {'; '.join([*told, *more])}"]
+    if gate.undecided:
+        widest = max(gate.undecided, key=lambda row: 1.0 if row.change.sees is None else row.change.sees)
+        rest = f"{len(gate.undecided)} rows hold nothing up and exclude no loss of {tolerance}, the least sure of them"
+        found.append(f"{rest} {_named(widest.change)}{_interval_of(widest.change)}")
+    return found
+
+
+def who(change: Change) -> str:
+    """The drafter with its block size."""
+    return f"{change.drafter} γ={change.gamma}"
+
+
+def _beside(found: Comparison, gate: Gate | None) -> Iterator[tuple[Change, Judged | None]]:
+    """Changes, beside what a gate says of them."""
+    return ((change, gate.rows[i] if gate else None) for i, change in enumerate(found.changes))
+
+
+def _row(change: Change, judged: Judged | None) -> Row:
+    before, after = ("–" if v is None else f"{v:.3f}" if v < 100 else f"{v:,.0f}" for v in (change.first, change.second))
+    needed = None if judged is None else judged.prompts_needed
+    outcome = "" if judged is None else judged.outcome
+    return {
+        "where": change.where, "before": before, "after": after,
+        "change": "" if change.change is None else f"{change.change:+.1%}", "95 %": _interval(change),
+        "could see": "nothing" if change.sees is None else f"{-change.sees + 0.0:.1%}", "verdict": change.verdict,
+        "gate": outcome if judged is None or judged.decides or outcome != "inconclusive" else "(inconclusive)",
+        "prompts needed": "" if needed is None else f"{needed:,}",
+    }  # fmt: skip
+
+
+def _interval(change: Change) -> str:
+    return "" if change.low is None or change.high is None else f"{change.low:+.1%} to {change.high:+.1%}"
+
+
+def _interval_of(change: Change) -> str:
+    interval = _interval(change)
+    return f" ({interval})" if interval else " (too few prompts to know its noise)"
+
+
+def _named(change: Change) -> str:
+    return " ".join(part for part in (who(change), change.where, change.quantity) if part)
+
+
+def _why(row: Judged, tolerance: float) -> str:
+    """Why a row does not pass."""
+    return _worse(row.change) if row.outcome == "worse" else _open(row, tolerance)
+
+
+def _worse(change: Change) -> str:
+    """What is worse, in words."""
+    if change.verdict == "only in the first":
+        return f"{_named(change)} is gone"
+    if change.verdict == "prompts gone":
+        return f"{_named(change)}: {change.gone} prompts are gone"
+    return f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
+
+
+def _open(row: Judged, tolerance: float) -> str:
+    """What is not known of a row, and what it would take."""
+    change = row.change
+    if change.noise is None or change.sees is None:
+        return f"{_named(change)}: too few prompts to know its noise"
+    told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}"
+    if row.prompts_needed is None:
+        return told
+    return f"{told}; {tolerance:.1%} takes {row.prompts_needed:,} prompts a task (now {min(change.noise.units):,})"
+
+
+def _fitting(rows: Sequence[Row], gate: Gate | None, width: int) -> list[str]:
+    """Columns that fit side by side, the less important ones left out first."""
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+
+    def needs() -> int:
+        return sum(max(cell_len(name), *(cell_len(row[name]) for row in rows)) + 2 for name in names) - 2
+
+    for name in _LEAST_FIRST:
+        if needs() > width and name in names and (name != "verdict" or gate is not None):
+            names.remove(name)
+    return names
+
+
+def _line(cells: Row, widths: dict[str, int]) -> str:
+    """Cells side by side; text left, numbers right."""
+    padded = []
+    for name, width in widths.items():
+        space = " " * (width - cell_len(cells[name]))
+        padded.append(cells[name] + space if name in ("where", "verdict", "gate") else space + cells[name])
+    return "  ".join(padded).rstrip()

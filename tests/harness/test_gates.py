@@ -1,0 +1,178 @@
+"""`harness compare` as a gate, and `harness baseline`: exit codes, forms of output, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import duckdb
+import pytest
+import typer
+import yaml
+from rich.cells import cell_len
+from typer.testing import CliRunner, Result
+
+from harness.cli import changes
+from harness.cli.app import app
+from harness.cli.compare import parse_tolerance
+from results.store.database import Store
+from simulator.errors import InputError
+from tests.results.database import ACCEPTANCE, RUN, recorded
+
+TWO = {"old": 7, "new": 7, "none": 0}
+WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "specyard.yml"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of `old` and `new`, the latter worse: one, the same again, `new` worse still, one unfinished, other draws."""
+    folder = tmp_path_factory.mktemp("runs")
+    with Store(folder / "specyard.duckdb").writing():
+        pass
+    kinds = {"old": "eagle3", "new": "eagle3"}
+    law = ACCEPTANCE | {"old": 0.8, "new": 0.7}
+    with duckdb.connect(str(folder / "specyard.duckdb")) as con:
+        recorded(TWO, con=con, acceptance=law, kinds=kinds, prompts=6)
+        recorded(TWO, con=con, run="5a3e", acceptance=law, kinds=kinds, prompts=6)
+        recorded(TWO, con=con, run="beef", acceptance=law | {"new": 0.4}, kinds=kinds, prompts=6)
+        recorded(TWO, con=con, run="c07e", acceptance=law, kinds=kinds, prompts=6, finished=False)
+        recorded(TWO, con=con, run="d1ce", acceptance=law, kinds=kinds, prompts=6, seed=1)
+        con.execute("UPDATE runs SET created_at = '2026-01-01' WHERE run_id <> 'beef'").fetchall()
+    return folder
+
+
+def harness(out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--out", str(out)])
+
+
+def gated(out: Path, *arguments: str, tolerance: str = "2%") -> Result:
+    return harness(out, "compare", *arguments, "--fail-on-regression", tolerance)
+
+
+@pytest.fixture(scope="module")
+def base(out: Path) -> Path:
+    file = out / "base.json"
+    result = harness(out, "baseline", RUN, str(file))
+    assert result.exit_code == 0, result.output
+    assert "36 prompts with old, new" in result.stdout
+    return file
+
+
+def test_the_four_answers(out: Path, base: Path) -> None:
+    answers = {
+        "pass": (gated(out, RUN, "5a3e"), 0),
+        "worse": (gated(out, str(base)), 1),
+        "inconclusive": (gated(out, str(base), "d1ce"), 3),
+    }
+    for answer, (result, code) in answers.items():
+        assert result.exit_code == code, result.output
+        assert f"\n{answer}: " in result.stdout
+    assert "prompts a task (now 6)" in answers["inconclusive"][0].stdout
+    assert gated(out, str(base), "d1ce", "--allow-inconclusive").exit_code == 0
+    assert gated(out, str(base), "beef", "--allow-inconclusive").exit_code == 1
+    assert gated(out, str(base), "c07e").exit_code == 2
+
+
+def test_old_against_new_of_one_recording(out: Path) -> None:
+    worse = gated(out, RUN, "--drafters", "old,new")
+    assert worse.exit_code == 1, worse.output
+    assert "old → new γ=7" in worse.stdout
+    assert gated(out, RUN, "--drafters", "new,old").exit_code == 0
+
+
+def test_markdown_has_the_answer_on_top_and_one_row_each(out: Path, base: Path) -> None:
+    found = json.loads(gated(out, str(base), "--json").stdout)
+    lines = gated(out, str(base), "--markdown").stdout.splitlines()
+    assert lines[0].startswith("**worse: new γ=7")
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(found["changes"])
+    assert len({line.count("|") for line in table}) == 1
+    assert harness(out, "compare", str(base), "--markdown").stdout.count("\n|") == len(table)
+
+
+def test_junit_has_a_case_for_each_row(out: Path, base: Path, tmp_path: Path) -> None:
+    for run, failing in (("beef", True), ("d1ce", False)):
+        file = tmp_path / f"{run}.xml"
+        found = json.loads(gated(out, str(base), run, "--junit", str(file), "--json").stdout)
+        [suite] = ElementTree.parse(file).getroot().findall("testsuite")
+        cases = suite.findall("testcase")
+        assert len(cases) == int(suite.attrib["tests"]) == len(found["gate"]["rows"])
+        outcomes = [row["outcome"] for row in found["gate"]["rows"]]
+        assert [case.find("failure") is not None for case in cases] == [outcome == "worse" for outcome in outcomes]
+        assert [case.find("skipped") is not None for case in cases] == [o == "inconclusive" for o in outcomes]
+        assert (int(suite.attrib["failures"]) > 0) == failing
+        assert int(suite.attrib["skipped"]) == outcomes.count("inconclusive")
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_a_line_a_row_at_80_columns(
+    out: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: bool
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(changes, "plain_console", lambda: Console(width=80, highlight=False))
+    result = gated(out, str(base)) if gate else harness(out, "compare", str(base))
+    rows = [line for line in result.stdout.splitlines() if line.startswith(("  ", "accepted"))]
+    assert len(rows) > 15
+    assert max(cell_len(line) for line in rows) <= 80
+    assert all("livecodebench" not in line or line.count("%") >= 3 for line in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compare", RUN, "beef", "--fail-on-regression", "much"), "--fail-on-regression much: is written as 2% or 0.02"),
+        (("compare", RUN, "beef", "--fail-on-regression", "0"), "must be above 0 and below 100 %"),
+        (("compare", RUN, "beef", "--junit", "x.xml"), "--junit: is of a gate; add --fail-on-regression"),
+        (("compare", RUN, "beef", "--allow-inconclusive"), "--allow-inconclusive: is of a gate"),
+        (("compare", RUN, "beef", "--json", "--markdown"), "--markdown and --json"),
+        (("compare", RUN, "beef", "--fail-on-regression", "2%", "--junit", "no/where.xml"), "--junit no/where.xml"),
+        (("compare", RUN, "--drafters", "old"), "--drafters old: is written old,new"),
+        (("compare", RUN, "beef", "--drafters", "old,new"), "compares within one run; leave beef out"),
+        (("compare", RUN, "--drafters", "old,mtp"), "has no recordings of mtp; it has"),
+        (("compare", "gone.json"), "gone.json: cannot be read"),
+        (("compare", RUN, "c07e", "--fail-on-regression", "2%"), "run c07e is not finished"),
+        (("baseline", "c07e", "x.json"), "run c07e: is not finished"),
+        (("baseline", RUN, "x.txt"), "ends in .json"),
+        (("baseline", RUN, "no/where.json"), "no: no such folder"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_sentence_and_leaves_nothing(
+    out: Path, arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = harness(out, *arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(base.read_text().replace('"seed": 0', '"seed": 5'))
+    result = harness(out, "compare", str(file))
+    assert result.exit_code == 2
+    assert "is of another key than run beef, so they cannot be compared: seed (5 → 0)" in result.stderr
+
+
+@pytest.mark.parametrize(("text", "value"), [("2%", 0.02), ("0.02", 0.02), ("0.5%", 0.005)])
+def test_tolerances_as_users_write_them(text: str, value: float) -> None:
+    assert parse_tolerance(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("wrong", ["-1%", "200%", "a lot", "nan", "0%", "100%", "", "%"])
+def test_what_is_no_tolerance(wrong: str) -> None:
+    with pytest.raises(InputError, match="--fail-on-regression"):
+        parse_tolerance(wrong)
+
+
+def test_the_workflow_runs_commands_that_exist() -> None:
+    steps = [step for job in yaml.safe_load(WORKFLOW.read_text())["jobs"].values() for step in job["steps"]]
+    typed = [line.split() for step in steps for line in step.get("run", "").splitlines() if "harness " in line]
+    assert [words[1] for words in typed] == ["record", "compare"]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for words in typed:
+        options = {option for parameter in commands[words[1]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
