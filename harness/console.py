@@ -114,6 +114,8 @@ def plain_console() -> Console:
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:
     """A profile of another model than was recorded is a question one may ask, but not by accident."""
+    from simulator.hardware.profile import same_model
+
     target = str(store.run(run_id)["target"].get("source", ""))
-    if profile.model.lower().replace("-", "") not in target.lower().replace("-", ""):
+    if not same_model(profile.model, target):
         watcher.say(f"note: profile {profile.name} is of {profile.model}, the traces are of {target}")

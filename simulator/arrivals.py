@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,10 @@ class RecordedRequests:
         """Mean requests a second; infinite where all came at once."""
         span = float(self.arrival_s[-1] - self.arrival_s[0])
         return (len(self.arrival_s) - 1) / span if span else math.inf
+
+    def faster(self, factor: float) -> RecordedRequests:
+        """The same requests, so many times as fast."""
+        return replace(self, arrival_s=self.arrival_s / factor)
 
     @classmethod
     def read(cls, file: Path, speed: float = 1.0) -> RecordedRequests:

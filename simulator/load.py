@@ -5,22 +5,25 @@ A load is parsed once, where users write it or where it was stored, and prints i
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
 
-USAGE = "users:N[/THINK_S], rate:R[/CV] or file:PATH[@SPEED]"
+USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
+_DIGITS = 16
+"""Hexadecimal ones by which a file is known again."""
 
 
 class Load(ABC):
-    """How requests come: `Users`, `Arrivals` or `RecordedArrivals`."""
+    """How requests come: `Users`, `Arrivals` or `RecordedArrivals`; or several of them, `SeveralLoads`."""
 
     __slots__ = ()
 
@@ -43,7 +46,10 @@ class Load(ABC):
             if kind == "rate":
                 return Arrivals(float(first), float(second or 1))
             if kind == "file" and rest:
-                return RecordedArrivals(*_path_and_speed(rest))
+                return RecordedArrivals(*_file_speed_digest(rest))
+            if kind == "several":
+                parts = (part.rpartition("=") for part in rest.split(","))
+                return SeveralLoads(tuple((Load.parse(load), float(weight)) for load, _, weight in parts))
         except ValueError as error:
             raise InputError(f"load {text}: {error}") from None
         raise InputError(f"load {text}: is written {USAGE}")
@@ -56,6 +62,15 @@ class Load(ABC):
     @abstractmethod
     def label(self) -> str:
         """The load for people."""
+
+    @abstractmethod
+    def times(self, factor: float) -> Load:
+        """So many times this load: users, a rate, the speed of what was recorded. `factor` is above 0."""
+
+    @property
+    def parts(self) -> tuple[tuple[Load, float], ...]:
+        """Single loads with their weights, whose sum is 1."""
+        return ((self, 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,9 @@ class Users(Load):
         thinking = f" thinking {_written(self.think_s)} s" if self.think_s else ""
         return f"{self.users} user{'s' * (self.users != 1)}{thinking}"
 
+    def times(self, factor: float) -> Users:
+        return Users(max(1, round(self.users * factor)), self.think_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Arrivals(Load):
@@ -100,6 +118,9 @@ class Arrivals(Load):
     def label(self) -> str:
         return f"{_written(self.rate_per_s)} requests/s"
 
+    def times(self, factor: float) -> Arrivals:
+        return Arrivals(self.rate_per_s * factor, self.cv)
+
 
 @dataclass(frozen=True)
 class RecordedArrivals(Load):
@@ -112,13 +133,20 @@ class RecordedArrivals(Load):
     file: Path
     speed: float = 1.0
     """How many times as fast as they were recorded."""
+    digest: str = ""
+    """Of the file's content, by which a plan knows that it is still the same; empty in plans of older versions."""
+
+    @classmethod
+    def of(cls, file: Path, speed: float = 1.0) -> RecordedArrivals:
+        """The arrivals of a file as it is now. Raises ValueError for a wrong speed, OSError without a file."""
+        return cls(file.resolve(), speed, _digest(file.read_bytes()))
 
     def __post_init__(self) -> None:
         if not 0 < self.speed < float("inf"):
             raise ValueError(f"the speed must be above 0, got {self.speed:g}")
 
     def __str__(self) -> str:
-        return f"file:{self.file}@{_written(self.speed)}"
+        return f"file:{self.file}@{_written(self.speed)}" + (f"#{self.digest}" if self.digest else "")
 
     @property
     def label(self) -> str:
@@ -132,17 +160,66 @@ class RecordedArrivals(Load):
 
     @cached_property
     def requests(self) -> RecordedRequests:
-        """When requests came and how long they were. Raises InputError for a wrong file, OSError without one."""
+        """When requests came and how long they were.
+
+        Raises InputError for a wrong file, or another one than was planned with; OSError without one.
+        """
+        if self.digest and _digest(self.file.read_bytes()) != self.digest:
+            raise InputError(
+                f"{self.file}: has changed since it was planned with, so its arrivals are another load; "
+                "bring the old file back, or begin anew"
+            )
         return RecordedRequests.read(self.file, self.speed)
 
+    def times(self, factor: float) -> RecordedArrivals:
+        faster = replace(self, speed=self.speed * factor)
+        faster.__dict__["requests"] = self.requests.faster(factor)  # the file is not read again for every speed
+        return faster
 
-def _path_and_speed(text: str) -> tuple[Path, float]:
-    """The path and the speed of PATH[@SPEED]; what follows the last @ is a speed if it is a number."""
-    path, _, speed = text.rpartition("@")
+
+@dataclass(frozen=True, slots=True)
+class SeveralLoads(Load):
+    """Loads of one service at different hours, each simulated by itself: figures are their weighted mean."""
+
+    users = rate_per_s = None
+    weighted: tuple[tuple[Load, float], ...]
+    """Weights need not add up to 1."""
+
+    def __post_init__(self) -> None:
+        if len({load for load, _ in self.weighted}) != len(self.weighted) or len(self.weighted) < 2:
+            raise ValueError("several loads, each once, are needed")
+        if any(isinstance(load, SeveralLoads | RecordedArrivals) for load, _ in self.weighted):
+            raise ValueError("users and rates can be weighted, recorded arrivals cannot")
+        if not all(0 < weight < float("inf") for _, weight in self.weighted):
+            raise ValueError("weights must be above 0")
+
+    def __str__(self) -> str:
+        return "several:" + ",".join(f"{load}={_written(weight)}" for load, weight in self.weighted)
+
+    @property
+    def label(self) -> str:
+        return " and ".join(f"{load.label} ({weight:.0%})" for load, weight in self.parts)
+
+    @property
+    def parts(self) -> tuple[tuple[Load, float], ...]:
+        whole = sum(weight for _, weight in self.weighted)
+        return tuple((load, weight / whole) for load, weight in self.weighted)
+
+    def times(self, factor: float) -> SeveralLoads:
+        return SeveralLoads(tuple((load.times(factor), weight) for load, weight in self.weighted))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
+def _file_speed_digest(text: str) -> tuple[Path, float, str]:
+    """Of PATH[@SPEED[#DIGEST]]; what follows the last @ is a speed if it is a number."""
+    found = re.fullmatch(rf"(?P<path>.+)@(?P<speed>[^@#]+)(?:#(?P<digest>[0-9a-f]{{{_DIGITS}}}))?", text, re.DOTALL)
     try:
-        return (Path(path), float(speed)) if path else (Path(text), 1.0)
+        return (Path(found["path"]), float(found["speed"]), found["digest"] or "") if found else (Path(text), 1.0, "")
     except ValueError:
-        return Path(text), 1.0
+        return Path(text), 1.0, ""
 
 
 def _written(number: float) -> str:
@@ -178,18 +255,36 @@ def loads(
 
     `say` hears how a file of arrivals was read.
     """
-    texts = [f"users:{n}/{think_s:g}" for n in counts(option, users)]
-    try:
-        texts += [f"rate:{float(r):g}/{cv:g}" for r in rate.split(",")] if rate else []
-    except ValueError:
-        raise InputError(f"--rate {rate}: is written as 2,4,8") from None
-    found = [Load.parse(text) for text in texts]
+    found: list[Load] = []
+    if users and "=" in users:
+        found = [_weighted(option, users, lambda n: f"users:{int(n)}/{think_s:g}")]
+    else:
+        found = [Load.parse(f"users:{n}/{think_s:g}") for n in counts(option, users)]
+    if rate and "=" in rate:
+        found.append(_weighted("--rate", rate, lambda r: f"rate:{float(r):g}/{cv:g}"))
+    elif rate:
+        try:
+            found += [Load.parse(f"rate:{float(r):g}/{cv:g}") for r in rate.split(",")]
+        except ValueError:
+            raise InputError(f"--rate {rate}: is written as 2,4,8") from None
     if arrivals:
         try:
-            recorded = RecordedArrivals(arrivals.resolve(), speed)
+            recorded = RecordedArrivals.of(arrivals, speed)
         except ValueError as error:
             raise InputError(f"{arrivals}: {error}") from None
         for line in recorded.requests.notes:  # what is wrong with the file is said before anything runs
             say(line)
         found.append(recorded)
     return found
+
+
+def _weighted(option: str, text: str, written: Callable[[str], str]) -> SeveralLoads:
+    """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
+    try:
+        parts = [part.partition("=") for part in text.split(",")]
+        return SeveralLoads(tuple((Load.parse(written(load)), float(weight)) for load, _, weight in parts))
+    except InputError:
+        raise
+    except ValueError as error:
+        said = f": {error}" if "needed" in str(error) or "must" in str(error) else ""
+        raise InputError(f"{option} {text}: weights of loads are written 8=0.5,64=0.5{said}") from None

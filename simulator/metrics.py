@@ -151,6 +151,8 @@ class Outcome:
     stationary: bool
     """False where throughput still drifts after the warm-up, as under overload, or where nothing was dropped in time."""
     warnings: tuple[str, ...] = ()
+    headroom: float | None = None
+    """How many times its load it holds, see `simulator.capacity`; None where nobody asked."""
 
     @property
     def precise(self) -> bool:

@@ -12,6 +12,7 @@ import typer
 from harness.cli.app import app
 from harness.recording.suite import load_suite
 from results.store.database import Store
+from simulator.arrivals import RecordedRequests
 from tuner.cli.app import app as tuner_app
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,14 @@ def test_the_suite_example_loads(tmp_path: Path) -> None:
     for task in ("sums", "stories"):
         (tmp_path / "prompts" / f"{task}.jsonl").write_text('{"turns": ["1 + 1?"]}\n')
     assert load_suite(str(tmp_path)).file.generation.temperature == 0.7
+
+
+def test_the_example_of_arrivals_is_read(tmp_path: Path) -> None:
+    [block] = re.findall(r"```csv\n(.*?)```", TEXT["loads.md"], re.DOTALL)
+    (tmp_path / "arrivals.csv").write_text(block)
+    found = RecordedRequests.read(tmp_path / "arrivals.csv")
+    assert found.arrival_s.tolist() == [0.0, 0.4, 1.7]
+    assert found.output_tokens.tolist() == [109, 55, 16]
 
 
 @pytest.mark.parametrize("target", ["run", "test"])

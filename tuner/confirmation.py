@@ -8,11 +8,13 @@ choice of prompts and the simulation's own noise. A gain is compared draw by dra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from simulator.capacity import crowded, headroom, shorter
+from simulator.load import Load
 from simulator.metrics import student_t
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
@@ -149,3 +151,20 @@ def confirm(
         winner, refuted = found[0], refuted[1:]
     others = [o for o in found[1:] if o.configuration != winner.configuration or o.role not in ("next best", "front")]
     return [what.row(one, place, winner, prompts) for place, one in enumerate([winner, *refuted, *others])]
+
+
+def times_held(what: Confirmation, winner: Configuration, run: Run, *, kept: bool) -> float:
+    """How many times its load a winner holds within the promises, on the held-out prompts; see `simulator.capacity`."""
+    scenario = what.scenario
+
+    def fits(load: Load) -> bool:
+        return not crowded(load, winner.request_cap, scenario.replicas)
+
+    def holds(load: Load) -> bool:
+        if not fits(load):
+            return False
+        there = replace(scenario, load=load)
+        [(result, _)] = run([TrialJob(winner, there, shorter(what.seconds), what.seed + FRESH, PART)])
+        return not isinstance(result, str) and all(v <= 0 for v in there.violations(result).values())
+
+    return headroom(scenario.load, holds, at_one=fits(scenario.load) and kept)

@@ -14,9 +14,10 @@ from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
+from simulator.capacity import dollars_per_million, gpus_for, held
 from simulator.decision import Decision, told
 from simulator.errors import InputError
-from simulator.load import Load
+from simulator.load import Load, Users
 from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
@@ -52,7 +53,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
         if found["winner"] is None:
             say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
-            _print_load(load, found, study["plan"], console)
+            _print_load(load, study, console)
 
 
 def describe(store: Store, study_id: str) -> dict[str, Any]:
@@ -96,6 +97,13 @@ def load_label(text: str) -> str:
     return Load.parse(text).label
 
 
+def replicated(study: dict[str, Any]) -> str:
+    """The hardware of a study, and how many replicas of it there are."""
+    profile, replicas = study["profile"], study["plan"]["replicas"]
+    gpus = f"{profile['gpus']} GPU{'s' * (profile['gpus'] > 1)}"
+    return f"{profile['name']}, {replicas} replicas of {gpus} each" if replicas > 1 else str(profile["name"])
+
+
 def _title(study: dict[str, Any]) -> str:
     plan, profile = study["plan"], study["profile"]
     traces = f"run {study['study']['run_id']}" + (" (synthesised)" if study["synthesised"] else "")
@@ -104,7 +112,7 @@ def _title(study: dict[str, Any]) -> str:
         "goodput": "most tokens a second within bounds", "pareto": "throughput against tokens a second of a user",
     }  # fmt: skip
     bounds = "".join(f" · {sla}" for sla in plan["slas"])
-    name = f"{profile['name']} ({profile['source']})"
+    name = f"{replicated(study)} ({profile['source']})"
     traces += f" · {plan['drafting']} drafts"
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 
@@ -134,7 +142,8 @@ def _policy_table(study: dict[str, Any]) -> Table:
     return table
 
 
-def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console: Console) -> None:
+def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
+    found, plan = study["loads"][load], study["plan"]
     winner, counts = found["winner"], found["trials"]
     tried = sum(counts.values())
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
@@ -162,13 +171,29 @@ def _print_load(load: str, found: dict[str, Any], plan: dict[str, Any], console:
         ]
         table.add_row(_ROLES.get(row["role"], row["role"]), _who(row), *cells, _gain(row), *kept)
     console.print(table)
-    for line in _remarks(found):
+    for line in [*capacity(load, study), *_remarks(found)]:
         console.print(line, markup=False, soft_wrap=True)
 
 
 def promised(plan: dict[str, Any]) -> list[str]:
     """What a study promises, bounds that hold together as one."""
     return promises([Sla.parse(text) for text in plan["slas"]])
+
+
+def capacity(load: str, study: dict[str, Any]) -> list[str]:
+    """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
+    plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
+    times, at = figures.get("headroom"), Load.parse(load)
+    if times is not None:
+        lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
+    if plan["users"] is not None and times is not None and isinstance(at, Users):
+        gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
+        each = f"up to {round(at.users * times) / plan['replicas']:g} users on a replica"
+        lines.append(f"{plan['users']:,} users need {gpus} GPUs: {each}" if gpus else "a replica holds not one user")
+    if plan["gpu_hour"] is not None:
+        cost = dollars_per_million(figures["throughput"], plan["gpu_hour"])
+        lines.append(f"${cost:.3g} per million output tokens, at ${plan['gpu_hour']:g} for an hour of a GPU")
+    return lines
 
 
 def _remarks(found: dict[str, Any]) -> list[str]:

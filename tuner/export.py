@@ -20,7 +20,8 @@ from simulator.load import Load
 from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.serving.vllm import VLLM
-from tuner.display import describe, load_label
+from tuner.display import capacity, describe, load_label, replicated
+from tuner.k_by_batch import row_ends
 from tuner.samplers import study_of
 from tuner.space import Configuration
 from tuner.study import StudyPlan
@@ -45,6 +46,8 @@ class Serving:
     gpus: int
     notes: tuple[str, ...]
     """What is not as simulated, or has to be done first."""
+    replicas: int = 1
+    """Copies that one command starts, each on `gpus` GPUs."""
 
     def command(self) -> str:
         """For a shell."""
@@ -54,6 +57,8 @@ class Serving:
         parts += [f"{VLLM.flags.request_cap} {self.request_cap}", f"{VLLM.flags.step_tokens} {self.step_tokens}"]
         if self.gpus > 1:
             parts.append(f"{VLLM.flags.gpus} {self.gpus}")
+        if self.replicas > 1:
+            parts.append(f"{VLLM.flags.replicas} {self.replicas}")
         return " \\\n  ".join(parts)
 
 
@@ -62,12 +67,9 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     study = describe(store, study_id)
     if form == "optuna":
         return _optuna(store, study_id, study)
-    load = _load(study, users)
+    loads = _loads(study, users)
+    load = loads[-1]
     found = study["loads"][load]
-    if found["winner"] is None:
-        raise InputError(
-            f"study {study_id}: has no winner at {load_label(load)}: nothing kept the bounds, or it is not finished"
-        )
     winner = configuration_of(found["winner"])
     drafters = store.run(study["study"]["run_id"])["drafters"]
     temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
@@ -76,13 +78,12 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     if form == "json":
         content = _json(study, load, winner, found, made, checked)
         return json.dumps(content, indent=2, default=str, ensure_ascii=False)
-    figures, half = found["winner"]["figures"], found["winner"]["half_widths"]
-    expected = (
-        f"{figures['throughput']:,.0f} ± {half['throughput'] or 0:,.0f} tok/s/GPU, {figures['tps']:.0f} tok/s of a user"
-    )
+    where = " and for ".join(map(load_label, loads))
+    expected = "; ".join(_expected(study["loads"][each]["winner"]) for each in loads)
     head = [
         f"specyard study {study_id}: {winner}",
-        f"for {load_label(load)} on {study['profile']['name']} ({study['profile']['source']}); simulated: {expected}",
+        f"for {where} on {replicated(study)} ({study['profile']['source']}); simulated: {expected}",
+        *capacity(load, study),
         *made.notes,
         checked,
     ]
@@ -105,10 +106,12 @@ def serving(
         if served.checkpoint:
             speculative["model"] = "CHECKPOINT" if study["synthesised"] else drafter.get("checkpoint", "CHECKPOINT")
         if study["synthesised"]:
-            notes.append("the traces were synthesised from published curves: put the drafter's checkpoint for CHECKPOINT")
+            notes.append(
+                "the traces were synthesised from averages, no model was run: put the drafter's checkpoint for CHECKPOINT"
+            )
         if served.note:
             notes.append(f"{winner.drafter}: {served.note}")
-        policy, said = _policy(winner, kind, found)
+        policy, said = _policy(winner, kind, found, study)
         speculative |= policy
         notes += said
         if temperature > 0 and not KINDS[kind].one_hot:
@@ -116,13 +119,26 @@ def serving(
             notes.append(_DRAFTING_NOTES[plan["drafting"]])
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
-    target = study["target"] or "MODEL"
-    return Serving(target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], tuple(notes))
+    target, together = study["target"] or "MODEL", plan["replicas"]
+    if together > 1 and VLLM.flags.batch_rows in (speculative or {}):  # ranks might choose another k each
+        notes.append(
+            f"simulated as {together} replicas: start {together} such servers behind a router to the least loaded; "
+            f"vLLM leaves {VLLM.flags.batch_rows} out under {VLLM.flags.replicas}"
+        )
+        together = 1
+    return Serving(
+        target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], tuple(notes), together
+    )
 
 
-def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _policy(
+    winner: Configuration, kind: str, found: dict[str, Any], study: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """vLLM's fields for a policy, and what to know of them."""
     gamma, cap = winner.gamma, winner.request_cap
+    most = min(cap, searched(study))
+    above = f"no more than {most} requests ran in any load searched; above, vLLM goes on with the last row"
+    unsure = [f"{VLLM.flags.batch_rows}: {above}"] if most < cap else []
     if (k := winner.policy.k) is not None:
         notes = []
         if k < gamma and not KINDS[kind].prefix:
@@ -132,16 +148,16 @@ def _policy(winner: Configuration, kind: str, found: dict[str, Any]) -> tuple[di
             )
         return {"num_speculative_tokens": k}, notes
     if winner.policy.k_by_batch is not None:
-        rows = batch_rows(winner.policy, gamma, cap)
-        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, []
+        rows = batch_rows(winner.policy, gamma, most)
+        return {"num_speculative_tokens": gamma, VLLM.flags.batch_rows: rows}, unsure
     if winner.policy.name == "batch_adaptive":
         table, lost = _beside(found, "k by batch")
         if table is None:
             note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
             return {"num_speculative_tokens": gamma}, [f"{note}: every batch drafts {gamma}"]
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
-        rows = batch_rows(table, gamma, cap)
-        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": rows}, [note + lost]
+        rows = batch_rows(table, gamma, most)
+        return {"num_speculative_tokens": gamma, VLLM.flags.batch_rows: rows}, [note + lost, *unsure]
     assert winner.policy.reads_confidences, winner
     fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
     if winner.policy.name in VLLM.policies:
@@ -165,16 +181,22 @@ def _beside(found: dict[str, Any], role: str) -> tuple[PolicySpec | None, str]:
     return PolicySpec.parse(row["policy"]), f"; simulated, it loses {lost:.1%}{width}"
 
 
-def batch_rows(policy: PolicySpec, gamma: int, cap: int) -> list[tuple[int, int, int]]:
-    """(first, last, k) of a k-by-batch policy, up to the request cap, as vLLM writes them."""
+def searched(study: dict[str, Any]) -> int:
+    """The most requests that ran on a replica in any load of a study."""
+    plan = study["plan"]
+    return row_ends([Load.parse(text) for text in study["loads"]], plan["request_cap"], plan["replicas"])[-1]
+
+
+def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int, int]]:
+    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as vLLM writes them."""
     table = policy.k_by_batch
     assert table is not None, policy
     rows: list[tuple[int, int, int]] = []
     first = 1
-    for last, k in (*table.rows, (cap, 0)):
-        if first <= min(last, cap):
-            rows.append((first, min(last, cap), gamma if k == WHOLE_BLOCK else min(k, gamma)))
-            first = min(last, cap) + 1
+    for last, k in (*table.rows, (most, 0)):
+        if first <= min(last, most):
+            rows.append((first, min(last, most), gamma if k == WHOLE_BLOCK else min(k, gamma)))
+            first = min(last, most) + 1
     return rows
 
 
@@ -207,27 +229,38 @@ def _json(
     row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
     return {
         "study": study["study"]["study_id"], "load": load, "hardware": study["profile"], "target": made.target,
-        "configuration": winner.row(), "drafting": study["plan"]["drafting"],
+        "replicas": study["plan"]["replicas"], "configuration": winner.row(), "drafting": study["plan"]["drafting"],
         "exact": found["winner"]["exact"],
         "step_tokens": made.step_tokens, "simulated": found["winner"]["figures"],
         "half_widths": found["winner"]["half_widths"],
         "vllm": {"speculative_config": made.speculative, "command": made.command(), "checked": checked},
         "k_by_batch": None if table is None or row is None else {
-            "rows": batch_rows(table, winner.gamma, winner.request_cap),
+            "rows": batch_rows(table, winner.gamma, min(winner.request_cap, searched(study))),
             "loss": 1 - 1 / (1 + row["gain"]), "half_width": row["gain_half_width"],
         },
         "notes": made.notes,
     }  # fmt: skip
 
 
-def _load(study: dict[str, Any], users: int | None) -> str:
-    known = list(study["loads"])
+def _expected(winner: dict[str, Any]) -> str:
+    """What the simulation says of a winner."""
+    figures, half = winner["figures"], winner["half_widths"]
+    return f"{figures['throughput']:,.0f} ± {half['throughput'] or 0:,.0f} tok/s/GPU, {figures['tps']:.0f} tok/s of a user"
+
+
+def _loads(study: dict[str, Any], users: int | None) -> list[str]:
+    """The load that was chosen; without a choice all of them, where one winner serves all. Raises InputError."""
+    name, known = study["study"]["study_id"], list(study["loads"])
     chosen = known if users is None else [load for load in known if Load.parse(load).users == users]
-    if len(chosen) != 1:
+    winners = {load: study["loads"][load]["winner"] for load in chosen}
+    if lost := [load for load, winner in winners.items() if winner is None]:
         raise InputError(
-            f"study {study['study']['study_id']}: is of {', '.join(map(load_label, known))}; choose one with --load"
+            f"study {name}: has no winner at {', '.join(map(load_label, lost))}: nothing kept the bounds, or it is not "
+            "finished"
         )
-    return str(chosen[0])
+    if not chosen or len({configuration_of(winner) for winner in winners.values() if winner}) > 1:
+        raise InputError(f"study {name}: is of {', '.join(map(load_label, known))}; choose one with --load")
+    return chosen
 
 
 def _optuna(store: Store, study_id: str, study: dict[str, Any]) -> str:

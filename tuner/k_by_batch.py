@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from simulator.hardware.cost import StepCost, StepLoad
+from simulator.load import Load, Users
 from simulator.policies import PolicySpec
 from simulator.requests import Mix
 from simulator.traces import Trace
 
 
-def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int, *, whole: bool = False) -> PolicySpec:
+def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int], *, whole: bool = False) -> PolicySpec:
     """The policy that drafts and verifies the k with the most expected tokens a second, for every number of requests.
 
     With `whole`, k is γ or 0.
 
     Expected over all anchors of the trace, each response weighted as the mix asks; contexts are half-way through their
-    responses. One row for each power of two of requests, up to `largest`; rows of the same k are joined.
+    responses. A row ends at each of `ends`, numbers of running requests, and is worked out there; rows of the same k are
+    joined.
     """
     weight = np.repeat(mix.probabilities() / np.maximum(np.diff(trace.offsets), 1), np.diff(trace.offsets))
     accepted = np.minimum(trace.anchors.accepted[:, None], np.arange(trace.gamma + 1))
@@ -24,11 +28,10 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int, *, whole: b
     prompt, output = mix.lengths()
     context = int(mix.probabilities() @ (prompt + output / 2))
     rows: list[tuple[int, int]] = []
-    for last in _ends(largest):
-        requests = max(1, round(last * 0.75))  # the middle of the row
-        load = StepLoad(requests, context_tokens=requests * context)
+    for last in ends:
+        load = StepLoad(last, context_tokens=last * context)
         counts = [0, trace.gamma] if whole else list(range(trace.gamma + 1))
-        seconds = np.array([cost.seconds(load, k, requests * k) for k in counts])
+        seconds = np.array([cost.seconds(load, k, last * k) for k in counts])
         k = counts[int(np.argmax(tokens[counts] / seconds))]
         if rows and rows[-1][1] == k:
             rows.pop()
@@ -36,6 +39,21 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, largest: int, *, whole: b
     return PolicySpec("k_by_batch", "/".join(f"{last}={k}" for last, k in rows))
 
 
-def _ends(largest: int) -> list[int]:
-    """The largest number of requests of each row."""
-    return [*(2**i for i in range(31) if 2**i < largest), largest]
+def most_running(load: Load, request_cap: int, replicas: int) -> int:
+    """No more requests than this ever run on a replica; a router to the least loaded shares users out evenly."""
+    users = [part.users for part, _ in load.parts]
+    return min(request_cap, max(request_cap if n is None else -(-n // replicas) for n in users))
+
+
+def row_ends(loads: Iterable[Load], request_cap: int, replicas: int) -> list[int]:
+    """Where rows of a table end: at numbers of requests that are simulated, and nowhere above them.
+
+    Users who do not pause are always there: a row for each number of them. Users who pause and open loops run in any
+    number up to a most: a row for each power of two below it.
+    """
+    ends: set[int] = set()
+    for load, _ in (part for several in loads for part in several.parts):
+        most = most_running(load, request_cap, replicas)
+        steady = isinstance(load, Users) and not load.think_s
+        ends |= {most} if steady else {*(2**i for i in range(31) if 2**i < most), most}
+    return sorted(ends)

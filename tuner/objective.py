@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,16 +49,20 @@ class Scenario:
     output_tokens: int | None = None
     step_tokens: int = 8192
     kv_capacity_tokens: int | None = None
+    replicas: int = 1
+    """Copies of the engine behind a router to the least loaded."""
 
-    def setup(self, configuration: Configuration, seconds: float, seed: int) -> Setup:
-        """One simulation."""
+    def setups(self, configuration: Configuration, seconds: float, seed: int) -> list[tuple[Setup, float]]:
+        """A simulation for each single load, and the weight of its figures."""
         engine = EngineLimits(
-            request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens
-        )
-        return Setup(
+            request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
+            replicas=self.replicas,
+        )  # fmt: skip
+        common = Setup(
             load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
+        return [(replace(common, load=load), weight) for load, weight in self.load.parts]
 
     def violations(self, figures: Figures) -> dict[str, float]:
         """By how much each promise is broken, 0 or less where it is kept: means by a share of the bound, others by the share
@@ -102,13 +106,14 @@ class TrialWorker:
         """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
         started = time.perf_counter()
         try:
-            setup, recorded = job.scenario.setup(job.configuration, job.seconds, job.seed), self._recorded(job)
-            if job.vary is not None:
-                setup, recorded = varied(setup, recorded, job.vary)
-            outcome = simulate(setup, recorded)
-            return figures_of(outcome, job.scenario), time.perf_counter() - started
+            setups, recorded = job.scenario.setups(job.configuration, job.seconds, job.seed), self._recorded(job)
+            each = [(figures_of(self._simulate(setup, recorded, job), job.scenario), weight) for setup, weight in setups]
+            return weighted(each, job.scenario.slas), time.perf_counter() - started
         except Exception as error:  # a trial that cannot be simulated is a row that says why
             return f"{type(error).__name__}: {error}", time.perf_counter() - started
+
+    def _simulate(self, setup: Setup, recorded: Prepared, job: TrialJob) -> Outcome:
+        return simulate(*((setup, recorded) if job.vary is None else varied(setup, recorded, job.vary)))
 
     def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration
@@ -146,6 +151,25 @@ def figures_of(outcome: Outcome, scenario: Scenario) -> Figures:
     figures |= outcome.attained
     figures[KEEPS_UP] = float(outcome.keeps_up is not False)
     return figures
+
+
+def weighted(each: Sequence[tuple[Figures, float]], slas: Sequence[Sla]) -> Figures:
+    """Figures over several loads, by their weights; of what is promised, or is a quantile, the worst that any load has."""
+    if len(each) == 1:
+        return each[0][0]
+    at_most = {str(sla) for sla in slas if sla.share is None and not sla.at_least} | {"p50_ttft", "p95_ttft"}
+    at_least = {str(sla) for sla in slas if str(sla) not in at_most} | {KEEPS_UP, "p5_tps"}
+    at_least |= {joint(several) for several in together(slas).values()}
+
+    def one(name: str) -> float:
+        values, weights = np.array([figures[name] for figures, _ in each]), np.array([weight for _, weight in each])
+        if name in at_least | at_most:
+            return float(values.min() if name in at_least else values.max())
+        if name == "finished":
+            return float(values.sum())
+        return float(np.sqrt(((weights * values) ** 2).sum()) if name.endswith("±") else (weights * values).sum())
+
+    return {name: one(name) for name in each[0][0]}
 
 
 def mean_of(many: Sequence[Figures]) -> Figures:

@@ -16,13 +16,14 @@ from results.store.provenance import command_line, git_revision, package_version
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
+from simulator.capacity import check_costs
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.drafter_kinds import kind_of
 from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
@@ -30,15 +31,15 @@ from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import PART, Confirmation, confirm
+from tuner.confirmation import PART, Confirmation, confirm, times_held
 from tuner.decision import Asked, decision_of
-from tuner.k_by_batch import k_by_batch
+from tuner.k_by_batch import k_by_batch, most_running, row_ends
 from tuner.objective import Objective, Scenario
 from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
-from tuner.space import KINDS, Configuration, Recorded, Space, plain, request_caps
+from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
 from tuner.trial import Trial, configuration_of, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
@@ -81,10 +82,22 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     output_tokens: int | None = None
     step_tokens: int = 8192
     kv_capacity_tokens: int | None = None
+    replicas: int = 1
+    """Copies of the engine behind a router to the least loaded."""
+    gpu_hour: float | None = None
+    """Dollars for an hour of a GPU."""
+    users: int | None = None
+    """Of a whole service, whose GPUs are counted."""
 
     def __post_init__(self) -> None:
-        if not self.loads or self.trials < 1 or self.seed < 0 or self.request_cap < 1 or not 0 < self.seconds < float("inf"):
-            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1 and a seed ≥ 0 are needed")
+        if (
+            not self.loads
+            or self.trials < 1
+            or self.seed < 0
+            or min(self.request_cap, self.replicas) < 1
+            or not 0 < self.seconds < float("inf")
+        ):
+            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1, replicas ≥ 1 and a seed ≥ 0 are needed")
         if self.engine not in ENGINES:
             raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.decision_draws < 10:
@@ -95,6 +108,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
             raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
+        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
 
@@ -137,7 +151,8 @@ def start_study(
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
         plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
-        start(scenario_of(plan, found, load).setup(plainly, plan.seconds, 0), recorded, lambda rows: None)
+        for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
+            start(setup, recorded, lambda rows: None)
     row = {
         "run_id": run_id, "command": command_line("tuner"), "plan": plan_row(plan),
         "profile_hash": plan.profile.digest, "git_revision": git_revision(),
@@ -157,6 +172,9 @@ def resume_study(
     plan = read_plan(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
+    for load, _ in (part for asked in plan.loads for part in asked.parts):
+        if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
+            _ = load.requests
     studies.reopen(row["study_id"], plan_row(plan))
     found = study_inputs(store, row["run_id"], plan, watcher)
     carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
@@ -193,6 +211,8 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             continue
         whole = engine is not None and not KIND_FACTS[key.kind].prefix
         recorded.append(Recorded(name, gamma, recordings.offered(key), whole))
+        if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
+            watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     bare = bare_of(recorded, recordings)
     traffic = Traffic(recordings, [r.recording(plan.drafting) for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
@@ -205,13 +225,13 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     return Scenario(
         load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
         prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
-        kv_capacity_tokens=plan.kv_capacity_tokens,
+        kv_capacity_tokens=plan.kv_capacity_tokens, replicas=plan.replicas,
     )  # fmt: skip
 
 
 def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
     """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
-    binding = min(load.users or plan.request_cap, plan.request_cap)
+    binding = most_running(load, plan.request_cap, plan.replicas)
     return Space(
         recorded=found.recorded,
         request_caps=request_caps(binding, plan.request_cap),
@@ -235,7 +255,8 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.gamma + 1)
     cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
-    return k_by_batch(trace, mix, cost, plan.request_cap, whole=recorded.whole)
+    ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
+    return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)
 
 
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
@@ -306,7 +327,7 @@ def _keeper(
         nonlocal count
         studies.add_trials(study_id, str(load), [t.row() for t in batch])
         count += len(batch)
-        watcher.advance(f"searching {load}", count, plan.trials)
+        watcher.advance(f"searching {load.label}", count, plan.trials)
 
     return keep
 
@@ -345,6 +366,8 @@ def _finish(
             continue
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
+        if plan.slas and rows[0]["figures"] is not None:
+            rows[0]["figures"]["headroom"] = times_held(what, configuration_of(rows[0]), run, kept=rows[0]["feasible"])
         confirmations += rows
         winners[load] = configuration_of(rows[0])
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], plan.seconds, plan.seed, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, attained, share_of
 
 if TYPE_CHECKING:  # these take seconds
+    from harness.sweeps.plan import SweepPlan
     from results.store.database import Store
 
 
@@ -63,6 +65,12 @@ def simulate(
     draws: Annotated[
         int, typer.Option(help="Of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,
+    headroom: Annotated[
+        bool | None,
+        typer.Option(help="Search how many times each load is held; by default of open loads with an --sla, where few."),
+    ] = None,
+    gpu_hour: Annotated[float | None, typer.Option(help="Dollars for an hour of a GPU: adds $ per million tokens.")] = None,
+    users: Annotated[int | None, typer.Option(help="Adds the GPUs that so many users need within the --sla.")] = None,
     rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
@@ -71,6 +79,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
+    import msgspec
+
     from harness.sweeps.plan import SweepPlan
     from harness.sweeps.run import resume_sweep, run_sweep
     from results.store.database import Store
@@ -99,7 +109,9 @@ def simulate(
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
                         engine=engine, draws=draws,
                         slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
+                    plan = msgspec.structs.replace(plan, headroom=wanted_headroom(plan, headroom))
                 sweep_id = run_sweep(
                     store, store.find_run(name), plan, watcher,
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
@@ -107,9 +119,23 @@ def simulate(
         print_sweep(store, sweep_id, as_json=as_json)
 
 
+FEW = 4
+"""Policies up to which nobody has to ask how much of an open load is held."""
+
+
+def wanted_headroom(plan: SweepPlan, asked: bool | None) -> bool:
+    """Whether to search how many times loads are held: as asked, or where it is what such a load is simulated for."""
+    if asked is not None:
+        return asked
+    is_open = any(load.users is None for load in plan.loads) and len(plan.loads) * len(plan.policies or ()) <= FEW
+    return bool(plan.slas) and (is_open or plan.users is not None) and plan.replications == 1
+
+
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     """What a sweep of simulations came to."""
+    from harness.sweeps.plan import SweepPlan
     from results.store.decisions import decisions
+    from results.store.rows import read_plan
     from simulator.decision import told
 
     rows = store.simulations(sweep_id)
@@ -119,19 +145,21 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         found = {load: msgspec.to_builtins(d) for load, d in decided.items()}
         print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": found}, default=str))
         return
+    plan = read_plan(store.sweep(sweep_id)["plan"], SweepPlan)
     console = plain_console()
     first = rows[0]
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
     console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
     replicated = len({r["seed"] for r in rows}) > 1
     columns = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
-    table = Table("drafter · policy", "load", *columns, box=None, header_style="bold")
+    costs = _cost_columns(plan)
+    table = Table("drafter · policy", "load", *columns, *costs, box=None, header_style="bold")
     last = None
     for r in rows:
         who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
         who += " (estimated)" if r["confidences"] == "estimated" else ""
         seed = f" #{r['seed']}" if replicated else ""
-        cells = [r["error"]] if r["error"] else _simulation_cells(r)
+        cells = [r["error"]] if r["error"] else [*_simulation_cells(r), *(cell(r) for cell in costs.values())]
         table.add_row("" if who == last else who + ("" if r["lossless"] else " (a bound)"), _load_cell(r) + seed, *cells)
         last = who
     console.print(table)
@@ -159,6 +187,30 @@ def _simulation_cells(r: dict[str, Any]) -> list[str]:
     cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
     shares = r["attained"] or {}
     return cells + [attained(name, shares.get(name), kept) for name, kept in (r["slas"] or {}).items()]
+
+
+def _cost_columns(plan: SweepPlan) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Columns of capacity and money that a plan asks for, and how a row fills them."""
+    from simulator.capacity import dollars_per_million, held
+
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {}
+    if plan.headroom:
+        columns["holds"] = lambda r: held(r["headroom"])
+    if (gpu_hour := plan.gpu_hour) is not None:
+        columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
+    if (users := plan.users) is not None:
+        columns[f"GPUs for {users:,} users"] = lambda r: _gpus(plan, users, r)
+    return columns
+
+
+def _gpus(plan: SweepPlan, users: int, r: dict[str, Any]) -> str:
+    from simulator.capacity import gpus_for
+    from simulator.load import Load, Users
+
+    load = Load.parse(r["load"])
+    if r["headroom"] is None or not isinstance(load, Users):
+        return "–"
+    return str(gpus_for(users, load, r["headroom"], replicas=plan.replicas, gpus=plan.profile.gpus) or "–")
 
 
 def _with_interval(r: dict[str, Any], name: str, form: str) -> str:

@@ -1,11 +1,12 @@
-"""A run made from published curves: stored like a recorded one, and labelled as what it is everywhere."""
+"""Runs that no model made: synthesised traces, stored like recorded ones, and labelled as what they are everywhere."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,52 +39,85 @@ def publish(name: str, seed: int, size: Size, store: Store, say: Callable[[str],
         raise InputError(f"--seed must be 0 or more, got {seed}")
     say(f"synthesising {name}: no model runs; what comes is fitted to published averages")
     traces = synthesize(seed, responses_per_task=size.responses_per_task, output_tokens=size.output_tokens)
-    run_id = store.create_run(_run_info(name, seed, size, traces))
-    store.add(run_id, {"responses": _responses(traces[0], size), "rounds": _plain_rounds(traces[0])})
+    content = [name, seed, size.responses_per_task, size.output_tokens, [list(task) for task in TASKS.values()]]
+    told = Told(
+        suite="published",
+        pair=name,
+        target="Qwen/Qwen3-4B",
+        content=content,
+        sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": size.output_tokens},
+        seed=seed,
+        plan={"synthesised": name, "sources": list(SOURCES), "assumptions": list(ASSUMPTIONS)},
+    )
+    return keep(told, traces, store, say)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is told of a run that no model made."""
+
+    suite: str
+    pair: str
+    target: str
+    """Name of the model whose answers these would be; empty where nobody says."""
+    content: Any
+    """What the traces were made from; its hash is the suite's."""
+    sampling: dict[str, Any]
+    seed: int
+    plan: dict[str, Any]
+    """synthesised, sources and assumptions."""
+
+    def run_info(self, traces: Sequence[Trace]) -> RunInfo:
+        """The row of `runs`."""
+        none = {"kind": "none", "gamma": 0, "gammas": [0], "checkpoint": "none", "checkpoint_hash": None}
+        drafters = {
+            t.drafter: {
+                "kind": t.kind or t.drafter, "gamma": t.gamma, "gammas": [t.gamma], "checkpoint": self.pair,
+                "checkpoint_hash": None,
+            }
+            for t in traces
+        }  # fmt: skip
+        return RunInfo(
+            command=command_line(),
+            suite=self.suite,
+            suite_version=1,
+            suite_hash=hashlib.sha256(json.dumps(self.content).encode()).hexdigest(),
+            prompt_source="synthesised",
+            pair=self.pair,
+            target={"source": self.target, "hash": None, "dtype": None, "device": None, "synthesised": True},
+            drafters={"none": none, **drafters},
+            sampling=self.sampling,
+            seed=self.seed,
+            plan=self.plan,
+            git_revision=git_revision(),
+            packages=package_versions(),
+            host={},
+        )
+
+
+def keep(told: Told, traces: Sequence[Trace], store: Store, say: Callable[[str], None]) -> str:
+    """Store synthesised traces, all of the same responses, as a dense recording is stored; returns the run's id."""
+    run_id = store.create_run(told.run_info(traces))
+    store.add(run_id, {"responses": _responses(traces[0]), "rounds": _plain_rounds(traces[0])})
     for trace in traces:
         say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")
         dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
-        store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense))
+        store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense, trace.drafting))
     calibrate(run_id, store, say)
     store.finish_run(run_id)
     return run_id
 
 
-def _run_info(name: str, seed: int, size: Size, traces: list[Trace]) -> RunInfo:
-    content = [name, seed, size.responses_per_task, size.output_tokens, [list(task) for task in TASKS.values()]]
-    none = {"kind": "none", "gamma": 0, "gammas": [0], "checkpoint": "none", "checkpoint_hash": None}
-    drafters = {
-        t.drafter: {"kind": t.drafter, "gamma": t.gamma, "gammas": [t.gamma], "checkpoint": name, "checkpoint_hash": None}
-        for t in traces
-    }
-    return RunInfo(
-        command=command_line(),
-        suite="published",
-        suite_version=1,
-        suite_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-        prompt_source="synthesised",
-        pair=name,
-        target={"source": "Qwen/Qwen3-4B", "hash": None, "dtype": None, "device": None, "synthesised": True},
-        drafters={"none": none, **drafters},
-        sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": size.output_tokens},
-        seed=seed,
-        plan={"synthesised": name, "sources": list(SOURCES), "assumptions": list(ASSUMPTIONS)},
-        git_revision=git_revision(),
-        packages=package_versions(),
-        host={},
-    )
-
-
-def _responses(trace: Trace, size: Size) -> pa.Table:
+def _responses(trace: Trace) -> pa.Table:
     """Responses of the target that never was: lengths, and no words."""
     rows = [
         {
             "drafter": "none", "gamma": 0, "drafting": "either", "task": r.task, "domain": r.domain,
             "prompt_id": r.prompt_id, "turn": r.turn,
-            "prompt_tokens": r.prompt_tokens, "output_tokens": size.output_tokens, "finish": "length",
+            "prompt_tokens": r.prompt_tokens, "output_tokens": len(anchors) + 1, "finish": "length",
             "token_ids": [], "text": "", "beyond": [],
         }
-        for r in trace.responses
+        for r, anchors in trace
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, RESPONSE_COLUMNS)
 

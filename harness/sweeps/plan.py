@@ -9,10 +9,11 @@ from typing import Literal
 import msgspec
 
 from results.store.recordings import Recordings
+from simulator.capacity import check_costs
 from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.serving.engines import ENGINES
@@ -51,6 +52,12 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """That is to run what is recommended; `any` for all policies."""
     draws: int = DRAWS
     """Of prompts, seeds and the profile's errors, for the intervals of the decision; 0 for none."""
+    headroom: bool = False
+    """Whether to search how many times each load is held within the promises."""
+    gpu_hour: float | None = None
+    """Dollars for an hour of a GPU."""
+    users: int | None = None
+    """Of a whole service, whose GPUs are counted."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:
@@ -59,6 +66,11 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.draws < 0 or 0 < self.draws < 10:
             raise ValueError(f"--draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
+        if any(isinstance(load, SeveralLoads) for load in self.loads):
+            raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
+        if self.headroom and not self.slas:
+            raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
+        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ class SweepPoint:
     recording: Recording
     """What it walks, and what its policy is shown."""
     setup: Setup
+    headroom: bool = False
+    """Whether to search how many times its load is held."""
 
 
 def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
@@ -88,7 +102,7 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
-                found.append(SweepPoint(len(found), drafter, recording, setup))
+                found.append(SweepPoint(len(found), drafter, recording, setup, plan.headroom))
     if not found:
         raise InputError("nothing to simulate with these options")
     return found

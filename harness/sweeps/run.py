@@ -20,6 +20,7 @@ from results.store.decisions import keep_decision
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
+from simulator.capacity import headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.load import RecordedArrivals
@@ -63,6 +64,8 @@ class SweepWorker:
         try:
             with _writing(self.rows and self.rows / f"point_{point.number:05}.parquet") as on_rows:
                 found = simulate(point.setup, self._recorded(point), on_rows=on_rows, progress=progress)
+            if point.headroom:
+                found = dataclasses.replace(found, headroom=headroom_of(point.setup, self._recorded(point), found))
             return found, time.perf_counter() - started
         except InputError as error:
             return str(error), time.perf_counter() - started

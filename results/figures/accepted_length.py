@@ -133,7 +133,7 @@ def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Seri
 
 
 def _comparison(run: Provenance) -> str:
-    if run.prompt_source == "synthesised":
+    if run.suite == "published":
         return (
             f"Small grey numbers and hollow markers are the DSpark paper's {PAPER_TARGET}: these traces were fitted to them."
         )

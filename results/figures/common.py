@@ -34,7 +34,7 @@ PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "bundled": "bundled prompts, not the benchmarks",
     "data-dir": "prompts from a local data directory",
     "hub": "prompts from the Hugging Face Hub",
-    "synthesised": "synthesised from published curves, no model was run",
+    "synthesised": "synthesised from averages, no model was run",
 }
 IN_PAPER: Final = f"{PAPER_TARGET} in the paper"
 

@@ -14,6 +14,7 @@ from results.figures.sweep import Sweep
 from results.figures.validation import Validation
 from results.store.queries import Origin
 from results.store.runs import Provenance
+from simulator.hardware.profile import same_model
 
 Facts = list[tuple[str, list[str]]]
 Profiles = Sequence[Mapping[str, Any]]
@@ -58,8 +59,8 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
     found = []
     if run.prompt_source == "synthesised":
         found.append(
-            "Synthesised: no model was run. Everything here comes from traces that were fitted to published averages; which "
-            "ones is told at the end."
+            "Synthesised: no model was run. Everything here comes from traces that were made to have stated averages; which "
+            "ones, and what was assumed, is told at the end."
         )
     if run.finished_at is None:
         found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
@@ -73,7 +74,7 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
 def model_notice(profile: Mapping[str, Any], run: Provenance | None) -> list[str]:
     """Warns of a profile that is of another model than the traces."""
     target = "" if run is None else run.target
-    if str(profile.get("model", "")).lower().replace("-", "") in target.lower().replace("-", ""):
+    if same_model(str(profile.get("model", "")), target):
         return []
     return [
         f"The hardware profile {profile['name']} is of {profile['model']}, the traces are of {target or 'another'}: "

@@ -99,7 +99,7 @@ class Provenance:
     target_files: Mapping[str, Any]
     """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
     sources: tuple[str, ...]
-    """Publications that a synthesised run was fitted to; empty for a recorded one."""
+    """What a synthesised run was fitted to, and what was assumed beside; empty for a recorded one."""
     drafters: tuple[DeclaredDrafter, ...]
     sampling: Mapping[str, Any]
     seed: int
@@ -158,7 +158,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         pair=run["pair"],
         target=str(target.get("source", "")),
         target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
-        sources=tuple(json.loads(run["plan"]).get("sources", ())),
+        sources=tuple(line for name in ("sources", "assumptions") for line in json.loads(run["plan"]).get(name, ())),
         drafters=drafters,
         sampling=json.loads(run["sampling"]),
         seed=run["seed"],

@@ -330,3 +330,9 @@ _JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
     "Source": (lambda v: v in get_args(Source), f"one of {', '.join(get_args(Source))}"),
 }
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names may be of one model, folders and dashes aside; a name that nobody gave may be of any."""
+    first, second = (name.lower().rpartition("/")[2].replace("-", "") for name in (one, other))
+    return first in second or (first != "" and second in first)

@@ -36,6 +36,10 @@ class Flags:
     """Tokens of one step."""
     gpus: str
     """GPUs that share a model."""
+    replicas: str
+    """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
+    batch_rows: str
+    """In the configuration of drafting: k by running requests."""
     speculative: str
     """The configuration of drafting, as JSON."""
 

@@ -40,6 +40,8 @@ VLLM: Final = ServingEngine(
         request_cap="--max-num-seqs",
         step_tokens="--max-num-batched-tokens",
         gpus="--tensor-parallel-size",
+        replicas="--data-parallel-size",
+        batch_rows="num_speculative_tokens_per_batch_size",
         speculative="--speculative-config",
     ),
 )

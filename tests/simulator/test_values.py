@@ -17,7 +17,7 @@ from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import dump_profile
-from simulator.load import Arrivals, Load, RecordedArrivals, Users, loads
+from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import NO_DRAFTER, POLICIES, KByBatch, PolicySpec, policies_of, policy_class
 from simulator.policies.lagged_scheduler import VLLM_PROFILED_CONTEXT_TOKENS, LaggedScheduler
 from simulator.records import DRAFTINGS
@@ -132,11 +132,16 @@ paths = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size
 every_load = (
     st.builds(Users, st.integers(1, 10**6), finite(0))
     | st.builds(Arrivals, finite(1e-6), finite(0))
-    | st.builds(RecordedArrivals, paths, finite(1e-6))
+    | st.builds(RecordedArrivals, paths, finite(1e-6), st.sampled_from(["", "0123456789abcdef"]))
 )
+weights = finite(1e-6)
+several = st.lists(
+    st.tuples(st.builds(Users, st.integers(1, 10**6), finite(0)) | st.builds(Arrivals, finite(1e-6), finite(0)), weights),
+    min_size=2, max_size=4, unique_by=lambda part: part[0],
+).map(lambda parts: SeveralLoads(tuple(parts)))  # fmt: skip
 
 
-@given(every_load)
+@given(every_load | several)
 def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
     assert Load.parse(str(load)) == load
     assert str(Load.parse(str(load))) == str(load)
@@ -151,6 +156,12 @@ def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
         ("rate:0.1/0", Arrivals(0.1, 0), "rate:0.1/0", "0.1 requests/s"),
         ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "recorded arrivals (a.csv)"),
         ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "recorded arrivals (a@b.csv)"),
+        (
+            "several:users:8=1,rate:2=3",
+            SeveralLoads(((Users(8), 1), (Arrivals(2), 3))),
+            "several:users:8/0=1,rate:2/1=3",
+            "8 users (25%) and 2 requests/s (75%)",
+        ),
         (
             "file:/a.csv@2.5",
             RecordedArrivals(Path("/a.csv"), 2.5),
@@ -167,7 +178,23 @@ def test_loads_as_they_are_written(text: str, load: Load, printed: str, label: s
 
 
 @pytest.mark.parametrize(
-    "text", ["users:0", "users:x", "users:4/-1", "rate:-1", "rate:inf", "queue:3", "file:", "file:/a@0", ""]
+    "text",
+    [
+        "users:0",
+        "users:x",
+        "users:4/-1",
+        "rate:-1",
+        "rate:inf",
+        "queue:3",
+        "file:",
+        "file:/a@0",
+        "",
+        "several:",
+        "several:users:8/0=1",
+        "several:users:8=1,users:8=2",
+        "several:users:8=0,users:4=1",
+        "several:file:/a=1,users:4=1",
+    ],
 )
 def test_wrong_loads_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=f"^load {text}: "):
@@ -185,6 +212,45 @@ def test_a_recorded_load_is_read_once_and_takes_its_requests_along(tmp_path: Pat
     assert (there.arrival_s.tolist(), there.prompt_tokens.tolist(), there.output_tokens.tolist()) == ([0, 1], [5, 1], [3, 2])
     with pytest.raises(FileNotFoundError):
         _ = Load.parse(str(load)).requests  # type: ignore[attr-defined]
+
+
+def test_a_plan_knows_the_file_it_was_made_with(tmp_path: Path) -> None:
+    """A load that was stored is of the same arrivals when it is read back, or of none."""
+    file = tmp_path / "arrivals.csv"
+    file.write_text(before := "arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,1,2\n")
+    stored = str(RecordedArrivals.of(file, 2.0))
+    assert Load.parse(stored).requests.arrival_s.tolist() == [0, 1]  # type: ignore[attr-defined]
+    file.write_text(before.replace("12,", "13,"))
+    with pytest.raises(InputError, match="has changed since it was planned with"):
+        _ = Load.parse(stored).requests  # type: ignore[attr-defined]
+    file.write_text(before)
+    assert Load.parse(stored).requests.arrival_s.tolist() == [0, 1]  # type: ignore[attr-defined]
+
+
+def test_a_load_so_many_times(tmp_path: Path) -> None:
+    """Twice the users, twice the rate, all in half the time; of several loads each."""
+    file = tmp_path / "arrivals.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,1,2\n")
+    assert Users(3, 1.5).times(0.1) == Users(1, 1.5)
+    assert Users(3, 1.5).times(2) == Users(6, 1.5)
+    assert Arrivals(3, 2).times(2) == Arrivals(6, 2)
+    both = SeveralLoads(((Users(3), 1), (Arrivals(2), 3)))
+    assert both.times(2).parts == ((Users(6), 0.25), (Arrivals(4), 0.75))
+    recorded = RecordedArrivals.of(file, 2.0)
+    faster = recorded.times(4)
+    assert faster.speed == 8
+    assert faster.requests.arrival_s.tolist() == [0, 0.25]
+    assert recorded.requests.arrival_s.tolist() == [0, 1]
+
+
+def test_weighted_loads_of_a_command_line() -> None:
+    [load] = loads("--load", "8=0.25, 64=0.75", 0.0, None, 1.0)
+    assert load.parts == ((Users(8), 0.25), (Users(64), 0.75))
+    [load] = loads("--load", None, 0.0, "2=1,4=1", 0.0)
+    assert load.parts == ((Arrivals(2, 0), 0.5), (Arrivals(4, 0), 0.5))
+    for wrong in ("8=0.5", "8=0.5,8=0.5", "8=x,64=0.5", "8,64=0.5", "8=0,64=1", "0=1,64=1"):
+        with pytest.raises(InputError, match=r"--load|users"):
+            loads("--load", wrong, 0.0, None, 1.0)
 
 
 def test_a_profile_knows_the_digest_of_its_json() -> None:

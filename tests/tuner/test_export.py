@@ -26,7 +26,8 @@ from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},
-    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled"},
+    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled", "request_cap": 64, "replicas": 1},
+    "loads": {"users:64/0": {}},
     "profile": {"gpus": 2},
     "target": "Qwen/Qwen3-4B",
     "synthesised": False,
@@ -102,6 +103,27 @@ def test_tables_by_batch_size() -> None:
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
 
 
+def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> None:
+    study = {**STUDY, "plan": {**STUDY["plan"], "replicas": 3}}
+    declared = {"kind": "mtp", "checkpoint": "org/mtp"}
+    fixed = serving(Configuration("mtp", 3, PolicySpec.fixed(3), "none", 64), FOUND, study, declared, 0.0)
+    assert "--data-parallel-size 3" in fixed.command()
+    table = serving(
+        Configuration("mtp", 3, PolicySpec.parse("k_by_batch:8=3/64=1"), "none", 64), FOUND, study, declared, 0.0
+    )
+    assert "--data-parallel-size" not in table.command()
+    assert any("start 3 such servers" in note for note in table.notes)
+
+
+def test_rows_end_where_loads_did() -> None:
+    """Of a study of 16 users with a cap of 64: a cutoff at 8 is known up to 16, and that is said."""
+    study = {**STUDY, "loads": {"users:16/0": {}}}
+    made = serving(Configuration("mtp", 3, PolicySpec.parse("cutoff:8"), "none", 64), FOUND, study, {"kind": "mtp"}, 0.0)
+    assert made.speculative is not None
+    assert made.speculative["num_speculative_tokens_per_batch_size"] == [(1, 8, 3), (9, 16, 0)]
+    assert any("no more than 16 requests ran" in note for note in made.notes)
+
+
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     winner = Configuration("mtp", 3, PolicySpec.parse("batch_adaptive:0.1"), "none", 64)
     made = serving(winner, {"beside": []}, STUDY, {"kind": "mtp", "checkpoint": "org/mtp"}, 0.7)
@@ -166,6 +188,6 @@ def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
     found: StudyInputs = grounds(plan)
     trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
     mix = Mix(trace, found.weights)
-    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), 256), 7, 256)
+    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)]), 7, 256)
     assert rows[0][2] == 7
     assert [k for *_, k in rows] == sorted((k for *_, k in rows), reverse=True)

@@ -21,7 +21,10 @@ def search(
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
     ] = None,
     traces: Annotated[str, typer.Option(metavar="RUN", help="The run whose recordings to replay.")] = "latest",
-    load: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256 for a table.")] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
+    ] = None,
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
     rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
@@ -57,6 +60,9 @@ def search(
     output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
     step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
     kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
+    replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router, together under the load.")] = 1,
+    gpu_hour: Annotated[float | None, typer.Option(help="Dollars for an hour of a GPU: tells $ per million tokens.")] = None,
+    users: Annotated[int | None, typer.Option(help="Tells the GPUs that so many users need within the --sla.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; 0 is this process; by default one a core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     resume: Annotated[
@@ -96,6 +102,7 @@ def search(
                         engine=engine, decision_draws=decision_draws,
                         seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
                         output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 run_id = store.find_run(traces)
                 study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)

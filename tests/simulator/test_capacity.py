@@ -1,0 +1,104 @@
+"""How much of a load is held: the search by thresholds that are known, money and machines by hand, one real simulation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.averages import Averages, trace_of
+from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, gpus_for, headroom, headroom_of, kept
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
+from simulator.policies import PolicySpec
+from simulator.simulation import EngineLimits, Setup, prepare, simulate
+from simulator.sla import Sla
+
+
+@given(st.floats(1 / 60, 60), st.booleans())
+def test_the_largest_rate_is_found_to_five_per_cent(threshold: float, told: bool) -> None:
+    """Of a machine that holds so many times 3 requests a second, and not one more."""
+    tried: list[float] = []
+
+    def holds(load: Load) -> bool:
+        tried.append(load.rate_per_s or math.nan)
+        return tried[-1] <= 3 * threshold
+
+    found = headroom(Arrivals(3), holds, at_one=threshold >= 1 if told else None)
+    assert found <= threshold < found * 1.051
+    assert len(tried) <= 12
+    assert len(set(tried)) == len(tried)
+    assert (3.0 in tried) == (not told)
+
+
+def test_the_ends_of_the_search() -> None:
+    assert headroom(Arrivals(3), lambda load: True) == MOST
+    assert headroom(Arrivals(3), lambda load: False) == 0
+    assert headroom(Users(2), lambda load: False) == 0
+
+
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_users_are_whole(users: int, most: int) -> None:
+    """Found to one user where 5 % are less than that."""
+    found = headroom(Users(users), lambda load: (load.users or 0) <= most) * users
+    assert found == pytest.approx(round(found))
+    assert found <= min(most, MOST * users) <= max(1.06 * found, found + 1) or found in (0, MOST * users)
+
+
+def test_users_beyond_what_can_run_wait() -> None:
+    assert not crowded(Users(64), 32, 2)
+    assert crowded(Users(65), 32, 2)
+    assert not crowded(Users(65, 1.0), 32, 2)
+    assert not crowded(Arrivals(1000), 32, 2)
+    assert crowded(SeveralLoads(((Users(1), 1), (Users(65), 1))), 32, 2)
+
+
+def test_machines_and_money_by_hand() -> None:
+    """1,000 tokens a second are 3.6 M an hour; 40 users on two replicas are 20 on each, so 90 need five."""
+    assert dollars_per_million(1000, 3.6) == pytest.approx(1.0)
+    assert gpus_for(90, Users(16), 2.5, replicas=2, gpus=4) == 20
+    assert gpus_for(80, Users(16), 2.5, replicas=2, gpus=1) == 4
+    assert gpus_for(80, Users(16), 0.0, replicas=2, gpus=1) is None
+
+
+@pytest.mark.parametrize(
+    ("loads", "slas", "users", "gpu_hour", "message"),
+    [
+        ([Users(4)], ["tps>=10"], None, 0.0, "--gpu-hour 0"),
+        ([Users(4)], [], 5, None, "--sla"),
+        ([Users(4)], ["tps>=10"], 0, None, "one user or more"),
+        ([Arrivals(4)], ["tps>=10"], 5, None, "closed loop"),
+    ],
+)
+def test_what_cannot_be_counted(
+    loads: list[Load], slas: list[str], users: int | None, gpu_hour: float | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_costs(loads, [Sla.parse(s) for s in slas], users=users, gpu_hour=gpu_hour)
+
+
+def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Path) -> None:
+    """Recorded arrivals of one length on a small machine, the same requests however fast they come."""
+    averages = {"all": Averages((0.7, 0.5))}
+    trace = trace_of("eagle3", averages, np.random.default_rng(0), responses=20, tokens=64, prompt_tokens=64)
+    times = np.cumsum(np.random.default_rng(1).exponential(0.05, 600))
+    file = tmp_path / "arrivals.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{t},64,64\n" for t in times))
+    setup = Setup(
+        load=RecordedArrivals.of(file), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"),
+        engine=EngineLimits(request_cap=8, step_tokens=512), slas=(Sla.parse("ttft<=50ms"),),
+    )  # fmt: skip
+    recorded = prepare(trace)
+
+    def at(factor: float) -> bool:
+        return kept(simulate(replace(setup, load=setup.load.times(factor)), recorded))
+
+    found = headroom_of(setup, recorded, simulate(setup, recorded))
+    assert 0 < found < MOST
+    assert at(found)
+    assert not at(1.1 * found)
