@@ -223,7 +223,7 @@ def decide(
         gains.append(gain("no speculation", run, choice.none))
     if choice.default is not None:
         name = "the engine" if engine is None else engine.name
-        misses = ", which misses the promise" if not any(found[choice.default].kept) else ""
+        misses = ", which misses the promise" if np.mean(found[choice.default].kept) < 0.5 else ""
         gains.append(gain(f"what {name} does with it by default, {choice.default}{misses}", run, choice.default))
     own = found[run]
 
@@ -241,7 +241,7 @@ def decide(
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=None if choice.runner_up is None else gain(str(choice.runner_up), run, choice.runner_up),
         better=None if choice.better is None else gain(str(choice.better), choice.better, run),
-        next=_next(gains, stub.source),
+        next=_next(gains, stub.source), notes=_notes(run),
     )  # fmt: skip
 
 
@@ -256,6 +256,13 @@ def _columns(run: Candidate) -> dict[str, str | int]:
         "drafter": "none" if run.policy == NO_DRAFTER else r.drafter, "kind": r.kind, "gamma": r.gamma,
         "policy": str(run.policy), "confidences": r.confidences, "drafting": r.drafting, "request_cap": run.request_cap,
     }  # fmt: skip
+
+
+def _notes(run: Candidate) -> list[str]:
+    """What is not as it would be live."""
+    if run.policy.replays_exactly or run.recording.drafting != "sampled":
+        return []
+    return ["the policy looks at old confidences: replaying sampled drafts under it is an approximation"]
 
 
 def _next(gains: Sequence[Gain], source: str) -> str:
@@ -280,7 +287,7 @@ def sentences(decision: Decision) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f" with {d.engine}"
-    said = [f"Run {d.run}{engine}: {where}{promise}."]
+    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most,{engine}: {where}{promise}."]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None

@@ -83,7 +83,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
         checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
         gpus=profile.gpus, temperature=temperature, drafting=what.drafting,
     )  # fmt: skip
-    return msgspec.structs.replace(decision, command=serving.command, notes=list(serving.notes))
+    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
 
 
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}

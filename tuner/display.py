@@ -184,7 +184,10 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
     times, at = figures.get("headroom"), Load.parse(load)
-    if times is not None:
+    room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
+    if at.users is not None and at.users > room:
+        lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
+    elif times is not None:
         lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
     if plan["users"] is not None and times is not None and isinstance(at, Users):
         gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])

@@ -70,7 +70,7 @@ def decision_of(
         request_cap=plan.request_cap, step_tokens=plan.step_tokens, gpus=plan.profile.gpus, temperature=temperature,
         drafting=plan.drafting,
     )  # fmt: skip
-    return msgspec.structs.replace(decision, command=serving.command, notes=list(serving.notes))
+    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
 
 
 def _kept(row: Mapping[str, Any]) -> bool:
