@@ -174,6 +174,8 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
     times, at = figures.get("headroom"), Load.parse(load)
+    if times is None and "headroom" in figures:
+        lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
     if times is not None:
         lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
     if plan["users"] is not None and times is not None and isinstance(at, Users):
