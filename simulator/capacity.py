@@ -9,6 +9,7 @@ from dataclasses import replace
 from simulator.load import Load, Users
 from simulator.metrics import Outcome
 from simulator.simulation import Prepared, Setup, simulate
+from simulator.sla import SHARE as SLA_SHARE
 from simulator.sla import Sla
 
 MOST = 64.0
@@ -17,6 +18,8 @@ WITHIN = 0.05
 """To how much the largest is found."""
 SHARE, SHORTEST_S = 0.2, 60.0
 """Of the simulated time, for each load tried; and at least so much."""
+BREAKERS = 5
+"""Requests that may break a promise while it is kept: with fewer of them, chance decides whether it is."""
 
 
 def headroom(load: Load, holds: Callable[[Load], bool], *, at_one: bool | None = None) -> float:
@@ -64,7 +67,12 @@ def kept(outcome: Outcome) -> bool:
 
 
 def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
-    """How many times its load a setup holds, given what came of it; with its seed, in shorter simulations."""
+    """How many times its load a setup holds, given what came of it; with its seed, in shorter simulations.
+
+    nan where too few requests finished to tell.
+    """
+    if not enough(outcome.finished, setup.slas):
+        return math.nan
     engine, seconds = setup.engine, shorter(setup.seconds)
 
     def fits(load: Load) -> bool:
@@ -74,6 +82,11 @@ def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
         return fits(load) and kept(simulate(replace(setup, load=load, seconds=seconds), recorded))
 
     return headroom(setup.load, holds, at_one=fits(setup.load) and kept(outcome))
+
+
+def enough(finished: float, slas: Sequence[Sla]) -> bool:
+    """Whether so many requests can tell whether a promise is kept: 100 of one to 95 % of them, or of a mean."""
+    return finished * min(1 - (SLA_SHARE if sla.share is None else sla.share) for sla in slas) >= BREAKERS - 1e-9
 
 
 def shorter(seconds: float) -> float:
@@ -94,7 +107,7 @@ def dollars_per_million(throughput: float, gpu_hour: float) -> float:
 
 def held(times: float | None) -> str:
     """How many times a load is held, for people."""
-    if times is None:
+    if times is None or math.isnan(times):
         return "–"
     if times >= MOST:
         return f"{MOST:g} × or more"

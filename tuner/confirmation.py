@@ -7,13 +7,14 @@ choice of prompts and the simulation's own noise. A gain is compared draw by dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from simulator.capacity import crowded, headroom, shorter
+from simulator.capacity import crowded, enough, headroom, shorter
 from simulator.load import Load
 from simulator.metrics import student_t
 from simulator.records import Drafting
@@ -22,7 +23,7 @@ from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
 from tuner.space import Configuration
-from tuner.trial import Trial, best_of_kinds, front, ranked
+from tuner.trial import Trial, best_of_kinds, configuration_of, front, ranked
 
 FRESH = 1_000_003
 """Added to the study's seed: no search comes so far."""
@@ -153,18 +154,23 @@ def confirm(
     return [what.row(one, place, winner, prompts) for place, one in enumerate([winner, *refuted, *others])]
 
 
-def times_held(what: Confirmation, winner: Configuration, run: Run, *, kept: bool) -> float:
-    """How many times its load a winner holds within the promises, on the held-out prompts; see `simulator.capacity`."""
-    scenario = what.scenario
+def times_held(what: Confirmation, winner: Mapping[str, Any], run: Run) -> float:
+    """How many times its load a winner, a row of `confirmations`, holds within the promises, on the held-out prompts.
+
+    nan where too few requests finished to tell; see `simulator.capacity`.
+    """
+    scenario, configuration = what.scenario, configuration_of(winner)
+    if not enough(winner["figures"]["finished"], scenario.slas):
+        return math.nan
 
     def fits(load: Load) -> bool:
-        return not crowded(load, winner.request_cap, scenario.replicas)
+        return not crowded(load, configuration.request_cap, scenario.replicas)
 
     def holds(load: Load) -> bool:
         if not fits(load):
             return False
         there = replace(scenario, load=load)
-        [(result, _)] = run([TrialJob(winner, there, shorter(what.seconds), what.seed + FRESH, PART)])
+        [(result, _)] = run([TrialJob(configuration, there, shorter(what.seconds), what.seed + FRESH, PART)])
         return not isinstance(result, str) and all(v <= 0 for v in there.violations(result).values())
 
-    return headroom(scenario.load, holds, at_one=fits(scenario.load) and kept)
+    return headroom(scenario.load, holds, at_one=fits(scenario.load) and winner["feasible"])

@@ -187,6 +187,8 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
     if at.users is not None and at.users > room:
         lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
+    elif times is None and "headroom" in figures:
+        lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
     elif times is not None:
         lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
     if plan["users"] is not None and times is not None and isinstance(at, Users):

@@ -367,7 +367,7 @@ def _finish(
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         if plan.slas and rows[0]["figures"] is not None:
-            rows[0]["figures"]["headroom"] = times_held(what, configuration_of(rows[0]), run, kept=rows[0]["feasible"])
+            rows[0]["figures"]["headroom"] = times_held(what, rows[0], run)
         confirmations += rows
         winners[load] = configuration_of(rows[0])
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], plan.seconds, plan.seed, run)

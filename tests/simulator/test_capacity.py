@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.averages import Averages, trace_of
-from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, gpus_for, headroom, headroom_of, kept
+from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, enough, gpus_for, headroom, headroom_of, kept
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.policies import PolicySpec
@@ -64,6 +64,15 @@ def test_machines_and_money_by_hand() -> None:
     assert gpus_for(90, Users(16), 2.5, replicas=2, gpus=4) == 20
     assert gpus_for(80, Users(16), 2.5, replicas=2, gpus=1) == 4
     assert gpus_for(80, Users(16), 0.0, replicas=2, gpus=1) is None
+
+
+def test_few_requests_tell_nothing() -> None:
+    """Five of 100 may break a promise to 95 %, five of 500 one to 99 %."""
+    assert enough(100, [Sla.parse("tps>=10")])
+    assert not enough(99, [Sla.parse("tps>=10")])
+    assert enough(500, [Sla.parse("tps>=10"), Sla.parse("ttft<=1s@99%")])
+    assert not enough(499, [Sla.parse("tps>=10"), Sla.parse("ttft<=1s@99%")])
+    assert not enough(99, [Sla.parse("mean_tps>=10")])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def started(store: Store, **options: Any) -> str:
 @pytest.fixture(scope="module")
 def both(store: Store) -> str:
     """A study of two loads with weights, on two replicas, with all that can be counted."""
-    return started(store, loads=[BOTH], slas=[Sla.parse("tps>=100")], kinds=["fixed"], replicas=2, gpu_hour=3.6)
+    return started(
+        store, loads=[BOTH], seconds=20.0, slas=[Sla.parse("tps>=100")], kinds=["fixed"], replicas=2, gpu_hour=3.6
+    )
 
 
 def test_figures_over_loads_by_hand() -> None:
@@ -118,7 +120,7 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
 
 def test_users_of_a_service_in_gpus(store: Store) -> None:
     """As many as the winner holds on a machine, and machines for all of them."""
-    name = started(store, loads=[Users(4)], slas=[Sla.parse("tps>=100")], users=1000)
+    name = started(store, loads=[Users(4)], seconds=20.0, kinds=["fixed"], slas=[Sla.parse("tps>=100")], users=1000)
     study = describe(store, name)
     [times] = [found["winner"]["figures"]["headroom"] for found in study["loads"].values()]
     gpus = -(-1000 // round(4 * times))
