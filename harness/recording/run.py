@@ -213,8 +213,8 @@ def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | 
 def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
     """Raise InputError where the target, reading a run's responses as a whole, would not have said them so.
 
-    What is drawn from the target is no more and no less surprising to it than its entropy, but for chance and rounding. Its own
-    responses can fail too: where a model computes a text in pieces otherwise than as a whole, neither is its law.
+    What is drawn from the target is no more and no less surprising to it than its entropy, but for chance and rounding. Its
+    own responses can fail too: where a model computes a text in pieces otherwise than as a whole, neither is its law.
     """
     sql = "SELECT sum(outside), sum(tokens), sum(surprise), sum(variance) FROM readings WHERE run_id = ?"
     with store.reading() as connection:
@@ -227,13 +227,14 @@ def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
         if abs(errors) > SURPRISED and abs(off) > ROUNDED:
             raise InputError(
                 f"{whose} are not drawn from this target's distribution under these sampling settings: a token is "
-                f"{abs(off):.2f} nats {'more' if off > 0 else 'less'} surprising than its own are ({abs(errors):.0f} standard errors)"
+                f"{abs(off):.2f} nats {'more' if off > 0 else 'less'} surprising than its own are "
+                f"({abs(errors):.0f} standard errors)"
             )
     half = store.run(run_id)["target"].get("dtype") not in (None, "float32")
     expected = (MAX_OUTSIDE_HALF if half else MAX_OUTSIDE) * read
     if not plan.responses and outside > max(2, expected + 3 * math.sqrt(expected)):
         raise InputError(
-            f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces otherwise than "
+            f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces otherwise "
             "as a whole, and neither can be taken for its law"
         )
 

@@ -69,7 +69,7 @@ def test_weights_of_any_file_are_part_of_a_targets_identity(folder: Path) -> Non
 
 
 def test_rotary_angles_that_change_with_the_length_keep_texts_short() -> None:
-    """LongRoPE turns all positions otherwise once a text is longer than 40: what is cached before does not fit what comes."""
+    """LongRoPE turns all positions otherwise once a text is longer than 40: what was cached does not fit what comes."""
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 40, **factors}
     config = Phi3Config(
