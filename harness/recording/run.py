@@ -234,8 +234,8 @@ def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
     expected = (MAX_OUTSIDE_HALF if half else MAX_OUTSIDE) * read
     if not plan.responses and outside > max(2, expected + 3 * math.sqrt(expected)):
         raise InputError(
-            f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces otherwise "
-            "as a whole, and neither can be taken for its law"
+            f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces "
+            "otherwise than as a whole, and neither can be taken for its law"
         )
 
 
