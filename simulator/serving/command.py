@@ -22,6 +22,8 @@ class Serving:
     """For a shell."""
     notes: tuple[str, ...]
     """What has to be done first."""
+    speculative: dict[str, Any] | None
+    """The configuration of drafting; None decodes plainly."""
 
 
 def cannot_run(engine: ServingEngine, recording: Recording, policy: PolicySpec, request_cap: int) -> str:
@@ -53,6 +55,7 @@ def serve(
     request_cap: int,
     step_tokens: int,
     gpus: int,
+    replicas: int,
     temperature: float,
     drafting: Drafting,
 ) -> Serving:
@@ -62,15 +65,16 @@ def serve(
         target: the model's name or folder.
         checkpoint: the drafter's; CHECKPOINT where nobody knows it.
         gpus: that share a replica.
+        replicas: copies of the engine behind a router.
         temperature: of the traffic; at 0 it makes no difference how drafts are chosen.
         drafting: how they were chosen.
     """
-    flags, notes = engine.flags, list[str]()
+    flags, notes, fields = engine.flags, list[str](), None
     parts = [f"{engine.serve} {shlex.quote(target)}"]
     if policy.name != "none":
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
-        fields: dict[str, Any] = {"method": served.method, **served.options}
+        fields = {"method": served.method, **served.options}
         if served.checkpoint:
             fields["model"] = checkpoint
             if checkpoint == "CHECKPOINT":
@@ -84,7 +88,11 @@ def serve(
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
-    return Serving(" \\\n  ".join(parts), tuple(notes))
+    if replicas > 1 and flags.batch_rows in (fields or {}):  # ranks might choose another k each
+        notes.append(f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded")
+    elif replicas > 1:
+        parts.append(f"{flags.replicas} {replicas}")
+    return Serving(" \\\n  ".join(parts), tuple(notes), fields)
 
 
 def speculative_fields(gamma: int, policy: PolicySpec, cap: int) -> dict[str, Any]:
