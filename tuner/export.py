@@ -22,7 +22,10 @@ from simulator.errors import InputError
 from simulator.load import Load
 from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
+from simulator.records import Recording
+from simulator.serving.command import serve
 from simulator.serving.vllm import VLLM
+from tuner.by_load import by_load
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.k_by_batch import row_ends
 from tuner.samplers import study_of
@@ -70,6 +73,8 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     study = describe(store, study_id)
     if form == "optuna":
         return _optuna(store, study_id, study)
+    if form == "vllm" and users is None and (text := _over_loads(store, study_id, study)):
+        return text
     loads = _loads(study, users)
     load = loads[-1]
     found = study["loads"][load]
@@ -254,6 +259,37 @@ def _expected(winner: dict[str, Any]) -> str:
     """What the simulation says of a winner."""
     figures, half = winner["figures"], winner["half_widths"]
     return f"{figures['throughput']:,.0f} ± {half['throughput'] or 0:,.0f} tok/s/GPU, {figures['tps']:.0f} tok/s of a user"
+
+
+def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
+    """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
+    loads = {load: Load.parse(load) for load in study["loads"]}
+    winners = [found["winner"] for found in study["loads"].values()]
+    same = None not in winners and len({configuration_of(winner) for winner in winners}) == 1
+    if len(loads) < 2 or same or any(at.users is None for at in loads.values()):
+        return ""
+    run = store.run(study["study"]["run_id"])
+    kinds = {name: kind_of(name, drafter) for name, drafter in run["drafters"].items()}
+    whole = {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
+    studies = Studies(store)
+    trials = {int(at.users or 0): [Trial.read(r) for r in studies.trials(study_id, load)] for load, at in loads.items()}
+    found = by_load(trials, whole)
+    if found is None:
+        return ""
+    plan, declared = study["plan"], run["drafters"].get(found.drafter, {})
+    made = serve(
+        VLLM, study["target"] or "MODEL",
+        Recording(found.drafter, found.gamma, "none", plan["drafting"], kinds[found.drafter]), found.policy,
+        checkpoint="CHECKPOINT" if study["synthesised"] else declared.get("checkpoint") or "CHECKPOINT",
+        request_cap=max(trials), step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
+        temperature=run["sampling"].get("temperature", 0), drafting=plan["drafting"],
+    )  # fmt: skip
+    head = [
+        f"specyard study {study_id}: {found.drafter} γ={found.gamma}, k by batch size, at the loads that were searched",
+        f"on {replicated(study)} ({study['profile']['source']}); gains over no speculation on the search's own prompts:",
+        *found.bars(), *made.notes, check(made.speculative),
+    ]  # fmt: skip
+    return "\n".join([*(f"# {line}" for line in head), made.command])
 
 
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:

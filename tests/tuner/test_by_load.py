@@ -1,0 +1,50 @@
+"""One table of k by batch size from several loads, on trials whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tuner.test_sensitivity import configuration, trials
+from tuner.by_load import by_load
+from tuner.space import plain
+
+
+def tried(none: float, *, eagle3: dict[int, float], dspark: dict[int, float], broken: float = -1.0) -> list:  # type: ignore[type-arg]
+    return trials(
+        (plain(64), none, "complete", broken),
+        *((configuration("eagle3", 7, f"fixed:{k}"), value, "cut", -1.0) for k, value in eagle3.items()),
+        *((configuration("dspark", 7, f"fixed:{k}"), value, "complete", -1.0) for k, value in dspark.items()),
+        (configuration("eagle3", 7, "k_by_batch:8=5/64=1"), 9999.0, "complete", -1.0),  # not one k
+    )
+
+
+BOTH = {"eagle3": False, "dspark": True}
+
+
+def test_the_best_k_of_one_drafter_at_every_load() -> None:
+    """By hand: eagle3 gains 1.0 and .2, dspark .9 and nothing; dspark's fixed:3 would be another block."""
+    found = by_load(
+        {
+            64: tried(1000, eagle3={5: 900, 1: 1200}, dspark={7: 800, 3: 5000}),
+            8: tried(100, eagle3={5: 200, 1: 150}, dspark={7: 190}),
+        },
+        BOTH,
+    )
+    assert found is not None
+    assert (found.drafter, found.gamma, str(found.policy)) == ("eagle3", 7, "k_by_batch:8=5/64=1")
+    assert [(row.users, row.k, pytest.approx(row.gain)) for row in found.rows] == [(8, 5, 1.0), (64, 1, 0.2)]
+    assert all(str(row.users) in line for row, line in zip(found.rows, found.bars(), strict=True))
+
+
+def test_a_block_is_drafted_whole_or_not_at_all() -> None:
+    found = by_load(
+        {64: tried(1000, eagle3={}, dspark={7: 800}), 8: tried(100, eagle3={}, dspark={7: 190})}, {"dspark": True}
+    )
+    assert found is not None
+    assert str(found.policy) == "k_by_batch:8=7/64=0"
+    assert found.rows[-1].gain == 0
+
+
+def test_a_load_at_which_nothing_keeps_the_promise_leaves_no_table() -> None:
+    assert by_load({8: tried(100, eagle3={}, dspark={}, broken=1.0)}, BOTH) is None
+    assert by_load({8: tried(100, eagle3={5: 150}, dspark={})}, {}) is None

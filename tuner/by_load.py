@@ -1,0 +1,88 @@
+"""One table of k by batch size from a study over several loads: what one server can run at all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from simulator.policies import NO_DRAFTER, PolicySpec
+from tuner.trial import Trial
+
+_BAR = 40
+"""Characters of the longest bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is best at a number of users."""
+
+    users: int
+    k: int
+    """Tokens to draft; 0 for none."""
+    gain: float
+    """Over no speculation at that load, as a share; of the search's own prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByLoad:
+    """A drafter, and how much of its draft is worth it at each load that was searched."""
+
+    drafter: str
+    gamma: int
+    rows: tuple[Row, ...]
+    """Rising."""
+
+    @property
+    def policy(self) -> PolicySpec:
+        """The same as a policy; rows of the same k are one."""
+        joined: list[tuple[int, int]] = []
+        for row in self.rows:
+            if joined and joined[-1][1] == row.k:
+                joined.pop()
+            joined.append((row.users, row.k))
+        return PolicySpec("k_by_batch", "/".join(f"{users}={k}" for users, k in joined))
+
+    def bars(self) -> list[str]:
+        """A line a load: users, k, the gain, and a bar of it."""
+        most = max((row.gain for row in self.rows), default=0.0)
+        users, lines = max(len(f"{row.users:,}") for row in self.rows), []
+        for row in self.rows:
+            bar = "█" * round(_BAR * row.gain / most) if most > 0 and row.gain > 0 else ""
+            lines.append(f"{row.users:>{users},} users  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
+        return lines
+
+
+def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool]) -> ByLoad | None:
+    """The drafter and block with the largest gains over all loads, the k of each load the best that keeps the promise.
+
+    Args:
+        trials: of each number of users.
+        whole: of each drafter that the engine runs, whether it drafts a block whole or not at all.
+
+    None where no drafter has a k, or drafts nothing, within the promise at every load.
+    """
+    found: list[tuple[float, ByLoad]] = []
+    for key in dict.fromkeys((t.configuration.drafter, t.configuration.gamma) for some in trials.values() for t in some):
+        if key[0] not in whole:
+            continue
+        rows = [_row(users, key, some, whole[key[0]]) for users, some in sorted(trials.items())]
+        kept = [row for row in rows if row is not None]
+        if len(kept) == len(rows):
+            found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(*key, tuple(kept))))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _row(users: int, key: tuple[str, int], trials: Sequence[Trial], whole: bool) -> Row | None:
+    values: dict[int, float] = {}
+    plain = [t.last.values[0] for t in trials if t.rungs and t.configuration.policy == NO_DRAFTER]
+    for t in trials:
+        c, k = t.configuration, t.configuration.policy.k
+        own = (c.drafter, c.gamma) == key and k is not None and (not whole or k == c.gamma)
+        if t.rungs and t.last.feasible and (own or c.policy == NO_DRAFTER):
+            drafted = 0 if c.policy == NO_DRAFTER else int(k or 0)
+            values[drafted] = max(values.get(drafted, 0.0), t.last.values[0])
+    if not values or not plain:
+        return None
+    best = max(values, key=lambda k: values[k])
+    return Row(users, best, values[best] / max(plain) - 1)
