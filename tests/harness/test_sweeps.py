@@ -139,7 +139,7 @@ def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
     row = json.loads(json.dumps(plan_row(plan)))
     assert read_plan(row, SweepPlan) == plan
     assert (row["loads"], row["policies"], row["slas"]) == (
-        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["p95_ttft<=0.5"],
+        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["ttft<=500ms"],
     )  # fmt: skip
     assert hashlib.sha256(row["profile"].encode()).hexdigest() == plan.profile.digest
     with pytest.raises(msgspec.ValidationError, match="unknown field `speed`"):
