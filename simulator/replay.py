@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.hardware.cost import StepLoad
+from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.policies.spec import PolicySpec
 from simulator.records import Anchors, KeptDrafting, Round
@@ -19,8 +19,12 @@ from simulator.records import Anchors, KeptDrafting, Round
 Ints = npt.NDArray[np.int64]
 
 
+EVEN_STEPS = StepCost(np.ones(257), np.ones(257), np.zeros((256, 2)), np.zeros(256), 0.0, 0.0, 0.0, 0.0)
+"""One request's steps where nobody knows their seconds: every round takes the same, whatever it drafts and verifies."""
+
+
 def replay(anchors: Anchors, policy: Policy) -> list[Round]:
-    """The rounds that make one response under `policy`, alone in its batch.
+    """The rounds that make one response under `policy`, alone in its batch. Nothing is learnt from one to the next.
 
     Distributed as a live decode of that response would be, where `replays_exactly` says so. For other policies,
     confidences beyond what was verified are taken from the record's second draft where there is one: live, an unverified
@@ -29,10 +33,12 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
     rounds: list[Round] = []
     at, tokens, alone = 0, len(anchors), StepLoad.of(1)
     while at < tokens:
+        if not policy.lossless:
+            policy.foresee([min(int(anchors.accepted[at]), tokens - at - 1)])
         drafted = min(int(anchors.drafted[at]), policy.draft(alone, anchors.gamma))
         acceptable = min(int(anchors.accepted[at]), drafted)
         confidence = () if anchors.confidence is None else tuple(anchors.confidence[at, :drafted].tolist())
-        step = StepView(policy, [drafted], [confidence], [rounds], [acceptable])
+        step = StepView(policy, [drafted], [confidence], [rounds], [min(acceptable, tokens - at - 1)])
         [verified] = verify_lengths(policy, step)
         accepted = min(acceptable, verified)
         committed = min(accepted + 1, tokens - at)

@@ -28,6 +28,8 @@ class Mix:
     """Overrides the recorded prompts' lengths."""
     output_tokens: int | None = None
     """Overrides the recorded responses' lengths: shorter ones are cut, longer ones go on with others of their domain."""
+    times: npt.NDArray[np.int64] | None = None
+    """How often each response counts, [S]: a bootstrap of the traffic; None counts each once."""
 
     def __post_init__(self) -> None:
         domains = {r.domain for r in self.trace.responses}
@@ -43,11 +45,24 @@ class Mix:
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Of each response, [S]."""
         domain = np.array([r.domain for r in self.trace.responses])
+        times = np.ones(len(domain)) if self.times is None else self.times.astype(np.float64)
         if self.weights is None:
-            return np.full(len(domain), 1 / len(domain))
-        share = np.array([self.weights.get(d, 0.0) for d in domain])
-        names, counts = np.unique(domain, return_counts=True)
-        return np.asarray(share / counts[np.searchsorted(names, domain)] / share_sum(self.weights))
+            return np.asarray(times / times.sum())
+        share = times * [self.weights.get(d, 0.0) for d in domain]
+        names, place = np.unique(domain, return_inverse=True)
+        counts = np.bincount(place, times, len(names))
+        return np.asarray(share / counts[place] / share_sum(self.weights))
+
+    def words(self, load: Load) -> str:
+        """Lengths and domains of what is asked, for people."""
+        p, (prompt, output) = self.probabilities(), self.lengths()
+        means = float(p @ prompt), float(p @ output)
+        if isinstance(load, RecordedArrivals):
+            means = float(load.requests.prompt_tokens.mean()), float(load.requests.output_tokens.mean())
+        names, place = np.unique([r.domain for r in self.trace.responses], return_inverse=True)
+        shares = zip(names, np.bincount(place, p), strict=True)
+        mix = "" if len(names) == 1 else "; " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
+        return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{mix}"
 
     def lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Prompt and output tokens of each response, [S] each."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.engine.compilation import heard
 from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
@@ -96,6 +98,8 @@ class Prepared(NamedTuple):
 
     trace: Trace
     tables: Tables
+    times: npt.NDArray[np.int64] | None = None
+    """How often each response counts, [S]; None counts each once."""
 
 
 def prepare(trace: Trace) -> Prepared:
@@ -118,6 +122,32 @@ def prepare(trace: Trace) -> Prepared:
     for table in tables:  # as they are when they come from shared memory: the loop is compiled for one kind of array
         table.flags.writeable = False
     return Prepared(trace, tables)
+
+
+def redrawn(recorded: Prepared, rng: np.random.Generator) -> Prepared:
+    """As many prompts again as there are, drawn with replacement task by task: a bootstrap of the traffic.
+
+    Traces of the same prompts are drawn alike by generators of the same seed. Nothing is copied but who counts how often.
+    """
+    trace, tables = recorded.trace, recorded.tables
+    of_prompt: dict[str, dict[str, list[int]]] = {}
+    for i, response in enumerate(trace.responses):
+        of_prompt.setdefault(response.task, {}).setdefault(response.prompt_id, []).append(i)
+    times = np.zeros(len(trace.responses), np.int64)
+    for _, prompts in sorted(of_prompt.items()):
+        names = sorted(prompts)
+        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        for name, count in zip(names, counts, strict=True):
+            times[prompts[name]] = count
+    parts = [tables.members[a:b] for a, b in itertools.pairwise(tables.member_first)]
+    drawn = [np.repeat(part, times[part]) for part in parts]
+    # A domain none of whose longer responses was drawn goes on with all of them, as before.
+    drawn = [new if len(new) else part for new, part in zip(drawn, parts, strict=True)]
+    members = np.concatenate(drawn).astype(np.int64)
+    member_first = np.cumsum([0, *map(len, drawn)], dtype=np.int64)
+    for table in (members, member_first):
+        table.flags.writeable = False
+    return Prepared(trace, tables._replace(members=members, member_first=member_first), times)
 
 
 def ready(say: Callable[[str], None]) -> None:
@@ -146,8 +176,8 @@ def _empty() -> Simulator:
 def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator:
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, engine = recorded.trace, setup.engine
-    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens)
-    policy = setup.policy.bind(setup.cost(trace, believed=True))
+    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
+    policy = setup.policy.bind(setup.cost(trace, believed=setup.policy.lossless))  # a bound knows the truth
     users = setup.load.users or 0
     simulator = Simulator(
         recorded,

@@ -108,6 +108,11 @@ def together(slas: Sequence[Sla]) -> dict[float, tuple[Sla, ...]]:
     return {share: tuple(dict.fromkeys(sla for sla in slas if sla.share == share)) for share in shares}
 
 
+def promises(slas: Sequence[Sla]) -> list[str]:
+    """What is promised, as figures call it: means, and bounds of one share together."""
+    return [*(str(sla) for sla in slas if sla.share is None), *map(joint, together(slas).values())]
+
+
 def joint(slas: Sequence[Sla]) -> str:
     """What bounds are called that hold together."""
     return " and ".join(map(str, slas))

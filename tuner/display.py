@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from results.figures.study import HowFar, choice
 from results.store.database import Store
+from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.capacity import dollars_per_million, gpus_for, held
+from simulator.decision import Decision, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
-from simulator.sla import Sla, attained, joint, together
+from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
@@ -42,6 +46,10 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if len(study["loads"]) > 1:
         console.print(_policy_table(study))
     for load, found in study["loads"].items():
+        if (decision := found["decision"]) is not None:
+            say("")
+            for line in told(msgspec.convert(decision, Decision)):
+                say(line)
         if found["winner"] is None:
             say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
@@ -64,6 +72,8 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
         "loads": {},
     }
     confirmations, sensitivities = studies.confirmations(row["study_id"]), studies.sensitivities(row["study_id"])
+    with store.reading() as connection:
+        kept = {load: msgspec.to_builtins(d) for load, d in decisions(connection, row["study_id"]).items()}
     for load in map(str, plan.loads):
         trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
@@ -71,6 +81,7 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
         result["loads"][load] = {
             "trials": {state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
             "errors": sorted({t.error for t in trials if t.error}),
+            "decision": kept.get(load),
             "winner": confirmed[0] if confirmed else None,
             "beside": confirmed[1:],
             "closest": None if near is None else {
@@ -122,10 +133,10 @@ def _policy_table(study: dict[str, Any]) -> Table:
             table.add_row(load_label(load), "nothing keeps the bounds")
             continue
         none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
-        losses = [s["loss"] for s in found["sensitivities"] if s["kind"] == "elsewhere" and s["loss"] is not None]
-        kept = [s["keeps"] for s in found["sensitivities"] if s["kind"] == "elsewhere"]
-        alone = "–" if not losses else f"at most {max(max(losses), 0):.1%} lost elsewhere"
-        alone += "" if all(kept) else ", bounds broken"
+        far = HowFar.of(s for s in found["sensitivities"] if s["kind"] == "elsewhere")
+        alone = f"at most {far.worst:.1%} lost elsewhere" if far.cases > far.broken else "–"
+        if far.broken:
+            alone = f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {alone}" if far.cases > far.broken else "")
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
         table.add_row(load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
     return table
@@ -166,17 +177,19 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
 
 def promised(plan: dict[str, Any]) -> list[str]:
     """What a study promises, bounds that hold together as one."""
-    slas = [Sla.parse(text) for text in plan["slas"]]
-    return [*(str(s) for s in slas if s.share is None), *map(joint, together(slas).values())]
+    return promises([Sla.parse(text) for text in plan["slas"]])
 
 
 def capacity(load: str, study: dict[str, Any]) -> list[str]:
     """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
     times, at = figures.get("headroom"), Load.parse(load)
-    if times is None and "headroom" in figures:
+    room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
+    if at.users is not None and at.users > room:
+        lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
+    elif times is None and "headroom" in figures:
         lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
-    if times is not None:
+    elif times is not None:
         lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
     if plan["users"] is not None and times is not None and isinstance(at, Users):
         gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
@@ -191,16 +204,11 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
 def _remarks(found: dict[str, Any]) -> list[str]:
     lines = []
     rows = found["sensitivities"]
-    if shares := [(s["what"], s["share"]) for s in rows if s["kind"] == "importance"][:4]:
-        lines.append("what decides: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
+    if decided := [_decided(s) for s in rows if s["kind"] == "choice"][:4]:
+        lines.append("what decides, the rest tuned anew: " + ", ".join(decided))
     off = [s for s in rows if s["kind"] in ("load", "mix", "verify") and s["best"]]
-    moved = [s for s in off if s["moved"]]
     if off:
-        worst = max([s["loss"] for s in off if s["keeps"]], default=0.0)
-        lines.append(
-            f"off by 20 %: the optimum moves in {len(moved)} of {len(off)} cases; "
-            f"where the winner keeps the bounds, keeping it costs at most {max(worst, 0):.1%}"
-        )
+        lines.append(f"off by 20 %: {HowFar.of(off)}")
     for s in off:
         instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
@@ -216,6 +224,11 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if found["errors"]:
         lines.append(f"failed trials: {'; '.join(found['errors'][:3])}")
     return lines
+
+
+def _decided(row: dict[str, Any]) -> str:
+    then = row["best"] or {}
+    return choice(row["what"], row["loss"], then.get("value"), estimated=then.get("state") == "cut")
 
 
 def _nobody(study: dict[str, Any]) -> str:

@@ -13,8 +13,10 @@ from simulator.requests import Mix
 from simulator.traces import Trace
 
 
-def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int]) -> PolicySpec:
+def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int], *, whole: bool = False) -> PolicySpec:
     """The policy that drafts and verifies the k with the most expected tokens a second, for every number of requests.
+
+    With `whole`, k is γ or 0.
 
     Expected over all anchors of the trace, each response weighted as the mix asks; contexts are half-way through their
     responses. A row ends at each of `ends`, numbers of running requests, and is worked out there; rows of the same k are
@@ -28,8 +30,9 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int]) -> P
     rows: list[tuple[int, int]] = []
     for last in ends:
         load = StepLoad(last, context_tokens=last * context)
-        seconds = [cost.seconds(load, k, last * k) for k in range(trace.gamma + 1)]
-        k = int(np.argmax(tokens / np.array(seconds)))
+        counts = [0, trace.gamma] if whole else list(range(trace.gamma + 1))
+        seconds = np.array([cost.seconds(load, k, last * k) for k in counts])
+        k = counts[int(np.argmax(tokens[counts] / seconds))]
         if rows and rows[-1][1] == k:
             rows.pop()
         rows.append((last, k))

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from simulator.decision import Draw
+from simulator.draws import varied
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
@@ -88,6 +90,8 @@ class TrialJob(NamedTuple):
     part: Part = "search"
     draw: int | None = None
     """Number of the bootstrap of the prompts; None takes the prompts as they are."""
+    vary: Draw | None = None
+    """A draw of a decision: other prompts, another seed, a profile that is off."""
 
 
 class TrialWorker:
@@ -103,10 +107,13 @@ class TrialWorker:
         started = time.perf_counter()
         try:
             setups, recorded = job.scenario.setups(job.configuration, job.seconds, job.seed), self._recorded(job)
-            each = [(figures_of(simulate(setup, recorded), job.scenario), weight) for setup, weight in setups]
+            each = [(figures_of(self._simulate(setup, recorded, job), job.scenario), weight) for setup, weight in setups]
             return weighted(each, job.scenario.slas), time.perf_counter() - started
         except Exception as error:  # a trial that cannot be simulated is a row that says why
             return f"{type(error).__name__}: {error}", time.perf_counter() - started
+
+    def _simulate(self, setup: Setup, recorded: Prepared, job: TrialJob) -> Outcome:
+        return simulate(*((setup, recorded) if job.vary is None else varied(setup, recorded, job.vary)))
 
     def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration

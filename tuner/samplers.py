@@ -8,7 +8,6 @@ before is not tried again: simulations of it would come out the same.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -152,25 +151,6 @@ def study_of(
 
 def _distribution(domain: tuple[str, ...] | int) -> BaseDistribution:
     return IntDistribution(0, domain - 1) if isinstance(domain, int) else CategoricalDistribution(domain)
-
-
-def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, float]:
-    """How much each parameter decides over being among the best, by PED-ANOVA, adding up to 1; empty with too few trials.
-
-    Of a parameter asked in few trials there is nothing to say.
-    """
-    done = [t for t in trials if t.rungs]
-    names = Counter(name for t in done for name in t.leaf.choices)
-    asked = [name for name, count in names.items() if count >= STARTUP // 2]
-    if len(done) < STARTUP or not asked:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            found = optuna.importance.get_param_importances(study_of(done, objective), params=asked)
-        except (ValueError, RuntimeError, ZeroDivisionError):  # every trial came to the same
-            return {}
-    return {name: float(share) for name, share in found.items()}
 
 
 assert set(get_args(Objective)) == set(WANTED)

@@ -1,5 +1,6 @@
-"""How far the optimum moves when load, traffic or hardware are not quite what was assumed, and what that costs.
+"""What decides, and how far the optimum moves when load, traffic or hardware are not quite what was assumed.
 
+What a knob decides is what is lost where it is set otherwise and everything else is tuned anew, by the trials of the search.
 The winner and the best of every other drafter and kind of policy are simulated again with something off by 20 %. Which
 configuration is best then, and what keeping the winner loses, are found among these; nothing is searched anew. Engines are
 taken to know what their steps cost: a scheduler's table moves with the hardware.
@@ -7,15 +8,14 @@ taken to know what their steps cost: a scheduler's table moves with the hardware
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Users
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Objective, Scenario, TrialJob
-from tuner.samplers import importances
 from tuner.search import Run
 from tuner.space import Configuration
 from tuner.trial import Trial, TrialRung, best_of_kinds, ordered
@@ -28,6 +28,36 @@ FRESH = 2_000_003
 """Added to the study's seed."""
 
 
+class _Knob(NamedTuple):
+    """Something to be set."""
+
+    name: str
+    value: Callable[[Configuration], str | int]
+    comparable: Callable[[Configuration, Configuration], bool] = lambda other, winner: True
+    """Whether the other configuration has this knob too: another drafter's γ is another knob."""
+
+
+def _same_block(other: Configuration, winner: Configuration) -> bool:
+    return (other.drafter, other.gamma) == (winner.drafter, winner.gamma)
+
+
+KNOBS = (
+    _Knob("drafter", lambda c: c.drafter),
+    _Knob("γ", lambda c: c.gamma, lambda other, winner: other.drafter == winner.drafter),
+    _Knob("policy", lambda c: c.policy.name, lambda other, winner: "none" not in (other.drafter, winner.drafter)),
+    _Knob(
+        "parameter of the policy",
+        lambda c: str(c.policy),
+        lambda other, winner: other.policy.name == winner.policy.name and _same_block(other, winner),
+    ),
+    _Knob(
+        "confidences", lambda c: c.confidences, lambda other, winner: "none" not in (other.confidences, winner.confidences)
+    ),
+    _Knob("request cap", lambda c: c.request_cap),
+)
+"""What a configuration is made of."""
+
+
 def sensitivities(
     scenario: Scenario,
     objective: Objective,
@@ -37,20 +67,43 @@ def sensitivities(
     seed: int,
     run: Run,
 ) -> list[dict[str, Any]]:
-    """Rows of `sensitivities` at one load: importances, then what happens when something is off."""
-    common = {"load": str(scenario.load), "best": None, "moved": None, "loss": None, "keeps": None}
-    shares = importances(trials, objective)
-    rows: list[dict[str, Any]] = [
-        {**common, "kind": "importance", "what": name, "share": share} for name, share in shares.items()
-    ]
+    """Rows of `sensitivities` at one load: what decides, then what happens when something is off."""
+    common = {"load": str(scenario.load), "share": None}
+    rows: list[dict[str, Any]] = [{**common, "moved": None, **row} for row in decisive(trials, winner)]
     changed = list(elsewhere(scenario))
     compared = _compared(trials, winner)
     jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
         looks = _looks(compared, [next(results)[0] for _ in compared], objective, other)
-        rows.append({**common, "kind": kind, "what": what, "share": None, **_verdict(looks, winner)})
+        rows.append({**common, "kind": kind, "what": what, **_verdict(looks, winner)})
     return rows
+
+
+def decisive(trials: Sequence[Trial], winner: Configuration) -> list[dict[str, Any]]:
+    """What is lost with each knob set otherwise and the rest tuned anew, by trials that keep every bound; the most first.
+
+    A row has kind 'choice', what (the knob), loss, best (the configuration that is then best, the knob's value in it and the
+    state of its trial: a cut one's figures are estimates) and keeps: where every other setting that was tried breaks a
+    bound, it is False and there is neither loss nor best. A knob that was never set otherwise has no row.
+    """
+    done = [t for t in trials if t.rungs]
+    own = next(t.last.values[0] for t in ordered(done) if t.configuration == winner)
+    rows: list[dict[str, Any]] = []
+    for knob in KNOBS:
+        others = [
+            t for t in done
+            if knob.value(t.configuration) != knob.value(winner) and knob.comparable(t.configuration, winner)
+        ]  # fmt: skip
+        if not others:
+            continue
+        row: dict[str, Any] = {"kind": "choice", "what": knob.name, "best": None, "loss": None, "keeps": False}
+        if kept := [t for t in others if t.last.feasible]:
+            best = max(kept, key=lambda t: (t.last.values[0], t.state == "complete", -t.number))
+            found = {**best.configuration.row(), "value": knob.value(best.configuration), "state": best.state}
+            row |= {"best": found, "loss": 1 - best.last.values[0] / own if own else 0.0, "keeps": True}
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["keeps"], -(row["loss"] or 0.0)))
 
 
 def across(

@@ -85,6 +85,8 @@ class Recorded:
     gamma: int
     confidences: tuple[Confidences, ...]
     """What its policies may read; empty without any."""
+    whole: bool = False
+    """Whether an engine verifies all of a draft or none: it would draft a shorter block otherwise than was recorded."""
 
     def recording(self, drafting: KeptDrafting) -> Recording:
         """Its key, showing no confidences."""
@@ -152,6 +154,8 @@ class Space:
         ]
 
     def _policy(self, kind: str, chosen: Recorded, choose: Chooser) -> PolicySpec:
+        if kind == "fixed" and chosen.whole:
+            return PolicySpec.fixed(chosen.gamma)
         if kind == "fixed":
             return PolicySpec.fixed(choose.level(f"k of {chosen.gamma}", range(1, chosen.gamma + 1)))
         if kind == "cutoff":

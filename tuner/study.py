@@ -11,23 +11,28 @@ import msgspec
 
 from harness.console import Watcher, say_model
 from results.store.database import Store
+from results.store.decisions import keep_decision
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
 from simulator.capacity import check_costs
+from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.drafter_kinds import kind_of
+from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
+from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import Confirmation, confirm, times_held
+from tuner.confirmation import PART, Confirmation, confirm, times_held
+from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, most_running, row_ends
 from tuner.objective import Objective, Scenario
 from tuner.prompts import TraceKey, Traffic
@@ -66,6 +71,10 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Of simulated time, for each seed of a trial."""
     draws: int = 12
     """Of the held-out prompts, to confirm on."""
+    engine: str = "vllm"
+    """That is to run it; `any` for all policies."""
+    decision_draws: int = DRAWS
+    """Of prompts, seeds and the profile's errors, for the intervals of the decision."""
     seed: int = 0
     request_cap: int = 256
     """The largest tried."""
@@ -89,6 +98,10 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             or not 0 < self.seconds < float("inf")
         ):
             raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1, replicas ≥ 1 and a seed ≥ 0 are needed")
+        if self.engine not in ENGINES:
+            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
+        if self.decision_draws < 10:
+            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
         if self.draws < 5:
             raise ValueError(f"--draws {self.draws}: an interval needs 5 draws of the prompts or more")
         if self.objective not in get_args(Objective):
@@ -189,7 +202,15 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
                 raise
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
-        recorded.append(Recorded(name, gamma, recordings.offered(key)))
+        engine = ENGINES[plan.engine]
+        if engine is not None and key.kind not in engine.kinds:
+            said = f"{engine.name} has no method for {key.kind or name}; --engine any tries it all the same"
+            if plan.drafters:
+                raise InputError(f"drafter {name}: {said}")
+            watcher.say(f"{name} γ={gamma}: left out: {said}")
+            continue
+        whole = engine is not None and not KIND_FACTS[key.kind].prefix
+        recorded.append(Recorded(name, gamma, recordings.offered(key), whole))
         if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
             watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     bare = bare_of(recorded, recordings)
@@ -216,8 +237,16 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
         request_caps=request_caps(binding, plan.request_cap),
         binding=binding,
         tables=found.tables,
-        kinds=tuple(plan.kinds) if plan.kinds else KINDS,
+        kinds=kinds_of(plan),
     )
+
+
+def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
+    """Kinds of policies to search: as asked, or those that the engine runs."""
+    engine = ENGINES[plan.engine]
+    if plan.kinds:
+        return tuple(plan.kinds)
+    return KINDS if engine is None else tuple(kind for kind in KINDS if kind in engine.policies)
 
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
@@ -226,7 +255,8 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.gamma + 1)
     cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
-    return k_by_batch(trace, mix, cost, row_ends(plan.loads, plan.request_cap, plan.replicas))
+    ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
+    return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)
 
 
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
@@ -275,7 +305,8 @@ def carry_out(
         for number, load in enumerate(plan.loads):
             deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
-            starts = [(c, "start") for c in [*chosen, *_tables(spaces[load], plan.request_cap)]]
+            able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
+            starts = [(c, "start") for c in [*able, *_tables(spaces[load], plan.request_cap)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
@@ -284,7 +315,7 @@ def carry_out(
             done = [Trial.read(row) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
-        _finish(studies, study_id, plan, found, searched, chosen, run, watcher)
+        _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
 
 
 def _keeper(
@@ -307,13 +338,20 @@ def _tables(space: Space, cap: int) -> list[Configuration]:
 
 
 def _finish(
-    studies: Studies, study_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
+    studies: Studies, study_id: str, run_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
     """Confirm winners, ask how far they hold, and keep it all."""
     confirmations: list[dict[str, Any]] = []
     sensitive: list[dict[str, Any]] = []
     winners: dict[Load, Configuration] = {}
+    decisions: list[Decision] = []
+    asked = Asked(
+        engine=plan.engine,
+        draws=plan.decision_draws,
+        traffic=found.traffic.trace(TraceKey(PART, found.bare)),
+        recorded=found.recorded,
+    )
     for number, (load, trials) in enumerate(searched.items()):
         scenario = scenario_of(plan, found, load)
         watcher.advance("confirming", number, len(searched))
@@ -321,6 +359,8 @@ def _finish(
             scenario=scenario, objective=plan.objective, seconds=plan.seconds, seed=plan.seed, draws=plan.draws,
             drafting=plan.drafting,
         )  # fmt: skip
+        watcher.advance("deciding", number, len(searched))
+        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run))
         best = ranked(trials)
         if not best:
             continue
@@ -335,6 +375,8 @@ def _finish(
         scenarios = [scenario_of(plan, found, load) for load in winners]
         sensitive += across(scenarios, plan.objective, list(winners.values()), plan.seconds, plan.seed, run)
     watcher.advance("confirming", len(searched), len(searched))
+    for decision in decisions:
+        keep_decision(studies.store, study_id, decision)
     studies.finish(study_id, confirmations, sensitive)
 
 

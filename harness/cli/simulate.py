@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -60,6 +61,10 @@ def simulate(
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
+    engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
+    draws: Annotated[
+        int, typer.Option(help="Of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
+    ] = 200,
     headroom: Annotated[
         bool | None,
         typer.Option(help="Search how many times each load is held; by default of open loads with an --sla, where few."),
@@ -102,6 +107,7 @@ def simulate(
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
+                        engine=engine, draws=draws,
                         slas=[Sla.asked(text, share_of(share)) for text in sla or []],
                         gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
@@ -128,11 +134,16 @@ def wanted_headroom(plan: SweepPlan, asked: bool | None) -> bool:
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     """What a sweep of simulations came to."""
     from harness.sweeps.plan import SweepPlan
+    from results.store.decisions import decisions
     from results.store.rows import read_plan
+    from simulator.decision import told
 
     rows = store.simulations(sweep_id)
+    with store.reading() as connection:
+        decided = decisions(connection, sweep_id)
     if as_json:
-        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows}, default=str))
+        found = {load: msgspec.to_builtins(d) for load, d in decided.items()}
+        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": found}, default=str))
         return
     plan = read_plan(store.sweep(sweep_id)["plan"], SweepPlan)
     console = plain_console()
@@ -157,6 +168,10 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
     if any(not r["exact"] and r["lossless"] for r in rows):
         console.print("policies that look at old confidences replay sampled drafts approximately; see the README")
+    for decision in decided.values():
+        console.print()
+        for line in told(decision):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _load_cell(r: dict[str, Any]) -> str:

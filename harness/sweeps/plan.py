@@ -10,11 +10,13 @@ import msgspec
 
 from results.store.recordings import Recordings
 from simulator.capacity import check_costs
+from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
+from simulator.serving.engines import ENGINES
 from simulator.simulation import EngineLimits, Setup
 from simulator.sla import Sla
 
@@ -46,6 +48,10 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     seed: int = 0
     replications: int = 1
     slas: list[Sla] = []
+    engine: str = "vllm"
+    """That is to run what is recommended; `any` for all policies."""
+    draws: int = DRAWS
+    """Of prompts, seeds and the profile's errors, for the intervals of the decision; 0 for none."""
     headroom: bool = False
     """Whether to search how many times each load is held within the promises."""
     gpu_hour: float | None = None
@@ -56,6 +62,10 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:
             raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
+        if self.engine not in ENGINES:
+            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
+        if self.draws < 0 or 0 < self.draws < 10:
+            raise ValueError(f"--draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:

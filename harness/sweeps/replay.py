@@ -14,7 +14,7 @@ from results.store.recordings import Fitted
 from simulator.errors import InputError
 from simulator.policies import Policy, PolicySpec
 from simulator.records import Confidences, Drafting, KeptDrafting, Round
-from simulator.replay import replay, replays_exactly
+from simulator.replay import EVEN_STEPS, replay, replays_exactly
 from simulator.traces import Trace, TracedResponse
 
 
@@ -87,7 +87,7 @@ def replay_run(
         raise InputError(
             f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
         )
-    bound = [spec.bind() for spec in policies or []]
+    bound = [spec.bind(None if spec.lossless else EVEN_STEPS) for spec in policies or []]
     rows: list[Drawn] = []
     for key in chosen:
         trace = store.trace(run_id, *key)

@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 
 from harness.console import Watcher, say_model
+from harness.sweeps.decision import decision_of
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
+from results.store.decisions import keep_decision
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
@@ -177,6 +179,12 @@ def sweep(
         store.add_simulation(row, profiles)
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
+    if plan.draws:
+        stored = {int(row["point"]): row for row in store.simulations(sweep_id)}
+        simulated = [(point, stored[point.number]) for point in every if point.number in stored]
+        decision = decision_of(store, run_id, plan, simulated, recordings, watcher)
+        if decision is not None:
+            keep_decision(store, sweep_id, decision)
     return sweep_id
 
 

@@ -1,12 +1,12 @@
-"""A study of the tuner: what was tried, what was confirmed on held-out prompts, which knobs matter."""
+"""A study of the tuner: what was tried, what was confirmed on held-out prompts, what decides."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import polars as pl
@@ -17,6 +17,8 @@ from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
 from results.store.queries import Origin, first_row, has_table, origin
 
+OFF: Final = ("load", "mix", "verify", "elsewhere")
+"""Kinds of `sensitivities` in which something is not what was assumed."""
 TABLES: Final = ("studies", "trials", "confirmations", "sensitivities")
 
 
@@ -126,17 +128,62 @@ def confirmations(con: duckdb.DuckDBPyConnection, found: Study) -> pl.DataFrame:
 
 
 def sensitivities(con: duckdb.DuckDBPyConnection, found: Study) -> pl.DataFrame:
-    """Which parameters decide, and how far the optimum moves.
+    """What decides, and how far the optimum moves.
 
-    Columns: load, kind ('importance', 'load', 'mix', 'verify' or 'elsewhere'), what, share, best (the configuration that is
-    best then, in words), moved, loss (of keeping the winner), keeps.
+    Columns: load, kind ('choice': a knob set otherwise; 'load', 'mix', 'verify' or 'elsewhere': something is off; studies
+    of before 0.4 have 'importance', which is not what decides), what, best (the configuration that is best then, in words),
+    value (of a choice's knob in it), estimated (whether a choice was looked at shortly), moved, loss (of setting it
+    otherwise, or of keeping the winner), keeps (whether bounds are kept then: of a choice by any, else by the winner).
     """
-    sql = "SELECT load, kind, what, share, best, moved, loss, keeps FROM sensitivities WHERE study_id = ? ORDER BY rowid"
+    sql = "SELECT load, kind, what, best, moved, loss, keeps FROM sensitivities WHERE study_id = ? ORDER BY rowid"
     rows = []
-    for load, kind, what, share, best, moved, loss, keeps in con.execute(sql, [found.study_id]).fetchall():
-        values = (load, kind, what, share, _words(json.loads(best)) if best else None, moved, loss, keeps)
+    for load, kind, what, best, moved, loss, keeps in con.execute(sql, [found.study_id]).fetchall():
+        then = json.loads(best) if best else {}
+        value, estimated = then.get("value"), then.get("state", "complete") != "complete"
+        values = (load, kind, what, _words(then) if then else None, value and str(value), estimated, moved, loss, keeps)
         rows.append(dict(zip(_SENSITIVITIES, values, strict=True)))
     return pl.DataFrame(rows, schema=_SENSITIVITIES)
+
+
+def choice(what: str, loss: float | None, value: Any, *, estimated: bool) -> str:
+    """What one knob decides, of a row of kind 'choice'; estimated ones come of trials that were cut short."""
+    if loss is None:
+        return f"{what} (any other that was tried breaks a bound)"
+    return f"{what} ({'about ' if estimated else ''}{max(loss, 0):.1%} less with {value})"
+
+
+def choices(sensitive: pl.DataFrame, load: str) -> list[dict[str, Any]]:
+    """What decides at a load, the most first: rows of kind 'choice', and words of each."""
+    rows = sensitive.filter(load=load, kind="choice").to_dicts()
+    return [r | {"words": choice(r["what"], r["loss"], r["value"], estimated=r["estimated"])} for r in rows]
+
+
+class HowFar(NamedTuple):
+    """How the advice stands where something is off."""
+
+    cases: int
+    broken: int
+    """Those in which the winner breaks a bound: what it then loses is no percentage."""
+    moved: int
+    """Those of the others in which another configuration is better."""
+    worst: float
+    """The most that keeping the winner loses in those others; 0 without any."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> HowFar:
+        """Of rows of `sensitivities` in which something is off; those without an answer do not count."""
+        asked = [row for row in rows if row["kind"] in OFF and row["keeps"] is not None]
+        kept = [row for row in asked if row["keeps"]]
+        worst = max((row["loss"] for row in kept), default=0.0)
+        return cls(len(asked), len(asked) - len(kept), sum(bool(row["moved"]) for row in kept), max(worst, 0.0))
+
+    def __str__(self) -> str:
+        lost = f"another is better in {self.moved}: keeping the winner loses at most {self.worst:.1%}"
+        lost = lost if self.moved else "no other is better"
+        if not self.broken:
+            return f"the winner breaks no bound in {self.cases} cases, and {lost}"
+        broken = f"the winner breaks a bound in {self.broken} of {self.cases} cases"
+        return broken if self.broken == self.cases else f"{broken}; of the others, {lost}"
 
 
 def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[str, str]) -> Mapping[str, Any] | None:
@@ -186,8 +233,8 @@ _CONFIRMATIONS: Final = pl.Schema(
     | {"gain": pl.Float64, "gain_half_width": pl.Float64, "feasible": pl.Boolean, "error": pl.String}
 )
 _SENSITIVITIES: Final = pl.Schema(
-    {"load": pl.String, "kind": pl.String, "what": pl.String, "share": pl.Float64, "best": pl.String, "moved": pl.Boolean}
-    | {"loss": pl.Float64, "keeps": pl.Boolean}
+    {"load": pl.String, "kind": pl.String, "what": pl.String, "best": pl.String, "value": pl.String, "estimated": pl.Boolean}
+    | {"moved": pl.Boolean, "loss": pl.Float64, "keeps": pl.Boolean}
 )
 
 _AIMS: Final = {
@@ -229,22 +276,14 @@ def section(
         "the prompts, and the best confirmed on prompts it had not seen."
     )
     tables = [_confirmed(confirmed.filter(load=load), study) for load in dict.fromkeys(confirmed["load"].to_list())]
-    asked = sensitive.filter(pl.col("kind") != "importance")
+    asked = sensitive.filter(pl.col("kind").is_in(OFF))
     moved = asked.filter(pl.col("moved") | ~pl.col("keeps"))
     tables += [_sensitive(moved)] if moved.height else []
     return Section(
         "study", "What the tuner found", lede, _figure(study, trials, sensitive, series), tables, evidence, trials,
-        [_how_far(asked, moved)] if asked.height else [],
+        [f"With load, mix or the cost of verification off, or at the other loads, {HowFar.of(asked.to_dicts())}."]
+        if asked.height else [],
     )  # fmt: skip
-
-
-def _how_far(asked: pl.DataFrame, moved: pl.DataFrame) -> str:
-    """How the advice stands when load, mix or costs are others."""
-    worst = max((v for v in asked["loss"].to_list() if v is not None), default=0.0)
-    return (
-        "With load, mix or the cost of verification off, or at the other loads, another configuration is best or a bound is "
-        f"broken in {moved.height} of {asked.height} cases; keeping the winner costs at most {max(worst, 0):.1%}."
-    )
 
 
 def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series: Sequence[Series]) -> Figure:
@@ -259,9 +298,8 @@ def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series:
         name = load_name(load)
         panels.append(Panel(f"study-history-{slug(load)}", f"{name}: trials in order", _history(mine, study, looks)))
         panels.append(Panel(f"study-pareto-{slug(load)}", f"{name}: throughput against speed", _pareto(mine, looks)))
-        shares = sensitive.filter(pl.col("share").is_not_null(), load=load, kind="importance").to_dicts()
-        if shares:
-            panels.append(Panel(f"study-importance-{slug(load)}", f"{name}: what decides", _importance(shares)))
+        if decided := choices(sensitive, load):
+            panels.append(Panel(f"study-decides-{slug(load)}", f"{name}: what decides", _decides(decided)))
     drafters = list(dict.fromkeys(trials["drafter"].to_list()))
     legend = [LegendEntry(d, SYMBOLS[style_of(d, looks)[1]], style_of(d, looks)[0]) for d in drafters]
     legend.append(LegendEntry("best so far; Pareto front", "", None, False, "M-17,0H17"))
@@ -323,14 +361,15 @@ def _fate(row: Mapping[str, Any]) -> str:
     )
 
 
-def _importance(shares: Sequence[Mapping[str, Any]]) -> Any:
-    rows = sorted(shares, key=lambda row: float(row["share"]))[-8:]
+def _decides(decided: Sequence[Mapping[str, Any]]) -> Any:
+    """A bar for each knob, as long as what is lost where it is set otherwise: whole where every other breaks a bound."""
+    rows = decided[::-1]
     plot = empty_plot(height=110 + 30 * len(rows))
     plot.add_bar(
-        x=[row["share"] for row in rows], y=[row["what"] for row in rows], orientation="h", marker_color="#808890",
-        hoverinfo="text", hovertext=[f"{row['what']}: {row['share']:.0%} of the objective's variance" for row in rows],
+        x=[1 if row["loss"] is None else max(row["loss"], 0) for row in rows], y=[row["what"] for row in rows],
+        orientation="h", marker_color="#808890", hoverinfo="text", hovertext=[row["words"] for row in rows],
     )  # fmt: skip
-    plot.update_xaxes(range=[0, 1.04], tickvals=[0, 0.5, 1], tickformat=".0%", title_text="share of variance")
+    plot.update_xaxes(rangemode="tozero", tickformat=".0%", title_text="lost where it is set otherwise, the rest tuned anew")
     plot.update_layout(margin={"b": 40})
     return plot
 
@@ -387,7 +426,11 @@ def _sensitive(sensitive: pl.DataFrame) -> Table:
         off = f"at {load_name(row['what'])}" if row["kind"] == "elsewhere" else f"with {row['what']}"
         what = f"{load_name(row['load'])}, {off}"
         moved = "–" if row["moved"] is None else row["best"] if row["moved"] else "the winner still"
-        loss = Cell("–") if row["loss"] is None else Cell(f"{max(row['loss'], 0):.1%}", round(row["loss"], 5))
+        loss = (
+            Cell("–")
+            if row["loss"] is None or not row["keeps"]
+            else Cell(f"{max(row['loss'], 0):.1%}", round(row["loss"], 5))
+        )
         keeps = "–" if row["keeps"] is None else "kept" if row["keeps"] else "broken"
         rows.append(([Cell(what, what), Cell(moved or "–"), loss, Cell(keeps)], False))
     heads = [("what is off", ""), ("best then", ""), ("lost", "by keeping the winner"), ("bounds", "by the winner")]

@@ -249,7 +249,7 @@ def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise)
     kept = [bool(promise.kept(row)) for row in rows]
     if not any(kept):
         return None
-    last = max(range(len(rows)), key=lambda i: kept[i] * (1 + rows[i]["load_x"]))
+    last = max(range(len(rows)), key=lambda i: kept[i] * (1 + (rows[i]["load_x"] or 0)))
     after = last + 1
     if after >= len(rows):
         return _at(system, rows[last], "highest")

@@ -32,10 +32,11 @@ from results.figures.section import Figure, Section
 from results.figures.style import Evidence, Series, series_of
 from results.figures.view import View
 from results.report import notes
-from results.report.headline import Headline, from_recordings, from_study, from_sweep
+from results.report.headline import Headline, from_decision, from_recordings, from_study, from_sweep
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
+from results.store.decisions import decisions
 from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
 
@@ -133,7 +134,7 @@ class _Draft:
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
         self.sections += sweep_sections(view, self.series)
-        self.answer = from_sweep(view)
+        self.answer = self._decided(sweep_id, list(sweep.plan.get("loads") or [])) or from_sweep(view)
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
         self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
@@ -150,7 +151,8 @@ class _Draft:
             study_figure.section(study, tried, confirmed, sensitive, self.series, self._evidence(study.run_id))
         )
         kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
-        self.answer = from_study(study, confirmed, sensitive, kinds) or self.answer
+        mine = self._decided(study_id, study.loads)
+        self.answer = mine or from_study(study, confirmed, sensitive, kinds) or self.answer
         self._warn(notes.model_notice(study.profile, run))
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
@@ -177,6 +179,12 @@ class _Draft:
         found, points = validation.validation(self.con, validation_id), validation.validated(self.con, validation_id)
         self.sections.append(validation.section(found, points, self.series))
         self._tell("validation", notes.of_validation(found, self._profiles), found)
+
+    def _decided(self, subject: str, loads: Sequence[str]) -> Headline | None:
+        """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""
+        found = decisions(self.con, subject)
+        told = [found[load] for load in loads if load in found]
+        return from_decision(told[-1]) if told else None
 
     def _tell(self, title: str, facts: notes.Facts, made: Origin) -> None:
         """Where something comes from; a profile is told once."""

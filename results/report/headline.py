@@ -12,10 +12,11 @@ import polars as pl
 from results.figures import sweep
 from results.figures.common import listed, load_name
 from results.figures.speed import times
-from results.figures.study import Study, baseline, configuration
+from results.figures.study import Study, baseline, choices, configuration
 from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
+from simulator.decision import FIGURES, Decision, sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,31 @@ class Headline:
     gains: Sequence[Gain] = ()
     facts: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    command: str = ""
+    """That runs it, for a shell."""
     profile: str = ""
     """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
     load: str = ""
+
+
+# --- of a decision ----------------------------------------------------------------------------------------------------
+
+
+def from_decision(decision: Decision) -> Headline:
+    """What the commands print of it, gains set out."""
+    first, *others = sentences(decision)
+    gains = [
+        Gain(
+            f"{gain.all.value:+.0%}",
+            f"{FIGURES[decision.figure]} over {gain.over}",
+            f"95 % {gain.all.low:+.0%} to {gain.all.high:+.0%}; with the profile held "
+            f"{gain.held.low:+.0%} to {gain.held.high:+.0%}",
+        )
+        for gain in decision.gains
+    ]
+    told = len(decision.gains)
+    facts = [others[0], *others[1 + told :]] if gains else others
+    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------
@@ -80,9 +103,9 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         half = others[0]["gain_half_width"] or math.inf
         clear = "" if abs(others[0]["gain"]) > half else ", within the interval"
         facts.append(f"The runner-up, {configuration(others[0])}, is {others[0]['gain']:.1%} behind{clear}.")
-    shares = sensitive.filter(pl.col("share").is_not_null(), load=winner["load"], kind="importance").to_dicts()
-    if shares and len(facts) < 3:
-        facts.append("What decides: " + listed([f"{s['what']} ({s['share']:.0%})" for s in shares[:3]]) + ".")
+    decided = choices(sensitive, winner["load"])
+    if decided and len(facts) < 3:
+        facts.append("What decides: " + listed([row["words"] for row in decided[:3]]) + ".")
     remarks = [
         f"Simulated at {at}: {winner['throughput']:,.0f} tokens/s/GPU, {winner['tps']:.1f} of a user. Intervals are of "
         f"traffic and simulation: {winner['prompts']} held-out prompts, drawn {winner['draws']} times."
@@ -91,7 +114,7 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, study.profile["name"], winner["load"])
+    return Headline(headline, gains, facts, remarks, "", study.profile["name"], winner["load"])
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
@@ -133,7 +156,7 @@ def from_sweep(view: View) -> Headline | None:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, view.sweep.profile["name"], str(best.near["load"]))
+    return Headline(headline, gains, facts, remarks, "", view.sweep.profile["name"], str(best.near["load"]))
 
 
 def _amount(capacity: Capacity) -> str:

@@ -32,7 +32,8 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
      "as give most tokens per second by the step times it believes in. `lagged_scheduler` takes their number from "
      "confidences of earlier rounds, `vllm_adaptive` is vLLM's version of that."),
     ("`k_by_batch:8=7/32=3`", "Draft 7 tokens with up to 8 requests running, 3 with up to 32, none with more."),
-    ("`oracle`", "Verifies exactly what will be kept. No engine can: an upper bound."),
+    ("`oracle`", "Knows what will be kept, and drafts and verifies what brings the most tokens a second. No engine can: an "
+     "upper bound."),
     ("confidences", "How sure a drafter is of its tokens: raw; calibrated, corrected on other prompts; or estimated, for "
      "drafters that do not say."),
     ("tps, TTFT, TPOT", "Tokens per second of one user after the first; time to the first token; time per token after it. "

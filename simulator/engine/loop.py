@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.engine.compilation import Kept, inlined, part
-from simulator.engine.rules import Kind, draft_tokens, verify_lengths
+from simulator.engine.rules import Kind, draft_tokens, foreseen_tokens, verify_lengths
 from simulator.hardware.cost import Longest, StepLoad, step_parts, total_s
 
 SLICE_DONE, ALL_DONE, NEED_REQUESTS, NEED_JOBS, ROWS_FULL = range(5)
@@ -113,7 +113,11 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n)
 
     load = StepLoad(n, prefilling, finishing, prefill_tokens, pairs, context)
-    k = draft_tokens(rule, limits.gamma, load, replica.alpha)
+    if rule.kind == Kind.ORACLE:
+        _foresee(state, tables, n)
+        k = foreseen_tokens(s, state.paid[r], rule, limits.gamma, load)
+    else:
+        k = draft_tokens(rule, limits.gamma, load, replica.alpha)
     for i in range(n):
         job = state.jobs[state.decoding[i]]
         s.anchors[i] = job.anchor
@@ -140,6 +144,14 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     replica.in_system_area_s += (replica.running + replica.waiting) * step_s
     replica.clock_s += step_s
     _commit(state, tables, limits, rule, r, n)
+
+
+@inlined
+def _foresee(state, tables, n):  # type: ignore[no-untyped-def]
+    """What would be accepted of a whole draft of each, and is still wanted."""
+    for i in range(n):
+        job = state.jobs[state.decoding[i]]
+        state.scratch.accepted[i] = min(tables.accepted[job.anchor], job.output_tokens - job.emitted - 1)
 
 
 @inlined

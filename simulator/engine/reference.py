@@ -147,6 +147,8 @@ class Reference:
         self._share_prefill(replica, len(decoding), admits=not preempted)
         load = self._load(replica, decoding)
 
+        if not replica.policy.lossless:
+            replica.policy.foresee([self._useful(job) for job in decoding])
         asked = min(replica.policy.draft(load, self.gamma), self.gamma)
         rounds = self._rounds(replica, decoding, load, asked)
         verified = sum(round_.verified for round_ in rounds)
@@ -210,6 +212,10 @@ class Reference:
             context_tokens=sum(job.tokens for job in decoding),
         )
 
+    def _useful(self, job: Job) -> int:
+        """Tokens of a whole draft that would be accepted and are still wanted."""
+        return min(int(self.trace.anchors.accepted[job.at]), job.left - 1)
+
     def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad, asked: int) -> list[Round]:
         """What the policy verifies of each decoding request, and what comes of it."""
         a = self.trace.anchors
@@ -217,7 +223,8 @@ class Reference:
         acceptable = [min(int(a.accepted[job.at]), n) for job, n in zip(decoding, drafted, strict=True)]
         known = a.confidence
         shown = [() if known is None else known[job.at, :n].tolist() for job, n in zip(decoding, drafted, strict=True)]
-        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], acceptable, load)
+        useful = [min(self._useful(job), n) for job, n in zip(decoding, drafted, strict=True)]
+        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], useful, load)
         rounds = []
         for i, verified in enumerate(verify_lengths(replica.policy, step)):
             job, accepted, confidence = decoding[i], min(acceptable[i], verified), shown[i]

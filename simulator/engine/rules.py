@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from simulator.engine.compilation import callable_part, copied, inlined, part
 from simulator.errors import InputError
-from simulator.hardware.cost import SUMS, TERMS, StepCost, fixed_s, foreseen_s
+from simulator.hardware.cost import SUMS, TERMS, StepCost, StepLoad, fixed_s, foreseen_s, verifying_s
 from simulator.policies import BatchAdaptive, Fixed, KByBatch, LaggedScheduler, Oracle, Policy, PrefixScheduler, Threshold
 from simulator.traces import rounded_survival
 
@@ -96,7 +96,7 @@ def rule_of(policy: Policy, requests: int, nothing: StepCost) -> Rule:
         case Threshold():
             kind, number = Kind.THRESHOLD, policy.least
         case Oracle():
-            kind = Kind.ORACLE
+            kind, cost = Kind.ORACLE, policy.cost
         case PrefixScheduler():
             kind, cost = Kind.PREFIX, policy.cost
         case LaggedScheduler():
@@ -314,14 +314,48 @@ def draft_tokens(rule, gamma, load, alpha):  # type: ignore[no-untyped-def]
 
 
 @part
+def foreseen_tokens(s, paid, rule, gamma, load):  # type: ignore[no-untyped-def]
+    """`Oracle.draft` and `Oracle.admit`, knowing in `s.accepted` what is useful: k, and ℓ of every request in the scratch.
+
+    `paid` is the replica's tokens and seconds of decoding by requests; this step's are added.
+    """
+    n = load.decoding
+    if n == 0:
+        return 0
+    price = paid[n, 0] / paid[n, 1] if paid[n, 1] > 0 else 0.0
+    verified = most = most_now = best = longest = longest_now = 0
+    worth = 0.0 - price * verifying_s(rule.believed, load, 0, 0)
+    highest = -np.inf
+    for k in range(gamma + 1):
+        for i in range(n if k else 0):
+            if s.accepted[i] >= k:
+                verified += 1
+                now = verified - price * verifying_s(rule.believed, load, verified, k)
+                if now > worth:
+                    worth, most_now, longest_now = now, verified, k
+        value = worth - price * fixed_s(rule.believed, load, k)
+        if value >= highest:
+            highest, best, most, longest = value, k, most_now, longest_now
+    left = most
+    for i in range(n):
+        s.lengths[i] = 0
+    for k in range(1, longest + 1):
+        for i in range(n):
+            if left > 0 and s.accepted[i] >= k:
+                s.lengths[i] += 1
+                left -= 1
+    alone = StepLoad(n, 0, 0, 0, 0, load.context_tokens)
+    paid[n, 0] += n + most
+    paid[n, 1] += fixed_s(rule.believed, alone, best) + verifying_s(rule.believed, alone, most, longest)
+    return best
+
+
+@part
 def verify_lengths(state, tables, limits, rule, load):  # type: ignore[no-untyped-def]
     """`Policy.admit`: ℓ of every decoding request, into the scratch."""
     s, n = state.scratch, load.decoding
     if rule.kind == Kind.THRESHOLD:
         threshold_lengths(tables.confidence, s, n, rule.number)
-    elif rule.kind == Kind.ORACLE:
-        for i in range(n):
-            s.lengths[i] = min(s.accepted[i], s.drafted[i])
     elif rule.kind == Kind.PREFIX or rule.kind == Kind.LAGGED:
         longest = 0
         for i in range(n):
@@ -335,7 +369,7 @@ def verify_lengths(state, tables, limits, rule, load):  # type: ignore[no-untype
             _recall(state, tables, limits, rule, n)
             budget = best_total(s, n, limits.gamma, tokens, before_s, target_s, first) if n else 0
             fill_budget(tables.survival_bits, tables.survival, s, n, limits.gamma, budget)
-    else:
+    elif rule.kind != Kind.ORACLE:  # whose lengths are there since before drafting
         for i in range(n):
             s.lengths[i] = s.drafted[i]
 

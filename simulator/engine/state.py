@@ -128,6 +128,8 @@ class State(NamedTuple):
     totals: Records
     control: Records
     memory: Memory
+    paid: Floats
+    """Tokens and seconds of decoding by decoding requests, for `oracle`, [replicas, requests + 1, 2]."""
     scratch: Scratch
 
 
@@ -138,7 +140,8 @@ def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int,
         np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
         np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(1, CONTROL),
-        _memory(jobs, limits.gamma, rule), scratch(limits.requests, limits.gamma),
+        _memory(jobs, limits.gamma, rule), np.zeros((replicas, limits.requests + 1, 2)),
+        scratch(limits.requests, limits.gamma),
     )  # fmt: skip
     state.replicas["head"] = state.replicas["tail"] = -1
     state.replicas["alpha"] = 1.0

@@ -152,6 +152,10 @@ class StepCost(_Fields):
         """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
         return foreseen_s(self, load, drafted, verified)
 
+    def verifying(self, load: StepLoad, verified: int, longest: int) -> float:
+        """What verifying adds to `fixed`, as it really is; `longest` is the most verified of one request."""
+        return verifying_s(self, load, verified, longest)
+
     def step(self, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
         """What the step really takes, by part."""
         return step_parts(self, load, drafted, verified, longest)
@@ -205,6 +209,13 @@ def padded_target_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
     return decoding_s + float(cost.eager_s[load.prefill_tokens] + (load.prefilling - 1) * cost.eager_s[1])
 
 
+def verifying_s(cost: _Fields, load: StepLoad, verified: int, longest: int) -> float:
+    """What of a step depends on how much is verified: the target's passes, and reading contexts in wider ones."""
+    tokens = load.decoding * (1 + longest) if cost.padded else load.decoding + verified
+    passes_s = padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified)
+    return widening_s(cost, load, tokens) + passes_s
+
+
 def fixed_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
     """Everything that does not depend on how much is verified, as a policy foresees it."""
     return overhead_s(cost, load) + draft_s(cost, load, drafted) + attention_s(cost, load)
@@ -239,7 +250,7 @@ def total_s(parts: Parts) -> float:
 TERMS = (overhead_s, draft_s, attention_s, widening_s, context_tokens, target_s, padded_target_s, total_s)
 """Small functions of the arithmetic: copied to where compiled code calls them, for handing over tables takes longer than
 they do."""
-SUMS = (fixed_s, foreseen_s, step_parts)
+SUMS = (fixed_s, verifying_s, foreseen_s, step_parts)
 """Those that are made of them: compiled once each, for copies of copies take long to compile."""
 
 

@@ -56,6 +56,34 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """How far a profile's parts may be off: relative standard errors, independent of each other."""
+
+    verify: float
+    """The target's passes."""
+    draft: float
+    """Drafting."""
+    host: float
+    """Scheduling, sampling, launching: the overhead."""
+
+    def __post_init__(self) -> None:
+        for name in ("verify", "draft", "host"):
+            if not 0 <= getattr(self, name) < 2:
+                raise ValueError(f"{name} must be from 0 to less than 2")
+
+
+ERRORS: Mapping[Source, Errors] = {
+    "measured": Errors(0.03, 0.03, 0.03),
+    "published": Errors(0.05, 0.05, 0.05),
+    "fitted": Errors(0.05, 0.05, 0.05),
+    "user": Errors(0.05, 0.05, 0.05),
+    "roofline": Errors(0.30, 0.30, 0.30),
+}
+"""What is assumed of a profile that does not say better itself, by its source. Medians of a bench repeat to 3 %; published
+curves are read off figures and were taken on other machines; rooflines of published tables miss by a third."""
+
+
+@dataclass(frozen=True, slots=True)
 class DraftCurve:
     """What drafting costs, one curve over requests for each number of drafted tokens that was timed."""
 
@@ -133,6 +161,8 @@ class Profile:
     """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
     eager: Curve | None = None
     """The target pass outside of captured sizes; by default `verify`, unpadded."""
+    errors: Errors | None = None
+    """How far it may be off; None is what its source says. See `relative_errors`."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -153,6 +183,11 @@ class Profile:
     def digest(self) -> str:
         """SHA-256 of the profile's JSON, worked out once: profiles of equal numbers and words have equal ones."""
         return hashlib.sha256(dump_profile(self).encode()).hexdigest()
+
+    @property
+    def relative_errors(self) -> Errors:
+        """How far its parts may be off."""
+        return self.errors or ERRORS[self.source]
 
     def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
@@ -219,7 +254,10 @@ def parse_profile(text: str) -> Profile:
 
 def dump_profile(profile: Profile) -> str:
     """The JSON of a profile; `load_profile` reads it back equal."""
-    text = json.dumps({"schema": SCHEMA, **asdict(profile)}, indent=1, ensure_ascii=False)
+    content = {"schema": SCHEMA, **asdict(profile)}
+    if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
+        del content["errors"]
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 
 
@@ -231,6 +269,8 @@ def _profile(raw: Any) -> Profile:
     for name in ("eager", "context_by_width"):
         if raw.get(name) is not None:
             raw[name] = _curve(raw[name], name)
+    if raw.get("errors") is not None:
+        raw["errors"] = _made("errors", Errors, _fields(raw["errors"], Errors, "errors"))
     raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
     return Profile(**raw)
 

@@ -35,6 +35,15 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
     return replace(profile, **changes)
 
 
+def perturbed(profile: Profile, rng: np.random.Generator) -> Profile:
+    """A profile that might be the true one: each part off by a factor of its own, lognormal with its relative error."""
+    errors = profile.relative_errors
+    parts: tuple[tuple[Part, float], ...] = (("verify", errors.verify), ("draft", errors.draft), ("overhead", errors.host))
+    for (part, error), off in zip(parts, rng.standard_normal(len(parts)), strict=True):
+        profile = slower(profile, part, float(np.exp(error * off)))
+    return profile
+
+
 def scaled(curve: Curve, factor: float) -> Curve:
     """A curve `factor` times as high."""
     return Curve(curve.counts, tuple(s * factor for s in curve.seconds))

@@ -51,6 +51,12 @@ class Policy(ABC):
     def name(self) -> str:
         """As users write it, parameter included."""
 
+    def foresee(self, useful: Sequence[int]) -> None:  # noqa: B027
+        """What nobody can know before drafting, told to bounds alone: how many tokens of a whole draft would be accepted.
+
+        One entry a decoding request of the coming step; tokens beyond the end of its response do not count.
+        """
+
     def draft(self, load: StepLoad, gamma: int) -> int:
         """Tokens to draft for each decoding request of a step, asked before drafting; at most γ, 0 skips the drafter."""
         return gamma
@@ -86,7 +92,8 @@ class StepView:
             drafted: tokens drafted.
             confidence: c_1..c_drafted; empty without a confidence head.
             past: earlier rounds, the latest last.
-            accepted: the acceptances, where somebody knows them: a replay does, an engine does not.
+            accepted: tokens that would be accepted and are still wanted, where somebody knows them: a replay does, an engine
+                does not.
             load: what else the step holds; by default nothing.
 
         Raises InputError where the policy needs confidences and the drafter has none.
@@ -162,7 +169,7 @@ class StepView:
         return self._past[request][-ago].confidence if ago <= len(self._past[request]) else None
 
     def accepted(self, request: int) -> int:
-        """What will be accepted, for bounds that do not claim to be lossless."""
+        """What will be accepted and is still wanted, for bounds that do not claim to be lossless."""
         if self._policy.lossless or self._accepted is None:
             raise CausalityError(f"{self._policy.name}: looks at the acceptances of this step, which nobody knows yet")
         return self._accepted[request]

@@ -50,6 +50,8 @@ class ServingEngine:
 
     name: str
     """As its makers write it."""
+    serve: str
+    """The command that serves a model, before the model's name."""
     version: str
     """That these facts were read in."""
     kinds: Mapping[str, ServedKind]

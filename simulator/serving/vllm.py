@@ -8,6 +8,7 @@ from simulator.serving.engine import Flags, ServedKind, ServingEngine
 
 VLLM: Final = ServingEngine(
     name="vLLM",
+    serve="vllm serve",
     version="0.32",
     kinds={
         "dspark": ServedKind(method="dspark", gpu_only=True, note="vLLM reads vanilla heads only, not gated or rnn ones"),

@@ -167,7 +167,7 @@ def test_policies_that_look_at_old_tails_replay_greedy_drafts_exactly(
     """A greedy tail is settled by the context, so there is no coupling to get wrong."""
     policy, sampling = Lagged(), Sampling(0.7, top_k=4)
     assert [replays_exactly(policy, way) for way in ("sampled", "greedy", "either")] == [False, True, True]
-    assert not replays_exactly(PolicySpec.parse("oracle").bind(), "greedy")
+    assert not replays_exactly(PolicySpec("oracle"), "greedy")
     dense = [replay(a, policy) for a in recorded(name, sampling)["greedy"]]
     assert len({r.verified for rounds in dense for r in rounds}) > 1
     assert smallest_p_value(dense, live_rounds(target, make(name), policy, sampling, "greedy")) > REJECT

@@ -24,7 +24,7 @@ from simulator.confidence import estimated
 from simulator.errors import InputError
 from simulator.policies import CausalityError, Policy, PolicySpec, StepView
 from simulator.records import Anchors, Round, Sampling
-from simulator.replay import replay
+from simulator.replay import EVEN_STEPS, replay
 
 SAMPLES = 20_000
 A, B = 0, 1
@@ -275,6 +275,6 @@ def test_the_live_loop_refuses_bounds(make: Callable[[str], Drafter], target: Ta
                 [DecodeRequest((1,), 4, (0,))],
                 Sampling(),
                 max_batch=1,
-                policy=PolicySpec.parse("oracle").bind(),
+                policy=PolicySpec.parse("oracle").bind(EVEN_STEPS),
             )
         )

@@ -19,6 +19,7 @@ from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
 from simulator.policies import NO_DRAFTER, Policy, PolicySpec, StepView
 from simulator.records import Sampling
+from simulator.replay import EVEN_STEPS
 from tests.drafters.conftest import ALL, GAMMA
 from tests.drafters.test_lossless import NEW_TOKENS, PROMPT, REJECT, law
 
@@ -192,7 +193,7 @@ def test_bounds_and_long_requests_are_refused(make: Callable[[str], Drafter], ta
             target,
             make("dspark"),
             Sampling(),
-            PolicySpec.parse("oracle").bind(),
+            PolicySpec.parse("oracle").bind(EVEN_STEPS),
             asked(PROMPT, 4),
             users=1,
             rows=1,

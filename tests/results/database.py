@@ -260,15 +260,17 @@ def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None
         row |= {"figures": {"throughput": throughput, "tps": tps, "tau": 2.5, "budget": 4.0}, "feasible": True, "gain": gain}
         row |= {"half_widths": {"throughput": 50, "tps": None}, "gain_half_width": gain and 0.05}
         insert(con, "confirmations", [row])
-    found = [("importance", "drafter", 0.8, None), ("load", "77 users", None, False), ("mix", "+20% code", None, True)]
-    for kind, what, importance, moved in found:
-        row = {"study_id": "57ad", "load": "users:64/0", "kind": kind, "what": what, "share": importance, "moved": moved}
-        best = None if moved is None else {"drafter": "mtp", "gamma": 1, "policy": "fixed:1", "request_cap": 256}
-        insert(
-            con,
-            "sensitivities",
-            [row | {"best": best, "loss": None if moved is None else 0.02, "keeps": moved is not None or None}],
-        )
+    mtp = {"drafter": "mtp", "gamma": 1, "policy": "fixed:1", "request_cap": 256}
+    common = {"study_id": "57ad", "load": "users:64/0", "best": mtp, "keeps": True}
+    cut = mtp | {"value": "mtp", "state": "cut"}
+    insert(con, "sensitivities", [
+        common | {"kind": "importance", "what": "drafter", "share": 0.8, "best": None, "keeps": None},  # of version 0.3
+        common | {"kind": "choice", "what": "request cap", "best": None, "keeps": False},
+        common | {"kind": "choice", "what": "drafter", "best": cut, "loss": 0.33},
+        common | {"kind": "load", "what": "77 users", "moved": False, "loss": 0.0},
+        common | {"kind": "mix", "what": "+20% code", "moved": True, "loss": 0.02},
+        common | {"kind": "verify", "what": "+20% seconds of verification", "moved": True, "loss": 0.9, "keeps": False},
+    ])  # fmt: skip
 
 
 def add_validation(con: duckdb.DuckDBPyConnection) -> None:

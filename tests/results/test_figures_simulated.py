@@ -162,7 +162,15 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     assert study_figure.baseline(confirmed, "mtp", {})["gain"] == 0.5  # type: ignore[index]
     assert study_figure.baseline(confirmed, "none", {})["gain"] == 1.6  # type: ignore[index]
     sensitive = study_figure.sensitivities(con, study)
-    assert sensitive["best"].to_list() == [None, "mtp γ=1 fixed:1", "mtp γ=1 fixed:1"]
+    assert sensitive["best"].to_list() == [None, None, *["mtp γ=1 fixed:1"] * 4]
+    assert [(r["what"], r["loss"], r["value"], r["estimated"]) for r in study_figure.choices(sensitive, "users:64/0")] == [
+        ("request cap", None, None, False), ("drafter", 0.33, "mtp", True),
+    ]  # fmt: skip
+    # Where the winner breaks a bound, what it loses is no percentage.
+    assert study_figure.HowFar.of(sensitive.to_dicts()) == (3, 1, 1, 0.02)
+    unknown = {"kind": "load", "keeps": None, "loss": None, "moved": None}
+    broken = {"kind": "mix", "keeps": False, "loss": -0.5, "moved": True}
+    assert study_figure.HowFar.of([unknown, broken]) == (1, 1, 0, 0.0)
 
 
 def test_a_database_without_studies_or_validations_has_none() -> None:

@@ -38,7 +38,7 @@ SIMULATED = {
     "step-time-dspark-prefix-scheduler", "step-time-dspark-fixed-7", "step-time-mtp-fixed-1", "step-time-none",
 }  # fmt: skip
 CONFIDENT = {"threshold-math", "threshold-code", "reliability-1", "reliability-3"}
-STUDIED = {f"study-{kind}-users-64-0" for kind in ("history", "pareto", "importance")}
+STUDIED = {f"study-{kind}-users-64-0" for kind in ("history", "pareto", "decides")}
 VALIDATED = {"validation-throughput", *(f"validation-{quantity}-error" for quantity in ("throughput", "tau", "step"))}
 TOLERATED = {"tolerance-users-4", "tolerance-users-64"}
 ALL = RECORDED | SIMULATED | CONFIDENT | STUDIED | VALIDATED | TOLERATED

@@ -185,7 +185,7 @@ class TestAgainstTheReference:
         assert_same(case)
         assert len(case.run()[1].state.jobs) > 64
 
-    @pytest.mark.parametrize("policy", ["lagged_scheduler:2/0.5", "prefix_scheduler", "batch_adaptive:0.3"])
+    @pytest.mark.parametrize("policy", ["lagged_scheduler:2/0.5", "prefix_scheduler", "batch_adaptive:0.3", "oracle"])
     def test_a_larger_batch(self, policy: str) -> None:
         case = plain_case(
             policy, count=60, lengths=[30, 12, 40], prompt_tokens=9, users=24, gamma=7, cap=20, room=500, step_tokens=200
@@ -283,9 +283,9 @@ class TestHandWorked:
         assert_same(case)
 
 
-@pytest.mark.parametrize("policy", [p for p in POLICIES if not p.startswith("batch_adaptive")])
+@pytest.mark.parametrize("policy", [p for p in POLICIES if not p.startswith(("batch_adaptive", "oracle"))])
 def test_alone_in_its_batch_a_request_goes_as_replayed(policy: str) -> None:
-    """Of `batch_adaptive` there is no replay: it learns from one request to the next."""
+    """Of `batch_adaptive` and `oracle` there is no replay: they learn from one request to the next."""
     lengths = [1, 40, 25, 7, 33]
     case = plain_case(
         policy, count=10, lengths=lengths, prompt_tokens=4, users=1, cap=1, cost=by_tokens(3, first_s=3.5, cap=1)

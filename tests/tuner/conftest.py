@@ -44,7 +44,15 @@ def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
     """Plans of short simulations."""
 
     def made(other: Profile | None = None, **options: Any) -> StudyPlan:
-        short = {"loads": [Users(16)], "objective": "throughput", "seconds": 20.0, "trials": 24, "draws": 5}
+        short = {
+            "loads": [Users(16)],
+            "objective": "throughput",
+            "seconds": 20.0,
+            "trials": 24,
+            "draws": 5,
+            "engine": "any",
+            "decision_draws": 10,
+        }
         return StudyPlan(profile=other or profile, **{**short, "request_cap": 32, **options})
 
     return made

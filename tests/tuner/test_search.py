@@ -116,7 +116,7 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
         assert none["gain"] - none["gain_half_width"] > 0.5
     kinds = {(s["load"], s["kind"]) for s in Studies(store).sensitivities(study)}
     assert kinds == {
-        (load, kind) for load in map(str, OPTIONS["loads"]) for kind in ("importance", "load", "mix", "verify", "elsewhere")
+        (load, kind) for load in map(str, OPTIONS["loads"]) for kind in ("choice", "load", "mix", "verify", "elsewhere")
     }
 
 

@@ -1,0 +1,119 @@
+"""What a sweep says to run: at the highest load that keeps the promise, the best that the engine can run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from harness.console import Watcher
+from harness.sweeps.plan import SweepPlan, SweepPoint
+from results.store.database import Store
+from results.store.recordings import Recordings
+from simulator.decision import Candidate, Choice, Decision, Figure, Simulated, choose, decide
+from simulator.draws import draws_for, sample, seconds_for
+from simulator.load import Load, RecordedArrivals
+from simulator.policies import NO_DRAFTER
+from simulator.records import Recording
+from simulator.requests import Mix
+from simulator.serving.command import serve
+from simulator.serving.engines import ENGINES
+from simulator.simulation import Prepared, Setup, prepare
+from simulator.sla import promises
+
+Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
+"""Points of a sweep, and their rows of `simulations`."""
+
+
+def decision_of(
+    store: Store, run_id: str, plan: SweepPlan, rows: Rows, recordings: Recordings, watcher: Watcher
+) -> Decision | None:
+    """The decision of a sweep; None where nothing came to a result."""
+    engine = ENGINES[plan.engine]
+    found = [(point, row) for point, row in rows if row["throughput"] is not None and row["lossless"]]
+    if not found:
+        return None
+    load = _load(found, bool(plan.slas))
+    figure: Figure = "tps" if load.users is None else "throughput"
+    at = [(point, row) for point, row in found if point.setup.load == load]
+    stored = store.run(run_id)
+    temperature = float(stored["sampling"].get("temperature", 0))
+    mix = Mix(recordings.trace(at[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
+    errors = plan.profile.relative_errors
+    stub = Decision(
+        engine=plan.engine if engine is None else engine.name, profile=plan.profile.name, source=plan.profile.source,
+        load=str(load), at=load.label, promise=promises(plan.slas),
+        traffic=f"{mix.words(load)}; temperature {temperature:g}", figure=figure,
+        errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
+    )  # fmt: skip
+    chosen = choose([_simulated(at, candidate, figure) for candidate in dict.fromkeys(_candidate(p) for p, _ in at)], engine)
+    if isinstance(chosen, str):
+        return msgspec.structs.replace(stub, reason=chosen)
+    throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
+    seconds = seconds_for(load, throughput, plan.seconds)
+    tokens = seconds * throughput
+    if isinstance(load, RecordedArrivals):
+        tokens = float(load.requests.output_tokens.sum())
+    draws = draws_for(tokens, plan.draws)
+    tasks = _tasks(chosen, at, recordings, seconds)
+    sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
+    decision = decide(stub, chosen, sampled, draws, engine)
+    if engine is None:
+        return decision
+    declared = stored["drafters"].get(chosen.run.recording.drafter, {})
+    synthesised = bool(stored["target"].get("synthesised"))
+    serving = serve(
+        engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
+        checkpoint="CHECKPOINT" if synthesised else str(declared.get("checkpoint") or "CHECKPOINT"),
+        request_cap=plan.request_cap, step_tokens=plan.step_tokens, gpus=plan.profile.gpus, temperature=temperature,
+        drafting=plan.drafting,
+    )  # fmt: skip
+    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
+
+
+def _kept(row: Mapping[str, Any]) -> bool:
+    return all((row["slas"] or {}).values()) and row["keeps_up"] is not False
+
+
+def _load(found: Rows, promised: bool) -> Load:
+    """The highest load at which something keeps the promise; without one, the highest that most were simulated at."""
+    loads = list(dict.fromkeys(point.setup.load for point, _ in found))
+    able = [load for load in loads if any(_kept(row) for point, row in found if point.setup.load == load)]
+    if promised and able:
+        loads = able
+    count = {load: sum(point.setup.load == load for point, _ in found) for load in loads}
+    most = max(count.values())
+    full = [load for load in loads if count[load] == most] if not promised else loads
+    return max(full, key=lambda load: load.users or load.rate_per_s or 0)
+
+
+def _candidate(point: SweepPoint) -> Candidate:
+    if point.setup.policy == NO_DRAFTER:
+        return Candidate(recording=Recording("none", 0), policy=NO_DRAFTER, request_cap=point.setup.engine.request_cap)
+    policy = point.setup.policy
+    recording = point.recording if policy.reads_confidences else point.recording.showing("none")
+    return Candidate(recording=recording, policy=policy, request_cap=point.setup.engine.request_cap)
+
+
+def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
+    """A candidate over its seeds."""
+    rows = [row for point, row in at if _candidate(point) == candidate]
+    value = sum(float(row[figure]) for row in rows) / len(rows)
+    return Simulated(candidate=candidate, value=value, kept=all(_kept(row) for row in rows))
+
+
+def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Candidate, tuple[Setup, Prepared]]:
+    """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
+    points = {_candidate(point): point for point, _ in at}
+    like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}
+    for candidate in chosen.all:
+        point = points.get(candidate)
+        recording = like.recording if candidate.policy == NO_DRAFTER else candidate.recording
+        recording = recording if point is None else point.recording
+        if recording not in prepared:
+            prepared[recording] = prepare(recordings.trace(recording))
+        setup = like.setup if point is None else point.setup
+        tasks[candidate] = (dataclasses.replace(setup, policy=candidate.policy, seconds=seconds), prepared[recording])
+    return tasks

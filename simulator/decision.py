@@ -1,0 +1,351 @@
+"""From simulated candidates, a promise and an engine: the configuration to run, its gain, and how sure that is.
+
+Candidates are simulated again and again: each draw takes the prompts anew, with replacement, another seed, and a profile
+that is off by what its source may be off. All candidates see the same draw, so what moves them alike cancels. Beside the
+interval over such draws stands the one over draws with the profile held: what is left is the traffic's and the simulation's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from simulator.errors import InputError
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
+from simulator.serving.command import cannot_run
+from simulator.serving.engine import ServingEngine
+
+Figure = Literal["throughput", "tps", "goodput"]
+FIGURES: Mapping[Figure, str] = {
+    "throughput": "tokens/s/GPU", "tps": "tokens/s of a user on average", "goodput": "tokens/s/GPU within the promise"
+}  # fmt: skip
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be run: a recording, a policy and a request cap."""
+
+    recording: Recording
+    policy: PolicySpec
+    request_cap: int
+
+    def __str__(self) -> str:
+        if self.policy == NO_DRAFTER:
+            return "no speculation"
+        basis = {"none": "", "raw": ""}.get(self.recording.confidences, f" on {self.recording.confidences} confidences")
+        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}{basis}"
+
+
+class Simulated(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate, and what one long simulation made of it."""
+
+    candidate: Candidate
+    value: float
+    """Of the figure that is made large."""
+    kept: bool
+    """Whether it kept every promise, and kept up with what arrives."""
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which candidates a decision is about."""
+
+    run: Candidate
+    none: Candidate
+    """No speculation, under the request cap that serves it best."""
+    default: Candidate | None
+    """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
+    what is run, or nothing is drafted."""
+    runner_up: Candidate | None
+    """The best of another drafter or kind of policy that the engine runs."""
+    better: Candidate | None
+    """The best that the engine cannot run, where it beats what is run."""
+
+    @property
+    def all(self) -> list[Candidate]:
+        """All that have to be simulated."""
+        named = (self.run, self.none, self.default, self.runner_up, self.better)
+        return list(dict.fromkeys(c for c in named if c is not None))
+
+
+def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choice | str:
+    """What to run, of what the engine can run (None: any); or why nothing can be recommended."""
+    kept = [s for s in simulated if s.kept]
+    able = [s for s in kept if engine is None or not refused(engine, s.candidate)]
+    if not kept:
+        return "nothing that was simulated keeps the promise"
+    if not able:
+        assert engine is not None
+        return f"nothing that {engine.name} can run keeps the promise"
+    if len({(s.candidate.recording, s.candidate.policy) for s in simulated}) < 2:
+        return "only one configuration was simulated: there is nothing to choose from"
+    ordered = sorted(able, key=lambda s: -s.value)
+    run, best = ordered[0].candidate, ordered[0].value
+    others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run)]
+    beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
+    plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: -s.value)
+    cap = max(s.candidate.request_cap for s in simulated)
+    unasked = Candidate(
+        recording=run.recording.showing("none"), policy=PolicySpec.fixed(run.recording.gamma), request_cap=cap
+    )
+    return Choice(
+        run=run, none=plain[0].candidate if plain else Candidate(recording=_NOTHING, policy=NO_DRAFTER, request_cap=cap),
+        default=None if run.policy == NO_DRAFTER or unasked == run else unasked,
+        runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None,
+    )  # fmt: skip
+
+
+_NOTHING = Recording("none", 0)
+
+
+def refused(engine: ServingEngine, candidate: Candidate) -> str:
+    """Why an engine cannot run a candidate as it was simulated; empty where it can."""
+    return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap)
+
+
+def _differs(one: Candidate, other: Candidate) -> bool:
+    return (one.recording.drafter, one.policy.name) != (other.recording.drafter, other.policy.name)
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """Which draw: its number, and whether the profile is off in it."""
+
+    number: int
+    off: bool
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one candidate in all draws, in their order."""
+
+    value: list[float]
+    attained: list[dict[str, float]]
+    """Share of requests that keep each bound, or the mean."""
+    kept: list[bool]
+    """Whether every promise was kept, and the candidate kept up with what arrived."""
+    also: list[dict[str, float]]
+    """Mean tokens per second of a user (`tps`) and 95 % quantile of seconds to the first token (`p95_ttft`)."""
+
+
+# --- the decision ---------------------------------------------------------------------------------------------------------
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    """How much more of the figure than something else gives, as a share."""
+
+    over: str
+    """In words."""
+    all: Range
+    """With everything that is unsure."""
+    held: Range
+    """With the profile taken for true."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more, or less, beyond doubt."""
+        return self.all.low > 0 or self.all.high < 0
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to run, and how sure that is. The one value that commands, report and exports print."""
+
+    engine: str
+    """Which runs it; `any` where all policies were allowed."""
+    profile: str
+    source: str
+    """Of the profile: measured, fitted, published, roofline or user."""
+    load: str
+    """As users write it."""
+    at: str
+    """The load in words."""
+    promise: list[str]
+    """Means, and bounds that hold together as one, as written; empty without."""
+    traffic: str
+    """Lengths, mix and temperature, in words."""
+    figure: Figure
+    reason: str = ""
+    """Why nothing can be recommended; what follows is then empty."""
+    run: str = ""
+    """The configuration in words."""
+    candidate: dict[str, str | int] = {}
+    """Its drafter, kind, gamma, policy, confidences, drafting and request_cap."""
+    command: str = ""
+    """For a shell."""
+    notes: list[str] = []
+    """What has to be done before the command runs, and what is not as simulated."""
+    value: Range | None = None
+    """The figure, with everything that is unsure."""
+    attained: dict[str, Range] = {}
+    """What becomes of each bound."""
+    tps: Range | None = None
+    """Mean tokens per second of a user."""
+    p95_ttft: Range | None = None
+    """Seconds to the first token that 95 % of requests do not exceed."""
+    sure: float | None = None
+    """Share of the draws in which the promise is kept."""
+    gains: list[Gain] = []
+    """Over no speculation, and over the engine's default with the same drafter."""
+    runner_up: Gain | None = None
+    better: Gain | None = None
+    """What the best that the engine cannot run would add."""
+    draws: int = 0
+    errors: dict[str, float] = {}
+    """Relative standard errors of the profile's parts that were drawn."""
+    next: str = ""
+    """What to do to be surer."""
+
+
+def decide(
+    stub: Decision, choice: Choice, found: Mapping[Candidate, Sampled], draws: Sequence[Draw], engine: ServingEngine | None
+) -> Decision:
+    """A decision from the draws of a choice; `stub` says what it is about. Raises InputError where draws came to nothing."""
+    off = np.array([draw.off for draw in draws])
+    value = {candidate: np.array(found[candidate].value) for candidate in choice.all}
+    if any(not np.isfinite(v).all() for v in value.values()):
+        raise InputError("draws of a decision came to nothing: too few requests finish; simulate longer")
+
+    def gain(over: str, top: Candidate, under: Candidate) -> Gain:
+        ratio = value[top] / value[under] - 1
+        centre = float(ratio[~off].mean())
+        return Gain(over=over, all=_range(ratio[off], centre), held=_range(ratio[~off], centre))
+
+    run, gains = choice.run, list[Gain]()
+    if run != choice.none:
+        gains.append(gain("no speculation", run, choice.none))
+    if choice.default is not None:
+        name = "the engine" if engine is None else engine.name
+        misses = ", which misses the promise" if np.mean(found[choice.default].kept) < 0.5 else ""
+        gains.append(gain(f"what {name} does with it by default, {choice.default}{misses}", run, choice.default))
+    own = found[run]
+
+    def also(name: str) -> Range:
+        values = np.array([one[name] for one in own.also])
+        return _range(values[off], float(values[~off].mean()))
+
+    attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
+    return msgspec.structs.replace(
+        stub,
+        run=str(run), candidate=_columns(run), gains=gains, draws=int(off.sum()),
+        value=_range(value[run][off], float(value[run][~off].mean())),
+        attained={name: _range(v[off], float(v[~off].mean())) for name, v in attained.items()},
+        tps=also("tps"), p95_ttft=also("p95_ttft"),
+        sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
+        runner_up=None if choice.runner_up is None else gain(str(choice.runner_up), run, choice.runner_up),
+        better=None if choice.better is None else gain(str(choice.better), choice.better, run),
+        next=_next(gains, stub.source), notes=_notes(run),
+    )  # fmt: skip
+
+
+def _range(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Range(centre, float(min(low, centre)), float(max(high, centre)))
+
+
+def _columns(run: Candidate) -> dict[str, str | int]:
+    r = run.recording
+    return {
+        "drafter": "none" if run.policy == NO_DRAFTER else r.drafter, "kind": r.kind, "gamma": r.gamma,
+        "policy": str(run.policy), "confidences": r.confidences, "drafting": r.drafting, "request_cap": run.request_cap,
+    }  # fmt: skip
+
+
+def _notes(run: Candidate) -> list[str]:
+    """What is not as it would be live."""
+    if run.policy.replays_exactly or run.recording.drafting != "sampled":
+        return []
+    return ["the policy looks at old confidences: replaying sampled drafts under it is an approximation"]
+
+
+def _next(gains: Sequence[Gain], source: str) -> str:
+    """What would make the first gain surer: whichever of profile and prompts makes most of its interval."""
+    if not gains:
+        return ""
+    width, held = (r.high - r.low for r in (gains[0].all, gains[0].held))
+    if width > 1.5 * held:
+        how = "fit it to a measured point or two" if source == "measured" else "measure it there with `harness profile`"
+        return f"most of the interval is the profile's ({source}): {how}"
+    return "most of the interval is the traffic's: record more prompts"
+
+
+# --- in words -------------------------------------------------------------------------------------------------------------
+
+
+def sentences(decision: Decision) -> list[str]:
+    """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes."""
+    d = decision
+    where = f"{d.profile} ({d.source}), {d.at}"
+    promise = f", {' and '.join(d.promise)}" if d.promise else ""
+    if d.reason:
+        return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
+    engine = "" if d.engine == "any" else f" with {d.engine}"
+    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most,{engine}: {where}{promise}."]
+    assert d.value is not None
+    assert d.tps is not None
+    assert d.p95_ttft is not None
+    said.append(
+        f"{_thousands(d.value)} {FIGURES[d.figure]}"
+        + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
+        + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
+    )
+    said += [f"{_share(g.all.value)} over {g.over} ({_interval(g)}){_doubt(g)}." for g in d.gains]
+    for name, kept in d.attained.items():
+        said.append(f"{name}: {_attained(name, kept)}.")
+    if d.sure is not None and d.sure < 0.975:
+        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: a smaller load, or a weaker promise, is safer.")
+    if d.runner_up is not None:
+        clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
+        said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
+    if d.better is not None:
+        said.append(
+            f"{d.better.over} would add {_share(d.better.all.value)} ({_interval(d.better)}), but {d.engine} cannot run it."
+        )
+    errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
+    said.append(f"Traffic: {d.traffic}. Intervals: {d.draws} draws of prompts, seeds and the profile's errors ({errors}).")
+    if d.next:
+        said.append(f"To be surer: {d.next}.")
+    return said
+
+
+def told(decision: Decision) -> list[str]:
+    """All of a decision for a terminal: the sentence that says what to run, the command, the other sentences, notes."""
+    first, *others = sentences(decision)
+    command = decision.command.splitlines()
+    return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in decision.notes)]
+
+
+def _thousands(r: Range) -> str:
+    return f"{r.value:,.0f} ({r.low:,.0f} to {r.high:,.0f})"
+
+
+def _lost(gain: Gain) -> float:
+    return 1 - 1 / (1 + gain.all.value)
+
+
+def _share(value: float) -> str:
+    return f"{value:+.0%}" if abs(value) >= 0.0995 else f"{value:+.1%}"
+
+
+def _interval(gain: Gain) -> str:
+    return (
+        f"95 %: {_share(gain.all.low)} to {_share(gain.all.high)}; with the profile held "
+        f"{_share(gain.held.low)} to {_share(gain.held.high)}"
+    )
+
+
+def _doubt(gain: Gain) -> str:
+    return "" if gain.clear else ", which may be none"
+
+
+def _attained(name: str, kept: Range) -> str:
+    if name.startswith("mean_"):
+        return f"{kept.value:.3g} (95 %: {kept.low:.3g} to {kept.high:.3g})"
+    return f"{kept.value:.1%} of requests (95 %: {kept.low:.1%} to {kept.high:.1%})"

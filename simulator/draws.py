@@ -1,0 +1,80 @@
+"""Candidates simulated again and again, for a decision's intervals: other prompts, another seed, a profile that is off."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from simulator.decision import Candidate, Draw, Figure, Sampled
+from simulator.hardware.whatif import perturbed
+from simulator.load import Load, RecordedArrivals
+from simulator.metrics import Outcome
+from simulator.simulation import Prepared, Setup, redrawn, simulate
+
+DRAWS, HELD_SHARE = 200, 0.3
+"""With another profile each; and as a share of them, how many more with the profile held."""
+TOKENS, SHORTEST_S = 150_000, 10.0
+"""Output tokens that a draw simulates, and the least seconds of it."""
+MOST_TOKENS = 40_000_000
+"""Of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
+FEWEST = 20
+FRESH = 2_000_003
+"""Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
+
+
+def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
+    """The draws of a decision whose every simulation gives so many tokens: `count` of them, or fewer where they are long."""
+    share = min(1.0, MOST_TOKENS / max(tokens, 1.0) / (count * (1 + HELD_SHARE)))
+    return [
+        Draw(number, off)
+        for off, most in ((True, count), (False, round(HELD_SHARE * count)))
+        for number in range(max(min(FEWEST, count), round(share * most)))
+    ]
+
+
+def seconds_for(load: Load, throughput: float, seconds: float) -> float:
+    """Simulated seconds of a draw, where so many tokens a second come; recorded arrivals run until all are served."""
+    if isinstance(load, RecordedArrivals):
+        return seconds
+    return min(seconds, max(SHORTEST_S, TOKENS / max(throughput, 1e-9)))
+
+
+def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepared]:
+    """A simulation as a draw has it. Two candidates' draws of one number see the same prompts, seed and errors."""
+    of_prompts, of_profile = np.random.default_rng([setup.seed, FRESH, draw.number]).spawn(2)
+    profile = perturbed(setup.profile, of_profile) if draw.off else setup.profile
+    seed = setup.seed + FRESH + draw.number
+    return dataclasses.replace(setup, profile=profile, seed=seed), redrawn(recorded, of_prompts)
+
+
+def sample(
+    tasks: Mapping[Candidate, tuple[Setup, Prepared]],
+    draws: Sequence[Draw],
+    figure: Figure,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Candidate, Sampled]:
+    """Simulate every candidate in every draw, in this process. Raises InputError for what cannot be simulated."""
+    outcomes: dict[Candidate, list[Outcome]] = {candidate: [] for candidate in tasks}
+    for done, draw in enumerate(draws, 1):
+        for candidate, (setup, recorded) in tasks.items():
+            outcomes[candidate].append(simulate(*varied(setup, recorded, draw)))
+        advance(done, len(draws))
+    return {candidate: sampled(own, figure) for candidate, own in outcomes.items()}
+
+
+def sampled(outcomes: Sequence[Outcome], figure: Figure) -> Sampled:
+    """What a decision takes from a candidate's outcomes."""
+    return Sampled(
+        value=[figure_of(o, figure) for o in outcomes],
+        attained=[o.attained for o in outcomes],
+        also=[{"tps": o.tps.value, "p95_ttft": o.quantiles["p95_ttft"]} for o in outcomes],
+        kept=[all(o.slas.values()) and o.keeps_up is not False for o in outcomes],
+    )
+
+
+def figure_of(outcome: Outcome, figure: Figure) -> float:
+    """The figure of an outcome that is made large."""
+    estimates = {"throughput": outcome.throughput.value, "tps": outcome.tps.value, "goodput": outcome.goodput}
+    return estimates[figure]

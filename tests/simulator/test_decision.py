@@ -1,0 +1,156 @@
+"""Decisions: what is chosen of what an engine can run, and how sure its gain is."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from simulator.decision import Candidate, Decision, Draw, Sampled, Simulated, choose, decide, sentences
+from simulator.policies import PolicySpec
+from simulator.records import Recording
+from simulator.serving.command import batch_rows, cannot_run, serve
+from simulator.serving.vllm import VLLM
+
+DSPARK = Recording("new", 7, "none", "greedy", "dspark")
+EAGLE3 = Recording("old", 7, "none", "greedy", "eagle3")
+NOTHING = Recording("none", 0)
+
+
+def candidate(recording: Recording, policy: str, cap: int = 256) -> Candidate:
+    return Candidate(recording=recording, policy=PolicySpec.parse(policy), request_cap=cap)
+
+
+def simulated(recording: Recording, policy: str, value: float, *, kept: bool = True, cap: int = 256) -> Simulated:
+    return Simulated(candidate=candidate(recording, policy, cap), value=value, kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("recording", "policy", "cap", "able"),
+    [
+        (DSPARK, "fixed:7", 256, True),
+        (DSPARK, "fixed:3", 256, False),  # another block, which computes otherwise
+        (EAGLE3, "fixed:3", 256, True),
+        (DSPARK, "cutoff:16", 256, True),
+        (DSPARK, "k_by_batch:16=7/64=3", 256, False),
+        (DSPARK, "k_by_batch:16=7/64=3", 16, True),  # the second row is never reached
+        (EAGLE3, "k_by_batch:16=7/64=3", 256, True),
+        (DSPARK, "vllm_adaptive", 256, True),
+        (DSPARK, "prefix_scheduler", 256, False),
+        (DSPARK, "oracle", 256, False),
+        (NOTHING, "none", 256, True),
+        (Recording("mine", 3, "none", "greedy", "draft_model"), "fixed:3", 256, False),
+    ],
+)
+def test_what_an_engine_can_run(recording: Recording, policy: str, cap: int, able: bool) -> None:
+    assert (cannot_run(VLLM, recording, PolicySpec.parse(policy), cap) == "") == able
+
+
+def test_the_best_that_keeps_the_promise_and_can_be_run() -> None:
+    found = [
+        simulated(NOTHING, "none", 90, cap=32), simulated(NOTHING, "none", 100, kept=False),
+        simulated(DSPARK, "fixed:7", 150, cap=32), simulated(DSPARK, "fixed:3", 170), simulated(EAGLE3, "fixed:3", 140),
+        simulated(DSPARK, "prefix_scheduler", 180), simulated(EAGLE3, "fixed:7", 999, kept=False),
+    ]  # fmt: skip
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    assert choice.run == candidate(DSPARK, "fixed:7", 32)
+    assert choice.none == candidate(NOTHING, "none")  # the better of both, though it breaks the promise
+    assert choice.default == candidate(DSPARK, "fixed:7")
+    assert choice.runner_up == candidate(EAGLE3, "fixed:3")
+    assert choice.better == candidate(DSPARK, "prefix_scheduler")
+    anything = choose(found, None)
+    assert not isinstance(anything, str)
+    assert (anything.run, anything.better) == (candidate(DSPARK, "prefix_scheduler"), None)
+
+
+def test_nothing_may_be_best() -> None:
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 90)], VLLM)
+    assert not isinstance(choice, str)
+    assert choice.run == choice.none
+    assert choice.default is None
+    assert choice.runner_up == candidate(DSPARK, "fixed:7")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [simulated(NOTHING, "none", 100)],
+        [simulated(DSPARK, "fixed:7", 100)],
+        [simulated(NOTHING, "none", 100, kept=False), simulated(DSPARK, "fixed:7", 90, kept=False)],
+        [simulated(NOTHING, "none", 100, kept=False), simulated(DSPARK, "prefix_scheduler", 90)],
+    ],
+)
+def test_without_a_choice_there_is_no_recommendation(found: list[Simulated]) -> None:
+    assert isinstance(choose(found, VLLM), str)
+
+
+STUB = Decision(
+    engine="vLLM", profile="h100/toy", source="roofline", load="users:8/0", at="8 users", promise=["tps>=80"],
+    traffic="toys", figure="throughput", errors={"verify": 0.3, "draft": 0.3, "host": 0.3},
+)  # fmt: skip
+DRAWS = [Draw(i, True) for i in range(2000)] + [Draw(i, False) for i in range(600)]
+
+
+def sampled(value: np.ndarray[tuple[int], np.dtype[np.float64]], *, kept: bool = True) -> Sampled:
+    n = len(value)
+    return Sampled(
+        value=value.tolist(), attained=[{"tps>=80": 0.97 if kept else 0.5}] * n, kept=[kept] * n,
+        also=[{"tps": 90.0, "p95_ttft": 0.2}] * n,
+    )  # fmt: skip
+
+
+def test_intervals_are_of_paired_draws() -> None:
+    """Both move by 30 % together, and their ratio by 2 %: the gain of 50 % is as sure as the ratio, the figure is not."""
+    rng = np.random.default_rng(0)
+    common = np.exp(np.where([d.off for d in DRAWS], 0.3, 0.01) * rng.standard_normal(len(DRAWS)))
+    own = np.exp(0.02 * rng.standard_normal(len(DRAWS)))
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    found = {choice.run: sampled(150 * common * own), choice.none: sampled(100 * common, kept=False)}
+    decision = decide(STUB, choice, found, DRAWS, VLLM)
+    [gain] = decision.gains
+    assert gain.all.value == pytest.approx(0.5, abs=0.005)
+    for interval in (gain.all, gain.held):
+        assert (interval.low, interval.high) == pytest.approx(
+            (1.5 * np.exp(-0.0392) - 1, 1.5 * np.exp(0.0392) - 1), abs=0.01
+        )
+    assert gain.clear
+    assert decision.value is not None
+    assert decision.value.high / decision.value.low == pytest.approx(np.exp(2 * 1.96 * 0.3), rel=0.1)
+    assert (decision.sure, decision.draws) == (1.0, 2000)
+    assert decision.attained["tps>=80"].value == pytest.approx(0.97)
+
+
+def test_a_gain_that_hangs_on_the_profile_says_so() -> None:
+    """With the profile held it is 5 ± 1 %, with its errors 5 ± 60 %: nothing is clear, and measuring is what helps."""
+    rng = np.random.default_rng(1)
+    ratio = np.exp(np.where([d.off for d in DRAWS], 0.3, 0.005) * rng.standard_normal(len(DRAWS)))
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 105)], VLLM)
+    assert not isinstance(choice, str)
+    even = np.full(len(DRAWS), 100.0)
+    decision = decide(STUB, choice, {choice.run: sampled(105 * ratio), choice.none: sampled(even)}, DRAWS, VLLM)
+    [gain] = decision.gains
+    assert not gain.clear
+    assert gain.all.low < 0 < gain.held.low
+    assert "profile" in decision.next
+    assert msgspec.json.decode(msgspec.json.encode(decision), type=Decision) == decision
+    assert all(sentences(decision))
+
+
+def test_the_command_says_what_was_simulated() -> None:
+    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "temperature": 1.0}
+    greedy = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="greedy", **options)  # type: ignore[arg-type]
+    assert '"num_speculative_tokens": 3' in greedy.command
+    assert "draft_sample_method" not in greedy.command
+    assert "--max-num-seqs 64" in greedy.command
+    assert "--tensor-parallel-size 2" in greedy.command
+    sampled_drafts = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="sampled", **options)  # type: ignore[arg-type]
+    assert '"draft_sample_method": "probabilistic"' in sampled_drafts.command
+    plain = serve(VLLM, "me/target", NOTHING, PolicySpec("none"), drafting="greedy", **options)  # type: ignore[arg-type]
+    assert "speculative" not in plain.command
+
+
+def test_rows_end_at_the_request_cap() -> None:
+    assert batch_rows(PolicySpec.parse("k_by_batch:8=7/32=3"), 7, 16) == [(1, 8, 7), (9, 16, 3)]
+    assert batch_rows(PolicySpec.parse("cutoff:8"), 7, 16) == [(1, 8, 7), (9, 16, 0)]

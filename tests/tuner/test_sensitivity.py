@@ -1,0 +1,82 @@
+"""What decides, on trials whose answer is known."""
+
+from __future__ import annotations
+
+from simulator.policies import PolicySpec
+from simulator.records import Confidences
+from tuner.sensitivity import decisive
+from tuner.space import Configuration, Leaf, plain
+from tuner.trial import State, Trial, TrialRung
+
+
+def configuration(drafter: str, gamma: int, policy: str, confidences: Confidences = "none", cap: int = 64) -> Configuration:
+    return Configuration(drafter, gamma, PolicySpec.parse(policy), confidences, cap)
+
+
+def trials(*tried: tuple[Configuration, float, State, float]) -> list[Trial]:
+    """Configurations, what each came to, how far it was simulated and by how much it breaks the bound."""
+    return [
+        Trial(
+            number=number, batch=0, origin="start", leaf=Leaf(c, {}, {}), attributes={}, state=state,
+            rungs=() if state == "failed" else (TrialRung(1.0, (value,), (0.0,), {"tps>=1": broken}),),
+        )
+        for number, (c, value, state, broken) in enumerate(tried)
+    ]  # fmt: skip
+
+
+WINNER = configuration("dspark", 7, "lagged_scheduler:2", "calibrated")
+
+
+def losses(found: list[Trial], winner: Configuration = WINNER) -> dict[str, tuple[object, float | None]]:
+    """By knob, in their order: its value in the best of the others, and what is lost."""
+    return {
+        row["what"]: ((row["best"] or {}).get("value"), None if row["loss"] is None else round(row["loss"], 9))
+        for row in decisive(found, winner)
+    }
+
+
+def test_a_knob_decides_what_is_lost_when_the_rest_is_tuned_anew() -> None:
+    """The drafter decides by far, though it is the request cap that most trials differ in, and most of all by a bad one."""
+    found = trials(
+        (WINNER, 1000, "complete", -1),
+        (configuration("dspark", 7, "lagged_scheduler:1", "calibrated"), 990, "complete", -1),
+        (configuration("dspark", 7, "lagged_scheduler:3", "calibrated"), 600, "complete", -1),
+        (configuration("dspark", 7, "prefix_scheduler", "raw"), 950, "complete", -1),
+        (configuration("dspark", 5, "fixed:5"), 800, "complete", -1),
+        (configuration("dflash", 7, "fixed:4"), 700, "complete", -1),
+        (configuration("mtp", 1, "fixed:1"), 650, "complete", -1),
+        (plain(64), 400, "complete", -1),
+        *((configuration("dspark", 7, "lagged_scheduler:2", "calibrated", cap), 10.0 * cap, "complete", -1)
+          for cap in (1, 2, 4, 8, 16, 32)),
+        (configuration("dspark", 7, "lagged_scheduler:2", "calibrated", 128), 1000, "complete", -1),
+    )  # fmt: skip
+    expected = {
+        "drafter": ("dflash", 0.3), "γ": (5, 0.2), "policy": ("prefix_scheduler", 0.05), "confidences": ("raw", 0.05),
+        "parameter of the policy": ("lagged_scheduler:1", 0.01), "request cap": (128, 0.0),
+    }  # fmt: skip
+    assert losses(found) == expected
+    assert list(losses(found)) == list(expected)
+
+
+def test_only_what_keeps_the_bounds_is_an_alternative() -> None:
+    """With another drafter nothing keeps the bound: that decides most. A failed trial has come to nothing."""
+    found = trials(
+        (configuration("dflash", 7, "fixed:7"), 2000, "complete", 0.1),
+        (WINNER, 1000, "complete", -1),
+        (configuration("dspark", 7, "fixed:7"), 1500, "complete", 0.2),
+        (configuration("dspark", 7, "fixed:5"), 900, "complete", -1),
+        (configuration("dspark", 5, "fixed:5"), 0, "failed", 0),
+    )
+    assert losses(found) == {"drafter": (None, None), "policy": ("fixed", 0.1)}
+    assert [row["keeps"] for row in decisive(found, WINNER)] == [False, True]
+
+
+def test_what_was_cut_short_is_said_to_be() -> None:
+    found = trials((WINNER, 1000, "complete", -1), (configuration("mtp", 1, "fixed:1"), 500, "cut", -1))
+    states = {row["what"]: row["best"]["state"] for row in decisive(found, WINNER)}
+    assert states == {"drafter": "cut", "policy": "cut"}
+
+
+def test_of_plain_decoding_there_is_only_whether_and_how_many() -> None:
+    found = trials((plain(64), 1000, "complete", -1), (configuration("mtp", 1, "fixed:1", cap=32), 900, "complete", -1))
+    assert losses(found, plain(64)) == {"drafter": ("mtp", 0.1), "request cap": (32, 0.1)}

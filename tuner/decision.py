@@ -1,0 +1,167 @@
+"""What a study says to run at a load: the best of its trials that the engine can run, drawn again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from results.store.database import Store
+from simulator.decision import Candidate, Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused
+from simulator.drafter_kinds import kind_of
+from simulator.draws import draws_for, seconds_for
+from simulator.errors import InputError
+from simulator.load import RecordedArrivals
+from simulator.policies import PolicySpec
+from simulator.records import Recording
+from simulator.requests import Mix
+from simulator.serving.command import serve
+from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import ENGINES
+from simulator.sla import promises
+from simulator.traces import Trace
+from tuner.confirmation import CONTENDERS, PART, Confirmation
+from tuner.objective import WANTED, Figures, TrialJob
+from tuner.search import Run
+from tuner.space import Configuration, Recorded
+from tuner.trial import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a decision is asked about, beside what is confirmed."""
+
+    engine: str
+    """Its name in `ENGINES`."""
+    draws: int
+    """Of prompts, seeds and errors, with the profile off."""
+    traffic: Trace
+    """Whose prompts are asked for."""
+    recorded: tuple[Recorded, ...]
+    """What a better scheduler could read."""
+
+
+def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, trials: Sequence[Trial], run: Run) -> Decision:
+    """The decision of a study at a load, from its trials."""
+    engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
+    stored = store.run(run_id)
+    drafters, temperature = stored["drafters"], float(stored["sampling"].get("temperature", 0))
+
+    def candidate(c: Configuration) -> Candidate:
+        if c.policy.name == "none":
+            return Candidate(recording=Recording("none", 0), policy=c.policy, request_cap=c.request_cap)
+        kind = kind_of(c.drafter, drafters.get(c.drafter, {}))
+        recording = Recording(c.drafter, c.gamma, c.confidences, what.drafting, kind)
+        return Candidate(recording=recording, policy=c.policy, request_cap=c.request_cap)
+
+    mix, errors = (
+        Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens),
+        profile.relative_errors,
+    )
+    stub = Decision(
+        engine=asked.engine if engine is None else engine.name, profile=profile.name, source=profile.source,
+        load=str(scenario.load), at=scenario.load.label, promise=promises(scenario.slas),
+        traffic=f"{mix.words(scenario.load)}; temperature {temperature:g}", figure=_FIGURES[what.objective],
+        errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
+    )  # fmt: skip
+    confirmed = _confirmed(what, trials, engine, candidate, run)
+    chosen = choose(confirmed, engine)
+    if isinstance(chosen, str):
+        return msgspec.structs.replace(stub, reason=chosen)
+    if engine is not None and chosen.better is None:
+        chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
+    best = next(s.value for s in confirmed if s.candidate == chosen.run)
+    sampled, draws = _sampled(chosen, what, best, asked.draws, run)
+    decision = decide(stub, chosen, sampled, draws, engine)
+    if engine is None:
+        return decision
+    declared = drafters.get(chosen.run.recording.drafter, {})
+    serving = serve(
+        engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
+        checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
+        gpus=profile.gpus, temperature=temperature, drafting=what.drafting,
+    )  # fmt: skip
+    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
+
+
+_FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}
+
+
+def _scheduled(run: Candidate, recorded: Sequence[Recorded]) -> Candidate | None:
+    """What is run, under the paper's scheduler; under a moving average of acceptance where nothing says how sure it is."""
+    own = next((r for r in recorded if (r.drafter, r.gamma) == (run.recording.drafter, run.recording.gamma)), None)
+    if own is None:
+        return None
+    if own.confidences:
+        recording, policy = run.recording.showing(own.confidences[-1]), PolicySpec("prefix_scheduler")
+    else:
+        recording, policy = run.recording.showing("none"), PolicySpec("batch_adaptive")
+    return Candidate(recording=recording, policy=policy, request_cap=run.request_cap)
+
+
+def _checkpoint(run: Mapping[str, Any], drafter: Mapping[str, Any]) -> str:
+    return "CHECKPOINT" if run["target"].get("synthesised") else str(drafter.get("checkpoint") or "CHECKPOINT")
+
+
+def _confirmed(
+    what: Confirmation, trials: Sequence[Trial], engine: ServingEngine | None,
+    candidate: Callable[[Configuration], Candidate], run: Run,
+) -> list[Simulated]:  # fmt: skip
+    """The trials as candidates; of those that may be chosen, whether the promise is kept on prompts nobody searched on."""
+    found = {
+        t.configuration: Simulated(candidate=candidate(t.configuration), value=t.last.values[0], kept=t.last.feasible)
+        for t in trials
+        if t.state == "complete"
+    }
+    if not what.scenario.slas:
+        return list(found.values())
+    ordered = sorted((c for c, s in found.items() if s.kept), key=lambda c: -found[c].value)
+    able = [c for c in ordered if engine is None or not refused(engine, found[c].candidate)]
+    for configuration in able[:CONTENDERS]:
+        [one] = what.run([("to run", configuration)], run)
+        if what.keeps(one):
+            break
+        found[configuration] = msgspec.structs.replace(found[configuration], kept=False)
+    return list(found.values())
+
+
+def _sampled(
+    chosen: Choice, what: Confirmation, value: float, count: int, run: Run
+) -> tuple[dict[Candidate, Sampled], list[Draw]]:
+    """What came of the candidates of a choice in every draw; `value` is what the one to run gives."""
+    scenario, figure = what.scenario, WANTED[what.objective][0]
+    throughput = value * (scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus)
+    seconds = seconds_for(scenario.load, throughput, what.seconds)
+    tokens = seconds * throughput
+    if isinstance(scenario.load, RecordedArrivals):
+        tokens = float(scenario.load.requests.output_tokens.sum())
+    draws, candidates = draws_for(tokens, count), chosen.all
+    jobs = [TrialJob(_configuration(c), scenario, seconds, what.seed, PART, vary=draw) for draw in draws for c in candidates]
+    results = run(jobs)
+    failed = next((r for r, _ in results if isinstance(r, str)), None)
+    if failed is not None:
+        raise InputError(f"a draw of the decision failed: {failed}")
+    figures: list[Figures] = [r for r, _ in results if not isinstance(r, str)]
+    found = {}
+    for i, c in enumerate(candidates):
+        own = figures[i :: len(candidates)]
+        found[c] = Sampled(
+            value=[f[figure] for f in own],
+            attained=[{name: f[name] for name in promises(scenario.slas)} for f in own],
+            also=[{name: f[name] for name in ("tps", "p95_ttft")} for f in own],
+            kept=[all(v <= 0 for v in scenario.violations(f).values()) for f in own],
+        )
+    return found, draws
+
+
+_SOME_USERS = 16
+"""Of an open loop, to guess how many tokens come in a second: more only make draws shorter."""
+
+
+def _configuration(c: Candidate) -> Configuration:
+    if c.policy.name == "none":
+        return Configuration("none", 0, c.policy, "none", c.request_cap)
+    r = c.recording
+    return Configuration(r.drafter, r.gamma, c.policy, r.confidences, c.request_cap)
