@@ -72,6 +72,11 @@ class Load(ABC):
         """Single loads with their weights, whose sum is 1."""
         return ((self, 1.0),)
 
+    def most_running(self, request_cap: int, replicas: int) -> int:
+        """No more requests than this ever run on a replica; a router to the least loaded shares users out evenly."""
+        users = [part.users for part, _ in self.parts]
+        return min(request_cap, max(request_cap if n is None else -(-n // replicas) for n in users))
+
 
 @dataclass(frozen=True, slots=True)
 class Users(Load):

@@ -44,7 +44,7 @@ def decision_of(
     errors = plan.profile.relative_errors
     stub = Decision(
         engine=plan.engine if engine is None else engine.name, profile=plan.profile.name, source=plan.profile.source,
-        load=str(load), at=load.label, promise=promises(plan.slas),
+        load=str(load), replicas=plan.replicas, at=load.label, promise=promises(plan.slas),
         traffic=f"{mix.words(load)}; temperature {temperature:g}", figure=figure,
         errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
     )  # fmt: skip
@@ -68,7 +68,8 @@ def decision_of(
         engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
         checkpoint="CHECKPOINT" if synthesised else str(declared.get("checkpoint") or "CHECKPOINT"),
         request_cap=plan.request_cap, step_tokens=plan.step_tokens, gpus=plan.profile.gpus, temperature=temperature,
-        drafting=plan.drafting,
+        drafting=plan.drafting, replicas=plan.replicas,
+        most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
     )  # fmt: skip
     return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
 
