@@ -27,7 +27,7 @@ from simulator.errors import InputError
 
 MAX_GAMMA = 254
 """Counts of a round are stored in one byte."""
-WEIGHTS = ("config.json", "*.safetensors")
+WEIGHTS = ("config.json", "*.safetensors", "*.bin")
 """Files of a checkpoint that say what a model computes."""
 TEXT = (
     "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tekken.json", "*.model",

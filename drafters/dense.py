@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,18 @@ class DenseText:
         return [*self.prompt, *self.response, *self.beyond]
 
 
+class Reading(NamedTuple):
+    """What a target makes of a text that it reads as a whole, under the sampling settings it was generated with."""
+
+    outside: int
+    """Tokens that it cannot say here: a greedy choice, top-k or top-p that rounding decides otherwise than where the text
+    was generated. Rare for the target's own texts (some in a thousand in bfloat16), many for those of others."""
+    surprise: float
+    """Σ (−log p(y) − H(p)) over the other tokens, H the entropy of p: 0 in the mean for what is drawn from p."""
+    variance: float
+    """Of that sum, for what is drawn from p; both are 0 at temperature 0."""
+
+
 def record_anchors(
     target: Target,
     drafters: Sequence[Drafter],
@@ -67,7 +79,7 @@ def record_anchors(
     drafting: Sequence[Drafting] = ("sampled",),
     budget_bytes: int = BUDGET_BYTES,
     fresh: bool = False,
-    outside: list[int] | None = None,
+    readings: list[Reading] | None = None,
 ) -> list[dict[KeptDrafting, list[Anchors]]]:
     """Dense records of `texts`, in their order, for each of the drafters. The target reads every text once for all.
 
@@ -78,10 +90,7 @@ def record_anchors(
         drafting: the ways to record.
         budget_bytes: how much a pass may hold; longer texts take more passes.
         fresh: also draft a second time, freely, for the confidences of unverified tails; a greedy draft has one tail only.
-        outside: is given, for each text, how many of its tokens the target cannot say here: a greedy choice, top-k or top-p
-            that rounding decides otherwise than where the text was generated. Rare for the target's own texts (some in a
-            thousand in bfloat16), many where a text is not the target's or `sampling` not its settings: whoever knows where
-            the texts come from judges.
+        readings: is given, for each text, what the target makes of it. Whoever knows where the texts come from judges.
 
     Raises:
         InputError: a text lacks tokens beyond its end, or logits or confidences are not finite.
@@ -100,18 +109,18 @@ def record_anchors(
             )
     ways = tuple(dict.fromkeys(kept_drafting(way, "learned", sampling.temperature) for way in drafting))
     read: list[dict[KeptDrafting, dict[int, Anchors]]] = [{way: {} for way in ways} for _ in learned]
-    counts: dict[int, int] = {}
-    looked_up_alone = not learned and outside is None
+    made: dict[int, Reading] = {}
+    looked_up_alone = not learned and readings is None
     at_once = _anchors_at_once(target, learned, texts, budget_bytes, len(ways))
     for group in [] if looked_up_alone else _groups(texts, at_once):
         padded = _Texts([texts[i] for i in group], gamma, target.device)
-        recorded, fell_outside = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
-        counts |= zip(group, fell_outside, strict=True)
+        recorded, own_readings = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
+        made |= zip(group, own_readings, strict=True)
         for own, of_drafter in zip(read, recorded, strict=True):
             for way in ways:
                 own[way] |= zip(group, of_drafter[way], strict=True)
-    if outside is not None:
-        outside += [counts[i] for i in range(len(texts))]
+    if readings is not None:
+        readings += [made[i] for i in range(len(texts))]
     in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
     return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, NGram) else next(in_turn) for d in drafters]
 
@@ -189,22 +198,19 @@ def _drafted(
     ways: Sequence[KeptDrafting],
     budget_bytes: int,
     fresh: bool,
-) -> tuple[list[dict[KeptDrafting, list[Anchors]]], list[int]]:
-    """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters.
-
-    Also the tokens of each text that fall outside the target's distribution.
-    """
+) -> tuple[list[dict[KeptDrafting, list[Anchors]]], list[Reading]]:
+    """One reading of the texts by the target, then slices of their anchors, each with all blocks of all drafters."""
     taps = sorted({layer for d in drafters for layer in d.tap_layers})
     seen = target.read(texts.ids, taps)
     by_layer = dict(zip(taps, torch.split(seen.taps, target.hidden_size, -1), strict=True)) if taps else {}
     contexts = [d.read(torch.cat([by_layer[i] for i in d.tap_layers], -1), texts.ids, texts.positions) for d in drafters]
     parts: list[dict[KeptDrafting, list[list[Tensor]]]] = [{way: [] for way in ways} for _ in drafters]
-    outside = torch.zeros_like(texts.last[:, 0])
+    made = torch.zeros(len(texts.texts), 3, dtype=torch.float64, device=texts.ids.device)
     step = max(1, _anchors_at_once(target, drafters, texts.texts, budget_bytes, len(ways)) // len(texts.texts))
     for i in range(0, texts.anchors, step):
         at = slice(i, i + step)
         verdicts = _Verdicts(target, texts, at, seen.hidden, sampling)
-        outside += verdicts.outside
+        made += verdicts.reading
         for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
             context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
             blocks = _Blocks(verdicts)
@@ -220,7 +226,7 @@ def _drafted(
         {way: _cut_up(texts.texts, pieces, drafter, target.dtype) for way, pieces in part.items()}
         for drafter, part in zip(drafters, parts, strict=True)
     ]
-    return recorded, outside.tolist()
+    return recorded, [Reading(int(outside), surprise, variance) for outside, surprise, variance in made.tolist()]
 
 
 def _cut_up(
@@ -280,12 +286,24 @@ class _Verdicts:
             return [x[:, k : k + anchors] for k in range(gamma)]
 
         self.sampling, self.uniform = sampling, texts.uniform[..., at]
-        self.outside = (outside[:, :anchors] & (window[:, :anchors] + 1 < texts.ends)).sum(-1)
-        """Response tokens after the anchors that the target cannot say, [B]."""
+        own = window[:, :anchors] + 1 < texts.ends
+        self.reading = self._read(probs[:, :anchors], p_said[:, :anchors], outside[:, :anchors], own)
+        """What a `Reading` holds, of the response tokens after the anchors, float64 [B, 3]."""
         self.probs, self.said, self.p_said = by_position(probs), by_position(said), by_position(p_said)
         """p_k with the response in front [B, A, V], y_k [B, A] and p_k(y_k) [B, A], for each k."""
         self.real = by_position(known)
         """Whether there is a y_k, [B, A] for each k: false beyond the end token."""
+
+    def _read(self, probs: Tensor, p_said: Tensor, outside: Tensor, own: Tensor) -> Tensor:
+        """Of tokens said at anchors [B, A] with distributions [B, A, V]; those beyond the response's `own` do not count."""
+        counted, surprise, variance = own & ~outside, torch.zeros_like(p_said), torch.zeros_like(p_said)
+        if self.sampling.temperature > 0:
+            log = probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+            entropy = -(probs * log).sum(-1)
+            surprise = -p_said.log() - entropy
+            variance = (probs * log.square()).sum(-1) - entropy.square()
+        columns = (outside & own, torch.where(counted, surprise, 0.0), torch.where(counted, variance, 0.0))
+        return torch.stack([column.double().sum(-1) for column in columns], -1)
 
 
 class _Blocks:

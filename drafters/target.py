@@ -33,6 +33,8 @@ _OWN_MASKS = {"local_attention"}
 """Kinds of layers that keep every position apart, but mask what they see by themselves, alike in all rows."""
 _OTHER_NAMES = {"attention": "full_attention", "global": "full_attention", "local": "local_attention", "conv": "convolution"}
 """What configurations call kinds of layers beside the names that most use."""
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+"""What configurations call the longest context."""
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """What processors that multiply bfloat16 by themselves call it; others are slower with it than with float32."""
 TEMPLATE_DATE = date(2024, 7, 26)
@@ -94,12 +96,18 @@ class Target:
     def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
         """Load model and tokenizer from a folder or a hub id. Raises InputError with the reason when that fails."""
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            model, loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
             raise InputError(
                 f"target {source}: cannot be loaded as a Hugging Face causal language model: {_reason(error)}"
             ) from error
+        if lacking := sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in _names(loaded, kind)}):
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise InputError(
+                f"target {source}: its weights lack {', '.join(lacking[:3])}{more}, in the shape its configuration asks "
+                "for, and random numbers would stand there"
+            )
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -128,8 +136,18 @@ class Target:
 
     @property
     def max_positions(self) -> int:
-        """Longest context in tokens; as good as endless where the configuration knows no limit (Mamba, Bloom)."""
-        return int(getattr(self.config, "max_position_embeddings", None) or sys.maxsize)
+        """Longest context in tokens; as good as endless where the configuration knows no limit (Mamba, Bloom).
+
+        A model whose rotary angles change for all positions once a text is long (LongRoPE) is used for shorter texts alone:
+        what is kept of such a text's beginning does not belong to its end.
+        """
+        limits = [getattr(self.config, name, None) for name in _LIMITS]
+        limits += [
+            own.get("original_max_position_embeddings") or getattr(self.config, "original_max_position_embeddings", None)
+            for own in _rotary_settings(self.config)
+            if own.get("rope_type") == "longrope"
+        ]
+        return min((int(limit) for limit in limits if limit), default=sys.maxsize)
 
     @property
     def embedding(self) -> nn.Module:
@@ -241,6 +259,11 @@ class Target:
             )  # fmt: skip
         except Exception as error:  # templates are programs of others: they raise what they like
             raise InputError(f"target {self.name}: its chat template fails: {_reason(error)}") from error
+        if ids and max(ids) >= self.vocab_size:
+            raise InputError(
+                f"target {self.name}: its tokenizer says token {max(ids)}, and the model knows {self.vocab_size}: they do "
+                "not belong together"
+            )
         if not ids:
             raise InputError(f"target {self.name}: its chat template makes no tokens of a conversation")
         return [int(i) for i in ids]
@@ -419,6 +442,17 @@ def _on(today: date, template: str) -> str:
     told = "format" + "".join(f".replace({code!r}, {text!r})" for code, text in written.items())
     # A macro goes before a global function of its name. The line break is dropped with it, as after any block.
     return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
+
+
+def _names(loaded: Mapping[str, Any], kind: str) -> list[str]:
+    """Tensors of a kind in what transformers tells of loading; of mismatched ones it tells the shapes as well."""
+    return [found if isinstance(found, str) else found[0] for found in loaded.get(kind, ())]
+
+
+def _rotary_settings(config: Any) -> list[Mapping[str, Any]]:
+    """Rotary parameters of a configuration, of each kind of layers where they differ."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return [settings, *(own for own in settings.values() if isinstance(own, Mapping))]
 
 
 def tolerance(dtype: torch.dtype) -> float:

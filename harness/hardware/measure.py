@@ -136,6 +136,10 @@ def loaded_pair(
     device = _resolved(device or named.device)
     with _one_thread(device):
         target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device)
+        if target.cannot_decode is not None:
+            raise InputError(
+                f"target {target.name}: cannot be profiled, since it cannot decode live: {target.cannot_decode}"
+            )
         loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
         name = Path(pair).stem
         model = name if Path(named.target).is_dir() else named.target
@@ -383,7 +387,8 @@ def _kv_capacity(target: Target, drafters: Iterable[Drafter], memory_gb: float |
     """Context tokens whose keys and values fit: of the target, whose cache is by far the largest."""
     c = target.config
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    token_bytes = 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim * target.dtype.itemsize
+    kv_heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+    token_bytes = 2 * c.num_hidden_layers * kv_heads * head_dim * target.dtype.itemsize
     if memory_gb is not None:
         room = memory_gb * 1e9
     elif target.device.type == "cuda":

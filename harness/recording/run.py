@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from harness.console import Watcher
 from harness.recording.calibrate import calibrate
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.plan import RecordingPlan
-from harness.recording.responses import GivenResponse, GivenResponses, read_responses
+from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses, read_responses
 from harness.recording.suite import Suite, load_suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
@@ -130,6 +131,12 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
     )
 
 
+SURPRISED, ROUNDED = 6.0, 0.02
+"""Standard errors, and nats a token, by which responses may be off before they are not the target's: rounding moves less."""
+MAX_OUTSIDE_HALF = 0.05
+"""As `MAX_OUTSIDE`, for numeric types of 16 bits."""
+
+
 def units(
     plan: RecordingPlan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
 ) -> list[Unit]:
@@ -170,6 +177,7 @@ def _work(
         store.add(run_id, tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
+    _check_law(run_id, plan, store)
     _say_found(run_id, suite, variants if plan.mode == "live" else [("none", 0, "either")], store, watcher)
     if not _rounds(run_id, store):
         watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
@@ -200,6 +208,35 @@ def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | 
         worst = max(rows, key=lambda r: r["outside"])
         given.judge(file, before + found, f"{worst['prompt_id']}, turn {worst['turn']}")
     return found
+
+
+def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
+    """Raise InputError where the target, reading a run's responses as a whole, would not have said them so.
+
+    What is drawn from the target is no more and no less surprising to it than its entropy, but for chance and rounding. Its
+    own responses can fail too: where a model computes a text in pieces otherwise than as a whole, neither is its law.
+    """
+    sql = "SELECT sum(outside), sum(tokens), sum(surprise), sum(variance) FROM readings WHERE run_id = ?"
+    with store.reading() as connection:
+        [(outside, read, surprise, variance)] = connection.execute(sql, [run_id]).fetchall()
+    if not read:
+        return
+    whose = f"--responses {plan.responses}: these" if plan.responses else "the target's own responses, read as a whole,"
+    if variance:
+        off, errors = surprise / read, surprise / math.sqrt(variance)
+        if abs(errors) > SURPRISED and abs(off) > ROUNDED:
+            raise InputError(
+                f"{whose} are not drawn from this target's distribution under these sampling settings: a token is "
+                f"{abs(off):.2f} nats {'more' if off > 0 else 'less'} surprising than its own are "
+                f"({abs(errors):.0f} standard errors)"
+            )
+    half = store.run(run_id)["target"].get("dtype") not in (None, "float32")
+    expected = (MAX_OUTSIDE_HALF if half else MAX_OUTSIDE) * read
+    if not plan.responses and outside > max(2, expected + 3 * math.sqrt(expected)):
+        raise InputError(
+            f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces "
+            "otherwise than as a whole, and neither can be taken for its law"
+        )
 
 
 def _outside(run_id: str, store: Store) -> tuple[int, int]:

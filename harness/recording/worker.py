@@ -16,7 +16,7 @@ import torch
 
 from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, load_drafter
 from drafters.decoding import Decoded, DecodeRequest, decode
-from drafters.dense import DenseText, record_anchors
+from drafters.dense import DenseText, Reading, record_anchors
 from drafters.generation import respond, rows_at_once
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
@@ -268,10 +268,10 @@ class Recorder:
             for r, context in spoken
         ]  # fmt: skip
         drafters = [d for _, d in variants]
-        options, outside = self.options, list[int]()
+        options, made = self.options, list[Reading]()
         recorded = record_anchors(
             self.target, drafters, texts, self.sampling,
-            drafting=options.drafting, fresh=options.fresh_tails, outside=outside,
+            drafting=options.drafting, fresh=options.fresh_tails, readings=made,
         ) if drafters else []  # fmt: skip
         tables = response_tables("none", 0, responses, "either")
         dense = [
@@ -282,7 +282,7 @@ class Recorder:
         tables["rounds"] = pa.concat_tables([tables["rounds"], *(d["rounds"] for d in dense)])
         if dense:
             tables |= {name: pa.concat_tables(d[name] for d in dense) for name in ("recordings", "anchors")}
-            tables["readings"] = readings(responses, outside)
+            tables["readings"] = readings(responses, made)
         return tables
 
     def probe(self, prompts: Sequence[Prompt], tokens: int) -> Probe:

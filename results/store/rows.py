@@ -34,7 +34,14 @@ _ROUND_COLUMNS = pa.schema([
 _RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
 
 _READING_COLUMNS = pa.schema(
-    [("prompt_id", pa.string()), ("turn", pa.uint8()), ("tokens", pa.uint32()), ("outside", pa.uint32())]
+    [
+        ("prompt_id", pa.string()),
+        ("turn", pa.uint8()),
+        ("tokens", pa.uint32()),
+        ("outside", pa.uint32()),
+        ("surprise", pa.float64()),
+        ("variance", pa.float64()),
+    ]
 )
 
 
@@ -127,12 +134,14 @@ def recordings(
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
 
 
-def readings(responses: Sequence[Response], outside: Sequence[int]) -> pa.Table:
-    """Rows of `readings`: of each response, how many tokens the target cannot say."""
+def readings(responses: Sequence[Response], made: Sequence[tuple[int, float, float]]) -> pa.Table:
+    """Rows of `readings`: of each response, how many tokens the target cannot say, how surprising the others are, and the
+    variance of that."""
     rows = [
-        {"prompt_id": r.prompt_id, "turn": r.turn, "tokens": len(r.token_ids) - 1, "outside": count}
-        for r, count in zip(responses, outside, strict=True)
-    ]
+        {"prompt_id": r.prompt_id, "turn": r.turn, "tokens": len(r.token_ids) - 1, "outside": outside, "surprise": surprise,
+         "variance": variance}
+        for r, (outside, surprise, variance) in zip(responses, made, strict=True)
+    ]  # fmt: skip
     return pa.Table.from_pylist(rows, _READING_COLUMNS)
 
 

@@ -18,7 +18,7 @@ import drafters
 import drafters.dense as dense_module
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.dense import DenseText, record_anchors
+from drafters.dense import DenseText, Reading, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import probabilities
@@ -344,10 +344,27 @@ def test_tokens_that_the_target_cannot_say_are_counted(make: Callable[[str], Dra
             said = range(len(text.prompt) + 1, len(text.prompt) + len(text.response))
             expected.append(sum(float(p[i - 1, text.ids[i]]) == 0 for i in said))
         for kinds in ([make("dflash"), make("ngram")], [make("ngram")]):
-            outside: list[int] = []
-            record_anchors(target, kinds, sampled, sampling, budget_bytes=40_000, outside=outside)
-            assert outside == expected
+            made: list[Reading] = []
+            record_anchors(target, kinds, sampled, sampling, budget_bytes=40_000, readings=made)
+            assert [one.outside for one in made] == expected
         assert (sum(expected) > 20) == (sampling.temperature != 2.0)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=2.0), Sampling(top_p=0.7)], ids=str)
+def test_own_texts_surprise_as_much_as_they_should(
+    sampling: Sampling, make: Callable[[str], Drafter], target: Target
+) -> None:
+    """Σ (−log p − H) of the target's own samples is 0 within its variance; of tokens drawn evenly it is far from that."""
+    own: list[Reading] = []
+    record_anchors(target, [make("ngram")], texts(target, [PROMPT] * 60, 30, sampling, 7), sampling, readings=own)
+    z = sum(one.surprise for one in own) / np.sqrt(sum(one.variance for one in own))
+    assert abs(z) < 4
+    flatter = Sampling(temperature=3 * sampling.temperature)
+    foreign: list[Reading] = []
+    record_anchors(target, [make("ngram")], texts(target, [PROMPT] * 60, 30, flatter, 7), sampling, readings=foreign)
+    assert sum(one.outside for one in foreign) > 20 or (
+        sum(one.surprise for one in foreign) / np.sqrt(sum(one.variance for one in foreign)) > 6
+    )
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_p=0.9)], ids=str)
@@ -357,11 +374,11 @@ def test_bfloat16_records_what_it_said_itself(sampling: Sampling) -> None:
     target = Target.load(str(tiny / "target"), dtype=torch.bfloat16)
     drafter = load_drafter(str(tiny / "mtp"), target)
     prompts = [tuple(target.encode_chat([{"role": "user", "content": f"Count to {n}."}])) for n in range(6, 14)]
-    outside: list[int] = []
+    made: list[Reading] = []
     said = texts(target, prompts, 48, sampling, 3)
-    [recorded] = record_anchors(target, [drafter], said, sampling, outside=outside)[0].values()
+    [recorded] = record_anchors(target, [drafter], said, sampling, readings=made)[0].values()
     tokens = sum(len(a) for a in recorded)
-    assert (sampling.temperature == 0) <= sum(outside) < 0.05 * tokens
+    assert (sampling.temperature == 0) <= sum(one.outside for one in made) < 0.05 * tokens
     assert all(np.isfinite(a.accept_prob).all() for a in recorded)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -172,6 +173,20 @@ def test_responses_of_others_are_judged_over_the_file(suite: str, given: Path, t
     )
     with pytest.raises(InputError, match=message):
         recorded(0, 1, 2)
+
+
+def test_responses_of_another_law_are_refused_where_every_token_is_possible(suite: str, given: Path, tmp_path: Path) -> None:
+    """At temperature 1 the target may say anything; noise surprises it more than what it draws itself."""
+    [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
+    hot = Generation(temperature=1.0, max_new_tokens=GREEDY.max_new_tokens)
+    random = np.random.default_rng(0)
+    for line in lines:
+        line |= {"finish": "length", "token_ids": random.integers(1000, 3000, len(line["token_ids"])).tolist()}
+    given.write_text("\n".join(json.dumps(line) for line in [{**header, "temperature": 1.0}, *lines]))
+    with pytest.raises(InputError, match=r"these are not drawn from this target's distribution .* more surprising"):
+        start_run(
+            plan(suite, hot, responses=str(given), drafters=["ngram"]), Store(tmp_path / "specyard.duckdb"), CLUSTER, SILENT
+        )
 
 
 def test_what_the_target_cannot_have_said_is_refused_before_a_run_is_made(suite: str, given: Path, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Targets from folders: what is not all there, or not of one piece, is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+import drafters
+from drafters.checkpoints import folder_hash
+from drafters.target import Target
+from simulator.errors import InputError
+
+TINY = Path(drafters.__file__).parent / "tiny" / "target"
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A Llama with an untied head, and a tokenizer that fits it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SHAPE, vocab_size=4096, max_position_embeddings=256, tie_word_embeddings=False)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    for file in TINY.glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for file in TINY.glob("chat_template*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_random_numbers_do_not_stand_in_for_weights(folder: Path, lost: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"its weights lack {lost}"):
+        Target.load(str(folder))
+
+
+def test_a_whole_target_loads_and_a_tied_one_lacks_nothing(folder: Path) -> None:
+    assert Target.load(str(folder)).vocab_size == 4096
+    LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=4096, tie_word_embeddings=True)).save_pretrained(folder)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    assert Target.load(str(folder)).vocab_size == 4096
+
+
+def test_a_tokenizer_that_says_more_than_the_model_knows(folder: Path) -> None:
+    LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=64)).save_pretrained(folder)
+    target = Target.load(str(folder))
+    with pytest.raises(InputError, match="they do not belong together"):
+        target.encode_chat([{"role": "user", "content": "Count to ten, slowly."}])
+
+
+def test_weights_of_any_file_are_part_of_a_targets_identity(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"some")
+    before = folder_hash(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"others")
+    assert folder_hash(folder) != before
+
+
+def test_rotary_angles_that_change_with_the_length_keep_texts_short() -> None:
+    """LongRoPE turns all positions otherwise once a text is longer than 40: what was cached does not fit what comes."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 40, **factors}
+    config = Phi3Config(
+        **SHAPE, vocab_size=64, max_position_embeddings=512, original_max_position_embeddings=40, rope_parameters=rope,
+        pad_token_id=0,
+    )  # fmt: skip
+    assert Target(Phi3ForCausalLM(config)).max_positions == 40
+    plain = Phi3Config(**SHAPE, vocab_size=64, max_position_embeddings=512, pad_token_id=0)
+    assert Target(Phi3ForCausalLM(plain)).max_positions == 512
+
+
+def test_context_limits_under_other_names() -> None:
+    config = LlamaConfig(**SHAPE, vocab_size=64, max_position_embeddings=512)
+    config.max_seq_len = 128
+    assert Target(LlamaForCausalLM(config)).max_positions == 128
+    assert json.loads(config.to_json_string())["max_seq_len"] == 128
