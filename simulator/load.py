@@ -15,6 +15,7 @@ from pathlib import Path
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
+from simulator.numbers import written
 
 USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
@@ -92,11 +93,11 @@ class Users(Load):
             raise ValueError("users must be 1 or more, think_s 0 or more")
 
     def __str__(self) -> str:
-        return f"users:{self.users}/{_written(self.think_s)}"
+        return f"users:{self.users}/{written(self.think_s)}"
 
     @property
     def label(self) -> str:
-        thinking = f" thinking {_written(self.think_s)} s" if self.think_s else ""
+        thinking = f" thinking {written(self.think_s)} s" if self.think_s else ""
         return f"{self.users} user{'s' * (self.users != 1)}{thinking}"
 
     def times(self, factor: float) -> Users:
@@ -117,11 +118,11 @@ class Arrivals(Load):
             raise ValueError("rate_per_s must be above 0, cv 0 or more")
 
     def __str__(self) -> str:
-        return f"rate:{_written(self.rate_per_s)}/{_written(self.cv)}"
+        return f"rate:{written(self.rate_per_s)}/{written(self.cv)}"
 
     @property
     def label(self) -> str:
-        return f"{_written(self.rate_per_s)} requests/s"
+        return f"{written(self.rate_per_s)} requests/s"
 
     def times(self, factor: float) -> Arrivals:
         return Arrivals(self.rate_per_s * factor, self.cv)
@@ -151,17 +152,17 @@ class RecordedArrivals(Load):
             raise ValueError(f"the speed must be above 0, got {self.speed:g}")
 
     def __str__(self) -> str:
-        return f"file:{self.file}@{_written(self.speed)}" + (f"#{self.digest}" if self.digest else "")
+        return f"file:{self.file}@{written(self.speed)}" + (f"#{self.digest}" if self.digest else "")
 
     @property
     def label(self) -> str:
-        faster = f", {_written(self.speed)} times as fast" if self.speed != 1 else ""
+        faster = f", {written(self.speed)} times as fast" if self.speed != 1 else ""
         return f"recorded arrivals ({self.file.name}{faster})"
 
     @property
     def name(self) -> str:
         """The file's name with the speed, without its folder."""
-        return f"{self.file.name}@{_written(self.speed)}"
+        return f"{self.file.name}@{written(self.speed)}"
 
     @cached_property
     def requests(self) -> RecordedRequests:
@@ -199,7 +200,7 @@ class SeveralLoads(Load):
             raise ValueError("weights must be above 0")
 
     def __str__(self) -> str:
-        return "several:" + ",".join(f"{load}={_written(weight)}" for load, weight in self.weighted)
+        return "several:" + ",".join(f"{load}={written(weight)}" for load, weight in self.weighted)
 
     @property
     def label(self) -> str:
@@ -225,11 +226,6 @@ def _file_speed_digest(text: str) -> tuple[Path, float, str]:
         return (Path(found["path"]), float(found["speed"]), found["digest"] or "") if found else (Path(text), 1.0, "")
     except ValueError:
         return Path(text), 1.0, ""
-
-
-def _written(number: float) -> str:
-    """A number as briefly as people write it, no digit lost."""
-    return brief if float(brief := f"{number:g}") == number else repr(float(number))
 
 
 def counts(option: str, text: str | None) -> list[int]:
@@ -283,11 +279,11 @@ def loads(
     return found
 
 
-def _weighted(option: str, text: str, written: Callable[[str], str]) -> SeveralLoads:
+def _weighted(option: str, text: str, as_load: Callable[[str], str]) -> SeveralLoads:
     """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
-        return SeveralLoads(tuple((Load.parse(written(load)), float(weight)) for load, _, weight in parts))
+        return SeveralLoads(tuple((Load.parse(as_load(load)), float(weight)) for load, _, weight in parts))
     except InputError:
         raise
     except ValueError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import InputError
+from simulator.numbers import written
 
 Measure = Literal["tps", "ttft", "tpot", "e2e"]
 MEASURES: tuple[Measure, ...] = ("tps", "ttft", "tpot", "e2e")
@@ -93,9 +94,9 @@ class Sla:
     def _bound(self) -> str:
         """The bound with its unit, no digit lost."""
         if self.measure == "tps":
-            return _brief(self.bound)
+            return written(self.bound)
         brief = f"{self.bound * 1e3:g}"
-        return f"{brief}ms" if self.bound < 1 and float(brief) * 1e-3 == self.bound else f"{_brief(self.bound)}s"
+        return f"{brief}ms" if self.bound < 1 and float(brief) * 1e-3 == self.bound else f"{written(self.bound)}s"
 
     def holds(self, value: float) -> bool:
         """Whether a request's own value, or the mean, keeps the bound."""
@@ -149,7 +150,3 @@ def share_of(text: str) -> float:
     if not 0.5 <= share < 1:
         raise InputError(f"--share {text}: is written 99% or 0.99, from 50 % to less than 100 %")
     return round(share, 6)
-
-
-def _brief(number: float) -> str:
-    return brief if float(brief := f"{number:g}") == number else repr(float(number))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost, StepLoad
+from simulator.numbers import written
 from simulator.policies.contract import Policy, StepView
 
 
@@ -39,7 +40,7 @@ class BatchAdaptive(Policy):
 
     @property
     def name(self) -> str:
-        return f"batch_adaptive:{self.weight:g}"
+        return f"batch_adaptive:{written(self.weight)}"
 
     def draft(self, load: StepLoad, gamma: int) -> int:
         best, best_rate, power, accepted = 0, 0.0, 1.0, 0.0

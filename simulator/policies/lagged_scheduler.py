@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost
+from simulator.numbers import written
 from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 from simulator.traces import survival
@@ -45,7 +46,7 @@ class LaggedScheduler(Policy):
 
     @property
     def name(self) -> str:
-        return f"lagged_scheduler:{self.lag}" + (f"/{self.ema:g}" if self.ema else "")
+        return f"lagged_scheduler:{self.lag}" + (f"/{written(self.ema)}" if self.ema else "")
 
     def admit(self, step: StepView) -> None:
         left = self._budget(step)

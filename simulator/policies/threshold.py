@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulator.numbers import written
 from simulator.policies.contract import Policy, StepView
 
 
@@ -22,7 +23,7 @@ class Threshold(Policy):
 
     @property
     def name(self) -> str:
-        return f"threshold:{self.least:g}"
+        return f"threshold:{written(self.least)}"
 
     def admit(self, step: StepView) -> None:
         for request in range(step.running):
