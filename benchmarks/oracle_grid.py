@@ -56,7 +56,7 @@ def others(recorded: Prepared, setup: Setup) -> list[PolicySpec]:
     trace, users = recorded.trace, setup.load.users or CAP
     found = [PolicySpec("none"), *(PolicySpec.fixed(k) for k in range(1, trace.gamma + 1)), PolicySpec("batch_adaptive")]
     found += [PolicySpec("cutoff", str(users * n // 4)) for n in (3, 4) if users > 1]
-    found.append(k_by_batch(trace, Mix(trace, setup.weights), setup.cost(trace), CAP))
+    found.append(k_by_batch(trace, Mix(trace, setup.weights), setup.cost(trace), [2**i for i in range(9)]))
     if trace.anchors.confidence is not None:
         found += [PolicySpec("prefix_scheduler"), PolicySpec("lagged_scheduler", "2"), PolicySpec("threshold", "0.5")]
     return found

@@ -4,7 +4,7 @@ several values."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +15,7 @@ from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
+    from rich.table import Table
 
     from results.store.database import Store
     from simulator.hardware.profile import Profile
@@ -110,6 +111,32 @@ def plain_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str], width: int) -> Table:
+    """A table with one line a row, within `width` characters: of its columns the `expendable` go, the first ones first.
+
+    A row may be shorter than the others; the last of its cells then has the rest of the line, and counts for no width.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    shown = list(range(len(heads)))
+
+    def needed() -> int:
+        full = [row for row in rows if len(row) == len(heads)]
+        return sum(max(cell_len(heads[i]), *(cell_len(row[i]) for row in full)) + 2 if full else 2 for i in shown)
+
+    for name in expendable:
+        if needed() <= width:
+            break
+        shown = [i for i in shown if heads[i] != name]
+    table = Table(box=None, header_style="bold")
+    for i in shown:
+        table.add_column(heads[i], no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*(row[i] for i in shown) if len(row) == len(heads) else row[: len(shown)])
+    return table
 
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:

@@ -8,7 +8,7 @@ interval over such draws stands the one over draws with the profile held: what i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -182,6 +182,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Its drafter, kind, gamma, policy, confidences, drafting and request_cap."""
     command: str = ""
     """For a shell."""
+    settings: dict[str, Any] = {}
+    """The engine's own fields of drafting, as in the command."""
     notes: list[str] = []
     """What has to be done before the command runs, and what is not as simulated."""
     value: Range | None = None

@@ -1,4 +1,4 @@
-"""How numbers are written in what is read back: loads, bounds, policies."""
+"""Numbers as people write them."""
 
 from __future__ import annotations
 

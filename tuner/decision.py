@@ -83,10 +83,12 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     serving = serve(
         engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
         checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
-        gpus=profile.gpus, temperature=temperature, drafting=what.drafting, replicas=scenario.replicas,
+        gpus=profile.gpus, replicas=scenario.replicas, temperature=temperature, drafting=what.drafting,
         most_running=asked.most_running,
     )  # fmt: skip
-    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
+    return msgspec.structs.replace(
+        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
+    )
 
 
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}

@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from harness.console import fitted
 from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
@@ -23,7 +24,7 @@ from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
 
-_ROLES = {"k by batch": "k by batch", "bound": "upper bound", "refuted": "won the search, breaks a bound here"}
+_ROLES = {"k by batch": "k by batch", "bound": "bound", "refuted": "refuted here"}
 
 
 def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if study["study"]["finished_at"] is None:
         say("this study is not finished: go on with `tuner search --resume`")
     if len(study["loads"]) > 1:
-        console.print(_policy_table(study))
+        console.print(_policy_table(study, console.width))
     for load, found in study["loads"].items():
         if (decision := found["decision"]) is not None:
             say("")
@@ -117,20 +118,12 @@ def _title(study: dict[str, Any]) -> str:
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 
 
-def _policy_table(study: dict[str, Any]) -> Table:
-    table = Table(
-        "load",
-        "run",
-        "tok/s/GPU",
-        "mean tok/s of a user",
-        "gain over none",
-        "if one had to do",
-        box=None,
-        header_style="bold",
-    )
+def _policy_table(study: dict[str, Any], width: int) -> Table:
+    heads = ["load", "run", "tok/s/GPU", "mean tok/s of a user", "gain over none", "if one had to do"]
+    lines = []
     for load, found in study["loads"].items():
         if (winner := found["winner"]) is None:
-            table.add_row(load_label(load), "nothing keeps the bounds")
+            lines.append([load_label(load), "nothing keeps the promise"])
             continue
         none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
         far = HowFar.of(s for s in found["sensitivities"] if s["kind"] == "elsewhere")
@@ -138,8 +131,8 @@ def _policy_table(study: dict[str, Any]) -> Table:
         if far.broken:
             alone = f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {alone}" if far.cases > far.broken else "")
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
-        table.add_row(load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone)
-    return table
+        lines.append([load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone])
+    return fitted(heads, lines, ("if one had to do", "mean tok/s of a user", "tok/s/GPU"), width)
 
 
 def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
@@ -153,24 +146,22 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
     bounds = promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
-    table = Table(
-        "", "run", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained, *bounds, box=None, header_style="bold"
-    )
+    heads = ["", "run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
+    heads += ["promise"] if len(bounds) == 1 else bounds
+    lines = []
     for row in [winner, *found["beside"]]:
+        role = _ROLES.get(row["role"], row["role"])
         if row["error"]:
-            table.add_row(row["role"], _who(row), row["error"])
+            lines.append([role, _who(row), str(row["request_cap"]), row["error"]])
             continue
         f = row["figures"]
         kept = [attained(b, f.get(b), row["violations"].get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
-        cells = [
-            _interval(row, "throughput", ",.0f"),
-            _interval(row, "tps", ".1f"),
-            ttft,
-            f"{f['tau']:.2f}" if f["tau"] else "–",
-        ]
-        table.add_row(_ROLES.get(row["role"], row["role"]), _who(row), *cells, _gain(row), *kept)
-    console.print(table)
+        tau = f"{f['tau']:.2f}" if f["tau"] else "–"
+        figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
+        lines.append([role, _who(row), str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
+    expendable = ("τ", "TTFT p95 ms", "mean tok/s of a user", gained, "tok/s/GPU")
+    console.print(fitted(heads, lines, expendable, console.width))
     for line in [*capacity(load, study), *_remarks(found)]:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -249,7 +240,8 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
 
 
 def _who(row: dict[str, Any]) -> str:
-    return str(configuration_of(row)) + ("" if row["role"] != "bound" else " (no engine can)")
+    """A configuration without its request cap."""
+    return str(configuration_of(row)).rpartition(" cap ")[0]
 
 
 def _interval(row: dict[str, Any], name: str, form: str) -> str:

@@ -11,9 +11,12 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
+import msgspec
+
 from results.store.database import Store
 from results.store.rows import read_plan
 from results.store.studies import Studies
+from simulator.decision import Decision, sentences
 from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
@@ -72,6 +75,11 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
     made = serving(winner, found, study, drafters.get(winner.drafter, {}), temperature)
     checked = check(made.speculative)
+    decision = found["decision"]
+    if form == "vllm" and decision is not None and decision["command"] and decision["engine"] == VLLM.name:
+        told = sentences(msgspec.convert(decision, Decision))
+        head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision["notes"], check(decision["settings"])]
+        return "\n".join([*(f"# {line}" for line in head), decision["command"]])
     if form == "json":
         content = _json(study, load, winner, found, made, checked)
         return json.dumps(content, indent=2, default=str, ensure_ascii=False)
@@ -180,7 +188,7 @@ def searched(study: dict[str, Any]) -> int:
 
 def check(speculative: dict[str, Any] | None) -> str:
     """What vLLM's own configuration class says to the fields, where vLLM is installed."""
-    if speculative is None:
+    if not speculative:
         return "plain decoding: nothing to check against vLLM"
     try:
         import vllm  # type: ignore[import-not-found, unused-ignore]

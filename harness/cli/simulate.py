@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
-from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, listed, plain_console, shares, user_errors, watching
+from harness.console import checked, fitted, listed, plain_console, shares, user_errors, watching
 from simulator.errors import InputError
-from simulator.sla import USAGE, Sla, attained, share_of
+from simulator.sla import USAGE, Sla, attained, promises, share_of
 
 if TYPE_CHECKING:  # these take seconds
     from harness.sweeps.plan import SweepPlan
@@ -136,19 +135,32 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     first = rows[0]
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
     console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
+    promised = promises([Sla.parse(str(sla)) for sla in plan.slas])
+    loads = list(dict.fromkeys(r["load"] for r in rows))
+    if len(loads) == 1:
+        console.print(_load_cell(rows[0]), markup=False, soft_wrap=True)
+    for promise in promised:
+        console.print(f"promise: {promise}", markup=False, soft_wrap=True)
+    best = {id(_best([r for r in rows if r["load"] == load])) for load in loads}
     replicated = len({r["seed"] for r in rows}) > 1
-    columns = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "p95 ms", "τ", "budget", *(first["slas"] or ()))
     costs = _cost_columns(plan, rows)
-    table = Table("drafter · policy", "load", *columns, *costs, box=None, header_style="bold")
+    kept = ["promise"] if len(promised) == 1 else promised
+    heads = ["drafter · policy", *(["load"] if len(loads) > 1 else []), *_FIGURES, *kept, *costs]
+    lines: list[list[str]] = []
     last = None
     for r in rows:
         who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
         who += " (estimated)" if r["confidences"] == "estimated" else ""
-        seed = f" #{r['seed']}" if replicated else ""
-        cells = [r["error"]] if r["error"] else [*_simulation_cells(r), *(cell(r) for cell in costs.values())]
-        table.add_row("" if who == last else who + ("" if r["lossless"] else " (a bound)"), _load_cell(r) + seed, *cells)
+        who += ("" if r["lossless"] else " (a bound)") + (f" #{r['seed']}" if replicated and len(loads) == 1 else "")
+        where = [_load_cell(r) + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
+        cells = [r["error"]] if r["error"] else _simulation_cells(r, promised, best=id(r) in best)
+        cells += [] if r["error"] else [cell(r) for cell in costs.values()]
+        lines.append(["" if who == last else who, *where, *cells])
         last = who
-    console.print(table)
+    console.print(fitted(heads, lines, ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user"), console.width))
+    if len(rows) > len(loads):
+        kept_too = " within the promise" if promised else ""
+        console.print(f"* most{kept_too} at its load", markup=False)
     for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
         which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
         console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
@@ -162,17 +174,28 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
 def _load_cell(r: dict[str, Any]) -> str:
     if r["users"] is not None:
-        return f"{r['users']} users"
+        return f"{r['users']} user{'s' * (r['users'] != 1)}"
     return r["arrivals"] or f"{r['rate_per_s']:g}/s"
 
 
-def _simulation_cells(r: dict[str, Any]) -> list[str]:
+_FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the rows of a load that an engine can be and that keep the promise, the one with most throughput, or speed."""
+    able = [r for r in rows if r["throughput"] is not None and r["lossless"] and all((r["slas"] or {}).values())]
+    figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
+    return max(able, key=lambda r: float(r[figure]), default=None)
+
+
+def _simulation_cells(r: dict[str, Any], promised: Sequence[str], *, best: bool) -> list[str]:
     ttft = [r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
-    cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
+    star = "*" if best else ""
+    cells = [_with_interval(r, "throughput", ",.0f") + star, _with_interval(r, "tps", ".1f")]
     cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
     cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
-    shares = r["attained"] or {}
-    return cells + [attained(name, shares.get(name), kept) for name, kept in (r["slas"] or {}).items()]
+    shares, kept = r["attained"] or {}, r["slas"] or {}
+    return cells + [attained(name, shares.get(name), kept.get(name)) for name in promised]
 
 
 def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:

@@ -65,13 +65,22 @@ def decision_of(
     declared = stored["drafters"].get(chosen.run.recording.drafter, {})
     synthesised = bool(stored["target"].get("synthesised"))
     serving = serve(
-        engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
+        engine,
+        str(stored["target"].get("source") or "MODEL"),
+        chosen.run.recording,
+        chosen.run.policy,
         checkpoint="CHECKPOINT" if synthesised else str(declared.get("checkpoint") or "CHECKPOINT"),
-        request_cap=plan.request_cap, step_tokens=plan.step_tokens, gpus=plan.profile.gpus, temperature=temperature,
-        drafting=plan.drafting, replicas=plan.replicas,
+        request_cap=plan.request_cap,
+        step_tokens=plan.step_tokens,
+        gpus=plan.profile.gpus,
+        replicas=plan.replicas,
+        temperature=temperature,
+        drafting=plan.drafting,
         most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
-    )  # fmt: skip
-    return msgspec.structs.replace(decision, command=serving.command, notes=[*serving.notes, *decision.notes])
+    )
+    return msgspec.structs.replace(
+        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
+    )
 
 
 def _kept(row: Mapping[str, Any]) -> bool:

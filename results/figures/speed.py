@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
 
 
+FEWEST_PROMPTS: Final = 3
+"""Fewer that both were timed on say nothing of other prompts: there is no interval then."""
+
+
 def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generator | None = None) -> pl.DataFrame:
     """Decoding speed by drafter, and how it compares with plain decoding ('none') on the same machine at the same time.
 
@@ -30,8 +34,9 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
     Pairs are not independent: a prompt that drafts well does so in every sample, and one noisy sample touches every
     prompt. So [`low`, `high`] is the 95 % percentile interval of the pigeonhole bootstrap (Owen, Annals of Applied
     Statistics 1(2), 2007): samples and prompts are resampled separately, and a pair weighs the product of their
-    counts, on both sides alike. Few prompts or samples leave it too narrow, and one sample tells nothing of the
-    machine. 'none' has speedup 1 exactly and no interval; without none's samples speedup is null.
+    counts, on both sides alike. Few prompts or samples leave it too narrow, fewer than `FEWEST_PROMPTS` give none, and one
+    sample tells nothing of the machine. 'none' has speedup 1 exactly and no interval; without none's samples speedup is
+    null.
 
     Columns: drafter, gamma, drafting, batch_min, batch_max (requests decoded together), samples, prompts, tokens, seconds,
     tokens_per_s (over all of the drafter's samples, paired or not), pairs, speedup, low, high.
@@ -50,7 +55,8 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
     for (drafter, gamma, drafting), own in cells.group_by("drafter", "gamma", "drafting", maintain_order=True):
         pairs = own.join(baseline, on=["sample", "prompt_id", "batch"], suffix="_none", maintain_order="left")
         own_speed, none_speed = ratio(pairs, "tokens", "seconds"), ratio(pairs, "tokens_none", "seconds_none")
-        low, high = (None, None) if drafter == "none" else interval(_bootstrap_speedup(pairs, rng))
+        few = drafter == "none" or pairs["prompt_id"].n_unique() < FEWEST_PROMPTS
+        low, high = (None, None) if few else interval(_bootstrap_speedup(pairs, rng))
         rows.append(
             {
                 "drafter": drafter,

@@ -11,7 +11,7 @@ import polars as pl
 
 from results.figures import sweep
 from results.figures.common import listed, load_name
-from results.figures.speed import times
+from results.figures.speed import FEWEST_PROMPTS
 from results.figures.study import Study, baseline, choices, configuration
 from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
@@ -241,13 +241,44 @@ def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Se
     means = [row for row in means if row["tasks"] == full[row["domain"]]]
     if not means:
         return Headline("No drafter has committed a round yet.")
-    headline, winners = _most_tokens(means, keys)
+    tokens, winners = _most_tokens(means, keys)
     gains = _token_gains(means, keys, winners[0])
-    facts = [
-        "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load.",
-        *_speed_answer(speeds, chosen, winners),
+    measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
+    bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
+    run = next(iter(keys))[0]
+    remarks = [
+        f"Next: `harness simulate {run} --hardware h100/qwen3-4b --concurrency 1..64` tells what they give under load, on "
+        "serving hardware; `harness hardware` lists what there is."
     ]
-    return Headline(headline, gains, facts)
+    if not measured:
+        return Headline(tokens, gains, [bound, "How fast that is was not measured."], remarks)
+    headline, gain, *facts = _measured(measured)
+    assert isinstance(headline, str)
+    assert isinstance(gain, Gain)
+    return Headline(headline, [gain, *gains], [*map(str, facts), tokens, bound], remarks)
+
+
+def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
+    """What was measured of drafters, in a sentence and the fastest's gain, and who is slower beyond doubt."""
+    fastest = max(rows, key=lambda label: float(rows[label]["speedup"]))
+    best = rows[fastest]
+    where = "Measured on this machine, one request at a time"
+    if best["low"] is None:
+        told = f"no interval from {best['prompts']} prompts: it takes {FEWEST_PROMPTS} and two passes or more"
+    else:
+        told = f"95 % {best['low']:.2f} to {best['high']:.2f}"
+    much = f"{best['speedup']:.2f} times as fast as decoding without a drafter ({told})"
+    if best["low"] is not None and best["low"] > 1:
+        headline = f"{where}, {fastest} is {much}."
+    elif best["speedup"] > 1:
+        headline = f"{where}, nothing clearly beats decoding without a drafter: the fastest, {fastest}, is {much}."
+    else:
+        headline = f"{where}, nothing beats decoding without a drafter: the fastest, {fastest}, is {much}."
+    slower = [
+        f"{label} ({row['speedup']:.2f}×)" for label, row in rows.items() if row["high"] is not None and row["high"] < 1
+    ]
+    facts = [f"Slower than without a drafter, beyond doubt: {listed(slower)}."] if slower else []
+    return [headline, Gain(f"{best['speedup']:.2f}×", f"measured speed of {fastest} over no speculation", told), *facts]
 
 
 def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:
@@ -301,15 +332,3 @@ def _token_gains(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, st
 
 def _range(value: float, half: float) -> str:
     return "no interval" if math.isnan(half) else f"95 % {value - half:.2f} to {value + half:.2f}"
-
-
-def _speed_answer(speeds: pl.DataFrame, series: Sequence[Series], winners: Sequence[str]) -> list[str]:
-    measured = {s.label: row for s in series if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
-    if not measured:
-        return ["How fast that is was not measured."]
-    fastest = max(measured, key=lambda label: float(measured[label]["speedup"]))
-    said = [f"{label} {times(measured[label])}" if label in measured else f"{label} not measured" for label in winners]
-    sentences = [f"Speed against none on this machine: {listed(said)}."]
-    if fastest not in winners:
-        sentences.append(f"The fastest is {fastest}, {times(measured[fastest])}.")
-    return sentences

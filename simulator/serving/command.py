@@ -23,6 +23,8 @@ class Serving:
     """For a shell."""
     notes: tuple[str, ...]
     """What has to be done first."""
+    speculative: dict[str, Any] | None
+    """The configuration of drafting; None decodes plainly."""
 
 
 def cannot_run(engine: ServingEngine, recording: Recording, policy: PolicySpec, request_cap: int) -> str:
@@ -54,9 +56,9 @@ def serve(
     request_cap: int,
     step_tokens: int,
     gpus: int,
+    replicas: int,
     temperature: float,
     drafting: Drafting,
-    replicas: int = 1,
     most_running: int | None = None,
 ) -> Serving:
     """The command of a configuration that the engine runs as simulated.
@@ -65,9 +67,9 @@ def serve(
         target: the model's name or folder.
         checkpoint: the drafter's; CHECKPOINT where nobody knows it.
         gpus: that share a replica.
+        replicas: copies of the engine behind a router.
         temperature: of the traffic; at 0 it makes no difference how drafts are chosen.
         drafting: how they were chosen.
-        replicas: copies of the engine, together under the load.
         most_running: requests on a replica in what was simulated; None is the request cap.
     """
     flags, notes, fields = engine.flags, list[str](), dict[str, Any]()
@@ -94,7 +96,7 @@ def serve(
         parts.append(f"{flags.gpus} {gpus}")
     words, said = copies(engine, fields, replicas)
     parts, notes = parts + words, notes + said
-    return Serving(" \\\n  ".join(parts), tuple(notes))
+    return Serving(" \\\n  ".join(parts), tuple(notes), fields or None)
 
 
 def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> tuple[list[str], list[str]]:

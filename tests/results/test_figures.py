@@ -208,7 +208,16 @@ def test_wilsons_interval_at_8_of_10(con: duckdb.DuckDBPyConnection) -> None:
     assert (row["low"], row["high"]) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
 
-def test_speed_up_is_a_ratio_of_paired_sums(con: duckdb.DuckDBPyConnection) -> None:
+def test_two_prompts_tell_nothing_of_others(con: duckdb.DuckDBPyConnection) -> None:
+    for name, seconds in (("none", 1.0), ("dspark", 0.5)):
+        add_speed(con, name, [(sample, p, 10, seconds + sample / 10) for p in "ab" for sample in range(3)])
+    row = speed(con, RUN).filter(drafter="dspark").row(0, named=True)
+    assert row["speedup"] > 1
+    assert (row["low"], row["high"]) == (None, None)
+
+
+def test_speed_up_is_a_ratio_of_paired_sums(con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("results.figures.speed.FEWEST_PROMPTS", 2)
     add_speed(con, "none", [(0, "a", 10, 1.0), (0, "b", 30, 3.0)])
     add_speed(con, "dspark", [(0, "a", 10, 0.5), (0, "b", 60, 2.0), (1, "a", 1000, 1.0)])
     table = speed(con, RUN)

@@ -139,7 +139,7 @@ def test_a_gain_that_hangs_on_the_profile_says_so() -> None:
 
 
 def test_the_command_says_what_was_simulated() -> None:
-    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "temperature": 1.0}
+    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "replicas": 1, "temperature": 1.0}
     greedy = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="greedy", **options)  # type: ignore[arg-type]
     assert '"num_speculative_tokens": 3' in greedy.command
     assert "draft_sample_method" not in greedy.command
