@@ -171,6 +171,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Means, and bounds that hold together as one, as written; empty without."""
     traffic: str
     """Lengths, mix and temperature, in words."""
+    replicas: int = 1
+    """Copies of the engine behind a router, each on the profile's GPUs."""
     figure: Figure
     reason: str = ""
     """Why nothing can be recommended; what follows is then empty."""
@@ -284,7 +286,7 @@ def _next(gains: Sequence[Gain], source: str) -> str:
 def sentences(decision: Decision) -> list[str]:
     """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes."""
     d = decision
-    where = f"{d.profile} ({d.source}), {d.at}"
+    where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.at}"
     promise = f", {' and '.join(d.promise)}" if d.promise else ""
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]

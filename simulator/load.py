@@ -73,6 +73,11 @@ class Load(ABC):
         """Single loads with their weights, whose sum is 1."""
         return ((self, 1.0),)
 
+    def most_running(self, request_cap: int, replicas: int) -> int:
+        """No more requests than this ever run on a replica; a router to the least loaded shares users out evenly."""
+        users = [part.users for part, _ in self.parts]
+        return min(request_cap, max(request_cap if n is None else -(-n // replicas) for n in users))
+
 
 @dataclass(frozen=True, slots=True)
 class Users(Load):
@@ -274,11 +279,11 @@ def loads(
     return found
 
 
-def _weighted(option: str, text: str, written: Callable[[str], str]) -> SeveralLoads:
+def _weighted(option: str, text: str, as_load: Callable[[str], str]) -> SeveralLoads:
     """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
-        return SeveralLoads(tuple((Load.parse(written(load)), float(weight)) for load, _, weight in parts))
+        return SeveralLoads(tuple((Load.parse(as_load(load)), float(weight)) for load, _, weight in parts))
     except InputError:
         raise
     except ValueError as error:

@@ -41,6 +41,8 @@ class Asked:
     """Whose prompts are asked for."""
     recorded: tuple[Recorded, ...]
     """What a better scheduler could read."""
+    most_running: int
+    """Requests on a replica, in any load of the study."""
 
 
 def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, trials: Sequence[Trial], run: Run) -> Decision:
@@ -62,7 +64,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     )
     stub = Decision(
         engine=asked.engine if engine is None else engine.name, profile=profile.name, source=profile.source,
-        load=str(scenario.load), at=scenario.load.label, promise=promises(scenario.slas),
+        load=str(scenario.load), replicas=scenario.replicas, at=scenario.load.label, promise=promises(scenario.slas),
         traffic=f"{mix.words(scenario.load)}; temperature {temperature:g}", figure=_FIGURES[what.objective],
         errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
     )  # fmt: skip
@@ -82,6 +84,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
         engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
         checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
         gpus=profile.gpus, replicas=scenario.replicas, temperature=temperature, drafting=what.drafting,
+        most_running=asked.most_running,
     )  # fmt: skip
     return msgspec.structs.replace(
         decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
@@ -134,7 +137,9 @@ def _sampled(
 ) -> tuple[dict[Candidate, Sampled], list[Draw]]:
     """What came of the candidates of a choice in every draw; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
-    throughput = value * (scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus)
+    throughput = value * (
+        scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.replicas
+    )
     seconds = seconds_for(scenario.load, throughput, what.seconds)
     tokens = seconds * throughput
     if isinstance(scenario.load, RecordedArrivals):

@@ -21,13 +21,11 @@ from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.policies import PolicySpec
-from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.records import Recording
-from simulator.serving.command import serve
+from simulator.serving.command import batch_rows, copies, serve, unsearched
 from simulator.serving.vllm import VLLM
 from tuner.by_load import by_load
 from tuner.display import capacity, describe, load_label, replicated
-from tuner.k_by_batch import row_ends
 from tuner.samplers import study_of
 from tuner.space import Configuration
 from tuner.study import StudyPlan
@@ -52,8 +50,8 @@ class Serving:
     gpus: int
     notes: tuple[str, ...]
     """What is not as simulated, or has to be done first."""
-    replicas: int = 1
-    """Copies that one command starts, each on `gpus` GPUs."""
+    copies: tuple[str, ...] = ()
+    """Words that start several replicas, each on `gpus` GPUs."""
 
     def command(self) -> str:
         """For a shell."""
@@ -63,9 +61,7 @@ class Serving:
         parts += [f"{VLLM.flags.request_cap} {self.request_cap}", f"{VLLM.flags.step_tokens} {self.step_tokens}"]
         if self.gpus > 1:
             parts.append(f"{VLLM.flags.gpus} {self.gpus}")
-        if self.replicas > 1:
-            parts.append(f"{VLLM.flags.replicas} {self.replicas}")
-        return " \\\n  ".join(parts)
+        return " \\\n  ".join([*parts, *self.copies])
 
 
 def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "optuna"], users: int | None) -> str:
@@ -132,15 +128,10 @@ def serving(
             notes.append(_DRAFTING_NOTES[plan["drafting"]])
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
-    target, together = study["target"] or "MODEL", plan["replicas"]
-    if together > 1 and VLLM.flags.batch_rows in (speculative or {}):  # ranks might choose another k each
-        notes.append(
-            f"simulated as {together} replicas: start {together} such servers behind a router to the least loaded; "
-            f"vLLM leaves {VLLM.flags.batch_rows} out under {VLLM.flags.replicas}"
-        )
-        together = 1
+    words, said = copies(VLLM, speculative or {}, plan["replicas"])
+    target = study["target"] or "MODEL"
     return Serving(
-        target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], tuple(notes), together
+        target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], (*notes, *said), tuple(words)
     )
 
 
@@ -150,8 +141,7 @@ def _policy(
     """vLLM's fields for a policy, and what to know of them."""
     gamma, cap = winner.gamma, winner.request_cap
     most = min(cap, searched(study))
-    above = f"no more than {most} requests ran in any load searched; above, vLLM goes on with the last row"
-    unsure = [f"{VLLM.flags.batch_rows}: {above}"] if most < cap else []
+    unsure = [unsearched(VLLM, most)] if most < cap else []
     if (k := winner.policy.k) is not None:
         notes = []
         if k < gamma and not KINDS[kind].prefix:
@@ -197,20 +187,7 @@ def _beside(found: dict[str, Any], role: str) -> tuple[PolicySpec | None, str]:
 def searched(study: dict[str, Any]) -> int:
     """The most requests that ran on a replica in any load of a study."""
     plan = study["plan"]
-    return row_ends([Load.parse(text) for text in study["loads"]], plan["request_cap"], plan["replicas"])[-1]
-
-
-def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int, int]]:
-    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as vLLM writes them."""
-    table = policy.k_by_batch
-    assert table is not None, policy
-    rows: list[tuple[int, int, int]] = []
-    first = 1
-    for last, k in (*table.rows, (most, 0)):
-        if first <= min(last, most):
-            rows.append((first, min(last, most), gamma if k == WHOLE_BLOCK else min(k, gamma)))
-            first = min(last, most) + 1
-    return rows
+    return max(Load.parse(text).most_running(plan["request_cap"], plan["replicas"]) for text in study["loads"])
 
 
 def check(speculative: dict[str, Any] | None) -> str:

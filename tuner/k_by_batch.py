@@ -39,12 +39,6 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int], *, w
     return PolicySpec("k_by_batch", "/".join(f"{last}={k}" for last, k in rows))
 
 
-def most_running(load: Load, request_cap: int, replicas: int) -> int:
-    """No more requests than this ever run on a replica; a router to the least loaded shares users out evenly."""
-    users = [part.users for part, _ in load.parts]
-    return min(request_cap, max(request_cap if n is None else -(-n // replicas) for n in users))
-
-
 def row_ends(loads: Iterable[Load], request_cap: int, replicas: int) -> list[int]:
     """Where rows of a table end: at numbers of requests that are simulated, and nowhere above them.
 
@@ -53,7 +47,7 @@ def row_ends(loads: Iterable[Load], request_cap: int, replicas: int) -> list[int
     """
     ends: set[int] = set()
     for load, _ in (part for several in loads for part in several.parts):
-        most = most_running(load, request_cap, replicas)
+        most = load.most_running(request_cap, replicas)
         steady = isinstance(load, Users) and not load.think_s
         ends |= {most} if steady else {*(2**i for i in range(31) if 2**i < most), most}
     return sorted(ends)

@@ -33,7 +33,7 @@ from simulator.simulation import prepare, start
 from simulator.sla import Sla
 from tuner.confirmation import PART, Confirmation, confirm, times_held
 from tuner.decision import Asked, decision_of
-from tuner.k_by_batch import k_by_batch, most_running, row_ends
+from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
 from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
@@ -231,7 +231,7 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
 
 def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
     """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
-    binding = most_running(load, plan.request_cap, plan.replicas)
+    binding = load.most_running(plan.request_cap, plan.replicas)
     return Space(
         recorded=found.recorded,
         request_caps=request_caps(binding, plan.request_cap),
@@ -351,6 +351,7 @@ def _finish(
         draws=plan.decision_draws,
         traffic=found.traffic.trace(TraceKey(PART, found.bare)),
         recorded=found.recorded,
+        most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )
     for number, (load, trials) in enumerate(searched.items()):
         scenario = scenario_of(plan, found, load)

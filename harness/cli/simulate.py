@@ -78,7 +78,6 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
-    import msgspec
 
     from harness.sweeps.plan import SweepPlan
     from harness.sweeps.run import resume_sweep, run_sweep
@@ -108,26 +107,13 @@ def simulate(
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
                         engine=engine, draws=draws,
                         slas=[Sla.asked(text, share_of(share)) for text in sla or []],
-                        gpu_hour=gpu_hour, users=users,
+                        headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
-                    plan = msgspec.structs.replace(plan, headroom=wanted_headroom(plan, headroom))
                 sweep_id = run_sweep(
                     store, store.find_run(name), plan, watcher,
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
-
-
-FEW = 4
-"""Policies up to which nobody has to ask how much of an open load is held."""
-
-
-def wanted_headroom(plan: SweepPlan, asked: bool | None) -> bool:
-    """Whether to search how many times loads are held: as asked, or where it is what such a load is simulated for."""
-    if asked is not None:
-        return asked
-    is_open = any(load.users is None for load in plan.loads) and len(plan.loads) * len(plan.policies or ()) <= FEW
-    return bool(plan.slas) and (is_open or plan.users is not None) and plan.replications == 1
 
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
@@ -157,7 +143,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         console.print(f"promise: {promise}", markup=False, soft_wrap=True)
     best = {id(_best([r for r in rows if r["load"] == load])) for load in loads}
     replicated = len({r["seed"] for r in rows}) > 1
-    costs = _cost_columns(plan)
+    costs = _cost_columns(plan, rows)
     kept = ["promise"] if len(promised) == 1 else promised
     heads = ["drafter · policy", *(["load"] if len(loads) > 1 else []), *_FIGURES, *kept, *costs]
     lines: list[list[str]] = []
@@ -212,12 +198,12 @@ def _simulation_cells(r: dict[str, Any], promised: Sequence[str], *, best: bool)
     return cells + [attained(name, shares.get(name), kept.get(name)) for name in promised]
 
 
-def _cost_columns(plan: SweepPlan) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Columns of capacity and money that a plan asks for, and how a row fills them."""
     from simulator.capacity import dollars_per_million, held
 
     columns: dict[str, Callable[[dict[str, Any]], str]] = {}
-    if plan.headroom:
+    if any(r["headroom"] is not None for r in rows):
         columns["holds"] = lambda r: held(r["headroom"])
     if (gpu_hour := plan.gpu_hour) is not None:
         columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"

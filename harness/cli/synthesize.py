@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import user_errors, watching
+from harness.console import Watcher, user_errors, watching
 from simulator.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+    from simulator.averages import Averages
 
 _DRAFTER = "eagle3"
 
@@ -54,37 +59,40 @@ def synthesize(
     from simulator.averages import ambiguous
 
     with user_errors("harness"):
-        if curves is not None and curves not in PUBLISHED and curves.lstrip("-")[:1] in tuple(".0123456789"):
+        if curves is not None and curves not in PUBLISHED and curves[:1] in tuple(".0123456789"):
             raise ambiguous(curves)
         averages = averages_of(survival or (), conditional or (), accepted_length or (), gamma)
         if averages and curves is not None:
             raise InputError(f"{curves}: are curves already; leave them out, or the averages")
-        if not averages and (
-            option := _only_of_averages(gamma=gamma, drafter=drafter, target=target, prompt_tokens=prompt_tokens)
-        ):
-            raise InputError(f"--{option}: goes with --survival, --conditional or --accepted-length")
+        given = {"gamma": gamma, "drafter": drafter, "target": target, "prompt-tokens": prompt_tokens}
+        if not averages and (alone := [name for name, value in given.items() if value is not None]):
+            raise InputError(f"--{alone[0]}: goes with --survival, --conditional or --accepted-length")
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if averages:
-                from harness.published.averages import Stated, drafter_of, publish_averages, target_of
-
-                name, kind = drafter_of(drafter or _DRAFTER)
-                if drafter is None:
-                    watcher.say(
-                        f"note: taken for a drafter of the kind {kind}, which decides what drafting costs; see --drafter"
-                    )
-                stated = Stated(
-                    averages=averages, drafter=name, kind=kind, target=target_of(target) if target else "", seed=seed,
-                    responses_per_task=200 if responses_per_task is None else responses_per_task,
-                    output_tokens=output_tokens, prompt_tokens=512 if prompt_tokens is None else prompt_tokens,
-                )  # fmt: skip
-                run_id = publish_averages(stated, store, watcher.say)
+                sizes = {
+                    "responses_per_task": responses_per_task,
+                    "output_tokens": output_tokens,
+                    "prompt_tokens": prompt_tokens,
+                }
+                run_id = _own(averages, drafter, target, seed, sizes, store, watcher)
             else:
                 size = Size(40 if responses_per_task is None else responses_per_task, output_tokens)
                 run_id = publish(curves or PUBLISHED[0], seed, size, store, watcher.say)
         print_run(store, run_id, write_report(store, run_id), as_json=as_json)
 
 
-def _only_of_averages(**given: object) -> str | None:
-    """The first option given that published curves do not take."""
-    return next((name.replace("_", "-") for name, value in given.items() if value is not None), None)
+def _own(
+    averages: Mapping[str, Averages], drafter: str | None, target: str | None, seed: int, sizes: Mapping[str, int | None],
+    store: Store, watcher: Watcher,
+) -> str:  # fmt: skip
+    """Store a run of one's own averages; returns its id. Raises InputError, OSError."""
+    from harness.published.averages import Stated, drafter_of, publish_averages, target_of
+
+    name, kind = drafter_of(drafter or _DRAFTER)
+    known = {size: value for size, value in sizes.items() if value is not None}
+    model = target_of(target) if target else ""
+    if drafter is None:
+        watcher.say(f"note: taken for a drafter of the kind {kind}, which decides what drafting costs; see --drafter")
+    stated = Stated(averages=averages, drafter=name, kind=kind, target=model, seed=seed, **known)
+    return publish_averages(stated, store, watcher.say)

@@ -44,7 +44,7 @@ def decision_of(
     errors = plan.profile.relative_errors
     stub = Decision(
         engine=plan.engine if engine is None else engine.name, profile=plan.profile.name, source=plan.profile.source,
-        load=str(load), at=load.label, promise=promises(plan.slas),
+        load=str(load), replicas=plan.replicas, at=load.label, promise=promises(plan.slas),
         traffic=f"{mix.words(load)}; temperature {temperature:g}", figure=figure,
         errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
     )  # fmt: skip
@@ -76,6 +76,7 @@ def decision_of(
         replicas=plan.replicas,
         temperature=temperature,
         drafting=plan.drafting,
+        most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
     )
     return msgspec.structs.replace(
         decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -19,6 +19,9 @@ from simulator.records import Drafting, Recording
 from simulator.serving.engines import ENGINES
 from simulator.simulation import EngineLimits, Setup
 from simulator.sla import Sla
+
+FEW = 6
+"""Points of open loads up to which nobody has to ask how much of them is held."""
 
 
 class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,8 +55,8 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """That is to run what is recommended; `any` for all policies."""
     draws: int = DRAWS
     """Of prompts, seeds and the profile's errors, for the intervals of the decision; 0 for none."""
-    headroom: bool = False
-    """Whether to search how many times each load is held within the promises."""
+    headroom: bool | None = None
+    """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
     gpu_hour: float | None = None
     """Dollars for an hour of a GPU."""
     users: int | None = None
@@ -102,10 +105,19 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
-                found.append(SweepPoint(len(found), drafter, recording, setup, plan.headroom))
+                found.append(SweepPoint(len(found), drafter, recording, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
-    return found
+    return [replace(point, headroom=_headroom(plan, found, point.setup.load)) for point in found]
+
+
+def _headroom(plan: SweepPlan, every: Sequence[SweepPoint], load: Load) -> bool:
+    """Whether to search how many times a load is held: as asked, or where it is what such a load is simulated for."""
+    if plan.headroom is not None or not plan.slas:
+        return bool(plan.headroom)
+    if load.users is not None:
+        return plan.users is not None
+    return sum(point.setup.load.users is None for point in every) <= FEW
 
 
 def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> Iterator[tuple[str, Recording, PolicySpec]]:

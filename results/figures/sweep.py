@@ -154,7 +154,7 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
     rows_of = {system: rows for system, rows in by_system(points).items() if system in able}
     reference = None if slas else _reference(rows_of)
     for system, rows in rows_of.items():
-        if reference is not None:
+        if not slas:  # of recorded arrivals there is no highest: all are at the one load there is
             at = [row for row in rows if row["load_x"] == reference]
             one = _at(system, at[0], "reference") if at else None
         else:

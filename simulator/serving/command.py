@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,7 @@ def serve(
     replicas: int,
     temperature: float,
     drafting: Drafting,
+    most_running: int | None = None,
 ) -> Serving:
     """The command of a configuration that the engine runs as simulated.
 
@@ -68,50 +70,71 @@ def serve(
         replicas: copies of the engine behind a router.
         temperature: of the traffic; at 0 it makes no difference how drafts are chosen.
         drafting: how they were chosen.
+        most_running: requests on a replica in what was simulated; None is the request cap.
     """
-    flags, notes, fields = engine.flags, list[str](), None
+    flags, notes, fields = engine.flags, list[str](), dict[str, Any]()
     parts = [f"{engine.serve} {shlex.quote(target)}"]
     if policy.name != "none":
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
-        fields = {"method": served.method, **served.options}
+        fields |= {"method": served.method, **served.options}
         if served.checkpoint:
             fields["model"] = checkpoint
             if checkpoint == "CHECKPOINT":
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
         if served.note:
             notes.append(served.note)
-        fields |= speculative_fields(recording.gamma, policy, request_cap)
+        most = request_cap if most_running is None else min(most_running, request_cap)
+        fields |= speculative_fields(recording.gamma, policy, most)
+        if flags.batch_rows in fields and most < request_cap:
+            notes.append(unsearched(engine, most))
         if temperature > 0 and not KINDS[kind].one_hot and drafting != engine.drafting:
             fields["draft_sample_method"] = engine.drafting_option[drafting]
         parts.append(f"{flags.speculative} {shlex.quote(json.dumps(fields))}")
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
-    if replicas > 1 and flags.batch_rows in (fields or {}):  # ranks might choose another k each
-        notes.append(f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded")
-    elif replicas > 1:
-        parts.append(f"{flags.replicas} {replicas}")
-    return Serving(" \\\n  ".join(parts), tuple(notes), fields)
+    words, said = copies(engine, fields, replicas)
+    parts, notes = parts + words, notes + said
+    return Serving(" \\\n  ".join(parts), tuple(notes), fields or None)
 
 
-def speculative_fields(gamma: int, policy: PolicySpec, cap: int) -> dict[str, Any]:
+def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> tuple[list[str], list[str]]:
+    """Words of the command that start so many replicas, or a note where one command cannot."""
+    if replicas == 1:
+        return [], []
+    if engine.flags.batch_rows not in fields:
+        return [f"{engine.flags.replicas} {replicas}"], []
+    note = (  # replicas of one command might choose another k each
+        f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded; "
+        f"{engine.name} leaves {engine.flags.batch_rows} out under {engine.flags.replicas}"
+    )
+    return [], [note]
+
+
+def unsearched(engine: ServingEngine, most: int) -> str:
+    """What is to be known of a table of k by batch size that ends below the request cap."""
+    above = f"no more than {most} requests ran in any load searched; above, {engine.name} goes on with the last row"
+    return f"{engine.flags.batch_rows}: {above}"
+
+
+def speculative_fields(gamma: int, policy: PolicySpec, most: int) -> dict[str, Any]:
     """vLLM's fields for a policy that it runs."""
     if policy.k is not None:
         return {"num_speculative_tokens": policy.k}
     if policy.k_by_batch is not None:
-        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": batch_rows(policy, gamma, cap)}
+        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": batch_rows(policy, gamma, most)}
     return {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
 
 
-def batch_rows(policy: PolicySpec, gamma: int, cap: int) -> list[tuple[int, int, int]]:
-    """(first, last, k) of a k-by-batch policy, up to the request cap, as vLLM writes them."""
+def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int, int]]:
+    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as vLLM writes them."""
     table = policy.k_by_batch
     assert table is not None, policy
     rows: list[tuple[int, int, int]] = []
     first = 1
-    for last, k in (*table.rows, (cap, 0)):
-        if first <= min(last, cap):
-            rows.append((first, min(last, cap), gamma if k == WHOLE_BLOCK else min(k, gamma)))
-            first = min(last, cap) + 1
+    for last, k in (*table.rows, (most, 0)):
+        if first <= min(last, most):
+            rows.append((first, min(last, most), gamma if k == WHOLE_BLOCK else min(k, gamma)))
+            first = min(last, most) + 1
     return rows

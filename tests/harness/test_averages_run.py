@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from simulator.averages import Averages
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import same_model
-from simulator.load import Users
+from simulator.load import Arrivals, Load, Users
+from simulator.sla import Sla
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 MATH, CHAT = Averages((0.8, 0.6, 0.5)), Averages((0.6, 0.3, 0.2))
@@ -137,3 +139,22 @@ def test_bare_numbers_are_refused_with_both_readings(tmp_path: Path) -> None:
     assert "--survival .72,.53,.38" in done.stderr
     assert "--conditional .72,.53,.38" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("loads", "options", "searched"),
+    [
+        ([Users(4), Arrivals(2)], {}, [False, True]),
+        ([Users(4), Arrivals(2)], {"users": 100}, [True, True]),
+        ([Users(4), Arrivals(2)], {"headroom": True}, [True, True]),
+        ([Users(4), Arrivals(2)], {"headroom": False, "users": 100}, [False, False]),
+        ([Users(4), Arrivals(2)], {"slas": []}, [False, False]),
+        ([Arrivals(n) for n in range(1, 5)], {}, [False] * 4),
+    ],
+)
+def test_whose_headroom_is_searched(store: Store, loads: list[Load], options: dict[str, Any], searched: list[bool]) -> None:
+    """Of two policies at each load: as asked, or of open loads with a promise where they come to six points or fewer."""
+    run_id = store.find_run("latest")
+    plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=loads, **{"slas": [Sla.parse("tps>=10")], **options})
+    found = points(plan, Recordings(store, run_id, "sampled"), QUIET.say)
+    assert [p.headroom for p in found] == searched * 2

@@ -127,6 +127,23 @@ def test_recorded_arrivals_are_served_once(out: Path, tmp_path: Path) -> None:
     [row] = simulated(out, "--arrivals", str(file), "--speed", "2", "--policy", "fixed:7", "--drafter", "dspark")
     assert (row["finished"], row["arrivals"], row["warmup_s"]) == (40, "arrivals.csv@2", 0)
     assert row["simulated_s"] > 39 / 8
+    assert harness("report", "latest", "--out", str(out)).returncode == 0  # a load without a place on an axis
+
+
+def test_a_sweep_resumes_the_same_arrivals_or_none(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "arrivals.csv"
+    file.write_text(before := "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 4},50,20\n" for i in range(9)))
+    simulated(out, "--arrivals", str(file), "--policy", "none")
+    file.write_text(before + "9,50,20\n")
+    changed = harness("simulate", "--resume", "latest", "--out", str(out))
+    assert changed.returncode == 2
+    assert "has changed since it was planned with" in changed.stderr
+    file.unlink()
+    gone = harness("simulate", "--resume", "latest", "--out", str(out))
+    assert gone.returncode == 2
+    assert f"{file}: No such file" in gone.stderr
+    file.write_text(before)
+    assert harness("simulate", "--resume", "latest", "--out", str(out)).returncode == 0
 
 
 def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
@@ -139,7 +156,7 @@ def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
     row = json.loads(json.dumps(plan_row(plan)))
     assert read_plan(row, SweepPlan) == plan
     assert (row["loads"], row["policies"], row["slas"]) == (
-        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["p95_ttft<=0.5"],
+        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["ttft<=500ms"],
     )  # fmt: skip
     assert hashlib.sha256(row["profile"].encode()).hexdigest() == plan.profile.digest
     with pytest.raises(msgspec.ValidationError, match="unknown field `speed`"):

@@ -154,3 +154,16 @@ def test_the_command_says_what_was_simulated() -> None:
 def test_rows_end_at_the_request_cap() -> None:
     assert batch_rows(PolicySpec.parse("k_by_batch:8=7/32=3"), 7, 16) == [(1, 8, 7), (9, 16, 3)]
     assert batch_rows(PolicySpec.parse("cutoff:8"), 7, 16) == [(1, 8, 7), (9, 16, 0)]
+
+
+def test_a_command_of_replicas_and_of_loads_below_the_cap() -> None:
+    """A table ends at what ran; under data parallelism vLLM forgets it, so that replicas are servers of their own."""
+    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 1, "temperature": 0.0,
+               "drafting": "greedy", "replicas": 2, "most_running": 16}  # fmt: skip
+    fixed = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), **options)  # type: ignore[arg-type]
+    assert "--data-parallel-size 2" in fixed.command
+    table = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("k_by_batch:8=3/64=1"), **options)  # type: ignore[arg-type]
+    assert '"num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 16, 1]]' in table.command
+    assert "--data-parallel-size" not in table.command
+    assert any("start 2 such servers" in note for note in table.notes)
+    assert any("no more than 16 requests ran" in note for note in table.notes)

@@ -17,8 +17,9 @@ from harness.vllm.checkpoints import speculative as speculative_of
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.requests import Mix
+from simulator.serving.command import batch_rows
 from simulator.traces import Trace
-from tuner.export import batch_rows, check, serving
+from tuner.export import check, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.prompts import TraceKey
 from tuner.space import Configuration

@@ -17,7 +17,7 @@ from simulator.sla import Sla
 from tests.tuner.conftest import QUIET
 from tuner.display import capacity, describe
 from tuner.export import export_study
-from tuner.k_by_batch import most_running, row_ends
+from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, TrialJob, weighted
 from tuner.space import Configuration
 from tuner.study import StudyPlan, resume_study, start_study
@@ -71,7 +71,7 @@ def test_figures_over_loads_by_hand() -> None:
 )
 def test_rows_of_a_table_end_at_what_is_searched(loads: list[Load], cap: int, replicas: int, ends: list[int]) -> None:
     assert row_ends(loads, cap, replicas) == ends
-    assert max(most_running(load, cap, replicas) for load in loads) == ends[-1]
+    assert max(load.most_running(cap, replicas) for load in loads) == ends[-1]
 
 
 def test_a_trial_at_several_loads_is_the_mean_of_trials_at_each(here: Any, plan_of: Any) -> None:
