@@ -4,7 +4,7 @@ several values."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -111,6 +111,17 @@ def plain_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def check_resumed(context: typer.Context, allowed: Collection[str]) -> None:
+    """Raise InputError where an option beside `--resume` asks for something else than was planned."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                f"{parameter.opts[0]}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
+            )
 
 
 def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str], width: int) -> Table:

@@ -118,7 +118,7 @@ def _confirmed(
     found = {
         t.configuration: Simulated(candidate=candidate(t.configuration), value=t.last.values[0], kept=t.last.feasible)
         for t in trials
-        if t.state == "complete"
+        if t.rungs
     }
     if not what.scenario.slas:
         return list(found.values())

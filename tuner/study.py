@@ -170,6 +170,9 @@ def resume_study(
     studies = Studies(store)
     row = studies.find(name)
     plan = read_plan(row["plan"], StudyPlan)
+    if row["finished_at"] is not None and (trials is None or trials <= plan.trials):
+        watcher.say(f"study {row['study_id']} is finished; --trials of more than {plan.trials} goes on with it")
+        return str(row["study_id"])
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
     for load, _ in (part for asked in plan.loads for part in asked.parts):

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, fitted, listed, plain_console, shares, user_errors, watching
+from harness.console import check_resumed, checked, fitted, listed, plain_console, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
 
 
+RESUMED = ("resume", "actors", "ray_address", "rows", "out", "as_json")
+"""Options that may stand beside `--resume`."""
+
+
 def simulate(
+    context: typer.Context,
     name: RunName = "latest",
     hardware: Annotated[
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
@@ -90,6 +95,7 @@ def simulate(
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
+                check_resumed(context, RESUMED)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from harness.console import checked, listed, shares, user_errors, watching
+from harness.console import check_resumed, checked, listed, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
 from tuner.cli.options import AsJson, Out
@@ -16,7 +16,12 @@ SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""
 
 
+RESUMED = ("resume", "trials", "timeout", "actors", "ray_address", "out", "as_json")
+"""Options that may stand beside `--resume`."""
+
+
 def search(
+    context: typer.Context,
     hardware: Annotated[
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
     ] = None,
@@ -83,6 +88,7 @@ def search(
         cluster = _cluster(actors, ray_address, trials or 64)
         with watching() as watcher:
             if resume is not None:
+                check_resumed(context, RESUMED)
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
                 asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
