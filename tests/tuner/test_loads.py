@@ -106,7 +106,7 @@ def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: 
     assert winner["drafter"] == "mtp"
     command = export_study(store, both, "vllm", None)
     assert "--data-parallel-size 2" in command
-    assert "2 replicas of 1 GPU each" in command
+    assert "2 replicas" in command
 
 
 def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> None:
