@@ -49,7 +49,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     """The decision of a study at a load, from its trials."""
     engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
     stored = store.run(run_id)
-    drafters, temperature = stored["drafters"], float(stored["sampling"].get("temperature", 0))
+    drafters, temperature = stored["drafters"], stored["sampling"].get("temperature")
 
     def candidate(c: Configuration) -> Candidate:
         if c.policy.name == "none":
@@ -62,10 +62,11 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
         Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens),
         profile.relative_errors,
     )
+    heat = "" if temperature is None else f"; temperature {temperature:g}"  # averages do not tell it
     stub = Decision(
         engine=asked.engine if engine is None else engine.name, profile=profile.name, source=profile.source,
         load=str(scenario.load), replicas=scenario.replicas, at=scenario.load.label, promise=promises(scenario.slas),
-        traffic=f"{mix.words(scenario.load)}; temperature {temperature:g}", figure=_FIGURES[what.objective],
+        traffic=f"{mix.words(scenario.load)}{heat}", figure=_FIGURES[what.objective],
         errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
     )  # fmt: skip
     confirmed = _confirmed(what, trials, engine, candidate, run)
@@ -83,7 +84,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     serving = serve(
         engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
         checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
-        gpus=profile.gpus, replicas=scenario.replicas, temperature=temperature, drafting=what.drafting,
+        gpus=profile.gpus, replicas=scenario.replicas, temperature=float(temperature or 0), drafting=what.drafting,
         most_running=asked.most_running,
     )  # fmt: skip
     return msgspec.structs.replace(

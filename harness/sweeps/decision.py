@@ -39,13 +39,14 @@ def decision_of(
     figure: Figure = "tps" if load.users is None else "throughput"
     at = [(point, row) for point, row in found if point.setup.load == load]
     stored = store.run(run_id)
-    temperature = float(stored["sampling"].get("temperature", 0))
+    temperature = stored["sampling"].get("temperature")
     mix = Mix(recordings.trace(at[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     errors = plan.profile.relative_errors
+    heat = "" if temperature is None else f"; temperature {temperature:g}"  # averages do not tell it
     stub = Decision(
         engine=plan.engine if engine is None else engine.name, profile=plan.profile.name, source=plan.profile.source,
         load=str(load), replicas=plan.replicas, at=load.label, promise=promises(plan.slas),
-        traffic=f"{mix.words(load)}; temperature {temperature:g}", figure=figure,
+        traffic=f"{mix.words(load)}{heat}", figure=figure,
         errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
     )  # fmt: skip
     chosen = choose([_simulated(at, candidate, figure) for candidate in dict.fromkeys(_candidate(p) for p, _ in at)], engine)
@@ -74,7 +75,7 @@ def decision_of(
         step_tokens=plan.step_tokens,
         gpus=plan.profile.gpus,
         replicas=plan.replicas,
-        temperature=temperature,
+        temperature=float(temperature or 0),
         drafting=plan.drafting,
         most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
     )
