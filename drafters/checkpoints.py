@@ -225,7 +225,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def read_tensors(folder: Path, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Of a checkpoint's *.safetensors, by name; `wanted` None takes all. Raises InputError, naming the file."""
+    """The tensors of a checkpoint's *.safetensors, by name; `wanted` None takes all. Raises InputError, naming the file."""
     files = sorted(folder.glob("*.safetensors"))
     files = [f for f in files if f.name.startswith("model")] or files
     if not files:

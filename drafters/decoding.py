@@ -282,7 +282,7 @@ class Batch:
     def _propose(
         self, load: StepLoad, rows: slice, anchor: Tensor, starts: list[int], draws: Draws | None
     ) -> Proposal | None:
-        """As many tokens as the policy asks for, None for none; a block is drafted whole and cut."""
+        """A proposal of as many tokens as the policy asks for, None for none; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
         if k == 0:

@@ -67,7 +67,7 @@ class Reading(NamedTuple):
     surprise: float
     """Σ (−log p(y) − H(p)) over the other tokens, H the entropy of p: 0 in the mean for what is drawn from p."""
     variance: float
-    """Of that sum, for what is drawn from p; both are 0 at temperature 0."""
+    """Variance of `surprise` for what is drawn from p; both are 0 at temperature 0."""
 
 
 def record_anchors(
@@ -180,7 +180,7 @@ class _Texts:
             uniform[:, :, row, : text.anchors] = torch.from_numpy(random.random((gamma, 3, text.anchors)))
         self.ids = ids.to(device)
         self.positions = (first.unsqueeze(1) + torch.arange(self.anchors)).to(device)
-        """Of the anchors, [B, A]; padding runs on."""
+        """Positions of the anchors, [B, A]; padding runs on."""
         self.last = torch.tensor([[len(t.ids) - 1] for t in texts], device=device)
         """Position of the last token that can be accepted: an end token, or the last one known; [B, 1]."""
         self.ends = torch.tensor([[len(t.prompt) + len(t.response)] for t in texts], device=device)
@@ -295,7 +295,7 @@ class _Verdicts:
         """Whether there is a y_k, [B, A] for each k: false beyond the end token."""
 
     def _read(self, probs: Tensor, p_said: Tensor, outside: Tensor, own: Tensor) -> Tensor:
-        """Of tokens said at anchors [B, A] with distributions [B, A, V]; those beyond the response's `own` do not count."""
+        """A `Reading`'s numbers, [B, 3], of tokens said at anchors [B, A] with `probs` [B, A, V]; only `own` ones count."""
         counted, surprise, variance = own & ~outside, torch.zeros_like(p_said), torch.zeros_like(p_said)
         if self.sampling.temperature > 0:
             log = probs.clamp(min=torch.finfo(probs.dtype).tiny).log()

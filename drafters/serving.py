@@ -34,7 +34,7 @@ class StepRecord:
     load: StepLoad
     """What it held before anybody decided: R decoding requests, prompts, contexts."""
     longest_context: int
-    """Of the decoding requests, in tokens."""
+    """Tokens of the longest context of a decoding request; 0 without any."""
     drafted: int
     """k: tokens drafted for each request, at most."""
     verified: int

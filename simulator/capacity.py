@@ -17,7 +17,7 @@ MOST = 64.0
 WITHIN = 0.05
 """To how much the largest is found."""
 SHARE, SHORTEST_S = 0.2, 60.0
-"""Of the simulated time, for each load tried; and at least so much."""
+"""Simulated time of each load tried: a share of the whole, and the least seconds of it where the whole is longer."""
 BREAKERS = 5
 """Requests that may break a promise while it is kept: with fewer of them, chance decides whether it is."""
 

@@ -44,7 +44,7 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: Candidate
     value: float
-    """Of the figure that is made large."""
+    """What that simulation gave of the figure that is made large, in the unit of `FIGURES`."""
     kept: bool
     """Whether it kept every promise, and kept up with what arrives."""
 
@@ -162,9 +162,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Which runs it; `any` where all policies were allowed."""
     profile: str
     source: str
-    """Of the profile: measured, fitted, published, roofline or user."""
+    """Where the profile comes from: measured, fitted, published, roofline or user."""
     load: str
-    """As users write it."""
+    """The load as users write it, for instance users:64/0."""
     at: str
     """The load in words."""
     promise: list[str]

@@ -16,7 +16,7 @@ class DrafterKind:
     """What everybody may know of a kind without loading a drafter. Raises ValueError for facts that contradict."""
 
     name: str
-    """As runs store it."""
+    """The kind's name as runs store it, for instance dspark."""
     learned: bool
     """Whether it has weights, in a checkpoint."""
     one_pass: bool

@@ -18,7 +18,7 @@ DRAWS, HELD_SHARE = 200, 0.3
 TOKENS, SHORTEST_S = 150_000, 10.0
 """Output tokens that a draw simulates, and the least seconds of it."""
 MOST_TOKENS = 40_000_000
-"""Of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
+"""Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""

@@ -140,7 +140,7 @@ class RecordedArrivals(Load):
     speed: float = 1.0
     """How many times as fast as they were recorded."""
     digest: str = ""
-    """Of the file's content, by which a plan knows that it is still the same; empty in plans of older versions."""
+    """Digest of the file's content, by which a plan knows that it is still the same; empty in plans of older versions."""
 
     @classmethod
     def of(cls, file: Path, speed: float = 1.0) -> RecordedArrivals:
@@ -220,7 +220,7 @@ def _digest(content: bytes) -> str:
 
 
 def _file_speed_digest(text: str) -> tuple[Path, float, str]:
-    """Of PATH[@SPEED[#DIGEST]]; what follows the last @ is a speed if it is a number."""
+    """(path, speed, digest) of PATH[@SPEED[#DIGEST]]; what follows the last @ is a speed if it is a number."""
     found = re.fullmatch(rf"(?P<path>.+)@(?P<speed>[^@#]+)(?:#(?P<digest>[0-9a-f]{{{_DIGITS}}}))?", text, re.DOTALL)
     try:
         return (Path(found["path"]), float(found["speed"]), found["digest"] or "") if found else (Path(text), 1.0, "")

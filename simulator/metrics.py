@@ -41,7 +41,7 @@ class Slice:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MEASURES), np.int64))
     sums: Floats = field(default_factory=lambda: np.zeros(len(MEASURES)))
     histograms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(MEASURES), _BINS), np.int64))
-    """Of the requests that finished in it, by measure."""
+    """Histograms, [measures, bins]; they, `counts` and `sums`, [measures], are of requests that finished in the slice."""
     finished: int = 0
     good: int = 0
     good_tokens: int = 0
@@ -103,7 +103,7 @@ class Estimate:
 
     value: float
     half_width: float
-    """Of its 95 % interval; nan with too few batches."""
+    """Half the width of its 95 % interval; nan with too few batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Outcome:
 
 
 Kind = Literal["closed", "open", "recorded"]
-"""Of loads: users who wait for answers, arrivals without end, and recorded ones until all are served."""
+"""A kind of load: users who wait for answers, arrivals without end, or recorded ones until all are served."""
 
 
 def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int) -> Outcome:
@@ -271,7 +271,7 @@ class _Window:
         self.finished = sum(s.finished for s in slices)
 
     def total(self, name: str) -> float:
-        """Of a field of `simulator.engine.state.TOTALS`."""
+        """The sum over the slices of a field of `simulator.engine.state.TOTALS`."""
         return float(sum(s.totals[name] for s in self.slices))
 
     def mean(self, measure: str) -> float:

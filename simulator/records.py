@@ -67,7 +67,7 @@ class Recording:
     """The key of a dense recording and of what a policy is shown of it. Raises ValueError for what makes no sense."""
 
     drafter: str
-    """As the run's pair names it."""
+    """The drafter's name, as the run's pair gives it."""
     gamma: int
     """Tokens drafted in each round."""
     confidences: Confidences = "none"
@@ -96,10 +96,10 @@ class System:
 
     recording: Recording
     policy: str
-    """As users write it."""
+    """The policy as users write it, for instance fixed:3."""
 
     def __str__(self) -> str:
-        """As people call it: the drafter, its block, the policy, and what it decides from."""
+        """The system as people call it: the drafter, its block, the policy, and what it decides from."""
         if self.policy == "none":
             return "none"
         r = self.recording

@@ -43,7 +43,7 @@ class Mix:
                 raise InputError(f"{name}: must be 1 or more, got {value}")
 
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Of each response, [S]."""
+        """Each response's probability of being drawn for a request, [S]."""
         domain = np.array([r.domain for r in self.trace.responses])
         times = np.ones(len(domain)) if self.times is None else self.times.astype(np.float64)
         if self.weights is None:

@@ -28,7 +28,7 @@ from simulator.traces import Trace, TracedResponse, survival
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
 LENGTHENING = 1.1
-"""Of slices after the last recorded arrival, each against the one before."""
+"""Length of each slice after the last recorded arrival, over that of the slice before."""
 RAMP = 0.05
 """Users of a closed loop begin spread over this share of the simulated time: all at once, answers of one length would stay
 in lockstep for ever."""
@@ -76,7 +76,7 @@ class Setup:
     output_tokens: int | None = None
     """Lengths in place of the recorded ones."""
     seconds: float = 600.0
-    """Of simulated time; recorded arrivals run until all are served."""
+    """Seconds of simulated time; recorded arrivals run until all are served."""
     seed: int = 0
     slas: tuple[Sla, ...] = ()
 
@@ -125,7 +125,7 @@ def prepare(trace: Trace) -> Prepared:
 
 
 def redrawn(recorded: Prepared, rng: np.random.Generator) -> Prepared:
-    """As many prompts again as there are, drawn with replacement task by task: a bootstrap of the traffic.
+    """A bootstrap of the traffic: as many prompts as there are, drawn with replacement task by task.
 
     Traces of the same prompts are drawn alike by generators of the same seed. Nothing is copied but who counts how often.
     """

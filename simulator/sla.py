@@ -38,7 +38,7 @@ class Sla:
     bound: float
     """Tokens per second, or seconds."""
     share: float | None = SHARE
-    """Of requests; None bounds the mean over them."""
+    """Share of requests that keep the bound; None bounds the mean over them."""
 
     def __post_init__(self) -> None:
         if not 0 < self.bound < float("inf"):

@@ -94,7 +94,7 @@ def heard(say: Callable[[], None]) -> Iterator[None]:
 
 
 class _First(event.Listener):
-    """Of the compilations, which begin one within the other."""
+    """Calls `say` at the first of the compilations, which begin one within the other."""
 
     def __init__(self, say: Callable[[], None]) -> None:
         self._say: Callable[[], None] | None = say

@@ -88,7 +88,7 @@ class Reference:
         self, trace: Trace, policy: Policy, cost: StepCost, engine: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
         users: int, seed: int,
     ) -> None:  # fmt: skip
-        """As `simulator.simulation.Simulator`, but `stream` gives requests one by one; `users` is 0 in an open loop."""
+        """`stream` gives requests one by one, where `Simulator` takes chunks of them; `users` is 0 in an open loop."""
         self.trace, self.cost, self.engine, self.kv_tokens = trace, cost, engine, kv_tokens
         self.stream, self.closed, self.seed = iter(stream), users > 0, seed
         self.gamma = trace.gamma

@@ -80,7 +80,7 @@ class Tables(NamedTuple):
     fresh: npt.NDArray[np.float32]
     """[A, γ], or [0, γ] where not recorded."""
     domain: Ints
-    """Of each response."""
+    """The domain of each response, [S], as its place among the sorted names."""
     members: Ints
     member_first: Ints
     """Responses of domain d that can be gone on with: members[member_first[d] : member_first[d + 1]]."""

@@ -123,7 +123,7 @@ class Profile:
     """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
 
     name: str
-    """As users write it, for instance h100/qwen3-4b."""
+    """The profile's name as users write it, for instance h100/qwen3-4b."""
     device: str
     model: str
     """The target's name; a report warns where the traces' target is another."""
@@ -141,7 +141,7 @@ class Profile:
     gpus: int = 1
     """GPUs of one replica; throughput is reported per GPU."""
     overhead_s: float = 0.0
-    """Of every step: scheduling, sampling, launching."""
+    """Seconds of every step whatever it holds: scheduling, sampling, launching."""
     overhead_s_per_request: float = 0.0
     """Host work for each running request, every step."""
     overhead_s_per_prompt: float = 0.0

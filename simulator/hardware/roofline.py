@@ -25,7 +25,7 @@ FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 3
 """Bytes of a parameter; fp4 carries one byte of scale for 32 (MXFP4)."""
 
 DENSE_KERNELS = 8
-"""Of a dense layer: two norms, two projections, attention, gate and up, activation, down."""
+"""Kernels of a dense layer: two norms, two projections, attention, gate and up, activation, down."""
 DRAFTED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 MARKOV_RANK = 256
 MOST_GPUS = 128
@@ -68,7 +68,7 @@ class Attention:
     heads: int
     head_dim: int
     projection_parameters: int
-    """Of one layer."""
+    """Parameters of one layer's projections."""
     entry_bytes: float
     """Keys and values of one entry in one layer, over all heads."""
     window: int = 0
@@ -78,9 +78,9 @@ class Attention:
     selected: int = 0
     """Entries a token attends to at most, chosen by an index; 0: all."""
     index_bytes: float = 0.0
-    """Of an entry in the index, all of which is read."""
+    """Bytes of one entry in the index, which is read as a whole."""
     index_flops: float = 0.0
-    """Of scoring one entry in the index."""
+    """Floating-point operations that score one entry in the index."""
 
     def _entries(self, context: float) -> tuple[float, float]:
         """Entries held beyond the window, and those attended to."""
@@ -109,13 +109,13 @@ class Drafters:
     """What the drafters of a target are made of."""
 
     attention: Attention
-    """Of DSpark and DFlash, whose depth is `layers`; MTP has one such layer. Their MLPs are the target's."""
+    """Attention of DSpark and DFlash, whose depth is its `layers`; MTP has one such layer. Their MLPs are the target's."""
     taps: int
     """Target layers whose output DSpark and DFlash read."""
     eagle_parameters: int
-    """Of Eagle3's one layer, attention over [embedding ; feature] and MLP, in bf16."""
+    """Parameters of Eagle3's one layer, attention over [embedding ; feature] and MLP, in bf16."""
     eagle_entry_bytes: float
-    """Its keys and values of one token."""
+    """Bytes of Eagle3's keys and values of one token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +129,11 @@ class Model:
     """Whether the head is the embedding, held once."""
     attention: tuple[Attention, ...]
     mlp_parameters: int
-    """Of one layer: the dense MLP, or router and shared expert."""
+    """Parameters of one layer's dense MLP, or of its router and shared expert."""
     experts: int = 0
     active_experts: int = 0
     expert_parameters: int = 0
-    """Of one expert in one layer."""
+    """Parameters of one expert in one layer."""
     dense_format: Format = "bf16"
     expert_format: Format = "bf16"
     kv_shards: int
@@ -172,7 +172,7 @@ class Model:
 
     @property
     def weight_bytes(self) -> float:
-        """Of the target and of the largest drafter, DSpark; embedding and head in bf16, shared with the drafter."""
+        """Bytes of the weights of the target and of DSpark, the largest drafter; they share embedding and head, in bf16."""
         head = self.head_parameters * (1 if self.tied_head else 2) * FORMAT_BYTES["bf16"]
         markov = 2 * MARKOV_RANK * self.vocabulary * FORMAT_BYTES["bf16"]
         drafter = self.layer_bytes(self.drafters.attention) + markov
@@ -186,7 +186,7 @@ class Assumptions:
     bandwidth_efficiency: float = 0.8
     matmul_efficiency: float = 0.6
     attention_efficiency: float = 0.5
-    """Of the bf16 peak, prefill's attention."""
+    """Share of the bf16 peak that prefill's attention reaches."""
     kernel_s: float = 2e-6
     """Between two kernels of a CUDA graph, which is assumed at every size."""
     all_reduce_s: float = 10e-6
@@ -197,11 +197,11 @@ class Assumptions:
     """Host work of a step that is not hidden behind the GPU."""
     overhead_s_per_request: float = 5e-6
     memory_share: float = 0.9
-    """Of the memory, for weights, activations and cache: vLLM's default."""
+    """Share of a GPU's memory for weights, activations and cache: vLLM's default."""
     reserve_bytes: float = 3e9
-    """Of a GPU, for activations and graphs."""
+    """Bytes of each GPU's memory that activations and graphs take."""
     least_cache_share: float = 0.05
-    """Of a GPU's memory; with less left for the cache, twice the GPUs are taken."""
+    """Least share of a GPU's memory for the cache; where less is left, twice the GPUs are taken."""
     context_tokens: int = 2048
     """At which caches and attention that do not grow evenly with the context are averaged."""
 
@@ -216,7 +216,7 @@ class Machine:
 
     @property
     def bandwidth(self) -> float:
-        """Of one GPU, bytes per second."""
+        """Bytes per second that one GPU reads of its memory: the datasheet's, times the assumed efficiency."""
         return self.device.bandwidth_bytes * self.given.bandwidth_efficiency
 
     def matmul(self, kind: Format, used: npt.ArrayLike, loaded: npt.ArrayLike) -> Seconds:

@@ -21,7 +21,7 @@ class BatchAdaptive(Policy):
     cost: StepCost = field(repr=False, compare=False)
     """What the policy believes a step costs."""
     weight: float = 0.05
-    """Of the newest step in the moving average of α."""
+    """Weight of the newest step in the moving average of α."""
     alpha: float = field(default=1.0, init=False, compare=False)
     """Moving average of accepted over tried positions; 1 before the first step."""
 

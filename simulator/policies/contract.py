@@ -49,7 +49,7 @@ class Policy(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As users write it, parameter included."""
+        """The policy as users write it, parameter included."""
 
     def foresee(self, useful: Sequence[int]) -> None:  # noqa: B027
         """What nobody can know before drafting, told to bounds alone: how many tokens of a whole draft would be accepted.

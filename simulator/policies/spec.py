@@ -54,7 +54,7 @@ class PolicySpec:
     name: str
     """Without the parameter: fixed, threshold, prefix_scheduler, …"""
     parameter: str = ""
-    """As it was written; empty without one."""
+    """The parameter as it was written; empty without one."""
 
     def __post_init__(self) -> None:
         if self.name not in _FORMS:

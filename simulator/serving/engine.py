@@ -49,7 +49,7 @@ class ServingEngine:
     """One engine, at one version. Raises ValueError for kinds of drafters that do not exist."""
 
     name: str
-    """As its makers write it."""
+    """The engine's name as its makers write it."""
     serve: str
     """The command that serves a model, before the model's name."""
     version: str
