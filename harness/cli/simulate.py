@@ -188,7 +188,7 @@ _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ"
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the rows of a load that an engine can be and that keep the promise, the one with most throughput, or speed."""
+    """The row of a load with most throughput, or speed, among those that an engine can be and that keep the promise."""
     able = [r for r in rows if r["throughput"] is not None and r["lossless"] and all((r["slas"] or {}).values())]
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
     return max(able, key=lambda r: float(r[figure]), default=None)

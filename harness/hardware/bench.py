@@ -38,7 +38,7 @@ _BEFORE_CONTEXT = 16
 _ALWAYS_TOKENS = 16
 """Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
 _FIRST_SHARE = 0.25
-"""Of the time limit, for the first look at every point; what would start later is left out."""
+"""Share of the time limit for the first look at every point; what would start later is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class BenchPoint:
     time; rule: sampling and acceptance in that loop."""
     requests: int
     tokens: int
-    """Of each request: in the target pass, drafted, or in the prompt's chunk."""
+    """Tokens of each request: in the target pass, drafted, or in the prompt's chunk."""
     context: int
     """Tokens each request has before these."""
     drafter: str = ""

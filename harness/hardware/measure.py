@@ -44,10 +44,10 @@ _CHUNKS = (1, 8, 64, 256, 1024, 4096)
 _PROMPTS = (64, 256)
 """Prompt tokens that drafters take in at once."""
 _LIVE_TOKENS, _LIVE_PROMPT = 20, 48
-"""Of the live check: tokens of the response and of the prompt."""
+"""Tokens of the response and of the prompt in the live check."""
 _GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt."""
+"""Numbers by which glibc's mallopt knows its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,9 @@ class Live(NamedTuple):
     """Seconds of a round of one request, medians over passes."""
 
     predicted_s: float
-    """As the profile has it."""
+    """Seconds of a round by the profile."""
     measured_s: float
-    """As `decode` took, everything included."""
+    """Seconds of a round that `decode` took, everything but prefill included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class LivePass(NamedTuple):
     prompt_tokens: int
     rounds: list[Round]
     seconds: float
-    """Of all rounds, everything but prefill included."""
+    """Seconds of all rounds, everything but prefill included."""
 
 
 def live_pass(target: Target, drafter: Drafter, seed: int) -> LivePass:

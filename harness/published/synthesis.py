@@ -61,9 +61,9 @@ TASKS: Final[Mapping[str, tuple[str, int, float]]] = {
 """Task → domain, median prompt tokens and standard deviation of their logarithm: characters / 4 of the data sets, + 20."""
 DOMAINS: Final = ("math", "code", "chat")
 PANELS: Final = ("gsm8k", "humaneval", "mt-bench")
-"""Of Figure 5, in the order of DOMAINS."""
+"""Tasks of Figure 5's panels, in the order of DOMAINS."""
 POSITIONS: Final = (1, 3, 5, 7)
-"""Of Figure 6."""
+"""Draft positions that Figure 6 shows, counted from 1."""
 
 RESPONSE: Final = 0.05
 """Share of the variance of ease that is common to a response: assumed."""
@@ -173,7 +173,7 @@ class _Sample:
         self.coin = rng.random(self.luck.shape)
 
     def ease(self, given: Parameters, drafter: str, rng: np.random.Generator) -> Floats:
-        """Of one drafter, but for its levels, [responses, anchors, γ]."""
+        """Ease of every token that one drafter drafts, but for the drafter's levels, [responses, anchors, γ]."""
         gamma = len(given.levels[drafter].domains[0])
         anchor = rng.standard_normal((*self.token.shape[:2], 1))
         own = rng.standard_normal((*self.token.shape[:2], gamma))

@@ -29,7 +29,7 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     responses: str | None = None
     """File of responses that another engine produced; None generates them."""
     responses_hash: str | None = None
-    """Of that file when the run began."""
+    """Hash of the file of responses when the run began."""
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
     drafting: tuple[Drafting, ...] = ("sampled",)

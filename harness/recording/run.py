@@ -30,7 +30,7 @@ from simulator.records import KeptDrafting, kept_drafting
 _MIN_FREE_BYTES = 64 << 20
 _PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
 _BYTES_BESIDE = 4
-"""Of an anchor's row, beside its lists of floats."""
+"""Bytes of an anchor's row, beside its lists of floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
 SURPRISED, ROUNDED = 6.0, 0.02
 """Standard errors, and nats a token, by which responses may be off before they are not the target's: rounding moves less."""
 MAX_OUTSIDE_HALF = 0.05
-"""As `MAX_OUTSIDE`, for numeric types of 16 bits."""
+"""Share of tokens that a target of a 16-bit numeric type may be unable to say, in place of `MAX_OUTSIDE`."""
 
 
 def units(

@@ -99,7 +99,7 @@ class Probe:
     variants: list[tuple[int, int]]
     """(γ, numbers kept a drafted position) of everything recorded."""
     taps_bytes: int
-    """Of the target's tapped hidden states for one token."""
+    """Bytes of the target's tapped hidden states for one token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,13 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     engine: str = "vllm"
     """That is to run what is recommended; `any` for all policies."""
     draws: int = DRAWS
-    """Of prompts, seeds and the profile's errors, for the intervals of the decision; 0 for none."""
+    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
     headroom: bool | None = None
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
     gpu_hour: float | None = None
     """Dollars for an hour of a GPU."""
     users: int | None = None
-    """Of a whole service, whose GPUs are counted."""
+    """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:

@@ -47,7 +47,7 @@ class Replayed:
     verified: int
     """Draft tokens verified, over all rounds."""
     accepted: int
-    """Of them accepted."""
+    """Draft tokens accepted, over all rounds."""
     exact: bool
     """Whether a live run has this law; false for bounds and where unverified old confidences matter."""
     drafting: KeptDrafting
@@ -56,7 +56,7 @@ class Replayed:
     """95 % interval of τ: a bootstrap over the prompts of each task; None where every task has fewer than two."""
     high: float | None
     change: Change | None = None
-    """Of a replay of greedy drafts beside one of sampled drafts, all else equal."""
+    """Change of τ from sampled drafts to these greedy ones, all else equal; None where there are not both."""
 
 
 Drawn = tuple[Replayed, Floats]

@@ -43,7 +43,7 @@ class SensitivityLook:
     """0.1: 10 % more than assumed."""
     best: str
     loss: float
-    """Of keeping the configuration that is best where nothing is off: 0.01 is 1 % of the objective."""
+    """Share of the objective lost by keeping the configuration that is best where nothing is off: 0.01 is 1 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _confidence(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup,
 
 
 def _lengths(setup: Setup, recorded: Prepared, factor: float) -> tuple[Setup, Prepared]:
-    """Of one length, so many times the mean."""
+    """Answers all of one length, which is so many times the mean."""
     anchors, responses = len(recorded.trace.anchors), len(recorded.trace.responses)
     mean = setup.output_tokens or 1 + anchors / responses
     return replace(setup, output_tokens=max(round(mean * factor), 2)), recorded
@@ -100,7 +100,7 @@ CHANGES: Mapping[str, Change] = {
 def break_evens(
     every: Sequence[SweepPoint], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
 ) -> list[BreakEven]:
-    """Of every load and everything that may be off; `every` holds the configurations of all loads, of one seed."""
+    """How far each thing may be off at each load; `every` holds the configurations of all loads, of one seed."""
     by_load: dict[Load, list[SweepPoint]] = {}
     for point in every:
         by_load.setdefault(point.setup.load, []).append(point)
@@ -167,7 +167,7 @@ def _name(point: SweepPoint) -> str:
 def run_sensitivity(
     store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
 ) -> list[BreakEven]:
-    """Of the configurations and loads that a sweep with this plan would simulate; stored too. Raises InputError."""
+    """Break-evens of the configurations and loads that a sweep with this plan simulates; stored too. Raises InputError."""
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     recordings = Recordings(store, run_id, plan.drafting)
     every = points(plan, recordings, watcher.say)

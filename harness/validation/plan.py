@@ -22,7 +22,7 @@ class ValidationPlan:
     policies: tuple[PolicySpec, ...] | None = None
     """None: fixed at γ, and prefix_scheduler where there are confidences."""
     seconds: float = 420.0
-    """Of measuring, profile and live points together, roughly."""
+    """Seconds of measuring, profile and live points together, roughly."""
     max_tokens: int = 48
     """Length limit of an answer: short ones give more prompts in the time."""
     drafting: Drafting | None = None

@@ -40,10 +40,10 @@ class LivePoint:
 
     drafter: str
     gamma: int
-    """Of the drafter; 0 for `none`."""
+    """Tokens that the drafter drafts in a round; 0 for `none`."""
     policy: PolicySpec
     confidences: Confidences
-    """As the policy is shown them."""
+    """Which confidences the policy is shown."""
     users: int
 
     def row(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def shown_confidences(confidences: Confidences, weights: Any) -> ShownConfidence
 
 
 def live_figures(server: Server) -> LiveFigures:
-    """Of everything after the warm-up."""
+    """The figures of everything that a server did after the warm-up."""
     begin_s = WARM_UP * server.clock_s
     steps = [s for s in server.steps if s.start_s >= begin_s]
     speeds = [

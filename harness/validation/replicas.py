@@ -34,7 +34,7 @@ class Replicas:
         self, point: LivePoint, found: Profile, believed: Profile, seconds: float, longest: int, served: int,
         plan: ValidationPlan, *, pause_s: float = 0.0, slices: int = 1,
     ) -> None:  # fmt: skip
-        """Of a live run that began anew `slices` times, for `seconds` each.
+        """Simulations of a live run that began anew `slices` times, for `seconds` each.
 
         `longest` is the longest prompt, `served` how many requests were answered live; users pause before they ask again.
         """

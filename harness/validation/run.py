@@ -42,7 +42,7 @@ from simulator.records import Recording
 from simulator.simulation import ready
 
 _LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
-"""Of the time: for live slices, and for the profile that schedulers believe in."""
+"""Shares of the time: for live slices, and for the profile that schedulers believe in."""
 _SLICE_S, _LOOKS = 0.2, 40
 """A live server runs so long at a time; and so often in a sweep over the grid live servers are looked after."""
 _CONTEXT = 512

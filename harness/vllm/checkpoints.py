@@ -19,7 +19,7 @@ from simulator.records import Drafting
 from simulator.serving.vllm import VLLM
 
 _TABLES = {"embed_tokens.weight": "model.embed_tokens.weight", "lm_head.weight": "lm_head.weight"}
-"""Of a drafter, and their names in a target's checkpoint."""
+"""Names of a drafter's embedding and head, and the names of the same in a target's checkpoint."""
 
 
 def speculative(

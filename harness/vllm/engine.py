@@ -47,7 +47,7 @@ class EngineStep:
     prompts: int
     """Requests whose first token this step brought."""
     prompt_tokens: int
-    """Of those requests."""
+    """Prompt tokens of the requests whose first token this step brought."""
     emitted: int
     drafts: int
     """Requests of which drafted tokens were verified."""
@@ -214,7 +214,7 @@ def on_cpu() -> bool:
 
 
 def version() -> str:
-    """Of the installed vLLM."""
+    """Name and version of the installed vLLM, and whether it runs on the CPU."""
     import vllm
 
     return f"vLLM {vllm.__version__}{' on a CPU' if on_cpu() else ''}"

@@ -93,7 +93,7 @@ class Bystanders:
         self._started_s, self._busy_s, self._own_s = time.monotonic(), *self._spent()
 
     def share(self) -> float:
-        """Of all processors' time since the start, what neither this process nor its children used."""
+        """Share of all processors' time since the start that was used by others than this process and its children."""
         busy_s, own_s = self._spent()
         found = (busy_s - self._busy_s) - (own_s - self._own_s)
         return max(found / (time.monotonic() - self._started_s) / (os.cpu_count() or 1), 0.0)
@@ -116,7 +116,7 @@ def joined(slices: Sequence[Loop]) -> Loop:
 
 
 def loop_figures(loop: Loop) -> LiveFigures:
-    """As of a simulation: tokens by the engine's statistics, users' speeds by its time stamps."""
+    """A loop's figures, as of a simulation: tokens by the engine's statistics, users' speeds by its time stamps."""
     emitted, prompts = (sum(getattr(s, name) for s in loop.steps) for name in ("emitted", "prompts"))
     verified, rounds = (sum(getattr(s, name) for s in loop.steps) for name in ("drafted", "decoding"))
     speeds = [(len(a.token_ids) - 1) / (a.last_s - a.first_s) for a in loop.answers if a.last_s > a.first_s]
@@ -126,7 +126,7 @@ def loop_figures(loop: Loop) -> LiveFigures:
 
 
 def accepted_at(loop: Loop) -> list[float]:
-    """Of the drafts verified, the share kept at least up to each position; empty where nothing was drafted."""
+    """Share of the verified drafts that was kept at least up to each position; empty where nothing was drafted."""
     kept = [s.accepted_at for s in loop.steps if s.drafts]
     drafts = sum(s.drafts for s in loop.steps)
     return (np.sum(kept, 0) / drafts).tolist() if kept else []

@@ -93,6 +93,6 @@ def _longest(target: Target, prompts: tuple[Prompt, ...], generation: Generation
 
 
 def _seed(seed: int, prompt_id: str, turn: int) -> int:
-    """Of one response."""
+    """The seed of one response, made from the run's seed, its prompt and its turn."""
     digest = hashlib.sha256(f"{seed}\n{prompt_id}\n{turn}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

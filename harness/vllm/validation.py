@@ -47,7 +47,7 @@ from simulator.simulation import Prepared, ready
 from simulator.traces import Trace, cut
 
 _WARM_UP_S, _SLICE_S = 3.0, 5.0
-"""Of the most users, before anything counts; and of one loop at a time, about: answers must fit in."""
+"""Seconds that the most users run before anything counts; and, about, of a slice of one loop: answers must fit in."""
 _ROOM = 64
 """Tokens beyond prompt and answer, for drafts."""
 
@@ -222,7 +222,7 @@ def compare(
 
 
 def kept_at(recorded: Prepared, gamma: int, max_tokens: int) -> list[float]:
-    """Of the drafts of a trace verified whole, the share kept at least up to each position; empty without a drafter."""
+    """Share of a trace's drafts, verified whole, that is kept at least up to each position; empty without a drafter."""
     rounds = [r for _, a in recorded.trace for r in replay(cut(a, slice(0, max_tokens - 1)), Fixed(gamma)) if r.drafted]
     return [sum(r.accepted > k for r in rounds) / len(rounds) for k in range(gamma)] if rounds else []
 

@@ -33,9 +33,9 @@ class Client:
     requests: int
     """In all."""
     prompt_tokens: int
-    """Of each request, or on average."""
+    """Tokens of each prompt; on average where lengths are `varied`."""
     output_tokens: int = 512
-    """Of each request."""
+    """Tokens of each answer."""
     varied: bool = False
     """Whether prompts' lengths are exponential."""
     staggered: bool = False

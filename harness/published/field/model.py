@@ -19,7 +19,7 @@ LINE_FORMS: Final = ("affine", "power", "root")
 """Step times with at most three parameters: the lines have five to seven points. A quadratic may turn down beyond them."""
 _FIRST_MS: Final = 10.0
 _RESPONSES: Final = 660
-"""Of 300 rounds each, in a trace."""
+"""Responses of a trace, of 300 rounds each."""
 _TOKENS: Final = tuple(sorted({round(2 ** (i / 8)) for i in range(8 * 12 + 1)}))
 """Knots of a fitted curve, to 4096 tokens."""
 
@@ -119,7 +119,7 @@ class LineFit(NamedTuple):
     """How far the form was off when it had to continue the line, as a share."""
 
     def seconds(self, counts: Sequence[int] | Floats) -> Floats:
-        """Of steps with so many tokens, one a request."""
+        """Seconds of steps with so many tokens, one a request."""
         scaled = FORMS[self.form].at(np.asarray(counts, np.float64), self.parameters)
         return np.asarray(1e-3 * self.first_ms / _FIRST_MS * scaled)
 
@@ -143,7 +143,7 @@ class Drafting(NamedTuple):
     """One pass over γ tokens a request, or else γ passes over one."""
 
     def seconds(self, step: Callable[[Floats], Floats], requests: Sequence[int] | Floats) -> Floats:
-        """Of drafting γ tokens for each request, `step` being the target's step time over tokens."""
+        """Seconds of drafting γ tokens for each request, `step` being the target's step time over tokens."""
         n = np.asarray(requests, np.float64)
         share = self.layers / self.target_layers
         return np.asarray(share * (step(self.gamma * n) if self.block else self.gamma * step(n)))

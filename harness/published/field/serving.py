@@ -156,7 +156,7 @@ _HOST: Final[Mapping[PrefillSteps, str]] = {
     "by running requests",
 }
 _GIVEN_LOADS: Final[Mapping[PrefillSteps, tuple[int, ...]]] = {"eager": (1, 16), "graphs": (1,)}
-"""Of the arm without speculation; all where nothing is said."""
+"""Users at which the arm without speculation is given, not predicted, by engine; all where an engine is not named."""
 
 
 def v4flash_experiment(tables: Tables, engine: PrefillSteps) -> Experiment:

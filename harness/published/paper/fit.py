@@ -29,9 +29,9 @@ GAMMA: Final = 5
 SPLIT: Final = 50.0
 """Requests per GPU beyond which nothing of DSpark is fitted."""
 TARGET_LAYERS: Final[Mapping[str, int]] = {"V4-Flash": 43, "V4-Pro": 61}
-"""Of the models' config.json."""
+"""Layers of each target, from the models' config.json."""
 DRAFT_LAYERS: Final[Mapping[str, int]] = {"dspark": 3, "mtp": 1}
-"""Of the drafters published with them."""
+"""Layers of the drafters published with these targets."""
 AXES: Final[Mapping[str, tuple[str, str]]] = {
     "fig8_throughput": ("concurrent_requests", "throughput_per_gpu"),
     "fig8_budget": ("concurrent_requests", "verification_budget"),
@@ -103,7 +103,7 @@ class Form(NamedTuple):
 
     at: Callable[[Floats, Sequence[float]], Floats]
     start: tuple[float, ...]
-    """Of a search, but for the first parameter, which starts at the first step time."""
+    """Parameters where a search starts, but for the first one, which starts at the first step time."""
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -178,19 +178,19 @@ class Choice:
     """Every decision that is no fitted number; the same for both models."""
 
     form: str = "power"
-    """Of `FORMS`."""
+    """Name in `FORMS` of the family of step times."""
     layer_cost: float = 1.0
-    """Of a draft layer, in layers of the target; 0 drafts for free."""
+    """Time of a draft layer, in layers of the target; 0 drafts for free."""
     tau_mtp: float | None = None
     """Accepted length of MTP-1; None takes 1 + `relative` · E c_1."""
     relative: float = 0.955
     """MTP-1's first-token acceptance over DSpark's: V4-Pro, results/published/field/mtp_first_token_acceptance.csv."""
     prior_sd: float = 0.3
-    """Of log σ around Qwen3-4B's; ∞ is no prior, 0 takes Qwen3-4B's σ."""
+    """Standard deviation of the prior of log σ around Qwen3-4B's; ∞ is no prior, 0 takes Qwen3-4B's σ."""
     shape: Confidence | None = None
     """Centre of the prior, d and ρ; None fits Figure 6."""
     noise: tuple[float, float] | None = None
-    """Of relative throughput and of the budget in tokens; None takes `low_load_noise`."""
+    """Noise of relative throughput and of the budget in tokens; None takes `low_load_noise`."""
     weight: float = 2.0
     """Points that a published line is worth: it is smoothed, and tells a level and a slope."""
     low: tuple[float, float] = (19.5, SPLIT)
@@ -212,12 +212,12 @@ class StepTime:
     model: str
     form: str
     parameters: tuple[float, ...]
-    """Of the form: t/τ of MTP-1 over tokens, drafting included."""
+    """Parameters of the form, which is t/τ of MTP-1 over tokens, in ms, drafting included."""
     layer_cost: float
     tau_mtp: float
 
     def share(self, drafter: str) -> float:
-        """Of a pass of the drafter in a pass of the target over as many tokens."""
+        """Time of a pass of the drafter, as a share of a pass of the target over as many tokens."""
         return self.layer_cost * DRAFT_LAYERS[drafter] / TARGET_LAYERS[self.model]
 
     def verify_ms(self, tokens: npt.ArrayLike) -> Floats:

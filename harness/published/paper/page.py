@@ -76,14 +76,14 @@ class LabelledPoint:
     concurrent_requests: float
     """Per GPU, of DSpark as published."""
     mtp: float
-    """As published, as the next."""
+    """MTP-1's value as published; `dspark` is DSpark's."""
     dspark: float
     predicted: float
     """DSpark's, by the simulator."""
     mtp_by_figure8: float | None
     """On the line fitted to Figure 8's MTP-1; None where that never is so fast, or delivers so much."""
     gain: float
-    """Of DSpark over MTP-1, both as published: .51 is 51 % more."""
+    """Gain of DSpark over MTP-1, both as published: .51 is 51 % more."""
     predicted_gain: float
     """Predicted DSpark over published MTP-1."""
 
@@ -116,7 +116,7 @@ class ModelResult:
     """One model's curves."""
 
     model: str
-    """As the paper names it."""
+    """The model's name in the paper."""
     profile: str
     """Its fitted hardware profile."""
     parameters: Mapping[str, float]
