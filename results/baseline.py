@@ -40,7 +40,7 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: str
     domain: str
     hash: str
-    """Of the suite's content hash, which covers every prompt's text and all settings, and the prompt's id."""
+    """Hash of the suite's content hash, which covers every prompt's text and all settings, and the prompt's id."""
 
 
 class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ class RunKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: str
     """'dense', 'live' or 'synthesised'."""
     responses_hash: str | None
-    """Of the file of responses that another engine gave; None where the target answered."""
+    """Hash of the file of responses that another engine gave; None where the target answered."""
 
     def differences(self, other: RunKey) -> list[str]:
         """What differs from another key, in words. What only one of two targets knows of itself is not held against it."""

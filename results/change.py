@@ -34,12 +34,12 @@ MOST_PROMPTS: Final = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Of the logarithm of a ratio: a sum over strata, such as tasks, each of independent units, such as prompts."""
+    """Noise of the logarithm of a ratio: a sum over strata, such as tasks, each of independent units, such as prompts."""
 
     variances: tuple[float, ...]
     """What each stratum adds."""
     units: tuple[int, ...]
-    """Of each stratum, at least 2."""
+    """Independent units of each stratum, at least 2."""
 
     @property
     def error(self) -> float:
@@ -53,7 +53,7 @@ class Noise:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval of log(second / first)."""
+        """Half the width of the 95 % interval of log(second / first)."""
         return float(student_t.ppf(1 - SURE / 2, self.freedom)) * self.error
 
     @property
@@ -130,7 +130,7 @@ class Change(Measured):
     change: float | None = None
     """Share: .02 is 2 % more in the second."""
     low: float | None = None
-    """Of the change's 95 % interval."""
+    """Lower end of the change's 95 % interval; `high` is the upper."""
     high: float | None = None
     sees: float | None = None
     """Smallest loss, a share, that would have been seen: told from none at two-sided 5 % in 4 of 5 cases."""

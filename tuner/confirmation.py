@@ -32,7 +32,7 @@ CONTENDERS = 5
 NEXT_BEST = 2
 """Runners-up of another drafter or kind of policy that are shown."""
 SHARE, SHORTEST_S = 1 / 3, 60.0
-"""Of the simulated time of a trial, for each draw: prompts differ more than stretches of time do. And at least so much."""
+"""Simulated time of each draw: a share of a trial's, and the least seconds; prompts differ more than stretches of time."""
 PART: Part = "confirmation"
 FRONT = 6
 """Points of a Pareto front that are confirmed."""
@@ -53,12 +53,12 @@ class Confirmed:
         return {name: float(np.mean([d[name] for d in self.draws])) for name in self.draws[0] if not name.endswith("±")}
 
     def half_widths(self) -> Figures:
-        """Of 95 % intervals around the means."""
+        """Half the widths of 95 % intervals around the means, by figure."""
         return {name: half_width([d[name] for d in self.draws]) for name in self.means()}
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Of a bootstrap's 95 % interval: the draws' standard deviation is the figure's error."""
+    """Half the width of a bootstrap's 95 % interval: the draws' standard deviation is the figure's error."""
     return float(student_t(len(values) - 1) * np.std(values, ddof=1)) if len(values) > 3 else float("nan")
 
 
@@ -102,7 +102,7 @@ class Confirmation:
         return bool(one.draws) and all(v <= 0 for v in self.scenario.violations(one.means()).values())
 
     def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
-        """As the database keeps it."""
+        """What was confirmed, as the database keeps it: a row of `confirmations`."""
         c = one.configuration
         gain = gain_width = violations = None
         if one.draws:

@@ -36,7 +36,7 @@ class Asked:
     engine: str
     """Its name in `ENGINES`."""
     draws: int
-    """Of prompts, seeds and errors, with the profile off."""
+    """Draws of prompts, seeds and errors, with the profile off."""
     traffic: Trace
     """Whose prompts are asked for."""
     recorded: tuple[Recorded, ...]
@@ -165,7 +165,7 @@ def _sampled(
 
 
 _SOME_USERS = 16
-"""Of an open loop, to guess how many tokens come in a second: more only make draws shorter."""
+"""Users taken for an open loop, to guess how many tokens come in a second: more only make draws shorter."""
 
 
 def _configuration(c: Candidate) -> Configuration:

@@ -173,7 +173,7 @@ def weighted(each: Sequence[tuple[Figures, float]], slas: Sequence[Sla]) -> Figu
 
 
 def mean_of(many: Sequence[Figures]) -> Figures:
-    """Of several simulations; half widths shrink as those of independent figures do."""
+    """The figures averaged over several simulations; half widths shrink as those of independent figures do."""
     return {
         name: float(np.mean([f[name] for f in many]) / (math.sqrt(len(many)) if name.endswith("±") else 1))
         for name in many[0]

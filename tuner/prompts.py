@@ -63,7 +63,7 @@ class Traffic:
 
 
 def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
-    """As many prompts again as there are, drawn with replacement task by task: a bootstrap of the traffic."""
+    """A bootstrap of the traffic: as many prompts as there are, drawn with replacement task by task."""
     parts = list(trace)
     by_task: dict[str, dict[str, list[int]]] = {}
     for i, (response, _) in enumerate(parts):

@@ -58,7 +58,7 @@ def runner(
 SHORT = 0.1
 """Share of the simulated time that every configuration gets."""
 SHORTEST_S = 20.0
-"""Of simulated time, unless the whole is shorter."""
+"""Fewest seconds of simulated time that every configuration gets, unless the whole is shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

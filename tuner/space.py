@@ -104,7 +104,7 @@ class Leaf:
     choices: dict[str, str | int]
     """By name: a category, or the index of a level."""
     domains: dict[str, tuple[str, ...] | int]
-    """Of each choice: the categories, or how many levels there are."""
+    """The domain of each choice, by name: the categories, or how many levels there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

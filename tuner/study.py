@@ -61,20 +61,20 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     weights: dict[str, float] | None = None
     drafters: list[str] | None = None
     kinds: list[str] | None = None
-    """Of policies; None: all."""
+    """Kinds of policies to search; None: all."""
     drafting: Drafting = "sampled"
     """How the drafts were chosen that are replayed."""
     sampler: str = "tpe"
     trials: int = 64
     """At each load."""
     seconds: float = 600.0
-    """Of simulated time, for each seed of a trial."""
+    """Seconds of simulated time, for each seed of a trial."""
     draws: int = 12
-    """Of the held-out prompts, to confirm on."""
+    """Draws of the held-out prompts, to confirm on."""
     engine: str = "vllm"
     """That is to run it; `any` for all policies."""
     decision_draws: int = DRAWS
-    """Of prompts, seeds and the profile's errors, for the intervals of the decision."""
+    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
     seed: int = 0
     request_cap: int = 256
     """The largest tried."""
@@ -87,7 +87,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     gpu_hour: float | None = None
     """Dollars for an hour of a GPU."""
     users: int | None = None
-    """Of a whole service, whose GPUs are counted."""
+    """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
         if (

@@ -25,9 +25,9 @@ class TrialRung:
     seconds: float
     """Simulated, over all seeds."""
     values: tuple[float, ...]
-    """Of what is wanted; to be made large."""
+    """The figures that the objective wants large, in the order of `WANTED`."""
     half_widths: tuple[float, ...]
-    """Of their 95 % intervals; nan where unknown."""
+    """Half the widths of the 95 % intervals of `values`; nan where unknown."""
     violations: Mapping[str, float]
     """By constraint; above 0 is broken."""
 
@@ -78,7 +78,7 @@ class Trial:
     """Cut: clearly worse than another one, and therefore simulated shortly; its figures are estimates all the same."""
     error: str | None = None
     figures: Figures | None = None
-    """Of the last rung."""
+    """The figures of the last rung; None of a failed trial."""
     wall_s: float = 0.0
 
     @property
@@ -91,7 +91,7 @@ class Trial:
         return self.rungs[-1]
 
     def row(self) -> dict[str, Any]:
-        """As the database keeps it."""
+        """The trial as the database keeps it: a row of `trials`."""
         c, done = self.configuration, bool(self.rungs)
         rungs = [
             {"seconds": r.seconds, "values": r.values, "half_widths": r.half_widths, "violations": r.violations}
@@ -157,7 +157,7 @@ def closest(trials: Sequence[Trial]) -> Trial | None:
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
-    """Of the ranked, those that no other one beats in everything wanted."""
+    """The Pareto front: those of the ranked that no other one beats in everything wanted."""
     best = ranked(trials)
     return [
         t

@@ -82,12 +82,12 @@ def _load(text: str) -> Load | None:
 
 
 def listed(items: Sequence[str]) -> str:
-    """As one writes a list in a sentence."""
+    """The items as one writes a list in a sentence: a, b and c."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def counted(number: float, unit: str) -> str:
-    """As `1 user`, `64 users`."""
+    """A number with its unit, for instance `1 user`, `64 users`."""
     return f"{number:g} {unit}{'s' * (number != 1)}"
 
 

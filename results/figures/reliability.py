@@ -84,7 +84,7 @@ _RELIABILITY: Final = pl.Schema(
     | {"predicted": pl.Float64, "observed": pl.Float64, "anchors": pl.Int64}
 )
 _SHOWN_POSITIONS = (1, 3, 5, 7)
-"""Of reliability; all positions are in the CSV and in the table."""
+"""Positions whose reliability is drawn; all are in the CSV and in the table."""
 
 
 def section(bins: pl.DataFrame, quality: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series]) -> Section:

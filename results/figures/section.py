@@ -51,7 +51,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Of a table."""
+    """A cell of a table."""
 
     text: str
     value: float | str | None = None

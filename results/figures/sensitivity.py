@@ -25,7 +25,7 @@ class Sensitivity(Origin):
     objective: str
     """'throughput' or 'tps': what the winner has most of."""
     seconds: float
-    """Of simulated time, each point."""
+    """Seconds of simulated time for each point."""
     seed: int
     clear: float
     """Another configuration wins with so much more of the objective: 0.01 is 1 %."""
@@ -166,7 +166,7 @@ def sentence(found: Sensitivity, looks: pl.DataFrame, load: str) -> str:
 
 
 def _off(what: str, off: float) -> str:
-    """As `verification takes 12 % more time`."""
+    """What is off and how far, in words, for instance `verification takes 12% more time`."""
     words = _WORDS.get(what, (f"{what} is {{}} less", f"{what} is {{}} more"))
     return words[off > 0].format(f"{abs(off):.0%}")
 
@@ -216,7 +216,7 @@ def _panel(
 
 
 def _drafter(name: str) -> str:
-    """Of a configuration's name."""
+    """The drafter in a configuration's name."""
     return name.split()[0]
 
 
@@ -226,7 +226,7 @@ def _broken(what: str) -> str:
 
 
 def _lead(row: Mapping[str, Any], found: Sensitivity) -> str:
-    """Of a load's winner over the next."""
+    """The lead of a load's winner over the next, in words."""
     return f"{row['margin']:.1%} ahead" + (": no clear lead" if row["margin"] < found.clear else "")
 
 

@@ -32,7 +32,7 @@ class Study(Origin):
 
     @property
     def loads(self) -> list[str]:
-        """As `users:64/0`, in the order they were searched."""
+        """The loads as plans store them, for instance `users:64/0`, in the order they were searched."""
         return list(self.plan.get("loads") or [])
 
     @property
@@ -171,7 +171,7 @@ class HowFar(NamedTuple):
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> HowFar:
-        """Of rows of `sensitivities` in which something is off; those without an answer do not count."""
+        """The counts over rows of `sensitivities` in which something is off; those without an answer do not count."""
         asked = [row for row in rows if row["kind"] in OFF and row["keeps"] is not None]
         kept = [row for row in asked if row["keeps"]]
         worst = max((row["loss"] for row in kept), default=0.0)
@@ -187,7 +187,7 @@ class HowFar(NamedTuple):
 
 
 def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """Of a load's confirmations the one a gain is told over: 'none', or 'mtp' with one token drafted and verified."""
+    """The confirmation at a load that a gain is told over: 'none', or 'mtp' with one token drafted and verified."""
     for row in confirmed:
         if row["error"] or row["throughput"] is None:
             continue

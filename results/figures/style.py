@@ -57,13 +57,13 @@ class Manner:
     """How numbers of one kind are drawn."""
 
     dash: str
-    """Of lines, as Plotly names it."""
+    """Dash of lines, as Plotly names it."""
     suffix: str
-    """Of marker symbols: hollow, dotted or plain."""
+    """End of the names of marker symbols that makes them hollow or dotted; empty for plain ones."""
     width: float
-    """Of lines, pixels."""
+    """Width of lines, in pixels."""
     pattern: str
-    """Of bars: hatching, or none."""
+    """Hatching of bars, as Plotly names it; empty for none."""
     legend: str
     """SVG path of a line in legends, within ±17."""
 
@@ -133,7 +133,7 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
 
 
 def longest(series: Sequence[Series]) -> list[Series]:
-    """Of every drafter of every run the largest γ alone, for figures that would drown in block sizes."""
+    """The series with the largest γ of every drafter of every run, for figures that would drown in block sizes."""
     best = {(s.run, s.drafter): max(o.gamma for o in series if (o.run, o.drafter) == (s.run, s.drafter)) for s in series}
     return [s for s in series if s.gamma == best[s.run, s.drafter]]
 

@@ -55,7 +55,7 @@ class Capacity(NamedTuple):
     throughput: float
     """Output tokens per second and GPU."""
     half_width: float
-    """Of its 95 % interval, the simulation's noise alone; nan if too short to tell."""
+    """Half the width of throughput's 95 % interval, the simulation's noise alone; nan if too short to tell."""
     how: Literal["crossing", "highest", "reference"]
     """Where: between two loads, where a bound is just kept; the highest load simulated, which keeps them all; or, without
     bounds, the reference load."""
@@ -123,7 +123,7 @@ def systems(points: pl.DataFrame, *, bounds: bool = True) -> list[System]:
 
 
 def system_of(row: Mapping[str, Any]) -> System:
-    """Of a row of `simulated`; all of a sweep draft the same way."""
+    """The system of a row of `simulated`; all of a sweep draft the same way."""
     return System(Recording(row["drafter"], row["gamma"], row["confidences"]), row["policy"])
 
 
@@ -228,7 +228,7 @@ def gain(over: Capacity, under: Capacity) -> tuple[float, float]:
 
 
 def leaders(points: pl.DataFrame, slas: Sequence[Sla]) -> list[System]:
-    """Of every drafter the system that delivers most within the bounds, or at all where none keeps them; the best first."""
+    """Each drafter's system that delivers most within the bounds, or at all where none keeps them; the best first."""
     best: dict[str, System] = {}
     for capacity in capacities(points, slas):
         best.setdefault(capacity.system.recording.drafter, capacity.system)

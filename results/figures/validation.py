@@ -38,7 +38,7 @@ class Validation(Origin):
     drafting: str
     """How drafts were chosen, live and simulated."""
     seconds: float
-    """Of all live engines' clocks."""
+    """Seconds by the clocks of all live engines, added up."""
 
 
 def find_validation(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
@@ -97,7 +97,7 @@ def validated(con: duckdb.DuckDBPyConnection, validation_id: str) -> pl.DataFram
 
 
 def errors(points: pl.DataFrame) -> pl.DataFrame:
-    """Of every quantity how far off the simulation is, over the points of a validation.
+    """How far off the simulation is in every quantity, over the points of a validation.
 
     Columns: quantity, points, mean_absolute, mean, worst (the largest absolute error; all shares), same_prompts (mean
     absolute error from the live prompts' own traces: what is left when prompts are no excuse), known (points with an

@@ -61,7 +61,7 @@ class View:
         return self.kinds.get(system.recording.drafter, system.recording.drafter)
 
     def name(self, system: System) -> str:
-        """As people call it."""
+        """The system as people call it, with γ where its drafter has several."""
         if system.policy == "none":
             return "none"
         r = system.recording

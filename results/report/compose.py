@@ -192,7 +192,7 @@ class _Draft:
         self._profiles.append(made.profile)
 
     def _evidence(self, run_id: str) -> list[Evidence]:
-        """Of what is simulated from a run."""
+        """The kinds of evidence of what is simulated from a run."""
         run = self._run(run_id)
         return ["simulated", "synthesised"] if run is not None and run.prompt_source == "synthesised" else ["simulated"]
 
@@ -228,7 +228,7 @@ def _confidences(
 
 
 def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Headline:
-    """Of what was recorded in the first run alone: others may have had other prompts."""
+    """The headline of what was recorded in the first run alone: others may have had other prompts."""
     return from_recordings(tau.filter(run=run), speeds.filter(run=run), [s for s in series if s.run == run])
 
 

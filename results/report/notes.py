@@ -211,7 +211,7 @@ def of_method() -> Facts:
 
 
 def versions(packages: Mapping[str, str]) -> str:
-    """Of packages, by name."""
+    """The packages and their versions in one line, sorted by name."""
     return ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
 
 

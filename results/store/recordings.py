@@ -29,7 +29,7 @@ class Fitted:
     """A trace and what was fitted to its confidences. The one place that decides which confidences a policy may be shown."""
 
     raw: Trace
-    """As recorded."""
+    """The trace as recorded."""
     temperatures: Sequence[float] = ()
     """T_1..T_γ; empty without calibration."""
     estimates: Sequence[tuple[float, float]] = ()
@@ -134,7 +134,7 @@ class Sureness:
     drafter: str
     gamma: int
     tasks: tuple[str, ...]
-    """Of each of S responses, as the next two."""
+    """The task of each response, [S]; `domains` and `prompts` are of each response too."""
     domains: tuple[str, ...]
     prompts: tuple[str, ...]
     offsets: Ints

@@ -113,7 +113,7 @@ class Provenance:
     """Over all drafters, ways to draft and turns."""
     rounds: int
     replayed: int
-    """Of them replayed from a dense record, not decoded live."""
+    """Rounds that were replayed from a dense record, not decoded live."""
     speed_samples: int
 
 
