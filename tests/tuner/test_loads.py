@@ -24,8 +24,8 @@ from tuner.study import StudyPlan, resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
 SHORT: dict[str, Any] = {
-    "objective": "throughput", "seconds": 3.0, "trials": 8, "draws": 5, "request_cap": 32, "drafters": ["mtp"],
-    "kinds": ["fixed", "k_by_batch"],
+    "objective": "throughput", "seconds": 3.0, "trials": 8, "draws": 5, "decision_draws": 10, "request_cap": 32,
+    "drafters": ["mtp"], "kinds": ["fixed", "k_by_batch"],
 }  # fmt: skip
 
 
