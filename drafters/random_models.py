@@ -19,7 +19,7 @@ from simulator.errors import InputError
 
 _SHAPES = Path(__file__).parent / "architectures.json"
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
-"""Layers, taps, Markov rank and γ of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps."""
+"""Layers, taps, Markov rank and block size of the published DSpark and DFlash drafters; Eagle3 has one layer, three taps."""
 
 
 def known_architectures() -> dict[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ CONTENDERS = 5
 NEXT_BEST = 2
 """Runners-up of another drafter or kind of policy that are shown."""
 SHARE, SHORTEST_S = 1 / 3, 60.0
-"""Simulated time of each draw: a share of a trial's, and the least seconds; prompts differ more than stretches of time."""
+"""Share of a trial's simulated time for each draw, and the least seconds: prompts differ more than stretches of time do."""
 PART: Part = "confirmation"
 FRONT = 6
 """Points of a Pareto front that are confirmed."""
