@@ -28,8 +28,10 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def speaking(target: Target, tokenizer: PreTrainedTokenizerBase) -> Target:
-    """A target whose tokenizer, template and settings may be changed."""
-    return Target(copy.deepcopy(target.model), copy.deepcopy(tokenizer))
+    """A target whose tokenizer, template and settings may be changed; nothing is decoded with it."""
+    speaking = Target(copy.deepcopy(target.model), copy.deepcopy(tokenizer))
+    speaking.config.vocab_size = len(tokenizer)
+    return speaking
 
 
 @pytest.mark.parametrize(
