@@ -90,7 +90,9 @@ def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, caps
     assert scheduled["throughput"] > fixed["throughput"]
     assert scheduled["exact"]
     print_sweep(Store(tmp_path / "specyard.duckdb"), fixed["sweep_id"], as_json=False)
-    names = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.lstrip().startswith("drafter"))
+    names = [line.split("  ")[0].strip() for line in lines[head + 1 :]]
     eagle3 = [f"eagle3 γ=7 {policy}" for policy in ("fixed:7", "prefix_scheduler (estimated)", "vllm_adaptive (estimated)")]
     assert names[:4] == [*eagle3, "ngram γ=7 fixed:7"]
 
