@@ -45,6 +45,6 @@ def test_facts_that_contradict_are_refused() -> None:
         DrafterKind(name="x", learned=True, one_pass=False, prefix=False)
     with pytest.raises(ValueError, match="no such kinds of drafters: x"):
         ServingEngine(
-            name="e", serve="e serve", version="1", kinds={"x": ServedKind(method="x")}, policies=(), drafting="greedy", drafting_option={},
-            flags=VLLM.flags,
+            name="e", serve="e serve", version="1", kinds={"x": ServedKind(method="x")}, policies=(), drafting="greedy",
+            drafting_option={}, flags=VLLM.flags,
         )  # fmt: skip
