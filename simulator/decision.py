@@ -13,7 +13,6 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import cannot_run
@@ -211,24 +210,26 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def decide(
     stub: Decision, choice: Choice, found: Mapping[Candidate, Sampled], draws: Sequence[Draw], engine: ServingEngine | None
 ) -> Decision:
-    """A decision from the draws of a choice; `stub` says what it is about. Raises InputError where draws came to nothing."""
+    """A decision from the draws of a choice; `stub` says what it is about. Without one, and why, where draws came to nothing."""
     off = np.array([draw.off for draw in draws])
     value = {candidate: np.array(found[candidate].value) for candidate in choice.all}
-    if any(not np.isfinite(v).all() for v in value.values()):
-        raise InputError("draws of a decision came to nothing: too few requests finish; simulate longer")
+    if not all(_finite(found[candidate]) for candidate in choice.all):
+        return msgspec.structs.replace(stub, reason="in some draws too few requests finish; simulate longer")
 
-    def gain(over: str, top: Candidate, under: Candidate) -> Gain:
+    def gain(over: str, top: Candidate | None, under: Candidate | None) -> Gain | None:
+        if top is None or under is None or not value[under].all():  # goodput of what breaks the promise is 0
+            return None
         ratio = value[top] / value[under] - 1
         centre = float(ratio[~off].mean())
         return Gain(over=over, all=_range(ratio[off], centre), held=_range(ratio[~off], centre))
 
-    run, gains = choice.run, list[Gain]()
-    if run != choice.none:
-        gains.append(gain("no speculation", run, choice.none))
+    run = choice.run
+    found_gains = [gain("no speculation", run, choice.none) if run != choice.none else None]
     if choice.default is not None:
         name = "the engine" if engine is None else engine.name
         misses = ", which misses the promise" if np.mean(found[choice.default].kept) < 0.5 else ""
-        gains.append(gain(f"what {name} does with it by default, {choice.default}{misses}", run, choice.default))
+        found_gains.append(gain(f"what {name} does with it by default, {choice.default}{misses}", run, choice.default))
+    gains = [one for one in found_gains if one is not None]
     own = found[run]
 
     def also(name: str) -> Range:
@@ -243,10 +244,16 @@ def decide(
         attained={name: _range(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
-        runner_up=None if choice.runner_up is None else gain(str(choice.runner_up), run, choice.runner_up),
-        better=None if choice.better is None else gain(str(choice.better), choice.better, run),
+        runner_up=gain(str(choice.runner_up), run, choice.runner_up),
+        better=gain(str(choice.better), choice.better, run),
         next=_next(gains, stub.source), notes=_notes(run),
     )  # fmt: skip
+
+
+def _finite(sampled: Sampled) -> bool:
+    return bool(
+        np.isfinite([*sampled.value, *(v for one in (*sampled.attained, *sampled.also) for v in one.values())]).all()
+    )
 
 
 def _range(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
@@ -310,7 +317,8 @@ def sentences(decision: Decision) -> list[str]:
         said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
     if d.better is not None:
         said.append(
-            f"{d.better.over} would add {_share(d.better.all.value)} ({_interval(d.better)}), but {d.engine} cannot run it."
+            f"A better scheduler, {d.better.over}, which {d.engine} cannot run, would add {_share(d.better.all.value)} "
+            f"({_interval(d.better)})."
         )
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(f"Traffic: {d.traffic}. Intervals: {d.draws} draws of prompts, seeds and the profile's errors ({errors}).")

@@ -343,6 +343,7 @@ def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
 
 def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, finished: int, load: Kind) -> list[str]:
     found = []
+    more = "record a longer log" if load == "recorded" else "simulate longer"
     if keeps_up is False and load == "recorded":
         found.append("overload: the queue was still growing when the last request came; more of the same would wait longer")
     elif keeps_up is False:
@@ -350,10 +351,10 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
     elif not stationary:
         found.append("did not settle: throughput drifts; simulate longer")
     if keeps_up is None:
-        found.append("too short to tell whether it keeps up with what arrives; simulate longer")
+        found.append("too short to tell whether it keeps up with what arrives; " + more)
     if finished < 100:
-        found.append(f"only {finished} requests finished: quantiles mean little; simulate longer")
-    if not throughput.half_width <= 0.02 * throughput.value:
+        found.append(f"only {finished} requests finished: quantiles mean little; {more}")
+    if load != "recorded" and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
     return found
 

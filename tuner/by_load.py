@@ -18,6 +18,8 @@ class Row:
     """What is best at a number of users."""
 
     users: int
+    running: int
+    """Requests on a replica then: what a server counts."""
     k: int
     """Tokens to draft; 0 for none."""
     gain: float
@@ -40,8 +42,8 @@ class ByLoad:
         for row in self.rows:
             if joined and joined[-1][1] == row.k:
                 joined.pop()
-            joined.append((row.users, row.k))
-        return PolicySpec("k_by_batch", "/".join(f"{users}={k}" for users, k in joined))
+            joined.append((row.running, row.k))
+        return PolicySpec("k_by_batch", "/".join(f"{running}={k}" for running, k in joined))
 
     def bars(self) -> list[str]:
         """A line a load: users, k, the gain, and a bar of it."""
@@ -53,36 +55,39 @@ class ByLoad:
         return lines
 
 
-def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool]) -> ByLoad | None:
+def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], replicas: int = 1) -> ByLoad | None:
     """The drafter and block with the largest gains over all loads, the k of each load the best that keeps the promise.
 
     Args:
         trials: of each number of users.
         whole: of each drafter that the engine runs, whether it drafts a block whole or not at all.
+        replicas: that share the users evenly.
 
+    One server has one request cap: at each load only trials count whose cap let all users run.
     None where no drafter has a k, or drafts nothing, within the promise at every load.
     """
     found: list[tuple[float, ByLoad]] = []
     for key in dict.fromkeys((t.configuration.drafter, t.configuration.gamma) for some in trials.values() for t in some):
         if key[0] not in whole:
             continue
-        rows = [_row(users, key, some, whole[key[0]]) for users, some in sorted(trials.items())]
+        rows = [_row(users, -(-users // replicas), key, some, whole[key[0]]) for users, some in sorted(trials.items())]
         kept = [row for row in rows if row is not None]
         if len(kept) == len(rows):
             found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(*key, tuple(kept))))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _row(users: int, key: tuple[str, int], trials: Sequence[Trial], whole: bool) -> Row | None:
+def _row(users: int, running: int, key: tuple[str, int], trials: Sequence[Trial], whole: bool) -> Row | None:
     values: dict[int, float] = {}
-    plain = [t.last.values[0] for t in trials if t.rungs and t.configuration.policy == NO_DRAFTER]
-    for t in trials:
+    able = [t for t in trials if t.rungs and t.configuration.request_cap >= running]
+    plain = [t.last.values[0] for t in able if t.configuration.policy == NO_DRAFTER]
+    for t in able:
         c, k = t.configuration, t.configuration.policy.k
         own = (c.drafter, c.gamma) == key and k is not None and (not whole or k == c.gamma)
-        if t.rungs and t.last.feasible and (own or c.policy == NO_DRAFTER):
+        if t.last.feasible and (own or c.policy == NO_DRAFTER):
             drafted = 0 if c.policy == NO_DRAFTER else int(k or 0)
             values[drafted] = max(values.get(drafted, 0.0), t.last.values[0])
     if not values or not plain:
         return None
     best = max(values, key=lambda k: values[k])
-    return Row(users, best, values[best] / max(plain) - 1)
+    return Row(users, running, best, values[best] / max(plain) - 1)

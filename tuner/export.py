@@ -74,16 +74,25 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     loads = _loads(study, users)
     load = loads[-1]
     found = study["loads"][load]
+    decision = found["decision"]
+    if form == "vllm" and decision is not None:
+        if decision["reason"]:
+            raise InputError(f"study {study_id}: no recommendation for {load_label(load)}: {decision['reason']}")
+        if decision["command"] and decision["engine"] == VLLM.name:
+            told = sentences(msgspec.convert(decision, Decision))
+            head = [
+                f"specyard study {study_id}",
+                *told,
+                *capacity(load, study),
+                *decision["notes"],
+                check(decision["settings"]),
+            ]
+            return "\n".join([*(f"# {line}" for line in head), decision["command"]])
     winner = configuration_of(found["winner"])
     drafters = store.run(study["study"]["run_id"])["drafters"]
     temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
     made = serving(winner, found, study, drafters.get(winner.drafter, {}), temperature)
     checked = check(made.speculative)
-    decision = found["decision"]
-    if form == "vllm" and decision is not None and decision["command"] and decision["engine"] == VLLM.name:
-        told = sentences(msgspec.convert(decision, Decision))
-        head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision["notes"], check(decision["settings"])]
-        return "\n".join([*(f"# {line}" for line in head), decision["command"]])
     if form == "json":
         content = _json(study, load, winner, found, made, checked)
         return json.dumps(content, indent=2, default=str, ensure_ascii=False)
@@ -250,7 +259,7 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
     whole = {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
     studies = Studies(store)
     trials = {int(at.users or 0): [Trial.read(r) for r in studies.trials(study_id, load)] for load, at in loads.items()}
-    found = by_load(trials, whole)
+    found = by_load(trials, whole, study["plan"]["replicas"])
     if found is None:
         return ""
     plan, declared = study["plan"], run["drafters"].get(found.drafter, {})
@@ -258,7 +267,7 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
         VLLM, study["target"] or "MODEL",
         Recording(found.drafter, found.gamma, "none", plan["drafting"], kinds[found.drafter]), found.policy,
         checkpoint="CHECKPOINT" if study["synthesised"] else declared.get("checkpoint") or "CHECKPOINT",
-        request_cap=max(trials), step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
+        request_cap=max(row.running for row in found.rows), step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
         temperature=run["sampling"].get("temperature", 0), drafting=plan["drafting"],
     )  # fmt: skip
     head = [
