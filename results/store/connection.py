@@ -20,12 +20,14 @@ SAY_AFTER_S = 1.0
 _MIN_FREED_BYTES = 4 << 20
 _COMPACT_WAITS_S = 2.0
 _HELD = re.compile(r"Conflicting lock is held in (?P<program>.*?) ?\(PID (?P<pid>\d+)\)")
-_DAMAGED = re.compile(r"Corrupt|Could not read (all|enough) bytes|checksum|failed to load metadata|Serialization", re.IGNORECASE)
+_DAMAGED = re.compile(
+    r"Corrupt|Could not read (all|enough) bytes|checksum|failed to load metadata|Serialization", re.IGNORECASE
+)
 _FULL = re.compile(r"No space left|File too large|quota exceeded|Out of Memory", re.IGNORECASE)
 
 
 class StoreError(InputError):
-    """The database file cannot be opened, read or written now. What was committed to it is safe, and work can go on later."""
+    """The database file cannot be opened, read or written now; what was committed is safe, and work can go on later."""
 
 
 def connect(
@@ -110,7 +112,7 @@ def beside(file: Path, purpose: str) -> Path:
 
 
 def clear_leftovers(file: Path) -> None:
-    """Remove hidden copies that a kill left beside a file. Call it while the file is open for writing: no one else makes any.
+    """Remove hidden copies that a kill left beside a file, which has to be open for writing: then nobody else makes any.
 
     Names of Specyard 0.3, which end in a process id alone, are cleared too.
     """

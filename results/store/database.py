@@ -23,6 +23,7 @@ from results.store import traces
 from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
 from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
 from results.store.runs import RunInfo, SpeedSample
+from results.store.subjects import RUN, SWEEP, Subject, find, has_results
 from simulator.errors import InputError
 from simulator.records import DRAFTINGS, Drafting, KeptDrafting
 from simulator.traces import Trace
@@ -157,22 +158,29 @@ class Store:
     def finish_run(self, run_id: str) -> None:
         """Mark a run as complete, and make the file small again."""
         with self.writing() as connection:
-            connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [utc_now(), run_id])
+            connection.execute("UPDATE runs SET finished_at = ?, failure = NULL WHERE run_id = ?", [utc_now(), run_id])
         self.compact()
+
+    def find(self, subject: Subject, name: str) -> str:
+        """The id of a run, sweep or study from `latest`, an id, or the start of one. Raises InputError.
+
+        The latest is the newest that anything came of and that did not fail.
+        """
+        with self.reading() as connection:
+            return find(connection, subject, name, self.file)
 
     def find_run(self, name: str) -> str:
         """The id of a run from `latest`, an id, or the start of one. Raises InputError."""
+        return self.find(RUN, name)
+
+    def check_results(self, subject: Subject, subject_id: str) -> None:
+        """Raise InputError where nothing came of what has this id."""
         with self.reading() as connection:
-            ids = [r[0] for r in connection.execute("SELECT run_id FROM runs ORDER BY created_at DESC").fetchall()]
-        if not ids:
-            raise InputError(f"{self.file}: has no runs yet; `harness run` makes one")
-        if name == "latest":
-            return str(ids[0])
-        matches = [i for i in ids if i.startswith(name)]
-        if name in ids or len(matches) == 1:
-            return str(name if name in ids else matches[0])
-        problem = "fits several runs" if matches else "no such run"
-        raise InputError(f"run {name}: {problem} in {self.file}; the latest are {', '.join(ids[:5])}")
+            if not has_results(connection, subject, subject_id):
+                raise InputError(
+                    f"{subject.word} {subject_id}: has no results, so there is nothing to show; "
+                    f"`harness remove {subject_id}` removes it"
+                )
 
     def run(self, run_id: str) -> dict[str, Any]:
         """The row of `runs`, its JSON decoded."""
@@ -266,11 +274,14 @@ class Store:
     def finish_sweep(self, sweep_id: str) -> None:
         """Mark a sweep as complete."""
         with self.writing() as connection:
-            connection.execute("UPDATE sweeps SET finished_at = ? WHERE sweep_id = ?", [utc_now(), sweep_id])
+            connection.execute("UPDATE sweeps SET finished_at = ?, failure = NULL WHERE sweep_id = ?", [utc_now(), sweep_id])
 
     def sweep(self, name: str) -> dict[str, Any]:
         """The row of `sweeps`, its JSON decoded, by id, the start of one, or `latest`. Raises InputError."""
-        return self.named("sweep", "sweeps", "sweep_id", name)
+        sweep_id = self.find(SWEEP, name)
+        with self.reading() as connection:
+            [row] = decoded_rows(connection.execute("SELECT * FROM sweeps WHERE sweep_id = ?", [sweep_id]))
+        return row
 
     def simulations(self, sweep_id: str) -> list[dict[str, Any]]:
         """Rows of `simulations`, their JSON decoded, in order of point, with the profile's name, model, source and GPUs."""
