@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
+import pyarrow as pa
 
 from results.store.connection import StoreError, connect, first_line
 from results.store.database import Store
@@ -87,23 +88,23 @@ def _copied(source: duckdb.DuckDBPyConnection, file: Path, into: Path, say: Call
 
 def _table(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection, name: str) -> Rescued:
     """One table, whole, or part by part what reads of it."""
-    [(count,)] = source.execute(f"SELECT count(*) FROM {name}").fetchall()
+    [(count, last)] = source.execute(f"SELECT count(*), coalesce(max(rowid), -1) FROM {name}").fetchall()
+    found = [_read(source, name, 0, last + 1)]
+    if found == [None]:
+        found = [_read(source, name, first, first + _PART) for first in range(0, last + 1, _PART)]
+    rows = 0
+    for part in found:
+        if part is not None:
+            target.register("incoming", part)
+            target.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
+            target.unregister("incoming")
+            rows += part.num_rows
+    return Rescued(name, rows, count - rows)
+
+
+def _read(source: duckdb.DuckDBPyConnection, name: str, first: int, end: int) -> pa.Table | None:
+    """Rows of a table by number, from `first` to before `end`; None where they cannot be read."""
     try:
-        return Rescued(name, _moved(source, target, name, 0, count), 0)
+        return source.sql(f"SELECT * FROM {name} WHERE rowid >= ? AND rowid < ?", params=[first, end]).to_arrow_table()
     except duckdb.Error:
-        rows = 0
-        for first in range(0, count, _PART):
-            try:
-                rows += _moved(source, target, name, first, first + _PART)
-            except duckdb.Error:
-                continue
-        return Rescued(name, rows, count - rows)
-
-
-def _moved(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection, name: str, first: int, end: int) -> int:
-    """Rows of a table by number, from `first` to before `end`, into the table of that name; returns how many."""
-    rows = source.execute(f"SELECT * FROM {name} WHERE rowid >= ? AND rowid < ?", [first, end]).to_arrow_table()
-    target.register("incoming", rows)
-    target.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
-    target.unregister("incoming")
-    return int(rows.num_rows)
+        return None
