@@ -75,15 +75,36 @@ def _opened(file: Path, copy: Path, say: Callable[[str], None]) -> duckdb.DuckDB
 
 
 def _copied(source: duckdb.DuckDBPyConnection, file: Path, into: Path, say: Callable[[str], None]) -> list[Rescued]:
-    """Each table's rows in the new file, which is removed again where there are none at all."""
+    """Each table's rows in the new file, which is removed again where there are none at all.
+
+    Where rows are lost, recordings that are not whole any more are left out, and no run is the latest by itself.
+    """
     with Store(into, say).writing() as target:
         sql = "SELECT table_name FROM duckdb_tables() WHERE NOT internal AND table_name != 'specyard_schema' ORDER BY ALL"
         names = [name for (name,) in source.execute(sql).fetchall() if name != "leases"]
         found = [_table(source, target, name) for name in names]
+        if any(each.lost for each in found):
+            _leave_out_torn(target)
     if not any(each.rows for each in found):
         into.unlink()
         raise StoreError(f"{file}: no row of it can be read; go back to a copy of it")
     return found
+
+
+def _leave_out_torn(target: duckdb.DuckDBPyConnection) -> None:
+    """Remove recordings without all their anchors or their response, and anchors without a recording; mark the runs."""
+    key = "(run_id, drafter, gamma, drafting, prompt_id, turn)"
+    columns = key.strip("()")
+    target.execute(f"""
+        DELETE FROM recordings WHERE {key} NOT IN (
+            SELECT {key} FROM (SELECT {columns}, anchors FROM recordings) d
+            JOIN (SELECT {columns}, count(*) AS found FROM anchors GROUP BY ALL) a USING {key}
+            JOIN (SELECT run_id, prompt_id, turn FROM responses WHERE drafter = 'none') r USING (run_id, prompt_id, turn)
+            WHERE d.anchors = a.found
+        ) AND anchors > 0
+    """)
+    target.execute(f"DELETE FROM anchors WHERE {key} NOT IN (SELECT {key} FROM recordings)")
+    target.execute("UPDATE runs SET failure = 'rows were lost where its database was damaged'")
 
 
 def _table(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection, name: str) -> Rescued:

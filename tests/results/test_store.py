@@ -150,7 +150,15 @@ def test_an_anchor_takes_less_than_64_bytes(store: Store, kept: str) -> None:
 
 def test_runs_are_found_by_latest_and_prefix(store: Store) -> None:
     ids = [store.create_run(INFO) for _ in range(3)]
-    assert store.find_run("latest") == ids[-1]
+    with pytest.raises(InputError, match="has no run with results yet"):
+        store.find_run("latest")
+    for run_id in ids[:2]:
+        store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+    assert store.find_run("latest") == ids[1]  # nothing came of the last one
+    with store.writing() as connection:
+        connection.execute("UPDATE runs SET failure = 'its pair is gone' WHERE run_id = ?", [ids[1]])
+    assert store.find_run("latest") == ids[0]
+    assert store.find_run(ids[2]) == ids[2]
     assert store.find_run(ids[0]) == ids[0]
     with pytest.raises(InputError, match="no such run"):
         store.find_run("zzz")
