@@ -97,6 +97,7 @@ def record(
                 if engine == "vllm" and not dry_run:
                     from harness.vllm.responses import generate_responses
 
+                    store.prepare()  # before an engine works for hours
                     plan = generate_responses(plan, out / "responses", watcher)
                 if dry_run:
                     costs = estimate(plan, cluster, watcher, skip_long=skip_long_prompts)

@@ -29,15 +29,17 @@ def print_runs(store: Store, *, as_json: bool) -> None:
         rows = connection.execute(
             """
             SELECT run_id, created_at, finished_at IS NOT NULL AS finished, suite, prompt_source, pair, seed,
-                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses
+                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses, failure
             FROM runs r ORDER BY created_at DESC
             """
         ).fetchall()
-    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses")
+    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses", "failure")
     if as_json:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
         return
-    table = Table(*names, box=None)
-    for row in rows:
-        table.add_row(*[("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row])
+    failed = any(row[-1] for row in rows)
+    table = Table(*names if failed else names[:-1], box=None)
+    for *row, failure in rows:
+        cells = [("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row]
+        table.add_row(*cells, *[failure or ""] * failed)
     plain_console().print(table)

@@ -289,3 +289,44 @@ def test_a_kill_while_compacting_leaves_no_copy_for_ever(store: Store, tmp_path:
         pass
     assert sorted(f.name for f in tmp_path.iterdir()) == [".specyard.duckdb.notes", "specyard.duckdb"]
     assert again.find_run(run_id) == run_id
+
+
+def test_no_room_for_a_copy_leaves_an_older_database_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, before = older(store.file, monkeypatch)
+
+    def full(source: Path, into: Path) -> None:
+        into.write_bytes(b"half a copy")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.store.migration.shutil, "copyfile", full)
+    with pytest.raises(StoreError, match=r"no place beside it to keep a copy \(No space left on device\); make room"):
+        store.create_run(INFO)
+    assert store.file.read_bytes() == before
+    assert [f.name for f in store.file.parent.iterdir()] == ["specyard.duckdb"]
+
+
+def test_damage_anywhere_is_a_sentence_or_does_no_harm(store: Store) -> None:
+    """Forty places, by seed: every one is noticed, or lies where nothing is kept."""
+    run_id = recorded(store, 2_000)
+    content, rng = store.file.read_bytes(), np.random.default_rng(0)
+    with store.reading() as connection:
+        whole = connection.execute(EVERYTHING).fetchall()
+    noticed: list[str] = []
+    for place in [0, 8, 12, 20, 4096, 4104, 8192, *rng.integers(0, len(content) - 8, 33).tolist()]:
+        damaged = bytearray(content)
+        damaged[place : place + 8] = rng.bytes(8)
+        store.file.write_bytes(damaged)
+        try:
+            assert store.find_run(run_id) == run_id
+            with store.reading() as connection:
+                assert connection.execute(EVERYTHING).fetchall() == whole
+        except StoreError as error:
+            noticed.append(str(error))
+    assert len(noticed) > 10
+    assert not any("\n" in sentence for sentence in noticed)
+
+
+EVERYTHING = """
+    SELECT (SELECT hash(list(a ORDER BY a)) FROM anchors a), (SELECT hash(list(r)) FROM responses r),
+           (SELECT hash(list(r)) FROM runs r)
+"""
