@@ -3,14 +3,15 @@ several values."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from harness import stops
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 class WorkerDied(RuntimeError):
-    """Workers died over the same work again and again."""
+    """Workers died over the same work again and again, or all that runs them is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +34,53 @@ class Watcher:
     """A line of text."""
     advance: Callable[[str, int, int], None]
     """(stage, done, total)."""
+    began: Callable[[str, str | None], None] = lambda name, resume: None
+    """(name, id): from here on results are kept as "run 3f9c"; `--resume` takes the id. None: the same command goes on."""
+
+
+class Commands(TyperGroup):
+    """The commands of a program. Whatever a signal or a closed pipe does to one, imports included, ends here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for. The `Context` is click's or, with a recent typer, typer's own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stops.end_stopped()
+        except BrokenPipeError:
+            stops.end_of_pipe()
+        except Exception:
+            if stops.stopped():  # what an interrupted query or worker raises in its turn
+                stops.end_stopped()
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was asked for, and what follows its name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        options = [p for p in command.params if p.name in stops.BESIDE_RESUME] if command else []
+        takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}
+        stops.command_is(str(name), rest, takes_value)
+        return name, command, rest
 
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 70 where workers were lost."""
     try:
         yield
-    except InputError as error:
-        _fail(program, str(error), 2)
-    except OSError as error:
-        _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
-    except WorkerDied as error:
-        _fail(program, str(error), 1)
-    except KeyboardInterrupt:
-        _fail(program, "interrupted", 130)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if stops.stopped() or isinstance(error, BrokenPipeError):
+            raise
+        match error:
+            case InputError():
+                _fail(program, str(error), 2)
+            case OSError():
+                _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+            case WorkerDied():
+                _fail(program, f"{error}{stops.way_on()}", stops.INTERNAL)
+        raise
 
 
 @contextmanager
@@ -77,7 +110,7 @@ def shares(mix: str | None) -> dict[str, float] | None:
 
 
 def _fail(program: str, message: str, code: int) -> NoReturn:
-    print(f"{program}: {message}", file=sys.stderr)
+    stops.say(f"{program}: {message}")
     raise typer.Exit(code)
 
 
@@ -94,6 +127,7 @@ def watching() -> Iterator[Watcher]:
         last: dict[str, int] = {}
 
         def advance(stage: str, done: int, total: int) -> None:
+            stops.check()
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage)
             progress.update(tasks[stage], completed=done, total=total)
@@ -102,7 +136,7 @@ def watching() -> Iterator[Watcher]:
                 last[stage] = tenth
                 console.print(f"{stage} · {done}/{total}", soft_wrap=True)
 
-        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance)
+        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance, stops.keep)
 
 
 def plain_console() -> Console:
@@ -113,12 +147,12 @@ def plain_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
-def check_resumed(context: typer.Context, allowed: Collection[str]) -> None:
+def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+        if name not in ("resume", *stops.BESIDE_RESUME) and source is not None and source.name == "COMMANDLINE":
             raise InputError(
                 f"{parameter.opts[0]}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
             )

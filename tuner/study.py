@@ -301,6 +301,8 @@ def carry_out(
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
     run_id = studies.find(study_id)["run_id"]
+    watcher.began(f"study {study_id}", study_id)
+    watcher.say(f"study {study_id} · run {run_id} · {plan.trials} trials at each of {len(plan.loads)} loads")
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:

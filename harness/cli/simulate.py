@@ -20,10 +20,6 @@ if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
 
 
-RESUMED = ("resume", "actors", "ray_address", "rows", "out", "as_json")
-"""Options that may stand beside `--resume`."""
-
-
 def simulate(
     context: typer.Context,
     name: RunName = "latest",
@@ -95,7 +91,7 @@ def simulate(
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context, RESUMED)
+                check_resumed(context)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)

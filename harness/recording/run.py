@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +64,9 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         _check_answers(plan, given, checked)
         run_id = store.create_run(_run_info(plan, suite, checked))
+        watcher.began(f"run {run_id}", run_id)
         _say_run(suite, plan, run_id, checked, watcher)
-        with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, given, checked, store, pool, watcher)
+        _work(run_id, plan, suite, given, checked, store, pool, watcher)
     return run_id
 
 
@@ -94,9 +93,9 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         changed = [name for name, value in now.items() if name in noted and value != before.get(name)]
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
+        watcher.began(f"run {run_id}", run_id)
         _say_run(suite, plan, run_id, checked, watcher)
-        with _kept(run_id, store, watcher):
-            _work(run_id, plan, suite, given, checked, store, pool, watcher)
+        _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 
 def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> RecordingEstimate:
@@ -272,17 +271,6 @@ def _say_found(
         if ended:
             where = ", ".join(f"{prompt} from turn {turn}" for prompt, turn in ended.items())
             watcher.say(f"{drafter}: conversations that outgrew the target's context end early: {where}")
-
-
-@contextmanager
-def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
-    """Say how to go on when the block ends early, whatever the reason."""
-    try:
-        yield
-    except BaseException:
-        resume = f"harness run --resume {run_id} --out {store.file.parent}"
-        watcher.say(f"what is recorded is kept; go on with: {resume}")
-        raise
 
 
 def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:

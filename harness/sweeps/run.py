@@ -168,6 +168,8 @@ def sweep(
         worker.check(point)
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
+    watcher.began(f"sweep {sweep_id}", sweep_id)
+    watcher.say(f"sweep {sweep_id} · run {run_id} · {len(every)} points")
     if rows is not None:
         rows.mkdir(parents=True, exist_ok=True)
     done = store.simulated(sweep_id)
@@ -195,11 +197,11 @@ def _results(
         for point in left:
             yield point, worker.simulate(point, _while_slow(watcher))
         return
-    import ray
-
     from harness.cluster import Pool, joined
 
     with joined(cluster):
+        import ray  # after what `joined` tells it
+
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
         pool = Pool(cluster, SweepWorker, (shared, worker.rows), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):

@@ -16,10 +16,6 @@ SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""
 
 
-RESUMED = ("resume", "trials", "timeout", "actors", "ray_address", "out", "as_json")
-"""Options that may stand beside `--resume`."""
-
-
 def search(
     context: typer.Context,
     hardware: Annotated[
@@ -88,7 +84,7 @@ def search(
         cluster = _cluster(actors, ray_address, trials or 64)
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context, RESUMED)
+                check_resumed(context)
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
                 asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
