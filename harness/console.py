@@ -3,7 +3,7 @@ several values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -35,7 +35,7 @@ class Watcher:
     advance: Callable[[str, int, int], None]
     """(stage, done, total)."""
     began: Callable[[str, str | None], None] = lambda name, resume: None
-    """(name, id): from here on results are kept as "run 3f9c"; `--resume` takes the id. None: the same command goes on."""
+    """(name, id): from here on results are kept as "run 3f9c", and `--resume` takes the id, or the same command goes on."""
 
 
 class Commands(TyperGroup):
@@ -75,7 +75,7 @@ def user_errors(program: str) -> Iterator[None]:
             raise
         match error:
             case InputError():
-                _fail(program, str(error), 2)
+                _fail(program, f"{error}{stops.way_on()}", 2)
             case OSError():
                 _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
             case WorkerDied():
@@ -136,7 +136,7 @@ def watching() -> Iterator[Watcher]:
                 last[stage] = tenth
                 console.print(f"{stage} · {done}/{total}", soft_wrap=True)
 
-        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance, stops.keep)
+        yield Watcher(lambda text: say(console, text), advance, stops.keep)
 
 
 def plain_console() -> Console:
@@ -145,6 +145,11 @@ def plain_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line of text, broken between words on a terminal; indented ones, which are to be copied, stay whole."""
+    console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
 
 
 def check_resumed(context: typer.Context) -> None:
@@ -166,22 +171,26 @@ def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequ
     from rich.cells import cell_len
     from rich.table import Table
 
-    shown = list(range(len(heads)))
-
-    def needed() -> int:
-        full = [row for row in rows if len(row) == len(heads)]
-        return sum(max(cell_len(heads[i]), *(cell_len(row[i]) for row in full)) + 2 if full else 2 for i in shown)
-
-    for name in expendable:
-        if needed() <= width:
-            break
-        shown = [i for i in shown if heads[i] != name]
+    full = [row for row in rows if len(row) == len(heads)]
+    needs = {head: max(map(cell_len, [head, *(row[i] for row in full)])) if full else 0 for i, head in enumerate(heads)}
+    names = fitting(needs, expendable, width)
+    shown = [i for i, head in enumerate(heads) if head in names]
     table = Table(box=None, header_style="bold")
     for i in shown:
         table.add_column(heads[i], no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(row[i] for i in shown) if len(row) == len(heads) else row[: len(shown)])
     return table
+
+
+def fitting(needs: Mapping[str, int], expendable: Sequence[str], width: int) -> list[str]:
+    """Columns that fit side by side, two spaces after each, by what each needs: the `expendable` go, first ones first."""
+    shown = dict(needs)
+    for name in expendable:
+        if sum(shown.values()) + 2 * len(shown) <= width:
+            break
+        shown.pop(name, None)
+    return list(shown)
 
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:

@@ -116,12 +116,14 @@ def check() -> None:
 
 
 def keep(under_way: str, resume: str | None) -> None:
-    """From here on the command keeps what it finds under the name `under_way`, such as "run 3f9c".
+    """From here on the command keeps what it finds under the name `under_way`, such as "run 3f9c"; empty: nothing is kept.
 
     Args:
         resume: the id that `--resume` takes; None where the same command goes on.
     """
-    if _command is not None:
+    if _command is not None and not under_way:
+        _command.under_way = _command.go_on = None
+    elif _command is not None:
         _command.under_way = under_way
         _command.go_on = shlex.join([_command.program, *sys.argv[1:]]) if resume is None else _resuming(resume)
 

@@ -70,7 +70,7 @@ def sampled(outcomes: Sequence[Outcome], figure: Figure) -> Sampled:
         value=[figure_of(o, figure) for o in outcomes],
         attained=[o.attained for o in outcomes],
         also=[{"tps": o.tps.value, "p95_ttft": o.quantiles["p95_ttft"]} for o in outcomes],
-        kept=[all(o.slas.values()) and o.keeps_up is not False for o in outcomes],
+        kept=[o.kept for o in outcomes],
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.state import TOTALS, Records
-from simulator.sla import MEASURES, Sla, joint, together
+from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,8 +80,9 @@ class Ledger:
         fine = {sla: _fine(sla, values[sla.measure]) for sla in self.slas if sla.share is not None}
         good = np.logical_and.reduce([np.ones(len(rows), bool), *fine.values()])
         here.kept = {str(sla): int(own.sum()) for sla, own in fine.items()}
-        for several in together(self.slas).values():
-            here.kept[joint(several)] = int(np.logical_and.reduce([fine[sla] for sla in several]).sum())
+        for promise in promises(self.slas):
+            if promise.share is not None:
+                here.kept[promise.name] = int(np.logical_and.reduce([fine[sla] for sla in promise.slas]).sum())
         here.finished += len(rows)
         here.good += int(good.sum())
         here.good_tokens += int(rows["output_tokens"][good].sum())
@@ -155,6 +156,11 @@ class Outcome:
     """How many times its load it holds, see `simulator.capacity`; None where nobody asked."""
 
     @property
+    def kept(self) -> bool:
+        """Whether every promise is kept, and what arrives is answered."""
+        return self.keeps_up is not False and all(self.slas.values())
+
+    @property
     def precise(self) -> bool:
         """Whether throughput is known to 2 %."""
         return self.throughput.half_width <= 0.02 * self.throughput.value
@@ -207,13 +213,8 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
 
 def verdicts(slas: Sequence[Sla], attained: Mapping[str, float]) -> dict[str, bool]:
     """Which promises are kept, by bound, and by all bounds of a share together, given the shares and means attained."""
-    found = {}
-    for sla in slas:
-        value = attained.get(str(sla), math.nan)
-        found[str(sla)] = sla.holds(value) if sla.share is None else value >= sla.share
-    for share, several in together(slas).items():
-        found[joint(several)] = attained.get(joint(several), math.nan) >= share
-    return found
+    each = [*(Promise((sla,)) for sla in slas), *promises(slas)]
+    return {promise.name: promise.kept(attained.get(promise.name, math.nan)) for promise in each}
 
 
 @dataclass(frozen=True, slots=True)

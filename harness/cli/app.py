@@ -9,6 +9,7 @@ from harness.cli.compare import compare
 from harness.cli.hardware import hardware
 from harness.cli.profile import profile
 from harness.cli.record import record
+from harness.cli.remove import prune, remove, rescue
 from harness.cli.replay import replay
 from harness.cli.report import report
 from harness.cli.reproduce import reproduce
@@ -41,6 +42,9 @@ app.command()(compare)
 app.command()(baseline)
 app.command()(runs)
 app.command()(show)
+app.command()(remove)
+app.command()(prune)
+app.command()(rescue)
 app.command()(validate)
 app.command()(sensitivity)
 app.command()(reproduce)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,11 @@ from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenRespons
 from harness.recording.suite import Suite, load_suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
+from results.store.lease import held
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.runs import RunInfo
+from results.store.subjects import RUN
+from results.store.unfinished import begun, kept
 from simulator.errors import InputError
 from simulator.records import KeptDrafting, kept_drafting
 
@@ -54,7 +56,7 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
     suite, given = _load(plan)
     plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
-    _check_space(store.file.parent)
+    _check_space(store)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
@@ -64,14 +66,26 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         _check_answers(plan, given, checked)
         run_id = store.create_run(_run_info(plan, suite, checked))
-        watcher.began(f"run {run_id}", run_id)
-        _say_run(suite, plan, run_id, checked, watcher)
-        _work(run_id, plan, suite, given, checked, store, pool, watcher)
+        with begun(store, RUN, run_id, watcher.began):
+            _say_run(suite, plan, run_id, checked, watcher)
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
     return run_id
 
 
 def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
-    """Do what an interrupted run has left to do. Raises InputError where suite or pair are no longer the same."""
+    """Do what an interrupted run has left to do.
+
+    Raises InputError where suite or pair are no longer the same, or another process is at work on it.
+    """
+    if store.run(run_id)["finished_at"] is not None:
+        watcher.say(f"run {run_id} is already finished")
+        return
+    _check_space(store)
+    with held(store, RUN, run_id):
+        _resume(run_id, store, cluster, watcher)
+
+
+def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
     row = store.run(run_id)
     if row["finished_at"] is not None:
         watcher.say(f"run {run_id} is already finished")
@@ -83,7 +97,6 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
     suite, given = _load(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
-    _check_space(store.file.parent)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
@@ -93,9 +106,9 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         changed = [name for name, value in now.items() if name in noted and value != before.get(name)]
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
-        watcher.began(f"run {run_id}", run_id)
         _say_run(suite, plan, run_id, checked, watcher)
-        _work(run_id, plan, suite, given, checked, store, pool, watcher)
+        with kept(store, RUN, run_id, watcher.began):
+            _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 
 def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> RecordingEstimate:
@@ -353,13 +366,10 @@ def _run_info(plan: RecordingPlan, suite: Suite, checked: Checked) -> RunInfo:
     )
 
 
-def _check_space(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made or read ({error.strerror})") from None
+def _check_space(store: Store) -> None:
+    """Raise InputError where results could not be kept, before anything is made or started."""
+    store.prepare()
+    folder = next(parent for parent in store.file.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
     if free < _MIN_FREE_BYTES:
-        raise InputError(f"--out {folder}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--out {folder}: is not writable")
+        raise InputError(f"--out {store.file.parent}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")

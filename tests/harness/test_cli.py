@@ -92,7 +92,7 @@ def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> No
 
 def test_unwritable_and_foreign_databases(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused("run", "math_code_chat", "--out", str(tmp_path / "file" / "runs"))
+    assert "is no folder" in refused("run", "math_code_chat", "--out", str(tmp_path / "file" / "runs"))
     with duckdb.connect(str(tmp_path / "specyard.duckdb")) as connection:
         connection.execute("CREATE TABLE mine (i INTEGER)")
     assert "not one of Specyard's" in refused("run", "math_code_chat", "--limit", "1", "--out", str(tmp_path))
