@@ -3,6 +3,8 @@ several values."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
+    from rich.progress import Progress, TaskID
     from rich.table import Table
 
     from results.store.database import Store
@@ -114,29 +117,79 @@ def _fail(program: str, message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+SILENT_S = 5.0
+"""Seconds after which somebody who waits wonders."""
+
+
+class Display:
+    """Progress on stderr: bars on a terminal, plain lines elsewhere, and never silent for long."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._console = progress, progress.console
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, tuple[int, float, int]] = {}
+        """By stage: the tenth that was printed last, when the stage began, and what was done then."""
+        self._last, self._since, self._shown = "starting", time.monotonic(), time.monotonic()
+        self._lock = threading.Lock()
+
+    def say(self, text: str) -> None:
+        """A line of text."""
+        with self._lock:
+            self._last, self._since = text.partition("\n")[0], time.monotonic()
+            self._print(text)
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """How far a stage is."""
+        stops.check()
+        now = time.monotonic()
+        with self._lock:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._progress.add_task(stage)
+            self._progress.update(self._tasks[stage], completed=done, total=total)
+            tenth, began_s, before = self._tenths.get(stage, (-1, now, done))
+            reached = 10 * done // max(total, 1)
+            if reached != tenth and not self._console.is_terminal:
+                left_s = (now - began_s) / (done - before) * (total - done) if done > before else 0.0
+                self._print(f"{stage} · {done}/{total}" + (f" · {span(left_s)} left" if left_s >= 1 else ""))
+            self._tenths[stage] = (reached, began_s, before)
+            self._last, self._since = f"{stage} · {done}/{total}", now
+
+    def watch(self, ended: threading.Event) -> None:
+        """Say that it goes on where nothing was said for long; a bar that moves says so itself."""
+        while not ended.wait(SILENT_S / 5):
+            with self._lock:
+                silent = time.monotonic() - self._shown > SILENT_S
+                if silent and not (self._console.is_terminal and self._tasks):
+                    self._print(f"… {self._last} · for {span(time.monotonic() - self._since)}")
+
+    def _print(self, text: str) -> None:
+        self._shown = time.monotonic()
+        say(self._console, text)
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min" if whole < 6000 else f"{whole / 3600:.1f} h"
+
+
 @contextmanager
 def watching() -> Iterator[Watcher]:
     """A progress display on stderr while the block runs; plain lines where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    ended = threading.Event()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-        last: dict[str, int] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            stops.check()
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage)
-            progress.update(tasks[stage], completed=done, total=total)
-            tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and last.get(stage) != tenth:
-                last[stage] = tenth
-                console.print(f"{stage} · {done}/{total}", soft_wrap=True)
-
-        yield Watcher(lambda text: say(console, text), advance, stops.keep)
+        display = Display(progress)
+        threading.Thread(target=display.watch, args=(ended,), daemon=True, name="display").start()
+        try:
+            yield Watcher(display.say, display.advance, stops.keep)
+        finally:
+            ended.set()
 
 
 def plain_console() -> Console:

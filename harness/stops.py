@@ -45,8 +45,10 @@ class _Command:
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
+    name: tuple[str, ...] = ()
+    """Which of the program's, once that is known."""
     beside_resume: tuple[str, ...] = ()
-    """Its name and those of its options that may stand beside `--resume`, as typed."""
+    """Those of its options that may stand beside `--resume`, as typed."""
     said: bool = False
     hung: bool = False
     """Whether the interpreter's own end would hang."""
@@ -179,18 +181,19 @@ def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool
     """
     if _command is None:
         return
-    kept = [name]
+    kept: list[str] = []
     for word, following in zip(words, [*words[1:], ""], strict=True):
         spelling, joint, _ = word.partition("=")
         if spelling in beside_resume:
             kept += [word, following] if beside_resume[spelling] and not joint else [word]
-    _command.beside_resume = tuple(kept)
+    _command.name, _command.beside_resume = (name,), tuple(kept)
 
 
 def _resuming(name: str) -> str:
     """The command that resumes, with the options of this one that may stand beside `--resume`."""
     assert _command is not None
-    return shlex.join([_command.program, *_command.beside_resume, "--resume", name])
+    words = [_command.program, *_command.name, "--resume", name]
+    return shlex.join([*words, *_command.beside_resume])
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
