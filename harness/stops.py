@@ -69,18 +69,19 @@ def stoppable(program: str) -> Iterator[None]:
     _watch(_command)
     rearm()
     try:
-        with _hanging_up(_command):
-            yield
+        yield
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    except SystemExit:
-        if _command.signal is None:
-            with _quiet_pipes():
-                sys.stdout.flush()
-            raise
-        end_stopped()
     except KeyboardInterrupt:
-        end_stopped()
+        _end_stopped_here(_command)
+    except SystemExit as end:
+        if _command.signal is not None:
+            _end_stopped_here(_command)
+        if _command.hung:
+            end_at_once(end.code if isinstance(end.code, int) else INTERNAL)
+        with _quiet_pipes():
+            sys.stdout.flush()
+        raise
     except BrokenPipeError:
         end_of_pipe()
     except Exception as error:
@@ -89,14 +90,13 @@ def stoppable(program: str) -> Iterator[None]:
         raise SystemExit(INTERNAL) from None
 
 
-@contextmanager
-def _hanging_up(command: _Command) -> Iterator[None]:
-    try:
-        yield
-    except SystemExit as end:
-        if command.hung and isinstance(end.code, int):
-            end_at_once(end.code)
-        raise
+def _end_stopped_here(command: _Command) -> NoReturn:
+    """End a stopped command without the interpreter's own end.
+
+    That may wait for what hangs, and after a KeyboardInterrupt inside an extension it makes a signal of the exit code.
+    """
+    _say_stopped()
+    end_at_once(128 + int(command.signal or signal.SIGINT))
 
 
 def rearm() -> None:
