@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from harness import stops
@@ -50,6 +51,11 @@ class Cluster:
             raise InputError(f"--actors must be at least 1, got {self.actors}")
         if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
             raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
+
+    def check(self) -> None:
+        """Raise InputError within seconds where the address is no cluster's that can be joined; before anything else."""
+        if self.address is not None:
+            _prepare_to_join(self.address)
 
 
 class Held:
@@ -104,7 +110,7 @@ class Pool:
         for node in ray.nodes():
             if node["NodeID"] == context.get_node_id():
                 self._vital["Ray on this node"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        self._mute: dict[str, int] = {}
+        self._mute = dict.fromkeys(self._vital, 0)
 
     def call(self, method: str, *arguments: object) -> Any:
         """One call on one actor, others untouched."""
@@ -134,9 +140,9 @@ class Pool:
                     actor = self._idle.pop() if self._idle else self._actor.remote(*self._arguments)
                     pending[actor.call.remote(method, *item)] = _Call(actor, item, deaths)
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK_S)
+                self._check_cluster()
                 silent: list[Any] = []
                 if time.monotonic() >= look:
-                    self._check_cluster()
                     silent = [reference for reference in self._silent(pending) if reference not in ready]
                     for reference in [] if queue else self._waiting(pending):
                         call = pending.pop(reference)
@@ -191,14 +197,17 @@ class Pool:
         return unstarted[: len(self._idle)]
 
     def _check_cluster(self) -> None:
-        """Raise WorkerDied where Ray itself is gone: nothing would come back, and its library would end this process."""
+        """Raise WorkerDied where Ray itself is gone: nothing would come back, and its library would end this process.
+
+        What takes no connections any more is gone; what takes them and says nothing, `_MUTE` times in a row, is too.
+        """
         for what, (host, port) in self._vital.items():
             try:
-                self._mute[what] = 0 if speaks_http2(host, port, _LOOK_S) else self._mute.get(what, 0) + 1
+                self._mute[what] = 0 if speaks_http2(host, port, _LOOK_S) else self._mute[what] + 1
             except ConnectionError:
                 self._mute[what] = _MUTE
             except OSError:
-                self._mute[what] = self._mute.get(what, 0) + 1
+                self._mute[what] += 1
             if self._mute[what] >= _MUTE:
                 _lost.set()
                 raise WorkerDied(f"{what} does not answer any more")
@@ -284,10 +293,7 @@ def _shorten_temporary() -> None:
 
 def _join(address: str) -> None:
     """Join a cluster that others have started. Raises InputError within seconds where that cannot be."""
-    if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what is a token given for?
-    if address != "auto":
-        _check_address(address)
+    _prepare_to_join(address)
     from ray.exceptions import RayError
 
     try:
@@ -295,6 +301,15 @@ def _join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = "no Ray cluster runs on this machine" if address == "auto" else "the Ray cluster there cannot be joined"
         raise InputError(f"--ray-address {address}: {why} ({' '.join(str(error).split())[:200]})") from None
+
+
+@cache
+def _prepare_to_join(address: str) -> None:
+    """Use the token that is given, and look whether anything can be joined. Raises InputError."""
+    if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what is a token given for?
+    if address != "auto":
+        _check_address(address)
 
 
 def _check_address(address: str) -> None:

@@ -160,7 +160,8 @@ class Display:
             with self._lock:
                 silent = time.monotonic() - self._shown > SILENT_S
                 if silent and not (self._console.is_terminal and self._tasks):
-                    self._print(f"… {self._last} · for {span(time.monotonic() - self._since)}")
+                    since_s = time.monotonic() - self._since
+                    self._print(f"… {self._last}" + (f" · for {span(since_s)}" if since_s >= 1 else ""))
 
     def _print(self, text: str) -> None:
         self._shown = time.monotonic()

@@ -67,14 +67,16 @@ def record(
     as_json: AsJson = False,
 ) -> None:
     from harness.cluster import Cluster
-    from harness.recording.plan import RecordingPlan
-    from harness.recording.run import estimate, resume_run, start_run
-    from results.store.database import Store
 
     reported = context.info_name == "run"
     with user_errors("harness"):
-        store = Store(out / "specyard.duckdb")
         cluster = Cluster(ray_address, actors, gpus_per_actor)
+        cluster.check()
+        from harness.recording.plan import RecordingPlan
+        from harness.recording.run import estimate, resume_run, start_run
+        from results.store.database import Store
+
+        store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
                 if suite is not None or dry_run:

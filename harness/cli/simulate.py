@@ -80,14 +80,17 @@ def simulate(
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
 
-    from harness.sweeps.plan import SweepPlan
-    from harness.sweeps.run import resume_sweep, run_sweep
-    from results.store.database import Store
-    from simulator.hardware.catalogue import find_profile
-    from simulator.load import loads
-    from simulator.policies import policies_of
-
     with user_errors("harness"):
+        from harness.cluster import Cluster
+
+        Cluster(ray_address, actors).check()
+        from harness.sweeps.plan import SweepPlan
+        from harness.sweeps.run import resume_sweep, run_sweep
+        from results.store.database import Store
+        from simulator.hardware.catalogue import find_profile
+        from simulator.load import loads
+        from simulator.policies import policies_of
+
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:

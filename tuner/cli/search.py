@@ -73,15 +73,15 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
-    from results.store.database import Store
-    from simulator.hardware.catalogue import find_profile
-    from simulator.load import loads
-    from tuner.display import print_study
-    from tuner.study import StudyPlan, resume_study, start_study
-
     with user_errors("tuner"):
-        store = Store(out / "specyard.duckdb")
         cluster = _cluster(actors, ray_address, trials or 64)
+        from results.store.database import Store
+        from simulator.hardware.catalogue import find_profile
+        from simulator.load import loads
+        from tuner.display import print_study
+        from tuner.study import StudyPlan, resume_study, start_study
+
+        store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
                 check_resumed(context)
@@ -117,4 +117,6 @@ def _cluster(actors: int | None, ray_address: str | None, trials: int) -> Any:
         return None
     from harness.cluster import Cluster
 
-    return Cluster(ray_address, actors)
+    cluster = Cluster(ray_address, actors)
+    cluster.check()
+    return cluster
