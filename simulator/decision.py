@@ -246,10 +246,14 @@ def decide(
 
     run = choice.run
     name = "the engine" if engine is None else engine.name
-    misses = choice.default is not None and np.mean(found[choice.default].kept) < 0.5
-    default = f"what {name} does with it by default, {choice.default}" + ", which misses the promise" * bool(misses)
-    over = {"no speculation": choice.none, default: choice.default}
-    gains = [one for words, under in over.items() if (one := gain(words, run, under)) is not None]
+
+    def missing(candidate: Candidate | None) -> str:
+        misses = candidate is not None and stub.promise and np.mean(found[candidate].kept) < 0.5
+        return ", which misses the promise" if misses else ""
+
+    by_default = f"what {name} does with it by default, {choice.default}"
+    over = {"no speculation": choice.none, by_default: choice.default}
+    gains = [one for words, under in over.items() if (one := gain(words + missing(under), run, under)) is not None]
     own = found[run]
 
     def also(name: str) -> Range:
@@ -327,7 +331,10 @@ def sentences(decision: Decision) -> list[str]:
         + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
         + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
     )
-    said += [f"{_share(g.all.value)} over {g.over} ({_interval(g)}){_doubt(g)}." for g in d.gains]
+    said += [
+        f"{_share(g.all.value)} {'over' if g.all.value >= 0 else 'against'} {g.over} ({_interval(g)}){_doubt(g)}."
+        for g in d.gains
+    ]
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:

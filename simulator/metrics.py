@@ -28,6 +28,8 @@ Requests that stay for more than this share of half a run have not shown yet wha
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
 _LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
 """Histograms: from a microsecond to a million seconds."""
+_WHOLE = sum(TOTALS[name].kind == "i" for name in TOTALS.names or ())
+"""Fields of `TOTALS` that are whole numbers; they come first."""
 
 
 @dataclass(slots=True)
@@ -60,9 +62,9 @@ class Ledger:
 
     def close_slice(self, totals: Records, rows: Records, seconds: float) -> None:
         """The slice ends: `totals` so far, requests finished in it, replica-seconds it lasted."""
-        change = np.zeros(1, TOTALS)
-        for name in TOTALS.names or ():
-            change[name] = totals[name] - self._before[name]
+        change = totals.copy()
+        change.view(np.int64)[:_WHOLE] -= self._before.view(np.int64)[:_WHOLE]
+        change.view(np.float64)[_WHOLE:] -= self._before.view(np.float64)[_WHOLE:]
         self._before = totals.copy()
         here = Slice(change[0], seconds)
         self.slices.append(here)
@@ -86,11 +88,11 @@ class Ledger:
         here.finished += len(rows)
         here.good += int(good.sum())
         here.good_tokens += int(rows["output_tokens"][good].sum())
-        for i, name in enumerate(MEASURES):
-            v = values[name][~np.isnan(values[name])]
-            here.counts[i] += len(v)
-            here.sums[i] += v.sum()
-            here.histograms[i] += np.bincount(_bin(v), minlength=_BINS)
+        every = np.stack([values[name] for name in MEASURES])
+        known = ~np.isnan(every)
+        here.counts += known.sum(1)
+        here.sums += np.where(known, every, 0.0).sum(1)
+        np.add.at(here.histograms, (np.nonzero(known)[0], _bin(every[known])), 1)
 
 
 def _fine(sla: Sla, values: Floats) -> npt.NDArray[np.bool_]:
@@ -191,7 +193,7 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
         finished=kept.finished,
         throughput=throughput,
         tps=kept.estimate(lambda w: w.mean("tps")),
-        quantiles={f"p{q:g}_{name}": kept.quantile(name, q) for name, q in _quantiles()},
+        quantiles={f"p{q:g}_{name}": v for name in MEASURES for q, v in zip(_PERCENT, kept.quantiles(name), strict=True)},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
         tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
@@ -258,9 +260,8 @@ class Backlog:
         return None
 
 
-def _quantiles() -> list[tuple[str, float]]:
-    """(measure, percent) of what is always of interest."""
-    return [(name, float(q)) for name in MEASURES for q in (5, 50, 95, 99)]
+_PERCENT = (5.0, 50.0, 95.0, 99.0)
+"""Quantiles that are always of interest."""
 
 
 class _Window:
@@ -280,14 +281,14 @@ class _Window:
         i = MEASURES.index(measure)
         return _ratio(sum(s.sums[i] for s in self.slices), sum(s.counts[i] for s in self.slices))
 
-    def quantile(self, measure: str, percent: float) -> float:
-        """The middle of the bin below whose end so many percent of requests lie."""
+    def quantiles(self, measure: str) -> list[float]:
+        """By `_PERCENT`, the middle of the bin below whose end so many percent of requests lie."""
         i = MEASURES.index(measure)
-        reached = np.cumsum(np.sum([s.histograms[i] for s in self.slices], axis=0))
-        if not len(self.slices) or reached[-1] == 0:
-            return float("nan")
-        found = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
-        return float(_LEAST * np.exp((found + 0.5) * _GROWTH))
+        reached = np.cumsum(sum((s.histograms[i] for s in self.slices), np.zeros(_BINS, np.int64)))
+        if reached[-1] == 0:
+            return [math.nan for _ in _PERCENT]
+        found = np.searchsorted(reached, np.array(_PERCENT) / 100 * reached[-1], side="left")
+        return [float(v) for v in _LEAST * np.exp((found + 0.5) * _GROWTH)]
 
     def attained(self, bounds: str) -> float:
         """Share of finished requests that kept them."""

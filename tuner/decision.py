@@ -65,7 +65,7 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
     best = next(s.value for s in confirmed if s.candidate == chosen.run)
-    sampled, draws = _sampled(chosen, what, best, asked.draws, run)
+    sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run)
     if isinstance(sampled, str):
         return stub.without(sampled)
     decision = decide(stub, chosen, sampled, draws, engine)
@@ -125,14 +125,14 @@ def _confirmed(
 
 
 def _sampled(
-    chosen: Choice, what: Confirmation, value: float, count: int, run: Run
+    chosen: Choice, what: Confirmation, value: float, answer_tokens: float, count: int, run: Run
 ) -> tuple[dict[Candidate, Sampled] | str, list[Draw]]:
     """What came of the candidates of a choice in every draw, or why nothing did; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
     throughput = value * (
         scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.replicas
     )
-    seconds = seconds_for(scenario.load, throughput, what.seconds)
+    seconds = seconds_for(scenario.load, throughput, what.seconds, answer_tokens)
     tokens = seconds * throughput
     if isinstance(scenario.load, RecordedArrivals):
         tokens = float(scenario.load.requests.output_tokens.sum())

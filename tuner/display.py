@@ -144,20 +144,24 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     )
     bounds = _promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
-    heads = ["", "run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
+    heads = ["run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
     heads += ["promise"] if len(bounds) == 1 else bounds
-    lines = []
+    lines: list[list[str]] = []
+    role = ""
     for row in [winner, *found["beside"]]:
-        role = _ROLES.get(row["role"], row["role"])
+        if role != row["role"]:
+            role = row["role"]
+            lines.append([_ROLES.get(role, role)])
+        who = f"  {_who(row)}"
         if row["error"]:
-            lines.append([role, _who(row), str(row["request_cap"]), row["error"]])
+            lines.append([who, str(row["request_cap"]), row["error"]])
             continue
         f = row["figures"]
         kept = [attained(b, f.get(b), row["violations"].get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         tau = f"{f['tau']:.2f}" if f["tau"] else "–"
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
-        lines.append([role, _who(row), str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
+        lines.append([who, str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
     expendable = ("τ", "TTFT p95 ms", "mean tok/s of a user", gained, "tok/s/GPU")
     console.print(fitted(heads, lines, expendable, console.width))
     for line in [*capacity(load, study), *_remarks(found)]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
 
 import msgspec
@@ -21,17 +21,19 @@ from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
+from simulator.records import Drafting, Recording
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
-from tuner.by_load import by_load
+from tuner.by_load import ByLoad, by_load
 from tuner.decision import candidate_of
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.samplers import study_of
 from tuner.space import Configuration
 from tuner.study import StudyPlan
-from tuner.trial import Trial, configuration_of
+from tuner.trial import Trial, configuration_of, ranked
 
+WORTH_SAYING = 0.01
+"""What a table over loads loses against the best of a load, as a share, before that is said."""
 _DRAFTING_NOTES = {
     "sampled": "draft_sample_method: the numbers are of drafts drawn from the draft distribution; vLLM's default is greedy, "
     "whose acceptance is another",
@@ -215,9 +217,21 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
     head = [
         f"specyard study {study_id}: {found.drafter} γ={found.gamma}, k by batch size, at the loads that were searched",
         f"on {replicated(study)} ({study['profile']['source']}); gains over no speculation on the search's own prompts:",
-        *found.bars(), *made.notes, check(made.speculative),
+        *found.bars(), *better(found, trials, run, plan["drafting"]), *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def better(
+    found: ByLoad, trials: Mapping[int, Sequence[Trial]], run: Mapping[str, Any], drafting: Drafting
+) -> Iterator[str]:
+    """The loads at which vLLM can run something that gives at least 1 % more than the table."""
+    for row in found.rows:
+        best = ranked(trials[row.users])
+        able = [t for t in best if not refused(VLLM, candidate_of(t.configuration, run["drafters"], drafting))]
+        more = able[0].last.values[0] / row.value - 1 if able else 0.0
+        if more >= WORTH_SAYING:
+            yield f"at {row.users:,} users {able[0].configuration} gives {more:.1%} more: --load {row.users} exports it"
 
 
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:

@@ -46,7 +46,7 @@ def decision_of(
     if isinstance(chosen, str):
         return stub.without(chosen)
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
-    seconds = seconds_for(load, throughput, plan.seconds)
+    seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1])
     tokens = seconds * throughput
     if isinstance(load, RecordedArrivals):
         tokens = float(load.requests.output_tokens.sum())

@@ -19,10 +19,12 @@ from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.serving.command import batch_rows
 from simulator.traces import Trace
-from tuner.export import check, serving
+from tests.tuner.test_sensitivity import configuration, trials
+from tuner.by_load import by_load
+from tuner.export import better, check, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.prompts import TraceKey
-from tuner.space import Configuration
+from tuner.space import Configuration, plain
 from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
@@ -146,6 +148,34 @@ def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
     assert exported("ngram", 7, "fixed:7")[0] == speculative_of(
         {"kind": "ngram", "gamma": 7}, "target", tmp_path, 0.7, "greedy"
     )
+
+
+def test_a_table_over_loads_says_where_something_else_is_better() -> None:
+    """By hand: at 64 users adaptive verification gives 5 % more than k = 7; the oracle cannot be run; 0.5 % is not said."""
+    everything = {
+        users: trials(
+            (plain(64), 100, "complete", -1.0),
+            (configuration("dspark", 7, "fixed:7"), 200, "complete", -1.0),
+            (configuration("dspark", 7, "vllm_adaptive", "raw"), adaptive, "complete", -1.0),
+            (configuration("dspark", 7, "oracle"), 900, "complete", -1.0),
+        )
+        for users, adaptive in ((8, 201), (64, 210))
+    }
+    found = by_load(everything, {"dspark": True})
+    assert found is not None
+    assert str(found.policy) == "k_by_batch:64=7"
+    [line] = better(found, everything, run_of("dspark", "dspark", 0.7), "sampled")
+    assert "64 users" in line
+    assert "vllm_adaptive" in line
+    assert "5.0%" in line
+
+
+def test_a_name_that_is_only_a_files_is_not_passed_off_as_a_model() -> None:
+    winner = Configuration("mtp", 3, PolicySpec.fixed(3), "none", 64)
+    run = run_of("mtp", "mtp", 0.7, source="my-llama", named_after="my-llama.json", synthesised=True)
+    assert any("my-llama.json" in note and "my-llama " in note for note in serving(winner, FOUND, STUDY, run).notes)
+    known = run_of("mtp", "mtp", 0.7, named_after="", synthesised=True)
+    assert not any("Qwen3-4B" in note for note in serving(winner, FOUND, STUDY, known).notes)
 
 
 @pytest.mark.parametrize("policy", ["k_by_batch:8=7/200=3", "k_by_batch:64=2", "cutoff:1", "cutoff:64", "cutoff:255"])
