@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, user_errors
+from harness.console import fitted, plain_console, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -37,7 +35,9 @@ def print_runs(store: Store, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
         return
-    table = Table(*names, box=None)
-    for row in rows:
-        table.add_row(*[("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row])
-    plain_console().print(table)
+    lines = [
+        [name, f"{created:%Y-%m-%d %H:%M}", "yes" if finished else "no", *map(str, rest)]
+        for name, created, finished, *rest in rows
+    ]
+    console = plain_console()
+    console.print(fitted(names, lines, ("seed", "prompts", "responses", "suite"), console.width))
