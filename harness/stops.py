@@ -182,7 +182,7 @@ def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool
     if _command is None:
         return
     kept: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         spelling, joint, _ = word.partition("=")
         if spelling in beside_resume:
             kept += [word, following] if beside_resume[spelling] and not joint else [word]
