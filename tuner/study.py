@@ -13,7 +13,7 @@ from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.decisions import keep_decision
 from results.store.lease import held
-from results.store.provenance import command_line, git_revision, package_versions, resume_command
+from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
@@ -166,7 +166,7 @@ def start_study(
         "packages": package_versions(),
     }  # fmt: skip
     study_id = Studies(store).create(row, profile_row(found.profile))
-    with begun(store, STUDY, study_id, resume_command(study_id, store.file.parent, "tuner")):
+    with begun(store, STUDY, study_id, watcher.began):
         carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
     return study_id
 
@@ -190,7 +190,7 @@ def resume_study(
     with held(store, STUDY, study_id):
         found = study_inputs(store, row["run_id"], plan, watcher)
         studies.reopen(study_id, plan_row(plan))
-        with kept(store, STUDY, study_id, resume_command(study_id, store.file.parent, "tuner")):
+        with kept(store, STUDY, study_id, watcher.began):
             carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
     return study_id
 
@@ -312,6 +312,7 @@ def carry_out(
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
     run_id = studies.find(study_id)["run_id"]
+    watcher.say(f"study {study_id} · run {run_id} · {plan.trials} trials at each of {len(plan.loads)} loads")
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:

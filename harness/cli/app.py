@@ -19,9 +19,11 @@ from harness.cli.show import show
 from harness.cli.simulate import simulate
 from harness.cli.synthesize import synthesize
 from harness.cli.validate import validate
+from harness.console import Commands
 
 app = typer.Typer(
     name="harness",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Benchmark speculative decoding: record real target/draft pairs, keep everything in DuckDB, report.",
@@ -46,8 +48,3 @@ app.command()(rescue)
 app.command()(validate)
 app.command()(sensitivity)
 app.command()(reproduce)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

@@ -76,10 +76,13 @@ def record(
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster
+
+        cluster = Cluster(ray_address, actors, gpus_per_actor)
+        cluster.check()
+
         from harness.recording.plan import RecordingPlan
         from harness.recording.run import estimate, resume_run, start_run
 
-        cluster = Cluster(ray_address, actors, gpus_per_actor)
         with watching() as watcher:
             if suite is None:
                 resume_run(run_id, store, cluster, watcher)

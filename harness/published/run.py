@@ -109,7 +109,7 @@ class Told:
 def keep(told: Told, traces: Sequence[Trace], store: Store, say: Callable[[str], None]) -> str:
     """Store synthesised traces, all of the same responses, as a dense recording is stored; returns the run's id."""
     run_id = store.create_run(told.run_info(traces))
-    with begun(store, RUN, run_id, resume=None):
+    with begun(store, RUN, run_id, None):
         store.add(run_id, {"responses": _responses(traces[0]), "rounds": _plain_rounds(traces[0])})
         for trace in traces:
             say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")

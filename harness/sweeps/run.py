@@ -19,7 +19,7 @@ from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.decisions import keep_decision
 from results.store.lease import held
-from results.store.provenance import command_line, git_revision, package_versions, resume_command
+from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.subjects import SWEEP
@@ -185,8 +185,8 @@ def sweep(
     new = sweep_id is None
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
-    resume = resume_command(sweep_id, store.file.parent)
-    with held(store, SWEEP, sweep_id) if new else nullcontext(), kept(store, SWEEP, sweep_id, resume):
+    watcher.say(f"sweep {sweep_id} · run {run_id} · {len(every)} points")
+    with held(store, SWEEP, sweep_id) if new else nullcontext(), kept(store, SWEEP, sweep_id, watcher.began):
         _finish(sweep_id, run_id, plan, store, watcher, every, recordings, worker, cluster)
     return sweep_id
 
@@ -220,11 +220,11 @@ def _results(
         for point in left:
             yield point, worker.simulate(point, _while_slow(watcher))
         return
-    import ray
-
     from harness.cluster import Pool, joined
 
     with joined(cluster):
+        import ray  # after what `joined` tells it
+
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
         pool = Pool(cluster, SweepWorker, (shared, worker.rows), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):

@@ -28,11 +28,6 @@ def command_line(program: str = "harness") -> str:
     return shlex.join([program, *sys.argv[1:]])
 
 
-def resume_command(subject_id: str, folder: Path, program: str = "harness") -> str:
-    """The command that goes on with what this one has under way."""
-    return shlex.join([program, *sys.argv[1:2], "--resume", subject_id, "--out", str(folder)])
-
-
 def package_versions() -> dict[str, str]:
     """Versions of what results depend on, by distribution."""
     return {package: _version(package) for package in _PACKAGES}

@@ -23,7 +23,7 @@ from results.store.database import Store, utc_now
 from results.store.lease import Lease, held
 from results.store.rows import response_tables
 from results.store.subjects import RUN
-from results.store.unfinished import begun
+from results.store.unfinished import Began, begun
 from simulator.errors import InputError
 from tests.results.test_store import INFO, RESPONSE
 
@@ -185,8 +185,10 @@ def test_who_lost_its_lease_stores_nothing_more(store: Store) -> None:
 
 def test_what_ends_without_results_is_not_kept(store: Store, said: list[str]) -> None:
     run_id = store.create_run(INFO)
-    with pytest.raises(KeyboardInterrupt), begun(store, RUN, run_id, "harness run --resume"):
+    told: list[tuple[str, str | None]] = []
+    with pytest.raises(KeyboardInterrupt), begun(store, RUN, run_id, lambda *began: told.append(began)):
         raise KeyboardInterrupt
+    assert told == [(f"run {run_id}", run_id), ("", None)]
     with pytest.raises(InputError, match="has no run yet"):
         store.find_run("latest")
     assert rows(store) == 0
@@ -194,18 +196,20 @@ def test_what_ends_without_results_is_not_kept(store: Store, said: list[str]) ->
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a worker died"), StoreError("the disk is full")])
-def test_what_was_interrupted_says_how_to_go_on(store: Store, said: list[str], error: BaseException) -> None:
-    run_id = store.create_run(INFO)
+def test_what_was_interrupted_can_go_on(store: Store, said: list[str], error: BaseException) -> None:
+    run_id, told = store.create_run(INFO), list[tuple[str, str | None]]()
     with pytest.raises(type(error)):
-        record_and_raise(store, run_id, f"harness record --resume {run_id}", error)
-    assert said == [f"what is recorded is kept; go on with: harness record --resume {run_id}"]
+        record_and_raise(store, run_id, lambda *began: told.append(began), error)
+    assert told == [(f"run {run_id}", run_id)]
+    assert said == []
     assert store.find_run("latest") == run_id
 
 
 def test_what_was_refused_would_be_refused_again(store: Store, said: list[str]) -> None:
-    run_id = store.create_run(INFO)
+    run_id, told = store.create_run(INFO), list[tuple[str, str | None]]()
     with pytest.raises(InputError, match="not the target's"):
-        record_and_raise(store, run_id, "harness run --resume", InputError("these are not the target's"))
+        record_and_raise(store, run_id, lambda *began: told.append(began), InputError("these are not the target's"))
+    assert told == [(f"run {run_id}", run_id), ("", None)]
     assert said == []
     assert store.run(run_id)["failure"] == "these are not the target's"
     with pytest.raises(InputError, match="has no run with results yet"):
@@ -223,8 +227,8 @@ def test_what_cannot_be_resumed_is_whole_or_not_there(store: Store, said: list[s
         assert connection.execute("SELECT count(*) FROM runs").fetchall() == [(0,)]
 
 
-def record_and_raise(store: Store, run_id: str, resume: str | None, error: BaseException) -> None:
-    with begun(store, RUN, run_id, resume):
+def record_and_raise(store: Store, run_id: str, began: Began | None, error: BaseException) -> None:
+    with begun(store, RUN, run_id, began):
         store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
         raise error
 
