@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -91,9 +92,9 @@ def decode(
         with torch.inference_mode():
             batch.admit(waiting)
             done = batch.retire()
-            if batch.running:
+            while batch.running and not done:
                 batch.round()
-                done += batch.retire()
+                done = batch.retire()
         yield from done
 
 
@@ -253,13 +254,10 @@ class Batch:
         if proposal is not None and proposal.confidence is not None:
             checks["the drafter's confidences"] = proposal.confidence
         for whose, values in checks.items():
-            fine = np.isfinite(values.float().cpu().numpy())
-            if fine.all():
-                continue
-            read = [n + 1 for n in verified] if values is largest else [fine.shape[1]] * len(verified)  # the rest is padding
-            for one, row, count in zip(decoded, fine.tolist(), read, strict=True):
-                if not all(row[:count]):
-                    raise self._not_finite(whose, one, row.index(False))
+            for one, row, count in zip(decoded, values.tolist(), verified, strict=True):
+                read = row[: count + 1] if values is largest else row  # the rest is padding
+                if not all(map(math.isfinite, read)):
+                    raise self._not_finite(whose, one, [math.isfinite(number) for number in read].index(False))
 
     def _not_finite(self, whose: str, decoded: Decoded, k: int) -> InputError:
         """`k` counts from the last token of the text."""
@@ -268,6 +266,8 @@ class Batch:
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
         done = [pair for pair in self.running if pair[1].finish is not None]
+        if not done:
+            return done
         left = len(self.running) - len(done)
         holes = [i for i, (_, d) in enumerate(self.running[:left]) if d.finish is not None]
         sources = [i for i in range(left, len(self.running)) if self.running[i][1].finish is None]

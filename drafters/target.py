@@ -7,10 +7,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +56,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPass:
+class TargetPass(NamedTuple):
     """What one forward pass of the target yields for [B, N] tokens."""
 
     hidden: Tensor
