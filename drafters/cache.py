@@ -35,6 +35,10 @@ class Positions(NamedTuple):
             tensor = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(count, device=device)
         return cls(tuple(starts), tensor, longest, longest + count, aligned)
 
+    def first(self, count: int) -> Positions:
+        """The first `count` positions of each row."""
+        return Positions(self.starts, self.tensor[:, :count], self.longest, self.longest + count, self.aligned)
+
 
 class KVCache:
     """Keys and values per layer, [rows, kv_heads, capacity, head_dim], allocated when a layer first writes.

@@ -185,22 +185,21 @@ class Batch:
             load = StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
-        starts = [d.anchor_position for d in decoded]
-        proposal = self._propose(load, rows, anchor, starts, draws)
+        positions = Positions.of([d.anchor_position for d in decoded], self.drafter.gamma + 1, anchor.device)
+        proposal = self._propose(load, rows, anchor, positions.first(1), draws)
         drafted_at = self._now()
-        drafted = [0] * len(decoded) if proposal is None else proposal.drafted.tolist()
+        drafted = [0] * len(decoded) if proposal is None else list(proposal.drafted)
         confidence = [[]] * len(decoded) if proposal is None else self._shown(proposal)
         verified = self._choose_verified(load, drafted, confidence, decoded)
         ids = anchor.unsqueeze(1)
         if proposal is not None and max(verified):
             ids = torch.cat([ids, proposal.tokens[:, : max(verified)]], 1)
-        positions = Positions.of(starts, ids.shape[1], ids.device)
-        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
+        seen = self.target.forward(ids, positions.first(ids.shape[1]), self.cache, rows, self.drafter.tap_layers)
         accepted, said = self._verify(decoded, proposal, verified, ids, self.target.head(seen.hidden), draws)
         verified_at = self._now()
 
         if self.drafter.gamma:
-            self._observe(rows, starts, seen.taps, said, accepted)
+            self._observe(rows, positions, seen.taps, said, accepted)
         observed_at = self._now()
 
         # What the drafter does with the verified tokens is part of its price.
@@ -235,12 +234,11 @@ class Batch:
             text[kept + 1] = token
         return accepted, said
 
-    def _observe(self, rows: slice, starts: list[int], taps: Tensor, said: list[list[int]], accepted: list[int]) -> None:
+    def _observe(self, rows: slice, positions: Positions, taps: Tensor, said: list[list[int]], accepted: list[int]) -> None:
         """Let the drafter take in what is committed of the pass, and no more than the longest of that."""
         count = max(accepted) + 1
-        positions, text = Positions.of(starts, count, taps.device), self._tensor([row[: count + 1] for row in said])
-        length = self._tensor([kept + 1 for kept in accepted])
-        self.drafter.observe(self.state, rows, positions, taps[:, :count], text, length)
+        text, length = self._tensor([row[: count + 1] for row in said]), self._tensor([kept + 1 for kept in accepted])
+        self.drafter.observe(self.state, rows, positions.first(count), taps[:, :count], text, length)
 
     def _check_finite(self, decoded: list[Decoded], proposal: Proposal | None, largest: Tensor, verified: list[int]) -> None:
         """Raise InputError where a draft, its confidences, or the target's logits on it are not finite.
@@ -280,14 +278,13 @@ class Batch:
         return done
 
     def _propose(
-        self, load: StepLoad, rows: slice, anchor: Tensor, starts: list[int], draws: Draws | None
+        self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws | None
     ) -> Proposal | None:
         """A proposal of as many tokens as the policy asks for, None for none; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
         if k == 0:
             return None
-        position = Positions.of(starts, 1, anchor.device)
         if k == gamma:
             return self.drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws)
         drafter = self.drafter
