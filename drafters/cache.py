@@ -37,6 +37,8 @@ class Positions(NamedTuple):
 
     def first(self, count: int) -> Positions:
         """The first `count` positions of each row."""
+        if count == self.tensor.shape[1]:
+            return self
         return Positions(self.starts, self.tensor[:, :count], self.longest, self.longest + count, self.aligned)
 
 

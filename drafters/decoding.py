@@ -195,7 +195,7 @@ class Batch:
         if proposal is not None and max(verified):
             ids = torch.cat([ids, proposal.tokens[:, : max(verified)]], 1)
         seen = self.target.forward(ids, positions.first(ids.shape[1]), self.cache, rows, self.drafter.tap_layers)
-        accepted, said = self._verify(decoded, proposal, verified, ids, self.target.head(seen.hidden), draws)
+        accepted, said = self._verify(decoded, proposal, verified, self.target.head(seen.hidden), draws)
         verified_at = self._now()
 
         if self.drafter.gamma:
@@ -216,20 +216,21 @@ class Batch:
         decoded: list[Decoded],
         proposal: Proposal | None,
         verified: list[int],
-        ids: Tensor,
         logits: Tensor,
         draws: Draws | None,
     ) -> tuple[list[int], list[list[int]]]:
         """The acceptance rule: a of each request; and N + 1 tokens: its anchor, drafts, and what follows those accepted."""
-        said: list[list[int]] = [[*row, row[-1]] for row in ids.tolist()]
+        depth = logits.shape[1] - 1
+        drafts = [[]] * len(decoded) if proposal is None or depth == 0 else proposal.tokens[:, :depth].tolist()
         if draws is None:
             largest, best = logits.max(-1)
             self._check_finite(decoded, proposal, largest, verified)
-            accepted, final = verify_greedy([row[1:-1] for row in said], verified, best.tolist())
+            accepted, final = verify_greedy(drafts, verified, best.tolist())
         else:
             self._check_finite(decoded, proposal, logits.amax(-1), verified)
             verdict = verify(proposal, self._tensor(verified), probabilities(self.sampling, logits), draws)
             accepted, final = verdict.accepted.tolist(), verdict.next_token.tolist()
+        said = [[one.token_ids[-1], *draft, 0] for one, draft in zip(decoded, drafts, strict=True)]
         for text, kept, token in zip(said, accepted, final, strict=True):
             text[kept + 1] = token
         return accepted, said
@@ -310,8 +311,9 @@ class Batch:
         """
         accepted = len(tokens) - 1
         committed = tokens[: decoded.request.max_new_tokens - len(decoded.token_ids)]
-        stop = next((i for i, t in enumerate(committed) if t in self._stop_tokens), None)
-        if stop is not None:
+        stop = None
+        if not self._stop_tokens.isdisjoint(committed):
+            stop = next(i for i, t in enumerate(committed) if t in self._stop_tokens)
             committed = committed[: stop + 1]
             accepted = min(accepted, stop + 1)
             decoded.finish = "stop"

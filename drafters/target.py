@@ -85,9 +85,9 @@ class Target:
         self._taps = Taps(self._layers)
         cache = "cache" if "cache" in inspect.signature(self._decoder.forward).parameters else "past_key_values"
         self._cache_argument = cache  # renamed in transformers 5.19; the old name goes in 5.40
-        self._bare_head = False
+        self._bare_head: nn.Module | None = None
         self._outer = self._checked_head()
-        self._bare_head = self._head_is_bare()
+        self._bare_head = self.lm_head if self._head_is_bare() else None
         self._check_causal()
 
     @classmethod
@@ -230,8 +230,8 @@ class Target:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] from normed hidden states [..., d], scales and caps included: the model's own code."""
-        if self._bare_head:
-            logits: Tensor = self.lm_head(hidden)
+        if self._bare_head is not None:
+            logits: Tensor = self._bare_head(hidden)
             return logits
         logits = self._outer(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
         return logits.view(*hidden.shape[:-1], -1)
