@@ -4,7 +4,7 @@ several values."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -102,7 +102,7 @@ def watching() -> Iterator[Watcher]:
                 last[stage] = tenth
                 console.print(f"{stage} · {done}/{total}", soft_wrap=True)
 
-        yield Watcher(lambda text: console.print(text, soft_wrap=True, markup=False), advance)
+        yield Watcher(lambda text: say(console, text), advance)
 
 
 def plain_console() -> Console:
@@ -111,6 +111,11 @@ def plain_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line of text, broken between words on a terminal; indented ones, which are to be copied, stay whole."""
+    console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
 
 
 def check_resumed(context: typer.Context, allowed: Collection[str]) -> None:
@@ -132,22 +137,26 @@ def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequ
     from rich.cells import cell_len
     from rich.table import Table
 
-    shown = list(range(len(heads)))
-
-    def needed() -> int:
-        full = [row for row in rows if len(row) == len(heads)]
-        return sum(max(cell_len(heads[i]), *(cell_len(row[i]) for row in full)) + 2 if full else 2 for i in shown)
-
-    for name in expendable:
-        if needed() <= width:
-            break
-        shown = [i for i in shown if heads[i] != name]
+    full = [row for row in rows if len(row) == len(heads)]
+    needs = {head: max(map(cell_len, [head, *(row[i] for row in full)])) if full else 0 for i, head in enumerate(heads)}
+    names = fitting(needs, expendable, width)
+    shown = [i for i, head in enumerate(heads) if head in names]
     table = Table(box=None, header_style="bold")
     for i in shown:
         table.add_column(heads[i], no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(row[i] for i in shown) if len(row) == len(heads) else row[: len(shown)])
     return table
+
+
+def fitting(needs: Mapping[str, int], expendable: Sequence[str], width: int) -> list[str]:
+    """Columns that fit side by side, two spaces after each, by what each needs: the `expendable` go, first ones first."""
+    shown = dict(needs)
+    for name in expendable:
+        if sum(shown.values()) + 2 * len(shown) <= width:
+            break
+        shown.pop(name, None)
+    return list(shown)
 
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:

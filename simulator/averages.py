@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.errors import InputError
+from simulator.numbers import as_share
 from simulator.records import Anchors
 from simulator.traces import Trace, TracedResponse
 
@@ -92,7 +93,7 @@ def numbers(text: str) -> tuple[float, ...]:
     for word in text.split(","):
         word = word.strip()
         try:
-            values.append(float(word.removesuffix("%")) / (100 if word.endswith("%") else 1))
+            values.append(as_share(word))
         except ValueError:
             raise ValueError(f"{word!r} is no number; numbers by position are written .72,.53,.38") from None
     return tuple(values)

@@ -61,11 +61,6 @@ def crowded(load: Load, request_cap: int, replicas: int) -> bool:
     )
 
 
-def kept(outcome: Outcome) -> bool:
-    """Whether every promise is kept, and what arrives is answered."""
-    return outcome.keeps_up is not False and all(outcome.slas.values())
-
-
 def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
     """How many times its load a setup holds, given what came of it; with its seed, in shorter simulations.
 
@@ -79,9 +74,9 @@ def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
         return not crowded(load, engine.request_cap, engine.replicas)
 
     def holds(load: Load) -> bool:
-        return fits(load) and kept(simulate(replace(setup, load=load, seconds=seconds), recorded))
+        return fits(load) and simulate(replace(setup, load=load, seconds=seconds), recorded).kept
 
-    return headroom(setup.load, holds, at_one=fits(setup.load) and kept(outcome))
+    return headroom(setup.load, holds, at_one=fits(setup.load) and outcome.kept)
 
 
 def enough(finished: float, slas: Sequence[Sla]) -> bool:

@@ -13,10 +13,13 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from simulator.hardware.profile import Profile
+from simulator.load import Load
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
+from simulator.sla import Sla, promises
 
 Figure = Literal["throughput", "tps", "goodput"]
 FIGURES: Mapping[Figure, str] = {
@@ -206,30 +209,51 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     next: str = ""
     """What to do to be surer."""
 
+    @classmethod
+    def about(
+        cls, *, engine: str, profile: Profile, load: Load, replicas: int, slas: Sequence[Sla], figure: Figure, traffic: str,
+        temperature: float | None,
+    ) -> Decision:  # fmt: skip
+        """What a decision is about, before anything is decided; a temperature that nobody knows, as of averages, is None."""
+        heat = "" if temperature is None else f"; temperature {temperature:g}"
+        errors = profile.relative_errors
+        return cls(
+            engine=engine, profile=profile.name, source=profile.source, load=str(load), at=load.label, replicas=replicas,
+            promise=[promise.name for promise in promises(slas)], traffic=traffic + heat, figure=figure,
+            errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
+        )  # fmt: skip
+
+    def without(self, reason: str) -> Decision:
+        """That nothing can be recommended, and why."""
+        return msgspec.structs.replace(self, reason=reason)
+
 
 def decide(
     stub: Decision, choice: Choice, found: Mapping[Candidate, Sampled], draws: Sequence[Draw], engine: ServingEngine | None
 ) -> Decision:
-    """A decision from the draws of a choice; `stub` says what it is about. Without one, and why, where draws came to nothing."""
+    """A decision from the draws of a choice, about what `stub` says; or why there is none, where draws came to nothing."""
     off = np.array([draw.off for draw in draws])
     value = {candidate: np.array(found[candidate].value) for candidate in choice.all}
     if not all(_finite(found[candidate]) for candidate in choice.all):
-        return msgspec.structs.replace(stub, reason="in some draws too few requests finish; simulate longer")
+        return stub.without("in some draws too few requests finish; simulate longer")
 
     def gain(over: str, top: Candidate | None, under: Candidate | None) -> Gain | None:
-        if top is None or under is None or not value[under].all():  # goodput of what breaks the promise is 0
+        if top is None or under is None or top == under or not value[under].all():  # what breaks a promise has goodput 0
             return None
         ratio = value[top] / value[under] - 1
         centre = float(ratio[~off].mean())
         return Gain(over=over, all=_range(ratio[off], centre), held=_range(ratio[~off], centre))
 
     run = choice.run
-    found_gains = [gain("no speculation", run, choice.none) if run != choice.none else None]
-    if choice.default is not None:
-        name = "the engine" if engine is None else engine.name
-        misses = ", which misses the promise" if np.mean(found[choice.default].kept) < 0.5 else ""
-        found_gains.append(gain(f"what {name} does with it by default, {choice.default}{misses}", run, choice.default))
-    gains = [one for one in found_gains if one is not None]
+    name = "the engine" if engine is None else engine.name
+
+    def missing(candidate: Candidate | None) -> str:
+        misses = candidate is not None and stub.promise and np.mean(found[candidate].kept) < 0.5
+        return ", which misses the promise" if misses else ""
+
+    by_default = f"what {name} does with it by default, {choice.default}"
+    over = {"no speculation": choice.none, by_default: choice.default}
+    gains = [one for words, under in over.items() if (one := gain(words + missing(under), run, under)) is not None]
     own = found[run]
 
     def also(name: str) -> Range:
@@ -307,7 +331,10 @@ def sentences(decision: Decision) -> list[str]:
         + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
         + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
     )
-    said += [f"{_share(g.all.value)} over {g.over} ({_interval(g)}){_doubt(g)}." for g in d.gains]
+    said += [
+        f"{_share(g.all.value)} {'over' if g.all.value >= 0 else 'against'} {g.over} ({_interval(g)}){_doubt(g)}."
+        for g in d.gains
+    ]
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:

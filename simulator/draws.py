@@ -15,8 +15,8 @@ from simulator.simulation import Prepared, Setup, redrawn, simulate
 
 DRAWS, HELD_SHARE = 200, 0.3
 """With another profile each; and as a share of them, how many more with the profile held."""
-TOKENS, SHORTEST_S = 150_000, 10.0
-"""Output tokens that a draw simulates, and the least seconds of it."""
+TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
+"""Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
 MOST_TOKENS = 40_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
@@ -34,11 +34,17 @@ def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
     ]
 
 
-def seconds_for(load: Load, throughput: float, seconds: float) -> float:
-    """Simulated seconds of a draw, where so many tokens a second come; recorded arrivals run until all are served."""
+def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float) -> float:
+    """Simulated seconds of a draw, `seconds` at most; recorded arrivals run until all are served.
+
+    Args:
+        throughput: tokens a second, of all GPUs and replicas.
+        answer_tokens: of an answer, on average.
+    """
     if isinstance(load, RecordedArrivals):
         return seconds
-    return min(seconds, max(SHORTEST_S, TOKENS / max(throughput, 1e-9)))
+    tokens = max(TOKENS, ANSWERS * (load.users or 0) * answer_tokens)
+    return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
 
 
 def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepared]:
@@ -70,7 +76,7 @@ def sampled(outcomes: Sequence[Outcome], figure: Figure) -> Sampled:
         value=[figure_of(o, figure) for o in outcomes],
         attained=[o.attained for o in outcomes],
         also=[{"tps": o.tps.value, "p95_ttft": o.quantiles["p95_ttft"]} for o in outcomes],
-        kept=[all(o.slas.values()) and o.keeps_up is not False for o in outcomes],
+        kept=[o.kept for o in outcomes],
     )
 
 

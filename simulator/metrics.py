@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.state import TOTALS, Records
-from simulator.sla import MEASURES, Sla, joint, together
+from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +28,8 @@ Requests that stay for more than this share of half a run have not shown yet wha
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
 _LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
 """Histograms: from a microsecond to a million seconds."""
+_WHOLE = sum(TOTALS[name].kind == "i" for name in TOTALS.names or ())
+"""Fields of `TOTALS` that are whole numbers; they come first."""
 
 
 @dataclass(slots=True)
@@ -60,9 +62,9 @@ class Ledger:
 
     def close_slice(self, totals: Records, rows: Records, seconds: float) -> None:
         """The slice ends: `totals` so far, requests finished in it, replica-seconds it lasted."""
-        change = np.zeros(1, TOTALS)
-        for name in TOTALS.names or ():
-            change[name] = totals[name] - self._before[name]
+        change = totals.copy()
+        change.view(np.int64)[:_WHOLE] -= self._before.view(np.int64)[:_WHOLE]
+        change.view(np.float64)[_WHOLE:] -= self._before.view(np.float64)[_WHOLE:]
         self._before = totals.copy()
         here = Slice(change[0], seconds)
         self.slices.append(here)
@@ -80,16 +82,17 @@ class Ledger:
         fine = {sla: _fine(sla, values[sla.measure]) for sla in self.slas if sla.share is not None}
         good = np.logical_and.reduce([np.ones(len(rows), bool), *fine.values()])
         here.kept = {str(sla): int(own.sum()) for sla, own in fine.items()}
-        for several in together(self.slas).values():
-            here.kept[joint(several)] = int(np.logical_and.reduce([fine[sla] for sla in several]).sum())
+        for promise in promises(self.slas):
+            if promise.share is not None:
+                here.kept[promise.name] = int(np.logical_and.reduce([fine[sla] for sla in promise.slas]).sum())
         here.finished += len(rows)
         here.good += int(good.sum())
         here.good_tokens += int(rows["output_tokens"][good].sum())
-        for i, name in enumerate(MEASURES):
-            v = values[name][~np.isnan(values[name])]
-            here.counts[i] += len(v)
-            here.sums[i] += v.sum()
-            here.histograms[i] += np.bincount(_bin(v), minlength=_BINS)
+        every = np.stack([values[name] for name in MEASURES])
+        known = ~np.isnan(every)
+        here.counts += known.sum(1)
+        here.sums += np.where(known, every, 0.0).sum(1)
+        np.add.at(here.histograms, (np.nonzero(known)[0], _bin(every[known])), 1)
 
 
 def _fine(sla: Sla, values: Floats) -> npt.NDArray[np.bool_]:
@@ -155,6 +158,11 @@ class Outcome:
     """How many times its load it holds, see `simulator.capacity`; None where nobody asked."""
 
     @property
+    def kept(self) -> bool:
+        """Whether every promise is kept, and what arrives is answered."""
+        return self.keeps_up is not False and all(self.slas.values())
+
+    @property
     def precise(self) -> bool:
         """Whether throughput is known to 2 %."""
         return self.throughput.half_width <= 0.02 * self.throughput.value
@@ -185,7 +193,7 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
         finished=kept.finished,
         throughput=throughput,
         tps=kept.estimate(lambda w: w.mean("tps")),
-        quantiles={f"p{q:g}_{name}": kept.quantile(name, q) for name, q in _quantiles()},
+        quantiles={f"p{q:g}_{name}": v for name in MEASURES for q, v in zip(_PERCENT, kept.quantiles(name), strict=True)},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
         tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
@@ -207,13 +215,8 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
 
 def verdicts(slas: Sequence[Sla], attained: Mapping[str, float]) -> dict[str, bool]:
     """Which promises are kept, by bound, and by all bounds of a share together, given the shares and means attained."""
-    found = {}
-    for sla in slas:
-        value = attained.get(str(sla), math.nan)
-        found[str(sla)] = sla.holds(value) if sla.share is None else value >= sla.share
-    for share, several in together(slas).items():
-        found[joint(several)] = attained.get(joint(several), math.nan) >= share
-    return found
+    each = [*(Promise((sla,)) for sla in slas), *promises(slas)]
+    return {promise.name: promise.kept(attained.get(promise.name, math.nan)) for promise in each}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +260,8 @@ class Backlog:
         return None
 
 
-def _quantiles() -> list[tuple[str, float]]:
-    """(measure, percent) of what is always of interest."""
-    return [(name, float(q)) for name in MEASURES for q in (5, 50, 95, 99)]
+_PERCENT = (5.0, 50.0, 95.0, 99.0)
+"""Quantiles that are always of interest."""
 
 
 class _Window:
@@ -279,14 +281,14 @@ class _Window:
         i = MEASURES.index(measure)
         return _ratio(sum(s.sums[i] for s in self.slices), sum(s.counts[i] for s in self.slices))
 
-    def quantile(self, measure: str, percent: float) -> float:
-        """The middle of the bin below whose end so many percent of requests lie."""
+    def quantiles(self, measure: str) -> list[float]:
+        """By `_PERCENT`, the middle of the bin below whose end so many percent of requests lie."""
         i = MEASURES.index(measure)
-        reached = np.cumsum(np.sum([s.histograms[i] for s in self.slices], axis=0))
-        if not len(self.slices) or reached[-1] == 0:
-            return float("nan")
-        found = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
-        return float(_LEAST * np.exp((found + 0.5) * _GROWTH))
+        reached = np.cumsum(sum((s.histograms[i] for s in self.slices), np.zeros(_BINS, np.int64)))
+        if reached[-1] == 0:
+            return [math.nan for _ in _PERCENT]
+        found = np.searchsorted(reached, np.array(_PERCENT) / 100 * reached[-1], side="left")
+        return [float(v) for v in _LEAST * np.exp((found + 0.5) * _GROWTH)]
 
     def attained(self, bounds: str) -> float:
         """Share of finished requests that kept them."""

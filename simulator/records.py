@@ -96,7 +96,7 @@ class System:
 
     recording: Recording
     policy: str
-    """The policy as users write it, for instance fixed:3."""
+    """The policy as it is stored, for instance fixed:3: a database may hold one that is not installed here."""
 
     def __str__(self) -> str:
         """The system as people call it: the drafter, its block, the policy, and what it decides from."""

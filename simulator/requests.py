@@ -55,14 +55,18 @@ class Mix:
 
     def words(self, load: Load) -> str:
         """Lengths and domains of what is asked, for people."""
-        p, (prompt, output) = self.probabilities(), self.lengths()
-        means = float(p @ prompt), float(p @ output)
+        p, means = self.probabilities(), self.mean_lengths()
         if isinstance(load, RecordedArrivals):
             means = float(load.requests.prompt_tokens.mean()), float(load.requests.output_tokens.mean())
         names, place = np.unique([r.domain for r in self.trace.responses], return_inverse=True)
         shares = zip(names, np.bincount(place, p), strict=True)
         mix = "" if len(names) == 1 else "; " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
         return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{mix}"
+
+    def mean_lengths(self) -> tuple[float, float]:
+        """Prompt and output tokens of a request, on average."""
+        p, (prompt, output) = self.probabilities(), self.lengths()
+        return float(p @ prompt), float(p @ output)
 
     def lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Prompt and output tokens of each response, [S] each."""

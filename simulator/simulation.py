@@ -177,12 +177,14 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, engine = recorded.trace, setup.engine
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
-    policy = setup.policy.bind(setup.cost(trace, believed=setup.policy.lossless))  # a bound knows the truth
+    cost = setup.cost(trace)
+    believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
+    policy = setup.policy.bind(believed)  # a bound knows the truth
     users = setup.load.users or 0
     simulator = Simulator(
         recorded,
         policy,
-        setup.cost(trace),
+        cost,
         engine,
         engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
         requests(mix, setup.load, np.random.default_rng(setup.seed)),

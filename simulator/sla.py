@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import InputError
-from simulator.numbers import written
+from simulator.numbers import as_share, written
 
 Measure = Literal["tps", "ttft", "tpot", "e2e"]
 MEASURES: tuple[Measure, ...] = ("tps", "ttft", "tpot", "e2e")
@@ -103,26 +103,38 @@ class Sla:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def together(slas: Sequence[Sla]) -> dict[float, tuple[Sla, ...]]:
-    """The bounds that requests keep or break as a whole, by the share of requests they are promised to."""
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Bounds that are kept or broken as one: a bound of the mean, or all bounds of one share of requests."""
+
+    slas: tuple[Sla, ...]
+
+    @property
+    def name(self) -> str:
+        """What figures and tables call it."""
+        return " and ".join(map(str, self.slas))
+
+    @property
+    def share(self) -> float | None:
+        """The share of requests it is made to; None where their mean is bounded."""
+        return self.slas[0].share
+
+    def kept(self, value: float) -> bool:
+        """Whether a share of requests, or their mean, keeps it; nan does not."""
+        return self.slas[0].holds(value) if self.share is None else value >= self.share
+
+
+def promises(slas: Sequence[Sla]) -> list[Promise]:
+    """What is promised: bounds of means one by one, then those of one share of requests together."""
     shares = dict.fromkeys(sla.share for sla in slas if sla.share is not None)
-    return {share: tuple(dict.fromkeys(sla for sla in slas if sla.share == share)) for share in shares}
-
-
-def promises(slas: Sequence[Sla]) -> list[str]:
-    """What is promised, as figures call it: means, and bounds of one share together."""
-    return [*(str(sla) for sla in slas if sla.share is None), *map(joint, together(slas).values())]
-
-
-def joint(slas: Sequence[Sla]) -> str:
-    """What bounds are called that hold together."""
-    return " and ".join(map(str, slas))
+    means = [Promise((sla,)) for sla in slas if sla.share is None]
+    return [*means, *(Promise(tuple(dict.fromkeys(sla for sla in slas if sla.share == share))) for share in shares)]
 
 
 def canonical(name: str) -> str:
     """Bounds as they are written today, for names that older databases keep; other names stay as they are."""
     try:
-        return joint([Sla.parse(part) for part in name.split(" and ")])
+        return " and ".join(str(Sla.parse(part)) for part in name.split(" and "))
     except InputError:
         return name
 
@@ -144,9 +156,9 @@ def attained(name: str, value: float | None, kept: bool | None) -> str:
 def share_of(text: str) -> float:
     """A share of requests as users write it, 99% or 0.99. Raises InputError."""
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        found = as_share(text)
     except ValueError:
-        share = float("nan")
-    if not 0.5 <= share < 1:
+        found = float("nan")
+    if not 0.5 <= found < 1:
         raise InputError(f"--share {text}: is written 99% or 0.99, from 50 % to less than 100 %")
-    return round(share, 6)
+    return round(found, 6)

@@ -22,6 +22,8 @@ class Row:
     """Requests on a replica then: what a server counts."""
     k: int
     """Tokens to draft; 0 for none."""
+    value: float
+    """Of the figure that was made large."""
     gain: float
     """Over no speculation at that load, as a share; of the search's own prompts."""
 
@@ -90,4 +92,4 @@ def _row(users: int, running: int, key: tuple[str, int], trials: Sequence[Trial]
     if not values or not plain:
         return None
     best = max(values, key=lambda k: values[k])
-    return Row(users, running, best, values[best] / max(plain) - 1)
+    return Row(users, running, best, values[best], values[best] / max(plain) - 1)

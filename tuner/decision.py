@@ -9,15 +9,14 @@ from typing import Any
 import msgspec
 
 from results.store.database import Store
+from results.store.decisions import served, serving_of
 from simulator.decision import Candidate, Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused
 from simulator.drafter_kinds import kind_of
 from simulator.draws import draws_for, seconds_for
-from simulator.errors import InputError
 from simulator.load import RecordedArrivals
-from simulator.policies import PolicySpec
-from simulator.records import Recording
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Drafting, Recording
 from simulator.requests import Mix
-from simulator.serving.command import serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
 from simulator.sla import promises
@@ -49,50 +48,46 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     """The decision of a study at a load, from its trials."""
     engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
     stored = store.run(run_id)
-    drafters, temperature = stored["drafters"], stored["sampling"].get("temperature")
 
     def candidate(c: Configuration) -> Candidate:
-        if c.policy.name == "none":
-            return Candidate(recording=Recording("none", 0), policy=c.policy, request_cap=c.request_cap)
-        kind = kind_of(c.drafter, drafters.get(c.drafter, {}))
-        recording = Recording(c.drafter, c.gamma, c.confidences, what.drafting, kind)
-        return Candidate(recording=recording, policy=c.policy, request_cap=c.request_cap)
+        return candidate_of(c, stored["drafters"], what.drafting)
 
-    mix, errors = (
-        Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens),
-        profile.relative_errors,
-    )
-    heat = "" if temperature is None else f"; temperature {temperature:g}"  # averages do not tell it
-    stub = Decision(
-        engine=asked.engine if engine is None else engine.name, profile=profile.name, source=profile.source,
-        load=str(scenario.load), replicas=scenario.replicas, at=scenario.load.label, promise=promises(scenario.slas),
-        traffic=f"{mix.words(scenario.load)}{heat}", figure=_FIGURES[what.objective],
-        errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
+    mix = Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens)
+    stub = Decision.about(
+        engine=asked.engine if engine is None else engine.name, profile=profile, load=scenario.load,
+        replicas=scenario.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
+        traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     confirmed = _confirmed(what, trials, engine, candidate, run)
     chosen = choose(confirmed, engine)
     if isinstance(chosen, str):
-        return msgspec.structs.replace(stub, reason=chosen)
+        return stub.without(chosen)
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
     best = next(s.value for s in confirmed if s.candidate == chosen.run)
-    sampled, draws = _sampled(chosen, what, best, asked.draws, run)
+    sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run)
+    if isinstance(sampled, str):
+        return stub.without(sampled)
     decision = decide(stub, chosen, sampled, draws, engine)
-    if engine is None:
+    if engine is None or decision.reason:
         return decision
-    declared = drafters.get(chosen.run.recording.drafter, {})
-    serving = serve(
-        engine, str(stored["target"].get("source") or "MODEL"), chosen.run.recording, chosen.run.policy,
-        checkpoint=_checkpoint(stored, declared), request_cap=chosen.run.request_cap, step_tokens=scenario.step_tokens,
-        gpus=profile.gpus, replicas=scenario.replicas, temperature=float(temperature or 0), drafting=what.drafting,
-        most_running=asked.most_running,
+    serving = serving_of(
+        stored, engine, chosen.run, drafting=what.drafting, step_tokens=scenario.step_tokens, gpus=profile.gpus,
+        replicas=scenario.replicas, most_running=asked.most_running,
     )  # fmt: skip
-    return msgspec.structs.replace(
-        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
-    )
+    return served(decision, serving)
 
 
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}
+
+
+def candidate_of(c: Configuration, drafters: Mapping[str, Any], drafting: Drafting) -> Candidate:
+    """A configuration with the kind of its drafter, which a run's `drafters` tell."""
+    if c.policy == NO_DRAFTER:
+        return Candidate(recording=Recording("none", 0), policy=c.policy, request_cap=c.request_cap)
+    kind = kind_of(c.drafter, drafters.get(c.drafter, {}))
+    recording = Recording(c.drafter, c.gamma, c.confidences, drafting, kind)
+    return Candidate(recording=recording, policy=c.policy, request_cap=c.request_cap)
 
 
 def _scheduled(run: Candidate, recorded: Sequence[Recorded]) -> Candidate | None:
@@ -105,10 +100,6 @@ def _scheduled(run: Candidate, recorded: Sequence[Recorded]) -> Candidate | None
     else:
         recording, policy = run.recording.showing("none"), PolicySpec("batch_adaptive")
     return Candidate(recording=recording, policy=policy, request_cap=run.request_cap)
-
-
-def _checkpoint(run: Mapping[str, Any], drafter: Mapping[str, Any]) -> str:
-    return "CHECKPOINT" if run["target"].get("synthesised") else str(drafter.get("checkpoint") or "CHECKPOINT")
 
 
 def _confirmed(
@@ -134,14 +125,14 @@ def _confirmed(
 
 
 def _sampled(
-    chosen: Choice, what: Confirmation, value: float, count: int, run: Run
-) -> tuple[dict[Candidate, Sampled], list[Draw]]:
-    """What came of the candidates of a choice in every draw; `value` is what the one to run gives."""
+    chosen: Choice, what: Confirmation, value: float, answer_tokens: float, count: int, run: Run
+) -> tuple[dict[Candidate, Sampled] | str, list[Draw]]:
+    """What came of the candidates of a choice in every draw, or why nothing did; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
     throughput = value * (
         scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.replicas
     )
-    seconds = seconds_for(scenario.load, throughput, what.seconds)
+    seconds = seconds_for(scenario.load, throughput, what.seconds, answer_tokens)
     tokens = seconds * throughput
     if isinstance(scenario.load, RecordedArrivals):
         tokens = float(scenario.load.requests.output_tokens.sum())
@@ -150,14 +141,14 @@ def _sampled(
     results = run(jobs)
     failed = next((r for r, _ in results if isinstance(r, str)), None)
     if failed is not None:
-        raise InputError(f"a draw of the decision failed: {failed}")
+        return f"a draw of the decision failed: {failed}", draws
     figures: list[Figures] = [r for r, _ in results if not isinstance(r, str)]
     found = {}
     for i, c in enumerate(candidates):
         own = figures[i :: len(candidates)]
         found[c] = Sampled(
             value=[f[figure] for f in own],
-            attained=[{name: f[name] for name in promises(scenario.slas)} for f in own],
+            attained=[{promise.name: f[promise.name] for promise in promises(scenario.slas)} for f in own],
             also=[{name: f[name] for name in ("tps", "p95_ttft")} for f in own],
             kept=[all(v <= 0 for v in scenario.violations(f).values()) for f in own],
         )
@@ -169,7 +160,7 @@ _SOME_USERS = 16
 
 
 def _configuration(c: Candidate) -> Configuration:
-    if c.policy.name == "none":
+    if c.policy == NO_DRAFTER:
         return Configuration("none", 0, c.policy, "none", c.request_cap)
     r = c.recording
     return Configuration(r.drafter, r.gamma, c.policy, r.confidences, c.request_cap)

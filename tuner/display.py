@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from harness.console import fitted
+from harness.console import fitted, say
 from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
@@ -38,21 +38,18 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
-    say(_title(study))
+    say(console, _title(study))
     if study["study"]["finished_at"] is None:
-        say("this study is not finished: go on with `tuner search --resume`")
+        say(console, "this study is not finished: go on with `tuner search --resume`")
     if len(study["loads"]) > 1:
         console.print(_policy_table(study, console.width))
     for load, found in study["loads"].items():
         if (decision := found["decision"]) is not None:
-            say("")
+            say(console, "")
             for line in told(msgspec.convert(decision, Decision)):
-                say(line)
+                say(console, line)
         if found["winner"] is None:
-            say(f"\n{load_label(load)}: {_closest(found, study['plan'])}")
+            say(console, f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
             _print_load(load, study, console)
 
@@ -140,35 +137,35 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     winner, counts = found["winner"], found["trials"]
     tried = sum(counts.values())
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    console.print(
+    say(
+        console,
         f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
-        f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times", markup=False, soft_wrap=True,
-    )  # fmt: skip
-    bounds = promised(plan)
+        f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times",
+    )
+    bounds = _promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
-    heads = ["", "run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
+    heads = ["run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
     heads += ["promise"] if len(bounds) == 1 else bounds
-    lines = []
+    lines: list[list[str]] = []
+    role = ""
     for row in [winner, *found["beside"]]:
-        role = _ROLES.get(row["role"], row["role"])
+        if role != row["role"]:
+            role = row["role"]
+            lines.append([_ROLES.get(role, role)])
+        who = f"  {_who(row)}"
         if row["error"]:
-            lines.append([role, _who(row), str(row["request_cap"]), row["error"]])
+            lines.append([who, str(row["request_cap"]), row["error"]])
             continue
         f = row["figures"]
         kept = [attained(b, f.get(b), row["violations"].get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         tau = f"{f['tau']:.2f}" if f["tau"] else "–"
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
-        lines.append([role, _who(row), str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
+        lines.append([who, str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
     expendable = ("τ", "TTFT p95 ms", "mean tok/s of a user", gained, "tok/s/GPU")
     console.print(fitted(heads, lines, expendable, console.width))
     for line in [*capacity(load, study), *_remarks(found)]:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def promised(plan: dict[str, Any]) -> list[str]:
-    """What a study promises, bounds that hold together as one."""
-    return promises([Sla.parse(text) for text in plan["slas"]])
+        say(console, line)
 
 
 def capacity(load: str, study: dict[str, Any]) -> list[str]:
@@ -192,6 +189,10 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _promised(plan: dict[str, Any]) -> list[str]:
+    return [promise.name for promise in promises([Sla.parse(text) for text in plan["slas"]])]
+
+
 def _remarks(found: dict[str, Any]) -> list[str]:
     lines = []
     rows = found["sensitivities"]
@@ -203,15 +204,17 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     for s in off:
         instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
-            lines.append(f"  with {s['what']} the winner breaks a bound{instead}")
+            lines.append(f"· with {s['what']} the winner breaks a bound{instead}")
         elif s["moved"]:
             lines.append(
-                f"  with {s['what']} {configuration_of(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
+                f"· with {s['what']} {configuration_of(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
             )
     if not found["winner"]["feasible"]:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
     if not found["winner"]["exact"]:
-        lines.append("the winner looks at old confidences: its replay of sampled drafts is an approximation; see the README")
+        lines.append(
+            "the winner looks at old confidences: its replay of sampled drafts is an approximation; see docs/simulating.md"
+        )
     if found["errors"]:
         lines.append(f"failed trials: {'; '.join(found['errors'][:3])}")
     return lines
@@ -235,7 +238,7 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
         return f"none of {tried} configurations was simulated in full; give more --trials"
-    bounds = " and ".join(promised(plan)) or "up"
+    bounds = " and ".join(_promised(plan)) or "up"
     return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
 
 

@@ -7,61 +7,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
 
 import msgspec
 
 from results.store.database import Store
+from results.store.decisions import serving_of
 from results.store.rows import read_plan
 from results.store.studies import Studies
-from simulator.decision import Decision, sentences
+from simulator.decision import Candidate, Decision, refused, sentences
 from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
-from simulator.policies import PolicySpec
-from simulator.records import Recording
-from simulator.serving.command import batch_rows, copies, serve, unsearched
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Drafting, Recording
+from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
-from tuner.by_load import by_load
+from tuner.by_load import ByLoad, by_load
+from tuner.decision import candidate_of
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.samplers import study_of
 from tuner.space import Configuration
 from tuner.study import StudyPlan
-from tuner.trial import Trial, configuration_of
+from tuner.trial import Trial, configuration_of, ranked
 
+WORTH_SAYING = 0.01
+"""What a table over loads loses against the best of a load, as a share, before that is said."""
 _DRAFTING_NOTES = {
     "sampled": "draft_sample_method: the numbers are of drafts drawn from the draft distribution; vLLM's default is greedy, "
     "whose acceptance is another",
     "greedy": "draft_sample_method: the numbers are of greedy drafts, vLLM's default",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How to serve a configuration with vLLM."""
-
-    target: str
-    speculative: dict[str, Any] | None
-    """vLLM's speculative configuration; None decodes plainly."""
-    request_cap: int
-    step_tokens: int
-    gpus: int
-    notes: tuple[str, ...]
-    """What is not as simulated, or has to be done first."""
-    copies: tuple[str, ...] = ()
-    """Words that start several replicas, each on `gpus` GPUs."""
-
-    def command(self) -> str:
-        """For a shell."""
-        parts = [f"vllm serve {shlex.quote(self.target)}"]
-        if self.speculative is not None:
-            parts.append(f"{VLLM.flags.speculative} {shlex.quote(json.dumps(self.speculative))}")
-        parts += [f"{VLLM.flags.request_cap} {self.request_cap}", f"{VLLM.flags.step_tokens} {self.step_tokens}"]
-        if self.gpus > 1:
-            parts.append(f"{VLLM.flags.gpus} {self.gpus}")
-        return " \\\n  ".join([*parts, *self.copies])
 
 
 def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "optuna"], users: int | None) -> str:
@@ -75,23 +52,15 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     load = loads[-1]
     found = study["loads"][load]
     decision = found["decision"]
-    if form == "vllm" and decision is not None:
-        if decision["reason"]:
-            raise InputError(f"study {study_id}: no recommendation for {load_label(load)}: {decision['reason']}")
-        if decision["command"] and decision["engine"] == VLLM.name:
-            told = sentences(msgspec.convert(decision, Decision))
-            head = [
-                f"specyard study {study_id}",
-                *told,
-                *capacity(load, study),
-                *decision["notes"],
-                check(decision["settings"]),
-            ]
-            return "\n".join([*(f"# {line}" for line in head), decision["command"]])
-    winner = configuration_of(found["winner"])
-    drafters = store.run(study["study"]["run_id"])["drafters"]
-    temperature = store.run(study["study"]["run_id"])["sampling"].get("temperature", 0)
-    made = serving(winner, found, study, drafters.get(winner.drafter, {}), temperature)
+    reason = "" if decision is None else decision["reason"]
+    if form == "vllm" and decision is not None and decision["command"] and decision["engine"] == VLLM.name:
+        told = sentences(msgspec.convert(decision, Decision))
+        head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision["notes"], check(decision["settings"])]
+        return _commented(head, decision["command"])
+    winner, run = configuration_of(found["winner"]), store.run(study["study"]["run_id"])
+    if form == "vllm" and reason and refused(VLLM, candidate_of(winner, run["drafters"], study["plan"]["drafting"])):
+        raise InputError(f"study {study_id}: no recommendation for {load_label(load)}: {reason}")
+    made = serving(winner, found, study, run)
     checked = check(made.speculative)
     if form == "json":
         content = _json(study, load, winner, found, made, checked)
@@ -101,89 +70,65 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
     head = [
         f"specyard study {study_id}: {winner}",
         f"for {where} on {replicated(study)} ({study['profile']['source']}); simulated: {expected}",
-        *capacity(load, study),
-        *made.notes,
-        checked,
-    ]
-    return "\n".join([*(f"# {line}" for line in head), made.command()])
+        *([f"no recommendation: {reason}"] if reason else []), *capacity(load, study), *made.notes, checked,
+    ]  # fmt: skip
+    return _commented(head, made.command)
 
 
-def serving(
-    winner: Configuration, found: dict[str, Any], study: dict[str, Any], drafter: dict[str, Any], temperature: float
-) -> Serving:
-    """vLLM's closest to a configuration."""
+def _commented(head: Sequence[str], command: str) -> str:
+    return "\n".join([*(f"# {line}" for line in head), command])
+
+
+def serving(winner: Configuration, found: Mapping[str, Any], study: Mapping[str, Any], run: Mapping[str, Any]) -> Serving:
+    """vLLM's closest to a configuration, its models called as the row of `runs` calls them. Raises InputError."""
     plan = study["plan"]
-    notes: list[str] = []
-    speculative: dict[str, Any] | None = None
-    if winner.drafter != "none":
-        kind = kind_of(winner.drafter, drafter)
-        served = VLLM.kinds.get(kind)
-        if served is None:
+    candidate = candidate_of(winner, run["drafters"], plan["drafting"])
+    kind, notes, fields = candidate.recording.kind, list[str](), dict[str, Any]()
+    if winner.policy != NO_DRAFTER:
+        if kind not in VLLM.kinds:
             raise InputError(f"drafter {winner.drafter}: vLLM has no method for {kind}; export with --format json")
-        speculative = {"method": served.method, **served.options}
-        if served.checkpoint:
-            speculative["model"] = "CHECKPOINT" if study["synthesised"] else drafter.get("checkpoint", "CHECKPOINT")
-        if study["synthesised"]:
-            notes.append(
-                "the traces were synthesised from averages, no model was run: put the drafter's checkpoint for CHECKPOINT"
-            )
-        if served.note:
-            notes.append(f"{winner.drafter}: {served.note}")
-        policy, said = _policy(winner, kind, found, study)
-        speculative |= policy
-        notes += said
-        if temperature > 0 and not KINDS[kind].one_hot:
-            speculative["draft_sample_method"] = VLLM.drafting_option[plan["drafting"]]
+        fields, notes = _closest(winner, kind, found, searched(study))
+        if not KINDS[kind].one_hot and (run["sampling"].get("temperature") or 0) > 0:
             notes.append(_DRAFTING_NOTES[plan["drafting"]])
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
-    words, said = copies(VLLM, speculative or {}, plan["replicas"])
-    target = study["target"] or "MODEL"
-    return Serving(
-        target, speculative, winner.request_cap, plan["step_tokens"], study["profile"]["gpus"], (*notes, *said), tuple(words)
-    )
+    made = serving_of(
+        run, VLLM, candidate, drafting=plan["drafting"], step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"],
+        replicas=plan["replicas"], most_running=searched(study), fields=fields,
+    )  # fmt: skip
+    return dataclasses.replace(made, notes=(*made.notes, *notes))
 
 
-def _policy(
-    winner: Configuration, kind: str, found: dict[str, Any], study: dict[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """vLLM's fields for a policy, and what to know of them."""
-    gamma, cap = winner.gamma, winner.request_cap
-    most = min(cap, searched(study))
-    unsure = [unsearched(VLLM, most)] if most < cap else []
-    if (k := winner.policy.k) is not None:
+def _closest(winner: Configuration, kind: str, found: Mapping[str, Any], most: int) -> tuple[dict[str, Any], list[str]]:
+    """vLLM's fields for a policy, and what to know of them; `most` requests ran on a replica in what was searched."""
+    gamma, policy, most = winner.gamma, winner.policy, min(winner.request_cap, most)
+    if policy.name in VLLM.policies:
         notes = []
-        if k < gamma and not KINDS[kind].prefix:
+        if policy.k is not None and policy.k < gamma and not KINDS[kind].prefix:
             notes.append(
-                f"num_speculative_tokens: simulated as verifying {k} of {gamma} drafted tokens. vLLM drafts a block of {k}, "
-                "which a block-parallel drafter computes differently; some checkpoints refuse a shorter block"
+                f"num_speculative_tokens: simulated as verifying {policy.k} of {gamma} drafted tokens. vLLM drafts a block "
+                f"of {policy.k}, which a block-parallel drafter computes differently; some checkpoints refuse shorter ones"
             )
-        return {"num_speculative_tokens": k}, notes
-    if winner.policy.k_by_batch is not None:
-        rows = batch_rows(winner.policy, gamma, most)
-        return {"num_speculative_tokens": gamma, VLLM.flags.batch_rows: rows}, unsure
-    if winner.policy.name == "batch_adaptive":
+        return speculative_fields(gamma, policy, most), notes
+    if policy.name == "batch_adaptive":
         table, lost = _beside(found, "k by batch")
         if table is None:
             note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
-            return {"num_speculative_tokens": gamma}, [f"{note}: every batch drafts {gamma}"]
+            return speculative_fields(gamma, PolicySpec.fixed(gamma), most), [f"{note}: every batch drafts {gamma}"]
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
-        rows = batch_rows(table, gamma, most)
-        return {"num_speculative_tokens": gamma, VLLM.flags.batch_rows: rows}, [note + lost, *unsure]
-    assert winner.policy.reads_confidences, winner
-    fields = {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
-    if winner.policy.name in VLLM.policies:
-        return fields, []
+        return speculative_fields(gamma, table, most), [note + lost]
+    assert policy.reads_confidences, winner
     _, lost = _beside(found, "in vLLM")
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.confidences != "estimated"
         else "vLLM's adaptive verification estimates acceptance online, by features of its own"
     )
-    return fields, [f"{winner.policy} on {winner.confidences} confidences: {what}" + lost]
+    adaptive = speculative_fields(gamma, PolicySpec("vllm_adaptive"), most)
+    return adaptive, [f"{policy} on {winner.confidences} confidences: {what}" + lost]
 
 
-def _beside(found: dict[str, Any], role: str) -> tuple[PolicySpec | None, str]:
+def _beside(found: Mapping[str, Any], role: str) -> tuple[PolicySpec | None, str]:
     """The policy confirmed in a role, and what it loses against the winner, in words."""
     row = next((r for r in found["beside"] if r["role"] == role and r["gain"] is not None), None)
     if row is None:
@@ -193,7 +138,7 @@ def _beside(found: dict[str, Any], role: str) -> tuple[PolicySpec | None, str]:
     return PolicySpec.parse(row["policy"]), f"; simulated, it loses {lost:.1%}{width}"
 
 
-def searched(study: dict[str, Any]) -> int:
+def searched(study: Mapping[str, Any]) -> int:
     """The most requests that ran on a replica in any load of a study."""
     plan = study["plan"]
     return max(Load.parse(text).most_running(plan["request_cap"], plan["replicas"]) for text in study["loads"])
@@ -227,12 +172,13 @@ def _json(
     table, _ = _beside(found, "k by batch")
     row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
     return {
-        "study": study["study"]["study_id"], "load": load, "hardware": study["profile"], "target": made.target,
+        "study": study["study"]["study_id"], "load": load, "hardware": study["profile"],
+        "target": study["target"] or "MODEL",
         "replicas": study["plan"]["replicas"], "configuration": winner.row(), "drafting": study["plan"]["drafting"],
         "exact": found["winner"]["exact"],
-        "step_tokens": made.step_tokens, "simulated": found["winner"]["figures"],
+        "step_tokens": study["plan"]["step_tokens"], "simulated": found["winner"]["figures"],
         "half_widths": found["winner"]["half_widths"],
-        "vllm": {"speculative_config": made.speculative, "command": made.command(), "checked": checked},
+        "vllm": {"speculative_config": made.speculative, "command": made.command, "checked": checked},
         "k_by_batch": None if table is None or row is None else {
             "rows": batch_rows(table, winner.gamma, min(winner.request_cap, searched(study))),
             "loss": 1 - 1 / (1 + row["gain"]), "half_width": row["gain_half_width"],
@@ -262,20 +208,30 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
     found = by_load(trials, whole, study["plan"]["replicas"])
     if found is None:
         return ""
-    plan, declared = study["plan"], run["drafters"].get(found.drafter, {})
-    made = serve(
-        VLLM, study["target"] or "MODEL",
-        Recording(found.drafter, found.gamma, "none", plan["drafting"], kinds[found.drafter]), found.policy,
-        checkpoint="CHECKPOINT" if study["synthesised"] else declared.get("checkpoint") or "CHECKPOINT",
-        request_cap=max(row.running for row in found.rows), step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
-        temperature=run["sampling"].get("temperature", 0), drafting=plan["drafting"],
+    plan, cap = study["plan"], max(row.running for row in found.rows)
+    recording = Recording(found.drafter, found.gamma, "none", plan["drafting"], kinds[found.drafter])
+    made = serving_of(
+        run, VLLM, Candidate(recording=recording, policy=found.policy, request_cap=cap), drafting=plan["drafting"],
+        step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
     )  # fmt: skip
     head = [
         f"specyard study {study_id}: {found.drafter} γ={found.gamma}, k by batch size, at the loads that were searched",
         f"on {replicated(study)} ({study['profile']['source']}); gains over no speculation on the search's own prompts:",
-        *found.bars(), *made.notes, check(made.speculative),
+        *found.bars(), *better(found, trials, run, plan["drafting"]), *made.notes, check(made.speculative),
     ]  # fmt: skip
-    return "\n".join([*(f"# {line}" for line in head), made.command])
+    return _commented(head, made.command)
+
+
+def better(
+    found: ByLoad, trials: Mapping[int, Sequence[Trial]], run: Mapping[str, Any], drafting: Drafting
+) -> Iterator[str]:
+    """The loads at which vLLM can run something that gives at least 1 % more than the table."""
+    for row in found.rows:
+        best = ranked(trials[row.users])
+        able = [t for t in best if not refused(VLLM, candidate_of(t.configuration, run["drafters"], drafting))]
+        more = able[0].last.values[0] / row.value - 1 if able else 0.0
+        if more >= WORTH_SAYING:
+            yield f"at {row.users:,} users {able[0].configuration} gives {more:.1%} more: --load {row.users} exports it"
 
 
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:

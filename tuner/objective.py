@@ -16,10 +16,10 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.records import Recording
-from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
-from simulator.sla import Sla, joint, together
+from simulator.simulation import EngineLimits, Prepared, Setup, prepare, redrawn, simulate
+from simulator.sla import Sla, promises
 from simulator.traces import Trace
-from tuner.prompts import Part, TraceKey, drawn
+from tuner.prompts import Part, TraceKey
 from tuner.space import Configuration
 
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
@@ -68,13 +68,13 @@ class Scenario:
         """By how much each promise is broken, 0 or less where it is kept: means by a share of the bound, others by the share
         of requests that is missing, bounds that hold together as one."""
         found = {}
-        for sla in self.slas:
-            if sla.share is None:
-                off = (sla.bound - figures[str(sla)]) / sla.bound
-                found[str(sla)] = _NOBODY if math.isnan(off) else off if sla.at_least else -off
-        for share, several in together(self.slas).items():
-            missing = share - figures[joint(several)]
-            found[joint(several)] = _NOBODY if math.isnan(missing) else missing
+        for promise in promises(self.slas):
+            value, sla = figures[promise.name], promise.slas[0]
+            if promise.share is None:
+                off = (sla.bound - value) / sla.bound * (1 if sla.at_least else -1)
+            else:
+                off = promise.share - value
+            found[promise.name] = _NOBODY if math.isnan(off) else off
         if figures[KEEPS_UP] < 1:
             found[KEEPS_UP] = 1 - figures[KEEPS_UP]
         return found
@@ -120,12 +120,12 @@ class TrialWorker:
         walked = self._bare if c.drafter == "none" else c.recording(self._bare.drafting)
         key = TraceKey(job.part, walked)
         if (key, job.draw) not in self._prepared:
+            if (key, None) not in self._prepared:
+                self._prepared[key, None] = prepare(self._trace(key))
             if job.draw is not None:  # jobs come draw by draw: older ones are not needed again
                 self._prepared = {k: v for k, v in self._prepared.items() if k[1] in (None, job.draw)}
-            trace = self._trace(key)
-            if job.draw is not None:
-                trace = drawn(trace, np.random.default_rng([job.seed, job.draw]))
-            self._prepared[key, job.draw] = prepare(trace)
+                drawn = redrawn(self._prepared[key, None], np.random.default_rng([job.seed, job.draw]))
+                self._prepared[key, job.draw] = drawn
         return self._prepared[key, job.draw]
 
     def _trace(self, key: TraceKey) -> Trace:
@@ -159,7 +159,7 @@ def weighted(each: Sequence[tuple[Figures, float]], slas: Sequence[Sla]) -> Figu
         return each[0][0]
     at_most = {str(sla) for sla in slas if sla.share is None and not sla.at_least} | {"p50_ttft", "p95_ttft"}
     at_least = {str(sla) for sla in slas if str(sla) not in at_most} | {KEEPS_UP, "p5_tps"}
-    at_least |= {joint(several) for several in together(slas).values()}
+    at_least |= {promise.name for promise in promises(slas) if promise.share is not None}
 
     def one(name: str) -> float:
         values, weights = np.array([figures[name] for figures, _ in each]), np.array([weight for _, weight in each])

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.records import Recording
@@ -60,17 +58,3 @@ class Traffic:
             if missing := sorted({"search", "confirmation"} - parts):
                 raise InputError(f"too few prompts of {domain}: none is for {' or '.join(missing)}; record more")
         return chosen
-
-
-def drawn(trace: Trace, rng: np.random.Generator) -> Trace:
-    """A bootstrap of the traffic: as many prompts as there are, drawn with replacement task by task."""
-    parts = list(trace)
-    by_task: dict[str, dict[str, list[int]]] = {}
-    for i, (response, _) in enumerate(parts):
-        by_task.setdefault(response.task, {}).setdefault(response.prompt_id, []).append(i)
-    chosen: list[int] = []
-    for _, prompts in sorted(by_task.items()):
-        names = sorted(prompts)
-        for k in rng.integers(len(names), size=len(names)):
-            chosen += prompts[names[k]]
-    return Trace.join(trace.drafter, [parts[i] for i in chosen], trace.drafting, trace.kind)

@@ -31,7 +31,7 @@ from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import PART, Confirmation, confirm, times_held
+from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm, times_held
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -47,6 +47,9 @@ if TYPE_CHECKING:  # ray takes seconds
 
 NEIGHBOURS = 3
 """Best configurations of the load before that the next one begins with."""
+CONFIRMED_TOKENS = 1_500_000
+"""Output tokens of a draw on which a configuration is confirmed, where they come in less than the share of the plan's time:
+then it is the choice of prompts that a figure is unsure by, and not the length of the simulation."""
 
 
 class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -357,10 +360,10 @@ def _finish(
         most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )
     for number, (load, trials) in enumerate(searched.items()):
-        scenario = scenario_of(plan, found, load)
+        scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
         watcher.advance("confirming", number, len(searched))
         what = Confirmation(
-            scenario=scenario, objective=plan.objective, seconds=plan.seconds, seed=plan.seed, draws=plan.draws,
+            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.draws,
             drafting=plan.drafting,
         )  # fmt: skip
         watcher.advance("deciding", number, len(searched))
@@ -374,7 +377,7 @@ def _finish(
             rows[0]["figures"]["headroom"] = times_held(what, rows[0], run)
         confirmations += rows
         winners[load] = configuration_of(rows[0])
-        sensitive += sensitivities(scenario, plan.objective, trials, winners[load], plan.seconds, plan.seed, run)
+        sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:
         scenarios = [scenario_of(plan, found, load) for load in winners]
         sensitive += across(scenarios, plan.objective, list(winners.values()), plan.seconds, plan.seed, run)
@@ -382,6 +385,12 @@ def _finish(
     for decision in decisions:
         keep_decision(studies.store, study_id, decision)
     studies.finish(study_id, confirmations, sensitive)
+
+
+def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:
+    """Simulated seconds of which a confirmation takes a share: as planned, or fewer where prompts decide and not time."""
+    fastest = max((t.figures["throughput"] for t in trials if t.figures), default=0.0) * plan.profile.gpus * plan.replicas
+    return min(plan.seconds, max(SHORTEST_S, CONFIRMED_TOKENS / max(fastest, 1e-9)) / SHARE)
 
 
 def _beside(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from rich.cells import cell_len
 
-from harness.console import plain_console
+from harness.console import fitting, plain_console, say
 
 if TYPE_CHECKING:  # these take seconds
     from results.change import Change
@@ -32,13 +32,15 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     console = plain_console()
     lines = [f"{found.first} → {found.second}", *(f"  {line}" for line in (*found.unfit, *found.differences))]
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
-    names = _fitting([{**row, "where": f"  {row['where']}"} for row in rows], gate, console.width)
-    widths = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in names}
-    widths["where"] += 2
+    known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
+    needs["where"] += 2
+    expendable = [name for name in _LEAST_FIRST if name != "verdict" or gate is not None]
+    widths = {name: needs[name] for name in fitting(needs, expendable, console.width + 2)}
     last: tuple[str, ...] = ()
     for (change, _), row in zip(_beside(found, gate), rows, strict=True):
         if last[:1] != (change.quantity,):
-            lines += ["", _line({"where": change.quantity, **{name: name for name in names[1:]}}, widths)]
+            lines += ["", _line({"where": change.quantity, **{name: name for name in widths if name != "where"}}, widths)]
         if last != (change.quantity, who(change)):
             last = (change.quantity, who(change))
             lines.append(who(change))
@@ -46,7 +48,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
     for line in sentences(gate):
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+        say(console, line)
 
 
 def markdown(found: Comparison, gate: Gate | None) -> str:
@@ -173,19 +175,6 @@ def _open(row: Judged, tolerance: float) -> str:
     if row.prompts_needed is None:
         return told
     return f"{told}; {tolerance:.1%} takes {row.prompts_needed:,} prompts a task (now {min(change.noise.units):,})"
-
-
-def _fitting(rows: Sequence[Row], gate: Gate | None, width: int) -> list[str]:
-    """Columns that fit side by side, the less important ones left out first."""
-    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
-
-    def needs() -> int:
-        return sum(max(cell_len(name), *(cell_len(row[name]) for row in rows)) + 2 for name in names) - 2
-
-    for name in _LEAST_FIRST:
-        if needs() > width and name in names and (name != "verdict" or gate is not None):
-            names.remove(name)
-    return names
 
 
 def _line(cells: Row, widths: dict[str, int]) -> str:

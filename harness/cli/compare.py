@@ -11,6 +11,7 @@ import typer
 from harness.cli.options import AsJson, Out
 from harness.console import user_errors
 from simulator.errors import InputError
+from simulator.numbers import as_share
 
 if TYPE_CHECKING:  # these take seconds
     from results.comparison import Comparison
@@ -84,7 +85,7 @@ def compare(
 def parse_tolerance(text: str) -> float:
     """A loss as users write it, 2% or 0.02, as a share. Raises InputError."""
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        value = as_share(text)
     except ValueError:
         raise InputError(f"--fail-on-regression {text}: is written as 2% or 0.02") from None
     if not 0 < value < 1:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, user_errors, watching
+from harness.console import plain_console, say, user_errors, watching
 from simulator.drafter_kinds import LEARNED
 
 if TYPE_CHECKING:  # these take seconds
@@ -85,6 +85,6 @@ def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_j
         table.add_row(name, f"{1e3 * live.predicted_s:.2f}", f"{1e3 * live.measured_s:.2f}", ratio)
     console.print(table)
     errors = ", ".join(f"{part} {median:.0%} ({worst:.0%})" for part, (median, worst) in quality.errors.items())
-    console.print(f"error against the measured points, median (worst): {errors}", markup=False, soft_wrap=True)
+    say(console, f"error against the measured points, median (worst): {errors}")
     console.print(f"spread of repetitions {quality.spread[0]:.0%} ({quality.spread[1]:.0%}), {quality.points} points")
     console.print(str(file), soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import check_resumed, checked, fitted, listed, plain_console, shares, user_errors, watching
+from harness.console import check_resumed, checked, fitted, listed, plain_console, say, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
@@ -140,13 +140,13 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     console = plain_console()
     first = rows[0]
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
-    console.print(f"{head} · {first['profile']} ({first['profile_source']})", markup=False)
-    promised = promises([Sla.parse(str(sla)) for sla in plan.slas])
+    say(console, f"{head} · {first['profile']} ({first['profile_source']})")
+    promised = [promise.name for promise in promises(plan.slas)]
     loads = list(dict.fromkeys(r["load"] for r in rows))
     if len(loads) == 1:
-        console.print(_load_cell(rows[0]), markup=False, soft_wrap=True)
+        say(console, _load_cell(rows[0]))
     for promise in promised:
-        console.print(f"promise: {promise}", markup=False, soft_wrap=True)
+        say(console, f"promise: {promise}")
     best = {id(_best([r for r in rows if r["load"] == load])) for load in loads}
     replicated = len({r["seed"] for r in rows}) > 1
     costs = _cost_columns(plan, rows)
@@ -166,16 +166,16 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     console.print(fitted(heads, lines, ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user"), console.width))
     if len(rows) > len(loads):
         kept_too = " within the promise" if promised else ""
-        console.print(f"* most{kept_too} at its load", markup=False)
+        say(console, f"* most{kept_too} at its load")
     for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
         which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
-        console.print(f"{len(which)} of {len(rows)}: {text}", markup=False, soft_wrap=True)
+        say(console, f"{len(which)} of {len(rows)}: {text}")
     if any(not r["exact"] and r["lossless"] for r in rows):
-        console.print("policies that look at old confidences replay sampled drafts approximately; see the README")
+        say(console, "policies that look at old confidences replay sampled drafts approximately; see docs/simulating.md")
     for decision in decided.values():
         console.print()
         for line in told(decision):
-            console.print(line, markup=False, soft_wrap=True)
+            say(console, line)
 
 
 def _load_cell(r: dict[str, Any]) -> str:
@@ -188,8 +188,10 @@ _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ"
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of a load with most throughput, or speed, among those that an engine can be and that keep the promise."""
-    able = [r for r in rows if r["throughput"] is not None and r["lossless"] and all((r["slas"] or {}).values())]
+    """The row of a load with most throughput, or speed, among those that an engine can be, that keep up and the promise."""
+    from results.store.rows import kept
+
+    able = [r for r in rows if r["throughput"] is not None and r["lossless"] and kept(r)]
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
     return max(able, key=lambda r: float(r[figure]), default=None)
 

@@ -91,8 +91,8 @@ def _own(
 
     name, kind = drafter_of(drafter or _DRAFTER)
     known = {size: value for size, value in sizes.items() if value is not None}
-    model = target_of(target) if target else ""
+    model, file = target_of(target) if target else ("", "")
     if drafter is None:
         watcher.say(f"note: taken for a drafter of the kind {kind}, which decides what drafting costs; see --drafter")
-    stated = Stated(averages=averages, drafter=name, kind=kind, target=model, seed=seed, **known)
+    stated = Stated(averages=averages, drafter=name, kind=kind, target=model, named_after=file, seed=seed, **known)
     return publish_averages(stated, store, watcher.say)

@@ -31,6 +31,8 @@ class Stated:
     kind: str
     target: str = ""
     """Name of the model that the drafter drafts for; empty where nobody says."""
+    named_after: str = ""
+    """The file whose own name that is; empty where an engine can load the model by its name."""
     responses_per_task: int = 200
     """In each domain: enough that the parts a study searches and confirms on have the same averages to about 1 %."""
     output_tokens: int = 512
@@ -99,21 +101,26 @@ def drafter_of(text: str) -> tuple[str, str]:
     return name, kind
 
 
-def target_of(text: str) -> str:
-    """A model's name, as it is given or as a config.json has it. Raises InputError, OSError."""
+def target_of(text: str) -> tuple[str, str]:
+    """A model's name, as it is given or as a config.json has it; and the file that it is only called after.
+
+    Raises InputError, OSError.
+    """
     file = Path(text)
     if not file.is_file():
         if file.suffix == ".json":
             raise InputError(f"--target {text}: no such file")
-        return text
+        return text, ""
     try:
         config: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         config = None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"--target {text}: is no model's config.json: it has no model_type")
+    if config.get("_name_or_path"):
+        return str(config["_name_or_path"]), ""
     own = file.name.removesuffix(".json").removesuffix("config").rstrip(".-_")
-    return str(config.get("_name_or_path") or own or file.resolve().parent.name)
+    return own or file.resolve().parent.name, file.name
 
 
 def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -> str:
@@ -138,6 +145,7 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
         suite="averages",
         pair=f"{stated.drafter} from averages",
         target=stated.target,
+        named_after=stated.named_after,
         content=[survivals, stated.drafter, stated.kind, stated.seed, sizes],
         sampling={"max_new_tokens": stated.output_tokens},
         seed=stated.seed,

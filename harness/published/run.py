@@ -60,6 +60,8 @@ class Told:
     pair: str
     target: str
     """Name of the model whose answers these would be; empty where nobody says."""
+    named_after: str = ""
+    """The file whose own name that is; empty where an engine can load the model by its name."""
     content: Any
     """What the traces were made from; its hash is the suite's."""
     sampling: dict[str, Any]
@@ -84,7 +86,14 @@ class Told:
             suite_hash=hashlib.sha256(json.dumps(self.content).encode()).hexdigest(),
             prompt_source="synthesised",
             pair=self.pair,
-            target={"source": self.target, "hash": None, "dtype": None, "device": None, "synthesised": True},
+            target={
+                "source": self.target,
+                "named_after": self.named_after,
+                "hash": None,
+                "dtype": None,
+                "device": None,
+                "synthesised": True,
+            },
             drafters={"none": none, **drafters},
             sampling=self.sampling,
             seed=self.seed,

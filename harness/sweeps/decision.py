@@ -6,22 +6,20 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
+from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings
+from results.store.rows import kept
 from simulator.decision import Candidate, Choice, Decision, Figure, Simulated, choose, decide
 from simulator.draws import draws_for, sample, seconds_for
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.requests import Mix
-from simulator.serving.command import serve
 from simulator.serving.engines import ENGINES
 from simulator.simulation import Prepared, Setup, prepare
-from simulator.sla import promises
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
 """Points of a sweep, and their rows of `simulations`."""
@@ -39,21 +37,16 @@ def decision_of(
     figure: Figure = "tps" if load.users is None else "throughput"
     at = [(point, row) for point, row in found if point.setup.load == load]
     stored = store.run(run_id)
-    temperature = stored["sampling"].get("temperature")
     mix = Mix(recordings.trace(at[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
-    errors = plan.profile.relative_errors
-    heat = "" if temperature is None else f"; temperature {temperature:g}"  # averages do not tell it
-    stub = Decision(
-        engine=plan.engine if engine is None else engine.name, profile=plan.profile.name, source=plan.profile.source,
-        load=str(load), replicas=plan.replicas, at=load.label, promise=promises(plan.slas),
-        traffic=f"{mix.words(load)}{heat}", figure=figure,
-        errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
+    stub = Decision.about(
+        engine=plan.engine if engine is None else engine.name, profile=plan.profile, load=load, replicas=plan.replicas,
+        slas=plan.slas, figure=figure, traffic=mix.words(load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     chosen = choose([_simulated(at, candidate, figure) for candidate in dict.fromkeys(_candidate(p) for p, _ in at)], engine)
     if isinstance(chosen, str):
-        return msgspec.structs.replace(stub, reason=chosen)
+        return stub.without(chosen)
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
-    seconds = seconds_for(load, throughput, plan.seconds)
+    seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1])
     tokens = seconds * throughput
     if isinstance(load, RecordedArrivals):
         tokens = float(load.requests.output_tokens.sum())
@@ -61,37 +54,20 @@ def decision_of(
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
     decision = decide(stub, chosen, sampled, draws, engine)
-    if engine is None:
+    if engine is None or decision.reason:
         return decision
-    declared = stored["drafters"].get(chosen.run.recording.drafter, {})
-    synthesised = bool(stored["target"].get("synthesised"))
-    serving = serve(
-        engine,
-        str(stored["target"].get("source") or "MODEL"),
-        chosen.run.recording,
-        chosen.run.policy,
-        checkpoint="CHECKPOINT" if synthesised else str(declared.get("checkpoint") or "CHECKPOINT"),
-        request_cap=plan.request_cap,
-        step_tokens=plan.step_tokens,
-        gpus=plan.profile.gpus,
+    serving = serving_of(
+        stored, engine, chosen.run, drafting=plan.drafting, step_tokens=plan.step_tokens, gpus=plan.profile.gpus,
         replicas=plan.replicas,
-        temperature=float(temperature or 0),
-        drafting=plan.drafting,
         most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
-    )
-    return msgspec.structs.replace(
-        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
-    )
-
-
-def _kept(row: Mapping[str, Any]) -> bool:
-    return all((row["slas"] or {}).values()) and row["keeps_up"] is not False
+    )  # fmt: skip
+    return served(decision, serving)
 
 
 def _load(found: Rows, promised: bool) -> Load:
     """The highest load at which something keeps the promise; without one, the highest that most were simulated at."""
     loads = list(dict.fromkeys(point.setup.load for point, _ in found))
-    able = [load for load in loads if any(_kept(row) for point, row in found if point.setup.load == load)]
+    able = [load for load in loads if any(kept(row) for point, row in found if point.setup.load == load)]
     if promised and able:
         loads = able
     count = {load: sum(point.setup.load == load for point, _ in found) for load in loads}
@@ -112,7 +88,7 @@ def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
     rows = [row for point, row in at if _candidate(point) == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
-    return Simulated(candidate=candidate, value=value, kept=all(_kept(row) for row in rows))
+    return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows))
 
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Candidate, tuple[Setup, Prepared]]:

@@ -18,7 +18,7 @@ from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
 from simulator.policies import PolicySpec
 from simulator.records import Recording, System
-from simulator.sla import MEASURES, Sla, canonical, joint, together
+from simulator.sla import MEASURES, Promise, Sla, canonical, promises
 
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
@@ -159,42 +159,26 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
             one = _at(system, at[0], "reference") if at else None
         else:
             within = [_within(system, rows, promise) for promise in promises(slas)]
-            kept = [c for c in within if c is not None]
-            one = min(kept, key=lambda c: c.throughput) if len(kept) == len(within) else None
+            able_at = [c for c in within if c is not None]
+            one = min(able_at, key=lambda c: c.throughput) if len(able_at) == len(within) else None
         if one is not None:
             found.append(one)
     return sorted(found, key=lambda c: -c.throughput)
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Bounds that are kept or broken as one: a mean, or a share of requests."""
-
-    name: str
-    """The bounds as written; what `attained` of a point calls them."""
-    least: float | None
-    """The share of requests promised; None where the mean of `sla` is bounded."""
-    sla: Sla
-    """The first of them."""
-
-    def attained(self, row: Mapping[str, Any]) -> float | None:
-        """The share of a point's requests that keeps it, or the mean; None where that was not counted."""
-        shares = json.loads(row["attained"] or "{}")
-        value = row[f"mean_{self.sla.measure}"] if self.least is None else shares.get(self.name)
-        return None if value is None else float(value)
-
-    def kept(self, row: Mapping[str, Any]) -> bool | None:
-        """Whether a point keeps it."""
-        value = self.attained(row)
-        if value is None:
-            return None
-        return self.sla.holds(value) if self.least is None else value >= self.least
+def attained(promise: Promise, row: Mapping[str, Any]) -> float | None:
+    """The share of a point's requests that keeps a promise, or the mean; None where that was not counted."""
+    if promise.share is None:
+        value = row[f"mean_{promise.slas[0].measure}"]
+    else:
+        value = json.loads(row["attained"] or "{}").get(promise.name)
+    return None if value is None else float(value)
 
 
-def promises(slas: Sequence[Sla]) -> list[Promise]:
-    """What is promised, bounds of one share together."""
-    means = [Promise(str(sla), None, sla) for sla in slas if sla.share is None]
-    return [*means, *(Promise(joint(several), share, several[0]) for share, several in together(slas).items())]
+def kept(promise: Promise, row: Mapping[str, Any]) -> bool | None:
+    """Whether a point keeps a promise; None where that was not counted."""
+    value = attained(promise, row)
+    return None if value is None else promise.kept(value)
 
 
 def paper_curves(name: Literal["fig7_frontier", "fig8_throughput", "fig8_budget"]) -> pl.DataFrame:
@@ -246,21 +230,21 @@ def _repeats(system: System, every: Sequence[System]) -> bool:
 
 def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise) -> Capacity | None:
     """The most throughput with a promise kept; None if it never is."""
-    kept = [bool(promise.kept(row)) for row in rows]
-    if not any(kept):
+    good = [bool(kept(promise, row)) for row in rows]
+    if not any(good):
         return None
-    last = max(range(len(rows)), key=lambda i: kept[i] * (1 + (rows[i]["load_x"] or 0)))
+    last = max(range(len(rows)), key=lambda i: good[i] * (1 + (rows[i]["load_x"] or 0)))
     after = last + 1
     if after >= len(rows):
         return _at(system, rows[last], "highest")
-    left, right = promise.attained(rows[last]), promise.attained(rows[after])
+    left, right = attained(promise, rows[last]), attained(promise, rows[after])
     assert left is not None
     if right is None or left == right:
         return _at(system, rows[last], "crossing")
-    if promise.least is None:
-        weight = (math.log(left) - math.log(promise.sla.bound)) / (math.log(left) - math.log(right))
+    if promise.share is None:
+        weight = (math.log(left) - math.log(promise.slas[0].bound)) / (math.log(left) - math.log(right))
     else:
-        weight = (left - promise.least) / (left - right)
+        weight = (left - promise.share) / (left - right)
     low, high = rows[last]["throughput"], rows[after]["throughput"]
     throughput = math.exp((1 - weight) * math.log(low) + weight * math.log(high))
     half = max(_half(rows[last]) / low, _half(rows[after]) / high) * throughput

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import duckdb
 import msgspec
 
 from results.store.database import Store, insert_row
 from results.store.queries import has_table
-from simulator.decision import Decision
+from simulator.decision import Candidate, Decision
+from simulator.records import Drafting
+from simulator.serving.command import Serving, serve
+from simulator.serving.engine import ServingEngine
 
 
 def keep_decision(store: Store, subject: str, decision: Decision) -> None:
@@ -15,6 +22,31 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
     row = {"subject": subject, "load": decision.load, "decision": msgspec.to_builtins(decision)}
     with store.writing() as connection:
         insert_row(connection, "INSERT OR REPLACE INTO decisions", row)
+
+
+def serving_of(
+    run: Mapping[str, Any], engine: ServingEngine, candidate: Candidate, *, drafting: Drafting, step_tokens: int, gpus: int,
+    replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
+) -> Serving:  # fmt: skip
+    """The command that serves a candidate, its models called as the row of `runs` calls them; see `serve`."""
+    target, drafter = run["target"], run["drafters"].get(candidate.recording.drafter, {})
+    serving = serve(
+        engine, str(target.get("source") or "MODEL"), candidate.recording, candidate.policy,
+        checkpoint="CHECKPOINT" if target.get("synthesised") else str(drafter.get("checkpoint") or "CHECKPOINT"),
+        request_cap=candidate.request_cap, step_tokens=step_tokens, gpus=gpus, replicas=replicas,
+        temperature=float(run["sampling"].get("temperature") or 0), drafting=drafting,
+        most_running=most_running, fields=fields,
+    )  # fmt: skip
+    if target.get("named_after"):
+        note = f"{target['source']} is the name of {target['named_after']}: put the model's folder or hub name in its place"
+        serving = dataclasses.replace(serving, notes=(note, *serving.notes))
+    return serving
+
+
+def served(decision: Decision, serving: Serving) -> Decision:
+    """A decision with the command that serves it."""
+    notes = [*serving.notes, *decision.notes]
+    return msgspec.structs.replace(decision, command=serving.command, settings=serving.speculative or {}, notes=notes)
 
 
 def decisions(con: duckdb.DuckDBPyConnection, subject: str) -> dict[str, Decision]:

@@ -160,6 +160,11 @@ def profile_row(profile: Profile) -> dict[str, Any]:
     return {"profile_hash": profile.digest, **{n: getattr(profile, n) for n in names}, "profile": dump_profile(profile)}
 
 
+def kept(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `simulations` keeps every promise, and keeps up with what arrives; see `Outcome.kept`."""
+    return row["keeps_up"] is not False and all((row["slas"] or {}).values())
+
+
 def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
     """A plan as the database keeps it: policies, loads and bounds as users write them, profiles as their JSON."""
     return {name: _kept(getattr(plan, name)) for name in plan.__struct_fields__}

@@ -20,8 +20,8 @@ from numba.extending import register_jitable
 _OPTIONS: dict[str, Any] = {"_nrt": False}
 """Leaves out the counting of references to arrays: Python holds them while compiled code runs.
 
-The loop is compiled in 7 instead of 9 seconds and runs 1.3 to 2.7 times as fast (`pytest benchmarks/test_simulation.py`).
-numba does not document the option and ignores those it does not know: without it everything is right, and slower.
+The loop is compiled sooner and runs faster. numba does not document the option and ignores those it does not know: without
+it everything is right, and slower.
 """
 part: Any = register_jitable(**_OPTIONS)
 """Decorates a function that is called by compiled code alone."""

@@ -79,8 +79,8 @@ ERRORS: Mapping[Source, Errors] = {
     "user": Errors(0.05, 0.05, 0.05),
     "roofline": Errors(0.30, 0.30, 0.30),
 }
-"""What is assumed of a profile that does not say better itself, by its source. Medians of a bench repeat to 3 %; published
-curves are read off figures and were taken on other machines; rooflines of published tables miss by a third."""
+"""What is assumed of a profile that does not say better itself, by its source: nobody measured these. A bench is repeated,
+published curves are read off figures and were taken on other machines, and a roofline knows the hardware's limits alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def serve(
     temperature: float,
     drafting: Drafting,
     most_running: int | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Serving:
     """The command of a configuration that the engine runs as simulated.
 
@@ -71,32 +72,33 @@ def serve(
         temperature: of the traffic; at 0 it makes no difference how drafts are chosen.
         drafting: how they were chosen.
         most_running: requests on a replica in what was simulated; None is the request cap.
+        fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
-    flags, notes, fields = engine.flags, list[str](), dict[str, Any]()
+    flags, notes, speculative = engine.flags, list[str](), dict[str, Any]()
     parts = [f"{engine.serve} {shlex.quote(target)}"]
     if policy.name != "none":
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
-        fields |= {"method": served.method, **served.options}
+        speculative |= {"method": served.method, **served.options}
         if served.checkpoint:
-            fields["model"] = checkpoint
+            speculative["model"] = checkpoint
             if checkpoint == "CHECKPOINT":
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
         if served.note:
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)
-        fields |= speculative_fields(recording.gamma, policy, most)
-        if flags.batch_rows in fields and most < request_cap:
+        speculative |= speculative_fields(recording.gamma, policy, most) if fields is None else fields
+        if flags.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
-        if temperature > 0 and not KINDS[kind].one_hot and drafting != engine.drafting:
-            fields["draft_sample_method"] = engine.drafting_option[drafting]
-        parts.append(f"{flags.speculative} {shlex.quote(json.dumps(fields))}")
+        if temperature > 0 and not KINDS[kind].one_hot:  # said though it be the default: that may change
+            speculative["draft_sample_method"] = engine.drafting_option[drafting]
+        parts.append(f"{flags.speculative} {shlex.quote(json.dumps(speculative))}")
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
-    words, said = copies(engine, fields, replicas)
+    words, said = copies(engine, speculative, replicas)
     parts, notes = parts + words, notes + said
-    return Serving(" \\\n  ".join(parts), tuple(notes), fields or None)
+    return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None)
 
 
 def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> tuple[list[str], list[str]]:

@@ -15,8 +15,8 @@ VLLM: Final = ServingEngine(
         "dflash": ServedKind(
             method="dspark",
             gpu_only=True,
-            note="a checkpoint of DeepSpec's has another layout than vLLM's dflash: convert it to dspark's with markov_rank 1, zero markov_w1 "
-            "and markov_w2 [V, 1] and no confidence head",
+            note="a checkpoint of DeepSpec's has another layout than vLLM's dflash: convert it to dspark's with "
+            "markov_rank 1, zero markov_w1 and markov_w2 [V, 1] and no confidence head",
         ),
         "eagle3": ServedKind(
             method="eagle3",

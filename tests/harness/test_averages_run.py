@@ -76,9 +76,9 @@ def test_names_of_drafters_and_targets(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="--drafter"):
             drafter_of(wrong)
     for name, content, said in (
-        ("llama-3.1-8b.config.json", {"model_type": "llama"}, "llama-3.1-8b"),
-        ("config.json", {"model_type": "llama", "_name_or_path": "org/model"}, "org/model"),
-        ("config.json", {"model_type": "llama"}, tmp_path.name),
+        ("llama-3.1-8b.config.json", {"model_type": "llama"}, ("llama-3.1-8b", "llama-3.1-8b.config.json")),
+        ("config.json", {"model_type": "llama", "_name_or_path": "org/model"}, ("org/model", "")),
+        ("config.json", {"model_type": "llama"}, (tmp_path.name, "config.json")),
     ):
         (tmp_path / name).write_text(json.dumps(content))
         assert target_of(str(tmp_path / name)) == said
@@ -86,7 +86,7 @@ def test_names_of_drafters_and_targets(tmp_path: Path) -> None:
     for wrong in (str(tmp_path / "config.json"), str(tmp_path / "none.json")):
         with pytest.raises(InputError, match="--target"):
             target_of(wrong)
-    assert target_of("org/model") == "org/model"
+    assert target_of("org/model") == ("org/model", "")
 
 
 @pytest.mark.parametrize(

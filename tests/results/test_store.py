@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from results.store.runs import RunInfo, SpeedSample
 from simulator.confidence import calibrated
 from simulator.errors import InputError
 from simulator.records import Anchors, Response, Round
+from simulator.sla import Sla
 from simulator.traces import cut
 
 INFO = RunInfo(
@@ -197,6 +199,35 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_brought_up_to_date(
     with store.reading() as connection:
         assert connection.execute("SELECT run_id, colour FROM runs").fetchall() == [(run_id, None)]
         assert connection.execute("SELECT max(version) FROM specyard_schema").fetchone() == (len(known) + 1,)
+
+
+def test_bounds_of_older_databases_are_the_means_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to schema 8, tps>=350 bounded the mean over users, and p95_ttft<=0.5 was kept by 95 % of requests."""
+    migrations, store = tmp_path / "schema", Store(tmp_path / "specyard.duckdb")
+    migrations.mkdir()
+    for file in sorted(results.store.database._MIGRATIONS.glob("*.sql"))[:8]:
+        (migrations / file.name).write_text(file.read_text())
+    old = {"tps>=350": -0.02, "p95_ttft<=0.5": 0.0, "ttft<=0.2": 0.1}
+    plan, by_bound = json.dumps({"slas": list(old), "objective": "tps"}), json.dumps({"throughput": 9.0} | old)
+    rungs = json.dumps([{"seconds": 1, "violations": old}])
+    with monkeypatch.context() as patched:
+        patched.setattr(results.store.database, "_MIGRATIONS", migrations)
+        with store.writing() as con:
+            con.execute("INSERT INTO studies VALUES ('s', 'r', now(), now(), 'c', ?, 'h', NULL, '{}')", [plan])
+            con.execute("INSERT INTO sweeps VALUES ('w', 'r', now(), now(), 'c', ?, NULL, '{}')", [plan])
+            con.execute(
+                "INSERT INTO trials VALUES ('s', 'users:8', 0, 0, 'start', 'complete', NULL, 'none', 0, 'none', 'none', 8, "
+                "'{}', '{}', '{}', ?, [1.0], ?, true, ?, 1)", [rungs, by_bound, by_bound],
+            )  # fmt: skip
+    new = {"mean_tps>=350": -0.02, "p95_ttft<=0.5": 0.0, "mean_ttft<=0.2": 0.1}
+    with store.reading() as con:
+        for table in ("studies", "sweeps"):
+            [[kept]] = con.execute(f"SELECT plan FROM {table}").fetchall()
+            assert json.loads(kept) == {"slas": list(new), "objective": "tps"}
+        [row] = con.execute("SELECT rungs, violations, figures FROM trials").fetchall()
+    assert [json.loads(cell) for cell in row] == [[{"seconds": 1, "violations": new}], *[{"throughput": 9.0} | new] * 2]
+    slas = [Sla.parse(text) for text in new]
+    assert [sla.share for sla in slas] == [None, 0.95, None]
 
 
 @pytest.mark.skipif(duckdb.__version__ < "2", reason="DuckDB 1 opens no file that DuckDB 2 wrote, and this is one")

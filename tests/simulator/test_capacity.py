@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.averages import Averages, trace_of
-from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, enough, gpus_for, headroom, headroom_of, kept
+from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, enough, gpus_for, headroom, headroom_of
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.policies import PolicySpec
@@ -45,8 +45,9 @@ def test_the_ends_of_the_search() -> None:
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_users_are_whole(users: int, most: int) -> None:
     """Found to one user where 5 % are less than that."""
-    found = headroom(Users(users), lambda load: (load.users or 0) <= most) * users
-    assert found == pytest.approx(round(found))
+    times = headroom(Users(users), lambda load: (load.users or 0) <= most) * users
+    found = round(times)
+    assert times == pytest.approx(found)
     assert found <= min(most, MOST * users) <= max(1.06 * found, found + 1) or found in (0, MOST * users)
 
 
@@ -105,7 +106,7 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
     recorded = prepare(trace)
 
     def at(factor: float) -> bool:
-        return kept(simulate(replace(setup, load=setup.load.times(factor)), recorded))
+        return simulate(replace(setup, load=setup.load.times(factor)), recorded).kept
 
     found = headroom_of(setup, recorded, simulate(setup, recorded))
     assert 0 < found < MOST

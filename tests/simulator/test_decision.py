@@ -122,6 +122,31 @@ def test_intervals_are_of_paired_draws() -> None:
     assert decision.attained["tps>=80"].value == pytest.approx(0.97)
 
 
+def test_draws_that_come_to_nothing_are_no_decision() -> None:
+    """Too few requests finished in one of the draws: a quantile is nan, and nothing is said of it."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    even = np.full(len(DRAWS), 100.0)
+    broken = sampled(even)
+    broken.also[7]["p95_ttft"] = float("nan")
+    decision = decide(STUB, choice, {choice.run: broken, choice.none: sampled(even)}, DRAWS, VLLM)
+    assert "too few requests" in decision.reason
+    assert (decision.run, decision.value, decision.gains) == ("", None, [])
+    assert sentences(decision)[0].startswith("No recommendation for h100/toy")
+
+
+def test_no_gain_is_told_over_what_gives_nothing() -> None:
+    """Goodput without speculation is 0 in some draws: no share of it is a gain, and the figure itself stands."""
+    choice = choose([simulated(NOTHING, "none", 0), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    nothing, some = np.where(np.arange(len(DRAWS)) % 2, 0.0, 10.0), np.full(len(DRAWS), 150.0)
+    found = {choice.run: sampled(some), choice.none: sampled(nothing, kept=False)}
+    decision = decide(msgspec.structs.replace(STUB, figure="goodput"), choice, found, DRAWS, VLLM)
+    assert decision.gains == []
+    assert decision.value is not None
+    assert decision.value.value == 150
+
+
 def test_a_gain_that_hangs_on_the_profile_says_so() -> None:
     """With the profile held it is 5 ± 1 %, with its errors 5 ± 60 %: nothing is clear, and measuring is what helps."""
     rng = np.random.default_rng(1)
@@ -142,7 +167,7 @@ def test_the_command_says_what_was_simulated() -> None:
     options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "replicas": 1, "temperature": 1.0}
     greedy = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="greedy", **options)  # type: ignore[arg-type]
     assert '"num_speculative_tokens": 3' in greedy.command
-    assert "draft_sample_method" not in greedy.command
+    assert '"draft_sample_method": "greedy"' in greedy.command
     assert "--max-num-seqs 64" in greedy.command
     assert "--tensor-parallel-size 2" in greedy.command
     sampled_drafts = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="sampled", **options)  # type: ignore[arg-type]

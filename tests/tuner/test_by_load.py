@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.tuner.test_sensitivity import configuration, trials
@@ -48,3 +50,20 @@ def test_a_block_is_drafted_whole_or_not_at_all() -> None:
 def test_a_load_at_which_nothing_keeps_the_promise_leaves_no_table() -> None:
     assert by_load({8: tried(100, eagle3={}, dspark={}, broken=1.0)}, BOTH) is None
     assert by_load({8: tried(100, eagle3={5: 150}, dspark={})}, {}) is None
+
+
+def test_only_trials_that_let_all_users_run_count() -> None:
+    """By hand, two replicas: 64 users are 32 requests on each, so a trial of at most 16 says nothing there."""
+    capped = trials(
+        (plain(64), 1000, "complete", -1.0),
+        (plain(16), 9999, "complete", -1.0),
+        (dataclasses.replace(configuration("eagle3", 7, "fixed:7"), request_cap=16), 5000, "complete", -1.0),
+        (configuration("eagle3", 7, "fixed:1"), 1100, "complete", -1.0),
+    )
+    found = by_load({64: capped, 8: tried(100, eagle3={5: 200}, dspark={})}, BOTH, replicas=2)
+    assert found is not None
+    assert [(row.users, row.running, row.k, pytest.approx(row.gain)) for row in found.rows] == [
+        (8, 4, 5, 1.0),
+        (64, 32, 1, 0.1),
+    ]
+    assert str(found.policy) == "k_by_batch:4=5/32=1"  # a server counts its own requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,11 +19,12 @@ from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
 from simulator.policies import PolicySpec
 from simulator.records import Recording
+from simulator.simulation import prepare, redrawn
 from simulator.sla import Sla
 from simulator.traces import split_of
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
-from tuner.prompts import TraceKey, drawn
+from tuner.prompts import TraceKey
 from tuner.samplers import study_of
 from tuner.search import Result, Run, Search, search
 from tuner.space import Configuration, plain
@@ -132,11 +134,16 @@ def test_parts_share_no_prompt(grounds: Callable[[StudyPlan], StudyInputs], plan
             own = found.traffic.trace(TraceKey(part, Recording(drafter, gamma)))  # type: ignore[arg-type]
             assert {r.prompt_id for r in own.responses} == prompts
     trace = found.traffic.trace(TraceKey("confirmation", Recording("dspark", 7, "raw")))
-    again = drawn(trace, np.random.default_rng(1))
-    assert {r.prompt_id for r in again.responses} < parts["confirmation"]
-    assert sorted(r.task for r in again.responses) == sorted(r.task for r in trace.responses)
-    other = drawn(found.traffic.trace(TraceKey("confirmation", Recording("mtp", 1, "none"))), np.random.default_rng(1))
-    assert [r.prompt_id for r in other.responses] == [r.prompt_id for r in again.responses]
+    again = redrawn(prepare(trace), np.random.default_rng(1)).times
+    assert again is not None
+    assert 0 in again
+    tasks = np.array([r.task for r in trace.responses])
+    assert {t: again[tasks == t].sum() for t in set(tasks)} == Counter(tasks.tolist())
+    mtp = found.traffic.trace(TraceKey("confirmation", Recording("mtp", 1, "none")))
+    other = redrawn(prepare(mtp), np.random.default_rng(1)).times
+    assert other is not None
+    of_prompt = {r.prompt_id: n for r, n in zip(trace.responses, again, strict=True)}
+    assert {r.prompt_id: n for r, n in zip(mtp.responses, other, strict=True)} == of_prompt
 
 
 def curve(seconds_per_token: float, least: float = 0.01) -> Curve:
