@@ -13,7 +13,7 @@ import typer
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import checked, user_errors, watching
+from harness.console import checked, listed, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -90,7 +90,7 @@ def record(
                         suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(block_sizes),
                         data_dir=None if data_dir is None else str(data_dir.resolve()),
                         responses=None if responses is None else str(responses.resolve()),
-                        drafting=_draftings(drafting, mode), mode=mode, source=source, limit=limit, drafters=drafter,
+                        drafting=_draftings(drafting, mode), mode=mode, source=source, limit=limit, drafters=listed(drafter),
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, user_errors
+from harness.console import fitted, plain_console, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -38,8 +36,12 @@ def print_runs(store: Store, *, as_json: bool) -> None:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
         return
     failed = any(row[-1] for row in rows)
-    table = Table(*names if failed else names[:-1], box=None)
-    for *row, failure in rows:
-        cells = [("yes" if v else "no") if isinstance(v, bool) else str(v)[:19] for v in row]
-        table.add_row(*cells, *[failure or ""] * failed)
-    plain_console().print(table)
+    lines = [
+        [name, f"{created:%Y-%m-%d %H:%M}", "yes" if finished else "no", *("" if v is None else str(v) for v in rest)][
+            : 9 if failed else 8
+        ]
+        for name, created, finished, *rest in rows
+    ]
+    console = plain_console()
+    expendable = ("seed", "prompts", "responses", "suite")
+    console.print(fitted(names if failed else names[:-1], lines, expendable, console.width))

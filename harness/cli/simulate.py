@@ -107,7 +107,7 @@ def simulate(
                 with checked():
                     plan = SweepPlan(
                         profile=find_profile(hardware), believed=believed, loads=asked,
-                        policies=policies_of(listed(policy)), drafters=drafter, confidences=confidences,
+                        policies=policies_of(listed(policy)), drafters=listed(drafter), confidences=confidences,
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
