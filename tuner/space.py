@@ -141,7 +141,8 @@ class Space:
             read = "raw"
         elif kind in READING:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
-        return Configuration(chosen.drafter, chosen.gamma, self._policy(kind, chosen, choose), read, cap)
+        policy = self._policy(kind, chosen, choose).within(min(cap, self.binding), chosen.gamma)
+        return plain(cap) if policy == NO_DRAFTER else Configuration(chosen.drafter, chosen.gamma, policy, read, cap)
 
     def kinds_of(self, recorded: Recorded) -> list[str]:
         """Kinds of policies that a recording allows."""

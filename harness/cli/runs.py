@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import AsJson, Out
-from harness.console import fitted, plain_console, user_errors
+from harness.console import plain_console, print_table, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -44,4 +44,4 @@ def print_runs(store: Store, *, as_json: bool) -> None:
     ]
     console = plain_console()
     expendable = ("seed", "prompts", "responses", "suite")
-    console.print(fitted(names if failed else names[:-1], lines, expendable, console.width))
+    print_table(console, names if failed else names[:-1], lines, expendable)
