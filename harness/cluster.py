@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from harness.console import WorkerDied
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 W = TypeVar("W")
 _MAX_DEATHS = 3
@@ -110,7 +110,7 @@ def joined(cluster: Cluster) -> Iterator[None]:
         ray.init(address=cluster.address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"--ray-address {cluster.address}: no Ray cluster answers there" if cluster.address else "Ray did not start"
-        raise InputError(f"{where} ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{where} ({first_paragraph(error)})") from None
     try:
         yield
     finally:
