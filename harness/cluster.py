@@ -1,24 +1,38 @@
-"""Workers as Ray actors: a shared queue of work, dead actors replaced, their work redone."""
+"""Workers as Ray actors: a shared queue of work, dead, hung and lost ones replaced, their work redone."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import socket
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
+from harness import stops
 from harness.console import WorkerDied
-from simulator.errors import InputError, first_paragraph
+from simulator.errors import InputError
 
 W = TypeVar("W")
 _MAX_DEATHS = 3
 """An actor may die this often over one piece of work before the run gives up on it."""
+_STARTS = 3
+"""Times a cluster of our own is tried to start: on a busy machine Ray gives up after 30 s."""
+_LOOK_S, _SILENT_S, _MUTE = 3.0, 30.0, 2
+"""Seconds between looks at workers and cluster; without a sign of life after which a worker is given up; and looks at which
+Ray's own processes may be mute: some seconds later its library would end this process, without a word to the user."""
+_ANSWER_S = 2.0
+"""Seconds that a cluster's address has to take a connection and to answer on it."""
+_SOCKET_BYTES, _BELOW_TEMPORARY_BYTES = 107, 75
+"""Longest path of a Unix socket, and what Ray appends to its temporary folder's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +52,65 @@ class Cluster:
         if self.gpus_per_actor is not None and self.gpus_per_actor < 0:
             raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
 
+    def check(self) -> None:
+        """Raise InputError within seconds where the address is no cluster's that can be joined; before anything else."""
+        if self.address is not None:
+            _prepare_to_join(self.address)
+
+
+class Held:
+    """What an actor's process holds: the worker, made in the thread that runs it, and a pulse while it works."""
+
+    def __init__(self, kind: type, arguments: tuple[object, ...]) -> None:
+        self._kind, self._arguments = kind, arguments
+        self._worker: Any = None
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the worker."""
+        if self._worker is None:
+            self._worker = self._kind(*self._arguments)
+        return getattr(self._worker, method)(*arguments)
+
+    def pulse(self) -> None:
+        """Answer, in a thread of its own."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call under way."""
+
+    actor: Any
+    item: tuple[Any, ...]
+    deaths: int
+    heard: float | None = None
+    """When its actor answered last, of `time.monotonic`; None before it has started."""
+    asked: Any = None
+    """The pulse that is not answered yet."""
+
 
 class Pool:
     """A number of actors of one class, each with one call under way at most."""
 
     def __init__(self, cluster: Cluster, kind: type, arguments: tuple[object, ...], say: Callable[[str], None]) -> None:
         """Actors are `kind(*arguments)`, made when there is work for them."""
-        self._kind, self._arguments, self._say = kind, arguments, say
+        import ray
+
+        self._arguments, self._say = (kind, arguments), say
         resources = ray.cluster_resources()
         held = cluster.gpus_per_actor
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
         self.size = _workers_that_fit(cluster.actors, self._gpus_each, resources)
         self._idle: list[Any] = []
+        held_as = type(kind.__name__, (Held,), {"pulse": ray.method(concurrency_group="pulse")(Held.pulse)})
+        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
+        self._actor = ray.remote(concurrency_groups={"pulse": 1}, **options)(held_as)
+        context = ray.get_runtime_context()
+        host, _, port = context.gcs_address.rpartition(":")
+        self._vital = {"the Ray cluster's head": (host.strip("[]"), int(port))}
+        for node in ray.nodes():
+            if node["NodeID"] == context.get_node_id():
+                self._vital["Ray on this node"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        self._mute = dict.fromkeys(self._vital, 0)
 
     def call(self, method: str, *arguments: object) -> Any:
         """One call on one actor, others untouched."""
@@ -59,62 +120,252 @@ class Pool:
     def map(self, method: str, work: Sequence[tuple[W, ...]]) -> Iterator[tuple[tuple[W, ...], Any]]:
         """Call `method(*item)` for every item of `work`; yields (item, result) as they come.
 
-        An actor that dies is replaced and its item goes back to the front of the queue.
+        An actor that dies, or gives no sign of life, is replaced and its item goes back to the front of the queue.
 
         Raises:
             InputError: a worker found something wrong with what the user gave.
-            WorkerDied: workers died over one item too often.
+            WorkerDied: workers died over one item too often, or the cluster is gone.
         """
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
         queue: deque[tuple[tuple[W, ...], int]] = deque((item, 0) for item in work)
-        pending: dict[Any, tuple[Any, tuple[W, ...], int]] = {}
+        pending: dict[Any, _Call] = {}
+        look = time.monotonic() + _LOOK_S
         try:
             while queue or pending:
+                stops.check()
                 while queue and len(pending) < self.size:
                     item, deaths = queue.popleft()
-                    actor = self._idle.pop() if self._idle else self._start()
-                    pending[getattr(actor, method).remote(*item)] = (actor, item, deaths)
-                [done], _ = ray.wait(list(pending), num_returns=1)
-                actor, item, deaths = pending.pop(done)
-                try:
-                    result = ray.get(done)
-                except RayTaskError as error:
-                    raise _cause(error) from None
-                except RayError as error:  # the process, its node, its memory: all the same to the work
-                    if deaths + 1 == _MAX_DEATHS:
-                        raise WorkerDied(f"a worker died {_MAX_DEATHS} times over the same work: {error}") from None
-                    self._say("a worker died; it is replaced and its work redone")
-                    queue.appendleft((item, deaths + 1))
-                    continue
-                self._idle.append(actor)
-                yield item, result
+                    actor = self._idle.pop() if self._idle else self._actor.remote(*self._arguments)
+                    pending[actor.call.remote(method, *item)] = _Call(actor, item, deaths)
+                ready, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK_S)
+                self._check_cluster()
+                silent: list[Any] = []
+                if time.monotonic() >= look:
+                    silent = [reference for reference in self._silent(pending) if reference not in ready]
+                    for reference in [] if queue else self._waiting(pending):
+                        call = pending.pop(reference)
+                        ray.kill(call.actor)
+                        queue.append((call.item, call.deaths))
+                    look = time.monotonic() + _LOOK_S
+                for reference in dict.fromkeys([*ready, *silent]):
+                    call = pending.pop(reference)
+                    try:
+                        if reference in silent:
+                            ray.kill(call.actor)
+                            raise RayError(f"no sign of life for {_SILENT_S:.0f} s")
+                        result = ray.get(reference)
+                    except RayTaskError as error:
+                        raise _cause(error) from None
+                    except RayError as error:  # the process, its node, its memory: all the same to the work
+                        if call.deaths + 1 == _MAX_DEATHS:
+                            why = " ".join(str(error).split())[:300]
+                            raise WorkerDied(f"a worker died {_MAX_DEATHS} times over the same work: {why}") from None
+                        self._say(
+                            f"a worker {'hangs' if reference in silent else 'died'}; it is replaced and its work redone"
+                        )
+                        queue.appendleft((call.item, call.deaths + 1))
+                        continue
+                    self._idle.append(call.actor)
+                    yield call.item, result
         finally:
-            for actor, _, _ in pending.values():
-                ray.kill(actor)
+            for call in pending.values():
+                with suppress(Exception):
+                    ray.kill(call.actor)
 
-    def _start(self) -> Any:
-        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
-        return ray.remote(self._kind).options(**options).remote(*self._arguments)
+    def _silent(self, pending: dict[Any, _Call]) -> list[Any]:
+        """Calls whose actors had started and have not answered for too long; asks all of them for a pulse."""
+        import ray
+        from ray.exceptions import RayError
+
+        now, found = time.monotonic(), []
+        for reference, call in pending.items():
+            if call.asked is None:
+                call.asked = call.actor.pulse.remote()
+            elif ray.wait([call.asked], timeout=0)[0]:
+                with suppress(RayError):  # a dead one fails the call itself too
+                    ray.get(call.asked)
+                call.heard, call.asked = now, call.actor.pulse.remote()
+            elif call.heard is not None and now > call.heard + _SILENT_S:
+                found.append(reference)
+        return found
+
+    def _waiting(self, pending: dict[Any, _Call]) -> list[Any]:
+        """Calls whose actors have not started while others have nothing to do: a lost node's places do not come back."""
+        unstarted = [reference for reference, call in pending.items() if call.heard is None]
+        return unstarted[: len(self._idle)]
+
+    def _check_cluster(self) -> None:
+        """Raise WorkerDied where Ray itself is gone: nothing would come back, and its library would end this process.
+
+        What takes no connections any more is gone; what takes them and says nothing, `_MUTE` times in a row, is too.
+        """
+        for what, (host, port) in self._vital.items():
+            try:
+                self._mute[what] = 0 if speaks_http2(host, port, _LOOK_S) else self._mute[what] + 1
+            except ConnectionError:
+                self._mute[what] = _MUTE
+            except OSError:
+                self._mute[what] += 1
+            if self._mute[what] >= _MUTE:
+                _lost.set()
+                raise WorkerDied(f"{what} does not answer any more")
+
+
+_lost = threading.Event()
+"""Set where Ray is gone: saying farewell to it would hang."""
 
 
 @contextmanager
 def joined(cluster: Cluster) -> Iterator[None]:
-    """Join a Ray cluster, or start a local one for as long as the block runs."""
+    """Join a Ray cluster, or start a local one for as long as the block runs.
+
+    Raises:
+        InputError: no cluster can be joined at the address.
+        WorkerDied: Ray does not start here, or was lost.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process distort the timings
-    options: dict[str, Any] = {}
     if cluster.address is None:
-        # Workers import what the driver imports, installed or not.
-        runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
-        options = {"num_cpus": cluster.actors, "include_dashboard": False, "runtime_env": runtime}
-    try:
-        ray.init(address=cluster.address or "local", log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        where = f"--ray-address {cluster.address}: no Ray cluster answers there" if cluster.address else "Ray did not start"
-        raise InputError(f"{where} ({first_paragraph(error)})") from None
+        _start(cluster.actors)
+    else:
+        _join(cluster.address)
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         yield
+    except RayTaskError:
+        raise
+    except RayError as error:
+        raise WorkerDied(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from None
     finally:
-        ray.shutdown()
+        # Ray waits for what does not answer; the process ends soon, and what it started ends with it.
+        farewell = threading.Thread(target=ray.shutdown, daemon=True)
+        if _lost.is_set():
+            farewell.start()
+            farewell.join(_LOOK_S)
+            stops.hang_up()
+        else:
+            ray.shutdown()
+        stops.rearm()
+
+
+def _start(actors: int | None) -> None:
+    """Start a cluster of our own.
+
+    Ray listens on every interface of a Linux machine, whatever address it is given. What guards it is a token, which every
+    cluster has anew and which lies in no file: Ray's own would be readable for others.
+    """
+    if "ray" not in sys.modules:  # afterwards Ray would not look at it; recent ones ask for a token all the same
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN
+    with suppress(OSError):
+        _shorten_temporary()
+    import ray
+
+    # Workers import what the driver imports, installed or not.
+    runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+    why = ""
+    for _ in range(_STARTS):
+        try:
+            _init(address="local", num_cpus=actors, include_dashboard=False, runtime_env=runtime)
+        except InputError:
+            raise
+        except Exception as error:  # Ray raises all kinds, a bare Exception after 30 s among them
+            why = " ".join(str(error).split())[:200]
+            ray.shutdown()
+            continue
+        return
+    raise WorkerDied(f"Ray did not start in {_STARTS} attempts, is the machine busy? ({why})")
+
+
+_TOKEN = secrets.token_hex(32)
+
+
+def _shorten_temporary() -> None:
+    """Give Ray a folder near the root where its sockets would have paths longer than the system takes."""
+    usual = os.environ.get("RAY_TMPDIR") or os.path.join(os.environ.get("TMPDIR", "/tmp"), "ray")
+    if len(os.fsencode(usual)) + _BELOW_TEMPORARY_BYTES > _SOCKET_BYTES:
+        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+
+
+def _join(address: str) -> None:
+    """Join a cluster that others have started. Raises InputError within seconds where that cannot be."""
+    _prepare_to_join(address)
+    from ray.exceptions import RayError
+
+    try:
+        _init(address=address)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        why = "no Ray cluster runs on this machine" if address == "auto" else "the Ray cluster there cannot be joined"
+        raise InputError(f"--ray-address {address}: {why} ({' '.join(str(error).split())[:200]})") from None
+
+
+@cache
+def _prepare_to_join(address: str) -> None:
+    """Use the token that is given, and look whether anything can be joined. Raises InputError."""
+    if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what is a token given for?
+    if address != "auto":
+        _check_address(address)
+
+
+def _check_address(address: str) -> None:
+    """Raise InputError within seconds where no cluster can be joined: Ray itself would try for minutes, and dump."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"--ray-address {address}: is written host:port, as 10.0.0.1:6379, or auto for one on this machine")
+    try:
+        speaks = speaks_http2(host.strip("[]"), int(port), _ANSWER_S)
+    except OSError as error:
+        raise InputError(f"--ray-address {address}: nothing answers there ({error.strerror or error})") from None
+    if not speaks:
+        raise InputError(f"--ray-address {address}: what answers there is no Ray cluster")
+    if not address.startswith("ray://"):
+        _check_status(address)
+
+
+def speaks_http2(host: str, port: int, timeout_s: float) -> bool:
+    """Whether a server answers in HTTP/2, which Ray's processes speak: its first frame must be its settings (RFC 9113, 3.4).
+
+    Raises OSError where nothing answers.
+    """
+    with socket.create_connection((host, port), timeout=timeout_s) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        return connection.recv(9)[3:4] == b"\x04"
+
+
+def _check_status(address: str) -> None:
+    """Ask a cluster for its status, in a process of its own that can be ended and whose complaints nobody has to read."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"--ray-address {address}: the Ray cluster there does not answer") from None
+    if done.returncode == 0:
+        return
+    if "token" in done.stderr.lower():
+        given = "another token than this one" if os.environ.get("RAY_AUTH_MODE") == "token" else "a token"
+        how = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on its nodes"
+        raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {how}")
+    raise InputError(f"--ray-address {address}: what answers there is not the head of a Ray cluster (6379 unless told)")
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, which leaves signals to us."""
+    import ray
+
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    except SystemExit:  # Ray's handler of SIGTERM, or of a cluster that went away meanwhile
+        if stops.stopped():
+            raise KeyboardInterrupt from None
+        raise WorkerDied("the Ray cluster went away while it was joined") from None
+    finally:
+        stops.rearm()
 
 
 def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
@@ -128,7 +379,7 @@ def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str,
     return wanted or fit
 
 
-def _cause(error: RayTaskError) -> BaseException:
+def _cause(error: Exception) -> BaseException:
     """What the worker raised: an InputError as itself, anything else as Ray tells it."""
     cause = getattr(error, "cause", None)
     return InputError(str(cause)) if isinstance(cause, InputError) else error

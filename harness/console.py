@@ -3,18 +3,22 @@ several values."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from harness import stops
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
+    from rich.progress import Progress, TaskID
     from rich.table import Table
 
     from results.store.database import Store
@@ -22,7 +26,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 class WorkerDied(RuntimeError):
-    """Workers died over the same work again and again."""
+    """Workers died over the same work again and again, or all that runs them is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +37,53 @@ class Watcher:
     """A line of text."""
     advance: Callable[[str, int, int], None]
     """(stage, done, total)."""
+    began: Callable[[str, str | None], None] = lambda name, resume: None
+    """(name, id): from here on results are kept as "run 3f9c", and `--resume` takes the id, or the same command goes on."""
+
+
+class Commands(TyperGroup):
+    """The commands of a program. Whatever a signal or a closed pipe does to one, imports included, ends here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for. The `Context` is click's or, with a recent typer, typer's own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stops.end_stopped()
+        except BrokenPipeError:
+            stops.end_of_pipe()
+        except Exception:
+            if stops.stopped():  # what an interrupted query or worker raises in its turn
+                stops.end_stopped()
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was asked for, and what follows its name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        options = [p for p in command.params if p.name in stops.BESIDE_RESUME] if command else []
+        takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}
+        stops.command_is(str(name), rest, takes_value)
+        return name, command, rest
 
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 70 where workers were lost."""
     try:
         yield
-    except InputError as error:
-        _fail(program, str(error), 2)
-    except OSError as error:
-        _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
-    except WorkerDied as error:
-        _fail(program, str(error), 1)
-    except KeyboardInterrupt:
-        _fail(program, "interrupted", 130)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if stops.stopped() or isinstance(error, BrokenPipeError):
+            raise
+        match error:
+            case InputError():
+                _fail(program, f"{error}{stops.way_on()}", 2)
+            case OSError():
+                _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+            case WorkerDied():
+                _fail(program, f"{error}{stops.way_on()}", stops.INTERNAL)
+        raise
 
 
 @contextmanager
@@ -77,32 +113,84 @@ def shares(mix: str | None) -> dict[str, float] | None:
 
 
 def _fail(program: str, message: str, code: int) -> NoReturn:
-    print(f"{program}: {message}", file=sys.stderr)
+    stops.say(f"{program}: {message}")
     raise typer.Exit(code)
+
+
+SILENT_S = 5.0
+"""Seconds after which somebody who waits wonders."""
+
+
+class Display:
+    """Progress on stderr: bars on a terminal, plain lines elsewhere, and never silent for long."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._console = progress, progress.console
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, tuple[int, float, int]] = {}
+        """By stage: the tenth that was printed last, when the stage began, and what was done then."""
+        self._last, self._since, self._shown = "starting", time.monotonic(), time.monotonic()
+        self._lock = threading.Lock()
+
+    def say(self, text: str) -> None:
+        """A line of text."""
+        with self._lock:
+            self._last, self._since = text.partition("\n")[0], time.monotonic()
+            self._print(text)
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """How far a stage is."""
+        stops.check()
+        now = time.monotonic()
+        with self._lock:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._progress.add_task(stage)
+            self._progress.update(self._tasks[stage], completed=done, total=total)
+            tenth, began_s, before = self._tenths.get(stage, (-1, now, done))
+            reached = 10 * done // max(total, 1)
+            if reached != tenth and not self._console.is_terminal:
+                left_s = (now - began_s) / (done - before) * (total - done) if done > before else 0.0
+                self._print(f"{stage} · {done}/{total}" + (f" · {span(left_s)} left" if left_s >= 1 else ""))
+            self._tenths[stage] = (reached, began_s, before)
+            self._last, self._since = f"{stage} · {done}/{total}", now
+
+    def watch(self, ended: threading.Event) -> None:
+        """Say that it goes on where nothing was said for long; a bar that moves says so itself."""
+        while not ended.wait(SILENT_S / 5):
+            with self._lock:
+                silent = time.monotonic() - self._shown > SILENT_S
+                if silent and not (self._console.is_terminal and self._tasks):
+                    since_s = time.monotonic() - self._since
+                    self._print(f"… {self._last}" + (f" · for {span(since_s)}" if since_s >= 1 else ""))
+
+    def _print(self, text: str) -> None:
+        self._shown = time.monotonic()
+        say(self._console, text)
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min" if whole < 6000 else f"{whole / 3600:.1f} h"
 
 
 @contextmanager
 def watching() -> Iterator[Watcher]:
     """A progress display on stderr while the block runs; plain lines where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    ended = threading.Event()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-        last: dict[str, int] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage)
-            progress.update(tasks[stage], completed=done, total=total)
-            tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and last.get(stage) != tenth:
-                last[stage] = tenth
-                console.print(f"{stage} · {done}/{total}", soft_wrap=True)
-
-        yield Watcher(lambda text: say(console, text), advance)
+        display = Display(progress)
+        threading.Thread(target=display.watch, args=(ended,), daemon=True, name="display").start()
+        try:
+            yield Watcher(display.say, display.advance, stops.keep)
+        finally:
+            ended.set()
 
 
 def plain_console() -> Console:
@@ -118,12 +206,12 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
 
 
-def check_resumed(context: typer.Context, allowed: Collection[str]) -> None:
+def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+        if name not in ("resume", *stops.BESIDE_RESUME) and source is not None and source.name == "COMMANDLINE":
             raise InputError(
                 f"{parameter.opts[0]}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
             )

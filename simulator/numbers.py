@@ -8,7 +8,23 @@ def written(number: float) -> str:
     return brief if float(brief := f"{number:g}") == number else repr(float(number))
 
 
+def whole(text: str) -> int:
+    """A whole number as people write it. Raises ValueError in words of theirs."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text.strip() or 'nothing'} is no whole number") from None
+
+
+def real(text: str) -> float:
+    """A number as people write it. Raises ValueError in words of theirs."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text.strip() or 'nothing'} is no number") from None
+
+
 def as_share(text: str) -> float:
     """A share as people write it, 2% or 0.02. Raises ValueError for what is no number."""
     number = text.strip()
-    return round(float(number.removesuffix("%")) / 100, 9) if number.endswith("%") else float(number)
+    return round(real(number.removesuffix("%")) / 100, 9) if number.endswith("%") else real(number)

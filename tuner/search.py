@@ -38,11 +38,11 @@ def runner(
         worker = TrialWorker(dict(traces), bare)
         yield lambda jobs: [worker.run(job) for job in jobs]
         return
-    import ray
-
     from harness.cluster import Pool, joined
 
     with joined(cluster):
+        import ray  # after what `joined` tells it
+
         pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, bare), say)
 
         def run(jobs: Sequence[TrialJob]) -> list[Result]:

@@ -141,6 +141,8 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
         elif isinstance(load, Arrivals):
             rate = f"{load.rate_per_s * factor:g}"  # as one would ask for it
             yield "load", f"{rate} requests a second", replace(scenario, load=Arrivals(float(rate), load.cv))
+        else:
+            yield "load", f"{label} of the load", replace(scenario, load=load.times(factor))
         profile = slower(scenario.profile, "verify", factor)
         yield "verify", f"{label} seconds of verification", replace(scenario, profile=profile)
         for domain, share in scenario.weights.items():

@@ -12,10 +12,13 @@ import msgspec
 from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.decisions import keep_decision
+from results.store.lease import held
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
+from results.store.subjects import STUDY
+from results.store.unfinished import begun, kept
 from simulator.capacity import check_costs
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
@@ -147,6 +150,7 @@ def start_study(
 
     Without `drafting`, drafts are chosen as vLLM does, which winners are exported for.
     """
+    store.prepare()
     drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM.drafting)
     plan = msgspec.structs.replace(plan, drafting=drafting)
     found = study_inputs(store, run_id, plan, watcher)
@@ -162,7 +166,8 @@ def start_study(
         "packages": package_versions(),
     }  # fmt: skip
     study_id = Studies(store).create(row, profile_row(found.profile))
-    carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+    with begun(store, STUDY, study_id, watcher.began):
+        carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
     return study_id
 
 
@@ -181,10 +186,13 @@ def resume_study(
     for load, _ in (part for asked in plan.loads for part in asked.parts):
         if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
             _ = load.requests
-    studies.reopen(row["study_id"], plan_row(plan))
-    found = study_inputs(store, row["run_id"], plan, watcher)
-    carry_out(store, row["study_id"], plan, found, watcher, cluster=cluster, timeout=timeout)
-    return str(row["study_id"])
+    study_id = str(row["study_id"])
+    with held(store, STUDY, study_id):
+        found = study_inputs(store, row["run_id"], plan, watcher)
+        studies.reopen(study_id, plan_row(plan))
+        with kept(store, STUDY, study_id, watcher.began):
+            carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+    return study_id
 
 
 def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
@@ -304,6 +312,7 @@ def carry_out(
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
     run_id = studies.find(study_id)["run_id"]
+    watcher.say(f"study {study_id} · run {run_id} · {plan.trials} trials at each of {len(plan.loads)} loads")
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:

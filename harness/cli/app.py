@@ -9,6 +9,7 @@ from harness.cli.compare import compare
 from harness.cli.hardware import hardware
 from harness.cli.profile import profile
 from harness.cli.record import record
+from harness.cli.remove import prune, remove, rescue
 from harness.cli.replay import replay
 from harness.cli.report import report
 from harness.cli.reproduce import reproduce
@@ -18,9 +19,11 @@ from harness.cli.show import show
 from harness.cli.simulate import simulate
 from harness.cli.synthesize import synthesize
 from harness.cli.validate import validate
+from harness.console import Commands
 
 app = typer.Typer(
     name="harness",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Benchmark speculative decoding: record real target/draft pairs, keep everything in DuckDB, report.",
@@ -39,11 +42,9 @@ app.command()(compare)
 app.command()(baseline)
 app.command()(runs)
 app.command()(show)
+app.command()(remove)
+app.command()(prune)
+app.command()(rescue)
 app.command()(validate)
 app.command()(sensitivity)
 app.command()(reproduce)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, say, user_errors, watching
+from harness.console import listed, plain_console, say, user_errors, watching
 from simulator.drafter_kinds import LEARNED
 
 if TYPE_CHECKING:  # these take seconds
@@ -52,9 +52,9 @@ def profile(
         )  # fmt: skip
         with watching() as watcher:
             if architecture is None:
-                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=drafter)
+                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=listed(drafter))
             else:
-                kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in drafter or LEARNED}
+                kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in listed(drafter) or LEARNED}
                 made, quality = profile_architecture(
                     architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype
                 )

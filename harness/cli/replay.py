@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.cli.show import domain_order
-from harness.console import plain_console, user_errors, watching
+from harness.console import fitted, listed, plain_console, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
+    from rich.table import Table
+
     from harness.sweeps.replay import Replayed
 
 
@@ -48,8 +49,9 @@ def replay(
         with watching() as watcher:
             run_id = store.find_run(name)
             rows = replay_run(
-                store, run_id, policies_of(policy), drafter, drafting=drafting, calibrated=calibrated, say=watcher.say
-            )
+                store, run_id, policies_of(listed(policy)), listed(drafter), drafting=drafting, calibrated=calibrated,
+                say=watcher.say,
+            )  # fmt: skip
         print_replays(rows, as_json=as_json)
 
 
@@ -59,7 +61,7 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         print(json.dumps([dataclasses.asdict(r) for r in rows]))
         return
     domains = sorted({r.domain for r in rows}, key=lambda domain: domain_order({"domain": domain}))
-    table = Table("accepted length τ / verified a round", *domains, "accepted", box=None, header_style="bold")
+    heads, lines = ["accepted length τ / verified a round", *domains, "accepted"], list[list[str]]()
     by_line: dict[str, list[Replayed]] = {}
     for r in rows:
         by_line.setdefault(_label(r), []).append(r)
@@ -67,10 +69,11 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         cells = {r.domain: f"{r.tau:.2f} / {r.budget:.2f}" for r in of_line}
         verified, accepted = sum(r.verified for r in of_line), sum(r.accepted for r in of_line)
         share = f"{accepted / verified:.1%}" if verified else "–"
-        table.add_row(line, *(cells.get(d, "–") for d in domains), share)
-    plain_console().print(table)
+        lines.append([line, *(cells.get(d, "–") for d in domains), share])
+    console = plain_console()
+    console.print(fitted(heads, lines, ("accepted", *reversed(domains)), console.width))
     if any(r.change for r in rows):
-        plain_console().print(_drafting_table(rows, domains))
+        console.print(_drafting_table(rows, domains, console.width))
 
 
 def _label(r: Replayed) -> str:
@@ -81,17 +84,15 @@ def _label(r: Replayed) -> str:
     return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
 
 
-def _drafting_table(rows: list[Replayed], domains: list[str]) -> Table:
+def _drafting_table(rows: list[Replayed], domains: list[str], width: int) -> Table:
     """What greedy drafts are worth: τ of what was drafted both ways, and the change, with 95 % intervals over prompts."""
-    table = Table("τ, and what greedy drafts change (95 %)", *domains, box=None, header_style="bold")
     both = {(r.drafter, r.gamma) for r in rows if r.change is not None}
     by_line: dict[str, dict[str, str]] = {}
     for r in (r for r in rows if (r.drafter, r.gamma) in both):
         change = "" if r.change is None else f", {_range(r.change.change, r.change.low, r.change.high, '+.1%')}"
         by_line.setdefault(_label(r), {})[r.domain] = _range(r.tau, r.low, r.high, ".2f") + change
-    for line, cells in by_line.items():
-        table.add_row(line, *(cells.get(d, "–") for d in domains))
-    return table
+    lines = [[line, *(cells.get(d, "–") for d in domains)] for line, cells in by_line.items()]
+    return fitted(["τ, and what greedy drafts change (95 %)", *domains], lines, list(reversed(domains)), width)
 
 
 def _range(value: float, low: float | None, high: float | None, form: str) -> str:

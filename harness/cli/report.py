@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -27,6 +28,12 @@ def report(
         Literal["html", "png", "csv"],
         typer.Option("--format", help="One page, or every figure as a picture or as a table of its own."),
     ] = "html",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where to: a file, or a folder of pictures or tables; by default the run's in --out."
+        ),
+    ] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +41,7 @@ def report(
     from results.store.database import Store
 
     with user_errors("harness"):
-        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form)
+        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form, to=to)
         made: Any = str(files[0]) if form == "html" else [str(file) for file in files]
         print(json.dumps({"report": made}) if as_json else "\n".join(map(str, files)))
 
@@ -51,33 +58,52 @@ def make_report(
     sweep: str | None = None,
     study: str | None = None,
     form: Literal["html", "png", "csv"] = "html",
+    to: Path | None = None,
 ) -> list[Path]:
     """Write the report of some runs and return its files; without names, of the run that the sweep or study is of.
 
-    Raises InputError for what is not there, and where a sweep or study is of another run.
+    Raises InputError for what is not there or has no results, where a sweep or study is of another run, and where the report
+    cannot be written: to the file, or folder of figures, `to`; by default into the run's folder beside the database.
     """
     from results.report.compose import compose, page
     from results.report.export import write_pictures, write_tables
     from results.report.page import write_page
     from results.store.studies import Studies
+    from results.store.subjects import RUN
 
     found_sweep = None if sweep is None else store.sweep(sweep)
     found_study = None if study is None else Studies(store).find(study)
     owners = [found["run_id"] for found in (found_study, found_sweep) if found is not None]
     run_ids = list(dict.fromkeys(store.find_run(name) for name in names or owners or ["latest"]))
+    for run_id in run_ids:
+        store.check_results(RUN, run_id)
     for kind, found in (("sweep", found_sweep), ("study", found_study)):
         if found is not None and found["run_id"] not in run_ids:
             raise InputError(f"{kind} {found[f'{kind}_id']}: is of run {found['run_id']}; name that run too")
-    folder = store.file.parent / run_ids[0]
+    page_file, figures = _places(store.file.parent / run_ids[0], form, to)
     with store.reading() as connection:
         made = compose(
             connection, run_ids,
             sweep_id=None if found_sweep is None else found_sweep["sweep_id"],
             study_id=None if found_study is None else found_study["study_id"],
         )  # fmt: skip
-    folder.mkdir(exist_ok=True)
     if form == "html":
-        write_page(page(made), folder / "report.html")
-        return [folder / "report.html"]
-    figures = folder / "figures"
+        write_page(page(made), page_file)
+        return [page_file]
     return write_tables(made, figures) if form == "csv" else write_pictures(made, figures)
+
+
+def _places(folder: Path, form: Literal["html", "png", "csv"], to: Path | None) -> tuple[Path, Path]:
+    """The file of the page and the folder of figures, found writable. Raises InputError."""
+    page_file, figures = (to or folder / "report.html"), (to or folder / "figures")
+    if form == "html" and page_file.is_dir():
+        raise InputError(f"--to {to}: is a folder; name a file, as {page_file / 'report.html'}")
+    place = page_file.parent if form == "html" else figures
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        way_out = "" if to else "; write it elsewhere with --to"
+        raise InputError(f"{place}: cannot be written ({error.strerror}){way_out}") from None
+    return page_file, figures

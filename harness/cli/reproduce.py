@@ -30,26 +30,35 @@ def reproduce(
         import msgspec
 
         from harness.console import watching
-        from harness.published.fidelity import page, paper_checks
+        from harness.parts import Parts
+        from harness.published.fidelity import Check, page, paper_checks
+        from harness.published.field.page import Fieldwork
         from harness.published.field.page import report_lines as field_lines
         from harness.published.field.predict import reproduce_field
-        from harness.published.paper.page import write_reproduction
+        from harness.published.paper.page import Reproduction, write_reproduction
         from harness.published.paper.predict import report_lines, reproduce
         from simulator.simulation import ready
 
-        with watching() as watcher:
-            ready(watcher.say)
         found: dict[str, Any] = {}
         lines: list[str] = []
-        if what == "all":
-            found["qwen3-4b"] = paper_checks()
+        with watching() as watcher:
+            parts = Parts(out, "reproduction", alternatives, watcher)
+            ready(watcher.say)
+            if what == "all":
+                watcher.say("Qwen3-4B: traces as published, asked for every published number")
+                found["qwen3-4b"] = parts.part("qwen3-4b", list[Check], paper_checks)
+            if what in ("paper", "all"):
+                watcher.say("the paper's served system: simulated at every published point")
+                found["paper"] = parts.part("paper", Reproduction, lambda: reproduce(alternatives=alternatives))
+            if what in ("field", "all"):
+                watcher.say("engines that others measured: simulated at every published point")
+                found["field"] = parts.part("field", Fieldwork, reproduce_field)
+            parts.done()
         if what in ("paper", "all"):
-            found["paper"] = reproduce(alternatives=alternatives)
             out.mkdir(parents=True, exist_ok=True)
             write_reproduction(found["paper"], out / "reproduction.html")
             lines = [*report_lines(found["paper"]), str(out / "reproduction.html")]
         if what in ("field", "all"):
-            found["field"] = reproduce_field()
             lines = field_lines(found["field"])
         if what == "all":
             lines = [page(found["qwen3-4b"], found["paper"], found["field"]).rstrip()]

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, listed, plain_console, user_errors, watching
+from harness.console import checked, fitted, listed, plain_console, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -53,7 +52,7 @@ def sensitivity(
         loads: list[Load] = [Users(n) for n in counts("--concurrency", concurrency)]
         with checked():
             plan = SweepPlan(
-                profile=find_profile(hardware), loads=loads, policies=policies_of(listed(policy)), drafters=drafter,
+                profile=find_profile(hardware), loads=loads, policies=policies_of(listed(policy)), drafters=listed(drafter),
                 seconds=seconds, seed=seed,
             )  # fmt: skip
         with watching() as watcher:
@@ -66,14 +65,16 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([dataclasses.asdict(t) for t in found]))
         return
-    table = Table(
-        "load", "wins (by)", "what is off", "holds from", "to", "then wins", "lost at ±30 %", box=None, header_style="bold"
-    )
-    last = None
+    heads = ("what is off", "holds from", "to", "lost at ±30 %", "then wins")
+    lines, last = list[list[str]](), None
     for t in found:
-        shown = "" if t.load == last else f"{t.winner} ({t.margin:.1%})"
-        ends = [f"{end:+.0%}" if end is not None else f"beyond {side} 30 %" for end, side in ((t.down, "−"), (t.up, "+"))]
+        ends = [
+            f"{end:+.0%}" if end is not None else f"{side}30 %" for end, side in ((t.down, "below −"), (t.up, "beyond +"))
+        ]
         losses = " / ".join(f"{look.loss:.1%}" for look in (t.looks[0], t.looks[-1]))
-        table.add_row("" if t.load == last else t.load, shown, t.what, *ends, t.instead or "–", losses)
+        if t.load != last:
+            lines.append([f"{t.load}: {t.winner} wins, by {t.margin:.1%}"])
+        lines.append([f"  {t.what}", *ends, losses, t.instead or "–"])
         last = t.load
-    plain_console().print(table)
+    console = plain_console()
+    console.print(fitted(heads, lines, ("lost at ±30 %",), console.width))

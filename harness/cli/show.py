@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import plain_console, user_errors
+from harness.console import fitted, plain_console, say, user_errors
 
 if TYPE_CHECKING:  # these take seconds
+    from rich.table import Table
+
     from results.store.database import Store
 
 
@@ -46,23 +46,50 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         return
     console = plain_console()
     if details:
-        for field in ("created_at", "finished_at", "command", "suite", "suite_version", "suite_hash", "prompt_source",
-                      "pair", "target", "sampling", "seed", "git_revision", "packages", "host"):  # fmt: skip
-            console.print(f"{field}: {row[field]}", soft_wrap=True, markup=False)
-        for name, drafter in row["drafters"].items():
-            console.print(f"drafter {name}: {drafter}", soft_wrap=True, markup=False)
+        for line in _details(row):
+            say(console, line)
+        heads = ("drafter", "kind", "γ", "recorded γ", "checkpoint", "hash")
+        console.print(
+            fitted(heads, [_drafter(*item) for item in row["drafters"].items()], ("hash", "recorded γ"), console.width)
+        )
     if row["finished_at"] is None:
-        console.print("this run is not finished: what follows is what it has so far")
-    console.print(_table(row["drafters"], lengths, speeds))
+        say(console, "this run is not finished: what follows is what it has so far")
+    console.print(_table(row["drafters"], lengths, speeds, console.width))
     for file in (store.file, report):
         if file is not None:
             console.print(str(file), soft_wrap=True, markup=False)
 
 
-def _table(drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Table:
+def _details(row: dict[str, Any]) -> list[str]:
+    """What was run with what, a line each; what is empty is left out."""
+    shown = {
+        "run": row["run_id"], "created": f"{row['created_at']:%Y-%m-%d %H:%M:%S} UTC",
+        "finished": "" if row["finished_at"] is None else f"{row['finished_at']:%Y-%m-%d %H:%M:%S} UTC",
+        "command": row["command"], "suite": f"{row['suite']}, version {row['suite_version']}, {row['suite_hash'][:12]}",
+        "prompts": row["prompt_source"], "pair": row["pair"], "seed": row["seed"], "code": (row["git_revision"] or "")[:12],
+        **{name: _listed(row[name]) for name in ("target", "sampling", "packages", "host")},
+    }  # fmt: skip
+    return [f"{name}: {value}" for name, value in shown.items() if value not in (None, "")]
+
+
+def _listed(values: dict[str, Any]) -> str:
+    """Names and values in words; hashes by their beginning."""
+    known = {name: value for name, value in values.items() if value not in (None, "")}
+    return ", ".join(f"{name} {str(value)[:12] if 'hash' in name else value}" for name, value in known.items())
+
+
+def _drafter(name: str, drafter: dict[str, Any]) -> list[str]:
+    gammas = ", ".join(map(str, drafter.get("gammas", [drafter["gamma"]])))
+    kind, checkpoint = str(drafter.get("kind", name)), str(drafter.get("checkpoint") or "")
+    return [name, kind, str(drafter["gamma"]), gammas, checkpoint, (drafter.get("checkpoint_hash") or "")[:12]]
+
+
+def _table(
+    drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]], width: int
+) -> Table:
     """A row for every block size; drafters are timed at their own."""
     domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=domain_order)))
-    table = Table("accepted length τ", *domains, "tok/s against none, one request", box=None, header_style="bold")
+    lines: list[list[str]] = []
     taus = {(r["drafter"], r["gamma"], r["drafting"], r["domain"]): r["tau"] for r in lengths if r["task"] is None}
     for name, drafter in drafters.items():
         own = drafter["gamma"]
@@ -73,8 +100,9 @@ def _table(drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], s
             timed = [r for r in speeds if r["drafter"] == name and gamma == own and r["drafting"] == way]
             label = (f"{name} γ={gamma}" if several else name) + (" · greedy drafts" if way == "greedy" else "")
             speed = "" if way == "greedy" and not timed else _speed_cell(timed)
-            table.add_row(label, *("–" if tau is None else f"{tau:.2f}" for tau in found), speed)
-    return table
+            lines.append([label, *("–" if tau is None else f"{tau:.2f}" for tau in found), speed])
+    heads = ["accepted length τ", *domains, "tok/s against none, one request"]
+    return fitted(heads, lines, [domain for domain in reversed(domains) if domain != "all"], width)
 
 
 def _speed_cell(rows: list[dict[str, Any]]) -> str:

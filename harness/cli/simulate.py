@@ -20,10 +20,6 @@ if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
 
 
-RESUMED = ("resume", "actors", "ray_address", "rows", "out", "as_json")
-"""Options that may stand beside `--resume`."""
-
-
 def simulate(
     context: typer.Context,
     name: RunName = "latest",
@@ -84,18 +80,21 @@ def simulate(
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
 
-    from harness.sweeps.plan import SweepPlan
-    from harness.sweeps.run import resume_sweep, run_sweep
-    from results.store.database import Store
-    from simulator.hardware.catalogue import find_profile
-    from simulator.load import loads
-    from simulator.policies import policies_of
-
     with user_errors("harness"):
+        from harness.cluster import Cluster
+
+        Cluster(ray_address, actors).check()
+        from harness.sweeps.plan import SweepPlan
+        from harness.sweeps.run import resume_sweep, run_sweep
+        from results.store.database import Store
+        from simulator.hardware.catalogue import find_profile
+        from simulator.load import loads
+        from simulator.policies import policies_of
+
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context, RESUMED)
+                check_resumed(context)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
@@ -107,7 +106,7 @@ def simulate(
                 with checked():
                     plan = SweepPlan(
                         profile=find_profile(hardware), believed=believed, loads=asked,
-                        policies=policies_of(listed(policy)), drafters=drafter, confidences=confidences,
+                        policies=policies_of(listed(policy)), drafters=listed(drafter), confidences=confidences,
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,

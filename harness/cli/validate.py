@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, user_errors, watching
+from harness.console import fitted, listed, plain_console, say, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -52,7 +51,8 @@ def validate(
         store = Store(out / "specyard.duckdb")
         policies = policies_of(listed(policy))
         plan = ValidationPlan(
-            concurrency=tuple(counts("--concurrency", concurrency)), drafters=None if drafter is None else tuple(drafter),
+            concurrency=tuple(counts("--concurrency", concurrency)),
+            drafters=None if drafter is None else tuple(listed(drafter) or ()),
             policies=None if policies is None else tuple(policies), seconds=seconds, max_tokens=max_tokens,
             drafting=drafting, seed=seed,
         )  # fmt: skip
@@ -84,28 +84,28 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
         print(json.dumps({"validation": rows, "errors": errors}, default=str))
         return
     console, first = plain_console(), rows[0]
-    console.print(
+    say(
+        console,
         f"validation {validation_id} · run {first['run_id']} · {first['drafting']} drafts · {first['profile']} · "
         f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
-        markup=False,
     )
     names = {"throughput": "tok/s", "tps": "tok/s of a user", "tau": "τ", "budget": "budget"}
-    table = Table("drafter · policy", "users", *names.values(), "step time", box=None, header_style="bold")
-    last = None
+    heads, lines, last = ["drafter · policy", "users", *names.values(), "step time"], list[list[str]](), None
     for r in rows:
         who = r["drafter"] if r["drafter"] == "none" else f"{r['drafter']} γ={r['gamma']} {r['policy']}"
         cells = [_compared_cell(r, figure) for figure in QUANTITIES]
-        table.add_row("" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}")
+        lines.append(["" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}"])
         last = who
-    console.print(table)
-    console.print("simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
+    console.print(fitted(heads, lines, ("step time", "budget", "τ", "tok/s of a user"), console.width))
+    say(console, "simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
     for figure, label in {**names, "step": "step time"}.items():
         e = errors[figure]
         rest = ""
         if e["known"]:
             rest = f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['inside'] / e['known']:.0%} inside"
-        console.print(
-            f"{label}: mean absolute error {e['mean_absolute']:.1%} (mean {e['mean']:+.1%}, worst {e['worst']:.1%}){rest}"
+        say(
+            console,
+            f"{label}: mean absolute error {e['mean_absolute']:.1%} (mean {e['mean']:+.1%}, worst {e['worst']:.1%}){rest}",
         )
 
 

@@ -16,6 +16,8 @@ from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.rows import RESPONSE_COLUMNS, dense_tables, round_table
 from results.store.runs import RunInfo
+from results.store.subjects import RUN
+from results.store.unfinished import begun
 from simulator.errors import InputError
 from simulator.records import Round
 from simulator.traces import Trace
@@ -107,13 +109,14 @@ class Told:
 def keep(told: Told, traces: Sequence[Trace], store: Store, say: Callable[[str], None]) -> str:
     """Store synthesised traces, all of the same responses, as a dense recording is stored; returns the run's id."""
     run_id = store.create_run(told.run_info(traces))
-    store.add(run_id, {"responses": _responses(traces[0]), "rounds": _plain_rounds(traces[0])})
-    for trace in traces:
-        say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")
-        dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
-        store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense, trace.drafting))
-    calibrate(run_id, store, say)
-    store.finish_run(run_id)
+    with begun(store, RUN, run_id, None):
+        store.add(run_id, {"responses": _responses(traces[0]), "rounds": _plain_rounds(traces[0])})
+        for trace in traces:
+            say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")
+            dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
+            store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense, trace.drafting))
+        calibrate(run_id, store, say)
+        store.finish_run(run_id)
     return run_id
 
 

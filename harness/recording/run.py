@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
+import torch
+from transformers.utils import logging as transformers_logging
 
 from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
@@ -22,13 +26,18 @@ from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenRespons
 from harness.recording.suite import Suite, load_suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
+from results.store.lease import held
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.runs import RunInfo
+from results.store.subjects import RUN
+from results.store.unfinished import begun, kept
 from simulator.errors import InputError
 from simulator.records import KeptDrafting, kept_drafting
 
 _MIN_FREE_BYTES = 64 << 20
-_PROBED_PROMPTS, _PROBED_TOKENS = 12, 48
+_PROBED_PROMPTS, _PROBED_TOKENS = 12, 24
+_TIMED_S = 180.0
+"""Seconds after which no prompt is timed live any more."""
 _BYTES_BESIDE = 4
 """Bytes of an anchor's row, beside its lists of floats."""
 
@@ -55,7 +64,7 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
     suite, given = _load(plan)
     plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
-    _check_space(store.file.parent)
+    _check_space(store)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
@@ -65,14 +74,26 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         _check_answers(plan, given, checked)
         run_id = store.create_run(_run_info(plan, suite, checked))
-        _say_run(suite, plan, run_id, checked, watcher)
-        with _kept(run_id, store, watcher):
+        with begun(store, RUN, run_id, watcher.began):
+            _say_run(suite, plan, run_id, checked, watcher)
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
     return run_id
 
 
 def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
-    """Do what an interrupted run has left to do. Raises InputError where suite or pair are no longer the same."""
+    """Do what an interrupted run has left to do.
+
+    Raises InputError where suite or pair are no longer the same, or another process is at work on it.
+    """
+    if store.run(run_id)["finished_at"] is not None:
+        watcher.say(f"run {run_id} is already finished")
+        return
+    _check_space(store)
+    with held(store, RUN, run_id):
+        _resume(run_id, store, cluster, watcher)
+
+
+def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> None:
     row = store.run(run_id)
     if row["finished_at"] is not None:
         watcher.say(f"run {run_id} is already finished")
@@ -84,7 +105,6 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
     suite, given = _load(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
-    _check_space(store.file.parent)
     with joined(cluster):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
@@ -95,7 +115,7 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
         _say_run(suite, plan, run_id, checked, watcher)
-        with _kept(run_id, store, watcher):
+        with kept(store, RUN, run_id, watcher.began):
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 
@@ -104,8 +124,13 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
     if plan.mode == "live":
         raise InputError("--dry-run estimates dense recordings; leave --mode live out")
     suite, given = _load(plan)
-    with joined(cluster):
-        pool = _pool(plan, suite, cluster, watcher)
+    with ExitStack() as ends:
+        pool: Pool | _Here
+        if cluster.address is None:
+            pool = _Here(cluster, _options(plan, suite))
+        else:
+            ends.enter_context(joined(cluster))
+            pool = _pool(plan, suite, cluster, watcher)
         if skip_long:
             suite = _without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
         watcher.say("loading the pair, checking it and recording a sample")
@@ -129,6 +154,20 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
         workers=pool.size,
         probe=probe,
     )
+
+
+class _Here:
+    """A recorder in this process: for a sample, starting Ray would take longer than it saves."""
+
+    def __init__(self, cluster: Cluster, options: RecorderOptions) -> None:
+        transformers_logging.disable_progress_bar()  # its bars would stand among ours
+        self._recorder = Recorder(options)
+        self.size = cluster.actors or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+        """Workers that a recording would have, about."""
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """One call."""
+        return getattr(self._recorder, method)(*arguments)
 
 
 SURPRISED, ROUNDED = 6.0, 0.02
@@ -190,8 +229,14 @@ def _work(
     passes = 0 if checked.cannot_decode else plan.speed_passes
     timed = [(sample, prompt) for sample in range(passes) for prompt in first_of_task.values()]
     taken = store.timed(run_id)
+    if timed and len(taken) < len(timed):
+        watcher.say(f"timing drafters live on {len(first_of_task)} prompts, {passes} times, for {_TIMED_S:.0f} s at most")
+    began_s = time.monotonic()
     for count, (sample, prompt) in enumerate(timed, 1):
         if (sample, prompt.prompt_id) not in taken:
+            if count > 1 and time.monotonic() - began_s > _TIMED_S:
+                watcher.say(f"timing ends after {_TIMED_S:.0f} s, with {count - 1} of {len(timed)} prompts timed")
+                break
             store.add_speed(run_id, pool.call("time", sample, prompt))
         watcher.advance("timing drafters · one request at a time", count, len(timed))
     store.finish_run(run_id)
@@ -274,17 +319,6 @@ def _say_found(
             watcher.say(f"{drafter}: conversations that outgrew the target's context end early: {where}")
 
 
-@contextmanager
-def _kept(run_id: str, store: Store, watcher: Watcher) -> Iterator[None]:
-    """Say how to go on when the block ends early, whatever the reason."""
-    try:
-        yield
-    except BaseException:
-        resume = f"harness run --resume {run_id} --out {store.file.parent}"
-        watcher.say(f"what is recorded is kept; go on with: {resume}")
-        raise
-
-
 def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:
     return {} if given is None else given.of_prompt
 
@@ -322,12 +356,15 @@ def _without(suite: Suite, skipped: list[str]) -> Suite:
     return Suite(suite.file, suite.source, prompts)
 
 
-def _pool(plan: RecordingPlan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
+def _options(plan: RecordingPlan, suite: Suite) -> RecorderOptions:
     generation = suite.file.generation
-    options = RecorderOptions(
+    return RecorderOptions(
         plan.pair, plan.drafters, plan.block_sizes, generation, plan.seed, plan.fresh_tails, plan.drafting
     )
-    return Pool(cluster, Recorder, (options,), watcher.say)
+
+
+def _pool(plan: RecordingPlan, suite: Suite, cluster: Cluster, watcher: Watcher) -> Pool:
+    return Pool(cluster, Recorder, (_options(plan, suite),), watcher.say)
 
 
 def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, watcher: Watcher) -> None:
@@ -365,13 +402,10 @@ def _run_info(plan: RecordingPlan, suite: Suite, checked: Checked) -> RunInfo:
     )
 
 
-def _check_space(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made or read ({error.strerror})") from None
+def _check_space(store: Store) -> None:
+    """Raise InputError where results could not be kept, before anything is made or started."""
+    store.prepare()
+    folder = next(parent for parent in store.file.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
     if free < _MIN_FREE_BYTES:
-        raise InputError(f"--out {folder}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--out {folder}: is not writable")
+        raise InputError(f"--out {store.file.parent}: {free >> 20} MB free, at least {_MIN_FREE_BYTES >> 20} MB are needed")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,9 +18,12 @@ from harness.sweeps.decision import decision_of
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.decisions import keep_decision
+from results.store.lease import held
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
+from results.store.subjects import SWEEP
+from results.store.unfinished import kept
 from simulator.capacity import headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
@@ -124,10 +128,14 @@ def run_sweep(
 def resume_sweep(
     store: Store, name: str, watcher: Watcher, *, actors: int | None, ray_address: str | None, rows: Path | None
 ) -> str:
-    """Simulate what an interrupted sweep has left; returns its id. Raises InputError."""
+    """Simulate what an interrupted sweep has left; returns its id.
+
+    Raises InputError, as where another process is at work on it.
+    """
     found = store.sweep(name)
     plan = read_plan(found["plan"], SweepPlan)
-    return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
+    with held(store, SWEEP, found["sweep_id"]):
+        return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
 
 
 def _carry_out(
@@ -135,6 +143,7 @@ def _carry_out(
     actors: int | None, ray_address: str | None, rows: Path | None,
 ) -> str:  # fmt: skip
     """Simulate what is not stored yet, here or on Ray's workers where they are asked for or there is much to do."""
+    store.prepare()
     say_model(store, run_id, plan.profile, watcher)
     recordings = Recordings(store, run_id, plan.drafting)
     every = points(plan, recordings, watcher.say)
@@ -166,10 +175,27 @@ def sweep(
     alike = {(p.recording, p.setup.policy, p.setup.load): p for p in every}
     for point in alike.values():  # refuse before anything is stored
         worker.check(point)
+    if rows is not None:
+        try:
+            rows.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=rows):
+                pass
+        except OSError as error:
+            raise InputError(f"--rows {rows}: is no folder that can be written ({error.strerror})") from None
+    new = sweep_id is None
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
-    if rows is not None:
-        rows.mkdir(parents=True, exist_ok=True)
+    watcher.say(f"sweep {sweep_id} · run {run_id} · {len(every)} points")
+    with held(store, SWEEP, sweep_id) if new else nullcontext(), kept(store, SWEEP, sweep_id, watcher.began):
+        _finish(sweep_id, run_id, plan, store, watcher, every, recordings, worker, cluster)
+    return sweep_id
+
+
+def _finish(
+    sweep_id: str, run_id: str, plan: SweepPlan, store: Store, watcher: Watcher, every: Sequence[SweepPoint],
+    recordings: Recordings, worker: SweepWorker, cluster: Cluster | None,
+) -> None:  # fmt: skip
+    """Simulate what a sweep has left, store it, and decide."""
     done = store.simulated(sweep_id)
     left = [p for p in every if p.number not in done]
     profiles = [profile_row(profile) for profile in (plan.profile, plan.believed) if profile is not None]
@@ -185,7 +211,6 @@ def sweep(
         decision = decision_of(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:
             keep_decision(store, sweep_id, decision)
-    return sweep_id
 
 
 def _results(
@@ -195,11 +220,11 @@ def _results(
         for point in left:
             yield point, worker.simulate(point, _while_slow(watcher))
         return
-    import ray
-
     from harness.cluster import Pool, joined
 
     with joined(cluster):
+        import ray  # after what `joined` tells it
+
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
         pool = Pool(cluster, SweepWorker, (shared, worker.rows), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):

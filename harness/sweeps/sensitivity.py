@@ -13,12 +13,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.console import Watcher
+from harness.parts import Parts
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from harness.sweeps.run import drafting_as
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
-from results.store.rows import profile_row
+from results.store.rows import plan_row, profile_row
 from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
 from simulator.hardware.whatif import accepting, confident, slower
@@ -98,33 +99,50 @@ CHANGES: Mapping[str, Change] = {
 
 
 def break_evens(
-    every: Sequence[SweepPoint], recorded: Mapping[Any, Prepared], objective: Objective, watcher: Watcher
+    every: Sequence[SweepPoint],
+    recorded: Mapping[Any, Prepared],
+    objective: Objective,
+    watcher: Watcher,
+    parts: Parts | None = None,
 ) -> list[BreakEven]:
-    """How far each thing may be off at each load; `every` holds the configurations of all loads, of one seed."""
+    """How far each thing may be off at each load.
+
+    `every` holds the configurations of all loads, of one seed; what is simulated is kept in `parts`.
+    """
     by_load: dict[Load, list[SweepPoint]] = {}
     for point in every:
         by_load.setdefault(point.setup.load, []).append(point)
     total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
 
     def values(some: Sequence[SweepPoint], change: Change | None, off: float) -> dict[str, float]:
-        nonlocal done
         found = {}
         for point in some:
             setup, prepared = point.setup, recorded[point.recording]
             if change is not None:
                 setup, prepared = change(setup, prepared, 1 + off)
             found[_name(point)] = getattr(simulate(setup, prepared), objective).value
-            done += 1
-            watcher.advance("simulating", done, total)
+            watcher.advance("simulating", done + len(found), total)
+        return found
+
+    def kept(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[str, float]:
+        nonlocal done
+
+        def make() -> dict[str, float]:
+            return values(some, change, off)
+
+        found = make() if parts is None else parts.part(f"{load} {what} {off}", dict[str, float], make)
+        done += len(some)
         return found
 
     result = []
     for load, some in by_load.items():
         if len(some) < 2:
             raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
-        now = values(some, None, 0.0)
+        now = kept(load, some, "nothing", None, 0.0)
         for what, change in CHANGES.items():
-            result.append(judge(_written(load), what, {0.0: now} | {off: values(some, change, off) for off in OFF}))
+            result.append(
+                judge(_written(load), what, {0.0: now} | {off: kept(load, some, what, change, off) for off in OFF})
+            )
     return result
 
 
@@ -168,16 +186,19 @@ def run_sensitivity(
     store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
 ) -> list[BreakEven]:
     """Break-evens of the configurations and loads that a sweep with this plan simulates; stored too. Raises InputError."""
+    store.prepare()
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     recordings = Recordings(store, run_id, plan.drafting)
     every = points(plan, recordings, watcher.say)
     recorded = {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}
     ready(watcher.say)
-    found = break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher)
+    parts = Parts(store.file.parent, "sensitivity", [run_id, plan_row(plan), objective], watcher)
+    found = break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher, parts)
     common = {
         "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
         "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
     Sensitivities(store).add(rows, profile_row(plan.profile))
+    parts.done()
     return found

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
 
 import msgspec
 
-from drafters.serving import Server
+from drafters.serving import Server, StepRecord
 from harness.console import Watcher
 from harness.hardware.measure import Effort, Measured, loaded_pair, profile
+from harness.parts import Parts
 from harness.recording.suite import Generation
 from harness.validation.plan import ValidationPlan, choose_points
 from harness.validation.points import (
     LiveEngine,
+    LiveFigures,
     LivePoint,
     LiveRequest,
     live_figures,
@@ -37,7 +39,7 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import Profile
+from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.records import Recording
 from simulator.simulation import ready
 
@@ -50,10 +52,12 @@ _CONTEXT = 512
 
 
 def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
-    """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
+    """Validate on a run's pair and prompts; returns the validation's id.
 
-    `hardware` names a profile to simulate with in place of measuring one. Raises InputError.
+    What is found is kept beside the database until all of it is stored. `hardware` names a profile to simulate with in place
+    of measuring one. Raises InputError.
     """
+    store.prepare()
     row = store.run(run_id)
     recordings = Recordings(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
     points = choose_points(plan, recordings)
@@ -65,21 +69,64 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
     pair = row["plan"].get("pair")
     if pair is None:
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
-    with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
-        tasks = read_prompts(store, run_id, measured.target, live)
-        settled = (sampling, tasks, plan.max_tokens, plan.seed, recordings.drafting)
-        engine = LiveEngine(measured.target, measured.drafters, *settled)
-        found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
+
+    def served() -> Served:
+        watcher.say(f"live for about {plan.seconds:.0f} s; a stop before that is over keeps nothing, one after it all")
+        with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
+            tasks = read_prompts(store, run_id, measured.target, live)
+            engine = LiveEngine(
+                measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, recordings.drafting
+            )
+            found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
+        return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
+
+    settled = [run_id, asdict(plan), hardware and find_profile(hardware).digest]
+    parts = Parts(store.file.parent, "validation", settled, watcher)
+    lived = parts.part("live", Served, served)
+    found, believed = parse_profile(lived.found), parse_profile(lived.believed)
     ready(watcher.say)
     rows = []
-    for number, (point, server) in enumerate(servers.items(), 1):
-        rows.append(compare(point, server, found, believed, recordings, (live, traced), plan))
+    for number, (point, ran) in enumerate(zip(points, lived.ran, strict=True), 1):
+
+        def compared(point: LivePoint = point, ran: Ran = ran) -> dict[str, Any]:
+            return compare(point, ran, found, believed, recordings, (live, traced), plan)
+
+        rows.append(parts.part(f"point {number}", dict[str, Any], compared))
         watcher.advance("simulating", number, len(points))
     common = {
         "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
         "drafting": recordings.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
-    return Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
+    validation_id = Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
+    parts.done()
+    return validation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a live server has done."""
+
+    clock_s: float
+    steps: list[StepRecord]
+    requests: int
+    figures: LiveFigures
+
+    @classmethod
+    def of(cls, server: Server) -> Ran:
+        """What a server has done up to now."""
+        return cls(server.clock_s, list(server.steps), len(server.served), live_figures(server))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """All that was measured live."""
+
+    found: str
+    """JSON of the profile to simulate with."""
+    believed: str
+    """JSON of the one that schedulers believe in."""
+    ran: list[Ran]
+    """In order of points."""
 
 
 def _measure(
@@ -161,20 +208,20 @@ def _step_tokens(point: LivePoint, tasks: Mapping[str, Sequence[LiveRequest]]) -
 
 def compare(
     point: LivePoint,
-    server: Server,
+    ran: Ran,
     found: Profile,
     believed: Profile,
     recordings: Recordings,
     prompts: tuple[Sequence[str], Sequence[str]],
     plan: ValidationPlan,
 ) -> dict[str, Any]:
-    """A row of `validations`: what a server has just done, beside its simulations from other prompts and from its own."""
+    """A row of `validations`: what a live server has done, beside its simulations from other prompts and from its own."""
     whole = recordings.trace(walked_by(point, recordings))
     own, other = halves(whole, prompts)
     longest = max(r.prompt_tokens for r in whole.responses)
-    replicas = Replicas(point, found, believed, server.clock_s, longest, len(server.served), plan)
+    replicas = Replicas(point, found, believed, ran.clock_s, longest, ran.requests, plan)
     return {
-        **point.row(), "seconds": server.clock_s, "steps": len(server.steps), "requests": len(server.served),
-        "measured": asdict(live_figures(server)), **replicas.figures(own, other),
-        "step_errors": step_errors(server.steps, replicas.cost(found, whole)),
+        **point.row(), "seconds": ran.clock_s, "steps": len(ran.steps), "requests": ran.requests,
+        "measured": asdict(ran.figures), **replicas.figures(own, other),
+        "step_errors": step_errors(ran.steps, replicas.cost(found, whole)),
     }  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import secrets
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import duckdb
@@ -19,57 +20,113 @@ import numpy as np
 import pyarrow as pa
 
 from results.store import traces
+from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
+from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
 from results.store.runs import RunInfo, SpeedSample
+from results.store.subjects import RUN, SWEEP, Subject, find, has_results
 from simulator.errors import InputError
 from simulator.records import DRAFTINGS, Drafting, KeptDrafting
 from simulator.traces import Trace
 
-_MIGRATIONS = Path(__file__).parent / "schema"
-_RETRY_S = 20.0
-_MIN_FREED_BYTES = 4 << 20
+_ONE_AT_A_TIME = threading.RLock()
+"""Threads of one process take turns: DuckDB opens a file either for reading or for writing in a process."""
 _JSON_COLUMNS = ("target", "drafters", "sampling", "plan", "packages", "host")
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class Store:
     """A Specyard database. Raises InputError for a file that is not one, is newer, or cannot be written."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, say: Callable[[str], None] = _to_stderr) -> None:
+        """`say` is told what takes the user by surprise: who is waited for, what was brought up to date."""
+        self.file, self.say = file, say
+        self.before_writing: list[Callable[[duckdb.DuckDBPyConnection], None]] = []
+        """Called in each transaction before anything else; what these raise ends it."""
+        self._copy: tuple[Path, TemporaryDirectory[str]] | None = None
+        self._cleared = False
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection."""
+        """A read-only connection. A database of an older Specyard is brought up to date before, or a copy of it is."""
         if not self.file.exists():
             raise InputError(f"{self.file}: no such database; `harness run` makes one")
-        connection = self._connect(read_only=True)
-        try:
-            if 0 < self._version(connection) < len(_migrations()):  # made by an older Specyard: update it, then read
+        with _ONE_AT_A_TIME:
+            connection = connect(self.file if self._copy is None else self._copy[0], self.say, read_only=True)
+            try:
+                version = version_of(connection, self.file)
+                if is_old(version):
+                    connection.close()
+                    connection = connect(self._updated(), self.say, read_only=True)
+                elif version == 0:
+                    raise InputError(f"{self.file}: is empty; `harness run` fills it")
+                yield connection
+            except duckdb.Error as error:
+                if (damage := unreadable(self.file, error)) is not None:
+                    raise damage from error
+                raise
+            finally:
                 connection.close()
-                with self.writing():
-                    pass
-                connection = self._connect(read_only=True)
-            self._check(connection)
-            yield connection
-        finally:
-            connection.close()
 
     @contextmanager
-    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection inside one transaction, committed at the end or rolled back; brings the schema up to date."""
+    def writing(self, *, patience_s: float = math.inf) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction, committed at the end or rolled back; brings the schema up to date.
+
+        Another process that holds the file is waited for, for so many seconds.
+        """
+        self.check_writable()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with _ONE_AT_A_TIME:
+            connection = connect(self.file, self.say, read_only=False, patience_s=patience_s)
+            try:
+                if is_old(version_of(connection, self.file)):
+                    connection.close()
+                    bring_up_to_date(self.file, self.say)
+                    connection = connect(self.file, self.say, read_only=False, patience_s=patience_s)
+                if not self._cleared:
+                    clear_leftovers(self.file)
+                    self._cleared = True
+                migrate(connection, self.file)
+                connection.begin()
+                for call in self.before_writing:
+                    call(connection)
+                yield connection
+                connection.commit()
+            except duckdb.Error as error:
+                if (problem := unwritable(self.file, error)) is not None:
+                    raise problem from error
+                raise
+            finally:
+                connection.close()
+
+    def check_writable(self) -> None:
+        """Raise InputError where nothing could be written; a file and folder that are not there yet are not made."""
+        check_writable(self.file)
+
+    def prepare(self) -> None:
+        """Find out, before anything expensive begins, whether results can be kept; makes no file. Raises InputError."""
+        self.check_writable()
+        if self.file.exists():
+            with self.writing():
+                pass
+
+    def compact(self, *, whatever: bool = False) -> None:
+        """Make the file small again where much of it is free; `whatever`: in any case."""
+        with _ONE_AT_A_TIME:
+            compact(self.file, whatever=whatever)
+
+    def _updated(self) -> Path:
+        """What to read in place of an older database: itself, brought up to date, or a copy where it cannot be written."""
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.file.parent}: cannot be made ({error.strerror})") from None
-        connection = self._connect(read_only=False)
-        try:
-            self._migrate(connection)
-            connection.begin()
-            yield connection
-            connection.commit()
-        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise InputError(f"{self.file}: cannot be written: {_first_line(error)}; what was committed is safe") from error
-        finally:
-            connection.close()
+            self.check_writable()
+        except StoreError:
+            folder = TemporaryDirectory(prefix="specyard-")
+            self._copy = migrated_copy(self.file, Path(folder.name), self.say), folder
+            return self._copy[0]
+        bring_up_to_date(self.file, self.say)
+        return self.file
 
     def create_run(self, info: RunInfo) -> str:
         """Insert a run; returns its id."""
@@ -101,22 +158,29 @@ class Store:
     def finish_run(self, run_id: str) -> None:
         """Mark a run as complete, and make the file small again."""
         with self.writing() as connection:
-            connection.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", [utc_now(), run_id])
-        self._compact()
+            connection.execute("UPDATE runs SET finished_at = ?, failure = NULL WHERE run_id = ?", [utc_now(), run_id])
+        self.compact()
+
+    def find(self, subject: Subject, name: str) -> str:
+        """The id of a run, sweep or study from `latest`, an id, or the start of one. Raises InputError.
+
+        The latest is the newest that anything came of and that did not fail.
+        """
+        with self.reading() as connection:
+            return find(connection, subject, name, self.file)
 
     def find_run(self, name: str) -> str:
         """The id of a run from `latest`, an id, or the start of one. Raises InputError."""
+        return self.find(RUN, name)
+
+    def check_results(self, subject: Subject, subject_id: str) -> None:
+        """Raise InputError where nothing came of what has this id."""
         with self.reading() as connection:
-            ids = [r[0] for r in connection.execute("SELECT run_id FROM runs ORDER BY created_at DESC").fetchall()]
-        if not ids:
-            raise InputError(f"{self.file}: has no runs yet; `harness run` makes one")
-        if name == "latest":
-            return str(ids[0])
-        matches = [i for i in ids if i.startswith(name)]
-        if name in ids or len(matches) == 1:
-            return str(name if name in ids else matches[0])
-        problem = "fits several runs" if matches else "no such run"
-        raise InputError(f"run {name}: {problem} in {self.file}; the latest are {', '.join(ids[:5])}")
+            if not has_results(connection, subject, subject_id):
+                raise InputError(
+                    f"{subject.word} {subject_id}: has no results, so there is nothing to show; "
+                    f"`harness remove {subject_id}` removes it"
+                )
 
     def run(self, run_id: str) -> dict[str, Any]:
         """The row of `runs`, its JSON decoded."""
@@ -210,11 +274,14 @@ class Store:
     def finish_sweep(self, sweep_id: str) -> None:
         """Mark a sweep as complete."""
         with self.writing() as connection:
-            connection.execute("UPDATE sweeps SET finished_at = ? WHERE sweep_id = ?", [utc_now(), sweep_id])
+            connection.execute("UPDATE sweeps SET finished_at = ?, failure = NULL WHERE sweep_id = ?", [utc_now(), sweep_id])
 
     def sweep(self, name: str) -> dict[str, Any]:
         """The row of `sweeps`, its JSON decoded, by id, the start of one, or `latest`. Raises InputError."""
-        return self.named("sweep", "sweeps", "sweep_id", name)
+        sweep_id = self.find(SWEEP, name)
+        with self.reading() as connection:
+            [row] = decoded_rows(connection.execute("SELECT * FROM sweeps WHERE sweep_id = ?", [sweep_id]))
+        return row
 
     def simulations(self, sweep_id: str) -> list[dict[str, Any]]:
         """Rows of `simulations`, their JSON decoded, in order of point, with the profile's name, model, source and GPUs."""
@@ -245,81 +312,6 @@ class Store:
         with self.reading() as connection:
             rows = connection.execute("SELECT DISTINCT sample, prompt_id FROM speed_samples WHERE run_id = ?", [run_id])
             return {(int(r[0]), r[1]) for r in rows.fetchall()}
-
-    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        """Open the file, waiting a while for another process that holds it."""
-        deadline = time.monotonic() + _RETRY_S
-        while True:
-            try:
-                return duckdb.connect(str(self.file), read_only=read_only)
-            except (duckdb.IOException, duckdb.CatalogException, duckdb.InvalidInputException) as error:
-                if "could not set lock" in str(error).lower():
-                    if time.monotonic() < deadline:
-                        time.sleep(0.1)
-                        continue
-                    raise InputError(f"{self.file}: another process keeps it locked; close it and try again") from None
-                problem = "is not a DuckDB file" if "not a valid DuckDB" in str(error) else "cannot be opened"
-                raise InputError(f"{self.file}: {problem} ({_first_line(error)})") from None
-
-    def _compact(self) -> None:
-        """Rewrite the file where much of it is free blocks, which many small transactions leave behind.
-
-        The lock on the old file is held until the new one has taken its place; who waits for it then opens the new one.
-        """
-        try:
-            connection = self._connect(read_only=False)
-        except InputError:  # another process holds the file: it stays as it is, complete
-            return
-        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        try:
-            sizes = connection.execute(
-                "SELECT block_size, total_blocks, free_blocks, database_name FROM pragma_database_size()"
-            )
-            [(block_bytes, total, free, name)] = sizes.fetchall()
-            if free * block_bytes < _MIN_FREED_BYTES or free < total / 5:
-                return
-            connection.execute(f"ATTACH '{str(partial).replace(chr(39), chr(39) * 2)}' AS compact")
-            connection.execute(f'COPY FROM DATABASE "{name}" TO compact')
-            connection.execute("DETACH compact")
-            os.replace(partial, self.file)
-        except duckdb.IOException:
-            return  # no room for a second copy: the file stays as it is, complete
-        finally:
-            connection.close()
-            partial.unlink(missing_ok=True)
-
-    def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
-        """Schema version; 0 for an empty file."""
-        tables = {r[0] for r in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
-        if "specyard_schema" not in tables:
-            if tables:
-                raise InputError(f"{self.file}: is a DuckDB file, but not one of Specyard's; choose another --out")
-            return 0
-        # fetchall, here and everywhere: DuckDB refuses the next query while a result is unread.
-        [(version,)] = connection.execute("SELECT max(version) FROM specyard_schema").fetchall()
-        return int(version)
-
-    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
-        known, version = len(_migrations()), self._version(connection)
-        if version > known:
-            raise InputError(f"{self.file}: has schema {version}, this Specyard knows up to {known}; upgrade specyard")
-        if version == 0:
-            raise InputError(f"{self.file}: is empty; `harness run` fills it")
-
-    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
-        version = self._version(connection)
-        migrations = _migrations()
-        if version > len(migrations):
-            self._check(connection)
-        for number, file in list(enumerate(migrations, 1))[version:]:
-            connection.begin()
-            if number == 1:
-                connection.execute(
-                    "CREATE TABLE specyard_schema (version INTEGER PRIMARY KEY, applied_at TIMESTAMP NOT NULL)"
-                )
-            connection.execute(file.read_text(encoding="utf-8"))
-            connection.execute("INSERT INTO specyard_schema VALUES (?, ?)", [number, utc_now()])
-            connection.commit()
 
 
 def insert_row(connection: duckdb.DuckDBPyConnection, into: str, row: Mapping[str, Any]) -> None:
@@ -352,14 +344,6 @@ def decoded_rows(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     ]
 
 
-def _migrations() -> list[Path]:
-    return sorted(_MIGRATIONS.glob("[0-9]*.sql"))
-
-
 def utc_now() -> datetime:
     """The time, as the database keeps it."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from results.store.database import Store, decoded_rows, insert_row, utc_now
+from results.store.subjects import STUDY
 
 Row = Mapping[str, Any]
 _FOUND = ("confirmations", "sensitivities")
@@ -31,7 +32,10 @@ class Studies:
 
     def find(self, name: str) -> dict[str, Any]:
         """The row of `studies`, its JSON decoded, by id, the start of one, or `latest`. Raises InputError."""
-        return self.store.named("study", "studies", "study_id", name)
+        study_id = self.store.find(STUDY, name)
+        with self.store.reading() as connection:
+            [row] = decoded_rows(connection.execute("SELECT * FROM studies WHERE study_id = ?", [study_id]))
+        return row
 
     def reopen(self, study_id: str, plan: Row) -> None:
         """Go on with a study under a plan that may ask for more trials."""
@@ -54,7 +58,9 @@ class Studies:
             for table, rows in zip(_FOUND, (confirmations, sensitivities), strict=True):
                 connection.execute(f"DELETE FROM {table} WHERE study_id = ?", [study_id])
                 _insert(connection, table, [{"study_id": study_id, **row} for row in rows])
-            connection.execute("UPDATE studies SET finished_at = ? WHERE study_id = ?", [utc_now(), study_id])
+            connection.execute(
+                "UPDATE studies SET finished_at = ?, failure = NULL WHERE study_id = ?", [utc_now(), study_id]
+            )
 
     def confirmations(self, study_id: str) -> list[dict[str, Any]]:
         """Rows of `confirmations`, loads apart, each with its winner first."""

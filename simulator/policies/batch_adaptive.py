@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.numbers import written
+from simulator.numbers import real, written
 from simulator.policies.contract import Policy, StepView
 
 
@@ -33,7 +33,7 @@ class BatchAdaptive(Policy):
     @classmethod
     def parameters(cls, text: str) -> tuple[float, ...]:
         """The weight as users write it, or nothing. Raises ValueError."""
-        found = (float(text),) if text else ()
+        found = (real(text),) if text else ()
         for weight in found:
             _check(weight)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.hardware.cost import StepLoad
+from simulator.numbers import whole
 from simulator.policies.contract import Policy, StepView
 
 WHOLE_BLOCK = 255
@@ -31,7 +32,7 @@ class KByBatch(Policy):
     def parse(cls, text: str) -> KByBatch:
         """Rows as users write them: 8=7/32=3."""
         rows = (row.split("=") for row in text.split("/"))
-        return cls(tuple((int(requests), int(k)) for requests, k in rows))
+        return cls(tuple((whole(requests), whole(k)) for requests, k in rows))
 
     @classmethod
     def cutoff(cls, requests: int) -> KByBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simulator.hardware.cost import StepCost
-from simulator.numbers import written
+from simulator.numbers import real, whole, written
 from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 from simulator.traces import survival
@@ -40,7 +40,7 @@ class LaggedScheduler(Policy):
     def parameters(cls, text: str) -> tuple[int, float]:
         """Lag and moving average as users write them: 2, 2/0.5, or nothing. Raises ValueError."""
         lag, _, ema = text.partition("/")
-        found = int(lag or 2), float(ema or 0)
+        found = whole(lag or "2"), real(ema or "0")
         _check(*found)
         return found
 

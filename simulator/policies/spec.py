@@ -8,6 +8,7 @@ from typing import Any
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
+from simulator.numbers import real, whole
 from simulator.policies.batch_adaptive import BatchAdaptive
 from simulator.policies.contract import Policy
 from simulator.policies.fixed import Fixed
@@ -29,10 +30,10 @@ class _Form:
 
 
 _FORMS: dict[str, _Form] = {
-    "fixed": _Form("fixed:K", Fixed, lambda k: (Fixed(int(k)).k,)),
-    "threshold": _Form("threshold:C", Threshold, lambda c: (Threshold(float(c)).least,)),
+    "fixed": _Form("fixed:K", Fixed, lambda k: (Fixed(whole(k)).k,)),
+    "threshold": _Form("threshold:C", Threshold, lambda c: (Threshold(real(c)).least,)),
     "k_by_batch": _Form("k_by_batch:REQUESTS=K/REQUESTS=K…", KByBatch, lambda rows: (KByBatch.parse(rows).rows,)),
-    "cutoff": _Form("cutoff:REQUESTS", KByBatch, lambda requests: (KByBatch.cutoff(int(requests)).rows,)),
+    "cutoff": _Form("cutoff:REQUESTS", KByBatch, lambda requests: (KByBatch.cutoff(whole(requests)).rows,)),
     "oracle": _Form("oracle", Oracle),
     "none": _Form("none", Fixed, lambda _: (0,)),
     "prefix_scheduler": _Form("prefix_scheduler", PrefixScheduler),

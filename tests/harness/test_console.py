@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.console import fitted
+from harness.console import fitted, fitting, say
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -29,3 +33,28 @@ def test_what_matters_less_goes_first_and_nothing_is_cut() -> None:
         assert all(len(line.rstrip()) <= width for line in shown)
         assert "dspark γ=7 prefix_scheduler" in shown[1]
         assert "kept" in shown[1]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 160), st.data())
+def test_columns_go_one_by_one_until_the_others_fit(widths: list[int], width: int, data: st.DataObject) -> None:
+    needs = {f"c{i}": w for i, w in enumerate(widths)}
+    expendable = data.draw(st.permutations(list(needs)))[: data.draw(st.integers(0, len(needs)))]
+    shown = fitting(needs, expendable, width)
+    gone = [name for name in needs if name not in shown]
+    assert gone == [name for name in needs if name in expendable[: len(gone)]]  # in the order in which they may go
+    if gone:  # none goes for nothing
+        last = expendable[len(gone) - 1]
+        assert sum(needs[name] + 2 for name in [*shown, last]) > width
+    if len(gone) < len(expendable):
+        assert sum(needs[name] + 2 for name in shown) <= width
+
+
+def test_sentences_break_between_words_on_a_terminal_and_commands_do_not() -> None:
+    told = io.StringIO()
+    console = Console(file=told, force_terminal=True, width=30, no_color=True, highlight=False)
+    say(console, "seven words that are longer than thirty characters")
+    say(console, "  command --with-an-option-that-is-long 'and its value'")
+    assert [len(line.rstrip()) <= 30 for line in told.getvalue().splitlines()] == [True, True, False]
+    plain = io.StringIO()
+    say(Console(file=plain, force_terminal=False, width=30), "seven words that are longer than thirty characters")
+    assert plain.getvalue().count("\n") == 1

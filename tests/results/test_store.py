@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import results.store.database
+import results.store.connection
+import results.store.migration
 from results.store.database import Store
 from results.store.rows import anchor_table, recordings, response_tables
 from results.store.runs import RunInfo, SpeedSample
@@ -151,7 +152,15 @@ def test_an_anchor_takes_less_than_64_bytes(store: Store, kept: str) -> None:
 
 def test_runs_are_found_by_latest_and_prefix(store: Store) -> None:
     ids = [store.create_run(INFO) for _ in range(3)]
-    assert store.find_run("latest") == ids[-1]
+    with pytest.raises(InputError, match="has no run with results yet"):
+        store.find_run("latest")
+    for run_id in ids[:2]:
+        store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+    assert store.find_run("latest") == ids[1]  # nothing came of the last one
+    with store.writing() as connection:
+        connection.execute("UPDATE runs SET failure = 'its pair is gone' WHERE run_id = ?", [ids[1]])
+    assert store.find_run("latest") == ids[0]
+    assert store.find_run(ids[2]) == ids[2]
     assert store.find_run(ids[0]) == ids[0]
     with pytest.raises(InputError, match="no such run"):
         store.find_run("zzz")
@@ -191,11 +200,11 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_brought_up_to_date(
 
     migrations = tmp_path / "schema"
     migrations.mkdir()
-    known = sorted(results.store.database._MIGRATIONS.glob("*.sql"))
+    known = sorted(results.store.migration.MIGRATIONS.glob("*.sql"))
     for file in known:
         (migrations / file.name).write_text(file.read_text())
     (migrations / "999_next.sql").write_text("ALTER TABLE runs ADD COLUMN colour VARCHAR")
-    monkeypatch.setattr(results.store.database, "_MIGRATIONS", migrations)
+    monkeypatch.setattr(results.store.migration, "MIGRATIONS", migrations)
     with store.reading() as connection:
         assert connection.execute("SELECT run_id, colour FROM runs").fetchall() == [(run_id, None)]
         assert connection.execute("SELECT max(version) FROM specyard_schema").fetchone() == (len(known) + 1,)
@@ -277,11 +286,11 @@ def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Temperature 0, n-gram and none draft the same both ways, so an old recording of them serves greedy questions too."""
-    current, old = results.store.database._MIGRATIONS, tmp_path / "schema"
+    current, old = results.store.migration.MIGRATIONS, tmp_path / "schema"
     old.mkdir()
     for file in sorted(current.glob("*.sql"))[:6]:
         (old / file.name).write_text(file.read_text())
-    monkeypatch.setattr(results.store.database, "_MIGRATIONS", old)
+    monkeypatch.setattr(results.store.migration, "MIGRATIONS", old)
     drafters = {"none": {"kind": "none"}, "my draft": {"kind": "eagle3"}, "lookup": {"kind": "ngram"}}
     ids = {}
     for temperature in (0.0, 0.7):
@@ -300,7 +309,7 @@ def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
         }.items():
             assert name in drafters
             store.add(run_id, {table: rows.drop_columns("drafting") for table, rows in tables.items()})
-    monkeypatch.setattr(results.store.database, "_MIGRATIONS", current)
+    monkeypatch.setattr(results.store.migration, "MIGRATIONS", current)
     assert store.recordings(ids[0.7]) == [("my draft", 2, "sampled"), ("lookup", 2, "either")]
     assert store.trace(ids[0.7], "my draft", 2).kind == "eagle3"
     assert store.recordings(ids[0.0]) == [("my draft", 2, "either"), ("lookup", 2, "either")]
@@ -315,17 +324,17 @@ def test_anchors_of_schema_2_are_read_without_certainties(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of Specyard 0.2.0. The view over them must survive the column they gain, and is NULL without temperatures."""
-    current, old = results.store.database._MIGRATIONS, tmp_path / "schema"
+    current, old = results.store.migration.MIGRATIONS, tmp_path / "schema"
     old.mkdir()
     for file in sorted(current.glob("*.sql"))[:2]:
         (old / file.name).write_text(file.read_text())
-    monkeypatch.setattr(results.store.database, "_MIGRATIONS", old)
+    monkeypatch.setattr(results.store.migration, "MIGRATIONS", old)
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
     plain = response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)])
     rows = anchor_table("dspark", "sums/0", 0, ANCHORS).drop_columns("certainty")
     tables = {**plain, "anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])}
     store.add(run_id, {name: table.drop_columns("drafting") for name, table in tables.items()})
-    monkeypatch.setattr(results.store.database, "_MIGRATIONS", current)
+    monkeypatch.setattr(results.store.migration, "MIGRATIONS", current)
     trace = store.trace(run_id, "dspark", 2)
     np.testing.assert_array_equal(trace.anchors.confidence, ANCHORS.confidence)
     assert trace.anchors.certainty is None
@@ -346,21 +355,9 @@ def test_another_process_may_hold_the_file_for_a_while(store: Store) -> None:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
-def test_a_file_locked_for_long_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results.store.database, "_RETRY_S", 0.3)
-    store.create_run(INFO)
-    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(30)"
-    with subprocess.Popen([sys.executable, "-c", hold, str(store.file)], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(InputError, match="keeps it locked"):
-            store.create_run(INFO)
-        other.kill()
-
-
 def test_a_file_locked_at_the_end_does_not_fail_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making the file small is a courtesy: what is recorded is committed already."""
-    run_id, compact = store.create_run(INFO), Store._compact
+    run_id, compact = store.create_run(INFO), Store.compact
     hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(30)"
 
     def held(self: Store) -> None:
@@ -372,8 +369,8 @@ def test_a_file_locked_at_the_end_does_not_fail_the_run(store: Store, monkeypatc
             finally:
                 other.kill()
 
-    monkeypatch.setattr(results.store.database, "_RETRY_S", 0.3)
-    monkeypatch.setattr(Store, "_compact", held)
+    monkeypatch.setattr(results.store.connection, "_COMPACT_WAITS_S", 0.3)
+    monkeypatch.setattr(Store, "compact", held)
     store.finish_run(run_id)
     assert store.run(run_id)["finished_at"] is not None
     assert [file.name for file in store.file.parent.iterdir()] == [store.file.name]

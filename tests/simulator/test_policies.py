@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -301,3 +302,19 @@ def test_threshold_needs_confidences() -> None:
     policy = PolicySpec.parse("threshold:0.5").bind()
     with pytest.raises(InputError, match="this drafter has none"):
         verify_lengths(policy, StepView(policy, [3], [()], [[]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("fixed:three", "policy fixed:three: three is no whole number; it is written fixed:K"),
+        ("threshold:x", "policy threshold:x: x is no number; it is written threshold:C"),
+        ("cutoff:1.5", "policy cutoff:1.5: 1.5 is no whole number"),
+        ("k_by_batch:8=a", "a is no whole number"),
+        ("lagged_scheduler:z", "z is no whole number"),
+        ("batch_adaptive:z", "z is no number"),
+    ],
+)
+def test_words_for_numbers_are_refused_in_words(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        PolicySpec.parse(text)

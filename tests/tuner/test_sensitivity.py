@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.policies import PolicySpec
 from simulator.records import Confidences
-from tuner.sensitivity import decisive
+from tuner.objective import Scenario
+from tuner.sensitivity import decisive, elsewhere
 from tuner.space import Configuration, Leaf, plain
 from tuner.trial import State, Trial, TrialRung
 
@@ -80,3 +87,29 @@ def test_what_was_cut_short_is_said_to_be() -> None:
 def test_of_plain_decoding_there_is_only_whether_and_how_many() -> None:
     found = trials((plain(64), 1000, "complete", -1), (configuration("mtp", 1, "fixed:1", cap=32), 900, "complete", -1))
     assert losses(found, plain(64)) == {"drafter": ("mtp", 0.1), "request cap": (32, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("load", "moved"),
+    [
+        (Users(10), {"users:12/0", "users:8/0"}),
+        (Users(1), {"users:2/0"}),
+        (Arrivals(5.0), {"rate:6/1", "rate:4/1"}),
+        (SeveralLoads(((Users(10), 1), (Users(20), 1))), None),
+    ],
+)
+def test_every_kind_of_load_is_moved_both_ways(load: Load, moved: set[str] | None) -> None:
+    found = [s.load for kind, _, s in elsewhere(scenario(load)) if kind == "load"]
+    expected = {str(load.times(1.2)), str(load.times(0.8))} if moved is None else moved
+    assert {str(one) for one in found} == expected
+
+
+def test_what_was_recorded_comes_faster_and_slower(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n0,5,5\n10,5,5\n")
+    ends = [s.load for kind, _, s in elsewhere(scenario(RecordedArrivals.of(file))) if kind == "load"]
+    assert [one.requests.arrival_s[-1] for one in ends] == pytest.approx([10 / 1.2, 10 / 0.8])  # type: ignore[attr-defined]
+
+
+def scenario(load: Load) -> Scenario:
+    return Scenario(load=load, profile=find_profile("h100/qwen3-4b"), weights={"all": 1.0})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from harness.console import Commands
 from tuner.cli.export import export
 from tuner.cli.search import search
 from tuner.cli.show import show
 
 app = typer.Typer(
     name="tuner",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Find the drafter, block, policy and request cap to run on your hardware, at your load, for your traffic.",
@@ -18,8 +20,3 @@ app = typer.Typer(
 app.command()(search)
 app.command()(show)
 app.command()(export)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

@@ -16,10 +16,6 @@ SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""
 
 
-RESUMED = ("resume", "trials", "timeout", "actors", "ray_address", "out", "as_json")
-"""Options that may stand beside `--resume`."""
-
-
 def search(
     context: typer.Context,
     hardware: Annotated[
@@ -77,18 +73,18 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
-    from results.store.database import Store
-    from simulator.hardware.catalogue import find_profile
-    from simulator.load import loads
-    from tuner.display import print_study
-    from tuner.study import StudyPlan, resume_study, start_study
-
     with user_errors("tuner"):
-        store = Store(out / "specyard.duckdb")
         cluster = _cluster(actors, ray_address, trials or 64)
+        from results.store.database import Store
+        from simulator.hardware.catalogue import find_profile
+        from simulator.load import loads
+        from tuner.display import print_study
+        from tuner.study import StudyPlan, resume_study, start_study
+
+        store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context, RESUMED)
+                check_resumed(context)
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
             else:
                 asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
@@ -121,4 +117,6 @@ def _cluster(actors: int | None, ray_address: str | None, trials: int) -> Any:
         return None
     from harness.cluster import Cluster
 
-    return Cluster(ray_address, actors)
+    cluster = Cluster(ray_address, actors)
+    cluster.check()
+    return cluster

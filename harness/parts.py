@@ -1,0 +1,58 @@
+"""What commands that store only a whole have found so far: parts in a folder beside the database, until the whole is stored.
+
+The same command, of the same code, goes on with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from harness.console import Watcher
+from results.store.provenance import git_revision, package_versions
+
+T = TypeVar("T")
+
+
+class Parts:
+    """The parts of one command's work."""
+
+    def __init__(self, out: Path, kind: str, decides: object, watcher: Watcher) -> None:
+        """The folder of what a command of this kind has left, or a new one.
+
+        Args:
+            out: the folder of the database.
+            decides: all that decides what is found, but the code; encodable by msgspec.
+        """
+        settled = msgspec.msgpack.encode([kind, decides, git_revision(), package_versions()])
+        self.name = f"{kind} {hashlib.sha256(settled).hexdigest()[:6]}"
+        self._folder = out / "unfinished" / self.name.replace(" ", "-")
+        self._watcher = watcher
+        left = len(list(self._folder.glob("*.part")))
+        watcher.say(f"{self.name}: goes on after {left} parts that were kept" if left else self.name)
+        if left:
+            watcher.began(self.name, None)
+
+    def part(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        """A part that is kept, or else made and kept; decoded as `kind` by msgspec."""
+        file = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
+        if file.exists():
+            return msgspec.msgpack.decode(file.read_bytes(), type=kind)
+        made = make()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(msgspec.msgpack.encode(made))
+        partial.replace(file)
+        self._watcher.began(self.name, None)
+        return made
+
+    def done(self) -> None:
+        """The whole is stored: parts are not needed any more."""
+        self._watcher.began("", None)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,253 @@
+"""How a command ends early: Ctrl-C, SIGTERM, a closed terminal, a closed pipe; and the one line that is said then.
+
+The first signal raises KeyboardInterrupt, and the command puts its things away. A second one ends it at once, and so do ten
+seconds. What a command has under way is told here as soon as it is kept, so that the line can say how to go on.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+BESIDE_RESUME = ("trials", "timeout", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
+"""Parameters that may stand beside `--resume`: they say where and how long, not what."""
+INTERNAL = 70
+"""Exit code of a command that failed by no fault of its user's: an error of its own, or workers that were lost."""
+_CLOSED_PIPE = 128 + signal.SIGPIPE
+_PATIENCE_S = 10.0
+"""Seconds that a command has to put its things away after the first signal."""
+_TWICE_S = 0.5
+"""A terminal and a wrapper may both pass on one Ctrl-C: a second signal counts after so many seconds."""
+_SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if s is not None)
+
+
+@dataclass(slots=True)
+class _Command:
+    """The command of this process."""
+
+    program: str
+    handled: tuple[signal.Signals, ...]
+    signal: int | None = None
+    """The first that came."""
+    raised: bool = False
+    """Whether it has interrupted the command."""
+    under_way: str | None = None
+    go_on: str | None = None
+    """The command that goes on with what is under way."""
+    name: tuple[str, ...] = ()
+    """Which of the program's, once that is known."""
+    beside_resume: tuple[str, ...] = ()
+    """Those of its options that may stand beside `--resume`, as typed."""
+    said: bool = False
+    hung: bool = False
+    """Whether the interpreter's own end would hang."""
+    wakes: socket.socket | None = None
+    """Where the interpreter writes the numbers of signals; kept open."""
+
+
+_command: _Command | None = None
+
+
+@contextmanager
+def stoppable(program: str) -> Iterator[None]:
+    """While the block runs, the whole command, signals and closed pipes end it with one line and their exit codes."""
+    global _command
+    # What was started in the background, or with nohup, ignores some of them already; that is left so.
+    handled = tuple(s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
+    _command = _Command(program, handled)
+    _watch(_command)
+    rearm()
+    try:
+        yield
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except KeyboardInterrupt:
+        _end_stopped_here(_command)
+    except SystemExit as end:
+        if _command.signal is not None:
+            _end_stopped_here(_command)
+        if _command.hung:
+            end_at_once(end.code if isinstance(end.code, int) else INTERNAL)
+        with _quiet_pipes():
+            sys.stdout.flush()
+        raise
+    except BrokenPipeError:
+        end_of_pipe()
+    except Exception as error:
+        traceback.print_exception(error)
+        say(f"{program}: internal error, please report it with the lines above{way_on()}")
+        raise SystemExit(INTERNAL) from None
+
+
+def _end_stopped_here(command: _Command) -> NoReturn:
+    """End a stopped command without the interpreter's own end.
+
+    That may wait for what hangs, and after a KeyboardInterrupt inside an extension it makes a signal of the exit code.
+    """
+    _say_stopped()
+    end_at_once(128 + int(command.signal or signal.SIGINT))
+
+
+def rearm() -> None:
+    """Take signals again after a library has set its own handlers; nothing outside of `stoppable`."""
+    if _command is not None and threading.current_thread() is threading.main_thread():
+        for number in _command.handled:
+            signal.signal(number, _stop)
+
+
+def stopped() -> bool:
+    """Whether a signal has come: whatever is raised after it was raised by it."""
+    return _command is not None and _command.signal is not None
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt where a signal has come: libraries lose the one that was raised in the midst of them."""
+    if stopped():
+        raise KeyboardInterrupt
+
+
+def keep(under_way: str, resume: str | None) -> None:
+    """From here on the command keeps what it finds under the name `under_way`, such as "run 3f9c"; empty: nothing is kept.
+
+    Args:
+        resume: the id that `--resume` takes; None where the same command goes on.
+    """
+    if _command is not None and not under_way:
+        _command.under_way = _command.go_on = None
+    elif _command is not None:
+        _command.under_way = under_way
+        _command.go_on = shlex.join([_command.program, *sys.argv[1:]]) if resume is None else _resuming(resume)
+
+
+def way_on() -> str:
+    """How to go on with what is kept, to end a sentence with; empty where nothing is."""
+    if _command is None or _command.go_on is None:
+        return ""
+    return f"; {_command.under_way} keeps what it has, go on with: {_command.go_on}"
+
+
+def say(text: str) -> None:
+    """A line on stderr, as far as anybody listens."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def end_stopped() -> NoReturn:
+    """End a command that a signal has stopped."""
+    code = 128 + int(_command.signal or signal.SIGINT) if _command is not None else 128 + signal.SIGINT
+    _say_stopped()
+    with _quiet_pipes():
+        sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def end_of_pipe() -> NoReturn:
+    """End a command whose reader has closed the pipe, as `head` does: nobody is there to be told."""
+    _forget(sys.stdout)
+    _forget(sys.stderr)
+    raise SystemExit(_CLOSED_PIPE)
+
+
+def hang_up() -> None:
+    """What this process is connected to is gone: its exit would wait for it, and is left out."""
+    if _command is not None:
+        _command.hung = True
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End the process as it stands: what would be put away hangs."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
+def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool]) -> None:
+    """Tell which command of the program this is.
+
+    Args:
+        words: what follows the name.
+        beside_resume: spellings of its options that may stand beside `--resume`, and whether each takes a value.
+    """
+    if _command is None:
+        return
+    kept: list[str] = []
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        spelling, joint, _ = word.partition("=")
+        if spelling in beside_resume:
+            kept += [word, following] if beside_resume[spelling] and not joint else [word]
+    _command.name, _command.beside_resume = (name,), tuple(kept)
+
+
+def _resuming(name: str) -> str:
+    """The command that resumes, with the options of this one that may stand beside `--resume`."""
+    assert _command is not None
+    words = [_command.program, *_command.name, "--resume", name]
+    return shlex.join([*words, *_command.beside_resume])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """The handler of signals: the first interrupts. While a command puts its things away `_watch` alone hears the next."""
+    assert _command is not None
+    _command.signal = _command.signal or number
+    if not _command.raised:
+        _command.raised = True
+        raise KeyboardInterrupt
+
+
+def _watch(command: _Command) -> None:
+    """A thread that hears signals even where the main one is deep in compiled code, and ends what does not end itself."""
+    heard, command.wakes = socket.socketpair()
+    command.wakes.setblocking(False)
+    signal.set_wakeup_fd(command.wakes.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        first = 0.0
+        while True:
+            heard.settimeout(max(first + _PATIENCE_S - time.monotonic(), 0.01) if first else None)
+            try:
+                number = heard.recv(1)[0]
+            except TimeoutError:
+                break
+            if number not in command.handled:
+                continue
+            if not first:
+                first, command.signal = time.monotonic(), command.signal or number
+            elif time.monotonic() > first + _TWICE_S:
+                break
+        _say_stopped()
+        end_at_once(128 + int(command.signal or signal.SIGINT))
+
+    threading.Thread(target=watch, daemon=True, name="stops").start()
+
+
+def _say_stopped() -> None:
+    if _command is not None and not _command.said:
+        _command.said = True
+        say(f"{_command.program}: stopped{way_on()}")
+
+
+@contextmanager
+def _quiet_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        end_of_pipe()
+
+
+def _forget(stream: object) -> None:
+    """What is still to be written to a stream goes nowhere: the interpreter would complain about it at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined]
+        os.close(nowhere)

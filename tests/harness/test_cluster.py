@@ -1,0 +1,154 @@
+"""Clusters of our own and of others: who may join them, and what is said of those that cannot be joined."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.cluster import Cluster, speaks_http2
+from simulator.errors import InputError
+
+OWN = """
+import os, sys
+from harness.cluster import Cluster, joined
+with joined(Cluster(None, 1)):
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+"""A cluster of our own, until nobody listens."""
+
+
+def status(address: str, *prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a client learns that asks a cluster for its status."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False,
+        env={**kept, "RAY_NUM_REDIS_GET_RETRIES": "1", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home without a token of Ray's."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def own(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """The process of a cluster of our own; its address is the attribute `address`."""
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "HOME": str(home)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OWN], stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
+        yield process
+
+
+def test_a_cluster_of_our_own_has_a_token_that_is_in_no_file(own: subprocess.Popen[str], home: Path) -> None:
+    assert list(home.rglob("*token*")) == []
+    environment = Path(f"/proc/{own.pid}/environ")
+    assert environment.stat().st_mode & 0o077 == 0
+    without = status(own.address, HOME=str(home))  # type: ignore[attr-defined]
+    assert without.returncode != 0
+    assert "InvalidAuthToken" in without.stderr
+    wrong = status(own.address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # type: ignore[attr-defined]
+    assert wrong.returncode != 0
+    assert "InvalidAuthToken" in wrong.stderr
+
+
+def ip(*words: str) -> bool:
+    try:
+        return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """(a network namespace, this machine's address seen from it)."""
+    name = f"specyard{os.getpid()}"
+    inner, outer = f"si{os.getpid()}", f"so{os.getpid()}"
+    made = (
+        ip("netns", "add", name)
+        and ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+        and ip("link", "set", inner, "netns", name)
+        and ip("addr", "add", "10.213.77.1/24", "dev", outer)
+        and ip("link", "set", outer, "up")
+        and ip("-n", name, "addr", "add", "10.213.77.2/24", "dev", inner)
+        and ip("-n", name, "link", "set", inner, "up")
+    )
+    try:
+        if not made:
+            pytest.skip("network namespaces cannot be made here")
+        yield name, "10.213.77.1"
+    finally:
+        ip("link", "del", outer)
+        ip("netns", "del", name)
+
+
+def test_another_machine_without_the_token_gets_nothing(
+    own: subprocess.Popen[str], elsewhere: tuple[str, str], home: Path
+) -> None:
+    """Ray listens on every interface of a Linux machine; the token is what keeps others out."""
+    name, host = elsewhere
+    port = own.address.rpartition(":")[2]  # type: ignore[attr-defined]
+    without = status(f"{host}:{port}", "ip", "netns", "exec", name, HOME=str(home))
+    assert without.returncode != 0
+    assert without.stdout == ""
+    assert "InvalidAuthToken" in without.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("nonsense", "is written host:port"),
+        ("10.0.0.1:port", "is written host:port"),
+        ("127.0.0.1:99999", "is written host:port"),
+        ("127.0.0.1:1", "nothing answers there"),
+        ("no.host.invalid:6379", "nothing answers there"),
+    ],
+)
+def test_an_address_of_nobody_is_told_at_once(address: str, sentence: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"--ray-address {address}: {sentence}"):
+        Cluster(address).check()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"SSH-2.0-OpenSSH"])
+def test_another_server_is_no_cluster(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(64)
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(InputError, match="what answers there is no Ray cluster"):
+            Cluster(f"127.0.0.1:{port}").check()
+
+
+def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    host, _, port = own.address.rpartition(":")  # type: ignore[attr-defined]
+    assert speaks_http2(host, int(port), 5)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"):
+        Cluster(f"127.0.0.1:{port}").check()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(InputError, match="wants another token than this one"):
+        Cluster(f"localhost:{port}").check()

@@ -1,0 +1,238 @@
+"""Commands that are stopped: what they say, their exit codes, and that the resumed content is the unstopped one's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.processes import query
+from tests.harness.test_run import descendants
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+MOMENTS = 20
+"""At which each kind is stopped; the fast suite has the first ones."""
+
+
+def moments(few: int) -> list[object]:
+    """Numbers of moments, all but the first few marked as slow."""
+    return [*range(few), *(pytest.param(i, marks=pytest.mark.slow) for i in range(few, MOMENTS))]
+
+
+RUN = "harness run suites/math_code_chat --limit 1 --max-new-tokens 24 --batch 2 --drafter ngram --actors 1 --speed-passes 0"
+SEARCH = (
+    "tuner search --hardware h100/qwen3-4b --load 8 --trials 12 --seconds 20 --draws 5 --decision-draws 10 --actors 0 "
+    "--drafter dspark --policy fixed,prefix_scheduler"
+)
+
+
+def start(command: str, *options: str) -> subprocess.Popen[str]:
+    """A command as a user types it, in a session of its own, as a terminal's."""
+    program, *words = [*shlex.split(command), *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def finished(command: str, *options: str) -> float:
+    """Run to the end; returns the seconds it took."""
+    began = time.monotonic()
+    process = start(command, *options)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return time.monotonic() - began
+
+
+def stop_and_go_on(command: str, out: Path, moment: int, whole_s: float) -> None:
+    """Stop a command at a moment of its time that the number decides, and go on as it says until it is done."""
+    rng = random.Random(moment)
+    process = start(command, "--out", str(out))
+    how = SIGNALS[moment % len(SIGNALS)]
+    time.sleep(rng.uniform(0.05, 1.0) * whole_s)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    if how != signal.SIGKILL and process.returncode != 0:  # 0: it was done before
+        assert process.returncode == 128 + how, stderr
+        assert "Traceback" not in stderr
+        last = stderr.strip().splitlines()[-1]
+        program = command.split()[0]
+        assert last.startswith(f"{program}: stopped")
+        if "go on with: " in last:
+            finished(last.split("go on with: ")[1])
+            return
+        assert last == f"{program}: stopped"
+    if how == signal.SIGKILL and any(resumable(out)):
+        finished(f"{' '.join(command.split()[:2])} --resume latest", "--out", str(out))
+        return
+    if process.returncode != 0:
+        finished(command, "--out", str(out))
+
+
+def resumable(out: Path) -> list[bool]:
+    """Whether runs with responses or studies with trials, not finished, are there."""
+    if not (out / "specyard.duckdb").exists():
+        return []
+    sql = """
+        SELECT 1 FROM runs JOIN responses USING (run_id) WHERE finished_at IS NULL UNION ALL
+        SELECT 1 FROM studies JOIN trials USING (study_id) WHERE finished_at IS NULL
+    """
+    return [True for _ in query(out, sql)]
+
+
+def digest(out: Path, **tables: str) -> str:
+    """A hash of all rows of tables, but for the columns named."""
+    content = [query(out, f"SELECT * EXCLUDE ({columns}) FROM {table} ORDER BY ALL") for table, columns in tables.items()]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+RECORDED = {
+    "responses": "run_id", "rounds": "run_id, draft_s, verify_s", "recordings": "run_id", "anchors": "run_id",
+}  # fmt: skip
+SEARCHED = {"trials": "study_id, wall_s", "confirmations": "study_id"}
+
+
+@pytest.fixture(scope="module")
+def unstopped_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """Hash and seconds of a run that nobody stops."""
+    out = tmp_path_factory.mktemp("run")
+    seconds = finished(RUN, "--out", str(out))
+    return digest(out, **RECORDED), seconds
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a run to search."""
+    out = tmp_path_factory.mktemp("traces")
+    finished("harness synthesize paper:qwen3-4b --responses-per-task 4 --output-tokens 64", "--out", str(out))
+    return out / "specyard.duckdb"
+
+
+@pytest.fixture(scope="module")
+def unstopped_search(traces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """Hash and seconds of a search that nobody stops."""
+    out = tmp_path_factory.mktemp("search")
+    (out / traces.name).write_bytes(traces.read_bytes())
+    seconds = finished(SEARCH, "--out", str(out))
+    return digest(out, **SEARCHED), seconds
+
+
+@pytest.mark.parametrize("moment", moments(1))
+def test_a_driver_goes_on(moment: int, unstopped_run: tuple[str, float], tmp_path: Path) -> None:
+    out = tmp_path / "out with spaces"
+    stop_and_go_on(RUN, out, moment, unstopped_run[1])
+    assert digest(out, **RECORDED) == unstopped_run[0]
+
+
+@pytest.mark.parametrize("moment", moments(1))
+def test_an_actor_is_replaced(moment: int, unstopped_run: tuple[str, float], tmp_path: Path) -> None:
+    process = start(RUN, "--out", str(tmp_path))
+    rng, killed = random.Random(moment), 0
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not killed and time.monotonic() < deadline:
+        time.sleep(0.1)
+        found = workers(process.pid)
+        if found:
+            time.sleep(rng.uniform(0.0, 0.5) * unstopped_run[1])
+            killed = found[0]
+            try:
+                os.kill(killed, signal.SIGKILL)
+            except ProcessLookupError:  # done before
+                break
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert digest(tmp_path, **RECORDED) == unstopped_run[0]
+
+
+@pytest.mark.parametrize("moment", moments(2))
+def test_a_search_goes_on(moment: int, traces: Path, unstopped_search: tuple[str, float], tmp_path: Path) -> None:
+    out = tmp_path / "out with spaces"
+    out.mkdir()
+    (out / traces.name).write_bytes(traces.read_bytes())
+    stop_and_go_on(SEARCH, out, moment, unstopped_search[1])
+    assert digest(out, **SEARCHED) == unstopped_search[0]
+
+
+def test_a_frozen_raylet_is_noticed(tmp_path: Path) -> None:
+    """Ray itself would wait for ever, or end the process without a word."""
+    process = start(RUN, "--out", str(tmp_path))
+    deadline = time.monotonic() + 120
+    while not workers(process.pid):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    raylets = [pid for pid in descendants(process.pid) if name(pid).endswith("/raylet")]
+    os.kill(raylets[0], signal.SIGSTOP)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 70, stderr
+    assert "does not answer any more" in stderr.strip().splitlines()[-1]
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    code = """
+import time
+from harness.stops import keep, stoppable
+with stoppable("harness"):
+    keep("run 3f9c", "3f9c")
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(60)  # what hangs while it is put away
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert time.monotonic() - began < 1
+    assert process.returncode == 143
+    assert stderr.splitlines() == ["harness: stopped; run 3f9c keeps what it has, go on with: harness --resume 3f9c"]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_a_stop_while_importing_is_one_line(delay_s: float, tmp_path: Path) -> None:
+    process = start("harness simulate --hardware h100/qwen3-4b --concurrency 8", "--out", str(tmp_path))
+    while b"harness" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        time.sleep(0.001)
+    time.sleep(0.15 + delay_s)  # the interpreter's own start is not ours
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) in {(143, "harness: stopped\n"), (-15, "")} or process.returncode == 2
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m harness hardware | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout[1:] in ("141\n", "0\n")
+    unread = subprocess.Popen([sys.executable, "-m", "harness", "hardware"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert unread.stdout is not None
+    assert unread.stderr is not None
+    unread.stdout.close()
+    assert unread.stderr.read() == b""
+    assert unread.wait() == 141
+
+
+def workers(driver: int) -> list[int]:
+    """Processes of a driver's workers."""
+    return [pid for pid in descendants(driver) if name(pid).startswith("ray::Recorder")]
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+    except OSError:
+        return ""
