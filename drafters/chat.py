@@ -8,7 +8,7 @@ from datetime import date
 
 from transformers import PreTrainedTokenizerBase
 
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 TEMPLATE_DATE = date(2024, 7, 26)
 """The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
@@ -55,16 +55,12 @@ class ChatTemplate:
                 enable_thinking=thinking, return_dict=False,
             )  # fmt: skip
         except Exception as error:  # templates raise what they like
-            raise InputError(f"target {self._target}: its chat template fails: {reason(error)}") from error
+            raise InputError(
+                f"target {self._target}: its chat template fails: {type(error).__name__}: {first_paragraph(error)}"
+            ) from error
         if not ids:
             raise InputError(f"target {self._target}: its chat template makes no tokens of a conversation")
         return [int(i) for i in ids]
-
-
-def reason(error: Exception) -> str:
-    """What a library says of its failure: the first paragraph, whole and on one line."""
-    first = re.split(r"\n\s*\n", str(error).strip(), maxsplit=1)[0]
-    return f"{type(error).__name__}: {' '.join(first.split())}"
 
 
 def _on(today: date, template: str) -> str:

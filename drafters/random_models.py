@@ -15,7 +15,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
 from drafters.target import Target, folded_state
 from drafters.training.drafter import KINDS, Kind, drafter_config
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 _SHAPES = Path(__file__).parent / "architectures.json"
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
@@ -51,7 +51,7 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
     except torch.OutOfMemoryError:
         raise InputError(f"architecture {source}: its weights do not fit into the memory of {device}") from None
     except Exception as error:  # transformers and torch have many exception types for what a configuration can be
-        raise InputError(f"architecture {source}: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"architecture {source}: {first_paragraph(error)}") from None
 
 
 def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) -> dict[str, Drafter]:

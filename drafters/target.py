@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
-from drafters.chat import TEMPLATE_DATE, ChatTemplate, reason
+from drafters.chat import TEMPLATE_DATE, ChatTemplate
 from drafters.sampling import finite
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
@@ -102,9 +102,8 @@ class Target:
         except InputError:
             raise
         except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
-            raise InputError(
-                f"target {source}: cannot be loaded as a Hugging Face causal language model: {reason(error)}"
-            ) from error
+            why = f"{type(error).__name__}: {first_paragraph(error)}"
+            raise InputError(f"target {source}: cannot be loaded as a Hugging Face causal language model: {why}") from error
         if lacking := sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in _names(loaded, kind)}):
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise InputError(
@@ -352,9 +351,8 @@ class Target:
             ours, own = self.head(seen[0].last_hidden_state)[fine], own[fine]
             wrong = float((ours - own).abs().max() / own.abs().max().clamp(min=1e-6)) if len(own) else 0.0
         except Exception as error:  # models are of many makes, and fail in their own ways
-            raise InputError(
-                f"target {self.name}: its head cannot be run apart from its decoder: {reason(error)}"
-            ) from error
+            why = f"{type(error).__name__}: {first_paragraph(error)}"
+            raise InputError(f"target {self.name}: its head cannot be run apart from its decoder: {why}") from error
         if not wrong <= tolerance(self.dtype):
             raise InputError(
                 f"target {self.name}: its head, run on the decoder's output, does not give the model's own logits "

@@ -54,6 +54,7 @@ def test_an_answer_ends_with_any_token_that_somebody_names(
     ("template", "message"),
     [
         ("{{ raise_exception('roles must alternate') }}", "its chat template fails: TemplateError: roles must alternate"),
+        ("{{ raise_exception('long ' * 90 ~ 'and whole') }}", "TemplateError: (long ){90}and whole$"),
         ("{% for m in messages %}", "its chat template fails: TemplateSyntaxError: .*endfor"),
         ("{{ messages[0].content + 1 }}", "its chat template fails: TypeError: "),
         ({"rag": "a", "tool_use": "b"}, r"has several chat templates \(rag, tool_use\) and no default"),
