@@ -23,7 +23,7 @@ from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
 
-_ROLES = {"refuted": "refuted here", "scheduler": "scheduler, not searched"}
+_ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
 
 def print_study(store: Store, study_id: str, *, as_json: bool) -> None:

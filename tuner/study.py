@@ -410,8 +410,9 @@ def _beside(
     winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan
 ) -> list[tuple[str, Configuration]]:
     """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording."""
-    kinds = kinds_of(plan)
-    beside = [("default" if c.policy == NO_DRAFTER or c.policy.name in kinds else "scheduler", c) for c in chosen]
+    engine = ENGINES[plan.engine]
+    able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
+    beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     if winner.drafter != "none":
         table = found.tables[winner.drafter, winner.gamma]
         if table.within(winner.request_cap, winner.gamma) != winner.policy:

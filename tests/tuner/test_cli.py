@@ -84,7 +84,8 @@ def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "at 16 users none of 8 configurations keeps tps>=90000; the closest, dspark γ=7 fixed:7" in done.stderr
-    assert "tps>=90000: 0 % missed" in done.stderr
+    assert "tps>=90000: 0 % ✗" in done.stderr
+    assert "go on with" not in done.stderr  # it is finished
 
 
 def test_a_profile_of_another_model_is_said(out: Path) -> None:
