@@ -100,7 +100,7 @@ class Taps:
 
     def side_by_side(self, hidden: Tensor) -> Tensor:
         """What was taken, [B, N, m·d] in the order asked for; `hidden` [B, N, d] is for its shape where nothing was."""
-        taps = torch.cat([self._taken[i] for i in self._wanted], -1) if self._wanted else hidden[..., :0]
+        taps = torch.cat([self._taken[i] for i in self._wanted], -1) if self._wanted else hidden.narrow(-1, 0, 0)
         self._taken.clear()
         self._wanted.clear()
         return taps

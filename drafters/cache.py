@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import Cache, CacheLayerMixin
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
+class Positions(NamedTuple):
     """Where the tokens of one pass stand in their texts. The host knows as well, so that nothing is read back."""
 
     starts: tuple[int, ...]
@@ -36,6 +35,12 @@ class Positions:
             tensor = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(count, device=device)
         return cls(tuple(starts), tensor, longest, longest + count, aligned)
 
+    def first(self, count: int) -> Positions:
+        """The first `count` positions of each row."""
+        if count == self.tensor.shape[1]:
+            return self
+        return Positions(self.starts, self.tensor[:, :count], self.longest, self.longest + count, self.aligned)
+
 
 class KVCache:
     """Keys and values per layer, [rows, kv_heads, capacity, head_dim], allocated when a layer first writes.
@@ -54,14 +59,14 @@ class KVCache:
             self._layers[layer] = tuple(  # type: ignore[assignment]
                 x.new_zeros(self.rows, x.shape[1], self.capacity, x.shape[3]) for x in (keys, values)
             )
-        stored = self._layers[layer]
+        all_keys, all_values = self._layers[layer]
         if positions.aligned:
-            for whole, new in zip(stored, (keys, values), strict=True):
-                whole[rows, :, positions.longest : positions.length] = new
+            all_keys[rows, :, positions.longest : positions.length] = keys
+            all_values[rows, :, positions.longest : positions.length] = values
             return
         row = torch.arange(rows.start, rows.stop, device=keys.device).unsqueeze(1)
-        for whole, new in zip(stored, (keys, values), strict=True):
-            whole[row, :, positions.tensor] = new.transpose(1, 2)
+        all_keys[row, :, positions.tensor] = keys.transpose(1, 2)
+        all_values[row, :, positions.tensor] = values.transpose(1, 2)
 
     def read(self, layer: int, rows: slice, length: int) -> tuple[Tensor, Tensor]:
         """Views of the first `length` positions of `rows`: keys and values [B, kv_heads, length, head_dim]."""
@@ -121,6 +126,13 @@ class TargetCache(Cache):  # type: ignore[misc]
         """Room for `rows` texts of up to `capacity` positions, in each of `layers` layers."""
         self.kv, self._pass = KVCache(rows, capacity), _Pass()
         super().__init__(layers=[_Layer(i, self.kv, self._pass) for i in range(layers)])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """The `update` of that layer: none is made on the way here, nor lies on another device."""
+        kept: tuple[Tensor, Tensor] = self.layers[layer_idx].update(key_states, value_states)
+        return kept
 
     def begin(self, rows: slice, positions: Positions) -> None:
         """Say what the coming pass writes."""

@@ -23,7 +23,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.mtp import MTP
 from drafters.kinds.ngram import NGram, NoDrafter
 from drafters.target import Target
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 MAX_GAMMA = 254
 """Counts of a round are stored in one byte."""
@@ -102,7 +102,7 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
         # `layer_types` may still be the target's, one entry for each of its layers.
         config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
     except Exception as error:  # transformers' validation has exception types of its own
-        raise InputError(f"checkpoint {name}: config.json: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
     drafter: LearnedDrafter
     if architecture == "Qwen3DSparkModel":
         block = _positive(raw, "block_size", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -91,9 +92,9 @@ def decode(
         with torch.inference_mode():
             batch.admit(waiting)
             done = batch.retire()
-            if batch.running:
+            while batch.running and not done:
                 batch.round()
-                done += batch.retire()
+                done = batch.retire()
         yield from done
 
 
@@ -184,22 +185,21 @@ class Batch:
             load = StepLoad(len(decoded), context_tokens=sum(d.anchor_position + 1 for d in decoded))
         draws = self._draw(decoded)
         anchor = self._tensor([d.token_ids[-1] for d in decoded])
-        starts = [d.anchor_position for d in decoded]
-        proposal = self._propose(load, rows, anchor, starts, draws)
+        positions = Positions.of([d.anchor_position for d in decoded], self.drafter.gamma + 1, anchor.device)
+        proposal = self._propose(load, rows, anchor, positions.first(1), draws)
         drafted_at = self._now()
-        drafted = [0] * len(decoded) if proposal is None else proposal.drafted.tolist()
+        drafted = [0] * len(decoded) if proposal is None else list(proposal.drafted)
         confidence = [[]] * len(decoded) if proposal is None else self._shown(proposal)
         verified = self._choose_verified(load, drafted, confidence, decoded)
         ids = anchor.unsqueeze(1)
         if proposal is not None and max(verified):
             ids = torch.cat([ids, proposal.tokens[:, : max(verified)]], 1)
-        positions = Positions.of(starts, ids.shape[1], ids.device)
-        seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        accepted, said = self._verify(decoded, proposal, verified, ids, self.target.head(seen.hidden), draws)
+        seen = self.target.forward(ids, positions.first(ids.shape[1]), self.cache, rows, self.drafter.tap_layers)
+        accepted, said = self._verify(decoded, proposal, verified, self.target.head(seen.hidden), draws)
         verified_at = self._now()
 
         if self.drafter.gamma:
-            self._observe(rows, starts, seen.taps, said, accepted)
+            self._observe(rows, positions, seen.taps, said, accepted)
         observed_at = self._now()
 
         # What the drafter does with the verified tokens is part of its price.
@@ -216,30 +216,30 @@ class Batch:
         decoded: list[Decoded],
         proposal: Proposal | None,
         verified: list[int],
-        ids: Tensor,
         logits: Tensor,
         draws: Draws | None,
     ) -> tuple[list[int], list[list[int]]]:
         """The acceptance rule: a of each request; and N + 1 tokens: its anchor, drafts, and what follows those accepted."""
-        said: list[list[int]] = [[*row, row[-1]] for row in ids.tolist()]
+        depth = logits.shape[1] - 1
+        drafts = [[]] * len(decoded) if proposal is None or depth == 0 else proposal.tokens[:, :depth].tolist()
         if draws is None:
             largest, best = logits.max(-1)
             self._check_finite(decoded, proposal, largest, verified)
-            accepted, final = verify_greedy([row[1:-1] for row in said], verified, best.tolist())
+            accepted, final = verify_greedy(drafts, verified, best.tolist())
         else:
             self._check_finite(decoded, proposal, logits.amax(-1), verified)
             verdict = verify(proposal, self._tensor(verified), probabilities(self.sampling, logits), draws)
             accepted, final = verdict.accepted.tolist(), verdict.next_token.tolist()
+        said = [[one.token_ids[-1], *draft, 0] for one, draft in zip(decoded, drafts, strict=True)]
         for text, kept, token in zip(said, accepted, final, strict=True):
             text[kept + 1] = token
         return accepted, said
 
-    def _observe(self, rows: slice, starts: list[int], taps: Tensor, said: list[list[int]], accepted: list[int]) -> None:
+    def _observe(self, rows: slice, positions: Positions, taps: Tensor, said: list[list[int]], accepted: list[int]) -> None:
         """Let the drafter take in what is committed of the pass, and no more than the longest of that."""
         count = max(accepted) + 1
-        positions, text = Positions.of(starts, count, taps.device), self._tensor([row[: count + 1] for row in said])
-        length = self._tensor([kept + 1 for kept in accepted])
-        self.drafter.observe(self.state, rows, positions, taps[:, :count], text, length)
+        text, length = self._tensor([row[: count + 1] for row in said]), self._tensor([kept + 1 for kept in accepted])
+        self.drafter.observe(self.state, rows, positions.first(count), taps[:, :count], text, length)
 
     def _check_finite(self, decoded: list[Decoded], proposal: Proposal | None, largest: Tensor, verified: list[int]) -> None:
         """Raise InputError where a draft, its confidences, or the target's logits on it are not finite.
@@ -253,13 +253,10 @@ class Batch:
         if proposal is not None and proposal.confidence is not None:
             checks["the drafter's confidences"] = proposal.confidence
         for whose, values in checks.items():
-            fine = np.isfinite(values.float().cpu().numpy())
-            if fine.all():
-                continue
-            read = [n + 1 for n in verified] if values is largest else [fine.shape[1]] * len(verified)  # the rest is padding
-            for one, row, count in zip(decoded, fine.tolist(), read, strict=True):
-                if not all(row[:count]):
-                    raise self._not_finite(whose, one, row.index(False))
+            for one, row, count in zip(decoded, values.tolist(), verified, strict=True):
+                read = row[: count + 1] if values is largest else row  # the rest is padding
+                if not all(map(math.isfinite, read)):
+                    raise self._not_finite(whose, one, [math.isfinite(number) for number in read].index(False))
 
     def _not_finite(self, whose: str, decoded: Decoded, k: int) -> InputError:
         """`k` counts from the last token of the text."""
@@ -268,6 +265,8 @@ class Batch:
     def retire(self) -> list[tuple[int, Decoded]]:
         """Take finished requests out; the last ones move into the rows they leave, so that the front stays full."""
         done = [pair for pair in self.running if pair[1].finish is not None]
+        if not done:
+            return done
         left = len(self.running) - len(done)
         holes = [i for i, (_, d) in enumerate(self.running[:left]) if d.finish is not None]
         sources = [i for i in range(left, len(self.running)) if self.running[i][1].finish is None]
@@ -280,14 +279,13 @@ class Batch:
         return done
 
     def _propose(
-        self, load: StepLoad, rows: slice, anchor: Tensor, starts: list[int], draws: Draws | None
+        self, load: StepLoad, rows: slice, anchor: Tensor, position: Positions, draws: Draws | None
     ) -> Proposal | None:
         """A proposal of as many tokens as the policy asks for, None for none; a block is drafted whole and cut."""
         gamma = self.drafter.gamma
         k = gamma if self.policy is None else min(self.policy.draft(load, gamma), gamma)
         if k == 0:
             return None
-        position = Positions.of(starts, 1, anchor.device)
         if k == gamma:
             return self.drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws)
         drafter = self.drafter
@@ -313,8 +311,9 @@ class Batch:
         """
         accepted = len(tokens) - 1
         committed = tokens[: decoded.request.max_new_tokens - len(decoded.token_ids)]
-        stop = next((i for i, t in enumerate(committed) if t in self._stop_tokens), None)
-        if stop is not None:
+        stop = None
+        if not self._stop_tokens.isdisjoint(committed):
+            stop = next(i for i, t in enumerate(committed) if t in self._stop_tokens)
             committed = committed[: stop + 1]
             accepted = min(accepted, stop + 1)
             decoded.finish = "stop"

@@ -15,7 +15,7 @@ from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.ngram import NoDrafter
 from drafters.sampling import probabilities, sample
 from drafters.target import Target, tolerance, typical_error
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.records import Round, Sampling
 
 
@@ -59,7 +59,7 @@ def rows_at_once(target: Target) -> int:
             whole = target.head(target.read(made.sequences, []).hidden[:, -count - 1 : -1])
             error = typical_error(torch.stack(made.logits, 1), whole)
         except Exception as error_:  # models fail in their own ways
-            wrong = f"{type(error_).__name__}: {' '.join(str(error_).split())[:200]}"
+            wrong = f"{type(error_).__name__}: {first_paragraph(error_)}"
             continue
         if error <= tolerance(target.dtype):
             return sys.maxsize if rows > 1 else 1

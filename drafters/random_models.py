@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 from drafters.checkpoints import build_drafter, read_config
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
-from drafters.target import Target
+from drafters.target import Target, folded_state
 from drafters.training.drafter import KINDS, Kind, drafter_config
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 _SHAPES = Path(__file__).parent / "architectures.json"
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
@@ -35,19 +35,23 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         source: a known name, a Hugging Face `config.json`, or a folder with one.
 
     Raises:
-        InputError: no such configuration, or not of a causal language model.
+        InputError: no such configuration, or not of a causal language model that can decode live.
     """
     raw = dict(_config(source))
     try:
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+        if folded := folded_state(config.get_text_config()):
+            raise InputError(f"architecture {source}: cannot decode live: {folded}")
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         return Target(model.to(device))
+    except InputError:
+        raise
     except torch.OutOfMemoryError:
         raise InputError(f"architecture {source}: its weights do not fit into the memory of {device}") from None
     except Exception as error:  # transformers and torch have many exception types for what a configuration can be
-        raise InputError(f"architecture {source}: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"architecture {source}: {first_paragraph(error)}") from None
 
 
 def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) -> dict[str, Drafter]:

@@ -41,8 +41,8 @@ class Proposal:
 
     tokens: Tensor
     """Draft tokens, int64 [B, γ]; positions from `drafted` on are padding."""
-    drafted: Tensor
-    """Tokens really proposed, int64 [B]."""
+    drafted: tuple[int, ...]
+    """Tokens really proposed of each request: the host knows, and need not read them back."""
     probs: Tensor | None
     """q, float32 [B, γ, V], after temperature, top-k and top-p; None where every draft is one-hot (n-gram, greedy)."""
     confidence: Tensor | None = None
@@ -58,7 +58,7 @@ class Proposal:
     def first(self, k: int) -> Proposal:
         """Its first k positions."""
         optional = [None if x is None else x[:, :k] for x in (self.probs, self.confidence, self.logits)]
-        return Proposal(self.tokens[:, :k], self.drafted.clamp(max=k), *optional)
+        return Proposal(self.tokens[:, :k], tuple(min(n, k) for n in self.drafted), *optional)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
+from drafters.chat import TEMPLATE_DATE, ChatTemplate
 from drafters.sampling import finite
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
@@ -37,9 +36,6 @@ _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequenc
 """What configurations call the longest context."""
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """What processors that multiply bfloat16 by themselves call it; others are slower with it than with float32."""
-TEMPLATE_DATE = date(2024, 7, 26)
-"""The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
-have this one where they find no clock."""
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
@@ -57,8 +53,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPass:
+class TargetPass(NamedTuple):
     """What one forward pass of the target yields for [B, N] tokens."""
 
     hidden: Tensor
@@ -87,21 +82,28 @@ class Target:
         self._taps = Taps(self._layers)
         cache = "cache" if "cache" in inspect.signature(self._decoder.forward).parameters else "past_key_values"
         self._cache_argument = cache  # renamed in transformers 5.19; the old name goes in 5.40
-        self._bare_head = False
+        self._bare_head: nn.Module | None = None
         self._outer = self._checked_head()
-        self._bare_head = self._head_is_bare()
+        self._bare_head = self.lm_head if self._head_is_bare() else None
         self._check_causal()
 
     @classmethod
-    def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Target:
-        """Load model and tokenizer from a folder or a hub id. Raises InputError with the reason when that fails."""
+    def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", live: bool = False) -> Target:
+        """Load model and tokenizer from a folder or a hub id.
+
+        Raises InputError with the reason when that fails, or where `live` decoding is wanted of a target that cannot: before
+        its weights are loaded where its configuration tells.
+        """
         try:
+            if live and (folded := folded_state(AutoConfig.from_pretrained(source).get_text_config())):
+                raise InputError(f"target {source}: cannot decode live: {folded}")
             model, loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(source)
+        except InputError:
+            raise
         except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
-            raise InputError(
-                f"target {source}: cannot be loaded as a Hugging Face causal language model: {_reason(error)}"
-            ) from error
+            why = f"{type(error).__name__}: {first_paragraph(error)}"
+            raise InputError(f"target {source}: cannot be loaded as a Hugging Face causal language model: {why}") from error
         if lacking := sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in _names(loaded, kind)}):
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise InputError(
@@ -112,7 +114,10 @@ class Target:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {device}: not available here ({str(error).splitlines()[0]})") from error
-        return cls(model, tokenizer)
+        target = cls(model, tokenizer)
+        if live and target.cannot_decode is not None:
+            raise InputError(f"target {source}: cannot decode live: {target.cannot_decode}")
+        return target
 
     @property
     def name(self) -> str:
@@ -179,14 +184,7 @@ class Target:
     @cached_property
     def layer_kinds(self) -> tuple[str, ...]:
         """Kinds of the decoder layers, each once: `full_attention`, `sliding_attention` or another."""
-        for field in ("layer_types", "layers_block_type", "attention_layers"):
-            if declared := getattr(self.config, field, None):
-                return tuple(sorted({_OTHER_NAMES.get(kind, kind) for kind in declared} - _WITHOUT_STATE))
-        if getattr(self.config, "sliding_window", None) is not None:
-            return ("sliding_attention",)
-        if getattr(self.config, "attention_chunk_size", None) is not None:
-            return ("chunked_attention",)
-        return ("full_attention",)
+        return layer_kinds(self.config)
 
     @cached_property
     def cannot_decode(self) -> str | None:
@@ -196,9 +194,8 @@ class Target:
         convolutions, compressed attention) cannot. Whether the model, in pieces and after a rejection, says what it says
         of the whole text is tried out once.
         """
-        folded = [kind for kind in self.layer_kinds if kind not in _MASKED | _OWN_MASKS]
-        if folded:
-            return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back"
+        if folded := folded_state(self.config):
+            return folded
         if self._apart is None:
             return (
                 f"its layers ({self._layer_name}) keep a state that cannot be rolled back: after a rejected draft the model "
@@ -232,8 +229,8 @@ class Target:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] from normed hidden states [..., d], scales and caps included: the model's own code."""
-        if self._bare_head:
-            logits: Tensor = self.lm_head(hidden)
+        if self._bare_head is not None:
+            logits: Tensor = self._bare_head(hidden)
             return logits
         logits = self._outer(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1]), use_cache=False).logits
         return logits.view(*hidden.shape[:-1], -1)
@@ -244,29 +241,19 @@ class Target:
         """Token ids of a conversation, ready for the assistant's next reply.
 
         `thinking` and `today` are told to chat templates that ask. Raises InputError where the tokenizer has no chat
-        template or the template fails, with its message.
+        template, or one that fails, draws at random, or says the same whatever the conversation is.
         """
-        if self.tokenizer is None or not self.tokenizer.chat_template:
-            raise InputError(f"target {self.name}: its tokenizer has no chat template, which suites need")
-        templates = self.tokenizer.chat_template
-        if isinstance(templates, dict) and "default" not in templates:
-            known = ", ".join(sorted(templates))
-            raise InputError(f"target {self.name}: has several chat templates ({known}) and no default among them")
-        try:
-            ids = self.tokenizer.apply_chat_template(
-                list(messages), chat_template=_on(today, self.tokenizer.get_chat_template()), add_generation_prompt=True,
-                enable_thinking=thinking, return_dict=False,
-            )  # fmt: skip
-        except Exception as error:  # templates are programs of others: they raise what they like
-            raise InputError(f"target {self.name}: its chat template fails: {_reason(error)}") from error
-        if ids and max(ids) >= self.vocab_size:
+        ids = self._template.encode(messages, thinking=thinking, today=today)
+        if max(ids) >= self.vocab_size:
             raise InputError(
                 f"target {self.name}: its tokenizer says token {max(ids)}, and the model knows {self.vocab_size}: they do "
                 "not belong together"
             )
-        if not ids:
-            raise InputError(f"target {self.name}: its chat template makes no tokens of a conversation")
-        return [int(i) for i in ids]
+        return ids
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.name)
 
     def new_cache(self, rows: int, capacity: int) -> TargetCache:
         """An empty cache for `rows` texts of up to `capacity` positions."""
@@ -364,9 +351,8 @@ class Target:
             ours, own = self.head(seen[0].last_hidden_state)[fine], own[fine]
             wrong = float((ours - own).abs().max() / own.abs().max().clamp(min=1e-6)) if len(own) else 0.0
         except Exception as error:  # models are of many makes, and fail in their own ways
-            raise InputError(
-                f"target {self.name}: its head cannot be run apart from its decoder: {_reason(error)}"
-            ) from error
+            why = f"{type(error).__name__}: {first_paragraph(error)}"
+            raise InputError(f"target {self.name}: its head cannot be run apart from its decoder: {why}") from error
         if not wrong <= tolerance(self.dtype):
             raise InputError(
                 f"target {self.name}: its head, run on the decoder's output, does not give the model's own logits "
@@ -434,14 +420,22 @@ class Target:
         return typical_error(ours, own)
 
 
-def _on(today: date, template: str) -> str:
-    """A chat template whose clock, if it looks at one, stands still at the beginning of a day."""
-    if "strftime_now" not in template:
-        return template
-    written = {code: today.strftime(code) for code in sorted(set(re.findall(r"%[-_0^#]?[a-zA-Z]", template)))}
-    told = "format" + "".join(f".replace({code!r}, {text!r})" for code, text in written.items())
-    # A macro goes before a global function of its name. The line break is dropped with it, as after any block.
-    return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
+def layer_kinds(config: Any) -> tuple[str, ...]:
+    """Kinds of a text configuration's decoder layers, each once: `full_attention`, `sliding_attention` or another."""
+    for field in ("layer_types", "layers_block_type", "attention_layers"):
+        if declared := getattr(config, field, None):
+            return tuple(sorted({_OTHER_NAMES.get(kind, kind) for kind in declared} - _WITHOUT_STATE))
+    if getattr(config, "sliding_window", None) is not None:
+        return ("sliding_attention",)
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return ("chunked_attention",)
+    return ("full_attention",)
+
+
+def folded_state(config: Any) -> str | None:
+    """Which layers, by a text configuration, fold all tokens into one state, in words; None where none does."""
+    folded = [kind for kind in layer_kinds(config) if kind not in _MASKED | _OWN_MASKS]
+    return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back" if folded else None
 
 
 def _names(loaded: Mapping[str, Any], kind: str) -> list[str]:
@@ -468,7 +462,3 @@ def typical_error(ours: Tensor, own: Tensor) -> float:
     size = own.float().norm(dim=-1)
     errors = ((ours - own).float().norm(dim=-1) / size.clamp(min=1e-12))[size.isfinite()]
     return float(errors.nan_to_num(nan=torch.inf).median()) if len(errors) else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -19,7 +19,6 @@ from simulator.errors import InputError
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
     from rich.progress import Progress, TaskID
-    from rich.table import Table
 
     from results.store.database import Store
     from simulator.hardware.profile import Profile
@@ -41,6 +40,10 @@ class Watcher:
     """(name, id): from here on results are kept as "run 3f9c", and `--resume` takes the id, or the same command goes on."""
 
 
+_MOST_DIGITS = 18
+"""Digits of the longest whole number that 64 bits surely hold."""
+
+
 class Commands(TyperGroup):
     """The commands of a program. Whatever a signal or a closed pipe does to one, imports included, ends here."""
 
@@ -59,6 +62,8 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that was asked for, and what follows its name."""
+        for word in args:
+            _check_word(str(self.name), word)
         name, command, rest = super().resolve_command(ctx, args)
         options = [p for p in command.params if p.name in stops.BESIDE_RESUME] if command else []
         takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}
@@ -110,6 +115,17 @@ def shares(mix: str | None) -> dict[str, float] | None:
         return {domain: float(share) for domain, share in (part.split("=") for part in mix.split(","))}
     except ValueError:
         raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
+
+
+def _check_word(program: str, word: str) -> None:
+    """End the program where a word of the command line can be no value of any option: no database or library takes it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        _fail(program, f"{ascii(word)}: is no text in UTF-8", 2)
+    number = word.rpartition("=")[2]
+    if len(number) > _MOST_DIGITS and number.lstrip("+-").isdigit():
+        _fail(program, f"{word[:60]}: is larger than anything that can be counted here", 2)
 
 
 def _fail(program: str, message: str, code: int) -> NoReturn:
@@ -217,13 +233,13 @@ def check_resumed(context: typer.Context) -> None:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         if name not in ("resume", *stops.BESIDE_RESUME) and source is not None and source.name == "COMMANDLINE":
-            raise InputError(
-                f"{parameter.opts[0]}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
-            )
+            named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
+            raise InputError(f"{named}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew")
 
 
-def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str], width: int) -> Table:
-    """A table with one line a row, within `width` characters: of its columns the `expendable` go, the first ones first.
+def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str]) -> None:
+    """Print a table with one line a row: of its columns the `expendable` go where there is no room, the first ones first,
+    and are named below. What is still too wide runs on in the next line, and nothing is cut.
 
     A row may be shorter than the others; the last of its cells then has the rest of the line, and counts for no width.
     """
@@ -232,14 +248,23 @@ def fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequ
 
     full = [row for row in rows if len(row) == len(heads)]
     needs = {head: max(map(cell_len, [head, *(row[i] for row in full)])) if full else 0 for i, head in enumerate(heads)}
-    names = fitting(needs, expendable, width)
+    names = fitting(needs, expendable, console.width)
     shown = [i for i, head in enumerate(heads) if head in names]
     table = Table(box=None, header_style="bold")
     for i in shown:
         table.add_column(heads[i], no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(row[i] for i in shown) if len(row) == len(heads) else row[: len(shown)])
-    return table
+    needed = max(
+        sum(needs[name] + 2 for name in names),
+        *(sum(cell_len(cell) + 2 for cell in row) for row in rows if len(row) < len(heads)),
+        0,
+    )
+    if needed > console.width:
+        table.width = needed
+    console.print(table, crop=False)
+    if gone := [head for head in heads if head not in names]:
+        say(console, f"(a wider terminal has also: {', '.join(gone)})")
 
 
 def fitting(needs: Mapping[str, int], expendable: Sequence[str], width: int) -> list[str]:

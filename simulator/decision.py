@@ -49,6 +49,8 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """What that simulation gave of the figure that is made large, in the unit of `FIGURES`."""
     kept: bool
     """Whether it kept every promise, and kept up with what arrives."""
+    keeps_up: bool = True
+    """Whether it kept up with what arrives."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,8 @@ def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choi
     """What to run, of what the engine can run (None: any); or why nothing can be recommended."""
     kept = [s for s in simulated if s.kept]
     able = [s for s in kept if engine is None or not refused(engine, s.candidate)]
+    if not any(s.keeps_up for s in simulated):
+        return "overload: nothing that was simulated keeps up with what arrives; lower the load, or give more --replicas"
     if not kept:
         return "nothing that was simulated keeps the promise"
     if not able:
@@ -108,7 +112,9 @@ def refused(engine: ServingEngine, candidate: Candidate) -> str:
 
 
 def _differs(one: Candidate, other: Candidate) -> bool:
-    return (one.recording.drafter, one.policy.name) != (other.recording.drafter, other.policy.name)
+    """Whether drafters or kinds of policies differ, a table that has one k being that k."""
+    kinds = [(c.recording.drafter, c.policy.within(c.request_cap, c.recording.gamma).name) for c in (one, other)]
+    return kinds[0] != kinds[1]
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -321,8 +327,8 @@ def sentences(decision: Decision) -> list[str]:
     promise = f", {' and '.join(d.promise)}" if d.promise else ""
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
-    engine = "" if d.engine == "any" else f" with {d.engine}"
-    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most,{engine}: {where}{promise}."]
+    engine = "" if d.engine == "any" else f", with {d.engine}"
+    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most{engine}: {where}{promise}."]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None
@@ -331,6 +337,9 @@ def sentences(decision: Decision) -> list[str]:
         + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
         + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
     )
+    room, users = int(d.candidate["request_cap"]) * d.replicas, Load.parse(d.load).users
+    if waiting := users is not None and users > room:
+        said.append(f"{users - room:,} of the {users:,} users wait for a place at any time.")
     said += [
         f"{_share(g.all.value)} {'over' if g.all.value >= 0 else 'against'} {g.over} ({_interval(g)}){_doubt(g)}."
         for g in d.gains
@@ -338,14 +347,14 @@ def sentences(decision: Decision) -> list[str]:
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:
-        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: a smaller load, or a weaker promise, is safer.")
+        less = "a smaller load" if not waiting else "fewer requests at a time"
+        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
-    if d.better is not None:
+    if d.better is not None and d.better.all.low > 0:
         said.append(
-            f"A better scheduler, {d.better.over}, which {d.engine} cannot run, would add {_share(d.better.all.value)} "
-            f"({_interval(d.better)})."
+            f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
         )
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(f"Traffic: {d.traffic}. Intervals: {d.draws} draws of prompts, seeds and the profile's errors ({errors}).")

@@ -5,3 +5,8 @@ from __future__ import annotations
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
+
+
+def first_paragraph(error: Exception) -> str:
+    """What a library says of its failure, as far as its first empty line, on one line of ours."""
+    return " ".join(str(error).strip().partition("\n\n")[0].split())

@@ -24,7 +24,7 @@ _WRITTEN = re.compile(
     r"(?P<bound>\d[\d.]*(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>ms|s)?(?:@(?P<share>\d[\d.]*)%)?"
 )
 _UNITS = {"ms": 1e-3, "s": 1.0, None: 1.0}
-_LONGEST_S = 60.0
+_LONGEST_S = {"ttft": 60.0, "tpot": 5.0}
 """Longer times to a token, written without a unit, are milliseconds that lack theirs."""
 
 
@@ -74,7 +74,7 @@ class Sla:
         """
         sla, found = cls.parse(text), _WRITTEN.fullmatch(text.strip())
         assert found is not None
-        if found["measure"] in ("ttft", "tpot") and not found["unit"] and sla.bound > _LONGEST_S:
+        if not found["unit"] and sla.bound > _LONGEST_S.get(sla.measure, math.inf):
             raise InputError(f"SLA {text}: is {sla.bound:g} seconds; write the unit, {found['measure']}<={sla.bound:g}ms")
         if sla.share is not None and sla.share < 0.5:
             plain = f"{sla.measure}{found['sign']}{found['bound']}{found['unit'] or ''}"
@@ -140,8 +140,9 @@ def canonical(name: str) -> str:
 
 
 def attained(name: str, value: float | None, kept: bool | None) -> str:
-    """What became of a promise, for a table: `97 % kept`, `310 missed`, or `–` where nobody knows."""
-    said = "" if kept is None else "kept" if kept else "missed"
+    """What became of a promise, for a table: the share that keeps it, or the mean, and whether that is enough: `97 % ✓`,
+    `310 ✗`, or `–` where nobody knows."""
+    said = "" if kept is None else "✓" if kept else "✗"
     if value is None or math.isnan(value):
         return said or "–"
     sla = Sla.parse(name.partition(" and ")[0])

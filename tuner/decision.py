@@ -22,8 +22,8 @@ from simulator.serving.engines import ENGINES
 from simulator.sla import promises
 from simulator.traces import Trace
 from tuner.confirmation import CONTENDERS, PART, Confirmation
-from tuner.objective import WANTED, Figures, TrialJob
-from tuner.search import Run
+from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
+from tuner.search import Result, Run
 from tuner.space import Configuration, Recorded
 from tuner.trial import Trial
 
@@ -44,8 +44,11 @@ class Asked:
     """Requests on a replica, in any load of the study."""
 
 
-def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, trials: Sequence[Trial], run: Run) -> Decision:
-    """The decision of a study at a load, from its trials."""
+def decision_of(
+    store: Store, run_id: str, asked: Asked, what: Confirmation, trials: Sequence[Trial], run: Run,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Decision:  # fmt: skip
+    """The decision of a study at a load, from its trials; `advance` takes the draws that are done, and all of them."""
     engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
     stored = store.run(run_id)
 
@@ -65,14 +68,15 @@ def decision_of(store: Store, run_id: str, asked: Asked, what: Confirmation, tri
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
     best = next(s.value for s in confirmed if s.candidate == chosen.run)
-    sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run)
+    sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run, advance)
     if isinstance(sampled, str):
         return stub.without(sampled)
     decision = decide(stub, chosen, sampled, draws, engine)
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
-        stored, engine, chosen.run, drafting=what.drafting, step_tokens=scenario.step_tokens, gpus=profile.gpus,
+        stored, engine, chosen.run, model=profile.model, drafting=what.drafting,
+        step_tokens=scenario.step_tokens, gpus=profile.gpus,
         replicas=scenario.replicas, most_running=asked.most_running,
     )  # fmt: skip
     return served(decision, serving)
@@ -108,7 +112,12 @@ def _confirmed(
 ) -> list[Simulated]:  # fmt: skip
     """The trials as candidates; of those that may be chosen, whether the promise is kept on prompts nobody searched on."""
     found = {
-        t.configuration: Simulated(candidate=candidate(t.configuration), value=t.last.values[0], kept=t.last.feasible)
+        t.configuration: Simulated(
+            candidate=candidate(t.configuration),
+            value=t.last.values[0],
+            kept=t.last.feasible,
+            keeps_up=t.last.violations.get(KEEPS_UP, 0.0) <= 0,
+        )
         for t in trials
         if t.rungs
     }
@@ -125,7 +134,13 @@ def _confirmed(
 
 
 def _sampled(
-    chosen: Choice, what: Confirmation, value: float, answer_tokens: float, count: int, run: Run
+    chosen: Choice,
+    what: Confirmation,
+    value: float,
+    answer_tokens: float,
+    count: int,
+    run: Run,
+    advance: Callable[[int, int], None],
 ) -> tuple[dict[Candidate, Sampled] | str, list[Draw]]:
     """What came of the candidates of a choice in every draw, or why nothing did; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
@@ -137,8 +152,14 @@ def _sampled(
     if isinstance(scenario.load, RecordedArrivals):
         tokens = float(scenario.load.requests.output_tokens.sum())
     draws, candidates = draws_for(tokens, count), chosen.all
-    jobs = [TrialJob(_configuration(c), scenario, seconds, what.seed, PART, vary=draw) for draw in draws for c in candidates]
-    results = run(jobs)
+    results: list[Result] = []
+    for done in range(0, len(draws), AT_ONCE):
+        advance(done, len(draws))
+        some = draws[done : done + AT_ONCE]
+        results += run(
+            [TrialJob(_configuration(c), scenario, seconds, what.seed, PART, vary=draw) for draw in some for c in candidates]
+        )
+    advance(len(draws), len(draws))
     failed = next((r for r, _ in results if isinstance(r, str)), None)
     if failed is not None:
         return f"a draw of the decision failed: {failed}", draws
@@ -155,6 +176,8 @@ def _sampled(
     return found, draws
 
 
+AT_ONCE = 20
+"""Draws that are simulated between two signs of life."""
 _SOME_USERS = 16
 """Users taken for an open loop, to guess how many tokens come in a second: more only make draws shorter."""
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
-from harness.console import fitted, say
+from harness.console import print_table, say
 from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
@@ -24,7 +23,7 @@ from tuner.objective import WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest, configuration_of
 
-_ROLES = {"k by batch": "k by batch", "bound": "bound", "refuted": "refuted here"}
+_ROLES = {"refuted": "refuted here", "scheduler": "scheduler, not searched"}
 
 
 def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
@@ -42,7 +41,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if study["study"]["finished_at"] is None:
         say(console, "this study is not finished: go on with `tuner search --resume`")
     if len(study["loads"]) > 1:
-        console.print(_policy_table(study, console.width))
+        _print_policies(study, console)
     for load, found in study["loads"].items():
         if (decision := found["decision"]) is not None:
             say(console, "")
@@ -115,7 +114,7 @@ def _title(study: dict[str, Any]) -> str:
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 
 
-def _policy_table(study: dict[str, Any], width: int) -> Table:
+def _print_policies(study: dict[str, Any], console: Console) -> None:
     heads = ["load", "run", "tok/s/GPU", "mean tok/s of a user", "gain over none", "if one had to do"]
     lines = []
     for load, found in study["loads"].items():
@@ -129,7 +128,7 @@ def _policy_table(study: dict[str, Any], width: int) -> Table:
             alone = f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {alone}" if far.cases > far.broken else "")
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
         lines.append([load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone])
-    return fitted(heads, lines, ("if one had to do", "mean tok/s of a user", "tok/s/GPU"), width)
+    print_table(console, heads, lines, ("if one had to do", "mean tok/s of a user", "tok/s/GPU"))
 
 
 def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
@@ -163,7 +162,7 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
         lines.append([who, str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
     expendable = ("τ", "TTFT p95 ms", "mean tok/s of a user", gained, "tok/s/GPU")
-    console.print(fitted(heads, lines, expendable, console.width))
+    print_table(console, heads, lines, expendable)
     for line in [*capacity(load, study), *_remarks(found)]:
         say(console, line)
 
@@ -173,12 +172,15 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
     times, at = figures.get("headroom"), Load.parse(load)
     room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
-    if at.users is not None and at.users > room:
-        lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
+    if at.users is not None and at.users > room:  # what decides is said there; so many users hold whatever waits
+        if study["loads"][load]["decision"] is None:
+            lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
     elif times is None and "headroom" in figures:
         lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
     elif times is not None:
-        lines.append(f"holds up to {held(times)} this load within the promise and keeps up, on the held-out prompts")
+        lines.append(
+            f"holds up to {held(times)} this load within the promise, on the held-out prompts, if the profile is right"
+        )
     if plan["users"] is not None and times is not None and isinstance(at, Users):
         gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
         each = f"up to {round(at.users * times) / plan['replicas']:g} users on a replica"
@@ -238,8 +240,12 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
         return f"none of {tried} configurations was simulated in full; give more --trials"
-    bounds = " and ".join(_promised(plan)) or "up"
-    return f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
+    bounds, f = " and ".join(_promised(plan)) or "up", near["figures"]
+    said = f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
+    if not f["p5_tps"] or f["p95_ttft"] is None:
+        return said
+    speed, wait = f"{f['p5_tps']:.3g} tok/s or more", f"the first token in {1e3 * f['p95_ttft']:,.0f} ms"
+    return f"{said}; 95 % of its requests get {speed}, and 95 % {wait}"
 
 
 def _who(row: dict[str, Any]) -> str:

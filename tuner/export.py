@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
 
@@ -76,7 +77,11 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
 
 
 def _commented(head: Sequence[str], command: str) -> str:
-    return "\n".join([*(f"# {line}" for line in head), command])
+    """The command below its comments, which are broken between words where they are longer than a terminal is wide."""
+    wrapped = [
+        part for line in head for part in (textwrap.wrap(line, 76, subsequent_indent="  ") if len(line) > 78 else [line])
+    ]
+    return "\n".join([*(f"# {line}" for line in wrapped), command])
 
 
 def serving(winner: Configuration, found: Mapping[str, Any], study: Mapping[str, Any], run: Mapping[str, Any]) -> Serving:
@@ -93,7 +98,8 @@ def serving(winner: Configuration, found: Mapping[str, Any], study: Mapping[str,
     if plan["kv_capacity_tokens"]:
         notes.append(f"context capacity: simulated with {plan['kv_capacity_tokens']} tokens; vLLM takes what memory is left")
     made = serving_of(
-        run, VLLM, candidate, drafting=plan["drafting"], step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"],
+        run, VLLM, candidate, model=study["profile"]["model"], drafting=plan["drafting"],
+        step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"],
         replicas=plan["replicas"], most_running=searched(study), fields=fields,
     )  # fmt: skip
     return dataclasses.replace(made, notes=(*made.notes, *notes))
@@ -211,7 +217,8 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
     plan, cap = study["plan"], max(row.running for row in found.rows)
     recording = Recording(found.drafter, found.gamma, "none", plan["drafting"], kinds[found.drafter])
     made = serving_of(
-        run, VLLM, Candidate(recording=recording, policy=found.policy, request_cap=cap), drafting=plan["drafting"],
+        run, VLLM, Candidate(recording=recording, policy=found.policy, request_cap=cap),
+        model=study["profile"]["model"], drafting=plan["drafting"],
         step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
     )  # fmt: skip
     head = [

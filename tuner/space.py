@@ -134,14 +134,17 @@ class Space:
         if who == "none":
             return plain(cap)
         chosen = by_name[who]
+        running = min(cap, self.binding)
+        kinds = [kind for kind in self.kinds_of(chosen) if self._is_itself(kind, chosen, running)]
         branch = ", ".join(chosen.confidences) or "no confidences"
-        kind = choose.category(f"policy ({branch})", self.kinds_of(chosen))
+        gone = "".join(f", no {kind}" for kind in self.kinds_of(chosen) if kind not in kinds)
+        kind = choose.category(f"policy ({branch}{gone})", kinds)
         read: Confidences = "none"
         if kind == "vllm_adaptive":
             read = "raw"
         elif kind in READING:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
-        return Configuration(chosen.drafter, chosen.gamma, self._policy(kind, chosen, choose), read, cap)
+        return Configuration(chosen.drafter, chosen.gamma, self._policy(kind, chosen, choose, running), read, cap)
 
     def kinds_of(self, recorded: Recorded) -> list[str]:
         """Kinds of policies that a recording allows."""
@@ -153,13 +156,21 @@ class Space:
             and (kind != "k_by_batch" or (recorded.drafter, recorded.gamma) in self.tables)
         ]
 
-    def _policy(self, kind: str, chosen: Recorded, choose: Chooser) -> PolicySpec:
+    def _is_itself(self, kind: str, chosen: Recorded, running: int) -> bool:
+        """Whether a kind of policy is no fixed block, or none, under another name while so many requests run at most."""
+        if "fixed" not in self.kinds:
+            return True
+        if kind == "cutoff":
+            return running > 1
+        return kind != "k_by_batch" or self.tables[chosen.drafter, chosen.gamma].within(running, chosen.gamma).k is None
+
+    def _policy(self, kind: str, chosen: Recorded, choose: Chooser, running: int) -> PolicySpec:
         if kind == "fixed" and chosen.whole:
             return PolicySpec.fixed(chosen.gamma)
         if kind == "fixed":
             return PolicySpec.fixed(choose.level(f"k of {chosen.gamma}", range(1, chosen.gamma + 1)))
         if kind == "cutoff":
-            return PolicySpec(kind, str(choose.level("cutoff", _powers(1, self.binding - 1) or (1,))))
+            return PolicySpec(kind, str(choose.level(f"cutoff below {running}", _powers(1, running - 1) or (1,))))
         if kind == "k_by_batch":
             return self.tables[chosen.drafter, chosen.gamma]
         if kind == "batch_adaptive":

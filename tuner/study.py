@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -321,7 +322,7 @@ def carry_out(
             deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
-            starts = [(c, "start") for c in [*able, *_tables(spaces[load], plan.request_cap)]]
+            starts = [(c, "start") for c in [*able, *_starts(spaces[load], plan.request_cap)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
@@ -347,9 +348,12 @@ def _keeper(
     return keep
 
 
-def _tables(space: Space, cap: int) -> list[Configuration]:
-    """The k-by-batch table of every recording."""
-    return [Configuration(name, gamma, policy, "none", cap) for (name, gamma), policy in space.tables.items()]
+def _starts(space: Space, cap: int) -> list[Configuration]:
+    """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
+    tables = {key: table.within(min(cap, space.binding), key[1]) for key, table in space.tables.items()}
+    found = [Configuration(*key, policy, "none", cap) for key, policy in tables.items() if policy != NO_DRAFTER]
+    adaptive = [r for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
+    return found + [Configuration(r.drafter, r.gamma, PolicySpec("vllm_adaptive"), "raw", cap) for r in adaptive]
 
 
 def _finish(
@@ -375,8 +379,8 @@ def _finish(
             scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.draws,
             drafting=plan.drafting,
         )  # fmt: skip
-        watcher.advance("deciding", number, len(searched))
-        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run))
+        advance = functools.partial(watcher.advance, f"deciding {load.label}")
+        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run, advance))
         best = ranked(trials)
         if not best:
             continue
@@ -406,10 +410,12 @@ def _beside(
     winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan
 ) -> list[tuple[str, Configuration]]:
     """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording."""
-    beside = [("default", c) for c in chosen]
+    kinds = kinds_of(plan)
+    beside = [("default" if c.policy == NO_DRAFTER or c.policy.name in kinds else "scheduler", c) for c in chosen]
     if winner.drafter != "none":
         table = found.tables[winner.drafter, winner.gamma]
-        beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
+        if table.within(winner.request_cap, winner.gamma) != winner.policy:
+            beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
         theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), confidences="raw")
         if winner.confidences == "estimated":

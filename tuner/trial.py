@@ -151,9 +151,14 @@ def best_of_kinds(trials: Sequence[Trial]) -> list[Configuration]:
 
 
 def closest(trials: Sequence[Trial]) -> Trial | None:
-    """The trial that breaks bounds least."""
+    """The trial that breaks bounds least; of several that no request keeps, the one whose slowest users are fastest."""
     done = [t for t in trials if t.rungs]
-    return min(done, key=lambda t: (t.last.broken, tuple(-v for v in t.last.values), t.number), default=None)
+
+    def order(t: Trial) -> tuple[float, float, tuple[float, ...], int]:
+        slowest = (t.figures or {}).get("p5_tps", math.nan)
+        return t.last.broken, -slowest if slowest > 0 else 0.0, tuple(-v for v in t.last.values), t.number
+
+    return min(done, key=order, default=None)
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:

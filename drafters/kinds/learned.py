@@ -49,7 +49,7 @@ class ContextState:
 
     def __init__(self, rows: int, capacity: int, like: Tensor) -> None:
         self.cache = KVCache(rows, capacity)
-        self.feature = like.new_zeros(rows, like.shape[-1])
+        self.feature = like.new_zeros(rows, 1, like.shape[-1])
 
     def move(self, sources: Tensor, holes: Tensor) -> None:
         self.cache.move(sources, holes)
@@ -129,29 +129,30 @@ class LearnedDrafter(nn.Module, ABC):
         features = self.project(taps)
         for i, (keys, values) in enumerate(self.context_entries(features, tokens[:, 1:], positions.tensor)):
             state.cache.write(i, rows, positions, keys.transpose(1, 2), values.transpose(1, 2))
-        state.feature[rows] = features[torch.arange(len(features), device=taps.device), length - 1]
+        last = (length - 1).view(-1, 1, 1).expand(-1, 1, features.shape[2])
+        state.feature[rows] = features.gather(1, last)
 
     def propose(
         self, state: ContextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
         layers = [KeyValue(*state.cache.read(i, rows, position.longest)) for i in range(len(self.layers))]
-        context = Context(layers, state.feature[rows].unsqueeze(1), position.tensor)
+        context = Context(layers, state.feature[rows], position.tensor)
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
 
         def draw(k: int, logits: Tensor) -> Tensor:
             if sampling.temperature == 0 or draws is None:  # one-hot: nothing is drawn, and q need not be written out
-                tokens.append(logits[:, 0].argmax(-1))
+                token = logits.argmax(-1)
             else:
                 probs.append(probabilities(sampling, logits[:, 0]))
-                tokens.append(sample(probs[k], draws.draft[:, k]))
-            return tokens[k].unsqueeze(1)
+                token = sample(probs[k], draws.draft[:, k]).unsqueeze(1)
+            tokens.append(token)
+            return token
 
         draft = self.draft(context, anchor.unsqueeze(1), draw)
         confidence = None if draft.confidence_logits is None else draft.confidence_logits[:, 0].float().sigmoid()
-        drafted = torch.full_like(anchor, self.gamma)
         q = torch.stack(probs, 1) if probs else None
-        return Proposal(torch.stack(tokens, 1), drafted, q, confidence, draft.logits[:, 0])
+        return Proposal(torch.cat(tokens, 1), (self.gamma,) * len(anchor), q, confidence, draft.logits[:, 0])
 
 
 class AutoregressiveDrafter(LearnedDrafter):

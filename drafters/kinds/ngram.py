@@ -84,7 +84,7 @@ class NGram:
     ) -> Proposal:
         found = [text.follow(self.gamma) for text in state.texts[rows]]
         tokens = torch.tensor([f + [0] * (self.gamma - len(f)) for f in found], device=anchor.device)
-        return Proposal(tokens, torch.tensor([len(f) for f in found], device=anchor.device), None)
+        return Proposal(tokens, tuple(map(len, found)), None)
 
     def drafts_along(self, text: Sequence[int], first: int) -> list[list[int]]:
         """What would be drafted from each of the anchors at positions `first` to the end of `text`, at most γ tokens."""
@@ -114,5 +114,4 @@ class NoDrafter:
     def propose(
         self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
-        empty = anchor.new_zeros(len(anchor), 0)
-        return Proposal(empty, torch.zeros_like(anchor), None)
+        return Proposal(anchor.new_zeros(len(anchor), 0), (0,) * len(anchor), None)

@@ -23,8 +23,8 @@ def baseline(
     with user_errors("harness"):
         if file.suffix != ".json":
             raise InputError(f"{file}: a baseline's name ends in .json, by which `harness compare` knows it")
-        if not file.parent.is_dir():
-            raise InputError(f"{file.parent}: no such folder for {file.name}")
+        if file.parent.exists() and not file.parent.is_dir():
+            raise InputError(f"{file.parent}: is no folder for {file.name}")
 
         from results.baseline import finished_baseline, write_baseline
         from results.store.database import Store
@@ -33,6 +33,7 @@ def baseline(
         run_id = store.find_run(name)
         with store.reading() as connection:
             made = finished_baseline(connection, run_id)
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_baseline(made, file)
         told = {"run": run_id, "file": str(file), "prompts": len(made.prompts), "drafters": list(made.drafters)}
         if as_json:

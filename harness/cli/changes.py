@@ -171,6 +171,9 @@ def _open(row: Judged, tolerance: float) -> str:
     change = row.change
     if change.noise is None or change.sees is None:
         return f"{_named(change)}: too few prompts to know its noise"
+    if change.sees <= tolerance:  # it could see, and what it sees is close
+        said = f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
+        return f"{said}: whether that is a loss of {tolerance:.1%} is open"
     told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}"
     if row.prompts_needed is None:
         return told

@@ -88,6 +88,8 @@ def parse_tolerance(text: str) -> float:
         value = as_share(text)
     except ValueError:
         raise InputError(f"--fail-on-regression {text}: is written as 2% or 0.02") from None
+    if 1 <= value < 100 and not text.endswith("%"):
+        raise InputError(f"--fail-on-regression {text}: is more than the whole; {text} percent is written {text}%")
     if not 0 < value < 1:
         raise InputError(
             f"--fail-on-regression {text}: must be above 0 and below 100 %: no run can exclude a loss of nothing"

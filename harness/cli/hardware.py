@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import AsJson, Out
-from harness.console import fitted, plain_console, user_errors
+from harness.console import plain_console, print_table, user_errors
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def hardware(
         heads = ("profile", "GPUs", "context tokens that fit", "source", "measured")
         lines = [(name, str(gpus), f"{tokens:,}", *rest) for name, gpus, tokens, *rest in rows]
         console = plain_console()
-        console.print(fitted(heads, lines, ("measured", "GPUs"), console.width))
+        print_table(console, heads, lines, ("measured", "GPUs"))
 
 
 def _facts(profile: Profile) -> tuple[int, int, str, str]:

@@ -19,6 +19,7 @@ from simulator.errors import InputError
 if TYPE_CHECKING:  # these take seconds
     from harness.recording.run import RecordingEstimate
     from harness.recording.suite import Generation
+    from results.store.database import Store
     from simulator.records import Drafting
 
 
@@ -66,26 +67,26 @@ def record(
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    from harness.cluster import Cluster
-
     reported = context.info_name == "run"
     with user_errors("harness"):
+        if resume is not None and (suite is not None or dry_run):
+            raise InputError("--resume goes on with a run as it was planned; leave the suite and --dry-run out")
+        if suite is None and resume is None:
+            raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
+        store, run_id = _store(out, resume, dry_run=dry_run)
+
+        from harness.cluster import Cluster
+
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         cluster.check()
+
         from harness.recording.plan import RecordingPlan
         from harness.recording.run import estimate, resume_run, start_run
-        from results.store.database import Store
 
-        store = Store(out / "specyard.duckdb")
         with watching() as watcher:
-            if resume is not None:
-                if suite is not None or dry_run:
-                    raise InputError("--resume goes on with a run as it was planned; leave the suite and --dry-run out")
-                run_id = store.find_run(resume)
+            if suite is None:
                 resume_run(run_id, store, cluster, watcher)
             else:
-                if suite is None:
-                    raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
                 with checked():
                     plan = RecordingPlan(
                         generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),
@@ -108,6 +109,26 @@ def record(
             print_estimate(costs, as_json=as_json)
         else:
             print_run(store, run_id, write_report(store, run_id) if reported else None, as_json=as_json)
+
+
+def _store(out: Path, resume: str | None, *, dry_run: bool) -> tuple[Store, str]:
+    """The database, and the run to go on with, where there is one: looked at before anything that takes seconds to import.
+
+    Raises InputError where results could not be kept, there is no such run, or another process is at work on it.
+    """
+    from results.store.database import Store
+    from results.store.lease import check_free
+    from results.store.subjects import RUN
+
+    store = Store(out / "specyard.duckdb")
+    if not dry_run:
+        store.prepare()
+    if resume is None:
+        return store, ""
+    run_id = store.find_run(resume)
+    with store.reading() as connection:
+        check_free(connection, RUN, run_id)
+    return store, run_id
 
 
 def _generation(

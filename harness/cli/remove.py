@@ -114,7 +114,8 @@ def _take_out(store: Store, chosen: Sequence[Holding], *, yes: bool, as_json: bo
         listed = [{"kind": each.word, "id": each.id, "run": each.run_id} for each in chosen]
         print(json.dumps({"listed": listed, "removed": does, "bytes_freed": freed}))
     elif does:
-        print(f"removed; {store.file} is {freed / 1e6:.1f} MB smaller")
+        held = "; another process reads it, so the space is used again and not given back yet"
+        print(f"removed; {store.file} is {freed / 1e6:.1f} MB smaller" + held * (freed <= 0))
     elif chosen:
         print("nothing is removed; --yes removes what is listed")
 

@@ -11,10 +11,10 @@ import typer
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.cli.show import domain_order
-from harness.console import fitted, listed, plain_console, user_errors, watching
+from harness.console import listed, plain_console, print_table, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
-    from rich.table import Table
+    from rich.console import Console
 
     from harness.sweeps.replay import Replayed
 
@@ -71,9 +71,9 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         share = f"{accepted / verified:.1%}" if verified else "–"
         lines.append([line, *(cells.get(d, "–") for d in domains), share])
     console = plain_console()
-    console.print(fitted(heads, lines, ("accepted", *reversed(domains)), console.width))
+    print_table(console, heads, lines, ("accepted", *reversed(domains)))
     if any(r.change for r in rows):
-        console.print(_drafting_table(rows, domains, console.width))
+        _print_drafting(console, rows, domains)
 
 
 def _label(r: Replayed) -> str:
@@ -84,7 +84,7 @@ def _label(r: Replayed) -> str:
     return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"
 
 
-def _drafting_table(rows: list[Replayed], domains: list[str], width: int) -> Table:
+def _print_drafting(console: Console, rows: list[Replayed], domains: list[str]) -> None:
     """What greedy drafts are worth: τ of what was drafted both ways, and the change, with 95 % intervals over prompts."""
     both = {(r.drafter, r.gamma) for r in rows if r.change is not None}
     by_line: dict[str, dict[str, str]] = {}
@@ -92,7 +92,7 @@ def _drafting_table(rows: list[Replayed], domains: list[str], width: int) -> Tab
         change = "" if r.change is None else f", {_range(r.change.change, r.change.low, r.change.high, '+.1%')}"
         by_line.setdefault(_label(r), {})[r.domain] = _range(r.tau, r.low, r.high, ".2f") + change
     lines = [[line, *(cells.get(d, "–") for d in domains)] for line, cells in by_line.items()]
-    return fitted(["τ, and what greedy drafts change (95 %)", *domains], lines, list(reversed(domains)), width)
+    print_table(console, ["τ, and what greedy drafts change (95 %)", *domains], lines, list(reversed(domains)))
 
 
 def _range(value: float, low: float | None, high: float | None, form: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import AsJson, Out
-from harness.console import fitted, plain_console, user_errors
+from harness.console import plain_console, print_table, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -27,17 +27,21 @@ def print_runs(store: Store, *, as_json: bool) -> None:
         rows = connection.execute(
             """
             SELECT run_id, created_at, finished_at IS NOT NULL AS finished, suite, prompt_source, pair, seed,
-                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses
+                   (SELECT count(*) FROM responses s WHERE s.run_id = r.run_id) AS responses, failure
             FROM runs r ORDER BY created_at DESC
             """
         ).fetchall()
-    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses")
+    names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses", "failure")
     if as_json:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
         return
+    failed = any(row[-1] for row in rows)
     lines = [
-        [name, f"{created:%Y-%m-%d %H:%M}", "yes" if finished else "no", *map(str, rest)]
+        [name, f"{created:%Y-%m-%d %H:%M}", "yes" if finished else "no", *("" if v is None else str(v) for v in rest)][
+            : 9 if failed else 8
+        ]
         for name, created, finished, *rest in rows
     ]
     console = plain_console()
-    console.print(fitted(names, lines, ("seed", "prompts", "responses", "suite"), console.width))
+    expendable = ("seed", "prompts", "responses", "suite")
+    print_table(console, names if failed else names[:-1], lines, expendable)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, fitted, listed, plain_console, user_errors, watching
+from harness.console import checked, listed, plain_console, print_table, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -77,4 +77,4 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
         lines.append([f"  {t.what}", *ends, losses, t.instead or "–"])
         last = t.load
     console = plain_console()
-    console.print(fitted(heads, lines, ("lost at ±30 %",), console.width))
+    print_table(console, heads, lines, ("lost at ±30 %",))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import fitted, plain_console, say, user_errors
+from harness.console import plain_console, print_table, say, user_errors
 
 if TYPE_CHECKING:  # these take seconds
-    from rich.table import Table
+    from rich.console import Console
 
     from results.store.database import Store
 
@@ -49,12 +49,11 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         for line in _details(row):
             say(console, line)
         heads = ("drafter", "kind", "γ", "recorded γ", "checkpoint", "hash")
-        console.print(
-            fitted(heads, [_drafter(*item) for item in row["drafters"].items()], ("hash", "recorded γ"), console.width)
-        )
+        drafters = [_drafter(*item) for item in row["drafters"].items()]
+        print_table(console, heads, drafters, ("hash", "recorded γ"))
     if row["finished_at"] is None:
         say(console, "this run is not finished: what follows is what it has so far")
-    console.print(_table(row["drafters"], lengths, speeds, console.width))
+    _print_lengths(console, row["drafters"], lengths, speeds)
     for file in (store.file, report):
         if file is not None:
             console.print(str(file), soft_wrap=True, markup=False)
@@ -84,9 +83,9 @@ def _drafter(name: str, drafter: dict[str, Any]) -> list[str]:
     return [name, kind, str(drafter["gamma"]), gammas, checkpoint, (drafter.get("checkpoint_hash") or "")[:12]]
 
 
-def _table(
-    drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]], width: int
-) -> Table:
+def _print_lengths(
+    console: Console, drafters: dict[str, dict[str, Any]], lengths: list[dict[str, Any]], speeds: list[dict[str, Any]]
+) -> None:
     """A row for every block size; drafters are timed at their own."""
     domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=domain_order)))
     lines: list[list[str]] = []
@@ -102,7 +101,7 @@ def _table(
             speed = "" if way == "greedy" and not timed else _speed_cell(timed)
             lines.append([label, *("–" if tau is None else f"{tau:.2f}" for tau in found), speed])
     heads = ["accepted length τ", *domains, "tok/s against none, one request"]
-    return fitted(heads, lines, [domain for domain in reversed(domains) if domain != "all"], width)
+    print_table(console, heads, lines, [domain for domain in reversed(domains) if domain != "all"])
 
 
 def _speed_cell(rows: list[dict[str, Any]]) -> str:

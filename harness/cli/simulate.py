@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import check_resumed, checked, fitted, listed, plain_console, say, shares, user_errors, watching
+from harness.console import check_resumed, checked, listed, plain_console, print_table, say, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
@@ -146,7 +146,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         say(console, _load_cell(rows[0]))
     for promise in promised:
         say(console, f"promise: {promise}")
-    best = {id(_best([r for r in rows if r["load"] == load])) for load in loads}
+    best = {id(r) for load in loads for r in _best([r for r in rows if r["load"] == load])}
     replicated = len({r["seed"] for r in rows}) > 1
     costs = _cost_columns(plan, rows)
     kept = ["promise"] if len(promised) == 1 else promised
@@ -162,8 +162,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         cells += [] if r["error"] else [cell(r) for cell in costs.values()]
         lines.append(["" if who == last else who, *where, *cells])
         last = who
-    console.print(fitted(heads, lines, ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user"), console.width))
-    if len(rows) > len(loads):
+    print_table(console, heads, lines, (*_LEAST_FIRST, *(["tok/s/GPU"] if costs else [])))
+    if best and len(rows) > len(loads):
         kept_too = " within the promise" if promised else ""
         say(console, f"* most{kept_too} at its load")
     for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
@@ -186,13 +186,23 @@ def _load_cell(r: dict[str, Any]) -> str:
 _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
 
 
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of a load with most throughput, or speed, among those that an engine can be, that keep up and the promise."""
+_LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
+"""What goes where a terminal is too narrow."""
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, one a seed, of the system with most throughput, or speed, among those that an engine can be, and that keep
+    up and the promise."""
     from results.store.rows import kept
 
     able = [r for r in rows if r["throughput"] is not None and r["lossless"] and kept(r)]
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
-    return max(able, key=lambda r: float(r[figure]), default=None)
+    systems: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for r in able:
+        systems.setdefault(tuple(r[name] for name in ("drafter", "gamma", "policy", "confidences")), []).append(r)
+    seeds = len({r["seed"] for r in rows})
+    always = [own for own in systems.values() if len(own) == seeds]
+    return max(always, key=lambda own: sum(float(r[figure]) for r in own), default=[])
 
 
 def _simulation_cells(r: dict[str, Any], promised: Sequence[str], *, best: bool) -> list[str]:

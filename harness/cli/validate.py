@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import fitted, listed, plain_console, say, user_errors, watching
+from harness.console import listed, plain_console, print_table, say, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -96,7 +96,7 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
         cells = [_compared_cell(r, figure) for figure in QUANTITIES]
         lines.append(["" if who == last else who, str(r["users"]), *cells, f"{r['step_errors']['step']:+.1%}"])
         last = who
-    console.print(fitted(heads, lines, ("step time", "budget", "τ", "tok/s of a user"), console.width))
+    print_table(console, heads, lines, ("step time", "budget", "τ", "tok/s of a user"))
     say(console, "simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
     for figure, label in {**names, "step": "step time"}.items():
         e = errors[figure]

@@ -176,7 +176,7 @@ class Bench:
         even = torch.full((1, 1, 1), 1 / self.target.vocab_size, device=ids.device)
         probs = even.expand(rows, drafted, self.target.vocab_size) if drafted else None
         verified = torch.full((rows,), drafted, device=ids.device)
-        proposal, draws = Proposal(ids[:, 1:], verified, probs), self._draws(rows, drafted)
+        proposal, draws = Proposal(ids[:, 1:], (drafted,) * rows, probs), self._draws(rows, drafted)
         cache = self._cache(point)
 
         def work() -> object:
@@ -266,7 +266,8 @@ class Bench:
 
     def _rule_work(self, point: BenchPoint) -> Work:
         instant = _Instant(point.requests, point.tokens - 1, self.target.device)
-        verified, draws = instant.proposal.drafted, self._draws(point.requests, point.tokens - 1)
+        verified = torch.tensor(instant.proposal.drafted, device=self.target.device)
+        draws = self._draws(point.requests, point.tokens - 1)
         return lambda: verify(instant.proposal, verified, probabilities(self.sampling, instant.hidden), draws)
 
     def _on_device(self, point: BenchPoint) -> bool:
@@ -311,7 +312,7 @@ class _Instant:
         self.hidden = torch.zeros(rows, gamma + 1, 2, device=device)
         tokens = torch.zeros(rows, gamma, dtype=torch.int64, device=device)
         confidence = torch.ones(rows, gamma, device=device)
-        self.proposal = Proposal(tokens, torch.full((rows,), gamma, device=device), None, confidence)
+        self.proposal = Proposal(tokens, (gamma,) * rows, None, confidence)
 
     def forward(self, *_: object) -> TargetPass:
         return TargetPass(self.hidden, self.hidden[..., :0])

@@ -135,11 +135,7 @@ def loaded_pair(
     sources = {n: s for n, s in choose_drafters(named, drafters).items() if n != "none"}
     device = _resolved(device or named.device)
     with _one_thread(device):
-        target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device)
-        if target.cannot_decode is not None:
-            raise InputError(
-                f"target {target.name}: cannot be profiled, since it cannot decode live: {target.cannot_decode}"
-            )
+        target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device, live=True)
         loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
         name = Path(pair).stem
         model = name if Path(named.target).is_dir() else named.target

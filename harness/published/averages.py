@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.published.run import Told, keep
+from harness.published.run import MOST_TOKENS, Told, keep
 from results.store.database import Store
 from simulator.averages import ASSUMPTIONS, Averages, numbers, trace_of
 from simulator.drafter_kinds import KINDS
@@ -42,6 +42,13 @@ class Stated:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"--seed must be 0 or more, got {self.seed}")
+        if self.prompt_tokens > MOST_TOKENS:
+            raise InputError(f"--prompt-tokens {self.prompt_tokens}: is more than {MOST_TOKENS:,}")
+        tokens = self.responses_per_task * len(self.averages) * self.output_tokens
+        if tokens > MOST_TOKENS:
+            raise InputError(
+                f"{tokens:,} tokens would be synthesised, and {MOST_TOKENS:,} are enough for anything: ask for fewer"
+            )
 
 
 def averages_of(

@@ -23,14 +23,20 @@ from simulator.records import Round
 from simulator.traces import Trace
 
 PUBLISHED = ("paper:qwen3-4b",)
+MOST_TOKENS = 100_000_000
+"""Tokens that are synthesised at most: an anchor takes some dozens of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much to synthesise."""
+    """How much to synthesise. Raises InputError for more than is good for anything."""
 
     responses_per_task: int = 40
     output_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.responses_per_task * self.output_tokens > MOST_TOKENS:
+            raise InputError(f"{self.responses_per_task * self.output_tokens:,} tokens a task are more than {MOST_TOKENS:,}")
 
 
 def publish(name: str, seed: int, size: Size, store: Store, say: Callable[[str], None]) -> str:

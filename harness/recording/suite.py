@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
 
 Source = Literal["bundled", "data-dir", "hub"]
@@ -216,7 +216,7 @@ def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:
         frame = scan(task.hub.file)
         rows = (frame if limit is None else frame.head(limit)).collect().to_dicts()
     except Exception as error:  # polars and its network layer have no common base for "could not read this"
-        reason = " ".join(str(error).split())[:200]
+        reason = first_paragraph(error)
         raise InputError(f"task {task.name}: {task.hub.file} could not be read: {reason}") from error
     return [
         Prompt(task.name, task.domain, f"{task.name}/{i}", _turns(task.name, task.hub, row)) for i, row in enumerate(rows)

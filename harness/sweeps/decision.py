@@ -57,7 +57,8 @@ def decision_of(
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
-        stored, engine, chosen.run, drafting=plan.drafting, step_tokens=plan.step_tokens, gpus=plan.profile.gpus,
+        stored, engine, chosen.run, model=plan.profile.model, drafting=plan.drafting,
+        step_tokens=plan.step_tokens, gpus=plan.profile.gpus,
         replicas=plan.replicas,
         most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
     )  # fmt: skip
@@ -88,7 +89,8 @@ def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
     rows = [row for point, row in at if _candidate(point) == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
-    return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows))
+    keeps_up = all(row["keeps_up"] is not False for row in rows)
+    return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows), keeps_up=keeps_up)
 
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Candidate, tuple[Setup, Prepared]]:

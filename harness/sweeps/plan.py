@@ -125,7 +125,9 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
     known = list(dict.fromkeys(key.drafter for key in recordings.keys))
     if unknown := [d for d in plan.drafters or [] if d not in known]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
-    bare = False
+    bare, longest = False, max((key.gamma for key in recordings.keys), default=0)
+    if beyond := [str(policy) for policy in plan.policies or [] if (policy.k or 0) > longest]:
+        raise InputError(f"policy {beyond[0]}: verifies more than was drafted; the longest block recorded has γ = {longest}")
     for key in recordings.keys:
         name, gamma = key.drafter, key.gamma
         if plan.drafters and name not in plan.drafters:
@@ -139,10 +141,12 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
                 continue
             try:
                 plan.profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
+                if (policy.k or 0) > gamma:
+                    raise InputError(f"policy {policy}: verifies more than the {gamma} tokens that were drafted")
                 if policy.reads_confidences and recording.confidences == "none":
                     raise InputError(f"policy {policy}: needs confidences, and {name} has none")
             except InputError as error:
-                if plan.drafters and plan.policies:
+                if plan.drafters and plan.policies and (policy.k or 0) <= gamma:
                     raise
                 say(f"{name} γ={gamma} {policy}: left out: {error}")
                 continue

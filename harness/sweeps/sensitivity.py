@@ -186,6 +186,7 @@ def run_sensitivity(
     store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
 ) -> list[BreakEven]:
     """Break-evens of the configurations and loads that a sweep with this plan simulates; stored too. Raises InputError."""
+    store.prepare()
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     recordings = Recordings(store, run_id, plan.drafting)
     every = points(plan, recordings, watcher.say)

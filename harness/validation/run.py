@@ -57,6 +57,7 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
     What is found is kept beside the database until all of it is stored. `hardware` names a profile to simulate with in place
     of measuring one. Raises InputError.
     """
+    store.prepare()
     row = store.run(run_id)
     recordings = Recordings(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
     points = choose_points(plan, recordings)

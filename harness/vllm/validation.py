@@ -77,6 +77,7 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
         raise InputError(
             "--engine vllm: every method verifies all it drafts, on its own profile; leave --policy and --hardware out"
         )
+    store.prepare()
     run_id = store.find_run(name)
     drafting = choose_drafting(store, run_id, plan.drafting, watcher.say, engine=VLLM.drafting)
     row, recordings = store.run(run_id), Recordings(store, run_id, drafting)

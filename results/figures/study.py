@@ -181,7 +181,7 @@ class HowFar(NamedTuple):
         lost = f"another is better in {self.moved}: keeping the winner loses at most {self.worst:.1%}"
         lost = lost if self.moved else "no other is better"
         if not self.broken:
-            return f"the winner breaks no bound in {self.cases} cases, and {lost}"
+            return f"in none of {self.cases} cases does the winner break a bound, and {lost}"
         broken = f"the winner breaks a bound in {self.broken} of {self.cases} cases"
         return broken if self.broken == self.cases else f"{broken}; of the others, {lost}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ class _Draft:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
         self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run)) for run in runs]
         self._profiles: list[Mapping[str, Any]] = []
+        self._swept = datetime.min
+        """When the sweep began that the page shows."""
 
     def add_sweep(self, sweep_id: str | None) -> None:
         """Simulations, where there are any."""
@@ -137,10 +140,11 @@ class _Draft:
         self.answer = self._decided(sweep_id, list(sweep.plan.get("loads") or [])) or from_sweep(view)
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
+        self._swept = sweep.created_at
         self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
 
     def add_study(self, study_id: str | None) -> None:
-        """A study, where there is one; its answer goes before the sweep's."""
+        """A study, where there is one; the page opens with what was asked last, the study or the sweep."""
         if study_id is None:
             return
         study = study_figure.study(self.con, study_id)
@@ -151,8 +155,9 @@ class _Draft:
             study_figure.section(study, tried, confirmed, sensitive, self.series, self._evidence(study.run_id))
         )
         kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
-        mine = self._decided(study_id, study.loads)
-        self.answer = mine or from_study(study, confirmed, sensitive, kinds) or self.answer
+        mine = self._decided(study_id, study.loads) or from_study(study, confirmed, sensitive, kinds)
+        if self.answer is None or (mine is not None and study.created_at >= self._swept):
+            self.answer = mine
         self._warn(notes.model_notice(study.profile, run))
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
@@ -184,7 +189,7 @@ class _Draft:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""
         found = decisions(self.con, subject)
         told = [found[load] for load in loads if load in found]
-        return from_decision(told[-1]) if told else None
+        return from_decision(told[-1], told[:-1]) if told else None
 
     def _tell(self, title: str, facts: notes.Facts, made: Origin) -> None:
         """Where something comes from; a profile is told once."""

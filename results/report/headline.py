@@ -46,9 +46,9 @@ class Headline:
 # --- of a decision ----------------------------------------------------------------------------------------------------
 
 
-def from_decision(decision: Decision) -> Headline:
-    """What the commands print of it, gains set out."""
-    first, *others = sentences(decision)
+def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headline:
+    """What the commands print of it, gains set out; `others` are of the same study, at other loads."""
+    first, *more = sentences(decision)
     gains = [
         Gain(
             f"{gain.all.value:+.0%}",
@@ -59,7 +59,8 @@ def from_decision(decision: Decision) -> Headline:
         for gain in decision.gains
     ]
     told = len(decision.gains)
-    facts = [others[0], *others[1 + told :]] if gains else others
+    facts = [more[0], *more[1 + told :]] if gains else more
+    facts += [sentences(other)[0] for other in others]
     return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
 
 

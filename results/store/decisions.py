@@ -12,6 +12,7 @@ import msgspec
 from results.store.database import Store, insert_row
 from results.store.queries import has_table
 from simulator.decision import Candidate, Decision
+from simulator.hardware.profile import same_model
 from simulator.records import Drafting
 from simulator.serving.command import Serving, serve
 from simulator.serving.engine import ServingEngine
@@ -25,10 +26,13 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
 
 
 def serving_of(
-    run: Mapping[str, Any], engine: ServingEngine, candidate: Candidate, *, drafting: Drafting, step_tokens: int, gpus: int,
-    replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any], engine: ServingEngine, candidate: Candidate, *, model: str, drafting: Drafting, step_tokens: int,
+    gpus: int, replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
 ) -> Serving:  # fmt: skip
-    """The command that serves a candidate, its models called as the row of `runs` calls them; see `serve`."""
+    """The command that serves a candidate, its models called as the row of `runs` calls them; see `serve`.
+
+    `model` is what the hardware's profile is of: where that is another than was recorded, it is a note.
+    """
     target, drafter = run["target"], run["drafters"].get(candidate.recording.drafter, {})
     serving = serve(
         engine, str(target.get("source") or "MODEL"), candidate.recording, candidate.policy,
@@ -37,10 +41,15 @@ def serving_of(
         temperature=float(run["sampling"].get("temperature") or 0), drafting=drafting,
         most_running=most_running, fields=fields,
     )  # fmt: skip
+    notes = []
+    if not same_model(model, str(target.get("source") or "")):
+        notes.append(
+            f"the profile is of {model}, the traces are of {target['source']}: no such system was measured or modelled"
+        )
     if target.get("named_after"):
         note = f"{target['source']} is the name of {target['named_after']}: put the model's folder or hub name in its place"
-        serving = dataclasses.replace(serving, notes=(note, *serving.notes))
-    return serving
+        notes.append(note)
+    return dataclasses.replace(serving, notes=(*notes, *serving.notes))
 
 
 def served(decision: Decision, serving: Serving) -> Decision:

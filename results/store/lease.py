@@ -150,7 +150,7 @@ def _beat(store: Store, ended: threading.Event) -> None:
         try:
             with store.writing(patience_s=0):
                 pause_s = HEARTBEAT_S
-        except StoreError:
+        except (StoreError, duckdb.Error):
             pause_s = 1.0
         except InputError:  # somebody else's now: the main thread finds out when it next writes
             return

@@ -46,7 +46,11 @@ class KByBatch(Policy):
         return "k_by_batch:" + "/".join(f"{requests}={k}" for requests, k in self.rows)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
-        return min(gamma, next((k for requests, k in self.rows if load.decoding <= requests), 0))
+        return min(gamma, self.at(load.decoding))
+
+    def at(self, running: int) -> int:
+        """k at so many running requests; nothing beyond the last row."""
+        return next((k for requests, k in self.rows if running <= requests), 0)
 
     def admit(self, step: StepView) -> None:
         k = self.draft(step.load, step.longest_draft)

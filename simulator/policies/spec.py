@@ -118,6 +118,15 @@ class PolicySpec:
         """How many positions it verifies of every draft, 0 for `none`; None where it depends on more than the block."""
         return int(self._form.arguments(self.parameter)[0]) if self._form.policy is Fixed else None
 
+    def within(self, request_cap: int, gamma: int) -> PolicySpec:
+        """The plainest policy that does the same to drafts of γ tokens while at most so many requests run: a table that has
+        one k up to there is that k."""
+        table = self.k_by_batch
+        if table is None:
+            return self
+        ks = {min(k, gamma) for k in map(table.at, range(1, request_cap + 1))}
+        return self if len(ks) > 1 else PolicySpec.fixed(k) if (k := ks.pop()) else NO_DRAFTER
+
     @property
     def k_by_batch(self) -> KByBatch | None:
         """Its table of k over running requests; None where it has none."""

@@ -36,6 +36,8 @@ def cannot_run(engine: ServingEngine, recording: Recording, policy: PolicySpec, 
         return f"{engine.name} has no method for {kind}"
     if policy.name not in engine.policies:
         return f"{engine.name} has no {policy.name}"
+    if (policy.k or 0) > recording.gamma:
+        return f"{policy}: only {recording.gamma} drafted tokens were recorded"
     if KINDS[kind].prefix:
         return ""
     counts = {policy.k} if policy.k is not None else set()

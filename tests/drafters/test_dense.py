@@ -328,7 +328,7 @@ def proposal_along(drafter: Drafter, target: Target, ids: list[int], at: int, sa
     finally:
         drafter_module.sample = original
     if proposal.probs is None:
-        size = int(proposal.drafted)
+        size = proposal.drafted[0]
         return [torch.eye(6)[int(proposal.tokens[0, k])] if k < size else torch.zeros(6) for k in range(GAMMA)]
     return list(proposal.probs[0])
 

@@ -54,7 +54,7 @@ class TestEveryDrafter:
         drafter = make(name)
         proposal = propose(drafter, target, TEXT, [5, 8], [])
         assert proposal.tokens.shape == (2, drafter.gamma)
-        assert bool((proposal.drafted <= drafter.gamma).all())
+        assert max(proposal.drafted) <= drafter.gamma
         assert bool(((proposal.tokens >= 0) & (proposal.tokens < VOCAB)).all())
         if proposal.probs is not None:
             assert proposal.probs.shape == (2, drafter.gamma, VOCAB)
@@ -69,7 +69,7 @@ class TestEveryDrafter:
         whole = propose(drafter, target, TEXT, [6, 8], [])
         pieces = propose(drafter, target, TEXT, [6, 8], [3, 1])
         assert torch.equal(whole.tokens, pieces.tokens)
-        assert torch.equal(whole.drafted, pieces.drafted)
+        assert whole.drafted == pieces.drafted
         if whole.probs is not None and pieces.probs is not None:
             torch.testing.assert_close(whole.probs, pieces.probs, atol=1e-5, rtol=0)
 
@@ -77,8 +77,8 @@ class TestEveryDrafter:
         drafter = make(name)
         together = propose(drafter, target, TEXT, [5, 8], [])
         alone = propose(drafter, target, TEXT[:1], [5], [])
-        drafted = int(alone.drafted[0])
-        assert int(together.drafted[0]) == drafted
+        drafted = alone.drafted[0]
+        assert together.drafted[0] == drafted
         if together.probs is not None and alone.probs is not None:
             torch.testing.assert_close(together.probs[:1, 0], alone.probs[:, 0], atol=1e-5, rtol=0)
         else:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from scipy.stats import chisquare
 from torch import nn
 from transformers import CONFIG_MAPPING
@@ -53,8 +55,9 @@ UNDECLARED = {"openai-gpt": "Block", "rwkv": "RwkvBlock", "xlstm": "xLSTMBlock"}
 
 
 def known(families: Any) -> list[str]:
-    """Those that the installed transformers has."""
-    return [family for family in families if FAMILIES[family][0] in CONFIG_MAPPING]
+    """Those that the installed transformers has. Its DeepSeek V4 looks at later tokens before 5.9, and is refused."""
+    wrong = {"deepseek_v4"} if Version(transformers.__version__) < Version("5.9") else set()
+    return [family for family in families if FAMILIES[family][0] in CONFIG_MAPPING and family not in wrong]
 
 
 @pytest.mark.parametrize("family", known(DECODING))

@@ -73,7 +73,7 @@ class TwoTokenDrafter:
         first, after_a, after_b = self.confidence
         second = torch.where(tokens[0] == A, after_a, after_b)
         confidence = torch.stack([torch.full_like(second, first), second], -1)
-        return Proposal(torch.stack(tokens, 1), torch.full_like(anchor, 2), torch.stack(probs, 1).float(), confidence)
+        return Proposal(torch.stack(tokens, 1), (2,) * len(anchor), torch.stack(probs, 1).float(), confidence)
 
 
 def run(target: Any, drafter: Any, policy: Any, tokens: int) -> list[Decoded]:
@@ -163,7 +163,7 @@ class HeadlessDrafter:
             token = sample(probs[k], draws.draft[:, k])
             tokens.append(token)
         drafted, q = torch.stack(tokens, 1), torch.stack(probs, 1)
-        return Proposal(drafted, torch.full_like(anchor, 2), q, self.confident(drafted, q))
+        return Proposal(drafted, (2,) * len(anchor), q, self.confident(drafted, q))
 
 
 def own_probability(tokens: Tensor, q: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list
             with torch.no_grad():
                 drafted = torch.cat([ids, proposal.tokens], 1)
                 logits = target.model(input_ids=drafted, use_cache=False).logits[:, ids.shape[1] - 1 :]
-            verdict = verify(proposal, proposal.drafted, probabilities(sampling, logits), draws)
+            verdict = verify(proposal, torch.tensor(proposal.drafted), probabilities(sampling, logits), draws)
             for row, i in enumerate(alike):
                 accepted = int(verdict.accepted[row])
                 new = [*proposal.tokens[row, :accepted].tolist(), int(verdict.next_token[row])]
@@ -174,7 +174,7 @@ def rereading(target: Target, drafter: Drafter, sampling: Sampling) -> list[list
                     new = new[: new.index(END) + 1]
                     accepted = min(accepted, len(new))
                 said[i] += new
-                offered = int(proposal.drafted[row])
+                offered = proposal.drafted[row]
                 sure = () if proposal.confidence is None else tuple(proposal.confidence[row].tolist())
                 rounds[i].append(Round(offered, offered, accepted, len(new), sure, running=1))
     return rounds
@@ -185,7 +185,7 @@ def proposed(target: Target, drafter: Drafter, ids: torch.Tensor, sampling: Samp
     if not isinstance(drafter, LearnedDrafter):
         found = [drafter.drafts_along(row, len(row) - 1)[-1] for row in ids.tolist()]  # type: ignore[attr-defined]
         tokens = torch.tensor([[*draft, *[0] * (GAMMA - len(draft))] for draft in found])
-        return Proposal(tokens, torch.tensor([len(draft) for draft in found]), None)
+        return Proposal(tokens, tuple(map(len, found)), None)
     tokens, probs = [], []
 
     def choose(k: int, logits: torch.Tensor) -> torch.Tensor:
@@ -198,8 +198,7 @@ def proposed(target: Target, drafter: Drafter, ids: torch.Tensor, sampling: Samp
         anchor = torch.full((len(ids), 1), ids.shape[1] - 1)
         draft = drafter.draft(drafter.read(taps, ids, anchor), ids[:, -1:], choose)
     confidence = None if draft.confidence_logits is None else draft.confidence_logits[:, 0].sigmoid()
-    count = torch.full((len(ids),), GAMMA)
-    return Proposal(torch.stack(tokens, 1), count, torch.stack(probs, 1), confidence)
+    return Proposal(torch.stack(tokens, 1), (GAMMA,) * len(ids), torch.stack(probs, 1), confidence)
 
 
 @pytest.mark.parametrize("name", ["dspark", "eagle3", "ngram"])

@@ -54,12 +54,16 @@ def test_an_answer_ends_with_any_token_that_somebody_names(
     ("template", "message"),
     [
         ("{{ raise_exception('roles must alternate') }}", "its chat template fails: TemplateError: roles must alternate"),
+        ("{{ raise_exception('long ' * 90 ~ 'and whole') }}", "TemplateError: (long ){90}and whole$"),
         ("{% for m in messages %}", "its chat template fails: TemplateSyntaxError: .*endfor"),
         ("{{ messages[0].content + 1 }}", "its chat template fails: TypeError: "),
         ({"rag": "a", "tool_use": "b"}, r"has several chat templates \(rag, tool_use\) and no default"),
         ("", "has no chat template"),
         (None, "has no chat template"),
         ("{% set nothing = 1 %}", "makes no tokens"),
+        ("{{ ['a', 'b'] | random }}{{ messages[-1].content }}", "its chat template draws at random"),
+        ("Answer the question.", "its chat template says the same to every conversation"),
+        ("{{ messages[-1].role }}: ", "its chat template says the same to every conversation"),
     ],
 )
 def test_what_is_wrong_with_a_template_is_told_with_its_own_words(template: Any, message: str, speaking: Target) -> None:
@@ -78,15 +82,15 @@ def test_what_is_wrong_with_a_template_is_told_with_its_own_words(template: Any,
          "Wednesday 5 March"),
         ("{%- set year = strftime_now('%Y')|int %}{{ year + 1 }}", "2026"),
         ("{% set date_string = date_string or strftime_now('%H:%M') %}{{ date_string }}", "00:00"),
-        ("{{ messages[0].content }}", "hello"),
+        ("", ""),
     ],
 )  # fmt: skip
 def test_a_template_that_asks_for_the_date_is_told_the_runs(template: str, rendered: str, speaking: Target) -> None:
     tokenizer = speaking.tokenizer
     assert tokenizer is not None
-    tokenizer.chat_template = template
+    tokenizer.chat_template = template + "{{ messages[0].content }}"
     ids = speaking.encode_chat(HELLO, today=date(2025, 3, 5))
-    assert tokenizer.decode(ids) == rendered
+    assert tokenizer.decode(ids) == rendered + "hello"
     assert speaking.dated == ("strftime_now" in template)
     assert (speaking.encode_chat(HELLO) == ids) == (not speaking.dated or rendered == "00:00")
 

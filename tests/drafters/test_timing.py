@@ -34,7 +34,7 @@ def test_a_draft_can_be_repeated(bench: Bench, drafter: str) -> None:
     first, second = work(), work()
     assert isinstance(first, Proposal)
     assert isinstance(second, Proposal)
-    assert first.drafted.tolist() == second.drafted.tolist() == [GAMMA] * 3
+    assert first.drafted == second.drafted == (GAMMA,) * 3
     assert first.tokens.tolist() == second.tokens.tolist()
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from harness.recording.pair import BUNDLED_PAIRS
 from results.store.database import Store
+from results.store.rows import response_tables
 from tests.harness.test_run import harness
-from tests.results.test_store import INFO
+from tests.results.test_store import INFO, RESPONSE
 
 TINY = BUNDLED_PAIRS.parents[2] / "drafters" / "tiny"
 
@@ -38,7 +39,8 @@ def test_help_imports_nothing_heavy() -> None:
     ],
 )
 def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str, tmp_path: Path) -> None:
-    Store(tmp_path / "specyard.duckdb").create_run(INFO)
+    store = Store(tmp_path / "specyard.duckdb")
+    store.add(store.create_run(INFO), response_tables("dspark", 2, [RESPONSE]))
     code = (
         "import sys; from harness.cli.app import app; app(sys.argv[2:], standalone_mode=False); "
         "found = set(sys.argv[1].split(',')) & set(sys.modules); sys.exit(f'imported {found}' if found else 0)"

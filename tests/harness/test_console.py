@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.console import fitted, fitting, say
+from harness.console import fitting, print_table, say
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -21,18 +21,27 @@ ROWS = [
 def lines(width: int) -> list[str]:
     console = Console(width=width, file=None, record=True)
     with console.capture() as captured:
-        console.print(fitted(HEADS, ROWS, ("b", "a"), width))
+        print_table(console, HEADS, ROWS, ("b", "a"))
     return captured.get().splitlines()
 
 
 def test_what_matters_less_goes_first_and_nothing_is_cut() -> None:
-    for width, heads in ((80, HEADS), (52, ["policy", "a", "c"]), (40, ["policy", "c"])):
+    for width, heads in ((80, HEADS), (52, ["policy", "a", "c"]), (41, ["policy", "c"])):
         shown = lines(width)
-        assert len(shown) == 1 + len(ROWS)
+        gone = [head for head in HEADS if head not in heads]
+        assert len(shown) == 1 + len(ROWS) + bool(gone)
         assert shown[0].split() == heads
+        assert all(head in shown[-1] for head in gone)
         assert all(len(line.rstrip()) <= width for line in shown)
         assert "dspark γ=7 prefix_scheduler" in shown[1]
         assert "kept" in shown[1]
+
+
+def test_what_is_still_too_wide_is_not_cut() -> None:
+    told = io.StringIO()
+    rows = [["a policy with a long name", "more than there is room for"]]
+    print_table(Console(file=told, width=20, force_terminal=True, no_color=True), ["policy", "why"], rows, ())
+    assert "".join(told.getvalue().split()).count("apolicywithalongnamemorethanthereisroomfor") == 1
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 160), st.data())

@@ -30,7 +30,7 @@ from tests.results.test_store_leases import WORKER, other
 from tuner.cli.app import app as tuner_app
 
 SIMULATE = ("simulate", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--draws", "0", "--concurrency", "2,4")
-SEARCH = ("search", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--trials", "4", "--load", "4", "--actors", "0")
+SEARCH = ("search", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--trials", "1", "--load", "4", "--actors", "0")
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)
 
 
@@ -102,7 +102,8 @@ def test_a_study_that_is_stopped_before_its_first_trial_leaves_none(store: Store
 
 
 def test_a_study_whose_resumption_is_refused_stays_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(store, *SEARCH, program=tuner_app)[0] == 0
+    monkeypatch.setattr(tuner.study, "_finish", lambda studies, study_id, *rest: studies.finish(study_id, [], []))
+    command(store, *SEARCH, program=tuner_app)  # finished, with nothing confirmed to print
 
     def refuse(*arguments: Any) -> Any:
         raise InputError("no longer")
@@ -112,7 +113,7 @@ def test_a_study_whose_resumption_is_refused_stays_finished(store: Store, monkey
     assert (code, told.splitlines()[-1]) == (2, "tuner: no longer")
     with store.reading() as connection:
         sql = "SELECT finished_at IS NOT NULL, plan->>'trials', failure FROM studies"
-        assert connection.execute(sql).fetchall() == [(True, "4", None)]
+        assert connection.execute(sql).fetchall() == [(True, "1", None)]
 
 
 def test_a_synthesised_run_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +134,13 @@ def test_rows_that_cannot_be_written_leave_no_sweep(store: Store, place: str) ->
     assert count(store, SWEEP) == 0
 
 
-def test_work_that_goes_on_elsewhere_is_not_resumed(store: Store) -> None:
+def test_work_that_goes_on_elsewhere_is_not_resumed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run, a sweep and a study, each held by a real process."""
+    monkeypatch.setattr(tuner.study, "_finish", interrupt)
     assert command(store, *SIMULATE)[0] == 0
-    assert command(store, *SEARCH, program=tuner_app)[0] == 0
+    code, _, told = command(store, *SEARCH, program=tuner_app)
+    assert code == 130
+    assert "go on with: tuner " in told
     with store.writing() as connection:
         for subject in SUBJECTS.values():
             connection.execute(f"UPDATE {subject.table} SET finished_at = NULL")

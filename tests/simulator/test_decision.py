@@ -192,3 +192,61 @@ def test_a_command_of_replicas_and_of_loads_below_the_cap() -> None:
     assert "--data-parallel-size" not in table.command
     assert any("start 2 such servers" in note for note in table.notes)
     assert any("no more than 16 requests ran" in note for note in table.notes)
+
+
+def test_overload_is_not_called_a_broken_promise() -> None:
+    drowned = [
+        msgspec.structs.replace(simulated(r, policy, 100, kept=False), keeps_up=False)
+        for r, policy in ((NOTHING, "none"), (DSPARK, "fixed:7"))
+    ]
+    assert str(choose(drowned, VLLM)).startswith("overload")
+    slow = [simulated(NOTHING, "none", 100, kept=False), simulated(DSPARK, "fixed:7", 90, kept=False)]
+    assert "promise" in str(choose(slow, VLLM))
+
+
+def test_what_was_not_drafted_cannot_be_served() -> None:
+    assert "only 7 drafted" in cannot_run(VLLM, EAGLE3, PolicySpec.fixed(8), 256)
+
+
+def test_a_table_of_one_k_is_no_other_choice() -> None:
+    """At 256 requests at most, k_by_batch:256=7 is fixed:7: the runner-up is the drafter behind it."""
+    found = [
+        simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150), simulated(DSPARK, "k_by_batch:256=7", 150),
+        simulated(EAGLE3, "fixed:3", 140),
+    ]  # fmt: skip
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    assert choice.runner_up == candidate(EAGLE3, "fixed:3")
+
+
+def test_what_is_not_better_beyond_doubt_is_not_told() -> None:
+    rng = np.random.default_rng(2)
+    own, even = np.exp(0.02 * rng.standard_normal(len(DRAWS))), np.full(len(DRAWS), 150.0)
+    found = [simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150), simulated(DSPARK, "prefix_scheduler", 151)]
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    assert choice.better is not None
+    for more, told in ((151 / 150, False), (1.2, True)):
+        values = {choice.run: sampled(even), choice.none: sampled(even / 1.5), choice.better: sampled(even * own * more)}
+        said = " ".join(sentences(decide(STUB, choice, values, DRAWS, VLLM)))
+        assert ("cannot run" in said) == told
+
+
+def test_who_waits_for_a_place_is_told_what_helps() -> None:
+    """With a cap of 8, 64 users are 8 at a time: fewer users would change nothing."""
+    found = [simulated(NOTHING, "none", 100, cap=8), simulated(DSPARK, "fixed:7", 150, cap=8)]
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    values = np.full(len(DRAWS), 150.0)
+    unsure = sampled(values)
+    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
+    decision = decide(
+        msgspec.structs.replace(STUB, load="users:64/0"),
+        choice,
+        {choice.run: unsure, choice.none: sampled(values)},
+        DRAWS,
+        VLLM,
+    )
+    said = " ".join(sentences(decision))
+    assert "56 of the 64 users wait" in said
+    assert "smaller load" not in said

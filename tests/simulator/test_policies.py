@@ -318,3 +318,20 @@ def test_threshold_needs_confidences() -> None:
 def test_words_for_numbers_are_refused_in_words(text: str, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         PolicySpec.parse(text)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)), min_size=1, max_size=4, unique_by=lambda row: row[0]),
+    st.integers(1, 24),
+    st.integers(1, 7),
+)
+def test_the_plainest_policy_does_the_same(rows: list[tuple[int, int]], cap: int, gamma: int) -> None:
+    text = "/".join(f"{requests}={k}" for requests, k in sorted(rows))
+    table = PolicySpec("k_by_batch", text)
+    plain = table.within(cap, gamma)
+    made = table.k_by_batch
+    assert made is not None
+    for running in range(1, cap + 1):
+        k = min(made.at(running), gamma)
+        assert k == (min(plain.k, gamma) if plain.k is not None else min(plain.k_by_batch.at(running), gamma))  # type: ignore[union-attr]
+    assert (plain.k_by_batch is None) == (len({min(made.at(r), gamma) for r in range(1, cap + 1)}) == 1)

@@ -31,7 +31,7 @@ STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},
     "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled", "request_cap": 64, "replicas": 1},
     "loads": {"users:64/0": {}},
-    "profile": {"gpus": 2},
+    "profile": {"gpus": 2, "model": "Qwen/Qwen3-4B"},
     "target": "Qwen/Qwen3-4B",
     "synthesised": False,
 }

@@ -1,0 +1,73 @@
+"""Chat templates: programs of others that make a conversation's text, held to be a function of the conversation alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import date
+
+from transformers import PreTrainedTokenizerBase
+
+from simulator.errors import InputError, first_paragraph
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
+have this one where they find no clock."""
+_RENDERINGS = 20
+"""How often one conversation is rendered to see a template draw: one that tosses a coin looks fixed once in 2^19 times."""
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, found to depend on the conversation and on nothing else."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, target: str) -> None:
+        """The default template of the tokenizer of `target`.
+
+        Raises InputError where there is none, or where it fails, draws at random, or ignores the conversation.
+        """
+        self._target = target
+        if tokenizer is None or not tokenizer.chat_template:
+            raise InputError(f"target {target}: its tokenizer has no chat template, which suites need")
+        self._tokenizer, templates = tokenizer, tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            known = ", ".join(sorted(templates))
+            raise InputError(f"target {target}: has several chat templates ({known}) and no default among them")
+        one, other = ([{"role": "user", "content": text}] for text in ("1 + 1 = ?", "Name a colour."))
+        said = self.encode(one)
+        if any(self.encode(one) != said for _ in range(_RENDERINGS - 1)):
+            raise InputError(
+                f"target {target}: its chat template draws at random, so prompts would differ from run to run; give its "
+                "tokenizer a template that does not"
+            )
+        if self.encode(other) == said:
+            raise InputError(
+                f"target {target}: its chat template says the same to every conversation; give its tokenizer one that "
+                "renders the messages"
+            )
+
+    def encode(
+        self, messages: Sequence[dict[str, str]], *, thinking: bool = False, today: date = TEMPLATE_DATE
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's next reply. Raises InputError where the template fails."""
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                list(messages), chat_template=_on(today, self._tokenizer.get_chat_template()), add_generation_prompt=True,
+                enable_thinking=thinking, return_dict=False,
+            )  # fmt: skip
+        except Exception as error:  # templates raise what they like
+            raise InputError(
+                f"target {self._target}: its chat template fails: {type(error).__name__}: {first_paragraph(error)}"
+            ) from error
+        if not ids:
+            raise InputError(f"target {self._target}: its chat template makes no tokens of a conversation")
+        return [int(i) for i in ids]
+
+
+def _on(today: date, template: str) -> str:
+    """A chat template whose clock, if it looks at one, stands still at the beginning of a day."""
+    if "strftime_now" not in template:
+        return template
+    written = {code: today.strftime(code) for code in sorted(set(re.findall(r"%[-_0^#]?[a-zA-Z]", template)))}
+    told = "format" + "".join(f".replace({code!r}, {text!r})" for code, text in written.items())
+    # A macro goes before a global function of its name. The line break is dropped with it, as after any block.
+    return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
