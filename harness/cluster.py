@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -29,6 +30,8 @@ _STARTS = 3
 _LOOK_S, _SILENT_S, _MUTE = 3.0, 30.0, 2
 """Seconds between looks at workers and cluster; without a sign of life after which a worker is given up; and looks at which
 Ray's own processes may be mute: some seconds later its library would end this process, without a word to the user."""
+_START_S = 120.0
+"""Seconds that a worker on a cluster of our own may take to start."""
 _ANSWER_S = 2.0
 """Seconds that a cluster's address has to take a connection and to answer on it."""
 _SOCKET_BYTES, _BELOW_TEMPORARY_BYTES = 107, 75
@@ -82,8 +85,10 @@ class _Call:
     actor: Any
     item: tuple[Any, ...]
     deaths: int
+    begun: float
+    """Of `time.monotonic`, as all times here."""
     heard: float | None = None
-    """When its actor answered last, of `time.monotonic`; None before it has started."""
+    """When its actor answered last; None before it has started."""
     asked: Any = None
     """The pulse that is not answered yet."""
 
@@ -101,6 +106,8 @@ class Pool:
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
         self.size = _workers_that_fit(cluster.actors, self._gpus_each, resources)
         self._idle: list[Any] = []
+        self._start_s = _START_S if cluster.address is None else math.inf
+        """Elsewhere a worker may wait for others to make room."""
         held_as = type(kind.__name__, (Held,), {"pulse": ray.method(concurrency_group="pulse")(Held.pulse)})
         options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 1}
         self._actor = ray.remote(concurrency_groups={"pulse": 1}, **options)(held_as)
@@ -137,14 +144,17 @@ class Pool:
                 stops.check()
                 while queue and len(pending) < self.size:
                     item, deaths = queue.popleft()
-                    actor = self._idle.pop() if self._idle else self._actor.remote(*self._arguments)
-                    pending[actor.call.remote(method, *item)] = _Call(actor, item, deaths)
+                    now = time.monotonic()
+                    started = bool(self._idle)
+                    actor = self._idle.pop() if started else self._actor.remote(*self._arguments)
+                    pending[actor.call.remote(method, *item)] = _Call(actor, item, deaths, now, now if started else None)
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK_S)
                 self._check_cluster()
                 silent: list[Any] = []
                 if time.monotonic() >= look:
                     silent = [reference for reference in self._silent(pending) if reference not in ready]
-                    for reference in [] if queue else self._waiting(pending):
+                    unready = {reference: call for reference, call in pending.items() if reference not in (*ready, *silent)}
+                    for reference in [] if queue else self._waiting(unready):
                         call = pending.pop(reference)
                         ray.kill(call.actor)
                         queue.append((call.item, call.deaths))
@@ -187,13 +197,14 @@ class Pool:
                 with suppress(RayError):  # a dead one fails the call itself too
                     ray.get(call.asked)
                 call.heard, call.asked = now, call.actor.pulse.remote()
-            elif call.heard is not None and now > call.heard + _SILENT_S:
+            elif now > (call.begun + self._start_s if call.heard is None else call.heard + _SILENT_S):
                 found.append(reference)
         return found
 
     def _waiting(self, pending: dict[Any, _Call]) -> list[Any]:
         """Calls whose actors have not started while others have nothing to do: a lost node's places do not come back."""
-        unstarted = [reference for reference, call in pending.items() if call.heard is None]
+        long_ago = time.monotonic() - _SILENT_S
+        unstarted = [reference for reference, call in pending.items() if call.heard is None and call.begun < long_ago]
         return unstarted[: len(self._idle)]
 
     def _check_cluster(self) -> None:

@@ -213,8 +213,13 @@ def plain_console() -> Console:
     """For results: wide where nobody's terminal would break the lines."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich would exit with 1, which is an answer here."""
+            stops.end_of_pipe()
+
+    console = Quiet(highlight=False)
+    return console if console.is_terminal else Quiet(highlight=False, width=200)
 
 
 def say(console: Console, line: str) -> None:

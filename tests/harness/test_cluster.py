@@ -152,3 +152,33 @@ def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], mon
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(InputError, match="wants another token than this one"):
         Cluster(f"localhost:{port}").check()
+
+
+class Slow:
+    """A worker that says where it runs, and takes its time."""
+
+    def work(self, number: int, seconds: float) -> tuple[int, int]:
+        time.sleep(seconds)
+        return number, os.getpid()
+
+
+FROZEN = """
+import os, signal, sys, time
+from harness.cluster import Cluster, Pool, joined
+from tests.harness.test_cluster import Slow
+said = []
+with joined(Cluster(None, 2)):
+    pool = Pool(Cluster(None, 2), Slow, (), said.append)
+    [first] = {pid for _, (_, pid) in pool.map("work", [(0, 0.1)])}
+    os.kill(first, signal.SIGSTOP)
+    work = [(number, 0.2) for number in range(8)] + [(8, 8.0)]  # the last one is under way while looks are had
+    found = sorted(number for _, (number, _) in pool.map("work", work))
+print(found == list(range(9)), said)
+"""
+
+
+def test_a_frozen_worker_is_replaced_and_finished_ones_are_left_alone() -> None:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=150, check=False)
+    assert done.stdout == "True ['a worker hangs; it is replaced and its work redone']\n", done.stderr
+    assert time.monotonic() - began < 90
