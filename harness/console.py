@@ -122,7 +122,7 @@ def _check_word(program: str, word: str) -> None:
     try:
         word.encode()
     except UnicodeEncodeError:
-        _fail(program, f"{ascii(word)}: is no text in UTF-8", 2)
+        _fail(program, f"{word!a}: is no text in UTF-8", 2)
     number = word.rpartition("=")[2]
     if len(number) > _MOST_DIGITS and number.lstrip("+-").isdigit():
         _fail(program, f"{word[:60]}: is larger than anything that can be counted here", 2)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_work_that_goes_on_elsewhere_is_not_resumed(store: Store, monkeypatch: p
     assert command(store, *SIMULATE)[0] == 0
     code, _, told = command(store, *SEARCH, program=tuner_app)
     assert code == 130
-    assert "go on with: tuner " in told
+    assert "study" in told
     with store.writing() as connection:
         for subject in SUBJECTS.values():
             connection.execute(f"UPDATE {subject.table} SET finished_at = NULL")
@@ -172,13 +173,15 @@ def no_cluster(cluster: Cluster) -> Iterator[None]:
     yield
 
 
-def recording(store: Store, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+def recording(
+    store: Store, monkeypatch: pytest.MonkeyPatch, work: Any, began: Callable[[str, str | None], None] = SILENT.began
+) -> None:
     """Start a run whose work is `work`, without workers."""
     monkeypatch.setattr(harness.recording.run, "joined", no_cluster)
     monkeypatch.setattr(harness.recording.run, "_pool", lambda *arguments: Checks())
     monkeypatch.setattr(harness.recording.run, "_work", work)
     plan = RecordingPlan(suite="math_code_chat", pair="tiny", limit=1)
-    start_run(plan, store, Cluster(None, 1, None), SILENT)
+    start_run(plan, store, Cluster(None, 1, None), dataclasses.replace(SILENT, began=began))
 
 
 def test_a_run_that_fails_at_its_first_unit_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,19 +197,19 @@ def test_a_run_that_fails_at_its_first_unit_leaves_none(tmp_path: Path, monkeypa
     assert not any("--resume" in text for text in said)
 
 
-def test_a_run_that_is_stopped_later_names_the_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    store = Store(tmp_path / "my runs" / "specyard.duckdb", said.append)
-    monkeypatch.setattr("sys.argv", ["harness", "record", "math_code_chat"])
+def test_a_run_that_is_stopped_later_is_told_to_be_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the command then knows what to go on with."""
+    began: list[tuple[str, str | None]] = []
+    store = Store(tmp_path / "my runs" / "specyard.duckdb")
 
     def stop(run_id: str, *arguments: Any) -> None:
         store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recording(store, monkeypatch, stop)
+        recording(store, monkeypatch, stop, lambda name, resume: began.append((name, resume)))
     run_id = store.find_run("latest")
-    assert said == [f"what is recorded is kept; go on with: harness record --resume {run_id} --out '{tmp_path}/my runs'"]
+    assert began == [(f"run {run_id}", run_id)]
 
 
 def test_a_database_that_cannot_be_written_is_noticed_before_workers_start(

@@ -109,7 +109,7 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
         assert rows[0]["figures"]["tps"] >= 100
         assert rows[0]["half_widths"]["throughput"] > 0
         shown = {(r["role"], r["drafter"], r["policy"]) for r in rows}
-        assert {("default", "none", "none"), ("default", "dspark", "fixed:7"), ("default", "dspark", "prefix_scheduler"),
+        assert {("default", "none", "none"), ("default", "dspark", "fixed:7"), ("scheduler", "dspark", "prefix_scheduler"),
                 ("default", "dflash", "fixed:7"), ("default", "eagle3", "fixed:7"), ("default", "mtp", "fixed:1"),
                 ("bound", "dspark", "oracle")} <= shown  # fmt: skip
         bound = next(r for r in rows if r["role"] == "bound" and r["drafter"] == rows[0]["drafter"])
