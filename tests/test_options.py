@@ -27,8 +27,8 @@ SECONDS = 60
 """What one command may take before it is called hanging."""
 WORDS = (
     "", " ", ",", "nan", "-1", "0", "1e999", "☃", "a=b=c", "=", "x" * 5000, "../../etc/passwd", "%s", "none", "latest",
-    "1..", "5..1", "1,,2", "math=nan", "math=1,math=2", "tps>=nan", "fixed:99", "fixed:-1", "k_by_batch:", "\udcff", "{}", "[1]",
-    "eagle3=", "0.5,0.9", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", "[bold]", "'; DROP TABLE runs; --",
+    "1..", "5..1", "1,,2", "math=nan", "math=1,math=2", "tps>=nan", "fixed:99", "fixed:-1", "k_by_batch:", "\udcff",
+    "{}", "[1]", "eagle3=", "0.5,0.9", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", "[bold]", "'; DROP TABLE runs; --",
 )  # fmt: skip
 WHOLE = ("-1", "0", "1.5", "nan", "", "abc", "999999999999999999999", "-999999999999999999999", "1e3")
 REAL = ("-1", "0", "nan", "inf", "-inf", "", "abc", "1e308", "-1e308", "1e-300", "1,5")

@@ -135,7 +135,7 @@ def test_a_line_a_row_at_80_columns(
         (("compare", RUN, "c07e", "--fail-on-regression", "2%"), "run c07e is not finished"),
         (("baseline", "c07e", "x.json"), "run c07e: is not finished"),
         (("baseline", RUN, "x.txt"), "ends in .json"),
-        (("baseline", RUN, "no/where.json"), "no: no such folder"),
+        (("baseline", RUN, "/dev/null/where.json"), "/dev/null: is no folder"),
     ],
 )
 def test_what_cannot_be_judged_is_one_sentence_and_leaves_nothing(
