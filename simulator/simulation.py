@@ -55,8 +55,23 @@ class EngineLimits:
     router: Literal["round_robin", "least_loaded"] = "least_loaded"
 
     def __post_init__(self) -> None:
-        if min(self.request_cap, self.step_tokens, self.replicas, self.kv_capacity_tokens or 1) < 1:
-            raise ValueError("engine: request_cap, step_tokens, kv_capacity_tokens and replicas must be 1 or more")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be from 1 to {most:,}")
+
+
+_MOST = {"request_cap": 100_000, "step_tokens": 10_000_000, "kv_capacity_tokens": 10**15, "replicas": 10_000}
+"""Limits of an engine that memory here holds the tables of."""
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError for simulated seconds that are none, or that nobody would wait for."""
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {_LONGEST_S:,.0f}")
+
+
+_SHORTEST_S, _LONGEST_S = 1e-3, 10_000_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +96,7 @@ class Setup:
     slas: tuple[Sla, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < float("inf"):
-            raise ValueError(f"seconds must be above 0, got {self.seconds}")
+        check_seconds(self.seconds)
 
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""

@@ -107,7 +107,7 @@ class Confirmation:
         gain = gain_width = violations = None
         if one.draws:
             figure, violations = WANTED[self.objective][0], self.scenario.violations(one.means())
-            if winner.draws and one is not winner:
+            if winner.draws and one is not winner and all(draw[figure] for draw in one.draws):  # over nothing is no gain
                 gains = [w[figure] / o[figure] - 1 for w, o in zip(winner.draws, one.draws, strict=True)]
                 gain, gain_width = float(np.mean(gains)), half_width(gains)
         return {

@@ -88,10 +88,10 @@ def search(
 
     Args:
         starts: configurations to begin with, and where they come from.
-        deadline: of `time.monotonic`; no batch begins after it.
+        deadline: of `time.monotonic`; no batch but the first begins after it.
     """
     trials = list(done)
-    while len(trials) < what.trials and (deadline is None or time.monotonic() < deadline):
+    while len(trials) < what.trials and (not trials or deadline is None or time.monotonic() < deadline):
         count = min(BATCH, what.trials - len(trials))
         proposals = propose(
             what.space, trials, starts, count, objective=what.objective, sampler=what.sampler, seed=what.seed

@@ -33,7 +33,7 @@ from simulator.records import Drafting, Recording
 from simulator.requests import Mix
 from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
-from simulator.simulation import prepare, start
+from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
 from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm, times_held
 from tuner.decision import Asked, decision_of
@@ -97,14 +97,13 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
-        if (
-            not self.loads
-            or self.trials < 1
-            or self.seed < 0
-            or min(self.request_cap, self.replicas) < 1
-            or not 0 < self.seconds < float("inf")
-        ):
-            raise ValueError("a load, trials ≥ 1, seconds > 0, a request cap ≥ 1, replicas ≥ 1 and a seed ≥ 0 are needed")
+        if not self.loads or self.trials < 1 or self.seed < 0:
+            raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
+        check_seconds(self.seconds)
+        EngineLimits(
+            request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
+            replicas=self.replicas,
+        )  # fmt: skip
         if self.engine not in ENGINES:
             raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.decision_draws < 10:

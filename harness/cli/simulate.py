@@ -195,8 +195,8 @@ def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     up and the promise."""
     from results.store.rows import kept
 
-    able = [r for r in rows if r["throughput"] is not None and r["lossless"] and kept(r)]
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
+    able = [r for r in rows if r[figure] is not None and r["lossless"] and kept(r)]
     systems: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in able:
         systems.setdefault(tuple(r[name] for name in ("drafter", "gamma", "policy", "confidences")), []).append(r)

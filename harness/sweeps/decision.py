@@ -35,7 +35,9 @@ def decision_of(
         return None
     load = _load(found, bool(plan.slas))
     figure: Figure = "tps" if load.users is None else "throughput"
-    at = [(point, row) for point, row in found if point.setup.load == load]
+    at = [(point, row) for point, row in found if point.setup.load == load and row[figure] is not None]
+    if not at:  # nobody got a second token
+        return None
     stored = store.run(run_id)
     mix = Mix(recordings.trace(at[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     stub = Decision.about(

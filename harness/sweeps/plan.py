@@ -17,7 +17,7 @@ from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.serving.engines import ENGINES
-from simulator.simulation import EngineLimits, Setup
+from simulator.simulation import EngineLimits, Setup, check_seconds
 from simulator.sla import Sla
 
 FEW = 6
@@ -73,6 +73,11 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:
             raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
+        check_seconds(self.seconds)
+        EngineLimits(
+            request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
+            replicas=self.replicas,
+        )  # fmt: skip
         check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
 
 

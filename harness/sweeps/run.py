@@ -171,7 +171,10 @@ def sweep(
 
     Without a `cluster` in this process: the numbers are the same. `rows` is a folder for every request's row.
     """
-    worker = SweepWorker({key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}, rows)
+    worker = SweepWorker(
+        {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)},
+        rows and rows.absolute(),  # a name with a colon is no address
+    )
     alike = {(p.recording, p.setup.policy, p.setup.load): p for p in every}
     for point in alike.values():  # refuse before anything is stored
         worker.check(point)

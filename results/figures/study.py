@@ -173,9 +173,11 @@ class HowFar(NamedTuple):
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> HowFar:
         """The counts over rows of `sensitivities` in which something is off; those without an answer do not count."""
         asked = [row for row in rows if row["kind"] in OFF and row["keeps"] is not None]
-        kept = [row for row in asked if row["keeps"]]
+        kept = [row for row in asked if row["keeps"] and row["loss"] is not None]
         worst = max((row["loss"] for row in kept), default=0.0)
-        return cls(len(asked), len(asked) - len(kept), sum(bool(row["moved"]) for row in kept), max(worst, 0.0))
+        return cls(
+            len(asked), sum(not row["keeps"] for row in asked), sum(bool(row["moved"]) for row in kept), max(worst, 0.0)
+        )
 
     def __str__(self) -> str:
         lost = f"another is better in {self.moved}: keeping the winner loses at most {self.worst:.1%}"

@@ -92,6 +92,8 @@ def search(
                     raise InputError("name a load: --load, --rate or --arrivals")
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
+                if timeout is not None and not timeout > 0:
+                    raise InputError(f"--timeout {timeout:g}: seconds above 0 are needed")
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 with checked():
