@@ -15,13 +15,21 @@ from simulator.simulation import Prepared, Setup, redrawn, simulate
 
 DRAWS, HELD_SHARE = 200, 0.3
 """With another profile each; and as a share of them, how many more with the profile held."""
+MANY_LOADS = 3
 TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
 """Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
 MOST_TOKENS = 40_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
+SLICES = 40
+"""Stretches of a draw whose sums are kept: figures without intervals need few."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
+
+
+def draws_at(loads: int) -> int:
+    """The draws at each of so many loads: half of them where there are many, for which nobody would wait."""
+    return DRAWS if loads <= MANY_LOADS else DRAWS // 2
 
 
 def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
@@ -55,6 +63,11 @@ def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepare
     return dataclasses.replace(setup, profile=profile, seed=seed), redrawn(recorded, of_prompts)
 
 
+def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:
+    """What comes of a simulation as a draw has it."""
+    return simulate(*varied(setup, recorded, draw), slices=SLICES)
+
+
 def sample(
     tasks: Mapping[Candidate, tuple[Setup, Prepared]],
     draws: Sequence[Draw],
@@ -65,7 +78,7 @@ def sample(
     outcomes: dict[Candidate, list[Outcome]] = {candidate: [] for candidate in tasks}
     for done, draw in enumerate(draws, 1):
         for candidate, (setup, recorded) in tasks.items():
-            outcomes[candidate].append(simulate(*varied(setup, recorded, draw)))
+            outcomes[candidate].append(drawn(setup, recorded, draw))
         advance(done, len(draws))
     return {candidate: sampled(own, figure) for candidate, own in outcomes.items()}
 

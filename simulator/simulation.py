@@ -217,26 +217,28 @@ def simulate(
     *,
     on_rows: Callable[[Records], None] | None = None,
     progress: Callable[[float], None] | None = None,
+    slices: int = SLICES,
 ) -> Outcome:
     """Run one simulation.
 
     Args:
         on_rows: takes finished requests, `simulator.engine.state.ROW`, as they finish.
         progress: takes the share that is done, from 0 to 1.
+        slices: of simulated time, whose sums are kept; 20 or more.
 
     Raises:
         InputError: the setup cannot serve what is asked.
         AssertionError: tokens or requests were lost: the simulator is wrong.
     """
     recorded_s = float(setup.load.requests.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else None
-    endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / SLICES
+    endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / slices
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
-    more, slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.engine.replicas
-    while more and not (endless and slices == SLICES):
-        slices += 1
-        until_s = until_s + slice_s if slices > SLICES else slices * slice_s
-        if slices > SLICES:  # what is left of a burst may take a thousand times as long as it took to come
+    more, done_slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.engine.replicas
+    while more and not (endless and done_slices == slices):
+        done_slices += 1
+        until_s = until_s + slice_s if done_slices > slices else done_slices * slice_s
+        if done_slices > slices:  # what is left of a burst may take a thousand times as long as it took to come
             slice_s *= LENGTHENING
         more = simulator.run_until(until_s)
         simulator.flush()
@@ -248,12 +250,12 @@ def simulate(
         if on_rows is not None:
             on_rows(done)
         if progress is not None:
-            progress(min(slices / SLICES, 1.0))
+            progress(min(done_slices / slices, 1.0))
     check_conservation(simulator)
     kv_tokens = simulator.limits.kv_tokens
     kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
     return outcome(
-        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind, arriving=min(slices, SLICES)
+        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind, arriving=min(done_slices, slices)
     )
 
 

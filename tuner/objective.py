@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from simulator.decision import Draw
-from simulator.draws import varied
+from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
@@ -113,7 +113,7 @@ class TrialWorker:
             return f"{type(error).__name__}: {error}", time.perf_counter() - started
 
     def _simulate(self, setup: Setup, recorded: Prepared, job: TrialJob) -> Outcome:
-        return simulate(*((setup, recorded) if job.vary is None else varied(setup, recorded, job.vary)))
+        return simulate(setup, recorded) if job.vary is None else drawn(setup, recorded, job.vary)
 
     def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration
@@ -124,8 +124,8 @@ class TrialWorker:
                 self._prepared[key, None] = prepare(self._trace(key))
             if job.draw is not None:  # jobs come draw by draw: older ones are not needed again
                 self._prepared = {k: v for k, v in self._prepared.items() if k[1] in (None, job.draw)}
-                drawn = redrawn(self._prepared[key, None], np.random.default_rng([job.seed, job.draw]))
-                self._prepared[key, job.draw] = drawn
+                again = redrawn(self._prepared[key, None], np.random.default_rng([job.seed, job.draw]))
+                self._prepared[key, job.draw] = again
         return self._prepared[key, job.draw]
 
     def _trace(self, key: TraceKey) -> Trace:

@@ -55,7 +55,10 @@ def search(
     seconds: Annotated[float, typer.Option(help="Of simulated time, for each seed of a promising configuration.")] = 600.0,
     draws: Annotated[int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")] = 12,
     engine: Annotated[str, typer.Option(help="That is to run it: vllm, or any.")] = "vllm",
-    decision_draws: Annotated[int, typer.Option(help="Draws of prompts, seeds and the profile's errors, to decide.")] = 200,
+    decision_draws: Annotated[
+        int | None,
+        typer.Option(help="Draws of prompts, seeds and the profile's errors, to decide; by default 200, of many loads 100."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same study.")] = 0,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
@@ -76,6 +79,7 @@ def search(
     with user_errors("tuner"):
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
+        from simulator.draws import draws_at
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
         from tuner.display import print_study
@@ -103,7 +107,7 @@ def search(
                         slas=[Sla.asked(text, share_of(share)) for text in sla or []],
                         weights=shares(mix), drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
-                        engine=engine, decision_draws=decision_draws,
+                        engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
                         output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, gpu_hour=gpu_hour, users=users,
