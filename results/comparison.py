@@ -47,6 +47,8 @@ class Comparison:
     unfit: tuple[str, ...]
     """Why nothing may be decided by it: runs of another key, or not finished."""
     changes: tuple[Change, ...]
+    about: str = ""
+    """What was asked of whom, and when the run that is now was made."""
 
     def regressions(self, tolerance: float) -> list[Change]:
         """What got worse, clearly and by more than a share, or is gone."""
@@ -78,7 +80,7 @@ def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparis
     other = sums[0].key.differences(sums[1].key)
     unfit = [f"run {second} is of another key than run {first}: {', '.join(other)}"] if other else []
     unfit += [f"run {run.run_id} is not finished" for run in runs if run.finished_at is None]
-    return Comparison(first, second, tuple(_differences(*runs)), tuple(unfit), tuple(judged(found)))
+    return Comparison(first, second, tuple(_differences(*runs)), tuple(unfit), tuple(judged(found)), _about(runs[1]))
 
 
 def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Baseline, run_id: str) -> Comparison:
@@ -96,7 +98,7 @@ def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Bas
     if before.key.target.keys() != now.key.target.keys():
         differences.append(_KNOWN_IN_PART)
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
-    return Comparison(file, run_id, tuple(differences), unfit, tuple(judged(compare_sums(before, now))))
+    return Comparison(file, run_id, tuple(differences), unfit, tuple(judged(compare_sums(before, now))), _about(run))
 
 
 def compare_sums(first: Baseline, second: Baseline) -> list[Measured]:
@@ -114,7 +116,11 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
     speeds = _speed_rows(con, run_id)
     found = [*_lengths(sums, sums, pairs), *_speeds(speeds, speeds, pairs), *_throughputs(con, run_id, run_id, pairs)]
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
-    return Comparison(f"{run_id} {old}", f"{run_id} {new}", (), unfit, tuple(judged(found)))
+    return Comparison(f"{run_id} {old}", f"{run_id} {new}", (), unfit, tuple(judged(found)), _about(run))
+
+
+def _about(run: Provenance) -> str:
+    return f"{run.suite} v{run.suite_version}, {run.prompts:,} prompts, target {run.target}, {run.created_at:%Y-%m-%d}"
 
 
 def _pairs(keys: Iterable[Key]) -> list[_Pair]:

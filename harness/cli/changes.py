@@ -30,7 +30,7 @@ Row = dict[str, str]
 def print_changes(found: Comparison, gate: Gate | None) -> None:
     """A line a change, and the answer last."""
     console = plain_console()
-    lines = [f"{found.first} → {found.second}", *(f"  {line}" for line in (*found.unfit, *found.differences))]
+    lines = [_title(found), *(f"  {line}" for line in (*found.unfit, *found.differences))]
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
     known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
@@ -55,7 +55,8 @@ def markdown(found: Comparison, gate: Gate | None) -> str:
     """GitHub's Markdown, the answer on top, a row a change."""
     told, *notes = sentences(gate)
     names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
-    lines = [f"**{told}**" if gate else told, "", f"{found.first} → {found.second}", ""]
+    tolerance = f"; at most {gate.tolerance:.1%} may be lost" if gate else ""
+    lines = [f"**{told}**" if gate else told, "", f"{_title(found)}{tolerance}", ""]
     lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for change, judged in _beside(found, gate):
         row = _row(change, judged)
@@ -70,7 +71,7 @@ def junit(found: Comparison, gate: Gate) -> str:
     counts = {"tests": len(gate.rows)}
     counts |= {"failures": sum(r.outcome == "worse" for r in gate.rows), "errors": 0}
     counts |= {"skipped": sum(r.outcome == "inconclusive" for r in gate.rows)}
-    name = f"{found.first} → {found.second}"
+    name = _title(found)
     suite = ElementTree.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
     for row in gate.rows:
         group = f"{row.change.quantity}.{who(row.change)}"
@@ -84,6 +85,10 @@ def junit(found: Comparison, gate: Gate) -> str:
     suites.append(suite)
     ElementTree.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _title(found: Comparison) -> str:
+    return f"{found.first} → {found.second}" + (f" ({found.about})" if found.about else "")
 
 
 def as_json(found: Comparison, gate: Gate | None) -> str:
