@@ -115,7 +115,7 @@ def systems(points: pl.DataFrame, *, bounds: bool = True) -> list[System]:
 
     `fixed:k` beyond the block is left out where the whole block is there too: it is the same.
     """
-    found = points.filter(pl.col("throughput").is_not_null())
+    found = points.filter(pl.col("throughput") > 0)
     if not bounds:
         found = found.filter(pl.col("lossless"))
     every = list(dict.fromkeys(map(system_of, found.iter_rows(named=True))))
@@ -130,7 +130,7 @@ def system_of(row: Mapping[str, Any]) -> System:
 def by_system(points: pl.DataFrame) -> dict[System, list[dict[str, Any]]]:
     """Every system's points with results, in order of load."""
     found: dict[System, list[dict[str, Any]]] = {}
-    for row in points.filter(pl.col("throughput").is_not_null()).sort("load_x", nulls_last=True).iter_rows(named=True):
+    for row in points.filter(pl.col("throughput") > 0).sort("load_x", nulls_last=True).iter_rows(named=True):
         found.setdefault(system_of(row), []).append(row)
     return found
 

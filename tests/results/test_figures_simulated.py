@@ -254,3 +254,11 @@ def test_loads_of_one_kind_are_compared() -> None:
     _, points = swept(rows)
     assert main_kind(points) == "users"  # type: ignore[arg-type]
     assert capacities(points, [])[0].near["load_x"] == 256  # type: ignore[arg-type]
+
+
+def test_a_point_at_which_nothing_was_said_is_no_result() -> None:
+    """A second of two requests: nobody was answered in it, and nothing is a gain over nothing."""
+    row = {"gamma": 1, "policy": "fixed:1", "confidences": "none", "lossless": True, "load_x": 1.0}
+    points = pl.DataFrame([{**row, "drafter": "mtp", "throughput": 0.0}, {**row, "drafter": "eagle3", "throughput": 9.0}])
+    assert [s.recording.drafter for s in systems(points)] == ["eagle3"]
+    assert [s.recording.drafter for s in sweep_figure.by_system(points)] == ["eagle3"]
