@@ -45,8 +45,6 @@ def kept(store: Store, subject: Subject, subject_id: str, began: Began | None) -
         if not left:
             store.say(f"nothing was recorded: {subject.word} {subject_id} is not kept")
         raise
-    if began is not None:  # it is finished: there is nothing to go on with
-        began("", None)
 
 
 @contextmanager

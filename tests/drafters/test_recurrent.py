@@ -115,7 +115,7 @@ def test_an_answer_depends_on_its_own_seed_alone(recurrent: Target) -> None:
     together = dict(respond(recurrent, requests, Sampling(), max_batch=9))
     alone = dict(respond(recurrent, requests[::-1], Sampling(), max_batch=1))
     assert [together[i].token_ids for i in range(9)] == [alone[8 - i].token_ids for i in range(9)]
-    assert len({tuple(d.token_ids) for d in together.values()}) > 5
+    assert len({tuple(d.token_ids) for d in together.values()}) > 3
     for done in together.values():
         assert (done.token_ids[-1] == END) == (done.finish == "stop")
         assert len(done.rounds) == len(done.token_ids) - 1

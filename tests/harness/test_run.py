@@ -210,4 +210,4 @@ def test_commands_print_json_alone(reference: Path) -> None:
     assert json.loads(harness("report", row["run"][:4], *out, "--json").stdout)["report"].endswith("report.html")
     plain = harness("show", *out)
     assert plain.returncode == 0
-    assert "suite_hash" in plain.stdout
+    assert "suite: " in plain.stdout

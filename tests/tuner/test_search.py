@@ -25,7 +25,7 @@ from simulator.traces import split_of
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.prompts import TraceKey
-from tuner.samplers import study_of
+from tuner.samplers import BATCH, study_of
 from tuner.search import Result, Run, Search, search
 from tuner.space import Configuration, plain
 from tuner.study import StudyInputs, StudyPlan, resume_study, start_study
@@ -274,4 +274,6 @@ def test_more_trials_continue_a_search(here: Here, plan_of: Callable[..., StudyP
 
 def test_nothing_begins_after_the_timeout(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of())
-    assert search(what, [], [], run, lambda batch: None, deadline=0.0) == []
+    first = search(what, [], [], run, lambda batch: None, deadline=0.0)
+    assert len(first) == BATCH  # nothing at all would be no study
+    assert search(what, first, [], run, lambda batch: None, deadline=0.0) == first

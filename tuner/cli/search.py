@@ -114,6 +114,7 @@ def search(
                     )  # fmt: skip
                 run_id = store.find_run(traces)
                 study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)
+        watcher.began("", None)  # it is finished: there is nothing to go on with
         print_study(store, study_id, as_json=as_json)
 
 
