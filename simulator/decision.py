@@ -320,8 +320,11 @@ def _next(gains: Sequence[Gain], source: str) -> str:
 # --- in words -------------------------------------------------------------------------------------------------------------
 
 
-def sentences(decision: Decision) -> list[str]:
-    """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes."""
+def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
+    """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes.
+
+    `gains` leaves those out where they are set out beside.
+    """
     d = decision
     where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.at}"
     promise = f", {' and '.join(d.promise)}" if d.promise else ""
@@ -338,12 +341,12 @@ def sentences(decision: Decision) -> list[str]:
         + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
     )
     room, users = int(d.candidate["request_cap"]) * d.replicas, Load.parse(d.load).users
-    if waiting := users is not None and users > room:
-        said.append(f"{users - room:,} of the {users:,} users wait for a place at any time.")
     said += [
         f"{_share(g.all.value)} {'over' if g.all.value >= 0 else 'against'} {g.over} ({_interval(g)}){_doubt(g)}."
-        for g in d.gains
+        for g in (d.gains if gains else ())
     ]
+    if waiting := users is not None and users > room:
+        said.append(f"{users - room:,} of the {users:,} users wait for a place at any time.")
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:

@@ -48,7 +48,7 @@ class Headline:
 
 def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headline:
     """What the commands print of it, gains set out; `others` are of the same study, at other loads."""
-    first, *more = sentences(decision)
+    first, *facts = sentences(decision, gains=False)
     gains = [
         Gain(
             f"{gain.all.value:+.0%}",
@@ -58,8 +58,6 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
         )
         for gain in decision.gains
     ]
-    told = len(decision.gains)
-    facts = [more[0], *more[1 + told :]] if gains else more
     facts += [sentences(other)[0] for other in others]
     return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
 

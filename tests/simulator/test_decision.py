@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from results.report.headline import from_decision
 from simulator.decision import Candidate, Decision, Draw, Sampled, Simulated, choose, decide, sentences
 from simulator.policies import PolicySpec
 from simulator.records import Recording
@@ -250,3 +251,7 @@ def test_who_waits_for_a_place_is_told_what_helps() -> None:
     said = " ".join(sentences(decision))
     assert "56 of the 64 users wait" in said
     assert "smaller load" not in said
+    told = from_decision(decision)  # the page sets gains out, and tells everything else
+    assert len(told.gains) == 1
+    assert not any("over no speculation" in fact for fact in told.facts)
+    assert [told.headline, *told.facts] == [s for s in sentences(decision) if "over no speculation" not in s]
