@@ -161,7 +161,10 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
         tau = f"{f['tau']:.2f}" if f["tau"] else "–"
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
         lines.append([who, str(row["request_cap"]), *figures, ttft, tau, _gain(row), *kept])
-    expendable = ("τ", "TTFT p95 ms", "mean tok/s of a user", gained, "tok/s/GPU")
+    figures_last = ["mean tok/s of a user", "tok/s/GPU"]  # what was made large goes last
+    if WANTED[plan["objective"]][0] == "tps":
+        figures_last.reverse()
+    expendable = ("τ", "TTFT p95 ms", figures_last[0], gained, figures_last[1])
     print_table(console, heads, lines, expendable)
     for line in [*capacity(load, study), *_remarks(found)]:
         say(console, line)

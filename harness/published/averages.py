@@ -147,7 +147,7 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
     sizes = [stated.responses_per_task, stated.output_tokens, stated.prompt_tokens]
     assumed = f"prompts of {stated.prompt_tokens} and answers of {stated.output_tokens} tokens, unless a load brings its own"
     for line in (*sources, *ASSUMPTIONS, assumed):
-        say(f"  {line}")
+        say(f"· {line}")
     told = Told(
         suite="averages",
         pair=f"{stated.drafter} from averages",
