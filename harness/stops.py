@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-BESIDE_RESUME = ("trials", "timeout", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
+BESIDE_RESUME = ("trials", "time_limit", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
 """Parameters that may stand beside `--resume`: they say where and how long, not what."""
 INTERNAL = 70
 """Exit code of a command that failed by no fault of its user's: an error of its own, or workers that were lost."""
@@ -45,8 +45,8 @@ class _Command:
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
-    name: tuple[str, ...] = ()
-    """Which of the program's, once that is known."""
+    words: tuple[str, ...] = ()
+    """Which of the program's, and what follows its name, in today's spellings, once that is known."""
     beside_resume: tuple[str, ...] = ()
     """Those of its options that may stand beside `--resume`, as typed."""
     said: bool = False
@@ -127,7 +127,7 @@ def keep(under_way: str, resume: str | None) -> None:
         _command.under_way = _command.go_on = None
     elif _command is not None:
         _command.under_way = under_way
-        _command.go_on = shlex.join([_command.program, *sys.argv[1:]]) if resume is None else _resuming(resume)
+        _command.go_on = shlex.join([_command.program, *_command.words]) if resume is None else _resuming(resume)
 
 
 def way_on() -> str:
@@ -186,13 +186,13 @@ def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool
         spelling, joint, _ = word.partition("=")
         if spelling in beside_resume:
             kept += [word, following] if beside_resume[spelling] and not joint else [word]
-    _command.name, _command.beside_resume = (name,), tuple(kept)
+    _command.words, _command.beside_resume = (name, *words), tuple(kept)
 
 
 def _resuming(name: str) -> str:
     """The command that resumes, with the options of this one that may stand beside `--resume`."""
     assert _command is not None
-    words = [_command.program, *_command.name, "--resume", name]
+    words = [_command.program, *_command.words[:1], "--resume", name]
     return shlex.join([*words, *_command.beside_resume])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -243,24 +243,23 @@ def counts(option: str, text: str | None) -> list[int]:
 
 
 def loads(
-    option: str,
     users: str | None,
     think_s: float,
     rate: str | None,
     cv: float,
-    arrivals: Path | None = None,
+    arrivals: Sequence[Path] = (),
     speed: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Load]:
-    """The loads of a command line: users, of the option called `option`, rates, recorded arrivals. Raises InputError.
+    """The loads of a command line: users, rates, recorded arrivals. Raises InputError.
 
     `say` hears how a file of arrivals was read.
     """
     found: list[Load] = []
     if users and "=" in users:
-        found = [_weighted(option, users, lambda n: f"users:{int(n)}/{think_s:g}")]
+        found = [_weighted("--concurrency", users, lambda n: f"users:{int(n)}/{think_s:g}")]
     else:
-        found = [Load.parse(f"users:{n}/{think_s:g}") for n in counts(option, users)]
+        found = [Load.parse(f"users:{n}/{think_s:g}") for n in counts("--concurrency", users)]
     if rate and "=" in rate:
         found.append(_weighted("--rate", rate, lambda r: f"rate:{float(r):g}/{cv:g}"))
     elif rate:
@@ -268,11 +267,11 @@ def loads(
             found += [Load.parse(f"rate:{float(r):g}/{cv:g}") for r in rate.split(",")]
         except ValueError:
             raise InputError(f"--rate {rate}: is written as 2,4,8") from None
-    if arrivals:
+    for file in dict.fromkeys(arrivals):
         try:
-            recorded = RecordedArrivals.of(arrivals, speed)
+            recorded = RecordedArrivals.of(file, speed)
         except ValueError as error:
-            raise InputError(f"{arrivals}: {error}") from None
+            raise InputError(f"{file}: {error}") from None
         for line in recorded.requests.notes:  # what is wrong with the file is said before anything runs
             say(line)
         found.append(recorded)

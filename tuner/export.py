@@ -238,7 +238,7 @@ def better(
         able = [t for t in best if not refused(VLLM, candidate_of(t.configuration, run["drafters"], drafting))]
         more = able[0].last.values[0] / row.value - 1 if able else 0.0
         if more >= WORTH_SAYING:
-            yield f"at {row.users:,} users {able[0].configuration} gives {more:.1%} more: --load {row.users} exports it"
+            yield f"at {row.users:,} users {able[0].configuration} gives {more:.1%} more: --concurrency {row.users} exports it"
 
 
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:
@@ -252,7 +252,7 @@ def _loads(study: dict[str, Any], users: int | None) -> list[str]:
             "finished"
         )
     if not chosen or len({configuration_of(winner) for winner in winners.values() if winner}) > 1:
-        raise InputError(f"study {name}: is of {', '.join(map(load_label, known))}; choose one with --load")
+        raise InputError(f"study {name}: is of {', '.join(map(load_label, known))}; choose one with --concurrency")
     return chosen
 
 

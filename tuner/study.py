@@ -109,7 +109,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
         if self.draws < 5:
-            raise ValueError(f"--draws {self.draws}: an interval needs 5 draws of the prompts or more")
+            raise ValueError(f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more")
         if self.objective not in get_args(Objective):
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
@@ -144,7 +144,7 @@ def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
 
 def start_study(
     store: Store, run_id: str, plan: StudyPlan, watcher: Watcher,
-    *, drafting: Drafting | None = None, cluster: Cluster | None, timeout: float | None,
+    *, drafting: Drafting | None = None, cluster: Cluster | None, time_limit_s: float | None,
 ) -> str:  # fmt: skip
     """Search, confirm and store what is planned; returns the study's id. Raises InputError.
 
@@ -167,12 +167,12 @@ def start_study(
     }  # fmt: skip
     study_id = Studies(store).create(row, profile_row(found.profile))
     with begun(store, STUDY, study_id, watcher.began):
-        carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+        carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
 
 
 def resume_study(
-    store: Store, name: str, trials: int | None, watcher: Watcher, *, cluster: Cluster | None, timeout: float | None
+    store: Store, name: str, trials: int | None, watcher: Watcher, *, cluster: Cluster | None, time_limit_s: float | None
 ) -> str:
     """Go on with a study where it stopped, or beyond, to so many trials; returns its id."""
     studies = Studies(store)
@@ -191,7 +191,7 @@ def resume_study(
         found = study_inputs(store, row["run_id"], plan, watcher)
         studies.reopen(study_id, plan_row(plan))
         with kept(store, STUDY, study_id, watcher.began):
-            carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+            carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
 
 
@@ -307,7 +307,7 @@ def carry_out(
     watcher: Watcher,
     *,
     cluster: Cluster | None,
-    timeout: float | None,
+    time_limit_s: float | None,
 ) -> None:
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
@@ -318,7 +318,7 @@ def carry_out(
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
         searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
-            deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
+            deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
             starts = [(c, "start") for c in [*able, *_starts(spaces[load], plan.request_cap)]]

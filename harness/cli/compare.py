@@ -29,7 +29,7 @@ def compare(
         str | None, typer.Argument(metavar="SECOND", help="The run that is now; by default the latest.", show_default=False)
     ] = None,
     drafters: Annotated[
-        str | None, typer.Option(metavar="OLD,NEW", help="Compare two drafters of the run FIRST, prompt by prompt.")
+        list[str] | None, typer.Option(metavar="OLD,NEW", help="Compare two drafters of the run FIRST, prompt by prompt.")
     ] = None,
     fail_on_regression: Annotated[
         str | None,
@@ -59,7 +59,7 @@ def compare(
             raise InputError(f"{option}: is of a gate; add --fail-on-regression 2%")
         if junit is not None and not (junit.parent.is_dir() and os.access(junit.parent, os.W_OK) and not junit.is_dir()):
             raise InputError(f"--junit {junit}: cannot be written there")
-        pair = None if drafters is None else _two(drafters, second)
+        pair = None if drafters is None else _two(",".join(drafters), second)
 
         from harness.cli.changes import as_json as json_of
         from harness.cli.changes import junit as junit_of

@@ -32,7 +32,7 @@ def profile(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Of an architecture's random weights; auto: bfloat16 where the device computes in it by itself."),
     ] = "auto",
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    time_limit: Annotated[float, typer.Option(help="About how long to measure, in seconds.")] = 60.0,
     max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
@@ -47,7 +47,7 @@ def profile(
 
     with user_errors("harness"):
         effort = Effort(
-            seconds=seconds, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
+            time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
             graphs=graphs,
         )  # fmt: skip
         with watching() as watcher:

@@ -13,7 +13,7 @@ import typer
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import checked, listed, user_errors, watching
+from harness.console import checked, joined, listed, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -32,13 +32,15 @@ def record(
         Literal["dense", "live"],
         typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
     ] = "dense",
-    block_sizes: Annotated[str | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")] = None,
+    block_sizes: Annotated[
+        list[str] | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")
+    ] = None,
     responses: Annotated[Path | None, typer.Option(help="Responses of another engine, one JSON a line.")] = None,
     engine: Annotated[
         Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
     ] = "specyard",
     drafting: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Ways to draft, by default sampled,greedy (as the papers, as vLLM by default); live: sampled."),
     ] = None,
     fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
@@ -90,10 +92,10 @@ def record(
                 with checked():
                     plan = RecordingPlan(
                         generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),
-                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(block_sizes),
+                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(joined(block_sizes)),
                         data_dir=None if data_dir is None else str(data_dir.resolve()),
                         responses=None if responses is None else str(responses.resolve()),
-                        drafting=_draftings(drafting, mode), mode=mode, source=source, limit=limit, drafters=listed(drafter),
+                        drafting=_draftings(joined(drafting), mode), mode=mode, source=source, limit=limit, drafters=listed(drafter),
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip

@@ -23,7 +23,7 @@ def report(
         list[str] | None, typer.Argument(metavar="RUN…", help="Run ids, the start of one, or `latest`, the default.")
     ] = None,
     study: Annotated[str | None, typer.Option(metavar="STUDY", help="By default the latest of these runs.")] = None,
-    sim: Annotated[str | None, typer.Option(metavar="SIM", help="A sweep; by default the latest of these runs.")] = None,
+    sweep: Annotated[str | None, typer.Option(metavar="SWEEP", help="A sweep; by default the latest of these runs.")] = None,
     form: Annotated[
         Literal["html", "png", "csv"],
         typer.Option("--format", help="One page, or every figure as a picture or as a table of its own."),
@@ -41,7 +41,7 @@ def report(
     from results.store.database import Store
 
     with user_errors("harness"):
-        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form, to=to)
+        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sweep, study=study, form=form, to=to)
         made: Any = str(files[0]) if form == "html" else [str(file) for file in files]
         print(json.dumps({"report": made}) if as_json else "\n".join(map(str, files)))
 

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import check_resumed, checked, listed, plain_console, print_table, say, shares, user_errors, watching
+from harness.console import check_resumed, checked, joined, listed, plain_console, print_table, say, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
@@ -27,12 +27,13 @@ def simulate(
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
     ] = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
-    concurrency: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
+    concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
-    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
-        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
+        list[Path] | None,
+        typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
@@ -48,7 +49,7 @@ def simulate(
         Literal["sampled", "greedy"] | None,
         typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
     ] = None,
-    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    mix: Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
     request_cap: Annotated[int, typer.Option(help="Requests running at once on a replica.")] = 256,
@@ -62,7 +63,7 @@ def simulate(
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
-    draws: Annotated[
+    decision_draws: Annotated[
         int, typer.Option(help="Of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,
     headroom: Annotated[
@@ -97,7 +98,7 @@ def simulate(
                 check_resumed(context)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 if not asked:
@@ -110,8 +111,8 @@ def simulate(
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
-                        engine=engine, draws=draws,
-                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        engine=engine, draws=decision_draws,
+                        slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(

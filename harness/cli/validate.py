@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, print_table, say, user_errors, watching
+from harness.console import joined, listed, plain_console, print_table, say, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -24,7 +24,9 @@ def validate(
         str | None,
         typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
     ] = None,
-    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32.")] = "1..32",
+    concurrency: Annotated[
+        list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32; the default.")
+    ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
     policy: Annotated[
         list[str] | None,
@@ -34,8 +36,10 @@ def validate(
         Literal["sampled", "greedy"] | None,
         typer.Option(help="How drafts are chosen, live and simulated; by default as the engine does: sampled, vLLM greedy."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long to measure: profile and live points together.")] = 420.0,
-    max_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
+    time_limit: Annotated[
+        float, typer.Option(help="About how long to measure, in seconds: profile and live points together.")
+    ] = 420.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
     seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
     out: Out = Path("runs"),
     as_json: AsJson = False,
@@ -51,9 +55,10 @@ def validate(
         store = Store(out / "specyard.duckdb")
         policies = policies_of(listed(policy))
         plan = ValidationPlan(
-            concurrency=tuple(counts("--concurrency", concurrency)),
+            concurrency=tuple(counts("--concurrency", joined(concurrency) or "1..32")),
             drafters=None if drafter is None else tuple(listed(drafter) or ()),
-            policies=None if policies is None else tuple(policies), seconds=seconds, max_tokens=max_tokens,
+            policies=None if policies is None else tuple(policies), time_limit_s=time_limit,
+            max_new_tokens=max_new_tokens,
             drafting=drafting, seed=seed,
         )  # fmt: skip
         with watching() as watcher:

@@ -54,7 +54,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class Effort:
     """How much is measured. Raises InputError where a limit makes no sense."""
 
-    seconds: float = 60.0
+    time_limit_s: float = 60.0
     """Time limit, roughly; loading comes on top. Capturing graphs of a large model takes minutes."""
     seed: int = 0
     max_requests: int | None = None
@@ -67,10 +67,10 @@ class Effort:
     """Capture passes as CUDA graphs on a GPU, as engines do; the project's own loop does not."""
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "max_requests", "context_tokens", "memory_gb"):
+        for name in ("time_limit_s", "max_requests", "context_tokens", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+                raise InputError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
 
 
 class Live(NamedTuple):
@@ -178,10 +178,10 @@ def profile(
     target, drafters = measured.target, measured.drafters
     variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
     points = grid(target, variants, effort)
-    watcher.say(f"timing {len(points)} shapes for about {effort.seconds:.0f} s")
+    watcher.say(f"timing {len(points)} shapes for about {effort.time_limit_s:.0f} s")
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
-        watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --seconds gives time for them")
+        watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --time-limit gives time for them")
     costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
     device = device_name(target)
     found = costs.profile(
@@ -292,7 +292,7 @@ def _time(
     timed = time_points(
         Bench(measured.target, variants, seed=effort.seed, graphs=effort.graphs),
         points,
-        seconds=effort.seconds,
+        seconds=effort.time_limit_s,
         seed=effort.seed,
         advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
         others=[*(decode_with(name) for name in live), *others],

@@ -68,7 +68,7 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.engine not in ENGINES:
             raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.draws < 0 or 0 < self.draws < 10:
-            raise ValueError(f"--draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
+            raise ValueError(f"--decision-draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:

@@ -71,11 +71,11 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
 
     def served() -> Served:
-        watcher.say(f"live for about {plan.seconds:.0f} s; a stop before that is over keeps nothing, one after it all")
+        watcher.say(f"live for about {plan.time_limit_s:.0f} s; a stop before that is over keeps nothing, one after it all")
         with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
             tasks = read_prompts(store, run_id, measured.target, live)
             engine = LiveEngine(
-                measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, recordings.drafting
+                measured.target, measured.drafters, sampling, tasks, plan.max_new_tokens, plan.seed, recordings.drafting
             )
             found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
         return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
@@ -142,8 +142,8 @@ def _measure(
     most = max(plan.concurrency)
 
     def effort(share: float) -> Effort:  # no graphs: the live loop has none
-        seconds = plan.seconds * share
-        return Effort(seconds=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
+        seconds = plan.time_limit_s * share
+        return Effort(time_limit_s=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
 
     if hardware is None:
         watcher.say("measuring what schedulers believe in")
@@ -161,7 +161,7 @@ def _measure(
         found, _ = profile(measured, effort(1 - _BELIEVED_SHARE), watcher, others=[live.catch_up] * _LOOKS)
     else:
         found = believed
-        live.run(plan.seconds, watcher)
+        live.run(plan.time_limit_s, watcher)
     # The project's loop pads its passes, whatever is measured of them.
     return replace(found, padded=True), replace(believed, padded=True), servers
 

@@ -165,11 +165,11 @@ class LoopBench:
         self.loops = [("live", n) for n in plan.concurrency] + [("traced", n) for n in sizes]
         self.most = max(n for _, n in self.loops)
         prompts = [a for tasks in asked.values() for some in tasks.values() for a in some]
-        self.longest = max(len(a.ids) for a in prompts) + plan.max_tokens + _ROOM
+        self.longest = max(len(a.ids) for a in prompts) + plan.max_new_tokens + _ROOM
 
     async def serve(self, methods: Sequence[Method], watcher: Watcher) -> dict[tuple[str, str], list[Loop]]:
         """Loops by drafter and half of the prompts, each by number of users; all engines are there all the time."""
-        loop_s = self.plan.seconds / len(self.loops) / len(methods)
+        loop_s = self.plan.time_limit_s / len(self.loops) / len(methods)
         slices = max(round(loop_s / _SLICE_S), 1)
         found = defaultdict[tuple[str, str, int], list[Loop]](list)
         todo = [(m.drafter, *loop) for m in methods for loop in self.loops]
@@ -195,7 +195,7 @@ class LoopBench:
 
     async def _slice(self, engine: VllmEngine, which: str, users: int, number: int, seconds: float) -> Loop:
         order = turns(self.asked[which], np.random.default_rng([self.plan.seed, number]))
-        return await closed_loop(engine, order, users, seconds, self.plan.max_tokens, self.sampling, number)
+        return await closed_loop(engine, order, users, seconds, self.plan.max_new_tokens, self.sampling, number)
 
 
 def compare(
@@ -214,7 +214,7 @@ def compare(
         )  # fmt: skip
         row: dict[str, dict[str, Any]] = {**replicas.figures(own, other)}
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
-        row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
+        row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_new_tokens)
         rows.append({
             **point.row(), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
             "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},

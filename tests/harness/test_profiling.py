@@ -22,7 +22,7 @@ from simulator.hardware.profile import Profile, dump_profile, load_profile
 from tests.drafters.conftest import micro_config
 
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)
-SMALL = Effort(seconds=5, max_requests=4, context_tokens=128, memory_gb=1)
+SMALL = Effort(time_limit_s=5, max_requests=4, context_tokens=128, memory_gb=1)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_an_architecture_with_random_weights(tmp_path: Path) -> None:
     folder = tmp_path / "mini"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(micro_config(vocab_size=64).to_dict()))
-    effort = Effort(seconds=1, max_requests=2, context_tokens=32)
+    effort = Effort(time_limit_s=1, max_requests=2, context_tokens=32)
     threads = torch.get_num_threads()
     profile, quality = profile_architecture(
         str(folder), {"dspark": "dspark", "mtp": "mtp"}, effort, SILENT, device="cpu", dtype="float32"
@@ -209,7 +209,7 @@ def test_refusals() -> None:
         profile_pair("tiny", SMALL, SILENT, drafters=["eagle9"])
     with pytest.raises(InputError, match="device"):
         profile_pair("tiny", SMALL, SILENT, device="no-such-device")
-    with pytest.raises(InputError, match="--seconds must be above 0"):
-        Effort(seconds=0)
+    with pytest.raises(InputError, match="--time-limit must be above 0"):
+        Effort(time_limit_s=0)
     with pytest.raises(InputError, match="qwen3-8b"):
         profile_architecture("qwen3-99b", {}, SMALL, SILENT)

@@ -30,7 +30,7 @@ from tests.harness.test_cli import refused
 from tests.harness.test_run import harness
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
-QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--draws", "10")
+QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--decision-draws", "10")
 
 
 @pytest.fixture(scope="module")

@@ -250,8 +250,8 @@ def test_speculation_in_vllm_changes_no_greedy_response(target: Target, tmp_path
 
 @with_vllm
 def test_validate_with_vllm_for_real(recorded: Path) -> None:
-    command = ["validate", "--engine", "vllm", "--out", str(recorded), "--seconds", "36", "--concurrency", "2,8"]
-    result = CliRunner().invoke(app, [*command, "--max-tokens", "24", "--json"])
+    command = ["validate", "--engine", "vllm", "--out", str(recorded), "--time-limit", "36", "--concurrency", "2,8"]
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "24", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     rows = found["validation"]

@@ -205,7 +205,7 @@ def test_wrong_loads_are_refused(text: str) -> None:
 def test_a_recorded_load_is_read_once_and_takes_its_requests_along(tmp_path: Path) -> None:
     file = tmp_path / "arrivals.csv"
     file.write_text("arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,1,2\n")
-    [load] = loads("--concurrency", None, 0.0, None, 1.0, file, 2.0)
+    [load] = loads(None, 0.0, None, 1.0, [file], 2.0)
     assert isinstance(load, RecordedArrivals)
     assert load.name == "arrivals.csv@2"
     file.unlink()
@@ -245,13 +245,13 @@ def test_a_load_so_many_times(tmp_path: Path) -> None:
 
 
 def test_weighted_loads_of_a_command_line() -> None:
-    [load] = loads("--load", "8=0.25, 64=0.75", 0.0, None, 1.0)
+    [load] = loads("8=0.25, 64=0.75", 0.0, None, 1.0)
     assert load.parts == ((Users(8), 0.25), (Users(64), 0.75))
-    [load] = loads("--load", None, 0.0, "2=1,4=1", 0.0)
+    [load] = loads(None, 0.0, "2=1,4=1", 0.0)
     assert load.parts == ((Arrivals(2, 0), 0.5), (Arrivals(4, 0), 0.5))
     for wrong in ("8=0.5", "8=0.5,8=0.5", "8=x,64=0.5", "8,64=0.5", "8=0,64=1", "0=1,64=1"):
-        with pytest.raises(InputError, match=r"--load|users"):
-            loads("--load", wrong, 0.0, None, 1.0)
+        with pytest.raises(InputError, match=r"--concurrency|users"):
+            loads(wrong, 0.0, None, 1.0)
 
 
 def test_a_profile_knows_the_digest_of_its_json() -> None:

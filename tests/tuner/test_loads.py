@@ -31,7 +31,7 @@ SHORT: dict[str, Any] = {
 
 def started(store: Store, **options: Any) -> str:
     plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **{**SHORT, **options})
-    return start_study(store, store.find_run("latest"), plan, QUIET, cluster=None, timeout=None)
+    return start_study(store, store.find_run("latest"), plan, QUIET, cluster=None, time_limit_s=None)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
     name = started(store, loads=[Users(4), Users(8)], drafters=["none"], request_cap=1, trials=1)
     assert "4 users and for 8 users" in export_study(store, name, "vllm", None)
     assert "for 4 users on" in export_study(store, name, "vllm", 4)
-    with pytest.raises(InputError, match="choose one with --load"):
+    with pytest.raises(InputError, match="choose one with --concurrency"):
         export_study(store, name, "vllm", 5)
 
 
@@ -135,8 +135,8 @@ def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path)
     for change in (lambda: file.write_text(before + "11,50,40\n"), file.unlink):
         change()
         with pytest.raises((InputError, OSError), match=r"has changed|No such file"):
-            resume_study(store, name, 8, QUIET, cluster=None, timeout=None)
+            resume_study(store, name, 8, QUIET, cluster=None, time_limit_s=None)
         assert Studies(store).find(name) == done
     assert describe(store, name)["loads"]
     file.write_text(before)
-    assert resume_study(store, name, None, QUIET, cluster=None, timeout=None) == name
+    assert resume_study(store, name, None, QUIET, cluster=None, time_limit_s=None) == name

@@ -49,7 +49,7 @@ def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
 def started(store: Store, options: dict[str, Any], watcher: Watcher = QUIET, cluster: Cluster | None = None) -> str:
     """A study of the one run, on a profile that is bundled."""
     plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **options)
-    return start_study(store, store.find_run("latest"), plan, watcher, cluster=cluster, timeout=None)
+    return start_study(store, store.find_run("latest"), plan, watcher, cluster=cluster, time_limit_s=None)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
     killed = Studies(store).find("latest")
     assert killed["finished_at"] is None
     assert len(Studies(store).trials(killed["study_id"])) == 16
-    assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, timeout=None) == killed["study_id"]
+    assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, time_limit_s=None) == killed["study_id"]
     assert stored(store, killed["study_id"]) == small
     assert Studies(store).find("latest")["finished_at"] is not None
 

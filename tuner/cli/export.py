@@ -17,7 +17,9 @@ def export(
         Literal["vllm", "json", "optuna"],
         typer.Option("--format", help="A vLLM command, JSON, or an Optuna journal beside the database."),
     ] = "vllm",
-    load: Annotated[int | None, typer.Option(help="Of a study whose loads have winners of their own: users.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Users, of a study whose loads have winners of their own.")
+    ] = None,
     out: Out = Path("runs"),
 ) -> None:
     """Write the winner as a configuration to serve with."""
