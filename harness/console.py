@@ -262,6 +262,27 @@ def plain_console() -> Console:
     return console if console.is_terminal else Quiet(highlight=False, width=200)
 
 
+SCHEMA = 1
+"""Version of what `--json` prints, as docs/json.md has it: it rises when a key goes, is renamed or means something else."""
+
+
+def print_json(kind: str, content: Mapping[str, Any]) -> None:
+    """Print one JSON object, alone on stdout: what kind of thing it is, by which version of docs/json.md, and its content.
+
+    Numbers that are not finite are null, times are in ISO 8601.
+    """
+    import msgspec
+
+    head = {"schema": SCHEMA, "kind": kind}
+    assert not head.keys() & content.keys(), content.keys()
+    print(msgspec.json.encode({**head, **content}, enc_hook=_plain).decode())
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers of numpy as numbers, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 def say(console: Console, line: str) -> None:
     """Print a line of text, broken between words on a terminal; indented ones, which are to be copied, stay whole."""
     console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))

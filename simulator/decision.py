@@ -15,6 +15,7 @@ import numpy as np
 
 from simulator.hardware.profile import Profile
 from simulator.load import Load
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import cannot_run
@@ -331,7 +332,7 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f", with {d.engine}"
-    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most{engine}: {where}{promise}."]
+    said = [f"Run {d.run}, {counted(d.candidate['request_cap'], 'request')} at a time at most{engine}: {where}{promise}."]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None
@@ -346,7 +347,7 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         for g in (d.gains if gains else ())
     ]
     if waiting := users is not None and users > room:
-        said.append(f"{users - room:,} of the {users:,} users wait for a place at any time.")
+        said.append(f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time.")
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:
@@ -360,7 +361,9 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
             f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
         )
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
-    said.append(f"Traffic: {d.traffic}. Intervals: {d.draws} draws of prompts, seeds and the profile's errors ({errors}).")
+    said.append(
+        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."
+    )
     if d.next:
         said.append(f"To be surer: {d.next}.")
     return said

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
-from simulator.numbers import written
+from simulator.numbers import counted, written
 
 USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
@@ -98,7 +98,7 @@ class Users(Load):
     @property
     def label(self) -> str:
         thinking = f" thinking {written(self.think_s)} s" if self.think_s else ""
-        return f"{self.users} user{'s' * (self.users != 1)}{thinking}"
+        return f"{counted(self.users, 'user')}{thinking}"
 
     def times(self, factor: float) -> Users:
         return Users(max(1, round(self.users * factor)), self.think_s)
@@ -122,7 +122,7 @@ class Arrivals(Load):
 
     @property
     def label(self) -> str:
-        return f"{written(self.rate_per_s)} requests/s"
+        return f"{counted(self.rate_per_s, 'request')}/s"
 
     def times(self, factor: float) -> Arrivals:
         return Arrivals(self.rate_per_s * factor, self.cv)

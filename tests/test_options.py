@@ -51,7 +51,14 @@ RUN = (
     "32",
 )
 SMALL = {"--hardware": "h100/qwen3-4b", "--seconds": "1", "--drafter": "mtp"}
-SEARCH = {**SMALL, "--concurrency": "2", "--trials": "2", "--confirmation-draws": "5", "--decision-draws": "10", "--policy": "fixed"}
+SEARCH = {
+    **SMALL,
+    "--concurrency": "2",
+    "--trials": "2",
+    "--confirmation-draws": "5",
+    "--decision-draws": "10",
+    "--policy": "fixed",
+}
 BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness record": (("suites/math_code_chat",), {"--limit": "1"}),
     "harness run": (("suites/math_code_chat",), {"--limit": "1"}),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from tuner.trial import Trial
 
@@ -50,10 +51,10 @@ class ByLoad:
     def bars(self) -> list[str]:
         """A line a load: users, k, the gain, and a bar of it."""
         most = max((row.gain for row in self.rows), default=0.0)
-        users, lines = max(len(f"{row.users:,}") for row in self.rows), []
+        users, lines = max(len(counted(row.users, "user")) for row in self.rows), []
         for row in self.rows:
             bar = "█" * round(_BAR * row.gain / most) if most > 0 and row.gain > 0 else ""
-            lines.append(f"{row.users:>{users},} users  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
+            lines.append(f"{counted(row.users, 'user'):>{users}}  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
         return lines
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from harness.console import print_table, say
+from harness.console import print_json, print_table, say
 from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
@@ -18,6 +17,7 @@ from simulator.capacity import dollars_per_million, gpus_for, held
 from simulator.decision import Decision, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
+from simulator.numbers import counted
 from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
@@ -32,7 +32,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if all(found["winner"] is None for found in study["loads"].values()) and study["study"]["finished_at"] is not None:
         raise InputError(_nobody(study))
     if as_json:
-        print(json.dumps(study, default=str))
+        print_json("study", study)
         return
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
@@ -138,8 +138,8 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     say(
         console,
-        f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
-        f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times",
+        f"\n{load_label(load)} · {counted(tried, 'configuration')} tried, {counts['cut']} of them shortly{failed} · below: "
+        f"{counted(winner['prompts'], 'prompt')} the search has not seen, drawn {counted(winner['draws'], 'time')}",
     )
     bounds = _promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
@@ -177,17 +177,22 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
     if at.users is not None and at.users > room:  # what decides is said there; so many users hold whatever waits
         if study["loads"][load]["decision"] is None:
-            lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
+            lines.append(f"{room} of {counted(at.users, 'user')} run at a time, the others wait for a place")
     elif times is None and "headroom" in figures:
-        lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
+        lines.append(
+            f"{counted(round(figures['finished']), 'request')} finished: too few to tell how much is held; "
+            "give more --seconds"
+        )
     elif times is not None:
         lines.append(
             f"holds up to {held(times)} this load within the promise, on the held-out prompts, if the profile is right"
         )
     if plan["users"] is not None and times is not None and isinstance(at, Users):
         gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
-        each = f"up to {round(at.users * times) / plan['replicas']:g} users on a replica"
-        lines.append(f"{plan['users']:,} users need {gpus} GPUs: {each}" if gpus else "a replica holds not one user")
+        on_each = float(f"{round(at.users * times) / plan['replicas']:.4g}")
+        each = f"up to {counted(on_each, 'user')} on a replica"
+        need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus or 0, 'GPU')}: {each}"
+        lines.append(need if gpus else "a replica holds not one user")
     if plan["gpu_hour"] is not None:
         cost = dollars_per_million(figures["throughput"], plan["gpu_hour"])
         lines.append(f"${cost:.3g} per million output tokens, at ${plan['gpu_hour']:g} for an hour of a GPU")
@@ -242,9 +247,9 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     broken = [name for name, v in near["violations"].items() if v > 0]
     reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
-        return f"none of {tried} configurations was simulated in full; give more --trials"
+        return f"none of {counted(tried, 'configuration')} was simulated in full; give more --trials"
     bounds, f = " and ".join(_promised(plan)) or "up", near["figures"]
-    said = f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
+    said = f"none of {counted(tried, 'configuration')} keeps {bounds}; the closest, {near['configuration']}: {reached}"
     if not f["p5_tps"] or f["p95_ttft"] is None:
         return said
     speed, wait = f"{f['p5_tps']:.3g} tok/s or more", f"the first token in {1e3 * f['p95_ttft']:,.0f} ms"

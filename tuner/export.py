@@ -21,6 +21,7 @@ from simulator.decision import Candidate, Decision, refused, sentences
 from simulator.drafter_kinds import KINDS, kind_of
 from simulator.errors import InputError
 from simulator.load import Load
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.serving.command import Serving, batch_rows, speculative_fields
@@ -238,7 +239,8 @@ def better(
         able = [t for t in best if not refused(VLLM, candidate_of(t.configuration, run["drafters"], drafting))]
         more = able[0].last.values[0] / row.value - 1 if able else 0.0
         if more >= WORTH_SAYING:
-            yield f"at {row.users:,} users {able[0].configuration} gives {more:.1%} more: --concurrency {row.users} exports it"
+            at = f"at {counted(row.users, 'user')} {able[0].configuration} gives {more:.1%} more"
+            yield f"{at}: --concurrency {row.users} exports it"
 
 
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Users
+from simulator.numbers import counted
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Objective, Scenario, TrialJob
 from tuner.search import Run
@@ -137,10 +138,14 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
             at_least_one = load.users + (1 if factor > 1 else -1)
             users = (max if factor > 1 else min)(at_least_one, round(load.users * factor))
             if users >= 1:
-                yield "load", f"{users} users", replace(scenario, load=Users(users, load.think_s))
+                yield "load", counted(users, "user"), replace(scenario, load=Users(users, load.think_s))
         elif isinstance(load, Arrivals):
             rate = f"{load.rate_per_s * factor:g}"  # as one would ask for it
-            yield "load", f"{rate} requests a second", replace(scenario, load=Arrivals(float(rate), load.cv))
+            yield (
+                "load",
+                f"{counted(float(rate), 'request')} a second",
+                replace(scenario, load=Arrivals(float(rate), load.cv)),
+            )
         else:
             yield "load", f"{label} of the load", replace(scenario, load=load.times(factor))
         profile = slower(scenario.profile, "verify", factor)

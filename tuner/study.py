@@ -28,6 +28,7 @@ from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
@@ -312,7 +313,9 @@ def carry_out(
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
     run_id = studies.find(study_id)["run_id"]
-    watcher.say(f"study {study_id} · run {run_id} · {plan.trials} trials at each of {len(plan.loads)} loads")
+    watcher.say(
+        f"study {study_id} · run {run_id} · {counted(plan.trials, 'trial')} at each of {counted(len(plan.loads), 'load')}"
+    )
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, joined, listed, plain_console, print_table, user_errors, watching
+from harness.console import checked, joined, listed, plain_console, print_json, print_table, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -65,7 +63,7 @@ def sensitivity(
 def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
     """How far things may be off before another configuration wins."""
     if as_json:
-        print(json.dumps([dataclasses.asdict(t) for t in found]))
+        print_json("sensitivity", {"sensitivities": found})
         return
     heads = ("what is off", "holds from", "to", "lost at ±30 %", "then wins")
     lines, last = list[list[str]](), None

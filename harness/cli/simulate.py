@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import check_resumed, checked, joined, listed, plain_console, print_table, say, shares, user_errors, watching
+from harness.console import (
+    check_resumed,
+    checked,
+    joined,
+    listed,
+    plain_console,
+    print_json,
+    print_table,
+    say,
+    shares,
+    user_errors,
+    watching,
+)  # fmt: skip
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
 if TYPE_CHECKING:  # these take seconds
@@ -33,7 +44,9 @@ def simulate(
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
         list[Path] | None,
-        typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
+        typer.Option(
+            help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
@@ -133,8 +146,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     with store.reading() as connection:
         decided = decisions(connection, sweep_id)
     if as_json:
-        found = {load: msgspec.to_builtins(d) for load, d in decided.items()}
-        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": found}, default=str))
+        print_json("sweep", {"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": decided})
         return
     plan = read_plan(store.sweep(sweep_id)["plan"], SweepPlan)
     console = plain_console()
@@ -180,7 +192,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
 def _load_cell(r: dict[str, Any]) -> str:
     if r["users"] is not None:
-        return f"{r['users']} user{'s' * (r['users'] != 1)}"
+        return counted(r["users"], "user")
     return r["arrivals"] or f"{r['rate_per_s']:g}/s"
 
 
@@ -226,7 +238,7 @@ def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Call
     if (gpu_hour := plan.gpu_hour) is not None:
         columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
     if (users := plan.users) is not None:
-        columns[f"GPUs for {users:,} users"] = lambda r: _gpus(plan, users, r)
+        columns[f"GPUs for {counted(users, 'user')}"] = lambda r: _gpus(plan, users, r)
     return columns
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import joined, listed, plain_console, print_table, say, user_errors, watching
+from harness.console import joined, listed, plain_console, print_json, print_table, say, user_errors, watching
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -86,13 +86,13 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
     with store.reading() as connection:
         errors = {e.pop("quantity"): e for e in errors_of(validated(connection, validation_id)).to_dicts()}
     if as_json:
-        print(json.dumps({"validation": rows, "errors": errors}, default=str))
+        print_json("validation", {"validation": rows, "errors": errors})
         return
     console, first = plain_console(), rows[0]
     say(
         console,
         f"validation {validation_id} · run {first['run_id']} · {first['drafting']} drafts · {first['profile']} · "
-        f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
+        f"live: {counted(len(first['live_prompts']), 'prompt')}, simulated: {len(first['trace_prompts'])} others",
     )
     names = {"throughput": "tok/s", "tps": "tok/s of a user", "tau": "τ", "budget": "budget"}
     heads, lines, last = ["drafter · policy", "users", *names.values(), "step time"], list[list[str]](), None

@@ -35,6 +35,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
+from simulator.numbers import counted
 from simulator.records import Round, Sampling
 
 _SHORT = 16
@@ -178,7 +179,7 @@ def profile(
     target, drafters = measured.target, measured.drafters
     variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
     points = grid(target, variants, effort)
-    watcher.say(f"timing {len(points)} shapes for about {effort.time_limit_s:.0f} s")
+    watcher.say(f"timing {counted(len(points), 'shape')} for about {effort.time_limit_s:.0f} s")
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
         watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --time-limit gives time for them")
@@ -353,7 +354,7 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         "versions": ", ".join(f"{p} {versions[p]}" for p in ("specyard", "torch", "transformers", "numpy"))
         + f", Python {platform.python_version()}" + (f", CUDA {torch.version.cuda}" if torch.version.cuda else ""),
         "grid": f"target {_span(timed_at['target'])} tokens, {_span(requests)} requests, contexts "
-        f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {len(points)} shapes, "
+        f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {counted(len(points), 'shape')}, "
         f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s; medians",
         "left out": f"{len(timed.left_out)} largest shapes, for want of time",
         "spread": "median absolute deviation of a shape's repetitions, median / worst: "

@@ -40,6 +40,7 @@ from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
+from simulator.numbers import counted
 from simulator.records import Recording
 from simulator.simulation import ready
 
@@ -64,7 +65,9 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
     gammas = {p.drafter: p.gamma for p in points if p.gamma}
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
-    watcher.say(f"live: {len(live)} prompts; simulated from the traces of {len(traced)} others, as many of each task")
+    watcher.say(
+        f"live: {counted(len(live), 'prompt')}; simulated from the traces of {len(traced)} others, as many of each task"
+    )
     sampling = msgspec.convert(row["sampling"], Generation).sampling
     pair = row["plan"].get("pair")
     if pair is None:

@@ -39,6 +39,7 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
 from simulator.records import Drafting, Recording, Sampling
 from simulator.replay import replay
@@ -90,7 +91,9 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
     target = outline(pair.target, pair.dtype)
     halves = {"live": live, "traced": traced}
     asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
-    watcher.say(f"{version()}: {len(live)} prompts; profile and traces from {len(traced)} others, as many of each task")
+    watcher.say(
+        f"{version()}: {counted(len(live), 'prompt')}; profile and traces from {len(traced)} others, as many of each task"
+    )
     bench = LoopBench(pair.target, target, sampling, asked, plan)
     loops = asyncio.run(bench.serve(methods, watcher))
     calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]

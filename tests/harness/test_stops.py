@@ -29,8 +29,8 @@ def moments(few: int) -> list[object]:
 
 RUN = "harness run suites/math_code_chat --limit 1 --max-new-tokens 24 --batch 2 --drafter ngram --actors 1 --speed-passes 0"
 SEARCH = (
-    "tuner search --hardware h100/qwen3-4b --concurrency 8 --trials 12 --seconds 20 --confirmation-draws 5 --decision-draws 10 --actors 0 "
-    "--drafter dspark --policy fixed,prefix_scheduler"
+    "tuner search --hardware h100/qwen3-4b --concurrency 8 --trials 12 --seconds 20 --confirmation-draws 5 "
+    "--decision-draws 10 --actors 0 --drafter dspark --policy fixed,prefix_scheduler"
 )
 
 

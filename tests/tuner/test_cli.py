@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 import pytest
 
-QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--confirmation-draws", "5", "--decision-draws", "10",
-         "--request-cap", "32",
+QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--confirmation-draws", "5",
+         "--decision-draws", "10", "--request-cap", "32",
          "--drafter", "dspark"]  # fmt: skip
 
 
@@ -32,7 +32,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def searched(out: Path) -> dict[str, Any]:
-    done = tuner("search", *QUICK, "--concurrency", "8,16", "--sla", "tps>=50", "--mix", "math=0.5,code=0.5", "--json", out=out)
+    done = tuner(
+        "search", *QUICK, "--concurrency", "8,16", "--sla", "tps>=50", "--mix", "math=0.5,code=0.5", "--json", out=out
+    )
     assert done.returncode == 0, done.stderr
     study: dict[str, Any] = json.loads(done.stdout)
     return study

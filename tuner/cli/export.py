@@ -17,9 +17,7 @@ def export(
         Literal["vllm", "json", "optuna"],
         typer.Option("--format", help="A vLLM command, JSON, or an Optuna journal beside the database."),
     ] = "vllm",
-    concurrency: Annotated[
-        int | None, typer.Option(help="Users, of a study whose loads have winners of their own.")
-    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Users, of a study whose loads have winners of their own.")] = None,
     out: Out = Path("runs"),
 ) -> None:
     """Write the winner as a configuration to serve with."""
@@ -29,4 +27,4 @@ def export(
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
-        print(export_study(store, Studies(store).find(name)["study_id"], form, load))
+        print(export_study(store, Studies(store).find(name)["study_id"], form, concurrency))

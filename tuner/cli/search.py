@@ -31,7 +31,9 @@ def search(
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
         list[Path] | None,
-        typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
+        typer.Option(
+            help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     objective: Annotated[
@@ -113,8 +115,8 @@ def search(
                         weights=shares(mix), drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
-                        seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
-                        output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap,
+                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 run_id = store.find_run(name)
