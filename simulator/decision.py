@@ -332,7 +332,9 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f", with {d.engine}"
-    said = [f"Run {d.run}, {counted(d.candidate['request_cap'], 'request')} at a time at most{engine}: {where}{promise}."]
+    said = [
+        f"Run {d.run}, {counted(int(d.candidate['request_cap']), 'request')} at a time at most{engine}: {where}{promise}."
+    ]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None

@@ -6,7 +6,6 @@ Names and fields are those of vLLM 0.32. What vLLM cannot do as simulated is sai
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
@@ -43,30 +42,27 @@ _DRAFTING_NOTES = {
 }
 
 
-def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "optuna"], users: int | None) -> str:
+def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], users: int | None) -> str:
     """The winner at a load, as text. Raises InputError where there is none."""
     study = describe(store, study_id)
     if form == "optuna":
         return _optuna(store, study_id, study)
-    if form == "vllm" and users is None and (text := _over_loads(store, study_id, study)):
+    if users is None and (text := _over_loads(store, study_id, study)):
         return text
     loads = _loads(study, users)
     load = loads[-1]
     found = study["loads"][load]
     decision = found["decision"]
     reason = "" if decision is None else decision["reason"]
-    if form == "vllm" and decision is not None and decision["command"] and decision["engine"] == VLLM.name:
+    if decision is not None and decision["command"] and decision["engine"] == VLLM.name:
         told = sentences(msgspec.convert(decision, Decision))
         head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision["notes"], check(decision["settings"])]
         return _commented(head, decision["command"])
     winner, run = configuration_of(found["winner"]), store.run(study["study"]["run_id"])
-    if form == "vllm" and reason and refused(VLLM, candidate_of(winner, run["drafters"], study["plan"]["drafting"])):
+    if reason and refused(VLLM, candidate_of(winner, run["drafters"], study["plan"]["drafting"])):
         raise InputError(f"study {study_id}: no recommendation for {load_label(load)}: {reason}")
     made = serving(winner, found, study, run)
     checked = check(made.speculative)
-    if form == "json":
-        content = _json(study, load, winner, found, made, checked)
-        return json.dumps(content, indent=2, default=str, ensure_ascii=False)
     where = " and for ".join(map(load_label, loads))
     expected = "; ".join(_expected(study["loads"][each]["winner"]) for each in loads)
     head = [
@@ -75,6 +71,22 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "json", "opt
         *([f"no recommendation: {reason}"] if reason else []), *capacity(load, study), *made.notes, checked,
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:
+    """The winners of all loads, or at one, ready for JSON. Raises InputError where no load that was asked for has one."""
+    study = describe(store, study_id)
+    run, plan = store.run(study["study"]["run_id"]), study["plan"]
+    won = {load for load, found in study["loads"].items() if found["winner"] is not None}
+    asked = _chosen(study, users)
+    if not won & set(asked):
+        raise InputError(_no_winner(study, asked))
+    return {
+        "study": study_id, "hardware": study["profile"], "target": study["target"] or "MODEL",
+        "replicas": plan["replicas"], "drafting": plan["drafting"], "step_tokens": plan["step_tokens"],
+        "winners": [_winner(load, study, run) for load in asked if load in won],
+        "without_winner": [load for load in asked if load not in won],
+    }  # fmt: skip
 
 
 def _commented(head: Sequence[str], command: str) -> str:
@@ -173,24 +185,29 @@ def check(speculative: dict[str, Any] | None) -> str:
     return f"fields and types checked against vLLM {vllm.__version__}"
 
 
-def _json(
-    study: dict[str, Any], load: str, winner: Configuration, found: dict[str, Any], made: Serving, checked: str
-) -> dict[str, Any]:
+def _winner(load: str, study: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
+    found = study["loads"][load]
+    winner = configuration_of(found["winner"])
     table, _ = _beside(found, "k by batch")
     row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
+    closest: dict[str, Any] | None
+    try:
+        made = serving(winner, found, study, run)
+    except InputError as error:
+        closest, notes = None, [str(error)]
+    else:
+        speculative = made.speculative
+        closest = {"speculative_config": speculative, "command": made.command, "checked": check(speculative)}
+        notes = list(made.notes)
     return {
-        "study": study["study"]["study_id"], "load": load, "hardware": study["profile"],
-        "target": study["target"] or "MODEL",
-        "replicas": study["plan"]["replicas"], "configuration": winner.row(), "drafting": study["plan"]["drafting"],
-        "exact": found["winner"]["exact"],
-        "step_tokens": study["plan"]["step_tokens"], "simulated": found["winner"]["figures"],
-        "half_widths": found["winner"]["half_widths"],
-        "vllm": {"speculative_config": made.speculative, "command": made.command, "checked": checked},
+        "load": load, "configuration": winner.row(), "exact": found["winner"]["exact"],
+        "simulated": found["winner"]["figures"], "half_widths": found["winner"]["half_widths"], "vllm": closest,
         "k_by_batch": None if table is None or row is None else {
             "rows": batch_rows(table, winner.gamma, min(winner.request_cap, searched(study))),
             "loss": 1 - 1 / (1 + row["gain"]), "half_width": row["gain_half_width"],
         },
-        "notes": made.notes,
+        "notes": notes,
     }  # fmt: skip
 
 
@@ -243,19 +260,34 @@ def better(
             yield f"{at}: --concurrency {row.users} exports it"
 
 
+def _chosen(study: Mapping[str, Any], users: int | None) -> list[str]:
+    """The load that was asked for; all of them where none was. Raises InputError for what the study is not of."""
+    known = list(study["loads"])
+    chosen = known if users is None else [load for load in known if Load.parse(load).users == users]
+    if not chosen:
+        raise InputError(_choose(study))
+    return chosen
+
+
 def _loads(study: dict[str, Any], users: int | None) -> list[str]:
     """The load that was chosen; without a choice all of them, where one winner serves all. Raises InputError."""
-    name, known = study["study"]["study_id"], list(study["loads"])
-    chosen = known if users is None else [load for load in known if Load.parse(load).users == users]
+    chosen = _chosen(study, users)
     winners = {load: study["loads"][load]["winner"] for load in chosen}
     if lost := [load for load, winner in winners.items() if winner is None]:
-        raise InputError(
-            f"study {name}: has no winner at {', '.join(map(load_label, lost))}: nothing kept the bounds, or it is not "
-            "finished"
-        )
-    if not chosen or len({configuration_of(winner) for winner in winners.values() if winner}) > 1:
-        raise InputError(f"study {name}: is of {', '.join(map(load_label, known))}; choose one with --concurrency")
+        raise InputError(_no_winner(study, lost))
+    if len({configuration_of(winner) for winner in winners.values()}) > 1:
+        raise InputError(_choose(study))
     return chosen
+
+
+def _no_winner(study: Mapping[str, Any], lost: Sequence[str]) -> str:
+    where = ", ".join(map(load_label, lost))
+    return f"study {study['study']['study_id']}: has no winner at {where}: nothing kept the bounds, or it is not finished"
+
+
+def _choose(study: Mapping[str, Any]) -> str:
+    known = ", ".join(map(load_label, study["loads"]))
+    return f"study {study['study']['study_id']}: is of {known}; choose one with --concurrency"
 
 
 def _optuna(store: Store, study_id: str, study: dict[str, Any]) -> str:

@@ -116,8 +116,8 @@ def sentences(gate: Gate | None) -> list[str]:
         found = [f"{gate.outcome}: {'; '.join([*told, *more])}"]
     if gate.undecided:
         widest = max(gate.undecided, key=lambda row: 1.0 if row.change.sees is None else row.change.sees)
-        rows = counted(len(gate.undecided), "row")
-        rest = f"{rows} that hold nothing up exclude no loss of {tolerance}, the least sure of them"
+        undecided = counted(len(gate.undecided), "row")
+        rest = f"{undecided} that hold nothing up exclude no loss of {tolerance}, the least sure of them"
         found.append(f"{rest} {_named(widest.change)}{_interval_of(widest.change)}")
     return found
 

@@ -60,7 +60,11 @@ def test_search_show_export(searched: dict[str, Any], out: Path) -> None:
     decision = searched["loads"]["users:16/0"]["decision"]
     assert decision["command"] in command
     assert command.startswith(f"# specyard study {name}\n# Run {decision['run']}")
-    content = json.loads(tuner("export", name, "--concurrency", "16", "--format", "json", out=out).stdout)
+    every = json.loads(tuner("export", name, "--format", "json", out=out).stdout)
+    assert [w["load"] for w in every["winners"]] == ["users:8/0", "users:16/0"]
+    one = json.loads(tuner("export", name, "--concurrency", "16", "--format", "json", out=out).stdout)
+    assert one["winners"] == every["winners"][1:]
+    [content] = one["winners"]
     assert content["configuration"]["policy"] == winner["policy"]
     assert content["k_by_batch"]["rows"][0][0] == 1
     assert content["k_by_batch"]["loss"] < 1

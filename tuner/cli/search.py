@@ -116,7 +116,8 @@ def search(
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap,
-                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens,
+                        kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 run_id = store.find_run(name)
