@@ -13,12 +13,14 @@ from transformers import Qwen3ForCausalLM
 
 from drafters.kinds.ngram import NGram
 from drafters.target import Target
+from harness.cli.profile import print_profile
 from harness.console import Watcher
 from harness.hardware.bench import BenchPoint, Timing
 from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, prompt_seconds, rising
 from harness.hardware.measure import Effort, ProfileQuality, grid, profile_architecture, profile_pair
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, load_profile
+from tests.documented import differences
 from tests.drafters.conftest import micro_config
 
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)
@@ -170,6 +172,13 @@ def test_a_real_profile_is_whole(measured: tuple[Profile, ProfileQuality], tmp_p
         assert profile.cost(drafter, 5, 4, 24).draft_s[5, 4] > 0
     assert quality.points > 50
     assert quality.errors["target"][0] < 0.5
+
+
+def test_a_profile_and_its_quality_as_json(
+    measured: tuple[Profile, ProfileQuality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_profile(*measured, Path("tiny.json"), as_json=True)
+    assert differences(capsys.readouterr().out) == []
 
 
 def test_predicted_steps_are_near_live_decoding(measured: tuple[Profile, ProfileQuality]) -> None:

@@ -41,7 +41,7 @@ def test_a_report_by_run_sweep_or_study(out: Path) -> None:
         assert result.exit_code == 0, result.output
         assert result.stdout.strip() == str(out / RUN / "report.html")
     both = harness(out, "report", "beef", RUN, "--sweep", "5eed", "--json")
-    assert json.loads(both.stdout) == {"report": str(out / "beef" / "report.html")}
+    assert json.loads(both.stdout)["report"] == str(out / "beef" / "report.html")
     assert "2 runs" in (out / "beef" / "report.html").read_text()
 
 

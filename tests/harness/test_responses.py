@@ -48,6 +48,24 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
         read_responses([file], PROMPTS, SAMPLING, file_hash="0")
 
 
+def test_several_files_are_one(tmp_path: Path) -> None:
+    whole = read_responses([write(tmp_path, HEADER, *LINES)], PROMPTS, SAMPLING)
+    files = []
+    for name, lines in (("a", LINES[:1]), ("b", LINES[1:])):
+        (tmp_path / name).mkdir()
+        files.append(write(tmp_path / name, HEADER, *lines))
+    parts = read_responses(files, PROMPTS, SAMPLING)
+    assert parts.of_prompt == whole.of_prompt
+    assert read_responses(files[::-1], PROMPTS, SAMPLING, file_hash=parts.file_hash) == parts
+    with pytest.raises(InputError, match=r"b.responses.jsonl, line 2: a second response to t/0, turn 1"):
+        read_responses([*files, files[1]], PROMPTS, SAMPLING)
+    with pytest.raises(InputError, match=r"has none for t/0, turn 1"):
+        read_responses(files[:1], PROMPTS, SAMPLING)
+    write(tmp_path / "b", HEADER, *LINES[1:], {**LINES[0], "prompt_id": "other"})
+    with pytest.raises(InputError, match=r"a.responses.jsonl, .*b.responses.jsonl: have changed since the run began"):
+        read_responses(files, PROMPTS, SAMPLING, file_hash=parts.file_hash)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -29,6 +29,7 @@ from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse
+from tests.documented import differences
 
 
 def some_trace(alpha: float = 0.6, gamma: int = 3, responses: int = 12, tokens: int = 60) -> Trace:
@@ -212,6 +213,7 @@ def test_validate_for_real(recorded: Path) -> None:
     ]
     result = CliRunner().invoke(app, [*command, "--max-new-tokens", "12", "--json"])
     assert result.exit_code == 0, result.output
+    assert differences(result.stdout) == []
     found = json.loads(result.stdout)
     rows = found["validation"]
     assert [(r["drafter"], r["policy"], r["users"]) for r in rows] == [
@@ -240,7 +242,7 @@ def test_sensitivity_command(recorded: Path) -> None:
     command = ["sensitivity", "--out", str(recorded), "--hardware", "h100/qwen3-4b", "--concurrency", "4", "--seconds", "1"]
     result = CliRunner().invoke(app, [*command, "--drafter", "dspark", "--json"])
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+    found = json.loads(result.stdout)["sensitivities"]
     assert [t["what"] for t in found] == list(CHANGES)
     for t in found:
         assert len(t["looks"]) == 7

@@ -18,6 +18,7 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import dump_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, POLICIES, KByBatch, PolicySpec, policies_of, policy_class
 from simulator.policies.lagged_scheduler import VLLM_PROFILED_CONTEXT_TOKENS, LaggedScheduler
 from simulator.records import DRAFTINGS
@@ -242,6 +243,23 @@ def test_a_load_so_many_times(tmp_path: Path) -> None:
     assert faster.speed == 8
     assert faster.requests.arrival_s.tolist() == [0, 0.25]
     assert recorded.requests.arrival_s.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(0, "0 users"), (1, "1 user"), (1.0, "1 user"), (2, "2 users"), (1000, "1,000 users"), (0.5, "0.5 users")],
+)
+def test_counts_agree_with_their_nouns(number: float, told: str) -> None:
+    assert counted(number, "user") == told
+
+
+def test_several_files_of_arrivals_are_several_loads(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("arrival_s,prompt_tokens,output_tokens\n0.0,3,4\n1.0,5,6\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "a.csv"]
+    assert [load.name for load in loads(None, 0.0, None, 1.0, files) if isinstance(load, RecordedArrivals)] == [
+        "a.csv@1", "b.csv@1"
+    ]  # fmt: skip
 
 
 def test_weighted_loads_of_a_command_line() -> None:
