@@ -48,7 +48,7 @@ def hardware(
             (row["profile"], str(row["gpus"]), f"{row['context_tokens']:,}", row["source"], row["date"] or "–")
             for row in rows
         ]
-        heads = ("profile", "GPUs", "context tokens that fit", "source", "date")
+        heads = ("profile", "GPUs", "context that fits", "source", "date")
         print_table(plain_console(), heads, lines, ("date", "GPUs"))
 
 

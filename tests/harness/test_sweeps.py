@@ -253,7 +253,7 @@ def test_the_table_of_profiles_fits_a_terminal_and_has_ones_own(tmp_path: Path, 
     Path("runs/hardware/undated.json").write_text(dump_profile(dataclasses.replace(profile, source="user", provenance={})))
     Path("runs/hardware/broken.json").write_text("{")
     today = f"{datetime.now(UTC):%Y-%m-%d}"
-    console = Console(width=80, force_terminal=True, no_color=True, highlight=False)
+    console = Console(width=80, highlight=False)
     monkeypatch.setattr("harness.cli.hardware.plain_console", lambda: console)
     with console.capture() as captured:
         done = CliRunner().invoke(app, ["hardware"])
