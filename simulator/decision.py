@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from simulator.capacity import held
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.numbers import counted
@@ -205,6 +206,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds to the first token that 95 % of requests do not exceed."""
     sure: float | None = None
     """Share of the draws in which the promise is kept."""
+    holds: Range | None = None
+    """How many times the load is held within the promise; None where nobody searched, or too few requests tell."""
     gains: list[Gain] = []
     """Over no speculation, and over the engine's default with the same drafter."""
     runner_up: Gain | None = None
@@ -249,7 +252,7 @@ def decide(
             return None
         ratio = value[top] / value[under] - 1
         centre = float(ratio[~off].mean())
-        return Gain(over=over, all=_range(ratio[off], centre), held=_range(ratio[~off], centre))
+        return Gain(over=over, all=range_of(ratio[off], centre), held=range_of(ratio[~off], centre))
 
     run = choice.run
     name = "the engine" if engine is None else engine.name
@@ -265,14 +268,14 @@ def decide(
 
     def also(name: str) -> Range:
         values = np.array([one[name] for one in own.also])
-        return _range(values[off], float(values[~off].mean()))
+        return range_of(values[off], float(values[~off].mean()))
 
     attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
     return msgspec.structs.replace(
         stub,
         run=str(run), candidate=_columns(run), gains=gains, draws=int(off.sum()),
-        value=_range(value[run][off], float(value[run][~off].mean())),
-        attained={name: _range(v[off], float(v[~off].mean())) for name, v in attained.items()},
+        value=range_of(value[run][off], float(value[run][~off].mean())),
+        attained={name: range_of(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=gain(str(choice.runner_up), run, choice.runner_up),
@@ -287,7 +290,8 @@ def _finite(sampled: Sampled) -> bool:
     )
 
 
-def _range(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
+def range_of(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
+    """A centre with the interval that holds 95 % of what it came to in draws."""
     low, high = np.quantile(values, [0.025, 0.975])
     return Range(centre, float(min(low, centre)), float(max(high, centre)))
 
@@ -353,8 +357,11 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:
-        less = "a smaller load" if not waiting else "fewer requests at a time"
+        less = "fewer requests at a time" if waiting else _safe(d.holds)
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
+    if d.holds is not None:
+        h = d.holds
+        said.append(f"Holds up to {held(h.value)} this load within the promise (95 %: {held(h.low)} to {held(h.high)}).")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
@@ -395,6 +402,11 @@ def _interval(gain: Gain) -> str:
         f"95 %: {_share(gain.all.low)} to {_share(gain.all.high)}; with the profile held "
         f"{_share(gain.held.low)} to {_share(gain.held.high)}"
     )
+
+
+def _safe(holds: Range | None) -> str:
+    """The load at which a promise is kept whatever the draw."""
+    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{held(holds.low)} this load"
 
 
 def _doubt(gain: Gain) -> str:

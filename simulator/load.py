@@ -6,6 +6,7 @@ A load is parsed once, where users write it or where it was stored, and prints i
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -255,18 +256,24 @@ def loads(
 
     `say` hears how a file of arrivals was read.
     """
+    for name, value in {"--think-s": think_s, "--cv": cv}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} {value:g}: must be 0 or more")
     found: list[Load] = []
     if users and "=" in users:
-        found = [_weighted("--concurrency", users, lambda n: f"users:{int(n)}/{think_s:g}")]
+        found = [_weighted("--concurrency", users, lambda n: Users(int(n), think_s))]
     else:
-        found = [Load.parse(f"users:{n}/{think_s:g}") for n in counts("--concurrency", users)]
+        found = [Users(n, think_s) for n in counts("--concurrency", users)]
     if rate and "=" in rate:
-        found.append(_weighted("--rate", rate, lambda r: f"rate:{float(r):g}/{cv:g}"))
+        found.append(_weighted("--rate", rate, lambda r: Arrivals(float(r), cv)))
     elif rate:
         try:
-            found += [Load.parse(f"rate:{float(r):g}/{cv:g}") for r in rate.split(",")]
+            rates = [float(r) for r in rate.split(",")]
         except ValueError:
             raise InputError(f"--rate {rate}: is written as 2,4,8") from None
+        if not all(0 < r < math.inf for r in rates):
+            raise InputError(f"--rate {rate}: requests a second must be above 0")
+        found += [Arrivals(r, cv) for r in rates]
     for file in dict.fromkeys(arrivals):
         try:
             recorded = RecordedArrivals.of(file, speed)
@@ -278,11 +285,11 @@ def loads(
     return found
 
 
-def _weighted(option: str, text: str, as_load: Callable[[str], str]) -> SeveralLoads:
+def _weighted(option: str, text: str, make: Callable[[str], Load]) -> SeveralLoads:
     """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
-        return SeveralLoads(tuple((Load.parse(as_load(load)), float(weight)) for load, _, weight in parts))
+        return SeveralLoads(tuple((make(load), float(weight)) for load, _, weight in parts))
     except InputError:
         raise
     except ValueError as error:

@@ -41,12 +41,7 @@ class ByLoad:
     @property
     def policy(self) -> PolicySpec:
         """The same as a policy; rows of the same k are one."""
-        joined: list[tuple[int, int]] = []
-        for row in self.rows:
-            if joined and joined[-1][1] == row.k:
-                joined.pop()
-            joined.append((row.running, row.k))
-        return PolicySpec("k_by_batch", "/".join(f"{running}={k}" for running, k in joined))
+        return PolicySpec.table([(row.running, row.k) for row in self.rows])
 
     def bars(self) -> list[str]:
         """A line a load: users, k, the gain, and a bar of it."""

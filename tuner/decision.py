@@ -21,7 +21,7 @@ from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
 from simulator.sla import promises
 from simulator.traces import Trace
-from tuner.confirmation import CONTENDERS, PART, Confirmation
+from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, times_held
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
 from tuner.search import Result, Run
 from tuner.space import Configuration, Recorded
@@ -61,17 +61,21 @@ def decision_of(
         replicas=scenario.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
-    confirmed = _confirmed(what, trials, engine, candidate, run)
-    chosen = choose(confirmed, engine)
+    simulated, confirmed = _simulated(what, trials, engine, candidate, run)
+    chosen = choose(simulated, engine)
     if isinstance(chosen, str):
         return stub.without(chosen)
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
-    best = next(s.value for s in confirmed if s.candidate == chosen.run)
+    best = next(s.value for s in simulated if s.candidate == chosen.run)
     sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run, advance)
     if isinstance(sampled, str):
         return stub.without(sampled)
     decision = decide(stub, chosen, sampled, draws, engine)
+    if scenario.slas and not decision.reason:
+        configuration = _configuration(chosen.run)
+        one = confirmed.get(configuration) or what.run([("to run", configuration)], run)[0]
+        decision = msgspec.structs.replace(decision, holds=times_held(what, one, run))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
@@ -106,11 +110,12 @@ def _scheduled(run: Candidate, recorded: Sequence[Recorded]) -> Candidate | None
     return Candidate(recording=recording, policy=policy, request_cap=run.request_cap)
 
 
-def _confirmed(
+def _simulated(
     what: Confirmation, trials: Sequence[Trial], engine: ServingEngine | None,
     candidate: Callable[[Configuration], Candidate], run: Run,
-) -> list[Simulated]:  # fmt: skip
+) -> tuple[list[Simulated], dict[Configuration, Confirmed]]:  # fmt: skip
     """The trials as candidates; of those that may be chosen, whether the promise is kept on prompts nobody searched on."""
+    confirmed: dict[Configuration, Confirmed] = {}
     found = {
         t.configuration: Simulated(
             candidate=candidate(t.configuration),
@@ -122,15 +127,16 @@ def _confirmed(
         if t.rungs
     }
     if not what.scenario.slas:
-        return list(found.values())
+        return list(found.values()), confirmed
     ordered = sorted((c for c, s in found.items() if s.kept), key=lambda c: -found[c].value)
     able = [c for c in ordered if engine is None or not refused(engine, found[c].candidate)]
     for configuration in able[:CONTENDERS]:
         [one] = what.run([("to run", configuration)], run)
+        confirmed[configuration] = one
         if what.keeps(one):
             break
         found[configuration] = msgspec.structs.replace(found[configuration], kept=False)
-    return list(found.values())
+    return list(found.values()), confirmed
 
 
 def _sampled(

@@ -171,32 +171,36 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
 
 
 def capacity(load: str, study: dict[str, Any]) -> list[str]:
-    """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
+    """Whether enough came to tell how much of a load is held, the GPUs of a whole service, and what tokens cost."""
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
-    times, at = figures.get("headroom"), Load.parse(load)
-    room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
-    if at.users is not None and at.users > room:  # what decides is said there; so many users hold whatever waits
-        if study["loads"][load]["decision"] is None:
-            lines.append(f"{room} of {counted(at.users, 'user')} run at a time, the others wait for a place")
-    elif times is None and "headroom" in figures:
-        lines.append(
-            f"{counted(round(figures['finished']), 'request')} finished: too few to tell how much is held; "
-            "give more --seconds"
-        )
-    elif times is not None:
-        lines.append(
-            f"holds up to {held(times)} this load within the promise, on the held-out prompts, if the profile is right"
-        )
-    if plan["users"] is not None and times is not None and isinstance(at, Users):
-        gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
-        on_each = float(f"{round(at.users * times) / plan['replicas']:.4g}")
-        each = f"up to {counted(on_each, 'user')} on a replica"
-        need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus or 0, 'GPU')}: {each}"
-        lines.append(need if gpus else "a replica holds not one user")
+    decision, at = study["loads"][load]["decision"], Load.parse(load)
+    if decision is None:  # studies of the first versions
+        if (times := figures.get("headroom")) is not None:
+            lines.append(f"holds up to {held(times)} this load within the promise, if the profile is right")
+    elif plan["slas"] and not decision["reason"] and decision["holds"] is None:
+        lines.append(f"too few requests to tell how much is held ({figures['finished']:.0f}): give more --seconds")
+    elif plan["users"] is not None and decision["holds"] is not None and isinstance(at, Users):
+        lines.append(_gpus(at, decision["holds"], study))
     if plan["gpu_hour"] is not None:
         cost = dollars_per_million(figures["throughput"], plan["gpu_hour"])
         lines.append(f"${cost:.3g} per million output tokens, at ${plan['gpu_hour']:g} for an hour of a GPU")
     return lines
+
+
+def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
+    """The GPUs that the users of a whole service need, `holds` times the load being held."""
+    plan = study["plan"]
+    most, fewest, gpus = (
+        gpus_for(plan["users"], load, holds[end], replicas=plan["replicas"], gpus=study["profile"]["gpus"])
+        for end in ("low", "high", "value")
+    )
+    if gpus is None:
+        return "a replica holds not one user"
+    on_each = float(f"{round(load.users * holds['value']) / plan['replicas']:.4g}")
+    each = f"up to {counted(on_each, 'user')} on a replica"
+    range_ = f"{fewest or gpus:,} to {most:,}" if most else f"{fewest or gpus:,} or more, or more than any number"
+    need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus, 'GPU')}"
+    return f"{need} (95 %: {range_}): {each}"
 
 
 def _promised(plan: dict[str, Any]) -> list[str]:

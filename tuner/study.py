@@ -36,7 +36,7 @@ from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm, times_held
+from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -324,7 +324,7 @@ def carry_out(
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
-            starts = [(c, "start") for c in [*able, *_starts(spaces[load], plan.request_cap)]]
+            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
@@ -350,7 +350,7 @@ def _keeper(
     return keep
 
 
-def _starts(space: Space, cap: int) -> list[Configuration]:
+def starts_of(space: Space, cap: int) -> list[Configuration]:
     """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key[1]) for key, table in space.tables.items()}
     found = [Configuration(*key, policy, "none", cap) for key, policy in tables.items() if policy != NO_DRAFTER]
@@ -388,8 +388,6 @@ def _finish(
             continue
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
-        if plan.slas and rows[0]["figures"] is not None:
-            rows[0]["figures"]["headroom"] = times_held(what, rows[0], run)
         confirmations += rows
         winners[load] = configuration_of(rows[0])
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)

@@ -141,6 +141,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from simulator.decision import told
+    from simulator.load import Load
 
     rows = store.simulations(sweep_id)
     with store.reading() as connection:
@@ -156,7 +157,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     promised = [promise.name for promise in promises(plan.slas)]
     loads = list(dict.fromkeys(r["load"] for r in rows))
     if len(loads) == 1:
-        say(console, _load_cell(rows[0]))
+        say(console, Load.parse(rows[0]["load"]).label)
     for promise in promised:
         say(console, f"promise: {promise}")
     best = {id(r) for load in loads for r in _best([r for r in rows if r["load"] == load])}
@@ -170,7 +171,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
         who += " (estimated)" if r["confidences"] == "estimated" else ""
         who += ("" if r["lossless"] else " (a bound)") + (f" #{r['seed']}" if replicated and len(loads) == 1 else "")
-        where = [_load_cell(r) + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
+        where = [Load.parse(r["load"]).label + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
         cells = [r["error"]] if r["error"] else _simulation_cells(r, promised, best=id(r) in best)
         cells += [] if r["error"] else [cell(r) for cell in costs.values()]
         lines.append(["" if who == last else who, *where, *cells])
@@ -188,12 +189,6 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         console.print()
         for line in told(decision):
             say(console, line)
-
-
-def _load_cell(r: dict[str, Any]) -> str:
-    if r["users"] is not None:
-        return counted(r["users"], "user")
-    return r["arrivals"] or f"{r['rate_per_s']:g}/s"
 
 
 _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")

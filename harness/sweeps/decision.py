@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
@@ -12,14 +15,16 @@ from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings
 from results.store.rows import kept
-from simulator.decision import Candidate, Choice, Decision, Figure, Simulated, choose, decide
-from simulator.draws import draws_for, sample, seconds_for
+from simulator.capacity import MOST_TRIED
+from simulator.decision import Candidate, Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
+from simulator.draws import HOLDING, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
+from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.serving.engines import ENGINES
-from simulator.simulation import Prepared, Setup, prepare
+from simulator.simulation import Prepared, Setup, prepare, simulate
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
 """Points of a sweep, and their rows of `simulations`."""
@@ -56,6 +61,9 @@ def decision_of(
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
     decision = decide(stub, chosen, sampled, draws, engine)
+    if plan.slas and plan.headroom is not False and not decision.reason:
+        row = next(row for point, row in at if _candidate(point) == chosen.run)
+        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], row["headroom"], plan, watcher))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
@@ -108,3 +116,24 @@ def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> 
         setup = like.setup if point is None else point.setup
         tasks[candidate] = (dataclasses.replace(setup, policy=candidate.policy, seconds=seconds), prepared[recording])
     return tasks
+
+
+def _holds(setup: Setup, recorded: Prepared, times: float | None, plan: SweepPlan, watcher: Watcher) -> Range | None:
+    """How many times its load what is run holds; `times` where that was searched before with everything as it is."""
+    setup, asked = dataclasses.replace(setup, seconds=plan.seconds), 0
+    if times is None:
+        times = headroom_of(setup, recorded, simulate(setup, recorded))
+    if math.isnan(times):
+        return None
+
+    def hold(machines: Sequence[tuple[Draw, Load]]) -> list[bool]:
+        nonlocal asked
+        answers = []
+        for draw, load in machines:
+            there = under(setup, load)
+            answers.append(fits(there) and simulate(*varied(there, recorded, draw)).kept)
+            asked += 1
+            watcher.advance("trying other loads, at most", asked, HOLDING * MOST_TRIED)
+        return answers
+
+    return holding(setup.load, times, hold)

@@ -24,7 +24,7 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.subjects import SWEEP
 from results.store.unfinished import kept
-from simulator.capacity import headroom_of
+from simulator.draws import headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.load import RecordedArrivals

@@ -8,7 +8,7 @@ from harness.validation.points import LivePoint
 from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting, Recording
+from simulator.records import Confidences, Drafting, Recording
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoin
     for name, gamma in {"none": 0, **gammas}.items():
         if plan.drafters is not None and name not in plan.drafters:
             continue
-        confidences = "none" if name == "none" else recordings.best(largest[name]).confidences
         default = (PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler"))
         for policy in (NO_DRAFTER,) if name == "none" else plan.policies or default:
-            if policy.reads_confidences and confidences == "none":
-                continue
-            basis = confidences if policy.reads_confidences else "none"
-            basis = "raw" if policy.wants_raw_confidences else basis
-            points += [LivePoint(name, gamma, policy, basis, users) for users in plan.concurrency]
+            confidences: Confidences = "none"
+            if policy.reads_confidences:
+                if not recordings.offered(largest[name]):
+                    continue
+                confidences = recordings.shown(largest[name], policy).confidences
+            points += [LivePoint(name, gamma, policy, confidences, users) for users in plan.concurrency]
     return points

@@ -14,7 +14,7 @@ from results.figures.style import STYLES, Evidence, Series
 from results.figures.sweep import PAPER_LABEL, Sweep, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
 from simulator.drafter_kinds import KINDS
-from simulator.numbers import counted
+from simulator.load import Load
 from simulator.records import System
 from simulator.sla import Sla
 
@@ -162,6 +162,4 @@ def full_rows(view: View) -> list[dict[str, Any]]:
 
 def load_at(row: Mapping[str, Any]) -> str:
     """The load of a point, for people."""
-    if row["load_kind"] == "arrivals" or row["load_x"] is None:
-        return "recorded arrivals"
-    return f"{counted(row['load_x'], 'request')}/s" if row["load_kind"] == "rate" else counted(row["load_x"], "user")
+    return Load.parse(row["load"]).label
