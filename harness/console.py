@@ -87,7 +87,9 @@ class Commands(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that was asked for, and what follows its name."""
+        """The command that was asked for, and what follows its name, in today's spellings."""
+        if ctx.resilient_parsing:  # a half-written line, to be completed
+            return super().resolve_command(ctx, args)
         for word in args:
             _check_word(str(self.name), word)
         name, command, rest = super().resolve_command(ctx, args)
@@ -97,9 +99,8 @@ class Commands(TyperGroup):
             rest, notes = spellings.renewed(f"{self.name} {name}", rest, takes_value)
         except ValueError as error:
             _fail(str(self.name), str(error), 2)
-        if not ctx.resilient_parsing:  # completion of a half-written line
-            for note in notes:
-                stops.say(f"note: {note}")
+        for note in notes:
+            stops.say(f"note: {note}")
         beside = {spelling for p in options if p.name in stops.BESIDE_RESUME for spelling in p.opts}
         stops.command_is(str(name), rest, {spelling: takes_value[spelling] for spelling in beside})
         return name, command, rest

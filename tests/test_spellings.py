@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -95,6 +96,19 @@ def test_hints_name_the_command_in_todays_words(monkeypatch: pytest.MonkeyPatch)
         "tuner search --resume 3f9c --time-limit 60 --out 'my runs'",
         "tuner search latest --concurrency=8 --time-limit 60 --out 'my runs'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("harness report --s", "--study --sweep"), ("tuner search --load 5 --concurrency 4 --conf", "--confirmation-draws")],
+)
+def test_completion_goes_on(typed: str, completed: str) -> None:
+    program, *words = typed.split()
+    asked = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words))}
+    code = f"import sys; sys.argv = ['{program}']; from {program}.__main__ import main; main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **asked})
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, completed.split(), "")
 
 
 @pytest.mark.parametrize("program", APPS)
