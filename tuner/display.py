@@ -97,7 +97,7 @@ def load_label(text: str) -> str:
 def replicated(study: dict[str, Any]) -> str:
     """The hardware of a study, and how many replicas of it there are."""
     profile, replicas = study["profile"], study["plan"]["replicas"]
-    gpus = f"{profile['gpus']} GPU{'s' * (profile['gpus'] > 1)}"
+    gpus = counted(profile["gpus"], "GPU")
     return f"{profile['name']}, {replicas} replicas of {gpus} each" if replicas > 1 else str(profile["name"])
 
 
