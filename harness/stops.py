@@ -6,6 +6,7 @@ seconds. What a command has under way is told here as soon as it is kept, so tha
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
 import signal
@@ -66,12 +67,14 @@ def stoppable(program: str) -> Iterator[None]:
     # What was started in the background, or with nohup, ignores some of them already; that is left so.
     handled = tuple(s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
     _command = _Command(program, handled)
+    atexit.register(_ignore, _command)  # what is registered first is done last
     _watch(_command)
     rearm()
     try:
         yield
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        _done(_command, 0)
     except KeyboardInterrupt:
         _end_stopped_here(_command)
     except SystemExit as end:
@@ -81,6 +84,7 @@ def stoppable(program: str) -> Iterator[None]:
             end_at_once(end.code if isinstance(end.code, int) else INTERNAL)
         with _quiet_pipes():
             sys.stdout.flush()
+        _done(_command, end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
     except BrokenPipeError:
         end_of_pipe()
@@ -88,6 +92,18 @@ def stoppable(program: str) -> Iterator[None]:
         traceback.print_exception(error)
         say(f"{program}: internal error, please report it with the lines above{way_on()}")
         raise SystemExit(INTERNAL) from None
+
+
+def _done(command: _Command, code: int) -> None:
+    """The command has come to its end: a signal while the interpreter puts its own things away changes nothing of that."""
+    for number in command.handled:
+        signal.signal(number, lambda *_: end_at_once(code))
+
+
+def _ignore(command: _Command) -> None:
+    """At the very end the interpreter takes its handlers away, and a signal would be all that is heard of the command."""
+    for number in command.handled:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_stopped_here(command: _Command) -> NoReturn:
