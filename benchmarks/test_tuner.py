@@ -18,13 +18,13 @@ from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.published.run import Size, publish
 from results.store.database import Store
+from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, Users
 from simulator.sla import Sla
 from tuner.objective import TrialJob
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
-from tuner.space import Configuration
 from tuner.study import StudyInputs, StudyPlan, defaults, scenario_of, space_of, starts_of, study_inputs, traces_of
 from tuner.trial import Trial, TrialRung, ranked
 

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from simulator.capacity import held
+from simulator.configuration import Configuration
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
 from simulator.sla import Sla, promises
@@ -29,24 +29,10 @@ FIGURES: Mapping[Figure, str] = {
 }  # fmt: skip
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be run: a recording, a policy and a request cap."""
-
-    recording: Recording
-    policy: PolicySpec
-    request_cap: int
-
-    def __str__(self) -> str:
-        if self.policy == NO_DRAFTER:
-            return "no speculation"
-        basis = {"none": "", "raw": ""}.get(self.recording.confidences, f" on {self.recording.confidences} confidences")
-        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}{basis}"
-
-
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate, and what one long simulation made of it."""
 
-    candidate: Candidate
+    candidate: Configuration
     value: float
     """What that simulation gave of the figure that is made large, in the unit of `FIGURES`."""
     kept: bool
@@ -58,19 +44,19 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Which candidates a decision is about."""
 
-    run: Candidate
-    none: Candidate
+    run: Configuration
+    none: Configuration
     """No speculation, under the request cap that serves it best."""
-    default: Candidate | None
+    default: Configuration | None
     """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
     what is run, or nothing is drafted."""
-    runner_up: Candidate | None
+    runner_up: Configuration | None
     """The best of another drafter or kind of policy that the engine runs."""
-    better: Candidate | None
+    better: Configuration | None
     """The best that the engine cannot run, where it beats what is run."""
 
     @property
-    def all(self) -> list[Candidate]:
+    def all(self) -> list[Configuration]:
         """All that have to be simulated."""
         named = (self.run, self.none, self.default, self.runner_up, self.better)
         return list(dict.fromkeys(c for c in named if c is not None))
@@ -95,25 +81,21 @@ def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choi
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
     plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: -s.value)
     cap = max(s.candidate.request_cap for s in simulated)
-    unasked = Candidate(
-        recording=run.recording.showing("none"), policy=PolicySpec.fixed(run.recording.gamma), request_cap=cap
-    )
+    walked = run.recording.showing("none")
+    unasked = run if run.policy == NO_DRAFTER else Configuration(walked, PolicySpec.fixed(walked.gamma), cap)
     return Choice(
-        run=run, none=plain[0].candidate if plain else Candidate(recording=_NOTHING, policy=NO_DRAFTER, request_cap=cap),
-        default=None if run.policy == NO_DRAFTER or unasked == run else unasked,
+        run=run, none=plain[0].candidate if plain else Configuration.plain(cap),
+        default=None if unasked == run else unasked,
         runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None,
     )  # fmt: skip
 
 
-_NOTHING = Recording("none", 0)
-
-
-def refused(engine: ServingEngine, candidate: Candidate) -> str:
+def refused(engine: ServingEngine, candidate: Configuration) -> str:
     """Why an engine cannot run a candidate as it was simulated; empty where it can."""
     return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap)
 
 
-def _differs(one: Candidate, other: Candidate) -> bool:
+def _differs(one: Configuration, other: Configuration) -> bool:
     """Whether drafters or kinds of policies differ, a table that has one k being that k."""
     kinds = [(c.recording.drafter, c.policy.within(c.request_cap, c.recording.gamma).name) for c in (one, other)]
     return kinds[0] != kinds[1]
@@ -239,7 +221,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def decide(
-    stub: Decision, choice: Choice, found: Mapping[Candidate, Sampled], draws: Sequence[Draw], engine: ServingEngine | None
+    stub: Decision,
+    choice: Choice,
+    found: Mapping[Configuration, Sampled],
+    draws: Sequence[Draw],
+    engine: ServingEngine | None,
 ) -> Decision:
     """A decision from the draws of a choice, about what `stub` says; or why there is none, where draws came to nothing."""
     off = np.array([draw.off for draw in draws])
@@ -247,7 +233,7 @@ def decide(
     if not all(_finite(found[candidate]) for candidate in choice.all):
         return stub.without("in some draws too few requests finish; simulate longer")
 
-    def gain(over: str, top: Candidate | None, under: Candidate | None) -> Gain | None:
+    def gain(over: str, top: Configuration | None, under: Configuration | None) -> Gain | None:
         if top is None or under is None or top == under or not value[under].all():  # what breaks a promise has goodput 0
             return None
         ratio = value[top] / value[under] - 1
@@ -257,7 +243,7 @@ def decide(
     run = choice.run
     name = "the engine" if engine is None else engine.name
 
-    def missing(candidate: Candidate | None) -> str:
+    def missing(candidate: Configuration | None) -> str:
         misses = candidate is not None and stub.promise and np.mean(found[candidate].kept) < 0.5
         return ", which misses the promise" if misses else ""
 
@@ -273,7 +259,8 @@ def decide(
     attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
     return msgspec.structs.replace(
         stub,
-        run=str(run), candidate=_columns(run), gains=gains, draws=int(off.sum()),
+        run=str(run), candidate={**run.row(), "kind": run.recording.kind, "drafting": run.recording.drafting},
+        gains=gains, draws=int(off.sum()),
         value=range_of(value[run][off], float(value[run][~off].mean())),
         attained={name: range_of(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
@@ -296,15 +283,7 @@ def range_of(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float
     return Range(centre, float(min(low, centre)), float(max(high, centre)))
 
 
-def _columns(run: Candidate) -> dict[str, str | int]:
-    r = run.recording
-    return {
-        "drafter": "none" if run.policy == NO_DRAFTER else r.drafter, "kind": r.kind, "gamma": r.gamma,
-        "policy": str(run.policy), "confidences": r.confidences, "drafting": r.drafting, "request_cap": run.request_cap,
-    }  # fmt: skip
-
-
-def _notes(run: Candidate) -> list[str]:
+def _notes(run: Configuration) -> list[str]:
     """What is not as it would be live."""
     if run.policy.replays_exactly or run.recording.drafting != "sampled":
         return []

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, shorter
-from simulator.decision import Candidate, Draw, Figure, Range, Sampled, range_of
+from simulator.configuration import Configuration
+from simulator.decision import Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Outcome
@@ -114,13 +115,13 @@ def holding(load: Load, times: float, hold: Callable[[Sequence[tuple[Draw, Load]
 
 
 def sample(
-    tasks: Mapping[Candidate, tuple[Setup, Prepared]],
+    tasks: Mapping[Configuration, tuple[Setup, Prepared]],
     draws: Sequence[Draw],
     figure: Figure,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Candidate, Sampled]:
+) -> dict[Configuration, Sampled]:
     """Simulate every candidate in every draw, in this process. Raises InputError for what cannot be simulated."""
-    outcomes: dict[Candidate, list[Outcome]] = {candidate: [] for candidate in tasks}
+    outcomes: dict[Configuration, list[Outcome]] = {candidate: [] for candidate in tasks}
     for done, draw in enumerate(draws, 1):
         for candidate, (setup, recorded) in tasks.items():
             outcomes[candidate].append(drawn(setup, recorded, draw))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from simulator.capacity import SEEDS, crowded, enough, headroom, shorter
+from simulator.configuration import Configuration
 from simulator.decision import Draw, Range
 from simulator.draws import holding
 from simulator.load import Load
@@ -23,7 +24,6 @@ from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
-from tuner.space import Configuration
 from tuner.trial import Trial, best_of_kinds, front, ranked
 
 FRESH = 1_000_003

@@ -14,6 +14,7 @@ from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.capacity import dollars_per_million, gpus_for, held
+from simulator.configuration import Configuration
 from simulator.decision import Decision, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
@@ -21,7 +22,7 @@ from simulator.numbers import counted
 from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
-from tuner.trial import Trial, closest, configuration_of
+from tuner.trial import Trial, closest
 
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
@@ -72,7 +73,7 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     with store.reading() as connection:
         kept = {load: msgspec.to_builtins(d) for load, d in decisions(connection, row["study_id"]).items()}
     for load in map(str, plan.loads):
-        trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
+        trials = [Trial.read(r, plan.drafting) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
         near = closest(trials)
         result["loads"][load] = {
@@ -82,7 +83,8 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
             "winner": confirmed[0] if confirmed else None,
             "beside": confirmed[1:],
             "closest": None if near is None else {
-                "configuration": str(near.configuration), "violations": dict(near.last.violations), "figures": near.figures
+                "configuration": near.configuration.in_full, "violations": dict(near.last.violations),
+                "figures": near.figures,
             },
             "sensitivities": [s for s in sensitivities if s["load"] == load],
         }  # fmt: skip
@@ -216,12 +218,12 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if off:
         lines.append(f"off by 20 %: {HowFar.of(off)}")
     for s in off:
-        instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
+        instead = f"; of those compared {_configuration(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
             lines.append(f"· with {s['what']} the winner breaks a bound{instead}")
         elif s["moved"]:
             lines.append(
-                f"· with {s['what']} {configuration_of(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
+                f"· with {s['what']} {_configuration(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
             )
     if not found["winner"]["feasible"]:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
@@ -262,7 +264,12 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
 
 def _who(row: dict[str, Any]) -> str:
     """A configuration without its request cap."""
-    return str(configuration_of(row)).rpartition(" cap ")[0]
+    return str(Configuration.read(row, "sampled").system)
+
+
+def _configuration(row: dict[str, Any]) -> str:
+    """A configuration with its request cap."""
+    return Configuration.read(row, "sampled").in_full
 
 
 def _interval(row: dict[str, Any], name: str, form: str) -> str:

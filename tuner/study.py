@@ -21,9 +21,9 @@ from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, kept
 from simulator.capacity import check_costs
+from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
-from simulator.drafter_kinds import kind_of
 from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
@@ -44,8 +44,8 @@ from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
-from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
-from tuner.trial import Trial, configuration_of, ranked
+from tuner.space import KINDS, READING, Recorded, Space, request_caps
+from tuner.trial import Trial, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
     from harness.cluster import Cluster
@@ -129,8 +129,8 @@ class StudyInputs:
     traffic: Traffic
     recorded: tuple[Recorded, ...]
     weights: dict[str, float]
-    tables: dict[tuple[str, int], PolicySpec]
-    """By drafter and γ, the k-by-batch policy worked out for it."""
+    tables: dict[Recording, PolicySpec]
+    """By recording, showing no confidences, the k-by-batch policy worked out for it."""
 
     @property
     def bare(self) -> Recording:
@@ -140,7 +140,7 @@ class StudyInputs:
 
 def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
     """The recording that `none` walks: the first that can be chosen, or the first of all."""
-    return recorded[0].recording(recordings.drafting) if recorded else recordings.keys[0]
+    return recorded[0].recording if recorded else recordings.keys[0]
 
 
 def start_study(
@@ -158,7 +158,7 @@ def start_study(
     recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
-        plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
+        plainly = Configuration(found.bare, PolicySpec.fixed(0), plan.request_cap)
         for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
             start(setup, recorded, lambda rows: None)
     row = {
@@ -225,13 +225,13 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             watcher.say(f"{name} γ={gamma}: left out: {said}")
             continue
         whole = engine is not None and not KIND_FACTS[key.kind].prefix
-        recorded.append(Recorded(name, gamma, recordings.offered(key), whole))
+        recorded.append(Recorded(key, recordings.offered(key), whole))
         if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
             watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     bare = bare_of(recorded, recordings)
-    traffic = Traffic(recordings, [r.recording(plan.drafting) for r in recorded] or [bare])
+    traffic = Traffic(recordings, [r.recording for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
-    tables = {(r.drafter, r.gamma): _table(plan, profile, traffic, weights, r) for r in recorded}
+    tables = {r.recording: _table(plan, profile, traffic, weights, r) for r in recorded}
     return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
 
 
@@ -266,9 +266,9 @@ def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
     """The k-by-batch policy for a recording."""
-    trace = traffic.trace(TraceKey("search", recorded.recording(plan.drafting)))
+    trace = traffic.trace(TraceKey("search", recorded.recording))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
-    tokens = plan.request_cap * (recorded.gamma + 1)
+    tokens = plan.request_cap * (recorded.recording.gamma + 1)
     cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
     ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
     return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)
@@ -277,26 +277,26 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
     """What one runs without a tuner: no drafter, MTP-1, and each other drafter with its own block, whole or scheduled."""
     drafters = store.run(run_id)["drafters"]
-    chosen = [plain(cap)]
-    for name in dict.fromkeys(r.drafter for r in found.recorded):
-        blocks = [r for r in found.recorded if r.drafter == name]
-        block = next((r for r in blocks if r.gamma == drafters[name]["gamma"]), blocks[-1])
-        kind = KIND_FACTS.get(kind_of(name, drafters[name]))
-        k = (kind and kind.default_tokens) or block.gamma
-        chosen.append(Configuration(name, block.gamma, PolicySpec.fixed(k), "none", cap))
+    chosen = [Configuration.plain(cap)]
+    for name in dict.fromkeys(r.recording.drafter for r in found.recorded):
+        blocks = [r for r in found.recorded if r.recording.drafter == name]
+        block = next((r for r in blocks if r.recording.gamma == drafters[name]["gamma"]), blocks[-1])
+        kind = KIND_FACTS.get(block.recording.kind)
+        k = (kind and kind.default_tokens) or block.recording.gamma
+        chosen.append(Configuration(block.recording, PolicySpec.fixed(k), cap))
         if "raw" in block.confidences:
-            chosen.append(Configuration(name, block.gamma, PolicySpec("prefix_scheduler"), block.confidences[-1], cap))
+            read = block.recording.showing(block.confidences[-1])
+            chosen.append(Configuration(read, PolicySpec("prefix_scheduler"), cap))
     return chosen
 
 
 def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
     """Every trace a study may simulate."""
-    drafting = found.recordings.drafting
     keys: list[TraceKey] = []
     for part in ("search", "confirmation"):
         keys.append(TraceKey(part, found.bare))
         for r in found.recorded:
-            keys += [TraceKey(part, r.recording(drafting).showing(c)) for c in ("none", *r.confidences)]
+            keys += [TraceKey(part, r.recording.showing(c)) for c in ("none", *r.confidences)]
     return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
 
 
@@ -330,7 +330,7 @@ def carry_out(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
                 trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
             )  # fmt: skip
-            done = [Trial.read(row) for row in studies.trials(study_id, str(load))]
+            done = [Trial.read(row, plan.drafting) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
         _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
@@ -352,10 +352,10 @@ def _keeper(
 
 def starts_of(space: Space, cap: int) -> list[Configuration]:
     """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
-    tables = {key: table.within(min(cap, space.binding), key[1]) for key, table in space.tables.items()}
-    found = [Configuration(*key, policy, "none", cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
-    return found + [Configuration(r.drafter, r.gamma, PolicySpec("vllm_adaptive"), "raw", cap) for r in adaptive]
+    tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
+    found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
+    adaptive = [r.recording for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec("vllm_adaptive"), cap) for key in adaptive]
 
 
 def _finish(
@@ -389,7 +389,7 @@ def _finish(
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         confirmations += rows
-        winners[load] = configuration_of(rows[0])
+        winners[load] = Configuration.read(rows[0], plan.drafting)
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:
         scenarios = [scenario_of(plan, found, load) for load in winners]
@@ -413,14 +413,15 @@ def _beside(
     engine = ENGINES[plan.engine]
     able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
-    if winner.drafter != "none":
-        table = found.tables[winner.drafter, winner.gamma]
-        if table.within(winner.request_cap, winner.gamma) != winner.policy:
-            beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
+    walked = winner.recording.showing("none")
+    if winner.policy != NO_DRAFTER:
+        table = found.tables[walked]
+        if table.within(winner.request_cap, walked.gamma) != winner.policy:
+            beside.append(("k by batch", Configuration(walked, table, winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), confidences="raw")
-        if winner.confidences == "estimated":
+        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), recording=walked.showing("raw"))
+        if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
         beside.append(("in vLLM", theirs))
-    bounds = [Configuration(r.drafter, r.gamma, PolicySpec("oracle"), "none", plan.request_cap) for r in found.recorded]
+    bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

@@ -16,7 +16,8 @@ from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings
 from results.store.rows import kept
 from simulator.capacity import MOST_TRIED
-from simulator.decision import Candidate, Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
+from simulator.configuration import Configuration
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
 from simulator.draws import HOLDING, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
 from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
@@ -87,15 +88,15 @@ def _load(found: Rows, promised: bool) -> Load:
     return max(full, key=lambda load: load.users or load.rate_per_s or 0)
 
 
-def _candidate(point: SweepPoint) -> Candidate:
+def _candidate(point: SweepPoint) -> Configuration:
     if point.setup.policy == NO_DRAFTER:
-        return Candidate(recording=Recording("none", 0), policy=NO_DRAFTER, request_cap=point.setup.engine.request_cap)
+        return Configuration.plain(point.setup.engine.request_cap)
     policy = point.setup.policy
     recording = point.recording if policy.reads_confidences else point.recording.showing("none")
-    return Candidate(recording=recording, policy=policy, request_cap=point.setup.engine.request_cap)
+    return Configuration(recording, policy, point.setup.engine.request_cap)
 
 
-def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
+def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
     rows = [row for point, row in at if _candidate(point) == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
@@ -103,7 +104,7 @@ def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
     return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows), keeps_up=keeps_up)
 
 
-def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Candidate, tuple[Setup, Prepared]]:
+def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:
     """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
     points = {_candidate(point): point for point, _ in at}
     like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}

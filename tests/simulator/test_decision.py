@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from results.report.headline import from_decision
-from simulator.decision import Candidate, Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences
+from simulator.configuration import Configuration
+from simulator.decision import Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import batch_rows, cannot_run, serve
@@ -18,8 +19,8 @@ EAGLE3 = Recording("old", 7, "none", "greedy", "eagle3")
 NOTHING = Recording("none", 0)
 
 
-def candidate(recording: Recording, policy: str, cap: int = 256) -> Candidate:
-    return Candidate(recording=recording, policy=PolicySpec.parse(policy), request_cap=cap)
+def candidate(recording: Recording, policy: str, cap: int = 256) -> Configuration:
+    return Configuration(recording, PolicySpec.parse(policy), cap)
 
 
 def simulated(recording: Recording, policy: str, value: float, *, kept: bool = True, cap: int = 256) -> Simulated:

@@ -12,14 +12,13 @@ from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
-from simulator.policies import PolicySpec
 from simulator.sla import Sla
+from tests.tuner.configurations import configuration
 from tests.tuner.conftest import QUIET
 from tuner.display import capacity, describe
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, TrialJob, weighted
-from tuner.space import Configuration
 from tuner.study import StudyPlan, resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -78,7 +77,7 @@ def test_a_trial_at_several_loads_is_the_mean_of_trials_at_each(here: Any, plan_
     found = {}
     for load in (BOTH, Users(4), Users(16)):
         _, scenario, _, run = here(plan_of(loads=[load], seconds=3.0))
-        [(figures, _)] = run([TrialJob(Configuration("mtp", 1, PolicySpec.fixed(1), "none", 32), scenario, 3.0, 0)])
+        [(figures, _)] = run([TrialJob(configuration("mtp", 1, "fixed:1", "none", 32), scenario, 3.0, 0)])
         found[load] = figures
     for name in ("throughput", "tps", "tau"):
         assert found[BOTH][name] == pytest.approx(found[Users(4)][name] / 4 + 3 * found[Users(16)][name] / 4)
@@ -90,7 +89,7 @@ def test_two_replicas_are_two_machines(here: Any, plan_of: Any) -> None:
     for users, replicas in ((8, 1), (16, 2)):
         _, scenario, what, run = here(plan_of(loads=[Users(users)], seconds=20.0, replicas=replicas))
         assert what.space.binding == 8
-        [(figures, _)] = run([TrialJob(Configuration("mtp", 1, PolicySpec.fixed(1), "none", 32), scenario, 20.0, 0)])
+        [(figures, _)] = run([TrialJob(configuration("mtp", 1, "fixed:1", "none", 32), scenario, 20.0, 0)])
         found.append(figures["throughput"])
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
