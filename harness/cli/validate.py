@@ -48,6 +48,7 @@ def validate(
     from harness.validation.plan import ValidationPlan
     from harness.validation.run import validate_run
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import counts
     from simulator.policies import policies_of
 
@@ -61,13 +62,14 @@ def validate(
             max_new_tokens=max_new_tokens,
             drafting=drafting, seed=seed,
         )  # fmt: skip
+        profile = None if hardware is None else find_profile(hardware)
         with watching() as watcher:
             if engine == "vllm":
                 from harness.vllm.validation import validate_vllm
 
-                validation_id = validate_vllm(store, name, plan, watcher, hardware=hardware)
+                validation_id = validate_vllm(store, name, plan, watcher, hardware=profile)
             else:
-                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
+                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=profile)
         print_validation(store, validation_id, as_json=as_json)
         if engine == "vllm" and not as_json:
             from harness.vllm.validation import closing_lines

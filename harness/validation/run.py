@@ -38,7 +38,6 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.numbers import counted
 from simulator.records import Recording
@@ -52,10 +51,12 @@ _CONTEXT = 512
 """Longest context profiled, at least."""
 
 
-def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_run(
+    store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: Profile | None = None
+) -> str:
     """Validate on a run's pair and prompts; returns the validation's id.
 
-    What is found is kept beside the database until all of it is stored. `hardware` names a profile to simulate with in place
+    What is found is kept beside the database until all of it is stored. `hardware` is a profile to simulate with in place
     of measuring one. Raises InputError.
     """
     store.prepare()
@@ -83,7 +84,7 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
             found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
         return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
 
-    settled = [run_id, asdict(plan), hardware and find_profile(hardware).digest]
+    settled = [run_id, asdict(plan), hardware and hardware.digest]
     parts = Parts(store.file.parent, "validation", settled, watcher)
     lived = parts.part("live", Served, served)
     found, believed = parse_profile(lived.found), parse_profile(lived.believed)
@@ -125,9 +126,9 @@ class Served:
     """All that was measured live."""
 
     found: str
-    """JSON of the profile to simulate with."""
+    """The profile to simulate with, as the file that is kept has it."""
     believed: str
-    """JSON of the one that schedulers believe in."""
+    """The one that schedulers believe in."""
     ran: list[Ran]
     """In order of points."""
 
@@ -139,7 +140,7 @@ def _measure(
     recordings: Recordings,
     plan: ValidationPlan,
     watcher: Watcher,
-    hardware: str | None,
+    hardware: Profile | None,
 ) -> tuple[Profile, Profile, dict[LivePoint, Server]]:
     """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
     most = max(plan.concurrency)
@@ -152,7 +153,7 @@ def _measure(
         watcher.say("measuring what schedulers believe in")
         believed, _ = profile(measured, effort(_BELIEVED_SHARE), watcher)
     else:
-        believed = find_profile(hardware)
+        believed = hardware
     servers = {}
     for point in points:
         kind = walked_by(point, recordings).kind

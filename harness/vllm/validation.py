@@ -68,7 +68,9 @@ class Method:
         return PolicySpec.fixed(self.gamma) if self.gamma else NO_DRAFTER
 
 
-def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_vllm(
+    store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: Profile | None = None
+) -> str:
     """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
 
     Raises InputError.
