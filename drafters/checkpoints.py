@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,8 @@ TEXT = (
 GENERATION = ("generation_config.json",)
 """Files that say how answers are generated, and end."""
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
+_MOST_LAYERS = 1000
+"""Of a drafter; what has more is no drafter."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -58,7 +60,16 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
     if source == "ngram":
         return NGram(7 if gamma is None else gamma)
     folder = find_folder(source)
-    drafter = build_drafter(read_config(folder), target, gamma=gamma, name=source)
+    raw = read_config(folder)
+    try:
+        with torch.device("meta"):  # a size that no memory holds is found out before there is memory for it
+            shape = build_drafter(raw, target, gamma=gamma, name=source)
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, by what a field holds
+        raise InputError(f"checkpoint {source}: config.json describes no drafter: {first_paragraph(error)}") from error
+    _check_shapes(shape, folder, source)
+    drafter = build_drafter(raw, target, gamma=gamma, name=source)
     _load_weights(drafter, folder, target, source)
     return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
 
@@ -85,6 +96,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({first_paragraph(error)})") from None
     if not isinstance(config, dict):
         raise InputError(f"{file}: must be a JSON object")
     return config
@@ -92,7 +105,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
     """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
-    architecture = (raw.get("architectures") or ["?"])[0]
+    named = raw.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "?"
     if raw.get("model_type") != "qwen3":
         raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
     taps = _check_fields(raw, target, name)
@@ -115,7 +129,7 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
         drafter = MTP(config, gamma or _positive({"mtp_length": 1, **raw}, "mtp_length", name), taps)
     else:
         known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
-        raise InputError(f"checkpoint {name}: architecture {architecture} is not one of {known}")
+        raise InputError(f"checkpoint {name}: architecture {architecture!r} is not one of {known}")
     target.check_taps(taps)
     drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
     return drafter
@@ -168,12 +182,17 @@ def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[in
     ):
         if field in raw and raw[field] != own:
             raise InputError(
-                f"checkpoint {name}: {field} is {raw[field]}, but the target has {own}; it was trained for another target"
+                f"checkpoint {name}: {field} is {raw[field]!r}, but the target has {own}; it was trained for another target"
             )
+    layers = raw.get("num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 1 <= layers <= _MOST_LAYERS:
+        raise InputError(
+            f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {layers!r}"
+        )
     taps = _field(raw, "target_layer_ids", name)
     if not isinstance(taps, list) or not taps or not all(isinstance(i, int) and -1 <= i < target.num_layers for i in taps):
         raise InputError(
-            f"checkpoint {name}: target_layer_ids {taps} must be layers of the target, -1 to {target.num_layers - 1}"
+            f"checkpoint {name}: target_layer_ids {taps!r} must be layers of the target, -1 to {target.num_layers - 1}"
         )
     return tuple(taps)
 
@@ -181,7 +200,7 @@ def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[in
 def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps: tuple[int, ...], name: str) -> DSpark:
     mask, head = _field(raw, "mask_token_id", name), raw.get("markov_head_type", "vanilla")
     if not isinstance(mask, int) or not 0 <= mask < config.vocab_size:
-        raise InputError(f"checkpoint {name}: mask_token_id {mask} is outside the vocabulary of {config.vocab_size}")
+        raise InputError(f"checkpoint {name}: mask_token_id {mask!r} is outside the vocabulary of {config.vocab_size}")
     rank = _field(raw, "markov_rank", name)
     if not isinstance(rank, int) or rank < 0:
         raise InputError(f"checkpoint {name}: markov_rank must be 0 (DFlash) or more, got {rank!r}")
@@ -190,26 +209,35 @@ def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps:
     return DSpark(config, gamma, taps, mask)
 
 
+def _check_shapes(drafter: LearnedDrafter, folder: Path, name: str) -> None:
+    """Raise InputError unless the tensors in every *.safetensors of `folder` are those of `drafter`, by their shapes."""
+    found = {key: list(stream.get_slice(key).get_shape()) for stream, key in _stored(folder, name)}
+    wanted = {n: list(value.shape) for n, value in drafter.state_dict().items()}
+    problems = [f"has no tensor {n}" for n in wanted if n not in found and n not in _SHARED]
+    problems += [f"has an unknown tensor {n}" for n in found if n not in wanted]
+    problems += [
+        f"{n} has shape {found[n]}, but the target and config.json need {wanted[n]}"
+        for n in wanted
+        if n in found and found[n] != wanted[n]
+    ]
+    _raise_first(problems, name)
+
+
+def _raise_first(problems: Sequence[str], name: str) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"checkpoint {name}: {problems[0]}{more}")
+
+
 def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: str) -> None:
-    """Fill `drafter` from every *.safetensors of `folder`; each tensor must be known and of the right shape."""
+    """Fill `drafter` from every *.safetensors of `folder`, whose shapes fit. Raises InputError for what is not finite."""
     found = read_tensors(folder, name)
     # The checkpoint's own copies get modules of their own: never write through to the target's.
     if "embed_tokens.weight" in found:
         drafter.embed_tokens = torch.nn.Embedding(target.vocab_size, target.hidden_size)
     if "lm_head.weight" in found:
         drafter.lm_head = torch.nn.Linear(target.hidden_size, target.vocab_size, bias=False)
-    wanted = drafter.state_dict()
-    problems = [f"has no tensor {n}" for n in wanted if n not in found and n not in _SHARED]
-    problems += [f"has an unknown tensor {n}" for n in found if n not in wanted]
-    problems += [
-        f"{n} has shape {list(found[n].shape)}, but the target and config.json need {list(wanted[n].shape)}"
-        for n in wanted
-        if n in found and found[n].shape != wanted[n].shape
-    ]
-    problems += [f"{n} holds numbers that are not finite" for n in wanted if n in found and not _finite(found[n])]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"checkpoint {name}: {problems[0]}{more}")
+    _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
     drafter.load_state_dict(found, strict=False)
     # Most checkpoints bring exact copies; over a large vocabulary these are gigabytes.
     for table, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
@@ -226,17 +254,19 @@ def _finite(tensor: Tensor) -> bool:
 
 def read_tensors(folder: Path, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint's *.safetensors, by name; `wanted` None takes all. Raises InputError, naming the file."""
+    return {key: stream.get_tensor(key) for stream, key in _stored(folder, name) if wanted is None or key in wanted}
+
+
+def _stored(folder: Path, name: str) -> Iterator[tuple[Any, str]]:
+    """(open file, name of a tensor in it) of every tensor of a checkpoint. Raises InputError, naming the file."""
     files = sorted(folder.glob("*.safetensors"))
     files = [f for f in files if f.name.startswith("model")] or files
     if not files:
         raise InputError(f"checkpoint {name}: no *.safetensors in the folder")
-    tensors: dict[str, Tensor] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as stream:
                 for key in stream.keys():  # noqa: SIM118 - not a mapping
-                    if wanted is None or key in wanted:
-                        tensors[key] = stream.get_tensor(key)
+                    yield stream, key
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: not a readable safetensors file ({error})") from error
-    return tensors
+            raise InputError(f"{file}: not a readable safetensors file ({first_paragraph(error)})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from drafters.checkpoints import build_drafter, read_config
@@ -38,6 +39,10 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         InputError: no such configuration, or not of a causal language model that can decode live.
     """
     raw = dict(_config(source))
+    if raw["model_type"] not in _known_types():
+        raise InputError(
+            f"architecture {source}: transformers {transformers.__version__} knows no model_type {raw['model_type']!r}"
+        )
     try:
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
         if folded := folded_state(config.get_text_config()):
@@ -46,8 +51,8 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         return Target(model.to(device))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error) if source in str(error) else f"architecture {source}: {error}") from None
     except torch.OutOfMemoryError:
         raise InputError(f"architecture {source}: its weights do not fit into the memory of {device}") from None
     except Exception as error:  # transformers and torch have many exception types for what a configuration can be
@@ -74,6 +79,11 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
     return drafters
 
 
+def _known_types() -> frozenset[str]:
+    """Models that transformers makes of a configuration."""
+    return frozenset(transformers.CONFIG_MAPPING)
+
+
 def _config(source: str) -> Mapping[str, Any]:
     known = known_architectures()
     if source in known:
@@ -87,7 +97,7 @@ def _config(source: str) -> Mapping[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(raw, dict) or "model_type" not in raw:
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise InputError(f"{path}: must be a JSON object with a model_type, as Hugging Face's config.json is")
     return raw
 

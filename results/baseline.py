@@ -203,7 +203,7 @@ def read_baseline(file: Path) -> Baseline:
         found = msgspec.json.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), type=Baseline)
     except msgspec.ValidationError as error:
         raise InputError(f"{file}: is no baseline of this version: {error}; `harness baseline` makes one") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is damaged, or no JSON: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); `harness baseline` makes one") from None

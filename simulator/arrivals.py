@@ -29,6 +29,8 @@ _BARE_DURATIONS = ("duration", "latency", "elapsed", "response_time")
 """Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
+_MOST_TOKENS = 10**9
+"""No request has more."""
 _NAMED = 4
 """Reasons and places that a line of counts names."""
 
@@ -224,18 +226,20 @@ def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[f
 
 def _number(row: Row, name: str) -> float:
     try:
-        value = float(row[name])
+        value = math.nan if isinstance(row[name], bool) else float(row[name])
+    except OverflowError:
+        value = math.inf
     except (TypeError, ValueError):
         raise ValueError(f"{name} {row[name]!r}: is no number") from None
     if not math.isfinite(value):
-        raise ValueError(f"{name} {row[name]}: is not finite")
+        raise ValueError(f"{name} {row[name]}: is no finite number")
     return value
 
 
 def _tokens(row: Row, name: str, *, least: Literal[0, 1] = 1) -> int:
     value = _number(row, name)
-    if value < least or value != int(value):
-        raise ValueError(f"{name} {row[name]}: a whole number of tokens, {least} or more, is needed")
+    if not least <= value <= _MOST_TOKENS or value != int(value):
+        raise ValueError(f"{name} {row[name]}: a whole number of tokens, {least} to {_MOST_TOKENS:,}, is needed")
     return int(value)
 
 
@@ -243,7 +247,7 @@ def _time(text: object) -> float:
     """Seconds since 1970: of ISO 8601, without a zone as UTC, or of a number in s, ms, µs or ns."""
     try:
         number = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(str(text))
         except ValueError:

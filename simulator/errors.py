@@ -8,5 +8,6 @@ class InputError(ValueError):
 
 
 def first_paragraph(error: Exception) -> str:
-    """What a library says of its failure, as far as its first empty line, on one line of ours."""
-    return " ".join(str(error).strip().partition("\n\n")[0].split())
+    """What a library says of its failure, as far as its first empty line or torch's own stack, on one line of ours."""
+    said = str(error).strip().partition("\n\n")[0].partition("\nException raised from")[0]
+    return " ".join(said.split())

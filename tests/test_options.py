@@ -24,7 +24,7 @@ from harness.cli.app import app as harness
 from tuner.cli.app import app as tuner
 
 APPS = {"harness": harness, "tuner": tuner}
-SECONDS = 60
+SECONDS = 180
 """What one command may take before it is called hanging."""
 WORDS = (
     "", " ", ",", "nan", "-1", "0", "1e999", "☃", "a=b=c", "=", "x" * 5000, "../../etc/passwd", "%s", "none", "latest",

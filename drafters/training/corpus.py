@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 IM_START, IM_END, PAD, MASK = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>"
 SPECIAL_TOKENS = (PAD, IM_START, IM_END, MASK)
@@ -67,12 +67,27 @@ def read_documents(folder: Path, excluded: frozenset[str] = EXCLUDED_SOURCES) ->
         raise InputError(f"{folder}: no *.jsonl with rows of domain, source, prompt, response")
     documents = []
     for file in files:
-        with file.open(encoding="utf-8-sig") as lines:
-            for row in map(json.loads, lines):
-                if row["source"] not in excluded:
-                    turns = (*split_dialogue(row["prompt"]), row["response"])
-                    documents.append(Document(row["domain"], row["source"], turns))
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read ({first_paragraph(error)})") from None
+        for number, line in enumerate(lines, 1):
+            row = _row(file, number, line)
+            if row["source"] not in excluded:
+                turns = (*split_dialogue(row["prompt"]), row["response"])
+                documents.append(Document(row["domain"], row["source"], turns))
     return documents
+
+
+def _row(file: Path, number: int, line: str) -> dict[str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{file}, line {number}: is no JSON ({error})") from None
+    names = ("domain", "source", "prompt", "response")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+        raise InputError(f"{file}, line {number}: is no object with the texts {', '.join(names)}")
+    return row
 
 
 def is_held_out(document: Document, percent: int = 2) -> bool:

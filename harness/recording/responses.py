@@ -157,5 +157,5 @@ def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(line, type=kind)
     except msgspec.ValidationError as error:
         raise InputError(f"--responses {path}, line {number}: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--responses {path}, line {number}: not JSON ({error})") from None

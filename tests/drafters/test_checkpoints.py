@@ -138,7 +138,7 @@ def test_gamma_may_be_smaller_than_the_block(saved: Callable[..., Path], target:
         ({"block_size": None}, "block_size must be a whole number"),
         ({"markov_rank": None}, "markov_rank must be 0"),
         ({"use_sliding_window": True}, "use_sliding_window is not supported"),
-        ({"architectures": ["LlamaForCausalLM"]}, "architecture LlamaForCausalLM is not one of"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architecture .LlamaForCausalLM. is not one of"),
         ({"model_type": "gemma4_text"}, "model_type 'gemma4_text' is not supported"),
     ],
 )
