@@ -90,15 +90,11 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
     return Costs(verify, eager, draft, *overhead, context_s, pair_s, reading, changed)
 
 
-def prompt_seconds(timings: Sequence[Timing], known: Profile) -> float:
-    """What a request's coming and going takes beside the passes over its prompt."""
-    left = []
-    for timing in timings:
-        point = timing.point
-        if point.part == "admit":
-            alone = replace(point, requests=1, context=0)
-            passes = (replace(alone, part="prefill"), replace(alone, part="read"))
-            left.append(timing.seconds - sum(predicted_seconds(known, p) or 0.0 for p in passes))
+def prompt_seconds(timings: Sequence[Timing]) -> float:
+    """What a request's coming and going takes beside the passes over its prompt, both as the loop runs them."""
+    passes = {(t.point.drafter, t.point.tokens): t.seconds for t in timings if t.point.part == "prompt"}
+    some = [(t.point, t.seconds) for t in timings if t.point.part == "admit"]
+    left = [s - passes[p.drafter, p.tokens] for p, s in some if (p.drafter, p.tokens) in passes]
     return max(float(np.median(left)), 0.0) if left else 0.0
 
 
