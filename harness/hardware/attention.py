@@ -19,6 +19,8 @@ from drafters.target import Target, tolerance, typical_error
 _NAME = "specyard_abreast"
 _PROMPT, _BLOCK = 48, 8
 """Tokens of the prompt and of the block after it, on which the two ways are compared."""
+_LONGEST_BLOCK = 32
+"""Tokens of each row up to which a pass over a context is taken for a draft's: longer ones read no context again."""
 
 
 @contextmanager
@@ -26,9 +28,10 @@ def reads_once(target: Target) -> Iterator[str | None]:
     """Let a target's passes over rows that stand abreast go without a mask, while the block runs; yields what it is, in words.
 
     Given a mask, PyTorch has no kernel that knows grouped heads, and transformers copies keys and values once for every query
-    head: several times their bytes, which no engine moves. Where all rows of a pass end at one position there is a kernel
-    without a mask (FlashAttention, causal from the lower right; on a CPU, the plain arithmetic). Yields None, and changes
-    nothing, where a target has other than full attention, or where the two ways do not agree within rounding.
+    head: several times their bytes, which no engine moves. Where all rows of a pass end at one position no mask is needed:
+    FlashAttention, causal from the lower right, over prompts and single tokens; over a block first the context, which all
+    its queries see, the query heads of a group side by side, then the block itself. Yields None, and changes nothing, where a
+    target has other than full attention, or where the two ways do not agree within rounding.
     """
     own = target.model.config._attn_implementation
     if target.layer_kinds != ("full_attention",):
@@ -65,9 +68,37 @@ def _attend(
             module, query, key, value, attention_mask, dropout, scaling, **rest
         )
         return given
-    mask = causal_lower_right(query.shape[2], key.shape[2])
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+    tokens, context = query.shape[2], key.shape[2] - query.shape[2]
+    if 1 < tokens <= _LONGEST_BLOCK and context > 0:
+        mixed = _of_block(query, key, value, context, scaling or query.shape[-1] ** -0.5)
+    else:
+        mask = causal_lower_right(tokens, key.shape[2])
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _of_block(query: Tensor, key: Tensor, value: Tensor, context: int, scale: float) -> Tensor:
+    """[B, H, N, D] of a block: two attentions, weighted by the mass of each (as FlashAttention joins its own parts)."""
+    B, H, N, D = query.shape
+    groups = query.reshape(B, key.shape[1], -1, D)  # one reading of keys and values serves all queries of a group
+    far, far_log = _with_mass(groups, key[:, :, :context], value[:, :, :context], scale, causal=False)
+    near, near_log = _with_mass(query, key[:, :, context:], value[:, :, context:], scale, causal=True)
+    share = torch.sigmoid(far_log.reshape(B, H, N) - near_log).to(query.dtype).unsqueeze(-1)
+    return torch.lerp(near, far.reshape(B, H, N, D), share)
+
+
+def _with_mass(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Attention [B, H, N, D], and the logarithm of the sum of its exponentials, float32 [B, H, N]."""
+    if query.device.type == "cuda":  # what torch.nn.attention.bias calls; that gives the sums away
+        found = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
+        mixed, log_sum = found[:2]
+        return mixed, log_sum
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
 
 
 def _no_mask(*_: object, **__: object) -> None:

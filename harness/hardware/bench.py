@@ -38,8 +38,9 @@ _BEFORE_CONTEXT = 16
 """Context tokens of the target's pass before a draft."""
 _ALWAYS_TOKENS = 16
 """Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
-_FIRST_SHARE = 0.25
-"""Share of the time limit for the first look at every point; what would start later is left out."""
+_FIRST_SHARE, _FIRST_SHARE_CAPTURING = 0.25, 0.5
+"""Share of the time limit for the first look at every point; what would start later is left out. Where the first look captures
+graphs, the sweeps after it are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class Bench:
         self._noise = torch.Generator(target.device).manual_seed(seed)
         self._memory: TargetCache | None = None
         self._abreast = abreast
-        self._graphs = graphs and target.device.type == "cuda"
+        self.captures = graphs and target.device.type == "cuda"
+        """Whether passes are captured as CUDA graphs."""
         self._eager: dict[str, str] = {}
         self._replays: dict[BenchPoint, Work] = {}
         self._pool: Any = None
@@ -134,7 +136,7 @@ class Bench:
             threads = torch.get_num_threads()
             clock = "one thread's time on the processor" if threads == 1 else f"wall clock, {threads} threads"
             return f"{clock}; drafts each after a pass of the target"
-        if not self._graphs:
+        if not self.captures:
             return "CUDA events, eager"
         eager = "".join(f"; {part} eager: {reason}" for part, reason in sorted(self._eager.items()))
         return f"CUDA events around CUDA graphs, prompts' passes too; the loop's own work and prompt lookup eager{eager}"
@@ -156,7 +158,7 @@ class Bench:
         what they found: nobody looks at it. Raises torch.OutOfMemoryError, after which other points can still be captured.
         """
         part = point.drafter or point.part
-        if not self._graphs or part in self._eager or not self._on_device(point):
+        if not self.captures or part in self._eager or not self._on_device(point):
             return None
         if point in self._replays:
             return self._replays[point]
@@ -400,9 +402,10 @@ def time_points(
     with torch.inference_mode():
         bench.reserve(points)
         first: dict[BenchPoint, float] = {}
+        first_share = _FIRST_SHARE_CAPTURING if bench.captures else _FIRST_SHARE
         for point in sorted(points, key=lambda p: (p.size, p.context)):
             cheap = point.size <= _ALWAYS_TOKENS or point.part in ("loop", "rule")
-            if cheap or gone() < _FIRST_SHARE:
+            if cheap or gone() < first_share:
                 with suppress(torch.OutOfMemoryError):  # the point is left out, others stay captured
                     first[point] = bench.measure(point, 1)
         kept = list(first)
@@ -432,7 +435,11 @@ def captured(work: Work, device: torch.device, pool: Any = None) -> Work:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
         work()
-    return cast(Work, graph.replay)
+
+    def replay(_inputs: Work = work) -> None:  # a graph reads its inputs where they were: they must stay there
+        graph.replay()
+
+    return replay
 
 
 def _first(error: BaseException) -> BaseException:

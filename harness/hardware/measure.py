@@ -183,7 +183,9 @@ def profile(
     watcher.say(f"timing {len(points)} shapes for about {effort.seconds:.0f} s")
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
-        watcher.say(f"{len(timed.left_out)} large shapes were left out; --seconds gives time for them, if memory was not short")
+        watcher.say(
+            f"{len(timed.left_out)} large shapes were left out; --seconds gives time for them, if memory was not short"
+        )
     costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
     device = device_name(target)
     found = costs.profile(
@@ -199,8 +201,8 @@ def profile(
 
 
 def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[BenchPoint]:
-    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for; on a GPU
-    with shorter ones between, four times each.
+    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for; the target
+    on a GPU with two shorter ones between, a fourth each.
 
     `variants`: drafters by name and number of drafted tokens. Requests rise twofold for the target, fourfold elsewhere.
     """
@@ -225,7 +227,8 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     for name, by_gamma in variants.items():
         for gamma, drafter in by_gamma.items():
             reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
-            points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
+            at = {r: (contexts(r)[0], contexts(r)[-1]) if reads else (short,) for r in fewer}
+            points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in sorted(set(at[r]))]
         points += [BenchPoint("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
         if reads:
             points += [BenchPoint("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +21,7 @@ from drafters.random_models import known_architectures, random_drafters, random_
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
 from harness.hardware.attention import reads_once
-from harness.hardware.bench import Bench, BenchPoint, Part, Timing, time_points
+from harness.hardware.bench import Bench, BenchPoint, Part, Timing, captured, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 
@@ -133,8 +136,7 @@ def test_an_unknown_architecture_names_those_there_are() -> None:
 class Scarce:
     """A bench whose memory is gone for points of more than two tokens, at first or only later."""
 
-    target = None
-    method = "none"
+    captures, method = False, "none"
 
     def __init__(self, later: bool) -> None:
         self.later, self.calls = later, 0
@@ -170,7 +172,7 @@ def test_what_no_graph_can_hold_runs_eagerly_and_says_why_first(bench: Bench, mo
     monkeypatch.setattr("harness.hardware.bench.captured", refused)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
-    bench._graphs = True
+    bench.captures = True
     error: Exception = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         bench._replayed(BenchPoint("target", 1, 1, 4))
@@ -178,6 +180,32 @@ def test_what_no_graph_can_hold_runs_eagerly_and_says_why_first(bench: Bench, mo
     error = RuntimeError("operation not permitted\nwhen stream is capturing")
     assert bench._replayed(BenchPoint("target", 1, 1, 4)) is None
     assert bench._eager == {"target": "operation not permitted"}
+
+
+def test_a_graphs_inputs_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses alone: freed inputs would be overwritten, and replays read others' numbers."""
+    replayed: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            replayed.append(1)
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
+    monkeypatch.setattr("torch.cuda.graph", lambda graph, pool: nullcontext())
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+
+    def made() -> tuple[Callable[[], object], weakref.ref[torch.Tensor]]:
+        inputs = torch.ones(3)
+        return captured(lambda: inputs + 1, torch.device("cpu")), weakref.ref(inputs)
+
+    replay, inputs = made()
+    gc.collect()
+    replay()
+    assert replayed == [1]
+    assert inputs() is not None
+    del replay
+    gc.collect()
+    assert inputs() is None
 
 
 @torch.inference_mode()
