@@ -1,8 +1,8 @@
 """Batches decoded live, beside what a profile measured meanwhile says of the same rounds.
 
 `python benchmarks/live_batches.py --architecture qwen3-4b --device cuda` makes random weights, times single passes as
-`harness profile --no-graphs` does, decodes batches between its sweeps with the project's own loop, and prints for each drafter
-and batch the median round as measured and as the simulator's arithmetic has it, in all and by part.
+`harness profile --no-graphs` does, decodes batches meanwhile with the project's own loop, and prints for each drafter and
+batch the median round as measured and as the simulator's arithmetic has it, in all and by part.
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ _LONGEST_BLOCK = 32
 
 @contextmanager
 def reads_once(target: Target) -> Iterator[str | None]:
-    """Let a target's passes over rows that stand abreast go without a mask, while the block runs; yields what it is, in words.
+    """Let a target's passes over rows that stand abreast go without masks; yields what that is, in words.
 
-    Given a mask, PyTorch has no kernel that knows grouped heads, and transformers copies keys and values once for every query
-    head: several times their bytes, which no engine moves. Where all rows of a pass end at one position no mask is needed:
-    FlashAttention, causal from the lower right, over prompts and single tokens; over a block first the context, which all
-    its queries see, the query heads of a group side by side, then the block itself. Yields None, and changes nothing, where a
-    target has other than full attention, or where the two ways do not agree within rounding.
+    Given a mask, PyTorch has no kernel that knows grouped heads, and transformers copies keys and values once for every
+    query head: several times their bytes, which no engine moves. Where all rows of a pass end at one position no mask is
+    needed: FlashAttention, causal from the lower right, over prompts and single tokens; over a block first the context,
+    which all its queries see, the query heads of a group side by side, then the block itself. Yields None, and changes
+    nothing, where a target has other than full attention, or where the two ways do not agree within rounding.
     """
     own = target.model.config._attn_implementation
     if target.layer_kinds != ("full_attention",):
@@ -47,7 +47,7 @@ def reads_once(target: Target) -> Iterator[str | None]:
             target.model.set_attn_implementation(own)
             yield None
         else:
-            yield f"without masks over rows abreast, grouped heads read once; hidden states {error:.1g} from the model's own"
+            yield f"without masks over rows abreast, grouped heads read once; hidden states {error:.2g} from the model's own"
     finally:
         target.model.set_attn_implementation(own)
 
@@ -107,7 +107,7 @@ def _no_mask(*_: object, **__: object) -> None:
 
 @torch.inference_mode()
 def _hidden(target: Target) -> Tensor:
-    """Hidden states of a prompt of two rows, and of a block and a token after it."""
+    """Hidden states of a block and of a token after it, behind a prompt of two rows: a prompt goes the same way as ever."""
     total = _PROMPT + _BLOCK + 1
     ids = torch.arange(2 * total, device=target.device).view(2, total) * 7919 % target.vocab_size
     cache, start, seen = target.new_cache(2, total), 0, []
@@ -115,4 +115,4 @@ def _hidden(target: Target) -> Tensor:
         positions = Positions.of([start] * 2, count, target.device)
         seen.append(target.forward(ids[:, start : start + count], positions, cache, slice(0, 2), []).hidden)
         start += count
-    return torch.cat(seen, 1).flatten(0, 1)
+    return torch.cat(seen[1:], 1).flatten(0, 1)

@@ -39,8 +39,8 @@ _BEFORE_CONTEXT = 16
 _ALWAYS_TOKENS = 16
 """Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
 _FIRST_SHARE, _FIRST_SHARE_CAPTURING = 0.25, 0.5
-"""Share of the time limit for the first look at every point; what would start later is left out. Where the first look captures
-graphs, the sweeps after it are faster."""
+"""Share of the time limit for the first look at every point; what would start later is left out. Where the first look
+captures graphs, the sweeps after it are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class BenchPoint:
     part: Part
     """target: a pass over anchors and drafts, head, sampling, acceptance. draft: propose, then take in what was verified.
     prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. prompt: both, as the decode loop runs
-    them, eagerly. admit: one request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop
-    whose models take no time; rule: sampling and acceptance in that loop."""
+    them, eagerly. admit: one request leaves a batch and another one comes, prefill and all; without a drafter's name, with
+    models that take no time. loop: a round of the decode loop with such models; rule: sampling and acceptance in it."""
     requests: int
     tokens: int
     """Tokens of each request: in the target pass, drafted, or in the prompt's chunk."""
@@ -97,6 +97,8 @@ class Timed:
     """What it took."""
     method: str
     """The clock, in words."""
+    captured: bool
+    """Whether passes were captured as CUDA graphs."""
     attention: str = "the model's own"
     """How the target attends, in words."""
 
@@ -276,8 +278,13 @@ class Bench:
         return lambda: (prefill(), read())
 
     def _admit_work(self, point: BenchPoint) -> Work:
-        some, longest = self.drafters[point.drafter], point.context + point.tokens
-        batch = Batch(self.target, some[max(some)], self.sampling, None, point.requests, longest)
+        longest = point.context + point.tokens
+        target, drafter = self.target, None
+        if point.drafter:
+            drafter = self.drafters[point.drafter][max(self.drafters[point.drafter])]
+        else:
+            target = drafter = cast(Any, _Instant(point.requests, point.tokens - 1, self.target.device))
+        batch = Batch(target, drafter, self.sampling, None, point.requests, longest)
         prompt = tuple(self._ids(1, point.tokens)[0].tolist())
         waiting = [(0, DecodeRequest(prompt, 1 << 60, (0,)))]
         for _ in range(point.requests):
@@ -326,7 +333,7 @@ class Bench:
         return torch.from_numpy(self._random.integers(0, self.target.vocab_size, (rows, tokens))).to(self.target.device)
 
     def _starts(self, point: BenchPoint) -> list[int]:
-        """Where the requests of a step stand: a token apart unless told, for live batches do not stand abreast; prompts do."""
+        """Where requests stand: those of a step a token apart unless told, as live batches do not stand abreast."""
         apart = point.part in ("target", "draft") and point.context > 0 and not self._abreast
         return [point.context - apart * (i % 2) for i in range(point.requests)]
 
@@ -369,6 +376,9 @@ class _Instant:
         return self
 
     def observe(self, *_: object) -> None:
+        pass
+
+    def move(self, *_: object) -> None:
         pass
 
     def propose(self, *_: object) -> Proposal:
@@ -425,7 +435,7 @@ def time_points(
                 break
     timings = [Timing(p, tuple(samples[p])) for p in kept if samples[p]]
     left_out = [p for p in points if not samples.get(p)]
-    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method)
+    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method, bench.captures)
 
 
 def captured(work: Work, device: torch.device, pool: Any = None) -> Work:

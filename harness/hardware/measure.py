@@ -43,8 +43,8 @@ _SHORT = 16
 """Context that stands for none: a drafter needs some."""
 _CHUNKS, _CHUNKS_BETWEEN = (1, 8, 64, 256, 1024, 4096), (2, 4, 16, 32, 128, 512, 2048)
 """Prompt tokens timed in one pass; on a GPU, which passes over them in no time, those between as well."""
-_PROMPTS = (64, 256)
-"""Prompt tokens that drafters take in at once."""
+_PROMPTS, _LONG_PROMPTS = (64, 256), (1024, 4096)
+"""Prompt tokens that drafters take in at once; the long ones on a GPU."""
 _LIVE_TOKENS, _LIVE_PROMPT = 20, 48
 """Tokens of the response and of the prompt in the live check."""
 _GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
@@ -201,12 +201,13 @@ def profile(
 
 
 def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[BenchPoint]:
-    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for; the target
-    on a GPU with two shorter ones between, a fourth each.
+    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for; the
+    target on a GPU with two shorter ones between, a fourth each.
 
     `variants`: drafters by name and number of drafted tokens. Requests rise twofold for the target, fourfold elsewhere.
     """
     gpu = target.device.type == "cuda"
+    as_engines = gpu and effort.graphs
     longest = max(min(effort.context_tokens or (4096 if gpu else 1024), target.max_positions // 2 - 2), 2)
     most = effort.max_requests or (256 if gpu else 64)
     drafters = [d for by_gamma in variants.values() for d in by_gamma.values()]
@@ -229,10 +230,13 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
             reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
             at = {r: (contexts(r)[0], contexts(r)[-1]) if reads else (short,) for r in fewer}
             points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in sorted(set(at[r]))]
-        points += [BenchPoint("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
-        if reads:
+        whole = sorted(_PROMPTS + _LONG_PROMPTS) if gpu else _PROMPTS
+        points += [BenchPoint("read", 1, n, 0, name) for n in whole if n <= longest]
+        if reads and not as_engines:
             points += [BenchPoint("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
             points += [BenchPoint("prompt", 1, n, 0, name) for n in _PROMPTS if n <= longest]
+    if as_engines:  # which move no caches about
+        points += [BenchPoint("admit", min(4, most), n, 0) for n in _PROMPTS if n <= longest]
     chunks = sorted(_CHUNKS + _CHUNKS_BETWEEN) if gpu else _CHUNKS
     points += [BenchPoint("prefill", 1, n, c) for n in chunks if n <= longest for c in (0, longest)]
     points += [BenchPoint("loop", r, deepest + 1, 0) for r in fewer]
@@ -363,6 +367,7 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         "dtype": str(target.dtype).removeprefix("torch."),
         "timing": timed.method,
         "attention": timed.attention,
+        "host": "of the project's own loop" + (", with models that take no time" if timed.captured else ""),
         "sampling": "temperature 1, neither top-k nor top-p; on every verified token, part of the target pass",
         "versions": ", ".join(f"{p} {versions[p]}" for p in ("specyard", "torch", "transformers", "numpy"))
         + f", Python {platform.python_version()}" + _cuda_versions(target),

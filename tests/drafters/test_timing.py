@@ -16,6 +16,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from drafters.cache import Positions
+from drafters.decoding import Batch
 from drafters.kinds.contract import Drafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
@@ -275,3 +276,12 @@ def _passes(target: Target) -> torch.Tensor:
         positions = Positions.of(starts, count, target.device)
         seen.append(target.forward(ids[:, starts[0] : starts[0] + count], positions, cache, slice(0, 2), []).hidden)
     return torch.cat(seen, 1)
+
+
+@torch.inference_mode()
+def test_a_request_comes_and_goes_with_models_that_take_no_time(bench: Bench) -> None:
+    work = bench.work(BenchPoint("admit", 3, 6, 0))
+    for _ in range(3):
+        batch = work()
+        assert isinstance(batch, Batch)
+        assert [d.finish for _, d in batch.running] == [None] * 3
