@@ -31,8 +31,8 @@ from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Profile, dump_profile
 from simulator.records import Sampling
 
-WARM_UP, ROUNDS = 2, 10
-"""Rounds of a batch that do not count, and that do."""
+WARM_UP = 2
+"""Rounds of a batch that do not count."""
 
 
 class LiveRound(NamedTuple):
@@ -45,18 +45,18 @@ class LiveRound(NamedTuple):
     verify_s: float
 
 
-def decoded(target: Target, drafter: Drafter, requests: int, prompts: tuple[int, int], seed: int) -> list[LiveRound]:
+def decoded(target: Target, drafter: Drafter, requests: int, prompts: tuple[int, int], counted: int) -> list[LiveRound]:
     """Rounds of a batch whose prompts are of different lengths, so that its rows never stand abreast."""
-    random = np.random.default_rng([seed, requests])
-    tokens = (WARM_UP + ROUNDS + 1) * (drafter.gamma + 1)
+    random = np.random.default_rng([0, requests])
+    tokens = (WARM_UP + counted + 1) * (drafter.gamma + 1)
     now = partial(seconds_now, target.device)
     batch = Batch(target, drafter, Sampling(), None, requests, prompts[1] + tokens, clock=now)
     lengths = random.integers(prompts[0], prompts[1] + 1, requests)
     asked = [tuple(random.integers(0, target.vocab_size, n).tolist()) for n in lengths]
     found = []
     with torch.inference_mode():
-        batch.admit(deque((i, DecodeRequest(ids, tokens, (seed, i))) for i, ids in enumerate(asked)))
-        for number in range(WARM_UP + ROUNDS):
+        batch.admit(deque((i, DecodeRequest(ids, tokens, (0, i))) for i, ids in enumerate(asked)))
+        for number in range(WARM_UP + counted):
             contexts = [d.anchor_position + 1 for _, d in batch.running]
             started = now()
             batch.round()
@@ -101,7 +101,8 @@ def main() -> None:
     options.add_argument("--batch", nargs="*", type=int, default=[1, 4, 16, 64])
     options.add_argument("--prompt-tokens", nargs=2, type=int, default=[256, 512], help="shortest and longest")
     options.add_argument("--context-tokens", type=int, default=1024, help="longest context that the profile times")
-    options.add_argument("--seconds", type=float, default=120.0)
+    options.add_argument("--rounds", type=int, default=10, help="that count, of each batch in each sweep")
+    options.add_argument("--seconds", type=float, default=300.0)
     options.add_argument("--out", type=Path, help="a JSON file for rows and profile")
     given = options.parse_args()
     if given.device == "cpu":
@@ -113,7 +114,7 @@ def main() -> None:
 
     def live(name: str, requests: int) -> Callable[[], None]:
         def run() -> None:
-            lived[name, requests] += decoded(target, every[name], requests, tuple(given.prompt_tokens), seed=0)
+            lived[name, requests] += decoded(target, every[name], requests, tuple(given.prompt_tokens), given.rounds)
 
         return run
 

@@ -83,8 +83,9 @@ def _of_block(query: Tensor, key: Tensor, value: Tensor, context: int, scale: fl
     groups = query.reshape(B, key.shape[1], -1, D)  # one reading of keys and values serves all queries of a group
     far, far_log = _with_mass(groups, key[:, :, :context], value[:, :, :context], scale, causal=False)
     near, near_log = _with_mass(query, key[:, :, context:], value[:, :, context:], scale, causal=True)
-    share = torch.sigmoid(far_log.reshape(B, H, N) - near_log).to(query.dtype).unsqueeze(-1)
-    return torch.lerp(near, far.reshape(B, H, N, D), share)
+    # Joined in float32: rounded to bfloat16, a share near 1 is off by more than the block's few large values can bear.
+    share = torch.sigmoid(far_log.reshape(B, H, N) - near_log).unsqueeze(-1)
+    return torch.lerp(near.float(), far.reshape(B, H, N, D).float(), share).to(query.dtype)
 
 
 def _with_mass(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
@@ -93,12 +94,12 @@ def _with_mass(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causa
         found = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
         mixed, log_sum = found[:2]
         return mixed, log_sum
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
-    scores = (query @ key.transpose(-1, -2)).float() * scale
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1).float() for x in (key, value))
+    scores = query.float() @ key.transpose(-1, -2) * scale
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
-    return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
+    return (scores.softmax(-1) @ value).to(query.dtype), scores.logsumexp(-1)
 
 
 def _no_mask(*_: object, **__: object) -> None:

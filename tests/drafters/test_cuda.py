@@ -14,10 +14,11 @@ from drafters.cache import Positions
 from drafters.decoding import DecodeRequest, decode
 from drafters.sampling import Verdict
 from drafters.target import Target
-from harness.hardware.attention import _of_block, reads_once
+from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint, captured
 from simulator.records import Sampling
 from tests.drafters.conftest import END, GAMMA, Make, build_micro, micro_config, randomise
+from tests.drafters.test_attention import relative, test_attention_of_a_block_is_as_near_to_the_exact_as_pytorchs
 from tests.drafters.test_lossless import (
     NEW_TOKENS,
     PROMPT,
@@ -29,6 +30,7 @@ from tests.drafters.test_lossless import (
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 __all__ = [  # run here with the fixtures below
+    "test_attention_of_a_block_is_as_near_to_the_exact_as_pytorchs",
     "test_greedy_output_is_the_targets_own",
     "test_responses_follow_the_targets_law",
     "test_results_do_not_depend_on_the_batch",
@@ -46,6 +48,11 @@ def on_gpu(dtype: torch.dtype) -> Target:
 @pytest.fixture(scope="module")
 def target() -> Target:
     return on_gpu(torch.float32)
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda"
 
 
 @pytest.fixture(scope="module")
@@ -70,32 +77,6 @@ def test_bfloat16_responses_follow_plain_decoding(name: str) -> None:
         row.append(SAMPLES - sum(row))
         assert sum(seen.values()) == SAMPLES
     assert chi2_contingency(table).pvalue > REJECT
-
-
-def relative(ours: Tensor, exact: Tensor) -> float:
-    return float((ours.double() - exact).norm() / exact.norm())
-
-
-@pytest.mark.parametrize(("rows", "block", "context"), [(1, 8, 16), (1, 8, 8192), (16, 2, 512), (16, 8, 2048), (64, 8, 700)])
-def test_attention_of_a_block_is_as_near_to_the_exact_as_pytorchs(rows: int, block: int, context: int) -> None:
-    """Against float64, beside the kernel that takes a mask and copies of keys and values."""
-    generator = torch.Generator("cuda").manual_seed(0)
-
-    def drawn(heads: int, tokens: int) -> Tensor:
-        return torch.randn(rows, heads, tokens, 128, generator=generator, device="cuda").bfloat16()
-
-    query, key, value = drawn(32, block), drawn(8, context + block), drawn(8, context + block)
-    ours = _of_block(query, key, value, context, 128**-0.5)
-    seen = torch.ones(block, context + block, dtype=torch.bool, device="cuda").tril(context)
-    wide = (query, *(x.repeat_interleave(4, 1) for x in (key, value)))
-    theirs = torch.nn.functional.scaled_dot_product_attention(*wide, attn_mask=seen)
-    exact = []
-    for q, k, v in zip(*wide, strict=True):
-        scores = (q.double() @ k.double().transpose(-1, -2) * 128**-0.5).masked_fill(~seen, -torch.inf)
-        exact.append(scores.softmax(-1) @ v.double())
-    errors = [relative(x, torch.stack(exact)) for x in (ours, theirs)]
-    print(f"relative error: ours {errors[0]:.2e}, with mask {errors[1]:.2e}")
-    assert errors[0] < 1.5 * errors[1] < 0.02
 
 
 @torch.inference_mode()

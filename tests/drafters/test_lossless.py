@@ -110,9 +110,8 @@ def test_greedy_output_is_the_targets_own(name: str, make: Callable[[str], Draft
     decoded = dict(decode(target, make(name), requests, Sampling(temperature=0), max_batch=5))
     for i, prompt in enumerate(prompts):
         with torch.no_grad():
-            own = target.model.generate(
-                torch.tensor([prompt], device=target.device), max_new_tokens=40, do_sample=False, pad_token_id=0
-            )
+            ids = torch.tensor([prompt], device=target.device)
+            own = target.model.generate(ids, max_new_tokens=40, do_sample=False, pad_token_id=0)
         assert decoded[i].token_ids == own[0, len(prompt) :].tolist()
         assert decoded[i].finish == ("stop" if decoded[i].token_ids[-1] == END else "length")
 

@@ -13,15 +13,12 @@ from typing import cast
 
 import pytest
 import torch
-from transformers import Qwen3ForCausalLM
 
-from drafters.cache import Positions
 from drafters.decoding import Batch
 from drafters.kinds.contract import Drafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint, Part, Timing, captured, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
@@ -246,36 +243,6 @@ def test_caches_of_other_shapes_share_their_memory(bench: Bench) -> None:
     assert bench._memory is memory
     with pytest.raises(ValueError, match="no 3 × 15"):
         memory.reshaped(3, 15)
-
-
-@pytest.mark.parametrize("heads", [(4, 2), (4, 4)])
-@torch.inference_mode()
-def test_attention_without_masks_is_the_models_own(heads: tuple[int, int]) -> None:
-    config = micro_config(num_attention_heads=heads[0], num_key_value_heads=heads[1])
-    target = Target(Qwen3ForCausalLM(config))
-    own = target.model.config._attn_implementation
-    some = _passes(target)
-    with reads_once(target) as attention:
-        assert attention is not None
-        assert target.model.config._attn_implementation != own
-        assert torch.allclose(_passes(target), some, atol=1e-5)
-    assert target.model.config._attn_implementation == own
-
-
-def test_attention_with_windows_is_left_alone() -> None:
-    config = micro_config(use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    with reads_once(Target(Qwen3ForCausalLM(config))) as attention:
-        assert attention is None
-
-
-def _passes(target: Target) -> torch.Tensor:
-    """Hidden states of a prompt, of a block after it, and of a block of rows that do not stand abreast."""
-    ids = torch.arange(2 * 40).view(2, 40) % target.vocab_size
-    cache, seen = target.new_cache(2, 40), []
-    for starts, count in (((0, 0), 20), ((20, 20), 8), ((28, 25), 5)):
-        positions = Positions.of(starts, count, target.device)
-        seen.append(target.forward(ids[:, starts[0] : starts[0] + count], positions, cache, slice(0, 2), []).hidden)
-    return torch.cat(seen, 1)
 
 
 @torch.inference_mode()
