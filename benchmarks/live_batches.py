@@ -102,7 +102,7 @@ def main() -> None:
     options.add_argument("--prompt-tokens", nargs=2, type=int, default=[256, 512], help="shortest and longest")
     options.add_argument("--context-tokens", type=int, default=1024, help="longest context that the profile times")
     options.add_argument("--rounds", type=int, default=10, help="that count, of each batch in each sweep")
-    options.add_argument("--seconds", type=float, default=300.0)
+    options.add_argument("--time-limit", type=float, default=300.0)
     options.add_argument("--out", type=Path, help="a JSON file for rows and profile")
     given = options.parse_args()
     if given.device == "cpu":
@@ -122,7 +122,9 @@ def main() -> None:
     for work in works:  # what is slow only the first time
         work()
     lived.clear()
-    effort = Effort(seconds=given.seconds, max_requests=max(given.batch), context_tokens=given.context_tokens, graphs=False)
+    effort = Effort(
+        time_limit_s=given.time_limit, max_requests=max(given.batch), context_tokens=given.context_tokens, graphs=False
+    )
     say = Watcher(lambda text: print(text, flush=True), lambda stage, done, total: None)
     measured = Measured(target, drafters, given.architecture, given.architecture, "random, seed 0")
     found, quality = profile(measured, effort, say, others=works)

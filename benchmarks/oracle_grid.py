@@ -107,7 +107,7 @@ def main() -> None:
     drafters = [trace.drafter for trace in synthesize(0, responses_per_task=1) if trace.drafter in asked.drafter]
     print("| profile, domains | users |", " | ".join(drafters), "|")
     print("|---" * (2 + len(drafters)), end="|\n")
-    done = []
+    done: list[Cell] = []
     for c in cells(drafters, asked.profile, asked.users, asked.seeds, asked.seconds):
         if len(done) % len(drafters) == 0:
             print(f"| {c.profile}, {c.domains} | {c.users} |", end="")

@@ -104,9 +104,9 @@ class Clock:
         self.seconds: dict[str, float] = {}
         for owner, method in ((Target, "forward"), (Target, "read"), (Target, "head")):
             monkeypatch.setattr(owner, method, self.timed(f"target {method}", getattr(owner, method)))
-        for owner in (DSpark, AutoregressiveDrafter):
-            monkeypatch.setattr(owner, "read", self.timed("drafter read", owner.read))
-            monkeypatch.setattr(owner, "drafts", self.timed("drafter drafts", owner.drafts))
+        for kind in (DSpark, AutoregressiveDrafter):
+            monkeypatch.setattr(kind, "read", self.timed("drafter read", kind.read))
+            monkeypatch.setattr(kind, "drafts", self.timed("drafter drafts", kind.drafts))
         for method in ("follow", "couple", "free", "likeliest"):
             monkeypatch.setattr(dense._Blocks, method, self.timed("drafter drafts", getattr(dense._Blocks, method), sign=-1))
 

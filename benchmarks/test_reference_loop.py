@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.families.qwen3 import KeyValue
+from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import Context, LearnedDrafter
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
@@ -88,7 +89,7 @@ def reference(target: Target, name: str) -> Timed:
     return Timed(texts, rounds, time.process_time() - started)
 
 
-def _pass(target: Target, drafter: object, cache: DynamicCache, ids: list[int]) -> tuple[Tensor, Tensor]:
+def _pass(target: Target, drafter: Drafter, cache: DynamicCache, ids: list[int]) -> tuple[Tensor, Tensor]:
     """The target's choice after each of `ids`, and what a learned drafter reads of them."""
     learned = isinstance(drafter, LearnedDrafter)
     output = target.model(torch.tensor([ids]), past_key_values=cache, use_cache=True, output_hidden_states=learned)

@@ -18,14 +18,14 @@ from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.published.run import Size, publish
 from results.store.database import Store
+from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, Users
 from simulator.sla import Sla
 from tuner.objective import TrialJob
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
-from tuner.space import Configuration
-from tuner.study import StudyInputs, StudyPlan, _tables, defaults, scenario_of, space_of, study_inputs, traces_of
+from tuner.study import StudyInputs, StudyPlan, defaults, scenario_of, space_of, starts_of, study_inputs, traces_of
 from tuner.trial import Trial, TrialRung, ranked
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
@@ -95,7 +95,7 @@ def test_regret(problem: str, store: Store) -> None:
     near = sum(rung.feasible and rung.values[0] >= 0.99 * best for rung in truth.values())
     print(f"\n{problem}: {len(truth)} configurations, {near} within 1 % of the best")
     chosen = defaults(store, store.find_run("latest"), found, plan.request_cap)
-    starts = [(c, "start") for c in [*chosen, *_tables(what.space, plan.request_cap)]]
+    starts = [(c, "start") for c in [*chosen, *starts_of(what.space, plan.request_cap)]]
     for name, sampler, known in (("tpe from the defaults", "tpe", starts), ("tpe from nothing", "tpe", []),
                                  ("quasi-random", "qmc", []), ("random", "random", [])):  # fmt: skip
         regrets = np.array([

@@ -23,6 +23,7 @@ from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import outline, require, running, version
 from simulator.records import Sampling
+from simulator.serving.vllm import VLLM
 
 TOKENS, PROMPTS, GAMMA, EXPECTED = 6, 9, 7, 8
 """Of a response; prompts; drafted; and the least count a pooled token is expected to have in each sample."""
@@ -58,7 +59,7 @@ def main() -> None:
     drafters["ngram"] = {"kind": "ngram", "gamma": GAMMA}
     with tempfile.TemporaryDirectory() as folder:
         for name, drafter in drafters.items():
-            configuration = speculative(drafter, pair.target, Path(folder), options.temperature)
+            configuration = speculative(drafter, pair.target, Path(folder), options.temperature, VLLM.drafting)
             report(name, asyncio.run(responses(configuration, options.samples)), plain)
 
 

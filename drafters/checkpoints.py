@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint."""
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
     except json.JSONDecodeError as error:

@@ -84,7 +84,7 @@ def _config(source: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise InputError(f"architecture {source}: no such file, and not one of {', '.join(known)}")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(raw, dict) or "model_type" not in raw:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from harness import stops
 from harness.console import WorkerDied
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 W = TypeVar("W")
 _MAX_DEATHS = 3
@@ -385,8 +386,8 @@ def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str,
     if gpus_each:
         fit = min(fit, int(resources.get("GPU", 0) / gpus_each))
     if fit < (wanted or 1):
-        has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-        raise InputError(f"--actors, --gpus-per-actor: the cluster has {has}, which is enough for {fit} workers")
+        has = f"{counted(resources.get('CPU', 0), 'CPU')} and {counted(resources.get('GPU', 0), 'GPU')}"
+        raise InputError(f"--actors, --gpus-per-actor: the cluster has {has}, which is enough for {counted(fit, 'worker')}")
     return wanted or fit
 
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from harness import stops
+from harness import spellings, stops
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -44,6 +44,32 @@ _MOST_DIGITS = 18
 """Digits of the longest whole number that 64 bits surely hold."""
 
 
+def program(name: str, help: str) -> typer.Typer:
+    """A program whose commands are yet to come, with what all programs here understand: -h, --version, completion."""
+    app = typer.Typer(
+        name=name, cls=Commands, help=help, no_args_is_help=True, pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    app.callback()(_before_commands)
+    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"specyard {version('specyard')}")
+        raise typer.Exit
+
+
+def _before_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
 class Commands(TyperGroup):
     """The commands of a program. Whatever a signal or a closed pipe does to one, imports included, ends here."""
 
@@ -61,13 +87,22 @@ class Commands(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that was asked for, and what follows its name."""
+        """The command that was asked for, and what follows its name, in today's spellings."""
+        if ctx.resilient_parsing:  # a half-written line, to be completed
+            return super().resolve_command(ctx, args)
         for word in args:
             _check_word(str(self.name), word)
         name, command, rest = super().resolve_command(ctx, args)
-        options = [p for p in command.params if p.name in stops.BESIDE_RESUME] if command else []
+        options = [p for p in command.params if p.param_type_name == "option"] if command else []
         takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}
-        stops.command_is(str(name), rest, takes_value)
+        try:
+            rest, notes = spellings.renewed(f"{self.name} {name}", rest, takes_value)
+        except ValueError as error:
+            _fail(str(self.name), str(error), 2)
+        for note in notes:
+            stops.say(f"note: {note}")
+        beside = {spelling for p in options if p.name in stops.BESIDE_RESUME for spelling in p.opts}
+        stops.command_is(str(name), rest, {spelling: takes_value[spelling] for spelling in beside})
         return name, command, rest
 
 
@@ -107,8 +142,14 @@ def listed(texts: list[str] | None) -> list[str] | None:
     return [part.strip() for text in texts for part in text.split(",")] if texts else None
 
 
-def shares(mix: str | None) -> dict[str, float] | None:
+def joined(texts: list[str] | None) -> str | None:
+    """The same as one text with commas, where more than words stands between them; None where nothing was given."""
+    return ",".join(texts) if texts else None
+
+
+def shares(texts: list[str] | None) -> dict[str, float] | None:
     """Shares of domains, as math=0.4,code=0.6. Raises InputError."""
+    mix = joined(texts)
     if mix is None:
         return None
     try:
@@ -220,6 +261,27 @@ def plain_console() -> Console:
 
     console = Quiet(highlight=False)
     return console if console.is_terminal else Quiet(highlight=False, width=200)
+
+
+SCHEMA = 1
+"""Version of what `--json` prints, as docs/json.md has it: it rises when a key goes, is renamed or means something else."""
+
+
+def print_json(kind: str, content: Mapping[str, Any]) -> None:
+    """Print one JSON object, alone on stdout: what kind of thing it is, by which version of docs/json.md, and its content.
+
+    Numbers that are not finite are null, times are in ISO 8601.
+    """
+    import msgspec
+
+    head = {"schema": SCHEMA, "kind": kind}
+    assert not head.keys() & content.keys(), content.keys()
+    print(msgspec.json.encode({**head, **content}, enc_hook=_plain).decode())
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers of numpy as numbers, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def say(console: Console, line: str) -> None:

@@ -6,6 +6,7 @@ seconds. What a command has under way is told here as soon as it is kept, so tha
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
 import signal
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-BESIDE_RESUME = ("trials", "timeout", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
+BESIDE_RESUME = ("trials", "time_limit", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
 """Parameters that may stand beside `--resume`: they say where and how long, not what."""
 INTERNAL = 70
 """Exit code of a command that failed by no fault of its user's: an error of its own, or workers that were lost."""
@@ -45,8 +46,8 @@ class _Command:
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
-    name: tuple[str, ...] = ()
-    """Which of the program's, once that is known."""
+    words: tuple[str, ...] = ()
+    """Which of the program's, and what follows its name, in today's spellings, once that is known."""
     beside_resume: tuple[str, ...] = ()
     """Those of its options that may stand beside `--resume`, as typed."""
     said: bool = False
@@ -66,12 +67,14 @@ def stoppable(program: str) -> Iterator[None]:
     # What was started in the background, or with nohup, ignores some of them already; that is left so.
     handled = tuple(s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
     _command = _Command(program, handled)
+    atexit.register(_ignore, _command)  # what is registered first is done last
     _watch(_command)
     rearm()
     try:
         yield
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        _done(_command, 0)
     except KeyboardInterrupt:
         _end_stopped_here(_command)
     except SystemExit as end:
@@ -81,6 +84,7 @@ def stoppable(program: str) -> Iterator[None]:
             end_at_once(end.code if isinstance(end.code, int) else INTERNAL)
         with _quiet_pipes():
             sys.stdout.flush()
+        _done(_command, end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
     except BrokenPipeError:
         end_of_pipe()
@@ -88,6 +92,18 @@ def stoppable(program: str) -> Iterator[None]:
         traceback.print_exception(error)
         say(f"{program}: internal error, please report it with the lines above{way_on()}")
         raise SystemExit(INTERNAL) from None
+
+
+def _done(command: _Command, code: int) -> None:
+    """The command has come to its end: a signal while the interpreter puts its own things away changes nothing of that."""
+    for number in command.handled:
+        signal.signal(number, lambda *_: end_at_once(code))
+
+
+def _ignore(command: _Command) -> None:
+    """At the very end the interpreter takes its handlers away, and a signal would be all that is heard of the command."""
+    for number in command.handled:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_stopped_here(command: _Command) -> NoReturn:
@@ -127,7 +143,7 @@ def keep(under_way: str, resume: str | None) -> None:
         _command.under_way = _command.go_on = None
     elif _command is not None:
         _command.under_way = under_way
-        _command.go_on = shlex.join([_command.program, *sys.argv[1:]]) if resume is None else _resuming(resume)
+        _command.go_on = shlex.join([_command.program, *_command.words]) if resume is None else _resuming(resume)
 
 
 def way_on() -> str:
@@ -186,13 +202,13 @@ def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool
         spelling, joint, _ = word.partition("=")
         if spelling in beside_resume:
             kept += [word, following] if beside_resume[spelling] and not joint else [word]
-    _command.name, _command.beside_resume = (name,), tuple(kept)
+    _command.words, _command.beside_resume = (name, *words), tuple(kept)
 
 
 def _resuming(name: str) -> str:
     """The command that resumes, with the options of this one that may stand beside `--resume`."""
     assert _command is not None
-    words = [_command.program, *_command.name, "--resume", name]
+    words = [_command.program, *_command.words[:1], "--resume", name]
     return shlex.join([*words, *_command.beside_resume])
 
 

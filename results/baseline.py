@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -199,7 +200,7 @@ def write_baseline(made: Baseline, file: Path) -> None:
 def read_baseline(file: Path) -> Baseline:
     """Read a baseline. Raises InputError for a file that is none, is damaged or is empty."""
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=Baseline)
+        found = msgspec.json.decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), type=Baseline)
     except msgspec.ValidationError as error:
         raise InputError(f"{file}: is no baseline of this version: {error}; `harness baseline` makes one") from None
     except msgspec.DecodeError as error:

@@ -19,6 +19,7 @@ from results.figures.speed import speed
 from results.figures.style import in_order
 from results.store.runs import TARGET_FILES, Provenance, provenance
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.records import KeptDrafting
 
 _BATCHES: Final = 38
@@ -120,7 +121,9 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
 
 
 def _about(run: Provenance) -> str:
-    return f"{run.suite} v{run.suite_version}, {run.prompts:,} prompts, target {run.target}, {run.created_at:%Y-%m-%d}"
+    return (
+        f"{run.suite} v{run.suite_version}, {counted(run.prompts, 'prompt')}, target {run.target}, {run.created_at:%Y-%m-%d}"
+    )
 
 
 def _pairs(keys: Iterable[Key]) -> list[_Pair]:

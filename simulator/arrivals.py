@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 Row = Mapping[str, Any]
 _DURATIONS = {"duration_s": 1.0, "duration_ms": 1e-3, "latency_s": 1.0, "latency_ms": 1e-3, "request_time": 1.0,
@@ -85,7 +86,7 @@ class RecordedRequests:
             raise InputError(f"{file}: none of its {len(rows):,} lines is a request with tokens ({_named(left_out)})")
         taken.sort(key=lambda request: request[0])  # logs are written as requests end
         arrival, prompt, output = (np.array(column) for column in zip(*taken, strict=True))
-        said = [f"{file.name}: {form.name}, {len(taken):,} requests"]
+        said = [f"{file.name}: {form.name}, {counted(len(taken), 'request')}"]
         if form.note and (more := form.note(rows[0][1])):
             said.append(more)
         if left_out:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Sequence
 
 from simulator.load import Load, Users
-from simulator.metrics import Outcome
-from simulator.simulation import Prepared, Setup, simulate
 from simulator.sla import SHARE as SLA_SHARE
 from simulator.sla import Sla
 
@@ -16,6 +13,8 @@ MOST = 64.0
 """Times a load that are tried; the least is one part in as many."""
 WITHIN = 0.05
 """To how much the largest is found."""
+MOST_TRIED = 12
+"""Loads that are tried for that, at most."""
 SHARE, SHORTEST_S = 0.2, 60.0
 """Simulated time of each load tried: a share of the whole, and the least seconds of it where the whole is longer."""
 SEEDS = 2
@@ -30,30 +29,64 @@ def headroom(load: Load, holds: Callable[[Load], bool], *, at_one: bool | None =
     What holds is taken to hold at every smaller load. `at_one` is known of the load itself. Users are counted whole, so what
     is returned is a number of users over those of the load.
     """
+    [found] = headrooms(load, lambda asked: [holds(one) for _, one in asked], 1, at_one=at_one)
+    return found
+
+
+def headrooms(
+    load: Load, hold: Callable[[Sequence[tuple[int, Load]]], Sequence[bool]], count: int, *, at_one: bool | None = None
+) -> list[float]:
+    """`headroom` of each of `count` machines. `hold` is asked about several at a time, as (number of the machine, load)."""
+    searches = [_search(load, at_one) for _ in range(count)]
+    found = [0.0] * count
+    asked: list[tuple[int, Load]] = []
+
+    def go_on(number: int, answer: bool | None) -> None:
+        try:
+            asked.append((number, searches[number].send(answer)))
+        except StopIteration as end:
+            found[number] = end.value
+
+    for number in range(count):
+        go_on(number, None)
+    while asked:
+        answers, numbers = hold(asked), [number for number, _ in asked]
+        asked = []
+        for number, answer in zip(numbers, answers, strict=True):
+            go_on(number, answer)
+    return found
+
+
+def _search(load: Load, at_one: bool | None) -> Generator[Load, bool | None, float]:
+    """Yields loads, is sent whether each is held, and returns how many times `load` is."""
     known: dict[str, bool] = {} if at_one is None else {str(load): at_one}
 
-    def held(factor: float) -> bool:
+    def held(factor: float) -> Generator[Load, bool | None, bool]:
         times = load.times(factor)
         if str(times) not in known:
-            known[str(times)] = holds(times)
+            known[str(times)] = bool((yield times))
         return known[str(times)]
 
     low = high = 1.0
-    if held(1.0):
-        while held(high := min(2 * low, MOST)):
+    if (yield from held(1.0)):
+        while (yield from held(high := min(2 * low, MOST))):
             low = high
             if low == MOST:
                 return MOST
     else:
-        while not held(low := high / 2):
+        while not (yield from held(low := high / 2)):
             high = low
             if low <= 1 / MOST or load.times(low) == load.times(low / 2):  # less than one user is none
                 return 0.0
     while high / low > 1 + WITHIN and load.times(low) != load.times(high):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if held(middle) else (low, middle)
-    times = load.times(low)
-    return times.users / load.users if isinstance(times, Users) and isinstance(load, Users) else low
+        low, high = (middle, high) if (yield from held(middle)) else (low, middle)
+    return factor_of(load.times(low), load, low)
+
+
+def factor_of(times: Load, load: Load, factor: float) -> float:
+    """How many times `load` a load is that was made of it as `factor` times as much: users are whole."""
+    return times.users / load.users if isinstance(times, Users) and isinstance(load, Users) else factor
 
 
 def crowded(load: Load, request_cap: int, replicas: int) -> bool:
@@ -61,26 +94,6 @@ def crowded(load: Load, request_cap: int, replicas: int) -> bool:
     return any(
         isinstance(part, Users) and not part.think_s and part.users > request_cap * replicas for part, _ in load.parts
     )
-
-
-def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
-    """How many times its load a setup holds, given what came of it, in shorter simulations: with its seed and with the next,
-    for near the end of what is held it is chance whether one of them keeps a promise.
-
-    nan where too few requests finished to tell.
-    """
-    if not enough(outcome.finished, setup.slas):
-        return math.nan
-    engine, seconds = setup.engine, shorter(setup.seconds)
-
-    def fits(load: Load) -> bool:
-        return not crowded(load, engine.request_cap, engine.replicas)
-
-    def holds(load: Load) -> bool:
-        setups = (replace(setup, load=load, seconds=seconds, seed=setup.seed + n) for n in range(SEEDS))
-        return fits(load) and all(simulate(one, recorded).kept for one in setups)
-
-    return headroom(setup.load, holds, at_one=fits(setup.load) and outcome.kept)
 
 
 def enough(finished: float, slas: Sequence[Sla]) -> bool:

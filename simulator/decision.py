@@ -13,10 +13,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from simulator.capacity import held
+from simulator.configuration import Configuration
 from simulator.hardware.profile import Profile
 from simulator.load import Load
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
 from simulator.sla import Sla, promises
@@ -27,24 +29,10 @@ FIGURES: Mapping[Figure, str] = {
 }  # fmt: skip
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be run: a recording, a policy and a request cap."""
-
-    recording: Recording
-    policy: PolicySpec
-    request_cap: int
-
-    def __str__(self) -> str:
-        if self.policy == NO_DRAFTER:
-            return "no speculation"
-        basis = {"none": "", "raw": ""}.get(self.recording.confidences, f" on {self.recording.confidences} confidences")
-        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}{basis}"
-
-
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate, and what one long simulation made of it."""
 
-    candidate: Candidate
+    candidate: Configuration
     value: float
     """What that simulation gave of the figure that is made large, in the unit of `FIGURES`."""
     kept: bool
@@ -56,19 +44,19 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Which candidates a decision is about."""
 
-    run: Candidate
-    none: Candidate
+    run: Configuration
+    none: Configuration
     """No speculation, under the request cap that serves it best."""
-    default: Candidate | None
+    default: Configuration | None
     """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
     what is run, or nothing is drafted."""
-    runner_up: Candidate | None
+    runner_up: Configuration | None
     """The best of another drafter or kind of policy that the engine runs."""
-    better: Candidate | None
+    better: Configuration | None
     """The best that the engine cannot run, where it beats what is run."""
 
     @property
-    def all(self) -> list[Candidate]:
+    def all(self) -> list[Configuration]:
         """All that have to be simulated."""
         named = (self.run, self.none, self.default, self.runner_up, self.better)
         return list(dict.fromkeys(c for c in named if c is not None))
@@ -93,25 +81,21 @@ def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choi
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
     plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: -s.value)
     cap = max(s.candidate.request_cap for s in simulated)
-    unasked = Candidate(
-        recording=run.recording.showing("none"), policy=PolicySpec.fixed(run.recording.gamma), request_cap=cap
-    )
+    walked = run.recording.showing("none")
+    unasked = run if run.policy == NO_DRAFTER else Configuration(walked, PolicySpec.fixed(walked.gamma), cap)
     return Choice(
-        run=run, none=plain[0].candidate if plain else Candidate(recording=_NOTHING, policy=NO_DRAFTER, request_cap=cap),
-        default=None if run.policy == NO_DRAFTER or unasked == run else unasked,
+        run=run, none=plain[0].candidate if plain else Configuration.plain(cap),
+        default=None if unasked == run else unasked,
         runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None,
     )  # fmt: skip
 
 
-_NOTHING = Recording("none", 0)
-
-
-def refused(engine: ServingEngine, candidate: Candidate) -> str:
+def refused(engine: ServingEngine, candidate: Configuration) -> str:
     """Why an engine cannot run a candidate as it was simulated; empty where it can."""
     return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap)
 
 
-def _differs(one: Candidate, other: Candidate) -> bool:
+def _differs(one: Configuration, other: Configuration) -> bool:
     """Whether drafters or kinds of policies differ, a table that has one k being that k."""
     kinds = [(c.recording.drafter, c.policy.within(c.request_cap, c.recording.gamma).name) for c in (one, other)]
     return kinds[0] != kinds[1]
@@ -204,6 +188,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds to the first token that 95 % of requests do not exceed."""
     sure: float | None = None
     """Share of the draws in which the promise is kept."""
+    holds: Range | None = None
+    """How many times the load is held within the promise; None where nobody searched, or too few requests tell."""
     gains: list[Gain] = []
     """Over no speculation, and over the engine's default with the same drafter."""
     runner_up: Gain | None = None
@@ -235,7 +221,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def decide(
-    stub: Decision, choice: Choice, found: Mapping[Candidate, Sampled], draws: Sequence[Draw], engine: ServingEngine | None
+    stub: Decision,
+    choice: Choice,
+    found: Mapping[Configuration, Sampled],
+    draws: Sequence[Draw],
+    engine: ServingEngine | None,
 ) -> Decision:
     """A decision from the draws of a choice, about what `stub` says; or why there is none, where draws came to nothing."""
     off = np.array([draw.off for draw in draws])
@@ -243,17 +233,17 @@ def decide(
     if not all(_finite(found[candidate]) for candidate in choice.all):
         return stub.without("in some draws too few requests finish; simulate longer")
 
-    def gain(over: str, top: Candidate | None, under: Candidate | None) -> Gain | None:
+    def gain(over: str, top: Configuration | None, under: Configuration | None) -> Gain | None:
         if top is None or under is None or top == under or not value[under].all():  # what breaks a promise has goodput 0
             return None
         ratio = value[top] / value[under] - 1
         centre = float(ratio[~off].mean())
-        return Gain(over=over, all=_range(ratio[off], centre), held=_range(ratio[~off], centre))
+        return Gain(over=over, all=range_of(ratio[off], centre), held=range_of(ratio[~off], centre))
 
     run = choice.run
     name = "the engine" if engine is None else engine.name
 
-    def missing(candidate: Candidate | None) -> str:
+    def missing(candidate: Configuration | None) -> str:
         misses = candidate is not None and stub.promise and np.mean(found[candidate].kept) < 0.5
         return ", which misses the promise" if misses else ""
 
@@ -264,14 +254,15 @@ def decide(
 
     def also(name: str) -> Range:
         values = np.array([one[name] for one in own.also])
-        return _range(values[off], float(values[~off].mean()))
+        return range_of(values[off], float(values[~off].mean()))
 
     attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
     return msgspec.structs.replace(
         stub,
-        run=str(run), candidate=_columns(run), gains=gains, draws=int(off.sum()),
-        value=_range(value[run][off], float(value[run][~off].mean())),
-        attained={name: _range(v[off], float(v[~off].mean())) for name, v in attained.items()},
+        run=str(run), candidate={**run.row(), "kind": run.recording.kind, "drafting": run.recording.drafting},
+        gains=gains, draws=int(off.sum()),
+        value=range_of(value[run][off], float(value[run][~off].mean())),
+        attained={name: range_of(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=gain(str(choice.runner_up), run, choice.runner_up),
@@ -286,20 +277,13 @@ def _finite(sampled: Sampled) -> bool:
     )
 
 
-def _range(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
+def range_of(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float) -> Range:
+    """A centre with the interval that holds 95 % of what it came to in draws."""
     low, high = np.quantile(values, [0.025, 0.975])
     return Range(centre, float(min(low, centre)), float(max(high, centre)))
 
 
-def _columns(run: Candidate) -> dict[str, str | int]:
-    r = run.recording
-    return {
-        "drafter": "none" if run.policy == NO_DRAFTER else r.drafter, "kind": r.kind, "gamma": r.gamma,
-        "policy": str(run.policy), "confidences": r.confidences, "drafting": r.drafting, "request_cap": run.request_cap,
-    }  # fmt: skip
-
-
-def _notes(run: Candidate) -> list[str]:
+def _notes(run: Configuration) -> list[str]:
     """What is not as it would be live."""
     if run.policy.replays_exactly or run.recording.drafting != "sampled":
         return []
@@ -331,7 +315,9 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f", with {d.engine}"
-    said = [f"Run {d.run}, {d.candidate['request_cap']} requests at a time at most{engine}: {where}{promise}."]
+    said = [
+        f"Run {d.run}, {counted(int(d.candidate['request_cap']), 'request')} at a time at most{engine}: {where}{promise}."
+    ]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None
@@ -346,12 +332,15 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         for g in (d.gains if gains else ())
     ]
     if waiting := users is not None and users > room:
-        said.append(f"{users - room:,} of the {users:,} users wait for a place at any time.")
+        said.append(f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time.")
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:
-        less = "a smaller load" if not waiting else "fewer requests at a time"
+        less = "fewer requests at a time" if waiting else _safe(d.holds)
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
+    if d.holds is not None:
+        h = d.holds
+        said.append(f"Holds up to {held(h.value)} this load within the promise (95 %: {held(h.low)} to {held(h.high)}).")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
@@ -360,7 +349,9 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
             f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
         )
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
-    said.append(f"Traffic: {d.traffic}. Intervals: {d.draws} draws of prompts, seeds and the profile's errors ({errors}).")
+    said.append(
+        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."
+    )
     if d.next:
         said.append(f"To be surer: {d.next}.")
     return said
@@ -390,6 +381,11 @@ def _interval(gain: Gain) -> str:
         f"95 %: {_share(gain.all.low)} to {_share(gain.all.high)}; with the profile held "
         f"{_share(gain.held.low)} to {_share(gain.held.high)}"
     )
+
+
+def _safe(holds: Range | None) -> str:
+    """The load at which a promise is kept whatever the draw."""
+    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{held(holds.low)} this load"
 
 
 def _doubt(gain: Gain) -> str:

@@ -1,13 +1,17 @@
-"""Candidates simulated again and again, for a decision's intervals: other prompts, another seed, a profile that is off."""
+"""Candidates simulated again and again, for a decision's intervals: other prompts, another seed, a profile that is off; and
+under more of their load, for how much of it is held."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from simulator.decision import Candidate, Draw, Figure, Sampled
+from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, shorter
+from simulator.configuration import Configuration
+from simulator.decision import Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Outcome
@@ -23,6 +27,8 @@ MOST_TOKENS = 40_000_000
 FEWEST = 20
 SLICES = 40
 """Stretches of a draw whose sums are kept: figures without intervals need few."""
+HOLDING = 20
+"""Draws in each of which it is searched how much of a load is held."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
 
@@ -68,14 +74,54 @@ def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:
     return simulate(*varied(setup, recorded, draw), slices=SLICES)
 
 
+def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
+    """How many times its load a setup holds, given what came of it, in shorter simulations: with its seed and with the next,
+    for near the end of what is held it is chance whether one of them keeps a promise.
+
+    nan where too few requests finished to tell.
+    """
+    if not enough(outcome.finished, setup.slas):
+        return math.nan
+
+    def holds(load: Load) -> bool:
+        there = at(setup, load)
+        setups = (dataclasses.replace(there, seed=setup.seed + n) for n in range(SEEDS))
+        return fits(there) and all(simulate(one, recorded).kept for one in setups)
+
+    return headroom(setup.load, holds, at_one=fits(setup) and outcome.kept)
+
+
+def at(setup: Setup, load: Load) -> Setup:
+    """A setup under another load, to find out whether that is held."""
+    return dataclasses.replace(setup, load=load, seconds=shorter(setup.seconds))
+
+
+def fits(setup: Setup) -> bool:
+    """Whether all users of its load can run at once."""
+    return not crowded(setup.load, setup.engine.request_cap, setup.engine.replicas)
+
+
+def holding(load: Load, times: float, hold: Callable[[Sequence[tuple[Draw, Load]]], Sequence[bool]]) -> Range:
+    """How many times a load is held, over draws of prompts, seeds and the profile's errors.
+
+    Args:
+        times: how many times it is with everything as it is.
+        hold: whether loads are held in draws, asked about several at a time.
+    """
+    near = load.times(times) if 1 / MOST < times < MOST else load
+    draws = [Draw(number, off=True) for number in range(HOLDING)]
+    found = headrooms(near, lambda asked: hold([(draws[number], one) for number, one in asked]), HOLDING)
+    return range_of(factor_of(near, load, 1.0 if near is load else times) * np.array(found), times)
+
+
 def sample(
-    tasks: Mapping[Candidate, tuple[Setup, Prepared]],
+    tasks: Mapping[Configuration, tuple[Setup, Prepared]],
     draws: Sequence[Draw],
     figure: Figure,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Candidate, Sampled]:
+) -> dict[Configuration, Sampled]:
     """Simulate every candidate in every draw, in this process. Raises InputError for what cannot be simulated."""
-    outcomes: dict[Candidate, list[Outcome]] = {candidate: [] for candidate in tasks}
+    outcomes: dict[Configuration, list[Outcome]] = {candidate: [] for candidate in tasks}
     for done, draw in enumerate(draws, 1):
         for candidate, (setup, recorded) in tasks.items():
             outcomes[candidate].append(drawn(setup, recorded, draw))

@@ -6,16 +6,17 @@ A load is parsed once, where users write it or where it was stored, and prints i
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
-from simulator.numbers import written
+from simulator.numbers import counted, written
 
 USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
@@ -98,7 +99,7 @@ class Users(Load):
     @property
     def label(self) -> str:
         thinking = f" thinking {written(self.think_s)} s" if self.think_s else ""
-        return f"{self.users} user{'s' * (self.users != 1)}{thinking}"
+        return f"{counted(self.users, 'user')}{thinking}"
 
     def times(self, factor: float) -> Users:
         return Users(max(1, round(self.users * factor)), self.think_s)
@@ -122,7 +123,7 @@ class Arrivals(Load):
 
     @property
     def label(self) -> str:
-        return f"{written(self.rate_per_s)} requests/s"
+        return f"{counted(self.rate_per_s, 'request')}/s"
 
     def times(self, factor: float) -> Arrivals:
         return Arrivals(self.rate_per_s * factor, self.cv)
@@ -243,47 +244,52 @@ def counts(option: str, text: str | None) -> list[int]:
 
 
 def loads(
-    option: str,
     users: str | None,
     think_s: float,
     rate: str | None,
     cv: float,
-    arrivals: Path | None = None,
+    arrivals: Sequence[Path] = (),
     speed: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Load]:
-    """The loads of a command line: users, of the option called `option`, rates, recorded arrivals. Raises InputError.
+    """The loads of a command line: users, rates, recorded arrivals. Raises InputError.
 
     `say` hears how a file of arrivals was read.
     """
+    for name, value in {"--think-s": think_s, "--cv": cv}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} {value:g}: must be 0 or more")
     found: list[Load] = []
     if users and "=" in users:
-        found = [_weighted(option, users, lambda n: f"users:{int(n)}/{think_s:g}")]
+        found = [_weighted("--concurrency", users, lambda n: Users(int(n), think_s))]
     else:
-        found = [Load.parse(f"users:{n}/{think_s:g}") for n in counts(option, users)]
+        found = [Users(n, think_s) for n in counts("--concurrency", users)]
     if rate and "=" in rate:
-        found.append(_weighted("--rate", rate, lambda r: f"rate:{float(r):g}/{cv:g}"))
+        found.append(_weighted("--rate", rate, lambda r: Arrivals(float(r), cv)))
     elif rate:
         try:
-            found += [Load.parse(f"rate:{float(r):g}/{cv:g}") for r in rate.split(",")]
+            rates = [float(r) for r in rate.split(",")]
         except ValueError:
             raise InputError(f"--rate {rate}: is written as 2,4,8") from None
-    if arrivals:
+        if not all(0 < r < math.inf for r in rates):
+            raise InputError(f"--rate {rate}: requests a second must be above 0")
+        found += [Arrivals(r, cv) for r in rates]
+    for file in dict.fromkeys(arrivals):
         try:
-            recorded = RecordedArrivals.of(arrivals, speed)
+            recorded = RecordedArrivals.of(file, speed)
         except ValueError as error:
-            raise InputError(f"{arrivals}: {error}") from None
+            raise InputError(f"{file}: {error}") from None
         for line in recorded.requests.notes:  # what is wrong with the file is said before anything runs
             say(line)
         found.append(recorded)
     return found
 
 
-def _weighted(option: str, text: str, as_load: Callable[[str], str]) -> SeveralLoads:
+def _weighted(option: str, text: str, make: Callable[[str], Load]) -> SeveralLoads:
     """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
-        return SeveralLoads(tuple((Load.parse(as_load(load)), float(weight)) for load, _, weight in parts))
+        return SeveralLoads(tuple((make(load), float(weight)) for load, _, weight in parts))
     except InputError:
         raise
     except ValueError as error:

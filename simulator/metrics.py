@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.state import TOTALS, Records
+from simulator.numbers import counted
 from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
@@ -355,7 +356,7 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
     if keeps_up is None:
         found.append("too short to tell whether it keeps up with what arrives; " + more)
     if finished < 100:
-        found.append(f"only {finished} requests finished: quantiles mean little; {more}")
+        found.append(f"only {counted(finished, 'request')} finished: quantiles mean little; {more}")
     if load != "recorded" and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
     return found

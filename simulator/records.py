@@ -90,6 +90,10 @@ class Recording:
         return f"{self.drafter} γ={self.gamma}{basis}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
 
 
+NO_RECORDING = Recording("none", 0)
+"""Of plain decoding: nothing is drafted."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class System:
     """What can be served: a recording under a policy; `none` walks any recording, and uses no drafter."""

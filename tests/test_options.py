@@ -51,12 +51,19 @@ RUN = (
     "32",
 )
 SMALL = {"--hardware": "h100/qwen3-4b", "--seconds": "1", "--drafter": "mtp"}
-SEARCH = {**SMALL, "--load": "2", "--trials": "2", "--draws": "5", "--decision-draws": "10", "--policy": "fixed"}
+SEARCH = {
+    **SMALL,
+    "--concurrency": "2",
+    "--trials": "2",
+    "--confirmation-draws": "5",
+    "--decision-draws": "10",
+    "--policy": "fixed",
+}
 BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness record": (("suites/math_code_chat",), {"--limit": "1"}),
     "harness run": (("suites/math_code_chat",), {"--limit": "1"}),
-    "harness simulate": (("latest",), {**SMALL, "--concurrency": "2", "--draws": "0", "--policy": "none,fixed:1"}),
-    "harness profile": ((), {"--seconds": "1"}),
+    "harness simulate": (("latest",), {**SMALL, "--concurrency": "2", "--decision-draws": "0", "--policy": "none,fixed:1"}),
+    "harness profile": ((), {"--time-limit": "1"}),
     "harness synthesize": ((), dict(zip(RUN[2::2], RUN[3::2], strict=True))),
     "harness compare": (("latest", "latest"), {}),
     "harness baseline": (("latest", "new.json"), {}),

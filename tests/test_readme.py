@@ -39,7 +39,9 @@ def test_the_readme_is_one_screen() -> None:
 def test_commands_and_options_exist(page: Path) -> None:
     options: set[str] = set()
     for program, of in (("harness", app), ("tuner", tuner_app)):
-        commands = typer.main.get_command(of).commands  # type: ignore[attr-defined]
+        group = typer.main.get_command(of)
+        commands = group.commands  # type: ignore[attr-defined]
+        options |= {*group.context_settings["help_option_names"], *(o for p in group.params for o in p.opts)}
         options |= {o for c in commands.values() for p in c.params for o in p.opts}
         used = re.findall(rf"(?:`|^    ){program} ([a-z]+)", TEXT[page.name], re.MULTILINE)
         assert set(used) <= set(commands)

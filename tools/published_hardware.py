@@ -17,6 +17,7 @@ from simulator.hardware.roofline import Assumptions, kv_capacity_tokens
 
 NAME, GPUS, CAPTURED = "b300/deepseek-v4-flash", 4, 1024
 PROVENANCE = {
+    "date": "2026-08-14",
     "tables": "vLLM blog of 2026-08-14 on adaptive verification: DeepSeek-V4-Flash, tensor parallel over 4 B300, profiled "
     "at start-up, median of 5; read from its vector figures, error far below 1 %",
     "verify": "the engine's own look-up table, the running maximum of its medians: up to 11 % above the median (at 688 "

@@ -19,6 +19,6 @@ python -m pip list --format freeze | paste -sd " " -
 step python -m pytest -q -p no:cacheprovider tests/drafters/test_golden.py
 step harness run suites/math_code_chat --limit 1 --out "$out"
 step harness synthesize paper:qwen3-4b --responses-per-task 8 --output-tokens 128 --out "$out"
-step harness simulate latest --hardware h100/qwen3-4b --concurrency 8 --seconds 30 --draws 20 --out "$out"
-step tuner search --hardware h100/qwen3-4b --load 8 --trials 8 --seconds 30 --draws 5 --decision-draws 20 --actors 0 --out "$out"
+step harness simulate latest --hardware h100/qwen3-4b --concurrency 8 --seconds 30 --decision-draws 20 --out "$out"
+step tuner search --hardware h100/qwen3-4b --concurrency 8 --trials 8 --seconds 30 --confirmation-draws 5 --decision-draws 20 --actors 0 --out "$out"
 step harness report latest --out "$out"

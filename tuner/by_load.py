@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
 from tuner.trial import Trial
 
 _BAR = 40
@@ -32,28 +34,23 @@ class Row:
 class ByLoad:
     """A drafter, and how much of its draft is worth it at each load that was searched."""
 
-    drafter: str
-    gamma: int
+    recording: Recording
+    """Its drafter and block."""
     rows: tuple[Row, ...]
     """Rising."""
 
     @property
     def policy(self) -> PolicySpec:
         """The same as a policy; rows of the same k are one."""
-        joined: list[tuple[int, int]] = []
-        for row in self.rows:
-            if joined and joined[-1][1] == row.k:
-                joined.pop()
-            joined.append((row.running, row.k))
-        return PolicySpec("k_by_batch", "/".join(f"{running}={k}" for running, k in joined))
+        return PolicySpec.table([(row.running, row.k) for row in self.rows])
 
     def bars(self) -> list[str]:
         """A line a load: users, k, the gain, and a bar of it."""
         most = max((row.gain for row in self.rows), default=0.0)
-        users, lines = max(len(f"{row.users:,}") for row in self.rows), []
+        users, lines = max(len(counted(row.users, "user")) for row in self.rows), []
         for row in self.rows:
             bar = "█" * round(_BAR * row.gain / most) if most > 0 and row.gain > 0 else ""
-            lines.append(f"{row.users:>{users},} users  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
+            lines.append(f"{counted(row.users, 'user'):>{users}}  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
         return lines
 
 
@@ -69,23 +66,24 @@ def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], re
     None where no drafter has a k, or drafts nothing, within the promise at every load.
     """
     found: list[tuple[float, ByLoad]] = []
-    for key in dict.fromkeys((t.configuration.drafter, t.configuration.gamma) for some in trials.values() for t in some):
-        if key[0] not in whole:
+    for key in dict.fromkeys(t.configuration.recording.showing("none") for some in trials.values() for t in some):
+        if key.drafter not in whole:
             continue
-        rows = [_row(users, -(-users // replicas), key, some, whole[key[0]]) for users, some in sorted(trials.items())]
+        each = sorted(trials.items())
+        rows = [_row(users, -(-users // replicas), key, some, whole[key.drafter]) for users, some in each]
         kept = [row for row in rows if row is not None]
         if len(kept) == len(rows):
-            found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(*key, tuple(kept))))
+            found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(key, tuple(kept))))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _row(users: int, running: int, key: tuple[str, int], trials: Sequence[Trial], whole: bool) -> Row | None:
+def _row(users: int, running: int, key: Recording, trials: Sequence[Trial], whole: bool) -> Row | None:
     values: dict[int, float] = {}
     able = [t for t in trials if t.rungs and t.configuration.request_cap >= running]
     plain = [t.last.values[0] for t in able if t.configuration.policy == NO_DRAFTER]
     for t in able:
         c, k = t.configuration, t.configuration.policy.k
-        own = (c.drafter, c.gamma) == key and k is not None and (not whole or k == c.gamma)
+        own = c.recording.showing("none") == key and k is not None and (not whole or k == key.gamma)
         if t.last.feasible and (own or c.policy == NO_DRAFTER):
             drafted = 0 if c.policy == NO_DRAFTER else int(k or 0)
             values[drafted] = max(values.get(drafted, 0.0), t.last.values[0])

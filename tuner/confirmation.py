@@ -7,14 +7,16 @@ choice of prompts and the simulation's own noise. A gain is compared draw by dra
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from simulator.capacity import SEEDS, crowded, enough, headroom, shorter
+from simulator.configuration import Configuration
+from simulator.decision import Draw, Range
+from simulator.draws import holding
 from simulator.load import Load
 from simulator.metrics import student_t
 from simulator.records import Drafting
@@ -22,8 +24,7 @@ from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
-from tuner.space import Configuration
-from tuner.trial import Trial, best_of_kinds, configuration_of, front, ranked
+from tuner.trial import Trial, best_of_kinds, front, ranked
 
 FRESH = 1_000_003
 """Added to the study's seed: no search comes so far."""
@@ -99,7 +100,7 @@ class Confirmation:
 
     def keeps(self, one: Confirmed) -> bool:
         """Whether it keeps every bound on the held-out prompts."""
-        return bool(one.draws) and all(v <= 0 for v in self.scenario.violations(one.means()).values())
+        return bool(one.draws) and _kept(self.scenario, one.means())
 
     def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
         """What was confirmed, as the database keeps it: a row of `confirmations`."""
@@ -154,24 +155,34 @@ def confirm(
     return [what.row(one, place, winner, prompts) for place, one in enumerate([winner, *refuted, *others])]
 
 
-def times_held(what: Confirmation, winner: Mapping[str, Any], run: Run) -> float:
-    """How many times its load a winner, a row of `confirmations`, holds within the promises, on the held-out prompts.
+def times_held(what: Confirmation, one: Confirmed, run: Run) -> Range | None:
+    """How many times its load a configuration holds within the promises, on the held-out prompts: with everything as it is,
+    and over draws of prompts, seeds and the profile's errors.
 
-    nan where too few requests finished to tell; see `simulator.capacity`.
+    None where too few requests finished to tell; see `simulator.capacity`.
     """
-    scenario, configuration = what.scenario, configuration_of(winner)
-    if not enough(winner["figures"]["finished"], scenario.slas):
-        return math.nan
+    scenario, configuration = what.scenario, one.configuration
+    if not one.draws or not enough(one.means()["finished"], scenario.slas):
+        return None
+    seeds = range(what.seed + FRESH, what.seed + FRESH + SEEDS)
+
+    def kept(jobs: Sequence[TrialJob]) -> list[bool]:
+        results = iter(run([job for job in jobs if fits(job.scenario.load)]))
+        return [fits(job.scenario.load) and _kept(job.scenario, next(results)[0]) for job in jobs]
 
     def fits(load: Load) -> bool:
         return not crowded(load, configuration.request_cap, scenario.replicas)
 
-    def holds(load: Load) -> bool:
-        if not fits(load):
-            return False
-        there = replace(scenario, load=load)
-        seeds = range(what.seed + FRESH, what.seed + FRESH + SEEDS)
-        results = run([TrialJob(configuration, there, shorter(what.seconds), seed, PART) for seed in seeds])
-        return all(not isinstance(r, str) and all(v <= 0 for v in there.violations(r).values()) for r, _ in results)
+    def job(load: Load, seed: int, vary: Draw | None = None) -> TrialJob:
+        return TrialJob(configuration, replace(scenario, load=load), shorter(what.seconds), seed, PART, vary=vary)
 
-    return headroom(scenario.load, holds, at_one=fits(scenario.load) and winner["feasible"])
+    times = headroom(
+        scenario.load,
+        lambda load: all(kept([job(load, seed) for seed in seeds])),
+        at_one=fits(scenario.load) and what.keeps(one),
+    )
+    return holding(scenario.load, times, lambda asked: kept([job(load, what.seed, draw) for draw, load in asked]))
+
+
+def _kept(scenario: Scenario, result: Figures | str) -> bool:
+    return not isinstance(result, str) and all(v <= 0 for v in scenario.violations(result).values())

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from results.store.database import Store
 from results.store.decisions import served, serving_of
-from simulator.decision import Candidate, Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused
-from simulator.drafter_kinds import kind_of
+from simulator.configuration import Configuration
+from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused
 from simulator.draws import draws_for, seconds_for
 from simulator.load import RecordedArrivals
-from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting, Recording
+from simulator.policies import PolicySpec
 from simulator.requests import Mix
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
 from simulator.sla import promises
 from simulator.traces import Trace
-from tuner.confirmation import CONTENDERS, PART, Confirmation
+from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, times_held
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
 from tuner.search import Result, Run
-from tuner.space import Configuration, Recorded
+from tuner.space import Recorded
 from tuner.trial import Trial
 
 
@@ -52,26 +50,26 @@ def decision_of(
     engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
     stored = store.run(run_id)
 
-    def candidate(c: Configuration) -> Candidate:
-        return candidate_of(c, stored["drafters"], what.drafting)
-
     mix = Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens)
     stub = Decision.about(
         engine=asked.engine if engine is None else engine.name, profile=profile, load=scenario.load,
         replicas=scenario.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
-    confirmed = _confirmed(what, trials, engine, candidate, run)
-    chosen = choose(confirmed, engine)
+    simulated, confirmed = _simulated(what, trials, engine, run)
+    chosen = choose(simulated, engine)
     if isinstance(chosen, str):
         return stub.without(chosen)
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
-    best = next(s.value for s in confirmed if s.candidate == chosen.run)
+    best = next(s.value for s in simulated if s.candidate == chosen.run)
     sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run, advance)
     if isinstance(sampled, str):
         return stub.without(sampled)
     decision = decide(stub, chosen, sampled, draws, engine)
+    if scenario.slas and not decision.reason:
+        one = confirmed.get(chosen.run) or what.run([("to run", chosen.run)], run)[0]
+        decision = msgspec.structs.replace(decision, holds=times_held(what, one, run))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
@@ -85,35 +83,26 @@ def decision_of(
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}
 
 
-def candidate_of(c: Configuration, drafters: Mapping[str, Any], drafting: Drafting) -> Candidate:
-    """A configuration with the kind of its drafter, which a run's `drafters` tell."""
-    if c.policy == NO_DRAFTER:
-        return Candidate(recording=Recording("none", 0), policy=c.policy, request_cap=c.request_cap)
-    kind = kind_of(c.drafter, drafters.get(c.drafter, {}))
-    recording = Recording(c.drafter, c.gamma, c.confidences, drafting, kind)
-    return Candidate(recording=recording, policy=c.policy, request_cap=c.request_cap)
-
-
-def _scheduled(run: Candidate, recorded: Sequence[Recorded]) -> Candidate | None:
+def _scheduled(run: Configuration, recorded: Sequence[Recorded]) -> Configuration | None:
     """What is run, under the paper's scheduler; under a moving average of acceptance where nothing says how sure it is."""
-    own = next((r for r in recorded if (r.drafter, r.gamma) == (run.recording.drafter, run.recording.gamma)), None)
+    own = next((r for r in recorded if r.recording == run.recording.showing("none")), None)
     if own is None:
         return None
     if own.confidences:
         recording, policy = run.recording.showing(own.confidences[-1]), PolicySpec("prefix_scheduler")
     else:
         recording, policy = run.recording.showing("none"), PolicySpec("batch_adaptive")
-    return Candidate(recording=recording, policy=policy, request_cap=run.request_cap)
+    return Configuration(recording, policy, run.request_cap)
 
 
-def _confirmed(
-    what: Confirmation, trials: Sequence[Trial], engine: ServingEngine | None,
-    candidate: Callable[[Configuration], Candidate], run: Run,
-) -> list[Simulated]:  # fmt: skip
+def _simulated(
+    what: Confirmation, trials: Sequence[Trial], engine: ServingEngine | None, run: Run
+) -> tuple[list[Simulated], dict[Configuration, Confirmed]]:  # fmt: skip
     """The trials as candidates; of those that may be chosen, whether the promise is kept on prompts nobody searched on."""
+    confirmed: dict[Configuration, Confirmed] = {}
     found = {
         t.configuration: Simulated(
-            candidate=candidate(t.configuration),
+            candidate=t.configuration,
             value=t.last.values[0],
             kept=t.last.feasible,
             keeps_up=t.last.violations.get(KEEPS_UP, 0.0) <= 0,
@@ -122,15 +111,16 @@ def _confirmed(
         if t.rungs
     }
     if not what.scenario.slas:
-        return list(found.values())
+        return list(found.values()), confirmed
     ordered = sorted((c for c, s in found.items() if s.kept), key=lambda c: -found[c].value)
     able = [c for c in ordered if engine is None or not refused(engine, found[c].candidate)]
     for configuration in able[:CONTENDERS]:
         [one] = what.run([("to run", configuration)], run)
+        confirmed[configuration] = one
         if what.keeps(one):
             break
         found[configuration] = msgspec.structs.replace(found[configuration], kept=False)
-    return list(found.values())
+    return list(found.values()), confirmed
 
 
 def _sampled(
@@ -141,7 +131,7 @@ def _sampled(
     count: int,
     run: Run,
     advance: Callable[[int, int], None],
-) -> tuple[dict[Candidate, Sampled] | str, list[Draw]]:
+) -> tuple[dict[Configuration, Sampled] | str, list[Draw]]:
     """What came of the candidates of a choice in every draw, or why nothing did; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
     throughput = value * (
@@ -156,9 +146,7 @@ def _sampled(
     for done in range(0, len(draws), AT_ONCE):
         advance(done, len(draws))
         some = draws[done : done + AT_ONCE]
-        results += run(
-            [TrialJob(_configuration(c), scenario, seconds, what.seed, PART, vary=draw) for draw in some for c in candidates]
-        )
+        results += run([TrialJob(c, scenario, seconds, what.seed, PART, vary=draw) for draw in some for c in candidates])
     advance(len(draws), len(draws))
     failed = next((r for r, _ in results if isinstance(r, str)), None)
     if failed is not None:
@@ -180,10 +168,3 @@ AT_ONCE = 20
 """Draws that are simulated between two signs of life."""
 _SOME_USERS = 16
 """Users taken for an open loop, to guess how many tokens come in a second: more only make draws shorter."""
-
-
-def _configuration(c: Candidate) -> Configuration:
-    if c.policy == NO_DRAFTER:
-        return Configuration("none", 0, c.policy, "none", c.request_cap)
-    r = c.recording
-    return Configuration(r.drafter, r.gamma, c.policy, r.confidences, c.request_cap)

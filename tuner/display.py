@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from harness.console import print_table, say
+from harness.console import print_json, print_table, say
 from results.figures.study import HowFar, choice
 from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.capacity import dollars_per_million, gpus_for, held
+from simulator.configuration import Configuration
 from simulator.decision import Decision, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
+from simulator.numbers import counted
 from simulator.sla import Sla, attained, promises
 from tuner.objective import WANTED
 from tuner.study import StudyPlan
-from tuner.trial import Trial, closest, configuration_of
+from tuner.trial import Trial, closest
 
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
@@ -32,7 +33,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     if all(found["winner"] is None for found in study["loads"].values()) and study["study"]["finished_at"] is not None:
         raise InputError(_nobody(study))
     if as_json:
-        print(json.dumps(study, default=str))
+        print_json("study", study)
         return
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)
@@ -72,7 +73,7 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
     with store.reading() as connection:
         kept = {load: msgspec.to_builtins(d) for load, d in decisions(connection, row["study_id"]).items()}
     for load in map(str, plan.loads):
-        trials = [Trial.read(r) for r in studies.trials(row["study_id"], load)]
+        trials = [Trial.read(r, plan.drafting) for r in studies.trials(row["study_id"], load)]
         confirmed = [c for c in confirmations if c["load"] == load]
         near = closest(trials)
         result["loads"][load] = {
@@ -82,7 +83,8 @@ def describe(store: Store, study_id: str) -> dict[str, Any]:
             "winner": confirmed[0] if confirmed else None,
             "beside": confirmed[1:],
             "closest": None if near is None else {
-                "configuration": str(near.configuration), "violations": dict(near.last.violations), "figures": near.figures
+                "configuration": near.configuration.in_full, "violations": dict(near.last.violations),
+                "figures": near.figures,
             },
             "sensitivities": [s for s in sensitivities if s["load"] == load],
         }  # fmt: skip
@@ -97,7 +99,7 @@ def load_label(text: str) -> str:
 def replicated(study: dict[str, Any]) -> str:
     """The hardware of a study, and how many replicas of it there are."""
     profile, replicas = study["profile"], study["plan"]["replicas"]
-    gpus = f"{profile['gpus']} GPU{'s' * (profile['gpus'] > 1)}"
+    gpus = counted(profile["gpus"], "GPU")
     return f"{profile['name']}, {replicas} replicas of {gpus} each" if replicas > 1 else str(profile["name"])
 
 
@@ -138,8 +140,8 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     say(
         console,
-        f"\n{load_label(load)} · {tried} configurations tried, {counts['cut']} of them shortly{failed} · below: "
-        f"{winner['prompts']} prompts the search has not seen, drawn {winner['draws']} times",
+        f"\n{load_label(load)} · {counted(tried, 'configuration')} tried, {counts['cut']} of them shortly{failed} · below: "
+        f"{counted(winner['prompts'], 'prompt')} the search has not seen, drawn {counted(winner['draws'], 'time')}",
     )
     bounds = _promised(plan)
     gained = "gain over it" if WANTED[plan["objective"]][0] != "tps" else "gain over it (tok/s of a user)"
@@ -171,27 +173,36 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
 
 
 def capacity(load: str, study: dict[str, Any]) -> list[str]:
-    """How much of a load the winner holds, the GPUs of a whole service, and what tokens cost."""
+    """Whether enough came to tell how much of a load is held, the GPUs of a whole service, and what tokens cost."""
     plan, figures, lines = study["plan"], study["loads"][load]["winner"]["figures"], list[str]()
-    times, at = figures.get("headroom"), Load.parse(load)
-    room = study["loads"][load]["winner"]["request_cap"] * plan["replicas"]
-    if at.users is not None and at.users > room:  # what decides is said there; so many users hold whatever waits
-        if study["loads"][load]["decision"] is None:
-            lines.append(f"{room} of {at.users} users run at a time, the others wait for a place")
-    elif times is None and "headroom" in figures:
-        lines.append(f"{figures['finished']:.0f} requests are too few to tell how much is held: give more --seconds")
-    elif times is not None:
-        lines.append(
-            f"holds up to {held(times)} this load within the promise, on the held-out prompts, if the profile is right"
-        )
-    if plan["users"] is not None and times is not None and isinstance(at, Users):
-        gpus = gpus_for(plan["users"], at, times, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
-        each = f"up to {round(at.users * times) / plan['replicas']:g} users on a replica"
-        lines.append(f"{plan['users']:,} users need {gpus} GPUs: {each}" if gpus else "a replica holds not one user")
+    decision, at = study["loads"][load]["decision"], Load.parse(load)
+    if decision is None:  # studies of the first versions
+        if (times := figures.get("headroom")) is not None:
+            lines.append(f"holds up to {held(times)} this load within the promise, if the profile is right")
+    elif plan["slas"] and not decision["reason"] and decision["holds"] is None:
+        lines.append(f"too few requests to tell how much is held ({figures['finished']:.0f}): give more --seconds")
+    elif plan["users"] is not None and decision["holds"] is not None and isinstance(at, Users):
+        lines.append(_gpus(at, decision["holds"], study))
     if plan["gpu_hour"] is not None:
         cost = dollars_per_million(figures["throughput"], plan["gpu_hour"])
         lines.append(f"${cost:.3g} per million output tokens, at ${plan['gpu_hour']:g} for an hour of a GPU")
     return lines
+
+
+def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
+    """The GPUs that the users of a whole service need, `holds` times the load being held."""
+    plan = study["plan"]
+    most, fewest, gpus = (
+        gpus_for(plan["users"], load, holds[end], replicas=plan["replicas"], gpus=study["profile"]["gpus"])
+        for end in ("low", "high", "value")
+    )
+    if gpus is None:
+        return "a replica holds not one user"
+    on_each = float(f"{round(load.users * holds['value']) / plan['replicas']:.4g}")
+    each = f"up to {counted(on_each, 'user')} on a replica"
+    range_ = f"{fewest or gpus:,} to {most:,}" if most else f"{fewest or gpus:,} or more, or more than any number"
+    need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus, 'GPU')}"
+    return f"{need} (95 %: {range_}): {each}"
 
 
 def _promised(plan: dict[str, Any]) -> list[str]:
@@ -207,12 +218,12 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if off:
         lines.append(f"off by 20 %: {HowFar.of(off)}")
     for s in off:
-        instead = f"; of those compared {configuration_of(s['best'])} is best then" if s["moved"] else ""
+        instead = f"; of those compared {_configuration(s['best'])} is best then" if s["moved"] else ""
         if not s["keeps"]:
             lines.append(f"· with {s['what']} the winner breaks a bound{instead}")
         elif s["moved"]:
             lines.append(
-                f"· with {s['what']} {configuration_of(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
+                f"· with {s['what']} {_configuration(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
             )
     if not found["winner"]["feasible"]:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
@@ -242,9 +253,9 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     broken = [name for name, v in near["violations"].items() if v > 0]
     reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
-        return f"none of {tried} configurations was simulated in full; give more --trials"
+        return f"none of {counted(tried, 'configuration')} was simulated in full; give more --trials"
     bounds, f = " and ".join(_promised(plan)) or "up", near["figures"]
-    said = f"none of {tried} configurations keeps {bounds}; the closest, {near['configuration']}: {reached}"
+    said = f"none of {counted(tried, 'configuration')} keeps {bounds}; the closest, {near['configuration']}: {reached}"
     if not f["p5_tps"] or f["p95_ttft"] is None:
         return said
     speed, wait = f"{f['p5_tps']:.3g} tok/s or more", f"the first token in {1e3 * f['p95_ttft']:,.0f} ms"
@@ -253,7 +264,12 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
 
 def _who(row: dict[str, Any]) -> str:
     """A configuration without its request cap."""
-    return str(configuration_of(row)).rpartition(" cap ")[0]
+    return str(Configuration.read(row, "sampled").system)
+
+
+def _configuration(row: dict[str, Any]) -> str:
+    """A configuration with its request cap."""
+    return Configuration.read(row, "sampled").in_full
 
 
 def _interval(row: dict[str, Any], name: str, form: str) -> str:

@@ -32,11 +32,8 @@ def k_by_batch(trace: Trace, mix: Mix, cost: StepCost, ends: Sequence[int], *, w
         load = StepLoad(last, context_tokens=last * context)
         counts = [0, trace.gamma] if whole else list(range(trace.gamma + 1))
         seconds = np.array([cost.seconds(load, k, last * k) for k in counts])
-        k = counts[int(np.argmax(tokens[counts] / seconds))]
-        if rows and rows[-1][1] == k:
-            rows.pop()
-        rows.append((last, k))
-    return PolicySpec("k_by_batch", "/".join(f"{last}={k}" for last, k in rows))
+        rows.append((last, counts[int(np.argmax(tokens[counts] / seconds))]))
+    return PolicySpec.table(rows)
 
 
 def row_ends(loads: Iterable[Load], request_cap: int, replicas: int) -> list[int]:

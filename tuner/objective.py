@@ -10,17 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from simulator.configuration import Configuration
 from simulator.decision import Draw
 from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 from simulator.simulation import EngineLimits, Prepared, Setup, prepare, redrawn, simulate
 from simulator.sla import Sla, promises
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey
-from tuner.space import Configuration
 
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
 WANTED: dict[str, tuple[str, ...]] = {
@@ -117,7 +117,7 @@ class TrialWorker:
 
     def _recorded(self, job: TrialJob) -> Prepared:
         c = job.configuration
-        walked = self._bare if c.drafter == "none" else c.recording(self._bare.drafting)
+        walked = self._bare if c.recording == NO_RECORDING else c.recording
         key = TraceKey(job.part, walked)
         if (key, job.draw) not in self._prepared:
             if (key, None) not in self._prepared:

@@ -16,8 +16,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from scipy.stats import qmc
 
+from simulator.configuration import Configuration
 from tuner.objective import WANTED, Objective
-from tuner.space import COORDINATES, Configuration, Leaf, PointChooser, Space, SuggestedChooser, leaf
+from tuner.space import COORDINATES, Leaf, PointChooser, Space, SuggestedChooser, leaf
 from tuner.trial import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

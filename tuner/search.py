@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from simulator.configuration import Configuration
 from simulator.records import Recording
 from simulator.simulation import ready
 from simulator.traces import Trace
 from tuner.objective import Figures, Objective, Scenario, TrialJob, TrialWorker, mean_of
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, ProposedTrial, propose
-from tuner.space import Configuration, Space
+from tuner.space import Space
 from tuner.trial import Trial, TrialRung
 
 if TYPE_CHECKING:  # these take seconds

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from simulator.configuration import Configuration
 from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Users
+from simulator.numbers import counted
+from simulator.policies import NO_DRAFTER
 from tuner.confirmation import SHARE, SHORTEST_S
 from tuner.objective import Objective, Scenario, TrialJob
 from tuner.search import Run
-from tuner.space import Configuration
 from tuner.trial import Trial, TrialRung, best_of_kinds, ordered
 
 OFF = 0.2
@@ -38,20 +40,26 @@ class _Knob(NamedTuple):
 
 
 def _same_block(other: Configuration, winner: Configuration) -> bool:
-    return (other.drafter, other.gamma) == (winner.drafter, winner.gamma)
+    return (other.recording.drafter, other.recording.gamma) == (winner.recording.drafter, winner.recording.gamma)
 
 
 KNOBS = (
-    _Knob("drafter", lambda c: c.drafter),
-    _Knob("γ", lambda c: c.gamma, lambda other, winner: other.drafter == winner.drafter),
-    _Knob("policy", lambda c: c.policy.name, lambda other, winner: "none" not in (other.drafter, winner.drafter)),
+    _Knob("drafter", lambda c: c.recording.drafter),
+    _Knob("γ", lambda c: c.recording.gamma, lambda other, winner: other.recording.drafter == winner.recording.drafter),
+    _Knob(
+        "policy",
+        lambda c: c.policy.name,
+        lambda other, winner: NO_DRAFTER not in (other.policy, winner.policy),
+    ),
     _Knob(
         "parameter of the policy",
         lambda c: str(c.policy),
         lambda other, winner: other.policy.name == winner.policy.name and _same_block(other, winner),
     ),
     _Knob(
-        "confidences", lambda c: c.confidences, lambda other, winner: "none" not in (other.confidences, winner.confidences)
+        "confidences",
+        lambda c: c.recording.confidences,
+        lambda other, winner: "none" not in (other.recording.confidences, winner.recording.confidences),
     ),
     _Knob("request cap", lambda c: c.request_cap),
 )
@@ -137,10 +145,14 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
             at_least_one = load.users + (1 if factor > 1 else -1)
             users = (max if factor > 1 else min)(at_least_one, round(load.users * factor))
             if users >= 1:
-                yield "load", f"{users} users", replace(scenario, load=Users(users, load.think_s))
+                yield "load", counted(users, "user"), replace(scenario, load=Users(users, load.think_s))
         elif isinstance(load, Arrivals):
             rate = f"{load.rate_per_s * factor:g}"  # as one would ask for it
-            yield "load", f"{rate} requests a second", replace(scenario, load=Arrivals(float(rate), load.cv))
+            yield (
+                "load",
+                f"{counted(float(rate), 'request')} a second",
+                replace(scenario, load=Arrivals(float(rate), load.cv)),
+            )
         else:
             yield "load", f"{label} of the load", replace(scenario, load=load.times(factor))
         profile = slower(scenario.profile, "verify", factor)

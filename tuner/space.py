@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from simulator.configuration import Configuration
 from simulator.errors import InputError
-from simulator.policies import NO_DRAFTER, PolicySpec, policy_class
-from simulator.records import Confidences, KeptDrafting, Recording, System
+from simulator.policies import PolicySpec, policy_class
+from simulator.records import Confidences, Recording
 
 T = TypeVar("T")
 
@@ -27,44 +28,6 @@ THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
 LAGS = (1, 2, 3, 4)
 EMAS = (0.0, 0.5, 0.8)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Configuration:
-    """What to run."""
-
-    drafter: str
-    """`none` for plain decoding."""
-    gamma: int
-    """Drafted block size, as recorded; 0 for `none`."""
-    policy: PolicySpec
-    confidences: Confidences
-    """What the policy reads; `none` if nothing."""
-    request_cap: int
-    """Requests running at once."""
-
-    def __post_init__(self) -> None:
-        if self.request_cap < 1 or self.gamma < 0 or (self.drafter == "none") != (self.gamma == 0):
-            raise ValueError(f"not a configuration: {self}")
-
-    def row(self) -> dict[str, str | int]:
-        """The configuration as the database and JSON hold it."""
-        return {
-            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
-            "request_cap": self.request_cap,
-        }  # fmt: skip
-
-    def recording(self, drafting: KeptDrafting) -> Recording:
-        """The recording it is simulated on."""
-        return Recording(self.drafter, self.gamma, self.confidences, drafting)
-
-    def __str__(self) -> str:
-        return f"{System(self.recording('either'), str(self.policy))} cap {self.request_cap}"
-
-
-def plain(request_cap: int) -> Configuration:
-    """Decoding without a drafter."""
-    return Configuration("none", 0, NO_DRAFTER, "none", request_cap)
 
 
 class Chooser(Protocol):
@@ -81,19 +44,15 @@ class Chooser(Protocol):
 class Recorded:
     """A recording that can be chosen."""
 
-    drafter: str
-    gamma: int
+    recording: Recording
+    """Its key, showing no confidences."""
     confidences: tuple[Confidences, ...]
     """What its policies may read; empty without any."""
     whole: bool = False
     """Whether an engine verifies all of a draft or none: it would draft a shorter block otherwise than was recorded."""
 
-    def recording(self, drafting: KeptDrafting) -> Recording:
-        """Its key, showing no confidences."""
-        return Recording(self.drafter, self.gamma, "none", drafting)
-
     def __str__(self) -> str:
-        return f"{self.drafter} γ={self.gamma}"
+        return f"{self.recording.drafter} γ={self.recording.gamma}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +75,8 @@ class Space:
     """Rising."""
     binding: int
     """No more requests than this ever run: the users of a closed loop, or the largest cap."""
-    tables: Mapping[tuple[str, int], PolicySpec] = field(default_factory=dict)
-    """By drafter and γ, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
+    tables: Mapping[Recording, PolicySpec] = field(default_factory=dict)
+    """By recording, showing no confidences, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
@@ -132,7 +91,7 @@ class Space:
         who = choose.category("drafter", ["none", *by_name])
         cap = choose.level("request cap", self.request_caps)
         if who == "none":
-            return plain(cap)
+            return Configuration.plain(cap)
         chosen = by_name[who]
         running = min(cap, self.binding)
         kinds = [kind for kind in self.kinds_of(chosen) if self._is_itself(kind, chosen, running)]
@@ -144,7 +103,7 @@ class Space:
             read = "raw"
         elif kind in READING:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
-        return Configuration(chosen.drafter, chosen.gamma, self._policy(kind, chosen, choose, running), read, cap)
+        return Configuration(chosen.recording.showing(read), self._policy(kind, chosen, choose, running), cap)
 
     def kinds_of(self, recorded: Recorded) -> list[str]:
         """Kinds of policies that a recording allows."""
@@ -153,7 +112,7 @@ class Space:
             for kind in self.kinds
             if (kind not in READING or recorded.confidences)
             and (kind != "vllm_adaptive" or "raw" in recorded.confidences)
-            and (kind != "k_by_batch" or (recorded.drafter, recorded.gamma) in self.tables)
+            and (kind != "k_by_batch" or recorded.recording in self.tables)
         ]
 
     def _is_itself(self, kind: str, chosen: Recorded, running: int) -> bool:
@@ -162,17 +121,17 @@ class Space:
             return True
         if kind == "cutoff":
             return running > 1
-        return kind != "k_by_batch" or self.tables[chosen.drafter, chosen.gamma].within(running, chosen.gamma).k is None
+        return kind != "k_by_batch" or self.tables[chosen.recording].within(running, chosen.recording.gamma).k is None
 
     def _policy(self, kind: str, chosen: Recorded, choose: Chooser, running: int) -> PolicySpec:
         if kind == "fixed" and chosen.whole:
-            return PolicySpec.fixed(chosen.gamma)
+            return PolicySpec.fixed(chosen.recording.gamma)
         if kind == "fixed":
-            return PolicySpec.fixed(choose.level(f"k of {chosen.gamma}", range(1, chosen.gamma + 1)))
+            return PolicySpec.fixed(choose.level(f"k of {chosen.recording.gamma}", range(1, chosen.recording.gamma + 1)))
         if kind == "cutoff":
             return PolicySpec(kind, str(choose.level(f"cutoff below {running}", _powers(1, running - 1) or (1,))))
         if kind == "k_by_batch":
-            return self.tables[chosen.drafter, chosen.gamma]
+            return self.tables[chosen.recording]
         if kind == "batch_adaptive":
             return PolicySpec(kind, f"{choose.level('weight', WEIGHTS):g}")
         if kind == "threshold":

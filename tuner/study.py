@@ -21,13 +21,14 @@ from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, kept
 from simulator.capacity import check_costs
+from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
-from simulator.drafter_kinds import kind_of
 from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
@@ -35,7 +36,7 @@ from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm, times_held
+from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -43,8 +44,8 @@ from tuner.prompts import TraceKey, Traffic
 from tuner.samplers import SAMPLERS
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
-from tuner.space import KINDS, READING, Configuration, Recorded, Space, plain, request_caps
-from tuner.trial import Trial, configuration_of, ranked
+from tuner.space import KINDS, READING, Recorded, Space, request_caps
+from tuner.trial import Trial, ranked
 
 if TYPE_CHECKING:  # ray takes seconds
     from harness.cluster import Cluster
@@ -109,7 +110,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
         if self.draws < 5:
-            raise ValueError(f"--draws {self.draws}: an interval needs 5 draws of the prompts or more")
+            raise ValueError(f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more")
         if self.objective not in get_args(Objective):
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
@@ -128,8 +129,8 @@ class StudyInputs:
     traffic: Traffic
     recorded: tuple[Recorded, ...]
     weights: dict[str, float]
-    tables: dict[tuple[str, int], PolicySpec]
-    """By drafter and γ, the k-by-batch policy worked out for it."""
+    tables: dict[Recording, PolicySpec]
+    """By recording, showing no confidences, the k-by-batch policy worked out for it."""
 
     @property
     def bare(self) -> Recording:
@@ -139,12 +140,12 @@ class StudyInputs:
 
 def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
     """The recording that `none` walks: the first that can be chosen, or the first of all."""
-    return recorded[0].recording(recordings.drafting) if recorded else recordings.keys[0]
+    return recorded[0].recording if recorded else recordings.keys[0]
 
 
 def start_study(
     store: Store, run_id: str, plan: StudyPlan, watcher: Watcher,
-    *, drafting: Drafting | None = None, cluster: Cluster | None, timeout: float | None,
+    *, drafting: Drafting | None = None, cluster: Cluster | None, time_limit_s: float | None,
 ) -> str:  # fmt: skip
     """Search, confirm and store what is planned; returns the study's id. Raises InputError.
 
@@ -157,7 +158,7 @@ def start_study(
     recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
     for load in plan.loads:  # refuse before anything is stored
         space_of(plan, found, load)
-        plainly = Configuration(found.bare.drafter, found.bare.gamma, PolicySpec.fixed(0), "none", plan.request_cap)
+        plainly = Configuration(found.bare, PolicySpec.fixed(0), plan.request_cap)
         for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
             start(setup, recorded, lambda rows: None)
     row = {
@@ -167,12 +168,12 @@ def start_study(
     }  # fmt: skip
     study_id = Studies(store).create(row, profile_row(found.profile))
     with begun(store, STUDY, study_id, watcher.began):
-        carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+        carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
 
 
 def resume_study(
-    store: Store, name: str, trials: int | None, watcher: Watcher, *, cluster: Cluster | None, timeout: float | None
+    store: Store, name: str, trials: int | None, watcher: Watcher, *, cluster: Cluster | None, time_limit_s: float | None
 ) -> str:
     """Go on with a study where it stopped, or beyond, to so many trials; returns its id."""
     studies = Studies(store)
@@ -191,7 +192,7 @@ def resume_study(
         found = study_inputs(store, row["run_id"], plan, watcher)
         studies.reopen(study_id, plan_row(plan))
         with kept(store, STUDY, study_id, watcher.began):
-            carry_out(store, study_id, plan, found, watcher, cluster=cluster, timeout=timeout)
+            carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
 
 
@@ -224,13 +225,13 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             watcher.say(f"{name} γ={gamma}: left out: {said}")
             continue
         whole = engine is not None and not KIND_FACTS[key.kind].prefix
-        recorded.append(Recorded(name, gamma, recordings.offered(key), whole))
+        recorded.append(Recorded(key, recordings.offered(key), whole))
         if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
             watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     bare = bare_of(recorded, recordings)
-    traffic = Traffic(recordings, [r.recording(plan.drafting) for r in recorded] or [bare])
+    traffic = Traffic(recordings, [r.recording for r in recorded] or [bare])
     weights = traffic.shares(bare, plan.weights)
-    tables = {(r.drafter, r.gamma): _table(plan, profile, traffic, weights, r) for r in recorded}
+    tables = {r.recording: _table(plan, profile, traffic, weights, r) for r in recorded}
     return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
 
 
@@ -265,9 +266,9 @@ def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
     """The k-by-batch policy for a recording."""
-    trace = traffic.trace(TraceKey("search", recorded.recording(plan.drafting)))
+    trace = traffic.trace(TraceKey("search", recorded.recording))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
-    tokens = plan.request_cap * (recorded.gamma + 1)
+    tokens = plan.request_cap * (recorded.recording.gamma + 1)
     cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
     ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
     return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)
@@ -276,26 +277,26 @@ def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[st
 def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
     """What one runs without a tuner: no drafter, MTP-1, and each other drafter with its own block, whole or scheduled."""
     drafters = store.run(run_id)["drafters"]
-    chosen = [plain(cap)]
-    for name in dict.fromkeys(r.drafter for r in found.recorded):
-        blocks = [r for r in found.recorded if r.drafter == name]
-        block = next((r for r in blocks if r.gamma == drafters[name]["gamma"]), blocks[-1])
-        kind = KIND_FACTS.get(kind_of(name, drafters[name]))
-        k = (kind and kind.default_tokens) or block.gamma
-        chosen.append(Configuration(name, block.gamma, PolicySpec.fixed(k), "none", cap))
+    chosen = [Configuration.plain(cap)]
+    for name in dict.fromkeys(r.recording.drafter for r in found.recorded):
+        blocks = [r for r in found.recorded if r.recording.drafter == name]
+        block = next((r for r in blocks if r.recording.gamma == drafters[name]["gamma"]), blocks[-1])
+        kind = KIND_FACTS.get(block.recording.kind)
+        k = (kind and kind.default_tokens) or block.recording.gamma
+        chosen.append(Configuration(block.recording, PolicySpec.fixed(k), cap))
         if "raw" in block.confidences:
-            chosen.append(Configuration(name, block.gamma, PolicySpec("prefix_scheduler"), block.confidences[-1], cap))
+            read = block.recording.showing(block.confidences[-1])
+            chosen.append(Configuration(read, PolicySpec("prefix_scheduler"), cap))
     return chosen
 
 
 def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
     """Every trace a study may simulate."""
-    drafting = found.recordings.drafting
     keys: list[TraceKey] = []
     for part in ("search", "confirmation"):
         keys.append(TraceKey(part, found.bare))
         for r in found.recorded:
-            keys += [TraceKey(part, r.recording(drafting).showing(c)) for c in ("none", *r.confidences)]
+            keys += [TraceKey(part, r.recording.showing(c)) for c in ("none", *r.confidences)]
     return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
 
 
@@ -307,27 +308,29 @@ def carry_out(
     watcher: Watcher,
     *,
     cluster: Cluster | None,
-    timeout: float | None,
+    time_limit_s: float | None,
 ) -> None:
     """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
     studies, started = Studies(store), time.monotonic()
     run_id = studies.find(study_id)["run_id"]
-    watcher.say(f"study {study_id} · run {run_id} · {plan.trials} trials at each of {len(plan.loads)} loads")
+    watcher.say(
+        f"study {study_id} · run {run_id} · {counted(plan.trials, 'trial')} at each of {counted(len(plan.loads), 'load')}"
+    )
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
         searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
-            deadline = None if timeout is None else started + timeout * (number + 1) / len(plan.loads)
+            deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
-            starts = [(c, "start") for c in [*able, *_starts(spaces[load], plan.request_cap)]]
+            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
                 trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
             )  # fmt: skip
-            done = [Trial.read(row) for row in studies.trials(study_id, str(load))]
+            done = [Trial.read(row, plan.drafting) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
         _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
@@ -347,12 +350,12 @@ def _keeper(
     return keep
 
 
-def _starts(space: Space, cap: int) -> list[Configuration]:
+def starts_of(space: Space, cap: int) -> list[Configuration]:
     """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
-    tables = {key: table.within(min(cap, space.binding), key[1]) for key, table in space.tables.items()}
-    found = [Configuration(*key, policy, "none", cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
-    return found + [Configuration(r.drafter, r.gamma, PolicySpec("vllm_adaptive"), "raw", cap) for r in adaptive]
+    tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
+    found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
+    adaptive = [r.recording for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec("vllm_adaptive"), cap) for key in adaptive]
 
 
 def _finish(
@@ -385,10 +388,8 @@ def _finish(
             continue
         beside = _beside(best[0].configuration, chosen, found, plan)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
-        if plan.slas and rows[0]["figures"] is not None:
-            rows[0]["figures"]["headroom"] = times_held(what, rows[0], run)
         confirmations += rows
-        winners[load] = configuration_of(rows[0])
+        winners[load] = Configuration.read(rows[0], plan.drafting)
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:
         scenarios = [scenario_of(plan, found, load) for load in winners]
@@ -412,14 +413,15 @@ def _beside(
     engine = ENGINES[plan.engine]
     able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
-    if winner.drafter != "none":
-        table = found.tables[winner.drafter, winner.gamma]
-        if table.within(winner.request_cap, winner.gamma) != winner.policy:
-            beside.append(("k by batch", Configuration(winner.drafter, winner.gamma, table, "none", winner.request_cap)))
+    walked = winner.recording.showing("none")
+    if winner.policy != NO_DRAFTER:
+        table = found.tables[walked]
+        if table.within(winner.request_cap, walked.gamma) != winner.policy:
+            beside.append(("k by batch", Configuration(walked, table, winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), confidences="raw")
-        if winner.confidences == "estimated":
+        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), recording=walked.showing("raw"))
+        if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
         beside.append(("in vLLM", theirs))
-    bounds = [Configuration(r.drafter, r.gamma, PolicySpec("oracle"), "none", plan.request_cap) for r in found.recorded]
+    bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simulator.policies import PolicySpec
+from simulator.configuration import Configuration
+from simulator.records import KeptDrafting
 from tuner.objective import WANTED, Figures, Objective, Scenario
-from tuner.space import Configuration, Leaf
+from tuner.space import Leaf
 
+_NOBODY: Mapping[str, str] = {}
 State = Literal["complete", "cut", "failed"]
 SLACK = 0.05
 """By how much more a configuration must break a bound than another to be clearly worse."""
@@ -108,8 +110,8 @@ class Trial:
         }  # fmt: skip
 
     @classmethod
-    def read(cls, row: Mapping[str, Any]) -> Trial:
-        """From the database."""
+    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str] = _NOBODY) -> Trial:
+        """From the database; how drafts were chosen is the study's, and of which kinds drafters are is the run's."""
         domains = {k: tuple(v) if isinstance(v, list) else v for k, v in row["distributions"].items()}
         rungs = tuple(
             TrialRung(r["seconds"], _floats(r["values"]), _floats(r["half_widths"]), r["violations"])
@@ -119,15 +121,9 @@ class Trial:
         figures = row["figures"] and {k: math.nan if v is None else v for k, v in row["figures"].items()}
         return cls(
             number=row["number"], batch=row["batch"], origin=row["origin"],
-            leaf=Leaf(configuration_of(row), row["params"], domains), attributes=row["attributes"], rungs=rungs,
-            state=row["state"], error=row["error"], figures=figures, wall_s=row["wall_s"],
+            leaf=Leaf(Configuration.read(row, drafting, kinds), row["params"], domains), attributes=row["attributes"],
+            rungs=rungs, state=row["state"], error=row["error"], figures=figures, wall_s=row["wall_s"],
         )  # fmt: skip
-
-
-def configuration_of(row: Mapping[str, Any]) -> Configuration:
-    """The configuration of a row of `trials` or `confirmations`."""
-    policy = PolicySpec.parse(row["policy"])
-    return Configuration(row["drafter"], row["gamma"], policy, row["confidences"], row["request_cap"])
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -146,7 +142,7 @@ def best_of_kinds(trials: Sequence[Trial]) -> list[Configuration]:
     """The best of every recording and kind of policy, the best first."""
     found: dict[tuple[str, int, str], Configuration] = {}
     for c in (t.configuration for t in ordered(trials)):
-        found.setdefault((c.drafter, c.gamma, c.policy.name), c)
+        found.setdefault((c.recording.drafter, c.recording.gamma, c.policy.name), c)
     return list(found.values())
 
 

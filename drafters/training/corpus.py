@@ -67,7 +67,7 @@ def read_documents(folder: Path, excluded: frozenset[str] = EXCLUDED_SOURCES) ->
         raise InputError(f"{folder}: no *.jsonl with rows of domain, source, prompt, response")
     documents = []
     for file in files:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for row in map(json.loads, lines):
                 if row["source"] not in excluded:
                     turns = (*split_dialogue(row["prompt"]), row["response"])

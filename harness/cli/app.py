@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from harness.cli.baseline import baseline
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware
@@ -19,14 +17,11 @@ from harness.cli.show import show
 from harness.cli.simulate import simulate
 from harness.cli.synthesize import synthesize
 from harness.cli.validate import validate
-from harness.console import Commands
+from harness.console import program
 
-app = typer.Typer(
-    name="harness",
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Benchmark speculative decoding: record real target/draft pairs, keep everything in DuckDB, report.",
+app = program(
+    "harness",
+    "Benchmark speculative decoding: record real target/draft pairs, keep everything in DuckDB, report.",
 )
 
 

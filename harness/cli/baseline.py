@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import user_errors
+from harness.console import print_json, user_errors
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 
 def baseline(
@@ -37,7 +37,7 @@ def baseline(
         write_baseline(made, file)
         told = {"run": run_id, "file": str(file), "prompts": len(made.prompts), "drafters": list(made.drafters)}
         if as_json:
-            print(json.dumps(told))
+            print_json("baseline", told)
         else:
-            print(f"run {run_id}: {len(made.prompts)} prompts with {', '.join(made.drafters)} → {file}")
+            print(f"run {run_id}: {counted(len(made.prompts), 'prompt')} with {', '.join(made.drafters)} → {file}")
             print(f"commit it; later: harness compare {file} latest --fail-on-regression 2%")

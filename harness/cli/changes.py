@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from rich.cells import cell_len
 
 from harness.console import fitting, plain_console, say
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from results.change import Change
@@ -91,13 +91,13 @@ def _title(found: Comparison) -> str:
     return f"{found.first} → {found.second}" + (f" ({found.about})" if found.about else "")
 
 
-def as_json(found: Comparison, gate: Gate | None) -> str:
-    """Everything, on one line."""
+def content(found: Comparison, gate: Gate | None) -> dict[str, Any]:
+    """Everything, ready for JSON."""
     told = dataclasses.asdict(found)
     if gate is not None:
         told["regressions"] = [dataclasses.asdict(change) for change in found.regressions(gate.tolerance)]
         told["gate"] = {**dataclasses.asdict(gate), "sentences": sentences(gate)}
-    return json.dumps(told)
+    return told
 
 
 def sentences(gate: Gate | None) -> list[str]:
@@ -116,7 +116,8 @@ def sentences(gate: Gate | None) -> list[str]:
         found = [f"{gate.outcome}: {'; '.join([*told, *more])}"]
     if gate.undecided:
         widest = max(gate.undecided, key=lambda row: 1.0 if row.change.sees is None else row.change.sees)
-        rest = f"{len(gate.undecided)} rows hold nothing up and exclude no loss of {tolerance}, the least sure of them"
+        undecided = counted(len(gate.undecided), "row")
+        rest = f"{undecided} that hold nothing up exclude no loss of {tolerance}, the least sure of them"
         found.append(f"{rest} {_named(widest.change)}{_interval_of(widest.change)}")
     return found
 
@@ -167,7 +168,7 @@ def _worse(change: Change) -> str:
     if change.verdict == "only in the first":
         return f"{_named(change)} is gone"
     if change.verdict == "prompts gone":
-        return f"{_named(change)}: {change.gone} prompts are gone"
+        return f"{_named(change)}: {counted(change.gone or 0, 'prompt')} gone"
     return f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
 
 

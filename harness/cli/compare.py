@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import AsJson, Out
-from harness.console import user_errors
+from harness.console import print_json, user_errors
 from simulator.errors import InputError
 from simulator.numbers import as_share
 
@@ -29,7 +29,7 @@ def compare(
         str | None, typer.Argument(metavar="SECOND", help="The run that is now; by default the latest.", show_default=False)
     ] = None,
     drafters: Annotated[
-        str | None, typer.Option(metavar="OLD,NEW", help="Compare two drafters of the run FIRST, prompt by prompt.")
+        list[str] | None, typer.Option(metavar="OLD,NEW", help="Compare two drafters of the run FIRST, prompt by prompt.")
     ] = None,
     fail_on_regression: Annotated[
         str | None,
@@ -59,12 +59,11 @@ def compare(
             raise InputError(f"{option}: is of a gate; add --fail-on-regression 2%")
         if junit is not None and not (junit.parent.is_dir() and os.access(junit.parent, os.W_OK) and not junit.is_dir()):
             raise InputError(f"--junit {junit}: cannot be written there")
-        pair = None if drafters is None else _two(drafters, second)
+        pair = None if drafters is None else _two(",".join(drafters), second)
 
-        from harness.cli.changes import as_json as json_of
+        from harness.cli.changes import content, print_changes
         from harness.cli.changes import junit as junit_of
         from harness.cli.changes import markdown as markdown_of
-        from harness.cli.changes import print_changes
         from results.gate import judge
         from results.store.database import Store
 
@@ -72,8 +71,10 @@ def compare(
         gate = None if tolerance is None else judge(found, tolerance)
         if junit is not None and gate is not None:
             junit.write_text(junit_of(found, gate), encoding="utf-8")
-        if as_json or markdown:
-            print(json_of(found, gate) if as_json else markdown_of(found, gate))
+        if as_json:
+            print_json("comparison", content(found, gate))
+        elif markdown:
+            print(markdown_of(found, gate))
         else:
             print_changes(found, gate)
         if gate is not None and gate.outcome == "worse":

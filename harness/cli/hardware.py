@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import stops
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, print_table, user_errors
+from harness.console import plain_console, print_json, print_table, user_errors
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,25 +29,35 @@ def hardware(
 
     with user_errors("harness"):
         if name is not None:
-            print(dump_profile(find_profile(name)))
+            made = dump_profile(find_profile(name))
+            if as_json:
+                print_json("profile", {"profile": json.loads(made)})
+            else:
+                print(made)
             return
-        found = {name: find_profile(name) for name in bundled_profiles()}
+        rows = [_row(name, find_profile(name)) for name in bundled_profiles()]
         for file in sorted((out / "hardware").glob("**/*.json")):
             try:
-                found[str(file)] = find_profile(str(file))
+                rows.append(_row(str(file), find_profile(str(file)), file))
             except InputError as error:  # a list of the others is still of use
-                typer.echo(f"left out: {error}", err=True)
-        rows = [(name, *_facts(profile)) for name, profile in found.items()]
+                stops.say(f"left out: {error}")
         if as_json:
-            keys = ("profile", "gpus", "context_tokens", "source", "measured")
-            print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+            print_json("hardware", {"profiles": rows})
             return
-        heads = ("profile", "GPUs", "context tokens that fit", "source", "measured")
-        lines = [(name, str(gpus), f"{tokens:,}", *rest) for name, gpus, tokens, *rest in rows]
-        console = plain_console()
-        print_table(console, heads, lines, ("measured", "GPUs"))
+        lines = [
+            (row["profile"], str(row["gpus"]), f"{row['context_tokens']:,}", row["source"], row["date"] or "–")
+            for row in rows
+        ]
+        heads = ("profile", "GPUs", "context that fits", "source", "date")
+        print_table(plain_console(), heads, lines, ("date", "GPUs"))
 
 
-def _facts(profile: Profile) -> tuple[int, int, str, str]:
-    """GPUs, context tokens, source, and when it was measured, empty where it was not."""
-    return profile.gpus, profile.kv_capacity_tokens, profile.source, profile.provenance.get("date", "")
+def _row(name: str, profile: Profile, file: Path | None = None) -> dict[str, Any]:
+    """What is known of a profile; of a file of one's own that does not say when it was made, when it was written."""
+    date = profile.provenance.get("date")
+    if date is None and file is not None:
+        date = f"{datetime.fromtimestamp(file.stat().st_mtime, UTC):%Y-%m-%d}"
+    return {
+        "profile": name, "gpus": profile.gpus, "context_tokens": profile.kv_capacity_tokens, "source": profile.source,
+        "date": date,
+    }  # fmt: skip

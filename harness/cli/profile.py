@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,8 +10,9 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out
-from harness.console import listed, plain_console, say, user_errors, watching
+from harness.console import listed, plain_console, print_json, say, user_errors, watching
 from simulator.drafter_kinds import LEARNED
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from harness.hardware.measure import ProfileQuality
@@ -32,7 +32,7 @@ def profile(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Of an architecture's random weights; auto: bfloat16 where the device computes in it by itself."),
     ] = "auto",
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    time_limit: Annotated[float, typer.Option(help="About how long to measure, in seconds.")] = 60.0,
     max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
@@ -47,8 +47,8 @@ def profile(
 
     with user_errors("harness"):
         effort = Effort(
-            seconds=seconds, seed=seed, max_requests=max_requests, context_tokens=context_tokens, memory_gb=memory_gb,
-            graphs=graphs,
+            time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
+            memory_gb=memory_gb, graphs=graphs,
         )  # fmt: skip
         with watching() as watcher:
             if architecture is None:
@@ -69,11 +69,7 @@ def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_j
     if as_json:
         from simulator.hardware.profile import dump_profile
 
-        print(
-            json.dumps(
-                {"profile": json.loads(dump_profile(profile)), "quality": dataclasses.asdict(quality), "file": str(file)}
-            )
-        )
+        print_json("profile", {"profile": json.loads(dump_profile(profile)), "quality": quality, "file": file})
         return
     console = plain_console()
     console.print(
@@ -86,5 +82,7 @@ def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_j
     console.print(table)
     errors = ", ".join(f"{part} {median:.0%} ({worst:.0%})" for part, (median, worst) in quality.errors.items())
     say(console, f"error against the measured points, median (worst): {errors}")
-    console.print(f"spread of repetitions {quality.spread[0]:.0%} ({quality.spread[1]:.0%}), {quality.points} points")
+    console.print(
+        f"spread of repetitions {quality.spread[0]:.0%} ({quality.spread[1]:.0%}), {counted(quality.points, 'point')}"
+    )
     console.print(str(file), soft_wrap=True, markup=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,8 +12,9 @@ import typer
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import checked, listed, user_errors, watching
+from harness.console import checked, joined, listed, print_json, user_errors, watching
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from harness.recording.run import RecordingEstimate
@@ -32,20 +32,25 @@ def record(
         Literal["dense", "live"],
         typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
     ] = "dense",
-    block_sizes: Annotated[str | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")] = None,
-    responses: Annotated[Path | None, typer.Option(help="Responses of another engine, one JSON a line.")] = None,
+    block_sizes: Annotated[
+        list[str] | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")
+    ] = None,
+    responses: Annotated[
+        list[Path] | None, typer.Option(help="Responses of another engine, one JSON a line (repeatable).")
+    ] = None,
     engine: Annotated[
         Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
     ] = "specyard",
     drafting: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Ways to draft, by default sampled,greedy (as the papers, as vLLM by default); live: sampled."),
     ] = None,
     fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with one <task>.jsonl a task.")] = None,
     source: Annotated[
-        Literal["bundled", "hub"], typer.Option(help="Where prompts come from without --data-dir.")
+        Literal["bundled", "hub"],
+        typer.Option(help="Without --data-dir: the prompts in the suite's folder, or those of the hub."),
     ] = "bundled",
     temperature: Annotated[float | None, typer.Option(help="Overrides the suite's.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Overrides the suite's.")] = None,
@@ -90,10 +95,10 @@ def record(
                 with checked():
                     plan = RecordingPlan(
                         generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),
-                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(block_sizes),
+                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(joined(block_sizes)),
                         data_dir=None if data_dir is None else str(data_dir.resolve()),
-                        responses=None if responses is None else str(responses.resolve()),
-                        drafting=_draftings(drafting, mode), mode=mode, source=source, limit=limit, drafters=listed(drafter),
+                        responses=_files(responses), drafting=_draftings(joined(drafting), mode), mode=mode,
+                        source=source, limit=limit, drafters=listed(drafter),
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip
@@ -170,6 +175,12 @@ def _draftings(text: str | None, mode: Literal["dense", "live"]) -> tuple[Drafti
     return found
 
 
+def _files(paths: list[Path] | None) -> str | list[str] | None:
+    """Files, each once, made independent of the current folder; one by itself as it is kept in plans."""
+    names = list(dict.fromkeys(str(path.resolve()) for path in paths or []))
+    return names if len(names) > 1 else next(iter(names), None)
+
+
 def _absolute(name: str) -> str:
     """A path that exists, made independent of the current folder; any other name as it is."""
     path = Path(name)
@@ -179,16 +190,16 @@ def _absolute(name: str) -> str:
 def print_estimate(costs: RecordingEstimate, *, as_json: bool) -> None:
     """What a recording would cost."""
     if as_json:
-        print(json.dumps(dataclasses.asdict(costs)))
+        print_json("estimate", dataclasses.asdict(costs))
         return
     each, probe = costs.anchor_bytes / max(costs.anchors, 1), costs.probe
     basis = "as given" if costs.given else "at most: if every response runs to the limit"
     generation = "" if costs.given else f"{probe.generate_s * 1e3:.2f} ms to generate a token, "
     print(
-        f"{costs.responses:,} responses and {costs.anchors:,} anchors ({basis})\n"
+        f"{counted(costs.responses, 'response')} and {counted(costs.anchors, 'anchor')} ({basis})\n"
         f"{_size(costs.anchor_bytes)} on disk: {each:.0f} bytes an anchor, two numbers a drafted position\n"
         f"({_size(costs.hidden_state_bytes)} the target's hidden states of the same text: recomputed, never kept)\n"
-        f"about {costs.seconds / 60:.1f} minutes on {costs.workers} workers: {generation}"
+        f"about {costs.seconds / 60:.1f} minutes on {counted(costs.workers, 'worker')}: {generation}"
         f"{probe.record_s * 1e3:.2f} ms to record a token with all drafters; timing drafters live comes on top"
     )
 

@@ -3,8 +3,6 @@ a damaged one."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, user_errors
+from harness.console import plain_console, print_json, user_errors
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -85,11 +84,13 @@ def rescue(
         into = to or out / "specyard.rescued.duckdb"
         found = rescuing.rescue(file, into, lambda text: print(text, file=sys.stderr))
         if as_json:
-            print(json.dumps({"file": str(into), "tables": [dataclasses.asdict(each) for each in found]}))
+            print_json("rescue", {"file": into, "tables": found})
             return
         for each in found:
             if each.rows or each.lost:
-                print(f"{each.table}: {each.rows:,} rows" + (f", {each.lost:,} cannot be read" if each.lost else ""))
+                print(
+                    f"{each.table}: {counted(each.rows, 'row')}" + (f", {each.lost:,} cannot be read" if each.lost else "")
+                )
         print(f"{into}: what can be read of {file}, which stays as it is; to use it, move it to the name {file.name}")
 
 
@@ -108,11 +109,13 @@ def _take_out(store: Store, chosen: Sequence[Holding], *, yes: bool, as_json: bo
     if not as_json:
         _print(chosen)
     asked = bool(chosen) and not yes and not as_json and sys.stdin.isatty()
-    does = bool(chosen) and (yes or (asked and typer.confirm(f"remove these {len(chosen)}?", err=True)))
+    does = bool(chosen) and (
+        yes or (asked and typer.confirm(f"remove {'this one' if len(chosen) == 1 else f'these {len(chosen)}'}?", err=True))
+    )
     freed = take_out(store, chosen) if does else 0
     if as_json:
         listed = [{"kind": each.word, "id": each.id, "run": each.run_id} for each in chosen]
-        print(json.dumps({"listed": listed, "removed": does, "bytes_freed": freed}))
+        print_json("removal", {"listed": listed, "removed": does, "bytes_freed": freed})
     elif does:
         held = "; another process reads it, so the space is used again and not given back yet"
         print(f"removed; {store.file} is {freed / 1e6:.1f} MB smaller" + held * (freed <= 0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +9,7 @@ import typer
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.cli.show import domain_order
-from harness.console import listed, plain_console, print_table, user_errors, watching
+from harness.console import listed, plain_console, print_json, print_table, user_errors, watching
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -58,7 +56,7 @@ def replay(
 def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
     """What came of replaying policies."""
     if as_json:
-        print(json.dumps([dataclasses.asdict(r) for r in rows]))
+        print_json("replay", {"replays": rows})
         return
     domains = sorted({r.domain for r in rows}, key=lambda domain: domain_order({"domain": domain}))
     heads, lines = ["accepted length τ / verified a round", *domains, "accepted"], list[list[str]]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.cli.options import AsJson, Out
-from harness.console import user_errors
+from harness.console import print_json, user_errors
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -23,7 +22,7 @@ def report(
         list[str] | None, typer.Argument(metavar="RUN…", help="Run ids, the start of one, or `latest`, the default.")
     ] = None,
     study: Annotated[str | None, typer.Option(metavar="STUDY", help="By default the latest of these runs.")] = None,
-    sim: Annotated[str | None, typer.Option(metavar="SIM", help="A sweep; by default the latest of these runs.")] = None,
+    sweep: Annotated[str | None, typer.Option(metavar="SWEEP", help="A sweep; by default the latest of these runs.")] = None,
     form: Annotated[
         Literal["html", "png", "csv"],
         typer.Option("--format", help="One page, or every figure as a picture or as a table of its own."),
@@ -41,9 +40,13 @@ def report(
     from results.store.database import Store
 
     with user_errors("harness"):
-        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sim, study=study, form=form, to=to)
-        made: Any = str(files[0]) if form == "html" else [str(file) for file in files]
-        print(json.dumps({"report": made}) if as_json else "\n".join(map(str, files)))
+        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sweep, study=study, form=form, to=to)
+        if not as_json:
+            print("\n".join(map(str, files)))
+        elif form == "html":
+            print_json("report", {"report": files[0]})
+        else:
+            print_json("figures", {"figures": files})
 
 
 def write_report(store: Any, run_id: str) -> Path:

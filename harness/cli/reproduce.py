@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import AsJson, Out
-from harness.console import user_errors
+from harness.console import print_json, user_errors
 from simulator.errors import InputError
 
 
@@ -27,8 +27,6 @@ def reproduce(
     with user_errors("harness"):
         if what not in ("paper", "field", "all"):
             raise InputError(f"reproduce {what}: no such thing; there are paper, field and all")
-        import msgspec
-
         from harness.console import watching
         from harness.parts import Parts
         from harness.published.fidelity import Check, page, paper_checks
@@ -62,4 +60,7 @@ def reproduce(
             lines = field_lines(found["field"])
         if what == "all":
             lines = [page(found["qwen3-4b"], found["paper"], found["field"]).rstrip()]
-        print(msgspec.json.encode(found if what == "all" else found[what]).decode() if as_json else "\n".join(lines))
+        if as_json:
+            print_json("reproduction", found)
+        else:
+            print("\n".join(lines))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.options import AsJson, Out
-from harness.console import plain_console, print_table, user_errors
+from harness.console import plain_console, print_json, print_table, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -33,7 +32,7 @@ def print_runs(store: Store, *, as_json: bool) -> None:
         ).fetchall()
     names = ("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses", "failure")
     if as_json:
-        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
+        print_json("runs", {"runs": [dict(zip(names, row, strict=True)) for row in rows]})
         return
     failed = any(row[-1] for row in rows)
     lines = [

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import checked, listed, plain_console, print_table, user_errors, watching
+from harness.console import checked, joined, listed, plain_console, print_json, print_table, user_errors, watching
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -20,7 +18,9 @@ if TYPE_CHECKING:  # these take seconds
 def sensitivity(
     name: RunName = "latest",
     hardware: Annotated[str | None, typer.Option(help="A profile: device/model, or the file of one's own.")] = None,
-    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = "4,32,256",
+    concurrency: Annotated[
+        list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
+    ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler.")
@@ -49,7 +49,7 @@ def sensitivity(
         if hardware is None:
             raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
         store = Store(out / "specyard.duckdb")
-        loads: list[Load] = [Users(n) for n in counts("--concurrency", concurrency)]
+        loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():
             plan = SweepPlan(
                 profile=find_profile(hardware), loads=loads, policies=policies_of(listed(policy)), drafters=listed(drafter),
@@ -63,7 +63,7 @@ def sensitivity(
 def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
     """How far things may be off before another configuration wins."""
     if as_json:
-        print(json.dumps([dataclasses.asdict(t) for t in found]))
+        print_json("sensitivity", {"sensitivities": found})
         return
     heads = ("what is off", "holds from", "to", "lost at ±30 %", "then wins")
     lines, last = list[list[str]](), None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import plain_console, print_table, say, user_errors
+from harness.console import plain_console, print_json, print_table, say, user_errors
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -37,12 +36,8 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         lengths = [row for way in DRAFTINGS for row in accepted_length(connection, run_id, way).to_dicts()]
         speeds = speed(connection, run_id).to_dicts()
     if as_json:
-        result = {
-            "run": {**row, "report": None if report is None else str(report), "database": str(store.file)},
-            "accepted_length": lengths,
-            "speed": speeds,
-        }
-        print(json.dumps(result, default=str))
+        of = {**row, "report": report, "database": store.file}
+        print_json("run", {"run": of, "accepted_length": lengths, "speed": speeds})
         return
     console = plain_console()
     if details:

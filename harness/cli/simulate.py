@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import check_resumed, checked, listed, plain_console, print_table, say, shares, user_errors, watching
+from harness.console import (
+    check_resumed,
+    checked,
+    joined,
+    listed,
+    plain_console,
+    print_json,
+    print_table,
+    say,
+    shares,
+    user_errors,
+    watching,
+)  # fmt: skip
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
 if TYPE_CHECKING:  # these take seconds
@@ -27,12 +38,15 @@ def simulate(
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
     ] = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
-    concurrency: Annotated[str | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
+    concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
-    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
-        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
+        list[Path] | None,
+        typer.Option(
+            help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
@@ -48,7 +62,7 @@ def simulate(
         Literal["sampled", "greedy"] | None,
         typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
     ] = None,
-    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    mix: Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
     request_cap: Annotated[int, typer.Option(help="Requests running at once on a replica.")] = 256,
@@ -62,7 +76,7 @@ def simulate(
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
     engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
-    draws: Annotated[
+    decision_draws: Annotated[
         int, typer.Option(help="Of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,
     headroom: Annotated[
@@ -97,7 +111,7 @@ def simulate(
                 check_resumed(context)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                asked = loads("--concurrency", concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 if not asked:
@@ -110,8 +124,8 @@ def simulate(
                         weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
-                        engine=engine, draws=draws,
-                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        engine=engine, draws=decision_draws,
+                        slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(
@@ -127,13 +141,13 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from simulator.decision import told
+    from simulator.load import Load
 
     rows = store.simulations(sweep_id)
     with store.reading() as connection:
         decided = decisions(connection, sweep_id)
     if as_json:
-        found = {load: msgspec.to_builtins(d) for load, d in decided.items()}
-        print(json.dumps({"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": found}, default=str))
+        print_json("sweep", {"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": decided})
         return
     plan = read_plan(store.sweep(sweep_id)["plan"], SweepPlan)
     console = plain_console()
@@ -143,7 +157,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     promised = [promise.name for promise in promises(plan.slas)]
     loads = list(dict.fromkeys(r["load"] for r in rows))
     if len(loads) == 1:
-        say(console, _load_cell(rows[0]))
+        say(console, Load.parse(rows[0]["load"]).label)
     for promise in promised:
         say(console, f"promise: {promise}")
     best = {id(r) for load in loads for r in _best([r for r in rows if r["load"] == load])}
@@ -157,7 +171,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
         who += " (estimated)" if r["confidences"] == "estimated" else ""
         who += ("" if r["lossless"] else " (a bound)") + (f" #{r['seed']}" if replicated and len(loads) == 1 else "")
-        where = [_load_cell(r) + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
+        where = [Load.parse(r["load"]).label + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
         cells = [r["error"]] if r["error"] else _simulation_cells(r, promised, best=id(r) in best)
         cells += [] if r["error"] else [cell(r) for cell in costs.values()]
         lines.append(["" if who == last else who, *where, *cells])
@@ -175,12 +189,6 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         console.print()
         for line in told(decision):
             say(console, line)
-
-
-def _load_cell(r: dict[str, Any]) -> str:
-    if r["users"] is not None:
-        return f"{r['users']} user{'s' * (r['users'] != 1)}"
-    return r["arrivals"] or f"{r['rate_per_s']:g}/s"
 
 
 _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
@@ -225,7 +233,7 @@ def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Call
     if (gpu_hour := plan.gpu_hour) is not None:
         columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
     if (users := plan.users) is not None:
-        columns[f"GPUs for {users:,} users"] = lambda r: _gpus(plan, users, r)
+        columns[f"GPUs for {counted(users, 'user')}"] = lambda r: _gpus(plan, users, r)
     return columns
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from harness.cli.options import AsJson, Out, RunName
-from harness.console import listed, plain_console, print_table, say, user_errors, watching
+from harness.console import joined, listed, plain_console, print_json, print_table, say, user_errors, watching
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -24,7 +24,9 @@ def validate(
         str | None,
         typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
     ] = None,
-    concurrency: Annotated[str, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32.")] = "1..32",
+    concurrency: Annotated[
+        list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32; the default.")
+    ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
     policy: Annotated[
         list[str] | None,
@@ -34,8 +36,10 @@ def validate(
         Literal["sampled", "greedy"] | None,
         typer.Option(help="How drafts are chosen, live and simulated; by default as the engine does: sampled, vLLM greedy."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long to measure: profile and live points together.")] = 420.0,
-    max_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
+    time_limit: Annotated[
+        float, typer.Option(help="About how long to measure, in seconds: profile and live points together.")
+    ] = 420.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
     seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
     out: Out = Path("runs"),
     as_json: AsJson = False,
@@ -44,6 +48,7 @@ def validate(
     from harness.validation.plan import ValidationPlan
     from harness.validation.run import validate_run
     from results.store.database import Store
+    from simulator.hardware.catalogue import find_profile
     from simulator.load import counts
     from simulator.policies import policies_of
 
@@ -51,18 +56,20 @@ def validate(
         store = Store(out / "specyard.duckdb")
         policies = policies_of(listed(policy))
         plan = ValidationPlan(
-            concurrency=tuple(counts("--concurrency", concurrency)),
+            concurrency=tuple(counts("--concurrency", joined(concurrency) or "1..32")),
             drafters=None if drafter is None else tuple(listed(drafter) or ()),
-            policies=None if policies is None else tuple(policies), seconds=seconds, max_tokens=max_tokens,
+            policies=None if policies is None else tuple(policies), time_limit_s=time_limit,
+            max_new_tokens=max_new_tokens,
             drafting=drafting, seed=seed,
         )  # fmt: skip
+        profile = None if hardware is None else find_profile(hardware)
         with watching() as watcher:
             if engine == "vllm":
                 from harness.vllm.validation import validate_vllm
 
-                validation_id = validate_vllm(store, name, plan, watcher, hardware=hardware)
+                validation_id = validate_vllm(store, name, plan, watcher, hardware=profile)
             else:
-                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=hardware)
+                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=profile)
         print_validation(store, validation_id, as_json=as_json)
         if engine == "vllm" and not as_json:
             from harness.vllm.validation import closing_lines
@@ -81,13 +88,13 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
     with store.reading() as connection:
         errors = {e.pop("quantity"): e for e in errors_of(validated(connection, validation_id)).to_dicts()}
     if as_json:
-        print(json.dumps({"validation": rows, "errors": errors}, default=str))
+        print_json("validation", {"validation": rows, "errors": errors})
         return
     console, first = plain_console(), rows[0]
     say(
         console,
         f"validation {validation_id} · run {first['run_id']} · {first['drafting']} drafts · {first['profile']} · "
-        f"live: {len(first['live_prompts'])} prompts, simulated: {len(first['trace_prompts'])} others",
+        f"live: {counted(len(first['live_prompts']), 'prompt')}, simulated: {len(first['trace_prompts'])} others",
     )
     names = {"throughput": "tok/s", "tps": "tok/s of a user", "tau": "τ", "budget": "budget"}
     heads, lines, last = ["drafter · policy", "users", *names.values(), "step time"], list[list[str]](), None

@@ -37,6 +37,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
+from simulator.numbers import counted
 from simulator.records import Round, Sampling
 
 _SHORT = 16
@@ -56,7 +57,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class Effort:
     """How much is measured. Raises InputError where a limit makes no sense."""
 
-    seconds: float = 60.0
+    time_limit_s: float = 60.0
     """Time limit, roughly; loading comes on top. Capturing graphs of a large model takes minutes."""
     seed: int = 0
     max_requests: int | None = None
@@ -69,10 +70,10 @@ class Effort:
     """Capture passes as CUDA graphs on a GPU, as engines do; the project's own loop does not."""
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "max_requests", "context_tokens", "memory_gb"):
+        for name in ("time_limit_s", "max_requests", "context_tokens", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+                raise InputError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
 
 
 class Live(NamedTuple):
@@ -180,11 +181,11 @@ def profile(
     target, drafters = measured.target, measured.drafters
     variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
     points = grid(target, variants, effort)
-    watcher.say(f"timing {len(points)} shapes for about {effort.seconds:.0f} s")
+    watcher.say(f"timing {counted(len(points), 'shape')} for about {effort.time_limit_s:.0f} s")
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
         watcher.say(
-            f"{len(timed.left_out)} large shapes were left out; --seconds gives time for them, if memory was not short"
+            f"{counted(len(timed.left_out), 'large shape')} left out; --time-limit gives time, if memory was not short"
         )
     costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
     device = device_name(target)
@@ -309,7 +310,7 @@ def _time(
         timed = time_points(
             Bench(measured.target, variants, seed=effort.seed, graphs=effort.graphs, abreast=attention is not None),
             points,
-            seconds=effort.seconds,
+            seconds=effort.time_limit_s,
             seed=effort.seed,
             advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
             others=[*(decode_with(name) for name in live), *others],
@@ -372,7 +373,7 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         "versions": ", ".join(f"{p} {versions[p]}" for p in ("specyard", "torch", "transformers", "numpy"))
         + f", Python {platform.python_version()}" + _cuda_versions(target),
         "grid": f"target {_span(timed_at['target'])} tokens, {_span(requests)} requests, contexts "
-        f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {len(points)} shapes, "
+        f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {counted(len(points), 'shape')}, "
         f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s; medians",
         "left out": f"{len(timed.left_out)} large shapes, for want of time or memory",
         "spread": "median absolute deviation of a shape's repetitions, median / worst: "

@@ -119,7 +119,7 @@ def target_of(text: str) -> tuple[str, str]:
             raise InputError(f"--target {text}: no such file")
         return text, ""
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
+        config: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError:
         config = None
     if not isinstance(config, dict) or "model_type" not in config:

@@ -19,6 +19,7 @@ from results.store.runs import RunInfo
 from results.store.subjects import RUN
 from results.store.unfinished import begun
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.records import Round
 from simulator.traces import Trace
 
@@ -118,7 +119,7 @@ def keep(told: Told, traces: Sequence[Trace], store: Store, say: Callable[[str],
     with begun(store, RUN, run_id, None):
         store.add(run_id, {"responses": _responses(traces[0]), "rounds": _plain_rounds(traces[0])})
         for trace in traces:
-            say(f"storing {trace.drafter}: {len(trace.anchors):,} anchors")
+            say(f"storing {trace.drafter}: {counted(len(trace.anchors), 'anchor')}")
             dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
             store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense, trace.drafting))
         calibrate(run_id, store, say)

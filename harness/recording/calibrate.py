@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from results.store.database import Store
 from simulator.confidence import Quality, fit_estimates, fit_temperatures, quality
+from simulator.numbers import counted
 from simulator.traces import Trace, split_of
 
 MIN_PROMPTS, MIN_ANCHORS = 8, 500
@@ -35,7 +36,7 @@ def calibrate(run_id: str, store: Store, say: Callable[[str], None]) -> None:
         if min(prompts, other_prompts) < MIN_PROMPTS or min(anchors, other_anchors) < MIN_ANCHORS:
             say(
                 f"{trace}: {'confidences stay raw' if has_head else 'confidences are not estimated'}: "
-                f"{prompts} prompts with {anchors} anchors to fit on, {other_prompts} others; "
+                f"{counted(prompts, 'prompt')} with {counted(anchors, 'anchor')} to fit on, {other_prompts} others; "
                 f"{'calibration' if has_head else 'it'} needs {MIN_PROMPTS} prompts and {MIN_ANCHORS} anchors of each"
             )
             continue

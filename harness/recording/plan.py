@@ -26,10 +26,10 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Record what every drafter would do at every token of the target's own responses, or decode with each drafter."""
     block_sizes: list[int] | None = None
     """γ to record for every drafter; None leaves each its own."""
-    responses: str | None = None
-    """File of responses that another engine produced; None generates them."""
+    responses: str | list[str] | None = None
+    """File of responses that another engine produced, or several; None generates them."""
     responses_hash: str | None = None
-    """Hash of the file of responses when the run began."""
+    """Hash of what the files of responses held when the run began."""
     fresh_tails: bool = False
     """Also record a second, free draft of every anchor, for policies that look at unverified old confidences."""
     drafting: tuple[Drafting, ...] = ("sampled",)
@@ -43,6 +43,17 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often one prompt of each task is timed, alone, with every drafter; 0 skips the live pass."""
     skipped: list[str] = []
     """Prompts left out because they do not fit the target's context."""
+
+    @property
+    def responses_files(self) -> list[Path]:
+        """Files of responses that another engine produced; none where they are generated."""
+        named = self.responses if isinstance(self.responses, list) else [self.responses]
+        return [Path(name) for name in named if name]
+
+    @property
+    def responses_option(self) -> str:
+        """The files as sentences name them."""
+        return f"--responses {' '.join(map(str, self.responses_files))}"
 
     @property
     def pair_name(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -61,10 +62,10 @@ class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class GivenResponses:
-    """A responses file."""
+    """Files of responses."""
 
     file_hash: str
-    """SHA-256 of its bytes."""
+    """SHA-256 of the bytes of the one file, or of the hashes of several, whatever their order."""
     of_prompt: dict[str, tuple[GivenResponse, ...]]
     """By prompt id, one for every turn."""
 
@@ -78,7 +79,7 @@ class GivenResponses:
         """Tokens whose acceptance is recorded: all but the first of each response."""
         return sum(len(r.token_ids) - 1 for responses in self.of_prompt.values() for r in responses)
 
-    def judge(self, path: str, outside: int, where: str) -> None:
+    def judge(self, option: str, outside: int, where: str) -> None:
         """Raise InputError if so many tokens, those in `where` among them, are too many for the target's own words.
 
         Three standard deviations are left to chance: of few tokens, two may round otherwise.
@@ -86,26 +87,50 @@ class GivenResponses:
         expected = MAX_OUTSIDE * self.anchors
         if outside > max(1, expected + 3 * math.sqrt(expected)):
             raise InputError(
-                f"--responses {path}: {outside} of {self.anchors} tokens or more, some of them in {where}, cannot come from "
+                f"{option}: {outside} of {self.anchors} tokens or more, some of them in {where}, cannot come from "
                 "this target with these sampling settings; they must be those the responses were generated with"
             )
 
 
 def read_responses(
-    path: Path, prompts: Iterable[Prompt], sampling: Sampling, *, file_hash: str | None = None
+    paths: Sequence[Path], prompts: Iterable[Prompt], sampling: Sampling, *, file_hash: str | None = None
 ) -> GivenResponses:
-    """Responses to every turn of every prompt; `file_hash` is that of the file when the run began, where it has begun.
+    """Responses to every turn of every prompt; `file_hash` is that of the files when the run began, where it has begun.
 
     Raises:
-        InputError: the file has changed, or something is wrong with it; the message names the line.
+        InputError: a file has changed, or something is wrong with one; the message names file and line.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
-    found_hash = hashlib.sha256(content).hexdigest()
+    named = ", ".join(map(str, paths))
+    hashes: list[str] = []
+    found: dict[tuple[str, int], GivenResponse] = {}
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
+        hashes.append(hashlib.sha256(content).hexdigest())
+        if len(paths) == 1 and file_hash not in (None, hashes[0]):
+            raise InputError(f"--responses {path}: has changed since the run began; start a new run")
+        _read_file(path, content.removeprefix(codecs.BOM_UTF8), sampling, found)
+    found_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
     if file_hash not in (None, found_hash):
-        raise InputError(f"--responses {path}: has changed since the run began; start a new run")
+        raise InputError(f"--responses {named}: have changed since the run began; start a new run")
+    result = {}
+    for prompt in prompts:
+        missing = [turn for turn in range(len(prompt.turns)) if (prompt.prompt_id, turn) not in found]
+        if missing:
+            raise InputError(f"--responses {named}: has none for {prompt.prompt_id}, turn {missing[0]}")
+        result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
+    given = GivenResponses(found_hash, result)
+    if not given.anchors:
+        raise InputError(
+            f"--responses {named}: every response is a single token, which a prefill gives; there is no round to record"
+        )
+    return given
+
+
+def _read_file(path: Path, content: bytes, sampling: Sampling, found: dict[tuple[str, int], GivenResponse]) -> None:
+    """Add the responses of a file to those found so far. Raises InputError."""
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"--responses {path}: is empty")
@@ -115,7 +140,6 @@ def read_responses(
             f"--responses {path}: were sampled with {found_sampling}, the run has {sampling}; "
             "make them match with --temperature, --top-p and --top-k"
         )
-    found: dict[tuple[str, int], GivenResponse] = {}
     for number, line in lines[1:]:
         response = _decode(path, number, line, GivenResponse)
         key = response.prompt_id, response.turn
@@ -126,18 +150,6 @@ def read_responses(
                 f"--responses {path}, line {number}: a second response to {key[0]}, turn {key[1]}; leave one out"
             )
         found[key] = response
-    result = {}
-    for prompt in prompts:
-        missing = [turn for turn in range(len(prompt.turns)) if (prompt.prompt_id, turn) not in found]
-        if missing:
-            raise InputError(f"--responses {path}: has none for {prompt.prompt_id}, turn {missing[0]}")
-        result[prompt.prompt_id] = tuple(found[prompt.prompt_id, turn] for turn in range(len(prompt.turns)))
-    given = GivenResponses(found_hash, result)
-    if not given.anchors:
-        raise InputError(
-            f"--responses {path}: every response is a single token, which a prefill gives; there is no round to record"
-        )
-    return given
 
 
 def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:

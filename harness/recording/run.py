@@ -32,6 +32,7 @@ from results.store.runs import RunInfo
 from results.store.subjects import RUN
 from results.store.unfinished import begun, kept
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.records import KeptDrafting, kept_drafting
 
 _MIN_FREE_BYTES = 64 << 20
@@ -207,12 +208,12 @@ def _work(
     total = sum(_responses(u) for u in todo)
     todo = [u for u in todo if (*(u.live or ("none", 0, "either")), u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
-    stage = f"recording · {plan.mode} · {len(checked.drafters)} drafters · {pool.size} actors"
+    stage = f"recording · {plan.mode} · {counted(len(checked.drafters), 'drafter')} · {counted(pool.size, 'actor')}"
     watcher.advance(stage, done, total)
     outside = _outside(run_id, store)[0]
     for (unit,), tables in pool.map("record", [(u,) for u in todo]):
         if given is not None:
-            outside += _judged(given, str(plan.responses), outside, tables.get("readings"))
+            outside += _judged(given, plan.responses_option, outside, tables.get("readings"))
         store.add(run_id, tables)
         done += _responses(unit)
         watcher.advance(stage, done, total)
@@ -230,19 +231,20 @@ def _work(
     timed = [(sample, prompt) for sample in range(passes) for prompt in first_of_task.values()]
     taken = store.timed(run_id)
     if timed and len(taken) < len(timed):
-        watcher.say(f"timing drafters live on {len(first_of_task)} prompts, {passes} times, for {_TIMED_S:.0f} s at most")
+        how_often = f"{counted(len(first_of_task), 'prompt')}, {counted(passes, 'time')}"
+        watcher.say(f"timing drafters live on {how_often}, for {_TIMED_S:.0f} s at most")
     began_s = time.monotonic()
     for count, (sample, prompt) in enumerate(timed, 1):
         if (sample, prompt.prompt_id) not in taken:
             if count > 1 and time.monotonic() - began_s > _TIMED_S:
-                watcher.say(f"timing ends after {_TIMED_S:.0f} s, with {count - 1} of {len(timed)} prompts timed")
+                watcher.say(f"timing ends after {_TIMED_S:.0f} s, with {count - 1} of {counted(len(timed), 'prompt')} timed")
                 break
             store.add_speed(run_id, pool.call("time", sample, prompt))
         watcher.advance("timing drafters · one request at a time", count, len(timed))
     store.finish_run(run_id)
 
 
-def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | None) -> int:
+def _judged(given: GivenResponses, option: str, before: int, readings: pa.Table | None) -> int:
     """Tokens of some given responses that the target cannot say; `before` were found in others.
 
     Raises InputError where these are too many of the file's to be the target's.
@@ -251,7 +253,7 @@ def _judged(given: GivenResponses, file: str, before: int, readings: pa.Table | 
     found = sum(int(r["outside"]) for r in rows)
     if rows:
         worst = max(rows, key=lambda r: r["outside"])
-        given.judge(file, before + found, f"{worst['prompt_id']}, turn {worst['turn']}")
+        given.judge(option, before + found, f"{worst['prompt_id']}, turn {worst['turn']}")
     return found
 
 
@@ -266,7 +268,7 @@ def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
         [(outside, read, surprise, variance)] = connection.execute(sql, [run_id]).fetchall()
     if not read:
         return
-    whose = f"--responses {plan.responses}: these" if plan.responses else "the target's own responses, read as a whole,"
+    whose = f"{plan.responses_option}: these" if plan.responses else "the target's own responses, read as a whole,"
     if variance:
         off, errors = surprise / read, surprise / math.sqrt(variance)
         if abs(errors) > SURPRISED and abs(off) > ROUNDED:
@@ -333,8 +335,8 @@ def _load(plan: RecordingPlan) -> tuple[Suite, GivenResponses | None]:
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
     generation, given = plan.generation or suite.file.generation, None
-    if plan.responses is not None:
-        given = read_responses(Path(plan.responses), suite.prompts, generation.sampling, file_hash=plan.responses_hash)
+    if files := plan.responses_files:
+        given = read_responses(files, suite.prompts, generation.sampling, file_hash=plan.responses_hash)
         generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
     suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
     return _without(suite, plan.skipped), given
@@ -370,6 +372,7 @@ def _pool(plan: RecordingPlan, suite: Suite, cluster: Cluster, watcher: Watcher)
 def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, watcher: Watcher) -> None:
     source = {
         "bundled": "bundled prompts, not the benchmarks",
+        "suite": f"prompts of {plan.suite}",
         "data-dir": f"prompts from {plan.data_dir}",
         "hub": "prompts from the hub",
     }[suite.source]

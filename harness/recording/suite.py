@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from glob import glob
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
 
-Source = Literal["bundled", "data-dir", "hub"]
+Source = Literal["bundled", "suite", "data-dir", "hub"]
+"""Whose prompts they are: of a suite that comes with the package, or of a folder of one's own; of `--data-dir`, the hub."""
 BUNDLED_SUITES = Path(__file__).parents[2] / "suites"
 
 
@@ -104,7 +107,8 @@ class Suite:
     @property
     def content_hash(self) -> str:
         """SHA-256 over settings and prompts: equal hashes mean equal work."""
-        content = {"suite": msgspec.to_builtins(self.file), "source": self.source}
+        source = "bundled" if self.source == "suite" else self.source  # as it was before the two were told apart
+        content = {"suite": msgspec.to_builtins(self.file), "source": source}
         content["prompts"] = [[p.task, p.domain, p.prompt_id, list(p.turns)] for p in self.prompts]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -135,7 +139,8 @@ def load_suite(
     """
     folder = find_suite(name)
     file = read_suite_file(folder / "suite.yaml")
-    chosen: Source = "data-dir" if data_dir is not None else source
+    own = folder.resolve().parent != BUNDLED_SUITES.resolve()
+    chosen: Source = "data-dir" if data_dir is not None else "suite" if own and source == "bundled" else source
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
     prompts: list[Prompt] = []
@@ -194,7 +199,7 @@ def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Non-empty lines with their numbers, from 1."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, line
@@ -208,12 +213,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:
     if task.hub is None:
-        raise InputError(f"task {task.name}: suite.yaml names no hub file for it; use --data-dir or the bundled prompts")
+        raise InputError(f"task {task.name}: suite.yaml names no hub file for it; use --data-dir, or leave --source hub out")
     import polars as pl
 
-    scan = pl.scan_parquet if task.hub.file.endswith(".parquet") else pl.scan_ndjson
     try:
-        frame = scan(task.hub.file)
+        frame = (
+            pl.scan_parquet(task.hub.file)
+            if task.hub.file.endswith(".parquet")
+            else pl.scan_ndjson(_json_lines(task.hub.file))
+        )
         rows = (frame if limit is None else frame.head(limit)).collect().to_dicts()
     except Exception as error:  # polars and its network layer have no common base for "could not read this"
         reason = first_paragraph(error)
@@ -221,6 +229,12 @@ def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:
     return [
         Prompt(task.name, task.domain, f"{task.name}/{i}", _turns(task.name, task.hub, row)) for i, row in enumerate(rows)
     ]
+
+
+def _json_lines(file: str) -> Any:
+    """What polars is to read: files of this machine without the mark that some editors put first, which it does not take."""
+    here = sorted(glob(file, recursive=True))
+    return [Path(name).read_bytes().removeprefix(codecs.BOM_UTF8) for name in here] or file
 
 
 def _turns(task: str, hub: Hub, row: dict[str, object]) -> tuple[str, ...]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
@@ -12,14 +15,17 @@ from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings
 from results.store.rows import kept
-from simulator.decision import Candidate, Choice, Decision, Figure, Simulated, choose, decide
-from simulator.draws import draws_for, sample, seconds_for
+from simulator.capacity import MOST_TRIED
+from simulator.configuration import Configuration
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
+from simulator.draws import HOLDING, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
+from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.serving.engines import ENGINES
-from simulator.simulation import Prepared, Setup, prepare
+from simulator.simulation import Prepared, Setup, prepare, simulate
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
 """Points of a sweep, and their rows of `simulations`."""
@@ -56,6 +62,9 @@ def decision_of(
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
     decision = decide(stub, chosen, sampled, draws, engine)
+    if plan.slas and plan.headroom is not False and not decision.reason:
+        row = next(row for point, row in at if _candidate(point) == chosen.run)
+        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], row["headroom"], plan, watcher))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
@@ -79,15 +88,15 @@ def _load(found: Rows, promised: bool) -> Load:
     return max(full, key=lambda load: load.users or load.rate_per_s or 0)
 
 
-def _candidate(point: SweepPoint) -> Candidate:
+def _candidate(point: SweepPoint) -> Configuration:
     if point.setup.policy == NO_DRAFTER:
-        return Candidate(recording=Recording("none", 0), policy=NO_DRAFTER, request_cap=point.setup.engine.request_cap)
+        return Configuration.plain(point.setup.engine.request_cap)
     policy = point.setup.policy
     recording = point.recording if policy.reads_confidences else point.recording.showing("none")
-    return Candidate(recording=recording, policy=policy, request_cap=point.setup.engine.request_cap)
+    return Configuration(recording, policy, point.setup.engine.request_cap)
 
 
-def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
+def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
     rows = [row for point, row in at if _candidate(point) == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
@@ -95,7 +104,7 @@ def _simulated(at: Rows, candidate: Candidate, figure: Figure) -> Simulated:
     return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows), keeps_up=keeps_up)
 
 
-def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Candidate, tuple[Setup, Prepared]]:
+def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:
     """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
     points = {_candidate(point): point for point, _ in at}
     like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}
@@ -108,3 +117,24 @@ def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> 
         setup = like.setup if point is None else point.setup
         tasks[candidate] = (dataclasses.replace(setup, policy=candidate.policy, seconds=seconds), prepared[recording])
     return tasks
+
+
+def _holds(setup: Setup, recorded: Prepared, times: float | None, plan: SweepPlan, watcher: Watcher) -> Range | None:
+    """How many times its load what is run holds; `times` where that was searched before with everything as it is."""
+    setup, asked = dataclasses.replace(setup, seconds=plan.seconds), 0
+    if times is None:
+        times = headroom_of(setup, recorded, simulate(setup, recorded))
+    if math.isnan(times):
+        return None
+
+    def hold(machines: Sequence[tuple[Draw, Load]]) -> list[bool]:
+        nonlocal asked
+        answers = []
+        for draw, load in machines:
+            there = under(setup, load)
+            answers.append(fits(there) and simulate(*varied(there, recorded, draw)).kept)
+            asked += 1
+            watcher.advance("trying other loads, at most", asked, HOLDING * MOST_TRIED)
+        return answers
+
+    return holding(setup.load, times, hold)

@@ -68,7 +68,7 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.engine not in ENGINES:
             raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.draws < 0 or 0 < self.draws < 10:
-            raise ValueError(f"--draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
+            raise ValueError(f"--decision-draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:
@@ -137,24 +137,21 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
         name, gamma = key.drafter, key.gamma
         if plan.drafters and name not in plan.drafters:
             continue
-        recording = recordings.best(key, plan.confidences)
+        best = recordings.best(key, plan.confidences)
         for policy in plan.policies or [NO_DRAFTER, PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler")]:
             if policy == NO_DRAFTER:
                 if not bare:
-                    yield "none", recording, policy
+                    yield "none", best, policy
                 bare = True
                 continue
             try:
                 plan.profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
                 if (policy.k or 0) > gamma:
                     raise InputError(f"policy {policy}: verifies more than the {gamma} tokens that were drafted")
-                if policy.reads_confidences and recording.confidences == "none":
-                    raise InputError(f"policy {policy}: needs confidences, and {name} has none")
+                recording = recordings.shown(key, policy, plan.confidences)
             except InputError as error:
                 if plan.drafters and plan.policies and (policy.k or 0) <= gamma:
                     raise
                 say(f"{name} γ={gamma} {policy}: left out: {error}")
                 continue
-            # Calibration is what such a policy ignores; estimates are all that a drafter without a head has, there too.
-            raw = policy.wants_raw_confidences and recording.confidences == "calibrated"
-            yield name, recording.showing("raw") if raw else recording, policy
+            yield name, recording, policy

@@ -12,7 +12,7 @@ from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
 from results.store.database import Store
 from results.store.recordings import Fitted
 from simulator.errors import InputError
-from simulator.policies import Policy, PolicySpec
+from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, KeptDrafting, Round
 from simulator.replay import EVEN_STEPS, replay, replays_exactly
 from simulator.traces import Trace, TracedResponse
@@ -87,7 +87,8 @@ def replay_run(
         raise InputError(
             f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
         )
-    bound = [spec.bind(None if spec.lossless else EVEN_STEPS) for spec in policies or []]
+    for spec in policies or []:  # refused before anything is read
+        spec.bind(None if spec.lossless else EVEN_STEPS)
     rows: list[Drawn] = []
     for key in chosen:
         trace = store.trace(run_id, *key)
@@ -99,7 +100,7 @@ def replay_run(
                 say(f"{trace}: left out, the run has no calibration of its confidences")
                 continue
             trace = fitted.unseen().trace(confidences)
-        for policy in bound or [PolicySpec.fixed(trace.gamma).bind()]:
+        for policy in policies or [PolicySpec.fixed(trace.gamma)]:
             try:
                 rows += _replay_trace(trace, policy, confidences)
             except InputError as error:
@@ -128,8 +129,9 @@ def _compared(rows: Sequence[Drawn]) -> list[Replayed]:
     return found
 
 
-def _replay_trace(trace: Trace, policy: Policy, confidences: Confidences) -> list[Drawn]:
-    replayed = [(response, replay(anchors, policy)) for response, anchors in trace]
+def _replay_trace(trace: Trace, policy: PolicySpec, confidences: Confidences) -> list[Drawn]:
+    bound = policy.bind(None if policy.lossless else EVEN_STEPS)
+    replayed = [(response, replay(anchors, bound)) for response, anchors in trace]
     replayed.sort(key=lambda pair: pair[0].domain)
     return [
         _of_domain(trace, policy, confidences if policy.reads_confidences else "none", domain, list(group))
@@ -139,7 +141,7 @@ def _replay_trace(trace: Trace, policy: Policy, confidences: Confidences) -> lis
 
 def _of_domain(
     trace: Trace,
-    policy: Policy,
+    policy: PolicySpec,
     confidences: Confidences,
     domain: str,
     replayed: list[tuple[TracedResponse, list[Round]]],
@@ -157,7 +159,7 @@ def _of_domain(
     drawn = np.mean(draws, 0) if draws else np.empty(0)
     every = [r for _, rs in replayed for r in rs]
     row = Replayed(
-        trace.drafter, trace.gamma, policy.name, confidences, domain, len({r.prompt_id for r, _ in replayed}), len(every),
+        trace.drafter, trace.gamma, str(policy), confidences, domain, len({r.prompt_id for r, _ in replayed}), len(every),
         sum(taus) / max(len(taus), 1), sum(budgets) / max(len(budgets), 1),
         sum(r.verified for r in every), sum(r.accepted for r in every),
         replays_exactly(policy, trace.drafting), trace.drafting, *interval(drawn),

@@ -24,11 +24,12 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.subjects import SWEEP
 from results.store.unfinished import kept
-from simulator.capacity import headroom_of
+from simulator.draws import headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.load import RecordedArrivals
 from simulator.metrics import Estimate, Outcome
+from simulator.numbers import counted
 from simulator.records import Drafting, Recording
 from simulator.replay import replays_exactly
 from simulator.serving.vllm import VLLM
@@ -188,7 +189,7 @@ def sweep(
     new = sweep_id is None
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
-    watcher.say(f"sweep {sweep_id} · run {run_id} · {len(every)} points")
+    watcher.say(f"sweep {sweep_id} · run {run_id} · {counted(len(every), 'point')}")
     with held(store, SWEEP, sweep_id) if new else nullcontext(), kept(store, SWEEP, sweep_id, watcher.began):
         _finish(sweep_id, run_id, plan, store, watcher, every, recordings, worker, cluster)
     return sweep_id

@@ -8,7 +8,7 @@ from harness.validation.points import LivePoint
 from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting, Recording
+from simulator.records import Confidences, Drafting, Recording
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,9 @@ class ValidationPlan:
     """None: all that were recorded, and `none`."""
     policies: tuple[PolicySpec, ...] | None = None
     """None: fixed at γ, and prefix_scheduler where there are confidences."""
-    seconds: float = 420.0
+    time_limit_s: float = 420.0
     """Seconds of measuring, profile and live points together, roughly."""
-    max_tokens: int = 48
+    max_new_tokens: int = 48
     """Length limit of an answer: short ones give more prompts in the time."""
     drafting: Drafting | None = None
     """How drafts are chosen, live and simulated; None: as the engine does by default, this project's own samples them."""
@@ -33,8 +33,8 @@ class ValidationPlan:
     def __post_init__(self) -> None:
         if not self.concurrency or min(self.concurrency) < 1:
             raise InputError("--concurrency: at least one number of users, 1 or more, is needed")
-        if not 0 < self.seconds < float("inf") or self.max_tokens < 2 or self.replicates < 4 or self.seed < 0:
-            raise InputError("--seconds above 0, --max-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
+        if not 0 < self.time_limit_s < float("inf") or self.max_new_tokens < 2 or self.replicates < 4 or self.seed < 0:
+            raise InputError("--time-limit above 0, --max-new-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
 
 
 def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoint]:
@@ -51,12 +51,12 @@ def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoin
     for name, gamma in {"none": 0, **gammas}.items():
         if plan.drafters is not None and name not in plan.drafters:
             continue
-        confidences = "none" if name == "none" else recordings.best(largest[name]).confidences
         default = (PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler"))
         for policy in (NO_DRAFTER,) if name == "none" else plan.policies or default:
-            if policy.reads_confidences and confidences == "none":
-                continue
-            basis = confidences if policy.reads_confidences else "none"
-            basis = "raw" if policy.wants_raw_confidences else basis
-            points += [LivePoint(name, gamma, policy, basis, users) for users in plan.concurrency]
+            confidences: Confidences = "none"
+            if policy.reads_confidences:
+                if not recordings.offered(largest[name]):
+                    continue
+                confidences = recordings.shown(largest[name], policy).confidences
+            points += [LivePoint(name, gamma, policy, confidences, users) for users in plan.concurrency]
     return points

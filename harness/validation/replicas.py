@@ -42,7 +42,7 @@ class Replicas:
         self.pause_s, self.slices = pause_s, slices
         self.requests = 4 * (served + point.users) + 64
         self.step_tokens = point.users * (longest + 256)
-        self.kv_tokens = point.users * (longest + plan.max_tokens + 512)
+        self.kv_tokens = point.users * (longest + plan.max_new_tokens + 512)
 
     def figures(self, own: Prepared, other: Prepared) -> dict[str, dict[str, float]]:
         """Simulated means over replicates, what 95 % of them lie between, and means from the live prompts' own traces."""
@@ -93,8 +93,8 @@ class Replicas:
         asked = np.zeros(self.requests, REQUEST)
         asked["response"] = np.fromiter(islice(turns(of_task, rng), self.requests), np.int64, self.requests)
         asked["prompt_tokens"] = np.array([r.prompt_tokens for r in trace.responses])[asked["response"]]
-        limits = np.full(self.requests, self.plan.max_tokens)
-        limits[: self.point.users] = first_limits(self.point.users, self.plan.max_tokens, self.plan.seed)
+        limits = np.full(self.requests, self.plan.max_new_tokens)
+        limits[: self.point.users] = first_limits(self.point.users, self.plan.max_new_tokens, self.plan.seed)
         asked["think_s"] = self.pause_s
         asked["output_tokens"] = np.minimum(np.diff(trace.offsets)[asked["response"]] + 1, limits)
         return asked

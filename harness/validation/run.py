@@ -38,8 +38,8 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
+from simulator.numbers import counted
 from simulator.records import Recording
 from simulator.simulation import ready
 
@@ -51,10 +51,12 @@ _CONTEXT = 512
 """Longest context profiled, at least."""
 
 
-def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_run(
+    store: Store, run_id: str, plan: ValidationPlan, watcher: Watcher, *, hardware: Profile | None = None
+) -> str:
     """Validate on a run's pair and prompts; returns the validation's id.
 
-    What is found is kept beside the database until all of it is stored. `hardware` names a profile to simulate with in place
+    What is found is kept beside the database until all of it is stored. `hardware` is a profile to simulate with in place
     of measuring one. Raises InputError.
     """
     store.prepare()
@@ -64,23 +66,25 @@ def validate_run(store: Store, run_id: str, plan: ValidationPlan, watcher: Watch
     gammas = {p.drafter: p.gamma for p in points if p.gamma}
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
-    watcher.say(f"live: {len(live)} prompts; simulated from the traces of {len(traced)} others, as many of each task")
+    watcher.say(
+        f"live: {counted(len(live), 'prompt')}; simulated from the traces of {len(traced)} others, as many of each task"
+    )
     sampling = msgspec.convert(row["sampling"], Generation).sampling
     pair = row["plan"].get("pair")
     if pair is None:
         raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
 
     def served() -> Served:
-        watcher.say(f"live for about {plan.seconds:.0f} s; a stop before that is over keeps nothing, one after it all")
+        watcher.say(f"live for about {plan.time_limit_s:.0f} s; a stop before that is over keeps nothing, one after it all")
         with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
             tasks = read_prompts(store, run_id, measured.target, live)
             engine = LiveEngine(
-                measured.target, measured.drafters, sampling, tasks, plan.max_tokens, plan.seed, recordings.drafting
+                measured.target, measured.drafters, sampling, tasks, plan.max_new_tokens, plan.seed, recordings.drafting
             )
             found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
         return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
 
-    settled = [run_id, asdict(plan), hardware and find_profile(hardware).digest]
+    settled = [run_id, asdict(plan), hardware and hardware.digest]
     parts = Parts(store.file.parent, "validation", settled, watcher)
     lived = parts.part("live", Served, served)
     found, believed = parse_profile(lived.found), parse_profile(lived.believed)
@@ -122,9 +126,9 @@ class Served:
     """All that was measured live."""
 
     found: str
-    """JSON of the profile to simulate with."""
+    """The profile to simulate with, as the file that is kept has it."""
     believed: str
-    """JSON of the one that schedulers believe in."""
+    """The one that schedulers believe in."""
     ran: list[Ran]
     """In order of points."""
 
@@ -136,20 +140,20 @@ def _measure(
     recordings: Recordings,
     plan: ValidationPlan,
     watcher: Watcher,
-    hardware: str | None,
+    hardware: Profile | None,
 ) -> tuple[Profile, Profile, dict[LivePoint, Server]]:
     """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
     most = max(plan.concurrency)
 
     def effort(share: float) -> Effort:  # no graphs: the live loop has none
-        seconds = plan.seconds * share
-        return Effort(seconds=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
+        seconds = plan.time_limit_s * share
+        return Effort(time_limit_s=seconds, seed=plan.seed, max_requests=most, context_tokens=_CONTEXT, graphs=False)
 
     if hardware is None:
         watcher.say("measuring what schedulers believe in")
         believed, _ = profile(measured, effort(_BELIEVED_SHARE), watcher)
     else:
-        believed = find_profile(hardware)
+        believed = hardware
     servers = {}
     for point in points:
         kind = walked_by(point, recordings).kind
@@ -161,7 +165,7 @@ def _measure(
         found, _ = profile(measured, effort(1 - _BELIEVED_SHARE), watcher, others=[live.catch_up] * _LOOKS)
     else:
         found = believed
-        live.run(plan.seconds, watcher)
+        live.run(plan.time_limit_s, watcher)
     # The project's loop pads its passes, whatever is measured of them.
     return replace(found, padded=True), replace(believed, padded=True), servers
 

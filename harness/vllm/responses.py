@@ -17,6 +17,7 @@ from harness.recording.suite import Generation, Prompt, load_suite
 from harness.recording.worker import conversation_tokens
 from harness.vllm.engine import VllmEngine, outline, require, running, version
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 _REQUESTS = 64
 """Conversations held at once, at most."""
@@ -49,7 +50,7 @@ def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> R
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"vllm-{suite.file.name}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
     file.write_bytes(content)
-    watcher.say(f"{len(given)} responses of {version()}: {file}")
+    watcher.say(f"{counted(len(given), 'response')} of {version()}: {file}")
     return msgspec.structs.replace(plan, responses=str(file.resolve()))
 
 

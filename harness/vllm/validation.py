@@ -39,6 +39,7 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
 from simulator.records import Drafting, Recording, Sampling
 from simulator.replay import replay
@@ -67,7 +68,9 @@ class Method:
         return PolicySpec.fixed(self.gamma) if self.gamma else NO_DRAFTER
 
 
-def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: str | None = None) -> str:
+def validate_vllm(
+    store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: Profile | None = None
+) -> str:
     """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
 
     Raises InputError.
@@ -90,7 +93,9 @@ def validate_vllm(store: Store, name: str, plan: ValidationPlan, watcher: Watche
     target = outline(pair.target, pair.dtype)
     halves = {"live": live, "traced": traced}
     asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
-    watcher.say(f"{version()}: {len(live)} prompts; profile and traces from {len(traced)} others, as many of each task")
+    watcher.say(
+        f"{version()}: {counted(len(live), 'prompt')}; profile and traces from {len(traced)} others, as many of each task"
+    )
     bench = LoopBench(pair.target, target, sampling, asked, plan)
     loops = asyncio.run(bench.serve(methods, watcher))
     calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
@@ -165,11 +170,11 @@ class LoopBench:
         self.loops = [("live", n) for n in plan.concurrency] + [("traced", n) for n in sizes]
         self.most = max(n for _, n in self.loops)
         prompts = [a for tasks in asked.values() for some in tasks.values() for a in some]
-        self.longest = max(len(a.ids) for a in prompts) + plan.max_tokens + _ROOM
+        self.longest = max(len(a.ids) for a in prompts) + plan.max_new_tokens + _ROOM
 
     async def serve(self, methods: Sequence[Method], watcher: Watcher) -> dict[tuple[str, str], list[Loop]]:
         """Loops by drafter and half of the prompts, each by number of users; all engines are there all the time."""
-        loop_s = self.plan.seconds / len(self.loops) / len(methods)
+        loop_s = self.plan.time_limit_s / len(self.loops) / len(methods)
         slices = max(round(loop_s / _SLICE_S), 1)
         found = defaultdict[tuple[str, str, int], list[Loop]](list)
         todo = [(m.drafter, *loop) for m in methods for loop in self.loops]
@@ -195,7 +200,7 @@ class LoopBench:
 
     async def _slice(self, engine: VllmEngine, which: str, users: int, number: int, seconds: float) -> Loop:
         order = turns(self.asked[which], np.random.default_rng([self.plan.seed, number]))
-        return await closed_loop(engine, order, users, seconds, self.plan.max_tokens, self.sampling, number)
+        return await closed_loop(engine, order, users, seconds, self.plan.max_new_tokens, self.sampling, number)
 
 
 def compare(
@@ -214,7 +219,7 @@ def compare(
         )  # fmt: skip
         row: dict[str, dict[str, Any]] = {**replicas.figures(own, other)}
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
-        row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_tokens)
+        row["simulated"]["accepted_at"] = kept_at(other, method.gamma, plan.max_new_tokens)
         rows.append({
             **point.row(), "seconds": loop.seconds, "steps": len(loop.steps), "requests": len(loop.answers), **row,
             "step_errors": {"step": mean_step_error(profile, method.drafter, method.gamma, loop)},

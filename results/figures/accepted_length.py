@@ -27,6 +27,7 @@ from results.figures.style import Series, in_order, longest
 from results.published import DOMAIN_MEAN, PAPER_DATASETS, PAPER_TARGET, join_paper, paper_tau
 from results.store.queries import query
 from results.store.runs import Provenance, drafting_of, provenance
+from simulator.numbers import counted
 from simulator.records import Drafting
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
@@ -137,7 +138,7 @@ def _comparison(run: Provenance) -> str:
         return (
             f"Small grey numbers and hollow markers are the DSpark paper's {PAPER_TARGET}: these traces were fitted to them."
         )
-    same = PAPER_TARGET.lower() in run.pair.lower() and run.prompt_source != "bundled"
+    same = PAPER_TARGET.lower() in run.pair.lower() and run.prompt_source not in ("bundled", "suite")
     verdict = "compare them only at matching sampling and limits" if same else "they are not expected to be equal"
     return (
         f"Small grey numbers and hollow markers are the DSpark paper's: {PAPER_TARGET} on the real benchmarks, "
@@ -188,7 +189,7 @@ def _cell(row: Mapping[str, Any] | None, mark: str) -> Cell:
 
 def _hint(row: Mapping[str, Any]) -> str:
     interval = "" if row["low"] is None else f", 95 % {row['low']:.2f} to {row['high']:.2f}"
-    return f"{row['tau']:.3f}{interval} ({row['prompts']} prompts, {row['rounds']} rounds)"
+    return f"{row['tau']:.3f}{interval} ({counted(row['prompts'], 'prompt')}, {counted(row['rounds'], 'round')})"
 
 
 def _bars(tau: pl.DataFrame, series: Sequence[Series], runs: Sequence[Provenance]) -> Figure:

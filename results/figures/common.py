@@ -32,6 +32,7 @@ def ratio(frame: pl.DataFrame, numerator: str, denominator: str) -> float | None
 
 PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "bundled": "bundled prompts, not the benchmarks",
+    "suite": "prompts of a suite of one's own",
     "data-dir": "prompts from a local data directory",
     "hub": "prompts from the Hugging Face Hub",
     "synthesised": "synthesised from averages, no model was run",
@@ -84,11 +85,6 @@ def _load(text: str) -> Load | None:
 def listed(items: Sequence[str]) -> str:
     """The items as one writes a list in a sentence: a, b and c."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def counted(number: float, unit: str) -> str:
-    """A number with its unit, for instance `1 user`, `64 users`."""
-    return f"{number:g} {unit}{'s' * (number != 1)}"
 
 
 class Facet(NamedTuple):

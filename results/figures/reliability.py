@@ -19,6 +19,7 @@ from results.store.queries import query
 from results.store.recordings import Sureness
 from results.store.runs import Provenance, drafting_of
 from simulator.confidence import BINS, products
+from simulator.numbers import counted
 from simulator.traces import split_of
 
 Ints = npt.NDArray[np.int64]
@@ -149,7 +150,7 @@ def _reliability_lines(plot: Any, s: Series, of_position: Sequence[Mapping[str, 
         draw_line(
             plot, [row["predicted"] for row in rows], [row["observed"] for row in rows],
             [f"{s.label}, {_STAGES[stage]}: predicted {row['predicted']:.3f}, came true {row['observed']:.3f} "
-             f"({row['anchors']:,} anchors)" for row in rows],
+             f"({counted(row['anchors'], 'anchor')})" for row in rows],
             colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=5, **faint,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, T
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
 from results.store.queries import Origin, first_row, has_table, origin
+from simulator.numbers import counted
 
 OFF: Final = ("load", "mix", "verify", "elsewhere")
 """Kinds of `sensitivities` in which something is not what was assumed."""
@@ -256,7 +257,7 @@ def configuration(row: Mapping[str, Any], *, capped: bool | None = None) -> str:
     if capped is None:
         users = users_of(row["load"])
         capped = users is None or row["request_cap"] < users
-    cap = f", at most {row['request_cap']} requests at once" if capped else ""
+    cap = f", at most {counted(row['request_cap'], 'request')} at once" if capped else ""
     if row["policy"] == "none" or row["drafter"] == "none":
         return f"none{cap}"
     basis = f" ({row['confidences']})" if row["confidences"] != "none" else ""
@@ -404,11 +405,11 @@ def _confirmed(confirmed: pl.DataFrame, study: Study) -> Table:
         ("τ", ""),
         ("budget", ""),
     ]
-    cap = f" At most {caps[0]} requests at once." if len(caps) == 1 else ""
+    cap = f" At most {counted(caps[0], 'request')} at once." if len(caps) == 1 else ""
     return Table(
         [*heads, ("winner's gain", "over it"), ("bounds", " and ".join(map(bound, study.slas)))], [rows],
-        f"On {first['prompts']} prompts that the search has not seen, drawn {first['draws']} times; ± is half of a 95 % "
-        f"interval over draws, gains are paired.{cap}",
+        f"On {counted(first['prompts'], 'prompt')} that the search has not seen, drawn {counted(first['draws'], 'time')}; "
+        f"± is half of a 95 % interval over draws, gains are paired.{cap}",
     )  # fmt: skip
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, counted, k_of, log_axis, style_of
+from results.figures.common import by_drafter, k_of, log_axis, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 from results.figures.style import SYMBOLS, Series
 from results.store.queries import Origin, first_row, has_table, origin
+from simulator.numbers import counted
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -155,9 +156,10 @@ def section(found: Validation, points: pl.DataFrame, series: Sequence[Series]) -
         figure = Figure(missing=f"Validation {found.validation_id} holds no measured value to compare.")
     return Section(
         "validation", "Simulated against measured",
-        f"A live engine ({found.engine}) served {found.live_prompts} prompts in turn, in {found.points} combinations of "
-        f"drafter, policy and load, {found.seconds / 60:.0f} minutes in all. The same was then simulated from the traces of "
-        f"{found.trace_prompts} other prompts, on the profile {found.profile['name']} ({found.profile['source']}).",
+        f"A live engine ({found.engine}) served {counted(found.live_prompts, 'prompt')} in turn, in {found.points} "
+        f"combinations of drafter, policy and load, {found.seconds / 60:.0f} minutes in all. The same was then simulated "
+        f"from the traces of {found.trace_prompts} other prompts, on the "
+        f"profile {found.profile['name']} ({found.profile['source']}).",
         figure, [_summary(points), _points(points)] if panels else [], ["measured", "simulated"], points,
     )  # fmt: skip
 
@@ -310,5 +312,5 @@ def _point(row: Mapping[str, Any] | None) -> Cell:
     form = ",.0f" if row["measured"] >= 100 else ".2f"
     star = "*" if row["inside"] is False else ""
     interval = "" if row["low"] is None else f", 95 % {row['low']:{form}} to {row['high']:{form}}"
-    hint = f"simulated {row['simulated']:{form}}{interval}; {row['requests']} requests answered live"
+    hint = f"simulated {row['simulated']:{form}}{interval}; {counted(row['requests'], 'request')} answered live"
     return Cell(f"{row['measured']:{form}}", round(row["measured"], 4), f"{row['error']:+.1%}{star}", hint)

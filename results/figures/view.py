@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import polars as pl
 
 from results.figures import sweep as sweep_figure
-from results.figures.common import counted, draw_line, spread
+from results.figures.common import draw_line, spread
 from results.figures.section import LegendEntry, entry, note
 from results.figures.style import STYLES, Evidence, Series
 from results.figures.sweep import PAPER_LABEL, Sweep, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
 from simulator.drafter_kinds import KINDS
+from simulator.load import Load
 from simulator.records import System
 from simulator.sla import Sla
 
@@ -161,6 +162,4 @@ def full_rows(view: View) -> list[dict[str, Any]]:
 
 def load_at(row: Mapping[str, Any]) -> str:
     """The load of a point, for people."""
-    if row["load_kind"] == "arrivals" or row["load_x"] is None:
-        return "recorded arrivals"
-    return f"{row['load_x']:g} requests/s" if row["load_kind"] == "rate" else counted(row["load_x"], "user")
+    return Load.parse(row["load"]).label

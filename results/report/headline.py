@@ -17,6 +17,7 @@ from results.figures.style import PARTS, Series, in_order, longest
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
 from simulator.decision import FIGURES, Decision, sentences
+from simulator.numbers import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,7 @@ def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
     best = rows[fastest]
     where = "Measured on this machine, one request at a time"
     if best["low"] is None:
-        told = f"no interval from {best['prompts']} prompts: it takes {FEWEST_PROMPTS} and two passes or more"
+        told = f"no interval from {counted(best['prompts'], 'prompt')}: it takes {FEWEST_PROMPTS} and two passes or more"
     else:
         told = f"95 % {best['low']:.2f} to {best['high']:.2f}"
     much = f"{best['speedup']:.2f} times as fast as decoding without a drafter ({told})"

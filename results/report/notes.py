@@ -15,6 +15,7 @@ from results.figures.validation import Validation
 from results.store.queries import Origin
 from results.store.runs import Provenance
 from simulator.hardware.profile import same_model
+from simulator.numbers import counted
 
 Facts = list[tuple[str, list[str]]]
 Profiles = Sequence[Mapping[str, Any]]
@@ -48,7 +49,7 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
 def subtitle(run: Provenance) -> str:
     """What a run is, in a line."""
     source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
-    facts = [source, f"{run.prompts} prompts", f"{run.responses} responses"]
+    facts = [source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
     if "temperature" in run.sampling:
         facts.append(f"temperature {run.sampling['temperature']:g}")
     return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
@@ -67,7 +68,7 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
     for (drafter,), rows in missing.group_by("drafter", maintain_order=True):
         lacking = int((rows["expected"] - rows["responses"]).sum())
         where = f"in {rows.height} tasks" if rows.height > 3 else f"in {listed(rows['task'].to_list())}"
-        found.append(f"{drafter} lacks {lacking} responses that other drafters gave, {where}.")
+        found.append(f"{drafter} lacks {counted(lacking, 'response')} that other drafters gave, {where}.")
     return [f"Run {run.run_id}. {text}" for text in found] if several else found
 
 
@@ -89,10 +90,10 @@ def sweep_notices(sweep: Sweep, points: pl.DataFrame) -> list[str]:
         found.append(f"Sweep {sweep.sweep_id} did not finish: points are missing.")
     failed = points.filter(pl.col("error").is_not_null())
     if failed.height:
-        found.append(f"{failed.height} of {points.height} points of the sweep failed: {failed['error'][0]}.")
+        found.append(f"{failed.height} of {counted(points.height, 'point')} of the sweep failed: {failed['error'][0]}.")
     for text in dict.fromkeys(w for warnings in points["warnings"].to_list() for w in warnings or []):
         count = sum(text in (w or []) for w in points["warnings"].to_list())
-        found.append(f"{count} of {points.height} points: {text}.")
+        found.append(f"{count} of {counted(points.height, 'point')}: {text}.")
     if sweep.believed:
         found.append(f"Policies decided by the profile {sweep.believed}, which is not the one that was simulated.")
     return found
@@ -109,9 +110,8 @@ def of_run(run: Provenance) -> Facts:
         " ".join(filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]))
         for d in run.drafters
     ]
-    replayed = (
-        f"{run.replayed} rounds replayed from a dense record, every drafted token verified; the others are plain decoding"
-    )
+    rounds = counted(run.replayed, "round")
+    replayed = f"{rounds} replayed from a dense record, every drafted token verified; the others are plain decoding"
     if not run.rounds:
         replayed = "nothing"
     finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"
@@ -127,7 +127,8 @@ def of_run(run: Provenance) -> Facts:
         (
             "recorded",
             [
-                f"{run.prompts} prompts, {run.responses} responses, {run.rounds} rounds, {run.speed_samples} speed samples",
+                f"{counted(run.prompts, 'prompt')}, {counted(run.responses, 'response')}, "
+                f"{counted(run.rounds, 'round')}, {counted(run.speed_samples, 'speed sample')}",
                 replayed if run.replayed or not run.rounds else "all rounds decoded live",
             ],
         ),
@@ -180,7 +181,7 @@ def of_validation(found: Validation, told: Profiles = ()) -> Facts:
         *_profile(found.profile, told),
         ("schedulers believe", [found.believed]),
         ("drafts", [found.drafting]),
-        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {found.points} points"]),
+        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {counted(found.points, 'point')}"]),
         ("prompts", [prompts]),
         *_code(found),
     ]

@@ -11,7 +11,8 @@ import msgspec
 
 from results.store.database import Store, insert_row
 from results.store.queries import has_table
-from simulator.decision import Candidate, Decision
+from simulator.configuration import Configuration
+from simulator.decision import Decision
 from simulator.hardware.profile import same_model
 from simulator.records import Drafting
 from simulator.serving.command import Serving, serve
@@ -26,8 +27,8 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
 
 
 def serving_of(
-    run: Mapping[str, Any], engine: ServingEngine, candidate: Candidate, *, model: str, drafting: Drafting, step_tokens: int,
-    gpus: int, replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any], engine: ServingEngine, candidate: Configuration, *, model: str, drafting: Drafting,
+    step_tokens: int, gpus: int, replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
 ) -> Serving:  # fmt: skip
     """The command that serves a candidate, its models called as the row of `runs` calls them; see `serve`.
 

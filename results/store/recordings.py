@@ -15,6 +15,7 @@ from results.store.runs import drafting_of
 from results.store.traces import all_sure, read_estimates, read_temperatures, read_trace
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
+from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, Recording
 from simulator.traces import Trace, split_of
 
@@ -88,6 +89,18 @@ class Recordings:
             where = f"{recording.drafter} at γ = {recording.gamma}"
             raise InputError(f"run {self._run_id}: has no calibration of {where}; leave calibrated out")
         return recording.showing("raw" if wanted == "raw" and "raw" in offered else offered[-1] if offered else "none")
+
+    def shown(self, recording: Recording, policy: PolicySpec, wanted: str | None = None) -> Recording:
+        """As `policy` is to see it: with the confidences wanted, or the best there are.
+
+        A policy that ignores calibration has a head's own confidences, and where there is no head the estimated ones, which
+        are all there is. Raises InputError where a policy needs confidences and there are none, or no calibration of them.
+        """
+        found = self.best(recording, wanted)
+        if policy.reads_confidences and found.confidences == "none":
+            raise InputError(f"policy {policy}: needs confidences, and {recording.drafter} has none")
+        raw = policy.wants_raw_confidences and found.confidences == "calibrated"
+        return found.showing("raw") if raw else found
 
     def trace(self, recording: Recording) -> Trace:
         """With its confidences, without the prompts that temperatures and estimates were fitted on, where there are any."""

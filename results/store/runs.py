@@ -92,7 +92,7 @@ class Provenance:
     suite_version: int
     suite_hash: str
     prompt_source: str
-    """'bundled', 'data-dir' or 'hub'."""
+    """'bundled', 'suite' (of one's own), 'data-dir', 'hub' or 'synthesised'."""
     pair: str
     target: str
     """The model that answers, as the pair names it."""

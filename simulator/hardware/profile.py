@@ -238,7 +238,7 @@ class Profile:
 def load_profile(file: Path) -> Profile:
     """A profile of one's own. Raises InputError naming file, field and fix."""
     try:
-        return _profile(json.loads(file.read_text(encoding="utf-8")))
+        return _profile(json.loads(file.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"{file}: not readable: {error.strerror}") from None
     except json.JSONDecodeError as error:

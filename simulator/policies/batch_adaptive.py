@@ -9,6 +9,8 @@ from simulator.hardware.cost import StepCost, StepLoad
 from simulator.numbers import real, written
 from simulator.policies.contract import Policy, StepView
 
+_WEIGHT = 0.05
+
 
 @dataclass(slots=True)
 class BatchAdaptive(Policy):
@@ -20,7 +22,7 @@ class BatchAdaptive(Policy):
 
     cost: StepCost = field(repr=False, compare=False)
     """What the policy believes a step costs."""
-    weight: float = 0.05
+    weight: float = _WEIGHT
     """Weight of the newest step in the moving average of α."""
     alpha: float = field(default=1.0, init=False, compare=False)
     """Moving average of accepted over tried positions; 1 before the first step."""
@@ -30,17 +32,21 @@ class BatchAdaptive(Policy):
     def __post_init__(self) -> None:
         _check(self.weight)
 
-    @classmethod
-    def parameters(cls, text: str) -> tuple[float, ...]:
+    @staticmethod
+    def parameters(text: str) -> tuple[float]:
         """The weight as users write it, or nothing. Raises ValueError."""
-        found = (real(text),) if text else ()
-        for weight in found:
-            _check(weight)
-        return found
+        weight = real(text) if text else _WEIGHT
+        _check(weight)
+        return (weight,)
+
+    @staticmethod
+    def spelling(weight: float) -> str:
+        """The policy as users write it, without the usual weight."""
+        return "batch_adaptive" + (f":{written(weight)}" if weight != _WEIGHT else "")
 
     @property
     def name(self) -> str:
-        return f"batch_adaptive:{written(self.weight)}"
+        return self.spelling(self.weight)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
         best, best_rate, power, accepted = 0, 0.0, 1.0, 0.0

@@ -19,9 +19,14 @@ class Fixed(Policy):
         if self.k < 0:
             raise ValueError(f"k must be 0 or more, got {self.k}")
 
+    @staticmethod
+    def spelling(k: int) -> str:
+        """The policy as users write it."""
+        return f"fixed:{k}"
+
     @property
     def name(self) -> str:
-        return f"fixed:{self.k}"
+        return self.spelling(self.k)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
         return min(self.k, gamma)

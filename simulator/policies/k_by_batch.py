@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.hardware.cost import StepLoad
@@ -34,16 +35,27 @@ class KByBatch(Policy):
         rows = (row.split("=") for row in text.split("/"))
         return cls(tuple((whole(requests), whole(k)) for requests, k in rows))
 
+    @property
+    def joined(self) -> KByBatch:
+        """The same with neighbouring rows of one k made one."""
+        following = (*(k for _, k in self.rows[1:]), None)
+        return KByBatch(tuple(row for row, after in zip(self.rows, following, strict=True) if row[1] != after))
+
     @classmethod
     def cutoff(cls, requests: int) -> KByBatch:
         """The whole block up to so many requests, nothing beyond."""
         return cls(((requests, WHOLE_BLOCK),))
 
+    @staticmethod
+    def spelling(rows: Sequence[tuple[int, int]]) -> str:
+        """The policy as users write it."""
+        if len(rows) == 1 and rows[0][1] == WHOLE_BLOCK:
+            return f"cutoff:{rows[0][0]}"
+        return "k_by_batch:" + "/".join(f"{requests}={k}" for requests, k in rows)
+
     @property
     def name(self) -> str:
-        if len(self.rows) == 1 and self.rows[0][1] == WHOLE_BLOCK:
-            return f"cutoff:{self.rows[0][0]}"
-        return "k_by_batch:" + "/".join(f"{requests}={k}" for requests, k in self.rows)
+        return self.spelling(self.rows)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
         return min(gamma, self.at(load.decoding))

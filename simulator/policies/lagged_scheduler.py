@@ -10,6 +10,7 @@ from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
 from simulator.traces import survival
 
+_LAG = 2
 VLLM_PROFILED_CONTEXT_TOKENS = 8192
 """The context vLLM 0.32 profiles its cost tables at."""
 
@@ -24,7 +25,7 @@ class LaggedScheduler(Policy):
 
     cost: StepCost = field(repr=False, compare=False)
     """What the scheduler believes a step costs."""
-    lag: int = 2
+    lag: int = _LAG
     """Rounds between a confidence and the budget it enters."""
     ema: float = 0.0
     """Weight of what was known before, in a moving average of old confidences; 0 takes the old round alone."""
@@ -36,17 +37,22 @@ class LaggedScheduler(Policy):
     def __post_init__(self) -> None:
         _check(self.lag, self.ema)
 
-    @classmethod
-    def parameters(cls, text: str) -> tuple[int, float]:
+    @staticmethod
+    def parameters(text: str) -> tuple[int, float]:
         """Lag and moving average as users write them: 2, 2/0.5, or nothing. Raises ValueError."""
         lag, _, ema = text.partition("/")
-        found = whole(lag or "2"), real(ema or "0")
+        found = whole(lag or str(_LAG)), real(ema or "0")
         _check(*found)
         return found
 
+    @staticmethod
+    def spelling(lag: int, ema: float) -> str:
+        """The policy as users write it, without the usual lag where nothing else is told."""
+        return "lagged_scheduler" + (f":{lag}/{written(ema)}" if ema else f":{lag}" if lag != _LAG else "")
+
     @property
     def name(self) -> str:
-        return f"lagged_scheduler:{self.lag}" + (f"/{written(self.ema)}" if self.ema else "")
+        return self.spelling(self.lag, self.ema)
 
     def admit(self, step: StepView) -> None:
         left = self._budget(step)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.errors import InputError
@@ -27,19 +27,31 @@ class _Form:
     policy: type[Policy]
     arguments: Callable[[str], tuple[Any, ...]] = lambda _: ()
     """From the parameter's text to the class's arguments, after the cost where it needs one. Raises ValueError."""
+    spelling: Callable[..., str] | None = None
+    """From the arguments to the one way in which the policy is written; None without a parameter."""
+
+
+def _rows(table: KByBatch) -> tuple[tuple[tuple[int, int], ...]]:
+    return (table.joined.rows,)
 
 
 _FORMS: dict[str, _Form] = {
-    "fixed": _Form("fixed:K", Fixed, lambda k: (Fixed(whole(k)).k,)),
-    "threshold": _Form("threshold:C", Threshold, lambda c: (Threshold(real(c)).least,)),
-    "k_by_batch": _Form("k_by_batch:REQUESTS=K/REQUESTS=K…", KByBatch, lambda rows: (KByBatch.parse(rows).rows,)),
-    "cutoff": _Form("cutoff:REQUESTS", KByBatch, lambda requests: (KByBatch.cutoff(whole(requests)).rows,)),
+    "fixed": _Form("fixed:K", Fixed, lambda k: (Fixed(whole(k)).k,), Fixed.spelling),
+    "threshold": _Form("threshold:C", Threshold, lambda c: (Threshold(real(c)).least,), Threshold.spelling),
+    "k_by_batch": _Form(
+        "k_by_batch:REQUESTS=K/REQUESTS=K…", KByBatch, lambda rows: _rows(KByBatch.parse(rows)), KByBatch.spelling
+    ),
+    "cutoff": _Form(
+        "cutoff:REQUESTS", KByBatch, lambda requests: _rows(KByBatch.cutoff(whole(requests))), KByBatch.spelling
+    ),
     "oracle": _Form("oracle", Oracle),
     "none": _Form("none", Fixed, lambda _: (0,)),
     "prefix_scheduler": _Form("prefix_scheduler", PrefixScheduler),
-    "lagged_scheduler": _Form("lagged_scheduler[:LAG[/EMA]]", LaggedScheduler, LaggedScheduler.parameters),
+    "lagged_scheduler": _Form(
+        "lagged_scheduler[:LAG[/EMA]]", LaggedScheduler, LaggedScheduler.parameters, LaggedScheduler.spelling
+    ),
     "vllm_adaptive": _Form("vllm_adaptive", VllmAdaptive),
-    "batch_adaptive": _Form("batch_adaptive[:WEIGHT]", BatchAdaptive, BatchAdaptive.parameters),
+    "batch_adaptive": _Form("batch_adaptive[:WEIGHT]", BatchAdaptive, BatchAdaptive.parameters, BatchAdaptive.spelling),
 }
 POLICIES = tuple(form.usage for form in _FORMS.values())
 """All policies, as users write them."""
@@ -49,13 +61,16 @@ POLICIES = tuple(form.usage for form in _FORMS.values())
 class PolicySpec:
     """A policy before it is run: its name, its parameter and what its class says of itself, without a cost.
 
+    However a parameter is written, `fixed:03` or `fixed:3`, it is kept in one spelling, so that the same policies are equal.
     Raises InputError for a policy there is not, and for a parameter it cannot have.
     """
 
     name: str
     """Without the parameter: fixed, threshold, prefix_scheduler, …"""
     parameter: str = ""
-    """The parameter as it was written; empty without one."""
+    """The parameter as users write it; empty without one, and where it is the usual one."""
+    _arguments: tuple[Any, ...] = field(init=False, compare=False, repr=False)
+    """Of the policy's class, after the cost where it needs one."""
 
     def __post_init__(self) -> None:
         if self.name not in _FORMS:
@@ -64,9 +79,14 @@ class PolicySpec:
         if (self.parameter and ":" not in usage) or (not self.parameter and ":" in usage.partition("[")[0]):
             raise InputError(f"policy {self}: is written {usage}")
         try:
-            self._form.arguments(self.parameter)
+            arguments = self._form.arguments(self.parameter)
         except ValueError as error:
             raise InputError(f"policy {self}: {error}; it is written {usage}") from None
+        object.__setattr__(self, "_arguments", arguments)
+        if self._form.spelling is not None:
+            name, _, parameter = self._form.spelling(*arguments).partition(":")
+            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "parameter", parameter)
 
     @classmethod
     def parse(cls, text: str) -> PolicySpec:
@@ -80,6 +100,11 @@ class PolicySpec:
     def fixed(cls, k: int) -> PolicySpec:
         """Verifying the first k positions, always."""
         return cls("fixed", str(k))
+
+    @classmethod
+    def table(cls, rows: Sequence[tuple[int, int]]) -> PolicySpec:
+        """k by batch size, from (requests, k); neighbouring rows of one k become one."""
+        return cls(*KByBatch.spelling(rows).split(":"))
 
     def __str__(self) -> str:
         return f"{self.name}:{self.parameter}" if self.parameter else self.name
@@ -116,7 +141,7 @@ class PolicySpec:
     @property
     def k(self) -> int | None:
         """How many positions it verifies of every draft, 0 for `none`; None where it depends on more than the block."""
-        return int(self._form.arguments(self.parameter)[0]) if self._form.policy is Fixed else None
+        return int(self._arguments[0]) if self._form.policy is Fixed else None
 
     def within(self, request_cap: int, gamma: int) -> PolicySpec:
         """The plainest policy that does the same to drafts of γ tokens while at most so many requests run: a table that has
@@ -130,14 +155,14 @@ class PolicySpec:
     @property
     def k_by_batch(self) -> KByBatch | None:
         """Its table of k over running requests; None where it has none."""
-        return KByBatch(*self._form.arguments(self.parameter)) if self._form.policy is KByBatch else None
+        return KByBatch(*self._arguments) if self._form.policy is KByBatch else None
 
     def bind(self, cost: StepCost | None = None) -> Policy:
         """The policy itself, a new one each time, for policies learn; `cost` is what it believes a step costs.
 
         Raises InputError where it needs a cost and there is none.
         """
-        kind, arguments = self._form.policy, self._form.arguments(self.parameter)
+        kind, arguments = self._form.policy, self._arguments
         made: Callable[..., Policy] = kind
         if not kind.needs_cost:
             return made(*arguments)

@@ -21,9 +21,14 @@ class Threshold(Policy):
         if not 0 <= self.least <= 1:
             raise ValueError(f"the confidence must be from 0 to 1, got {self.least}")
 
+    @staticmethod
+    def spelling(least: float) -> str:
+        """The policy as users write it."""
+        return f"threshold:{written(least)}"
+
     @property
     def name(self) -> str:
-        return f"threshold:{written(self.least)}"
+        return self.spelling(self.least)
 
     def admit(self, step: StepView) -> None:
         for request in range(step.running):

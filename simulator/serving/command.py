@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.drafter_kinds import KINDS
+from simulator.numbers import counted
 from simulator.policies import PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.records import Drafting, Recording
@@ -118,7 +119,9 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
 
 def unsearched(engine: ServingEngine, most: int) -> str:
     """What is to be known of a table of k by batch size that ends below the request cap."""
-    above = f"no more than {most} requests ran in any load searched; above, {engine.name} goes on with the last row"
+    above = (
+        f"no more than {counted(most, 'request')} ran in any load searched; above, {engine.name} goes on with the last row"
+    )
     return f"{engine.flags.batch_rows}: {above}"
 
 

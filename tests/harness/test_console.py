@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.console import fitting, print_table, say
+from harness.console import fitting, joined, listed, print_table, say, shares
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -42,6 +42,14 @@ def test_what_is_still_too_wide_is_not_cut() -> None:
     rows = [["a policy with a long name", "more than there is room for"]]
     print_table(Console(file=told, width=20, force_terminal=True, no_color=True), ["policy", "why"], rows, ())
     assert "".join(told.getvalue().split()).count("apolicywithalongnamemorethanthereisroomfor") == 1
+
+
+def test_several_words_take_commas_and_may_be_repeated() -> None:
+    for texts in (["a,b,c"], ["a", "b", "c"], ["a, b", "c"]):
+        assert listed(texts) == ["a", "b", "c"]
+    assert joined(["1..4", "8=1"]) == "1..4,8=1"
+    assert shares(["math=0.4", "code=0.6"]) == shares(["math=0.4,code=0.6"]) == {"math": 0.4, "code": 0.6}
+    assert listed(None) is joined(None) is shares(None) is None
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 160), st.data())

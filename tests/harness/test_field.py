@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.console import print_json
 from harness.published.field.acceptance import (
     alpha_of,
     block_sizes,
@@ -67,6 +68,7 @@ from results.published import FIELD
 from simulator.hardware.catalogue import find_profile
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.simulation import Prepared
+from tests.documented import differences
 
 SHARED = Path(os.environ.get("SPECYARD_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")).parent / "field"
 DSPARK = Drafting("dspark", 7, 3, 43, block=True)
@@ -391,7 +393,7 @@ def test_small_graphs_are_a_cliff() -> None:
 # --- what is said ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_point_is_finite_and_listed() -> None:
+def test_every_point_is_finite_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
     result = Fieldwork((mi355x(), *acceptance()), UNREPRODUCED, CAVEATS)
     points = [p for e in result.experiments for p in e.points]
     assert len(points) > 300
@@ -405,7 +407,10 @@ def test_every_point_is_finite_and_listed() -> None:
     assert page.count(" → ") == len(points) + len(result.experiments)  # and the tables' heads
     assert all(u.reason in page and u.reason in text for u in UNREPRODUCED)
     assert all(caveat in page and caveat in text for caveat in CAVEATS)
-    raw = msgspec.json.decode(msgspec.json.encode(result))
+    print_json("reproduction", {"field": result})
+    told = capsys.readouterr().out
+    assert differences(told) == []
+    raw = json.loads(told)["field"]
     assert sum(len(e["points"]) for e in raw["experiments"]) == len(points)
 
 

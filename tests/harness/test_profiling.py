@@ -13,16 +13,18 @@ from transformers import Qwen3ForCausalLM
 
 from drafters.kinds.ngram import NGram
 from drafters.target import Target
+from harness.cli.profile import print_profile
 from harness.console import Watcher
 from harness.hardware.bench import BenchPoint, Timing
 from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, prompt_seconds, rising
 from harness.hardware.measure import Effort, ProfileQuality, grid, profile_architecture, profile_pair
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, load_profile
+from tests.documented import differences
 from tests.drafters.conftest import micro_config
 
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)
-SMALL = Effort(seconds=5, max_requests=4, context_tokens=128, memory_gb=1)
+SMALL = Effort(time_limit_s=5, max_requests=4, context_tokens=128, memory_gb=1)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,13 @@ def test_a_real_profile_is_whole(measured: tuple[Profile, ProfileQuality], tmp_p
     assert quality.errors["target"][0] < 0.5
 
 
+def test_a_profile_and_its_quality_as_json(
+    measured: tuple[Profile, ProfileQuality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_profile(*measured, Path("tiny.json"), as_json=True)
+    assert differences(capsys.readouterr().out) == []
+
+
 def test_predicted_steps_are_near_live_decoding(measured: tuple[Profile, ProfileQuality]) -> None:
     """Loose: other programs share this machine. What it came to on a quiet one is in the profile's provenance."""
     _, quality = measured
@@ -183,7 +192,7 @@ def test_an_architecture_with_random_weights(tmp_path: Path) -> None:
     folder = tmp_path / "mini"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(micro_config(vocab_size=64).to_dict()))
-    effort = Effort(seconds=1, max_requests=2, context_tokens=32)
+    effort = Effort(time_limit_s=1, max_requests=2, context_tokens=32)
     threads = torch.get_num_threads()
     profile, quality = profile_architecture(
         str(folder), {"dspark": "dspark", "mtp": "mtp"}, effort, SILENT, device="cpu", dtype="float32"
@@ -208,7 +217,7 @@ def test_refusals() -> None:
         profile_pair("tiny", SMALL, SILENT, drafters=["eagle9"])
     with pytest.raises(InputError, match="device"):
         profile_pair("tiny", SMALL, SILENT, device="no-such-device")
-    with pytest.raises(InputError, match="--seconds must be above 0"):
-        Effort(seconds=0)
+    with pytest.raises(InputError, match="--time-limit must be above 0"):
+        Effort(time_limit_s=0)
     with pytest.raises(InputError, match="qwen3-8b"):
         profile_architecture("qwen3-99b", {}, SMALL, SILENT)

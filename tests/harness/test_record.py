@@ -12,6 +12,7 @@ from harness.sweeps.replay import replay_run
 from results.store.database import Store
 from simulator.errors import InputError
 from simulator.policies import policies_of
+from tests.documented import differences
 from tests.harness.processes import harness, query
 
 
@@ -92,6 +93,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
     done = harness("record", *options, "--block-sizes", "2,5", "--dry-run", "--json", *out)
     assert done.returncode == 0, done.stderr
+    assert differences(done.stdout) == []
     costs = json.loads(done.stdout)
     assert costs["responses"] == 10
     assert costs["anchors"] == 10 * 23 * 2 * (2 + 1)  # block sizes × (dspark drafting both ways, and ngram)
@@ -127,7 +129,8 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
     done = harness("replay", "latest", *policies, "--json", *out)
     assert done.returncode == 0, done.stderr
     assert "ngram γ=2: left out: policy threshold:0.5: needs confidences" in done.stderr
-    rows = json.loads(done.stdout)
+    assert differences(done.stdout) == []
+    rows = json.loads(done.stdout)["replays"]
     assert len(rows) == (3 * 2 * 2 + 2 * 2) * 3  # policies × block sizes × ways to draft × domains
     assert all(1 <= r["tau"] <= r["budget"] for r in rows)
     assert {r["policy"] for r in rows if not r["exact"]} == {"oracle"}
@@ -156,7 +159,7 @@ def test_published_curves_become_a_run(tmp_path: Path) -> None:
     ]
     replayed = json.loads(
         harness("replay", "latest", "--policy", "threshold:0.5", "--drafter", "dspark", "--json", *out).stdout
-    )
+    )["replays"]
     assert {r["domain"] for r in replayed} == {"math", "code", "chat"}
     refused = harness("synthesize", "paper:gpt-7", *out)
     assert refused.returncode == 2

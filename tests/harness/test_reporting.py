@@ -36,12 +36,12 @@ def harness(out: Path, *arguments: str) -> Result:
 
 
 def test_a_report_by_run_sweep_or_study(out: Path) -> None:
-    for arguments in ((), ("latest",), (RUN[:2],), ("--sim", "5e"), ("--study", "latest")):
+    for arguments in ((), ("latest",), (RUN[:2],), ("--sweep", "5e"), ("--study", "latest")):
         result = harness(out, "report", *arguments)
         assert result.exit_code == 0, result.output
         assert result.stdout.strip() == str(out / RUN / "report.html")
-    both = harness(out, "report", "beef", RUN, "--sim", "5eed", "--json")
-    assert json.loads(both.stdout) == {"report": str(out / "beef" / "report.html")}
+    both = harness(out, "report", "beef", RUN, "--sweep", "5eed", "--json")
+    assert json.loads(both.stdout)["report"] == str(out / "beef" / "report.html")
     assert "2 runs" in (out / "beef" / "report.html").read_text()
 
 
@@ -63,10 +63,10 @@ def test_pictures_without_a_browser_are_refused_in_one_sentence(out: Path, monke
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("beef", "--sim", "5eed"), f"sweep 5eed: is of run {RUN}; name that run too"),
+        (("beef", "--sweep", "5eed"), f"sweep 5eed: is of run {RUN}; name that run too"),
         (("beef", "--study", "57ad"), f"study 57ad: is of run {RUN}; name that run too"),
         (("gone",), "run gone: no such run"),
-        ((RUN, "--sim", "gone"), "sweep gone: no such sweep"),
+        ((RUN, "--sweep", "gone"), "sweep gone: no such sweep"),
         ((RUN, "--study", "gone"), "study gone: no such study"),
     ],
 )

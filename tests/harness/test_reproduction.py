@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from functools import cache
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
+from harness.console import print_json
 from harness.published.paper.fit import (
     SPLIT,
     TARGET_LAYERS,
@@ -43,6 +44,7 @@ from harness.published.paper.predict import (
 )
 from simulator.hardware.catalogue import DATA, bundled_profiles, find_profile
 from simulator.hardware.profile import Profile
+from tests.documented import differences
 
 MODELS = list(TARGET_LAYERS)
 
@@ -295,8 +297,11 @@ def test_the_page_stands_alone_and_says_what_is_wrong(tmp_path: Path) -> None:
     assert all(caveat[:25].replace("'", "&#39;") in page for caveat in CAVEATS)
 
 
-def test_the_result_is_json_and_comes_out_the_same_again() -> None:
-    raw = msgspec.json.decode(msgspec.json.encode(result()))
+def test_the_result_is_json_and_comes_out_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json("reproduction", {"paper": result()})
+    told = capsys.readouterr().out
+    assert differences(told) == []
+    raw = json.loads(told)["paper"]
     assert [m["model"] for m in raw["models"]] == MODELS
     assert raw["alternatives"] == []
     assert predict(fit("V4-Pro"), (20, 100)) == predict(fit("V4-Pro"), (20, 100))

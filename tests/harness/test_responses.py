@@ -38,14 +38,32 @@ def test_the_first_line_is_the_sampling_itself() -> None:
 
 def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
     file = write(tmp_path, HEADER, *LINES)
-    responses = read_responses(file, PROMPTS, SAMPLING)
+    responses = read_responses([file], PROMPTS, SAMPLING)
     found = responses.of_prompt
     assert [r.token_ids for r in found["t/0"]] == [(4, 5, 2), (4,)]
     assert [r.turn for r in found["t/1"]] == [0]
     assert responses.longest == 3
-    assert read_responses(file, PROMPTS, SAMPLING, file_hash=responses.file_hash) == responses
+    assert read_responses([file], PROMPTS, SAMPLING, file_hash=responses.file_hash) == responses
     with pytest.raises(InputError, match="has changed since the run began"):
-        read_responses(file, PROMPTS, SAMPLING, file_hash="0")
+        read_responses([file], PROMPTS, SAMPLING, file_hash="0")
+
+
+def test_several_files_are_one(tmp_path: Path) -> None:
+    whole = read_responses([write(tmp_path, HEADER, *LINES)], PROMPTS, SAMPLING)
+    files = []
+    for name, lines in (("a", LINES[:1]), ("b", LINES[1:])):
+        (tmp_path / name).mkdir()
+        files.append(write(tmp_path / name, HEADER, *lines))
+    parts = read_responses(files, PROMPTS, SAMPLING)
+    assert parts.of_prompt == whole.of_prompt
+    assert read_responses(files[::-1], PROMPTS, SAMPLING, file_hash=parts.file_hash) == parts
+    with pytest.raises(InputError, match=r"b.responses.jsonl, line 2: a second response to t/0, turn 1"):
+        read_responses([*files, files[1]], PROMPTS, SAMPLING)
+    with pytest.raises(InputError, match=r"has none for t/0, turn 1"):
+        read_responses(files[:1], PROMPTS, SAMPLING)
+    write(tmp_path / "b", HEADER, *LINES[1:], {**LINES[0], "prompt_id": "other"})
+    with pytest.raises(InputError, match=r"a.responses.jsonl, .*b.responses.jsonl: have changed since the run began"):
+        read_responses(files, PROMPTS, SAMPLING, file_hash=parts.file_hash)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +91,7 @@ def test_every_turn_of_every_prompt_is_found(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        read_responses(write(tmp_path, *lines), PROMPTS, SAMPLING)
+        read_responses([write(tmp_path, *lines)], PROMPTS, SAMPLING)
 
 
 @pytest.mark.parametrize(
@@ -94,15 +112,15 @@ def test_the_target_must_be_able_to_say_it(token_ids: tuple[int, ...], finish: A
 def test_a_file_is_judged_as_a_whole(length: int, most: int, tmp_path: Path) -> None:
     """One token may always round otherwise, and 1 % of all that are anchors and what chance adds, wherever they are."""
     lines = [{**line, "token_ids": [4] * length, "finish": "length"} for line in LINES]
-    given = read_responses(write(tmp_path, HEADER, *lines), PROMPTS, SAMPLING)
+    given = read_responses([write(tmp_path, HEADER, *lines)], PROMPTS, SAMPLING)
     assert given.anchors == 3 * (length - 1)
-    given.judge("file", most, "t/0, turn 1")
+    given.judge("--responses file", most, "t/0, turn 1")
     with pytest.raises(
         InputError, match=rf"{most + 1} of {given.anchors} tokens or more, some of them in t/0, turn 1, cannot"
     ):
-        given.judge("file", most + 1, "t/0, turn 1")
+        given.judge("--responses file", most + 1, "t/0, turn 1")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_responses(tmp_path / "nowhere.jsonl", PROMPTS, SAMPLING)
+        read_responses([tmp_path / "nowhere.jsonl"], PROMPTS, SAMPLING)

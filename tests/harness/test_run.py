@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tests.documented import differences
 from tests.harness.processes import harness, query
 
 SMALL = ["suites/math_code_chat", "--limit", "2", "--max-new-tokens", "48", "--batch", "4", "--drafter", "dspark",
@@ -84,6 +85,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference")
     done = harness("run", *SMALL, "--actors", "1", "--speed-passes", "1", "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
+    assert differences(done.stdout) == []
     result = json.loads(done.stdout)
     assert Path(result["run"]["report"]).exists()
     assert {row["drafter"] for row in result["speed"]} == {"none", "dspark", "ngram"}
@@ -201,7 +203,7 @@ def test_a_run_whose_pair_or_prompts_changed_does_not_resume(reference: Path, tm
 
 def test_commands_print_json_alone(reference: Path) -> None:
     out = ["--out", str(reference)]
-    [row] = json.loads(harness("runs", *out, "--json").stdout)
+    [row] = json.loads(harness("runs", *out, "--json").stdout)["runs"]
     assert row["finished"] is True
     shown = json.loads(harness("show", "latest", *out, "--json").stdout)
     assert shown["run"]["run_id"] == row["run"]

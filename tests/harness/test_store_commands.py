@@ -30,8 +30,8 @@ from tests.results.test_store import INFO, RESPONSE
 from tests.results.test_store_leases import WORKER, other
 from tuner.cli.app import app as tuner_app
 
-SIMULATE = ("simulate", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--draws", "0", "--concurrency", "2,4")
-SEARCH = ("search", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--trials", "1", "--load", "4", "--actors", "0")
+SIMULATE = ("simulate", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--decision-draws", "0", "--concurrency", "2,4")
+SEARCH = ("search", "--hardware", "h100/qwen3-4b", "--seconds", "5", "--trials", "1", "--concurrency", "4", "--actors", "0")
 SILENT = Watcher(lambda text: None, lambda stage, done, total: None)
 
 

@@ -37,7 +37,9 @@ def write(file: Path, rows: list[object]) -> None:
 
 def test_a_folder_anywhere_is_a_suite(folder: Path) -> None:
     suite = load_suite(str(folder))
-    assert (suite.file.name, suite.file.version, suite.source) == ("mine", 3, "bundled")
+    assert (suite.file.name, suite.file.version, suite.source) == ("mine", 3, "suite")
+    assert load_suite(str(folder), data_dir=folder / "prompts").source == "data-dir"
+    assert load_suite("math_code_chat", limit=1).source == "bundled"
     assert [p.prompt_id for p in suite.prompts] == ["sums/0", "sums/x", "talk/0"]
     assert suite.prompts[1].turns == ("2 + 2?", "Sure?")
     assert suite.prompts[2].domain == "chat"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import duckdb
 import msgspec
 import polars as pl
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 import results.store.rows
 import simulator.hardware.profile
+from harness.cli.app import app
 from harness.cli.simulate import print_sweep
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan
@@ -21,7 +26,7 @@ from harness.sweeps.run import run_sweep
 from results.store.database import Store
 from results.store.rows import plan_row, read_plan
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
+from simulator.hardware.catalogue import bundled_profiles, find_profile
 from simulator.hardware.profile import Profile, dump_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, Users, counts
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -30,7 +35,7 @@ from tests.harness.test_cli import refused
 from tests.harness.test_run import harness
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
-QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--draws", "10")
+QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--decision-draws", "10")
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +242,33 @@ def test_profiles_are_listed_and_printed(tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     mine.write_text(harness("hardware", "h100/qwen3-4b").stdout)
     assert find_profile(str(mine)) == find_profile("h100/qwen3-4b")
+
+
+def test_the_table_of_profiles_fits_a_terminal_and_has_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile = find_profile("h100/qwen3-4b")
+    Path("runs/hardware/lab").mkdir(parents=True)
+    measured = dataclasses.replace(profile, source="measured", provenance={"date": "2026-02-03"}, gpus=2)
+    Path("runs/hardware/lab/mine.json").write_text(dump_profile(measured))
+    Path("runs/hardware/undated.json").write_text(dump_profile(dataclasses.replace(profile, source="user", provenance={})))
+    Path("runs/hardware/broken.json").write_text("{")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    console = Console(width=80, highlight=False)
+    monkeypatch.setattr("harness.cli.hardware.plain_console", lambda: console)
+    with console.capture() as captured:
+        done = CliRunner().invoke(app, ["hardware"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("left out: runs/hardware/broken.json: is not JSON")
+    lines = captured.get().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    fits = f"{profile.kv_capacity_tokens:,}"
+    assert rows["runs/hardware/lab/mine.json"] == ["2", fits, "measured", "2026-02-03"]
+    assert rows["runs/hardware/undated.json"] == ["1", fits, "user", today]
+    assert rows["h100/qwen3-4b"] == ["1", fits, "roofline", "–"]
+    assert rows["b300/deepseek-v4-flash"][2:] == ["published", "2026-08-14"]
+    assert rows["paper/deepseek-v4-pro"][2:] == ["fitted", "2026"]
+    assert len(rows) == len(bundled_profiles()) + 2
 
 
 def test_greedy_drafts_of_a_run_without_them_are_refused_and_a_default_says_so(out: Path) -> None:

@@ -29,6 +29,7 @@ from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse
+from tests.documented import differences
 
 
 def some_trace(alpha: float = 0.6, gamma: int = 3, responses: int = 12, tokens: int = 60) -> Trace:
@@ -79,7 +80,7 @@ def test_tasks_and_prompts_take_turns() -> None:
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
-    plan, trace = ValidationPlan(max_tokens=40), some_trace(responses=60)
+    plan, trace = ValidationPlan(max_new_tokens=40), some_trace(responses=60)
     profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
     point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
@@ -126,7 +127,7 @@ def test_a_point_draws_what_it_has_always_drawn() -> None:
 
 
 def test_plans_refuse_nonsense() -> None:
-    for wrong in ({"seconds": 0}, {"max_tokens": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"replicates": 1}):
+    for wrong in ({"time_limit_s": 0}, {"max_new_tokens": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"replicates": 1}):
         with pytest.raises(InputError):
             ValidationPlan(**wrong)  # type: ignore[arg-type]
 
@@ -201,7 +202,7 @@ def test_validate_for_real(recorded: Path) -> None:
         "validate",
         "--out",
         str(recorded),
-        "--seconds",
+        "--time-limit",
         "6",
         "--concurrency",
         "1,3",
@@ -210,8 +211,9 @@ def test_validate_for_real(recorded: Path) -> None:
         "--drafter",
         "none",
     ]
-    result = CliRunner().invoke(app, [*command, "--max-tokens", "12", "--json"])
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "12", "--json"])
     assert result.exit_code == 0, result.output
+    assert differences(result.stdout) == []
     found = json.loads(result.stdout)
     rows = found["validation"]
     assert [(r["drafter"], r["policy"], r["users"]) for r in rows] == [
@@ -228,8 +230,8 @@ def test_validate_for_real(recorded: Path) -> None:
 
 
 def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
-    common = ["validate", "--out", str(recorded), "--seconds", "1", "--concurrency", "2"]
-    result = CliRunner().invoke(app, [*common, "--hardware", "h100/qwen3-4b", "--drafter", "none", "--max-tokens", "8"])
+    common = ["validate", "--out", str(recorded), "--time-limit", "1", "--concurrency", "2"]
+    result = CliRunner().invoke(app, [*common, "--hardware", "h100/qwen3-4b", "--drafter", "none", "--max-new-tokens", "8"])
     assert result.exit_code == 0, result.output
     assert "none" in result.stdout
     result = CliRunner().invoke(app, [*common, "--drafter", "nobody"])
@@ -240,7 +242,7 @@ def test_sensitivity_command(recorded: Path) -> None:
     command = ["sensitivity", "--out", str(recorded), "--hardware", "h100/qwen3-4b", "--concurrency", "4", "--seconds", "1"]
     result = CliRunner().invoke(app, [*command, "--drafter", "dspark", "--json"])
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+    found = json.loads(result.stdout)["sensitivities"]
     assert [t["what"] for t in found] == list(CHANGES)
     for t in found:
         assert len(t["looks"]) == 7

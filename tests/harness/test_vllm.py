@@ -32,6 +32,7 @@ from harness.vllm.profile import Calibration, fit_profile, mean_step_error
 from harness.vllm.validation import calibration_users, closing_lines
 from simulator.errors import InputError
 from simulator.records import Sampling
+from tests.documented import differences
 
 PAIR = load_pair("tiny")
 TEXT = torch.tensor([list(range(20, 44))])
@@ -250,9 +251,10 @@ def test_speculation_in_vllm_changes_no_greedy_response(target: Target, tmp_path
 
 @with_vllm
 def test_validate_with_vllm_for_real(recorded: Path) -> None:
-    command = ["validate", "--engine", "vllm", "--out", str(recorded), "--seconds", "36", "--concurrency", "2,8"]
-    result = CliRunner().invoke(app, [*command, "--max-tokens", "24", "--json"])
+    command = ["validate", "--engine", "vllm", "--out", str(recorded), "--time-limit", "36", "--concurrency", "2,8"]
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "24", "--json"])
     assert result.exit_code == 0, result.output
+    assert differences(result.stdout) == []
     found = json.loads(result.stdout)
     rows = found["validation"]
     methods = ["none", "eagle3", "ngram"] if engine.on_cpu() else ["none", "dspark", "eagle3", "ngram"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -209,6 +210,10 @@ def test_a_baseline_says_what_its_run_says(tmp_path: Path) -> None:
     file = tmp_path / "base.json"
     write_baseline(finished_baseline(con, RUN), file)
     read = read_baseline(file)
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert read_baseline(marked) == read
+    marked.unlink()
     assert read == baseline(con, RUN)
     lengths = [c for c in compare(con, RUN, "beef").changes if c.quantity == "accepted length"]
     by_file = compare_with_baseline(con, "base.json", read, "beef")

@@ -167,6 +167,7 @@ def test_commands_list_before_they_remove(store: Store) -> None:
         assert {line.split()[1] for line in told.splitlines()[:-1]} == {"r1", "s1", "t1"}
     listed = json.loads(command("prune", "--older", "30d", *out, "--json")[1])
     assert listed == {
+        "schema": 1, "kind": "removal",
         "listed": [{"kind": k, "id": f"{k[0] if k != 'study' else 't'}1", "run": "r1"} for k in ("run", "sweep", "study")],
         "removed": False, "bytes_freed": 0,
     }  # fmt: skip
@@ -204,6 +205,6 @@ def test_rescue_is_a_command(store: Store, tmp_path: Path) -> None:
     store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
     code, told, _ = command("rescue", "--out", str(tmp_path))
     assert code == 0
-    assert "responses: 1 rows" in told
+    assert "responses: 1 row\n" in told
     assert Store(tmp_path / "specyard.rescued.duckdb").find_run("latest") == run_id
     assert command("rescue", "--out", str(tmp_path))[0] == 2

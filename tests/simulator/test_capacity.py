@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.averages import Averages, trace_of
-from simulator.capacity import MOST, check_costs, crowded, dollars_per_million, enough, gpus_for, headroom, headroom_of
+from simulator.capacity import (
+    MOST,
+    MOST_TRIED,
+    check_costs,
+    crowded,
+    dollars_per_million,
+    enough,
+    gpus_for,
+    headroom,
+    headrooms,
+)
+from simulator.decision import Draw
+from simulator.draws import HOLDING, headroom_of, holding
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.policies import PolicySpec
@@ -31,7 +44,7 @@ def test_the_largest_rate_is_found_to_five_per_cent(threshold: float, told: bool
 
     found = headroom(Arrivals(3), holds, at_one=threshold >= 1 if told else None)
     assert found <= threshold < found * 1.051
-    assert len(tried) <= 12
+    assert len(tried) <= MOST_TRIED
     assert len(set(tried)) == len(tried)
     assert (3.0 in tried) == (not told)
 
@@ -112,3 +125,33 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
     assert 0 < found < MOST
     assert at(found)
     assert not at(1.1 * found)
+
+
+@given(st.lists(st.floats(1 / 60, 60), min_size=2, max_size=5))
+def test_searches_side_by_side_are_searches_alone(thresholds: list[float]) -> None:
+    """And ask about every machine that is not known yet at once."""
+
+    def hold(asked: Sequence[tuple[int, Load]]) -> list[bool]:
+        assert len({number for number, _ in asked}) == len(asked)
+        return [(load.rate_per_s or math.nan) <= thresholds[number] for number, load in asked]
+
+    found = headrooms(Arrivals(1), hold, len(thresholds))
+    alone = [headroom(Arrivals(1), lambda load, most=most: (load.rate_per_s or math.nan) <= most) for most in thresholds]  # type: ignore[misc]
+    assert found == alone
+
+
+def test_what_draws_hold_is_told_of_the_load_that_was_asked_for() -> None:
+    """Machines that hold 4.5 to 6.4 requests a second, of a load of 2 held 2.6 times with nothing off; users whole."""
+    most = {number: 4.5 + 0.1 * number for number in range(HOLDING)}
+
+    def hold(asked: Sequence[tuple[Draw, Load]]) -> list[bool]:
+        assert all(draw.off for draw, _ in asked)
+        return [(load.rate_per_s or load.users or math.nan) <= most[draw.number] for draw, load in asked]
+
+    expected = np.quantile(list(most.values()), [0.025, 0.975]) / 2
+    found = holding(Arrivals(2), 2.6, hold)
+    assert found.value == 2.6
+    assert [found.low, found.high] == pytest.approx(expected, rel=0.05)
+    for times in (0.0, MOST, 4.0):  # wherever the search begins
+        found = holding(Users(1), times, hold)
+        assert (found.low, found.high) == (min(times, 4), max(times, 6))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from results.report.headline import from_decision
-from simulator.decision import Candidate, Decision, Draw, Sampled, Simulated, choose, decide, sentences
+from simulator.configuration import Configuration
+from simulator.decision import Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import batch_rows, cannot_run, serve
@@ -18,8 +19,8 @@ EAGLE3 = Recording("old", 7, "none", "greedy", "eagle3")
 NOTHING = Recording("none", 0)
 
 
-def candidate(recording: Recording, policy: str, cap: int = 256) -> Candidate:
-    return Candidate(recording=recording, policy=PolicySpec.parse(policy), request_cap=cap)
+def candidate(recording: Recording, policy: str, cap: int = 256) -> Configuration:
+    return Configuration(recording, PolicySpec.parse(policy), cap)
 
 
 def simulated(recording: Recording, policy: str, value: float, *, kept: bool = True, cap: int = 256) -> Simulated:
@@ -255,3 +256,20 @@ def test_who_waits_for_a_place_is_told_what_helps() -> None:
     assert len(told.gains) == 1
     assert not any("over no speculation" in fact for fact in told.facts)
     assert [told.headline, *told.facts] == [s for s in sentences(decision) if "over no speculation" not in s]
+
+
+@pytest.mark.parametrize(
+    ("holds", "safer"),
+    [(None, "a smaller load"), (Range(1.4, 0.68, 2.3), "0.68 × this load"), (Range(1.4, 0.0, 2.3), "a smaller load")],
+)
+def test_how_much_smaller_a_load_is_safe(holds: Range | None, safer: str) -> None:
+    """The lower end of what is held over the draws, where there is one."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    values = np.full(len(DRAWS), 150.0)
+    unsure = sampled(values)
+    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
+    decision = decide(STUB, choice, {choice.run: unsure, choice.none: sampled(values)}, DRAWS, VLLM)
+    said = " ".join(sentences(msgspec.structs.replace(decision, holds=holds)))
+    assert f"{safer}, or a weaker promise" in said
+    assert ("1.4 × this load" in said) == (holds is not None)

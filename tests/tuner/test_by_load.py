@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from tests.tuner.test_sensitivity import configuration, trials
+from tests.tuner.configurations import configuration, plain
+from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.space import plain
 
 
 def tried(none: float, *, eagle3: dict[int, float], dspark: dict[int, float], broken: float = -1.0) -> list:  # type: ignore[type-arg]
@@ -33,7 +33,7 @@ def test_the_best_k_of_one_drafter_at_every_load() -> None:
         BOTH,
     )
     assert found is not None
-    assert (found.drafter, found.gamma, str(found.policy)) == ("eagle3", 7, "k_by_batch:8=5/64=1")
+    assert (found.recording.drafter, found.recording.gamma, str(found.policy)) == ("eagle3", 7, "k_by_batch:8=5/64=1")
     assert [(row.users, row.k, pytest.approx(row.gain)) for row in found.rows] == [(8, 5, 1.0), (64, 1, 0.2)]
     assert all(str(row.users) in line for row, line in zip(found.rows, found.bars(), strict=True))
 

@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 import pytest
 
-QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--draws", "5", "--decision-draws", "10",
-         "--request-cap", "32",
+QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--confirmation-draws", "5",
+         "--decision-draws", "10", "--request-cap", "32",
          "--drafter", "dspark"]  # fmt: skip
 
 
@@ -32,7 +32,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def searched(out: Path) -> dict[str, Any]:
-    done = tuner("search", *QUICK, "--load", "8,16", "--sla", "tps>=50", "--mix", "math=0.5,code=0.5", "--json", out=out)
+    done = tuner(
+        "search", *QUICK, "--concurrency", "8,16", "--sla", "tps>=50", "--mix", "math=0.5,code=0.5", "--json", out=out
+    )
     assert done.returncode == 0, done.stderr
     study: dict[str, Any] = json.loads(done.stdout)
     return study
@@ -51,14 +53,18 @@ def test_search_show_export(searched: dict[str, Any], out: Path) -> None:
     every = tuner("export", name, out=out)  # of one winner, or a table of k by batch size
     assert every.returncode == 0, every.stderr
     assert "vllm serve Qwen/Qwen3-4B" in every.stdout
-    refused = tuner("export", name, "--load", "5", out=out)
+    refused = tuner("export", name, "--concurrency", "5", out=out)
     assert refused.returncode == 2
-    assert "is of 8 users, 16 users; choose one with --load" in refused.stderr
-    command = tuner("export", name, "--load", "16", out=out).stdout
+    assert "is of 8 users, 16 users; choose one with --concurrency" in refused.stderr
+    command = tuner("export", name, "--concurrency", "16", out=out).stdout
     decision = searched["loads"]["users:16/0"]["decision"]
     assert decision["command"] in command
     assert command.startswith(f"# specyard study {name}\n# Run {decision['run']}")
-    content = json.loads(tuner("export", name, "--load", "16", "--format", "json", out=out).stdout)
+    every = json.loads(tuner("export", name, "--format", "json", out=out).stdout)
+    assert [w["load"] for w in every["winners"]] == ["users:8/0", "users:16/0"]
+    one = json.loads(tuner("export", name, "--concurrency", "16", "--format", "json", out=out).stdout)
+    assert one["winners"] == every["winners"][1:]
+    [content] = one["winners"]
     assert content["configuration"]["policy"] == winner["policy"]
     assert content["k_by_batch"]["rows"][0][0] == 1
     assert content["k_by_batch"]["loss"] < 1
@@ -80,7 +86,7 @@ def test_optuna_reads_the_journal(searched: dict[str, Any], out: Path) -> None:
 
 
 def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
-    done = tuner("search", *QUICK, "--load", "16", "--sla", "tps>=90000", "--policy", "fixed", out=out)
+    done = tuner("search", *QUICK, "--concurrency", "16", "--sla", "tps>=90000", "--policy", "fixed", out=out)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "at 16 users none of 8 configurations keeps tps>=90000; the closest, dspark γ=7 fixed:7" in done.stderr
@@ -90,7 +96,7 @@ def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
 
 def test_a_profile_of_another_model_is_said(out: Path) -> None:
     done = tuner(
-        "search", *QUICK, "--hardware", "h100/qwen3-8b", "--load", "4", "--policy", "fixed", "--seconds", "1", out=out
+        "search", *QUICK, "--hardware", "h100/qwen3-8b", "--concurrency", "4", "--policy", "fixed", "--seconds", "1", out=out
     )
     assert done.returncode == 0, done.stderr
     assert "note: profile h100/qwen3-8b is of Qwen/Qwen3-8B, the traces are of Qwen/Qwen3-4B" in done.stderr
@@ -99,21 +105,21 @@ def test_a_profile_of_another_model_is_said(out: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--load", "4"], "name a hardware profile with --hardware"),
-        ([*QUICK], "name a load: --load, --rate or --arrivals"),
-        ([*QUICK, "--load", "many"], "--load many: is written as 64"),
+        (["--concurrency", "4"], "name a hardware profile with --hardware"),
+        ([*QUICK], "name a load: --concurrency, --rate or --arrivals"),
+        ([*QUICK, "--concurrency", "many"], "--concurrency many: is written as 64"),
         ([*QUICK, "--rate", "x"], "--rate x: is written as 2,4,8"),
-        ([*QUICK, "--load", "4", "--sla", "speed>=1"], "is written tps>=80"),
-        ([*QUICK, "--load", "4", "--policy", "best"], "--policy best: cannot be searched; the kinds are fixed"),
-        ([*QUICK, "--load", "4", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
-        ([*QUICK, "--load", "4", "--mix", "law=1"], "no law in the recording; it has chat, code, math"),
-        ([*QUICK, "--load", "4", "--sampler", "cma"], "--sampler cma: there are tpe, gp"),
-        ([*QUICK, "--load", "4", "--objective", "goodput"], "counts what keeps a bound; give one with --sla"),
-        ([*QUICK, "--load", "4", "--draws", "2"], "needs 5 draws"),
-        ([*QUICK, "--load", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
-        ([*QUICK, "--load", "4", "--hardware", "h100/gpt-2"], "a model of qwen3-4b"),
+        ([*QUICK, "--concurrency", "4", "--sla", "speed>=1"], "is written tps>=80"),
+        ([*QUICK, "--concurrency", "4", "--policy", "best"], "--policy best: cannot be searched; the kinds are fixed"),
+        ([*QUICK, "--concurrency", "4", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
+        ([*QUICK, "--concurrency", "4", "--mix", "law=1"], "no law in the recording; it has chat, code, math"),
+        ([*QUICK, "--concurrency", "4", "--sampler", "cma"], "--sampler cma: there are tpe, gp"),
+        ([*QUICK, "--concurrency", "4", "--objective", "goodput"], "counts what keeps a bound; give one with --sla"),
+        ([*QUICK, "--concurrency", "4", "--confirmation-draws", "2"], "needs 5 draws"),
+        ([*QUICK, "--concurrency", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
+        ([*QUICK, "--concurrency", "4", "--hardware", "h100/gpt-2"], "a model of qwen3-4b"),
         (["--resume", "zzz"], "study zzz: no such study"),
-        (["--resume", "latest", "--load", "4"], "--load: cannot stand beside --resume"),
+        (["--resume", "latest", "--concurrency", "4"], "--concurrency: cannot stand beside --resume"),
     ],
 )
 def test_bad_input_is_refused(searched: dict[str, Any], out: Path, arguments: list[str], message: str) -> None:

@@ -19,12 +19,12 @@ from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.serving.command import batch_rows
 from simulator.traces import Trace
-from tests.tuner.test_sensitivity import configuration, trials
+from tests.tuner.configurations import configuration, plain
+from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.export import better, check, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.prompts import TraceKey
-from tuner.space import Configuration, plain
 from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
@@ -54,7 +54,7 @@ FOUND: dict[str, Any] = {
 
 def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
     """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
-    winner = Configuration(drafter, gamma, PolicySpec.parse(policy), confidences, 64)
+    winner = configuration(drafter, gamma, policy, confidences, kind=kind)
     made = serving(winner, FOUND, STUDY, run_of(drafter, kind or drafter, 0.7))
     words = shlex.split(made.command.replace("\\\n", " "))
     assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
@@ -66,7 +66,7 @@ def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", k
 
 def test_vllm_drafts_as_what_was_simulated() -> None:
     """Its default is greedy; the other way has another acceptance. Without a choice, nothing is said."""
-    winner = Configuration("dspark", 7, PolicySpec.parse("fixed:7"), "none", 64)
+    winner = configuration("dspark", 7, "fixed:7")
     for drafting, method, said in (("sampled", "probabilistic", "drawn from"), ("greedy", "greedy", "of greedy drafts")):
         study = {**STUDY, "plan": {**STUDY["plan"], "drafting": drafting}}
         made = serving(winner, FOUND, study, run_of("dspark", "dspark", 0.7))
@@ -74,9 +74,7 @@ def test_vllm_drafts_as_what_was_simulated() -> None:
         assert made.speculative["draft_sample_method"] == method
         assert said in "\n".join(made.notes)
         cold = serving(winner, FOUND, study, run_of("dspark", "dspark", 0.0))
-        lookup = serving(
-            Configuration("ngram", 7, PolicySpec.parse("fixed:7"), "none", 64), FOUND, study, run_of("ngram", "ngram", 0.7)
-        )
+        lookup = serving(configuration("ngram", 7, "fixed:7"), FOUND, study, run_of("ngram", "ngram", 0.7))
         for other in (cold, lookup):
             assert other.speculative is not None
             assert "draft_sample_method" not in other.speculative
@@ -118,9 +116,9 @@ def test_tables_by_batch_size() -> None:
 def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> None:
     study = {**STUDY, "plan": {**STUDY["plan"], "replicas": 3}}
     run = run_of("mtp", "mtp", 0.0)
-    fixed = serving(Configuration("mtp", 3, PolicySpec.fixed(3), "none", 64), FOUND, study, run)
+    fixed = serving(configuration("mtp", 3, "fixed:3"), FOUND, study, run)
     assert "--data-parallel-size 3" in fixed.command
-    table = serving(Configuration("mtp", 3, PolicySpec.parse("k_by_batch:8=3/64=1"), "none", 64), FOUND, study, run)
+    table = serving(configuration("mtp", 3, "k_by_batch:8=3/64=1"), FOUND, study, run)
     assert "--data-parallel-size" not in table.command
     assert any("start 3 such servers" in note for note in table.notes)
 
@@ -128,16 +126,14 @@ def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> 
 def test_rows_end_where_loads_did() -> None:
     """Of a study of 16 users with a cap of 64: a cutoff at 8 is known up to 16, and that is said."""
     study = {**STUDY, "loads": {"users:16/0": {}}}
-    made = serving(
-        Configuration("mtp", 3, PolicySpec.parse("cutoff:8"), "none", 64), FOUND, study, run_of("mtp", "mtp", 0.0)
-    )
+    made = serving(configuration("mtp", 3, "cutoff:8"), FOUND, study, run_of("mtp", "mtp", 0.0))
     assert made.speculative is not None
     assert made.speculative["num_speculative_tokens_per_batch_size"] == [(1, 8, 3), (9, 16, 0)]
     assert any("no more than 16 requests ran" in note for note in made.notes)
 
 
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
-    winner = Configuration("mtp", 3, PolicySpec.parse("batch_adaptive:0.1"), "none", 64)
+    winner = configuration("mtp", 3, "batch_adaptive:0.1")
     made = serving(winner, {"beside": []}, STUDY, run_of("mtp", "mtp", 0.7))
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
@@ -164,14 +160,14 @@ def test_a_table_over_loads_says_where_something_else_is_better() -> None:
     found = by_load(everything, {"dspark": True})
     assert found is not None
     assert str(found.policy) == "k_by_batch:64=7"
-    [line] = better(found, everything, run_of("dspark", "dspark", 0.7), "sampled")
+    [line] = better(found, everything)
     assert "64 users" in line
     assert "vllm_adaptive" in line
     assert "5.0%" in line
 
 
 def test_a_name_that_is_only_a_files_is_not_passed_off_as_a_model() -> None:
-    winner = Configuration("mtp", 3, PolicySpec.fixed(3), "none", 64)
+    winner = configuration("mtp", 3, "fixed:3")
     run = run_of("mtp", "mtp", 0.7, source="my-llama", named_after="my-llama.json", synthesised=True)
     assert any("my-llama.json" in note and "my-llama " in note for note in serving(winner, FOUND, STUDY, run).notes)
     known = run_of("mtp", "mtp", 0.7, named_after="", synthesised=True)
@@ -196,12 +192,7 @@ def test_other_drafters() -> None:
         "method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2, "num_speculative_tokens": 4,
     }  # fmt: skip
     assert "own checkpoint" in exported("mtp", 1, "fixed:1")[1]
-    assert (
-        serving(
-            Configuration("none", 0, PolicySpec.parse("none"), "none", 8), FOUND, STUDY, run_of("mtp", "mtp", 0.0)
-        ).speculative
-        is None
-    )
+    assert serving(plain(8), FOUND, STUDY, run_of("mtp", "mtp", 0.0)).speculative is None
 
 
 def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,13 @@ from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
-from simulator.policies import PolicySpec
 from simulator.sla import Sla
+from tests.tuner.configurations import configuration
 from tests.tuner.conftest import QUIET
 from tuner.display import capacity, describe
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, TrialJob, weighted
-from tuner.space import Configuration
 from tuner.study import StudyPlan, resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -31,7 +30,7 @@ SHORT: dict[str, Any] = {
 
 def started(store: Store, **options: Any) -> str:
     plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **{**SHORT, **options})
-    return start_study(store, store.find_run("latest"), plan, QUIET, cluster=None, timeout=None)
+    return start_study(store, store.find_run("latest"), plan, QUIET, cluster=None, time_limit_s=None)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_a_trial_at_several_loads_is_the_mean_of_trials_at_each(here: Any, plan_
     found = {}
     for load in (BOTH, Users(4), Users(16)):
         _, scenario, _, run = here(plan_of(loads=[load], seconds=3.0))
-        [(figures, _)] = run([TrialJob(Configuration("mtp", 1, PolicySpec.fixed(1), "none", 32), scenario, 3.0, 0)])
+        [(figures, _)] = run([TrialJob(configuration("mtp", 1, "fixed:1", "none", 32), scenario, 3.0, 0)])
         found[load] = figures
     for name in ("throughput", "tps", "tau"):
         assert found[BOTH][name] == pytest.approx(found[Users(4)][name] / 4 + 3 * found[Users(16)][name] / 4)
@@ -90,7 +89,7 @@ def test_two_replicas_are_two_machines(here: Any, plan_of: Any) -> None:
     for users, replicas in ((8, 1), (16, 2)):
         _, scenario, what, run = here(plan_of(loads=[Users(users)], seconds=20.0, replicas=replicas))
         assert what.space.binding == 8
-        [(figures, _)] = run([TrialJob(Configuration("mtp", 1, PolicySpec.fixed(1), "none", 32), scenario, 20.0, 0)])
+        [(figures, _)] = run([TrialJob(configuration("mtp", 1, "fixed:1", "none", 32), scenario, 20.0, 0)])
         found.append(figures["throughput"])
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
@@ -100,7 +99,7 @@ def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: 
     [load] = study["loads"]
     assert Load.parse(load) == BOTH
     winner = study["loads"][load]["winner"]
-    assert winner["figures"]["headroom"] > 1
+    assert study["loads"][load]["decision"]["holds"]["value"] > 1
     dollars = 1e6 * 3.6 / 3600 / winner["figures"]["throughput"]
     assert f"${dollars:.3g} per million" in "\n".join(capacity(load, study))
     assert winner["drafter"] == "mtp"
@@ -114,7 +113,7 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
     name = started(store, loads=[Users(4), Users(8)], drafters=["none"], request_cap=1, trials=1)
     assert "4 users and for 8 users" in export_study(store, name, "vllm", None)
     assert "for 4 users on" in export_study(store, name, "vllm", 4)
-    with pytest.raises(InputError, match="choose one with --load"):
+    with pytest.raises(InputError, match="choose one with --concurrency"):
         export_study(store, name, "vllm", 5)
 
 
@@ -122,8 +121,9 @@ def test_users_of_a_service_in_gpus(store: Store) -> None:
     """As many as the winner holds on a machine, and machines for all of them."""
     name = started(store, loads=[Users(4)], seconds=20.0, kinds=["fixed"], slas=[Sla.parse("tps>=100")], users=1000)
     study = describe(store, name)
-    [times] = [found["winner"]["figures"]["headroom"] for found in study["loads"].values()]
-    gpus = -(-1000 // round(4 * times))
+    [holds] = [found["decision"]["holds"] for found in study["loads"].values()]
+    assert holds["low"] <= holds["value"] <= holds["high"]
+    gpus = -(-1000 // round(4 * holds["value"]))
     assert any(line.startswith(f"1,000 users need {gpus} GPUs") for line in capacity("users:4/0", study))
 
 
@@ -135,8 +135,8 @@ def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path)
     for change in (lambda: file.write_text(before + "11,50,40\n"), file.unlink):
         change()
         with pytest.raises((InputError, OSError), match=r"has changed|No such file"):
-            resume_study(store, name, 8, QUIET, cluster=None, timeout=None)
+            resume_study(store, name, 8, QUIET, cluster=None, time_limit_s=None)
         assert Studies(store).find(name) == done
     assert describe(store, name)["loads"]
     file.write_text(before)
-    assert resume_study(store, name, None, QUIET, cluster=None, timeout=None) == name
+    assert resume_study(store, name, None, QUIET, cluster=None, time_limit_s=None) == name

@@ -17,17 +17,16 @@ from results.store.studies import Studies
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
-from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.simulation import prepare, redrawn
 from simulator.sla import Sla
 from simulator.traces import split_of
+from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, study_of
 from tuner.search import Result, Run, Search, search
-from tuner.space import Configuration, plain
 from tuner.study import StudyInputs, StudyPlan, resume_study, start_study
 from tuner.trial import Trial, TrialRung, front, ranked
 
@@ -49,7 +48,7 @@ def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
 def started(store: Store, options: dict[str, Any], watcher: Watcher = QUIET, cluster: Cluster | None = None) -> str:
     """A study of the one run, on a profile that is bundled."""
     plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **options)
-    return start_study(store, store.find_run("latest"), plan, watcher, cluster=cluster, timeout=None)
+    return start_study(store, store.find_run("latest"), plan, watcher, cluster=cluster, time_limit_s=None)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +79,14 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
     killed = Studies(store).find("latest")
     assert killed["finished_at"] is None
     assert len(Studies(store).trials(killed["study_id"])) == 16
-    assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, timeout=None) == killed["study_id"]
+    assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, time_limit_s=None) == killed["study_id"]
     assert stored(store, killed["study_id"]) == small
     assert Studies(store).find("latest")["finished_at"] is not None
 
 
 def test_rows_read_back_as_the_trials_they_were_and_optuna_agrees(store: Store, study: str) -> None:
     rows = Studies(store).trials(study, "users:16/0")
-    trials = [Trial.read(row) for row in rows]
+    trials = [Trial.read(row, "sampled") for row in rows]
     assert [without_nan(t.row()) for t in trials] == [{k: v for k, v in row.items() if k != "load"} for row in rows]
     theirs = study_of(trials, "throughput")
     for row, optuna_trial in zip(rows, theirs.trials, strict=True):
@@ -166,12 +165,7 @@ def test_free_verification_is_used_to_the_full(profile: Profile, here: Here, pla
     trials = search(what, [], [], run, lambda batch: None)
     best = ranked(trials)[0]
     whole, oracle = (
-        run(
-            [
-                TrialJob(Configuration("dspark", 7, PolicySpec.parse(p), "none", 32), scenario, what.seconds, seed)
-                for seed in (0, 1)
-            ]
-        )
+        run([TrialJob(configuration("dspark", 7, p, "none", 32), scenario, what.seconds, seed) for seed in (0, 1)])
         for p in ("fixed:7", "oracle")
     )
     for reference in (whole, oracle):  # verifying more than the oracle costs nothing
@@ -208,7 +202,7 @@ def test_an_open_loop_must_answer_what_arrives(here: Here, plan_of: Callable[...
     few, many = run(
         [
             TrialJob(plain(2), scenario, 40.0, 0),
-            TrialJob(Configuration("dspark", 7, PolicySpec.parse("fixed:5"), "none", 32), scenario, 40.0, 0),
+            TrialJob(configuration("dspark", 7, "fixed:5", "none", 32), scenario, 40.0, 0),
         ]
     )
     assert scenario.violations(few[0])["keeps up"] > 0  # type: ignore[arg-type]
@@ -230,17 +224,17 @@ def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..
 
     def broken(jobs: Sequence[TrialJob]) -> list[Result]:
         return [
-            ("InputError: no", 0.1) if j.configuration.drafter == "dflash" else r
+            ("InputError: no", 0.1) if j.configuration.recording.drafter == "dflash" else r
             for j, r in zip(jobs, run(jobs), strict=True)
         ]
 
     trials = search(what, [], [], broken, lambda batch: None)
     failed = [t for t in trials if t.state == "failed"]
     assert failed
-    assert {t.configuration.drafter for t in failed} == {"dflash"}
-    assert all(Trial.read(t.row() | {"rungs": [{}]}).error == "InputError: no" for t in failed)
+    assert {t.configuration.recording.drafter for t in failed} == {"dflash"}
+    assert all(Trial.read(t.row() | {"rungs": [{}]}, "sampled").error == "InputError: no" for t in failed)
     assert len(study_of(trials, "throughput").get_trials(states=())) == 0
-    assert "dflash" not in {t.configuration.drafter for t in ranked(trials)}
+    assert "dflash" not in {t.configuration.recording.drafter for t in ranked(trials)}
 
 
 def test_a_worker_says_what_went_wrong(here: Here, plan_of: Callable[..., StudyPlan]) -> None:

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
-from simulator.policies import PolicySpec
-from simulator.records import Confidences
+from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario
 from tuner.sensitivity import decisive, elsewhere
-from tuner.space import Configuration, Leaf, plain
+from tuner.space import Leaf
 from tuner.trial import State, Trial, TrialRung
-
-
-def configuration(drafter: str, gamma: int, policy: str, confidences: Confidences = "none", cap: int = 64) -> Configuration:
-    return Configuration(drafter, gamma, PolicySpec.parse(policy), confidences, cap)
 
 
 def trials(*tried: tuple[Configuration, float, State, float]) -> list[Trial]:

@@ -11,17 +11,20 @@ import pytest
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.policies import PolicySpec
+from simulator.records import Recording
+from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario, TrialJob
 from tuner.samplers import SAMPLERS, propose, study_of
 from tuner.search import Run, Search
-from tuner.space import COORDINATES, Configuration, PointChooser, Recorded, Space, SuggestedChooser, leaf, request_caps
+from tuner.space import COORDINATES, PointChooser, Recorded, Space, SuggestedChooser, leaf, request_caps
 from tuner.study import StudyInputs, StudyPlan
 
+DSPARK, EAGLE3 = Recording("dspark", 7), Recording("eagle3", 5)
 SPACE = Space(
-    recorded=(Recorded("dspark", 7, ("raw", "calibrated")), Recorded("eagle3", 5, ()), Recorded("mtp", 1, ("estimated",))),
+    recorded=(Recorded(DSPARK, ("raw", "calibrated")), Recorded(EAGLE3, ()), Recorded(Recording("mtp", 1), ("estimated",))),
     request_caps=(8, 32, 64),
     binding=32,
-    tables={("dspark", 7): PolicySpec("k_by_batch", "8=7/64=3"), ("eagle3", 5): PolicySpec("k_by_batch", "64=2")},
+    tables={DSPARK: PolicySpec("k_by_batch", "8=7/64=3"), EAGLE3: PolicySpec("k_by_batch", "64=2")},
 )
 
 
@@ -38,15 +41,15 @@ def test_every_configuration_is_there_once() -> None:
 
 def test_choices_are_those_of_their_branch() -> None:
     by_configuration = {one.configuration: one.choices for one in SPACE.leaves()}
-    assert set(by_configuration[Configuration("none", 0, PolicySpec.parse("none"), "none", 8)]) == {"drafter", "request cap"}
-    fixed = by_configuration[Configuration("eagle3", 5, PolicySpec.parse("fixed:2"), "none", 64)]
+    assert set(by_configuration[plain(8)]) == {"drafter", "request cap"}
+    fixed = by_configuration[configuration("eagle3", 5, "fixed:2", "none", 64)]
     assert fixed == {
         "drafter": "eagle3 γ=5",
         "request cap": 2,
         "policy (no confidences, no k_by_batch)": "fixed",
         "k of 5": 1,
     }
-    lagged = by_configuration[Configuration("dspark", 7, PolicySpec.parse("lagged_scheduler:2/0.5"), "raw", 32)]
+    lagged = by_configuration[configuration("dspark", 7, "lagged_scheduler:2/0.5", "raw", 32)]
     assert {"confidences (raw, calibrated)", "lag", "moving average"} < set(lagged)
     assert not {"threshold", "weight"} & set(lagged)
     assert not any(name.startswith("cutoff") for name in lagged)
@@ -57,8 +60,8 @@ def test_nothing_biased_and_nothing_unknown_is_offered(profile: Profile) -> None
         c = one.configuration
         policy = c.policy.bind(profile.cost("none", 0, 1, 2))
         assert policy.lossless
-        assert (c.confidences != "none") == policy.reads_confidences
-        assert not policy.wants_raw_confidences or c.confidences == "raw"
+        assert (c.recording.confidences != "none") == policy.reads_confidences
+        assert not policy.wants_raw_confidences or c.recording.confidences == "raw"
 
 
 def test_points_and_optuna_arrive_at_the_same_leaves() -> None:
@@ -74,7 +77,7 @@ def test_every_suggestion_simulates(
     here: Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]], plan_of: Callable[..., StudyPlan]
 ) -> None:
     _, scenario, what, run = here(plan_of())
-    by_kind = {(one.configuration.drafter, one.configuration.policy.name, one.configuration.confidences): one.configuration
+    by_kind = {(one.configuration.recording, one.configuration.policy.name): one.configuration
                for one in what.space.leaves()}  # fmt: skip
     results = run([TrialJob(c, scenario, 1.0, 0) for c in by_kind.values()])
     assert [r for r, _ in results if isinstance(r, str)] == []

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import typer
-
-from harness.console import Commands
+from harness.console import program
 from tuner.cli.export import export
 from tuner.cli.search import search
 from tuner.cli.show import show
 
-app = typer.Typer(
-    name="tuner",
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Find the drafter, block, policy and request cap to run on your hardware, at your load, for your traffic.",
+app = program(
+    "tuner",
+    "Find the drafter, block, policy and request cap to run on your hardware, at your load, for your traffic.",
 )
 
 app.command()(search)

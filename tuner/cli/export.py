@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from harness.console import user_errors
+from harness.console import print_json, user_errors
 from tuner.cli.options import Out, StudyName
 
 
@@ -17,14 +17,18 @@ def export(
         Literal["vllm", "json", "optuna"],
         typer.Option("--format", help="A vLLM command, JSON, or an Optuna journal beside the database."),
     ] = "vllm",
-    load: Annotated[int | None, typer.Option(help="Of a study whose loads have winners of their own: users.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Only for so many users, of a study over several loads.")] = None,
     out: Out = Path("runs"),
 ) -> None:
     """Write the winner as a configuration to serve with."""
     from results.store.database import Store
     from results.store.studies import Studies
-    from tuner.export import export_study
+    from tuner.export import export_content, export_study
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
-        print(export_study(store, Studies(store).find(name)["study_id"], form, load))
+        study_id = Studies(store).find(name)["study_id"]
+        if form == "json":
+            print_json("export", export_content(store, study_id, concurrency))
+        else:
+            print(export_study(store, study_id, form, concurrency))

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from harness.console import check_resumed, checked, listed, shares, user_errors, watching
+from harness.console import check_resumed, checked, joined, listed, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
-from tuner.cli.options import AsJson, Out
+from tuner.cli.options import AsJson, Out, RunName
 
 SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""
@@ -18,28 +18,31 @@ SMALL = 32
 
 def search(
     context: typer.Context,
+    name: RunName = "latest",
     hardware: Annotated[
         str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
     ] = None,
-    traces: Annotated[str, typer.Option(metavar="RUN", help="The run whose recordings to replay.")] = "latest",
-    load: Annotated[
-        str | None,
+    concurrency: Annotated[
+        list[str] | None,
         typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
     ] = None,
     think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
-    rate: Annotated[str | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
     cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
     arrivals: Annotated[
-        Path | None, typer.Option(help="Recorded arrivals: a gateway's log, a published trace, or a CSV; see docs/loads.md.")
+        list[Path] | None,
+        typer.Option(
+            help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
-        typer.Option(help="What to make large; by default throughput with --load, else a user's tps."),
+        typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
     ] = None,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
     share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
-    mix: Annotated[str | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
+    mix: Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     drafter: Annotated[
         list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
     ] = None,
@@ -50,10 +53,14 @@ def search(
     ] = None,
     request_cap: Annotated[int, typer.Option(help="Most requests running at once; smaller caps are tried too.")] = 256,
     trials: Annotated[int | None, typer.Option(help="Configurations to try at each load; 64 by default.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which no more are tried.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="About how long to search: seconds after which no more are tried.")
+    ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2; qmc, random and grid for comparison.")] = "tpe",
     seconds: Annotated[float, typer.Option(help="Of simulated time, for each seed of a promising configuration.")] = 600.0,
-    draws: Annotated[int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")] = 12,
+    confirmation_draws: Annotated[
+        int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")
+    ] = 12,
     engine: Annotated[str, typer.Option(help="That is to run it: vllm, or any.")] = "vllm",
     decision_draws: Annotated[
         int | None,
@@ -89,31 +96,34 @@ def search(
         with watching() as watcher:
             if resume is not None:
                 check_resumed(context)
-                study_id = resume_study(store, resume, trials, watcher, cluster=cluster, timeout=timeout)
+                study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
-                asked = loads("--load", load, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if not asked:
-                    raise InputError("name a load: --load, --rate or --arrivals")
+                    raise InputError("name a load: --concurrency, --rate or --arrivals")
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
-                if timeout is not None and not timeout > 0:
-                    raise InputError(f"--timeout {timeout:g}: seconds above 0 are needed")
+                if time_limit is not None and not time_limit > 0:
+                    raise InputError(f"--time-limit {time_limit:g}: seconds above 0 are needed")
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 with checked():
                     plan = StudyPlan(
                         profile=find_profile(hardware), loads=asked,
-                        objective=objective or ("throughput" if load else "tps"),
-                        slas=[Sla.asked(text, share_of(share)) for text in sla or []],
+                        objective=objective or ("throughput" if concurrency else "tps"),
+                        slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         weights=shares(mix), drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
-                        seconds=seconds, draws=draws, seed=seed, request_cap=request_cap, prompt_tokens=prompt_tokens,
-                        output_tokens=output_tokens, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
+                        seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap,
+                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens,
+                        kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
-                run_id = store.find_run(traces)
-                study_id = start_study(store, run_id, plan, watcher, drafting=drafting, cluster=cluster, timeout=timeout)
+                run_id = store.find_run(name)
+                study_id = start_study(
+                    store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
+                )
         watcher.began("", None)  # it is finished: there is nothing to go on with
         print_study(store, study_id, as_json=as_json)
 

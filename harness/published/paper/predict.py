@@ -154,6 +154,7 @@ def _provenance(fit: Fit) -> dict[str, str]:
     layers = TARGET_LAYERS[fit.model]
     assumed = dict(a.split(": ", 1) for a in ASSUMPTIONS)
     return {
+        "date": "2026",
         "source": "MTP-1 line of Figure 8, DSpark paper (2026), digitised: throughput per GPU against requests per GPU",
         "verify": f"{assumed['step time']}. Here (a, b, c) = ({given}), t/τ in ms, fitted from {low:.0f} to {high:.0f} "
         "tokens in a step and extrapolated beyond. Overhead is in it, MTP-1's own draft is taken out",

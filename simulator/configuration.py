@@ -1,0 +1,70 @@
+"""What can be run: a recording under a policy, with so many requests at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import NO_RECORDING, KeptDrafting, Recording, System
+
+_NOBODY: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Configuration:
+    """What to run. Raises ValueError for what makes no sense."""
+
+    recording: Recording
+    """Whose drafts, and the confidences the policy reads, `none` if nothing; `NO_RECORDING` for plain decoding."""
+    policy: PolicySpec
+    request_cap: int
+    """Requests running at once, on a replica."""
+
+    def __post_init__(self) -> None:
+        if self.request_cap < 1 or (self.recording == NO_RECORDING) != (self.policy == NO_DRAFTER):
+            raise ValueError(f"not a configuration: {self.in_full}")
+
+    @classmethod
+    def plain(cls, request_cap: int) -> Configuration:
+        """Decoding without a drafter."""
+        return cls(NO_RECORDING, NO_DRAFTER, request_cap)
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str] = _NOBODY) -> Configuration:
+        """From what `row` made; how drafts are chosen, and of which kind each drafter is, is told elsewhere.
+
+        Raises InputError for a policy there is not.
+        """
+        policy = PolicySpec.parse(row["policy"])
+        if policy == NO_DRAFTER:
+            return cls.plain(row["request_cap"])
+        drafter = row["drafter"]
+        recording = Recording(drafter, row["gamma"], row["confidences"], drafting, kinds.get(drafter, ""))
+        return cls(recording, policy, row["request_cap"])
+
+    def row(self) -> dict[str, str | int]:
+        """The configuration as the database and JSON hold it."""
+        r = self.recording
+        return {
+            "drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences,
+            "request_cap": self.request_cap,
+        }  # fmt: skip
+
+    @property
+    def system(self) -> System:
+        """The same without its request cap, in the form that rows of tables have."""
+        return System(self.recording, str(self.policy))
+
+    @property
+    def in_full(self) -> str:
+        """The configuration on one line, request cap included."""
+        return f"{self.system} cap {self.request_cap}"
+
+    def __str__(self) -> str:
+        """The configuration within a sentence."""
+        if self.policy == NO_DRAFTER:
+            return "no speculation"
+        basis = {"none": "", "raw": ""}.get(self.recording.confidences, f" on {self.recording.confidences} confidences")
+        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}{basis}"

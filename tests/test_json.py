@@ -1,0 +1,128 @@
+"""`--json` is a contract: every command prints one object, alone on stdout, with the keys that docs/json.md names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from harness.cli.app import app as harness
+from harness.console import print_json
+from tests.documented import differences, page
+from tuner.cli.app import app as tuner
+
+APPS = {"harness": harness, "tuner": tuner}
+RUN = (
+    "harness synthesize --survival math=.7,.5 --survival code=.6,.4 --drafter mtp --responses-per-task 40 --output-tokens 32"
+)
+SMALL = "--hardware h100/qwen3-4b --seconds 1 --drafter mtp"
+SWEEP = f"harness simulate {SMALL} --concurrency 2,4 --decision-draws 10 --policy none,fixed:1 --sla tps>=1"
+SEARCH = (
+    f"tuner search {SMALL} --concurrency 2,4 --trials 2 --confirmation-draws 5 --decision-draws 10 --policy fixed "
+    "--sla tps>=1 --actors 0"
+)
+PRINTED = {
+    "harness synthesize": [f"{RUN} --out other"],
+    "harness show": ["harness show"],
+    "harness replay": ["harness replay"],
+    "harness simulate": [SWEEP],
+    "harness sensitivity": [f"harness sensitivity {SMALL} --concurrency 2 --policy none,fixed:1"],
+    "harness hardware": ["harness hardware", "harness hardware b300/deepseek-v4-flash"],
+    "harness report": ["harness report", "harness report --format csv"],
+    "harness compare": [
+        "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
+        "harness compare base.json latest",
+    ],
+    "harness baseline": ["harness baseline latest again.json"],
+    "harness runs": ["harness runs"],
+    "harness rescue": ["harness rescue --to rescued.duckdb"],
+    "tuner search": [SEARCH],
+    "tuner show": ["tuner show"],
+    "tuner export": ["tuner export --format json"],
+    "harness prune": ["harness prune --keep 0"],
+    "harness remove": ["harness remove REMOVED"],
+}
+"""Command lines by command, in an order in which nothing that is needed is removed."""
+ELSEWHERE = {
+    "harness record": "tests/harness/test_record.py",
+    "harness run": "tests/harness/test_run.py",
+    "harness profile": "tests/harness/test_profiling.py",
+    "harness validate": "tests/harness/test_validation.py",
+    "harness reproduce": "tests/harness/test_field.py",
+}
+"""Commands that run a model or take long; their JSON is compared with the page where they are tested."""
+
+
+def printed(line: str, *, code: int = 0) -> str:
+    """What a command prints on stdout."""
+    program, *words = line.split()
+    words += [] if program == "tuner" and words[0] == "export" else ["--json"]
+    done = CliRunner().invoke(APPS[program], words)
+    assert done.exit_code == code, (line, done.output, done.exception)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, a sweep, a study and a baseline."""
+    made = tmp_path_factory.mktemp("json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        for line in (RUN, SWEEP, SEARCH, "harness baseline latest base.json"):
+            printed(line)
+    return made
+
+
+@pytest.mark.parametrize("command", PRINTED)
+def test_json_has_the_documented_keys(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    run = json.loads(printed("harness show"))["run"]["run_id"]
+    for line in PRINTED[command]:
+        assert differences(printed(line.replace("REMOVED", run))) == [], line
+
+
+def test_no_command_and_no_kind_is_left_out() -> None:
+    known = {"tuner export"}
+    for program, app in APPS.items():
+        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        known |= {f"{program} {name}" for name, c in commands.items() if any("--json" in p.opts for p in c.params)}
+    assert known == set(PRINTED) | set(ELSEWHERE)
+    for file in ELSEWHERE.values():
+        assert "differences(" in (Path(__file__).parents[1] / file).read_text()
+    text = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
+    assert not [command for command in known if command not in text]
+    assert len(page()) == text.count("\n## ") + text.count("\n### ")
+
+
+def test_errors_leave_stdout_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command, lines in PRINTED.items():
+        if command not in ("harness synthesize", "harness hardware"):
+            assert printed(lines[0], code=2) == "", command
+
+
+def test_what_json_has_no_word_for(capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, Any] = {
+        "nan": float("nan"), "far": [float("inf"), np.float64("-inf")], "one": np.float32(1), "count": np.int64(3),
+        "file": Path("a/b"),
+    }  # fmt: skip
+    print_json("runs", values)
+    told = capsys.readouterr().out
+    assert json.loads(told) == {
+        "schema": 1, "kind": "runs", "nan": None, "far": [None, None], "one": 1.0, "count": 3, "file": "a/b"
+    }  # fmt: skip
+
+
+def test_a_key_that_is_new_or_gone_is_named() -> None:
+    row = dict.fromkeys(("run", "created", "finished", "suite", "prompts", "pair", "seed", "responses", "failure"))
+    fine = {"schema": 1, "kind": "runs", "runs": [row]}
+    assert differences(json.dumps(fine) + "\n") == []
+    assert differences(json.dumps({**fine, "extra": 1}) + "\n") == ["extra is not in docs/json.md"]
+    del row["pair"]
+    assert differences(json.dumps(fine) + "\n") == ["runs.[].pair of docs/json.md is gone"]
+    assert differences(json.dumps({"kind": "runs", "runs": []}) + "\n") != []
