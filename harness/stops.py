@@ -46,6 +46,8 @@ class _Command:
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
+    shown: str = ""
+    """Of what is done and stored, which command shows it."""
     words: tuple[str, ...] = ()
     """Which of the program's, and what follows its name, in today's spellings, once that is known."""
     beside_resume: tuple[str, ...] = ()
@@ -144,6 +146,16 @@ def keep(under_way: str, resume: str | None) -> None:
     elif _command is not None:
         _command.under_way = under_way
         _command.go_on = shlex.join([_command.program, *_command.words]) if resume is None else _resuming(resume)
+
+
+def finished(what: str, command: Sequence[str]) -> None:
+    """What the command was for, such as "study 3f9c", is done and stored: there is nothing to go on with.
+
+    `command`, after the program's name, shows it to whoever stops the printing.
+    """
+    if _command is not None:
+        _command.under_way = _command.go_on = None
+        _command.shown = f"; {what} is finished, see it with: {shlex.join([_command.program, *command])}"
 
 
 def way_on() -> str:
@@ -250,7 +262,7 @@ def _watch(command: _Command) -> None:
 def _say_stopped() -> None:
     if _command is not None and not _command.said:
         _command.said = True
-        say(f"{_command.program}: stopped{way_on()}")
+        say(f"{_command.program}: stopped{way_on() or _command.shown}")
 
 
 @contextmanager

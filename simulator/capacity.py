@@ -117,7 +117,7 @@ def dollars_per_million(throughput: float, gpu_hour: float) -> float:
     return 1e6 * gpu_hour / 3600 / throughput if throughput else math.inf
 
 
-def held(times: float | None) -> str:
+def times_of(times: float | None) -> str:
     """How many times a load is held, for people."""
     if times is None or math.isnan(times):
         return "–"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from simulator.capacity import held
+from simulator.capacity import times_of
 from simulator.configuration import Configuration
 from simulator.hardware.profile import Profile
 from simulator.load import Load
@@ -339,8 +339,8 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         less = "fewer requests at a time" if waiting else _safe(d.holds)
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
     if d.holds is not None:
-        h = d.holds
-        said.append(f"Holds up to {held(h.value)} this load within the promise (95 %: {held(h.low)} to {held(h.high)}).")
+        times, low, high = (times_of(end) for end in (d.holds.value, d.holds.low, d.holds.high))
+        said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
@@ -385,7 +385,7 @@ def _interval(gain: Gain) -> str:
 
 def _safe(holds: Range | None) -> str:
     """The load at which a promise is kept whatever the draw."""
-    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{held(holds.low)} this load"
+    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{times_of(holds.low)} this load"
 
 
 def _doubt(gain: Gain) -> str:

@@ -13,7 +13,7 @@ from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
-from simulator.capacity import dollars_per_million, gpus_for, held
+from simulator.capacity import dollars_per_million, gpus_for, times_of
 from simulator.configuration import Configuration
 from simulator.decision import Decision, told
 from simulator.errors import InputError
@@ -178,7 +178,7 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     decision, at = study["loads"][load]["decision"], Load.parse(load)
     if decision is None:  # studies of the first versions
         if (times := figures.get("headroom")) is not None:
-            lines.append(f"holds up to {held(times)} this load within the promise, if the profile is right")
+            lines.append(f"holds up to {times_of(times)} this load within the promise, if the profile is right")
     elif plan["slas"] and not decision["reason"] and decision["holds"] is None:
         lines.append(f"too few requests to tell how much is held ({figures['finished']:.0f}): give more --seconds")
     elif plan["users"] is not None and decision["holds"] is not None and isinstance(at, Users):

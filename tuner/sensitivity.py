@@ -83,8 +83,8 @@ def sensitivities(
     jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
-        looks = _looks(compared, [next(results)[0] for _ in compared], objective, other)
-        rows.append({**common, "kind": kind, "what": what, **_verdict(looks, winner)})
+        rungs = _rungs(compared, [next(results)[0] for _ in compared], objective, other)
+        rows.append({**common, "kind": kind, "what": what, **_verdict(rungs, winner)})
     return rows
 
 
@@ -128,11 +128,11 @@ def across(
     results = iter(run(jobs))
     rows = []
     for scenario in scenarios:
-        looks = _looks(distinct, [next(results)[0] for _ in distinct], objective, scenario)
+        rungs = _rungs(distinct, [next(results)[0] for _ in distinct], objective, scenario)
         for home, c in zip(scenarios, winners, strict=True):
-            if c in looks and home.load != scenario.load:
+            if c in rungs and home.load != scenario.load:
                 row = {"load": str(home.load), "kind": "elsewhere", "what": str(scenario.load), "share": None}
-                rows.append({**row, **_verdict(looks, c)})
+                rows.append({**row, **_verdict(rungs, c)})
     return rows
 
 
@@ -173,7 +173,7 @@ def _compared(trials: Sequence[Trial], winner: Configuration) -> list[Configurat
     return list(dict.fromkeys([winner, *best_of_kinds(trials), *others]))[:COMPARED]
 
 
-def _looks(
+def _rungs(
     configurations: Sequence[Configuration], results: Sequence[Any], objective: Objective, scenario: Scenario
 ) -> dict[Configuration, TrialRung]:
     return {
@@ -183,10 +183,10 @@ def _looks(
     }
 
 
-def _verdict(looks: dict[Configuration, TrialRung], kept: Configuration) -> dict[str, Any]:
+def _verdict(rungs: dict[Configuration, TrialRung], kept: Configuration) -> dict[str, Any]:
     """Who is best, and what keeping a configuration loses; bounds come before the objective."""
-    if kept not in looks:
+    if kept not in rungs:
         return {"best": None, "moved": None, "loss": None, "keeps": None}
-    best = min(looks, key=lambda c: (looks[c].broken, tuple(-v for v in looks[c].values), c != kept))
-    loss = 1 - looks[kept].values[0] / looks[best].values[0] if looks[best].values[0] else 0.0
-    return {"best": best.row(), "moved": best != kept, "loss": loss, "keeps": looks[kept].feasible}
+    best = min(rungs, key=lambda c: (rungs[c].broken, tuple(-v for v in rungs[c].values), c != kept))
+    loss = 1 - rungs[kept].values[0] / rungs[best].values[0] if rungs[best].values[0] else 0.0
+    return {"best": best.row(), "moved": best != kept, "loss": loss, "keeps": rungs[kept].feasible}

@@ -13,13 +13,13 @@ import msgspec
 from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.decisions import keep_decision
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
 from results.store.subjects import STUDY
-from results.store.unfinished import begun, kept
+from results.store.unfinished import begun, keeping
 from simulator.capacity import check_costs
 from simulator.configuration import Configuration
 from simulator.decision import Decision
@@ -188,10 +188,10 @@ def resume_study(
         if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
             _ = load.requests
     study_id = str(row["study_id"])
-    with held(store, STUDY, study_id):
+    with leased(store, STUDY, study_id):
         found = study_inputs(store, row["run_id"], plan, watcher)
         studies.reopen(study_id, plan_row(plan))
-        with kept(store, STUDY, study_id, watcher.began):
+        with keeping(store, STUDY, study_id, watcher.began):
             carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
 

@@ -71,7 +71,7 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
         ends = [
             f"{end:+.0%}" if end is not None else f"{side}30 %" for end, side in ((t.down, "below −"), (t.up, "beyond +"))
         ]
-        losses = " / ".join(f"{look.loss:.1%}" for look in (t.looks[0], t.looks[-1]))
+        losses = " / ".join(f"{one.loss:.1%}" for one in (t.deviations[0], t.deviations[-1]))
         if t.load != last:
             lines.append([f"{t.load}: {t.winner} wins, by {t.margin:.1%}"])
         lines.append([f"  {t.what}", *ends, losses, t.instead or "–"])

@@ -201,10 +201,10 @@ _LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user
 def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, one a seed, of the system with most throughput, or speed, among those that an engine can be, and that keep
     up and the promise."""
-    from results.store.rows import kept
+    from results.store.rows import keeps_promise
 
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
-    able = [r for r in rows if r[figure] is not None and r["lossless"] and kept(r)]
+    able = [r for r in rows if r[figure] is not None and r["lossless"] and keeps_promise(r)]
     systems: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in able:
         systems.setdefault(tuple(r[name] for name in ("drafter", "gamma", "policy", "confidences")), []).append(r)
@@ -225,11 +225,11 @@ def _simulation_cells(r: dict[str, Any], promised: Sequence[str], *, best: bool)
 
 def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Columns of capacity and money that a plan asks for, and how a row fills them."""
-    from simulator.capacity import dollars_per_million, held
+    from simulator.capacity import dollars_per_million, times_of
 
     columns: dict[str, Callable[[dict[str, Any]], str]] = {}
     if any(r["headroom"] is not None for r in rows):
-        columns["holds"] = lambda r: held(r["headroom"])
+        columns["holds"] = lambda r: times_of(r["headroom"])
     if (gpu_hour := plan.gpu_hour) is not None:
         columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
     if (users := plan.users) is not None:

@@ -26,11 +26,11 @@ from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenRespons
 from harness.recording.suite import Suite, load_suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.runs import RunInfo
 from results.store.subjects import RUN
-from results.store.unfinished import begun, kept
+from results.store.unfinished import begun, keeping
 from simulator.errors import InputError
 from simulator.numbers import counted
 from simulator.records import KeptDrafting, kept_drafting
@@ -90,7 +90,7 @@ def resume_run(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) ->
         watcher.say(f"run {run_id} is already finished")
         return
     _check_space(store)
-    with held(store, RUN, run_id):
+    with leased(store, RUN, run_id):
         _resume(run_id, store, cluster, watcher)
 
 
@@ -116,7 +116,7 @@ def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> No
         if changed:
             raise InputError(f"run {run_id}: {', '.join(changed)} of the pair has changed since; start a new run")
         _say_run(suite, plan, run_id, checked, watcher)
-        with kept(store, RUN, run_id, watcher.began):
+        with keeping(store, RUN, run_id, watcher.began):
             _work(run_id, plan, suite, given, checked, store, pool, watcher)
 
 

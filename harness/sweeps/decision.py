@@ -14,7 +14,7 @@ from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings
-from results.store.rows import kept
+from results.store.rows import keeps_promise
 from simulator.capacity import MOST_TRIED
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
@@ -79,7 +79,7 @@ def decision_of(
 def _load(found: Rows, promised: bool) -> Load:
     """The highest load at which something keeps the promise; without one, the highest that most were simulated at."""
     loads = list(dict.fromkeys(point.setup.load for point, _ in found))
-    able = [load for load in loads if any(kept(row) for point, row in found if point.setup.load == load)]
+    able = [load for load in loads if any(keeps_promise(row) for point, row in found if point.setup.load == load)]
     if promised and able:
         loads = able
     count = {load: sum(point.setup.load == load for point, _ in found) for load in loads}
@@ -101,7 +101,7 @@ def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     rows = [row for point, row in at if _candidate(point) == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
     keeps_up = all(row["keeps_up"] is not False for row in rows)
-    return Simulated(candidate=candidate, value=value, kept=all(kept(row) for row in rows), keeps_up=keeps_up)
+    return Simulated(candidate=candidate, value=value, kept=all(keeps_promise(row) for row in rows), keeps_up=keeps_up)
 
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:

@@ -18,12 +18,12 @@ from harness.sweeps.decision import decision_of
 from harness.sweeps.plan import SweepPlan, SweepPoint, points
 from results.store.database import Store
 from results.store.decisions import keep_decision
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.subjects import SWEEP
-from results.store.unfinished import kept
+from results.store.unfinished import keeping
 from simulator.draws import headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
@@ -135,7 +135,7 @@ def resume_sweep(
     """
     found = store.sweep(name)
     plan = read_plan(found["plan"], SweepPlan)
-    with held(store, SWEEP, found["sweep_id"]):
+    with leased(store, SWEEP, found["sweep_id"]):
         return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
 
 
@@ -190,7 +190,7 @@ def sweep(
     if sweep_id is None:
         sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
     watcher.say(f"sweep {sweep_id} · run {run_id} · {counted(len(every), 'point')}")
-    with held(store, SWEEP, sweep_id) if new else nullcontext(), kept(store, SWEEP, sweep_id, watcher.began):
+    with leased(store, SWEEP, sweep_id) if new else nullcontext(), keeping(store, SWEEP, sweep_id, watcher.began):
         _finish(sweep_id, run_id, plan, store, watcher, every, recordings, worker, cluster)
     return sweep_id
 

@@ -36,7 +36,7 @@ Change = Callable[[Setup, Prepared, float], tuple[Setup, Prepared]]
 
 
 @dataclass(frozen=True, slots=True)
-class SensitivityLook:
+class Deviation:
     """What is best where something is off."""
 
     what: str
@@ -62,7 +62,7 @@ class BreakEven:
     """Break-even, interpolated: −0.12 is 12 % less than assumed; None where the winner holds throughout."""
     instead: str | None
     """Who wins first beyond it."""
-    looks: tuple[SensitivityLook, ...]
+    deviations: tuple[Deviation, ...]
 
 
 def _part(name: Literal["verify", "draft", "overhead"]) -> Change:
@@ -156,17 +156,17 @@ def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> 
     now = {name: v for name, v in values[0.0].items() if not math.isnan(v)}
     winner = max(now, key=lambda name: now[name])
     margin = now[winner] / max(v for name, v in now.items() if name != winner) - 1
-    looks = []
+    deviations = []
     leads: dict[float, float] = {}
     for off, found in sorted(values.items()):
         others = {name: v for name, v in found.items() if name != winner and not math.isnan(v)}
         leads[off] = found[winner] / max(others.values()) - 1 + CLEAR
         best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
-        looks.append(SensitivityLook(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
+        deviations.append(Deviation(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
     down, up = _break_even(leads, -1), _break_even(leads, 1)
-    lost = [x for x in looks if x.best != winner]
+    lost = [x for x in deviations if x.best != winner]
     instead = min(lost, key=lambda x: abs(x.off)).best if lost else None
-    return BreakEven(load, what, winner, margin, down, up, instead, tuple(looks))
+    return BreakEven(load, what, winner, margin, down, up, instead, tuple(deviations))
 
 
 def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
@@ -198,7 +198,13 @@ def run_sensitivity(
         "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
         "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
-    rows = [common | asdict(t) | {"looks": [asdict(look) for look in t.looks]} for t in found]
+    rows = [common | _row(t) for t in found]
     Sensitivities(store).add(rows, profile_row(plan.profile))
     parts.done()
     return found
+
+
+def _row(found: BreakEven) -> dict[str, Any]:
+    """As the database has it, where deviations were called looks from the first."""
+    row = asdict(found)
+    return row | {"looks": row.pop("deviations")}

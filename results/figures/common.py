@@ -132,9 +132,9 @@ def by_drafter(series: Sequence[Series], run: str) -> dict[str, Series]:
     return {s.drafter: s for s in reversed(series) if s.run == run}
 
 
-def style_of(drafter: str, looks: Mapping[str, Series]) -> tuple[str, str]:
+def style_of(drafter: str, styles: Mapping[str, Series]) -> tuple[str, str]:
     """Colour and symbol of a drafter, which may have no series of its own."""
-    s = looks.get(drafter)
+    s = styles.get(drafter)
     return (s.colour, s.symbol) if s else STYLES.get(drafter, STYLES["none"])
 
 

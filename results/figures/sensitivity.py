@@ -51,8 +51,8 @@ def sensitivity(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> Sensitivit
     return Sensitivity(**own, **origin(row))
 
 
-def sensitivity_looks(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.DataFrame:
-    """Every look at something that is off, in the order they were taken.
+def deviations(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.DataFrame:
+    """Everything that was taken to be off, in the order it was tried.
 
     Columns: run, load (as `users:64`), users, what, winner (where nothing is off), margin (its lead then, a share), down and
     up (break-even, shares; null where the winner holds as far as was looked), instead (who wins first beyond), off (a share:
@@ -63,22 +63,22 @@ def sensitivity_looks(con: duckdb.DuckDBPyConnection, tolerance_id: str) -> pl.D
         FROM tolerances WHERE tolerance_id = ? ORDER BY number
     """
     rows: list[dict[str, Any]] = []
-    for *plain, looks in con.execute(sql, [tolerance_id]).fetchall():
+    for *plain, each in con.execute(sql, [tolerance_id]).fetchall():
         row = dict(zip(_PLAIN, plain, strict=True))
         users = users_of(row["load"])
-        rows += [{**row, "users": users, **{n: look[n] for n in ("off", "best", "loss")}} for look in json.loads(looks)]
+        rows += [{**row, "users": users, **{n: one[n] for n in ("off", "best", "loss")}} for one in json.loads(each)]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def sensitivity_inputs(looks: pl.DataFrame, load: str) -> list[dict[str, Any]]:
+def sensitivity_inputs(frame: pl.DataFrame, load: str) -> list[dict[str, Any]]:
     """What was made wrong at a load, one row each, the closest break-even first.
 
-    As `sensitivity_looks`, without instead, off, best and loss, and with reach (the largest that anything was off),
+    As `deviations`, without instead, off, best and loss, and with reach (the largest that anything was off),
     instead_down and instead_up (who wins first on that side; None where the winner holds), loss_down and loss_up (of keeping
     the winner at −reach and at +reach; None where that was not looked at).
     """
     found = []
-    for _, some in looks.filter(load=load).group_by("what", maintain_order=True):
+    for _, some in frame.filter(load=load).group_by("what", maintain_order=True):
         reach = float(some["off"].abs().max())  # type: ignore[arg-type]
         losses = dict(some.select("off", "loss").rows())
         row = {name: some.row(0, named=True)[name] for name in (*_PLAIN, "users") if name != "instead"}
@@ -90,9 +90,9 @@ def sensitivity_inputs(looks: pl.DataFrame, load: str) -> list[dict[str, Any]]:
     return sorted(found, key=_slack)
 
 
-def closest_load(looks: pl.DataFrame, load: str) -> str:
+def closest_load(frame: pl.DataFrame, load: str) -> str:
     """The load that was looked at with about as many users as another; the last where that says nothing."""
-    known = looks.select("load", "users").unique(maintain_order=True).rows()
+    known = frame.select("load", "users").unique(maintain_order=True).rows()
     users = users_of(load)
     if users is None or any(n is None for _, n in known):
         return str(known[-1][0])
@@ -124,15 +124,15 @@ _MOST: Final = {"throughput": "throughput", "tps": "speed for a user"}
 _BAR: Final = "M-15,-5h30v10h-30Z"
 
 
-def section(found: Sensitivity, looks: pl.DataFrame, series: Sequence[Series], evidence: Sequence[Evidence]) -> Section:
+def section(found: Sensitivity, frame: pl.DataFrame, series: Sequence[Series], evidence: Sequence[Evidence]) -> Section:
     """How far each thing may be off, by load."""
     styles = by_drafter(series, found.run_id)
-    loads = list(dict.fromkeys(looks["load"].to_list()))
-    panels = [_panel(sensitivity_inputs(looks, load), looks.filter(load=load), found, styles) for load in loads]
-    winners = dict.fromkeys(_drafter(name) for name in looks["winner"].to_list())
+    loads = list(dict.fromkeys(frame["load"].to_list()))
+    panels = [_panel(sensitivity_inputs(frame, load), frame.filter(load=load), found, styles) for load in loads]
+    winners = dict.fromkeys(_drafter(name) for name in frame["winner"].to_list())
     legend = [LegendEntry(f"the choice, of {name}, holds", _BAR, style_of(name, styles)[0]) for name in winners]
-    legend += [_mark(name, styles) for name in dict.fromkeys(_challengers(looks))]
-    reach = sensitivity_inputs(looks, loads[0])[0]["reach"]
+    legend += [_mark(name, styles) for name in dict.fromkeys(_challengers(frame))]
+    reach = sensitivity_inputs(frame, loads[0])[0]["reach"]
     return Section(
         "tolerance", "How wrong may it be?",
         f"On {found.profile['name']} ({found.profile['source']}): one thing at a time was made up to {reach:.0%} smaller or "
@@ -143,13 +143,13 @@ def section(found: Sensitivity, looks: pl.DataFrame, series: Sequence[Series], e
             f"{found.clear:.0%}; marks say which. The shorter a bar, the better that must be known; over a bar of the whole "
             "width the choice stands.",
         ),
-        [_table([sensitivity_inputs(looks, load) for load in loads], found)], evidence, looks,
+        [_table([sensitivity_inputs(frame, load) for load in loads], found)], evidence, frame,
     )  # fmt: skip
 
 
-def sentence(found: Sensitivity, looks: pl.DataFrame, load: str) -> str:
+def sentence(found: Sensitivity, frame: pl.DataFrame, load: str) -> str:
     """How wrong the profile and the recordings may be at a load, for people in a hurry."""
-    rows = sensitivity_inputs(looks, load)
+    rows = sensitivity_inputs(frame, load)
     first = rows[0]
     said = (
         f"How wrong may it be? On {found.profile['name']} at {load_name(load)}, without bounds, {first['winner']} has most "
@@ -171,9 +171,9 @@ def _off(what: str, off: float) -> str:
     return words[off > 0].format(f"{abs(off):.0%}")
 
 
-def _challengers(looks: pl.DataFrame) -> list[str]:
+def _challengers(frame: pl.DataFrame) -> list[str]:
     """Who wins somewhere in place of a load's winner."""
-    return [row["best"] for row in looks.to_dicts() if row["best"] != row["winner"]]
+    return [row["best"] for row in frame.to_dicts() if row["best"] != row["winner"]]
 
 
 def _mark(name: str, styles: Mapping[str, Series]) -> LegendEntry:
@@ -182,7 +182,7 @@ def _mark(name: str, styles: Mapping[str, Series]) -> LegendEntry:
 
 
 def _panel(
-    rows: Sequence[Mapping[str, Any]], looks: pl.DataFrame, found: Sensitivity, styles: Mapping[str, Series]
+    rows: Sequence[Mapping[str, Any]], frame: pl.DataFrame, found: Sensitivity, styles: Mapping[str, Series]
 ) -> Panel:
     """A bar a thing, as long as the winner holds, and a mark wherever another was best."""
     first, reach = rows[0], rows[0]["reach"]
@@ -195,8 +195,8 @@ def _panel(
         marker={"color": colour, "opacity": 0.55, "line": {"width": 0}}, meta="simulated", hoverinfo="text",
         hovertext=[f"{row['winner']}: {row['what']} {_range(row)}" for row in reversed(rows)],
     )  # fmt: skip
-    for name in dict.fromkeys(_challengers(looks)):
-        mine = [row for row in looks.to_dicts() if row["best"] == name]
+    for name in dict.fromkeys(_challengers(frame)):
+        mine = [row for row in frame.to_dicts() if row["best"] == name]
         look, symbol = style_of(_drafter(name), styles)
         plot.add_scatter(
             x=[row["off"] for row in mine], y=[_broken(row["what"]) for row in mine], mode="markers", meta="simulated",

@@ -294,17 +294,17 @@ def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series:
         errors = trials["error"].drop_nulls().to_list()
         why = f": {errors[0]}" if errors else ""
         return Figure(missing=f"No trial of study {study.study_id} came to a result{why}.")
-    looks = by_drafter(series, study.run_id)
+    styles = by_drafter(series, study.run_id)
     panels = []
     for load in dict.fromkeys(trials["load"].to_list()):
         mine = trials.filter(load=load).to_dicts()
         name = load_name(load)
-        panels.append(Panel(f"study-history-{slug(load)}", f"{name}: trials in order", _history(mine, study, looks)))
-        panels.append(Panel(f"study-pareto-{slug(load)}", f"{name}: throughput against speed", _pareto(mine, looks)))
+        panels.append(Panel(f"study-history-{slug(load)}", f"{name}: trials in order", _history(mine, study, styles)))
+        panels.append(Panel(f"study-pareto-{slug(load)}", f"{name}: throughput against speed", _pareto(mine, styles)))
         if decided := choices(sensitive, load):
             panels.append(Panel(f"study-decides-{slug(load)}", f"{name}: what decides", _decides(decided)))
     drafters = list(dict.fromkeys(trials["drafter"].to_list()))
-    legend = [LegendEntry(d, SYMBOLS[style_of(d, looks)[1]], style_of(d, looks)[0]) for d in drafters]
+    legend = [LegendEntry(d, SYMBOLS[style_of(d, styles)[1]], style_of(d, styles)[0]) for d in drafters]
     legend.append(LegendEntry("best so far; Pareto front", "", None, False, "M-17,0H17"))
     return Figure(
         legend,
@@ -314,40 +314,40 @@ def _figure(study: Study, trials: pl.DataFrame, sensitive: pl.DataFrame, series:
     )
 
 
-def _history(rows: Sequence[Mapping[str, Any]], study: Study, looks: Mapping[str, Series]) -> Any:
+def _history(rows: Sequence[Mapping[str, Any]], study: Study, styles: Mapping[str, Series]) -> Any:
     plot = empty_plot(height=300)
     best = [row for row in rows if row["best"] is not None]
     plot.add_scatter(
         x=[row["number"] for row in best], y=[row["best"] for row in best], mode="lines", meta="ink",
         line={"width": 1.2, "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
-    _marks(plot, rows, "number", "objective", looks)
+    _marks(plot, rows, "number", "objective", styles)
     plot.update_xaxes(title_text="trial")
     plot.update_yaxes(title_text=_AIMS[study.figure], rangemode="tozero", tickformat=",")
     plot.update_layout(margin={"l": 56, "b": 40})
     return plot
 
 
-def _pareto(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, Series]) -> Any:
+def _pareto(rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Series]) -> Any:
     plot = empty_plot(height=300)
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["tps"])
     plot.add_scatter(
         x=[row["tps"] for row in front], y=[row["throughput"] for row in front], mode="lines", meta="ink",
         line={"width": 1.2}, hoverinfo="skip",
     )  # fmt: skip
-    _marks(plot, rows, "tps", "throughput", looks)
+    _marks(plot, rows, "tps", "throughput", styles)
     plot.update_xaxes(title_text=_AIMS["tps"])
     plot.update_yaxes(title_text=_AIMS["throughput"], tickformat=",")
     plot.update_layout(margin={"l": 56, "b": 40})
     return plot
 
 
-def _marks(plot: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, looks: Mapping[str, Series]) -> None:
+def _marks(plot: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, styles: Mapping[str, Series]) -> None:
     for drafter in dict.fromkeys(row["drafter"] for row in rows):
         mine = [row for row in rows if row["drafter"] == drafter and row[x] is not None and row[y] is not None]
         if not mine:
             continue
-        colour, symbol = style_of(drafter, looks)
+        colour, symbol = style_of(drafter, styles)
         full = [row["feasible"] and row["state"] == "complete" for row in mine]
         plot.add_scatter(
             x=[row[x] for row in mine], y=[row[y] for row in mine], mode="markers", hoverinfo="text", meta="simulated",

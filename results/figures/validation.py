@@ -147,11 +147,11 @@ _UNITS: Final = {"throughput": "tokens/s", "tps": "tokens/s"}
 
 def section(found: Validation, points: pl.DataFrame, series: Sequence[Series]) -> Section:
     """Every point of a live engine beside its simulation."""
-    looks = by_drafter(series, found.run_id)
+    styles = by_drafter(series, found.run_id)
     there = [quantity for quantity in TITLES if quantity in points["quantity"]]
-    panels = [_scatter(points.filter(quantity=there[0]).to_dicts(), there[0], looks)] if there else []
-    panels += [_error_panel(points.filter(quantity=quantity).to_dicts(), quantity, looks) for quantity in there]
-    figure = Figure(_legend(points, looks), panels, _caption(points))
+    panels = [_scatter(points.filter(quantity=there[0]).to_dicts(), there[0], styles)] if there else []
+    panels += [_error_panel(points.filter(quantity=quantity).to_dicts(), quantity, styles) for quantity in there]
+    figure = Figure(_legend(points, styles), panels, _caption(points))
     if not panels:
         figure = Figure(missing=f"Validation {found.validation_id} holds no measured value to compare.")
     return Section(
@@ -192,24 +192,24 @@ def _symbol(row: Mapping[str, Any], symbol: str) -> str:
     return f"{symbol}-open" if k_of(row["policy"]) is None else symbol
 
 
-def _legend(points: pl.DataFrame, looks: Mapping[str, Series]) -> list[LegendEntry]:
+def _legend(points: pl.DataFrame, styles: Mapping[str, Series]) -> list[LegendEntry]:
     first = {who(row): row for row in reversed(points.to_dicts())}
     entries = []
     for name in dict.fromkeys(who(row) for row in points.to_dicts()):
-        colour, symbol = style_of(first[name]["drafter"], looks)
+        colour, symbol = style_of(first[name]["drafter"], styles)
         hollow = _symbol(first[name], symbol) != symbol
         entries.append(LegendEntry(name, SYMBOLS[symbol], colour, hollow=hollow))
     return entries
 
 
-def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[str, Series]) -> Panel:
+def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mapping[str, Series]) -> Panel:
     """Simulated over measured, with the diagonal."""
     plot = empty_plot(height=300)
     ends = [v for row in rows for name in ("measured", "simulated", "low", "high") if (v := row[name]) is not None]
     line = {"x0": min(ends), "y0": min(ends), "x1": max(ends), "y1": max(ends)}
     plot.add_shape(type="line", **line, line={"width": 1, "dash": "dot"})
     for mine in _systems(rows).values():
-        _marks(plot, mine, [row["measured"] for row in mine], quantity, "simulated", ("low", "high"), looks)
+        _marks(plot, mine, [row["measured"] for row in mine], quantity, "simulated", ("low", "high"), styles)
     unit = f", {_UNITS[quantity]}" if quantity in _UNITS else ""
     log_axis(plot, "x", f"measured{unit}", ends)
     log_axis(plot, "y", f"simulated{unit}", ends)
@@ -217,7 +217,7 @@ def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[st
     return Panel(f"validation-{quantity}", f"{TITLES[quantity]}: simulated against measured", plot)
 
 
-def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mapping[str, Series]) -> Panel:
+def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mapping[str, Series]) -> Panel:
     """How far off the simulation is over the number of users; systems stand side by side."""
     plot = empty_plot(height=300)
     loads = sorted({int(row["users"]) for row in rows})
@@ -225,7 +225,7 @@ def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, looks: Mappin
     for slot, mine in enumerate(systems.values()):
         aside = (slot - (len(systems) - 1) / 2) * 0.7 / len(systems)
         places = [loads.index(row["users"]) + aside for row in mine]
-        _marks(plot, mine, places, quantity, "error", ("error_low", "error_high"), looks)
+        _marks(plot, mine, places, quantity, "error", ("error_low", "error_high"), styles)
     plot.add_hline(y=0, line={"width": 1, "dash": "dot"})
     plot.update_xaxes(
         title_text="users", tickvals=list(range(len(loads))), ticktext=[str(n) for n in loads],
@@ -243,10 +243,10 @@ def _marks(
     quantity: str,
     y: str,
     ends: tuple[str, str],
-    looks: Mapping[str, Series],
+    styles: Mapping[str, Series],
 ) -> None:
     """A system's points with their whiskers."""
-    colour, symbol = style_of(rows[0]["drafter"], looks)
+    colour, symbol = style_of(rows[0]["drafter"], styles)
     low, high = ([row[end] for row in rows] for end in ends)
     values = [row[y] for row in rows]
     bars = {

@@ -169,11 +169,11 @@ class _Draft:
             if self.answer is not None and self.answer.profile:
                 self._remark("How wrong the profile may be before another choice wins: `harness sensitivity` tells.")
             return
-        found, looks = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.sensitivity_looks(self.con, tolerance_id)
+        found, frame = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.deviations(self.con, tolerance_id)
         run = self._run(found.run_id)
-        self.sections.append(sensitivity.section(found, looks, self.series, self._evidence(found.run_id)))
+        self.sections.append(sensitivity.section(found, frame, self.series, self._evidence(found.run_id)))
         if self.answer is not None and self.answer.profile == found.profile["name"]:
-            self._remark(sensitivity.sentence(found, looks, sensitivity.closest_load(looks, self.answer.load)))
+            self._remark(sensitivity.sentence(found, frame, sensitivity.closest_load(frame, self.answer.load)))
         self._warn(notes.model_notice(found.profile, run))
         self._tell("sensitivity", notes.of_sensitivity(found, self._profiles), found)
 

@@ -78,7 +78,7 @@ class Lease:
 
 
 @contextmanager
-def held(store: Store, subject: Subject, subject_id: str) -> Iterator[None]:
+def leased(store: Store, subject: Subject, subject_id: str) -> Iterator[None]:
     """While the block runs, this process alone is at work on what has this id.
 
     Raises InputError where another process is; one that is gone is taken over. Each transaction renews the lease, and a

@@ -160,7 +160,7 @@ def profile_row(profile: Profile) -> dict[str, Any]:
     return {"profile_hash": profile.digest, **{n: getattr(profile, n) for n in names}, "profile": dump_profile(profile)}
 
 
-def kept(row: Mapping[str, Any]) -> bool:
+def keeps_promise(row: Mapping[str, Any]) -> bool:
     """Whether a row of `simulations` keeps every promise, and keeps up with what arrives; see `Outcome.kept`."""
     return row["keeps_up"] is not False and all((row["slas"] or {}).values())
 

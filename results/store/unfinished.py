@@ -9,7 +9,7 @@ import duckdb
 
 from results.store.connection import StoreError
 from results.store.database import Store
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.subjects import Subject, has_results, remove
 from simulator.errors import InputError
 
@@ -20,7 +20,7 @@ _SETTLE_S = 5.0
 
 
 @contextmanager
-def kept(store: Store, subject: Subject, subject_id: str, began: Began | None) -> Iterator[None]:
+def keeping(store: Store, subject: Subject, subject_id: str, began: Began | None) -> Iterator[None]:
     """While work goes on: when it ends early, remove what nothing was recorded of.
 
     `began` is told that there is something to go on with, and takes it back where there is not: None for work that cannot
@@ -50,5 +50,5 @@ def kept(store: Store, subject: Subject, subject_id: str, began: Began | None) -
 @contextmanager
 def begun(store: Store, subject: Subject, subject_id: str, began: Began | None) -> Iterator[None]:
     """A new run, sweep or study: `held` and `kept`."""
-    with held(store, subject, subject_id), kept(store, subject, subject_id, began):
+    with leased(store, subject, subject_id), keeping(store, subject, subject_id, began):
         yield

@@ -69,6 +69,9 @@ def stop_and_go_on(command: str, out: Path, moment: int, whole_s: float) -> None
         if "go on with: " in last:
             finished(last.split("go on with: ")[1])
             return
+        if "see it with: " in last:
+            finished(last.split("see it with: ")[1])
+            return
         assert last == f"{program}: stopped"
     if how == signal.SIGKILL and any(resumable(out)):
         finished(f"{' '.join(command.split()[:2])} --resume latest", "--out", str(out))

@@ -171,8 +171,8 @@ def test_break_even_lies_between_what_was_looked_at() -> None:
     assert found.margin == pytest.approx(1 / 9)
     lead, behind = 10 / 9 - 1 + CLEAR, 1 - CLEAR - 10 / 10.5
     assert found.up == pytest.approx(0.1 * lead / (lead + behind))
-    assert [look.best for look in found.looks] == ["a", "a", "b", "b"]
-    assert found.looks[-1].loss == pytest.approx(0.5)
+    assert [one.best for one in found.deviations] == ["a", "a", "b", "b"]
+    assert found.deviations[-1].loss == pytest.approx(0.5)
     assert judge("users:4", "x", {0.0: {"a": 2.0, "b": 1.0}, 0.3: {"a": 2.0, "b": 1.0}}).up is None
 
 
@@ -245,9 +245,9 @@ def test_sensitivity_command(recorded: Path) -> None:
     found = json.loads(result.stdout)["sensitivities"]
     assert [t["what"] for t in found] == list(CHANGES)
     for t in found:
-        assert len(t["looks"]) == 7
+        assert len(t["deviations"]) == 7
         assert t["margin"] >= 0
-        assert all(look["loss"] >= 0 for look in t["looks"])
+        assert all(look["loss"] >= 0 for look in t["deviations"])
     with duckdb.connect(str(recorded / "specyard.duckdb"), read_only=True) as connection:
         stored = connection.execute("SELECT what, winner, down, seed, len(looks::JSON[]) FROM tolerances ORDER BY number")
         assert stored.fetchall() == [(t["what"], t["winner"], t["down"], 0, 7) for t in found]

@@ -224,15 +224,15 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
     assert sensitivity.find_sensitivity(con, [RUN]) == "70"
     found = sensitivity.sensitivity(con, "70")
     assert (found.objective, found.clear, found.profile["name"]) == ("throughput", 0.01, "h100/toy")
-    looks = sensitivity.sensitivity_looks(con, "70")
-    assert looks.height == 3 * 7
-    assert looks["users"].unique().to_list() == [4, 64]
-    verify, acceptance = sensitivity.sensitivity_inputs(looks, "users:64")
+    frame = sensitivity.deviations(con, "70")
+    assert frame.height == 3 * 7
+    assert frame["users"].unique().to_list() == [4, 64]
+    verify, acceptance = sensitivity.sensitivity_inputs(frame, "users:64")
     assert (verify["what"], verify["down"], verify["up"], verify["reach"]) == ("seconds of verification", None, 0.12, 0.3)
     assert (verify["instead_down"], verify["instead_up"]) == (None, "mtp γ=1 fixed:1")
     assert (verify["loss_down"], verify["loss_up"]) == pytest.approx((0, 0.03))
     assert (acceptance["down"], acceptance["up"], acceptance["instead_up"]) == (None, None, None)
-    [length] = sensitivity.sensitivity_inputs(looks, "users:4")
+    [length] = sensitivity.sensitivity_inputs(frame, "users:4")
     assert (length["instead_down"], length["instead_up"]) == ("mtp γ=1 fixed:1", None)
     with pytest.raises(LookupError, match="no sensitivity 'gone'"):
         sensitivity.sensitivity(con, "gone")
@@ -245,7 +245,7 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
 def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: str) -> None:
     con = empty()
     add_tolerances(con)
-    assert sensitivity.closest_load(sensitivity.sensitivity_looks(con, "70"), load) == closest
+    assert sensitivity.closest_load(sensitivity.deviations(con, "70"), load) == closest
 
 
 def test_loads_of_one_kind_are_compared() -> None:

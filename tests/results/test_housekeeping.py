@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from results.store.database import Store, utc_now
 from results.store.housekeeping import Holding, holdings, named, outdated, take_out
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.rows import anchor_table, response_tables
 from results.store.subjects import RUN, STUDY, SUBJECTS, SWEEP
 from simulator.errors import InputError
@@ -135,14 +135,14 @@ def test_what_is_old_goes_but_for_the_newest(store: Store) -> None:
 
 def test_what_is_being_worked_on_stays(store: Store) -> None:
     whole(store, "1", utc_now() - timedelta(days=90))
-    with held(store, SWEEP, "s1"):
+    with leased(store, SWEEP, "s1"):
         assert ids(outdated(store, older=timedelta(days=30), keep=None)) == {"t1"}
         for name in ("r1", "s1"):
             with pytest.raises(InputError, match=r"at work on it|sweep or study of it goes on"):
                 named(store, [name])
     assert ids(outdated(store, older=timedelta(days=30), keep=None)) == {"r1", "s1", "t1"}
     found = named(store, ["r1"])
-    with held(store, RUN, "r1"), pytest.raises(InputError, match="is at work on it"):  # since it was listed
+    with leased(store, RUN, "r1"), pytest.raises(InputError, match="is at work on it"):  # since it was listed
         take_out(store, found)
     assert ids(holdings(store)) == {"r1", "s1", "t1"}
 

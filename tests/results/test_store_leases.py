@@ -20,7 +20,7 @@ import results.store.connection
 import results.store.lease
 from results.store.connection import StoreError
 from results.store.database import Store, utc_now
-from results.store.lease import Lease, held
+from results.store.lease import Lease, leased
 from results.store.rows import response_tables
 from results.store.subjects import RUN
 from results.store.unfinished import Began, begun
@@ -43,9 +43,9 @@ WORKER = """
 import sys
 from pathlib import Path
 from results.store.database import Store
-from results.store.lease import held
+from results.store.lease import leased
 from results.store.subjects import RUN
-with held(Store(Path(sys.argv[1])), RUN, sys.argv[2]):
+with leased(Store(Path(sys.argv[1])), RUN, sys.argv[2]):
     print("held", flush=True)
     input()
 """
@@ -102,11 +102,11 @@ def test_a_run_that_is_worked_on_is_refused_and_one_whose_process_was_killed_is_
     run_id = store.create_run(INFO)
     with other(WORKER, str(store.file), run_id) as worker:
         who = rf"run {run_id}: process {worker.pid} on {socket.gethostname()} since 20\d\d-.* UTC is at work on it"
-        with pytest.raises(InputError, match=who), held(store, RUN, run_id):
+        with pytest.raises(InputError, match=who), leased(store, RUN, run_id):
             pass
         worker.kill()
         worker.wait()
-        with held(store, RUN, run_id):
+        with leased(store, RUN, run_id):
             [sentence] = said
             assert f"process {worker.pid} on {socket.gethostname()}" in sentence
             assert "is gone; taking over" in sentence
@@ -118,7 +118,7 @@ def test_a_run_is_free_again_when_work_ends(store: Store, said: list[str]) -> No
     run_id = store.create_run(INFO)
     with other(WORKER, str(store.file), run_id) as worker:
         worker.communicate("go on\n")
-        with held(store, RUN, run_id), pytest.raises(InputError, match="is at work on it"), held(store, RUN, run_id):
+        with leased(store, RUN, run_id), pytest.raises(InputError, match="is at work on it"), leased(store, RUN, run_id):
             pass
     assert said == []
 
@@ -129,12 +129,12 @@ def test_another_machine_is_believed_or_watched(store: Store, said: list[str], m
     run_id = store.create_run(INFO)
     elsewhere = dataclasses.replace(Lease.mine(run_id), host="far", machine="far away", pid=1)
     write(store, elsewhere)
-    with pytest.raises(InputError, match="process 1 on far since"), held(store, RUN, run_id):
+    with pytest.raises(InputError, match="process 1 on far since"), leased(store, RUN, run_id):
         pass
     assert said == []
     for off in (timedelta(hours=-1), timedelta(hours=1)):  # silent for long, or of a clock that is ahead
         write(store, dataclasses.replace(elsewhere, heartbeat=utc_now() + off))
-        with held(store, RUN, run_id):
+        with leased(store, RUN, run_id):
             pass
         assert "watching for" in said[-2]
         assert "is gone; taking over" in said[-1]
@@ -144,7 +144,7 @@ def test_another_machine_is_believed_or_watched(store: Store, said: list[str], m
         results.store.lease.time, "sleep",
         lambda seconds: write(store, dataclasses.replace(elsewhere, heartbeat=utc_now() - timedelta(minutes=59))),
     )  # fmt: skip
-    with pytest.raises(InputError, match="process 1 on far since"), held(store, RUN, run_id):
+    with pytest.raises(InputError, match="process 1 on far since"), leased(store, RUN, run_id):
         pass
 
 
@@ -161,7 +161,7 @@ def test_signs_of_life_come_while_nothing_is_stored(store: Store, monkeypatch: p
     """Also while this thread reads again and again: a process opens the file either to read or to write."""
     monkeypatch.setattr(results.store.lease, "HEARTBEAT_S", 0.05)
     run_id = store.create_run(INFO)
-    with held(store, RUN, run_id):
+    with leased(store, RUN, run_id):
         first, seen = lease(store, run_id).heartbeat, set()
         deadline = time.monotonic() + 10
         while len(seen) < 3 and time.monotonic() < deadline:
@@ -175,7 +175,7 @@ def test_signs_of_life_come_while_nothing_is_stored(store: Store, monkeypatch: p
 def test_who_lost_its_lease_stores_nothing_more(store: Store) -> None:
     """A process that was stopped for long, and taken for gone, must not do the work twice."""
     run_id = store.create_run(INFO)
-    with held(store, RUN, run_id):
+    with leased(store, RUN, run_id):
         write(Store(store.file), dataclasses.replace(Lease.mine(run_id), host="far", machine="far away", pid=7))
         with pytest.raises(InputError, match=f"run {run_id}: is at work for process 7 on far since .*; this process ends"):
             store.add(run_id, response_tables("dspark", 2, [RESPONSE]))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from harness import stops
 from harness.console import check_resumed, checked, joined, listed, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
@@ -124,7 +125,7 @@ def search(
                 study_id = start_study(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
                 )
-        watcher.began("", None)  # it is finished: there is nothing to go on with
+        stops.finished(f"study {study_id}", ["show", study_id, "--out", str(out)])
         print_study(store, study_id, as_json=as_json)
 
 
