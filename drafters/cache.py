@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,6 +74,22 @@ class KVCache:
         keys, values = self._layers[layer]
         return keys[rows, :, :length], values[rows, :, :length]
 
+    def reshaped(self, rows: int, capacity: int) -> KVCache:
+        """The same memory for other shapes: what one of the two writes, the other loses.
+
+        Raises ValueError where there is less of it, or no pass has allocated it yet.
+        """
+        if not self._layers or rows * capacity > self.rows * self.capacity:
+            raise ValueError(f"no {rows} × {capacity} positions in a cache of {self.rows} × {self.capacity}")
+        other = KVCache(rows, capacity)
+        for layer, (keys, values) in self._layers.items():
+            shapes = [(rows, x.shape[1], capacity, x.shape[3]) for x in (keys, values)]
+            first, second = (
+                x.view(-1)[: math.prod(shape)].view(shape) for x, shape in zip((keys, values), shapes, strict=True)
+            )
+            other._layers[layer] = (first, second)
+        return other
+
     def move(self, sources: Tensor, holes: Tensor) -> None:
         """Copy rows `sources` over rows `holes` (int64, equally many, disjoint)."""
         for stored in (x for pair in self._layers.values() for x in pair):
@@ -122,10 +139,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 class TargetCache(Cache):  # type: ignore[misc]
     """A `KVCache` in the form that models of transformers take; layers that share entries or keep none stay empty."""
 
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
-        """Room for `rows` texts of up to `capacity` positions, in each of `layers` layers."""
-        self.kv, self._pass = KVCache(rows, capacity), _Pass()
+    def __init__(self, layers: int, rows: int, capacity: int, *, kv: KVCache | None = None) -> None:
+        """Room for `rows` texts of up to `capacity` positions, in each of `layers` layers; in memory of `kv` where given."""
+        self.kv, self._pass = kv or KVCache(rows, capacity), _Pass()
         super().__init__(layers=[_Layer(i, self.kv, self._pass) for i in range(layers)])
+
+    def reshaped(self, rows: int, capacity: int) -> TargetCache:
+        """The same memory for other shapes: what one of the two writes, the other loses. Raises ValueError as `KVCache`."""
+        return TargetCache(len(self.layers), rows, capacity, kv=self.kv.reshaped(rows, capacity))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object

@@ -11,9 +11,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from drafters.sampling import Draws, Proposal, probabilities, sample, verify
 from drafters.target import Target, TargetPass
 from simulator.records import Sampling
 
-Part = Literal["target", "draft", "prefill", "read", "admit", "loop", "rule"]
+Part = Literal["target", "draft", "prefill", "read", "prompt", "admit", "loop", "rule"]
 Work = Callable[[], object]
 _REPETITION_S = 5e-3
 """A point is repeated for at least this long in each sweep, unless that would break the time limit."""
@@ -37,8 +38,9 @@ _BEFORE_CONTEXT = 16
 """Context tokens of the target's pass before a draft."""
 _ALWAYS_TOKENS = 16
 """Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
-_FIRST_SHARE = 0.25
-"""Share of the time limit for the first look at every point; what would start later is left out."""
+_FIRST_SHARE, _FIRST_SHARE_CAPTURING = 0.25, 0.5
+"""Share of the time limit for the first look at every point; what would start later is left out. Where the first look
+captures graphs, the sweeps after it are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,16 @@ class BenchPoint:
 
     part: Part
     """target: a pass over anchors and drafts, head, sampling, acceptance. draft: propose, then take in what was verified.
-    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. admit: one
-    request leaves a batch and another one comes, prefill and all. loop: a round of the decode loop whose models take no
-    time; rule: sampling and acceptance in that loop."""
+    prefill: one prompt's chunk and its first token. read: a drafter takes in a prompt. prompt: both, as the decode loop runs
+    them, eagerly. admit: one request leaves a batch and another one comes, prefill and all; without a drafter's name, with
+    models that take no time. loop: a round of the decode loop with such models; rule: sampling and acceptance in it."""
     requests: int
     tokens: int
     """Tokens of each request: in the target pass, drafted, or in the prompt's chunk."""
     context: int
     """Tokens each request has before these."""
     drafter: str = ""
-    """Its name, where the part is draft, read or admit."""
+    """Its name, where the part is draft, read, prompt or admit."""
 
     @property
     def size(self) -> int:
@@ -89,12 +91,16 @@ class Timed:
 
     timings: list[Timing]
     left_out: list[BenchPoint]
-    """Points too large for the time limit."""
+    """Points too large for the time limit or for the memory."""
     sweeps: int
     seconds: float
     """What it took."""
     method: str
     """The clock, in words."""
+    captured: bool
+    """Whether passes were captured as CUDA graphs."""
+    attention: str = "the model's own"
+    """How the target attends, in words."""
 
 
 class Bench:
@@ -108,14 +114,20 @@ class Bench:
         seed: int = 0,
         sampling: Sampling | None = None,
         graphs: bool = True,
+        abreast: bool = False,
     ) -> None:
-        """`drafters`: by name and number of drafted tokens. `graphs`: capture on a GPU what can be."""
+        """`drafters`: by name and number of drafted tokens. `graphs`: capture on a GPU what can be. `abreast`: let all
+        requests of a step stand at one position, for attention that needs it (`harness.hardware.attention`)."""
         self.target, self.drafters, self.sampling = target, drafters, sampling or Sampling()
         self._random = np.random.Generator(np.random.Philox(seed))
         self._noise = torch.Generator(target.device).manual_seed(seed)
-        self._caches: dict[int, TargetCache] = {}
-        self._graphs = graphs and target.device.type == "cuda"
+        self._memory: TargetCache | None = None
+        self._abreast = abreast
+        self.captures = graphs and target.device.type == "cuda"
+        """Whether passes are captured as CUDA graphs."""
         self._eager: dict[str, str] = {}
+        self._replays: dict[BenchPoint, Work] = {}
+        self._pool: Any = None
         every = [d for by_gamma in drafters.values() for d in by_gamma.values()]
         self._taps = max((d.tap_layers for d in every), key=len, default=())
 
@@ -126,10 +138,10 @@ class Bench:
             threads = torch.get_num_threads()
             clock = "one thread's time on the processor" if threads == 1 else f"wall clock, {threads} threads"
             return f"{clock}; drafts each after a pass of the target"
-        if not self._graphs:
+        if not self.captures:
             return "CUDA events, eager"
         eager = "".join(f"; {part} eager: {reason}" for part, reason in sorted(self._eager.items()))
-        return f"CUDA events around CUDA graphs; prefill and the loop's own work eager{eager}"
+        return f"CUDA events around CUDA graphs, prompts' passes too; the loop's own work and prompt lookup eager{eager}"
 
     def measure(self, point: BenchPoint, runs: int) -> float:
         """Mean seconds of `runs`, after one that does not count.
@@ -137,22 +149,42 @@ class Bench:
         On a CPU a pass of the target goes before every draft, as wide as the draft, and before the loop's own work, untimed:
         it leaves the caches as these find them. A small drafter is a third slower for it, the loop's work three times.
         """
-        work, part = self.work(point), point.drafter or point.part
         if self.target.device.type != "cuda":
-            return _mean_seconds(work, runs, self._before(point))
-        if self._graphs and point.part in ("target", "draft") and part not in self._eager and self._on_device(point):
-            try:
-                work = captured(work, self.target.device)
-            except RuntimeError as error:  # of many kinds, all of which leave the eager way
-                torch.cuda.synchronize(self.target.device)
-                self._eager[part] = str(error).strip().splitlines()[0][:100]
-        return _mean_event_seconds(work, runs, self.target.device)
+            return _mean_seconds(self.work(point), runs, self._before(point))
+        return _mean_event_seconds(self._replayed(point) or self.work(point), runs, self.target.device)
+
+    def _replayed(self, point: BenchPoint) -> Work | None:
+        """The work of a point as a CUDA graph; None where there is none.
+
+        Graphs of the target's passes are kept, for capturing takes longer than replaying. They share their memory, and lose
+        what they found: nobody looks at it. Raises torch.OutOfMemoryError, after which other points can still be captured.
+        """
+        part = point.drafter or point.part
+        if not self.captures or part in self._eager or not self._on_device(point):
+            return None
+        if point in self._replays:
+            return self._replays[point]
+        keep = point.part in ("target", "prefill")
+        if keep and self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            work = captured(self.work(point), self.target.device, self._pool if keep else None)
+        except RuntimeError as error:  # of many kinds
+            if isinstance(cause := _first(error), torch.OutOfMemoryError):
+                raise cause from None
+            torch.cuda.synchronize(self.target.device)
+            self._eager[part] = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:100]
+            return None
+        if keep:
+            self._replays[point] = work
+        return work
 
     def work(self, point: BenchPoint) -> Work:
         """The work of a point, to be done as often as one likes."""
         makers: dict[Part, Callable[[BenchPoint], Work]] = {
             "target": self._target_work, "draft": self._draft_work, "prefill": self._prefill_work,
-            "read": self._read_work, "admit": self._admit_work, "loop": self._loop_work, "rule": self._rule_work,
+            "read": self._read_work, "prompt": self._prompt_work, "admit": self._admit_work, "loop": self._loop_work,
+            "rule": self._rule_work,
         }  # fmt: skip
         return makers[point.part](point)
 
@@ -164,11 +196,15 @@ class Bench:
         return self._target_work(BenchPoint("target", 1, 1, _BEFORE_CONTEXT)) if point.part in ("loop", "rule") else None
 
     def reserve(self, points: Sequence[BenchPoint]) -> None:
-        """Caches for all points, one for each context: allocating them is nobody's time."""
-        for context in {p.context for p in points}:
-            some = [p for p in points if p.part in ("target", "prefill") and p.context == context]  # a draft needs one row
-            rows, tokens = max((p.requests for p in some), default=1), max((p.tokens for p in some), default=1)
-            self._caches[context] = self.target.new_cache(rows, context + tokens)
+        """Memory for the target's cache at any of the points, which share it: allocating it is nobody's time."""
+        tokens = [p.requests * (p.context + p.tokens) for p in points if p.part in ("target", "prefill", "prompt")]
+        device, first = self.target.device, slice(0, 1)
+        self._memory = memory = self.target.new_cache(1, max(tokens, default=2))
+        self.target.forward(self._ids(1, 2), Positions.of([0], 2, device), memory, first, ())
+        if device.type == "cuda":  # zeros would be read with less power than what is really there
+            for layer in range(self.target.num_layers):
+                for kept in memory.kv.read(layer, first, memory.kv.capacity):
+                    kept.normal_(generator=self._noise)
 
     def _target_work(self, point: BenchPoint) -> Work:
         rows, drafted = point.requests, point.tokens - 1
@@ -237,9 +273,18 @@ class Bench:
         length = torch.full((point.requests,), point.tokens, device=device)
         return lambda: drafter.observe(state, rows, positions, taps, text, length)
 
+    def _prompt_work(self, point: BenchPoint) -> Work:
+        prefill, read = self._prefill_work(replace(point, part="prefill")), self._read_work(replace(point, part="read"))
+        return lambda: (prefill(), read())
+
     def _admit_work(self, point: BenchPoint) -> Work:
-        some, longest = self.drafters[point.drafter], point.context + point.tokens
-        batch = Batch(self.target, some[max(some)], self.sampling, None, point.requests, longest)
+        longest = point.context + point.tokens
+        target, drafter = self.target, None
+        if point.drafter:
+            drafter = self.drafters[point.drafter][max(self.drafters[point.drafter])]
+        else:
+            target = drafter = cast(Any, _Instant(point.requests, point.tokens - 1, self.target.device))
+        batch = Batch(target, drafter, self.sampling, None, point.requests, longest)
         prompt = tuple(self._ids(1, point.tokens)[0].tolist())
         waiting = [(0, DecodeRequest(prompt, 1 << 60, (0,)))]
         for _ in range(point.requests):
@@ -271,21 +316,25 @@ class Bench:
         return lambda: verify(instant.proposal, verified, probabilities(self.sampling, instant.hidden), draws)
 
     def _on_device(self, point: BenchPoint) -> bool:
-        """Whether the work is all tensors: prompt lookup is the host's."""
-        return point.part == "target" or isinstance(self.drafters[point.drafter][point.tokens], LearnedDrafter)
+        """Whether the work is all tensors: prompt lookup is the host's, and so is what the loop does around passes."""
+        if point.part in ("draft", "read"):
+            some = self.drafters[point.drafter]
+            return isinstance(some[max(some)], LearnedDrafter)
+        return point.part in ("target", "prefill")
 
     def _cache(self, point: BenchPoint) -> TargetCache:
-        cache, needed = self._caches.get(point.context), point.context + point.tokens
-        if cache is None or cache.kv.rows < point.requests or cache.kv.capacity < needed:
-            cache = self._caches[point.context] = self.target.new_cache(point.requests, needed)
-        return cache
+        needed = point.context + point.tokens
+        if self._memory is None or self._memory.kv.capacity < point.requests * needed:
+            self.reserve([replace(point, part="target")])
+        assert self._memory is not None
+        return self._memory.reshaped(point.requests, needed)
 
     def _ids(self, rows: int, tokens: int) -> Tensor:
         return torch.from_numpy(self._random.integers(0, self.target.vocab_size, (rows, tokens))).to(self.target.device)
 
     def _starts(self, point: BenchPoint) -> list[int]:
-        """Where the requests of a step stand: a token apart, since live batches never stand abreast; prompts do."""
-        apart = point.part in ("target", "draft") and point.context > 0
+        """Where requests stand: those of a step a token apart unless told, as live batches do not stand abreast."""
+        apart = point.part in ("target", "draft") and point.context > 0 and not self._abreast
         return [point.context - apart * (i % 2) for i in range(point.requests)]
 
     def _positions(self, point: BenchPoint) -> Positions:
@@ -329,6 +378,9 @@ class _Instant:
     def observe(self, *_: object) -> None:
         pass
 
+    def move(self, *_: object) -> None:
+        pass
+
     def propose(self, *_: object) -> Proposal:
         return self.proposal
 
@@ -360,10 +412,12 @@ def time_points(
     with torch.inference_mode():
         bench.reserve(points)
         first: dict[BenchPoint, float] = {}
+        first_share = _FIRST_SHARE_CAPTURING if bench.captures else _FIRST_SHARE
         for point in sorted(points, key=lambda p: (p.size, p.context)):
             cheap = point.size <= _ALWAYS_TOKENS or point.part in ("loop", "rule")
-            if cheap or gone() < _FIRST_SHARE:
-                first[point] = bench.measure(point, 1)
+            if cheap or gone() < first_share:
+                with suppress(torch.OutOfMemoryError):  # the point is left out, others stay captured
+                    first[point] = bench.measure(point, 1)
         kept = list(first)
         least_s = min(_REPETITION_S, max(0.0, 1 - gone()) * seconds / _LEAST_SWEEPS / len(kept) / 2)
         samples: dict[BenchPoint, list[float]] = {p: [] for p in kept}
@@ -374,27 +428,35 @@ def time_points(
                     others[i - len(kept)]()
                     continue
                 runs = min(max(math.ceil(least_s / first[kept[i]]), 1), 1000)
-                samples[kept[i]].append(bench.measure(kept[i], runs))
+                with suppress(torch.OutOfMemoryError):  # memory in pieces: what fitted once may not fit again
+                    samples[kept[i]].append(bench.measure(kept[i], runs))
             now = gone()
             if sweep + 1 >= _LEAST_SWEEPS and now + (now - before) > 1:
                 break
-    timings = [Timing(p, tuple(samples[p])) for p in kept]
-    left_out = [p for p in points if p not in first]
-    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method)
+    timings = [Timing(p, tuple(samples[p])) for p in kept if samples[p]]
+    left_out = [p for p in points if not samples.get(p)]
+    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method, bench.captures)
 
 
-def captured(work: Work, device: torch.device) -> Work:
-    """The same work as a CUDA graph. Raises RuntimeError where it cannot be one."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        work()  # libraries, caches and tables are set up outside of the graph
-    torch.cuda.current_stream(device).wait_stream(stream)
+def captured(work: Work, device: torch.device, pool: Any = None) -> Work:
+    """The same work as a CUDA graph, with memory of `pool` where given. Raises RuntimeError where it cannot be one."""
+    work()  # libraries, caches and tables are set up outside of the graph
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         work()
-    return cast(Work, graph.replay)
+
+    def replay(_inputs: Work = work) -> None:  # a graph reads its inputs where they were: they must stay there
+        graph.replay()
+
+    return replay
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first: a capture that is given up tells of that alone."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _mean_seconds(work: Work, runs: int, before: Work | None) -> float:

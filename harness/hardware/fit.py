@@ -81,8 +81,8 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
         slope = fit_slope(by_part[name])
         gammas = sorted({t.point.tokens for t in timings if t.point.drafter == name and t.point.part == "draft"})
         curves = [fit_curve((s for s in by_part[name] if s.shape[1] == g), slope) for g in gammas]
-        taking_in = [s.seconds / s.count for s in by_part[f"read {name}"]]
-        read_s = float(np.median(taking_in)) if taking_in else 0.0
+        taking_in = by_part[f"read {name}"]  # long prompts count for more: short ones take what a pass takes at least
+        read_s = sum(s.seconds for s in taking_in) / max(sum(s.count for s in taking_in), 1)
         draft[name] = DraftCurve(tuple(gammas), tuple(curve for curve, _ in curves), in_one_pass, slope, read_s)
         changed = max(changed, *(share for _, share in curves))
     host = host_seconds(timings)
@@ -90,15 +90,12 @@ def fit_costs(timings: Sequence[Timing], block: Mapping[str, bool]) -> Costs:
     return Costs(verify, eager, draft, *overhead, context_s, pair_s, reading, changed)
 
 
-def prompt_seconds(timings: Sequence[Timing], known: Profile) -> float:
-    """What a request's coming and going takes beside the passes over its prompt."""
-    left = []
-    for timing in timings:
-        point = timing.point
-        if point.part == "admit":
-            alone = replace(point, requests=1, context=0)
-            passes = (replace(alone, part="prefill"), replace(alone, part="read"))
-            left.append(timing.seconds - sum(predicted_seconds(known, p) or 0.0 for p in passes))
+def prompt_seconds(timings: Sequence[Timing]) -> float:
+    """What a request's coming and going takes beside the passes over its prompt, both as the loop runs them."""
+    passes = {(t.point.drafter, t.point.tokens): t.seconds for t in timings if t.point.part == "prompt"}
+    admitted = [(t.point, t.seconds) for t in timings if t.point.part == "admit"]
+    # Without a drafter's name the models took no time.
+    left = [s - passes.get((p.drafter, p.tokens), s if p.drafter else 0.0) for p, s in admitted]
     return max(float(np.median(left)), 0.0) if left else 0.0
 
 

@@ -6,10 +6,11 @@ import copy
 import ctypes
 import os
 import platform
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from drafters.kinds.ngram import NoDrafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
+from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
 from harness.recording.pair import choose_drafters, load_pair
@@ -40,10 +42,10 @@ from simulator.records import Round, Sampling
 
 _SHORT = 16
 """Context that stands for none: a drafter needs some."""
-_CHUNKS = (1, 8, 64, 256, 1024, 4096)
-"""Prompt tokens timed in one pass."""
-_PROMPTS = (64, 256)
-"""Prompt tokens that drafters take in at once."""
+_CHUNKS, _CHUNKS_BETWEEN = (1, 8, 64, 256, 1024, 4096), (2, 4, 16, 32, 128, 512, 2048)
+"""Prompt tokens timed in one pass; on a GPU, which passes over them in no time, those between as well."""
+_PROMPTS, _LONG_PROMPTS = (64, 256), (1024, 4096)
+"""Prompt tokens that drafters take in at once; the long ones on a GPU."""
 _LIVE_TOKENS, _LIVE_PROMPT = 20, 48
 """Tokens of the response and of the prompt in the live check."""
 _GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
@@ -97,7 +99,7 @@ class ProfileQuality:
     """By drafter."""
     points: int
     left_out: int
-    """Points too large for the time limit."""
+    """Points too large for the time limit or for the memory."""
     sweeps: int
     seconds: float
 
@@ -182,7 +184,9 @@ def profile(
     watcher.say(f"timing {counted(len(points), 'shape')} for about {effort.time_limit_s:.0f} s")
     timed, live = _time(measured, variants, points, effort, watcher, others)
     if timed.left_out:
-        watcher.say(f"the {len(timed.left_out)} largest shapes were left out; --time-limit gives time for them")
+        watcher.say(
+            f"{counted(len(timed.left_out), 'large shape')} left out; --time-limit gives time, if memory was not short"
+        )
     costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
     device = device_name(target)
     found = costs.profile(
@@ -192,20 +196,24 @@ def profile(
         source="measured",
         kv_capacity_tokens=_kv_capacity(target, drafters.values(), effort.memory_gb),
     )
-    found = replace(found, overhead_s_per_prompt=prompt_seconds(timed.timings, found))
+    found = replace(found, overhead_s_per_prompt=prompt_seconds(timed.timings))
     quality = _quality(found, costs, timed, drafters, live)
     return replace(found, provenance=_provenance(measured, timed, effort, quality)), quality
 
 
 def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: Effort) -> list[BenchPoint]:
-    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for.
+    """Every shape to time: each with next to no context, and with the longest that the grid's memory has room for; the
+    target on a GPU with two shorter ones between, a fourth each.
 
     `variants`: drafters by name and number of drafted tokens. Requests rise twofold for the target, fourfold elsewhere.
     """
     gpu = target.device.type == "cuda"
+    as_engines = gpu and effort.graphs
     longest = max(min(effort.context_tokens or (4096 if gpu else 1024), target.max_positions // 2 - 2), 2)
     most = effort.max_requests or (256 if gpu else 64)
-    room = min(longest * (64 if gpu else 16), _kv_capacity(target, (), None) // 8)  # one cache for each of a few contexts
+    drafters = [d for by_gamma in variants.values() for d in by_gamma.values()]
+    room = min(longest * (64 if gpu else 16), _kv_capacity(target, drafters, effort.memory_gb) // (2 if gpu else 8))
+    between = (longest // 4, longest // 16) if gpu else ()
     short = min(_SHORT, longest // 2)
     requests = [r for r in (1 << i for i in range(most.bit_length())) if r < most] + [most]
     fewer = [r for r in requests if r.bit_length() % 2 or r == most]
@@ -213,18 +221,25 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     widths = sorted({1, min(2, deepest + 1), max((deepest + 1) // 2, 1), deepest + 1})
 
     def contexts(rows: int) -> list[int]:
-        return sorted({short, max(min(longest, room // rows), short)})
+        fitting = [c for c in between if short < c < room // rows]
+        return sorted({short, *fitting, max(min(longest, room // rows), short)})
 
     every = range(1, deepest + 2)  # kernels are jagged where a pass holds few tokens
     points = [BenchPoint("target", r, w, c) for r in requests for c in contexts(r) for w in (every if r == 1 else widths)]
     for name, by_gamma in variants.items():
         for gamma, drafter in by_gamma.items():
             reads = isinstance(drafter, LearnedDrafter)  # prompt lookup does not get slower with the text
-            points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in (contexts(r) if reads else [short])]
-        points += [BenchPoint("read", 1, n, 0, name) for n in _PROMPTS if n <= longest]
-        if reads:
+            at = {r: (contexts(r)[0], contexts(r)[-1]) if reads else (short,) for r in fewer}
+            points += [BenchPoint("draft", r, gamma, c, name) for r in fewer for c in sorted(set(at[r]))]
+        whole = sorted(_PROMPTS + _LONG_PROMPTS) if gpu else _PROMPTS
+        points += [BenchPoint("read", 1, n, 0, name) for n in whole if n <= longest]
+        if reads and not as_engines:
             points += [BenchPoint("admit", min(4, most), n, longest, name) for n in _PROMPTS if n <= longest]
-    points += [BenchPoint("prefill", 1, n, c) for n in _CHUNKS if n <= longest for c in (0, longest)]
+            points += [BenchPoint("prompt", 1, n, 0, name) for n in _PROMPTS if n <= longest]
+    if as_engines:  # which move no caches about
+        points += [BenchPoint("admit", min(4, most), n, 0) for n in _PROMPTS if n <= longest]
+    chunks = sorted(_CHUNKS + _CHUNKS_BETWEEN) if gpu else _CHUNKS
+    points += [BenchPoint("prefill", 1, n, c) for n in chunks if n <= longest for c in (0, longest)]
     points += [BenchPoint("loop", r, deepest + 1, 0) for r in fewer]
     return points + [BenchPoint("rule", r, deepest + 1, 0) for r in fewer]
 
@@ -290,15 +305,17 @@ def _time(
         live_pass(measured.target, drafter, effort.seed)  # what is slow only the first time
         return lambda: live[name].append(live_pass(measured.target, drafter, effort.seed))
 
-    timed = time_points(
-        Bench(measured.target, variants, seed=effort.seed, graphs=effort.graphs),
-        points,
-        seconds=effort.time_limit_s,
-        seed=effort.seed,
-        advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
-        others=[*(decode_with(name) for name in live), *others],
-    )
-    return timed, live
+    as_engines = effort.graphs and measured.target.device.type == "cuda"
+    with reads_once(measured.target) if as_engines else nullcontext() as attention:
+        timed = time_points(
+            Bench(measured.target, variants, seed=effort.seed, graphs=effort.graphs, abreast=attention is not None),
+            points,
+            seconds=effort.time_limit_s,
+            seed=effort.seed,
+            advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
+            others=[*(decode_with(name) for name in live), *others],
+        )
+    return replace(timed, attention=attention or timed.attention), live
 
 
 def _quality(
@@ -350,13 +367,15 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         "weights": measured.weights,
         "dtype": str(target.dtype).removeprefix("torch."),
         "timing": timed.method,
+        "attention": timed.attention,
+        "host": "of the project's own loop" + (", with models that take no time" if timed.captured else ""),
         "sampling": "temperature 1, neither top-k nor top-p; on every verified token, part of the target pass",
         "versions": ", ".join(f"{p} {versions[p]}" for p in ("specyard", "torch", "transformers", "numpy"))
-        + f", Python {platform.python_version()}" + (f", CUDA {torch.version.cuda}" if torch.version.cuda else ""),
+        + f", Python {platform.python_version()}" + _cuda_versions(target),
         "grid": f"target {_span(timed_at['target'])} tokens, {_span(requests)} requests, contexts "
         f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {counted(len(points), 'shape')}, "
         f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s; medians",
-        "left out": f"{len(timed.left_out)} largest shapes, for want of time",
+        "left out": f"{len(timed.left_out)} large shapes, for want of time or memory",
         "spread": "median absolute deviation of a shape's repetitions, median / worst: "
         f"{quality.spread[0]:.1%} / {quality.spread[1]:.1%}",
         "fit": f"relative error of the profile against its points, median / worst: {worst}",
@@ -368,6 +387,18 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         "commit": git_revision() or "not in a checkout",
     }  # fmt: skip
     return {k: v for k, v in found.items() if k != "left out" or timed.left_out}
+
+
+def _cuda_versions(target: Target) -> str:
+    """CUDA's and the driver's, where a GPU runs the target."""
+    if target.device.type != "cuda":
+        return ""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        driver = "unknown"
+    return f", CUDA {torch.version.cuda}, driver {driver}"
 
 
 def _variants(drafter: Drafter, others: Iterable[Drafter]) -> dict[int, Drafter]:

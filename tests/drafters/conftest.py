@@ -17,6 +17,7 @@ from drafters.target import Target
 
 torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other
 
+Make = Callable[..., Drafter]
 VOCAB, HIDDEN, GAMMA, END, MASK = 6, 16, 3, 2, 5
 
 LEARNED: dict[str, dict[str, Any]] = {
@@ -70,8 +71,12 @@ def target() -> Target:
 
 
 @pytest.fixture(scope="session")
-def make(target: Target) -> Callable[..., Drafter]:
-    """A drafter of the micro target by name."""
+def make(target: Target) -> Make:
+    return build_micro(target)
+
+
+def build_micro(target: Target) -> Make:
+    """Drafters of a micro target by name."""
 
     def build(name: str) -> Drafter:
         if name == "none":
@@ -81,6 +86,6 @@ def make(target: Target) -> Callable[..., Drafter]:
         drafter: LearnedDrafter = build_drafter(drafter_config(name, target), target, gamma=None, name=name)
         own = torch.nn.ModuleDict({n: m for n, m in drafter.named_children() if n not in ("embed_tokens", "lm_head")})
         randomise(own, 7, 0.3)
-        return drafter.eval().requires_grad_(False)
+        return drafter.to(target.device, target.dtype).eval().requires_grad_(False)
 
     return build

@@ -31,7 +31,7 @@ def law(target: Target, sampling: Sampling) -> dict[tuple[int, ...], float]:
     result: dict[tuple[int, ...], float] = {}
     alive: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(NEW_TOKENS):
-        texts = torch.tensor([[*PROMPT, *response] for response in alive])
+        texts = torch.tensor([[*PROMPT, *response] for response in alive], device=target.device)
         with torch.no_grad():
             probs = probabilities(sampling, target.model(texts, use_cache=False).logits[:, -1].double())
         longer = {
@@ -110,7 +110,8 @@ def test_greedy_output_is_the_targets_own(name: str, make: Callable[[str], Draft
     decoded = dict(decode(target, make(name), requests, Sampling(temperature=0), max_batch=5))
     for i, prompt in enumerate(prompts):
         with torch.no_grad():
-            own = target.model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, pad_token_id=0)
+            ids = torch.tensor([prompt], device=target.device)
+            own = target.model.generate(ids, max_new_tokens=40, do_sample=False, pad_token_id=0)
         assert decoded[i].token_ids == own[0, len(prompt) :].tolist()
         assert decoded[i].finish == ("stop" if decoded[i].token_ids[-1] == END else "length")
 

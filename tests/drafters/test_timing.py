@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
+from drafters.decoding import Batch
 from drafters.kinds.contract import Drafter
 from drafters.random_models import known_architectures, random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from harness.hardware.bench import Bench, BenchPoint, Part, Timing, time_points
+from harness.hardware.bench import Bench, BenchPoint, Part, Timing, captured, time_points
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 
@@ -124,3 +129,126 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> N
 def test_an_unknown_architecture_names_those_there_are() -> None:
     with pytest.raises(InputError, match="qwen3-14b"):
         random_target("gpt-9", dtype=torch.float32, device="cpu", seed=0)
+
+
+class Scarce:
+    """A bench whose memory is gone for points of more than two tokens, at first or only later."""
+
+    captures, method = False, "none"
+
+    def __init__(self, later: bool) -> None:
+        self.later, self.calls = later, 0
+
+    def reserve(self, points: object) -> None:
+        pass
+
+    def measure(self, point: BenchPoint, runs: int) -> float:
+        self.calls += 1
+        if point.size > 2 and (self.calls > 3 or not self.later):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1e-3
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_point_that_does_not_fit_the_memory_is_left_out_and_the_others_are_timed(later: bool) -> None:
+    points = [BenchPoint("target", r, 1, 4) for r in (1, 2, 3)]
+    timed = time_points(cast(Bench, Scarce(later)), points, seconds=1.0, seed=0)
+    assert [t.point for t in timed.timings] == points[:2]
+    assert timed.left_out == points[2:]
+    assert all(len(t.samples) == timed.sweeps for t in timed.timings)
+
+
+def test_what_no_graph_can_hold_runs_eagerly_and_says_why_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that ends a capture is followed by one that says that it ended; lack of memory makes nothing eager."""
+
+    def refused(work: object, device: object, pool: object) -> None:
+        try:
+            raise error
+        finally:
+            raise RuntimeError("capture was invalidated")
+
+    monkeypatch.setattr("harness.hardware.bench.captured", refused)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+    bench.captures = True
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        bench._replayed(BenchPoint("target", 1, 1, 4))
+    assert bench._eager == {}
+    error = RuntimeError("operation not permitted\nwhen stream is capturing")
+    assert bench._replayed(BenchPoint("target", 1, 1, 4)) is None
+    assert bench._eager == {"target": "operation not permitted"}
+
+
+def test_a_graphs_inputs_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses alone: freed inputs would be overwritten, and replays read others' numbers."""
+    replayed: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            replayed.append(1)
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
+    monkeypatch.setattr("torch.cuda.graph", lambda graph, pool: nullcontext())
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+
+    def made() -> tuple[Callable[[], object], weakref.ref[torch.Tensor]]:
+        inputs = torch.ones(3)
+        return captured(lambda: inputs + 1, torch.device("cpu")), weakref.ref(inputs)
+
+    replay, inputs = made()
+    gc.collect()
+    replay()
+    assert replayed == [1]
+    assert inputs() is not None
+    del replay
+    gc.collect()
+    assert inputs() is None
+
+
+@torch.inference_mode()
+def test_a_pass_asks_nothing_of_the_host(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph cannot hold numbers that the host reads or makes: learned drafts and target passes use tensors alone."""
+    works = [bench.work(BenchPoint("target", 3, n, 12)) for n in (1, GAMMA + 1)]
+    works += [bench.work(BenchPoint("prefill", 1, 5, c)) for c in (0, 12)]
+    for name in ("dspark", "eagle3"):
+        works += [bench.work(BenchPoint("draft", 3, GAMMA, 12, name)), bench.work(BenchPoint("read", 1, 5, 0, name))]
+    for work in works:
+        work()  # tables are set up outside of a graph
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("asks the host")
+
+    for name in ("tensor", "from_numpy", "as_tensor"):
+        monkeypatch.setattr(torch, name, refused)
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, refused)
+    for work in works:
+        work()
+
+
+@torch.inference_mode()
+def test_caches_of_other_shapes_share_their_memory(bench: Bench) -> None:
+    """What a pass says does not depend on what others left behind."""
+    points = [BenchPoint("target", 3, 2, 12), BenchPoint("target", 1, 5, 30), BenchPoint("prefill", 1, 9, 0)]
+    bench.reserve(points)
+    memory = bench._memory
+    assert memory is not None
+    assert memory.kv.capacity == 3 * 14
+    prompt = bench.work(points[2])
+    first = cast(torch.Tensor, prompt())
+    for point in points[:2]:
+        bench.work(point)()
+    assert torch.equal(first, cast(torch.Tensor, prompt()))
+    assert bench._memory is memory
+    with pytest.raises(ValueError, match="no 3 × 15"):
+        memory.reshaped(3, 15)
+
+
+@torch.inference_mode()
+def test_a_request_comes_and_goes_with_models_that_take_no_time(bench: Bench) -> None:
+    work = bench.work(BenchPoint("admit", 3, 6, 0))
+    for _ in range(3):
+        batch = work()
+        assert isinstance(batch, Batch)
+        assert [d.finish for _, d in batch.running] == [None] * 3

@@ -98,11 +98,10 @@ def test_prompts_and_what_comes_with_them() -> None:
     others = [t for t in made_up() if t.point.drafter != "eagle3"]
     costs = fit_costs([*others, *reads], {"dspark": True})
     assert costs.draft["dspark"].prefill_s_per_token == pytest.approx(3e-6)
-    found = costs.profile(name="cpu/x", device="x", model="x", source="measured", kv_capacity_tokens=1000)
-    pairs_s = 6e-9 * 64 * 65 / 2
-    admit = Timing(BenchPoint("admit", 4, 64, 512, "dspark"), (float(costs.eager.at(64)) + pairs_s + 64 * 3e-6 + 7e-4,))
-    assert prompt_seconds([*others, *reads, admit], found) == pytest.approx(7e-4)
-    assert prompt_seconds([*others, *reads], found) == 0
+    alone = Timing(BenchPoint("prompt", 1, 64, 0, "dspark"), (5e-3,))
+    admit = Timing(BenchPoint("admit", 4, 64, 512, "dspark"), (5.7e-3,))
+    assert prompt_seconds([*others, *reads, alone, admit]) == pytest.approx(7e-4)
+    assert prompt_seconds([*others, *reads, admit]) == 0
 
 
 def test_a_profile_predicts_the_law_it_was_fitted_to() -> None:
