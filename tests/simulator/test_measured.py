@@ -11,7 +11,7 @@ import pytest
 
 from simulator.hardware.catalogue import DATA, bundled_profiles, find_profile
 from simulator.hardware.cost import Longest, StepLoad
-from simulator.hardware.profile import dump_profile
+from simulator.hardware.profile import Errors, dump_profile
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("qwen3-4b", "qwen3-8b", "qwen3-14b")
@@ -25,6 +25,7 @@ def test_a_measured_profile_is_whole(model: str) -> None:
     assert (profile.source, profile.device, profile.model) == ("measured", "NVIDIA H100 80GB HBM3", model)
     assert (profile.verify.counts[0], profile.verify.counts[-1]) == (1, 4096)
     assert set(range(1, 9)) | {1 << n for n in range(4, 13)} == set(profile.verify.counts)
+    assert profile.errors == Errors(0.4, 0.4, 0.4)  # it stands for an engine, and was not measured on one
     assert profile.eager is not None
     assert (profile.eager.counts[0], profile.eager.counts[-1]) == (1, 4096)
     assert set(profile.draft) == {"dspark", "dflash", "eagle3", "mtp", "ngram"}
