@@ -26,7 +26,8 @@ from drafters.kinds.ngram import NoDrafter
 from drafters.random_models import random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
-from harness.hardware.measure import Effort, Measured, profile
+from harness.hardware.effort import Effort
+from harness.hardware.measure import Measured, profile
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Profile, dump_profile
 from simulator.records import Sampling

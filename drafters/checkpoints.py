@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3Config
 
+from drafters.configs import read_config
 from drafters.kinds.block import DSpark
 from drafters.kinds.contract import Drafter
 from drafters.kinds.eagle3 import Eagle3
@@ -24,9 +25,8 @@ from drafters.kinds.mtp import MTP
 from drafters.kinds.ngram import NGram, NoDrafter
 from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
+from simulator.records import MAX_GAMMA
 
-MAX_GAMMA = 254
-"""Counts of a round are stored in one byte."""
 WEIGHTS = ("config.json", "*.safetensors", "*.bin")
 """Files of a checkpoint that say what a model computes."""
 TEXT = (
@@ -85,22 +85,6 @@ def find_folder(source: str) -> Path:
     except Exception as error:  # the hub client has a dozen exception types; all mean that we have no files
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"checkpoint {source}: no such folder, and the hub did not give it: {reason}") from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({first_paragraph(error)})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file}: must be a JSON object")
-    return config
 
 
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:

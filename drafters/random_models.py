@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
-from drafters.checkpoints import build_drafter, read_config
+from drafters.checkpoints import build_drafter
+from drafters.configs import read_architecture
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
 from drafters.target import Target, folded_state
 from drafters.training.drafter import KINDS, Kind, drafter_config
 from simulator.errors import InputError, first_paragraph
 
-_SHAPES = Path(__file__).parent / "architectures.json"
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
 """Layers, taps, Markov rank and block size of the published DSpark and DFlash drafters; Eagle3 has one layer, three taps."""
-
-
-def known_architectures() -> dict[str, dict[str, Any]]:
-    """Configurations that come with the package, by short name."""
-    shapes: dict[str, dict[str, Any]] = json.loads(_SHAPES.read_text(encoding="utf-8"))
-    return shapes
 
 
 def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) -> Target:
@@ -38,7 +30,7 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
     Raises:
         InputError: no such configuration, or not of a causal language model that can decode live.
     """
-    raw = dict(_config(source))
+    raw = dict(read_architecture(source))
     if raw["model_type"] not in _known_types():
         raise InputError(
             f"architecture {source}: transformers {transformers.__version__} knows no model_type {raw['model_type']!r}"
@@ -71,7 +63,7 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
         if source == "ngram":
             drafters[name] = NGram(_BLOCK)
             continue
-        raw = _standard(source, target) if source in KINDS else _config(source)
+        raw = _standard(source, target) if source in KINDS else read_architecture(source)
         with torch.random.fork_rng(), torch.device(target.device):
             torch.manual_seed(seed)
             drafter = build_drafter(raw, target, gamma=None, name=source)
@@ -82,24 +74,6 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
 def _known_types() -> frozenset[str]:
     """Models that transformers makes of a configuration."""
     return frozenset(transformers.CONFIG_MAPPING)
-
-
-def _config(source: str) -> Mapping[str, Any]:
-    known = known_architectures()
-    if source in known:
-        return known[source]
-    path = Path(source)
-    if path.is_dir():
-        return read_config(path)
-    if not path.is_file():
-        raise InputError(f"architecture {source}: no such file, and not one of {', '.join(known)}")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
-        raise InputError(f"{path}: must be a JSON object with a model_type, as Hugging Face's config.json is")
-    return raw
 
 
 def _standard(kind: str, target: Target) -> dict[str, Any]:

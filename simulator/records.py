@@ -110,6 +110,10 @@ class System:
         return f"{r.drafter} γ={r.gamma} {self.policy}" + ("" if r.confidences == "none" else f" ({r.confidences})")
 
 
+MAX_GAMMA = 254
+"""Counts of a round are stored in one byte."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """One propose → verify → commit of one request: decoded live, replayed from a dense record, or simulated."""

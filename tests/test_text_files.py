@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from drafters.checkpoints import read_config
+from drafters.configs import read_config
 from drafters.random_models import random_target
 from drafters.training.corpus import read_documents
 from harness.published.averages import target_of

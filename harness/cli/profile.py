@@ -42,7 +42,9 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
-    from harness.hardware.measure import Effort, profile_architecture, profile_pair
+    from drafters.configs import read_architecture
+    from harness.hardware.effort import Effort
+    from harness.recording.pair import choose_drafters, load_pair
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
@@ -50,6 +52,12 @@ def profile(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,
         )  # fmt: skip
+        if architecture is None:  # before what takes seconds to import
+            choose_drafters(load_pair(pair), listed(drafter))
+        else:
+            read_architecture(architecture)
+        from harness.hardware.measure import profile_architecture, profile_pair
+
         with watching() as watcher:
             if architecture is None:
                 made, quality = profile_pair(pair, effort, watcher, device=device, drafters=listed(drafter))

@@ -85,11 +85,13 @@ def record(
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         cluster.check()
 
+        from harness.recording.inputs import read_inputs
         from harness.recording.plan import RecordingPlan
-        from harness.recording.run import estimate, resume_run, start_run
 
         with watching() as watcher:
             if suite is None:
+                from harness.recording.run import resume_run
+
                 resume_run(run_id, store, cluster, watcher)
             else:
                 with checked():
@@ -102,6 +104,9 @@ def record(
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip
+                read_inputs(plan)  # before what takes seconds to import
+                from harness.recording.run import estimate, start_run
+
                 if engine == "vllm" and not dry_run:
                     from harness.vllm.responses import generate_responses
 

@@ -68,9 +68,6 @@ def make_report(
     Raises InputError for what is not there or has no results, where a sweep or study is of another run, and where the report
     cannot be written: to the file, or folder of figures, `to`; by default into the run's folder beside the database.
     """
-    from results.report.compose import compose, page
-    from results.report.export import write_pictures, write_tables
-    from results.report.page import write_page
     from results.store.studies import Studies
     from results.store.subjects import RUN
 
@@ -84,6 +81,10 @@ def make_report(
         if found is not None and found["run_id"] not in run_ids:
             raise InputError(f"{kind} {found[f'{kind}_id']}: is of run {found['run_id']}; name that run too")
     page_file, figures = _places(store.file.parent / run_ids[0], form, to)
+    from results.report.compose import compose, page  # which takes a while
+    from results.report.export import write_pictures, write_tables
+    from results.report.page import write_page
+
     with store.reading() as connection:
         made = compose(
             connection, run_ids,

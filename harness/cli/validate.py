@@ -9,6 +9,7 @@ import typer
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.console import joined, listed, plain_console, print_json, print_table, say, user_errors, watching
+from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -45,8 +46,8 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
+    from harness.recording.pair import load_pair
     from harness.validation.plan import ValidationPlan
-    from harness.validation.run import validate_run
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
     from simulator.load import counts
@@ -63,13 +64,20 @@ def validate(
             drafting=drafting, seed=seed,
         )  # fmt: skip
         profile = None if hardware is None else find_profile(hardware)
+        run_id = store.find_run(name)
+        pair = store.run(run_id)["plan"].get("pair")
+        if pair is None:
+            raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
+        load_pair(pair)
         with watching() as watcher:
             if engine == "vllm":
                 from harness.vllm.validation import validate_vllm
 
-                validation_id = validate_vllm(store, name, plan, watcher, hardware=profile)
+                validation_id = validate_vllm(store, run_id, plan, watcher, hardware=profile)
             else:
-                validation_id = validate_run(store, store.find_run(name), plan, watcher, hardware=profile)
+                from harness.validation.run import validate_run
+
+                validation_id = validate_run(store, run_id, plan, watcher, hardware=profile)
         print_validation(store, validation_id, as_json=as_json)
         if engine == "vllm" and not as_json:
             from harness.vllm.validation import closing_lines

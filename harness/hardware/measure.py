@@ -21,15 +21,17 @@ import torch
 
 from drafters.checkpoints import find_folder, folder_hash, load_drafter
 from drafters.clock import seconds_now
+from drafters.configs import known_architectures
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
-from drafters.random_models import known_architectures, random_drafters, random_target
+from drafters.random_models import random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
 from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
+from harness.hardware.effort import Effort
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
@@ -54,29 +56,6 @@ H100 begin at 6.8 ms where these begin at 10, which is a standard error of ln(10
 _GPU_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Numbers by which glibc's mallopt knows its parameters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How much is measured. Raises InputError where a limit makes no sense."""
-
-    time_limit_s: float = 60.0
-    """Time limit, roughly; loading comes on top. Capturing graphs of a large model takes minutes."""
-    seed: int = 0
-    max_requests: int | None = None
-    """Largest R; None is 64 on a CPU and 256 on a GPU."""
-    context_tokens: int | None = None
-    """Longest context of a request; None is 1024 on a CPU and 4096 on a GPU; never more than half the target's."""
-    memory_gb: float | None = None
-    """For keys and values; None is half the free memory, or 0.9 of a GPU's less the weights."""
-    graphs: bool = True
-    """Capture passes as CUDA graphs on a GPU, as engines do; the project's own loop does not."""
-
-    def __post_init__(self) -> None:
-        for name in ("time_limit_s", "max_requests", "context_tokens", "memory_gb"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
 
 
 class Live(NamedTuple):

@@ -7,9 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from drafters.checkpoints import MAX_GAMMA
 from harness.recording.suite import Generation
-from simulator.records import DRAFTINGS, Drafting
+from simulator.records import DRAFTINGS, MAX_GAMMA, Drafting
 
 
 class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

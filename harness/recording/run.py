@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,10 +19,10 @@ from transformers.utils import logging as transformers_logging
 from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
 from harness.recording.calibrate import calibrate
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.inputs import read_inputs, without
 from harness.recording.plan import RecordingPlan
-from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses, read_responses
-from harness.recording.suite import Suite, load_suite
+from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses
+from harness.recording.suite import Suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
 from results.store.lease import leased
@@ -63,7 +62,7 @@ class RecordingEstimate:
 
 def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> str:
     """Record a new run; returns its id. Nothing is stored unless suite, pair, checkpoints and prompts are all sound."""
-    suite, given = _load(plan)
+    suite, given = read_inputs(plan)
     plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
     _check_space(store)
     with joined(cluster):
@@ -71,7 +70,7 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
         watcher.say("loading the pair and checking it")
         if skip_long:
             plan = msgspec.structs.replace(plan, skipped=pool.call("too_long", list(suite.prompts), _of_prompt(given)))
-            suite = _without(suite, plan.skipped)
+            suite = without(suite, plan.skipped)
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
         _check_answers(plan, given, checked)
         run_id = store.create_run(_run_info(plan, suite, checked))
@@ -103,7 +102,7 @@ def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> No
         plan = msgspec.convert(row["plan"], RecordingPlan)
     except msgspec.ValidationError:
         raise InputError(f"run {run_id}: was planned by an older Specyard; start a new run") from None
-    suite, given = _load(plan)
+    suite, given = read_inputs(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
     with joined(cluster):
@@ -124,7 +123,7 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
     """What a dense recording would cost, from a small sample of it; live timing comes on top. Stores nothing."""
     if plan.mode == "live":
         raise InputError("--dry-run estimates dense recordings; leave --mode live out")
-    suite, given = _load(plan)
+    suite, given = read_inputs(plan)
     with ExitStack() as ends:
         pool: Pool | _Here
         if cluster.address is None:
@@ -133,7 +132,7 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
             ends.enter_context(joined(cluster))
             pool = _pool(plan, suite, cluster, watcher)
         if skip_long:
-            suite = _without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
+            suite = without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))
         watcher.say("loading the pair, checking it and recording a sample")
         _check_answers(plan, given, pool.call("check", list(suite.prompts), _of_prompt(given)))
         sample = suite.prompts[:: max(1, len(suite.prompts) // _PROBED_PROMPTS)][:_PROBED_PROMPTS]
@@ -329,19 +328,6 @@ def _responses(unit: Unit) -> int:
     return sum(len(p.turns) for p in unit.prompts)
 
 
-def _load(plan: RecordingPlan) -> tuple[Suite, GivenResponses | None]:
-    """The suite with the plan's prompts and settings, and given responses, which set the length limit; looks at the pair."""
-    choose_drafters(load_pair(plan.pair), plan.drafters)
-    data_dir = Path(plan.data_dir) if plan.data_dir else None
-    suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
-    generation, given = plan.generation or suite.file.generation, None
-    if files := plan.responses_files:
-        given = read_responses(files, suite.prompts, generation.sampling, file_hash=plan.responses_hash)
-        generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
-    suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
-    return _without(suite, plan.skipped), given
-
-
 def _check_answers(plan: RecordingPlan, given: GivenResponses | None, checked: Checked) -> None:
     """Raise InputError where the plan needs the target to say what it cannot say by itself."""
     if plan.mode == "live" and checked.cannot_decode:
@@ -349,13 +335,6 @@ def _check_answers(plan: RecordingPlan, given: GivenResponses | None, checked: C
     cut = given is None or any(r.finish == "length" for responses in given.of_prompt.values() for r in responses)
     if cut and checked.cannot_generate:
         raise InputError(checked.cannot_generate)
-
-
-def _without(suite: Suite, skipped: list[str]) -> Suite:
-    prompts = tuple(p for p in suite.prompts if p.prompt_id not in set(skipped))
-    if not prompts:
-        raise InputError("every prompt is too long for the target's context; lower --max-new-tokens")
-    return Suite(suite.file, suite.source, prompts)
 
 
 def _options(plan: RecordingPlan, suite: Suite) -> RecorderOptions:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
-from harness.validation.points import LivePoint
 from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Confidences, Drafting, Recording
+
+
+@dataclass(frozen=True, slots=True)
+class LivePoint:
+    """One setting of the live engine."""
+
+    drafter: str
+    gamma: int
+    """Tokens that the drafter drafts in a round; 0 for `none`."""
+    policy: PolicySpec
+    confidences: Confidences
+    """Which confidences the policy is shown."""
+    users: int
+
+    def row(self) -> dict[str, Any]:
+        """The point's part of a row of `validations`."""
+        return {
+            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
+            "users": self.users,
+        }  # fmt: skip
+
+    @property
+    def key(self) -> bytes:
+        """What the point's random streams are made from: the same for the same point, whatever version runs it."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.row().items())
+        return hashlib.sha256(f"LivePoint({fields})".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,42 +22,16 @@ from drafters.serving import Server, StepRecord
 from drafters.target import Target
 from harness.recording.plan import RecordingPlan
 from harness.recording.suite import Generation, Prompt, load_suite
+from harness.validation.plan import LivePoint
 from results.store.database import Store
 from simulator.confidence import calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
-from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, Sampling
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1
 """Share of a point's seconds that does not count: users all come at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class LivePoint:
-    """One setting of the live engine."""
-
-    drafter: str
-    gamma: int
-    """Tokens that the drafter drafts in a round; 0 for `none`."""
-    policy: PolicySpec
-    confidences: Confidences
-    """Which confidences the policy is shown."""
-    users: int
-
-    def row(self) -> dict[str, Any]:
-        """The point's part of a row of `validations`."""
-        return {
-            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
-            "users": self.users,
-        }  # fmt: skip
-
-    @property
-    def key(self) -> bytes:
-        """What the point's random streams are made from: the same for the same point, whatever version runs it."""
-        fields = ", ".join(f"{name}={value!r}" for name, value in self.row().items())
-        return hashlib.sha256(f"LivePoint({fields})".encode()).digest()
 
 
 class LiveRequest(NamedTuple):

@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from harness.validation.plan import ValidationPlan
-from harness.validation.points import WARM_UP, LiveFigures, LivePoint, first_limits, turns
+from harness.validation.plan import LivePoint, ValidationPlan
+from harness.validation.points import WARM_UP, LiveFigures, first_limits, turns
 from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile

@@ -17,14 +17,14 @@ import msgspec
 
 from drafters.serving import Server, StepRecord
 from harness.console import Watcher
-from harness.hardware.measure import Effort, Measured, loaded_pair, profile
+from harness.hardware.effort import Effort
+from harness.hardware.measure import Measured, loaded_pair, profile
 from harness.parts import Parts
 from harness.recording.suite import Generation
-from harness.validation.plan import ValidationPlan, choose_points
+from harness.validation.plan import LivePoint, ValidationPlan, choose_points
 from harness.validation.points import (
     LiveEngine,
     LiveFigures,
-    LivePoint,
     LiveRequest,
     live_figures,
     read_prompts,

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.checkpoints import find_folder, folder_hash, read_config, read_tensors
+from drafters.checkpoints import find_folder, folder_hash, read_tensors
+from drafters.configs import read_config
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
 from simulator.records import Drafting

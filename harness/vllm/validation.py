@@ -24,8 +24,8 @@ from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import load_pair
 from harness.recording.suite import Generation
-from harness.validation.plan import ValidationPlan
-from harness.validation.points import LivePoint, LiveRequest, read_prompts, split_prompts, turns
+from harness.validation.plan import LivePoint, ValidationPlan
+from harness.validation.points import LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
 from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import VllmEngine, on_cpu, outline, require, running, version

@@ -14,9 +14,10 @@ from typing import cast
 import pytest
 import torch
 
+from drafters.configs import known_architectures
 from drafters.decoding import Batch
 from drafters.kinds.contract import Drafter
-from drafters.random_models import known_architectures, random_drafters, random_target
+from drafters.random_models import random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
 from harness.hardware.bench import Bench, BenchPoint, Part, Timing, captured, time_points

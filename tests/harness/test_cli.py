@@ -50,6 +50,55 @@ def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str
     assert done.returncode == 0, done.stderr
 
 
+MODELS = "torch,ray,transformers,plotly,optuna,vllm"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("run suites/nothing", "suites/nothing"),
+        ("run math_code_chat --pair nothing", "pair nothing"),
+        ("run math_code_chat --drafter medusa", "medusa"),
+        ("run math_code_chat --block-sizes 99", "block size of 99"),
+        ("run math_code_chat --data-dir nowhere", "gsm8k.jsonl"),
+        ("run math_code_chat --responses nowhere.jsonl", "nowhere.jsonl"),
+        ("run math_code_chat --temperature 0.0001", "temperature"),
+        ("record --resume gone", "gone"),
+        ("profile --pair nothing", "pair nothing"),
+        ("profile --drafter medusa", "medusa"),
+        ("profile --architecture nothing", "architecture nothing"),
+        ("profile --time-limit 0", "--time-limit"),
+        ("validate gone", "run gone"),
+        ("validate latest", "pair"),
+        ("validate latest --time-limit 0", "--time-limit"),
+        ("simulate gone --hardware h100/qwen3-4b --concurrency 4", "run gone"),
+        ("simulate --hardware h100/nothing --concurrency 4", "h100/nothing"),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4 --policy fixed:99", "fixed:99"),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4 --drafter medusa", "medusa"),
+        ("sensitivity --hardware h100/qwen3-4b --drafter medusa", "medusa"),
+        ("replay --drafter medusa", "medusa"),
+        ("report gone", "gone"),
+        ("compare gone latest", "gone"),
+        ("synthesize nothing", "nothing"),
+        ("reproduce nothing", "nothing"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, named: str, tmp_path: Path) -> None:
+    """What options and files tell, and what the store does: a wrong --pair took 20 s before, a block size 58 s."""
+    store = Store(tmp_path / "specyard.duckdb")
+    store.add(store.create_run(INFO), response_tables("dspark", 2, [RESPONSE]))
+    code = (
+        "import sys; heavy = set(sys.argv[1].split(',')); sys.argv = ['harness', *sys.argv[2:]]\n"
+        "from harness.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, MODELS, *line.split(), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr.splitlines()[-1]
+
+
 def refused(*arguments: str) -> str:
     """Run, expect a refusal of one sentence; returns it."""
     done = harness(*arguments)

@@ -12,7 +12,8 @@ import pytest
 
 import harness.recording.run
 from harness.console import Watcher
-from harness.hardware.measure import Effort, loaded_pair, profile_architecture
+from harness.hardware.effort import Effort
+from harness.hardware.measure import loaded_pair, profile_architecture
 from harness.recording.plan import RecordingPlan
 from harness.recording.run import estimate, start_run
 from harness.recording.suite import Generation

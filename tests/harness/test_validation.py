@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from drafters.serving import StepRecord
 from harness.cli.app import app
 from harness.sweeps.sensitivity import CHANGES, CLEAR, judge
-from harness.validation.plan import ValidationPlan
-from harness.validation.points import LivePoint, first_limits, split_prompts, step_errors, turns
+from harness.validation.plan import LivePoint, ValidationPlan
+from harness.validation.points import first_limits, split_prompts, step_errors, turns
 from harness.validation.replicas import Replicas
 from results.figures.validation import QUANTITIES
 from simulator.errors import InputError

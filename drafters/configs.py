@@ -1,0 +1,53 @@
+"""`config.json` files of models and drafters, as far as they are read without a library that takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simulator.errors import InputError, first_paragraph
+
+_SHAPES = Path(__file__).parent / "architectures.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({first_paragraph(error)})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file}: must be a JSON object")
+    return config
+
+
+def known_architectures() -> dict[str, dict[str, Any]]:
+    """Configurations that come with the package, by short name."""
+    shapes: dict[str, dict[str, Any]] = json.loads(_SHAPES.read_text(encoding="utf-8"))
+    return shapes
+
+
+def read_architecture(source: str) -> Mapping[str, Any]:
+    """A configuration: by a known name, or of a `config.json` or a folder with one. Raises InputError."""
+    known = known_architectures()
+    if source in known:
+        return known[source]
+    path = Path(source)
+    if path.is_dir():
+        return read_config(path)
+    if not path.is_file():
+        raise InputError(f"architecture {source}: no such file, and not one of {', '.join(known)}")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise InputError(f"{path}: must be a JSON object with a model_type, as Hugging Face's config.json is")
+    return raw
