@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from harness import stops
 from harness.console import WorkerDied
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.numbers import counted
 
 W = TypeVar("W")
@@ -286,7 +286,7 @@ def _start(actors: int | None) -> None:
         except InputError:
             raise
         except Exception as error:  # Ray raises all kinds, a bare Exception after 30 s among them
-            why = " ".join(str(error).split())[:200]
+            why = first_paragraph(error)
             ray.shutdown()
             continue
         return
@@ -312,7 +312,7 @@ def _join(address: str) -> None:
         _init(address=address)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = "no Ray cluster runs on this machine" if address == "auto" else "the Ray cluster there cannot be joined"
-        raise InputError(f"--ray-address {address}: {why} ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"--ray-address {address}: {why} ({first_paragraph(error)})") from None
 
 
 @cache
