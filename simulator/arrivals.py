@@ -1,7 +1,7 @@
 """Recorded arrivals: when requests came to a real service and how long they were, as gateways and published traces write it.
 
-A file is recognised by its first line, a gateway's log by its first with usage. Each form is a row of `_FORMS`: which columns
-say so, and how a row is read.
+A file is recognised by its first line, a gateway's log by any line with usage. Each form is a row of `_FORMS`: which
+columns say so, and how a row is read.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def _arrival_note(load: Sequence[Row]) -> str:
     if not bare:
         return f"{named} is taken for the end of a request, since {beside} stands beside it: it came so much earlier"
     return (
-        f"{named} is taken for the end of {counted(fields.total(), 'request')}, since {beside} stands beside it: they came so "
-        f"much earlier; and for the arrival of {counted(bare, 'request')}, where no duration stands"
+        f"{named} is taken for the end of {counted(fields.total(), 'request')}, since {beside} stands beside it: they came "
+        f"so much earlier; and for the arrival of {counted(bare, 'request')}, where no duration stands"
     )
 
 
