@@ -350,9 +350,9 @@ def _wide(needs: Mapping[str, int]) -> int:
 
 
 def _broken(name: str, width: int) -> list[str]:
-    """A name in lines of so many characters, broken after spaces and commas where it has any."""
+    """A name in lines of so many characters, broken after spaces, slashes and commas where it has any."""
     lines = [""]
-    for part in re.findall(r"[^ ,]*[ ,]?", name):
+    for part in re.findall(r"[^ /,]*[ /,]?", name):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
             lines.append("  ")
         lines[-1] += part

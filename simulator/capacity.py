@@ -114,7 +114,8 @@ def enough(finished: float, slas: Sequence[Sla]) -> bool:
 def too_few(finished: int, slas: Sequence[Sla], load: Load, seconds: float) -> str:
     """That so many requests of a load, finished in so many simulated seconds, tell nothing, and what would."""
     wanted = needed(slas)
-    said = f"only {counted(finished, 'request')} finished, and it takes {wanted} to tell"
+    few = f"only {counted(finished, 'request')}" if finished else "no request"
+    said = f"{few} finished, and it takes {wanted} to tell"
     if isinstance(load, RecordedArrivals):
         return f"{said}: give a log of {wanted} requests or more"
     if not finished:

@@ -44,7 +44,7 @@ def test_what_is_still_too_wide_is_not_cut() -> None:
     assert "".join(told.getvalue().split()).count("apolicywithalongnamemorethanthereisroomfor") == 1
 
 
-TABLE_OF_K = "dspark γ=7 k_by_batch:1=7,2=7,4=7,8=6,16=5,32=4,64=3,128=2,256=1"
+TABLE_OF_K = "dspark γ=7 k_by_batch:1=7/2=7/4=7/8=6/16=5/32=4/64=3/128=2/256=1"
 
 
 def on_terminal(width: int, heads: list[str], rows: list[list[str]], expendable: tuple[str, ...]) -> list[str]:

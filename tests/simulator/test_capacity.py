@@ -210,7 +210,9 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
 
 def test_where_the_queue_grows_nothing_is_kept() -> None:
     """However fast those are served that are: a cap of 8 leaves every user all the speed there is."""
-    trace = trace_of("eagle3", {"all": Averages((0.7, 0.5))}, np.random.default_rng(0), responses=20, tokens=64, prompt_tokens=9)
+    trace = trace_of(
+        "eagle3", {"all": Averages((0.7, 0.5))}, np.random.default_rng(0), responses=20, tokens=64, prompt_tokens=9
+    )
     setup = Setup(
         load=Arrivals(400), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"), seconds=20,
         engine=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
