@@ -111,7 +111,7 @@ def test_tables_by_batch_size() -> None:
     assert beyond["num_speculative_tokens_per_batch_size"] == [[1, 8, 7], [9, 64, 3]]
     assert exported("dspark", 7, "cutoff:16")[0]["num_speculative_tokens_per_batch_size"] == [[1, 16, 7], [17, 64, 0]]
     speculative, notes = exported("mtp", 3, "batch_adaptive:0.1")
-    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 3], [9, 32, 3], [33, 64, 0]]
+    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 32, 3], [33, 64, 0]]  # 7 and 3 are both 3 there
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
 
 
