@@ -14,18 +14,17 @@ from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import served, serving_of
-from results.store.recordings import Recordings
+from results.store.recordings import Recordings, accepted_otherwise
 from results.store.rows import keeps_promise
-from simulator.capacity import MOST_TRIED, enough, falls_short, needed, too_few
+from simulator.capacity import MOST_TRIED, crowded, enough, falls_short, needed, too_few
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused, settle
 from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
 from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.requests import Mix
-from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
 from simulator.simulation import Prepared, Setup, prepare, simulate
 from simulator.sla import Sla, attained, promises
@@ -53,10 +52,17 @@ def decision_of(
     )  # fmt: skip
     if short := _too_short(here, plan):
         return stub.without(short)
-    at = [(point, row) for point, row in here if row[figure] is not None]  # the others gave nobody a second token
-    chosen = choose([_simulated(at, candidate, figure) for candidate in dict.fromkeys(_candidate(p) for p, _ in at)], engine)
+    at = [(point, row) for point, row in here if row[figure] is not None]
+    if not at:  # nobody got a second token
+        return None
+    source = str(stored["target"].get("source") or "")
+    candidates = dict.fromkeys(_candidate(point) for point, _ in at)
+    chosen = choose([_simulated(at, candidate, figure) for candidate in candidates], engine, source)
+    if otherwise := accepted_otherwise(store, run_id, plan.drafting):
+        stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
-        return stub.without(chosen + _closest(at, engine, recordings, plan))
+        able = [c for c in candidates if engine is None or not refused(engine, c, source)]
+        return stub.without(chosen + _closest(at, able, recordings, plan))
     if load.users is None and any(row["keeps_up"] is None for point, row in at if _candidate(point) == chosen.run):
         return stub.without(_open(load, plan))
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
@@ -67,14 +73,13 @@ def decision_of(
     draws = draws_for(tokens, plan.draws)
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
+    chosen = settle(chosen, sampled, draws, promised=bool(plan.slas))
     decision = decide(stub, chosen, sampled, draws, engine)
-    finished = sum(int(row["finished"]) for point, row in at if _candidate(point) == chosen.run)
-    shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
-    attained = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
-    decision = msgspec.structs.replace(decision, attained=attained)
-    if plan.slas and plan.headroom is not False and not decision.reason:
-        row = next(row for point, row in at if _candidate(point) == chosen.run)
-        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], row["headroom"], plan, watcher))
+    decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
+    waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
+    if plan.slas and plan.headroom is not False and not decision.reason and not waiting:
+        searched = next((row["headroom"] for point, row in at if _candidate(point) == chosen.run), None)
+        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], searched, plan, watcher))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(
@@ -107,12 +112,11 @@ def _open(load: Load, plan: SweepPlan) -> str:
     return f"too short to tell whether what arrives is answered: {more}"
 
 
-def _closest(at: Rows, engine: ServingEngine | None, recordings: Recordings, plan: SweepPlan) -> str:
-    """Of what nothing keeps, who comes closest, and how much of the load it holds; empty where something keeps it."""
-    able = [(p, row) for p, row in at if engine is None or not refused(engine, _candidate(p))]
+def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, plan: SweepPlan) -> str:
+    """Of what nothing keeps, who of the `able` is closest, and how much of the load it holds; empty where something does."""
     if not plan.slas or not able or any(keeps_promise(row) for _, row in at):
         return ""
-    point, row = max(able, key=lambda one: _closeness(one[1], plan.slas))
+    point, row = max(((p, row) for p, row in at if _candidate(p) in able), key=lambda one: _closeness(one[1], plan.slas))
     recorded = prepare(recordings.trace(point.recording))
     times = row["headroom"]
     if times is None and plan.headroom is not False:
@@ -124,6 +128,14 @@ def _closest(at: Rows, engine: ServingEngine | None, recordings: Recordings, pla
     if row["keeps_up"] is False:
         kept = ["ever more requests wait"]
     return "; " + falls_short(str(_candidate(point)), kept, times, plan.replicas)
+
+
+def _counted(decision: Decision, run: Configuration, at: Rows, plan: SweepPlan) -> dict[str, Range]:
+    """What becomes of each promise, no surer than the requests of the simulation at hand can tell."""
+    own = [int(row["finished"]) for point, row in at if _candidate(point) == run]
+    finished = sum(own) or min(int(row["finished"]) for _, row in at)  # the engine's default may not have been asked for
+    shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
+    return {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
 
 
 def _closeness(row: Mapping[str, Any], slas: Sequence[Sla]) -> tuple[bool, float, float]:
