@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # these take seconds
     from results.comparison import Comparison
     from results.gate import Gate, Judged
 
-_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed")
-_LEAST_FIRST = ("prompts needed", "verdict", "before", "after", "could see")
+_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed a task")
+_LEAST_FIRST = ("prompts needed a task", "verdict", "before", "after", "could see")
 """What goes where a terminal is too narrow; the verdict only beside a gate."""
 _NAMED = 3
 """Rows named in a sentence, before "and more"."""
@@ -32,7 +32,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     console = plain_console()
     lines = [_title(found), *(f"  {line}" for line in (*found.unfit, *found.differences))]
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
-    known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
     needs["where"] += 2
     expendable = [name for name in _LEAST_FIRST if name != "verdict" or gate is not None]
@@ -54,7 +54,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
 def markdown(found: Comparison, gate: Gate | None) -> str:
     """GitHub's Markdown, the answer on top, a row a change."""
     told, *notes = sentences(gate)
-    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     tolerance = f"; at most {gate.tolerance:.1%} may be lost" if gate else ""
     lines = [f"**{told}**" if gate else told, "", f"{_title(found)}{tolerance}", ""]
     lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
@@ -141,7 +141,7 @@ def _row(change: Change, judged: Judged | None) -> Row:
         "change": "" if change.change is None else f"{change.change:+.1%}", "95 %": _interval(change),
         "could see": "nothing" if change.sees is None else f"{-change.sees + 0.0:.1%}", "verdict": change.verdict,
         "gate": outcome if judged is None or judged.decides or outcome != "inconclusive" else "(inconclusive)",
-        "prompts needed": "" if needed is None else f"{needed:,}",
+        "prompts needed a task": "" if needed is None else f"{needed:,}",
     }  # fmt: skip
 
 
@@ -179,11 +179,13 @@ def _open(row: Judged, tolerance: float) -> str:
         return f"{_named(change)}: too few prompts to know its noise"
     if change.sees <= tolerance:  # it could see, and what it sees is close
         said = f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
-        return f"{said}: whether that is a loss of {tolerance:.1%} is open"
-    told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}"
-    if row.prompts_needed is None:
-        return told
-    return f"{told}; {tolerance:.1%} takes {row.prompts_needed:,} prompts a task (now {min(change.noise.units):,})"
+        told = f"{said}: whether that is a loss of {tolerance:.1%} is open; to tell"
+    else:
+        told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}; {tolerance:.1%}"
+    now = min(change.noise.units)
+    if row.prompts_needed is None or row.prompts_needed <= now:
+        return told.rpartition("; ")[0]
+    return f"{told} takes {row.prompts_needed:,} prompts a task, {now:,} now"
 
 
 def _line(cells: Row, widths: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import duckdb
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -16,9 +17,11 @@ from typer.testing import CliRunner, Result
 from harness.cli import changes
 from harness.cli.app import app
 from harness.cli.compare import parse_tolerance
+from results.gate import judge
 from results.store.database import Store
 from simulator.errors import InputError
 from tests.results.database import ACCEPTANCE, RUN, recorded
+from tests.results.sums import compared, drawn, prompts
 
 TWO = {"old": 7, "new": 7, "none": 0}
 WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "specyard.yml"
@@ -68,7 +71,7 @@ def test_the_four_answers(out: Path, base: Path) -> None:
     for answer, (result, code) in answers.items():
         assert result.exit_code == code, result.output
         assert f"\n{answer}: " in result.stdout
-    assert "prompts a task (now 6)" in answers["inconclusive"][0].stdout
+    assert "prompts a task, 6 now" in answers["inconclusive"][0].stdout
     assert gated(out, str(base), "d1ce", "--allow-inconclusive").exit_code == 0
     assert gated(out, str(base), "beef", "--allow-inconclusive").exit_code == 1
     assert gated(out, str(base), "c07e").exit_code == 2
@@ -89,6 +92,38 @@ def test_markdown_has_the_answer_on_top_and_one_row_each(out: Path, base: Path) 
     assert len(table) == 2 + len(found["changes"])
     assert len({line.count("|") for line in table}) == 1
     assert harness(out, "compare", str(base), "--markdown").stdout.count("\n|") == len(table)
+
+
+def test_how_many_prompts_a_gate_needs_is_told_by_the_task_on_any_terminal(
+    out: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(changes, "plain_console", lambda: Console(width=80, highlight=False))
+    found = json.loads(gated(out, str(base), "d1ce", "--json").stdout)
+    rows = [row for row in found["gate"]["rows"] if row["decides"] and row["outcome"] == "inconclusive"]
+    assert rows
+    for row in rows:
+        told = f"takes {row['prompts_needed']:,} prompts a task, 6 now"  # of 36 in six tasks
+        assert told in " ".join(gated(out, str(base), "d1ce").stdout.split())
+        assert told in gated(out, str(base), "d1ce", "--markdown").stdout
+    head = next(line for line in gated(out, str(base), "d1ce", "--markdown").stdout.splitlines() if line.startswith("|"))
+    assert head.endswith("| prompts needed a task |")
+
+
+def test_what_a_close_call_takes_is_told_too() -> None:
+    """Where the loss asked for could have been seen, and what was seen is close to it."""
+    rng = np.random.default_rng(3)
+    close = 0
+    for _ in range(30):
+        means = prompts(rng, 30, spread=0.1)
+        gate = judge(compared(drawn(rng, means), drawn(rng, means, loss=0.05)), 0.05)
+        [row] = [row for row in gate.rows if row.decides]
+        if gate.outcome == "inconclusive" and row.prompts_needed is not None and row.prompts_needed > 30:
+            assert row.change.sees is not None
+            close += row.change.sees <= 0.05
+            assert f"takes {row.prompts_needed:,} prompts a task, 30 now" in changes.sentences(gate)[0]
+    assert close > 3
 
 
 def test_junit_has_a_case_for_each_row(out: Path, base: Path, tmp_path: Path) -> None:
