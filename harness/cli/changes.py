@@ -66,21 +66,24 @@ def markdown(found: Comparison, gate: Gate | None) -> str:
     return "\n".join([*lines, "", *(f"* {line}" for line in told_too)]).rstrip()
 
 
-def junit(found: Comparison, gate: Gate) -> str:
-    """JUnit's XML: a test case a row of the gate; what is worse fails, what is inconclusive is skipped."""
-    counts = {"tests": len(gate.rows)}
-    counts |= {"failures": sum(r.outcome == "worse" for r in gate.rows), "errors": 0}
-    counts |= {"skipped": sum(r.outcome == "inconclusive" for r in gate.rows)}
+def junit(found: Comparison, gate: Gate, *, allow_inconclusive: bool) -> str:
+    """JUnit's XML: a test case a row; a gate that does not pass has failures, what else is inconclusive is skipped.
+
+    A failure's `type` is the row's outcome.
+    """
+    failing = gate.failing(allow_inconclusive=allow_inconclusive)
+    told = ["failure" if row in failing else "skipped" if row.outcome != "pass" else "" for row in gate.rows]
+    counts = {"tests": len(told), "failures": told.count("failure"), "errors": 0, "skipped": told.count("skipped")}
     name = _title(found)
     suite = ElementTree.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
-    for row in gate.rows:
+    for row, how in zip(gate.rows, told, strict=True):
         group = f"{row.change.quantity}.{who(row.change)}"
         case = ElementTree.SubElement(
             suite, "testcase", classname=group, name=row.change.where or row.change.quantity, time="0"
         )
-        if row.outcome != "pass":
-            told = "failure" if row.outcome == "worse" else "skipped"
-            ElementTree.SubElement(case, told, message=_why(row, gate.tolerance))
+        if how:
+            kind = {"type": row.outcome} if how == "failure" else {}
+            ElementTree.SubElement(case, how, message=_why(row, gate.tolerance), **kind)
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

@@ -126,18 +126,30 @@ def test_what_a_close_call_takes_is_told_too() -> None:
     assert close > 3
 
 
-def test_junit_has_a_case_for_each_row(out: Path, base: Path, tmp_path: Path) -> None:
-    for run, failing in (("beef", True), ("d1ce", False)):
-        file = tmp_path / f"{run}.xml"
-        found = json.loads(gated(out, str(base), run, "--junit", str(file), "--json").stdout)
-        [suite] = ElementTree.parse(file).getroot().findall("testsuite")
-        cases = suite.findall("testcase")
-        assert len(cases) == int(suite.attrib["tests"]) == len(found["gate"]["rows"])
-        outcomes = [row["outcome"] for row in found["gate"]["rows"]]
-        assert [case.find("failure") is not None for case in cases] == [outcome == "worse" for outcome in outcomes]
-        assert [case.find("skipped") is not None for case in cases] == [o == "inconclusive" for o in outcomes]
-        assert (int(suite.attrib["failures"]) > 0) == failing
-        assert int(suite.attrib["skipped"]) == outcomes.count("inconclusive")
+@pytest.mark.parametrize(
+    ("run", "options", "code"), [("5a3e", (), 0), ("beef", (), 1), ("d1ce", (), 3), ("d1ce", ("--allow-inconclusive",), 0)]
+)
+def test_junit_fails_exactly_where_the_gate_does(
+    out: Path, base: Path, tmp_path: Path, run: str, options: tuple[str, ...], code: int
+) -> None:
+    """A CI that reads the file alone merges what the exit code lets merge; what fails is what decided."""
+    file = tmp_path / "gate.xml"
+    result = gated(out, str(base), run, "--junit", str(file), "--json", *options)
+    assert result.exit_code == code
+    gate = json.loads(result.stdout)["gate"]
+    [suite] = ElementTree.parse(file).getroot().findall("testsuite")
+    cases = suite.findall("testcase")
+    assert len(cases) == int(suite.attrib["tests"]) == len(gate["rows"])
+    failing = {0: "", 1: "worse", 3: "inconclusive"}[code]
+    for case, row in zip(cases, gate["rows"], strict=True):
+        failure, skipped = case.find("failure"), case.find("skipped")
+        fails = row["outcome"] == failing and (failing == "worse" or row["decides"])
+        assert (failure is not None) == fails
+        assert failure is None or failure.attrib["type"] == failing
+        assert (skipped is not None) == (not fails and row["outcome"] != "pass")
+    for name, count in (("failures", "failure"), ("skipped", "skipped")):
+        assert int(suite.attrib[name]) == len(suite.findall(f"testcase/{count}"))
+    assert (int(suite.attrib["failures"]) > 0) == (code != 0)
 
 
 @pytest.mark.parametrize("gate", [True, False])
