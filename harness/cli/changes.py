@@ -23,12 +23,17 @@ _LEAST_FIRST = ("prompts needed a task", "verdict", "before", "after", "could se
 _NAMED = 3
 """Rows named in a sentence, before "and more"."""
 
+_HOW_TO_READ = (
+    "each interval is its row's alone, verdicts hold for all rows together (at most 1 comparison in 20 like this calls "
+    "anything changed where nothing is): an interval without 0 may be no clear change"
+)
+
 Row = dict[str, str]
 """A cell by column."""
 
 
 def print_changes(found: Comparison, gate: Gate | None) -> None:
-    """A line a change, and the answer last."""
+    """A line a change, how to read them, and the answer last."""
     console = plain_console()
     lines = [_title(found), *(f"  {line}" for line in (*found.unfit, *found.differences))]
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
@@ -47,23 +52,23 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
         lines.append(_line({**row, "where": f"  {row['where']}"}, widths))
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
-    for line in sentences(gate):
+    for line in (_HOW_TO_READ, *sentences(gate)):
         say(console, line)
 
 
 def markdown(found: Comparison, gate: Gate | None) -> str:
     """GitHub's Markdown, the answer on top, a row a change."""
-    told, *notes = sentences(gate)
+    answer, notes = sentences(gate)[:1], sentences(gate)[1:]
     names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     tolerance = f"; at most {gate.tolerance:.1%} may be lost" if gate else ""
-    lines = [f"**{told}**" if gate else told, "", f"{_title(found)}{tolerance}", ""]
+    lines = [*(line for told in answer for line in (f"**{told}**", "")), f"{_title(found)}{tolerance}", ""]
     lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for change, judged in _beside(found, gate):
         row = _row(change, judged)
         cells = [change.quantity, who(change), *(row[name] for name in names)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     told_too = [*notes, *found.unfit, *found.differences]
-    return "\n".join([*lines, "", *(f"* {line}" for line in told_too)]).rstrip()
+    return "\n".join([*lines, "", _HOW_TO_READ, "", *(f"* {line}" for line in told_too)]).rstrip()
 
 
 def junit(found: Comparison, gate: Gate, *, allow_inconclusive: bool) -> str:
@@ -104,9 +109,9 @@ def content(found: Comparison, gate: Gate | None) -> dict[str, Any]:
 
 
 def sentences(gate: Gate | None) -> list[str]:
-    """The answer, and then what it does not rest on."""
+    """A gate's answer, and then what it does not rest on; nothing without a gate."""
     if gate is None:
-        return ["verdicts hold together: at most 1 comparison in 20 like this calls anything changed where nothing is"]
+        return []
     tolerance = f"{gate.tolerance:.1%}"
     if gate.outcome == "pass":
         least_sure = min((row.change for row in gate.rows if row.decides), key=lambda c: -1.0 if c.low is None else c.low)

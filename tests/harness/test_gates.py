@@ -152,6 +152,16 @@ def test_junit_fails_exactly_where_the_gate_does(
     assert (int(suite.attrib["failures"]) > 0) == (code != 0)
 
 
+def test_why_an_interval_without_0_may_be_no_clear_change_is_told_under_the_table(out: Path, base: Path) -> None:
+    """With a gate or without, in any form."""
+    for options in ((), ("--markdown",), ("--fail-on-regression", "2%"), ("--fail-on-regression", "2%", "--markdown")):
+        lines = harness(out, "compare", str(base), "d1ce", *options).stdout.splitlines()
+        [place] = [i for i, line in enumerate(lines) if "interval is its row's alone" in line]
+        assert "verdicts hold for all rows together" in " ".join(lines[place:])
+        assert any("livecodebench" in line for line in lines[:place])
+        assert not any("livecodebench" in line and line.startswith(("|", "  ")) for line in lines[place:])
+
+
 @pytest.mark.parametrize("gate", [True, False])
 def test_a_line_a_row_at_80_columns(
     out: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: bool
