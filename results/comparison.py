@@ -286,7 +286,8 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
             error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in rows))
             noise = None if math.isnan(error) else Noise((error**2,), (_BATCHES + 1,))
             values = rows[0]["throughput"], rows[1]["throughput"]
-            found.append(Measured("throughput", pair.label, pair.gamma, f"{policy} at {load_name(load)}", *values, noise, False))
+            where = f"{policy} at {load_name(load)}"
+            found.append(Measured("throughput", pair.label, pair.gamma, where, *values, noise, False))
     return found
 
 

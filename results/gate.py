@@ -40,7 +40,7 @@ class Gate:
         return [row for row in self.rows if row.outcome == outcome and (row.decides or outcome != "inconclusive")]
 
     def failing(self, *, allow_inconclusive: bool) -> list[Judged]:
-        """Rows by which it does not pass: what is worse, or else what decides that it is inconclusive, unless that will do."""
+        """Rows by which it does not pass: what is worse, or else what makes it inconclusive, unless that will do."""
         passes = self.outcome == "pass" or (self.outcome == "inconclusive" and allow_inconclusive)
         return [] if passes else self.of(self.outcome)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,10 +20,12 @@ from harness.cli import changes
 from harness.cli.app import app
 from harness.cli.compare import parse_tolerance
 from results.gate import judge
+from results.store.commands import DEFAULT_OUT, typed
 from results.store.database import Store
 from simulator.errors import InputError
 from tests.results.database import ACCEPTANCE, RUN, recorded
 from tests.results.sums import compared, drawn, prompts
+from tuner.cli.app import app as tuner_app
 
 TWO = {"old": 7, "new": 7, "none": 0}
 WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "specyard.yml"
@@ -204,6 +208,31 @@ def test_what_cannot_be_judged_is_one_sentence_and_leaves_nothing(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_suggested_can_be_pasted(out: Path, base: Path, tmp_path: Path) -> None:
+    """From folders and files with blanks in their names; what it then says is about this database."""
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "specyard.duckdb").write_bytes((out / "specyard.duckdb").read_bytes())
+    later = harness(folder, "baseline", RUN, str(tmp_path / "my base.json")).stdout.splitlines()[-1]
+    unfinished = harness(folder, "baseline", "c07e", str(tmp_path / "x.json")).stderr
+    unknown = harness(folder, "remove", "gone").stderr
+    for line, code in ((later, 1), (re.findall("`(.*)`", unfinished)[0], None), (re.findall("`(.*)`", unknown)[0], 0)):
+        program, command, *arguments = shlex.split(line)
+        assert program == "harness"
+        assert arguments[-2:] == ["--out", str(folder)]
+        if code is None:  # it would record: as far as that is understood
+            typer.main.get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
+        else:
+            assert CliRunner().invoke(app, [command, *arguments]).exit_code == code
+
+
+def test_the_default_folder_is_not_told_and_is_that_of_every_command() -> None:
+    assert typed("harness", "runs", out=Path("runs")) == "harness runs"
+    for program in (app, tuner_app):
+        for command in typer.main.get_command(program).commands.values():  # type: ignore[attr-defined]
+            assert {p.default for p in command.params if p.name == "out"} <= {DEFAULT_OUT}
 
 
 def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Path) -> None:
