@@ -87,8 +87,9 @@ def junit(found: Comparison, gate: Gate, *, allow_inconclusive: bool) -> str:
             suite, "testcase", classname=group, name=row.change.where or row.change.quantity, time="0"
         )
         if how:
-            kind = {"type": row.outcome} if how == "failure" else {}
-            ElementTree.SubElement(case, how, message=_why(row, gate.tolerance), **kind)
+            said = ElementTree.SubElement(case, how, message=_why(row, gate.tolerance))
+            if how == "failure":
+                said.set("type", row.outcome)
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 import polars as pl
 
-from results.figures.common import PROMPT_SOURCES, listed
+from results.figures.common import PROMPT_SOURCES, listed, load_name
 from results.figures.sensitivity import Sensitivity
 from results.figures.study import Study
 from results.figures.sweep import Sweep
@@ -46,10 +47,35 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
 """What words of a report mean."""
 
 
+def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
+    """The question that a report answers: of which model, on which hardware, under which traffic, when.
+
+    `made` is what its answer is of, from the run `run`; None where that is what was recorded.
+    """
+    model = PurePath(run.target).name
+    when = run.created_at if made is None else made.created_at
+    suite = f"{run.suite} v{run.suite_version}{' (synthesised)' if run.prompt_source == 'synthesised' else ''}"
+    if made is None:
+        hardware = run.host.get("gpu") or run.host.get("cpu")
+        asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
+    else:
+        model = model or PurePath(str(made.profile.get("model", ""))).name
+        asked = f"What to run for {model} on {made.profile['name']} under {_traffic(made)}?"
+    return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
+
+
+def _traffic(made: Sweep | Study) -> str:
+    """Loads, and the mix of domains where one was asked for."""
+    labels = [load_name(str(load)) for load in made.plan.get("loads") or []]
+    mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.get("weights") or {}).items()]
+    told = listed(labels) if 0 < len(labels) < 3 else f"{labels[0]} to {labels[-1]}" if labels else "load"
+    return f"{told} of {listed(mix)}" if mix else told
+
+
 def subtitle(run: Provenance) -> str:
     """What a run is, in a line."""
     source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
-    facts = [source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
+    facts = [f"pair {run.pair}", source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
     if "temperature" in run.sampling:
         facts.append(f"temperature {run.sampling['temperature']:g}")
     return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
@@ -148,7 +174,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
         *_profile(sweep.profile, told),
         ("policies believe", [sweep.believed or "the same profile"]),
         ("drafts", [sweep.drafting]),
-        ("loads", [", ".join(plan.get("loads") or [])]),
+        ("loads", [", ".join(load_name(str(load)) for load in plan.get("loads") or [])]),
         ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
         ("engine", [", ".join(engine)]),
         ("seeds", [f"{plan.get('seed', 0)}, {plan.get('replications', 1)} of each point"]),
@@ -159,6 +185,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
 def of_study(study: Study, told: Profiles = ()) -> Facts:
     """About a study and its profile."""
     plan = {name: value for name, value in study.plan.items() if name != "profile" and value not in (None, [])}
+    plan |= {"loads": [load_name(load) for load in study.loads]}
     said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
     return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]
 

@@ -10,6 +10,17 @@ DEFAULT_OUT: Final = Path("runs")
 """The folder of the database where `--out` names no other."""
 
 
+def given(command: str, option: str) -> str | None:
+    """What a stored command gives an option, the last time; None where it does not."""
+    found = None
+    words = shlex.split(command)
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        spelling, joint, value = word.partition("=")
+        if spelling == option:
+            found = value if joint else following
+    return found
+
+
 def typed(*words: object, out: Path | None = None) -> str:
     """A command for a shell, with `--out` where the database is in a folder that is not the default.
 
