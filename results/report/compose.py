@@ -124,7 +124,7 @@ def compose(
     answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)
     return Report(
         notes.title(about, draft.made, len(runs)), notes.subtitle(first), answer, draft.notices, draft.sections,
-        [*draft.provenance, ("how", notes.of_method())],
+        [*draft.provenance, ("how", notes.of_method(served=draft.served))],
     )  # fmt: skip
 
 
@@ -143,6 +143,8 @@ class _Draft:
         self._profiles: list[Mapping[str, Any]] = []
         self._swept = datetime.min
         """When the sweep began that the page shows."""
+        self.served = False
+        """Whether the paper's served systems are drawn."""
         self.made: Sweep | Study | None = None
         """What the answer is of; None where that is what was recorded."""
 
@@ -155,6 +157,7 @@ class _Draft:
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
         self.sections += sweep_sections(view, self.series)
+        self.served = bool(view.systems and view.published)
         self.answer = self._decided(sweep_id, list(sweep.plan.get("loads") or [])) or from_sweep(view)
         self.made = sweep if self.answer is not None else None
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))

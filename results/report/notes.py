@@ -214,8 +214,10 @@ def of_validation(found: Validation, told: Profiles = ()) -> Facts:
     ]
 
 
-def of_method() -> Facts:
-    """How intervals are made, and which publications are drawn."""
+def of_method(*, served: bool) -> Facts:
+    """How intervals are made, and which publications are drawn; `served` is whether what DeepSeek served is among them."""
+    figures = "2, 4, 5, 6, 7 and 8" if served else "2, 4, 5 and 6"
+    production = ", 7 and 8 of DeepSeek-V4 in production, on hardware that is not told" if served else ""
     return [
         (
             "intervals",
@@ -230,9 +232,8 @@ def of_method() -> Facts:
             "published values",
             [
                 "DSpark: Confidence-Scheduled Speculative Decoding with Semi-Autoregressive Generation, DeepSeek-AI and "
-                "Peking University, 2026: Table 1, and Figures 2, 4, 5, 6, 7 and 8 digitised from their vector paths. "
-                "Figures 2 to 6 are of Qwen3-4B at temperature 1, 7 and 8 of DeepSeek-V4 in production, on hardware that is "
-                "not told."
+                f"Peking University, 2026: Table 1, and Figures {figures} digitised from their vector paths. "
+                f"Figures 2 to 6 are of Qwen3-4B at temperature 1{production}."
             ],
         ),
     ]
