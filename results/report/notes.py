@@ -52,16 +52,21 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
 
     `made` is what its answer is of, from the run `run`; None where that is what was recorded.
     """
-    model = PurePath(run.target).name
+    model = _model_name(run.target)
     when = run.created_at if made is None else made.created_at
     suite = f"{run.suite} v{run.suite_version}{' (synthesised)' if run.prompt_source == 'synthesised' else ''}"
     if made is None:
         hardware = run.host.get("gpu") or run.host.get("cpu")
         asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
     else:
-        model = model or PurePath(str(made.profile.get("model", ""))).name
+        model = model or _model_name(str(made.profile.get("model", "")))
         asked = f"What to run for {model} on {made.profile['name']} under {_traffic(made)}?"
     return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
+
+
+def _model_name(model: str) -> str:
+    """A model as people call it: of a folder no more than its own name and that of the one it is in."""
+    return "/".join(PurePath(model).parts[-2:])
 
 
 def _traffic(made: Sweep | Study) -> str:

@@ -190,6 +190,15 @@ def test_the_title_can_be_shown_without_explanation() -> None:
     assert "2026-02-03" in compose.compose(con, RUN).title
 
 
+@pytest.mark.parametrize(
+    ("target", "named"), [("Qwen/Qwen3-4B", "for Qwen/Qwen3-4B on"), ("/srv/models/qwen/ours", "for qwen/ours on")]
+)
+def test_the_title_names_a_model_that_is_a_folder(target: str, named: str) -> None:
+    con = recorded()
+    con.execute("UPDATE runs SET target = ?", [json.dumps({"source": target})]).fetchall()
+    assert named in compose.compose(con, RUN).title
+
+
 def test_the_title_of_traces_of_no_model_names_that_of_the_profile() -> None:
     con = recorded(source="synthesised")
     con.execute("UPDATE runs SET target = '{}', host = '{}'").fetchall()
