@@ -15,6 +15,7 @@ import numpy as np
 
 from simulator.capacity import times_of
 from simulator.configuration import Configuration
+from simulator.drafter_kinds import KINDS
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.numbers import counted
@@ -27,6 +28,12 @@ Figure = Literal["throughput", "tps", "goodput"]
 FIGURES: Mapping[Figure, str] = {
     "throughput": "tokens/s/GPU", "tps": "tokens/s of a user on average", "goodput": "tokens/s/GPU within the promise"
 }  # fmt: skip
+
+
+GAINS: Mapping[Figure, str] = {
+    "throughput": "tokens/s", "tps": "tokens/s of a user", "goodput": "tokens/s within the promise"
+}  # fmt: skip
+"""What a gain is of."""
 
 
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +58,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
     what is run, or nothing is drafted."""
     runner_up: Configuration | None
-    """The best of another drafter or kind of policy that the engine runs."""
+    """The next best that the engine runs."""
     better: Configuration | None
     """The best that the engine cannot run, where it beats what is run."""
 
@@ -62,10 +69,10 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(c for c in named if c is not None))
 
 
-def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choice | str:
-    """What to run, of what the engine can run (None: any); or why nothing can be recommended."""
+def choose(simulated: Sequence[Simulated], engine: ServingEngine | None, target: str = "") -> Choice | str:
+    """What to run, of what the engine can run of `target` (None: any); or why nothing can be recommended."""
     kept = [s for s in simulated if s.kept]
-    able = [s for s in kept if engine is None or not refused(engine, s.candidate)]
+    able = [s for s in kept if engine is None or not refused(engine, s.candidate, target)]
     if not any(s.keeps_up for s in simulated):
         return "overload: nothing that was simulated keeps up with what arrives; lower the load, or give more --replicas"
     if not kept:
@@ -90,15 +97,15 @@ def choose(simulated: Sequence[Simulated], engine: ServingEngine | None) -> Choi
     )  # fmt: skip
 
 
-def refused(engine: ServingEngine, candidate: Configuration) -> str:
+def refused(engine: ServingEngine, candidate: Configuration, target: str = "") -> str:
     """Why an engine cannot run a candidate as it was simulated; empty where it can."""
-    return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap)
+    return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap, target=target)
 
 
 def _differs(one: Configuration, other: Configuration) -> bool:
-    """Whether drafters or kinds of policies differ, a table that has one k being that k."""
-    kinds = [(c.recording.drafter, c.policy.within(c.request_cap, c.recording.gamma).name) for c in (one, other)]
-    return kinds[0] != kinds[1]
+    """Whether recordings or policies differ, a table that has one k being that k; request caps alone do not."""
+    systems = [(c.recording, c.policy.within(c.request_cap, c.recording.gamma)) for c in (one, other)]
+    return systems[0] != systems[1]
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -118,6 +125,30 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
     """Whether every promise was kept, and the candidate kept up with what arrived."""
     also: list[dict[str, float]]
     """Mean tokens per second of a user (`tps`) and 95 % quantile of seconds to the first token (`p95_ttft`)."""
+
+
+def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequence[Draw], *, promised: bool) -> Choice:
+    """The choice once its candidates were drawn: what runs is what gives most there, with the profile held.
+
+    One long simulation, or a search on other prompts, has picked the candidates; that another of them turns out better, no
+    speculation among them, is then said and not hidden. Of those that miss the promise in most draws none is taken.
+    """
+    held = ~np.array([draw.off for draw in draws])
+
+    def mean(candidate: Configuration) -> float:
+        return float(np.array(found[candidate].value)[held].mean())
+
+    named = [c for c in (choice.none, choice.run, choice.default, choice.runner_up) if c is not None]
+    able = [c for c in dict.fromkeys(named) if not promised or np.array(found[c].kept)[held].mean() >= 0.5]
+    best = max(able, key=mean, default=choice.run)
+    if best == choice.run or not mean(best) > mean(choice.run):
+        return choice
+    others = [c for c in able if c != best and _differs(c, best)]
+    alike = choice.default is not None and choice.default.recording == best.recording.showing("none")
+    return Choice(
+        run=best, none=choice.none, default=choice.default if alike and choice.default != best else None,
+        runner_up=max(others, key=mean, default=None), better=choice.better,
+    )  # fmt: skip
 
 
 # --- the decision ---------------------------------------------------------------------------------------------------------
@@ -267,7 +298,7 @@ def decide(
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=gain(str(choice.runner_up), run, choice.runner_up),
         better=gain(str(choice.better), choice.better, run),
-        next=_next(gains, stub.source), notes=_notes(run),
+        next=_next(gains, stub.source), notes=[*stub.notes, *_notes(run)],
     )  # fmt: skip
 
 
@@ -315,9 +346,8 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f", with {d.engine}"
-    said = [
-        f"Run {d.run}, {counted(int(d.candidate['request_cap']), 'request')} at a time at most{engine}: {where}{promise}."
-    ]
+    cap = counted(int(d.candidate["request_cap"]), "request")
+    said = [f"Run {d.run}{_drafts(d)}, {cap} at a time at most{engine}: {where}{promise}."]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None
@@ -328,11 +358,14 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     )
     room, users = int(d.candidate["request_cap"]) * d.replicas, Load.parse(d.load).users
     said += [
-        f"{_share(g.all.value)} {'over' if g.all.value >= 0 else 'against'} {g.over} ({_interval(g)}){_doubt(g)}."
+        f"{_share(g.all.value)} {GAINS[d.figure]} {'over' if g.all.value >= 0 else 'against'} {g.over} "
+        f"({_interval(g)}){_doubt(g)}."
         for g in (d.gains if gains else ())
     ]
     if waiting := users is not None and users > room:
-        said.append(f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time.")
+        wait = f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time: it serves {room:,} at a time"
+        bounded = not d.promise or any(what in name for name in d.promise for what in ("ttft", "e2e"))
+        said.append(wait + ("." if bounded else ", and no bound of the promise counts the wait."))
     for name, kept in d.attained.items():
         said.append(f"{name}: {_attained(name, kept)}.")
     if d.sure is not None and d.sure < 0.975:
@@ -343,7 +376,11 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
-        said.append(f"The runner-up, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))}{clear}.")
+        ends = d.runner_up.all
+        low, high = (_share(1 / (1 + end) - 1) for end in (ends.high, ends.low))
+        said.append(
+            f"The next best, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
+        )
     if d.better is not None and d.better.all.low > 0:
         said.append(
             f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
@@ -362,6 +399,13 @@ def told(decision: Decision) -> list[str]:
     first, *others = sentences(decision)
     command = decision.command.splitlines()
     return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in decision.notes)]
+
+
+def _drafts(d: Decision) -> str:
+    """How drafts are chosen, where that makes a difference."""
+    kind = KINDS.get(str(d.candidate["kind"]))
+    told = kind is not None and not kind.one_hot and d.settings.get("draft_sample_method")
+    return f", {d.candidate['drafting']} drafts" if told else ""
 
 
 def _thousands(r: Range) -> str:

@@ -11,7 +11,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from tuner.trial import Trial
 
-_BAR = 40
+_BAR = 32
 """Characters of the longest bar."""
 
 
@@ -44,13 +44,20 @@ class ByLoad:
         """The same as a policy; rows of the same k are one."""
         return PolicySpec.table([(row.running, row.k) for row in self.rows])
 
-    def bars(self) -> list[str]:
-        """A line a load: users, k, the gain, and a bar of it."""
-        most = max((row.gain for row in self.rows), default=0.0)
+    def bars(self, confirmed: Mapping[int, tuple[float, float]]) -> list[str]:
+        """A line a load: users, k, the gain over no speculation, and a bar of it.
+
+        `confirmed` has, by users, the gain on prompts that the search has not seen and half of its 95 % interval's width;
+        without, it is the search's own.
+        """
+        gains = {row.users: confirmed.get(row.users, (row.gain, math.nan)) for row in self.rows}
+        most = max((gain for gain, _ in gains.values()), default=0.0)
         users, lines = max(len(counted(row.users, "user")) for row in self.rows), []
         for row in self.rows:
-            bar = "█" * round(_BAR * row.gain / most) if most > 0 and row.gain > 0 else ""
-            lines.append(f"{counted(row.users, 'user'):>{users}}  k={row.k}  {row.gain:+7.1%}  {bar}".rstrip())
+            gain, half = gains[row.users]
+            bar = "█" * round(_BAR * gain / most) if most > 0 and gain > 0 else ""
+            width = "" if math.isnan(half) else f" ± {half:5.1%}"
+            lines.append(f"{counted(row.users, 'user'):>{users}}  k={row.k}  {gain:+7.1%}{width}  {bar}".rstrip())
         return lines
 
 

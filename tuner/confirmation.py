@@ -19,6 +19,7 @@ from simulator.decision import Draw, Range
 from simulator.draws import holding
 from simulator.load import Load
 from simulator.metrics import student_t
+from simulator.policies import NO_DRAFTER
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
 from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
@@ -35,6 +36,10 @@ NEXT_BEST = 2
 SHARE, SHORTEST_S = 1 / 3, 60.0
 """Share of a trial's simulated time for each draw, and the least seconds: prompts differ more than stretches of time do."""
 PART: Part = "confirmation"
+K_BY_BATCH = "k by batch"
+"""The role of a table of k by batch size."""
+OVER_NONE = "over none"
+"""The figure that is the gain over no speculation on the same draws, as a share."""
 FRONT = 6
 """Points of a Pareto front that are confirmed."""
 
@@ -102,6 +107,14 @@ class Confirmation:
         """Whether it keeps every bound on the held-out prompts."""
         return bool(one.draws) and _kept(self.scenario, one.means())
 
+    def over(self, one: Confirmed, plain: Confirmed | None) -> Confirmed:
+        """With the gain over no speculation among the figures of each draw, where that gave anything."""
+        figure = WANTED[self.objective][0]
+        if plain is None or not one.draws or not all(draw[figure] for draw in plain.draws):
+            return one
+        pairs = zip(one.draws, plain.draws, strict=True)
+        return replace(one, draws=tuple({**own, OVER_NONE: own[figure] / none[figure] - 1} for own, none in pairs))
+
     def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
         """What was confirmed, as the database keeps it: a row of `confirmations`."""
         c = one.configuration
@@ -143,6 +156,7 @@ def confirm(
         roles = [("front" if n else "winner", points[n].configuration) for n in spread]
     roles += [("next best", c) for c in best_of_kinds(trials)[1 : 1 + NEXT_BEST]] + list(beside)
     found = what.run(roles, run)
+    plain = next((one for one in found if one.configuration.policy == NO_DRAFTER and one.draws), None)
     winner, refuted = found[0], list[Confirmed]()
     for other in contenders[1:] if what.objective != "pareto" else []:
         if what.keeps(winner):
@@ -152,7 +166,8 @@ def confirm(
     if refuted and not what.keeps(winner):  # none holds: the first is shown for what it is
         winner, refuted = found[0], refuted[1:]
     others = [o for o in found[1:] if o.configuration != winner.configuration or o.role not in ("next best", "front")]
-    return [what.row(one, place, winner, prompts) for place, one in enumerate([winner, *refuted, *others])]
+    every = [what.over(one, plain) for one in (winner, *refuted, *others)]
+    return [what.row(one, place, every[0], prompts) for place, one in enumerate(every)]
 
 
 def times_held(what: Confirmation, one: Confirmed, run: Run) -> Range | None:

@@ -9,8 +9,10 @@ import msgspec
 
 from results.store.database import Store
 from results.store.decisions import served, serving_of
+from results.store.recordings import accepted_otherwise
+from simulator.capacity import crowded
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused
+from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused, settle
 from simulator.draws import draws_for, seconds_for
 from simulator.load import RecordedArrivals
 from simulator.policies import PolicySpec
@@ -57,7 +59,9 @@ def decision_of(
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     simulated, confirmed = _simulated(what, trials, engine, run)
-    chosen = choose(simulated, engine)
+    chosen = choose(simulated, engine, str(stored["target"].get("source") or ""))
+    if otherwise := accepted_otherwise(store, run_id, what.drafting):
+        stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
         return stub.without(chosen)
     if engine is not None and chosen.better is None:
@@ -66,8 +70,10 @@ def decision_of(
     sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run, advance)
     if isinstance(sampled, str):
         return stub.without(sampled)
+    chosen = settle(chosen, sampled, draws, promised=bool(scenario.slas))
     decision = decide(stub, chosen, sampled, draws, engine)
-    if scenario.slas and not decision.reason:
+    waiting = crowded(scenario.load, chosen.run.request_cap, scenario.replicas)  # so many users hold whatever waits
+    if scenario.slas and not decision.reason and not waiting:
         one = confirmed.get(chosen.run) or what.run([("to run", chosen.run)], run)[0]
         decision = msgspec.structs.replace(decision, holds=times_held(what, one, run))
     if engine is None or decision.reason:

@@ -13,14 +13,15 @@ from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
-from simulator.capacity import dollars_per_million, gpus_for, times_of
+from simulator.capacity import crowded, dollars_per_million, gpus_for, times_of
 from simulator.configuration import Configuration
-from simulator.decision import Decision, told
+from simulator.decision import Decision, sentences, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
 from simulator.numbers import counted
 from simulator.sla import Sla, attained, promises
-from tuner.objective import WANTED
+from tuner.confirmation import K_BY_BATCH, OVER_NONE
+from tuner.objective import KEEPS_UP, WANTED
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest
 
@@ -46,12 +47,45 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     for load, found in study["loads"].items():
         if (decision := found["decision"]) is not None:
             say(console, "")
-            for line in told(msgspec.convert(decision, Decision)):
+            made = msgspec.convert(decision, Decision)
+            for line in told(made) if len(study["loads"]) == 1 else _shortly(made):
                 say(console, line)
         if found["winner"] is None:
             say(console, f"\n{load_label(load)}: {_closest(found, study['plan'])}")
         else:
             _print_load(load, study, console)
+    if len(study["loads"]) > 1:
+        _print_table_over_loads(study, console)
+
+
+def _shortly(decision: Decision) -> list[str]:
+    """What to run at one load of many and what it gains; the command and what is to be known of it come with an export."""
+    said = sentences(decision)
+    return said if decision.reason else said[: 2 + len(decision.gains)]
+
+
+def _print_table_over_loads(study: dict[str, Any], console: Console) -> None:
+    """What one server can run at all the loads of a study, and how to get its command."""
+    rows = {load: _over_loads(found) for load, found in study["loads"].items()}
+    name = study["study"]["study_id"]
+    there = [row for row in rows.values() if row is not None]
+    if len(there) < len(rows):
+        say(console, f"\nThe command for one of these loads: tuner export {name} --concurrency USERS")
+        return
+    gains = ", ".join(f"{_over_none(row)} at {load_label(load)}" for load, row in rows.items() if row is not None)
+    say(console, f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation {gains}.")
+    say(console, f"Its command: tuner export {name}")
+
+
+def _over_loads(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The confirmed table of k by batch size at a load of a study; None without one that came to figures."""
+    rows = (row for row in found["beside"] if row["role"] == K_BY_BATCH)
+    return next((row for row in rows if (row["figures"] or {}).get(OVER_NONE) is not None), None)
+
+
+def _over_none(row: dict[str, Any]) -> str:
+    half = row["half_widths"][OVER_NONE]
+    return f"{row['figures'][OVER_NONE]:+.1%}" + ("" if half is None else f" ± {half:.1%}")
 
 
 def describe(store: Store, study_id: str) -> dict[str, Any]:
@@ -152,7 +186,7 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     for row in [winner, *found["beside"]]:
         if role != row["role"]:
             role = row["role"]
-            lines.append([_ROLES.get(role, role)])
+            lines.append([_winner(row, found["decision"]) if role == "winner" else _ROLES.get(role, role)])
         who = f"  {_who(row)}"
         if row["error"]:
             lines.append([who, str(row["request_cap"]), row["error"]])
@@ -179,7 +213,7 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
     if decision is None:  # studies of the first versions
         if (times := figures.get("headroom")) is not None:
             lines.append(f"holds up to {times_of(times)} this load within the promise, if the profile is right")
-    elif plan["slas"] and not decision["reason"] and decision["holds"] is None:
+    elif plan["slas"] and not decision["reason"] and decision["holds"] is None and not _waiting(at, decision):
         lines.append(f"too few requests to tell how much is held ({figures['finished']:.0f}): give more --seconds")
     elif plan["users"] is not None and decision["holds"] is not None and isinstance(at, Users):
         lines.append(_gpus(at, decision["holds"], study))
@@ -187,6 +221,10 @@ def capacity(load: str, study: dict[str, Any]) -> list[str]:
         cost = dollars_per_million(figures["throughput"], plan["gpu_hour"])
         lines.append(f"${cost:.3g} per million output tokens, at ${plan['gpu_hour']:g} for an hour of a GPU")
     return lines
+
+
+def _waiting(load: Load, decision: dict[str, Any]) -> bool:
+    return crowded(load, int(decision["candidate"]["request_cap"]), decision["replicas"])
 
 
 def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
@@ -203,6 +241,13 @@ def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
     range_ = f"{fewest or gpus:,} to {most:,}" if most else f"{fewest or gpus:,} or more, or more than any number"
     need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus, 'GPU')}"
     return f"{need} (95 %: {range_}): {each}"
+
+
+def _winner(row: dict[str, Any], decision: dict[str, Any] | None) -> str:
+    """The search's winner; where the draws have decided for something else, that is said."""
+    same = ("drafter", "gamma", "policy", "confidences", "request_cap")
+    decided = decision["candidate"] if decision is not None and not decision["reason"] else row
+    return "winner" if all(row[name] == decided[name] for name in same) else "winner of the search, not what is to be run"
 
 
 def _promised(plan: dict[str, Any]) -> list[str]:
@@ -251,6 +296,11 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     if near is None:
         return "no trial came to an end" + "".join(f": {error}" for error in found["errors"][:1])
     broken = [name for name, v in near["violations"].items() if v > 0]
+    if KEEPS_UP in broken:
+        return (
+            f"overload: none of {tried} configurations keeps up with what arrives; lower the load, or give more --replicas "
+            f"(the closest: {near['configuration']})"
+        )
     reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
     if not broken:
         return f"none of {counted(tried, 'configuration')} was simulated in full; give more --trials"

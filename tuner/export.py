@@ -6,6 +6,7 @@ Names and fields are those of vLLM 0.32. What vLLM cannot do as simulated is sai
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
@@ -26,6 +27,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, by_load
+from tuner.confirmation import OVER_NONE
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.samplers import study_of
 from tuner.study import StudyPlan
@@ -240,12 +242,25 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
         model=study["profile"]["model"], drafting=plan["drafting"],
         step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
     )  # fmt: skip
+    confirmed = confirmed_gains(study, found.policy)
+    whose = "prompts the search has not seen" if len(confirmed) == len(loads) else "the search's own prompts"
     head = [
         f"specyard study {study_id}: {recording.drafter} γ={recording.gamma}, k by batch size, at the loads searched",
-        f"on {replicated(study)} ({study['profile']['source']}); gains over no speculation on the search's own prompts:",
-        *found.bars(), *better(found, trials), *made.notes, check(made.speculative),
+        f"on {replicated(study)} ({study['profile']['source']}); gains over no speculation on {whose}:",
+        *found.bars(confirmed), *better(found, trials), *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def confirmed_gains(study: Mapping[str, Any], table: PolicySpec) -> dict[int, tuple[float, float]]:
+    """By users, the gain of a table over no speculation on the held-out prompts, and half of its interval's width."""
+    found = {}
+    for load, result in study["loads"].items():
+        for row in result["beside"]:
+            users, figures = Load.parse(load).users, row["figures"] or {}
+            if users is not None and PolicySpec.parse(row["policy"]) == table and figures.get(OVER_NONE) is not None:
+                found[users] = (figures[OVER_NONE], row["half_widths"][OVER_NONE] or math.nan)
+    return found
 
 
 def better(found: ByLoad, trials: Mapping[int, Sequence[Trial]]) -> Iterator[str]:

@@ -17,10 +17,10 @@ from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Users
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
-from tuner.confirmation import SHARE, SHORTEST_S
+from tuner.confirmation import PART, SHARE, SHORTEST_S
 from tuner.objective import Objective, Scenario, TrialJob
 from tuner.search import Run
-from tuner.trial import Trial, TrialRung, best_of_kinds, ordered
+from tuner.trial import CLEAR, Trial, TrialRung, best_of_kinds, ordered
 
 OFF = 0.2
 """How far everything is off, in turn."""
@@ -80,7 +80,7 @@ def sensitivities(
     rows: list[dict[str, Any]] = [{**common, "moved": None, **row} for row in decisive(trials, winner)]
     changed = list(elsewhere(scenario))
     compared = _compared(trials, winner)
-    jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH) for _, _, other in changed for c in compared]
+    jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH, PART) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
         rungs = _rungs(compared, [next(results)[0] for _ in compared], objective, other)
@@ -124,7 +124,7 @@ def across(
 ) -> list[dict[str, Any]]:
     """Rows of `sensitivities`: what each load's winner loses at every other load, against the winner there."""
     distinct = list(dict.fromkeys(winners))
-    jobs = [TrialJob(c, scenario, _shorter(seconds), seed + FRESH) for scenario in scenarios for c in distinct]
+    jobs = [TrialJob(c, scenario, _shorter(seconds), seed + FRESH, PART) for scenario in scenarios for c in distinct]
     results = iter(run(jobs))
     rows = []
     for scenario in scenarios:
@@ -184,9 +184,12 @@ def _rungs(
 
 
 def _verdict(rungs: dict[Configuration, TrialRung], kept: Configuration) -> dict[str, Any]:
-    """Who is best, and what keeping a configuration loses; bounds come before the objective."""
+    """Who is best, and what keeping a configuration loses; bounds come before the objective, and what loses no more than the
+    noise is kept."""
     if kept not in rungs:
         return {"best": None, "moved": None, "loss": None, "keeps": None}
     best = min(rungs, key=lambda c: (rungs[c].broken, tuple(-v for v in rungs[c].values), c != kept))
     loss = 1 - rungs[kept].values[0] / rungs[best].values[0] if rungs[best].values[0] else 0.0
+    if rungs[kept].feasible and loss <= CLEAR:
+        best, loss = kept, 0.0
     return {"best": best.row(), "moved": best != kept, "loss": loss, "keeps": rungs[kept].feasible}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -32,11 +32,13 @@ from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
+from simulator.serving.command import cannot_run
 from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
-from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm
+from tuner.by_load import by_load
+from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -205,7 +207,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
     if not recordings.keys:
         raise InputError(f"run {run_id}: has no dense recordings; `harness record` makes them")
-    recorded = []
+    recorded, source = [], str(store.run(run_id)["target"].get("source") or "")
     for key in recordings.keys:
         name, gamma = key.drafter, key.gamma
         if plan.drafters and name not in plan.drafters:
@@ -218,8 +220,9 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
         engine = ENGINES[plan.engine]
-        if engine is not None and key.kind not in engine.kinds:
-            said = f"{engine.name} has no method for {key.kind or name}; --engine any tries it all the same"
+        lacks = "" if engine is None else cannot_run(engine, key, PolicySpec.fixed(gamma), 1, target=source)
+        if lacks:
+            said = f"{lacks}; --engine any tries it all the same"
             if plan.drafters:
                 raise InputError(f"drafter {name}: {said}")
             watcher.say(f"{name} γ={gamma}: left out: {said}")
@@ -374,6 +377,7 @@ def _finish(
         recorded=found.recorded,
         most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )
+    over_loads = _over_loads(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
         watcher.advance("confirming", number, len(searched))
@@ -386,7 +390,7 @@ def _finish(
         best = ranked(trials)
         if not best:
             continue
-        beside = _beside(best[0].configuration, chosen, found, plan)
+        beside = _beside(best[0].configuration, chosen, found, plan, over_loads)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         confirmations += rows
         winners[load] = Configuration.read(rows[0], plan.drafting)
@@ -406,18 +410,35 @@ def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:
     return min(plan.seconds, max(SHORTEST_S, CONFIRMED_TOKENS / max(fastest, 1e-9)) / SHARE)
 
 
+def _over_loads(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
+    """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
+    if len(searched) < 2 or any(load.users is None for load in searched):
+        return None
+    whole = {r.recording.drafter: r.whole for r in found.recorded}
+    table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
+    if table is None:
+        return None
+    return Configuration(table.recording, table.policy, max(row.running for row in table.rows))
+
+
 def _beside(
-    winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan
-) -> list[tuple[str, Configuration]]:
-    """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording."""
+    winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan,
+    over_loads: Configuration | None,
+) -> list[tuple[str, Configuration]]:  # fmt: skip
+    """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording.
+
+    `over_loads` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
+    """
     engine = ENGINES[plan.engine]
     able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     walked = winner.recording.showing("none")
-    if winner.policy != NO_DRAFTER:
+    if over_loads is not None:
+        beside.append((K_BY_BATCH, over_loads))
+    elif winner.policy != NO_DRAFTER:
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
-            beside.append(("k by batch", Configuration(walked, table, winner.request_cap)))
+            beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
         theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":

@@ -13,11 +13,11 @@ from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import served, serving_of
-from results.store.recordings import Recordings
+from results.store.recordings import Recordings, accepted_otherwise
 from results.store.rows import keeps_promise
-from simulator.capacity import MOST_TRIED
+from simulator.capacity import MOST_TRIED, crowded
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, settle
 from simulator.draws import HOLDING, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
 from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
@@ -50,7 +50,11 @@ def decision_of(
         engine=plan.engine if engine is None else engine.name, profile=plan.profile, load=load, replicas=plan.replicas,
         slas=plan.slas, figure=figure, traffic=mix.words(load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
-    chosen = choose([_simulated(at, candidate, figure) for candidate in dict.fromkeys(_candidate(p) for p, _ in at)], engine)
+    source = str(stored["target"].get("source") or "")
+    candidates = dict.fromkeys(_candidate(point) for point, _ in at)
+    chosen = choose([_simulated(at, candidate, figure) for candidate in candidates], engine, source)
+    if otherwise := accepted_otherwise(store, run_id, plan.drafting):
+        stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
         return stub.without(chosen)
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
@@ -61,10 +65,12 @@ def decision_of(
     draws = draws_for(tokens, plan.draws)
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
+    chosen = settle(chosen, sampled, draws, promised=bool(plan.slas))
     decision = decide(stub, chosen, sampled, draws, engine)
-    if plan.slas and plan.headroom is not False and not decision.reason:
-        row = next(row for point, row in at if _candidate(point) == chosen.run)
-        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], row["headroom"], plan, watcher))
+    waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
+    if plan.slas and plan.headroom is not False and not decision.reason and not waiting:
+        searched = next((row["headroom"] for point, row in at if _candidate(point) == chosen.run), None)
+        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], searched, plan, watcher))
     if engine is None or decision.reason:
         return decision
     serving = serving_of(

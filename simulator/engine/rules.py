@@ -91,7 +91,7 @@ def rule_of(policy: Policy, requests: int, nothing: StepCost) -> Rule:
         case KByBatch():
             kind, lowest = Kind.TABLE, 0
             for most, k in policy.rows:
-                table[lowest : most + 1] = k
+                table[lowest:] = k
                 lowest = most + 1
         case Threshold():
             kind, number = Kind.THRESHOLD, policy.least

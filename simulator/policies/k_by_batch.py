@@ -11,11 +11,13 @@ from simulator.policies.contract import Policy, StepView
 
 WHOLE_BLOCK = 255
 """A k no block reaches."""
+BEYOND = 2**31 - 1
+"""More requests than ever run."""
 
 
 @dataclass(frozen=True, slots=True)
 class KByBatch(Policy):
-    """The row with the smallest `requests` that covers the batch; more requests than any row draft nothing.
+    """The row with the smallest `requests` that covers the batch; more requests than any row go on with the last.
 
     vLLM's num_speculative_tokens_per_batch_size is such a table.
     """
@@ -44,12 +46,12 @@ class KByBatch(Policy):
     @classmethod
     def cutoff(cls, requests: int) -> KByBatch:
         """The whole block up to so many requests, nothing beyond."""
-        return cls(((requests, WHOLE_BLOCK),))
+        return cls(((requests, WHOLE_BLOCK), (BEYOND, 0)))
 
     @staticmethod
     def spelling(rows: Sequence[tuple[int, int]]) -> str:
         """The policy as users write it."""
-        if len(rows) == 1 and rows[0][1] == WHOLE_BLOCK:
+        if len(rows) == 2 and rows[0][1] == WHOLE_BLOCK and tuple(rows[1]) == (BEYOND, 0):
             return f"cutoff:{rows[0][0]}"
         return "k_by_batch:" + "/".join(f"{requests}={k}" for requests, k in rows)
 
@@ -61,8 +63,8 @@ class KByBatch(Policy):
         return min(gamma, self.at(load.decoding))
 
     def at(self, running: int) -> int:
-        """k at so many running requests; nothing beyond the last row."""
-        return next((k for requests, k in self.rows if running <= requests), 0)
+        """k at so many running requests."""
+        return next((k for requests, k in self.rows if running <= requests), self.rows[-1][1])
 
     def admit(self, step: StepView) -> None:
         k = self.draft(step.load, step.longest_draft)

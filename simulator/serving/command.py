@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +29,20 @@ class Serving:
     """The configuration of drafting; None decodes plainly."""
 
 
-def cannot_run(engine: ServingEngine, recording: Recording, policy: PolicySpec, request_cap: int) -> str:
-    """Why an engine cannot run a policy over a recording as it was simulated; empty where it can."""
+def cannot_run(
+    engine: ServingEngine, recording: Recording, policy: PolicySpec, request_cap: int, *, target: str = ""
+) -> str:
+    """Why an engine cannot run a policy over a recording as it was simulated; empty where it can.
+
+    `target` is the model's name, as far as it is known: engines have drafters for some models only.
+    """
     if policy.name == "none":
         return ""
     kind = recording.kind or recording.drafter
     if kind not in engine.kinds:
         return f"{engine.name} has no method for {kind}"
+    if _named(engine.kinds[kind].not_for, target):
+        return f"{engine.name} has no {kind} for {target}"
     if policy.name not in engine.policies:
         return f"{engine.name} has no {policy.name}"
     if (policy.k or 0) > recording.gamma:
@@ -47,6 +55,11 @@ def cannot_run(engine: ServingEngine, recording: Recording, policy: PolicySpec, 
     if parts := sorted(k for k in counts if 0 < (k or 0) < recording.gamma):
         return f"{engine.name} drafts a block of {parts[0]} where {recording.gamma} were recorded: other drafts"
     return ""
+
+
+def _named(pattern: str, target: str) -> bool:
+    """Whether a target's name has what a regular expression looks for."""
+    return bool(pattern) and re.search(pattern, target, re.IGNORECASE) is not None
 
 
 def serve(
@@ -87,7 +100,7 @@ def serve(
             speculative["model"] = checkpoint
             if checkpoint == "CHECKPOINT":
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
-        if served.note:
+        if served.note and (not served.note_of or _named(served.note_of, target)):
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)
         speculative |= speculative_fields(recording.gamma, policy, most) if fields is None else fields
@@ -140,8 +153,10 @@ def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int
     assert table is not None, policy
     rows: list[tuple[int, int, int]] = []
     first = 1
-    for last, k in (*table.rows, (most, 0)):
+    for last, k in (*table.rows, (most, table.rows[-1][1])):
         if first <= min(last, most):
-            rows.append((first, min(last, most), gamma if k == WHOLE_BLOCK else min(k, gamma)))
+            drafted = gamma if k == WHOLE_BLOCK else min(k, gamma)
+            begins = rows.pop()[0] if rows and rows[-1][2] == drafted else first
+            rows.append((begins, min(last, most), drafted))
             first = min(last, most) + 1
     return rows

@@ -24,6 +24,10 @@ class ServedKind:
     """Whether the engine has no code for it on a CPU."""
     note: str = ""
     """What has to be done to the checkpoint first, or cannot be done."""
+    note_of: str = ""
+    """Regular expression of the targets' names that the note is about; empty for all."""
+    not_for: str = ""
+    """Regular expression of the names of targets that the engine has no such drafter for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,13 @@ VLLM: Final = ServingEngine(
             note="a checkpoint of DeepSpec's needs changes in its config.json: set architectures to Eagle3Qwen3ForCausalLM, "
             "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
             "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
+            note_of=r"qwen3",
         ),
         "mtp": ServedKind(
             method="mtp",
             checkpoint=False,
-            note="vLLM takes MTP weights from the target's own checkpoint, and has no such class for plain dense Qwen3",
+            note="vLLM takes MTP weights from the target's own checkpoint: it must hold some",
+            not_for=r"qwen3-\d+(\.\d+)?b",  # plain dense Qwen3 has no such class
         ),
         "ngram": ServedKind(  # as our own n-gram drafter looks
             method="ngram", checkpoint=False, options={"prompt_lookup_max": 4, "prompt_lookup_min": 2}

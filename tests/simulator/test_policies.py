@@ -124,7 +124,7 @@ def old_round(*confidence: float) -> Round:
 @pytest.mark.parametrize(
     ("name", "requests", "expected"),
     [("k_by_batch:2=5/4=1", 1, 5), ("k_by_batch:2=5/4=1", 2, 5), ("k_by_batch:2=5/4=1", 3, 1), ("k_by_batch:2=5/4=1", 4, 1),
-     ("k_by_batch:2=5/4=1", 5, 0), ("cutoff:3", 3, 7), ("cutoff:3", 4, 0), ("fixed:3", 9, 3), ("threshold:1", 9, 7)],
+     ("k_by_batch:2=5/4=1", 5, 1), ("cutoff:3", 3, 7), ("cutoff:3", 4, 0), ("fixed:3", 9, 3), ("threshold:1", 9, 7)],
 )  # fmt: skip
 def test_how_much_is_drafted(name: str, requests: int, expected: int) -> None:
     """Of γ = 7, and never more than γ; what is drafted is verified where the table says so."""

@@ -304,7 +304,7 @@ def test_a_profile_knows_the_digest_of_its_json() -> None:
         ("lagged_scheduler", "lagged_scheduler:2", "lagged_scheduler:2/0"),
         ("lagged_scheduler:3/0.5", "lagged_scheduler:03/.5"),
         ("batch_adaptive", "batch_adaptive:0.05"),
-        ("cutoff:8", "k_by_batch:8=255"),
+        ("cutoff:8", "k_by_batch:8=255/2147483647=0"),
         ("k_by_batch:16=3/64=1", "k_by_batch:8=3/16=3/64=1"),
     ],
 )

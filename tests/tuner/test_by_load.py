@@ -35,7 +35,7 @@ def test_the_best_k_of_one_drafter_at_every_load() -> None:
     assert found is not None
     assert (found.recording.drafter, found.recording.gamma, str(found.policy)) == ("eagle3", 7, "k_by_batch:8=5/64=1")
     assert [(row.users, row.k, pytest.approx(row.gain)) for row in found.rows] == [(8, 5, 1.0), (64, 1, 0.2)]
-    assert all(str(row.users) in line for row, line in zip(found.rows, found.bars(), strict=True))
+    assert all(str(row.users) in line for row, line in zip(found.rows, found.bars({}), strict=True))
 
 
 def test_a_block_is_drafted_whole_or_not_at_all() -> None:
@@ -67,3 +67,12 @@ def test_only_trials_that_let_all_users_run_count() -> None:
         (64, 32, 1, 0.1),
     ]
     assert str(found.policy) == "k_by_batch:4=5/32=1"  # a server counts its own requests
+
+
+def test_confirmed_gains_stand_in_for_the_search_s_own() -> None:
+    found = by_load({8: tried(100, eagle3={5: 200}, dspark={}), 64: tried(100, eagle3={1: 110}, dspark={})}, BOTH)
+    assert found is not None
+    first, second = found.bars({8: (0.5, 0.02)})
+    assert "+50.0% ±  2.0%" in first
+    assert "+10.0%" in second
+    assert "±" not in second

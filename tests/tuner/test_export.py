@@ -104,12 +104,14 @@ def test_a_shorter_block_is_said_where_it_computes_something_else() -> None:
 
 
 def test_tables_by_batch_size() -> None:
-    speculative, _ = exported("dspark", 7, "k_by_batch:8=7/32=3")
+    speculative, _ = exported("dspark", 7, "k_by_batch:8=7/32=3/64=0")
     assert speculative["num_speculative_tokens"] == 7
     assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 7], [9, 32, 3], [33, 64, 0]]
+    beyond, _ = exported("dspark", 7, "k_by_batch:8=7/32=3")  # the last row goes on, as in vLLM
+    assert beyond["num_speculative_tokens_per_batch_size"] == [[1, 8, 7], [9, 64, 3]]
     assert exported("dspark", 7, "cutoff:16")[0]["num_speculative_tokens_per_batch_size"] == [[1, 16, 7], [17, 64, 0]]
     speculative, notes = exported("mtp", 3, "batch_adaptive:0.1")
-    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 8, 3], [9, 32, 3], [33, 64, 0]]
+    assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 32, 3], [33, 64, 0]]  # 7 and 3 are both 3 there
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
 
 

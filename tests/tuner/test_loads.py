@@ -24,7 +24,7 @@ from tuner.study import StudyPlan, resume_study, start_study
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
 SHORT: dict[str, Any] = {
     "objective": "throughput", "seconds": 3.0, "trials": 8, "draws": 5, "decision_draws": 10, "request_cap": 32,
-    "drafters": ["mtp"], "kinds": ["fixed", "k_by_batch"],
+    "drafters": ["eagle3"], "kinds": ["fixed", "k_by_batch"],
 }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: 
     assert study["loads"][load]["decision"]["holds"]["value"] > 1
     dollars = 1e6 * 3.6 / 3600 / winner["figures"]["throughput"]
     assert f"${dollars:.3g} per million" in "\n".join(capacity(load, study))
-    assert winner["drafter"] == "mtp"
+    assert winner["drafter"] == "eagle3"
     command = export_study(store, both, "vllm", None)
     assert "--data-parallel-size 2" in command
     assert "2 replicas" in command
