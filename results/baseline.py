@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import duckdb
 import msgspec
 
+from results.store.commands import DEFAULT_OUT, typed
 from results.store.queries import query
 from results.store.runs import TARGET_FILES, provenance
 from simulator.errors import InputError
@@ -169,14 +170,15 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
     )  # fmt: skip
 
 
-def finished_baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
-    """The sums of a run that others may be judged by.
+def finished_baseline(con: duckdb.DuckDBPyConnection, run_id: str, out: Path = DEFAULT_OUT) -> Baseline:
+    """The sums of a run, of the database in the folder `out`, that others may be judged by.
 
     Raises LookupError for an unknown run, and InputError for one that is not finished, or has a drafter without a round.
     """
     made = baseline(con, run_id)
     if provenance(con, run_id).finished_at is None:
-        raise InputError(f"run {run_id}: is not finished; go on with `harness run --resume {run_id}`")
+        resume = typed("harness", "run", "--resume", run_id, out=out)
+        raise InputError(f"run {run_id}: is not finished; go on with `{resume}`")
     recorded = {recording.drafter for recording in made.recordings}
     without = [name for name in made.drafters if name not in recorded]
     if without:

@@ -14,6 +14,7 @@ import polars as pl
 from results.baseline import Baseline, Recorded, baseline
 from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
+from results.figures.common import load_name
 from results.figures.intervals import Floats
 from results.figures.speed import speed
 from results.figures.style import in_order
@@ -285,7 +286,8 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
             error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in rows))
             noise = None if math.isnan(error) else Noise((error**2,), (_BATCHES + 1,))
             values = rows[0]["throughput"], rows[1]["throughput"]
-            found.append(Measured("throughput", pair.label, pair.gamma, f"{policy} at {load}", *values, noise, False))
+            where = f"{policy} at {load_name(load)}"
+            found.append(Measured("throughput", pair.label, pair.gamma, where, *values, noise, False))
     return found
 
 

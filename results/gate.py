@@ -39,6 +39,11 @@ class Gate:
         """Rows of one outcome; of those that are inconclusive only the ones that decide."""
         return [row for row in self.rows if row.outcome == outcome and (row.decides or outcome != "inconclusive")]
 
+    def failing(self, *, allow_inconclusive: bool) -> list[Judged]:
+        """Rows by which it does not pass: what is worse, or else what makes it inconclusive, unless that will do."""
+        passes = self.outcome == "pass" or (self.outcome == "inconclusive" and allow_inconclusive)
+        return [] if passes else self.of(self.outcome)
+
     @property
     def undecided(self) -> list[Judged]:
         """Rows that hold nothing up, but could not exclude a loss of the tolerance."""

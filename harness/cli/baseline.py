@@ -27,12 +27,13 @@ def baseline(
             raise InputError(f"{file.parent}: is no folder for {file.name}")
 
         from results.baseline import finished_baseline, write_baseline
+        from results.store.commands import typed
         from results.store.database import Store
 
         store = Store(out / "specyard.duckdb")
         run_id = store.find_run(name)
         with store.reading() as connection:
-            made = finished_baseline(connection, run_id)
+            made = finished_baseline(connection, run_id, out)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_baseline(made, file)
         told = {"run": run_id, "file": str(file), "prompts": len(made.prompts), "drafters": list(made.drafters)}
@@ -40,4 +41,5 @@ def baseline(
             print_json("baseline", told)
         else:
             print(f"run {run_id}: {counted(len(made.prompts), 'prompt')} with {', '.join(made.drafters)} → {file}")
-            print(f"commit it; later: harness compare {file} latest --fail-on-regression 2%")
+            later = typed("harness", "compare", file, "latest", "--fail-on-regression", "2%", out=out)
+            print(f"commit it; later:\n  {later}")

@@ -17,22 +17,27 @@ if TYPE_CHECKING:  # these take seconds
     from results.comparison import Comparison
     from results.gate import Gate, Judged
 
-_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed")
-_LEAST_FIRST = ("prompts needed", "verdict", "before", "after", "could see")
+_COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed a task")
+_LEAST_FIRST = ("prompts needed a task", "verdict", "before", "after", "could see")
 """What goes where a terminal is too narrow; the verdict only beside a gate."""
 _NAMED = 3
 """Rows named in a sentence, before "and more"."""
+
+_HOW_TO_READ = (
+    "each interval is its row's alone, verdicts hold for all rows together (at most 1 comparison in 20 like this calls "
+    "anything changed where nothing is): an interval without 0 may be no clear change"
+)
 
 Row = dict[str, str]
 """A cell by column."""
 
 
 def print_changes(found: Comparison, gate: Gate | None) -> None:
-    """A line a change, and the answer last."""
+    """A line a change, how to read them, and the answer last."""
     console = plain_console()
     lines = [_title(found), *(f"  {line}" for line in (*found.unfit, *found.differences))]
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
-    known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
     needs["where"] += 2
     expendable = [name for name in _LEAST_FIRST if name != "verdict" or gate is not None]
@@ -47,40 +52,44 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
         lines.append(_line({**row, "where": f"  {row['where']}"}, widths))
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
-    for line in sentences(gate):
+    for line in (_HOW_TO_READ, *sentences(gate)):
         say(console, line)
 
 
 def markdown(found: Comparison, gate: Gate | None) -> str:
     """GitHub's Markdown, the answer on top, a row a change."""
-    told, *notes = sentences(gate)
-    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed")]
+    answer, notes = sentences(gate)[:1], sentences(gate)[1:]
+    names = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     tolerance = f"; at most {gate.tolerance:.1%} may be lost" if gate else ""
-    lines = [f"**{told}**" if gate else told, "", f"{_title(found)}{tolerance}", ""]
+    lines = [*(line for told in answer for line in (f"**{told}**", "")), f"{_title(found)}{tolerance}", ""]
     lines += ["| quantity | drafter | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for change, judged in _beside(found, gate):
         row = _row(change, judged)
         cells = [change.quantity, who(change), *(row[name] for name in names)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     told_too = [*notes, *found.unfit, *found.differences]
-    return "\n".join([*lines, "", *(f"* {line}" for line in told_too)]).rstrip()
+    return "\n".join([*lines, "", _HOW_TO_READ, "", *(f"* {line}" for line in told_too)]).rstrip()
 
 
-def junit(found: Comparison, gate: Gate) -> str:
-    """JUnit's XML: a test case a row of the gate; what is worse fails, what is inconclusive is skipped."""
-    counts = {"tests": len(gate.rows)}
-    counts |= {"failures": sum(r.outcome == "worse" for r in gate.rows), "errors": 0}
-    counts |= {"skipped": sum(r.outcome == "inconclusive" for r in gate.rows)}
+def junit(found: Comparison, gate: Gate, *, allow_inconclusive: bool) -> str:
+    """JUnit's XML: a test case a row; a gate that does not pass has failures, what else is inconclusive is skipped.
+
+    A failure's `type` is the row's outcome.
+    """
+    failing = gate.failing(allow_inconclusive=allow_inconclusive)
+    told = ["failure" if row in failing else "skipped" if row.outcome != "pass" else "" for row in gate.rows]
+    counts = {"tests": len(told), "failures": told.count("failure"), "errors": 0, "skipped": told.count("skipped")}
     name = _title(found)
     suite = ElementTree.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
-    for row in gate.rows:
+    for row, how in zip(gate.rows, told, strict=True):
         group = f"{row.change.quantity}.{who(row.change)}"
         case = ElementTree.SubElement(
             suite, "testcase", classname=group, name=row.change.where or row.change.quantity, time="0"
         )
-        if row.outcome != "pass":
-            told = "failure" if row.outcome == "worse" else "skipped"
-            ElementTree.SubElement(case, told, message=_why(row, gate.tolerance))
+        if how:
+            said = ElementTree.SubElement(case, how, message=_why(row, gate.tolerance))
+            if how == "failure":
+                said.set("type", row.outcome)
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)
@@ -101,9 +110,9 @@ def content(found: Comparison, gate: Gate | None) -> dict[str, Any]:
 
 
 def sentences(gate: Gate | None) -> list[str]:
-    """The answer, and then what it does not rest on."""
+    """A gate's answer, and then what it does not rest on; nothing without a gate."""
     if gate is None:
-        return ["verdicts hold together: at most 1 comparison in 20 like this calls anything changed where nothing is"]
+        return []
     tolerance = f"{gate.tolerance:.1%}"
     if gate.outcome == "pass":
         least_sure = min((row.change for row in gate.rows if row.decides), key=lambda c: -1.0 if c.low is None else c.low)
@@ -141,7 +150,7 @@ def _row(change: Change, judged: Judged | None) -> Row:
         "change": "" if change.change is None else f"{change.change:+.1%}", "95 %": _interval(change),
         "could see": "nothing" if change.sees is None else f"{-change.sees + 0.0:.1%}", "verdict": change.verdict,
         "gate": outcome if judged is None or judged.decides or outcome != "inconclusive" else "(inconclusive)",
-        "prompts needed": "" if needed is None else f"{needed:,}",
+        "prompts needed a task": "" if needed is None else f"{needed:,}",
     }  # fmt: skip
 
 
@@ -179,11 +188,13 @@ def _open(row: Judged, tolerance: float) -> str:
         return f"{_named(change)}: too few prompts to know its noise"
     if change.sees <= tolerance:  # it could see, and what it sees is close
         said = f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
-        return f"{said}: whether that is a loss of {tolerance:.1%} is open"
-    told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}"
-    if row.prompts_needed is None:
-        return told
-    return f"{told}; {tolerance:.1%} takes {row.prompts_needed:,} prompts a task (now {min(change.noise.units):,})"
+        told = f"{said}: whether that is a loss of {tolerance:.1%} is open; to tell"
+    else:
+        told = f"{_named(change)}{_interval_of(change)} could have shown a loss of {change.sees:.1%}; {tolerance:.1%}"
+    now = min(change.noise.units)
+    if row.prompts_needed is None or row.prompts_needed <= now:
+        return told.rpartition("; ")[0]
+    return f"{told} takes {row.prompts_needed:,} prompts a task, {now:,} now"
 
 
 def _line(cells: Row, widths: dict[str, int]) -> str:

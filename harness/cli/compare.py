@@ -70,7 +70,7 @@ def compare(
         found = _compared(Store(out / "specyard.duckdb"), first, second, pair)
         gate = None if tolerance is None else judge(found, tolerance)
         if junit is not None and gate is not None:
-            junit.write_text(junit_of(found, gate), encoding="utf-8")
+            junit.write_text(junit_of(found, gate, allow_inconclusive=allow_inconclusive), encoding="utf-8")
         if as_json:
             print_json("comparison", content(found, gate))
         elif markdown:

@@ -90,6 +90,7 @@ def make_report(
             connection, run_ids,
             sweep_id=None if found_sweep is None else found_sweep["sweep_id"],
             study_id=None if found_study is None else found_study["study_id"],
+            out=store.file.parent,
         )  # fmt: skip
     if form == "html":
         write_page(page(made), page_file)

@@ -65,6 +65,8 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
     if as_json:
         print_json("sensitivity", {"sensitivities": found})
         return
+    from results.figures.common import load_name
+
     heads = ("what is off", "holds from", "to", "lost at ±30 %", "then wins")
     lines, last = list[list[str]](), None
     for t in found:
@@ -73,7 +75,7 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
         ]
         losses = " / ".join(f"{one.loss:.1%}" for one in (t.deviations[0], t.deviations[-1]))
         if t.load != last:
-            lines.append([f"{t.load}: {t.winner} wins, by {t.margin:.1%}"])
+            lines.append([f"{load_name(t.load)}: {t.winner} wins, by {t.margin:.1%}"])
         lines.append([f"  {t.what}", *ends, losses, t.instead or "–"])
         last = t.load
     console = plain_console()

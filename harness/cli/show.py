@@ -26,16 +26,21 @@ def show(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = Fa
 
 
 def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, details: bool = False) -> None:
-    """Accepted length by domain and speed against `none` of a run; `details` adds what was run with what."""
+    """Accepted length by domain and speed against `none` of a run, and what that comes to, as its report says it.
+
+    `details` adds what was run with what.
+    """
     from results.figures.accepted_length import accepted_length
     from results.figures.speed import speed
+    from results.report.headline import of_run
     from simulator.records import DRAFTINGS
 
     row = store.run(run_id)
     with store.reading() as connection:
         lengths = [row for way in DRAFTINGS for row in accepted_length(connection, run_id, way).to_dicts()]
         speeds = speed(connection, run_id).to_dicts()
-    if as_json:
+        answer = None if as_json else of_run(connection, run_id, store.file.parent)
+    if answer is None:
         of = {**row, "report": report, "database": store.file}
         print_json("run", {"run": of, "accepted_length": lengths, "speed": speeds})
         return
@@ -49,6 +54,10 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
     if row["finished_at"] is None:
         say(console, "this run is not finished: what follows is what it has so far")
     _print_lengths(console, row["drafters"], lengths, speeds)
+    say(console, f"\n{answer.headline}")
+    if answer.next:
+        say(console, f"next, to see {answer.why_next}:")
+        say(console, f"  {answer.next}")
     for file in (store.file, report):
         if file is not None:
             console.print(str(file), soft_wrap=True, markup=False)

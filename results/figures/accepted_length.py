@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
@@ -25,6 +26,7 @@ from results.figures.intervals import Floats, bootstrap_ratio, interval
 from results.figures.section import Cell, Figure, Panel, Section, Table, empty_plot, note
 from results.figures.style import Series, in_order, longest
 from results.published import DOMAIN_MEAN, PAPER_DATASETS, PAPER_TARGET, join_paper, paper_tau
+from results.store.commands import DEFAULT_OUT, typed
 from results.store.queries import query
 from results.store.runs import Provenance, drafting_of, provenance
 from simulator.numbers import counted
@@ -107,13 +109,14 @@ _OF_SEVERAL: Final = (
 )
 _OF_DRAFTS: Final[Mapping[str, str]] = {
     "sampled": "Drafts were drawn from the draft distribution, as in the papers; vLLM's are greedy by default: "
-    "`harness replay` tells what that changes, where both were recorded.",
+    "`{replay}` tells what that changes, where both were recorded.",
     "greedy": "Drafts were greedy: the likeliest token, as vLLM drafts by default.",
 }
 
 
-def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series]) -> Section:
-    """τ by task and drafter: a table, and bars with published values beside them."""
+def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series], out: Path = DEFAULT_OUT) -> Section:
+    """τ by task and drafter: a table, and bars with published values beside them; the database is in the folder `out`."""
+    replay = typed("harness", "replay", runs[0].run_id, out=out)
     chosen = longest(series)
     published = tau["paper"].drop_nulls().len() > 0
     table = _table(tau, chosen, runs)
@@ -128,7 +131,7 @@ def section(tau: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Seri
         [
             *([_comparison(runs[0])] if published else []),
             *([_OF_SEVERAL] if len(chosen) < len(series) else []),
-            *(text for way, text in _OF_DRAFTS.items() if way in tau["drafting"]),
+            *(text.format(replay=replay) for way, text in _OF_DRAFTS.items() if way in tau["drafting"]),
         ],
     )
 

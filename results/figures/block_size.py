@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -45,7 +46,9 @@ def section(sizes: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Se
     """Accepted length over block size."""
     recorded = sizes.filter(pl.col("tau").is_not_null())
     several = recorded.height > 0 and recorded.group_by("run", "drafter").agg(n=pl.col("gamma").n_unique())["n"].max() != 1
-    remark = "Only one block size is recorded of each drafter; `harness record SUITE --block-sizes 3,5,7` records several."
+    remark = "Only one block size is recorded of each drafter"
+    if (command := _with_block_sizes(runs[0].command)) is not None:
+        remark += f"; `{command}` records several"
     return Section(
         "block-size",
         "Accepted length over block size",
@@ -54,8 +57,15 @@ def section(sizes: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Se
         (),
         evidence_of(runs, sizes["paper"].drop_nulls().len() > 0) if recorded.height else [],
         sizes,
-        () if several or not recorded.height else (remark,),
+        () if several or not recorded.height else (f"{remark}.",),
     )
+
+
+def _with_block_sizes(command: str) -> str | None:
+    """The command that made a run, for several block sizes; None where it has none."""
+    words = shlex.split(command)
+    recording = words[:2] in (["harness", "run"], ["harness", "record"])
+    return shlex.join([*words, "--block-sizes", "3,5,7"]) if recording and "--block-sizes" not in words else None
 
 
 def _block_size(sizes: pl.DataFrame, series: Sequence[Series], runs: Sequence[Provenance]) -> Figure:

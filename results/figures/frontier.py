@@ -19,7 +19,7 @@ LEDE = "every point is a load: more users, more throughput of a GPU and fewer to
 def section(view: View, colours: Mapping[str, Series]) -> Section:
     """Throughput against speed: every point is a load."""
     plot = empty_plot(height=460)
-    for name in ("V4-Flash", "V4-Pro"):
+    for name in view.published:
         draw_published(plot, "fig7_frontier", name, "tokens/s of a user", "tokens/s/GPU")
     for system in back_to_front(view):
         draw_system(plot, view, system, colours, "tps", "throughput")
@@ -38,10 +38,11 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
     )
     if lines:
         caption += f" What lies left of the dotted line breaks {' and '.join(map(bound, lines))}."
-    figure = Figure(legend_of_view(view, colours), [Panel("frontier-plot", "", plot)], caption, published=view.published)
+    legend = legend_of_view(view, colours, published=bool(view.published))
+    figure = Figure(legend, [Panel("frontier-plot", "", plot)], caption)
     return Section(
         "frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", figure, [_table(view)],
-        [*view.evidence, "published"], view.points,
+        [*view.evidence, *(["published"] if view.published else [])], view.points,  # type: ignore[list-item]
     )  # fmt: skip
 
 

@@ -13,13 +13,16 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES: Final = 2000
 """Bootstrap draws behind every interval."""
 
+FEWEST_UNITS: Final = 2
+"""Fewer, such as one prompt of a task, cannot be resampled: there is no interval then."""
+
 Z95: Final = NormalDist().inv_cdf(0.975)
 
 
 def bootstrap_ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any], rng: np.random.Generator) -> Floats:
-    """Σ numerator / Σ denominator, [RESAMPLES], resampling the n units of two [n] arrays; NaN from fewer than two."""
+    """Σ numerator / Σ denominator, [RESAMPLES], resampling the n units of two [n] arrays; NaN from too few."""
     n = len(numerator)
-    if n < 2:
+    if n < FEWEST_UNITS:
         return np.full(RESAMPLES, np.nan)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return divide(counts @ numerator, counts @ denominator)

@@ -14,15 +14,15 @@ from results.figures.view import AXES, View, back_to_front, draw_published, draw
 def section(view: View, colours: Mapping[str, Series]) -> Section:
     """A panel for throughput, and one for the verification budget."""
     panels = []
+    published = view.published if view.kind == "users" else ()
     wanted: list[tuple[Literal["fig8_throughput", "fig8_budget"], str, str, str]] = [
         ("fig8_throughput", "throughput", "throughput", "tokens per second and GPU"),
         ("fig8_budget", "budget", "verification budget", "tokens verified per request and step"),
     ]
     for paper, column, name, title in wanted:
         plot = empty_plot(height=380)
-        if view.kind == "users":
-            for model in ("V4-Flash", "V4-Pro"):
-                draw_published(plot, paper, model, "requests", title)
+        for model in published:
+            draw_published(plot, paper, model, "requests", title)
         for system in back_to_front(view):
             draw_system(plot, view, system, colours, "load_x", column)
         log_axis(plot, "x", AXES[view.kind], [r["load_x"] for r in full_rows(view)])
@@ -38,11 +38,10 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
         f"{view.where}: how much a GPU delivers, and how many tokens of a request the target verifies in a step, the "
         "last one committed included.",
         Figure(
-            legend_of_view(view, colours), panels,
+            legend_of_view(view, colours, published=bool(published)), panels,
             "Where lines of throughput bend, the GPU is full. From there on a scheduler verifies less of each request; a "
             "fixed block does not, and pays for tokens that are rejected.",
-            published=view.published,
         ),
-        (), [*view.evidence, *(["published"] if view.kind == "users" else [])],  # type: ignore[list-item]
+        (), [*view.evidence, *(["published"] if published else [])],  # type: ignore[list-item]
         view.points.select(*columns, "wasted", "running"),
     )  # fmt: skip

@@ -45,8 +45,8 @@ class Figure:
     panels: Sequence[Panel] = ()
     caption: str = ""
     missing: str = ""
-    published: Literal["plain", "faint", "hidden"] = "plain"
-    """How published values are shown at first: faint beside another model, hidden where they would only be in the way."""
+    published: Literal["plain", "faint"] = "plain"
+    """How published values are shown: faint beside another model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
@@ -79,9 +79,10 @@ class View:
         return Series(self.sweep.run_id, drafter, gamma, kind, self.name(system), *style, "simulated")
 
     @property
-    def published(self) -> Literal["plain", "hidden"]:
-        """Whether the paper's served systems are shown at first: where theirs is the model that was simulated."""
-        return "plain" if "deepseek-v4" in str(self.sweep.profile.get("model", "")).lower() else "hidden"
+    def published(self) -> tuple[str, ...]:
+        """The paper's served systems that are drawn behind: where theirs is the model that was simulated."""
+        served = "deepseek-v4" in str(self.sweep.profile.get("model", "")).lower()
+        return ("V4-Flash", "V4-Pro") if served else ()
 
     @property
     def where(self) -> str:
@@ -142,12 +143,12 @@ def draw_published(plot: go.Figure, name: Any, model: str, x: str, y: str) -> No
     )  # fmt: skip
 
 
-def legend_of_view(view: View, colours: Mapping[str, Series]) -> list[LegendEntry]:
-    """The leaders in report order, and what the paper's curves are."""
+def legend_of_view(view: View, colours: Mapping[str, Series], *, published: bool) -> list[LegendEntry]:
+    """The leaders in report order, and what the paper's curves are where they are drawn."""
     places = {kind: place for place, kind in enumerate(KINDS)}
     systems = sorted(view.leaders, key=lambda s: places.get(view.drafter_kind(s), len(KINDS)))
     entries = [entry(view.series(s, colours)) for s in systems]
-    return [*entries, note(f"{PAPER_LABEL}: dspark and mtp", "published")]
+    return [*entries, *([note(f"{PAPER_LABEL}: dspark and mtp", "published")] if published else [])]
 
 
 def back_to_front(view: View) -> list[System]:

@@ -30,13 +30,16 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import by_drafter
 from results.figures.frontier import LEDE
 from results.figures.section import Figure, Section
+from results.figures.study import Study
 from results.figures.style import Evidence, Series, series_of
+from results.figures.sweep import Sweep
 from results.figures.view import View
 from results.report import notes
-from results.report.headline import Headline, from_decision, from_recordings, from_study, from_sweep
+from results.report.headline import Headline, from_decision, from_recordings, from_study, from_sweep, simulating
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
+from results.store.commands import DEFAULT_OUT, given, typed
 from results.store.decisions import decisions
 from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
@@ -61,16 +64,22 @@ def write_report(
     *,
     sweep_id: str | None = None,
     study_id: str | None = None,
+    out: Path = DEFAULT_OUT,
 ) -> None:
     """Write the report of runs to `file`, whole or not at all; see `compose`."""
-    write_page(render(con, run_ids, sweep_id=sweep_id, study_id=study_id), file)
+    write_page(render(con, run_ids, sweep_id=sweep_id, study_id=study_id, out=out), file)
 
 
 def render(
-    con: duckdb.DuckDBPyConnection, run_ids: str | Sequence[str], *, sweep_id: str | None = None, study_id: str | None = None
+    con: duckdb.DuckDBPyConnection,
+    run_ids: str | Sequence[str],
+    *,
+    sweep_id: str | None = None,
+    study_id: str | None = None,
+    out: Path = DEFAULT_OUT,
 ) -> str:
     """The report as one self-contained HTML page; see `compose`."""
-    return page(compose(con, run_ids, sweep_id=sweep_id, study_id=study_id))
+    return page(compose(con, run_ids, sweep_id=sweep_id, study_id=study_id, out=out))
 
 
 def page(report: Report) -> str:
@@ -82,42 +91,48 @@ def page(report: Report) -> str:
 
 
 def compose(
-    con: duckdb.DuckDBPyConnection, run_ids: str | Sequence[str], *, sweep_id: str | None = None, study_id: str | None = None
+    con: duckdb.DuckDBPyConnection,
+    run_ids: str | Sequence[str],
+    *,
+    sweep_id: str | None = None,
+    study_id: str | None = None,
+    out: Path = DEFAULT_OUT,
 ) -> Report:
     """What there is to say of one or more runs, the first being what it is about.
 
-    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. Raises LookupError for a run,
-    a sweep or a study that is not there.
+    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. The database is in the folder
+    `out`, of which commands are told. Raises LookupError for a run, a sweep or a study that is not there.
     """
     names = [run_ids] if isinstance(run_ids, str) else list(dict.fromkeys(run_ids))
     tau = _over(names, lambda run: accepted_length.accepted_length(con, run))
     alpha = _over(names, lambda run: acceptance.conditional_acceptance(con, run))
     speeds = _over(names, lambda run: speed.speed(con, run))
     runs = [runs_store.provenance(con, name) for name in names]
-    draft = _Draft(con, runs, series_of(runs, [tau, speeds]))
+    draft = _Draft(con, runs, series_of(runs, [tau, speeds]), out)
     draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
     draft.add_study(study_id or study_figure.find_study(con, names))
     draft.add_sensitivity(sensitivity.find_sensitivity(con, names))
     draft.add_validation(validation.find_validation(con, names))
     draft.sections += [
-        accepted_length.section(tau, runs, draft.series),
+        accepted_length.section(tau, runs, draft.series, out),
         acceptance.section(alpha, runs, draft.series),
         *_confidences(con, names, runs, tau, draft.series),
         speed.section(speeds, runs, draft.series),
     ]
     first = runs[0]
-    title = f"{first.suite} v{first.suite_version} · pair {first.pair}" + (f" · {len(runs)} runs" if len(runs) > 1 else "")
+    about = next((run for run in runs if draft.made is not None and run.run_id == draft.made.run_id), first)
+    answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)
     return Report(
-        title, notes.subtitle(first), draft.answer or _of_first(tau, speeds, draft.series, first.run_id), draft.notices,
-        draft.sections, [*draft.provenance, ("how", notes.of_method())],
+        notes.title(about, draft.made, len(runs)), notes.subtitle(first), answer, draft.notices, draft.sections,
+        [*draft.provenance, ("how", notes.of_method(served=draft.served))],
     )  # fmt: skip
 
 
 class _Draft:
     """A report while it grows; what comes first comes first on the page."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, runs: Sequence[Provenance], series: list[Series]) -> None:
-        self.con, self.runs, self.series = con, runs, series
+    def __init__(self, con: duckdb.DuckDBPyConnection, runs: Sequence[Provenance], series: list[Series], out: Path) -> None:
+        self.con, self.runs, self.series, self.out = con, runs, series, out
         several = len(runs) > 1
         self.sections: list[Section] = []
         self.answer: Headline | None = None
@@ -128,16 +143,23 @@ class _Draft:
         self._profiles: list[Mapping[str, Any]] = []
         self._swept = datetime.min
         """When the sweep began that the page shows."""
+        self.served = False
+        """Whether the paper's served systems are drawn."""
+        self.made: Sweep | Study | None = None
+        """What the answer is of; None where that is what was recorded."""
 
     def add_sweep(self, sweep_id: str | None) -> None:
         """Simulations, where there are any."""
         if sweep_id is None:
-            self.notices.append("Nothing was simulated on these runs: `harness simulate` shows how they do under load.")
+            shows = simulating(self.runs[0], self.out)
+            self.notices.append(f"Nothing was simulated on these runs: `{shows}` shows how they do under load.")
             return
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
         self.sections += sweep_sections(view, self.series)
+        self.served = bool(view.systems and view.published)
         self.answer = self._decided(sweep_id, list(sweep.plan.get("loads") or [])) or from_sweep(view)
+        self.made = sweep if self.answer is not None else None
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
         self._swept = sweep.created_at
@@ -158,6 +180,7 @@ class _Draft:
         mine = self._decided(study_id, study.loads) or from_study(study, confirmed, sensitive, kinds)
         if self.answer is None or (mine is not None and study.created_at >= self._swept):
             self.answer = mine
+            self.made = study if mine is not None else self.made
         self._warn(notes.model_notice(study.profile, run))
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
@@ -167,7 +190,10 @@ class _Draft:
         """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""
         if tolerance_id is None:
             if self.answer is not None and self.answer.profile:
-                self._remark("How wrong the profile may be before another choice wins: `harness sensitivity` tells.")
+                assert self.made is not None
+                hardware = given(self.made.command, "--hardware") or self.answer.profile
+                tells = typed("harness", "sensitivity", self.made.run_id, "--hardware", hardware, out=self.out)
+                self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
             return
         found, frame = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.deviations(self.con, tolerance_id)
         run = self._run(found.run_id)
@@ -232,9 +258,11 @@ def _confidences(
     ]
 
 
-def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: str) -> Headline:
+def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: Provenance, out: Path) -> Headline:
     """The headline of what was recorded in the first run alone: others may have had other prompts."""
-    return from_recordings(tau.filter(run=run), speeds.filter(run=run), [s for s in series if s.run == run])
+    name = run.run_id
+    mine = [s for s in series if s.run == name]
+    return from_recordings(tau.filter(run=name), speeds.filter(run=name), mine, run, out)
 
 
 def _over(names: Sequence[str], table: Callable[[str], pl.DataFrame]) -> pl.DataFrame:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
+import duckdb
 import polars as pl
 
 from results.figures import sweep
+from results.figures.accepted_length import accepted_length
 from results.figures.common import listed, load_name
-from results.figures.speed import FEWEST_PROMPTS
+from results.figures.intervals import FEWEST_UNITS
+from results.figures.speed import FEWEST_PROMPTS, speed
 from results.figures.study import Study, baseline, choices, configuration
-from results.figures.style import PARTS, Series, in_order, longest
+from results.figures.style import PARTS, Series, in_order, longest, series_of
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
+from results.store.commands import typed
+from results.store.runs import Provenance, provenance
 from simulator.decision import FIGURES, Decision, sentences
+from simulator.hardware.catalogue import models
+from simulator.hardware.profile import same_model
 from simulator.numbers import counted
+
+_WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,9 @@ class Headline:
     profile: str = ""
     """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
     load: str = ""
+    next: str = ""
+    """What to type next, for a shell, and why."""
+    why_next: str = ""
 
 
 # --- of a decision ----------------------------------------------------------------------------------------------------
@@ -234,8 +247,28 @@ def _runner_up(view: View) -> list[str]:
 # --- of recordings ----------------------------------------------------------------------------------------------------
 
 
-def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series]) -> Headline:
-    """Who commits most tokens per round in each domain, where that is too close to call, and at what speed."""
+def of_run(con: duckdb.DuckDBPyConnection, run_id: str, out: Path) -> Headline:
+    """The headline of what was recorded in a run, kept in the folder `out`. Raises LookupError for an unknown run."""
+    run = provenance(con, run_id)
+    tau, speeds = (frame.select(pl.lit(run_id).alias("run"), pl.all()) for frame in
+                   (accepted_length(con, run_id), speed(con, run_id)))  # fmt: skip
+    return from_recordings(tau, speeds, series_of([run], [tau, speeds]), run, out)
+
+
+def simulating(run: Provenance, out: Path) -> str:
+    """The command that simulates a run on serving hardware: of its own model, as far as there is a profile."""
+    same = [name for name, model in models().items() if run.target and same_model(model.name, run.target)]
+    profile = f"h100/{(same or ['qwen3-4b'])[0]}"
+    return typed("harness", "simulate", run.run_id, "--hardware", profile, "--concurrency", "1..64", out=out)
+
+
+def from_recordings(
+    tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: Provenance, out: Path
+) -> Headline:
+    """Who commits most tokens per round in each domain, where that is too close to call, and at what speed.
+
+    `run` is the one that all are of, kept in the folder `out`.
+    """
     chosen = longest(series)
     keys = {(s.run, s.drafter, s.gamma): s for s in chosen}
     means = [
@@ -252,17 +285,13 @@ def from_recordings(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Se
     gains = _token_gains(means, keys, winners[0])
     measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
     bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
-    run = next(iter(keys))[0]
-    remarks = [
-        f"Next: `harness simulate {run} --hardware h100/qwen3-4b --concurrency 1..64` tells what they give under load, on "
-        "serving hardware; `harness hardware` lists what there is."
-    ]
+    further = {"next": simulating(run, out), "why_next": "what they give under load, on serving hardware"}
     if not measured:
-        return Headline(tokens, gains, [bound, "How fast that is was not measured."], remarks)
+        return Headline(tokens, gains, [bound, "How fast that is was not measured."], **further)
     headline, gain, *facts = _measured(measured)
     assert isinstance(headline, str)
     assert isinstance(gain, Gain)
-    return Headline(headline, [gain, *gains], [*map(str, facts), tokens, bound], remarks)
+    return Headline(headline, [gain, *gains], [*map(str, facts), tokens, bound], **further)
 
 
 def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
@@ -301,7 +330,7 @@ def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, st
     said = f"Most tokens per round: {'; '.join(leads)}."
     if close:
         missing = any(row["low"] is None for row in means)
-        overlap = "overlap or are missing" if missing else "overlap"
+        overlap = f"overlap or are missing ({_WHAT_IT_TAKES})" if missing else "overlap"
         said += f" Not clearly ahead in {listed(close)}: the 95 % intervals {overlap}."
     return said, list(wins)
 
@@ -338,4 +367,4 @@ def _token_gains(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, st
 
 
 def _range(value: float, half: float) -> str:
-    return "no interval" if math.isnan(half) else f"95 % {value - half:.2f} to {value + half:.2f}"
+    return f"no interval: {_WHAT_IT_TAKES}" if math.isnan(half) else f"95 % {value - half:.2f} to {value + half:.2f}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 import polars as pl
 
-from results.figures.common import PROMPT_SOURCES, listed
+from results.figures.common import PROMPT_SOURCES, listed, load_name
 from results.figures.sensitivity import Sensitivity
 from results.figures.study import Study
 from results.figures.sweep import Sweep
@@ -46,10 +47,40 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
 """What words of a report mean."""
 
 
+def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
+    """The question that a report answers: of which model, on which hardware, under which traffic, when.
+
+    `made` is what its answer is of, from the run `run`; None where that is what was recorded.
+    """
+    model = _model_name(run.target)
+    when = run.created_at if made is None else made.created_at
+    suite = f"{run.suite} v{run.suite_version}{' (synthesised)' if run.prompt_source == 'synthesised' else ''}"
+    if made is None:
+        hardware = run.host.get("gpu") or run.host.get("cpu")
+        asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
+    else:
+        model = model or _model_name(str(made.profile.get("model", "")))
+        asked = f"What to run for {model} on {made.profile['name']} under {_traffic(made)}?"
+    return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
+
+
+def _model_name(model: str) -> str:
+    """A model as people call it: of a folder no more than its own name and that of the one it is in."""
+    return "/".join(PurePath(model).parts[-2:])
+
+
+def _traffic(made: Sweep | Study) -> str:
+    """Loads, and the mix of domains where one was asked for."""
+    labels = [load_name(str(load)) for load in made.plan.get("loads") or []]
+    mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.get("weights") or {}).items()]
+    told = listed(labels) if 0 < len(labels) < 3 else f"{labels[0]} to {labels[-1]}" if labels else "load"
+    return f"{told} of {listed(mix)}" if mix else told
+
+
 def subtitle(run: Provenance) -> str:
     """What a run is, in a line."""
     source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
-    facts = [source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
+    facts = [f"pair {run.pair}", source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
     if "temperature" in run.sampling:
         facts.append(f"temperature {run.sampling['temperature']:g}")
     return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
@@ -148,7 +179,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
         *_profile(sweep.profile, told),
         ("policies believe", [sweep.believed or "the same profile"]),
         ("drafts", [sweep.drafting]),
-        ("loads", [", ".join(plan.get("loads") or [])]),
+        ("loads", [", ".join(load_name(str(load)) for load in plan.get("loads") or [])]),
         ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
         ("engine", [", ".join(engine)]),
         ("seeds", [f"{plan.get('seed', 0)}, {plan.get('replications', 1)} of each point"]),
@@ -159,6 +190,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
 def of_study(study: Study, told: Profiles = ()) -> Facts:
     """About a study and its profile."""
     plan = {name: value for name, value in study.plan.items() if name != "profile" and value not in (None, [])}
+    plan |= {"loads": [load_name(load) for load in study.loads]}
     said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
     return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]
 
@@ -187,8 +219,10 @@ def of_validation(found: Validation, told: Profiles = ()) -> Facts:
     ]
 
 
-def of_method() -> Facts:
-    """How intervals are made, and which publications are drawn."""
+def of_method(*, served: bool) -> Facts:
+    """How intervals are made, and which publications are drawn; `served` is whether what DeepSeek served is among them."""
+    figures = "2, 4, 5, 6, 7 and 8" if served else "2, 4, 5 and 6"
+    production = ", 7 and 8 of DeepSeek-V4 in production, on hardware that is not told" if served else ""
     return [
         (
             "intervals",
@@ -203,9 +237,8 @@ def of_method() -> Facts:
             "published values",
             [
                 "DSpark: Confidence-Scheduled Speculative Decoding with Semi-Autoregressive Generation, DeepSeek-AI and "
-                "Peking University, 2026: Table 1, and Figures 2, 4, 5, 6, 7 and 8 digitised from their vector paths. "
-                "Figures 2 to 6 are of Qwen3-4B at temperature 1, 7 and 8 of DeepSeek-V4 in production, on hardware that is "
-                "not told."
+                f"Peking University, 2026: Table 1, and Figures {figures} digitised from their vector paths. "
+                f"Figures 2 to 6 are of Qwen3-4B at temperature 1{production}."
             ],
         ),
     ]

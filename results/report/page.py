@@ -58,7 +58,6 @@ def _spec(panel: Panel, figure: Figure) -> dict[str, Any]:
     for trace in spec["data"]:
         if trace.get("meta") == "published" and figure.published != "plain":
             trace["opacity"] = min(trace.get("opacity", 1), _FAINT)
-            trace["visible"] = figure.published != "hidden"
     return spec
 
 

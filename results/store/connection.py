@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from results.store.commands import typed
 from simulator.errors import InputError
 
 _SETTINGS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
@@ -177,7 +178,7 @@ def _why(file: Path, error: BaseException, *, read_only: bool) -> str:
 
 
 def _damaged(file: Path, error: BaseException) -> str:
-    way_out = f"`harness rescue --out {file.parent}` copies what can still be read"
+    way_out = f"`{typed('harness', 'rescue', out=file.parent)}` copies what can still be read"
     return f"{file}: is damaged ({first_line(error)}); {way_out}"
 
 

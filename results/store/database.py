@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from results.store import traces
+from results.store.commands import typed
 from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
 from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
 from results.store.runs import RunInfo, SpeedSample
@@ -179,7 +180,7 @@ class Store:
             if not has_results(connection, subject, subject_id):
                 raise InputError(
                     f"{subject.word} {subject_id}: has no results, so there is nothing to show; "
-                    f"`harness remove {subject_id}` removes it"
+                    f"`{typed('harness', 'remove', subject_id, out=self.file.parent)}` removes it"
                 )
 
     def run(self, run_id: str) -> dict[str, Any]:

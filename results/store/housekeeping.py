@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from results.store.commands import typed
 from results.store.database import Store, utc_now
 from results.store.lease import Lease, check_free
 from results.store.subjects import SUBJECTS, Subject, Word, remove
@@ -63,7 +64,8 @@ def named(store: Store, names: Sequence[str]) -> list[Holding]:
         matches = [each for each in alike if each.id == name] or alike
         if len(matches) != 1:
             problem = f"fits {', '.join(e.id for e in matches)}" if matches else "no such run, sweep or study"
-            raise InputError(f"{name or repr(name)}: {problem} in {store.file}; give ids, as `harness runs` shows them")
+            shows = typed("harness", "runs", out=store.file.parent)
+            raise InputError(f"{name or repr(name)}: {problem} in {store.file}; give ids, as `{shows}` shows them")
         chosen[matches[0].id] = matches[0]
     with store.reading() as con:
         for each in chosen.values():

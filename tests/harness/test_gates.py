@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
 import duckdb
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -16,9 +19,13 @@ from typer.testing import CliRunner, Result
 from harness.cli import changes
 from harness.cli.app import app
 from harness.cli.compare import parse_tolerance
+from results.gate import judge
+from results.store.commands import DEFAULT_OUT, typed
 from results.store.database import Store
 from simulator.errors import InputError
 from tests.results.database import ACCEPTANCE, RUN, recorded
+from tests.results.sums import compared, drawn, prompts
+from tuner.cli.app import app as tuner_app
 
 TWO = {"old": 7, "new": 7, "none": 0}
 WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "specyard.yml"
@@ -68,7 +75,7 @@ def test_the_four_answers(out: Path, base: Path) -> None:
     for answer, (result, code) in answers.items():
         assert result.exit_code == code, result.output
         assert f"\n{answer}: " in result.stdout
-    assert "prompts a task (now 6)" in answers["inconclusive"][0].stdout
+    assert "prompts a task, 6 now" in answers["inconclusive"][0].stdout
     assert gated(out, str(base), "d1ce", "--allow-inconclusive").exit_code == 0
     assert gated(out, str(base), "beef", "--allow-inconclusive").exit_code == 1
     assert gated(out, str(base), "c07e").exit_code == 2
@@ -91,18 +98,72 @@ def test_markdown_has_the_answer_on_top_and_one_row_each(out: Path, base: Path) 
     assert harness(out, "compare", str(base), "--markdown").stdout.count("\n|") == len(table)
 
 
-def test_junit_has_a_case_for_each_row(out: Path, base: Path, tmp_path: Path) -> None:
-    for run, failing in (("beef", True), ("d1ce", False)):
-        file = tmp_path / f"{run}.xml"
-        found = json.loads(gated(out, str(base), run, "--junit", str(file), "--json").stdout)
-        [suite] = ElementTree.parse(file).getroot().findall("testsuite")
-        cases = suite.findall("testcase")
-        assert len(cases) == int(suite.attrib["tests"]) == len(found["gate"]["rows"])
-        outcomes = [row["outcome"] for row in found["gate"]["rows"]]
-        assert [case.find("failure") is not None for case in cases] == [outcome == "worse" for outcome in outcomes]
-        assert [case.find("skipped") is not None for case in cases] == [o == "inconclusive" for o in outcomes]
-        assert (int(suite.attrib["failures"]) > 0) == failing
-        assert int(suite.attrib["skipped"]) == outcomes.count("inconclusive")
+def test_how_many_prompts_a_gate_needs_is_told_by_the_task_on_any_terminal(
+    out: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(changes, "plain_console", lambda: Console(width=80, highlight=False))
+    found = json.loads(gated(out, str(base), "d1ce", "--json").stdout)
+    rows = [row for row in found["gate"]["rows"] if row["decides"] and row["outcome"] == "inconclusive"]
+    assert rows
+    for row in rows:
+        told = f"takes {row['prompts_needed']:,} prompts a task, 6 now"  # of 36 in six tasks
+        assert told in " ".join(gated(out, str(base), "d1ce").stdout.split())
+        assert told in gated(out, str(base), "d1ce", "--markdown").stdout
+    head = next(line for line in gated(out, str(base), "d1ce", "--markdown").stdout.splitlines() if line.startswith("|"))
+    assert head.endswith("| prompts needed a task |")
+
+
+def test_what_a_close_call_takes_is_told_too() -> None:
+    """Where the loss asked for could have been seen, and what was seen is close to it."""
+    rng = np.random.default_rng(3)
+    close = 0
+    for _ in range(30):
+        means = prompts(rng, 30, spread=0.1)
+        gate = judge(compared(drawn(rng, means), drawn(rng, means, loss=0.05)), 0.05)
+        [row] = [row for row in gate.rows if row.decides]
+        if gate.outcome == "inconclusive" and row.prompts_needed is not None and row.prompts_needed > 30:
+            assert row.change.sees is not None
+            close += row.change.sees <= 0.05
+            assert f"takes {row.prompts_needed:,} prompts a task, 30 now" in changes.sentences(gate)[0]
+    assert close > 3
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "code"), [("5a3e", (), 0), ("beef", (), 1), ("d1ce", (), 3), ("d1ce", ("--allow-inconclusive",), 0)]
+)
+def test_junit_fails_exactly_where_the_gate_does(
+    out: Path, base: Path, tmp_path: Path, run: str, options: tuple[str, ...], code: int
+) -> None:
+    """A CI that reads the file alone merges what the exit code lets merge; what fails is what decided."""
+    file = tmp_path / "gate.xml"
+    result = gated(out, str(base), run, "--junit", str(file), "--json", *options)
+    assert result.exit_code == code
+    gate = json.loads(result.stdout)["gate"]
+    [suite] = ElementTree.parse(file).getroot().findall("testsuite")
+    cases = suite.findall("testcase")
+    assert len(cases) == int(suite.attrib["tests"]) == len(gate["rows"])
+    failing = {0: "", 1: "worse", 3: "inconclusive"}[code]
+    for case, row in zip(cases, gate["rows"], strict=True):
+        failure, skipped = case.find("failure"), case.find("skipped")
+        fails = row["outcome"] == failing and (failing == "worse" or row["decides"])
+        assert (failure is not None) == fails
+        assert failure is None or failure.attrib["type"] == failing
+        assert (skipped is not None) == (not fails and row["outcome"] != "pass")
+    for name, count in (("failures", "failure"), ("skipped", "skipped")):
+        assert int(suite.attrib[name]) == len(suite.findall(f"testcase/{count}"))
+    assert (int(suite.attrib["failures"]) > 0) == (code != 0)
+
+
+def test_why_an_interval_without_0_may_be_no_clear_change_is_told_under_the_table(out: Path, base: Path) -> None:
+    """With a gate or without, in any form."""
+    for options in ((), ("--markdown",), ("--fail-on-regression", "2%"), ("--fail-on-regression", "2%", "--markdown")):
+        lines = harness(out, "compare", str(base), "d1ce", *options).stdout.splitlines()
+        [place] = [i for i, line in enumerate(lines) if "interval is its row's alone" in line]
+        assert "verdicts hold for all rows together" in " ".join(lines[place:])
+        assert any("livecodebench" in line for line in lines[:place])
+        assert not any("livecodebench" in line and line.startswith(("|", "  ")) for line in lines[place:])
 
 
 @pytest.mark.parametrize("gate", [True, False])
@@ -147,6 +208,31 @@ def test_what_cannot_be_judged_is_one_sentence_and_leaves_nothing(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_suggested_can_be_pasted(out: Path, base: Path, tmp_path: Path) -> None:
+    """From folders and files with blanks in their names; what it then says is about this database."""
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "specyard.duckdb").write_bytes((out / "specyard.duckdb").read_bytes())
+    later = harness(folder, "baseline", RUN, str(tmp_path / "my base.json")).stdout.splitlines()[-1]
+    unfinished = harness(folder, "baseline", "c07e", str(tmp_path / "x.json")).stderr
+    unknown = harness(folder, "remove", "gone").stderr
+    for line, code in ((later, 1), (re.findall("`(.*)`", unfinished)[0], None), (re.findall("`(.*)`", unknown)[0], 0)):
+        program, command, *arguments = shlex.split(line)
+        assert program == "harness"
+        assert arguments[-2:] == ["--out", str(folder)]
+        if code is None:  # it would record: as far as that is understood
+            typer.main.get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
+        else:
+            assert CliRunner().invoke(app, [command, *arguments]).exit_code == code
+
+
+def test_the_default_folder_is_not_told_and_is_that_of_every_command() -> None:
+    assert typed("harness", "runs", out=Path("runs")) == "harness runs"
+    for program in (app, tuner_app):
+        for command in typer.main.get_command(program).commands.values():  # type: ignore[attr-defined]
+            assert {p.default for p in command.params if p.name == "out"} <= {DEFAULT_OUT}
 
 
 def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli.app import app
+from results.report.compose import compose
 from results.store.database import Store
 from tests.results.database import ACCEPTANCE, RUN, add_study, add_sweep, recorded
 
@@ -43,6 +45,22 @@ def test_a_report_by_run_sweep_or_study(out: Path) -> None:
     both = harness(out, "report", "beef", RUN, "--sweep", "5eed", "--json")
     assert json.loads(both.stdout)["report"] == str(out / "beef" / "report.html")
     assert "2 runs" in (out / "beef" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_the_terminal_ends_in_what_the_report_leads_with(tmp_path: Path, prompts: int) -> None:
+    """The same sentence and the same next command, about this database."""
+    folder = tmp_path / "my runs"
+    with Store(folder / "specyard.duckdb").writing():
+        pass
+    with duckdb.connect(str(folder / "specyard.duckdb")) as con:
+        recorded(TWO, con=con, prompts=prompts)
+        answer = compose(con, RUN, out=folder).answer
+    assert "Measured on this machine" in answer.headline
+    shown = harness(folder, "show", RUN).stdout
+    assert answer.headline in shown
+    assert f"\n  {answer.next}\n" in shown
+    assert answer.next.endswith(shlex.join(["--out", str(folder)]))
 
 
 def test_figures_as_tables(out: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from results.change import Change
 from results.comparison import Comparison, compare
-from tests.results.database import ACCEPTANCE, RUN, add_sweep, recorded
+from tests.results.database import ACCEPTANCE, LOADS, RUN, add_sweep, recorded
 
 TWO = {"dspark": 7, "mtp": 1, "none": 0}
 
@@ -98,5 +98,6 @@ def test_simulations_are_compared_at_equal_policy_and_load() -> None:
     ).fetchall()
     changes = [c for c in compare(con, RUN, "beef").changes if c.quantity == "throughput"]
     assert {c.drafter for c in changes} == {"mtp"}
+    assert {c.where for c in changes} == {f"fixed:1 at {users} user{'s' * (users > 1)}" for users in LOADS}
     assert {c.verdict for c in changes} == {"worse"}
     assert changes[0].change == pytest.approx(-0.5)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import typer
 from plotly.offline import get_plotlyjs
 
+from harness.cli.app import app
 from results.figures import style
 from results.report import compose
 from results.report.export import write_tables
@@ -134,6 +138,83 @@ def test_overload_opens_no_report_with_what_is_kept() -> None:
     assert "nothing that was simulated keeps up with what arrives" in text
     assert not re.search(r"≥ 1,[01]00", text)
     assert "run dspark" not in text
+
+
+def commands(html: str) -> list[list[str]]:
+    """Command lines that a page tells to type; those of which it only gives the name are left out."""
+    found = re.findall(r"<(?:code|pre[^>]*)>((?:harness|tuner) [^<]*)</(?:code|pre)>", html)
+    return [words for words in (shlex.split(unescape(line)) for line in found) if len(words) > 2]
+
+
+def test_commands_to_type_next_can_be_pasted() -> None:
+    """With what was recorded alone, and with a sweep of a profile of one's own: what is told is about this database."""
+    con, out = recorded(), Path("my runs")
+    told = commands(compose.render(con, RUN, out=out))
+    assert {words[1] for words in told} == {"simulate", "replay", "run"}
+    add_sweep(con)
+    con.execute("UPDATE sweeps SET command = ?", ["harness simulate --hardware 'my toy.json' --out 'my runs'"]).fetchall()
+    told += commands(compose.render(con, RUN, out=out))
+    [sensitivity] = [words for words in told if words[1] == "sensitivity"]
+    assert sensitivity[sensitivity.index("--hardware") + 1] == "my toy.json"
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for program, command, *arguments in told:
+        assert program == "harness"
+        known[command].make_context(command, list(arguments))
+        assert command == "run" or arguments[-2:] == ["--out", "my runs"]  # which is told as it was typed
+    assert not any("--out" in words for words in commands(compose.render(con, RUN)))
+
+
+@pytest.mark.parametrize(("target", "profile"), [("Qwen/Qwen3-8B", "h100/qwen3-8b"), ("tiny", "h100/qwen3-4b")])
+def test_the_next_command_is_about_the_model_that_was_recorded(target: str, profile: str) -> None:
+    con = recorded()
+    con.execute("UPDATE runs SET target = ?", [json.dumps({"source": target})]).fetchall()
+    assert profile in {word for words in commands(compose.render(con, RUN)) for word in words}
+
+
+def test_one_prompt_a_task_tells_how_many_it_takes() -> None:
+    con = recorded(prompts=1)
+    con.execute("DELETE FROM speed_samples WHERE prompt_id <> 'gsm8k/0'").fetchall()
+    text = Page(compose.render(con, RUN)).text
+    assert "no interval: it takes 2 prompts of every task or more" in text
+    assert "no interval from 1 prompt: it takes 3 and two passes or more" in text
+    assert "it takes 2 prompts" not in Page(compose.render(recorded(prompts=2), RUN)).text
+
+
+def test_the_title_can_be_shown_without_explanation() -> None:
+    """Question, model, hardware, traffic, suite and date of what the page answers: recordings, a sweep, a study."""
+    con = recorded()
+    titles = []
+    for add in (lambda con: None, add_sweep, add_study):
+        add(con)
+        html = compose.render(con, RUN)
+        title, head = (re.findall(f"<{tag}>(.*?)</{tag}>", html)[0] for tag in ("title", "h1"))
+        assert title.startswith(head)
+        titles.append(head)
+    recordings, sweep, study = titles
+    for title in titles:
+        assert all(fact in title for fact in ("the tiny target", "math_code_chat v1", "2026-02-01", "?"))
+    assert "Xeon" in recordings
+    assert "h100/toy under 1 user to 256 users" in sweep
+    assert "h100/toy under 64 users" in study
+    con.execute("UPDATE sweeps SET created_at = '2026-02-03'").fetchall()
+    assert "2026-02-03" in compose.compose(con, RUN).title
+
+
+@pytest.mark.parametrize(
+    ("target", "named"), [("Qwen/Qwen3-4B", "for Qwen/Qwen3-4B on"), ("/srv/models/qwen/ours", "for qwen/ours on")]
+)
+def test_the_title_names_a_model_that_is_a_folder(target: str, named: str) -> None:
+    con = recorded()
+    con.execute("UPDATE runs SET target = ?", [json.dumps({"source": target})]).fetchall()
+    assert named in compose.compose(con, RUN).title
+
+
+def test_the_title_of_traces_of_no_model_names_that_of_the_profile() -> None:
+    con = recorded(source="synthesised")
+    con.execute("UPDATE runs SET target = '{}', host = '{}'").fetchall()
+    assert "(synthesised)" in compose.compose(con, RUN).title
+    add_sweep(con, profile=PROFILE | {"model": "Qwen/Qwen3-4B"})
+    assert "Qwen3-4B on h100/toy" in compose.compose(con, RUN).title
 
 
 def test_a_lead_within_the_noise_is_called_unclear() -> None:
@@ -314,12 +395,14 @@ def test_published_values_step_back_beside_another_model() -> None:
         return [trace for trace in traces if trace.get("meta") == "published"]
 
     assert {trace["opacity"] for trace in published("conditional-acceptance-math")} == {0.45}
-    assert all(trace["visible"] for trace in published("conditional-acceptance-math"))
-    assert not any(trace["visible"] for trace in published("frontier-plot"))
+    for figure in ("frontier-plot", "load-throughput"):  # of what DeepSeek served, not of this target
+        assert published(figure) == []
+    assert "DeepSeek-V4" not in Page(compose.render(con, RUN)).text
     con.execute("""UPDATE runs SET target = '{"source": "Qwen/Qwen3-4B"}'""").fetchall()
     assert {trace["opacity"] for trace in published("conditional-acceptance-math")} == {0.7}
     con.execute("""UPDATE profiles SET profile = json_merge_patch(profile, '{"model": "DeepSeek-V4-Flash"}')""").fetchall()
-    assert all(trace.get("visible", True) for trace in published("frontier-plot"))
+    assert len(published("frontier-plot")) >= 4
+    assert compose.render(con, RUN).count("DeepSeek-V4 in production, in the paper") == 2  # legends of the two figures
 
 
 def test_every_block_size_is_in_the_figure_over_block_sizes() -> None:

@@ -110,17 +110,22 @@ def test_tables_sort_and_data_downloads(chromium: browser.Page, full: Path) -> N
 
 
 @needs_browser
-def test_published_layers_come_and_go(chromium: browser.Page, full: Path) -> None:
-    chromium.open(full, width=1400)
+def test_published_layers_come_and_go(chromium: browser.Page, tmp_path: Path) -> None:
+    """On a page about what DeepSeek serves: its own published lines are there at first."""
+    con = everything()
+    con.execute("""UPDATE profiles SET profile = json_merge_patch(profile, '{"model": "DeepSeek-V4-Flash"}')""").fetchall()
+    file = tmp_path / "report.html"
+    compose.write_report(con, RUN, file)
+    chromium.open(file, width=1400)
     lines = "document.querySelectorAll('#load-throughput .scatterlayer .trace').length"
     before = chromium.evaluate(lines)
     click = "document.querySelector('#load [data-layer=published]').click()"
-    for more in (4, 0):
+    for fewer in (4, 0):
         chromium.evaluate(click)
         deadline = time.monotonic() + 3
-        while chromium.evaluate(lines) != before + more and time.monotonic() < deadline:
+        while chromium.evaluate(lines) != before - fewer and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert before + more <= chromium.evaluate(lines) <= before + more + 2  # their names too
+        assert before - fewer - 2 <= chromium.evaluate(lines) <= before - fewer  # their names too
     assert chromium.complaints == []
 
 
