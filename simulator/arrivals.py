@@ -95,7 +95,7 @@ class RecordedRequests:
         if form.note:
             said.append(form.note(load))
         if left_out:
-            said.append(f"not load: {sum(left_out.values()):,} lines ({_named(left_out)})")
+            said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
         seconds = (arrival - arrival[0]).astype(np.float64) / speed
         return cls(seconds, prompt.astype(np.int64), output.astype(np.int64), tuple(said))
 
