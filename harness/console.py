@@ -3,6 +3,7 @@ several values."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -299,41 +300,70 @@ def check_resumed(context: typer.Context) -> None:
             raise InputError(f"{named}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew")
 
 
+LONG_NAME, LEAST_NAME = 32, 2
+"""Characters of a row's name beyond which it has a line of its own, where there is no room beside it;
+and the least that its column keeps."""
+
+
 def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str]) -> None:
-    """Print a table with one line a row: of its columns the `expendable` go where there is no room, the first ones first,
-    and are named below. What is still too wide runs on in the next line, and nothing is cut.
+    """Print a table with one line a row, no wider than the terminal: of its columns the `expendable` go where there is no
+    room, the first ones first, and are named below. What the first column calls a row has a line of its own where it is
+    long and there is no room yet. Only what is still too wide runs on in the next line, and nothing is cut.
 
     A row may be shorter than the others; the last of its cells then has the rest of the line, and counts for no width.
     """
     from rich.cells import cell_len
-    from rich.table import Table
+    from rich.text import Text
 
     full = [row for row in rows if len(row) == len(heads)]
     needs = {head: max(map(cell_len, [head, *(row[i] for row in full)])) if full else 0 for i, head in enumerate(heads)}
+    if _wide(needs) > console.width:
+        beside = (cell_len(row[0]) for row in full if cell_len(row[0]) <= LONG_NAME)
+        needs[heads[0]] = min(needs[heads[0]], max(LEAST_NAME, *beside, 0))
     names = fitting(needs, expendable, console.width)
     shown = [i for i, head in enumerate(heads) if head in names]
-    table = Table(box=None, header_style="bold")
-    for i in shown:
-        table.add_column(heads[i], no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*(row[i] for i in shown) if len(row) == len(heads) else row[: len(shown)])
-    needed = max(
-        sum(needs[name] + 2 for name in names),
-        *(sum(cell_len(cell) + 2 for cell in row) for row in rows if len(row) < len(heads)),
-        0,
-    )
-    if needed > console.width:
-        table.width = needed
-    console.print(table, crop=False)
+    widths = [needs[name] for name in names]
+    widths[0] = max(LEAST_NAME, widths[0] - max(0, _wide({name: needs[name] for name in names}) - console.width))
+
+    def put(cells: Sequence[str], style: str = "") -> None:
+        name, *others = cells
+        if cell_len(name) > widths[0]:
+            for part in _broken(name, console.width - 3) if console.is_terminal else [name]:
+                console.print(Text(f" {part}", style=style), soft_wrap=True)
+            name = ""
+        last = len(others) - 1 if len(cells) < len(names) else len(others)  # of a short row the last cell has no column
+        padded = [
+            c + " " * (w - cell_len(c)) if i < last else c for i, (c, w) in enumerate(zip(others, widths[1:], strict=False))
+        ]
+        text = Text(" " + "  ".join([name + " " * (widths[0] - cell_len(name)), *padded]).rstrip(), style=style)
+        console.print(text, soft_wrap=not console.is_terminal)
+
+    for i, cells in enumerate([heads, *rows]):
+        put([cells[j] for j in shown] if len(cells) == len(heads) else cells[: len(names)], "" if i else "bold")
     if gone := [head for head in heads if head not in names]:
         say(console, f"(a wider terminal has also: {', '.join(gone)})")
+
+
+def _wide(needs: Mapping[str, int]) -> int:
+    """Characters of columns side by side, two spaces after each."""
+    return sum(needs.values()) + 2 * len(needs)
+
+
+def _broken(name: str, width: int) -> list[str]:
+    """A name in lines of so many characters, broken after spaces, slashes and commas where it has any."""
+    lines = [""]
+    for part in re.findall(r"[^ /,]*[ /,]?", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("  ")
+        lines[-1] += part
+    return lines
 
 
 def fitting(needs: Mapping[str, int], expendable: Sequence[str], width: int) -> list[str]:
     """Columns that fit side by side, two spaces after each, by what each needs: the `expendable` go, first ones first."""
     shown = dict(needs)
     for name in expendable:
-        if sum(shown.values()) + 2 * len(shown) <= width:
+        if _wide(shown) <= width:
             break
         shown.pop(name, None)
     return list(shown)

@@ -1,6 +1,7 @@
 """Recorded arrivals: when requests came to a real service and how long they were, as gateways and published traces write it.
 
-A file is recognised by its first line. Each form is a row of `_FORMS`: which columns say so, and how a row is read.
+A file is recognised by its first line, a gateway's log by any line with usage. Each form is a row of `_FORMS`: which
+columns say so, and how a row is read.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,8 +72,9 @@ class RecordedRequests:
         rows = list(_rows(file))
         if not rows:
             raise InputError(f"{file}: holds no requests")
-        form = _form_of(file, rows[0][1])
+        form = _form_of(file, [row for _, row in rows])
         taken: list[tuple[float, int, int]] = []
+        load: list[Row] = []
         left_out: Counter[str] = Counter()
         for line, row in rows:
             try:
@@ -84,13 +86,14 @@ class RecordedRequests:
                 left_out[found] += 1
             else:
                 taken.append(found)
+                load.append(row)
         if not taken:
             raise InputError(f"{file}: none of its {len(rows):,} lines is a request with tokens ({_named(left_out)})")
         taken.sort(key=lambda request: request[0])  # logs are written as requests end
         arrival, prompt, output = (np.array(column) for column in zip(*taken, strict=True))
         said = [f"{file.name}: {form.name}, {counted(len(taken), 'request')}"]
-        if form.note and (more := form.note(rows[0][1])):
-            said.append(more)
+        if form.note:
+            said.append(form.note(load))
         if left_out:
             said.append(f"not load: {sum(left_out.values()):,} lines ({_named(left_out)})")
         seconds = (arrival - arrival[0]).astype(np.float64) / speed
@@ -145,15 +148,17 @@ class _Form:
     columns: frozenset[str]
     """Those that the first row must have."""
     read: Read
-    note: Callable[[Row], str] | None = None
-    """A sentence on how its columns were taken, by the first row."""
+    note: Callable[[Sequence[Row]], str] | None = None
+    """A sentence on how its columns were taken, by the rows that are load."""
 
 
-def _form_of(file: Path, first: Row) -> _Form:
+def _form_of(file: Path, rows: Sequence[Row]) -> _Form:
+    """By the first row; a gateway's log, of which any line may be no request, by any row with usage."""
+    first = rows[0]
     for form in _FORMS:
         if form.columns <= set(first):
             return form
-    if set(first) & {"time", "timestamp"} and not isinstance(first.get("usage", 0), int):
+    if any({"time", "timestamp"} & set(row) and not isinstance(row.get("usage", 0), int) for row in rows):
         return _GATEWAY
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in (*_FORMS, _GATEWAY))
     raise InputError(f"{file}: its columns ({', '.join(map(str, first))}) are of no form known here ({known})")
@@ -195,27 +200,40 @@ def _gateway(row: Row) -> tuple[float, int, int] | str:
     output = max(1, _tokens(usage, "completion_tokens", least=0))  # a prefill gives one, wherever it went
     seconds = _time(row["time"] if "time" in row else row["timestamp"])
     field = _duration_of(row)
-    took_s = 0.0 if field is None or row[field] is None else _number(row, field) * _DURATIONS[field]
+    took_s = 0.0 if field is None else _number(row, field) * _DURATIONS[field]
     if took_s < 0:
         raise ValueError(f"{field} {row[str(field)]}: must be 0 or more")
     return seconds - took_s, prompt, output
 
 
 def _duration_of(row: Row) -> str | None:
+    """The field of a line that says how long its request took; raises ValueError where that has no unit."""
     bare = [name for name in _BARE_DURATIONS if isinstance(row.get(name), int | float)]
-    known = [name for name in _DURATIONS if name in row]
+    known = [name for name in _DURATIONS if row.get(name) is not None]
     if bare and not known:
         name = bare[0]
         raise ValueError(f"{name} {row[name]}: has no unit; call the field {name}_s or {name}_ms")
     return known[0] if known else None
 
 
-def _arrival_note(row: Row) -> str:
-    field = _duration_of(row)
-    named = "time" if "time" in row else "timestamp"
-    if field is None:
+def _arrival_note(load: Sequence[Row]) -> str:
+    """How the times of the lines that are load were taken: each by what stands beside it."""
+    named = _either("time" if "time" in row else "timestamp" for row in load)
+    fields = Counter(_duration_of(row) for row in load)
+    bare = fields.pop(None, 0)
+    if not fields:
         return f"{named} is taken for the arrival, since no duration stands beside it"
-    return f"{named} is taken for the end of a request, since {field} stands beside it: it came so much earlier"
+    beside = _either(name for name in fields if name)
+    if not bare:
+        return f"{named} is taken for the end of a request, since {beside} stands beside it: it came so much earlier"
+    return (
+        f"{named} is taken for the end of {counted(fields.total(), 'request')}, since {beside} stands beside it: they came "
+        f"so much earlier; and for the arrival of {counted(bare, 'request')}, where no duration stands"
+    )
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(names))
 
 
 def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[float, int, int] | str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from statistics import NormalDist
 
-from simulator.load import Load, Users
+from simulator.load import Load, RecordedArrivals, SeveralLoads, Users
+from simulator.numbers import counted, written
 from simulator.sla import SHARE as SLA_SHARE
 from simulator.sla import Sla
 
@@ -21,6 +23,8 @@ SEEDS = 2
 """Simulations of each load that is tried, all of which must keep the promises."""
 BREAKERS = 5
 """Requests that may break a promise while it is kept: with fewer of them, chance decides whether it is."""
+FEWEST = 20
+"""Finished requests without which nothing is recommended, where nothing is promised."""
 
 
 def headroom(load: Load, holds: Callable[[Load], bool], *, at_one: bool | None = None) -> float:
@@ -96,9 +100,37 @@ def crowded(load: Load, request_cap: int, replicas: int) -> bool:
     )
 
 
+def needed(slas: Sequence[Sla]) -> int:
+    """Finished requests that can tell whether promises are kept: 100 of one to 95 % of them, or of a mean; 20 of none."""
+    broken = min((1 - (SLA_SHARE if sla.share is None else sla.share) for sla in slas), default=math.inf)
+    return max(FEWEST, math.ceil(BREAKERS / broken - 1e-9))
+
+
 def enough(finished: float, slas: Sequence[Sla]) -> bool:
-    """Whether so many requests can tell whether a promise is kept: 100 of one to 95 % of them, or of a mean."""
-    return finished * min(1 - (SLA_SHARE if sla.share is None else sla.share) for sla in slas) >= BREAKERS - 1e-9
+    """Whether so many finished requests can tell whether promises are kept; see `needed`."""
+    return finished >= needed(slas)
+
+
+def too_few(finished: int, slas: Sequence[Sla], load: Load, seconds: float) -> str:
+    """That so many requests of a load, finished in so many simulated seconds, tell nothing, and what would."""
+    wanted = needed(slas)
+    few = f"only {counted(finished, 'request')}" if finished else "no request"
+    said = f"{few} finished, and it takes {wanted} to tell"
+    if isinstance(load, RecordedArrivals):
+        return f"{said}: give a log of {wanted} requests or more"
+    if not finished:
+        return f"{said}: give more --seconds than {written(seconds)}"
+    least = 1.2 * seconds * wanted / finished  # chance, and what is dropped at the start, ask for a little more
+    unit = 10.0 ** (math.floor(math.log10(least)) - 1)
+    return f"{said}: give --seconds {written(math.ceil(least / unit) * unit)} or more"
+
+
+def share_low(kept: float, count: float) -> float:
+    """The lower end of the 95 % interval of a share of so many requests (Wilson 1927): 82 % where all of 17 kept it."""
+    z = NormalDist().inv_cdf(0.975)
+    z2 = z**2
+    spread = z * math.sqrt(kept * (1 - kept) / count + z2 / (4 * count**2))
+    return max(0.0, (kept + z2 / (2 * count) - spread) / (1 + z2 / count))
 
 
 def shorter(seconds: float) -> float:
@@ -110,6 +142,41 @@ def gpus_for(users: int, load: Users, times: float, *, replicas: int, gpus: int)
     """GPUs that serve so many users, where `replicas` of `gpus` each hold `times` the load; None where they hold nobody."""
     each = round(load.users * times) / replicas
     return math.ceil(users / each) * gpus if each else None
+
+
+def gpus_told(users: int, load: Users, times: float, low: float, high: float, *, replicas: int, gpus: int) -> str:
+    """The GPUs that so many users need, as a sentence.
+
+    `replicas` of `gpus` each hold so many times the load, at the ends of the 95 % interval `low` and `high` times.
+    """
+    fewest, value, most = (gpus_for(users, load, held, replicas=replicas, gpus=gpus) for held in (high, times, low))
+    if value is None:
+        return "a replica holds not one user"
+    on_each = float(f"{round(load.users * times) / replicas:.4g}")
+    least = value if fewest is None else fewest
+    who = f"{counted(users, 'user')} need{'s' * (users == 1)}"
+    room = f"up to {counted(on_each, 'user')} on a replica"
+    if most is None:
+        worst = "at the worst of the draws a replica holds not one user"
+        return f"{who} {counted(value, 'GPU')} (95 %: {counted(least, 'GPU')} or more; {worst}): {room}"
+    return f"{who} {counted(value, 'GPU')} (95 %: {least:,} to {most:,}): {room}"
+
+
+def falls_short(who: str, shares: Sequence[str], times: float | None, replicas: int) -> str:
+    """What comes closest to a promise that nothing keeps.
+
+    Args:
+        who: the configuration.
+        shares: what becomes of each promise, as `sla.attained` writes it.
+        times: how many times the load it holds within them; None or nan where nobody knows.
+        replicas: under that load.
+    """
+    said = f"closest is {who} ({', '.join(shares)})"
+    if times is None or math.isnan(times) or times >= 1:
+        return said
+    one = "one replica holds" if replicas == 1 else f"{replicas} replicas hold"
+    more = "no number of --replicas helps" if not times else f"try --replicas {math.ceil(replicas / times - 1e-9)}"
+    return f"{said}; {one} {times_of(times)} this load within the promise: {more}"
 
 
 def dollars_per_million(throughput: float, gpu_hour: float) -> float:
@@ -124,7 +191,7 @@ def times_of(times: float | None) -> str:
     if times >= MOST:
         return f"{MOST:g} × or more"
     if not times:
-        return f"not 1/{MOST:g}"
+        return f"below 1/{MOST:g} ×"
     digits = 1 - math.floor(math.log10(times))  # two that count, never rounded up
     return f"{math.floor(times * 10**digits + 1e-9) / 10**digits:g} ×"
 
@@ -137,6 +204,12 @@ def check_costs(loads: Sequence[Load], slas: Sequence[Sla], *, users: int | None
         return
     if users < 1 or not slas:
         raise ValueError(f"--users {users}: the GPUs of one user or more are counted within a promise; give one with --sla")
+    if weighted := [load for load in loads if isinstance(load, SeveralLoads)]:
+        most = max((part.users or 0 for part, _ in weighted[0].parts), default=0)
+        raise ValueError(
+            f"--users {users}: GPUs are counted at one load, not over several with weights; ask at the one they are to hold"
+            + (f", --concurrency {most}" if most else "")
+        )
     if not any(isinstance(load, Users) for load in loads):
         raise ValueError(
             f"--users {users}: name how many users to begin with on one machine, since users are of a closed loop"

@@ -7,6 +7,7 @@ interval over such draws stands the one over draws with the profile held: what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -439,4 +440,5 @@ def _doubt(gain: Gain) -> str:
 def _attained(name: str, kept: Range) -> str:
     if name.startswith("mean_"):
         return f"{kept.value:.3g} (95 %: {kept.low:.3g} to {kept.high:.3g})"
-    return f"{kept.value:.1%} of requests (95 %: {kept.low:.1%} to {kept.high:.1%})"
+    value, low, high = (f"{math.floor(1000 * end + 1e-9) / 10:.1f}%" for end in (kept.value, kept.low, kept.high))
+    return f"{value} of requests (95 %: {low} to {high})"  # rounded down: never 100 % of which some break it

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, shorter
+from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, share_low, shorter
 from simulator.configuration import Configuration
 from simulator.decision import Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
@@ -22,6 +22,8 @@ DRAWS, HELD_SHARE = 200, 0.3
 MANY_LOADS = 3
 TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
 """Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
+DROPPED = 0.25
+"""Share of a draw's requests that its warm-up may take."""
 MOST_TOKENS = 40_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
@@ -48,16 +50,18 @@ def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
     ]
 
 
-def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float) -> float:
+def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float, requests: float = 0) -> float:
     """Simulated seconds of a draw, `seconds` at most; recorded arrivals run until all are served.
 
     Args:
         throughput: tokens a second, of all GPUs and replicas.
         answer_tokens: of an answer, on average.
+        requests: that have to finish in it, for its figures to tell anything.
     """
     if isinstance(load, RecordedArrivals):
         return seconds
-    tokens = max(TOKENS, ANSWERS * (load.users or 0) * answer_tokens)
+    answers = max(ANSWERS * (load.users or 0), requests / (1 - DROPPED))
+    tokens = max(TOKENS, answers * answer_tokens)
     return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
 
 
@@ -72,6 +76,12 @@ def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepare
 def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:
     """What comes of a simulation as a draw has it."""
     return simulate(*varied(setup, recorded, draw), slices=SLICES)
+
+
+def counted_share(share: Range, count: float) -> Range:
+    """A share of requests with an interval that no more than so many of them can tell: at least Wilson's."""
+    low, high = share_low(share.value, count), 1 - share_low(1 - share.value, count)
+    return Range(share.value, min(share.low, low), max(share.high, high))
 
 
 def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:

@@ -254,18 +254,18 @@ def loads(
 ) -> list[Load]:
     """The loads of a command line: users, rates, recorded arrivals. Raises InputError.
 
-    `say` hears how a file of arrivals was read.
+    `say` hears how a file of arrivals was read, and weights that were not shares of 1.
     """
     for name, value in {"--think-s": think_s, "--cv": cv}.items():
         if not 0 <= value < math.inf:
             raise InputError(f"{name} {value:g}: must be 0 or more")
     found: list[Load] = []
     if users and "=" in users:
-        found = [_weighted("--concurrency", users, lambda n: Users(int(n), think_s))]
+        found = [_weighted("--concurrency", users, lambda n: Users(int(n), think_s), say)]
     else:
         found = [Users(n, think_s) for n in counts("--concurrency", users)]
     if rate and "=" in rate:
-        found.append(_weighted("--rate", rate, lambda r: Arrivals(float(r), cv)))
+        found.append(_weighted("--rate", rate, lambda r: Arrivals(float(r), cv), say))
     elif rate:
         try:
             rates = [float(r) for r in rate.split(",")]
@@ -285,13 +285,18 @@ def loads(
     return found
 
 
-def _weighted(option: str, text: str, make: Callable[[str], Load]) -> SeveralLoads:
-    """Loads with weights as users write them, 8=0.5,64=0.5. Raises InputError."""
+def _weighted(option: str, text: str, make: Callable[[str], Load], say: Callable[[str], None]) -> SeveralLoads:
+    """Loads with weights as users write them, 8=0.5,64=0.5; `say` hears where they are no shares. Raises InputError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
-        return SeveralLoads(tuple((make(load), float(weight)) for load, _, weight in parts))
+        several = SeveralLoads(tuple((make(load), float(weight)) for load, _, weight in parts))
     except InputError:
         raise
     except ValueError as error:
         said = f": {error}" if "needed" in str(error) or "must" in str(error) else ""
         raise InputError(f"{option} {text}: weights of loads are written 8=0.5,64=0.5{said}") from None
+    whole = sum(weight for _, weight in several.weighted)
+    if not math.isclose(whole, 1, abs_tol=1e-6):
+        taken = ", ".join(f"{load.label} {weight:.1%}" for load, weight in several.parts)
+        say(f"note: weights of {option} {text} add up to {whole:g}, not to 1; they are taken as {taken}")
+    return several

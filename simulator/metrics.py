@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.state import TOTALS, Records
-from simulator.numbers import counted
 from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +25,8 @@ BATCHES = 20
 PILE_UP, CHANCE, LONG = 0.02, 3.0, 0.25
 """A backlog that grows by more than this share of what arrives, by more than so many standard errors, grows without end.
 Requests that stay for more than this share of half a run have not shown yet what becomes of them."""
+FEW = 100
+"""Finished requests with fewer of which quantiles mean little."""
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
 _LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
 """Histograms: from a microsecond to a million seconds."""
@@ -149,7 +150,7 @@ class Outcome:
     attained: dict[str, float]
     """By bound the share of requests that kept it, or the mean; by bounds of one share also what kept them together."""
     slas: dict[str, bool]
-    """The same, and whether the promise was kept."""
+    """The same, and whether the promise was kept; where ever more requests wait, none is."""
     keeps_up: bool | None
     """Whether what arrives is answered: False where ever more wait, None where the run is too short to tell."""
     stationary: bool
@@ -207,17 +208,21 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
         attainment=_ratio(sum(s.good for s in kept.slices), kept.finished),
         goodput=_ratio(sum(s.good_tokens for s in kept.slices), kept.seconds * gpus),
         attained=attained,
-        slas=verdicts(ledger.slas, attained),
+        slas=verdicts(ledger.slas, attained, keeps_up=keeps_up),
         keeps_up=keeps_up,
         stationary=stationary,
         warnings=tuple(_warnings(throughput, stationary, keeps_up, kept.finished, load)),
     )
 
 
-def verdicts(slas: Sequence[Sla], attained: Mapping[str, float]) -> dict[str, bool]:
-    """Which promises are kept, by bound, and by all bounds of a share together, given the shares and means attained."""
+def verdicts(slas: Sequence[Sla], attained: Mapping[str, float], *, keeps_up: bool | None = None) -> dict[str, bool]:
+    """Which promises are kept, by bound, and by all bounds of a share together, given the shares and means attained.
+
+    Where what arrives is not answered (`keeps_up` False) none is, whatever became of the requests that finished.
+    """
     each = [*(Promise((sla,)) for sla in slas), *promises(slas)]
-    return {promise.name: promise.kept(attained.get(promise.name, math.nan)) for promise in each}
+    stands = keeps_up is not False
+    return {promise.name: stands and promise.kept(attained.get(promise.name, math.nan)) for promise in each}
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +360,8 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
         found.append("did not settle: throughput drifts; simulate longer")
     if keeps_up is None:
         found.append("too short to tell whether it keeps up with what arrives; " + more)
-    if finished < 100:
-        found.append(f"only {counted(finished, 'request')} finished: quantiles mean little; {more}")
+    if finished < FEW:
+        found.append(f"fewer than {FEW} requests finished: quantiles mean little; {more}")
     if load != "recorded" and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
     return found

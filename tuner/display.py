@@ -13,7 +13,7 @@ from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
-from simulator.capacity import crowded, dollars_per_million, gpus_for, times_of
+from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
 from simulator.configuration import Configuration
 from simulator.decision import Decision, sentences, told
 from simulator.errors import InputError
@@ -229,18 +229,9 @@ def _waiting(load: Load, decision: dict[str, Any]) -> bool:
 
 def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
     """The GPUs that the users of a whole service need, `holds` times the load being held."""
+    ends = (holds[end] for end in ("value", "low", "high"))
     plan = study["plan"]
-    most, fewest, gpus = (
-        gpus_for(plan["users"], load, holds[end], replicas=plan["replicas"], gpus=study["profile"]["gpus"])
-        for end in ("low", "high", "value")
-    )
-    if gpus is None:
-        return "a replica holds not one user"
-    on_each = float(f"{round(load.users * holds['value']) / plan['replicas']:.4g}")
-    each = f"up to {counted(on_each, 'user')} on a replica"
-    range_ = f"{fewest or gpus:,} to {most:,}" if most else f"{fewest or gpus:,} or more, or more than any number"
-    need = f"{counted(plan['users'], 'user')} need{'s' * (plan['users'] == 1)} {counted(gpus, 'GPU')}"
-    return f"{need} (95 %: {range_}): {each}"
+    return gpus_told(plan["users"], load, *ends, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
 
 
 def _winner(row: dict[str, Any], decision: dict[str, Any] | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,8 +29,11 @@ from simulator.numbers import counted
 from simulator.sla import USAGE, Sla, attained, promises, share_of
 
 if TYPE_CHECKING:  # these take seconds
+    from rich.console import Console
+
     from harness.sweeps.plan import SweepPlan
     from results.store.database import Store
+    from simulator.decision import Decision
 
 
 def simulate(
@@ -154,58 +159,91 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     first = rows[0]
     head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
     say(console, f"{head} · {first['profile']} ({first['profile_source']})")
-    promised = [promise.name for promise in promises(plan.slas)]
     loads = list(dict.fromkeys(r["load"] for r in rows))
     if len(loads) == 1:
-        say(console, Load.parse(rows[0]["load"]).label)
-    for promise in promised:
-        say(console, f"promise: {promise}")
-    best = {id(r) for load in loads for r in _best([r for r in rows if r["load"] == load])}
-    replicated = len({r["seed"] for r in rows}) > 1
-    costs = _cost_columns(plan, rows)
-    kept = ["promise"] if len(promised) == 1 else promised
-    heads = ["drafter · policy", *(["load"] if len(loads) > 1 else []), *_FIGURES, *kept, *costs]
-    lines: list[list[str]] = []
-    last = None
-    for r in rows:
-        who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
-        who += " (estimated)" if r["confidences"] == "estimated" else ""
-        who += ("" if r["lossless"] else " (a bound)") + (f" #{r['seed']}" if replicated and len(loads) == 1 else "")
-        where = [Load.parse(r["load"]).label + (f" #{r['seed']}" if replicated else "")] if len(loads) > 1 else []
-        cells = [r["error"]] if r["error"] else _simulation_cells(r, promised, best=id(r) in best)
-        cells += [] if r["error"] else [cell(r) for cell in costs.values()]
-        lines.append(["" if who == last else who, *where, *cells])
-        last = who
-    print_table(console, heads, lines, (*_LEAST_FIRST, *(["tok/s/GPU"] if costs else [])))
-    if best and len(rows) > len(loads):
-        kept_too = " within the promise" if promised else ""
-        say(console, f"* most{kept_too} at its load")
-    for text in dict.fromkeys(w for r in rows for w in r["warnings"] or []):
-        which = [str(r["point"]) for r in rows if text in (r["warnings"] or [])]
-        say(console, f"{len(which)} of {len(rows)}: {text}")
+        say(console, Load.parse(loads[0]).label)
+    for promise in promises(plan.slas):
+        say(console, f"promise: {promise.name}")
+    best = {load: _best([r for r in rows if r["load"] == load], plan) for load in loads}
+    costs = _cost_columns(plan, rows, decided)
+    _print_rows(console, plan, rows, best, costs)
+    if any(best.values()) and len(rows) > len(loads):
+        say(console, f"* most{' within the promise' if plan.slas else ''} at its load")
+    if _DOLLARS in costs:
+        say(console, f"{_DOLLARS}: dollars per million output tokens at the load of the row, not at the most it holds")
     if any(not r["exact"] and r["lossless"] for r in rows):
         say(console, "policies that look at old confidences replay sampled drafts approximately; see docs/simulating.md")
+    if len(loads) > 1:
+        say(console, _over_loads(plan, rows, best))
     for decision in decided.values():
         console.print()
-        for line in told(decision):
+        for line in [*told(decision), *_needed(plan, decision)]:
             say(console, line)
 
 
+def _print_rows(
+    console: Console, plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]], costs: Mapping[str, Cell]
+) -> None:
+    """The table, a row a simulation, and below it the warnings: marked by letters in the rows they are about."""
+    from simulator.load import Load
+
+    promised = [promise.name for promise in promises(plan.slas)]
+    replicated, several = len({r["seed"] for r in rows}) > 1, len(best) > 1
+    starred = {id(r) for own in best.values() for r in own}
+    texts = dict.fromkeys(w for r in rows for w in r["warnings"] or [])
+    about = {text: [text in (r["warnings"] or []) for r in rows] for text in texts}
+    letters = dict(zip((text for text in texts if not all(about[text])), string.ascii_letters, strict=False))
+    kept = ["promise"] if len(promised) == 1 else promised
+    heads = ["drafter · policy", *(["load"] if several else []), *_FIGURES, *kept, *costs, *(["notes"] if letters else [])]
+    lines: list[list[str]] = []
+    last = None
+    for r in rows:
+        who, star = _who(r), " *" if id(r) in starred else ""
+        seed = f" #{r['seed']}" if replicated else ""
+        where = [Load.parse(r["load"]).label + seed + star] if several else []
+        who, shown = (
+            who + ("" if several else seed),
+            "" if who == last and several else who + ("" if several else seed + star),
+        )
+        cells = [r["error"]] if r["error"] else [*_simulation_cells(r, plan), *(cell(r) for cell in costs.values())]
+        marks = [", ".join(letters[w] for w in r["warnings"] or [] if w in letters)] if letters and not r["error"] else []
+        lines.append([shown, *where, *cells, *marks])
+        last = who
+    print_table(console, heads, lines, (*_LEAST_FIRST, *(["tok/s/GPU", *reversed(list(costs))] if costs else [])))
+    for text in texts:
+        say(console, f"{letters[text]}: {text}" if text in letters else f"{'all rows: ' if len(rows) > 1 else ''}{text}")
+
+
+Row = dict[str, Any]
+"""A row of `simulations`."""
+Cell = Callable[[Row], str]
 _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
-
-
 _LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
 """What goes where a terminal is too narrow."""
+_DOLLARS = "$ / M tokens"
 
 
-def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _who(r: Row) -> str:
+    """What was simulated, for people."""
+    who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
+    return who + (" (estimated)" if r["confidences"] == "estimated" else "") + ("" if r["lossless"] else " (a bound)")
+
+
+def _tells(r: Row, plan: SweepPlan) -> bool:
+    """Whether a row can tell that it keeps a promise: enough requests finished, and it is known whether it keeps up."""
+    from simulator.capacity import enough
+
+    return enough(r["finished"] or 0, plan.slas) and (r["keeps_up"] is not None or r["users"] is not None)
+
+
+def _best(rows: Sequence[Row], plan: SweepPlan) -> list[Row]:
     """The rows, one a seed, of the system with most throughput, or speed, among those that an engine can be, and that keep
-    up and the promise."""
+    up and the promise, as far as enough requests finished to tell."""
     from results.store.rows import keeps_promise
 
     figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
-    able = [r for r in rows if r[figure] is not None and r["lossless"] and keeps_promise(r)]
-    systems: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    able = [r for r in rows if r[figure] is not None and r["lossless"] and keeps_promise(r) and _tells(r, plan)]
+    systems: dict[tuple[Any, ...], list[Row]] = {}
     for r in able:
         systems.setdefault(tuple(r[name] for name in ("drafter", "gamma", "policy", "confidences")), []).append(r)
     seeds = len({r["seed"] for r in rows})
@@ -213,41 +251,89 @@ def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return max(always, key=lambda own: sum(float(r[figure]) for r in own), default=[])
 
 
-def _simulation_cells(r: dict[str, Any], promised: Sequence[str], *, best: bool) -> list[str]:
-    ttft = [r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
-    star = "*" if best else ""
-    cells = [_with_interval(r, "throughput", ",.0f") + star, _with_interval(r, "tps", ".1f")]
-    cells += ["–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
+def _over_loads(plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]]) -> str:
+    """What is best from which load to which, in a sentence."""
+    from simulator.load import Load
+
+    def at(load: str) -> str:
+        if best[load]:
+            return _who(best[load][0])
+        if not all(_tells(r, plan) for r in rows if r["load"] == load and not r["error"]):
+            return "too few requests to tell"
+        return f"nothing that keeps {'the promise' if plan.slas else 'up'}"
+
+    ordered = sorted(best, key=lambda load: Load.parse(load).users or Load.parse(load).rate_per_s or 0)
+    said = []
+    for who, group in itertools.groupby(ordered, at):
+        ends = [Load.parse(load).label for load in group]
+        said.append(f"{who} at {ends[0]}" if len(ends) == 1 else f"{who} from {ends[0]} to {ends[-1]}")
+    return f"Most tokens{' within the promise' if plan.slas else ''}: {'; '.join(said)}."
+
+
+def _simulation_cells(r: Row, plan: SweepPlan) -> list[str]:
+    """A row's figures. Where the queue grows, times to the first token are as long as the run, and nothing is kept."""
+    overload = r["keeps_up"] is False
+    ttft = [None if overload else r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
+    cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
+    cells += ["grows" if overload else "–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
     cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
     shares, kept = r["attained"] or {}, r["slas"] or {}
-    return cells + [attained(name, shares.get(name), kept.get(name)) for name in promised]
+    for promise in promises(plan.slas):
+        verdict = kept.get(promise.name) if _tells(r, plan) else None
+        cells.append("overload ✗" if overload else attained(promise.name, shares.get(promise.name), verdict))
+    return cells
 
 
-def _cost_columns(plan: SweepPlan, rows: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _cost_columns(plan: SweepPlan, rows: Sequence[Row], decided: Mapping[str, Decision]) -> dict[str, Cell]:
     """Columns of capacity and money that a plan asks for, and how a row fills them."""
     from simulator.capacity import dollars_per_million, times_of
 
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {}
+    columns: dict[str, Cell] = {}
     if any(r["headroom"] is not None for r in rows):
         columns["holds"] = lambda r: times_of(r["headroom"])
     if (gpu_hour := plan.gpu_hour) is not None:
-        columns["$ / M tokens"] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
+        columns[_DOLLARS] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
     if (users := plan.users) is not None:
-        columns[f"GPUs for {counted(users, 'user')}"] = lambda r: _gpus(plan, users, r)
+        columns[f"GPUs for {counted(users, 'user')}"] = lambda r: _gpus(plan, users, r, decided)
     return columns
 
 
-def _gpus(plan: SweepPlan, users: int, r: dict[str, Any]) -> str:
+def _gpus(plan: SweepPlan, users: int, r: Row, decided: Mapping[str, Decision]) -> str:
+    """The GPUs of a whole service, with their range where it is known how sure is what is held."""
     from simulator.capacity import gpus_for
     from simulator.load import Load, Users
 
-    load = Load.parse(r["load"])
+    load, decision = Load.parse(r["load"]), decided.get(r["load"])
     if r["headroom"] is None or not isinstance(load, Users):
         return "–"
-    return str(gpus_for(users, load, r["headroom"], replicas=plan.replicas, gpus=plan.profile.gpus) or "–")
+
+    def gpus(times: float) -> int | None:
+        return gpus_for(users, load, times, replicas=plan.replicas, gpus=plan.profile.gpus)
+
+    told = str(gpus(r["headroom"]) or "–")
+    if decision is None or decision.holds is None or any(r[name] != decision.candidate[name] for name in _SAME):
+        return told
+    fewest, most = gpus(decision.holds.high), gpus(decision.holds.low)
+    return f"{told} ({fewest or '–'} to {most:,})" if most else f"{told} ({fewest or '–'} or more)"
 
 
-def _with_interval(r: dict[str, Any], name: str, form: str) -> str:
+_SAME = ("drafter", "gamma", "policy", "confidences")
+"""Columns by which a row is of what a decision says to run."""
+
+
+def _needed(plan: SweepPlan, decision: Decision) -> list[str]:
+    """The GPUs of a whole service that runs what a decision says."""
+    from simulator.capacity import gpus_told
+    from simulator.load import Load, Users
+
+    load, holds = Load.parse(decision.load), decision.holds
+    if plan.users is None or holds is None or not isinstance(load, Users):
+        return []
+    ends = (holds.value, holds.low, holds.high)
+    return [gpus_told(plan.users, load, *ends, replicas=plan.replicas, gpus=plan.profile.gpus) + "."]
+
+
+def _with_interval(r: Row, name: str, form: str) -> str:
     value, half = r[name], r[f"{name}_half_width"]
     if value is None:
         return "–"

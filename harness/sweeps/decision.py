@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import Recordings, accepted_otherwise
 from results.store.rows import keeps_promise
-from simulator.capacity import MOST_TRIED, crowded
+from simulator.capacity import MOST_TRIED, crowded, enough, falls_short, needed, too_few
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, settle
-from simulator.draws import HOLDING, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused, settle
+from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
 from simulator.draws import at as under
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
@@ -26,6 +27,7 @@ from simulator.records import Recording
 from simulator.requests import Mix
 from simulator.serving.engines import ENGINES
 from simulator.simulation import Prepared, Setup, prepare, simulate
+from simulator.sla import Sla, attained, promises
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
 """Points of a sweep, and their rows of `simulations`."""
@@ -41,24 +43,30 @@ def decision_of(
         return None
     load = _load(found, bool(plan.slas))
     figure: Figure = "tps" if load.users is None else "throughput"
-    at = [(point, row) for point, row in found if point.setup.load == load and row[figure] is not None]
-    if not at:  # nobody got a second token
-        return None
+    here = [(point, row) for point, row in found if point.setup.load == load]
     stored = store.run(run_id)
-    mix = Mix(recordings.trace(at[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
+    mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     stub = Decision.about(
         engine=plan.engine if engine is None else engine.name, profile=plan.profile, load=load, replicas=plan.replicas,
         slas=plan.slas, figure=figure, traffic=mix.words(load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
+    if short := _too_short(here, plan):
+        return stub.without(short)
+    at = [(point, row) for point, row in here if row[figure] is not None]
+    if not at:  # nobody got a second token
+        return None
     source = str(stored["target"].get("source") or "")
     candidates = dict.fromkeys(_candidate(point) for point, _ in at)
     chosen = choose([_simulated(at, candidate, figure) for candidate in candidates], engine, source)
     if otherwise := accepted_otherwise(store, run_id, plan.drafting):
         stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
-        return stub.without(chosen)
+        able = [c for c in candidates if engine is None or not refused(engine, c, source)]
+        return stub.without(chosen + _closest(at, able, recordings, plan))
+    if load.users is None and any(row["keeps_up"] is None for point, row in at if _candidate(point) == chosen.run):
+        return stub.without(_open(load, plan))
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
-    seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1])
+    seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1], needed(plan.slas))
     tokens = seconds * throughput
     if isinstance(load, RecordedArrivals):
         tokens = float(load.requests.output_tokens.sum())
@@ -67,6 +75,7 @@ def decision_of(
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
     chosen = settle(chosen, sampled, draws, promised=bool(plan.slas))
     decision = decide(stub, chosen, sampled, draws, engine)
+    decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
     waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
     if plan.slas and plan.headroom is not False and not decision.reason and not waiting:
         searched = next((row["headroom"] for point, row in at if _candidate(point) == chosen.run), None)
@@ -82,16 +91,83 @@ def decision_of(
     return served(decision, serving)
 
 
+def _too_short(here: Rows, plan: SweepPlan) -> str:
+    """Why what was simulated at a load can carry no recommendation, and how much would; empty where it can."""
+    if all(row["keeps_up"] is False for _, row in here):
+        return ""  # that it is overload is known
+    load = here[0][0].setup.load
+    finished = Counter[Configuration]()
+    for point, row in here:
+        finished[_candidate(point)] += int(row["finished"])
+    if not enough(least := min(finished.values()), plan.slas):
+        return too_few(least, plan.slas, load, plan.seconds)
+    if load.users is None and all(row["keeps_up"] is None for _, row in here):
+        return _open(load, plan)
+    return ""
+
+
+def _open(load: Load, plan: SweepPlan) -> str:
+    """That nobody knows whether what arrives is answered."""
+    more = "give a longer log" if isinstance(load, RecordedArrivals) else f"give more --seconds than {plan.seconds:g}"
+    return f"too short to tell whether what arrives is answered: {more}"
+
+
+def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, plan: SweepPlan) -> str:
+    """Of what nothing keeps, who of the `able` is closest, and how much of the load it holds; empty where something does."""
+    if not plan.slas or not able or any(keeps_promise(row) for _, row in at):
+        return ""
+    point, row = max(((p, row) for p, row in at if _candidate(p) in able), key=lambda one: _closeness(one[1], plan.slas))
+    recorded = prepare(recordings.trace(point.recording))
+    times = row["headroom"]
+    if times is None and plan.headroom is not False:
+        times = headroom_of(point.setup, recorded, simulate(point.setup, recorded))
+    kept = [
+        f"{promise.name}: {attained(promise.name, row['attained'].get(promise.name), None)}"
+        for promise in promises(plan.slas)
+    ]
+    if row["keeps_up"] is False:
+        kept = ["ever more requests wait"]
+    return "; " + falls_short(str(_candidate(point)), kept, times, plan.replicas)
+
+
+def _counted(decision: Decision, run: Configuration, at: Rows, plan: SweepPlan) -> dict[str, Range]:
+    """What becomes of each promise, no surer than the requests of the simulation at hand can tell."""
+    own = [int(row["finished"]) for point, row in at if _candidate(point) == run]
+    finished = sum(own) or min(int(row["finished"]) for _, row in at)  # the engine's default may not have been asked for
+    shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
+    return {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
+
+
+def _closeness(row: Mapping[str, Any], slas: Sequence[Sla]) -> tuple[bool, float, float]:
+    """What comes closer to promises is larger: by whether it keeps up, how much of the promised share, or of the bound of a
+    mean, is reached at worst, and where nobody reaches anything, how far requests are on average.
+    """
+
+    def reached(sla: Sla, value: float | None) -> float:
+        return 0.0 if not value else value / sla.bound if sla.at_least else sla.bound / value
+
+    each = []
+    for promise in promises(slas):
+        value = row["attained"].get(promise.name)
+        each.append(reached(promise.slas[0], value) if promise.share is None else (value or 0.0) / promise.share)
+    means = [reached(sla, row["means"].get(sla.measure)) for sla in slas]
+    return row["keeps_up"] is not False, min(1.0, *each), min(means)
+
+
 def _load(found: Rows, promised: bool) -> Load:
-    """The highest load at which something keeps the promise; without one, the highest that most were simulated at."""
+    """The highest load at which something keeps the promise, or where nothing does the lowest: not even that is held.
+    Without a promise the highest that most were simulated at.
+    """
     loads = list(dict.fromkeys(point.setup.load for point, _ in found))
     able = [load for load in loads if any(keeps_promise(row) for point, row in found if point.setup.load == load)]
-    if promised and able:
-        loads = able
+
+    def size(load: Load) -> float:
+        return load.users or load.rate_per_s or 0
+
+    if promised:
+        return max(able, key=size) if able else min(loads, key=size)
     count = {load: sum(point.setup.load == load for point, _ in found) for load in loads}
-    most = max(count.values())
-    full = [load for load in loads if count[load] == most] if not promised else loads
-    return max(full, key=lambda load: load.users or load.rate_per_s or 0)
+    return max((load for load in loads if count[load] == max(count.values())), key=size)
 
 
 def _candidate(point: SweepPoint) -> Configuration:

@@ -146,7 +146,7 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
 
     Where a bound is kept at one load and broken at the next, throughput is read off the line between the two, drawn in the
     logarithms of throughput and of a mean, or in the share of requests that keep it. Without bounds every system is read at
-    the highest load all have.
+    the highest load that all have and one keeps up with. Where ever more requests wait, nothing is delivered that lasts.
     """
     points = points.filter(load_kind=main_kind(points)) if not points.is_empty() else points
     found = []
@@ -155,7 +155,7 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
     reference = None if slas else _reference(rows_of)
     for system, rows in rows_of.items():
         if not slas:  # of recorded arrivals there is no highest: all are at the one load there is
-            at = [row for row in rows if row["load_x"] == reference]
+            at = [row for row in rows if row["load_x"] == reference and row["keeps_up"] is not False]
             one = _at(system, at[0], "reference") if at else None
         else:
             within = [_within(system, rows, promise) for promise in promises(slas)]
@@ -176,7 +176,9 @@ def attained(promise: Promise, row: Mapping[str, Any]) -> float | None:
 
 
 def kept(promise: Promise, row: Mapping[str, Any]) -> bool | None:
-    """Whether a point keeps a promise; None where that was not counted."""
+    """Whether a point keeps a promise; None where that was not counted. Where ever more requests wait, none is kept."""
+    if row["keeps_up"] is False:
+        return False
     value = attained(promise, row)
     return None if value is None else promise.kept(value)
 
@@ -239,7 +241,7 @@ def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise)
         return _at(system, rows[last], "highest")
     left, right = attained(promise, rows[last]), attained(promise, rows[after])
     assert left is not None
-    if right is None or left == right:
+    if right is None or left == right or rows[after]["keeps_up"] is False:  # between them nobody knows where
         return _at(system, rows[last], "crossing")
     if promise.share is None:
         weight = (math.log(left) - math.log(promise.slas[0].bound)) / (math.log(left) - math.log(right))
@@ -261,10 +263,11 @@ def _half(row: Mapping[str, Any]) -> float:
 
 
 def _reference(rows_of: Mapping[System, Sequence[Mapping[str, Any]]]) -> float | None:
-    """The highest load at which every system has a result."""
+    """The highest load at which every system has a result, and one keeps up."""
     loads = [{row["load_x"] for row in rows} for rows in rows_of.values()]
     common = set.intersection(*loads) if loads else set()
-    return max(common, default=None)
+    held = {row["load_x"] for rows in rows_of.values() for row in rows if row["keeps_up"] is not False}
+    return max(common & held, default=None)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -279,7 +282,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     flat |= {name: row[name] for name in (*_PLAIN, "stationary", *_HALVES, *(f"{n}_half_width" for n in _HALVES))}
     flat |= {f"{part}_s": opened["step_s"].get(part) for part in ("overhead", "draft", "attention", "target")}
     flat |= {f"mean_{name}": opened["means"].get(name) for name in MEASURES} | opened["quantiles"]
-    flat |= {"kept": all(opened["slas"].values()) if opened["slas"] else None, "warnings": row["warnings"] or []}
+    kept = all(opened["slas"].values()) and row.get("keeps_up") is not False if opened["slas"] else None
+    flat |= {"kept": kept, "warnings": row["warnings"] or []}
     flat |= {"attained": json.dumps(attained), "keeps_up": row.get("keeps_up")}
     return flat
 
@@ -315,7 +319,8 @@ def _averaged(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     made["kept"] = all(kept) if kept else None
     shares = [json.loads(row["attained"]) for row in fine]
     made["attained"] = json.dumps({n: sum(each[n] for each in shares) / len(shares) for n in (shares[0] if shares else {})})
-    made["keeps_up"] = None if any(row["keeps_up"] is None for row in fine) else all(row["keeps_up"] for row in fine)
+    each = {row["keeps_up"] for row in fine}
+    made["keeps_up"] = False if False in each else None if None in each or not each else True
     made["stationary"] = all(row["stationary"] for row in fine) if fine else None
     made["warnings"] = list(dict.fromkeys(w for row in fine for w in row["warnings"]))
     return made

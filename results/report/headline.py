@@ -138,7 +138,10 @@ def from_sweep(view: View) -> Headline | None:
     if not view.capacities:
         if not view.systems:
             return None
-        return Headline(f"On {view.sweep.profile['name']} nothing that was simulated keeps the bound: {view.promises}.")
+        where = f"On {view.sweep.profile['name']} nothing that was simulated"
+        if all(row["keeps_up"] is False for system in view.systems for row in view.rows(system)):
+            return Headline(f"{where} keeps up with what arrives: overload.")
+        return Headline(f"{where} keeps the bound: {view.promises}.")
     best = view.capacities[0]
     bases = {kind: sweep.baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
     where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
@@ -221,10 +224,14 @@ def _over_load(view: View) -> str:
     said = []
     for load in (loads[0], loads[len(loads) // 2], loads[-1]):
         rows = [(s, r) for s in sweep.systems(view.points, bounds=False) for r in view.rows(s) if r["load_x"] == load]
+        at, rows = load_name(rows[0][1]["load"]), [(s, r) for s, r in rows if r["keeps_up"] is not False]
+        if not rows:
+            said.append(f"nothing, of what keeps up, at {at}")
+            continue
         system, row = max(rows, key=lambda pair: pair[1]["throughput"])
         base = next((r for s, r in rows if mtp is not None and s == mtp.system), None)
         over = f" ({row['throughput'] / base['throughput'] - 1:+.0%} over MTP-1)" if base and system != mtp.system else ""  # type: ignore[union-attr]
-        said.append(f"{view.name(system)} at {load_name(row['load'])}{over}")
+        said.append(f"{view.name(system)} at {at}{over}")
     return f"Most throughput by load: {listed(said)}."
 
 

@@ -44,6 +44,41 @@ def test_what_is_still_too_wide_is_not_cut() -> None:
     assert "".join(told.getvalue().split()).count("apolicywithalongnamemorethanthereisroomfor") == 1
 
 
+TABLE_OF_K = "dspark γ=7 k_by_batch:1=7/2=7/4=7/8=6/16=5/32=4/64=3/128=2/256=1"
+
+
+def on_terminal(width: int, heads: list[str], rows: list[list[str]], expendable: tuple[str, ...]) -> list[str]:
+    told = io.StringIO()
+    print_table(Console(file=told, width=width, force_terminal=True, color_system=None), heads, rows, expendable)
+    return [line.rstrip() for line in told.getvalue().splitlines()]
+
+
+@given(st.integers(40, 120))
+def test_no_line_is_wider_than_the_terminal_and_every_name_is_whole(width: int) -> None:
+    """Long names have lines of their own, and the figures of a row stay on one."""
+    rows = [["none", "1,234 ± 12", "5.67", "97 % ✓"], [TABLE_OF_K, "12,345 ± 678", "1.00", "100 % ✓"], ["", "1", "2", "3 ✗"]]
+    shown = on_terminal(width, ["drafter · policy", "tok/s/GPU", "τ", "promise"], rows, ("τ",))
+    assert all(len(line) <= width for line in shown)
+    assert TABLE_OF_K.replace(" ", "") in "".join(shown).replace(" ", "")
+    [figures] = [line for line in shown if "12,345 ± 678" in line]
+    assert "100 % ✓" in figures
+    assert sum("1,234 ± 12" in line and line.lstrip().startswith("none") for line in shown) == 1
+
+
+def test_a_long_name_costs_no_columns_while_there_is_room_for_them() -> None:
+    shown = on_terminal(80, HEADS, [*ROWS[:2], [TABLE_OF_K, "1", "2", "3"]], ("b", "a"))
+    assert shown[0].split() == HEADS
+    assert not any("wider terminal" in line for line in shown)
+
+
+def test_why_a_row_failed_is_told_within_the_terminal() -> None:
+    shown = on_terminal(
+        40, HEADS, [ROWS[1], ["dspark γ=7 fixed:7", "a reason that is longer than forty characters are"]], ()
+    )
+    assert all(len(line) <= 40 for line in shown)
+    assert "a reason that is longer than forty characters are" in " ".join(" ".join(shown).split())
+
+
 def test_several_words_take_commas_and_may_be_repeated() -> None:
     for texts in (["a,b,c"], ["a", "b", "c"], ["a, b", "c"]):
         assert listed(texts) == ["a", "b", "c"]

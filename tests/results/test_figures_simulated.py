@@ -83,6 +83,34 @@ def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None
     assert half == pytest.approx(1.75 * math.hypot(0.01, 0.01))
 
 
+OVERLOAD: dict[str, object] = {"keeps_up": False, "stationary": False}
+
+
+def test_where_the_queue_grows_nothing_is_delivered() -> None:
+    """Those who are served have their speed, 99 % of them; of what happens between two loads nobody knows more."""
+    shares: dict[str, object] = {"attained": {"tps>=50": 0.99}}
+    _, points = swept([
+        point(0, "dspark", "fixed:7", 10, 1000, **shares), point(1, "dspark", "fixed:7", 80, 2000, **shares, **OVERLOAD),
+        point(2, "none", "none", 10, 900, **shares, **OVERLOAD), point(3, "none", "none", 80, 900, **shares, **OVERLOAD),
+    ])  # fmt: skip
+    [capacity] = capacities(points, [Sla.parse("tps>=50")])  # type: ignore[arg-type]
+    assert (capacity.throughput, capacity.near["load_x"], capacity.how) == (1000, 10, "crossing")
+    [plain] = capacities(points, [])  # type: ignore[arg-type]
+    assert (plain.throughput, plain.near["load_x"]) == (1000, 10)
+    assert [row["kept"] for row in points.to_dicts()].count(True) <= 1  # type: ignore[attr-defined]
+    _, points = swept([point(i, "dspark", "fixed:7", n, 1000, **shares, **OVERLOAD) for i, n in enumerate((10, 80))])
+    assert capacities(points, [Sla.parse("tps>=50")]) == capacities(points, []) == []  # type: ignore[arg-type]
+
+
+def test_of_seeds_one_that_overflows_decides() -> None:
+    for others in ({"keeps_up": True}, {"keeps_up": None}):
+        _, points = swept([
+            point(0, "mtp", "fixed:1", 8, 700, **OVERLOAD), point(1, "mtp", "fixed:1", 8, 700, seed=1, **others),
+        ])  # fmt: skip
+        [row] = points.to_dicts()  # type: ignore[attr-defined]
+        assert row["keeps_up"] is False
+
+
 def test_seeds_are_averaged_and_their_noise_shrinks() -> None:
     _, points = swept([point(i, "mtp", "fixed:1", 8, t, seed=i) for i, t in enumerate((700, 900))])
     [row] = points.to_dicts()  # type: ignore[attr-defined]

@@ -130,6 +130,16 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     assert "+160% throughput over no speculation" in text
 
 
+def test_overload_opens_no_report_with_what_is_kept() -> None:
+    con = recorded()
+    grows = {"keeps_up": False, "stationary": False}
+    add_sweep(con, [point(0, "none", "none", 8, 1000, **grows), point(1, "dspark", "fixed:7", 8, 1100, **grows)])
+    text = Page(compose.render(con, RUN)).text
+    assert "nothing that was simulated keeps up with what arrives" in text
+    assert not re.search(r"≥ 1,[01]00", text)
+    assert "run dspark" not in text
+
+
 def commands(html: str) -> list[list[str]]:
     """Command lines that a page tells to type; those of which it only gives the name are left out."""
     found = re.findall(r"<(?:code|pre[^>]*)>((?:harness|tuner) [^<]*)</(?:code|pre)>", html)

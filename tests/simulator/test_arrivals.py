@@ -73,6 +73,30 @@ def test_beside_a_duration_a_time_is_the_end(written: Write) -> None:
     assert any("duration_ms" in note for note in found.notes)
 
 
+MODELS = '{"time": "2026-11-03T09:00:00Z", "path": "/v1/models", "status": 200}\n'
+"""A line of a log that is no request, and names neither usage nor a duration."""
+
+
+def test_what_is_no_request_decides_nothing_of_a_log(written: Write) -> None:
+    """A log that begins with a listing of models is a gateway's log, and its durations are durations."""
+    text = MODELS + gateway(duration_ms=2000) + gateway(time="2026-11-03T09:00:05Z", duration_ms=500)
+    found = RecordedRequests.read(written("access.jsonl", text))  # type: ignore[operator]
+    assert found.arrival_s == pytest.approx([0, 2.0])
+    [note] = [note for note in found.notes if "taken for" in note]
+    assert "duration_ms" in note
+    assert "arrival" not in note
+
+
+def test_lines_with_and_without_a_duration_are_taken_each_by_itself_and_counted(written: Write) -> None:
+    text = gateway(duration_ms=None) * 3 + gateway(duration_ms=2000) + gateway(duration_ms=None, latency_s=1)
+    found = RecordedRequests.read(written("access.jsonl", MODELS + text))  # type: ignore[operator]
+    assert found.arrival_s == pytest.approx([0, 1, 2, 2, 2])
+    [note] = [note for note in found.notes if "taken for" in note]
+    assert "end of 2 requests" in note
+    assert "arrival of 3 requests" in note
+    assert "duration_ms or latency_s" in note
+
+
 @pytest.mark.parametrize("stamp", [1762160404.5, 1762160404500, 1762160404500000, 1762160404500000000, "1762160404.5"])
 def test_times_in_any_unit_since_1970(stamp: object, written: Write) -> None:
     text = gateway(time="2025-11-03T09:00:00Z") + gateway(time=stamp)
@@ -94,7 +118,7 @@ HEAD = "arrival_s,prompt_tokens,output_tokens\n"
         ("", "holds no requests"),
         (HEAD, "holds no requests"),
         ("a,b\n1,2\n", r"columns \(a, b\) are of no form known here"),
-        (HEAD + "0,1,1\nnan,1,1\n", "line 3: arrival_s nan: is not finite"),
+        (HEAD + "0,1,1\nnan,1,1\n", "line 3: arrival_s nan: is no finite number"),
         (HEAD + "-1,1,1\n", "line 2: arrival_s -1"),
         (HEAD + "0,0,1\n", "line 2: prompt_tokens 0"),
         (HEAD + "0,1,-3\n", "line 2: output_tokens -3"),

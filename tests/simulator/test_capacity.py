@@ -20,14 +20,18 @@ from simulator.capacity import (
     crowded,
     dollars_per_million,
     enough,
+    falls_short,
     gpus_for,
+    gpus_told,
     headroom,
     headrooms,
+    share_low,
+    too_few,
 )
-from simulator.decision import Draw
-from simulator.draws import HOLDING, headroom_of, holding
+from simulator.decision import Draw, Range
+from simulator.draws import HOLDING, counted_share, headroom_of, holding, seconds_for
 from simulator.hardware.catalogue import find_profile
-from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
+from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
 from simulator.simulation import EngineLimits, Setup, prepare, simulate
 from simulator.sla import Sla
@@ -89,6 +93,82 @@ def test_few_requests_tell_nothing() -> None:
     assert not enough(99, [Sla.parse("mean_tps>=10")])
 
 
+def test_without_a_promise_twenty_requests_tell_something() -> None:
+    assert not enough(19, [])
+    assert enough(20, [])
+
+
+@pytest.mark.parametrize(("finished", "share", "wanted"), [(17, 0.95, 100), (3, 0.99, 500), (99, 0.95, 100)])
+def test_as_many_seconds_as_are_asked_for_are_enough(finished: int, share: float, wanted: int) -> None:
+    """Requests come in as many as before a second."""
+    slas = [Sla.parse("tps>=10@99%" if share == 0.99 else "tps>=10")]
+    said = too_few(finished, slas, Arrivals(0.05), 600.0)
+    assert str(finished) in said
+    assert str(wanted) in said
+    seconds = float(said.split("--seconds ")[1].split()[0])
+    assert wanted <= finished * seconds / 600 <= 1.4 * wanted
+
+
+def test_too_short_a_log_is_told_in_requests(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n0,5,5\n")
+    said = too_few(1, [], RecordedArrivals.of(file), 600.0)
+    assert "20 requests" in said
+    assert "--seconds" not in said
+
+
+def test_a_share_of_few_requests_is_never_certain() -> None:
+    """Wilson's interval by hand, 17 of 17: n / (n + z²); and near the rule of three where there are many."""
+    assert share_low(1.0, 17) == pytest.approx(17 / (17 + 1.959964**2))
+    assert 1 - 4 / 1000 < share_low(1.0, 1000) < 1 - 3 / 1000
+    assert counted_share(Range(1.0, 1.0, 1.0), 17).low == share_low(1.0, 17)
+    assert counted_share(Range(0.0, 0.0, 0.0), 17).high == pytest.approx(1 - share_low(1.0, 17))
+
+
+@given(st.integers(1, 400), st.data())
+def test_a_share_lies_in_its_interval_which_draws_can_only_widen(count: int, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(0, count)) / count
+    told = counted_share(Range(kept, kept, kept), count)
+    assert 0 <= told.low <= kept <= told.high <= 1
+    assert told.high - told.low > 0
+    assert counted_share(Range(kept, 0.0, 1.0), count) == Range(kept, 0.0, 1.0)
+
+
+def test_gpus_are_told_with_the_range_of_what_is_held() -> None:
+    """16 users, 2.5 times on one replica of 4 GPUs, 1 to 5 times in the draws: 90 users need 3, 2 to 6 replicas."""
+    said = gpus_told(90, Users(16), 2.5, 1.0, 5.0, replicas=1, gpus=4)
+    assert "12 GPUs" in said
+    assert "8 to 24" in said
+    worst = gpus_told(90, Users(16), 2.5, 0.0, 5.0, replicas=1, gpus=4)
+    assert "8 GPUs or more" in worst
+    assert "not one user" in worst
+    assert "not one user" in gpus_told(90, Users(16), 0.0, 0.0, 5.0, replicas=1, gpus=4)
+
+
+def test_what_falls_short_says_how_many_replicas_would_do() -> None:
+    assert "--replicas 2" in falls_short("none", ["80 % ✗"], 0.67, 1)
+    assert "--replicas 5" in falls_short("none", ["80 % ✗"], 0.81, 4)
+    assert "--replicas 2" in falls_short("none", ["80 % ✗"], 0.5, 1)
+    assert "try" not in falls_short("none", ["80 % ✗"], 0.0, 1)
+    assert "replica" not in falls_short("none", ["80 % ✗"], math.nan, 1)
+
+
+def test_weights_that_are_no_shares_are_made_shares_and_said() -> None:
+    said: list[str] = []
+    [several] = loads("8=0.5,64=0.6", 0, None, 1, say=said.append)
+    assert sum(weight for _, weight in several.parts) == pytest.approx(1)
+    assert len(said) == 1
+    assert "1.1" in said[0]
+    assert len(loads("8=0.5,64=0.5", 0, None, 1, say=said.append)) == len(said) == 1
+
+
+def test_a_draw_is_long_enough_for_what_has_to_finish_in_it() -> None:
+    """At 10,000 tokens a second and answers of 3,000, 3⅓ requests finish a second."""
+    assert seconds_for(Arrivals(3), 10_000, 600, 3000) == 15
+    assert seconds_for(Arrivals(3), 10_000, 600, 3000, 100) * 0.75 * 10_000 / 3000 == pytest.approx(100)
+    assert seconds_for(Arrivals(3), 10_000, 20, 3000, 100) == 20
+
+
 @pytest.mark.parametrize(
     ("loads", "slas", "users", "gpu_hour", "message"),
     [
@@ -96,6 +176,7 @@ def test_few_requests_tell_nothing() -> None:
         ([Users(4)], [], 5, None, "--sla"),
         ([Users(4)], ["tps>=10"], 0, None, "one user or more"),
         ([Arrivals(4)], ["tps>=10"], 5, None, "closed loop"),
+        ([SeveralLoads(((Users(8), 1), (Users(64), 1)))], ["tps>=10"], 5, None, "weights.*--concurrency 64"),
     ],
 )
 def test_what_cannot_be_counted(
@@ -125,6 +206,22 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
     assert 0 < found < MOST
     assert at(found)
     assert not at(1.1 * found)
+
+
+def test_where_the_queue_grows_nothing_is_kept() -> None:
+    """However fast those are served that are: a cap of 8 leaves every user all the speed there is."""
+    trace = trace_of(
+        "eagle3", {"all": Averages((0.7, 0.5))}, np.random.default_rng(0), responses=20, tokens=64, prompt_tokens=9
+    )
+    setup = Setup(
+        load=Arrivals(400), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"), seconds=20,
+        engine=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
+    )  # fmt: skip
+    found = simulate(setup, prepare(trace))
+    assert found.keeps_up is False
+    assert found.attained["tps>=1"] == 1
+    assert not any(found.slas.values())
+    assert not found.stationary
 
 
 @given(st.lists(st.floats(1 / 60, 60), min_size=2, max_size=5))

@@ -1,0 +1,176 @@
+"""What `harness simulate` recommends, claims and prints, by what was simulated: decisions that data can carry, overload in
+which nothing is kept, near misses that can be acted on, tables of a terminal's width."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.simulate import print_sweep
+from results.store.database import Store
+from tests.harness.test_run import harness
+
+DSPARK = ("--hardware", "h100/qwen3-4b", "--drafter", "dspark", "--decision-draws", "10")
+BOTH = (*DSPARK, "--policy", "none,fixed:7")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with one synthesised run: answers of 512 tokens."""
+    folder = tmp_path_factory.mktemp("told")
+    done = harness("synthesize", "paper:qwen3-4b", "--responses-per-task", "20", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def swept(out: Path, *arguments: str) -> dict[str, Any]:
+    done = harness("simulate", *arguments, "--json", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def decided(found: dict[str, Any]) -> dict[str, Any]:
+    [decision] = found["decisions"].values()
+    return dict(decision)
+
+
+def printed(
+    out: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """What a terminal of 80 columns shows of a sweep."""
+    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    print_sweep(Store(out / "specyard.duckdb"), found["sweep"]["sweep_id"], as_json=False)
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def cells(lines: list[str]) -> list[list[str]]:
+    """Heads and rows of a table."""
+    start = next(i for i, line in enumerate(lines) if line.startswith(" drafter"))
+    table = [re.split(r"  +", line.strip()) for line in lines[start:]]
+    return table[: next(i for i, line in enumerate(lines[start:]) if not line.startswith(" "))]
+
+
+def test_three_requests_carry_no_recommendation(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0.0,396,109\n0.4,879,55\n1.7,91,16\n")
+    decision = decided(swept(out, *BOTH, "--arrivals", str(tmp_path / "own.csv")))
+    assert not decision["command"]
+    assert "3 requests" in decision["reason"]
+    assert "20" in decision["reason"]
+
+
+def test_seventeen_requests_carry_no_promise_and_the_seconds_that_are_named_do(out: Path) -> None:
+    asked = (*BOTH, "--rate", "0.05", "--sla", "tps>=50")
+    decision = decided(swept(out, *asked))
+    assert not decision["command"]
+    seconds = re.search(r"--seconds (\d+)", decision["reason"])
+    assert seconds is not None, decision["reason"]
+    found = swept(out, *asked, "--seconds", seconds[1], "--no-headroom")
+    decision = decided(found)
+    assert decision["command"], decision["reason"]
+    share = decision["attained"]["tps>=50"]
+    assert share["value"] == 1
+    assert share["low"] < 1 - 3 / (max(r["finished"] for r in found["simulations"]) + 4)
+
+
+def test_a_run_that_is_too_short_is_called_that(out: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Most of the two seconds come to nothing: that is why there is no choice, and nothing is best."""
+    found = swept(out, *BOTH, "--rate", "2", "--seconds", "2", "--sla", "tps>=50")
+    assert "finished" in decided(found)["reason"]
+    assert "only one configuration" not in decided(found)["reason"]
+    heads, *rows = cells(printed(out, found, monkeypatch, capsys))
+    assert heads[0] == "drafter · policy"
+    assert not any("*" in cell or "✓" in cell for row in rows for cell in row)
+
+
+def test_where_the_queue_grows_nothing_is_kept_anywhere(out: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Speeds of those who are served stay above the bound."""
+    found = swept(out, *BOTH, "--rate", "400", "--seconds", "80", "--sla", "tps>=50")
+    for row in found["simulations"]:
+        assert row["keeps_up"] is False
+        assert row["attained"]["tps>=50"] > 0.95
+        assert row["slas"] == {"tps>=50": False}
+        assert row["headroom"] < 1
+    decision = decided(found)
+    assert not decision["command"]
+    assert "overload" in decision["reason"]
+    shown = printed(out, found, monkeypatch, capsys)
+    assert not any("✓" in line or "*" in line for line in shown)
+    assert sum("overload ✗" in line for line in shown) == 2
+
+
+def test_the_replicas_that_a_near_miss_names_keep_the_promise(out: Path) -> None:
+    asked = (*DSPARK, "--policy", "none,fixed:3,fixed:7", "--concurrency", "256", "--seconds", "60", "--sla", "tps>=100")
+    found = swept(out, *asked)
+    reason = decided(found)["reason"]
+    closest = max(found["simulations"], key=lambda r: r["attained"]["tps>=100"])
+    assert 0 < closest["attained"]["tps>=100"] < 0.95
+    assert f"{closest['drafter']} γ={closest['gamma']} {closest['policy']}" in reason
+    assert f"{100 * closest['attained']['tps>=100']:.0f}"[0] in reason
+    replicas = re.search(r"--replicas (\d+)", reason)
+    assert replicas is not None, reason
+    assert decided(swept(out, *asked, "--replicas", replicas[1], "--no-headroom"))["command"]
+
+
+def test_nothing_is_closest_by_chance_where_nobody_keeps_it(out: Path) -> None:
+    """No request of anybody reaches 5,000 tokens a second: the fastest is closest, in whichever order they stand."""
+    for policies in ("none,fixed:7", "fixed:7,none"):
+        found = swept(
+            out,
+            *DSPARK,
+            "--policy",
+            policies,
+            "--concurrency",
+            "32",
+            "--seconds",
+            "30",
+            "--sla",
+            "tps>=5000",
+            "--no-headroom",
+        )
+        assert "closest is dspark γ=7 fixed:7" in decided(found)["reason"]
+
+
+LONG = "k_by_batch:1=7/2=7/4=7/8=6/16=5/32=4/64=3/128=2/256=1"
+
+
+def test_a_table_with_users_and_money_is_as_wide_as_the_terminal(out: Path, monkeypatch: Any, capsys: Any) -> None:
+    costs = ("--users", "500", "--gpu-hour", "2.5", "--sla", "tps>=150", "--seconds", "60")
+    found = swept(out, *DSPARK, "--policy", f"none,fixed:7,{LONG}", "--concurrency", "16", *costs)
+    shown = printed(out, found, monkeypatch, capsys)
+    assert all(len(line) <= 80 for line in shown if not line.startswith("  "))
+    assert any(found["simulations"][2]["policy"] in line for line in shown)
+    heads = cells(shown)[0]
+    gone = next(line for line in shown if line.startswith("(a wider terminal"))
+    for name in ("holds", "$ / M tokens", "GPUs for 500 users"):
+        assert (name in heads) != (name in " ".join([gone, shown[shown.index(gone) + 1]]))
+    holds = decided(found)["holds"]
+    each = [round(16 * holds[end]) for end in ("high", "value", "low")]
+    fewest, value, most = (-(-500 // n) for n in each)
+    assert any(f"{value} GPUs (95 %: {fewest} to {most})" in " ".join(shown[i : i + 2]) for i in range(len(shown)))
+
+
+def test_warnings_name_their_rows_and_a_long_sweep_ends_in_a_sentence(out: Path, monkeypatch: Any, capsys: Any) -> None:
+    """One line a kind of warning; in the table every row that it is about, and no other, has its letter."""
+    asked = ("--policy", "none,fixed:7", "--concurrency", "1,64,256", "--seconds", "20", "--sla", "tps>=100")
+    found = swept(out, *DSPARK, *asked)
+    shown = printed(out, found, monkeypatch, capsys)
+    heads, *rows = cells(shown)
+    few = next(line for line in shown if "fewer than 100 requests finished" in line)
+    assert sum("requests finished" in line for line in shown) == 1
+    letter = few.partition(":")[0]
+    marked = [letter in re.split(r", ", row[-1]) for row in rows]
+    assert heads[-1] == "notes"
+    assert marked == [r["finished"] < 100 for r in found["simulations"]]
+    assert any(marked)
+    assert not all(marked)
+    text = " ".join(shown)
+    assert "dspark γ=7 fixed:7 at 64 users" in text
+    assert "nothing that keeps the promise at 256 users" in text
+    assert "too few requests to tell at 1 user" in text
