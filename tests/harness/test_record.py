@@ -103,7 +103,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
 
     done = harness("record", *options, "--block-sizes", "2,5", "--fresh-tails", *out)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines() if "γ=" in line] == [
+    assert [line.split()[:2] for line in done.stdout.split("\n\n")[0].splitlines() if "γ=" in line] == [
         [name, f"γ={gamma}"] for name, ways in (("dspark", 2), ("ngram", 1)) for gamma in (2, 5) for _ in range(ways)
     ]
     assert done.stdout.count("· greedy drafts") == 2
