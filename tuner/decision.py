@@ -10,10 +10,10 @@ import msgspec
 from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import accepted_otherwise
-from simulator.capacity import crowded
+from simulator.capacity import crowded, enough, needed, too_few
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused, settle
-from simulator.draws import draws_for, seconds_for
+from simulator.draws import counted_share, draws_for, seconds_for
 from simulator.load import RecordedArrivals
 from simulator.policies import PolicySpec
 from simulator.requests import Mix
@@ -64,6 +64,9 @@ def decision_of(
         stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
         return stub.without(chosen)
+    finished = next(t.figures["finished"] for t in trials if t.figures and t.configuration == chosen.run)
+    if not enough(finished, scenario.slas):
+        return stub.without(too_few(round(finished), scenario.slas, scenario.load, what.seconds))
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=_scheduled(chosen.run, asked.recorded))
     best = next(s.value for s in simulated if s.candidate == chosen.run)
@@ -72,6 +75,9 @@ def decision_of(
         return stub.without(sampled)
     chosen = settle(chosen, sampled, draws, promised=bool(scenario.slas))
     decision = decide(stub, chosen, sampled, draws, engine)
+    shares = {promise.name for promise in promises(scenario.slas) if promise.share is not None}
+    counted = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
+    decision = msgspec.structs.replace(decision, attained=counted)
     waiting = crowded(scenario.load, chosen.run.request_cap, scenario.replicas)  # so many users hold whatever waits
     if scenario.slas and not decision.reason and not waiting:
         one = confirmed.get(chosen.run) or what.run([("to run", chosen.run)], run)[0]
@@ -143,7 +149,7 @@ def _sampled(
     throughput = value * (
         scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.replicas
     )
-    seconds = seconds_for(scenario.load, throughput, what.seconds, answer_tokens)
+    seconds = seconds_for(scenario.load, throughput, what.seconds, answer_tokens, needed(scenario.slas))
     tokens = seconds * throughput
     if isinstance(scenario.load, RecordedArrivals):
         tokens = float(scenario.load.requests.output_tokens.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from harness.console import print_json, print_table, say
 from results.figures.study import HowFar, choice
+from results.store.commands import typed
 from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
@@ -30,7 +32,7 @@ _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
 def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     """A study and its results. Raises InputError where no load has a configuration that keeps the bounds."""
-    study = describe(store, study_id)
+    study, out = describe(store, study_id), store.file.parent
     if all(found["winner"] is None for found in study["loads"].values()) and study["study"]["finished_at"] is not None:
         raise InputError(_nobody(study))
     if as_json:
@@ -41,7 +43,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
 
     say(console, _title(study))
     if study["study"]["finished_at"] is None:
-        say(console, "this study is not finished: go on with `tuner search --resume`")
+        say(console, f"this study is not finished: go on with {typed('tuner', 'search', '--resume', study_id, out=out)}")
     if len(study["loads"]) > 1:
         _print_policies(study, console)
     for load, found in study["loads"].items():
@@ -55,7 +57,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
         else:
             _print_load(load, study, console)
     if len(study["loads"]) > 1:
-        _print_table_over_loads(study, console)
+        _print_table_over_loads(study, console, out)
 
 
 def _shortly(decision: Decision) -> list[str]:
@@ -64,17 +66,20 @@ def _shortly(decision: Decision) -> list[str]:
     return said if decision.reason else said[: 2 + len(decision.gains)]
 
 
-def _print_table_over_loads(study: dict[str, Any], console: Console) -> None:
+def _print_table_over_loads(study: dict[str, Any], console: Console, out: Path) -> None:
     """What one server can run at all the loads of a study, and how to get its command."""
     rows = {load: _over_loads(found) for load, found in study["loads"].items()}
     name = study["study"]["study_id"]
     there = [row for row in rows.values() if row is not None]
     if len(there) < len(rows):
-        say(console, f"\nThe command for one of these loads: tuner export {name} --concurrency USERS")
+        say(
+            console,
+            f"\nThe command at one of these loads: {typed('tuner', 'export', name, '--concurrency', 'USERS', out=out)}",
+        )
         return
     gains = ", ".join(f"{_over_none(row)} at {load_label(load)}" for load, row in rows.items() if row is not None)
     say(console, f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation {gains}.")
-    say(console, f"Its command: tuner export {name}")
+    say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
 
 
 def _over_loads(found: dict[str, Any]) -> dict[str, Any] | None:
