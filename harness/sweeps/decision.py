@@ -101,7 +101,8 @@ def _too_short(here: Rows, plan: SweepPlan) -> str:
         finished[_candidate(point)] += int(row["finished"])
     if not enough(least := min(finished.values()), plan.slas):
         return too_few(least, plan.slas, load, plan.seconds)
-    if load.users is None and all(row["keeps_up"] is None for _, row in here):
+    able = not plan.slas or any(keeps_promise(row) for _, row in here)  # what breaks it does so whether it keeps up or not
+    if able and load.users is None and all(row["keeps_up"] is None for _, row in here):
         return _open(load, plan)
     return ""
 

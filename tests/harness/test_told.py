@@ -118,6 +118,18 @@ def test_the_replicas_that_a_near_miss_names_keep_the_promise(out: Path) -> None
     assert decided(swept(out, *asked, "--replicas", replicas[1], "--no-headroom"))["command"]
 
 
+def test_a_promise_that_is_broken_is_so_though_nobody_knows_whether_it_keeps_up(out: Path, tmp_path: Path) -> None:
+    """A log of 120 requests in bursts: too short to tell whether its queue grows, and long enough to tell what waits."""
+    file = tmp_path / "burst.csv"
+    rows = "".join(f"{i // 40 + i % 40 * 1e-3},2000,200\n" for i in range(120))
+    file.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    found = swept(out, *DSPARK, "--policy", "none,fixed:7", "--arrivals", str(file), "--sla", "ttft<=20ms")
+    assert {r["keeps_up"] for r in found["simulations"]} == {None}
+    reason = decided(found)["reason"]
+    assert "closest" in reason
+    assert "too short" not in reason
+
+
 def test_nothing_is_closest_by_chance_where_nobody_keeps_it(out: Path) -> None:
     """No request of anybody reaches 5,000 tokens a second: the fastest is closest, in whichever order they stand."""
     for policies in ("none,fixed:7", "fixed:7,none"):
