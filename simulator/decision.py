@@ -418,7 +418,7 @@ def _lost(gain: Gain) -> float:
 
 
 def _share(value: float) -> str:
-    return f"{value:+.0%}" if abs(value) >= 0.0995 else f"{value:+.1%}"
+    return f"{value:+.0%}" if abs(value) >= 0.0995 else f"{round(value, 3) + 0.0:+.1%}"  # no −0.0 %
 
 
 def _interval(gain: Gain) -> str:

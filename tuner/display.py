@@ -327,4 +327,4 @@ def _gain(row: dict[str, Any]) -> str:
     if row["gain"] is None:
         return ""
     half = row["gain_half_width"]
-    return f"{row['gain']:+.1%}" + ("" if half is None else f" ± {half:.1%}")
+    return f"{round(row['gain'], 3) + 0.0:+.1%}" + ("" if half is None else f" ± {half:.1%}")
