@@ -64,6 +64,10 @@ def validate(
             drafting=drafting, seed=seed,
         )  # fmt: skip
         profile = None if hardware is None else find_profile(hardware)
+        if engine == "vllm":
+            from harness.vllm.engine import require
+
+            require()
         run_id = store.find_run(name)
         pair = store.run(run_id)["plan"].get("pair")
         if pair is None:

@@ -67,8 +67,16 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One benchmark of a suite."""
 
     name: str
+    """Of a file of prompts too: it names one in the suite's folder, and none elsewhere."""
     domain: str
     hub: Hub | None = None
+
+    def __post_init__(self) -> None:
+        for field, text in (("name", self.name), ("domain", self.domain)):
+            if not text.strip() or not text.isprintable():
+                raise ValueError(f"{field} {text!r}: must be a word or more that can be printed")
+        if self.name in (".", "..") or "/" in self.name or "\\" in self.name:
+            raise ValueError(f"name {self.name!r}: must be the name of a file, without / and \\")
 
 
 class SuiteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from harness.recording.pair import choose_drafters, load_pair
-from harness.recording.suite import load_suite
+from harness.recording.suite import Task, load_suite
 from simulator.errors import InputError
 
 SUITE = """
@@ -151,3 +151,13 @@ def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
         (tmp_path / "pair.yaml").write_text(f"target: ./target\ndrafters: {drafters}\n")
         with pytest.raises(InputError, match="'none' is always there"):
             load_pair(str(tmp_path / "pair.yaml"))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a\\b", "a\nb", " ", "a\x00b"])
+def test_a_task_names_no_file_outside_of_its_suite(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Task(name, "math")
+    (tmp_path / "suite.yaml").write_text(json.dumps({"name": "s", "version": 1, "tasks": [{"name": name, "domain": "m"}]}))
+    with pytest.raises(InputError, match=r"suite\.yaml") as refused:
+        load_suite(str(tmp_path))
+    assert "\n" not in str(refused.value)
