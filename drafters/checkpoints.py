@@ -63,7 +63,7 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
     raw = read_config(folder)
     try:
         with torch.device("meta"):  # a size that no memory holds is found out before there is memory for it
-            shape = build_drafter(raw, target, gamma=gamma, name=source)
+            shape = _module(raw, target, gamma, source)
     except InputError:
         raise
     except Exception as error:  # of many kinds, by what a field holds
@@ -89,6 +89,13 @@ def find_folder(source: str) -> Path:
 
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
     """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
+    drafter = _module(raw, target, gamma, name)
+    target.check_taps(drafter.tap_layers)
+    return drafter
+
+
+def _module(raw: Mapping[str, Any], target: Target, gamma: int | None, name: str) -> LearnedDrafter:
+    """The same, whatever `target` lets be tapped: on the meta device, it computes nothing and takes no memory."""
     named = raw.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else "?"
     if raw.get("model_type") != "qwen3":
@@ -114,7 +121,6 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
     else:
         known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
         raise InputError(f"checkpoint {name}: architecture {architecture!r} is not one of {known}")
-    target.check_taps(taps)
     drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
     return drafter
 

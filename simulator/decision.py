@@ -128,11 +128,12 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
     """Mean tokens per second of a user (`tps`) and 95 % quantile of seconds to the first token (`p95_ttft`)."""
 
 
-def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequence[Draw], *, promised: bool) -> Choice:
+def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequence[Draw]) -> Choice:
     """The choice once its candidates were drawn: what runs is what gives most there, with the profile held.
 
     One long simulation, or a search on other prompts, has picked the candidates; that another of them turns out better, no
-    speculation among them, is then said and not hidden. Of those that miss the promise in most draws none is taken.
+    speculation among them, is then said and not hidden. What misses the promise, or does not keep up, in most draws is taken
+    only where all do.
     """
     held = ~np.array([draw.off for draw in draws])
 
@@ -140,9 +141,9 @@ def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequen
         return float(np.array(found[candidate].value)[held].mean())
 
     named = [c for c in (choice.none, choice.run, choice.default, choice.runner_up) if c is not None]
-    able = [c for c in dict.fromkeys(named) if not promised or np.array(found[c].kept)[held].mean() >= 0.5]
+    able = [c for c in dict.fromkeys(named) if np.array(found[c].kept)[held].mean() >= 0.5]
     best = max(able, key=mean, default=choice.run)
-    if best == choice.run or not mean(best) > mean(choice.run):
+    if best == choice.run or (choice.run in able and not mean(best) > mean(choice.run)):
         return choice
     others = [c for c in able if c != best and _differs(c, best)]
     alike = choice.default is not None and choice.default.recording == best.recording.showing("none")

@@ -94,14 +94,14 @@ def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
         return math.nan
 
     def holds(load: Load) -> bool:
-        there = at(setup, load)
+        there = under(setup, load)
         setups = (dataclasses.replace(there, seed=setup.seed + n) for n in range(SEEDS))
         return fits(there) and all(simulate(one, recorded).kept for one in setups)
 
     return headroom(setup.load, holds, at_one=fits(setup) and outcome.kept)
 
 
-def at(setup: Setup, load: Load) -> Setup:
+def under(setup: Setup, load: Load) -> Setup:
     """A setup under another load, to find out whether that is held."""
     return dataclasses.replace(setup, load=load, seconds=shorter(setup.seconds))
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
+from simulator.serving.vllm import VLLM
 from tuner.trial import Trial
 
 _BAR = 32
@@ -61,12 +63,17 @@ class ByLoad:
         return lines
 
 
+def whole_blocks(kinds: Mapping[str, str]) -> dict[str, bool]:
+    """Of the drafters, by name their kinds, that vLLM runs: whether it drafts a block whole or not at all."""
+    return {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
+
+
 def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], replicas: int = 1) -> ByLoad | None:
     """The drafter and block with the largest gains over all loads, the k of each load the best that keeps the promise.
 
     Args:
         trials: of each number of users.
-        whole: of each drafter that the engine runs, whether it drafts a block whole or not at all.
+        whole: as `whole_blocks` says.
         replicas: that share the users evenly.
 
     One server has one request cap: at each load only trials count whose cap let all users run.

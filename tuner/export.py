@@ -26,7 +26,7 @@ from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
-from tuner.by_load import ByLoad, by_load
+from tuner.by_load import ByLoad, by_load, whole_blocks
 from tuner.confirmation import OVER_NONE
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.samplers import study_of
@@ -226,13 +226,12 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
         return ""
     run = store.run(study["study"]["run_id"])
     kinds = _kinds(run)
-    whole = {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
     studies = Studies(store)
     trials = {
         int(at.users or 0): [Trial.read(r, drafting, kinds) for r in studies.trials(study_id, load)]
         for load, at in loads.items()
     }
-    found = by_load(trials, whole, study["plan"]["replicas"])
+    found = by_load(trials, whole_blocks(kinds), study["plan"]["replicas"])
     if found is None:
         return ""
     plan, cap = study["plan"], max(row.running for row in found.rows)

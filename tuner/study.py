@@ -37,7 +37,7 @@ from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
-from tuner.by_load import by_load
+from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
@@ -414,7 +414,7 @@ def _over_loads(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Seq
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
-    whole = {r.recording.drafter: r.whole for r in found.recorded}
+    whole = whole_blocks({r.recording.drafter: r.recording.kind for r in found.recorded})
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
     if table is None:
         return None

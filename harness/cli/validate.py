@@ -9,7 +9,6 @@ import typer
 
 from harness.cli.options import AsJson, Out, RunName
 from harness.console import joined, listed, plain_console, print_json, print_table, say, user_errors, watching
-from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -47,7 +46,7 @@ def validate(
 ) -> None:
     """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
     from harness.recording.pair import load_pair
-    from harness.validation.plan import ValidationPlan
+    from harness.validation.plan import ValidationPlan, pair_of
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
     from simulator.load import counts
@@ -69,10 +68,7 @@ def validate(
 
             require()
         run_id = store.find_run(name)
-        pair = store.run(run_id)["plan"].get("pair")
-        if pair is None:
-            raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
-        load_pair(pair)
+        load_pair(pair_of(store.run(run_id)))
         with watching() as watcher:
             if engine == "vllm":
                 from harness.vllm.validation import validate_vllm

@@ -19,8 +19,7 @@ from results.store.rows import keeps_promise
 from simulator.capacity import MOST_TRIED, crowded, enough, falls_short, needed, too_few
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused, settle
-from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, varied
-from simulator.draws import at as under
+from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, under, varied
 from simulator.load import Load, RecordedArrivals
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
@@ -73,7 +72,7 @@ def decision_of(
     draws = draws_for(tokens, plan.draws)
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
-    chosen = settle(chosen, sampled, draws, promised=bool(plan.slas))
+    chosen = settle(chosen, sampled, draws)
     decision = decide(stub, chosen, sampled, draws, engine)
     decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
     waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,14 @@ from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Confidences, Drafting, Recording
+
+
+def pair_of(run: Mapping[str, Any]) -> str:
+    """The pair a stored run was recorded with. Raises InputError where it had none, which nothing can run live."""
+    pair: str | None = run["plan"].get("pair")
+    if pair is None:
+        raise InputError(f"run {run['run_id']}: was not recorded with a pair; nothing can run live")
+    return pair
 
 
 @dataclass(frozen=True, slots=True)

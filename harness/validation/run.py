@@ -21,7 +21,7 @@ from harness.hardware.effort import Effort
 from harness.hardware.measure import Measured, loaded_pair, profile
 from harness.parts import Parts
 from harness.recording.suite import Generation
-from harness.validation.plan import LivePoint, ValidationPlan, choose_points
+from harness.validation.plan import LivePoint, ValidationPlan, choose_points, pair_of
 from harness.validation.points import (
     LiveEngine,
     LiveFigures,
@@ -37,7 +37,6 @@ from results.store.provenance import command_line, git_revision, package_version
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import profile_row
 from results.store.validations import Validations
-from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.numbers import counted
 from simulator.records import Recording
@@ -70,9 +69,7 @@ def validate_run(
         f"live: {counted(len(live), 'prompt')}; simulated from the traces of {len(traced)} others, as many of each task"
     )
     sampling = msgspec.convert(row["sampling"], Generation).sampling
-    pair = row["plan"].get("pair")
-    if pair is None:
-        raise InputError(f"run {run_id}: was not recorded with a pair; nothing can run live")
+    pair = pair_of(row)
 
     def served() -> Served:
         watcher.say(f"live for about {plan.time_limit_s:.0f} s; a stop before that is over keeps nothing, one after it all")

@@ -8,7 +8,7 @@ import pytest
 
 from results.report.headline import from_decision
 from simulator.configuration import Configuration
-from simulator.decision import Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences
+from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences, settle
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import batch_rows, cannot_run, serve
@@ -122,6 +122,33 @@ def test_intervals_are_of_paired_draws() -> None:
     assert decision.value.high / decision.value.low == pytest.approx(np.exp(2 * 1.96 * 0.3), rel=0.1)
     assert (decision.sure, decision.draws) == (1.0, 2000)
     assert decision.attained["tps>=80"].value == pytest.approx(0.97)
+
+
+def drawn_as(choice: Choice, **found: tuple[float, bool]) -> dict[Configuration, Sampled]:
+    """What came of a choice's candidates, by drafter: the same in all draws."""
+    return {
+        c: sampled(np.full(len(DRAWS), found[c.recording.drafter][0]), kept=found[c.recording.drafter][1])
+        for c in choice.all
+    }
+
+
+@pytest.mark.parametrize(
+    ("none", "new", "old", "runs"),
+    [
+        ((100, True), (150, True), (140, True), "new"),
+        ((100, True), (90, True), (95, True), "none"),  # better in the draws than what one simulation picked
+        ((100, False), (90, True), (95, True), "old"),  # no speculation would be best, but is overloaded
+        ((100, True), (150, False), (95, True), "none"),  # what was picked misses the promise, whatever it gives
+        ((100, False), (150, False), (140, False), "new"),  # and where all do, nothing is better than what was picked
+    ],
+)
+def test_what_runs_is_what_most_draws_say(
+    none: tuple[float, bool], new: tuple[float, bool], old: tuple[float, bool], runs: str
+) -> None:
+    found = [simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150), simulated(EAGLE3, "fixed:7", 140)]
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    assert settle(choice, drawn_as(choice, none=none, new=new, old=old), DRAWS).run.recording.drafter == runs
 
 
 def test_draws_that_come_to_nothing_are_no_decision() -> None:
