@@ -71,8 +71,13 @@ class KVCache:
 
     def read(self, layer: int, rows: slice, length: int) -> tuple[Tensor, Tensor]:
         """Views of the first `length` positions of `rows`: keys and values [B, kv_heads, length, head_dim]."""
+        count = rows.stop - rows.start
         keys, values = self._layers[layer]
-        return keys[rows, :, :length], values[rows, :, :length]
+        # `narrow`: indexing with three slices takes twice as long, which a small model feels in every layer.
+        return (
+            keys.narrow(0, rows.start, count).narrow(2, 0, length),
+            values.narrow(0, rows.start, count).narrow(2, 0, length),
+        )
 
     def reshaped(self, rows: int, capacity: int) -> KVCache:
         """The same memory for other shapes: what one of the two writes, the other loses.

@@ -136,7 +136,8 @@ class Batch:
             )
         self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
         self._of_drafts, self._stop_tokens = sampling.of_drafts(drafting), target.stop_tokens
-        self.policy, self._shown, self._clock = copy.copy(policy), shown or confidences, clock
+        self.policy, self._shown = copy.copy(policy), shown or confidences
+        self._now = clock or (_clock_of(target.device) if target.device.type == "cuda" else time.perf_counter)
         self.cache = target.new_cache(rows, longest + drafter.gamma + 1)
         self.state = drafter.start(rows, longest + drafter.gamma + 1)
         self.running: list[tuple[int, Decoded]] = []
@@ -336,12 +337,15 @@ class Batch:
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.target.device)
 
-    def _now(self) -> float:
-        if self._clock is not None:
-            return self._clock()
-        if self.target.device.type == "cuda":
-            torch.cuda.synchronize(self.target.device)
+
+def _clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock that waits until a GPU is done."""
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
         return time.perf_counter()
+
+    return now
 
 
 def confidences(proposal: Proposal) -> list[list[float]]:

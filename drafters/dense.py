@@ -211,8 +211,8 @@ def _drafted(
         at = slice(i, i + step)
         verdicts = _Verdicts(target, texts, at, seen.hidden, sampling)
         made += verdicts.reading
-        for drafter, whole, part in zip(drafters, contexts, parts, strict=True):
-            context = Context(whole.layers, whole.feature[:, at], whole.visible[:, at])
+        for drafter, every_anchor, part in zip(drafters, contexts, parts, strict=True):
+            context = Context(every_anchor.layers, every_anchor.feature[:, at], every_anchor.visible[:, at])
             blocks = _Blocks(verdicts)
             chooses = {way: blocks.ways_to_choose(way, fresh=drafter.confident and fresh) for way in ways}
             every = [blocks.follow, *(choose for some in chooses.values() for choose in some)]

@@ -49,8 +49,8 @@ class MLP(nn.Module):
 class ContextAttention(nn.Module):
     """Attention of A blocks per text over the text's context and over their own slots.
 
-    Block a of text b has Q queries. Each sees the first `visible[b, a]` context positions and every slot it is given of
-    its own block; blocks do not see each other. A live round is the case A = 1; training and teacher forcing put many
+    Block a of text b has Q queries. Each sees what is not `unseen` of the context and every slot it is given of its own
+    block; blocks do not see each other. A live round is the case A = 1; training and teacher forcing put many
     blocks of one text into one pass. (For a causal drafter a block's earlier steps are handed in as its own slots.)
     """
 
@@ -74,14 +74,16 @@ class ContextAttention(nn.Module):
         shape = (*x.shape[:-1], self.kv_heads, self.head_dim)
         return KeyValue(rotation.of(self.k_norm(self.k_proj(x).view(shape))), self.v_proj(x).view(shape))
 
-    def forward(self, x: Tensor, rotation: Rotation, context: KeyValue, visible: Tensor, own: KeyValue | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation, context: KeyValue, unseen: Tensor | None, own: KeyValue | None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: inputs of the queries, [B, A, Q, input_size].
             rotation: to their positions, [B, A, Q].
             context: keys and values [B, kv_heads, C, head_dim] of the text, rotated.
-            visible: context positions each block may see, [B, A].
+            unseen: context positions each block may not see, bool [B, 1, A, 1, C]; None where it sees all.
             own: keys and values [B, A, J, kv_heads, head_dim] of the block's own slots, or None.
 
         Returns:
@@ -95,8 +97,8 @@ class ContextAttention(nn.Module):
         per_text = per_block.transpose(1, 2).reshape(B, H, -1, D)
 
         scores = (per_text @ context.keys.transpose(-1, -2)).view(B, H, A, -1, context.keys.shape[2]).float()
-        seen = torch.arange(scores.shape[-1], device=x.device) < visible[:, None, :, None, None]
-        scores = scores.masked_fill(~seen, -torch.inf)
+        if unseen is not None:
+            scores = scores.masked_fill(unseen, -torch.inf)
         if own is not None:
             keys = own.keys.permute(0, 1, 3, 4, 2)
             scores = torch.cat([scores, (per_block @ keys).transpose(1, 2).float()], -1)

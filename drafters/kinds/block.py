@@ -114,11 +114,11 @@ class DSpark(LearnedDrafter):
         positions = context.visible.unsqueeze(-1) + torch.arange(self.gamma, device=anchor.device)
         masks = torch.full((*anchor.shape, self.gamma - 1), self.mask_token, device=anchor.device)
         x: Tensor = self.embed_tokens(torch.cat([anchor.unsqueeze(-1), masks], -1))
-        rotation = self.rotary.at(positions, x.dtype)
-        for layer, seen in zip(self._layers(), context.layers, strict=True):
+        rotation, unseen = self.rotary.at(positions, x.dtype), context.unseen()
+        for layer, entries in zip(self._layers(), context.layers, strict=True):
             normed = layer.input_layernorm(x)
             own = layer.self_attn.project(normed, rotation)
-            x = layer.feed_forward(x + layer.self_attn(normed, rotation, seen, context.visible, own))
+            x = layer.feed_forward(x + layer.self_attn(normed, rotation, entries, unseen, own))
         hidden: Tensor = self.norm(x)
         return hidden
 

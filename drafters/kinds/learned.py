@@ -38,6 +38,15 @@ class Context:
     """The projected tap of the position before each anchor, [B, A, d]; read by autoregressive drafters."""
     visible: Tensor
     """Context positions each anchor may see: the anchor's own position, int64 [B, A]."""
+    whole: bool = False
+    """Whether every anchor sees all of the context, as the host knows of texts of one length."""
+
+    def unseen(self) -> Tensor | None:
+        """Which context positions an anchor may not see, bool [B, 1, A, 1, C]; None where it sees all."""
+        if self.whole:
+            return None
+        position = torch.arange(self.layers[0].keys.shape[2], device=self.visible.device)
+        return position >= self.visible[:, None, :, None, None]
 
 
 Choose = Callable[[int, Tensor], Tensor]
@@ -136,7 +145,7 @@ class LearnedDrafter(nn.Module, ABC):
         self, state: ContextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
         layers = [KeyValue(*state.cache.read(i, rows, position.longest)) for i in range(len(self.layers))]
-        context = Context(layers, state.feature[rows], position.tensor)
+        context = Context(layers, state.feature[rows], position.tensor, whole=position.aligned)
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
 
@@ -187,7 +196,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         return [self._unroll(context, anchor, choose) for choose in chooses]
 
     def _unroll(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
-        token, hidden, own = anchor, context.feature, None
+        token, hidden, own, unseen = anchor, context.feature, None, context.unseen()
         logits = []
         for k in range(self.gamma):
             residual, x = (t.unsqueeze(2) for t in self.pair(hidden, self.embed_tokens(token)))
@@ -195,7 +204,7 @@ class AutoregressiveDrafter(LearnedDrafter):
             if k > 0:  # the first step's entry already stands in the context
                 new = self.layer.self_attn.project(x, rotation)
                 own = new if own is None else KeyValue(*(torch.cat(both, 2) for both in zip(own, new, strict=True)))
-            attended = self.layer.self_attn(x, rotation, context.layers[0], context.visible, own)
+            attended = self.layer.self_attn(x, rotation, context.layers[0], unseen, own)
             hidden = self.layer.feed_forward(residual + attended).squeeze(2)
             logits.append(self.lm_head(self.norm(hidden)))
             token = choose(k, logits[k])
