@@ -17,7 +17,7 @@ from results.store.rows import plan_row, read_plan
 from results.store.studies import Studies
 from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
 from simulator.configuration import Configuration
-from simulator.decision import Decision, sentences, told
+from simulator.decision import Decision, Range, sentences, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
 from simulator.numbers import counted
@@ -30,8 +30,11 @@ from tuner.trial import Trial, closest
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
 
-def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
-    """A study and its results. Raises InputError where no load has a configuration that keeps the bounds."""
+def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = True) -> None:
+    """A study and its results; of several loads what to run at each, and the tables behind that if `whole`.
+
+    Raises InputError where no load has a configuration that keeps the bounds.
+    """
     study, out = describe(store, study_id), store.file.parent
     if all(found["winner"] is None for found in study["loads"].values()) and study["study"]["finished_at"] is not None:
         raise InputError(_nobody(study))
@@ -44,19 +47,28 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
     say(console, _title(study))
     if study["study"]["finished_at"] is None:
         say(console, f"this study is not finished: go on with {typed('tuner', 'search', '--resume', study_id, out=out)}")
-    if len(study["loads"]) > 1:
-        _print_policies(study, console)
+    several = len(study["loads"]) > 1
+    if several:
+        _print_overview(study, console)
     for load, found in study["loads"].items():
         if (decision := found["decision"]) is not None:
             say(console, "")
             made = msgspec.convert(decision, Decision)
-            for line in told(made) if len(study["loads"]) == 1 else _shortly(made):
+            for line in _shortly(made) if several else told(made):
                 say(console, line)
         if found["winner"] is None:
             say(console, f"\n{load_label(load)}: {_closest(found, study['plan'])}")
-        else:
+            continue
+        if whole or not several:
             _print_load(load, study, console)
-    if len(study["loads"]) > 1:
+        for line in capacity(load, study):
+            say(console, line)
+        if whole or not several:
+            for line in _remarks(found):
+                say(console, line)
+    if several:
+        if not whole:
+            say(console, f"\nWhat was tried at each of these loads: {typed('tuner', 'show', study_id, out=out)}")
         _print_table_over_loads(study, console, out)
 
 
@@ -155,21 +167,44 @@ def _title(study: dict[str, Any]) -> str:
     return f"study {study['study']['study_id']} · {traces} · {name} · {wanted[plan['objective']]}{bounds}"
 
 
-def _print_policies(study: dict[str, Any], console: Console) -> None:
-    heads = ["load", "run", "tok/s/GPU", "mean tok/s of a user", "gain over none", "if one had to do"]
+def _print_overview(study: dict[str, Any], console: Console) -> None:
+    """A line a load: what is to be run there and what it gains, with all that is unsure."""
+    alone, tps = "if one had to do", "mean tok/s of a user"
+    heads = ["load", "run", "tok/s/GPU", tps, "gain over none", alone]
     lines = []
     for load, found in study["loads"].items():
         if (winner := found["winner"]) is None:
             lines.append([load_label(load), "nothing keeps the promise"])
             continue
-        none = next((c for c in found["beside"] if c["drafter"] == "none"), None)
-        far = HowFar.of(s for s in found["sensitivities"] if s["kind"] == "elsewhere")
-        alone = f"at most {far.worst:.1%} lost elsewhere" if far.cases > far.broken else "–"
-        if far.broken:
-            alone = f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {alone}" if far.cases > far.broken else "")
-        figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ".0f")]
-        lines.append([load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), alone])
-    print_table(console, heads, lines, ("if one had to do", "mean tok/s of a user", "tok/s/GPU"))
+        far = "–"
+        if _is_run(winner, found["decision"]):
+            far = _elsewhere(HowFar.of(s for s in found["sensitivities"] if s["kind"] == "elsewhere"))
+        kept = found["decision"]
+        if kept is not None and not kept["reason"]:
+            decision = msgspec.convert(kept, Decision)
+            plain = next((gain.all for gain in decision.gains if gain.over.startswith("no speculation")), None)
+            figures = [
+                _range(decision.value if decision.figure == "throughput" else None, ",.0f"),
+                _range(decision.tps, ",.0f"),
+            ]
+            lines.append([load_label(load), decision.run, *figures, _range(plain, "+.0%"), far])
+            continue
+        none = next((c for c in found["beside"] if c["drafter"] == "none"), None)  # as studies of the first versions say it
+        figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ",.0f")]
+        lines.append([load_label(load), _who(winner), *figures, "–" if none is None else _gain(none), far])
+    print_table(console, heads, lines, (alone, tps, "tok/s/GPU"))
+
+
+def _elsewhere(far: HowFar) -> str:
+    """What becomes of the other loads under what is run at one."""
+    lost = f"at most {far.worst:.1%} lost elsewhere" if far.cases > far.broken else "–"
+    if not far.broken:
+        return lost
+    return f"breaks a bound at {far.broken} of {far.cases}" + (f"; else {lost}" if far.cases > far.broken else "")
+
+
+def _range(of: Range | None, form: str) -> str:
+    return "–" if of is None else f"{of.value:{form}} ({of.low:{form}} to {of.high:{form}})"
 
 
 def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
@@ -191,7 +226,10 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
     for row in [winner, *found["beside"]]:
         if role != row["role"]:
             role = row["role"]
-            lines.append([_winner(row, found["decision"]) if role == "winner" else _ROLES.get(role, role)])
+            told_as = _ROLES.get(role, role)
+            if role == "winner" and not _is_run(row, found["decision"]):
+                told_as = "winner, not what is to be run"
+            lines.append([told_as])
         who = f"  {_who(row)}"
         if row["error"]:
             lines.append([who, str(row["request_cap"]), row["error"]])
@@ -207,8 +245,6 @@ def _print_load(load: str, study: dict[str, Any], console: Console) -> None:
         figures_last.reverse()
     expendable = ("τ", "TTFT p95 ms", figures_last[0], gained, figures_last[1])
     print_table(console, heads, lines, expendable)
-    for line in [*capacity(load, study), *_remarks(found)]:
-        say(console, line)
 
 
 def capacity(load: str, study: dict[str, Any]) -> list[str]:
@@ -239,11 +275,11 @@ def _gpus(load: Users, holds: dict[str, float], study: dict[str, Any]) -> str:
     return gpus_told(plan["users"], load, *ends, replicas=plan["replicas"], gpus=study["profile"]["gpus"])
 
 
-def _winner(row: dict[str, Any], decision: dict[str, Any] | None) -> str:
-    """The search's winner; where the draws have decided for something else, that is said."""
+def _is_run(row: dict[str, Any], decision: dict[str, Any] | None) -> bool:
+    """Whether the search's winner is what is to be run: the draws may have decided for something else."""
     same = ("drafter", "gamma", "policy", "confidences", "request_cap")
     decided = decision["candidate"] if decision is not None and not decision["reason"] else row
-    return "winner" if all(row[name] == decided[name] for name in same) else "winner of the search, not what is to be run"
+    return all(row[name] == decided[name] for name in same)
 
 
 def _promised(plan: dict[str, Any]) -> list[str]:

@@ -151,6 +151,19 @@ def test_what_runs_is_what_most_draws_say(
     assert settle(choice, drawn_as(choice, none=none, new=new, old=old), DRAWS).run.recording.drafter == runs
 
 
+@pytest.mark.parametrize(
+    ("none", "by_default", "picked", "runs"),
+    [(100, 150, 152, "fixed:5"), (100, 150, 150.5, "fixed:7"), (149.9, 150, 150.5, "none"), (149, 150, 149.9, "fixed:7")],
+)
+def test_of_what_gives_as_much_the_plainest_runs(none: float, by_default: float, picked: float, runs: str) -> None:
+    """Within half a percent of the best nothing is drafted, else the engine's default is kept."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:5", 160)], None)
+    assert not isinstance(choice, str)
+    gives = {"none": none, "fixed:7": by_default, "fixed:5": picked}
+    found = {c: sampled(np.full(len(DRAWS), gives[str(c.policy)])) for c in choice.all}
+    assert str(settle(choice, found, DRAWS).run.policy) == runs
+
+
 def test_draws_that_come_to_nothing_are_no_decision() -> None:
     """Too few requests finished in one of the draws: a quantile is nan, and nothing is said of it."""
     choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)

@@ -126,7 +126,7 @@ def search(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
                 )
         stops.finished(f"study {study_id}", ["show", study_id, "--out", str(out)])
-        print_study(store, study_id, as_json=as_json)
+        print_study(store, study_id, as_json=as_json, whole=False)
 
 
 def _cluster(actors: int | None, ray_address: str | None, trials: int) -> Any:
