@@ -170,33 +170,57 @@ def confirm(
     return [what.row(one, place, every[0], prompts) for place, one in enumerate(every)]
 
 
+def headroom_of(what: Confirmation, one: Confirmed, run: Run) -> float:
+    """How many times its load a configuration holds within the promises, on the held-out prompts."""
+    seeds = range(what.seed + FRESH, what.seed + FRESH + SEEDS)
+    hold = _Holding(what, one.configuration, run)
+    return headroom(
+        what.scenario.load,
+        lambda load: all(hold.kept([(load, seed, None) for seed in seeds])),
+        at_one=hold.fits(what.scenario.load) and what.keeps(one),
+    )
+
+
 def times_held(what: Confirmation, one: Confirmed, run: Run) -> Range | None:
     """How many times its load a configuration holds within the promises, on the held-out prompts: with everything as it is,
     and over draws of prompts, seeds and the profile's errors.
 
     None where too few requests finished to tell; see `simulator.capacity`.
     """
-    scenario, configuration = what.scenario, one.configuration
-    if not one.draws or not enough(one.means()["finished"], scenario.slas):
+    if not one.draws or not enough(one.means()["finished"], what.scenario.slas):
         return None
-    seeds = range(what.seed + FRESH, what.seed + FRESH + SEEDS)
-
-    def kept(jobs: Sequence[TrialJob]) -> list[bool]:
-        results = iter(run([job for job in jobs if fits(job.scenario.load)]))
-        return [fits(job.scenario.load) and _kept(job.scenario, next(results)[0]) for job in jobs]
-
-    def fits(load: Load) -> bool:
-        return not crowded(load, configuration.request_cap, scenario.replicas)
-
-    def job(load: Load, seed: int, vary: Draw | None = None) -> TrialJob:
-        return TrialJob(configuration, replace(scenario, load=load), shorter(what.seconds), seed, PART, vary=vary)
-
-    times = headroom(
-        scenario.load,
-        lambda load: all(kept([job(load, seed) for seed in seeds])),
-        at_one=fits(scenario.load) and what.keeps(one),
+    hold = _Holding(what, one.configuration, run)
+    return holding(
+        what.scenario.load,
+        headroom_of(what, one, run),
+        lambda asked: hold.kept([(load, what.seed, draw) for draw, load in asked]),
     )
-    return holding(scenario.load, times, lambda asked: kept([job(load, what.seed, draw) for draw, load in asked]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Holding:
+    """Whether a configuration keeps the promises at other loads."""
+
+    what: Confirmation
+    configuration: Configuration
+    run: Run
+
+    def fits(self, load: Load) -> bool:
+        """Whether nobody waits for a place."""
+        return not crowded(load, self.configuration.request_cap, self.what.scenario.replicas)
+
+    def kept(self, asked: Sequence[tuple[Load, int, Draw | None]]) -> list[bool]:
+        """Of each load, seed and draw, whether the promises are kept."""
+        what = self.what
+        jobs = [
+            TrialJob(
+                self.configuration, replace(what.scenario, load=load), shorter(what.seconds), seed, PART, vary=draw
+            )
+            for load, seed, draw in asked
+            if self.fits(load)
+        ]  # fmt: skip
+        results = iter(self.run(jobs))
+        return [self.fits(load) and _kept(what.scenario, next(results)[0]) for load, _, _ in asked]
 
 
 def _kept(scenario: Scenario, result: Figures | str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from results.store.database import Store
 from results.store.decisions import served, serving_of
 from results.store.recordings import accepted_otherwise
-from simulator.capacity import crowded, enough, needed, too_few
+from simulator.capacity import crowded, enough, falls_short, needed, too_few
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused, settle
 from simulator.draws import counted_share, draws_for, seconds_for
@@ -19,13 +19,13 @@ from simulator.policies import PolicySpec
 from simulator.requests import Mix
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
-from simulator.sla import promises
+from simulator.sla import attained, promises
 from simulator.traces import Trace
-from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, times_held
+from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, headroom_of, times_held
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
 from tuner.search import Result, Run
 from tuner.space import Recorded
-from tuner.trial import Trial
+from tuner.trial import Trial, closest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def decision_of(
     if otherwise := accepted_otherwise(store, run_id, what.drafting):
         stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):
-        return stub.without(chosen)
+        return stub.without(chosen + _closest(what, trials, run))
     finished = next(t.figures["finished"] for t in trials if t.figures and t.configuration == chosen.run)
     if not enough(finished, scenario.slas):
         return stub.without(too_few(round(finished), scenario.slas, scenario.load, what.seconds))
@@ -90,6 +90,22 @@ def decision_of(
         replicas=scenario.replicas, most_running=asked.most_running,
     )  # fmt: skip
     return served(decision, serving)
+
+
+def _closest(what: Confirmation, trials: Sequence[Trial], run: Run) -> str:
+    """Of what nothing keeps, who is closest, and how much of the load it holds; empty where something does."""
+    scenario, near = what.scenario, closest(trials)
+    if not scenario.slas or near is None or near.last.feasible:
+        return ""
+    [one] = what.run([("closest", near.configuration)], run)
+    if not one.draws:
+        return ""
+    means, waits = one.means(), near.last.violations.get(KEEPS_UP, 0.0) > 0
+    kept = [f"{promise.name}: {attained(promise.name, means[promise.name], None)}" for promise in promises(scenario.slas)]
+    waiting = crowded(scenario.load, near.configuration.request_cap, scenario.replicas)
+    times = None if waiting else headroom_of(what, one, run)
+    told = ["ever more requests wait"] if waits else kept
+    return "; " + falls_short(str(near.configuration), told, times, scenario.replicas)
 
 
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}

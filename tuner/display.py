@@ -327,21 +327,18 @@ def _closest(found: dict[str, Any], plan: dict[str, Any]) -> str:
     near, tried = found["closest"], sum(found["trials"].values())
     if near is None:
         return "no trial came to an end" + "".join(f": {error}" for error in found["errors"][:1])
-    broken = [name for name, v in near["violations"].items() if v > 0]
-    if KEEPS_UP in broken:
-        return (
-            f"overload: none of {tried} configurations keeps up with what arrives; lower the load, or give more --replicas "
-            f"(the closest: {near['configuration']})"
-        )
-    reached = ", ".join(f"{name}: {attained(name, near['figures'].get(name), False)}" for name in broken)
-    if not broken:
-        return f"none of {counted(tried, 'configuration')} was simulated in full; give more --trials"
-    bounds, f = " and ".join(_promised(plan)) or "up", near["figures"]
-    said = f"none of {counted(tried, 'configuration')} keeps {bounds}; the closest, {near['configuration']}: {reached}"
-    if not f["p5_tps"] or f["p95_ttft"] is None:
+    tries = counted(tried, "configuration")
+    if not any(v > 0 for v in near["violations"].values()):
+        return f"none of {tries} was simulated in full; give more --trials"
+    decision, f = found["decision"], near["figures"]
+    if decision is not None and decision["reason"]:
+        said = f"{decision['reason']}; {tries} tried"
+    else:  # studies of the first versions
+        said = f"none of {tries} keeps {' and '.join(_promised(plan)) or 'up'}; the closest is {near['configuration']}"
+    if not f["p5_tps"] or f["p95_ttft"] is None or near["violations"].get(KEEPS_UP, 0) > 0:
         return said
     speed, wait = f"{f['p5_tps']:.3g} tok/s or more", f"the first token in {1e3 * f['p95_ttft']:,.0f} ms"
-    return f"{said}; 95 % of its requests get {speed}, and 95 % {wait}"
+    return f"{said}; of the closest 95 % of requests get {speed}, and 95 % {wait}"
 
 
 def _who(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +90,22 @@ def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
     done = tuner("search", *QUICK, "--concurrency", "16", "--sla", "tps>=90000", "--policy", "fixed", out=out)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "at 16 users none of 8 configurations keeps tps>=90000; the closest, dspark γ=7 fixed:7" in done.stderr
-    assert "tps>=90000: 0 % ✗" in done.stderr
+    assert "at 16 users nothing that was simulated keeps the promise; closest is dspark γ=7 fixed:7" in done.stderr
+    assert "tps>=90000: 0 %" in done.stderr
+    assert "8 configurations tried" in done.stderr
     assert "go on with" not in done.stderr  # it is finished
+
+
+def test_overload_names_the_replicas_that_hold(out: Path) -> None:
+    """A thousand requests a second: the share of them that one replica holds, and so many replicas keep up and promise."""
+    asked = ("search", *QUICK, "--request-cap", "256", "--rate", "1000", "--sla", "tps>=50", "--policy", "fixed")
+    done = tuner(*asked, out=out)
+    assert done.returncode == 2
+    found = re.search(r"one replica holds (0\.\d+) × this load within the promise: try --replicas (\d+)", done.stderr)
+    assert found, done.stderr
+    assert float(found[1]) * int(found[2]) >= 0.95
+    held = tuner(*asked, "--replicas", found[2], out=out)
+    assert held.returncode == 0, held.stderr
 
 
 def test_a_profile_of_another_model_is_said(out: Path) -> None:
