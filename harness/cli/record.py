@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
 from harness.console import checked, joined, listed, print_json, user_errors, watching
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 from simulator.numbers import counted
 

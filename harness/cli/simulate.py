@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.console import (
     check_resumed,
     checked,
@@ -24,6 +23,7 @@ from harness.console import (
     user_errors,
     watching,
 )  # fmt: skip
+from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 from simulator.numbers import counted
 from simulator.sla import USAGE, Sla, attained, promises, share_of
