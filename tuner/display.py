@@ -57,7 +57,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool) -> None:
         else:
             _print_load(load, study, console)
     if len(study["loads"]) > 1:
-        _print_table_over_loads(study, console, out)
+        _print_table_of_all_loads(study, console, out)
 
 
 def _shortly(decision: Decision) -> list[str]:
@@ -66,9 +66,9 @@ def _shortly(decision: Decision) -> list[str]:
     return said if decision.reason else said[: 2 + len(decision.gains)]
 
 
-def _print_table_over_loads(study: dict[str, Any], console: Console, out: Path) -> None:
+def _print_table_of_all_loads(study: dict[str, Any], console: Console, out: Path) -> None:
     """What one server can run at all the loads of a study, and how to get its command."""
-    rows = {load: _over_loads(found) for load, found in study["loads"].items()}
+    rows = {load: _confirmed_table(found) for load, found in study["loads"].items()}
     name = study["study"]["study_id"]
     there = [row for row in rows.values() if row is not None]
     if len(there) < len(rows):
@@ -82,7 +82,7 @@ def _print_table_over_loads(study: dict[str, Any], console: Console, out: Path) 
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
 
 
-def _over_loads(found: dict[str, Any]) -> dict[str, Any] | None:
+def _confirmed_table(found: dict[str, Any]) -> dict[str, Any] | None:
     """The confirmed table of k by batch size at a load of a study; None without one that came to figures."""
     rows = (row for row in found["beside"] if row["role"] == K_BY_BATCH)
     return next((row for row in rows if (row["figures"] or {}).get(OVER_NONE) is not None), None)

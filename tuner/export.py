@@ -47,7 +47,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
     study = describe(store, study_id)
     if form == "optuna":
         return _optuna(store, study_id, study)
-    if users is None and (text := _over_loads(store, study_id, study)):
+    if users is None and (text := _command_for_all(store, study_id, study)):
         return text
     loads = _loads(study, users)
     load = loads[-1]
@@ -217,7 +217,7 @@ def _expected(winner: dict[str, Any]) -> str:
     return f"{figures['throughput']:,.0f} ± {half['throughput'] or 0:,.0f} tok/s/GPU, {figures['tps']:.0f} tok/s of a user"
 
 
-def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
+def _command_for_all(store: Store, study_id: str, study: dict[str, Any]) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
     loads, drafting = {load: Load.parse(load) for load in study["loads"]}, study["plan"]["drafting"]
     winners = [found["winner"] for found in study["loads"].values()]
@@ -234,10 +234,9 @@ def _over_loads(store: Store, study_id: str, study: dict[str, Any]) -> str:
     found = by_load(trials, whole_blocks(kinds), study["plan"]["replicas"])
     if found is None:
         return ""
-    plan, cap = study["plan"], max(row.running for row in found.rows)
-    recording = found.recording
+    plan, recording = study["plan"], found.recording
     made = serving_of(
-        run, VLLM, Configuration(recording, found.policy, cap),
+        run, VLLM, found.configuration,
         model=study["profile"]["model"], drafting=plan["drafting"],
         step_tokens=plan["step_tokens"], gpus=study["profile"]["gpus"], replicas=plan["replicas"],
     )  # fmt: skip

@@ -377,7 +377,7 @@ def _finish(
         recorded=found.recorded,
         most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )
-    over_loads = _over_loads(plan, found, searched)
+    for_all = _table_for_all(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
         watcher.advance("confirming", number, len(searched))
@@ -390,7 +390,7 @@ def _finish(
         best = ranked(trials)
         if not best:
             continue
-        beside = _beside(best[0].configuration, chosen, found, plan, over_loads)
+        beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         confirmations += rows
         winners[load] = Configuration.read(rows[0], plan.drafting)
@@ -410,31 +410,29 @@ def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:
     return min(plan.seconds, max(SHORTEST_S, CONFIRMED_TOKENS / max(fastest, 1e-9)) / SHARE)
 
 
-def _over_loads(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
+def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
     whole = whole_blocks({r.recording.drafter: r.recording.kind for r in found.recorded})
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
-    if table is None:
-        return None
-    return Configuration(table.recording, table.policy, max(row.running for row in table.rows))
+    return None if table is None else table.configuration
 
 
 def _beside(
     winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan,
-    over_loads: Configuration | None,
+    for_all: Configuration | None,
 ) -> list[tuple[str, Configuration]]:  # fmt: skip
     """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording.
 
-    `over_loads` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
+    `for_all` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
     """
     engine = ENGINES[plan.engine]
     able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     walked = winner.recording.showing("none")
-    if over_loads is not None:
-        beside.append((K_BY_BATCH, over_loads))
+    if for_all is not None:
+        beside.append((K_BY_BATCH, for_all))
     elif winner.policy != NO_DRAFTER:
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
