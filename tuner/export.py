@@ -1,6 +1,7 @@
 """A study's winner as a configuration to serve with: a vLLM command, JSON, or Optuna's own file.
 
-Names and fields are those of vLLM 0.32. What vLLM cannot do as simulated is said in a comment, with what comes closest.
+Names and fields are those of `simulator.serving.vllm`. What vLLM cannot do as simulated is said in a comment, with what
+comes closest.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import msgspec
 
+from harness.vllm.speculative import check
 from results.store.database import Store
 from results.store.decisions import serving_of
 from results.store.rows import read_plan
@@ -27,7 +29,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, by_load, whole_blocks
-from tuner.confirmation import OVER_NONE
+from tuner.confirmation import IN_VLLM, K_BY_BATCH, OVER_NONE
 from tuner.display import capacity, describe, load_label, replicated
 from tuner.samplers import study_of
 from tuner.study import StudyPlan
@@ -36,9 +38,9 @@ from tuner.trial import Trial, ranked
 WORTH_SAYING = 0.01
 """What a table over loads loses against the best of a load, as a share, before that is said."""
 _DRAFTING_NOTES = {
-    "sampled": "draft_sample_method: the numbers are of drafts drawn from the draft distribution; vLLM's default is greedy, "
-    "whose acceptance is another",
-    "greedy": "draft_sample_method: the numbers are of greedy drafts, vLLM's default",
+    "sampled": f"{VLLM.fields.drafting}: the numbers are of drafts drawn from the draft distribution; vLLM's default is "
+    "greedy, whose acceptance is another",
+    "greedy": f"{VLLM.fields.drafting}: the numbers are of greedy drafts, vLLM's default",
 }
 
 
@@ -125,25 +127,25 @@ def _closest(winner: Configuration, found: Mapping[str, Any], most: int) -> tupl
         notes = []
         if policy.k is not None and policy.k < gamma and not KINDS[winner.recording.kind].prefix:
             notes.append(
-                f"num_speculative_tokens: simulated as verifying {policy.k} of {gamma} drafted tokens. vLLM drafts a block "
+                f"{VLLM.fields.tokens}: simulated as verifying {policy.k} of {gamma} drafted tokens. vLLM drafts a block "
                 f"of {policy.k}, which a block-parallel drafter computes differently; some checkpoints refuse shorter ones"
             )
-        return speculative_fields(gamma, policy, most), notes
+        return speculative_fields(VLLM, gamma, policy, most), notes
     if policy.name == "batch_adaptive":
-        table, lost = _beside(found, "k by batch")
+        table, lost = _beside(found, K_BY_BATCH)
         if table is None:
             note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
-            return speculative_fields(gamma, PolicySpec.fixed(gamma), most), [f"{note}: every batch drafts {gamma}"]
+            return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [f"{note}: every batch drafts {gamma}"]
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
-        return speculative_fields(gamma, table, most), [note + lost]
+        return speculative_fields(VLLM, gamma, table, most), [note + lost]
     assert policy.reads_confidences, winner
-    _, lost = _beside(found, "in vLLM")
+    _, lost = _beside(found, IN_VLLM)
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
         else "vLLM's adaptive verification estimates acceptance online, by features of its own"
     )
-    adaptive = speculative_fields(gamma, PolicySpec("vllm_adaptive"), most)
+    adaptive = speculative_fields(VLLM, gamma, PolicySpec(VLLM.adaptive), most)
     return adaptive, [f"{policy} on {winner.recording.confidences} confidences: {what}" + lost]
 
 
@@ -163,34 +165,12 @@ def searched(study: Mapping[str, Any]) -> int:
     return max(Load.parse(text).most_running(plan["request_cap"], plan["replicas"]) for text in study["loads"])
 
 
-def check(speculative: dict[str, Any] | None) -> str:
-    """What vLLM's own configuration class says to the fields, where vLLM is installed."""
-    if not speculative:
-        return "plain decoding: nothing to check against vLLM"
-    try:
-        import vllm  # type: ignore[import-not-found, unused-ignore]
-        from pydantic import TypeAdapter, ValidationError
-        from vllm.config import SpeculativeConfig  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return "not checked: vLLM is not installed here; written for vLLM 0.32"
-    fields = {f.name for f in dataclasses.fields(SpeculativeConfig)}
-    hints = get_type_hints(SpeculativeConfig, include_extras=True)
-    for name, value in speculative.items():
-        if name not in fields:
-            return f"vLLM {vllm.__version__} does not know {name}: adapt it by hand"
-        try:
-            TypeAdapter(hints[name]).validate_python(value)
-        except ValidationError as error:
-            return f"vLLM {vllm.__version__} refuses {name}: {error.errors()[0]['msg']}"
-    return f"fields and types checked against vLLM {vllm.__version__}"
-
-
 def _winner(load: str, study: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
     found = study["loads"][load]
     winner = _read(found["winner"], study, run)
-    table, _ = _beside(found, "k by batch")
-    row = next((r for r in found["beside"] if r["role"] == "k by batch"), None)
+    table, _ = _beside(found, K_BY_BATCH)
+    row = next((r for r in found["beside"] if r["role"] == K_BY_BATCH), None)
     closest: dict[str, Any] | None
     try:
         made = serving(winner, found, study, run)

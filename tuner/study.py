@@ -33,12 +33,12 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
 from simulator.serving.command import cannot_run
-from simulator.serving.engines import ENGINES
+from simulator.serving.engines import DEFAULT_ENGINE, ENGINES
 from simulator.serving.vllm import VLLM
 from simulator.simulation import EngineLimits, check_seconds, prepare, start
 from simulator.sla import Sla
 from tuner.by_load import by_load, whole_blocks
-from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
+from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -81,7 +81,7 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Seconds of simulated time, for each seed of a trial."""
     draws: int = 12
     """Draws of the held-out prompts, to confirm on."""
-    engine: str = "vllm"
+    engine: str = DEFAULT_ENGINE
     """That is to run it; `any` for all policies."""
     decision_draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
@@ -357,8 +357,8 @@ def starts_of(space: Space, cap: int) -> list[Configuration]:
     """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
-    return found + [Configuration(key.showing("raw"), PolicySpec("vllm_adaptive"), cap) for key in adaptive]
+    adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec(VLLM.adaptive), cap) for key in adaptive]
 
 
 def _finish(
@@ -438,9 +438,9 @@ def _beside(
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
             beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), recording=walked.showing("raw"))
+        theirs = replace(winner, policy=PolicySpec(VLLM.adaptive), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
-        beside.append(("in vLLM", theirs))
+        beside.append((IN_VLLM, theirs))
     bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

@@ -16,7 +16,7 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
-from simulator.serving.engines import ENGINES
+from simulator.serving.engines import DEFAULT_ENGINE, ENGINES
 from simulator.simulation import EngineLimits, Setup, check_seconds
 from simulator.sla import Sla
 
@@ -51,7 +51,7 @@ class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     seed: int = 0
     replications: int = 1
     slas: list[Sla] = []
-    engine: str = "vllm"
+    engine: str = DEFAULT_ENGINE
     """That is to run what is recommended; `any` for all policies."""
     draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""

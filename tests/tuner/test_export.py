@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
+from harness.vllm.speculative import check
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.requests import Mix
@@ -22,7 +23,7 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.export import better, check, serving
+from tuner.export import better, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.prompts import TraceKey
 from tuner.study import StudyInputs, StudyPlan
