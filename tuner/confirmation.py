@@ -189,7 +189,7 @@ def times_held(what: Confirmation, one: Confirmed, run: Run) -> Range | None:
         return [fits(job.scenario.load) and _kept(job.scenario, next(results)[0]) for job in jobs]
 
     def fits(load: Load) -> bool:
-        return not crowded(load, configuration.request_cap, scenario.replicas)
+        return not crowded(load, configuration.request_cap, scenario.limits.replicas)
 
     def job(load: Load, seed: int, vary: Draw | None = None) -> TrialJob:
         return TrialJob(configuration, replace(scenario, load=load), shorter(what.seconds), seed, PART, vary=vary)

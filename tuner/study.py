@@ -20,7 +20,6 @@ from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
-from simulator.capacity import check_costs
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
@@ -29,14 +28,14 @@ from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
 from simulator.numbers import counted
+from simulator.plan import Plan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
 from simulator.serving.command import cannot_run
-from simulator.serving.engines import DEFAULT_ENGINE, ENGINES
+from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
-from simulator.simulation import EngineLimits, check_seconds, prepare, start
-from simulator.sla import Sla
+from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
@@ -59,56 +58,23 @@ CONFIRMED_TOKENS = 1_500_000
 then it is the choice of prompts that a figure is unsure by, and not the length of the simulation."""
 
 
-class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
-    profile: Profile
-    """What a step takes."""
-    loads: list[Load]
-    """Searched in this order."""
     objective: Literal["throughput", "tps", "goodput", "pareto"]
-    slas: list[Sla] = []
-    weights: dict[str, float] | None = None
-    drafters: list[str] | None = None
     kinds: list[str] | None = None
     """Kinds of policies to search; None: all."""
-    drafting: Drafting = "sampled"
-    """How the drafts were chosen that are replayed."""
     sampler: str = "tpe"
     trials: int = 64
     """At each load."""
-    seconds: float = 600.0
-    """Seconds of simulated time, for each seed of a trial."""
     draws: int = 12
     """Draws of the held-out prompts, to confirm on."""
-    engine: str = DEFAULT_ENGINE
-    """That is to run it; `any` for all policies."""
     decision_draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
-    seed: int = 0
-    request_cap: int = 256
-    """The largest tried."""
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    step_tokens: int = 8192
-    kv_capacity_tokens: int | None = None
-    replicas: int = 1
-    """Copies of the engine behind a router to the least loaded."""
-    gpu_hour: float | None = None
-    """Dollars for an hour of a GPU."""
-    users: int | None = None
-    """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.trials < 1 or self.seed < 0:
             raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
-        check_seconds(self.seconds)
-        EngineLimits(
-            request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
-            replicas=self.replicas,
-        )  # fmt: skip
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
         if self.draws < 5:
@@ -117,9 +83,9 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
             raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
-        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +208,7 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
         load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
-        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
-        kv_capacity_tokens=plan.kv_capacity_tokens, replicas=plan.replicas,
+        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, limits=plan.limits,
     )  # fmt: skip
 
 
