@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from simulator.configuration import Configuration
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -45,6 +46,11 @@ class ByLoad:
     def policy(self) -> PolicySpec:
         """The same as a policy; rows of the same k are one."""
         return PolicySpec.table([(row.running, row.k) for row in self.rows])
+
+    @property
+    def configuration(self) -> Configuration:
+        """The same as one server runs it, under a request cap that lets the users of every load run."""
+        return Configuration(self.recording, self.policy, max(row.running for row in self.rows))
 
     def bars(self, confirmed: Mapping[int, tuple[float, float]]) -> list[str]:
         """A line a load: users, k, the gain over no speculation, and a bar of it.

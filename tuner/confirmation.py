@@ -22,6 +22,7 @@ from simulator.metrics import student_t
 from simulator.policies import NO_DRAFTER
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
+from simulator.serving.vllm import VLLM
 from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
@@ -38,6 +39,8 @@ SHARE, SHORTEST_S = 1 / 3, 60.0
 PART: Part = "confirmation"
 K_BY_BATCH = "k by batch"
 """The role of a table of k by batch size."""
+IN_VLLM = f"in {VLLM.name}"
+"""The role of what vLLM, for which winners are exported, runs in place of a scheduler that it does not have."""
 OVER_NONE = "over none"
 """The figure that is the gain over no speculation on the same draws, as a share."""
 FRONT = 6
@@ -207,7 +210,7 @@ class _Holding:
 
     def fits(self, load: Load) -> bool:
         """Whether nobody waits for a place."""
-        return not crowded(load, self.configuration.request_cap, self.what.scenario.replicas)
+        return not crowded(load, self.configuration.request_cap, self.what.scenario.limits.replicas)
 
     def kept(self, asked: Sequence[tuple[Load, int, Draw | None]]) -> list[bool]:
         """Of each load, seed and draw, whether the promises are kept."""

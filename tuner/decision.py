@@ -55,7 +55,7 @@ def decision_of(
     mix = Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens)
     stub = Decision.about(
         engine=asked.engine if engine is None else engine.name, profile=profile, load=scenario.load,
-        replicas=scenario.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
+        replicas=scenario.limits.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     simulated, confirmed = _simulated(what, trials, engine, run)
@@ -78,7 +78,7 @@ def decision_of(
     shares = {promise.name for promise in promises(scenario.slas) if promise.share is not None}
     counted = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
     decision = msgspec.structs.replace(decision, attained=counted)
-    waiting = crowded(scenario.load, chosen.run.request_cap, scenario.replicas)  # so many users hold whatever waits
+    waiting = crowded(scenario.load, chosen.run.request_cap, scenario.limits.replicas)  # so many users hold whatever waits
     if scenario.slas and not decision.reason and not waiting:
         one = confirmed.get(chosen.run) or what.run([("to run", chosen.run)], run)[0]
         decision = msgspec.structs.replace(decision, holds=times_held(what, one, run))
@@ -86,8 +86,8 @@ def decision_of(
         return decision
     serving = serving_of(
         stored, engine, chosen.run, model=profile.model, drafting=what.drafting,
-        step_tokens=scenario.step_tokens, gpus=profile.gpus,
-        replicas=scenario.replicas, most_running=asked.most_running,
+        step_tokens=scenario.limits.step_tokens, gpus=profile.gpus,
+        replicas=scenario.limits.replicas, most_running=asked.most_running,
     )  # fmt: skip
     return served(decision, serving)
 
@@ -102,10 +102,10 @@ def _closest(what: Confirmation, trials: Sequence[Trial], run: Run) -> str:
         return ""
     means, waits = one.means(), near.last.violations.get(KEEPS_UP, 0.0) > 0
     kept = [f"{promise.name}: {attained(promise.name, means[promise.name], None)}" for promise in promises(scenario.slas)]
-    waiting = crowded(scenario.load, near.configuration.request_cap, scenario.replicas)
+    waiting = crowded(scenario.load, near.configuration.request_cap, scenario.limits.replicas)
     times = None if waiting else headroom_of(what, one, run)
     told = ["ever more requests wait"] if waits else kept
-    return "; " + falls_short(str(near.configuration), told, times, scenario.replicas)
+    return "; " + falls_short(str(near.configuration), told, times, scenario.limits.replicas)
 
 
 _FIGURES: dict[str, Figure] = {"throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"}
@@ -163,7 +163,7 @@ def _sampled(
     """What came of the candidates of a choice in every draw, or why nothing did; `value` is what the one to run gives."""
     scenario, figure = what.scenario, WANTED[what.objective][0]
     throughput = value * (
-        scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.replicas
+        scenario.load.users or _SOME_USERS if figure == "tps" else scenario.profile.gpus * scenario.limits.replicas
     )
     seconds = seconds_for(scenario.load, throughput, what.seconds, answer_tokens, needed(scenario.slas))
     tokens = seconds * throughput

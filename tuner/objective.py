@@ -47,17 +47,12 @@ class Scenario:
     slas: tuple[Sla, ...] = ()
     prompt_tokens: int | None = None
     output_tokens: int | None = None
-    step_tokens: int = 8192
-    kv_capacity_tokens: int | None = None
-    replicas: int = 1
-    """Copies of the engine behind a router to the least loaded."""
+    limits: EngineLimits
+    """What the engine allows, whatever request cap a configuration has."""
 
     def setups(self, configuration: Configuration, seconds: float, seed: int) -> list[tuple[Setup, float]]:
         """A simulation for each single load, and the weight of its figures."""
-        engine = EngineLimits(
-            request_cap=configuration.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
-            replicas=self.replicas,
-        )  # fmt: skip
+        engine = replace(self.limits, request_cap=configuration.request_cap)
         common = Setup(
             load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,

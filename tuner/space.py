@@ -24,6 +24,8 @@ KINDS = (
 """Names of the policies that are tried; all lossless. `none` is always tried."""
 READING = tuple(kind for kind in KINDS if policy_class(kind).reads_confidences)
 """Those of them that need confidences."""
+RAW = tuple(kind for kind in READING if policy_class(kind).wants_raw_confidences)
+"""Those of them that take them raw."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
 LAGS = (1, 2, 3, 4)
@@ -99,7 +101,7 @@ class Space:
         gone = "".join(f", no {kind}" for kind in self.kinds_of(chosen) if kind not in kinds)
         kind = choose.category(f"policy ({branch}{gone})", kinds)
         read: Confidences = "none"
-        if kind == "vllm_adaptive":
+        if kind in RAW:
             read = "raw"
         elif kind in READING:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
@@ -111,7 +113,7 @@ class Space:
             kind
             for kind in self.kinds
             if (kind not in READING or recorded.confidences)
-            and (kind != "vllm_adaptive" or "raw" in recorded.confidences)
+            and (kind not in RAW or "raw" in recorded.confidences)
             and (kind != "k_by_batch" or recorded.recording in self.tables)
         ]
 

@@ -20,7 +20,6 @@ from results.store.rows import plan_row, profile_row, read_plan
 from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
-from simulator.capacity import check_costs
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
@@ -29,16 +28,16 @@ from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals
 from simulator.numbers import counted
+from simulator.plan import Plan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.requests import Mix
 from simulator.serving.command import cannot_run
 from simulator.serving.engines import ENGINES
 from simulator.serving.vllm import VLLM
-from simulator.simulation import EngineLimits, check_seconds, prepare, start
-from simulator.sla import Sla
+from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
-from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
+from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
 from tuner.decision import Asked, decision_of
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.objective import Objective, Scenario
@@ -59,56 +58,23 @@ CONFIRMED_TOKENS = 1_500_000
 then it is the choice of prompts that a figure is unsure by, and not the length of the simulation."""
 
 
-class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
-    profile: Profile
-    """What a step takes."""
-    loads: list[Load]
-    """Searched in this order."""
     objective: Literal["throughput", "tps", "goodput", "pareto"]
-    slas: list[Sla] = []
-    weights: dict[str, float] | None = None
-    drafters: list[str] | None = None
     kinds: list[str] | None = None
     """Kinds of policies to search; None: all."""
-    drafting: Drafting = "sampled"
-    """How the drafts were chosen that are replayed."""
     sampler: str = "tpe"
     trials: int = 64
     """At each load."""
-    seconds: float = 600.0
-    """Seconds of simulated time, for each seed of a trial."""
     draws: int = 12
     """Draws of the held-out prompts, to confirm on."""
-    engine: str = "vllm"
-    """That is to run it; `any` for all policies."""
     decision_draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
-    seed: int = 0
-    request_cap: int = 256
-    """The largest tried."""
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    step_tokens: int = 8192
-    kv_capacity_tokens: int | None = None
-    replicas: int = 1
-    """Copies of the engine behind a router to the least loaded."""
-    gpu_hour: float | None = None
-    """Dollars for an hour of a GPU."""
-    users: int | None = None
-    """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.trials < 1 or self.seed < 0:
             raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
-        check_seconds(self.seconds)
-        EngineLimits(
-            request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
-            replicas=self.replicas,
-        )  # fmt: skip
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
         if self.draws < 5:
@@ -117,9 +83,9 @@ class StudyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:
             raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
-        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +208,7 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
         load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
-        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, step_tokens=plan.step_tokens,
-        kv_capacity_tokens=plan.kv_capacity_tokens, replicas=plan.replicas,
+        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, limits=plan.limits,
     )  # fmt: skip
 
 
@@ -357,8 +322,8 @@ def starts_of(space: Space, cap: int) -> list[Configuration]:
     """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if "vllm_adaptive" in space.kinds_of(r)]
-    return found + [Configuration(key.showing("raw"), PolicySpec("vllm_adaptive"), cap) for key in adaptive]
+    adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec(VLLM.adaptive), cap) for key in adaptive]
 
 
 def _finish(
@@ -377,7 +342,7 @@ def _finish(
         recorded=found.recorded,
         most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )
-    over_loads = _over_loads(plan, found, searched)
+    for_all = _table_for_all(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
         watcher.advance("confirming", number, len(searched))
@@ -390,7 +355,7 @@ def _finish(
         best = ranked(trials)
         if not best:
             continue
-        beside = _beside(best[0].configuration, chosen, found, plan, over_loads)
+        beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         confirmations += rows
         winners[load] = Configuration.read(rows[0], plan.drafting)
@@ -410,39 +375,37 @@ def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:
     return min(plan.seconds, max(SHORTEST_S, CONFIRMED_TOKENS / max(fastest, 1e-9)) / SHARE)
 
 
-def _over_loads(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
+def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
     whole = whole_blocks({r.recording.drafter: r.recording.kind for r in found.recorded})
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
-    if table is None:
-        return None
-    return Configuration(table.recording, table.policy, max(row.running for row in table.rows))
+    return None if table is None else table.configuration
 
 
 def _beside(
     winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan,
-    over_loads: Configuration | None,
+    for_all: Configuration | None,
 ) -> list[tuple[str, Configuration]]:  # fmt: skip
     """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording.
 
-    `over_loads` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
+    `for_all` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
     """
     engine = ENGINES[plan.engine]
     able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     walked = winner.recording.showing("none")
-    if over_loads is not None:
-        beside.append((K_BY_BATCH, over_loads))
+    if for_all is not None:
+        beside.append((K_BY_BATCH, for_all))
     elif winner.policy != NO_DRAFTER:
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
             beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
     if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec("vllm_adaptive"), recording=walked.showing("raw"))
+        theirs = replace(winner, policy=PolicySpec(VLLM.adaptive), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
-        beside.append(("in vLLM", theirs))
+        beside.append((IN_VLLM, theirs))
     bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.console import print_json, user_errors
+from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 from simulator.numbers import counted
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.console import print_json, user_errors
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 from simulator.numbers import as_share
 

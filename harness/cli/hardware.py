@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import stops
-from harness.cli.options import AsJson, Out
 from harness.console import plain_console, print_json, print_table, user_errors
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from harness.cli.options import AsJson, Out
 from harness.console import listed, plain_console, print_json, say, user_errors, watching
+from harness.options import AsJson, Out
 from simulator.drafter_kinds import LEARNED
 from simulator.numbers import counted
 

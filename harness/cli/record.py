@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import checked, joined, listed, print_json, user_errors, watching
+from harness.console import Watcher, checked, joined, listed, print_json, user_errors, watching
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
+    from harness.cluster import Cluster
+    from harness.recording.plan import RecordingPlan
     from harness.recording.run import RecordingEstimate
     from harness.recording.suite import Generation
     from results.store.database import Store
@@ -85,9 +87,9 @@ def record(
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         cluster.check()
 
-        from harness.recording.inputs import read_inputs
         from harness.recording.plan import RecordingPlan
 
+        made: str | RecordingEstimate = run_id
         with watching() as watcher:
             if suite is None:
                 from harness.recording.run import resume_run
@@ -104,21 +106,30 @@ def record(
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip
-                read_inputs(plan)  # before what takes seconds to import
-                from harness.recording.run import estimate, start_run
-
-                if engine == "vllm" and not dry_run:
-                    from harness.vllm.responses import generate_responses
-
-                    plan = generate_responses(plan, out / "responses", watcher)
-                if dry_run:
-                    costs = estimate(plan, cluster, watcher, skip_long=skip_long_prompts)
-                else:
-                    run_id = start_run(plan, store, cluster, watcher, skip_long=skip_long_prompts)
-        if dry_run:
-            print_estimate(costs, as_json=as_json)
+                made = _recorded(plan, engine, store, cluster, watcher, dry_run=dry_run, skip_long=skip_long_prompts)
+        if isinstance(made, str):
+            print_run(store, made, write_report(store, made) if reported else None, as_json=as_json)
         else:
-            print_run(store, run_id, write_report(store, run_id) if reported else None, as_json=as_json)
+            print_estimate(made, as_json=as_json)
+
+
+def _recorded(
+    plan: RecordingPlan, engine: Literal["specyard", "vllm"], store: Store, cluster: Cluster, watcher: Watcher,
+    *, dry_run: bool, skip_long: bool,
+) -> str | RecordingEstimate:  # fmt: skip
+    """Record what is planned; returns the run's id, or with `dry_run`, recording nothing, what it would cost."""
+    from harness.recording.inputs import read_inputs
+
+    read_inputs(plan)  # before what takes seconds to import
+    from harness.recording.run import estimate, start_run
+
+    if dry_run:
+        return estimate(plan, cluster, watcher, skip_long=skip_long)
+    if engine == "vllm":
+        from harness.vllm.responses import generate_responses
+
+        plan = generate_responses(plan, store.file.parent / "responses", watcher)
+    return start_run(plan, store, cluster, watcher, skip_long=skip_long)
 
 
 def _store(out: Path, resume: str | None, *, dry_run: bool) -> tuple[Store, str]:

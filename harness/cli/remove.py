@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.console import plain_console, print_json, user_errors
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 from simulator.numbers import counted
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.cli.show import domain_order
 from harness.console import listed, plain_console, print_json, print_table, user_errors, watching
+from harness.options import AsJson, Out, RunName
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console

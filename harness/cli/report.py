@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.console import print_json, user_errors
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.console import print_json, user_errors
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 
 

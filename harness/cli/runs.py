@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import AsJson, Out
 from harness.console import plain_console, print_json, print_table, user_errors
+from harness.options import AsJson, Out
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.console import checked, joined, listed, plain_console, print_json, print_table, user_errors, watching
+from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds

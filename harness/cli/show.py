@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.console import plain_console, print_json, print_table, say, user_errors
+from harness.options import AsJson, Out, RunName
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console

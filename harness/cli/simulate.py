@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.options import AsJson, Out, RunName
 from harness.console import (
     check_resumed,
     checked,
@@ -24,6 +23,7 @@ from harness.console import (
     user_errors,
     watching,
 )  # fmt: skip
+from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 from simulator.numbers import counted
 from simulator.sla import USAGE, Sla, attained, promises, share_of
@@ -174,7 +174,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     if any(not r["exact"] and r["lossless"] for r in rows):
         say(console, "policies that look at old confidences replay sampled drafts approximately; see docs/simulating.md")
     if len(loads) > 1:
-        say(console, _over_loads(plan, rows, best))
+        say(console, _best_by_load(plan, rows, best))
     for decision in decided.values():
         console.print()
         for line in [*told(decision), *_needed(plan, decision)]:
@@ -251,7 +251,7 @@ def _best(rows: Sequence[Row], plan: SweepPlan) -> list[Row]:
     return max(always, key=lambda own: sum(float(r[figure]) for r in own), default=[])
 
 
-def _over_loads(plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]]) -> str:
+def _best_by_load(plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]]) -> str:
     """What is best from which load to which, in a sentence."""
     from simulator.load import Load
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
 from harness.console import Watcher, user_errors, watching
+from harness.options import AsJson, Out
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds

@@ -33,7 +33,7 @@ def reads_once(target: Target) -> Iterator[str | None]:
     which all its queries see, the query heads of a group side by side, then the block itself. Yields None, and changes
     nothing, where a target has other than full attention, or where the two ways do not agree within rounding.
     """
-    own = target.model.config._attn_implementation
+    own = target.model.config._attn_implementation  # transformers has a public way to set it, none to ask for it
     if target.layer_kinds != ("full_attention",):
         yield None
         return
@@ -90,7 +90,10 @@ def _of_block(query: Tensor, key: Tensor, value: Tensor, context: int, scale: fl
 
 def _with_mass(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Attention [B, H, N, D], and the logarithm of the sum of its exponentials, float32 [B, H, N]."""
-    if query.device.type == "cuda":  # what torch.nn.attention.bias calls; that gives the sums away
+    if query.device.type == "cuda":
+        # Two attentions are joined by their sums, which scaled_dot_product_attention and torch.nn.attention.bias, that call
+        # this, keep to themselves. Of what is public, varlen_attn (not in torch 2.9) takes a packed copy of the context, and
+        # flex_attention is another kernel, which is compiled: neither takes the time that is measured here.
         found = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)
         mixed, log_sum = found[:2]
         return mixed, log_sum

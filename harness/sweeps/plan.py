@@ -6,79 +6,46 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import msgspec
-
 from results.store.recordings import Recordings
-from simulator.capacity import check_costs
 from simulator.draws import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
+from simulator.plan import Plan
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Drafting, Recording
-from simulator.serving.engines import ENGINES
-from simulator.simulation import EngineLimits, Setup, check_seconds
-from simulator.sla import Sla
+from simulator.records import Recording
+from simulator.simulation import Setup
 
 FEW = 6
 """Points of open loads up to which nobody has to ask how much of them is held."""
 
 
-class SweepPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
-    profile: Profile
-    """What a step takes."""
     believed: Profile | None = None
     """What the policies think a step takes; None is the truth."""
-    loads: list[Load]
     policies: list[PolicySpec] | None = None
     """None: fixed at γ, prefix_scheduler, and none."""
-    drafters: list[str] | None = None
     confidences: Literal["raw", "calibrated"] | None = None
     """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
-    drafting: Drafting = "sampled"
-    """How the drafts were chosen that are replayed."""
-    weights: dict[str, float] | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    request_cap: int = 256
-    step_tokens: int = 8192
-    kv_capacity_tokens: int | None = None
-    replicas: int = 1
     router: Literal["round_robin", "least_loaded"] = "least_loaded"
-    seconds: float = 600.0
-    seed: int = 0
     replications: int = 1
-    slas: list[Sla] = []
-    engine: str = "vllm"
-    """That is to run what is recommended; `any` for all policies."""
     draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
     headroom: bool | None = None
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
-    gpu_hour: float | None = None
-    """Dollars for an hour of a GPU."""
-    users: int | None = None
-    """Users of a whole service, whose GPUs are counted; None counts none."""
 
     def __post_init__(self) -> None:
         if not self.loads or self.replications < 1 or self.seed < 0:
             raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         if self.draws < 0 or 0 < self.draws < 10:
             raise ValueError(f"--decision-draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:
             raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
-        check_seconds(self.seconds)
-        EngineLimits(
-            request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
-            replicas=self.replicas,
-        )  # fmt: skip
-        check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +64,7 @@ class SweepPoint:
 
 def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
     """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
-    engine = EngineLimits(
-        request_cap=plan.request_cap, step_tokens=plan.step_tokens, kv_capacity_tokens=plan.kv_capacity_tokens,
-        replicas=plan.replicas, router=plan.router,
-    )  # fmt: skip
-    found: list[SweepPoint] = []
+    engine, found = replace(plan.limits, router=plan.router), list[SweepPoint]()
     for drafter, recording, policy in _who(plan, recordings, say):
         for load in dict.fromkeys(plan.loads):
             for seed in range(plan.seed, plan.seed + plan.replications):

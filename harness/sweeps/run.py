@@ -48,7 +48,7 @@ SLOW_S = 2.0
 
 def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
     """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
-    engine: Drafting = VLLM.drafting if any(p.name == "vllm_adaptive" for p in plan.policies or []) else "sampled"
+    engine: Drafting = VLLM.drafting if any(p.name == VLLM.adaptive for p in plan.policies or []) else "sampled"
     return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
 
 

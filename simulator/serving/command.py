@@ -90,24 +90,24 @@ def serve(
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
-    flags, notes, speculative = engine.flags, list[str](), dict[str, Any]()
+    flags, names, notes, speculative = engine.flags, engine.fields, list[str](), dict[str, Any]()
     parts = [f"{engine.serve} {shlex.quote(target)}"]
     if policy.name != "none":
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
-        speculative |= {"method": served.method, **served.options}
+        speculative |= {names.method: served.method, **served.options}
         if served.checkpoint:
-            speculative["model"] = checkpoint
+            speculative[names.checkpoint] = checkpoint
             if checkpoint == "CHECKPOINT":
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
         if served.note and (not served.note_of or _named(served.note_of, target)):
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)
-        speculative |= speculative_fields(recording.gamma, policy, most) if fields is None else fields
-        if flags.batch_rows in speculative and most < request_cap:
+        speculative |= speculative_fields(engine, recording.gamma, policy, most) if fields is None else fields
+        if names.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
         if temperature > 0 and not KINDS[kind].one_hot:  # said though it be the default: that may change
-            speculative["draft_sample_method"] = engine.drafting_option[drafting]
+            speculative[names.drafting] = engine.drafting_option[drafting]
         parts.append(f"{flags.speculative} {shlex.quote(json.dumps(speculative))}")
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     if gpus > 1:
@@ -121,11 +121,11 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
     """Words of the command that start so many replicas, or a note where one command cannot."""
     if replicas == 1:
         return [], []
-    if engine.flags.batch_rows not in fields:
+    if engine.fields.batch_rows not in fields:
         return [f"{engine.flags.replicas} {replicas}"], []
     note = (  # replicas of one command might choose another k each
         f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded; "
-        f"{engine.name} leaves {engine.flags.batch_rows} out under {engine.flags.replicas}"
+        f"{engine.name} leaves {engine.fields.batch_rows} out under {engine.flags.replicas}"
     )
     return [], [note]
 
@@ -135,20 +135,22 @@ def unsearched(engine: ServingEngine, most: int) -> str:
     above = (
         f"no more than {counted(most, 'request')} ran in any load searched; above, {engine.name} goes on with the last row"
     )
-    return f"{engine.flags.batch_rows}: {above}"
+    return f"{engine.fields.batch_rows}: {above}"
 
 
-def speculative_fields(gamma: int, policy: PolicySpec, most: int) -> dict[str, Any]:
-    """vLLM's fields for a policy that it runs."""
+def speculative_fields(engine: ServingEngine, gamma: int, policy: PolicySpec, most: int) -> dict[str, Any]:
+    """An engine's fields for a policy that it runs; `most` requests run."""
+    names = engine.fields
     if policy.k is not None:
-        return {"num_speculative_tokens": policy.k}
+        return {names.tokens: policy.k}
     if policy.k_by_batch is not None:
-        return {"num_speculative_tokens": gamma, "num_speculative_tokens_per_batch_size": batch_rows(policy, gamma, most)}
-    return {"num_speculative_tokens": gamma, "enable_adaptive_verification": True}
+        return {names.tokens: gamma, names.batch_rows: batch_rows(policy, gamma, most)}
+    assert policy.name == engine.adaptive, policy
+    return {names.tokens: gamma, names.adaptive: True}
 
 
 def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int, int]]:
-    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as vLLM writes them."""
+    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as engines write them."""
     table = policy.k_by_batch
     assert table is not None, policy
     rows: list[tuple[int, int, int]] = []

@@ -42,10 +42,26 @@ class Flags:
     """GPUs that share a model."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
-    batch_rows: str
-    """In the configuration of drafting: k by running requests."""
     speculative: str
     """The configuration of drafting, as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """Names of fields in the engine's configuration of drafting."""
+
+    method: str
+    """How it drafts, as `ServedKind.method`."""
+    checkpoint: str
+    """The drafter's."""
+    tokens: str
+    """Tokens drafted in a round."""
+    batch_rows: str
+    """k by running requests."""
+    adaptive: str
+    """Whether its own policy by confidences decides."""
+    drafting: str
+    """How drafts are chosen, as `ServingEngine.drafting_option`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +78,17 @@ class ServingEngine:
     """What it can draft with, by kind of drafter."""
     policies: tuple[str, ...]
     """Kinds of policies that it runs as simulated; others it can come close to, or not."""
+    adaptive: str
+    """Of those, its own that reads confidences."""
     drafting: Drafting
     """How it chooses drafts unless told."""
     drafting_option: Mapping[Drafting, str]
     """What it is told, above temperature 0."""
     flags: Flags
+    fields: Fields
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.kinds) - set(KINDS)):
             raise ValueError(f"{self.name}: no such kinds of drafters: {', '.join(unknown)}")
+        if self.adaptive not in self.policies:
+            raise ValueError(f"{self.name}: does not run {self.adaptive}, its own policy")

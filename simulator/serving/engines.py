@@ -8,5 +8,7 @@ from typing import Final
 from simulator.serving.engine import ServingEngine
 from simulator.serving.vllm import VLLM
 
-ENGINES: Final[Mapping[str, ServingEngine | None]] = {"vllm": VLLM, "any": None}
+DEFAULT_ENGINE: Final = "vllm"
+"""The one that is meant where nobody says."""
+ENGINES: Final[Mapping[str, ServingEngine | None]] = {DEFAULT_ENGINE: VLLM, "any": None}
 """`any` is none in particular: everything that is lossless runs on it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from simulator.serving.engine import Flags, ServedKind, ServingEngine
+from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
 
 VLLM: Final = ServingEngine(
     name="vLLM",
@@ -36,6 +36,7 @@ VLLM: Final = ServingEngine(
         ),
     },
     policies=("none", "fixed", "cutoff", "k_by_batch", "vllm_adaptive"),
+    adaptive="vllm_adaptive",
     drafting="greedy",
     drafting_option={"sampled": "probabilistic", "greedy": "greedy"},
     flags=Flags(
@@ -43,7 +44,14 @@ VLLM: Final = ServingEngine(
         step_tokens="--max-num-batched-tokens",
         gpus="--tensor-parallel-size",
         replicas="--data-parallel-size",
-        batch_rows="num_speculative_tokens_per_batch_size",
         speculative="--speculative-config",
+    ),
+    fields=Fields(
+        method="method",
+        checkpoint="model",
+        tokens="num_speculative_tokens",
+        batch_rows="num_speculative_tokens_per_batch_size",
+        adaptive="enable_adaptive_verification",
+        drafting="draft_sample_method",
     ),
 )

@@ -43,6 +43,14 @@ def test_attention_of_a_block_is_as_near_to_the_exact_as_pytorchs(rows: int, blo
     assert errors[0] < 1.5 * errors[1] < 0.02
 
 
+def test_the_private_kernel_is_still_what_it_is_called_as() -> None:
+    """Nothing public gives the sums of an attention's exponentials away; the next torch may change what does."""
+    called = torch.ops.aten._scaled_dot_product_flash_attention.default._schema
+    taken = ["query", "key", "value", "dropout_p", "is_causal", "return_debug_mask", "scale"]
+    assert [argument.name for argument in called.arguments] == taken
+    assert [value.name for value in called.returns[:2]] == ["output", "logsumexp"]
+
+
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4)])
 @torch.inference_mode()
 def test_attention_without_masks_is_the_models_own(heads: tuple[int, int]) -> None:

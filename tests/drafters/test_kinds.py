@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,8 @@ def test_facts_that_contradict_are_refused() -> None:
         DrafterKind(name="x", learned=True, one_pass=False, prefix=False)
     with pytest.raises(ValueError, match="no such kinds of drafters: x"):
         ServingEngine(
-            name="e", serve="e serve", version="1", kinds={"x": ServedKind(method="x")}, policies=(), drafting="greedy",
-            drafting_option={}, flags=VLLM.flags,
+            name="e", serve="e serve", version="1", kinds={"x": ServedKind(method="x")}, policies=("none",), adaptive="none",
+            drafting="greedy", drafting_option={}, flags=VLLM.flags, fields=VLLM.fields,
         )  # fmt: skip
+    with pytest.raises(ValueError, match="its own policy"):
+        dataclasses.replace(VLLM, adaptive="oracle")

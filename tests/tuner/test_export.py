@@ -11,9 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
+from harness.vllm.speculative import check
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.requests import Mix
@@ -22,19 +26,46 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.export import better, check, serving
+from tuner.export import better, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.prompts import TraceKey
+from tuner.stored import AtLoad, Row, StoredStudy
 from tuner.study import StudyInputs, StudyPlan
 
-STUDY: dict[str, Any] = {
-    "study": {"study_id": "abc"},
-    "plan": {"step_tokens": 8192, "kv_capacity_tokens": None, "drafting": "sampled", "request_cap": 64, "replicas": 1},
-    "loads": {"users:64/0": {}},
-    "profile": {"gpus": 2, "model": "Qwen/Qwen3-4B"},
-    "target": "Qwen/Qwen3-4B",
-    "synthesised": False,
-}
+
+def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> Row:
+    """What was confirmed beside a winner, as far as an export reads it."""
+    return Row(
+        load="users:64/0", place=1, role=role, error=None, drafter="dspark", gamma=7, policy=policy, confidences="none",
+        request_cap=64, exact=True, prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
+        gain_half_width=gain_half_width, violations=None, feasible=None,
+    )  # fmt: skip
+
+
+def found_with(*beside: Row) -> AtLoad:
+    """What was found at a load, with nothing but this beside the winner."""
+    return AtLoad(trials={}, errors=[], decision=None, winner=None, beside=list(beside), closest=None, sensitivities=[])
+
+
+FOUND = found_with(
+    row_of("k by batch", "k_by_batch:8=7/32=3/64=0", 0.25, 0.01), row_of("in vLLM", "vllm_adaptive", 0.1, None)
+)
+PLAN = StudyPlan(
+    profile=dataclasses.replace(find_profile("h100/qwen3-4b"), gpus=2), loads=[Users(64)], objective="throughput",
+    request_cap=64,
+)  # fmt: skip
+
+
+def study_of(**options: Any) -> StoredStudy:
+    """A study of this plan, with some of it otherwise."""
+    plan = msgspec.structs.replace(PLAN, **options)
+    return StoredStudy(
+        study_id="abc", run_id="def", finished=True, plan=plan, target="Qwen/Qwen3-4B", synthesised=False,
+        loads=dict.fromkeys(plan.loads, FOUND), row={},
+    )  # fmt: skip
+
+
+STUDY = study_of()
 
 
 def run_of(drafter: str, kind: str, temperature: float, **target: Any) -> dict[str, Any]:
@@ -42,14 +73,6 @@ def run_of(drafter: str, kind: str, temperature: float, **target: Any) -> dict[s
     declared = {"kind": kind, "checkpoint": f"org/{drafter}"}
     target = {"source": "Qwen/Qwen3-4B", **target}
     return {"target": target, "drafters": {drafter: declared}, "sampling": {"temperature": temperature}}
-
-
-FOUND: dict[str, Any] = {
-    "beside": [
-        {"role": "k by batch", "policy": "k_by_batch:8=7/32=3/64=0", "gain": 0.25, "gain_half_width": 0.01},
-        {"role": "in vLLM", "policy": "vllm_adaptive", "gain": 0.1, "gain_half_width": None},
-    ]
-}
 
 
 def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
@@ -68,7 +91,7 @@ def test_vllm_drafts_as_what_was_simulated() -> None:
     """Its default is greedy; the other way has another acceptance. Without a choice, nothing is said."""
     winner = configuration("dspark", 7, "fixed:7")
     for drafting, method, said in (("sampled", "probabilistic", "drawn from"), ("greedy", "greedy", "of greedy drafts")):
-        study = {**STUDY, "plan": {**STUDY["plan"], "drafting": drafting}}
+        study = study_of(drafting=drafting)
         made = serving(winner, FOUND, study, run_of("dspark", "dspark", 0.7))
         assert made.speculative is not None
         assert made.speculative["draft_sample_method"] == method
@@ -116,7 +139,7 @@ def test_tables_by_batch_size() -> None:
 
 
 def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> None:
-    study = {**STUDY, "plan": {**STUDY["plan"], "replicas": 3}}
+    study = study_of(replicas=3)
     run = run_of("mtp", "mtp", 0.0)
     fixed = serving(configuration("mtp", 3, "fixed:3"), FOUND, study, run)
     assert "--data-parallel-size 3" in fixed.command
@@ -127,7 +150,7 @@ def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> 
 
 def test_rows_end_where_loads_did() -> None:
     """Of a study of 16 users with a cap of 64: a cutoff at 8 is known up to 16, and that is said."""
-    study = {**STUDY, "loads": {"users:16/0": {}}}
+    study = study_of(loads=[Users(16)])
     made = serving(configuration("mtp", 3, "cutoff:8"), FOUND, study, run_of("mtp", "mtp", 0.0))
     assert made.speculative is not None
     assert made.speculative["num_speculative_tokens_per_batch_size"] == [(1, 8, 3), (9, 16, 0)]
@@ -136,7 +159,7 @@ def test_rows_end_where_loads_did() -> None:
 
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     winner = configuration("mtp", 3, "batch_adaptive:0.1")
-    made = serving(winner, {"beside": []}, STUDY, run_of("mtp", "mtp", 0.7))
+    made = serving(winner, found_with(), STUDY, run_of("mtp", "mtp", 0.7))
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
     assert "no table of k by batch size was confirmed: every batch drafts 3" in "\n".join(made.notes)

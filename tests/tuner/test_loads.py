@@ -15,10 +15,11 @@ from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.sla import Sla
 from tests.tuner.configurations import configuration
 from tests.tuner.conftest import QUIET
-from tuner.display import capacity, describe
+from tuner.display import capacity
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, TrialJob, weighted
+from tuner.stored import read_study
 from tuner.study import StudyPlan, resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -95,14 +96,17 @@ def test_two_replicas_are_two_machines(here: Any, plan_of: Any) -> None:
 
 
 def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: str) -> None:
-    study = describe(store, both)
-    [load] = study["loads"]
-    assert Load.parse(load) == BOTH
-    winner = study["loads"][load]["winner"]
-    assert study["loads"][load]["decision"]["holds"]["value"] > 1
-    dollars = 1e6 * 3.6 / 3600 / winner["figures"]["throughput"]
+    study = read_study(store, both)
+    [(load, found)] = study.loads.items()
+    assert load == BOTH
+    assert found.winner is not None
+    assert found.winner.figures is not None
+    assert found.decision is not None
+    assert found.decision.holds is not None
+    assert found.decision.holds.value > 1
+    dollars = 1e6 * 3.6 / 3600 / found.winner.figures["throughput"]
     assert f"${dollars:.3g} per million" in "\n".join(capacity(load, study))
-    assert winner["drafter"] == "eagle3"
+    assert found.winner.drafter == "eagle3"
     command = export_study(store, both, "vllm", None)
     assert "--data-parallel-size 2" in command
     assert "2 replicas" in command
@@ -120,11 +124,14 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
 def test_users_of_a_service_in_gpus(store: Store) -> None:
     """As many as the winner holds on a machine, and machines for all of them."""
     name = started(store, loads=[Users(4)], seconds=20.0, kinds=["fixed"], slas=[Sla.parse("tps>=100")], users=1000)
-    study = describe(store, name)
-    [holds] = [found["decision"]["holds"] for found in study["loads"].values()]
-    assert holds["low"] <= holds["value"] <= holds["high"]
-    gpus = -(-1000 // round(4 * holds["value"]))
-    assert any(line.startswith(f"1,000 users need {gpus} GPUs") for line in capacity("users:4/0", study))
+    study = read_study(store, name)
+    [(load, found)] = study.loads.items()
+    assert found.decision is not None
+    holds = found.decision.holds
+    assert holds is not None
+    assert holds.low <= holds.value <= holds.high
+    gpus = -(-1000 // round(4 * holds.value))
+    assert any(line.startswith(f"1,000 users need {gpus} GPUs") for line in capacity(load, study))
 
 
 def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path) -> None:
@@ -137,6 +144,6 @@ def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path)
         with pytest.raises((InputError, OSError), match=r"has changed|No such file"):
             resume_study(store, name, 8, QUIET, cluster=None, time_limit_s=None)
         assert Studies(store).find(name) == done
-    assert describe(store, name)["loads"]
+    assert read_study(store, name).loads
     file.write_text(before)
     assert resume_study(store, name, None, QUIET, cluster=None, time_limit_s=None) == name

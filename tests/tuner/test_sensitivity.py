@@ -9,6 +9,7 @@ import pytest
 from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
+from simulator.simulation import EngineLimits
 from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario
 from tuner.sensitivity import decisive, elsewhere
@@ -108,4 +109,4 @@ def test_what_was_recorded_comes_faster_and_slower(tmp_path: Path) -> None:
 
 
 def scenario(load: Load) -> Scenario:
-    return Scenario(load=load, profile=find_profile("h100/qwen3-4b"), weights={"all": 1.0})
+    return Scenario(load=load, profile=find_profile("h100/qwen3-4b"), weights={"all": 1.0}, limits=EngineLimits())

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands of the tuner have, and no other program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,4 @@ from typing import Annotated
 import typer
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the database.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout; progress goes to stderr.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id, the start of one, or `latest`.")]

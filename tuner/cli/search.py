@@ -9,9 +9,10 @@ import typer
 
 from harness import stops
 from harness.console import check_resumed, checked, joined, listed, shares, user_errors, watching
+from harness.options import AsJson, RunName
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
-from tuner.cli.options import AsJson, Out, RunName
+from tuner.cli.options import Out
 
 SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""

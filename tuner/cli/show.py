@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.console import user_errors
-from tuner.cli.options import AsJson, Out, StudyName
+from harness.options import AsJson
+from tuner.cli.options import Out, StudyName
 
 
 def show(name: StudyName = "latest", out: Out = Path("runs"), as_json: AsJson = False) -> None:

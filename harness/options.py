@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands have, of both programs; where their help differs, each has its own."""
 
 from __future__ import annotations
 
