@@ -27,7 +27,7 @@ from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
 from simulator.records import MAX_GAMMA
 
-WEIGHTS = ("config.json", "*.safetensors", "*.bin")
+WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json")
 """Files of a checkpoint that say what a model computes."""
 TEXT = (
     "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tekken.json", "*.model",

@@ -129,10 +129,11 @@ class Batch:
             raise InputError(f"policy {policy.name}: is a bound for replays; a live loop cannot know what it looks at")
         if target.cannot_decode is not None:
             raise InputError(f"target {target.name}: cannot decode live: {target.cannot_decode}")
-        if longest > target.max_positions:
+        if longest + drafter.gamma > target.max_positions:  # a draft at the end of a text is read beyond it
+            beyond = f" and {drafter.gamma} drafted after them" if drafter.gamma else ""
             raise InputError(
-                f"a prompt and its response need {longest} tokens, but the target's context has {target.max_positions}; "
-                "shorten the prompt or lower max_new_tokens"
+                f"a prompt and its response need {longest} tokens{beyond}, but the target's context has "
+                f"{target.max_positions}; shorten the prompt or lower max_new_tokens"
             )
         self.target, self.drafter, self.sampling, self.rows = target, drafter, sampling, rows
         self._of_drafts, self._stop_tokens = sampling.of_drafts(drafting), target.stop_tokens

@@ -112,7 +112,7 @@ def record_anchors(
     made: dict[int, Reading] = {}
     looked_up_alone = not learned and readings is None
     at_once = _anchors_at_once(target, learned, texts, budget_bytes, len(ways))
-    for group in [] if looked_up_alone else _groups(texts, at_once):
+    for group in [] if looked_up_alone else _groups(texts, at_once, target.max_positions - gamma):
         padded = _Texts([texts[i] for i in group], gamma, target.device)
         recorded, own_readings = _drafted(target, learned, padded, sampling, ways, budget_bytes, fresh)
         made |= zip(group, own_readings, strict=True)
@@ -148,15 +148,16 @@ def _anchors_at_once(
     return max(1, budget_bytes // int(4 * (max(logits, default=alone) + max(scores, default=0))))
 
 
-def _groups(texts: Sequence[DenseText], anchors: int) -> Iterator[list[int]]:
-    """Indices of texts to put into one pass: little padding, and `anchors` in all unless one text alone has more."""
+def _groups(texts: Sequence[DenseText], anchors: int, longest: int) -> Iterator[list[int]]:
+    """Indices of texts to put into one pass: little padding, at most `longest` tokens of context and response with it, and
+    `anchors` in all unless one text alone has more."""
     group: list[int] = []
     shapes = [(text.anchors, len(text.prompt)) for text in texts]
     for i in sorted(range(len(texts)), key=shapes.__getitem__):
         wider = [*group, i]
         width = max(shapes[j][0] for j in wider) + max(shapes[j][1] for j in wider)
         padded = len(wider) * width > _PADDING * sum(sum(shapes[j]) for j in wider)
-        if group and (padded or len(wider) * shapes[i][0] > anchors):
+        if group and (padded or width > longest or len(wider) * shapes[i][0] > anchors):
             yield group
             group = []
         group.append(i)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.ngram import NoDrafter
-from drafters.sampling import probabilities, sample
+from drafters.sampling import finite, not_finite, probabilities, sample
 from drafters.target import Target, tolerance, typical_error
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Round, Sampling
@@ -54,10 +54,7 @@ def rows_at_once(target: Target) -> int:
     wrong = "it fails"
     for rows in (len(texts), 1):
         try:
-            made = _generate(target, texts[:rows], 6, with_logits=True)
-            count = len(made.logits)
-            whole = target.head(target.read(made.sequences, []).hidden[:, -count - 1 : -1])
-            error = typical_error(torch.stack(made.logits, 1), whole)
+            error = max(_error_generating(target, some) for some in torch.split(texts, rows))
         except Exception as error_:  # models fail in their own ways
             wrong = f"{type(error_).__name__}: {first_paragraph(error_)}"
             continue
@@ -70,11 +67,19 @@ def rows_at_once(target: Target) -> int:
     )
 
 
+def _error_generating(target: Target, texts: Tensor) -> float:
+    """Typical distance of the logits of the model's `generate`, a token at a time, from those of the whole texts."""
+    made = _generate(target, texts, 6, with_logits=True)
+    count = len(made.logits)
+    whole = target.head(target.read(made.sequences, []).hidden[:, -count - 1 : -1])
+    return typical_error(torch.stack(made.logits, 1), whole)
+
+
 def _generated(target: Target, requests: Sequence[DecodeRequest], sampling: Sampling) -> list[Decoded]:
     """Responses by the model's own `generate` to prompts of one length."""
     done = [Decoded(r, np.random.Generator(np.random.Philox(seed=r.seed))) for r in requests]
     prompts = torch.tensor([r.prompt for r in requests], device=target.device)
-    drawn = LogitsProcessorList([_Drawn(sampling, [d.random for d in done])])
+    drawn = LogitsProcessorList([_Drawn(sampling, done, target.dtype)])
     whole = _generate(target, prompts, max(r.max_new_tokens for r in requests), logits_processor=drawn)
     for decoded, tokens in zip(done, whole[:, prompts.shape[1] :].tolist(), strict=True):
         tokens = tokens[: decoded.request.max_new_tokens]
@@ -107,10 +112,13 @@ def _generate(target: Target, prompts: Tensor, count: int, *, with_logits: bool 
 class _Drawn(LogitsProcessor):  # type: ignore[misc]
     """Draws each row's next token by our sampling law from its own random stream, and leaves `generate` no other choice."""
 
-    def __init__(self, sampling: Sampling, random: Sequence[np.random.Generator]) -> None:
-        self._sampling, self._random = sampling, random
+    def __init__(self, sampling: Sampling, done: Sequence[Decoded], dtype: torch.dtype) -> None:
+        self._sampling, self._done, self._dtype = sampling, done, dtype
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.tensor([r.random() for r in self._random], dtype=torch.float64)
+        for decoded, fine in zip(self._done, finite(scores).tolist(), strict=True):
+            if not fine:
+                raise not_finite("the target's logits", decoded.request.name, input_ids.shape[1] - 1, self._dtype)
+        uniform = torch.tensor([d.random.random() for d in self._done], dtype=torch.float64)
         tokens = sample(probabilities(self._sampling, scores), uniform)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.unsqueeze(-1), 0.0)

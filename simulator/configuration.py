@@ -9,8 +9,6 @@ from typing import Any
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, KeptDrafting, Recording, System
 
-_NOBODY: Mapping[str, str] = {}
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Configuration:
@@ -32,7 +30,7 @@ class Configuration:
         return cls(NO_RECORDING, NO_DRAFTER, request_cap)
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str] = _NOBODY) -> Configuration:
+    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str]) -> Configuration:
         """From what `row` made; how drafts are chosen, and of which kind each drafter is, is told elsewhere.
 
         Raises InputError for a policy there is not.

@@ -335,7 +335,7 @@ def _next(gains: Sequence[Gain], source: str) -> str:
         return ""
     width, held = (r.high - r.low for r in (gains[0].all, gains[0].held))
     if width > 1.5 * held:
-        how = "fit it to a measured point or two" if source == "measured" else "measure it there with `harness profile`"
+        how = "step times of the engine itself, measured there, would narrow it (docs/hardware.md)"
         return f"most of the interval is the profile's ({source}): {how}"
     return "most of the interval is the traffic's: record more prompts"
 

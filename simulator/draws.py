@@ -66,11 +66,14 @@ def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: fl
 
 
 def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepared]:
-    """A simulation as a draw has it. Two candidates' draws of one number see the same prompts, seed and errors."""
+    """A simulation as a draw has it. Two candidates' draws of one number see the same prompts, seed and errors.
+
+    On a profile that is slower it takes longer, so that no fewer requests finish.
+    """
     of_prompts, of_profile = np.random.default_rng([setup.seed, FRESH, draw.number]).spawn(2)
-    profile = perturbed(setup.profile, of_profile) if draw.off else setup.profile
-    seed = setup.seed + FRESH + draw.number
-    return dataclasses.replace(setup, profile=profile, seed=seed), redrawn(recorded, of_prompts)
+    profile, slower = perturbed(setup.profile, of_profile) if draw.off else (setup.profile, 1.0)
+    seed, seconds = setup.seed + FRESH + draw.number, setup.seconds * max(1.0, slower)
+    return dataclasses.replace(setup, profile=profile, seed=seed, seconds=seconds), redrawn(recorded, of_prompts)
 
 
 def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:

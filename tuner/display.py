@@ -83,7 +83,10 @@ def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -
         )
         return
     gains = ", ".join(f"{_over_none(row)} at {load.label}" for load, row in rows.items() if row is not None)
-    say(console, f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation {gains}.")
+    say(
+        console,
+        f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation, the profile held, {gains}.",
+    )
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
 
 
@@ -278,12 +281,12 @@ def _closest(found: AtLoad, plan: StudyPlan) -> str:
 
 def _who(row: Row) -> str:
     """A configuration without its request cap."""
-    return str(row.configuration("sampled").system)
+    return str(row.configuration("sampled", {}).system)
 
 
 def _configuration(row: dict[str, Any]) -> str:
     """A configuration with its request cap."""
-    return Configuration.read(row, "sampled").in_full
+    return Configuration.read(row, "sampled", {}).in_full  # no word of it depends on the kind
 
 
 def _interval(row: Row, name: str, form: str) -> str:

@@ -18,7 +18,7 @@ from results.store.decisions import serving_of
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import refused, sentences
-from simulator.drafter_kinds import KINDS, kind_of
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
@@ -58,7 +58,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
         head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision.notes, check(decision.settings)]
         return _commented(head, decision.command)
     run = store.run(study.run_id)
-    winner = won[load].configuration(study.plan.drafting, _kinds(run))
+    winner = won[load].configuration(study.plan.drafting, study.kinds)
     if reason and refused(VLLM, winner):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
     made = serving(winner, found, study, run)
@@ -165,7 +165,7 @@ def searched(study: StoredStudy) -> int:
 
 def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, run: Mapping[str, Any]) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
-    winner = row.configuration(study.plan.drafting, _kinds(run))
+    winner = row.configuration(study.plan.drafting, study.kinds)
     table = found.confirmed(K_BY_BATCH)
     closest: dict[str, Any] | None
     try:
@@ -197,17 +197,19 @@ def _expected(winner: Row) -> str:
 def _command_for_all(store: Store, study: StoredStudy) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
     plan, winners = study.plan, [found.winner for found in study.loads.values()]
-    same = None not in winners and len({row.configuration(plan.drafting) for row in winners if row is not None}) == 1
+    same = (
+        None not in winners
+        and len({row.configuration(plan.drafting, study.kinds) for row in winners if row is not None}) == 1
+    )
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
     run = store.run(study.run_id)
-    kinds = _kinds(run)
     studies = Studies(store)
     trials = {
-        int(load.users or 0): [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study.study_id, str(load))]
+        int(load.users or 0): [Trial.read(r, plan.drafting, study.kinds) for r in studies.trials(study.study_id, str(load))]
         for load in study.loads
     }
-    found = by_load(trials, whole_blocks(kinds), plan.replicas)
+    found = by_load(trials, whole_blocks(study.kinds), plan.replicas)
     if found is None:
         return ""
     recording = found.recording
@@ -219,7 +221,7 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
     head = [
         f"specyard study {study.study_id}: {recording.drafter} γ={recording.gamma}, k by batch size, at the loads searched",
-        f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation on {whose}:",
+        f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
         *found.bars(confirmed), *better(found, trials), *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -247,11 +249,6 @@ def better(found: ByLoad, trials: Mapping[int, Sequence[Trial]]) -> Iterator[str
             yield f"{at}: --concurrency {row.users} exports it"
 
 
-def _kinds(run: Mapping[str, Any]) -> dict[str, str]:
-    """By name, the kinds of a run's drafters."""
-    return {name: kind_of(name, drafter) for name, drafter in run["drafters"].items()}
-
-
 def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
     """The load that was asked for; all of them where none was. Raises InputError for what the study is not of."""
     chosen = [load for load in study.loads if users is None or load.users == users]
@@ -266,7 +263,7 @@ def _winners(study: StoredStudy, users: int | None) -> dict[Load, Row]:
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
         raise InputError(_no_winner(study, lost))
-    if len({winner.configuration(study.plan.drafting) for winner in winners.values()}) > 1:
+    if len({winner.configuration(study.plan.drafting, study.kinds) for winner in winners.values()}) > 1:
         raise InputError(_choose(study))
     return winners
 
@@ -291,6 +288,6 @@ def _optuna(store: Store, study: StoredStudy) -> str:
     storage = JournalStorage(JournalFileBackend(str(file)))
     studies = Studies(store)
     for load in study.loads:
-        trials = [Trial.read(row, study.plan.drafting) for row in studies.trials(study.study_id, str(load))]
+        trials = [Trial.read(row, study.plan.drafting, study.kinds) for row in studies.trials(study.study_id, str(load))]
         study_of(trials, study.plan.objective, storage=storage, study_name=f"{study.study_id} {load}")
     return str(file)

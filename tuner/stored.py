@@ -10,6 +10,7 @@ import msgspec
 from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
+from results.store.runs import kinds_of
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import Decision
@@ -17,8 +18,6 @@ from simulator.load import Load
 from simulator.records import KeptDrafting
 from tuner.study import StudyPlan
 from tuner.trial import Trial, closest
-
-_NOBODY: Mapping[str, str] = {}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """A figure and half the width of its interval; None each where there is none."""
         return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
 
-    def configuration(self, drafting: KeptDrafting, kinds: Mapping[str, str] = _NOBODY) -> Configuration:
+    def configuration(self, drafting: KeptDrafting, kinds: Mapping[str, str]) -> Configuration:
         """What was confirmed; see `Configuration.read`."""
         return Configuration.read(msgspec.structs.asdict(self), drafting, kinds)
 
@@ -93,6 +92,8 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None
     """The model that was recorded, where anybody knows."""
     synthesised: bool
+    kinds: dict[str, str]
+    """Kinds of the run's drafters, by name."""
     loads: dict[Load, AtLoad]
     row: dict[str, Any]
     """The row of `studies` without its plan."""
@@ -120,7 +121,8 @@ def read_study(store: Store, name: str) -> StoredStudy:
     studies = Studies(store)
     row = studies.find(name)
     plan, study_id = read_plan(row.pop("plan"), StudyPlan), str(row["study_id"])
-    target = store.run(row["run_id"])["target"]
+    run = store.run(row["run_id"])
+    target, kinds = run["target"], kinds_of(run)
     confirmed = [msgspec.convert(found, Row) for found in studies.confirmations(study_id)]
     sensitivities = studies.sensitivities(study_id)
     with store.reading() as connection:
@@ -128,7 +130,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
     loads = {}
     for load in plan.loads:
         text = str(load)
-        trials = [Trial.read(r, plan.drafting) for r in studies.trials(study_id, text)]
+        trials = [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study_id, text)]
         own, near = [found for found in confirmed if found.load == text], closest(trials)
         loads[load] = AtLoad(
             trials={state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
@@ -141,5 +143,5 @@ def read_study(store: Store, name: str) -> StoredStudy:
         )
     return StoredStudy(
         study_id=study_id, run_id=str(row["run_id"]), finished=row["finished_at"] is not None, plan=plan,
-        target=target.get("source"), synthesised=bool(target.get("synthesised")), loads=loads, row=row,
+        target=target.get("source"), synthesised=bool(target.get("synthesised")), kinds=kinds, loads=loads, row=row,
     )  # fmt: skip

@@ -105,6 +105,11 @@ class StudyInputs:
         """The recording that `none` walks."""
         return bare_of(self.recorded, self.recordings)
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of the drafters, by their names."""
+        return {recording.drafter: recording.kind for recording in self.recordings.keys}
+
 
 def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
     """The recording that `none` walks: the first that can be chosen, or the first of all."""
@@ -298,7 +303,7 @@ def carry_out(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
                 trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
             )  # fmt: skip
-            done = [Trial.read(row, plan.drafting) for row in studies.trials(study_id, str(load))]
+            done = [Trial.read(row, plan.drafting, found.kinds) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
         _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
@@ -358,7 +363,7 @@ def _finish(
         beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
         confirmations += rows
-        winners[load] = Configuration.read(rows[0], plan.drafting)
+        winners[load] = Configuration.read(rows[0], plan.drafting, found.kinds)
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:
         scenarios = [scenario_of(plan, found, load) for load in winners]
@@ -379,7 +384,7 @@ def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, 
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
-    whole = whole_blocks({r.recording.drafter: r.recording.kind for r in found.recorded})
+    whole = whole_blocks(found.kinds)
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
     return None if table is None else table.configuration
 

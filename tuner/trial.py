@@ -12,7 +12,6 @@ from simulator.records import KeptDrafting
 from tuner.objective import WANTED, Figures, Objective, Scenario
 from tuner.space import Leaf
 
-_NOBODY: Mapping[str, str] = {}
 State = Literal["complete", "cut", "failed"]
 SLACK = 0.05
 """By how much more a configuration must break a bound than another to be clearly worse."""
@@ -110,7 +109,7 @@ class Trial:
         }  # fmt: skip
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str] = _NOBODY) -> Trial:
+    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str]) -> Trial:
         """From the database; how drafts were chosen is the study's, and of which kinds drafters are is the run's."""
         domains = {k: tuple(v) if isinstance(v, list) else v for k, v in row["distributions"].items()}
         rungs = tuple(

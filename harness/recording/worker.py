@@ -218,7 +218,7 @@ class Recorder:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
             name = live[0] if live else "none"
             asked = {i: self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active}
-            room = self.target.max_positions - limit - beyond
+            room = self.target.max_positions - limit - (live[1].gamma if live else beyond)
             active = [i for i, request in asked.items() if turn == 0 or len(request.prompt) <= room]
             requests, size = [asked[i] for i in active], len(prompts)
             if live:
@@ -330,6 +330,10 @@ class Recorder:
             drafter = self._drafter(name, gamma)
             limit = min(self.generation.max_new_tokens, _TIMED_TOKENS)
             request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}], limit)
+            room = self.target.max_positions - len(request.prompt) - drafter.gamma  # given responses may be of other lengths
+            if room < 1:
+                continue
+            request = replace(request, max_new_tokens=min(limit, room))
             drafting = self.options.drafting[0]
             [(_, decoded)] = decode(self.target, drafter, [request], self.sampling, max_batch=1, drafting=drafting)
             tokens = len(decoded.token_ids) - 1

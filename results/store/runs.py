@@ -68,6 +68,11 @@ class DeclaredDrafter:
     checkpoint_hash: str | None
 
 
+def kinds_of(run: Mapping[str, Any]) -> dict[str, str]:
+    """Kinds of a run's drafters, by their names; `run` is its row."""
+    return {name: kind_of(name, drafter) for name, drafter in run["drafters"].items()}
+
+
 TARGET_FILES: Final = {
     "hash": "weights",
     "tokenizer_hash": "tokenizer or chat template",

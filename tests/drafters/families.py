@@ -56,6 +56,11 @@ _INKLING = {
     **_HEAD, **_EXPERTS, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 16, "rel_extent": 32,
     "sliding_window_size": 8,
 }  # fmt: skip
+_DECODER = {
+    "d_model": 64, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 128, "decoder_vocab_size": VOCAB,
+    "forced_eos_token_id": None,
+}  # fmt: skip
+"""Of what is the decoder of an encoder-decoder elsewhere."""
 _MIXED = {"layer_types": ["linear_attention", "full_attention"] * 2}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,6 +73,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bailing_hybrid": ("bailing_hybrid", {**_MLA, **_MIXED, "head_dim": 8}),
     "bamba": ("bamba", {**_MAMBA2, "attn_layer_indices": [1, 3]}),
     "beam": ("beam", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
+    "bert": ("bert", {"is_decoder": True}),
     "biogpt": ("biogpt", {}),
     "bitnet": ("bitnet", {}),
     "bloom": ("bloom", {}),
@@ -178,6 +184,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mellum": ("mellum", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
     "mimo_v2_flash": ("mimo_v2_flash", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
     "minicpm3": ("minicpm3", {k: v for k, v in _MLA.items() if k not in _EXPERTS}),
+    "marian": ("marian", _DECODER),
     "minimax": ("minimax", {**_HEAD, **_EXPERTS, **_MIXED}),
     "minimax_m2": ("minimax_m2", {**_HEAD, **_EXPERTS}),
     "minimax_m3_vl (text)": ("minimax_m3_vl_text", {**_HEAD, **_EXPERTS}),
@@ -210,6 +217,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "openai-gpt": ("openai-gpt", {}),
     "opt": ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),
     "persimmon": ("persimmon", {}),
+    "pegasus": ("pegasus", _DECODER),
     "phi": ("phi", {}),
     "phi3": ("phi3", {}),
     "phimoe": ("phimoe", _EXPERTS),
@@ -230,6 +238,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "recurrent_gemma": ("recurrent_gemma", {"lru_width": 64, "attention_window_size": 8}),
+    "roberta": ("roberta", {"is_decoder": True}),
+    "roformer": ("roformer", {"is_decoder": True, "embedding_size": 64}),
     "rwkv": ("rwkv", {"attention_hidden_size": 64}),
     "sarvam_mla": ("sarvam_mla", _MLA),
     "sarvam_moe": ("sarvam_moe", {**_HEAD, **_EXPERTS}),

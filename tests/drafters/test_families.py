@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import transformers
 from packaging.version import Version
 from scipy.stats import chisquare
 from torch import nn
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest, decode
+from drafters.dense import DenseText, record_anchors
 from drafters.generation import respond, rows_at_once
-from drafters.kinds.ngram import NoDrafter
-from drafters.target import Target
+from drafters.kinds.ngram import NGram, NoDrafter
+from drafters.target import Target, typical_error
 from simulator.errors import InputError
 from simulator.records import Sampling
 from tests.drafters.conftest import drafter_config
@@ -38,9 +40,10 @@ DECODING = [
     "llama", "llama, llama3 rope", "mistral", "mistral, window", "qwen2", "qwen3", "qwen3, window", "qwen3_moe", "mixtral",
     "gemma", "gemma2", "gemma3", "gemma3 (text)", "gemma4, shared kv", "gemma4 (text)", "gemma4 (text), shared kv",
     "gpt_oss", "glm4", "glm4_moe", "deepseek_v3", "phi3", "olmo2", "granite", "cohere", "cohere2", "gpt2", "gpt_neox", "opt",
-    "bloom", "falcon, alibi", "gpt_neo", "modernbert-decoder", "longcat_flash",
+    "bloom", "falcon, alibi", "gpt_neo", "modernbert-decoder", "longcat_flash", "bert", "marian", "pegasus",
+    "roformer",
 ]  # fmt: skip
-BY_ROW = {"bloom", "falcon, alibi", "gpt_neo"}
+BY_ROW = {"bloom", "falcon, alibi", "gpt_neo", "marian", "pegasus", "roformer"}
 """These make all masks themselves, so that rows of a ragged batch are read one after another."""
 _LINEAR = "(linear attention|mamba|recurrent)"  # what older versions of transformers call it
 STATE = {
@@ -168,3 +171,58 @@ def test_first_tokens_follow_the_models_own_distribution(kind: str, settings: di
         observed, expected = observed[:-1], expected[:-1] * observed[:-1].sum() / expected[:-1].sum()
     assert chisquare(observed, expected).pvalue > 1e-4
     assert len(observed) >= 5
+
+
+@pytest.mark.parametrize(("kind", "room"), [("opt", 0), ("gpt2", 0), ("opt", 3), ("gpt2", 3)])
+def test_drafts_are_not_read_beyond_the_context(kind: str, room: int) -> None:
+    """Positions are learned up to the 80th: five drafts at the end of a text need as many more."""
+    target = Target(micro_model(kind, max_position_embeddings=80, n_positions=80))
+    request = DecodeRequest(tuple(range(3, 43)), 40 - room, (0,))
+    for drafter in (NoDrafter(), NGram(3, min_match=1)):
+        if drafter.gamma > room:
+            with pytest.raises(InputError, match="and 3 drafted after them, but the target's context has 80"):
+                list(decode(target, drafter, [request], Sampling(0), max_batch=1))
+        else:
+            [(_, done)] = decode(target, drafter, [request], Sampling(0), max_batch=1)
+            assert len(done.token_ids) == 40 - room or done.finish == "stop"
+
+
+def test_texts_read_together_are_not_padded_beyond_the_context() -> None:
+    """50 and 25 tokens, and 25 and 50, fit in 80 each, and not side by side: prompts and responses are padded apart."""
+    target = Target(micro_model("gpt2", n_positions=80))
+    texts = [
+        DenseText(tuple(range(3, 3 + long)), tuple(range(4, 4 + short)), (3, 4, 5), False, (i,))
+        for i, (long, short) in enumerate([(50, 25), (25, 50)])
+    ]
+    together = record_anchors(target, [NGram(3, min_match=1)], texts, Sampling(), readings=[])[0]
+    assert [len(anchors.accepted) for [found] in [together.values()] for anchors in found] == [24, 49]
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+def test_a_state_that_is_not_finite_stops_the_answer(kind: str) -> None:
+    model = micro_model(kind, **FAMILIES[kind][1])
+    target = Target(model)
+    with torch.no_grad():
+        target.lm_head.weight[:, 0] = torch.nan
+    with pytest.raises(InputError, match="a text: the target's logits after position 9 of the text are not finite"):
+        list(respond(target, [DecodeRequest(tuple(range(3, 13)), 4, (0,), "a text")], Sampling(), max_batch=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "falcon_mamba"])
+def test_states_in_float32_of_weights_in_16_bits_have_a_head(kind: str, dtype: torch.dtype) -> None:
+    """What these give their heads is float32, and cast there by the models themselves."""
+    with tempfile.TemporaryDirectory() as folder:
+        micro_model(kind, scale=1, **FAMILIES[kind][1]).save_pretrained(folder)
+        target = Target(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype))
+    assert target.head(target.read(target.some_texts(), []).hidden).isfinite().all()
+
+
+def test_one_wrong_row_is_no_typical_error() -> None:
+    """A model may be wrong about the rows that are behind, and right about all others."""
+    own = torch.ones(3, 9, 4)
+    ours = own.clone()
+    ours[1] += 1
+    assert typical_error(ours, own) == pytest.approx(1.0)
+    ours[1, 4:] -= 1  # four states of nine: routers flip on last bits
+    assert typical_error(ours, own) == 0.0

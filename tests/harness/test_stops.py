@@ -30,7 +30,7 @@ def moments(few: int) -> list[object]:
 RUN = "harness run suites/math_code_chat --limit 1 --max-new-tokens 24 --batch 2 --drafter ngram --actors 1 --speed-passes 0"
 SEARCH = (
     "tuner search --hardware h100/qwen3-4b --concurrency 8 --trials 12 --seconds 20 --confirmation-draws 5 "
-    "--decision-draws 10 --actors 0 --drafter dspark --policy fixed,prefix_scheduler"
+    "--decision-draws 10 --actors 0 --policy fixed"
 )
 
 
@@ -100,7 +100,9 @@ def digest(out: Path, **tables: str) -> str:
 RECORDED = {
     "responses": "run_id", "rounds": "run_id, draft_s, verify_s", "recordings": "run_id", "anchors": "run_id",
 }  # fmt: skip
-SEARCHED = {"trials": "study_id, wall_s", "confirmations": "study_id"}
+SEARCHED = {
+    "trials": "study_id, wall_s", "confirmations": "study_id", "sensitivities": "study_id", "decisions": "subject",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,8 @@ def unstopped_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with a run to search."""
     out = tmp_path_factory.mktemp("traces")
-    finished("harness synthesize paper:qwen3-4b --responses-per-task 4 --output-tokens 64", "--out", str(out))
+    how = "--survival .72,.53,.38 --drafter 'my head=eagle3' --target mine/Own-4B"  # a name that tells no kind
+    finished(f"harness synthesize {how} --responses-per-task 12 --output-tokens 64", "--out", str(out))
     return out / "specyard.duckdb"
 
 

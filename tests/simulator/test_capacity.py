@@ -29,8 +29,9 @@ from simulator.capacity import (
     too_few,
 )
 from simulator.decision import Draw, Range
-from simulator.draws import HOLDING, counted_share, headroom_of, holding, seconds_for
+from simulator.draws import HOLDING, counted_share, headroom_of, holding, seconds_for, varied
 from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
 from simulator.simulation import EngineLimits, Setup, prepare, simulate
@@ -252,3 +253,14 @@ def test_what_draws_hold_is_told_of_the_load_that_was_asked_for() -> None:
     for times in (0.0, MOST, 4.0):  # wherever the search begins
         found = holding(Users(1), times, hold)
         assert (found.low, found.high) == (min(times, 4), max(times, 6))
+
+
+def test_draws_on_a_slower_profile_are_longer() -> None:
+    """Step times 40 % off: where they are three times as long, as many requests finish as where they are right."""
+    errors = Errors(0.4, 0.4, 0.4)
+    profile = replace(find_profile("h100/qwen3-4b"), errors=errors)
+    averages = {"all": Averages((0.7, 0.5))}
+    recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=64, prompt_tokens=64))
+    setup = Setup(load=Users(16), policy=PolicySpec.parse("fixed:2"), profile=profile, seconds=10)
+    finished = [simulate(*varied(setup, recorded, Draw(number, off=True))).finished for number in range(40)]
+    assert min(finished) > 0.4 * simulate(setup, recorded).finished

@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from harness.cluster import Cluster
 from harness.console import Watcher
 from results.store.database import Store, without_nan
+from results.store.decisions import decisions
+from results.store.runs import kinds_of
 from results.store.studies import Studies
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
+from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.simulation import prepare, redrawn
 from simulator.sla import Sla
@@ -41,7 +45,9 @@ ONE: dict[str, Any] = {**OPTIONS, "loads": [Users(8)], "trials": 24, "drafters":
 def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
     """All that a study decides: everything but clocks."""
     studies = Studies(store)
-    rows = [*studies.trials(study_id), *studies.confirmations(study_id), *studies.sensitivities(study_id)]
+    with store.reading() as connection:
+        decided = [{load: msgspec.to_builtins(decision) for load, decision in decisions(connection, study_id).items()}]
+    rows = [*studies.trials(study_id), *studies.confirmations(study_id), *studies.sensitivities(study_id), *decided]
     return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
 
 
@@ -86,7 +92,10 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
 
 def test_rows_read_back_as_the_trials_they_were_and_optuna_agrees(store: Store, study: str) -> None:
     rows = Studies(store).trials(study, "users:16/0")
-    trials = [Trial.read(row, "sampled") for row in rows]
+    kinds = kinds_of(store.run(Studies(store).find(study)["run_id"]))
+    trials = [Trial.read(row, "sampled", kinds) for row in rows]
+    drafting = [t.configuration.recording for t in trials if t.configuration.policy != NO_DRAFTER]
+    assert all(recording.kind == kinds[recording.drafter] for recording in drafting)
     assert [without_nan(t.row()) for t in trials] == [{k: v for k, v in row.items() if k != "load"} for row in rows]
     theirs = study_of(trials, "throughput")
     for row, optuna_trial in zip(rows, theirs.trials, strict=True):
@@ -239,7 +248,7 @@ def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..
     failed = [t for t in trials if t.state == "failed"]
     assert failed
     assert {t.configuration.recording.drafter for t in failed} == {"dflash"}
-    assert all(Trial.read(t.row() | {"rungs": [{}]}, "sampled").error == "InputError: no" for t in failed)
+    assert all(Trial.read(t.row() | {"rungs": [{}]}, "sampled", {}).error == "InputError: no" for t in failed)
     assert len(study_of(trials, "throughput").get_trials(states=())) == 0
     assert "dflash" not in {t.configuration.recording.drafter for t in ranked(trials)}
 
