@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Mix:
         if self.weights is not None:
             if unknown := sorted(set(self.weights) - domains):
                 raise InputError(f"mix: no {', '.join(unknown)} in the trace; it has {', '.join(sorted(domains))}")
-            if min(self.weights.values()) < 0 or not sum(self.weights.values()) > 0:
-                raise InputError("mix: shares must be 0 or more, and one above 0")
+            if min(self.weights.values()) < 0 or not 0 < sum(self.weights.values()) < math.inf:
+                raise InputError("mix: shares must be 0 or more and finite, and one above 0")
         for name in ("prompt_tokens", "output_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}: must be 1 or more, got {value}")

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import AsJson, Out
-from harness.console import listed, plain_console, print_json, say, user_errors, watching
+from harness.console import check_void, listed, plain_console, print_json, say, user_errors, watching
 from simulator.drafter_kinds import LEARNED
 from simulator.numbers import counted
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 def profile(
+    context: typer.Context,
     pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
     architecture: Annotated[
         str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
@@ -48,6 +49,7 @@ def profile(
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
+        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture"})
         effort = Effort(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,

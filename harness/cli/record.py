@@ -12,7 +12,7 @@ import typer
 from harness.cli.options import AsJson, Out
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import checked, joined, listed, print_json, user_errors, watching
+from harness.console import check_resumed, check_void, checked, joined, listed, print_json, user_errors, watching
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -78,6 +78,9 @@ def record(
             raise InputError("--resume goes on with a run as it was planned; leave the suite and --dry-run out")
         if suite is None and resume is None:
             raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
+        if resume is not None:
+            check_resumed(context)
+        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses"})
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster

@@ -283,6 +283,7 @@ def test_no_digit_of_a_command_line_is_lost() -> None:
     for users, think_s, rate, cv, named in (
         ("8", -1.0, None, 1.0, "--think-s"), ("8", math.nan, None, 1.0, "--think-s"), (None, 0.0, "2", math.inf, "--cv"),
         (None, 0.0, "2,-1", 1.0, "--rate"), (None, 0.0, "nan", 1.0, "--rate"),
+        (None, 0.0, "1e12", 1.0, "--rate"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=named):
             loads(users, think_s, rate, cv)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from harness import stops
-from harness.console import check_resumed, checked, joined, listed, shares, user_errors, watching
+from harness.console import OF_LOADS, check_resumed, check_void, checked, joined, listed, shares, user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
 from tuner.cli.options import AsJson, Out, RunName
@@ -85,6 +85,9 @@ def search(
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
     with user_errors("tuner"):
+        if resume is not None:
+            check_resumed(context)
+        check_void(context, {**OF_LOADS, "share": "sla"})
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
         from simulator.draws import draws_at
@@ -96,7 +99,6 @@ def search(
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context)
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
                 asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
