@@ -24,7 +24,7 @@ from simulator.numbers import counted
 from simulator.sla import Sla, attained, promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
-from tuner.study import StudyPlan
+from tuner.plan import StudyPlan
 from tuner.trial import Trial, closest
 
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}

@@ -29,8 +29,8 @@ from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, by_load, whole_blocks
 from tuner.confirmation import OVER_NONE
 from tuner.display import capacity, describe, load_label, replicated
+from tuner.plan import StudyPlan
 from tuner.samplers import study_of
-from tuner.study import StudyPlan
 from tuner.trial import Trial, ranked
 
 WORTH_SAYING = 0.01

@@ -10,14 +10,14 @@ import msgspec
 
 from results.store.recordings import Recordings
 from simulator.capacity import check_costs
-from simulator.draws import DRAWS
+from simulator.decision import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Drafting, Recording
 from simulator.serving.engines import ENGINES
-from simulator.simulation import EngineLimits, Setup, check_seconds
+from simulator.setup import EngineLimits, Setup, check_seconds
 from simulator.sla import Sla
 
 FEW = 6

@@ -53,7 +53,7 @@ def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str
     assert done.returncode == 0, done.stderr
 
 
-MODELS = "torch,ray,transformers,plotly,optuna,vllm"
+HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,14 @@ MODELS = "torch,ray,transformers,plotly,optuna,vllm"
         ("run math_code_chat --responses r.jsonl --max-new-tokens 8", "--max-new-tokens: is of no use beside --responses"),
         ("profile --pair tiny --architecture qwen3-4b", "--pair: is of no use beside --architecture"),
         ("profile --dtype float32", "--dtype: is of no use without --architecture"),
+        ("simulate --resume gone", "sweep gone"),
         ("sensitivity --hardware h100/qwen3-4b --drafter medusa", "medusa"),
+        ("sensitivity --hardware h100/qwen3-4b --seconds nan", "--seconds nan"),
+        ("sensitivity --hardware h100/qwen3-4b --policy fixed:99", "fixed:99"),
         ("replay --drafter medusa", "medusa"),
         ("report gone", "gone"),
         ("compare gone latest", "gone"),
+        ("compare latest --drafters old,new", "--drafters old,new"),
         ("synthesize nothing", "nothing"),
         ("reproduce nothing", "nothing"),
     ],
@@ -112,7 +116,7 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, name
         "try: main()\n"
         "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    command = [sys.executable, "-c", code, MODELS, *line.split(), "--out", str(tmp_path)]
+    command = [sys.executable, "-c", code, HEAVY, *line.split(), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1]

@@ -33,7 +33,8 @@ from simulator.draws import HOLDING, counted_share, headroom_of, holding, second
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
-from simulator.simulation import EngineLimits, Setup, prepare, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import prepare, simulate
 from simulator.sla import Sla
 
 

@@ -23,7 +23,8 @@ from simulator.hardware.cost import StepCost
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.replay import replay
-from simulator.simulation import EngineLimits, Simulator, prepare
+from simulator.setup import EngineLimits
+from simulator.simulation import Simulator, prepare
 from simulator.traces import Trace, TracedResponse
 
 POLICIES = [

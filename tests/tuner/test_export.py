@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
 from simulator.records import Recording
-from simulator.requests import Mix
 from simulator.serving.command import batch_rows
 from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
@@ -24,8 +24,8 @@ from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.export import better, check, serving
 from tuner.k_by_batch import k_by_batch
+from tuner.plan import StudyInputs, StudyPlan
 from tuner.prompts import TraceKey
-from tuner.study import StudyInputs, StudyPlan
 
 STUDY: dict[str, Any] = {
     "study": {"study_id": "abc"},

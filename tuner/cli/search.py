@@ -90,11 +90,11 @@ def search(
         check_void(context, {**OF_LOADS, "share": "sla"})
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
-        from simulator.draws import draws_at
+        from simulator.decision import draws_at
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
-        from tuner.display import print_study
-        from tuner.study import StudyPlan, resume_study, start_study
+        from tuner.plan import StudyPlan
+        from tuner.study import resume_study, start_study
 
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
@@ -128,6 +128,8 @@ def search(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
                 )
         stops.finished(f"study {study_id}", ["show", study_id, "--out", str(out)])
+        from tuner.display import print_study
+
         print_study(store, study_id, as_json=as_json)
 
 
