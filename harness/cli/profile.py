@@ -45,7 +45,7 @@ def profile(
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
     from drafters.configs import read_architecture
     from harness.hardware.effort import Effort
-    from harness.recording.pair import choose_drafters, load_pair
+    from harness.recording.pair import check_hub, choose_drafters, load_pair
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
@@ -56,6 +56,7 @@ def profile(
         )  # fmt: skip
         if architecture is None:  # before what takes seconds to import
             choose_drafters(load_pair(pair), listed(drafter))
+            check_hub(load_pair(pair), listed(drafter))
         else:
             read_architecture(architecture)
         from harness.hardware.measure import profile_architecture, profile_pair

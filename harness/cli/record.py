@@ -89,6 +89,7 @@ def record(
         cluster.check()
 
         from harness.recording.inputs import read_inputs
+        from harness.recording.pair import check_hub, load_pair
         from harness.recording.plan import RecordingPlan
 
         with watching() as watcher:
@@ -108,6 +109,8 @@ def record(
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip
                 read_inputs(plan)  # before what takes seconds to import
+                if ray_address is None:  # other machines have caches and networks of their own
+                    check_hub(load_pair(plan.pair), plan.drafters)
                 from harness.recording.run import estimate, start_run
 
                 if engine == "vllm" and not dry_run:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -169,6 +170,21 @@ def test_a_gpu_that_is_not_there_is_missed_before_a_cluster_starts(monkeypatch: 
     with pytest.raises(InputError, match=r"--gpus-per-actor 0.5: this machine has no GPU"):
         Cluster(gpus_per_actor=0.5).check()
     Cluster(gpus_per_actor=0).check()
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    """Its client alone would try again for half a minute and more, after everything is imported and a cluster started."""
+    (tmp_path / "pair.yaml").write_text("target: nobody/nothing\ndrafters: {mine: ngram}\n")
+    proxies = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"), "")
+    environment = {**os.environ, **proxies, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    for command in (["run", "math_code_chat"], ["profile"]):
+        began = time.monotonic()
+        options = ["--pair", str(tmp_path / "pair.yaml"), "--out", str(tmp_path / "runs")]
+        done = harness(*command, *options, env=environment)
+        assert done.returncode == 2
+        assert "nobody/nothing: no such folder, not in the hub's cache, and http://127.0.0.1:9 does not" in done.stderr
+        assert time.monotonic() - began < 20  # others use this machine
+        assert not (tmp_path / "runs").exists()
 
 
 def test_a_terminal_without_the_characters(tmp_path: Path) -> None:
