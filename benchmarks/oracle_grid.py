@@ -17,9 +17,10 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.metrics import student_t
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
-from simulator.requests import Mix
-from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import Prepared, prepare, simulate
 from tuner.k_by_batch import k_by_batch
 
 ORACLE = PolicySpec("oracle")

@@ -12,7 +12,8 @@ from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
-from simulator.simulation import RAMP, EngineLimits, Prepared, Setup, prepare, start
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import RAMP, Prepared, prepare, start
 from simulator.traces import Trace, TracedResponse
 
 REQUESTS = (1, 4, 16, 64, 256, 1024)

@@ -19,7 +19,8 @@ from harness.published.synthesis import synthesize
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
-from simulator.simulation import Prepared, Setup, prepare, simulate
+from simulator.setup import Setup
+from simulator.simulation import Prepared, prepare, simulate
 from simulator.traces import Trace
 
 HARNESS = [sys.executable, "-m", "harness"]

@@ -22,10 +22,11 @@ from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, Users
 from simulator.sla import Sla
+from tuner.course import defaults, scenario_of, starts_of, traces_of
 from tuner.objective import TrialJob
+from tuner.plan import StudyInputs, StudyPlan, space_of, study_inputs
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
-from tuner.study import StudyInputs, StudyPlan, defaults, scenario_of, space_of, starts_of, study_inputs, traces_of
 from tuner.trial import Trial, TrialRung, ranked
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)

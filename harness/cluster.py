@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import stops
@@ -60,6 +61,15 @@ class Cluster:
         """Raise InputError within seconds where the address is no cluster's that can be joined; before anything else."""
         if self.address is not None:
             _prepare_to_join(self.address)
+        elif self.gpus_per_actor and not _may_have_gpu():
+            raise InputError(f"--gpus-per-actor {self.gpus_per_actor:g}: this machine has no GPU; leave it out")
+
+
+def _may_have_gpu() -> bool:
+    """Whether this machine may have a GPU, told without a library or a cluster: on Linux one is a file of some driver."""
+    devices = Path("/dev")
+    drivers = ("nvidia[0-9]*", "kfd", "dri", "dxg", "nvhost-gpu", "accel*", "davinci*")
+    return sys.platform != "linux" or any(True for driver in drivers for _ in devices.glob(driver))
 
 
 class Held:

@@ -3,7 +3,10 @@ several values."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,10 +156,16 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
     mix = joined(texts)
     if mix is None:
         return None
+    parts = [part.split("=") for part in mix.split(",")]
     try:
-        return {domain: float(share) for domain, share in (part.split("=") for part in mix.split(","))}
+        found = {domain: float(share) for domain, share in parts}
     except ValueError:
         raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
+    if len(found) < len(parts):
+        raise InputError(f"--mix {mix}: names a domain twice")
+    if not all(0 <= share < math.inf for share in found.values()):
+        raise InputError(f"--mix {mix}: shares must be 0 or more, and finite")
+    return found
 
 
 def _check_word(program: str, word: str) -> None:
@@ -271,13 +280,18 @@ SCHEMA = 1
 def print_json(kind: str, content: Mapping[str, Any]) -> None:
     """Print one JSON object, alone on stdout: what kind of thing it is, by which version of docs/json.md, and its content.
 
-    Numbers that are not finite are null, times are in ISO 8601.
+    Numbers that are not finite are null, times are in ISO 8601. What stdout has no character for is escaped.
     """
     import msgspec
 
     head = {"schema": SCHEMA, "kind": kind}
     assert not head.keys() & content.keys(), content.keys()
-    print(msgspec.json.encode({**head, **content}, enc_hook=_plain).decode())
+    text = msgspec.json.encode({**head, **content}, enc_hook=_plain).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text)
 
 
 def _plain(value: Any) -> Any:
@@ -292,12 +306,44 @@ def say(console: Console, line: str) -> None:
 
 def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
+    for name, spelling in _given(context).items():
+        if name not in ("resume", *stops.BESIDE_RESUME):
+            raise InputError(
+                f"{spelling}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
+            )
+
+
+OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
+"""What parameters say something about which loads."""
+
+
+def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[str, str] | None = None) -> None:
+    """Raise InputError where an option is given that would change nothing.
+
+    Args:
+        needs: parameters that say something about another one, by which: {"cv": "rate"}.
+        apart: parameters that another one stands in for: {"pair": "architecture"}.
+    """
+    given = _given(context)
+    spellings = {str(p.name): p.opts[0] for p in context.command.params}
+    for name, other in needs.items():
+        if name in given and other not in given:
+            raise InputError(f"{given[name]}: is of no use without {spellings[other]}; give both, or leave it out")
+    for name, other in (apart or {}).items():
+        if name in given and other in given:
+            raise InputError(f"{given[name]}: is of no use beside {given[other]}; leave one of them out")
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """The parameters that stand on the command line, by name, as users call them."""
+    found = {}
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name not in ("resume", *stops.BESIDE_RESUME) and source is not None and source.name == "COMMANDLINE":
+        if source is not None and source.name == "COMMANDLINE":
             named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
-            raise InputError(f"{named}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew")
+            found[name] = named
+    return found
 
 
 LONG_NAME, LEAST_NAME = 32, 2

@@ -7,6 +7,7 @@ seconds. What a command has under way is told here as soon as it is kept, so tha
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import shlex
 import signal
@@ -69,6 +70,9 @@ def stoppable(program: str) -> Iterator[None]:
     # What was started in the background, or with nohup, ignores some of them already; that is left so.
     handled = tuple(s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
     _command = _Command(program, handled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal has no character for ends no command
     atexit.register(_ignore, _command)  # what is registered first is done last
     _watch(_command)
     rearm()

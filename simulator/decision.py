@@ -37,6 +37,16 @@ GAINS: Mapping[Figure, str] = {
 """What a gain is of."""
 
 
+DRAWS = 200
+"""Draws of a decision, with another profile each."""
+MANY_LOADS = 3
+
+
+def draws_at(loads: int) -> int:
+    """The draws at each of so many loads: half of them where there are many, for which nobody would wait."""
+    return DRAWS if loads <= MANY_LOADS else DRAWS // 2
+
+
 class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate, and what one long simulation made of it."""
 

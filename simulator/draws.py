@@ -11,15 +11,15 @@ import numpy as np
 
 from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, share_low, shorter
 from simulator.configuration import Configuration
-from simulator.decision import Draw, Figure, Range, Sampled, range_of
+from simulator.decision import DRAWS, Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Outcome
-from simulator.simulation import Prepared, Setup, redrawn, simulate
+from simulator.setup import Setup
+from simulator.simulation import Prepared, redrawn, simulate
 
-DRAWS, HELD_SHARE = 200, 0.3
-"""With another profile each; and as a share of them, how many more with the profile held."""
-MANY_LOADS = 3
+HELD_SHARE = 0.3
+"""How many more draws have the profile held, as a share of those with another profile each."""
 TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
 """Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
 DROPPED = 0.25
@@ -33,11 +33,6 @@ HOLDING = 20
 """Draws in each of which it is searched how much of a load is held."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
-
-
-def draws_at(loads: int) -> int:
-    """The draws at each of so many loads: half of them where there are many, for which nobody would wait."""
-    return DRAWS if loads <= MANY_LOADS else DRAWS // 2
 
 
 def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:

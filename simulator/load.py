@@ -20,6 +20,8 @@ from simulator.numbers import counted, written
 
 USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
+_MOST_PER_S = 10_000_000
+"""Requests a second that users may ask for: beyond, a queue fills any memory within a simulated second."""
 _DIGITS = 16
 """Hexadecimal ones by which a file is known again."""
 
@@ -271,8 +273,8 @@ def loads(
             rates = [float(r) for r in rate.split(",")]
         except ValueError:
             raise InputError(f"--rate {rate}: is written as 2,4,8") from None
-        if not all(0 < r < math.inf for r in rates):
-            raise InputError(f"--rate {rate}: requests a second must be above 0")
+        if not all(0 < r <= _MOST_PER_S for r in rates):
+            raise InputError(f"--rate {rate}: requests a second must be above 0, and no more than {_MOST_PER_S:,}")
         found += [Arrivals(r, cv) for r in rates]
     for file in dict.fromkeys(arrivals):
         try:

@@ -255,13 +255,13 @@ class Backlog:
         """False where the growth is beyond chance, and more than a trifle of what arrived; None where that is open.
 
         What waits in a system that keeps up goes up and down: parts of its growth undo each other, so that the error of
-        independent parts is, if anything, too large. Requests that take a large part of the time in view say nothing yet.
-        In a `closed` loop nothing piles up.
+        independent parts is, if anything, too large. Requests that take a large part of the time in view say nothing yet,
+        nor does a burst of which nobody could be answered meanwhile. In a `closed` loop nothing piles up.
         """
         share = 0.0 if closed else self.growth / max(self.arrived, 1)
         if share <= PILE_UP:
             return None if self.wait_s > LONG * self.seconds else True
-        if not math.isnan(self.error) and self.growth > CHANCE * self.error:
+        if not math.isnan(self.error) and not math.isnan(self.wait_s) and self.growth > CHANCE * self.error:
             return False
         return None
 

@@ -9,7 +9,7 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.records import Drafting
 from simulator.serving.engines import DEFAULT_ENGINE, ENGINES
-from simulator.simulation import EngineLimits, check_seconds
+from simulator.setup import EngineLimits, check_seconds
 from simulator.sla import Sla
 
 

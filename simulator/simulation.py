@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,13 @@ from simulator.engine.rules import Rule, rule_of
 from simulator.engine.state import Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
-from simulator.hardware.profile import Profile
-from simulator.load import Load, RecordedArrivals
+from simulator.load import RecordedArrivals
 from simulator.metrics import Kind, Ledger, Outcome, outcome
-from simulator.policies import NO_DRAFTER, Fixed, Policy, PolicySpec
+from simulator.mix import Mix
+from simulator.policies import Fixed, Policy
 from simulator.records import Anchors
-from simulator.requests import CHUNK, Mix, requests
-from simulator.sla import Sla
+from simulator.requests import CHUNK, requests
+from simulator.setup import EngineLimits, Setup
 from simulator.traces import Trace, TracedResponse, survival
 
 SLICES = 100
@@ -39,72 +38,6 @@ NOT_KEPT = (
     "the compiled simulator cannot be kept on disk, so every process compiles it anew, about 10 s; "
     "NUMBA_CACHE_DIR names a folder for it"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """What the serving engine allows."""
-
-    request_cap: int = 256
-    """Requests running at once on a replica."""
-    step_tokens: int = 8192
-    """Tokens of one target pass, prompts included."""
-    kv_capacity_tokens: int | None = None
-    """Context tokens that fit on a replica; None takes the hardware profile's."""
-    replicas: int = 1
-    router: Literal["round_robin", "least_loaded"] = "least_loaded"
-
-    def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be from 1 to {most:,}")
-
-
-_MOST = {"request_cap": 100_000, "step_tokens": 10_000_000, "kv_capacity_tokens": 10**15, "replicas": 10_000}
-"""Limits of an engine that memory here holds the tables of."""
-
-
-def check_seconds(seconds: float) -> None:
-    """Raises ValueError for simulated seconds that are none, or that nobody would wait for."""
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {_LONGEST_S:,.0f}")
-
-
-_SHORTEST_S, _LONGEST_S = 1e-3, 10_000_000.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """Everything about a simulation but the trace: what is asked, what serves it, and who decides."""
-
-    load: Load
-    policy: PolicySpec
-    profile: Profile
-    """What a step takes."""
-    believed: Profile | None = None
-    """What the policy thinks a step takes; None knows the truth."""
-    engine: EngineLimits = EngineLimits()
-    weights: Mapping[str, float] | None = None
-    """Share of requests by domain; None takes responses as often as they were recorded."""
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    """Lengths in place of the recorded ones."""
-    seconds: float = 600.0
-    """Seconds of simulated time; recorded arrivals run until all are served."""
-    seed: int = 0
-    slas: tuple[Sla, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_seconds(self.seconds)
-
-    def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
-        """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
-        profile = self.believed if believed and self.believed else self.profile
-        drafter = (
-            "none" if self.policy == NO_DRAFTER else trace.drafter
-        )  # the baseline walks any trace, and pays for no drafter
-        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)
 
 
 class Prepared(NamedTuple):

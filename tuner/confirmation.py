@@ -23,7 +23,8 @@ from simulator.policies import NO_DRAFTER
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
 from simulator.serving.vllm import VLLM
-from tuner.objective import WANTED, Figures, Objective, Scenario, TrialJob
+from tuner.names import Objective
+from tuner.objective import WANTED, Figures, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
 from tuner.trial import Trial, best_of_kinds, front, ranked

@@ -15,8 +15,8 @@ from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Sampled, Simulated, choose, decide, refused, settle
 from simulator.draws import counted_share, draws_for, seconds_for
 from simulator.load import RecordedArrivals
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
-from simulator.requests import Mix
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES
 from simulator.sla import attained, promises

@@ -20,8 +20,8 @@ from simulator.numbers import counted
 from simulator.sla import attained, promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
+from tuner.plan import StudyPlan
 from tuner.stored import AtLoad, Row, StoredStudy, read_study
-from tuner.study import StudyPlan
 
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 

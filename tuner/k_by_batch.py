@@ -8,8 +8,8 @@ import numpy as np
 
 from simulator.hardware.cost import StepCost, StepLoad
 from simulator.load import Load, Users
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
-from simulator.requests import Mix
 from simulator.traces import Trace
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.records import NO_RECORDING, Recording
-from simulator.simulation import EngineLimits, Prepared, Setup, prepare, redrawn, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import Prepared, prepare, redrawn, simulate
 from simulator.sla import Sla, promises
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey
 
-Objective = Literal["throughput", "tps", "goodput", "pareto"]
 WANTED: dict[str, tuple[str, ...]] = {
     "throughput": ("throughput",), "tps": ("tps",), "goodput": ("goodput",), "pareto": ("throughput", "tps"),
 }  # fmt: skip

@@ -17,13 +17,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from scipy.stats import qmc
 
 from simulator.configuration import Configuration
-from tuner.objective import WANTED, Objective
+from tuner.names import Objective
+from tuner.objective import WANTED
 from tuner.space import COORDINATES, Leaf, PointChooser, Space, SuggestedChooser, leaf
 from tuner.trial import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-SAMPLERS = ("tpe", "gp", "nsga2", "random", "qmc", "grid")
 BATCH = 8
 """Trials proposed together."""
 STARTUP = 16

@@ -14,7 +14,8 @@ from simulator.configuration import Configuration
 from simulator.records import Recording
 from simulator.simulation import ready
 from simulator.traces import Trace
-from tuner.objective import Figures, Objective, Scenario, TrialJob, TrialWorker, mean_of
+from tuner.names import Objective
+from tuner.objective import Figures, Scenario, TrialJob, TrialWorker, mean_of
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, ProposedTrial, propose
 from tuner.space import Space

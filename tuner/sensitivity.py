@@ -18,7 +18,8 @@ from simulator.load import Arrivals, Users
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
 from tuner.confirmation import PART, SHARE, SHORTEST_S
-from tuner.objective import Objective, Scenario, TrialJob
+from tuner.names import Objective
+from tuner.objective import Scenario, TrialJob
 from tuner.search import Run
 from tuner.trial import CLEAR, Trial, TrialRung, best_of_kinds, ordered
 

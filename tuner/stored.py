@@ -16,7 +16,7 @@ from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.records import KeptDrafting
-from tuner.study import StudyPlan
+from tuner.plan import StudyPlan
 from tuner.trial import Trial, closest
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from simulator.configuration import Configuration
 from simulator.records import KeptDrafting
-from tuner.objective import WANTED, Figures, Objective, Scenario
+from tuner.names import Objective
+from tuner.objective import WANTED, Figures, Scenario
 from tuner.space import Leaf
 
 State = Literal["complete", "cut", "failed"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from harness.console import listed, plain_console, print_json, say, user_errors, watching
+from harness.console import check_void, listed, plain_console, print_json, say, user_errors, watching
 from harness.options import AsJson, Out
 from simulator.drafter_kinds import LEARNED
 from simulator.numbers import counted
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 def profile(
+    context: typer.Context,
     pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
     architecture: Annotated[
         str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
@@ -44,16 +45,18 @@ def profile(
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
     from drafters.configs import read_architecture
     from harness.hardware.effort import Effort
-    from harness.recording.pair import choose_drafters, load_pair
+    from harness.recording.pair import check_hub, choose_drafters, load_pair
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
+        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture"})
         effort = Effort(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,
         )  # fmt: skip
         if architecture is None:  # before what takes seconds to import
             choose_drafters(load_pair(pair), listed(drafter))
+            check_hub(load_pair(pair), listed(drafter))
         else:
             read_architecture(architecture)
         from harness.hardware.measure import profile_architecture, profile_pair

@@ -11,7 +11,7 @@ import typer
 
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import Watcher, checked, joined, listed, print_json, user_errors, watching
+from harness.console import Watcher, check_resumed, check_void, checked, joined, listed, print_json, user_errors, watching
 from harness.options import AsJson, Out
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -80,6 +80,9 @@ def record(
             raise InputError("--resume goes on with a run as it was planned; leave the suite and --dry-run out")
         if suite is None and resume is None:
             raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
+        if resume is not None:
+            check_resumed(context)
+        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses"})
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster
@@ -119,8 +122,11 @@ def _recorded(
 ) -> str | RecordingEstimate:  # fmt: skip
     """Record what is planned; returns the run's id, or with `dry_run`, recording nothing, what it would cost."""
     from harness.recording.inputs import read_inputs
+    from harness.recording.pair import check_hub, load_pair
 
     read_inputs(plan)  # before what takes seconds to import
+    if cluster.address is None:  # other machines have caches and networks of their own
+        check_hub(load_pair(plan.pair), plan.drafters)
     from harness.recording.run import estimate, start_run
 
     if dry_run:

@@ -39,7 +39,7 @@ def sensitivity(
 ) -> None:
     """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
     from harness.sweeps.plan import SweepPlan
-    from harness.sweeps.sensitivity import run_sensitivity
+    from harness.sweeps.run import run_sensitivity
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
     from simulator.load import Load, Users, counts

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.console import (
+    OF_LOADS,
     check_resumed,
+    check_void,
     checked,
     joined,
     listed,
@@ -100,6 +102,9 @@ def simulate(
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
 
     with user_errors("harness"):
+        if resume is not None:
+            check_resumed(context)
+        check_void(context, {**OF_LOADS, "share": "sla", "router": "replicas"})
         from harness.cluster import Cluster
 
         Cluster(ray_address, actors).check()
@@ -113,7 +118,6 @@ def simulate(
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context)
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)

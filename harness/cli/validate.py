@@ -45,7 +45,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""
-    from harness.recording.pair import load_pair
+    from harness.recording.pair import check_hub, load_pair
     from harness.validation.plan import ValidationPlan, pair_of
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
@@ -68,7 +68,7 @@ def validate(
 
             require()
         run_id = store.find_run(name)
-        load_pair(pair_of(store.run(run_id)))
+        check_hub(load_pair(pair_of(store.run(run_id))))
         with watching() as watcher:
             if engine == "vllm":
                 from harness.vllm.validation import validate_vllm

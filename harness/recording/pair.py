@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import msgspec
 
@@ -51,6 +54,38 @@ def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
         if drafter not in available:
             raise InputError(f"drafter {drafter}: not in this pair, which has {', '.join(available)}")
     return {d: s for d, s in available.items() if wanted is None or d in wanted or d == "none"}
+
+
+def check_hub(pair: Pair, wanted: list[str] | None = None) -> None:
+    """Raise InputError within seconds where something is to come from the hub and nothing answers there.
+
+    Its client would try again and again. What is in the cache needs no network; behind a proxy only the client can tell.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if constants.HF_HUB_OFFLINE or getproxies().keys() & {"https", "all"}:
+        return
+    for source in (pair.target, *choose_drafters(pair, wanted).values()):
+        if source in ("none", "ngram") or Path(source).exists():
+            continue
+        try:
+            cached = isinstance(try_to_load_from_cache(source, "config.json"), str)
+        except HFValidationError:  # no name that the hub could have: told where it is loaded
+            continue
+        hub = urlsplit(constants.ENDPOINT)
+        try:
+            if not cached:
+                socket.create_connection((hub.hostname, hub.port or 443), timeout=_ANSWER_S).close()
+        except OSError as error:
+            raise InputError(
+                f"{source}: no such folder, not in the hub's cache, and {constants.ENDPOINT} does not answer "
+                f"({error.strerror or error})"
+            ) from None
+
+
+_ANSWER_S = 5.0
+"""Seconds that the hub has to take a connection."""
 
 
 def _resolve(source: str, folder: Path) -> str:

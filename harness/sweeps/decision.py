@@ -21,11 +21,12 @@ from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused, settle
 from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, under, varied
 from simulator.load import Load, RecordedArrivals
+from simulator.mix import Mix
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
-from simulator.requests import Mix
 from simulator.serving.engines import ENGINES
-from simulator.simulation import Prepared, Setup, prepare, simulate
+from simulator.setup import Setup
+from simulator.simulation import Prepared, prepare, simulate
 from simulator.sla import Sla, attained, promises
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from results.store.recordings import Recordings
-from simulator.draws import DRAWS
+from simulator.decision import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
 from simulator.plan import Plan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.simulation import Setup
+from simulator.setup import Setup
 
 FEW = 6
 """Points of open loads up to which nobody has to ask how much of them is held."""

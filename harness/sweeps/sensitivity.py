@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from harness.console import Watcher
 from harness.parts import Parts
-from harness.sweeps.plan import SweepPlan, SweepPoint, points
-from harness.sweeps.run import drafting_as
+from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
@@ -24,8 +23,8 @@ from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
 from simulator.hardware.whatif import accepting, confident, slower
 from simulator.load import Load, Users
-from simulator.records import Drafting
-from simulator.simulation import Prepared, Setup, prepare, ready, simulate
+from simulator.setup import Setup
+from simulator.simulation import Prepared, prepare, ready, simulate
 
 OFF = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 """By how much things are off."""
@@ -182,14 +181,11 @@ def _name(point: SweepPoint) -> str:
     return "none" if point.drafter == "none" else f"{point.drafter} γ={point.recording.gamma} {point.setup.policy}"
 
 
-def run_sensitivity(
-    store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
-) -> list[BreakEven]:
-    """Break-evens of the configurations and loads that a sweep with this plan simulates; stored too. Raises InputError."""
-    store.prepare()
-    plan = drafting_as(plan, store, run_id, drafting, watcher)
-    recordings = Recordings(store, run_id, plan.drafting)
-    every = points(plan, recordings, watcher.say)
+def sensitivities(
+    store: Store, run_id: str, plan: SweepPlan, recordings: Recordings, every: Sequence[SweepPoint], objective: Objective,
+    watcher: Watcher,
+) -> list[BreakEven]:  # fmt: skip
+    """Break-evens of the points of a plan; stored too. Raises InputError."""
     recorded = {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}
     ready(watcher.say)
     parts = Parts(store.file.parent, "sensitivity", [run_id, plan_row(plan), objective], watcher)

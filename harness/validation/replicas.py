@@ -15,7 +15,8 @@ from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
 from simulator.requests import CHUNK
-from simulator.simulation import EngineLimits, Prepared, Simulator, prepare
+from simulator.setup import EngineLimits
+from simulator.simulation import Prepared, Simulator, prepare
 from simulator.traces import Trace
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import polars as pl
 
-from results.figures.section import LegendEntry, entry, slug
+from results.figures.section import LegendEntry, entry, slugs
 from results.figures.style import MANNERS, STYLES, Evidence, Series
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
@@ -101,13 +101,16 @@ class Facet(NamedTuple):
 
 def facets(runs: Sequence[Provenance], whats: Callable[[str], Iterable[str]]) -> list[Facet]:
     """The panels of every run, one run after the other; drafters keep their colours, so that runs compare panel by panel."""
-    if len(runs) == 1:
-        return [Facet(runs[0].run_id, what, slug(what), what) for what in whats(runs[0].run_id)]
-    return [
-        Facet(run.run_id, what, f"{slug(what)}-{run.run_id}".strip("-"), f"{what} · {run_name(run)}".removeprefix(" · "))
-        for run in runs
-        for what in whats(run.run_id)
-    ]
+    found = []
+    for run in runs:
+        names = list(whats(run.run_id))
+        for what, short in zip(names, slugs(names), strict=True):
+            if len(runs) == 1:
+                found.append(Facet(run.run_id, what, short, what))
+            else:
+                title = f"{what} · {run_name(run)}".removeprefix(" · ")
+                found.append(Facet(run.run_id, what, f"{short}-{run.run_id}".strip("-"), title))
+    return found
 
 
 def run_name(run: Provenance) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -122,5 +123,18 @@ def note(label: str, evidence: Evidence, *, symbol: str = "circle", line: bool =
 
 
 def slug(name: str) -> str:
-    """A name as part of a link anchor."""
+    """A name of ours as part of a link anchor."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def slugs(names: Sequence[str]) -> list[str]:
+    """The same of names that users give, no two alike: one that would be another's, or nothing, has a digest."""
+    simple = [slug(name) for name in names]
+    return [
+        short if simple.count(short) == 1 and (short or not name) else f"{short}-{_digest(name)}".strip("-")
+        for name, short in zip(names, simple, strict=True)
+    ]
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -23,7 +23,7 @@ from simulator.records import Round
 from simulator.traces import Trace
 
 if TYPE_CHECKING:
-    from simulator.simulation import EngineLimits
+    from simulator.setup import EngineLimits
 
 END, ARRIVAL, START = range(3)
 WORD = 2**64

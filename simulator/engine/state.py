@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.rules import Kind, Rule, Scratch, scratch
+from simulator.errors import InputError
+from simulator.numbers import counted
 
 Records = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int64]
@@ -133,9 +136,23 @@ class State(NamedTuple):
     scratch: Scratch
 
 
+MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+"""Of this machine's memory, what the requests of one simulation may take: others run beside it."""
+
+
+def _check_memory(jobs: int, what: str) -> None:
+    """Raise InputError where so many requests at once are more than this machine holds."""
+    if (needed := jobs * JOB.itemsize) > MOST_BYTES:
+        raise InputError(
+            f"{what} would take {needed / 1e9:,.0f} GB of memory, and a simulation has {MOST_BYTES / 1e9:,.0f} GB here; "
+            "simulate a smaller load"
+        )
+
+
 def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int) -> State:
-    """An empty system; `users` is 0 in an open loop."""
+    """An empty system; `users` is 0 in an open loop. Raises InputError for more users than memory holds."""
     jobs = max(2 * users, 64)
+    _check_memory(jobs, f"{counted(users, 'user')}")
     state = State(
         np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
@@ -150,8 +167,9 @@ def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int,
 
 
 def with_more_jobs(state: State, gamma: int, rule: Rule) -> State:
-    """Twice the room."""
+    """Twice the room. Raises InputError for more requests at once than memory holds."""
     jobs = len(state.jobs)
+    _check_memory(2 * jobs, f"the queue grows: more than {counted(jobs, 'request')} at once")
     state.control["free"] = jobs
     memory = _memory(2 * jobs, gamma, rule)
     for new, old in zip(memory, state.memory, strict=True):

@@ -28,6 +28,10 @@ T = TypeVar("T")
 SCHEMA = 1
 
 
+_LONGEST_S = 86_400.0
+"""Seconds that no part of a step takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Seconds over a count, linear between the points; held below the first, straight on beyond the last."""
@@ -42,8 +46,8 @@ class Curve:
             raise ValueError("needs as many seconds as counts, at least one")
         if self.counts[0] < 1 or any(a >= b for a, b in zip(self.counts, self.counts[1:], strict=False)):
             raise ValueError("counts must rise from 1 or more")
-        if not all(0 <= s < float("inf") for s in self.seconds):
-            raise ValueError("seconds must be 0 or more")
+        if not all(0 <= s <= _LONGEST_S for s in self.seconds):
+            raise ValueError(f"seconds must be 0 or more, and no more than {_LONGEST_S:,.0f}")
 
     def at(self, counts: npt.ArrayLike) -> Seconds:
         """Seconds at any counts, the same shape."""
@@ -104,8 +108,8 @@ class DraftCurve:
         if self.drafted[0] < 1 or any(a >= b for a, b in zip(self.drafted, self.drafted[1:], strict=False)):
             raise ValueError("drafted must rise from 1 or more")
         for name in ("context_s_per_token", "prefill_s_per_token"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more")
+            if not 0 <= getattr(self, name) <= _LONGEST_S:
+                raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
 
     def at(self, drafted: int, requests: npt.ArrayLike) -> Seconds:
         """Seconds of drafting `drafted` tokens for so many requests; straight on beyond what was timed."""
@@ -168,16 +172,16 @@ class Profile:
         for name in (
             "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
         ):  # fmt: skip
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more")
+            if not 0 <= getattr(self, name) <= _LONGEST_S:
+                raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
         if self.gpus < 1 or self.kv_capacity_tokens < 1:
             raise ValueError("gpus and kv_capacity_tokens must be 1 or more")
         if any(a >= b for a, b in zip((0, *self.captured_tokens), self.captured_tokens, strict=False)):
             raise ValueError("captured_tokens must rise from 1 or more")
-        if max(self.verify.seconds) + self.overhead_s <= 0:
-            raise ValueError("a step must take time: verify or overhead_s must be more than 0")
+        if min(self.verify.seconds) <= 0:
+            raise ValueError("verify: seconds must be above 0: a pass of the target takes time")
 
     @cached_property
     def digest(self) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from harness.cluster import Cluster
 from harness.recording.pair import BUNDLED_PAIRS
 from results.store.database import Store
 from results.store.rows import response_tables
+from simulator.errors import InputError
 from tests.harness.test_run import harness
 from tests.results.test_store import INFO, RESPONSE
 
@@ -50,7 +54,7 @@ def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str
     assert done.returncode == 0, done.stderr
 
 
-MODELS = "torch,ray,transformers,plotly,optuna,vllm"
+HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,8 @@ MODELS = "torch,ray,transformers,plotly,optuna,vllm"
         ("run math_code_chat --data-dir nowhere", "gsm8k.jsonl"),
         ("run math_code_chat --responses nowhere.jsonl", "nowhere.jsonl"),
         ("run math_code_chat --temperature 0.0001", "temperature"),
+        ("run math_code_chat --temperature nan", "temperature"),
+        ("run math_code_chat --speed-passes -1", "speed passes"),
         ("record --resume gone", "gone"),
         ("profile --pair nothing", "pair nothing"),
         ("profile --drafter medusa", "medusa"),
@@ -75,10 +81,28 @@ MODELS = "torch,ray,transformers,plotly,optuna,vllm"
         ("simulate --hardware h100/nothing --concurrency 4", "h100/nothing"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --policy fixed:99", "fixed:99"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --drafter medusa", "medusa"),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4 --cv 1", "--cv: is of no use without --rate"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --think-s 1", "--think-s: is of no use without --concurrency"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --speed 2", "--speed: is of no use without --arrivals"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --share 99%", "--share: is of no use without --sla"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --router round_robin", "--router: is of no use without --replicas"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=inf", "--mix math=inf: shares must be"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=1,math=2", "names a domain twice"),
+        ("simulate --hardware h100/qwen3-4b --rate 1e12", "--rate 1e12: requests a second must be above 0, and no more"),
+        ("simulate --resume latest --rate 2", "--rate: cannot stand beside --resume"),
+        ("record --resume latest --seed 3", "--seed: cannot stand beside --resume"),
+        ("run math_code_chat --data-dir . --source hub", "--source: is of no use beside --data-dir"),
+        ("run math_code_chat --responses r.jsonl --max-new-tokens 8", "--max-new-tokens: is of no use beside --responses"),
+        ("profile --pair tiny --architecture qwen3-4b", "--pair: is of no use beside --architecture"),
+        ("profile --dtype float32", "--dtype: is of no use without --architecture"),
+        ("simulate --resume gone", "sweep gone"),
         ("sensitivity --hardware h100/qwen3-4b --drafter medusa", "medusa"),
+        ("sensitivity --hardware h100/qwen3-4b --seconds nan", "--seconds nan"),
+        ("sensitivity --hardware h100/qwen3-4b --policy fixed:99", "fixed:99"),
         ("replay --drafter medusa", "medusa"),
         ("report gone", "gone"),
         ("compare gone latest", "gone"),
+        ("compare latest --drafters old,new", "--drafters old,new"),
         ("synthesize nothing", "nothing"),
         ("reproduce nothing", "nothing"),
     ],
@@ -93,7 +117,7 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, name
         "try: main()\n"
         "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    command = [sys.executable, "-c", code, MODELS, *line.split(), "--out", str(tmp_path)]
+    command = [sys.executable, "-c", code, HEAVY, *line.split(), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1]
@@ -139,6 +163,43 @@ def refused(*arguments: str) -> str:
 def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert message in refused(*arguments, "--out", str(tmp_path / "runs"))
     assert not (tmp_path / "runs" / "specyard.duckdb").exists()
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_a_cluster_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster._may_have_gpu", lambda: False)
+    with pytest.raises(InputError, match=r"--gpus-per-actor 0.5: this machine has no GPU"):
+        Cluster(gpus_per_actor=0.5).check()
+    Cluster(gpus_per_actor=0).check()
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    """Its client alone would try again for half a minute and more, after everything is imported and a cluster started."""
+    (tmp_path / "pair.yaml").write_text("target: nobody/nothing\ndrafters: {mine: ngram}\n")
+    proxies = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"), "")
+    environment = {**os.environ, **proxies, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    for command in (["run", "math_code_chat"], ["profile"]):
+        began = time.monotonic()
+        options = ["--pair", str(tmp_path / "pair.yaml"), "--out", str(tmp_path / "runs")]
+        done = harness(*command, *options, env=environment)
+        assert done.returncode == 2
+        assert "nobody/nothing: no such folder, not in the hub's cache, and http://127.0.0.1:9 does not" in done.stderr
+        assert time.monotonic() - began < 20  # others use this machine
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_terminal_without_the_characters(tmp_path: Path) -> None:
+    """They are replaced, and escaped where they are data; the work is done by then."""
+    made = ["synthesize", "--survival", ".7,.5", "--drafter", "mtp", "--responses-per-task", "4", "--output-tokens", "16"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = harness(*made, "--out", str(tmp_path / "größe"), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "accepted length ?" in done.stdout
+    assert "gr??e" in done.stdout
+    done = harness("runs", "--json", "--out", str(tmp_path / "größe"), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"]
+    done = harness("show", "--out", str(tmp_path / "größe"), env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unwritable_and_foreign_databases(tmp_path: Path) -> None:

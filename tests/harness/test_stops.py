@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shlex
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.harness.processes import query
@@ -165,6 +167,112 @@ def test_a_search_goes_on(moment: int, traces: Path, unstopped_search: tuple[str
     (out / traces.name).write_bytes(traces.read_bytes())
     stop_and_go_on(SEARCH, out, moment, unstopped_search[1])
     assert digest(out, **SEARCHED) == unstopped_search[0]
+
+
+def stopped_after_a_part(command: str, out: Path, how: signal.Signals) -> str:
+    """Stop a command that stores only a whole once it has kept a part; returns the command that it says goes on."""
+    process = start(command, "--out", str(out))
+    deadline = time.monotonic() + 400
+    while process.poll() is None and not list(out.rglob("unfinished/*/*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + how, stderr
+    assert "Traceback" not in stderr
+    last = stderr.strip().splitlines()[-1]
+    words = shlex.split(command)
+    assert last.startswith(f"{words[0]}: stopped; ")
+    _, _, go_on = last.partition(" keeps what it has, go on with: ")
+    assert shlex.split(go_on) == [*words, "--out", str(out)]
+    return go_on
+
+
+def gone_on(command: str) -> str:
+    """What the command that goes on says on stderr."""
+    process = start(command)
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", STOPS)
+def test_sensitivity_goes_on(how: signal.Signals, traces: Path, tmp_path: Path) -> None:
+    command = "harness sensitivity --hardware h100/qwen3-4b --concurrency 4 --seconds 1 --drafter dspark"
+    out, whole = tmp_path / "out with spaces", tmp_path / "whole"
+    for folder in (out, whole):
+        folder.mkdir()
+        (folder / traces.name).write_bytes(traces.read_bytes())
+    finished(command, "--out", str(whole))
+    go_on = stopped_after_a_part(command, out, how)
+    assert query(out, "SELECT count(*) FROM tolerances") == [(0,)]
+    assert "goes on after " in gone_on(go_on)
+    same = {"tolerances": "tolerance_id, created_at, command"}
+    assert digest(out, **same) == digest(whole, **same)
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", STOPS)
+def test_a_validation_goes_on_after_what_was_measured(how: signal.Signals, recorded: Path, tmp_path: Path) -> None:
+    """What was served live is kept, and is what the resumed validation stores: it cannot be measured the same twice."""
+    command = (
+        "harness validate --time-limit 4 --concurrency 1,2,4 --hardware h100/qwen3-4b --drafter none --max-new-tokens 8"
+    )
+    out = tmp_path / "out with spaces"
+    out.mkdir()
+    (out / recorded.name).write_bytes(recorded.read_bytes())
+    go_on = stopped_after_a_part(command, out, how)
+    ran = [
+        sorted(one["figures"].items())
+        for part in out.rglob("*.part")
+        if isinstance(kept := msgspec.msgpack.decode(part.read_bytes()), dict)
+        for one in kept.get("ran", ())
+    ]
+    assert len(ran) == 3
+    assert query(out, "SELECT count(*) FROM validations") == [(0,)]
+    said = gone_on(go_on)
+    assert "goes on after " in said
+    assert "live for about" not in said
+    measured = query(out, "SELECT measured FROM validations ORDER BY point")
+    assert [sorted(json.loads(one).items()) for (one,) in measured] == ran
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", STOPS)
+def test_a_reproduction_goes_on(how: signal.Signals, reproduced: str, tmp_path: Path) -> None:
+    out = tmp_path / "out with spaces"
+    go_on = stopped_after_a_part("harness reproduce all --json", out, how)
+    process = start(go_on)
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr
+    assert "goes on after " in stderr
+    assert stdout == reproduced
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a run that can be served live."""
+    out = tmp_path_factory.mktemp("recorded")
+    finished(
+        "harness record suites/math_code_chat --limit 2 --max-new-tokens 12 --drafter mtp --actors 1", "--out", str(out)
+    )
+    return out / "specyard.duckdb"
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `reproduce` prints where nobody stops it."""
+    process = start("harness reproduce all --json", "--out", str(tmp_path_factory.mktemp("reproduced")))
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr
+    return stdout
 
 
 def test_a_frozen_raylet_is_noticed(tmp_path: Path) -> None:

@@ -130,6 +130,23 @@ def test_a_promise_that_is_broken_is_so_though_nobody_knows_whether_it_keeps_up(
     assert "too short" not in reason
 
 
+def test_a_burst_of_a_millisecond_is_as_if_all_came_at_once(out: Path, tmp_path: Path) -> None:
+    """Slices of ten microseconds are no load that grows, nor do they fill the memory."""
+    found = []
+    for name, gap_s in (("burst", 1e-5), ("once", 0.0)):
+        rows = "".join(f"{i * gap_s:.5f},200,60\n" for i in range(100))
+        (tmp_path / f"{name}@2x.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+        [row] = swept(
+            out, "--hardware", "h100/qwen3-4b", "--drafter", "dspark", "--policy", "fixed:7", "--decision-draws", "0",
+            "--arrivals", str(tmp_path / f"{name}@2x.csv"),
+        )["simulations"]  # fmt: skip
+        found.append(row)
+    burst, once = found
+    assert burst["throughput"] == pytest.approx(once["throughput"], rel=0.02)
+    assert burst["quantiles"]["p50_ttft"] == pytest.approx(once["quantiles"]["p50_ttft"], rel=0.05)
+    assert (burst["keeps_up"], once["keeps_up"]) == (None, None)
+
+
 def test_nothing_is_closest_by_chance_where_nobody_keeps_it(out: Path) -> None:
     """No request of anybody reaches 5,000 tokens a second: the fastest is closest, in whichever order they stand."""
     for policies in ("none,fixed:7", "fixed:7,none"):

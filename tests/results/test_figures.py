@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from results import published
 from results.figures.acceptance import conditional_acceptance
 from results.figures.accepted_length import accepted_length
 from results.figures.intervals import interval
+from results.figures.section import slugs
 from results.figures.speed import _bootstrap_speedup, speed
 from results.published import PAPER
 from results.store.runs import DeclaredDrafter, missing_responses, provenance
@@ -348,3 +350,12 @@ def test_provenance_opens_the_json_and_counts(tmp_path: Path) -> None:
     assert run.host == {"cpu": "a cpu"}
     assert run.git_revision is None
     assert run.created_at.isoformat() == "2026-02-01T10:00:00"
+
+
+def test_domains_whose_names_look_alike_have_panels_of_their_own() -> None:
+    """Links and drawings go by the anchor: the panel of c would show what is of c++."""
+    names = ["c", "c++", "C", "数学", "代码", "a b", "a/b", "math", "long context"]
+    assert len(set(slugs(names))) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", short) for short in slugs(names))
+    assert slugs(["math", "long context", "数学"])[:2] == ["math", "long-context"]
+    assert slugs([""]) == [""]

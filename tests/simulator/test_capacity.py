@@ -34,7 +34,8 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
-from simulator.simulation import EngineLimits, Setup, prepare, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import prepare, simulate
 from simulator.sla import Sla
 
 

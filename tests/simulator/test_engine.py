@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from simulator import simulation
 from simulator.engine.loop import _mix
 from simulator.engine.reference import Reference, draw
-from simulator.engine.state import REQUEST, Records
+from simulator.engine.rules import rule_of
+from simulator.engine.state import REQUEST, Limits, Records, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.replay import replay
-from simulator.simulation import EngineLimits, Simulator, prepare
+from simulator.setup import EngineLimits
+from simulator.simulation import Simulator, prepare
 from simulator.traces import Trace, TracedResponse
 
 POLICIES = [
@@ -373,3 +375,15 @@ class TestRefusals:
             case = replace(case, trace=some_trace(np.random.default_rng(0), [3], 3, ragged=False, sure=False, fresh=False))
         with pytest.raises(InputError, match=message):
             replace(case, **change).run()
+
+
+def test_more_requests_than_memory_holds_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users at once, and a queue where it grows beyond; numpy would tell of terabytes, or the machine would end us."""
+    limits = Limits(requests=8, step_tokens=64, kv_tokens=10**6, gamma=1, closed=True, least_loaded=True, seed=0)
+    rule = rule_of(PolicySpec.parse("none").bind(), 8, by_tokens(1, first_s=1.0, cap=8))
+    with pytest.raises(InputError, match=r"99,999,999,999 users would take 32,000 GB of memory, and a simulation has"):
+        new_state(limits, rule, 1, 99_999_999_999, 8, 8)
+    state = new_state(limits, rule, 1, 0, 8, 8)
+    monkeypatch.setattr("simulator.engine.state.MOST_BYTES", 1.5 * state.jobs.nbytes)
+    with pytest.raises(InputError, match="the queue grows: more than 64 requests at once"):
+        with_more_jobs(state, 1, rule)

@@ -17,7 +17,8 @@ from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.load import Users
 from simulator.policies import PolicySpec, StepView, verify_lengths
 from simulator.policies.oracle import Oracle
-from simulator.simulation import Prepared, Setup, prepare, simulate, start
+from simulator.setup import Setup
+from simulator.simulation import Prepared, prepare, simulate, start
 from tests.simulator.test_engine import plain_case, some_cost
 
 GAMMA, CONTEXT = 3, 9

@@ -11,7 +11,8 @@ from simulator.load import Arrivals, Users
 from simulator.metrics import mser, student_t
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Anchors
-from simulator.simulation import EngineLimits, Prepared, Setup, prepare, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import Prepared, prepare, simulate
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse
 

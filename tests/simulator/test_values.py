@@ -159,6 +159,7 @@ def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
         ("rate:5", Arrivals(5), "rate:5/1", "5 requests/s"),
         ("rate:0.1/0", Arrivals(0.1, 0), "rate:0.1/0", "0.1 requests/s"),
         ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "recorded arrivals (a.csv)"),
+        ("file:/a@2x.csv", RecordedArrivals(Path("/a@2x.csv")), "file:/a@2x.csv@1", "recorded arrivals (a@2x.csv)"),
         ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "recorded arrivals (a@b.csv)"),
         (
             "several:users:8=1,rate:2=3",
@@ -283,6 +284,7 @@ def test_no_digit_of_a_command_line_is_lost() -> None:
     for users, think_s, rate, cv, named in (
         ("8", -1.0, None, 1.0, "--think-s"), ("8", math.nan, None, 1.0, "--think-s"), (None, 0.0, "2", math.inf, "--cv"),
         (None, 0.0, "2,-1", 1.0, "--rate"), (None, 0.0, "nan", 1.0, "--rate"),
+        (None, 0.0, "1e12", 1.0, "--rate"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=named):
             loads(users, think_s, rate, cv)

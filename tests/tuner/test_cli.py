@@ -132,6 +132,9 @@ def test_a_profile_of_another_model_is_said(out: Path) -> None:
         ([*QUICK, "--concurrency", "4", "--confirmation-draws", "2"], "needs 5 draws"),
         ([*QUICK, "--concurrency", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
         ([*QUICK, "--concurrency", "4", "--hardware", "h100/gpt-2"], "a model of qwen3-4b"),
+        ([*QUICK, "--concurrency", "4", "--cv", "2"], "--cv: is of no use without --rate"),
+        ([*QUICK, "--concurrency", "4", "--share", "99%"], "--share: is of no use without --sla"),
+        ([*QUICK, "--concurrency", "4", "--mix", "math=inf"], "--mix math=inf: shares must be 0 or more, and finite"),
         (["--resume", "zzz"], "study zzz: no such study"),
         (["--resume", "latest", "--concurrency", "4"], "--concurrency: cannot stand beside --resume"),
     ],
@@ -143,6 +146,36 @@ def test_bad_input_is_refused(searched: dict[str, Any], out: Path, arguments: li
     assert done.stdout == ""
     [sentence] = [line for line in done.stderr.splitlines() if line.startswith("tuner: ")]
     assert message in sentence
+
+
+HEAVY = "torch,ray,transformers,plotly,numba,optuna,scipy,vllm"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("search gone --hardware h100/qwen3-4b --concurrency 4", "run gone"),
+        ("search --hardware h100/qwen3-4b --concurrency 4 --drafter medusa", "medusa"),
+        ("search --hardware h100/qwen3-4b --concurrency 4 --drafter dspark --policy fixed:99", "--policy fixed:99"),
+        ("search --hardware h100/qwen3-4b --concurrency 4 --sampler cma", "--sampler cma"),
+        ("search --hardware h100/gpt-2 --concurrency 4", "h100/gpt-2"),
+        ("search --resume gone", "study gone"),
+        ("show gone", "study gone"),
+        ("export gone", "study gone"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, named: str, out: Path) -> None:
+    """What options and files tell, and what the store does."""
+    code = (
+        "import sys; heavy = set(sys.argv[1].split(',')); sys.argv = ['tuner', *sys.argv[2:]]\n"
+        "from tuner.__main__ import main\n"
+        "try: main()\n"
+        "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, HEAVY, *line.split(), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr.splitlines()[-1]
 
 
 def test_commands_without_studies(tmp_path: Path) -> None:

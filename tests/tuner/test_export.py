@@ -18,9 +18,9 @@ from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
 from simulator.records import Recording
-from simulator.requests import Mix
 from simulator.serving.command import batch_rows
 from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
@@ -28,9 +28,9 @@ from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.export import better, serving
 from tuner.k_by_batch import k_by_batch
+from tuner.plan import StudyInputs, StudyPlan
 from tuner.prompts import TraceKey
 from tuner.stored import AtLoad, Row, StoredStudy
-from tuner.study import StudyInputs, StudyPlan
 
 
 def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> Row:

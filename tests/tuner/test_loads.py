@@ -19,8 +19,9 @@ from tuner.display import capacity
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, TrialJob, weighted
+from tuner.plan import StudyPlan
 from tuner.stored import read_study
-from tuner.study import StudyPlan, resume_study, start_study
+from tuner.study import resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
 SHORT: dict[str, Any] = {

@@ -28,10 +28,11 @@ from simulator.traces import split_of
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
+from tuner.plan import StudyInputs, StudyPlan
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, study_of
 from tuner.search import Result, Run, Search, search
-from tuner.study import StudyInputs, StudyPlan, resume_study, start_study
+from tuner.study import resume_study, start_study
 from tuner.trial import Trial, TrialRung, front, ranked
 
 Here = Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]]

@@ -13,11 +13,12 @@ from simulator.hardware.profile import Profile
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from tests.tuner.configurations import configuration, plain
+from tuner.names import SAMPLERS
 from tuner.objective import Scenario, TrialJob
-from tuner.samplers import SAMPLERS, propose, study_of
+from tuner.plan import StudyInputs, StudyPlan
+from tuner.samplers import propose, study_of
 from tuner.search import Run, Search
 from tuner.space import COORDINATES, PointChooser, Recorded, Space, SuggestedChooser, leaf, request_caps
-from tuner.study import StudyInputs, StudyPlan
 
 DSPARK, EAGLE3 = Recording("dspark", 7), Recording("eagle3", 5)
 SPACE = Space(

@@ -23,11 +23,12 @@ def export(
     """Write the winner as a configuration to serve with."""
     from results.store.database import Store
     from results.store.studies import Studies
-    from tuner.export import export_content, export_study
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
         study_id = Studies(store).find(name)["study_id"]
+        from tuner.export import export_content, export_study  # Optuna takes seconds
+
         if form == "json":
             print_json("export", export_content(store, study_id, concurrency))
         else:

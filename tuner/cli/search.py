@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from harness import stops
-from harness.console import check_resumed, checked, joined, listed, shares, user_errors, watching
+from harness.console import OF_LOADS, check_resumed, check_void, checked, joined, listed, shares, user_errors, watching
 from harness.options import AsJson, RunName
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
@@ -86,18 +86,20 @@ def search(
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""
     with user_errors("tuner"):
+        if resume is not None:
+            check_resumed(context)
+        check_void(context, {**OF_LOADS, "share": "sla"})
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
-        from simulator.draws import draws_at
+        from simulator.decision import draws_at
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
-        from tuner.display import print_study
-        from tuner.study import StudyPlan, resume_study, start_study
+        from tuner.plan import StudyPlan
+        from tuner.study import resume_study, start_study
 
         store = Store(out / "specyard.duckdb")
         with watching() as watcher:
             if resume is not None:
-                check_resumed(context)
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
                 asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
@@ -127,6 +129,8 @@ def search(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
                 )
         stops.finished(f"study {study_id}", ["show", study_id, "--out", str(out)])
+        from tuner.display import print_study
+
         print_study(store, study_id, as_json=as_json, whole=False)
 
 

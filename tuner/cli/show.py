@@ -13,8 +13,10 @@ def show(name: StudyName = "latest", out: Out = Path("runs"), as_json: AsJson = 
     """Show a study: the winner at each load, what it gains, and how far it holds."""
     from results.store.database import Store
     from results.store.studies import Studies
-    from tuner.display import print_study
 
     with user_errors("tuner"):
         store = Store(out / "specyard.duckdb")
-        print_study(store, Studies(store).find(name)["study_id"], as_json=as_json)
+        study_id = Studies(store).find(name)["study_id"]
+        from tuner.display import print_study  # Optuna takes seconds
+
+        print_study(store, study_id, as_json=as_json)

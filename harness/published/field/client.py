@@ -17,7 +17,8 @@ from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
-from simulator.simulation import EngineLimits, Prepared, Setup, Simulator, check_conservation
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import Prepared, Simulator, check_conservation
 
 STEP_TOKENS: Final = 8192
 """Tokens of one pass, prompts included: vLLM's default on such GPUs."""

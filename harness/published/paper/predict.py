@@ -56,7 +56,8 @@ from simulator.hardware.profile import DraftCurve, Profile, dump_profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
-from simulator.simulation import EngineLimits, Setup, prepare, simulate
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import prepare, simulate
 from simulator.traces import Trace, TracedResponse
 
 PROFILES: Final[Mapping[str, tuple[str, str]]] = {

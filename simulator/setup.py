@@ -1,0 +1,80 @@
+"""Everything about a simulation but the trace. Needs no compiler: what cannot be is refused before one is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.hardware.cost import StepCost
+from simulator.hardware.profile import Profile
+from simulator.load import Load
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.sla import Sla
+from simulator.traces import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What the serving engine allows."""
+
+    request_cap: int = 256
+    """Requests running at once on a replica."""
+    step_tokens: int = 8192
+    """Tokens of one target pass, prompts included."""
+    kv_capacity_tokens: int | None = None
+    """Context tokens that fit on a replica; None takes the hardware profile's."""
+    replicas: int = 1
+    router: Literal["round_robin", "least_loaded"] = "least_loaded"
+
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be from 1 to {most:,}")
+
+
+_MOST = {"request_cap": 100_000, "step_tokens": 10_000_000, "kv_capacity_tokens": 10**15, "replicas": 10_000}
+"""Limits of an engine that memory here holds the tables of."""
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError for simulated seconds that are none, or that nobody would wait for."""
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {_LONGEST_S:,.0f}")
+
+
+_SHORTEST_S, _LONGEST_S = 1e-3, 10_000_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything about a simulation but the trace: what is asked, what serves it, and who decides."""
+
+    load: Load
+    policy: PolicySpec
+    profile: Profile
+    """What a step takes."""
+    believed: Profile | None = None
+    """What the policy thinks a step takes; None knows the truth."""
+    engine: EngineLimits = EngineLimits()
+    weights: Mapping[str, float] | None = None
+    """Share of requests by domain; None takes responses as often as they were recorded."""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    """Lengths in place of the recorded ones."""
+    seconds: float = 600.0
+    """Seconds of simulated time; recorded arrivals run until all are served."""
+    seed: int = 0
+    slas: tuple[Sla, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_seconds(self.seconds)
+
+    def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
+        """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
+        profile = self.believed if believed and self.believed else self.profile
+        drafter = (
+            "none" if self.policy == NO_DRAFTER else trace.drafter
+        )  # the baseline walks any trace, and pays for no drafter
+        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)

@@ -1,0 +1,228 @@
+"""The course of a study: searches at each load, then confirmations, decisions and sensitivities, kept as they come."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness.console import Watcher
+from results.store.database import Store
+from results.store.decisions import keep_decision
+from results.store.studies import Studies
+from simulator.configuration import Configuration
+from simulator.decision import Decision
+from simulator.drafter_kinds import KINDS as KIND_FACTS
+from simulator.load import Load
+from simulator.numbers import counted
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.serving.engines import ENGINES
+from simulator.serving.vllm import VLLM
+from simulator.simulation import prepare, start
+from tuner.by_load import by_load, whole_blocks
+from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
+from tuner.decision import Asked, decision_of
+from tuner.objective import Scenario
+from tuner.plan import StudyInputs, StudyPlan, space_of
+from tuner.prompts import TraceKey
+from tuner.search import Run, Search, runner, search
+from tuner.sensitivity import across, sensitivities
+from tuner.space import Space
+from tuner.trial import Trial, ranked
+
+if TYPE_CHECKING:  # ray takes seconds
+    from harness.cluster import Cluster
+
+NEIGHBOURS = 3
+"""Best configurations of the load before that the next one begins with."""
+CONFIRMED_TOKENS = 1_500_000
+"""Output tokens of a draw on which a configuration is confirmed, where they come in less than the share of the plan's time:
+then it is the choice of prompts that a figure is unsure by, and not the length of the simulation."""
+
+
+def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
+    """What configurations are put to at a load."""
+    return Scenario(
+        load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
+        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, limits=plan.limits,
+    )  # fmt: skip
+
+
+def check_served(plan: StudyPlan, found: StudyInputs) -> None:
+    """Raise InputError where a load cannot be served without speculation: refused before anything is stored."""
+    recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
+    for load in plan.loads:
+        plainly = Configuration(found.bare, PolicySpec.fixed(0), plan.request_cap)
+        for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
+            start(setup, recorded, lambda rows: None)
+
+
+def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Configuration]:
+    """What one runs without a tuner: no drafter, MTP-1, and each other drafter with its own block, whole or scheduled."""
+    drafters = store.run(run_id)["drafters"]
+    chosen = [Configuration.plain(cap)]
+    for name in dict.fromkeys(r.recording.drafter for r in found.recorded):
+        blocks = [r for r in found.recorded if r.recording.drafter == name]
+        block = next((r for r in blocks if r.recording.gamma == drafters[name]["gamma"]), blocks[-1])
+        kind = KIND_FACTS.get(block.recording.kind)
+        k = (kind and kind.default_tokens) or block.recording.gamma
+        chosen.append(Configuration(block.recording, PolicySpec.fixed(k), cap))
+        if "raw" in block.confidences:
+            read = block.recording.showing(block.confidences[-1])
+            chosen.append(Configuration(read, PolicySpec("prefix_scheduler"), cap))
+    return chosen
+
+
+def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
+    """Every trace a study may simulate."""
+    keys: list[TraceKey] = []
+    for part in ("search", "confirmation"):
+        keys.append(TraceKey(part, found.bare))
+        for r in found.recorded:
+            keys += [TraceKey(part, r.recording.showing(c)) for c in ("none", *r.confidences)]
+    return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
+
+
+def carry_out(
+    store: Store,
+    study_id: str,
+    plan: StudyPlan,
+    found: StudyInputs,
+    watcher: Watcher,
+    *,
+    cluster: Cluster | None,
+    time_limit_s: float | None,
+) -> None:
+    """Whatever of a study is not stored yet: searches, then confirmations and sensitivities."""
+    studies, started = Studies(store), time.monotonic()
+    run_id = studies.find(study_id)["run_id"]
+    watcher.say(
+        f"study {study_id} · run {run_id} · {counted(plan.trials, 'trial')} at each of {counted(len(plan.loads), 'load')}"
+    )
+    spaces = {load: space_of(plan, found, load) for load in plan.loads}
+    chosen = defaults(store, run_id, found, plan.request_cap)
+    with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
+        searched: dict[Load, list[Trial]] = {}
+        for number, load in enumerate(plan.loads):
+            deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
+            near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
+            able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
+            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap)]]
+            starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
+            what = Search(
+                space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
+                trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
+            )  # fmt: skip
+            done = [Trial.read(row, plan.drafting, found.kinds) for row in studies.trials(study_id, str(load))]
+            keep = _keeper(studies, study_id, load, len(done), plan, watcher)
+            searched[load] = search(what, done, starts, run, keep, deadline=deadline)
+        _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
+
+
+def _keeper(
+    studies: Studies, study_id: str, load: Load, count: int, plan: StudyPlan, watcher: Watcher
+) -> Callable[[Sequence[Trial]], None]:
+    """Stores batches as they come, after `count` trials that are stored already."""
+
+    def keep(batch: Sequence[Trial]) -> None:
+        nonlocal count
+        studies.add_trials(study_id, str(load), [t.row() for t in batch])
+        count += len(batch)
+        watcher.advance(f"searching {load.label}", count, plan.trials)
+
+    return keep
+
+
+def starts_of(space: Space, cap: int) -> list[Configuration]:
+    """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
+    tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
+    found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
+    adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec(VLLM.adaptive), cap) for key in adaptive]
+
+
+def _finish(
+    studies: Studies, study_id: str, run_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
+    chosen: Sequence[Configuration], run: Run, watcher: Watcher,
+) -> None:  # fmt: skip
+    """Confirm winners, ask how far they hold, and keep it all."""
+    confirmations: list[dict[str, Any]] = []
+    sensitive: list[dict[str, Any]] = []
+    winners: dict[Load, Configuration] = {}
+    decisions: list[Decision] = []
+    asked = Asked(
+        engine=plan.engine,
+        draws=plan.decision_draws,
+        traffic=found.traffic.trace(TraceKey(PART, found.bare)),
+        recorded=found.recorded,
+        most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
+    )
+    for_all = _table_for_all(plan, found, searched)
+    for number, (load, trials) in enumerate(searched.items()):
+        scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
+        watcher.advance("confirming", number, len(searched))
+        what = Confirmation(
+            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.draws,
+            drafting=plan.drafting,
+        )  # fmt: skip
+        advance = functools.partial(watcher.advance, f"deciding {load.label}")
+        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run, advance))
+        best = ranked(trials)
+        if not best:
+            continue
+        beside = _beside(best[0].configuration, chosen, found, plan, for_all)
+        rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
+        confirmations += rows
+        winners[load] = Configuration.read(rows[0], plan.drafting, found.kinds)
+        sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
+    if len(winners) > 1:
+        scenarios = [scenario_of(plan, found, load) for load in winners]
+        sensitive += across(scenarios, plan.objective, list(winners.values()), plan.seconds, plan.seed, run)
+    watcher.advance("confirming", len(searched), len(searched))
+    for decision in decisions:
+        keep_decision(studies.store, study_id, decision)
+    studies.finish(study_id, confirmations, sensitive)
+
+
+def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:
+    """Simulated seconds of which a confirmation takes a share: as planned, or fewer where prompts decide and not time."""
+    fastest = max((t.figures["throughput"] for t in trials if t.figures), default=0.0) * plan.profile.gpus * plan.replicas
+    return min(plan.seconds, max(SHORTEST_S, CONFIRMED_TOKENS / max(fastest, 1e-9)) / SHARE)
+
+
+def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]]) -> Configuration | None:
+    """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
+    if len(searched) < 2 or any(load.users is None for load in searched):
+        return None
+    whole = whole_blocks(found.kinds)
+    table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
+    return None if table is None else table.configuration
+
+
+def _beside(
+    winner: Configuration, chosen: Sequence[Configuration], found: StudyInputs, plan: StudyPlan,
+    for_all: Configuration | None,
+) -> list[tuple[str, Configuration]]:  # fmt: skip
+    """What stands beside a winner: defaults, what engines can do without its confidences, the oracle of every recording.
+
+    `for_all` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
+    """
+    engine = ENGINES[plan.engine]
+    able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
+    beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
+    walked = winner.recording.showing("none")
+    if for_all is not None:
+        beside.append((K_BY_BATCH, for_all))
+    elif winner.policy != NO_DRAFTER:
+        table = found.tables[walked]
+        if table.within(winner.request_cap, walked.gamma) != winner.policy:
+            beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
+    if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
+        theirs = replace(winner, policy=PolicySpec(VLLM.adaptive), recording=walked.showing("raw"))
+        if winner.recording.confidences == "estimated":
+            theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
+        beside.append((IN_VLLM, theirs))
+    bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
+    return [*beside, *(("bound", c) for c in bounds)]

@@ -1,0 +1,154 @@
+"""What a study is to do, as it was asked for, and what it stands on: recordings, and what may be tried with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from harness.console import Watcher, say_model
+from results.store.database import Store
+from results.store.recordings import Recordings
+from simulator.decision import DRAWS
+from simulator.drafter_kinds import KINDS as KIND_FACTS
+from simulator.errors import InputError
+from simulator.hardware.profile import Profile
+from simulator.load import Load
+from simulator.mix import Mix
+from simulator.plan import Plan
+from simulator.policies import PolicySpec
+from simulator.records import Recording
+from simulator.serving.command import cannot_run
+from simulator.serving.engines import ENGINES
+from tuner.k_by_batch import k_by_batch, row_ends
+from tuner.names import SAMPLERS, Objective
+from tuner.prompts import TraceKey, Traffic
+from tuner.space import KINDS, READING, Recorded, Space, request_caps
+
+
+class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
+
+    objective: Literal["throughput", "tps", "goodput", "pareto"]
+    kinds: list[str] | None = None
+    """Kinds of policies to search; None: all."""
+    sampler: str = "tpe"
+    trials: int = 64
+    """At each load."""
+    draws: int = 12
+    """Draws of the held-out prompts, to confirm on."""
+    decision_draws: int = DRAWS
+    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
+
+    def __post_init__(self) -> None:
+        if not self.loads or self.trials < 1 or self.seed < 0:
+            raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
+        if self.decision_draws < 10:
+            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
+        if self.draws < 5:
+            raise ValueError(f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more")
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
+        if self.objective == "goodput" and not self.slas:
+            raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInputs:
+    """What a study stands on: recordings that can be simulated on the profile, and their prompts."""
+
+    profile: Profile
+    recordings: Recordings
+    traffic: Traffic
+    recorded: tuple[Recorded, ...]
+    weights: dict[str, float]
+    tables: dict[Recording, PolicySpec]
+    """By recording, showing no confidences, the k-by-batch policy worked out for it."""
+
+    @property
+    def bare(self) -> Recording:
+        """The recording that `none` walks."""
+        return bare_of(self.recorded, self.recordings)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of the drafters, by their names."""
+        return {recording.drafter: recording.kind for recording in self.recordings.keys}
+
+
+def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
+    """The recording that `none` walks: the first that can be chosen, or the first of all."""
+    return recorded[0].recording if recorded else recordings.keys[0]
+
+
+def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
+    """What there is to choose from; what cannot be simulated is left out and said, or refused if it was asked for."""
+    profile, recordings = plan.profile, Recordings(store, run_id, plan.drafting)
+    say_model(store, run_id, profile, watcher)
+    known = list(dict.fromkeys(key.drafter for key in recordings.keys))
+    if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
+    if not recordings.keys:
+        raise InputError(f"run {run_id}: has no dense recordings; `harness record` makes them")
+    recorded, source = [], str(store.run(run_id)["target"].get("source") or "")
+    for key in recordings.keys:
+        name, gamma = key.drafter, key.gamma
+        if plan.drafters and name not in plan.drafters:
+            continue
+        try:
+            profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
+        except InputError as error:
+            if plan.drafters:
+                raise
+            watcher.say(f"{name} γ={gamma}: left out: {error}")
+            continue
+        engine = ENGINES[plan.engine]
+        lacks = "" if engine is None else cannot_run(engine, key, PolicySpec.fixed(gamma), 1, target=source)
+        if lacks:
+            said = f"{lacks}; --engine any tries it all the same"
+            if plan.drafters:
+                raise InputError(f"drafter {name}: {said}")
+            watcher.say(f"{name} γ={gamma}: left out: {said}")
+            continue
+        whole = engine is not None and not KIND_FACTS[key.kind].prefix
+        recorded.append(Recorded(key, recordings.offered(key), whole))
+        if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
+            watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
+    bare = bare_of(recorded, recordings)
+    traffic = Traffic(recordings, [r.recording for r in recorded] or [bare])
+    weights = traffic.shares(bare, plan.weights)
+    tables = {r.recording: _table(plan, profile, traffic, weights, r) for r in recorded}
+    return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
+
+
+def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
+    """What may be tried at a load. Raises InputError for kinds of policies that do not exist."""
+    binding = load.most_running(plan.request_cap, plan.replicas)
+    return Space(
+        recorded=found.recorded,
+        request_caps=request_caps(binding, plan.request_cap),
+        binding=binding,
+        tables=found.tables,
+        kinds=kinds_of(plan),
+    )
+
+
+def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
+    """Kinds of policies to search: as asked, or those that the engine runs."""
+    engine = ENGINES[plan.engine]
+    if plan.kinds:
+        return tuple(plan.kinds)
+    return KINDS if engine is None else tuple(kind for kind in KINDS if kind in engine.policies)
+
+
+def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
+    """The k-by-batch policy for a recording."""
+    trace = traffic.trace(TraceKey("search", recorded.recording))
+    mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
+    tokens = plan.request_cap * (recorded.recording.gamma + 1)
+    cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
+    ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
+    return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)
