@@ -61,6 +61,7 @@ def study_of(**options: Any) -> StoredStudy:
     plan = msgspec.structs.replace(PLAN, **options)
     return StoredStudy(
         study_id="abc", run_id="def", finished=True, plan=plan, target="Qwen/Qwen3-4B", synthesised=False,
+        kinds={"dspark": "dspark"},
         loads=dict.fromkeys(plan.loads, FOUND), row={},
     )  # fmt: skip
 
