@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,3 +57,5 @@ class Parts:
         """The whole is stored: parts are not needed any more."""
         self._watcher.began("", None)
         shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # others have parts there, or nobody ever had
+            self._folder.parent.rmdir()
