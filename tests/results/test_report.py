@@ -196,8 +196,41 @@ def test_the_title_can_be_shown_without_explanation() -> None:
     assert "Xeon" in recordings
     assert "h100/toy under 1 user to 256 users" in sweep
     assert "h100/toy under 64 users" in study
-    con.execute("UPDATE sweeps SET created_at = '2026-02-03'").fetchall()
-    assert "2026-02-03" in compose.compose(con, RUN).title
+
+
+@pytest.mark.parametrize(
+    ("named", "opens_with_study"),
+    [
+        ({}, True),
+        ({"study_id": "57ad"}, True),
+        ({"sweep_id": "5eed"}, False),
+        ({"study_id": "57ad", "sweep_id": "5eed"}, True),
+    ],
+)
+@pytest.mark.parametrize("sweep_on", ["2026-02-01", "2026-02-03"])
+def test_it_opens_with_the_study_or_with_the_sweep_that_alone_was_named(
+    named: dict[str, str], opens_with_study: bool, sweep_on: str
+) -> None:
+    """Whatever was asked last."""
+    con = everything()
+    con.execute("UPDATE sweeps SET created_at = ?", [sweep_on]).fetchall()
+    report = compose.compose(con, RUN, **named)  # type: ignore[arg-type]
+    assert ("under 64 users" in report.title) == opens_with_study
+    assert report.answer.headline.startswith("On h100/toy, with at least 50 tokens/s on average: at 64") == opens_with_study
+
+
+def test_a_study_that_found_nothing_leaves_the_opening_to_the_sweep() -> None:
+    con = recorded()
+    add_sweep(con)
+    add_study(con, confirmed=False)
+    report = compose.compose(con, RUN, study_id="57ad")
+    assert "1 user to 256 users" in report.title
+    assert "prefix_scheduler: up to" in report.answer.headline
+
+
+def test_the_section_of_a_study_names_its_question() -> None:
+    [found] = [section for section in compose.compose(everything(), RUN).sections if section.name == "study"]
+    assert all(fact in found.lede for fact in ("57ad", "h100/toy", "64 users", "mean_tps ≥ 50"))
 
 
 @pytest.mark.parametrize(
