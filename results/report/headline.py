@@ -282,7 +282,7 @@ def from_recordings(
     if not means:
         return Headline("No drafter has committed a round yet.")
     tokens, winners = _most_tokens(means, keys)
-    gains = _token_gains(means, keys, winners[0])
+    gains = _token_gains(means, keys, winners[0]) if winners else []
     measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
     bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
     further = {"next": simulating(run, out), "why_next": "what they give under load, on serving hardware"}
@@ -318,16 +318,23 @@ def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
 
 
 def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:
+    """Who leads in which domain, in words, and who leads anywhere: nobody where all commit what decoding alone does, 1."""
     wins: dict[str, list[str]] = {}
-    close = []
+    close, idle = [], list[str]()
     for domain in in_order(row["domain"] for row in means):
         best, *others = sorted((r for r in means if r["domain"] == domain), key=lambda r: -r["tau"])
+        if round(best["tau"], 2) <= 1:
+            idle.append(domain)
+            continue
         wins.setdefault(_label(best, keys), []).append(f"{domain} ({best['tau']:.2f})")
         second = others[0] if others else None
         if second and (best["low"] is None or second["high"] is None or best["low"] <= second["high"]):
             close.append(f"{domain} ({_label(second, keys)} {second['tau']:.2f})")
     leads = [f"{label} in {listed(domains)}" for label, domains in wins.items()]
-    said = f"Most tokens per round: {'; '.join(leads)}."
+    none = f"no drafter commits more tokens per round than `none`, 1.00, in {listed(idle)}" if idle else ""
+    if not leads:
+        return f"{none[0].upper()}{none[1:]}.", []
+    said = f"Most tokens per round: {'; '.join([*leads, *([none] if none else [])])}."
     if close:
         missing = any(row["low"] is None for row in means)
         overlap = f"overlap or are missing ({_WHAT_IT_TAKES})" if missing else "overlap"

@@ -130,6 +130,19 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     assert "+160% throughput over no speculation" in text
 
 
+def test_a_drafter_that_is_never_right_leads_nowhere() -> None:
+    """It commits what decoding alone does, 1 a round, and no gain is told of it."""
+    con = recorded({"ngram": 4}, acceptance={"ngram": 0.0}, speed=False)
+    answer = compose.compose(con, RUN).answer
+    assert answer.headline == "No drafter commits more tokens per round than `none`, 1.00, in math, code and chat."
+    assert not answer.gains
+    con.execute("UPDATE rounds SET accepted = 3, committed = 4 WHERE prompt_id LIKE 'gsm8k%'").fetchall()
+    answer = compose.compose(con, RUN).answer
+    assert answer.headline.startswith("Most tokens per round: ngram in math (")
+    assert "1.00, in code and chat" in answer.headline
+    assert answer.gains
+
+
 def test_overload_opens_no_report_with_what_is_kept() -> None:
     con = recorded()
     grows = {"keeps_up": False, "stationary": False}
