@@ -111,6 +111,7 @@ def compose(
     draft = _Draft(con, runs, series_of(runs, [tau, speeds]), out)
     draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
     draft.add_study(study_id or study_figure.find_study(con, names), leads=study_id is not None or sweep_id is None)
+    draft.notice_nothing()
     draft.add_sensitivity(sensitivity.find_sensitivity(con, names))
     draft.add_validation(validation.find_validation(con, names))
     draft.sections += [
@@ -149,8 +150,6 @@ class _Draft:
     def add_sweep(self, sweep_id: str | None) -> None:
         """Simulations, where there are any."""
         if sweep_id is None:
-            shows = simulating(self.runs[0], self.out)
-            self.notices.append(f"Nothing was simulated on these runs: `{shows}` shows how they do under load.")
             return
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
@@ -181,6 +180,12 @@ class _Draft:
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
         self._tell("study", notes.of_study(study, self._profiles), study)
+
+    def notice_nothing(self) -> None:
+        """That neither a sweep nor a study has anything to say, and what would."""
+        if not self._profiles:
+            shows, fill_in = simulating(self.runs[0], self.out)
+            self.notices.append(f"Nothing was simulated on these runs: `{shows}`{fill_in} shows how they do under load.")
 
     def add_sensitivity(self, tolerance_id: str | None) -> None:
         """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""

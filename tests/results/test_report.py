@@ -134,12 +134,15 @@ def test_a_drafter_that_is_never_right_leads_nowhere() -> None:
     """It commits what decoding alone does, 1 a round, and no gain is told of it."""
     con = recorded({"ngram": 4}, acceptance={"ngram": 0.0}, speed=False)
     answer = compose.compose(con, RUN).answer
-    assert answer.headline == "No drafter commits more tokens per round than `none`, 1.00, in math, code and chat."
+    assert (
+        answer.headline
+        == "No drafter commits more tokens per round than decoding without one in math, code and chat (1.00)."
+    )
     assert not answer.gains
     con.execute("UPDATE rounds SET accepted = 3, committed = 4 WHERE prompt_id LIKE 'gsm8k%'").fetchall()
     answer = compose.compose(con, RUN).answer
     assert answer.headline.startswith("Most tokens per round: ngram in math (")
-    assert "1.00, in code and chat" in answer.headline
+    assert "without one in code and chat (1.00)" in answer.headline
     assert answer.gains
 
 
@@ -177,11 +180,26 @@ def test_commands_to_type_next_can_be_pasted() -> None:
     assert not any("--out" in words for words in commands(compose.render(con, RUN)))
 
 
-@pytest.mark.parametrize(("target", "profile"), [("Qwen/Qwen3-8B", "h100/qwen3-8b"), ("tiny", "h100/qwen3-4b")])
+@pytest.mark.parametrize(("target", "profile"), [
+    ("Qwen/Qwen3-8B", "h100/qwen3-8b"), ("/srv/gemma-4-12B-it/", "h100/gemma-4-12b"),
+    ("meta-llama/Llama-3.1-8B-Instruct", "DEVICE/MODEL"), ("the tiny target", "DEVICE/MODEL"), ("", "DEVICE/MODEL"),
+])  # fmt: skip
 def test_the_next_command_is_about_the_model_that_was_recorded(target: str, profile: str) -> None:
     con = recorded()
     con.execute("UPDATE runs SET target = ?", [json.dumps({"source": target})]).fetchall()
-    assert profile in {word for words in commands(compose.render(con, RUN)) for word in words}
+    report = compose.compose(con, RUN)
+    told = [words for words in commands(compose.page(report)) if words[1] == "simulate"]
+    assert {words[words.index("--hardware") + 1] for words in told} == {profile}
+    for text in (report.answer.why_next, report.notices[-1]):
+        assert ("`harness hardware`" in text) == (profile == "DEVICE/MODEL")
+
+
+def test_what_a_study_simulated_was_simulated() -> None:
+    con = recorded()
+    add_sweep(con, [])  # that came to nothing
+    assert any("Nothing was simulated" in notice for notice in compose.compose(con, RUN).notices)
+    add_study(con)
+    assert not any("Nothing was simulated" in notice for notice in compose.compose(con, RUN).notices)
 
 
 def test_one_prompt_a_task_tells_how_many_it_takes() -> None:
