@@ -60,6 +60,15 @@ class Configuration:
         """The configuration on one line, request cap included."""
         return f"{self.system} cap {self.request_cap}"
 
+    def while_running(self, most: int | None = None) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
+        """What drafts, and how, while no more than so many requests run, by default the request cap: where two have the same
+        they are one run. A table is its k at each number of requests that is reached."""
+        running, gamma = min(most or self.request_cap, self.request_cap), self.recording.gamma
+        policy = self.policy.within(running, gamma)
+        if (table := policy.k_by_batch) is None:
+            return self.recording, policy
+        return self.recording, tuple(min(table.at(n), gamma) for n in range(1, running + 1))
+
     def __str__(self) -> str:
         """The configuration within a sentence."""
         if self.policy == NO_DRAFTER:

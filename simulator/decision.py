@@ -72,6 +72,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The next best that the engine runs."""
     better: Configuration | None
     """The best that the engine cannot run, where it beats what is run."""
+    most_running: int | None = None
+    """Requests that run on a replica at most, at the load that is decided about; None where request caps alone say."""
 
     @property
     def all(self) -> list[Configuration]:
@@ -80,8 +82,18 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(c for c in named if c is not None))
 
 
-def choose(simulated: Sequence[Simulated], engine: ServingEngine | None, target: str = "") -> Choice | str:
-    """What to run, of what the engine can run of `target` (None: any); or why nothing can be recommended."""
+def choose(
+    simulated: Sequence[Simulated],
+    engine: ServingEngine | None,
+    target: str = "",
+    *,
+    load: Load | None = None,
+    replicas: int = 1,
+) -> Choice | str:
+    """What to run, of what the engine (None: any) can run of `target`; or why nothing can be recommended.
+
+    What is the same for as many requests as the load, on so many replicas, ever runs at once is no rival.
+    """
     kept = [s for s in simulated if s.kept]
     able = [s for s in kept if engine is None or not refused(engine, s.candidate, target)]
     if not any(s.keeps_up for s in simulated):
@@ -93,18 +105,19 @@ def choose(simulated: Sequence[Simulated], engine: ServingEngine | None, target:
         return f"nothing that {engine.name} can run keeps the promise"
     if len({(s.candidate.recording, s.candidate.policy) for s in simulated}) < 2:
         return "only one configuration was simulated: there is nothing to choose from"
+    cap = max(s.candidate.request_cap for s in simulated)
+    most_running = None if load is None else load.most_running(cap, replicas)
     ordered = sorted(able, key=lambda s: -s.value)
     run, best = ordered[0].candidate, ordered[0].value
-    others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run)]
+    others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run, most_running)]
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
     plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: -s.value)
-    cap = max(s.candidate.request_cap for s in simulated)
     walked = run.recording.showing("none")
     unasked = run if run.policy == NO_DRAFTER else Configuration(walked, PolicySpec.fixed(walked.gamma), cap)
     return Choice(
         run=run, none=plain[0].candidate if plain else Configuration.plain(cap),
         default=None if unasked == run else unasked,
-        runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None,
+        runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None, most_running=most_running,
     )  # fmt: skip
 
 
@@ -113,10 +126,9 @@ def refused(engine: ServingEngine, candidate: Configuration, target: str = "") -
     return cannot_run(engine, candidate.recording, candidate.policy, candidate.request_cap, target=target)
 
 
-def _differs(one: Configuration, other: Configuration) -> bool:
-    """Whether recordings or policies differ, a table that has one k being that k; request caps alone do not."""
-    systems = [(c.recording, c.policy.within(c.request_cap, c.recording.gamma)) for c in (one, other)]
-    return systems[0] != systems[1]
+def _differs(one: Configuration, other: Configuration, most_running: int | None) -> bool:
+    """Whether recordings, or policies at so many requests, differ; request caps alone do not."""
+    return one.while_running(most_running) != other.while_running(most_running)
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -148,7 +160,7 @@ def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequen
     One long simulation, or a search on other prompts, has picked the candidates; that another of them turns out better, no
     speculation among them, is then said and not hidden. Of what gives as much as the best the plainest runs: nothing, before
     the engine's default, before what was picked. What misses the promise, or does not keep up, in most draws is taken only
-    where all do.
+    where all do. A runner-up that gives the very same in every draw is the same run by another name, and none.
     """
     held = ~np.array([draw.off for draw in draws])
 
@@ -159,13 +171,19 @@ def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequen
     able = [c for c in dict.fromkeys(plainest_first) if np.array(found[c].kept)[held].mean() >= 0.5]
     enough = (1 - _AS_MUCH) * max(map(mean, able), default=math.inf)
     best = next((c for c in able if mean(c) >= enough), choice.run)
+
+    def rival(candidate: Configuration) -> bool:
+        same = candidate == best or found[candidate].value == found[best].value
+        return not same and _differs(candidate, best, choice.most_running)
+
     if best == choice.run:
-        return choice
-    others = [c for c in able if c != best and _differs(c, best)]
+        beaten = choice.runner_up if choice.runner_up is not None and rival(choice.runner_up) else None
+        return msgspec.structs.replace(choice, runner_up=beaten)
+    others = [c for c in able if rival(c)]
     alike = choice.default is not None and choice.default.recording == best.recording.showing("none")
     return Choice(
         run=best, none=choice.none, default=choice.default if alike and choice.default != best else None,
-        runner_up=max(others, key=mean, default=None), better=choice.better,
+        runner_up=max(others, key=mean, default=None), better=choice.better, most_running=choice.most_running,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ A target is a causal language model of transformers. Made by `python tools/famil
 This is tried out again on every target that is loaded, whatever its family: that its head alone gives its logits, that what
 it makes of a token depends on no later one, and, before it decodes, that after a rejected draft it goes on as if there had
 been none. Learned drafters read what decoder layers put out; where that is not one state for a token, look-up is what there
-is. Of encoders that can be asked to be decoders (BERT), and of decoders of encoder-decoders (Marian), some stand here for all.
+is. Encoders asked to be decoders (BERT) and decoders of encoder-decoders (Marian) are here by some that stand for all.
 
 {counts}
 

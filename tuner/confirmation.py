@@ -158,7 +158,7 @@ def confirm(
         points = front(trials)
         spread = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(FRONT, len(points)))})
         roles = [("front" if n else "winner", points[n].configuration) for n in spread]
-    roles += [("next best", c) for c in best_of_kinds(trials)[1 : 1 + NEXT_BEST]] + list(beside)
+    roles += [("next best", c) for c in rivals(what.scenario, best_of_kinds(trials))[1 : 1 + NEXT_BEST]] + list(beside)
     found = what.run(roles, run)
     plain = next((one for one in found if one.configuration.policy == NO_DRAFTER and one.draws), None)
     winner, refuted = found[0], list[Confirmed]()
@@ -172,6 +172,15 @@ def confirm(
     others = [o for o in found[1:] if o.configuration != winner.configuration or o.role not in ("next best", "front")]
     every = [what.over(one, plain) for one in (winner, *refuted, *others)]
     return [what.row(one, place, every[0], prompts) for place, one in enumerate(every)]
+
+
+def rivals(scenario: Scenario, ordered: Sequence[Configuration]) -> list[Configuration]:
+    """Configurations without those that, at the load, are the same run as one before them."""
+    found: dict[object, Configuration] = {}
+    for c in ordered:
+        running = scenario.load.most_running(c.request_cap, scenario.limits.replicas)
+        found.setdefault((running, c.while_running(running)), c)
+    return list(found.values())
 
 
 def headroom_of(what: Confirmation, one: Confirmed, run: Run) -> float:

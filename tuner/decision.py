@@ -59,7 +59,8 @@ def decision_of(
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     simulated, confirmed = _simulated(what, trials, engine, run)
-    chosen = choose(simulated, engine, str(stored["target"].get("source") or ""))
+    source = str(stored["target"].get("source") or "")
+    chosen = choose(simulated, engine, source, load=scenario.load, replicas=scenario.limits.replicas)
     if otherwise := accepted_otherwise(store, run_id, what.drafting):
         stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def _print_load(load: Load, winner: Row, study: StoredStudy, console: Console) -
     heads += ["promise"] if len(bounds) == 1 else bounds
     lines: list[list[str]] = []
     role = ""
-    for row in [winner, *found.beside]:
+    for row in by_role([winner, *found.beside]):
         if role != row.role:
             role = row.role
             told_as = _ROLES.get(role, role)
@@ -194,6 +195,12 @@ def _print_load(load: Load, winner: Row, study: StoredStudy, console: Console) -
         figures_last.reverse()
     expendable = ("τ", "TTFT p95 ms", figures_last[0], gained, figures_last[1])
     print_table(console, heads, lines, expendable)
+
+
+def by_role(rows: Sequence[Row]) -> list[Row]:
+    """Rows with those of one role together, roles in the order of their first rows."""
+    roles = list(dict.fromkeys(row.role for row in rows))
+    return sorted(rows, key=lambda row: roles.index(row.role))
 
 
 def capacity(load: Load, study: StoredStudy) -> list[str]:

@@ -57,7 +57,8 @@ def decision_of(
         return None
     source = str(stored["target"].get("source") or "")
     candidates = dict.fromkeys(_candidate(point) for point, _ in at)
-    chosen = choose([_simulated(at, candidate, figure) for candidate in candidates], engine, source)
+    simulated = [_simulated(at, candidate, figure) for candidate in candidates]
+    chosen = choose(simulated, engine, source, load=load, replicas=plan.replicas)
     if otherwise := accepted_otherwise(store, run_id, plan.drafting):
         stub = msgspec.structs.replace(stub, notes=[otherwise])
     if isinstance(chosen, str):

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, k_of, load_name, spread, style_of, users_of
+from results.figures.common import by_drafter, k_of, listed, load_name, spread, style_of, users_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
@@ -53,12 +53,13 @@ class Study(Origin):
 
 
 def find_study(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
-    """The latest study of one of the runs that tried something."""
+    """The study of one of the runs that finished last, of those that tried something; else began last."""
     if not has_table(con, *TABLES):
         return None
     sql = """
         SELECT s.study_id FROM studies s JOIN trials t USING (study_id)
-        WHERE list_contains($runs, s.run_id) GROUP BY s.study_id, s.created_at ORDER BY s.created_at DESC LIMIT 1
+        WHERE list_contains($runs, s.run_id) GROUP BY s.study_id, s.created_at, s.finished_at
+        ORDER BY coalesce(s.finished_at, s.created_at) DESC LIMIT 1
     """
     rows = con.execute(sql, {"runs": list(run_ids)}).fetchall()
     return str(rows[0][0]) if rows else None
@@ -274,9 +275,11 @@ def section(
 ) -> Section:
     """Everything there is to see of a study."""
     within = f" within {' and '.join(map(bound, study.slas))}" if study.slas else ""
+    loads = f" at {listed([load_name(load) for load in study.loads])}" if study.loads else ""
+    where = f"on {study.profile['name']}{loads}"
     lede = (
-        f"Study {study.study_id} looked for the most {_AIMS[study.figure]}{within}: configurations were tried on half of "
-        "the prompts, and the best confirmed on prompts it had not seen."
+        f"Study {study.study_id} looked for the most {_AIMS[study.figure]} {where}{within}: configurations were "
+        "tried on half of the prompts, and the best confirmed on prompts it had not seen."
     )
     tables = [_confirmed(confirmed.filter(load=load), study) for load in dict.fromkeys(confirmed["load"].to_list())]
     asked = sensitive.filter(pl.col("kind").is_in(OFF))

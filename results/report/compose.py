@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,9 @@ def compose(
 ) -> Report:
     """What there is to say of one or more runs, the first being what it is about.
 
-    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. The database is in the folder
-    `out`, of which commands are told. Raises LookupError for a run, a sweep or a study that is not there.
+    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. The page opens with the study,
+    with the sweep where that alone was named or the study found nothing. The database is in the folder `out`, of which
+    commands are told. Raises LookupError for a run, a sweep or a study that is not there.
     """
     names = [run_ids] if isinstance(run_ids, str) else list(dict.fromkeys(run_ids))
     tau = _over(names, lambda run: accepted_length.accepted_length(con, run))
@@ -110,7 +110,8 @@ def compose(
     runs = [runs_store.provenance(con, name) for name in names]
     draft = _Draft(con, runs, series_of(runs, [tau, speeds]), out)
     draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
-    draft.add_study(study_id or study_figure.find_study(con, names))
+    draft.add_study(study_id or study_figure.find_study(con, names), leads=study_id is not None or sweep_id is None)
+    draft.notice_nothing()
     draft.add_sensitivity(sensitivity.find_sensitivity(con, names))
     draft.add_validation(validation.find_validation(con, names))
     draft.sections += [
@@ -141,8 +142,6 @@ class _Draft:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
         self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run)) for run in runs]
         self._profiles: list[Mapping[str, Any]] = []
-        self._swept = datetime.min
-        """When the sweep began that the page shows."""
         self.served = False
         """Whether the paper's served systems are drawn."""
         self.made: Sweep | Study | None = None
@@ -151,8 +150,6 @@ class _Draft:
     def add_sweep(self, sweep_id: str | None) -> None:
         """Simulations, where there are any."""
         if sweep_id is None:
-            shows = simulating(self.runs[0], self.out)
-            self.notices.append(f"Nothing was simulated on these runs: `{shows}` shows how they do under load.")
             return
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
@@ -162,11 +159,10 @@ class _Draft:
         self.made = sweep if self.answer is not None else None
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
-        self._swept = sweep.created_at
         self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
 
-    def add_study(self, study_id: str | None) -> None:
-        """A study, where there is one; the page opens with what was asked last, the study or the sweep."""
+    def add_study(self, study_id: str | None, *, leads: bool) -> None:
+        """A study, where there is one; the page opens with it if it `leads`, or there is nothing else to open with."""
         if study_id is None:
             return
         study = study_figure.study(self.con, study_id)
@@ -178,13 +174,18 @@ class _Draft:
         )
         kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
         mine = self._decided(study_id, study.loads) or from_study(study, confirmed, sensitive, kinds)
-        if self.answer is None or (mine is not None and study.created_at >= self._swept):
-            self.answer = mine
-            self.made = study if mine is not None else self.made
+        if mine is not None and (leads or self.answer is None):
+            self.answer, self.made = mine, study
         self._warn(notes.model_notice(study.profile, run))
         if study.finished_at is None:
             self._warn([f"Study {study.study_id} did not finish: what is not confirmed may not hold."])
         self._tell("study", notes.of_study(study, self._profiles), study)
+
+    def notice_nothing(self) -> None:
+        """That neither a sweep nor a study has anything to say, and what would."""
+        if not self._profiles:
+            shows, fill_in = simulating(self.runs[0], self.out)
+            self.notices.append(f"Nothing was simulated on these runs: `{shows}`{fill_in} shows how they do under load.")
 
     def add_sensitivity(self, tolerance_id: str | None) -> None:
         """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""

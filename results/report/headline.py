@@ -23,8 +23,7 @@ from results.figures.view import View, promise
 from results.store.commands import typed
 from results.store.runs import Provenance, provenance
 from simulator.decision import FIGURES, Decision, sentences
-from simulator.hardware.catalogue import models
-from simulator.hardware.profile import same_model
+from simulator.hardware.catalogue import profile_of
 from simulator.numbers import counted
 
 _WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
@@ -255,11 +254,13 @@ def of_run(con: duckdb.DuckDBPyConnection, run_id: str, out: Path) -> Headline:
     return from_recordings(tau, speeds, series_of([run], [tau, speeds]), run, out)
 
 
-def simulating(run: Provenance, out: Path) -> str:
-    """The command that simulates a run on serving hardware: of its own model, as far as there is a profile."""
-    same = [name for name, model in models().items() if run.target and same_model(model.name, run.target)]
-    profile = f"h100/{(same or ['qwen3-4b'])[0]}"
-    return typed("harness", "simulate", run.run_id, "--hardware", profile, "--concurrency", "1..64", out=out)
+def simulating(run: Provenance, out: Path) -> tuple[str, str]:
+    """The command that simulates a run on serving hardware, and in words what has to be filled in: the hardware, where there
+    is no profile of the run's own model."""
+    profile, fill_in = profile_of(run.target), ""
+    if profile is None:
+        profile, fill_in = "DEVICE/MODEL", " (`harness hardware` lists them)"
+    return typed("harness", "simulate", run.run_id, "--hardware", profile, "--concurrency", "1..64", out=out), fill_in
 
 
 def from_recordings(
@@ -282,10 +283,11 @@ def from_recordings(
     if not means:
         return Headline("No drafter has committed a round yet.")
     tokens, winners = _most_tokens(means, keys)
-    gains = _token_gains(means, keys, winners[0])
+    gains = _token_gains(means, keys, winners[0]) if winners else []
     measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
     bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
-    further = {"next": simulating(run, out), "why_next": "what they give under load, on serving hardware"}
+    shows, fill_in = simulating(run, out)
+    further = {"next": shows, "why_next": f"what they give under load, on serving hardware{fill_in}"}
     if not measured:
         return Headline(tokens, gains, [bound, "How fast that is was not measured."], **further)
     headline, gain, *facts = _measured(measured)
@@ -318,16 +320,23 @@ def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
 
 
 def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:
+    """Who leads in which domain, in words, and who leads anywhere: nobody where all commit what decoding alone does, 1."""
     wins: dict[str, list[str]] = {}
-    close = []
+    close, idle = [], list[str]()
     for domain in in_order(row["domain"] for row in means):
         best, *others = sorted((r for r in means if r["domain"] == domain), key=lambda r: -r["tau"])
+        if round(best["tau"], 2) <= 1:
+            idle.append(domain)
+            continue
         wins.setdefault(_label(best, keys), []).append(f"{domain} ({best['tau']:.2f})")
         second = others[0] if others else None
         if second and (best["low"] is None or second["high"] is None or best["low"] <= second["high"]):
             close.append(f"{domain} ({_label(second, keys)} {second['tau']:.2f})")
     leads = [f"{label} in {listed(domains)}" for label, domains in wins.items()]
-    said = f"Most tokens per round: {'; '.join(leads)}."
+    none = f"no drafter commits more tokens per round than decoding without one in {listed(idle)} (1.00)" if idle else ""
+    if not leads:
+        return f"{none[0].upper()}{none[1:]}.", []
+    said = f"Most tokens per round: {'; '.join([*leads, *([none] if none else [])])}."
     if close:
         missing = any(row["low"] is None for row in means)
         overlap = f"overlap or are missing ({_WHAT_IT_TAKES})" if missing else "overlap"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator.errors import InputError
-from simulator.hardware.profile import Profile, load_profile
+from simulator.hardware.profile import Profile, load_profile, same_model
 from simulator.hardware.roofline import Attention, Device, Drafters, Model, roofline
 
 DATA = Path(__file__).parent / "data"
@@ -32,6 +32,13 @@ def find_profile(name: str) -> Profile:
 def bundled_profiles() -> list[str]:
     """Every name that `find_profile` knows: files that come with the package, and devices × models."""
     return sorted({*_files(), *(f"{device}/{model}" for device in devices() for model in models())})
+
+
+def profile_of(target: str) -> str | None:
+    """A profile of a model by the name of the target or its folder, on an H100; None where no model here is that one."""
+    target = target.rstrip("/")
+    same = [name for name, model in models().items() if target and same_model(model.name, target)]
+    return f"h100/{same[0]}" if same else None
 
 
 def devices() -> dict[str, Device]:

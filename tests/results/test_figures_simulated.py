@@ -173,7 +173,6 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     add_run(con)
     add_sweep(con, [])
     add_study(con)
-    assert study_figure.find_study(con, [RUN]) == "57ad"
     study = study_figure.study(con, "57ad")
     assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["mean_tps>=50"], "throughput")
     trials = study_figure.trials(con, study)
@@ -199,6 +198,22 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     unknown = {"kind": "load", "keeps": None, "loss": None, "moved": None}
     broken = {"kind": "mix", "keeps": False, "loss": -0.5, "moved": True}
     assert study_figure.HowFar.of([unknown, broken]) == (1, 1, 0, 0.0)
+
+
+def test_the_latest_study_is_the_one_that_finished_last() -> None:
+    """As an older one that was resumed does."""
+    con = empty()
+    add_run(con)
+    add_sweep(con, [])
+    assert study_figure.find_study(con, [RUN]) is None
+    add_study(con)
+    assert study_figure.find_study(con, [RUN]) == "57ad"
+    for table in ("studies", "trials"):
+        con.execute(f"INSERT INTO {table} SELECT * REPLACE ('a9e' AS study_id) FROM {table}").fetchall()
+    con.execute("UPDATE studies SET created_at = '2026-01-01', finished_at = '2026-02-02' WHERE study_id = 'a9e'").fetchall()
+    assert study_figure.find_study(con, [RUN]) == "a9e"
+    con.execute("UPDATE studies SET finished_at = NULL WHERE study_id = 'a9e'").fetchall()
+    assert study_figure.find_study(con, [RUN]) == "57ad"
 
 
 def test_a_database_without_studies_or_validations_has_none() -> None:

@@ -130,6 +130,22 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     assert "+160% throughput over no speculation" in text
 
 
+def test_a_drafter_that_is_never_right_leads_nowhere() -> None:
+    """It commits what decoding alone does, 1 a round, and no gain is told of it."""
+    con = recorded({"ngram": 4}, acceptance={"ngram": 0.0}, speed=False)
+    answer = compose.compose(con, RUN).answer
+    assert (
+        answer.headline
+        == "No drafter commits more tokens per round than decoding without one in math, code and chat (1.00)."
+    )
+    assert not answer.gains
+    con.execute("UPDATE rounds SET accepted = 3, committed = 4 WHERE prompt_id LIKE 'gsm8k%'").fetchall()
+    answer = compose.compose(con, RUN).answer
+    assert answer.headline.startswith("Most tokens per round: ngram in math (")
+    assert "without one in code and chat (1.00)" in answer.headline
+    assert answer.gains
+
+
 def test_overload_opens_no_report_with_what_is_kept() -> None:
     con = recorded()
     grows = {"keeps_up": False, "stationary": False}
@@ -164,11 +180,26 @@ def test_commands_to_type_next_can_be_pasted() -> None:
     assert not any("--out" in words for words in commands(compose.render(con, RUN)))
 
 
-@pytest.mark.parametrize(("target", "profile"), [("Qwen/Qwen3-8B", "h100/qwen3-8b"), ("tiny", "h100/qwen3-4b")])
+@pytest.mark.parametrize(("target", "profile"), [
+    ("Qwen/Qwen3-8B", "h100/qwen3-8b"), ("/srv/gemma-4-12B-it/", "h100/gemma-4-12b"),
+    ("meta-llama/Llama-3.1-8B-Instruct", "DEVICE/MODEL"), ("the tiny target", "DEVICE/MODEL"), ("", "DEVICE/MODEL"),
+])  # fmt: skip
 def test_the_next_command_is_about_the_model_that_was_recorded(target: str, profile: str) -> None:
     con = recorded()
     con.execute("UPDATE runs SET target = ?", [json.dumps({"source": target})]).fetchall()
-    assert profile in {word for words in commands(compose.render(con, RUN)) for word in words}
+    report = compose.compose(con, RUN)
+    told = [words for words in commands(compose.page(report)) if words[1] == "simulate"]
+    assert {words[words.index("--hardware") + 1] for words in told} == {profile}
+    for text in (report.answer.why_next, report.notices[-1]):
+        assert ("`harness hardware`" in text) == (profile == "DEVICE/MODEL")
+
+
+def test_what_a_study_simulated_was_simulated() -> None:
+    con = recorded()
+    add_sweep(con, [])  # that came to nothing
+    assert any("Nothing was simulated" in notice for notice in compose.compose(con, RUN).notices)
+    add_study(con)
+    assert not any("Nothing was simulated" in notice for notice in compose.compose(con, RUN).notices)
 
 
 def test_one_prompt_a_task_tells_how_many_it_takes() -> None:
@@ -196,8 +227,41 @@ def test_the_title_can_be_shown_without_explanation() -> None:
     assert "Xeon" in recordings
     assert "h100/toy under 1 user to 256 users" in sweep
     assert "h100/toy under 64 users" in study
-    con.execute("UPDATE sweeps SET created_at = '2026-02-03'").fetchall()
-    assert "2026-02-03" in compose.compose(con, RUN).title
+
+
+@pytest.mark.parametrize(
+    ("named", "opens_with_study"),
+    [
+        ({}, True),
+        ({"study_id": "57ad"}, True),
+        ({"sweep_id": "5eed"}, False),
+        ({"study_id": "57ad", "sweep_id": "5eed"}, True),
+    ],
+)
+@pytest.mark.parametrize("sweep_on", ["2026-02-01", "2026-02-03"])
+def test_it_opens_with_the_study_or_with_the_sweep_that_alone_was_named(
+    named: dict[str, str], opens_with_study: bool, sweep_on: str
+) -> None:
+    """Whatever was asked last."""
+    con = everything()
+    con.execute("UPDATE sweeps SET created_at = ?", [sweep_on]).fetchall()
+    report = compose.compose(con, RUN, **named)  # type: ignore[arg-type]
+    assert ("under 64 users" in report.title) == opens_with_study
+    assert report.answer.headline.startswith("On h100/toy, with at least 50 tokens/s on average: at 64") == opens_with_study
+
+
+def test_a_study_that_found_nothing_leaves_the_opening_to_the_sweep() -> None:
+    con = recorded()
+    add_sweep(con)
+    add_study(con, confirmed=False)
+    report = compose.compose(con, RUN, study_id="57ad")
+    assert "1 user to 256 users" in report.title
+    assert "prefix_scheduler: up to" in report.answer.headline
+
+
+def test_the_section_of_a_study_names_its_question() -> None:
+    [found] = [section for section in compose.compose(everything(), RUN).sections if section.name == "study"]
+    assert all(fact in found.lede for fact in ("57ad", "h100/toy", "64 users", "mean_tps ≥ 50"))
 
 
 @pytest.mark.parametrize(

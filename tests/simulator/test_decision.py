@@ -9,6 +9,7 @@ import pytest
 from results.report.headline import from_decision
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences, settle
+from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import batch_rows, cannot_run, serve
@@ -259,6 +260,38 @@ def test_a_table_of_one_k_is_no_other_choice() -> None:
     choice = choose(found, VLLM)
     assert not isinstance(choice, str)
     assert choice.runner_up == candidate(EAGLE3, "fixed:3")
+
+
+@pytest.mark.parametrize(
+    ("users", "replicas", "rival"),
+    [(64, 1, "fixed:5"), (65, 1, "k_by_batch:64=3/256=2"), (128, 2, "fixed:5"), (130, 2, "k_by_batch:64=3/256=2")],
+)
+def test_a_table_is_what_runs_at_the_load(users: int, replicas: int, rival: str) -> None:
+    """At 64 users or fewer on a replica k_by_batch:64=3/256=2 is fixed:3, whatever it does with more."""
+    found = [
+        simulated(NOTHING, "none", 100), simulated(EAGLE3, "fixed:3", 150), simulated(EAGLE3, "k_by_batch:64=3/256=2", 150),
+        simulated(EAGLE3, "fixed:5", 140),
+    ]  # fmt: skip
+    choice = choose(found, VLLM, load=Users(users), replicas=replicas)
+    assert not isinstance(choice, str)
+    assert choice.runner_up == candidate(EAGLE3, rival)
+
+
+def test_tables_that_differ_where_nothing_runs_are_one() -> None:
+    tables = [candidate(EAGLE3, f"k_by_batch:16=5/64=3{rest}") for rest in ("/96=1/256=2", "/256=1", "/256=2")]
+    assert len({table.while_running(64) for table in tables}) == 1
+    assert len({table.while_running() for table in tables}) == 3
+
+
+def test_what_gives_the_same_in_every_draw_is_no_rival() -> None:
+    found = [simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150), simulated(EAGLE3, "fixed:7", 140)]
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    for old, is_rival in ((150.0, False), (149.99, True)):
+        drawn = drawn_as(choice, none=(100, True), new=(150, True), old=(old, True))
+        assert (settle(choice, drawn, DRAWS).runner_up is not None) == is_rival
+        drawn = drawn_as(choice, none=(150, True), new=(150, True), old=(old, True))  # and nothing is what runs
+        assert (settle(choice, drawn, DRAWS).runner_up is not None) == is_rival
 
 
 def test_what_is_not_better_beyond_doubt_is_not_told() -> None:

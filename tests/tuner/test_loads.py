@@ -12,15 +12,17 @@ from results.store.studies import Studies
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
+from simulator.simulation import EngineLimits
 from simulator.sla import Sla
 from tests.tuner.configurations import configuration
 from tests.tuner.conftest import QUIET
-from tuner.display import capacity
+from tuner.confirmation import rivals
+from tuner.display import by_role, capacity
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
-from tuner.objective import KEEPS_UP, TrialJob, weighted
+from tuner.objective import KEEPS_UP, Scenario, TrialJob, weighted
 from tuner.plan import StudyPlan
-from tuner.stored import read_study
+from tuner.stored import Row, read_study
 from tuner.study import resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -41,6 +43,24 @@ def both(store: Store) -> str:
     return started(
         store, loads=[BOTH], seconds=20.0, slas=[Sla.parse("tps>=100")], kinds=["fixed"], replicas=2, gpu_hour=3.6
     )
+
+
+def test_rows_of_one_role_stand_together() -> None:
+    common: dict[str, Any] = dict.fromkeys(("gamma", "request_cap", "prompts", "draws"), 0)
+    common |= dict.fromkeys(("error", "figures", "half_widths", "gain", "gain_half_width", "violations", "feasible"))
+    common |= {"load": "users:4/0", "drafter": "mtp", "policy": "fixed:1", "confidences": "none", "exact": True}
+    roles = ["winner", "next best", "default", "in vLLM", "default", "next best"]
+    rows = by_role([Row(place=place, role=role, **common) for place, role in enumerate(roles)])
+    assert [row.place for row in rows] == [0, 1, 5, 2, 4, 3]
+
+
+def test_the_same_run_by_another_name_is_no_next_best() -> None:
+    """With 16 users a table that begins to differ beyond is the k before; one under another request cap is not."""
+    limits = EngineLimits(request_cap=256)
+    scenario = Scenario(load=Users(16), profile=find_profile("h100/qwen3-4b"), weights={}, limits=limits)
+    fixed, table = configuration("mtp", 3, "fixed:2"), configuration("mtp", 3, "k_by_batch:16=2/64=1")
+    smaller = configuration("mtp", 3, "k_by_batch:16=2/64=1", cap=8)
+    assert rivals(scenario, [fixed, table, smaller]) == [fixed, smaller]
 
 
 def test_figures_over_loads_by_hand() -> None:
