@@ -4,6 +4,8 @@ several values."""
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -288,6 +290,26 @@ def _plain(value: Any) -> Any:
 def say(console: Console, line: str) -> None:
     """Print a line of text, broken between words on a terminal; indented ones, which are to be copied, stay whole."""
     console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
+
+
+def say_listed(console: Console, line: str) -> None:
+    """Print a line of a list, which nobody copies: on a terminal broken between words however far it is indented, and what
+    goes on further in than its beginning."""
+    indent = line[: len(line) - len(line.lstrip())]
+    width = console.width if console.is_terminal else sys.maxsize
+    parts = textwrap.wrap(
+        line.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for part in parts or [""]:
+        console.print(part, markup=False, soft_wrap=True)
+
+
+def say_markdown(console: Console, text: str) -> None:
+    """Print Markdown: as it is written, for a file, or on a terminal laid out within its width, tables too."""
+    from rich.markdown import Markdown
+
+    console.print(Markdown(text) if console.is_terminal else text, markup=False, soft_wrap=not console.is_terminal)
 
 
 def check_resumed(context: typer.Context) -> None:
