@@ -314,12 +314,46 @@ def say_markdown(console: Console, text: str) -> None:
 
 def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
+    for name, named in _typed(context).items():
+        if name not in ("resume", *stops.BESIDE_RESUME):
+            raise InputError(f"{named}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew")
+
+
+_ONLY_WITH = {"share": "sla", "think_s": "concurrency", "cv": "rate", "speed": "arrivals", "router": "replicas"}
+"""By option, the other one that it says more of."""
+
+
+def check_void(context: typer.Context) -> None:
+    """Raise InputError where an option says more of another that was not given, so that it would change nothing."""
+    typed, opts = _typed(context), {str(p.name): p.opts for p in context.command.params}
+    for name, other in _ONLY_WITH.items():
+        if name in typed and other in opts and other not in typed:
+            raise InputError(f"{typed[name]}: changes nothing without {opts[other][0]}; add that, or leave it out")
+
+
+def _typed(context: typer.Context) -> dict[str, str]:
+    """By the name of its parameter, what stands on the command line, as users write it."""
+    found = {}
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name not in ("resume", *stops.BESIDE_RESUME) and source is not None and source.name == "COMMANDLINE":
-            named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
-            raise InputError(f"{named}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew")
+        if source is not None and source.name == "COMMANDLINE":
+            option = parameter.param_type_name == "option"
+            found[name] = parameter.opts[0] if option else str(parameter.metavar or name).upper()
+    return found
+
+
+def mix_of(store: Store, run_id: str, texts: list[str] | None) -> dict[str, float] | None:
+    """Shares of domains that a run has; see `shares`. Raises InputError, before anything else is read, for others."""
+    mix = shares(texts)
+    if mix is None:
+        return None
+    with store.reading() as connection:
+        rows = connection.execute("SELECT DISTINCT domain FROM responses WHERE run_id = ?", [run_id]).fetchall()
+    known = sorted(str(domain) for (domain,) in rows)
+    if known and (unknown := sorted(set(mix) - set(known))):
+        raise InputError(f"mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
+    return mix
 
 
 LONG_NAME, LEAST_NAME = 32, 2
