@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -304,6 +305,26 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
 
 
+def say_listed(console: Console, line: str) -> None:
+    """Print a line of a list, which nobody copies: on a terminal broken between words however far it is indented, and what
+    goes on further in than its beginning."""
+    indent = line[: len(line) - len(line.lstrip())]
+    width = console.width if console.is_terminal else sys.maxsize
+    parts = textwrap.wrap(
+        line.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for part in parts or [""]:
+        console.print(part, markup=False, soft_wrap=True)
+
+
+def say_markdown(console: Console, text: str) -> None:
+    """Print Markdown: as it is written, for a file, or on a terminal laid out within its width, tables too."""
+    from rich.markdown import Markdown
+
+    console.print(Markdown(text) if console.is_terminal else text, markup=False, soft_wrap=not console.is_terminal)
+
+
 def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
     for name, spelling in _given(context).items():
@@ -344,6 +365,19 @@ def _given(context: typer.Context) -> dict[str, str]:
             named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
             found[name] = named
     return found
+
+
+def mix_of(store: Store, run_id: str, texts: list[str] | None) -> dict[str, float] | None:
+    """Shares of domains that a run has; see `shares`. Raises InputError, before anything else is read, for others."""
+    mix = shares(texts)
+    if mix is None:
+        return None
+    with store.reading() as connection:
+        rows = connection.execute("SELECT DISTINCT domain FROM responses WHERE run_id = ?", [run_id]).fetchall()
+    known = sorted(str(domain) for (domain,) in rows)
+    if known and (unknown := sorted(set(mix) - set(known))):
+        raise InputError(f"mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
+    return mix
 
 
 LONG_NAME, LEAST_NAME = 32, 2

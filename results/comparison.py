@@ -122,9 +122,8 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
 
 
 def _about(run: Provenance) -> str:
-    return (
-        f"{run.suite} v{run.suite_version}, {counted(run.prompts, 'prompt')}, target {run.target}, {run.created_at:%Y-%m-%d}"
-    )
+    asked = f"{run.suite} v{run.suite_version}, {counted(run.prompts, 'prompt')}"
+    return f"{asked}, target {run.target_name}, {run.created_at:%Y-%m-%d}"
 
 
 def _pairs(keys: Iterable[Key]) -> list[_Pair]:
@@ -306,9 +305,9 @@ def _half(row: Mapping[str, Any]) -> float:
 
 def _differences(first: Provenance, second: Provenance) -> list[str]:
     """What else differs between two runs, in words."""
-    plain = ("suite", "suite_version", "suite_hash", "prompt_source", "pair", "target", "seed", "git_revision")
+    plain = ("suite", "suite_version", "suite_hash", "prompt_source", "pair", "target_name", "seed", "git_revision")
     found = [
-        f"{name.replace('_', ' ')}: {getattr(first, name)} → {getattr(second, name)}"
+        f"{name.removesuffix('_name').replace('_', ' ')}: {getattr(first, name)} → {getattr(second, name)}"
         for name in plain
         if getattr(first, name) != getattr(second, name)
     ]

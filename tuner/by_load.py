@@ -58,15 +58,20 @@ class ByLoad:
         `confirmed` has, by users, the gain on prompts that the search has not seen and half of its 95 % interval's width;
         without, it is the search's own.
         """
-        gains = {row.users: confirmed.get(row.users, (row.gain, math.nan)) for row in self.rows}
-        most = max((gain for gain, _ in gains.values()), default=0.0)
-        users, lines = max(len(counted(row.users, "user")) for row in self.rows), []
-        for row in self.rows:
-            gain, half = gains[row.users]
-            bar = "█" * round(_BAR * gain / most) if most > 0 and gain > 0 else ""
-            width = "" if math.isnan(half) else f" ± {half:5.1%}"
-            lines.append(f"{counted(row.users, 'user'):>{users}}  k={row.k}  {gain:+7.1%}{width}  {bar}".rstrip())
-        return lines
+        return bars(
+            {f"{counted(row.users, 'user')}  k={row.k}": confirmed.get(row.users, (row.gain, math.nan)) for row in self.rows}
+        )
+
+
+def bars(gains: Mapping[str, tuple[float, float]]) -> list[str]:
+    """A line a name: its gain, half of the interval's width where that is a number, and a bar beside those of the others."""
+    most, longest = max((gain for gain, _ in gains.values()), default=0.0), max(map(len, gains), default=0)
+    lines = []
+    for name, (gain, half) in gains.items():
+        bar = "█" * round(_BAR * gain / most) if most > 0 and gain > 0 else ""
+        width = "" if math.isnan(half) else f" ± {half:5.1%}"
+        lines.append(f"{name:>{longest}}  {gain:+7.1%}{width}  {bar}".rstrip())
+    return lines
 
 
 def whole_blocks(kinds: Mapping[str, str]) -> dict[str, bool]:

@@ -227,8 +227,7 @@ def _waiting(load: Load, decision: Decision) -> bool:
 
 def _is_run(row: Row, decision: Decision | None) -> bool:
     """Whether the search's winner is what is to be run: the draws may have decided for something else."""
-    same = ("drafter", "gamma", "policy", "confidences", "request_cap")
-    return decision is None or bool(decision.reason) or all(getattr(row, n) == decision.candidate[n] for n in same)
+    return decision is None or bool(decision.reason) or row.is_of(decision.candidate)
 
 
 def _remarks(found: AtLoad, winner: Row) -> list[str]:

@@ -25,7 +25,7 @@ from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
-from tuner.by_load import ByLoad, by_load, whole_blocks
+from tuner.by_load import ByLoad, bars, by_load, whole_blocks
 from tuner.confirmation import IN_VLLM, K_BY_BATCH, OVER_NONE
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
@@ -55,7 +55,11 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
     reason = "" if decision is None else decision.reason
     if decision is not None and decision.command and decision.engine == VLLM.name:
         told = sentences(decision)
-        head = [f"specyard study {study_id}", *told, *capacity(load, study), *decision.notes, check(decision.settings)]
+        elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
+        head = [
+            f"specyard study {study_id}", *told, *elsewhere, *capacity(load, study), *decision.notes,
+            check(decision.settings),
+        ]  # fmt: skip
         return _commented(head, decision.command)
     run = store.run(study.run_id)
     winner = won[load].configuration(study.plan.drafting, study.kinds)
@@ -68,7 +72,9 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
     head = [
         f"specyard study {study_id}: {winner.in_full}",
         f"for {where} on {replicated(study.plan)} ({study.plan.profile.source}); simulated: {expected}",
-        *([f"no recommendation: {reason}"] if reason else []), *capacity(load, study), *made.notes, checked,
+        *([f"no recommendation: {reason}"] if reason else []),
+        *gains_by_load({each: study.loads[each] for each in won}, winner.row()),
+        *capacity(load, study), *made.notes, checked,
     ]  # fmt: skip
     return _commented(head, made.command)
 
@@ -225,6 +231,22 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
         *found.bars(confirmed), *better(found, trials), *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def gains_by_load(loads: Mapping[Load, AtLoad], run: Mapping[str, Any]) -> list[str]:
+    """What a configuration, in the form of `Configuration.row`, gains over none at each of several loads; nothing for one
+    load, which is told otherwise."""
+    if len(loads) < 2 or run["policy"] == str(NO_DRAFTER):
+        return []
+    gains, missing = {}, []
+    for load, found in loads.items():
+        rows = (row for row in (found.winner, *found.beside) if row is not None and row.is_of(run))
+        gain, half = next((row.of(OVER_NONE) for row in rows), (None, None))
+        if gain is None:
+            missing.append(f"{load.label}: was not confirmed there")
+        else:
+            gains[load.label] = (gain, math.nan if half is None else half)
+    return ["at each load its gain over no speculation, on prompts the search has not seen:", *bars(gains), *missing]
 
 
 def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[float, float]]:

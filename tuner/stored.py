@@ -19,6 +19,8 @@ from simulator.records import KeptDrafting
 from tuner.plan import StudyPlan
 from tuner.trial import Trial, closest
 
+_NAMES = ("drafter", "gamma", "policy", "confidences", "request_cap")
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `confirmations`, as `Confirmation.row` makes it."""
@@ -47,6 +49,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, figure: str) -> tuple[float | None, float | None]:
         """A figure and half the width of its interval; None each where there is none."""
         return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
+
+    def is_of(self, candidate: Mapping[str, Any]) -> bool:
+        """Whether it is of a configuration that `Configuration.row` made, whatever else is told of that."""
+        return all(getattr(self, name) == candidate[name] for name in _NAMES)
 
     def configuration(self, drafting: KeptDrafting, kinds: Mapping[str, str]) -> Configuration:
         """What was confirmed; see `Configuration.read`."""

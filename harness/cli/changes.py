@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from rich.cells import cell_len
 
-from harness.console import fitting, plain_console, say
+from harness.console import fitting, plain_console, say, say_listed
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -35,7 +35,7 @@ Row = dict[str, str]
 def print_changes(found: Comparison, gate: Gate | None) -> None:
     """A line a change, how to read them, and the answer last."""
     console = plain_console()
-    lines = [_title(found), *(f"  {line}" for line in (*found.unfit, *found.differences))]
+    lines: list[str] = []
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
     known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
@@ -50,6 +50,9 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
             last = (change.quantity, who(change))
             lines.append(who(change))
         lines.append(_line({**row, "where": f"  {row['where']}"}, widths))
+    say(console, _title(found))
+    for line in (*found.unfit, *found.differences):
+        say_listed(console, f"  {line}")
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
     for line in (_HOW_TO_READ, *sentences(gate)):

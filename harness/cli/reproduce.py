@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.console import print_json, user_errors
+from harness.console import plain_console, print_json, say_listed, say_markdown, user_errors
 from harness.options import AsJson, Out
 from simulator.errors import InputError
 
@@ -56,11 +56,13 @@ def reproduce(
             out.mkdir(parents=True, exist_ok=True)
             write_reproduction(found["paper"], out / "reproduction.html")
             lines = [*report_lines(found["paper"]), str(out / "reproduction.html")]
-        if what in ("field", "all"):
+        if what == "field":
             lines = field_lines(found["field"])
-        if what == "all":
-            lines = [page(found["qwen3-4b"], found["paper"], found["field"]).rstrip()]
         if as_json:
             print_json("reproduction", found)
+        elif what == "all":
+            say_markdown(plain_console(), page(found["qwen3-4b"], found["paper"], found["field"]).rstrip())
         else:
-            print("\n".join(lines))
+            console = plain_console()
+            for line in lines:
+                say_listed(console, line)

@@ -17,11 +17,11 @@ from harness.console import (
     checked,
     joined,
     listed,
+    mix_of,
     plain_console,
     print_json,
     print_table,
     say,
-    shares,
     user_errors,
     watching,
 )  # fmt: skip
@@ -120,17 +120,20 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if hardware is None:
                     raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                profile = find_profile(hardware)
+                believed = None if believed_hardware is None else find_profile(believed_hardware)
+                run_id = store.find_run(name)
+                weights = mix_of(store, run_id, mix)
+                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if not asked:
                     raise InputError("name a load: --concurrency, --rate or --arrivals")
-                believed = None if believed_hardware is None else find_profile(believed_hardware)
                 with checked():
                     plan = SweepPlan(
-                        profile=find_profile(hardware), believed=believed, loads=asked,
+                        profile=profile, believed=believed, loads=asked,
                         policies=policies_of(listed(policy)), drafters=listed(drafter), confidences=confidences,
-                        weights=shares(mix), prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+                        weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
                         engine=engine, draws=decision_draws,
@@ -138,7 +141,7 @@ def simulate(
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(
-                    store, store.find_run(name), plan, watcher,
+                    store, run_id, plan, watcher,
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)

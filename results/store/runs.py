@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any, Final
 
 import duckdb
@@ -120,6 +121,11 @@ class Provenance:
     replayed: int
     """Rounds that were replayed from a dense record, not decoded live."""
     speed_samples: int
+
+    @property
+    def target_name(self) -> str:
+        """The target for whom folders of this machine mean nothing: of one, its last part."""
+        return PurePath(self.target).name if self.target.startswith(("/", ".", "~")) else self.target
 
 
 def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:

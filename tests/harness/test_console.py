@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
-from harness.console import fitting, joined, listed, print_table, say, shares
+from harness.console import fitting, joined, listed, print_table, say, say_listed, say_markdown, shares
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -101,12 +104,28 @@ def test_columns_go_one_by_one_until_the_others_fit(widths: list[int], width: in
         assert sum(needs[name] + 2 for name in shown) <= width
 
 
+def test_the_page_of_what_is_published_fits_a_terminal_and_is_left_alone_in_a_file() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text().rstrip()
+    told, plain = io.StringIO(), io.StringIO()
+    say_markdown(Console(file=told, force_terminal=True, width=80, no_color=True), page)
+    assert max(cell_len(line) for line in Text.from_ansi(told.getvalue()).plain.splitlines()) <= 80
+    say_markdown(Console(file=plain, force_terminal=False, width=200, highlight=False), page)
+    assert plain.getvalue() == page + "\n"
+
+
 def test_sentences_break_between_words_on_a_terminal_and_commands_do_not() -> None:
     told = io.StringIO()
     console = Console(file=told, force_terminal=True, width=30, no_color=True, highlight=False)
     say(console, "seven words that are longer than thirty characters")
     say(console, "  command --with-an-option-that-is-long 'and its value'")
     assert [len(line.rstrip()) <= 30 for line in told.getvalue().splitlines()] == [True, True, False]
+    told = io.StringIO()
+    console = Console(file=told, force_terminal=True, width=30, no_color=True, highlight=False)
+    say_listed(console, "  an assumption  of more than thirty characters [b] indented")
+    assert told.getvalue() == "  an assumption  of more than\n    thirty characters [b]\n    indented\n"
+    plain = io.StringIO()
+    say_listed(Console(file=plain, force_terminal=False, width=30), "  an assumption of more than thirty characters")
+    assert plain.getvalue() == "  an assumption of more than thirty characters\n"
     plain = io.StringIO()
     say(Console(file=plain, force_terminal=False, width=30), "seven words that are longer than thirty characters")
     assert plain.getvalue().count("\n") == 1

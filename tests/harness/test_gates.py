@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -241,6 +242,22 @@ def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Pat
     result = harness(out, "compare", str(file))
     assert result.exit_code == 2
     assert "is of another key than run beef, so they cannot be compared: seed (5 → 0)" in result.stderr
+
+
+def test_a_gate_names_no_folder_of_this_machine(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a target in a folder its last part, in every form; and the line that names it fits a terminal."""
+    own, file, target = tmp_path / "runs", tmp_path / "gate.xml", tmp_path / "C Pair" / "Target"
+    shutil.copytree(out, own)
+    with duckdb.connect(str(own / "specyard.duckdb")) as con:
+        con.execute("UPDATE runs SET target = ?", [json.dumps({"source": str(target)})]).fetchall()
+    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    done = gated(own, RUN, "5a3e", "--junit", str(file))
+    assert done.exit_code == 0, done.output
+    assert all(cell_len(line) <= 80 for line in done.stdout.splitlines())
+    for text in (done.stdout, gated(own, RUN, "5a3e", "--markdown").stdout, file.read_text()):
+        assert str(tmp_path) not in text
+        assert "target Target," in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("text", "value"), [("2%", 0.02), ("0.02", 0.02), ("0.5%", 0.005)])

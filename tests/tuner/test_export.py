@@ -26,7 +26,8 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.export import better, serving
+from tuner.confirmation import OVER_NONE
+from tuner.export import better, gains_by_load, serving
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs, StudyPlan
 from tuner.prompts import TraceKey
@@ -54,6 +55,24 @@ PLAN = StudyPlan(
     profile=dataclasses.replace(find_profile("h100/qwen3-4b"), gpus=2), loads=[Users(64)], objective="throughput",
     request_cap=64,
 )  # fmt: skip
+
+
+def test_one_choice_for_several_loads_tells_its_gain_at_each() -> None:
+    """The bar of half the gain is half as long; where it was not confirmed is said."""
+    row = msgspec.structs.replace(row_of("winner", "fixed:7", 0, None), half_widths={OVER_NONE: 0.02})
+    won = {Users(8): 1.0, Users(64): 0.5}
+    loads = {
+        load: msgspec.structs.replace(FOUND, winner=msgspec.structs.replace(row, figures={OVER_NONE: gain}))
+        for load, gain in won.items()
+    }
+    candidate = configuration("dspark", 7, "fixed:7").row()
+    _, first, second = gains_by_load(loads, candidate)
+    assert ("8 users" in first, "64 users" in second) == (True, True)
+    assert ("+100.0% ±  2.0%" in first, "+50.0% ±  2.0%" in second) == (True, True)
+    assert first.count("█") == 2 * second.count("█") > 0
+    assert "not confirmed" in gains_by_load({**loads, Users(256): FOUND}, candidate)[-1]
+    assert gains_by_load({Users(8): loads[Users(8)]}, candidate) == []
+    assert gains_by_load(loads, plain(64).row()) == []
 
 
 def study_of(**options: Any) -> StoredStudy:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from harness import stops
-from harness.console import OF_LOADS, check_resumed, check_void, checked, joined, listed, shares, user_errors, watching
+from harness.console import OF_LOADS, check_resumed, check_void, checked, joined, listed, mix_of, user_errors, watching
 from harness.options import AsJson, RunName
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
@@ -102,6 +102,10 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
+                if hardware is None:
+                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+                profile, run_id = find_profile(hardware), store.find_run(name)
+                weights = mix_of(store, run_id, mix)
                 asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if not asked:
                     raise InputError("name a load: --concurrency, --rate or --arrivals")
@@ -109,14 +113,12 @@ def search(
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
                     raise InputError(f"--time-limit {time_limit:g}: seconds above 0 are needed")
-                if hardware is None:
-                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
                 with checked():
                     plan = StudyPlan(
-                        profile=find_profile(hardware), loads=asked,
+                        profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
                         slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
-                        weights=shares(mix), drafters=listed(drafter),
+                        weights=weights, drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap,
@@ -124,7 +126,6 @@ def search(
                         kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
-                run_id = store.find_run(name)
                 study_id = start_study(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
                 )
