@@ -336,7 +336,9 @@ def _prepare_to_join(address: str) -> None:
 
 def _check_address(address: str) -> None:
     """Raise InputError within seconds where no cluster can be joined: Ray itself would try for minutes, and dump."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise InputError(f"--ray-address {address}: is Ray Client's; give the head's own, host:port without ray://")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--ray-address {address}: is written host:port, as 10.0.0.1:6379, or auto for one on this machine")
     try:
@@ -345,8 +347,7 @@ def _check_address(address: str) -> None:
         raise InputError(f"--ray-address {address}: nothing answers there ({error.strerror or error})") from None
     if not speaks:
         raise InputError(f"--ray-address {address}: what answers there is no Ray cluster")
-    if not address.startswith("ray://"):
-        _check_status(address)
+    _check_status(address)
 
 
 def speaks_http2(host: str, port: int, timeout_s: float) -> bool:
@@ -360,20 +361,55 @@ def speaks_http2(host: str, port: int, timeout_s: float) -> bool:
 
 
 def _check_status(address: str) -> None:
-    """Ask a cluster for its status, in a process of its own that can be ended and whose complaints nobody has to read."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-    environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=15, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"--ray-address {address}: the Ray cluster there does not answer") from None
+    """Raise InputError where a cluster does not tell its status, or wants another token, or none."""
+    shown = _shows_token()
+    done = _status(address)
     if done.returncode == 0:
+        # A cluster without a token lets in who shows one, and then ends all his workers.
+        if shown and _status(address, RAY_AUTH_MODE="disabled").returncode == 0:
+            raise InputError(
+                f"--ray-address {address}: the Ray cluster there has no token; leave RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
+                "RAY_AUTH_TOKEN_PATH unset"
+            )
         return
     if "token" in done.stderr.lower():
-        given = "another token than this one" if os.environ.get("RAY_AUTH_MODE") == "token" else "a token"
-        how = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on its nodes"
-        raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {how}")
+        given = "another token than this one" if shown else "a token"
+        raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {_TOKEN_OF_NODES}")
     raise InputError(f"--ray-address {address}: what answers there is not the head of a Ray cluster (6379 unless told)")
+
+
+_TOKEN_OF_NODES = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or have ~/.ray/auth_token, as on its nodes"
+)
+
+
+def _shows_token() -> bool:
+    """Whether Ray shows clusters a token. Raises InputError where it is to, and there is none."""
+    mode, path = os.environ.get("RAY_AUTH_MODE", ""), os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    if mode == "disabled":
+        return False
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    if path:
+        if not Path(path).is_file():
+            raise InputError(f"RAY_AUTH_TOKEN_PATH {path}: is no file; name one that holds the cluster's token, or unset it")
+        return True
+    if mode == "token" and not (Path.home() / ".ray" / "auth_token").is_file():
+        raise InputError(f"RAY_AUTH_MODE=token: there is no token here; {_TOKEN_OF_NODES}")
+    return mode == "token"
+
+
+def _status(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Ask a cluster for its status, in a process of its own that can be ended and whose complaints nobody has to read.
+
+    Raises InputError where no answer comes.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    own = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2", **environment}
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=15, env=own, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"--ray-address {address}: the Ray cluster there does not answer") from None
 
 
 def _init(**options: Any) -> None:

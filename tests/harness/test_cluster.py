@@ -47,7 +47,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def own(home: Path) -> Iterator[subprocess.Popen[str]]:
     """The process of a cluster of our own; its address is the attribute `address`."""
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "HOME": str(home)}
+    yield from cluster_in(home)
+
+
+@pytest.fixture(scope="module")
+def without_token(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Likewise, and whoever reaches it may join."""
+    yield from cluster_in(home, RAY_AUTH_MODE="disabled")
+
+
+def cluster_in(home: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """A cluster of our own in an environment."""
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "HOME": str(home), **settings}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", OWN], stdin=pipe, stdout=pipe, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -146,12 +157,41 @@ def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], mon
     assert speaks_http2(host, int(port), 5)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"):
+    with pytest.raises(InputError, match="wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
         Cluster(f"127.0.0.1:{port}").check()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(InputError, match="wants another token than this one"):
         Cluster(f"localhost:{port}").check()
+
+
+def test_a_cluster_without_a_token_is_said_to_have_none(
+    without_token: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = without_token.address.rpartition(":")[2]  # type: ignore[attr-defined]
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    Cluster(f"127.0.0.1:{port}").check()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(InputError, match="the Ray cluster there has no token"):
+        Cluster(f"localhost:{port}").check()
+
+
+def test_a_token_that_is_not_there_is_said(
+    own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{own.address.rpartition(':')[2]}"  # type: ignore[attr-defined]
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none: is no file; name one that holds the cluster's token"):
+        Cluster(address).check()
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="RAY_AUTH_MODE=token: there is no token here"):
+        Cluster(address).check()
+    with pytest.raises(InputError, match="is Ray Client's"):
+        Cluster(f"ray://{address}").check()
 
 
 class Slow:
