@@ -31,6 +31,8 @@ _PATIENCE_S = 10.0
 """Seconds that a command has to put its things away after the first signal."""
 _TWICE_S = 0.5
 """A terminal and a wrapper may both pass on one Ctrl-C: a second signal counts after so many seconds."""
+_AGAIN_S = 0.05
+"""Seconds after which an interrupt comes again that was lost."""
 _SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if s is not None)
 
 
@@ -75,6 +77,7 @@ def stoppable(program: str) -> Iterator[None]:
             stream.reconfigure(errors="replace")  # what a terminal has no character for ends no command
     atexit.register(_ignore, _command)  # what is registered first is done last
     _watch(_command)
+    sys.unraisablehook = _swallowed
     rearm()
     try:
         yield
@@ -235,6 +238,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if not _command.raised:
         _command.raised = True
         raise KeyboardInterrupt
+
+
+def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
+    """A callback of compiled code, from which nothing can be raised, was interrupted: once more, when it is over."""
+    if _command is None or not _command.raised or not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    _command.raised = False
+    main = threading.main_thread().ident
+    again = threading.Timer(_AGAIN_S, signal.pthread_kill, [main, _command.signal])
+    again.daemon = True
+    again.start()
 
 
 def _watch(command: _Command) -> None:

@@ -317,6 +317,29 @@ with stoppable("harness"):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_callback_swallows_comes_again(how: signal.Signals) -> None:
+    """Compiled code calls back, and nothing can be raised through it: no traceback, and the command ends all the same."""
+    code = f"""
+import ctypes, os, time
+from harness.stops import stoppable
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), {int(how)})
+    for _ in range(1000):
+        pass
+
+with stoppable("harness"):
+    callback()
+    time.sleep(30)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - began < 5
+    assert (done.returncode, done.stderr) == (128 + how, "harness: stopped\n")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("ending", ["time.sleep(2)", "atexit.register(time.sleep, 2)", "Slow.kept = Slow()"])
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_signal_after_the_end_changes_nothing(ending: str, how: signal.Signals, code: int) -> None:
