@@ -23,7 +23,7 @@ from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from results.store.database import Store
     from simulator.hardware.profile import Profile
@@ -212,7 +212,7 @@ class Display:
         now = time.monotonic()
         with self._lock:
             if stage not in self._tasks:
-                self._tasks[stage] = self._progress.add_task(stage)
+                self._tasks[stage] = self._progress.add_task(shortened(stage, max(self._console.width - _OF_BAR, 16)))
             self._progress.update(self._tasks[stage], completed=done, total=total)
             tenth, began_s, before = self._tenths.get(stage, (-1, now, done))
             reached = 10 * done // max(total, 1)
@@ -236,6 +236,18 @@ class Display:
         say(self._console, text)
 
 
+_OF_BAR = 48
+"""Columns that the bar of a stage, its counts and its times need beside its name."""
+
+
+def shortened(text: str, width: int) -> str:
+    """A text, its middle left out where it is longer than that."""
+    if len(text) <= width:
+        return text
+    end = width // 2
+    return f"{text[: width - end - 1]}…{text[-end:]}"
+
+
 def span(seconds: float) -> str:
     """A time for people."""
     whole = round(seconds)
@@ -246,19 +258,24 @@ def span(seconds: float) -> str:
 def watching() -> Iterator[Watcher]:
     """A progress display on stderr while the block runs; plain lines where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    console = Console(stderr=True, highlight=False)
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    ended = threading.Event()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    console, ended = Console(stderr=True, highlight=False), threading.Event()
+    with Progress(*bar_columns(), console=console, disable=not console.is_terminal) as progress:
         display = Display(progress)
         threading.Thread(target=display.watch, args=(ended,), daemon=True, name="display").start()
         try:
             yield Watcher(display.say, display.advance, stops.keep)
         finally:
             ended.set()
+
+
+def bar_columns() -> Sequence[ProgressColumn]:
+    """What stands beside a stage's bar: how far it is, and its times."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times
 
 
 def plain_console() -> Console:

@@ -118,6 +118,8 @@ def carry_out(
             done = [Trial.read(row, plan.drafting, found.kinds) for row in studies.trials(study_id, str(load))]
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
+            tried = len(searched[load])  # fewer than asked for where there are no more
+            watcher.advance(f"searching {load.label}", tried, tried)
         _finish(studies, study_id, run_id, plan, found, searched, chosen, run, watcher)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
-from harness.console import fitting, joined, listed, print_table, say, say_listed, say_markdown, shares
+from harness.console import Display, bar_columns, fitting, joined, listed, print_table, say, say_listed, say_markdown, shares
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -66,6 +69,18 @@ def test_no_line_is_wider_than_the_terminal_and_every_name_is_whole(width: int) 
     [figures] = [line for line in shown if "12,345 ± 678" in line]
     assert "100 % ✓" in figures
     assert sum("1,234 ± 12" in line and line.lstrip().startswith("none") for line in shown) == 1
+
+
+@pytest.mark.parametrize("stage", ["searching 4 users", f"searching 20 requests of {'a' * 90}.jsonl at 2 × the speed"])
+def test_the_times_of_a_bar_fit_beside_any_stage(stage: str) -> None:
+    shown = io.StringIO()
+    console = Console(width=80, force_terminal=True, file=shown, color_system=None)
+    with Progress(*bar_columns(), console=console, auto_refresh=False) as progress:
+        Display(progress).advance(stage, 44, 64)
+        progress.refresh()
+    last = shown.getvalue().split("\x1b[2K")[-1].splitlines()[0].rstrip()
+    assert len(last) <= 80
+    assert re.search(r"44/64\s+\d:\d\d:\d\d left [-\d]:[-\d]{2}:[-\d]{2}$", last), last
 
 
 def test_a_long_name_costs_no_columns_while_there_is_room_for_them() -> None:
