@@ -75,6 +75,10 @@ def _before_commands(
     """Options that stand before any command."""
 
 
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What is raised for options and commands that there are not: click's, or with a recent typer, typer's own."""
+
+
 class Commands(TyperGroup):
     """The commands of a program. Whatever a signal or a closed pipe does to one, imports included, ends here."""
 
@@ -86,6 +90,10 @@ class Commands(TyperGroup):
             stops.end_stopped()
         except BrokenPipeError:
             stops.end_of_pipe()
+        except _USAGE_ERROR as error:
+            told = error.format_message().replace("Value error, ", "").rstrip(".")
+            where = f"{self.name} {ctx.invoked_subcommand} -h" if ctx.invoked_subcommand else f"{self.name} -h"
+            _fail(str(self.name), f"{told}; see `{where}`", 2)
         except Exception:
             if stops.stopped():  # what an interrupted query or worker raises in its turn
                 stops.end_stopped()

@@ -165,6 +165,21 @@ def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> No
     assert not (tmp_path / "runs" / "specyard.duckdb").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("simulate --nonsense", "--nonsense"), ("simulate --router foo", "--router"), ("simulate --seconds many", "--seconds"),
+        ("simulate --seconds", "--seconds"), ("show one two", "two"), ("nothing", "nothing"),
+    ],
+)  # fmt: skip
+def test_what_is_no_option_or_command_is_one_sentence(line: str, named: str, tmp_path: Path) -> None:
+    done = harness(*line.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("harness: ")
+    assert named in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gpu_that_is_not_there_is_missed_before_a_cluster_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.cluster._may_have_gpu", lambda: False)
     with pytest.raises(InputError, match=r"--gpus-per-actor 0.5: this machine has no GPU"):
