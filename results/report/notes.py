@@ -73,8 +73,14 @@ def _traffic(made: Sweep | Study) -> str:
     """Loads, and the mix of domains where one was asked for."""
     labels = [load_name(str(load)) for load in made.plan.get("loads") or []]
     mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.get("weights") or {}).items()]
-    told = listed(labels) if 0 < len(labels) < 3 else f"{labels[0]} to {labels[-1]}" if labels else "load"
+    told = listed(labels) if 0 < len(labels) < 3 else _spanned(labels[0], labels[-1]) if labels else "load"
     return f"{told} of {listed(mix)}" if mix else told
+
+
+def _spanned(first: str, last: str) -> str:
+    """The first and the last of several loads, their unit once: `8 to 64 users`."""
+    number, _, unit = first.partition(" ")
+    return f"{number if unit and last.partition(' ')[2].startswith(unit) else first} to {last}"
 
 
 def subtitle(run: Provenance) -> str:
