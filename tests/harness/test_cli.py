@@ -168,8 +168,8 @@ def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("simulate --nonsense", "--nonsense"), ("simulate --router foo", "--router"), ("simulate --seconds many", "--seconds"),
-        ("simulate --seconds", "--seconds"), ("show one two", "two"), ("nothing", "nothing"),
+        ("simulate --nonsense", "--nonsense"), ("simulate --router foo", "--router"), ("simulate --seconds", "--seconds"),
+        ("simulate --seconds many", "--seconds"), ("show one two", "two"), ("nothing", "nothing"),
     ],
 )  # fmt: skip
 def test_what_is_no_option_or_command_is_one_sentence(line: str, named: str, tmp_path: Path) -> None:

@@ -48,14 +48,13 @@ def test_responses_of_another_engine_are_recorded(tmp_path: Path) -> None:
         "suites/math_code_chat",
         "--limit",
         "1",
-        "--max-new-tokens",
-        "24",
         "--temperature",
         "0",
         "--drafter",
         "dspark",
     ]
-    assert harness("record", *options, "--out", str(tmp_path / "own")).returncode == 0
+    own = [*options, "--max-new-tokens", "24", "--out", str(tmp_path / "own")]
+    assert harness("record", *own).returncode == 0
     rows = query(tmp_path / "own", "SELECT prompt_id, turn, token_ids, finish FROM responses")
     lines = [{"prompt_id": p, "turn": t, "token_ids": list(ids), "finish": f} for p, t, ids, f in rows]
     file = tmp_path / "responses.jsonl"

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import harness.recording.run
-import harness.sweeps.run
+import harness.sweeps.work
+import tuner.course
 import tuner.study
 from harness.cli.app import app
 from harness.cluster import Cluster
@@ -67,7 +68,7 @@ def interrupt(*arguments: Any, **named: Any) -> Any:
 
 
 def test_a_sweep_that_is_stopped_before_its_first_result_leaves_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.sweeps.run, "ready", interrupt)
+    monkeypatch.setattr(harness.sweeps.work, "ready", interrupt)
     code, _, told = command(store, *SIMULATE)
     assert code == 130
     assert "nothing was recorded" in told
@@ -79,7 +80,7 @@ def test_a_sweep_that_is_stopped_before_its_first_result_leaves_none(store: Stor
 def test_a_sweep_that_is_stopped_later_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is the latest before it has ended."""
     with monkeypatch.context() as patched:
-        patched.setattr(harness.sweeps.run, "_while_slow", lambda w: None if count_simulations(store) < 2 else interrupt())
+        patched.setattr(harness.sweeps.work, "_while_slow", lambda w: None if count_simulations(store) < 2 else interrupt())
         code, _, _ = command(store, *SIMULATE)
     assert code == 130
     assert count_simulations(store) == 2
@@ -95,7 +96,7 @@ def count_simulations(store: Store) -> int:
 
 
 def test_a_study_that_is_stopped_before_its_first_trial_leaves_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.study, "search", interrupt)
+    monkeypatch.setattr(tuner.course, "search", interrupt)
     code, _, told = command(store, *SEARCH, program=tuner_app)
     assert code == 130
     assert "--resume" not in told
@@ -103,7 +104,7 @@ def test_a_study_that_is_stopped_before_its_first_trial_leaves_none(store: Store
 
 
 def test_a_study_whose_resumption_is_refused_stays_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.study, "_finish", lambda studies, study_id, *rest: studies.finish(study_id, [], []))
+    monkeypatch.setattr(tuner.course, "_finish", lambda studies, study_id, *rest: studies.finish(study_id, [], []))
     command(store, *SEARCH, program=tuner_app)  # finished, with nothing confirmed to print
 
     def refuse(*arguments: Any) -> Any:
@@ -137,7 +138,7 @@ def test_rows_that_cannot_be_written_leave_no_sweep(store: Store, place: str) ->
 
 def test_work_that_goes_on_elsewhere_is_not_resumed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run, a sweep and a study, each held by a real process."""
-    monkeypatch.setattr(tuner.study, "_finish", interrupt)
+    monkeypatch.setattr(tuner.course, "_finish", interrupt)
     assert command(store, *SIMULATE)[0] == 0
     code, _, told = command(store, *SEARCH, program=tuner_app)
     assert code == 130
