@@ -46,6 +46,8 @@ class _Command:
     """The first that came."""
     raised: bool = False
     """Whether it has interrupted the command."""
+    resent: int = 0
+    """Signals that this process has sent itself, since the interrupt was lost, and has not heard yet."""
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
@@ -246,10 +248,14 @@ def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
         return
     _command.raised = False
-    main = threading.main_thread().ident
-    again = threading.Timer(_AGAIN_S, signal.pthread_kill, [main, _command.signal])
+    again = threading.Timer(_AGAIN_S, _interrupt_again, [_command])
     again.daemon = True
     again.start()
+
+
+def _interrupt_again(command: _Command) -> None:
+    command.resent += 1
+    signal.pthread_kill(threading.main_thread().ident or 0, command.signal or signal.SIGINT)
 
 
 def _watch(command: _Command) -> None:
@@ -270,6 +276,8 @@ def _watch(command: _Command) -> None:
                 continue
             if not first:
                 first, command.signal = time.monotonic(), command.signal or number
+            elif command.resent:  # not the user's
+                command.resent -= 1
             elif time.monotonic() > first + _TWICE_S:
                 break
         _say_stopped()

@@ -62,8 +62,8 @@ class Configuration:
 
     def while_running(self, most: int | None = None) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
         """What drafts, and how, while no more than so many requests run, by default the request cap: where two have the same
-        they are one run. A table is its k at each number of requests that is reached."""
-        running, gamma = min(most or self.request_cap, self.request_cap), self.recording.gamma
+        they are one run. A table is its k at each number of requests up to there."""
+        running, gamma = most or self.request_cap, self.recording.gamma
         policy = self.policy.within(running, gamma)
         if (table := policy.k_by_batch) is None:
             return self.recording, policy

@@ -128,7 +128,8 @@ def refused(engine: ServingEngine, candidate: Configuration, target: str = "") -
 
 def _differs(one: Configuration, other: Configuration, most_running: int | None) -> bool:
     """Whether recordings, or policies at so many requests, differ; request caps alone do not."""
-    return one.while_running(most_running) != other.while_running(most_running)
+    most = most_running or max(one.request_cap, other.request_cap)
+    return one.while_running(most) != other.while_running(most)
 
 
 class Draw(msgspec.Struct, frozen=True):
@@ -154,12 +155,15 @@ _AS_MUCH = 0.005
 """Share by which what gives as much may fall behind: nobody changes a server for less, and no simulation vouches for it."""
 
 
-def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequence[Draw]) -> Choice:
+def settle(
+    choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequence[Draw], *, arrivals_set: bool = False
+) -> Choice:
     """The choice once its candidates were drawn: what runs is what gives most there, with the profile held.
 
     One long simulation, or a search on other prompts, has picked the candidates; that another of them turns out better, no
     speculation among them, is then said and not hidden. Of what gives as much as the best the plainest runs: nothing, before
-    the engine's default, before what was picked. What misses the promise, or does not keep up, in most draws is taken only
+    the engine's default, before what was picked; not where arrivals set the figure (`arrivals_set`), whoever keeps up: what
+    was picked has more to spare. What misses the promise, or does not keep up, in most draws is taken only
     where all do. A runner-up that gives the very same in every draw is the same run by another name, and none.
     """
     held = ~np.array([draw.off for draw in draws])
@@ -167,9 +171,11 @@ def settle(choice: Choice, found: Mapping[Configuration, Sampled], draws: Sequen
     def mean(candidate: Configuration) -> float:
         return float(np.array(found[candidate].value)[held].mean())
 
-    plainest_first = [c for c in (choice.none, choice.default, choice.run, choice.runner_up) if c is not None]
-    able = [c for c in dict.fromkeys(plainest_first) if np.array(found[c].kept)[held].mean() >= 0.5]
-    enough = (1 - _AS_MUCH) * max(map(mean, able), default=math.inf)
+    plain = (choice.none, choice.default)
+    first = (choice.run, *plain) if arrivals_set else (*plain, choice.run)
+    named = [c for c in (*first, choice.runner_up) if c is not None]
+    able = [c for c in dict.fromkeys(named) if np.array(found[c].kept)[held].mean() >= 0.5]
+    enough = (1 if arrivals_set else 1 - _AS_MUCH) * max(map(mean, able), default=math.inf)
     best = next((c for c in able if mean(c) >= enough), choice.run)
 
     def rival(candidate: Configuration) -> bool:
@@ -412,6 +418,8 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
+        if d.runner_up.clear and d.runner_up.all.value < 0:
+            clear = ": too little to run what is less plain"
         ends = d.runner_up.all
         low, high = (_share(1 / (1 + end) - 1) for end in (ends.high, ends.low))
         said.append(

@@ -15,7 +15,7 @@ from simulator.decision import DRAWS, Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load, RecordedArrivals
 from simulator.metrics import Outcome
-from simulator.setup import Setup
+from simulator.setup import LONGEST_S, Setup
 from simulator.simulation import Prepared, redrawn, simulate
 
 HELD_SHARE = 0.3
@@ -67,7 +67,7 @@ def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepare
     """
     of_prompts, of_profile = np.random.default_rng([setup.seed, FRESH, draw.number]).spawn(2)
     profile, slower = perturbed(setup.profile, of_profile) if draw.off else (setup.profile, 1.0)
-    seed, seconds = setup.seed + FRESH + draw.number, setup.seconds * max(1.0, slower)
+    seed, seconds = setup.seed + FRESH + draw.number, min(setup.seconds * max(1.0, slower), LONGEST_S)
     return dataclasses.replace(setup, profile=profile, seed=seed, seconds=seconds), redrawn(recorded, of_prompts)
 
 

@@ -40,11 +40,11 @@ _MOST = {"request_cap": 100_000, "step_tokens": 10_000_000, "kv_capacity_tokens"
 
 def check_seconds(seconds: float) -> None:
     """Raises ValueError for simulated seconds that are none, or that nobody would wait for."""
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {_LONGEST_S:,.0f}")
+    if not _SHORTEST_S <= seconds <= LONGEST_S:
+        raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {LONGEST_S:,.0f}")
 
 
-_SHORTEST_S, _LONGEST_S = 1e-3, 10_000_000.0
+_SHORTEST_S, LONGEST_S = 1e-3, 10_000_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,8 @@ def decision_of(
     sampled, draws = _sampled(chosen, what, best, mix.mean_lengths()[1], asked.draws, run, advance)
     if isinstance(sampled, str):
         return stub.without(sampled)
-    chosen = settle(chosen, sampled, draws)
+    set_by_arrivals = scenario.load.users is None and WANTED[what.objective][0] != "tps"
+    chosen = settle(chosen, sampled, draws, arrivals_set=set_by_arrivals)
     decision = decide(stub, chosen, sampled, draws, engine)
     shares = {promise.name for promise in promises(scenario.slas) if promise.share is not None}
     counted = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}

@@ -125,7 +125,8 @@ def _title(study: StoredStudy) -> str:
 def _print_overview(study: StoredStudy, console: Console) -> None:
     """A line a load: what is to be run there and what it gains, with all that is unsure."""
     alone, tps = "if one had to do", "mean tok/s of a user"
-    heads = ["load", "run", "tok/s/GPU", tps, "gain over none", alone]
+    made_large = "tok/s/GPU within the promise" if study.plan.objective == "goodput" else "tok/s/GPU"
+    heads = ["load", "run", made_large, tps, "gain over none", alone]
     lines = []
     for load, found in study.loads.items():
         if (winner := found.winner) is None:
@@ -134,15 +135,19 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
         far, decision = "–", found.decision
         if _is_run(winner, decision):
             far = _elsewhere(HowFar.of(s for s in found.sensitivities if s["kind"] == "elsewhere"))
-        if decision is not None and not decision.reason:
+        if decision is not None and decision.reason:
+            lines.append([load.label, "no recommendation"])
+            continue
+        if decision is not None:
             plain = next((gain.all for gain in decision.gains if gain.over.startswith("no speculation")), None)
-            throughput = _range(decision.value if decision.figure == "throughput" else None, ",.0f")
-            lines.append([load.label, decision.run, throughput, _range(decision.tps, ",.0f"), _range(plain, "+.0%"), far])
+            figure = None if decision.figure == "tps" else decision.value
+            cells = [_range(figure, ",.0f"), _range(decision.tps, ",.0f"), _range(plain, "+.0%")]
+            lines.append([load.label, decision.run, *cells, far])
             continue
         none = next((row for row in found.beside if row.drafter == "none"), None)  # as studies of the first versions say it
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ",.0f")]
         lines.append([load.label, _who(winner), *figures, "–" if none is None else _gain(none), far])
-    print_table(console, heads, lines, (alone, tps, "tok/s/GPU"))
+    print_table(console, heads, lines, (alone, tps, made_large))
 
 
 def _elsewhere(far: HowFar) -> str:
@@ -211,12 +216,15 @@ def capacity(load: Load, study: StoredStudy) -> list[str]:
         if (times := figures.get("headroom")) is not None:
             lines.append(f"holds up to {times_of(times)} this load within the promise, if the profile is right")
     elif plan.slas and not decision.reason and decision.holds is None and not _waiting(load, decision):
-        lines.append(f"too few requests to tell how much is held ({figures['finished']:.0f}): give more --seconds")
+        lines.append(f"too few requests to tell how much is held ({figures.get('finished') or 0:.0f}): give more --seconds")
     elif plan.users is not None and decision.holds is not None and isinstance(load, Users):
         ends = (decision.holds.value, decision.holds.low, decision.holds.high)
         lines.append(gpus_told(plan.users, load, *ends, replicas=plan.replicas, gpus=plan.profile.gpus))
-    if plan.gpu_hour is not None:
-        cost = dollars_per_million(figures["throughput"], plan.gpu_hour)
+    throughput = figures.get("throughput")
+    if decision is not None and decision.value is not None and decision.figure == "throughput":
+        throughput = decision.value.value  # of what is to be run, which need not be the search's winner
+    if plan.gpu_hour is not None and throughput is not None:
+        cost = dollars_per_million(throughput, plan.gpu_hour)
         lines.append(f"${cost:.3g} per million output tokens, at ${plan.gpu_hour:g} for an hour of a GPU")
     return lines
 

@@ -74,9 +74,10 @@ def check_hub(pair: Pair, wanted: list[str] | None = None) -> None:
         except HFValidationError:  # no name that the hub could have: told where it is loaded
             continue
         hub = urlsplit(constants.ENDPOINT)
+        port = hub.port or (80 if hub.scheme == "http" else 443)
         try:
             if not cached:
-                socket.create_connection((hub.hostname, hub.port or 443), timeout=_ANSWER_S).close()
+                socket.create_connection((hub.hostname, port), timeout=_ANSWER_S).close()
         except OSError as error:
             raise InputError(
                 f"{source}: no such folder, not in the hub's cache, and {constants.ENDPOINT} does not answer "

@@ -74,7 +74,7 @@ def decision_of(
     draws = draws_for(tokens, plan.draws)
     tasks = _tasks(chosen, at, recordings, seconds)
     sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
-    chosen = settle(chosen, sampled, draws)
+    chosen = settle(chosen, sampled, draws, arrivals_set=load.users is None and figure != "tps")
     decision = decide(stub, chosen, sampled, draws, engine)
     decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
     waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits

@@ -339,6 +339,37 @@ with stoppable("harness"):
     assert (done.returncode, done.stderr) == (128 + how, "harness: stopped\n")
 
 
+def test_what_comes_again_is_no_second_signal() -> None:
+    """A callback that is slow to notice: the command has its time to put things away all the same."""
+    code = """
+import ctypes, os, signal, time
+from harness.stops import stoppable
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    until = time.monotonic() + 0.8
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        while time.monotonic() < until:
+            pass
+    finally:
+        while time.monotonic() < until:
+            pass
+
+with stoppable("harness"):
+    try:
+        callback()
+        time.sleep(30)
+    finally:
+        time.sleep(1)
+        print("put away", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "put away\n", "harness: stopped\n")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("ending", ["time.sleep(2)", "atexit.register(time.sleep, 2)", "Slow.kept = Slow()"])
 @pytest.mark.parametrize("code", [0, 3])

@@ -10,7 +10,7 @@ from results.report.headline import from_decision
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences, settle
 from simulator.load import Users
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import batch_rows, cannot_run, serve
 from simulator.serving.vllm import VLLM
@@ -163,6 +163,24 @@ def test_of_what_gives_as_much_the_plainest_runs(none: float, by_default: float,
     gives = {"none": none, "fixed:7": by_default, "fixed:5": picked}
     found = {c: sampled(np.full(len(DRAWS), gives[str(c.policy)])) for c in choice.all}
     assert str(settle(choice, found, DRAWS).run.policy) == runs
+
+
+def test_where_arrivals_set_the_figure_what_was_picked_stays() -> None:
+    """All that keep up give the same tokens a second: no speculation is no better for being plain."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:5", 100.1)], None)
+    assert not isinstance(choice, str)
+    found = {c: sampled(np.full(len(DRAWS), 100.0)) for c in choice.all}
+    assert settle(choice, found, DRAWS).run.policy == NO_DRAFTER
+    assert str(settle(choice, found, DRAWS, arrivals_set=True).run.policy) == "fixed:5"
+
+
+def test_a_table_under_another_cap_is_no_rival() -> None:
+    table = "k_by_batch:8=7/32=3"
+    tables = [simulated(DSPARK, table, 150), simulated(DSPARK, table, 149, cap=64)]
+    choice = choose([simulated(NOTHING, "none", 100), *tables], None)
+    assert not isinstance(choice, str)
+    assert choice.runner_up is not None
+    assert choice.runner_up.policy == NO_DRAFTER
 
 
 def test_draws_that_come_to_nothing_are_no_decision() -> None:
