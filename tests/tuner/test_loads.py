@@ -121,11 +121,11 @@ def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: 
     [(load, found)] = study.loads.items()
     assert load == BOTH
     assert found.winner is not None
-    assert found.winner.figures is not None
     assert found.decision is not None
     assert found.decision.holds is not None
     assert found.decision.holds.value > 1
-    dollars = 1e6 * 3.6 / 3600 / found.winner.figures["throughput"]
+    assert found.decision.value is not None
+    dollars = 1e6 * 3.6 / 3600 / found.decision.value.value
     assert f"${dollars:.3g} per million" in "\n".join(capacity(load, study))
     assert found.winner.drafter == "eagle3"
     command = export_study(store, both, "vllm", None)
