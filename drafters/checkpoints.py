@@ -38,7 +38,7 @@ GENERATION = ("generation_config.json",)
 """Files that say how answers are generated, and end."""
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
 _MOST_LAYERS = 1000
-"""Of a drafter; what has more is no drafter."""
+"""The most layers of a drafter; what has more is none."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight")
 """Copies of the target's tables; a checkpoint may leave them out."""
 

@@ -97,7 +97,7 @@ class _Call:
     item: tuple[Any, ...]
     deaths: int
     begun: float
-    """Of `time.monotonic`, as all times here."""
+    """When it was called, by `time.monotonic` as all times here."""
     heard: float | None = None
     """When its actor answered last; None before it has started."""
     asked: Any = None

@@ -52,7 +52,7 @@ class _Command:
     go_on: str | None = None
     """The command that goes on with what is under way."""
     shown: str = ""
-    """Of what is done and stored, which command shows it."""
+    """The command that shows what is done and stored, in words."""
     words: tuple[str, ...] = ()
     """Which of the program's, and what follows its name, in today's spellings, once that is known."""
     beside_resume: tuple[str, ...] = ()

@@ -91,7 +91,7 @@ class Recording:
 
 
 NO_RECORDING = Recording("none", 0)
-"""Of plain decoding: nothing is drafted."""
+"""The recording of plain decoding: nothing is drafted."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -28,7 +28,7 @@ class Row:
     k: int
     """Tokens to draft; 0 for none."""
     value: float
-    """Of the figure that was made large."""
+    """What it gives of the figure that was made large."""
     gain: float
     """Over no speculation at that load, as a share; of the search's own prompts."""
 
@@ -75,7 +75,7 @@ def bars(gains: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def whole_blocks(kinds: Mapping[str, str]) -> dict[str, bool]:
-    """Of the drafters, by name their kinds, that vLLM runs: whether it drafts a block whole or not at all."""
+    """Whether vLLM drafts a block whole or not at all, by the names of the drafters that it runs; `kinds` are theirs."""
     return {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
 
 

@@ -223,7 +223,7 @@ class _Holding:
         return not crowded(load, self.configuration.request_cap, self.what.scenario.limits.replicas)
 
     def kept(self, asked: Sequence[tuple[Load, int, Draw | None]]) -> list[bool]:
-        """Of each load, seed and draw, whether the promises are kept."""
+        """Whether the promises are kept, at each load, seed and draw that is asked about."""
         what = self.what
         jobs = [
             TrialJob(

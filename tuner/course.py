@@ -138,7 +138,7 @@ def _keeper(
 
 
 def starts_of(space: Space, cap: int) -> list[Configuration]:
-    """Of every recording, what an engine may have beside a fixed block: its k-by-batch table, adaptive verification."""
+    """What an engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
     adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]

@@ -95,7 +95,7 @@ def decision_of(
 
 
 def _closest(what: Confirmation, trials: Sequence[Trial], run: Run) -> str:
-    """Of what nothing keeps, who is closest, and how much of the load it holds; empty where something does."""
+    """Who is closest to a promise that nothing keeps, and how much of the load it holds; empty where something keeps it."""
     scenario, near = what.scenario, closest(trials)
     if not scenario.slas or near is None or near.last.feasible:
         return ""

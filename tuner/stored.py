@@ -41,7 +41,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """None where it came to none, for which there is an error; a figure that is not finite is None."""
     half_widths: dict[str, Any] | None
     gain: float | None
-    """Of the winner over this one, as a share; None of the winner itself."""
+    """The gain of the winner over this one, as a share; None of the winner itself."""
     gain_half_width: float | None
     violations: dict[str, Any] | None
     feasible: bool | None
@@ -111,7 +111,7 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
         return {"name": profile.name, "model": profile.model, "source": profile.source, "gpus": profile.gpus}
 
     def content(self) -> dict[str, Any]:
-        """Everything there is to say about it, ready for JSON."""
+        """The study, its plan and all that was found, ready for JSON."""
         return {
             "study": self.row,
             "plan": {**plan_row(self.plan), "profile": self.plan.profile.name},

@@ -31,14 +31,14 @@ def profile(
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of an architecture's random weights; auto: bfloat16 where the device computes in it by itself."),
+        typer.Option(help="Numeric type of random weights; auto: bfloat16 where the device computes in it by itself."),
     ] = "auto",
     time_limit: Annotated[float, typer.Option(help="About how long to measure, in seconds.")] = 60.0,
     max_requests: Annotated[int | None, typer.Option(help="Largest batch; by default 64, on a GPU 256.")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="Longest context; by default 1024, on a GPU 4096.")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
     graphs: Annotated[bool, typer.Option(help="Capture passes as CUDA graphs on a GPU.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the order of measurements.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of measurements.")] = 0,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:

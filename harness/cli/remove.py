@@ -48,7 +48,7 @@ def prune(
         typer.Option(metavar="AGE", help="What was not used for so long, as 12h, 30d or 8w; by default anything."),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(metavar="N", help="Of runs, sweeps and studies each, leave the N newest.")
+        int | None, typer.Option(metavar="N", help="Leave the N newest, of runs, sweeps and studies each.")
     ] = None,
     yes: Yes = False,
     out: Out = Path("runs"),

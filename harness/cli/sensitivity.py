@@ -23,7 +23,8 @@ def sensitivity(
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler.")
+        list[str] | None,
+        typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
     ] = None,
     drafting: Annotated[
         Literal["sampled", "greedy"] | None,
@@ -32,7 +33,7 @@ def sensitivity(
     objective: Annotated[
         Literal["throughput", "tps"], typer.Option(help="What the best configuration has most of.")
     ] = "throughput",
-    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of simulated time, for each point.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
     out: Out = Path("runs"),
     as_json: AsJson = False,

@@ -58,7 +58,7 @@ def simulate(
     speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="As fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+        typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     confidences: Annotated[
@@ -77,14 +77,14 @@ def simulate(
     kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
     replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router.")] = 1,
     router: Annotated[Literal["round_robin", "least_loaded"], typer.Option(help="How requests find one.")] = "least_loaded",
-    seconds: Annotated[float, typer.Option(help="Of simulated time, for each point.")] = 600.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of simulated time, for each point.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
-    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
+    share: Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")] = "95%",
     engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
     decision_draws: Annotated[
-        int, typer.Option(help="Of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
+        int, typer.Option(help="Draws of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,
     headroom: Annotated[
         bool | None,

@@ -30,7 +30,7 @@ def validate(
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="As fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
+        typer.Option(help="Policies, as fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
     ] = None,
     drafting: Annotated[
         Literal["sampled", "greedy"] | None,
@@ -40,7 +40,7 @@ def validate(
         float, typer.Option(help="About how long to measure, in seconds: profile and live points together.")
     ] = 420.0,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
-    seed: Annotated[int, typer.Option(help="Of prompts' halves, their turns, and all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of prompts' halves, their turns, and all that is drawn.")] = 0,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:

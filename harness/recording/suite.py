@@ -67,7 +67,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One benchmark of a suite."""
 
     name: str
-    """Of a file of prompts too: it names one in the suite's folder, and none elsewhere."""
+    """The name of a task, and of its file of prompts: it names one in the suite's folder, and none elsewhere."""
     domain: str
     hub: Hub | None = None
 

@@ -115,7 +115,7 @@ def _open(load: Load, plan: SweepPlan) -> str:
 
 
 def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, plan: SweepPlan) -> str:
-    """Of what nothing keeps, who of the `able` is closest, and how much of the load it holds; empty where something does."""
+    """Who of the `able` is closest to a promise that nothing keeps, and how much of the load it holds; else empty."""
     if not plan.slas or not able or any(keeps_promise(row) for _, row in at):
         return ""
     point, row = max(((p, row) for p, row in at if _candidate(p) in able), key=lambda one: _closeness(one[1], plan.slas))

@@ -201,6 +201,6 @@ def sensitivities(
 
 
 def _row(found: BreakEven) -> dict[str, Any]:
-    """As the database has it, where deviations were called looks from the first."""
+    """The row of the database, where deviations were called looks from the first."""
     row = asdict(found)
     return row | {"looks": row.pop("deviations")}

@@ -91,7 +91,7 @@ class Recordings:
         return recording.showing("raw" if wanted == "raw" and "raw" in offered else offered[-1] if offered else "none")
 
     def shown(self, recording: Recording, policy: PolicySpec, wanted: str | None = None) -> Recording:
-        """As `policy` is to see it: with the confidences wanted, or the best there are.
+        """The recording as `policy` is to see it: with the confidences wanted, or the best there are.
 
         A policy that ignores calibration has a head's own confidences, and where there is no head the estimated ones, which
         are all there is. Raises InputError where a policy needs confidences and there are none, or no calibration of them.

@@ -29,7 +29,7 @@ ROW = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-"""What became of it."""
+"""What a request came to."""
 JOB = np.dtype(
     [
         ("request", "i8"), ("response", "i8"), ("segment", "i8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"),
@@ -137,7 +137,7 @@ class State(NamedTuple):
 
 
 MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-"""Of this machine's memory, what the requests of one simulation may take: others run beside it."""
+"""The share of this machine's memory that the requests of one simulation may take: others run beside it."""
 
 
 def _check_memory(jobs: int, what: str) -> None:

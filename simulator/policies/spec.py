@@ -70,7 +70,7 @@ class PolicySpec:
     parameter: str = ""
     """The parameter as users write it; empty without one, and where it is the usual one."""
     _arguments: tuple[Any, ...] = field(init=False, compare=False, repr=False)
-    """Of the policy's class, after the cost where it needs one."""
+    """The arguments of the policy's class, after the cost where it needs one."""
 
     def __post_init__(self) -> None:
         if self.name not in _FORMS:

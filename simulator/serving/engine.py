@@ -79,7 +79,7 @@ class ServingEngine:
     policies: tuple[str, ...]
     """Kinds of policies that it runs as simulated; others it can come close to, or not."""
     adaptive: str
-    """Of those, its own that reads confidences."""
+    """Its own policy, one of those, that reads confidences."""
     drafting: Drafting
     """How it chooses drafts unless told."""
     drafting_option: Mapping[Drafting, str]

@@ -43,7 +43,7 @@ def search(
         typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
     ] = None,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
-    share: Annotated[str, typer.Option(help="Of requests, to which it is made, all bounds together.")] = "95%",
+    share: Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")] = "95%",
     mix: Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
     drafter: Annotated[
         list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
@@ -59,7 +59,9 @@ def search(
         float | None, typer.Option(help="About how long to search: seconds after which no more are tried.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2; qmc, random and grid for comparison.")] = "tpe",
-    seconds: Annotated[float, typer.Option(help="Of simulated time, for each seed of a promising configuration.")] = 600.0,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds of simulated time, for each seed of a promising configuration.")
+    ] = 600.0,
     confirmation_draws: Annotated[
         int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")
     ] = 12,

@@ -103,7 +103,7 @@ class Unreproduced:
 
 @dataclass(frozen=True, slots=True)
 class Fieldwork:
-    """Everything there is to say."""
+    """The whole comparison as text."""
 
     experiments: tuple[Experiment, ...]
     unreproduced: tuple[Unreproduced, ...]
