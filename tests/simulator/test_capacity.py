@@ -257,7 +257,7 @@ def test_what_draws_hold_is_told_of_the_load_that_was_asked_for() -> None:
 
 
 def test_draws_on_a_slower_profile_are_longer() -> None:
-    """Step times 40 % off: where they are three times as long, as many requests finish as where they are right."""
+    """Step times 40 % off: where they are three times as long, no draw comes to a third of the requests, or to none."""
     errors = Errors(0.4, 0.4, 0.4)
     profile = replace(find_profile("h100/qwen3-4b"), errors=errors)
     averages = {"all": Averages((0.7, 0.5))}
