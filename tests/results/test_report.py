@@ -225,7 +225,7 @@ def test_the_title_can_be_shown_without_explanation() -> None:
     for title in titles:
         assert all(fact in title for fact in ("the tiny target", "math_code_chat v1", "2026-02-01", "?"))
     assert "Xeon" in recordings
-    assert "h100/toy under 1 user to 256 users" in sweep
+    assert "h100/toy under 1 to 256 users" in sweep
     assert "h100/toy under 64 users" in study
 
 
@@ -255,7 +255,7 @@ def test_a_study_that_found_nothing_leaves_the_opening_to_the_sweep() -> None:
     add_sweep(con)
     add_study(con, confirmed=False)
     report = compose.compose(con, RUN, study_id="57ad")
-    assert "1 user to 256 users" in report.title
+    assert "1 to 256 users" in report.title
     assert "prefix_scheduler: up to" in report.answer.headline
 
 
