@@ -60,14 +60,16 @@ class Configuration:
         """The configuration on one line, request cap included."""
         return f"{self.system} cap {self.request_cap}"
 
-    def while_running(self, most: int | None = None) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
-        """What drafts, and how, while no more than so many requests run, by default the request cap: where two have the same
-        they are one run. A table is its k at each number of requests up to there."""
-        running, gamma = most or self.request_cap, self.recording.gamma
-        policy = self.policy.within(running, gamma)
+    def while_running(self, most: int) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
+        """What drafts, and how, while no more than so many requests run: where two have the same they are one run.
+
+        A table is its k at each number of requests up to there.
+        """
+        gamma = self.recording.gamma
+        policy = self.policy.within(most, gamma)
         if (table := policy.k_by_batch) is None:
             return self.recording, policy
-        return self.recording, tuple(min(table.at(n), gamma) for n in range(1, running + 1))
+        return self.recording, tuple(min(table.at(n), gamma) for n in range(1, most + 1))
 
     def __str__(self) -> str:
         """The configuration within a sentence."""

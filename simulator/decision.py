@@ -196,6 +196,9 @@ def settle(
 # --- the decision ---------------------------------------------------------------------------------------------------------
 
 
+_NO_SPECULATION = str(Configuration.plain(1))
+
+
 class Range(msgspec.Struct, frozen=True):
     """A figure with its 95 % interval."""
 
@@ -274,6 +277,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     next: str = ""
     """What to do to be surer."""
 
+    @property
+    def over_none(self) -> Gain | None:
+        """The gain over no speculation; None where that is what is run, or it gives nothing."""
+        return next((gain for gain in self.gains if gain.over.startswith(_NO_SPECULATION)), None)
+
     @classmethod
     def about(
         cls, *, engine: str, profile: Profile, load: Load, replicas: int, slas: Sequence[Sla], figure: Figure, traffic: str,
@@ -321,7 +329,7 @@ def decide(
         return ", which misses the promise" if misses else ""
 
     by_default = f"what {name} does with it by default, {choice.default}"
-    over = {"no speculation": choice.none, by_default: choice.default}
+    over = {_NO_SPECULATION: choice.none, by_default: choice.default}
     gains = [one for words, under in over.items() if (one := gain(words + missing(under), run, under)) is not None]
     own = found[run]
 

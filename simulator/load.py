@@ -267,15 +267,9 @@ def loads(
     else:
         found = [Users(n, think_s) for n in counts("--concurrency", users)]
     if rate and "=" in rate:
-        found.append(_weighted("--rate", rate, lambda r: Arrivals(float(r), cv), say))
+        found.append(_weighted("--rate", rate, lambda r: _arriving(rate, r, cv), say))
     elif rate:
-        try:
-            rates = [float(r) for r in rate.split(",")]
-        except ValueError:
-            raise InputError(f"--rate {rate}: is written as 2,4,8") from None
-        if not all(0 < r <= _MOST_PER_S for r in rates):
-            raise InputError(f"--rate {rate}: requests a second must be above 0, and no more than {_MOST_PER_S:,}")
-        found += [Arrivals(r, cv) for r in rates]
+        found += [_arriving(rate, r, cv) for r in rate.split(",")]
     for file in dict.fromkeys(arrivals):
         try:
             recorded = RecordedArrivals.of(file, speed)
@@ -285,6 +279,17 @@ def loads(
             say(line)
         found.append(recorded)
     return found
+
+
+def _arriving(rate: str, one: str, cv: float) -> Arrivals:
+    """One of the rates that `--rate` lists. Raises InputError."""
+    try:
+        per_s = float(one)
+    except ValueError:
+        raise InputError(f"--rate {rate}: is written as 2,4,8") from None
+    if not 0 < per_s <= _MOST_PER_S:
+        raise InputError(f"--rate {rate}: requests a second must be above 0, and no more than {_MOST_PER_S:,}")
+    return Arrivals(per_s, cv)
 
 
 def _weighted(option: str, text: str, make: Callable[[str], Load], say: Callable[[str], None]) -> SeveralLoads:

@@ -139,9 +139,10 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
             lines.append([load.label, "no recommendation"])
             continue
         if decision is not None:
-            plain = next((gain.all for gain in decision.gains if gain.over.startswith("no speculation")), None)
-            figure = None if decision.figure == "tps" else decision.value
-            cells = [_range(figure, ",.0f"), _range(decision.tps, ",.0f"), _range(plain, "+.0%")]
+            figure, gain = None if decision.figure == "tps" else decision.value, decision.over_none
+            cells = [
+                _range(figure, ",.0f"), _range(decision.tps, ",.0f"), _range(None if gain is None else gain.all, "+.0%")
+            ]  # fmt: skip
             lines.append([load.label, decision.run, *cells, far])
             continue
         none = next((row for row in found.beside if row.drafter == "none"), None)  # as studies of the first versions say it

@@ -229,11 +229,6 @@ def test_numbers_and_loads_as_users_write_them() -> None:
         ([*QUICK, "--arrivals", "/nowhere.csv"], "nowhere.csv"),
         (["--hardware", "h100/gpt-2", "--arrivals", "/nowhere.csv"], "a model of qwen3-4b"),
         ([*QUICK, "--arrivals", "/nowhere.csv", "--mix", "law=1"], "no law in run"),
-        ([*QUICK, "--concurrency", "1", "--share", "95"], "--share: is of no use without --sla"),
-        ([*QUICK, "--rate", "1", "--think-s", "2"], "--think-s: is of no use without --concurrency"),
-        ([*QUICK, "--concurrency", "1", "--cv", "2"], "--cv: is of no use without --rate"),
-        ([*QUICK, "--concurrency", "1", "--speed", "2"], "--speed: is of no use without --arrivals"),
-        ([*QUICK, "--concurrency", "1", "--router", "round_robin"], "--router: is of no use without --replicas"),
     ],
 )
 def test_bad_input_is_refused(out: Path, arguments: list[str], message: str) -> None:

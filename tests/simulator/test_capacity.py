@@ -257,11 +257,11 @@ def test_what_draws_hold_is_told_of_the_load_that_was_asked_for() -> None:
 
 
 def test_draws_on_a_slower_profile_are_longer() -> None:
-    """Step times 40 % off: where they are three times as long, no draw comes to a third of the requests, or to none."""
+    """Step times 40 % off, as few as half of the requests would finish; given the time, nearly as many do in every draw."""
     errors = Errors(0.4, 0.4, 0.4)
     profile = replace(find_profile("h100/qwen3-4b"), errors=errors)
     averages = {"all": Averages((0.7, 0.5))}
     recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=64, prompt_tokens=64))
     setup = Setup(load=Users(16), policy=PolicySpec.parse("fixed:2"), profile=profile, seconds=10)
     finished = [simulate(*varied(setup, recorded, Draw(number, off=True))).finished for number in range(40)]
-    assert min(finished) > 0.4 * simulate(setup, recorded).finished
+    assert min(finished) > 0.75 * simulate(setup, recorded).finished

@@ -298,7 +298,7 @@ def test_a_table_is_what_runs_at_the_load(users: int, replicas: int, rival: str)
 def test_tables_that_differ_where_nothing_runs_are_one() -> None:
     tables = [candidate(EAGLE3, f"k_by_batch:16=5/64=3{rest}") for rest in ("/96=1/256=2", "/256=1", "/256=2")]
     assert len({table.while_running(64) for table in tables}) == 1
-    assert len({table.while_running() for table in tables}) == 3
+    assert len({table.while_running(table.request_cap) for table in tables}) == 3
 
 
 def test_what_gives_the_same_in_every_draw_is_no_rival() -> None:

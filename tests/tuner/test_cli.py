@@ -136,7 +136,6 @@ def test_a_profile_of_another_model_is_said(out: Path) -> None:
         ([*QUICK, "--concurrency", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
         ([*QUICK, "--concurrency", "4", "--hardware", "h100/gpt-2"], "a model of qwen3-4b"),
         ([*QUICK, "--concurrency", "4", "--cv", "2"], "--cv: is of no use without --rate"),
-        ([*QUICK, "--concurrency", "4", "--share", "99%"], "--share: is of no use without --sla"),
         ([*QUICK, "--concurrency", "4", "--mix", "math=inf"], "--mix math=inf: shares must be 0 or more, and finite"),
         (["--resume", "zzz"], "study zzz: no such study"),
         (["--resume", "latest", "--concurrency", "4"], "--concurrency: cannot stand beside --resume"),
