@@ -246,7 +246,11 @@ def gains_by_load(loads: Mapping[Load, AtLoad], run: Mapping[str, Any]) -> list[
             missing.append(f"{load.label}: was not confirmed there")
         else:
             gains[load.label] = (gain, math.nan if half is None else half)
-    return ["at each load its gain over no speculation, on prompts the search has not seen:", *bars(gains), *missing]
+    return [
+        "at each load its gain over no speculation, the profile held, on prompts the search has not seen:",
+        *bars(gains),
+        *missing,
+    ]
 
 
 def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[float, float]]:
