@@ -306,7 +306,7 @@ def prompts() -> list[tuple[int, ...]]:
 
 def generated(model: PreTrainedModel, prompt: tuple[int, ...], count: int) -> list[int]:
     """The model's own greedy continuation of `prompt` by at most `count` tokens."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0)
     tokens: list[int] = whole[0, len(prompt) :].tolist()
     return tokens
@@ -334,7 +334,7 @@ def check_recording(target: Target) -> None:
     requests = [DecodeRequest(prompt, 12, (i,)) for i, prompt in enumerate(prompts())]
     done = dict(respond(target, requests, Sampling(temperature=0), max_batch=3))
     for i, request in enumerate(requests):
-        text = torch.tensor([[*request.prompt, *done[i].token_ids]])
+        text = torch.tensor([[*request.prompt, *done[i].token_ids]], device=target.device)
         with torch.no_grad():
             said = target.model(input_ids=text, use_cache=False).logits[0, len(request.prompt) - 1 : -1].argmax(-1)
         assert said.tolist() == done[i].token_ids
@@ -343,8 +343,9 @@ def check_recording(target: Target) -> None:
 
 def check_reading(target: Target) -> None:
     """Hidden states of three padded texts, read together, are those of each read alone."""
-    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts()], batch_first=True)
+    rows = [torch.tensor(prompt, device=target.device) for prompt in prompts()]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     together = target.read(padded, []).hidden
-    for row, prompt in enumerate(prompts()):
-        alone = target.read(torch.tensor([prompt]), []).hidden[0]
-        torch.testing.assert_close(together[row, : len(prompt)], alone, atol=1e-4, rtol=1e-3)
+    for row, ids in enumerate(rows):
+        alone = target.read(ids[None], []).hidden[0]
+        torch.testing.assert_close(together[row, : len(ids)], alone, atol=1e-4, rtol=1e-3)

@@ -12,13 +12,16 @@ from transformers import Qwen3ForCausalLM
 
 from drafters.cache import Positions
 from drafters.decoding import DecodeRequest, decode
+from drafters.kinds.ngram import NGram
 from drafters.sampling import Verdict
 from drafters.target import Target
 from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint, captured
 from simulator.records import Sampling
 from tests.drafters.conftest import END, GAMMA, Make, build_micro, micro_config, randomise
+from tests.drafters.families import check_decoding, check_recording, family_model, prompts
 from tests.drafters.test_attention import relative, test_attention_of_a_block_is_as_near_to_the_exact_as_pytorchs
+from tests.drafters.test_families import DECODING, STATE, known
 from tests.drafters.test_lossless import (
     NEW_TOKENS,
     PROMPT,
@@ -119,3 +122,25 @@ def test_passes_without_masks_are_the_models_own_in_float16() -> None:
     with reads_once(target) as attention:
         assert attention is not None
         assert relative(passes(), own) < 5e-3
+
+
+@pytest.mark.parametrize("family", known(DECODING))
+def test_families_decode_as_the_models_own(family: str) -> None:
+    target = Target(family_model(family).to("cuda"))
+    assert target.cannot_decode is None
+    check_decoding(target)
+
+
+@pytest.mark.parametrize("family", known(STATE))
+def test_families_that_keep_a_state_record(family: str) -> None:
+    check_recording(Target(family_model(family).to("cuda")))
+
+
+@pytest.mark.parametrize("family", known(DECODING))
+def test_families_are_not_refused_for_rounding_in_bfloat16(family: str) -> None:
+    """Whole texts, rows abreast and blocks round otherwise each on a GPU; the check of a target that is loaded allows for it."""
+    target = Target(family_model(family).to("cuda", torch.bfloat16))
+    assert target.cannot_decode is None
+    requests = [DecodeRequest(prompt, 12, (i,)) for i, prompt in enumerate(prompts())]
+    done = dict(decode(target, NGram(3), requests, Sampling(), max_batch=3))
+    assert all(done[i].token_ids for i in range(3))
