@@ -7,6 +7,7 @@ columns say so, and how a row is read.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections import Counter
@@ -113,11 +114,11 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
     except UnicodeDecodeError:
         raise InputError(f"{file}: is not UTF-8 text") from None
     if text.lstrip().startswith("{"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # to splitlines, a line ends at U+2028 too
             if line.strip():
                 yield number, _json(file, number, line)
         return
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     for row in reader:
         if None in row or None in row.values():
             raise InputError(

@@ -1,8 +1,9 @@
-"""How far the rooflines of an H100 are from what was measured on one: `python tools/measured_hardware.py` prints the table
-of docs/hardware.md."""
+"""How far the rooflines of a card are from what was measured on one: `python tools/measured_hardware.py h200` prints the
+table of docs/hardware.md."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from simulator.hardware.catalogue import find_profile
@@ -42,17 +43,17 @@ def rows() -> dict[str, tuple[Callable[[Profile], float], Callable[[float], str]
     return compared
 
 
-def table() -> list[str]:
-    """Lines of Markdown: as measured, and by how much the roofline is more or less."""
+def table(card: str) -> list[str]:
+    """Lines of Markdown: as measured on `card`, and by how much the roofline is more or less."""
     lines = ["| | " + " | ".join(MODELS) + " |", "|---|" + "---|" * len(MODELS)]
     for name, (of, written) in rows().items():
         cells = []
         for model in MODELS:
-            measured, roofline = (of(find_profile(f"{device}/{model}")) for device in ("h100-measured", "h100"))
+            measured, roofline = (of(find_profile(f"{device}/{model}")) for device in (f"{card}-measured", card))
             cells.append(f"{written(measured)}, {roofline / measured - 1:+.0%}".replace("-", "−").replace("%", " %"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join(table(sys.argv[1])))

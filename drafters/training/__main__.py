@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def main() -> None:
             run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
     except InputError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:  # state is written every two minutes, answers a part at a time
+        print("stopped; the same command goes on from what was last kept", file=sys.stderr)
+        sys.exit(130)
 
 
 def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, device: str) -> None:

@@ -68,7 +68,8 @@ def read_documents(folder: Path, excluded: frozenset[str] = EXCLUDED_SOURCES) ->
     documents = []
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            with file.open(encoding="utf-8-sig") as stream:  # not splitlines, to which a line ends at U+2028 too
+                lines = list(stream)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read ({first_paragraph(error)})") from None
         for number, line in enumerate(lines, 1):

@@ -138,7 +138,7 @@ def test_families_that_keep_a_state_record(family: str) -> None:
 
 @pytest.mark.parametrize("family", known(DECODING))
 def test_families_are_not_refused_for_rounding_in_bfloat16(family: str) -> None:
-    """Whole texts, rows abreast and blocks round otherwise each on a GPU; the check of a target that is loaded allows for it."""
+    """Passes of other shapes round otherwise on a GPU; the check of a target that is loaded allows for it."""
     target = Target(family_model(family).to("cuda", torch.bfloat16))
     assert target.cannot_decode is None
     requests = [DecodeRequest(prompt, 12, (i,)) for i, prompt in enumerate(prompts())]

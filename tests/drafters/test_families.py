@@ -58,8 +58,9 @@ UNDECLARED = {"openai-gpt": "Block", "rwkv": "RwkvBlock", "xlstm": "xLSTMBlock"}
 
 
 def known(families: Any) -> list[str]:
-    """Those that the installed transformers has. Its DeepSeek V4 looks at later tokens before 5.9, and is refused."""
-    wrong = {"deepseek_v4"} if Version(transformers.__version__) < Version("5.9") else set()
+    """Those that the installed transformers has, and has as causal models: before these versions, these are none."""
+    causal_since = {"deepseek_v4": "5.9", "roformer": "5.18"}
+    wrong = {family for family, since in causal_since.items() if Version(transformers.__version__) < Version(since)}
     return [family for family in families if FAMILIES[family][0] in CONFIG_MAPPING and family not in wrong]
 
 

@@ -117,6 +117,13 @@ def test_dialogues_become_turns() -> None:
     assert corpus.split_dialogue("User: a\nUser: b") == ("User: a\nUser: b",)
 
 
+def test_documents_may_hold_any_character(tmp_path: Path) -> None:
+    row = {"domain": "chat", "source": "test", "prompt": "Hi", "response": "a\u2028b\x85c"}
+    text = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
+    assert [d.turns for d in corpus.read_documents(tmp_path)] == [("Hi", "a\u2028b\x85c")] * 2
+
+
 def test_rows_start_with_a_document_and_batches_follow_the_step() -> None:
     encoded = [np.full(n, i + 1, dtype=np.uint16) for i, n in enumerate([5, 30, 40, 7, 64, 90, 12, 33, 8, 21])]
     rows = corpus.pack(encoded, 64, np.random.default_rng(0))

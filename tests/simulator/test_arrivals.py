@@ -104,6 +104,12 @@ def test_times_in_any_unit_since_1970(stamp: object, written: Write) -> None:
     assert found.arrival_s == pytest.approx([0, 4.5], abs=1e-3)
 
 
+def test_a_line_ends_where_json_lines_end(written: Write) -> None:
+    """U+2028 is a line's end to `str.splitlines`, and a character like others within a JSON string."""
+    found = RecordedRequests.read(written("access.jsonl", gateway(user="a_b").replace("_b", "\u2028b") + gateway()))  # type: ignore[operator]
+    assert len(found.arrival_s) == 2
+
+
 def test_a_file_is_sped_up(written: Write) -> None:
     file = written("own.csv", FORMS["own.csv"])  # type: ignore[operator]
     assert RecordedRequests.read(file, 4.0).arrival_s == pytest.approx([0, 0.5])
