@@ -12,9 +12,9 @@ from simulator.errors import InputError, first_paragraph
 _SHAPES = Path(__file__).parent / "architectures.json"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint."""
-    file = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """`config.json` of a checkpoint, or another of its JSON files. Raises InputError."""
+    file = folder / name
     try:
         config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

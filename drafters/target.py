@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
 from drafters.chat import TEMPLATE_DATE, ChatTemplate
+from drafters.configs import read_config
 from drafters.sampling import finite
 from simulator.errors import InputError, first_paragraph
 
+_GENERATION = "generation_config.json"
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
 _CHECKED_WINDOW = 8
@@ -102,6 +105,8 @@ class Target:
                 folded := folded_state(AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config())
             ):
                 raise InputError(f"target {source}: cannot decode live: {folded}")
+            if (Path(source) / _GENERATION).exists():
+                read_config(Path(source), _GENERATION)  # transformers takes a broken one for none
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, output_loading_info=True, trust_remote_code=False
             )

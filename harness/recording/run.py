@@ -360,6 +360,11 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
     watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · {target} · seed {plan.seed} · run {run_id}")
     if checked.target["dated"]:
         watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
+    if asked := checked.target["left_out"]:
+        watcher.say(
+            f"the target's generation settings ask for {', '.join(asked)}: not done here, and a server that does it answers "
+            "by another law"
+        )
     if plan.skipped:
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 

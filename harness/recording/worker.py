@@ -17,7 +17,7 @@ import torch
 from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, load_drafter
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.dense import DenseText, Reading, record_anchors
-from drafters.generation import respond, rows_at_once
+from drafters.generation import respond, rows_at_once, settings_left_out
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target, choose_dtype
@@ -62,7 +62,7 @@ class Checked:
     """What a worker found before the work: the identity of what will run, and where."""
 
     target: dict[str, Any]
-    """source, hash, tokenizer_hash, generation_hash, end_tokens, dated, dtype, device."""
+    """source, hash, tokenizer_hash, generation_hash, end_tokens, dated, left_out, dtype, device."""
     drafters: dict[str, dict[str, Any]]
     """Name → kind, gamma (the largest recorded), gammas, checkpoint, checkpoint_hash."""
     host: dict[str, Any]
@@ -166,6 +166,7 @@ class Recorder:
             "generation_hash": folder_hash(folder, GENERATION),
             "end_tokens": sorted(self.target.stop_tokens),
             "dated": self.target.dated,
+            "left_out": settings_left_out(self.target),
             "dtype": str(self.target.dtype).removeprefix("torch."),
             "device": self.target.device.type,
         }

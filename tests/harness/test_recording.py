@@ -307,6 +307,24 @@ def test_a_date_in_the_prompt_is_the_suites_and_is_said(suite: str, tmp_path: Pa
     assert [store.run(run)["sampling"]["today"] for run in runs] == ["2024-07-26", "2025-03-05"]
 
 
+def test_what_generation_settings_ask_for_beyond_the_law_is_said(suite: str, tmp_path: Path) -> None:
+    settings = {"repetition_penalty": 1.3, "typical_p": 1.0, "suppress_tokens": [5], "temperature": 0.6}
+    folder = changed_target(tmp_path / "target", generation_config=settings)
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    run = start_run(plan(suite, GREEDY, pair=pair_of(folder)), store, CLUSTER, watcher)
+    [told] = [line for line in said if "generation settings" in line]
+    assert "ask for repetition_penalty 1.3, suppress_tokens [5]: not done here" in told
+    assert store.run(run)["target"]["left_out"] == ["repetition_penalty 1.3", "suppress_tokens [5]"]
+
+
+def test_generation_settings_that_are_no_json_are_refused(suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 2]', encoding="utf-8")
+    with pytest.raises(InputError, match=r"generation_config\.json: not JSON"):
+        start_run(plan(suite, GREEDY, pair=pair_of(folder)), Store(tmp_path / "specyard.duckdb"), CLUSTER, SILENT)
+
+
 def test_logits_that_overflow_stop_with_prompt_and_position(suite: str, tmp_path: Path) -> None:
     """In float16 they are nan, from which token 0 would be drawn for ever; in float32 they are fine."""
     folder = changed_target(tmp_path / "target")
