@@ -37,7 +37,7 @@ from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
-from simulator.hardware.cost import StepLoad
+from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile
 from simulator.numbers import counted
 from simulator.records import Round, Sampling
@@ -315,8 +315,11 @@ def _quality(
         if seconds is not None:
             part = timing.point.part
             errors[timing.point.drafter if part == "draft" else part].append(abs(seconds / timing.seconds - 1))
-    for requests, seconds in host_seconds(timed.timings).items():
-        step_s = profile.overhead_s + profile.overhead_s_per_request * requests
+    hosts = host_seconds(timed.timings)
+    most = max(hosts, default=1)
+    cost = profile.cost("none", 0, most, most)
+    for requests, seconds in hosts.items():
+        step_s = cost.step(StepLoad.of(requests), 0, 0, Longest(0, 0)).overhead_s
         errors["loop"].append(abs(step_s / max(seconds, 1e-9) - 1))
     checks = {}
     for name, passes in live.items():
