@@ -52,10 +52,9 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
 
 def check_served(plan: StudyPlan, found: StudyInputs) -> None:
     """Raise InputError where a load cannot be served without speculation: refused before anything is stored."""
-    recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
+    recorded = prepare(found.traffic.trace(TraceKey("search", found.plain)))
     for load in plan.loads:
-        plainly = Configuration(found.bare, PolicySpec.fixed(0), plan.request_cap)
-        for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
+        for setup, _ in scenario_of(plan, found, load).setups(Configuration.plain(plan.request_cap), plan.seconds, 0):
             start(setup, recorded, lambda rows: None)
 
 
@@ -79,7 +78,7 @@ def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
     """Every trace a study may simulate."""
     keys: list[TraceKey] = []
     for part in ("search", "confirmation"):
-        keys.append(TraceKey(part, found.bare))
+        keys.append(TraceKey(part, found.plain))
         for r in found.recorded:
             keys += [TraceKey(part, r.recording.showing(c)) for c in ("none", *r.confidences)]
     return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
@@ -103,7 +102,7 @@ def carry_out(
     )
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
-    with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
+    with runner(traces_of(found), found.plain, cluster, watcher.say) as run:
         searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
@@ -157,7 +156,7 @@ def _finish(
     asked = Asked(
         engine=plan.engine,
         draws=plan.decision_draws,
-        traffic=found.traffic.trace(TraceKey(PART, found.bare)),
+        traffic=found.traffic.trace(TraceKey(PART, found.plain)),
         recorded=found.recorded,
         most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
     )

@@ -16,7 +16,8 @@ from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
-from simulator.records import NO_RECORDING, Recording
+from simulator.plain import walked
+from simulator.records import Recording
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Prepared, prepare, redrawn, simulate
 from simulator.sla import Sla, promises
@@ -92,9 +93,9 @@ class TrialJob(NamedTuple):
 class TrialWorker:
     """Runs jobs; as a Ray actor or here. The same seed asks every configuration for the same."""
 
-    def __init__(self, traces: dict[TraceKey, Any], bare: Recording) -> None:
-        """Traces, or references to them in Ray's object store; `bare` is the recording that `none` walks."""
-        self._traces, self._bare = traces, bare
+    def __init__(self, traces: dict[TraceKey, Any], plain: Recording) -> None:
+        """Traces, or references to them in Ray's object store; `plain` is the recording that plain decoding walks."""
+        self._traces, self._plain = traces, plain
         self._prepared: dict[tuple[TraceKey, int | None], Prepared] = {}
 
     def run(self, job: TrialJob, number: int = 0) -> tuple[Figures | str, float]:
@@ -111,9 +112,7 @@ class TrialWorker:
         return simulate(setup, recorded) if job.vary is None else drawn(setup, recorded, job.vary)
 
     def _recorded(self, job: TrialJob) -> Prepared:
-        c = job.configuration
-        walked = self._bare if c.recording == NO_RECORDING else c.recording
-        key = TraceKey(job.part, walked)
+        key = TraceKey(job.part, walked(job.configuration.recording, [self._plain]))
         if (key, job.draw) not in self._prepared:
             if (key, None) not in self._prepared:
                 self._prepared[key, None] = prepare(self._trace(key))

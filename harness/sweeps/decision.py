@@ -22,7 +22,7 @@ from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated,
 from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, under, varied
 from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
-from simulator.policies import NO_DRAFTER
+from simulator.plain import walked
 from simulator.records import Recording
 from simulator.serving.engines import ENGINES
 from simulator.setup import Setup
@@ -56,7 +56,7 @@ def decision_of(
     if not at:  # nobody got a second token
         return None
     source = str(stored["target"].get("source") or "")
-    candidates = dict.fromkeys(_candidate(point) for point, _ in at)
+    candidates = dict.fromkeys(point.configuration for point, _ in at)
     simulated = [_simulated(at, candidate, figure) for candidate in candidates]
     chosen = choose(simulated, engine, source, load=load, replicas=plan.replicas)
     if otherwise := accepted_otherwise(store, run_id, plan.drafting):
@@ -64,7 +64,7 @@ def decision_of(
     if isinstance(chosen, str):
         able = [c for c in candidates if engine is None or not refused(engine, c, source)]
         return stub.without(chosen + _closest(at, able, recordings, plan))
-    if load.users is None and any(row["keeps_up"] is None for point, row in at if _candidate(point) == chosen.run):
+    if load.users is None and any(row["keeps_up"] is None for point, row in at if point.configuration == chosen.run):
         return stub.without(_open(load, plan))
     throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
     seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1], needed(plan.slas))
@@ -79,7 +79,7 @@ def decision_of(
     decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
     waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
     if plan.slas and plan.headroom is not False and not decision.reason and not waiting:
-        searched = next((row["headroom"] for point, row in at if _candidate(point) == chosen.run), None)
+        searched = next((row["headroom"] for point, row in at if point.configuration == chosen.run), None)
         decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], searched, plan, watcher))
     if engine is None or decision.reason:
         return decision
@@ -99,7 +99,7 @@ def _too_short(here: Rows, plan: SweepPlan) -> str:
     load = here[0][0].setup.load
     finished = Counter[Configuration]()
     for point, row in here:
-        finished[_candidate(point)] += int(row["finished"])
+        finished[point.configuration] += int(row["finished"])
     if not enough(least := min(finished.values()), plan.slas):
         return too_few(least, plan.slas, load, plan.seconds)
     able = not plan.slas or any(keeps_promise(row) for _, row in here)  # what breaks it does so whether it keeps up or not
@@ -118,7 +118,7 @@ def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, pl
     """Who of the `able` is closest to a promise that nothing keeps, and how much of the load it holds; else empty."""
     if not plan.slas or not able or any(keeps_promise(row) for _, row in at):
         return ""
-    point, row = max(((p, row) for p, row in at if _candidate(p) in able), key=lambda one: _closeness(one[1], plan.slas))
+    point, row = max(((p, row) for p, row in at if p.configuration in able), key=lambda one: _closeness(one[1], plan.slas))
     recorded = prepare(recordings.trace(point.recording))
     times = row["headroom"]
     if times is None and plan.headroom is not False:
@@ -129,12 +129,12 @@ def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, pl
     ]
     if row["keeps_up"] is False:
         kept = ["ever more requests wait"]
-    return "; " + falls_short(str(_candidate(point)), kept, times, plan.replicas)
+    return "; " + falls_short(str(point.configuration), kept, times, plan.replicas)
 
 
 def _counted(decision: Decision, run: Configuration, at: Rows, plan: SweepPlan) -> dict[str, Range]:
     """What becomes of each promise, no surer than the requests of the simulation at hand can tell."""
-    own = [int(row["finished"]) for point, row in at if _candidate(point) == run]
+    own = [int(row["finished"]) for point, row in at if point.configuration == run]
     finished = sum(own) or min(int(row["finished"]) for _, row in at)  # the engine's default may not have been asked for
     shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
     return {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
@@ -172,17 +172,9 @@ def _load(found: Rows, promised: bool) -> Load:
     return max((load for load in loads if count[load] == max(count.values())), key=size)
 
 
-def _candidate(point: SweepPoint) -> Configuration:
-    if point.setup.policy == NO_DRAFTER:
-        return Configuration.plain(point.setup.engine.request_cap)
-    policy = point.setup.policy
-    recording = point.recording if policy.reads_confidences else point.recording.showing("none")
-    return Configuration(recording, policy, point.setup.engine.request_cap)
-
-
 def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
-    rows = [row for point, row in at if _candidate(point) == candidate]
+    rows = [row for point, row in at if point.configuration == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
     keeps_up = all(row["keeps_up"] is not False for row in rows)
     return Simulated(candidate=candidate, value=value, kept=all(keeps_promise(row) for row in rows), keeps_up=keeps_up)
@@ -190,12 +182,11 @@ def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:
     """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
-    points = {_candidate(point): point for point, _ in at}
+    points = {point.configuration: point for point, _ in at}
     like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}
     for candidate in chosen.all:
         point = points.get(candidate)
-        recording = like.recording if candidate.policy == NO_DRAFTER else candidate.recording
-        recording = recording if point is None else point.recording
+        recording = walked(candidate.recording, [like.recording]) if point is None else point.recording
         if recording not in prepared:
             prepared[recording] = prepare(recordings.trace(recording))
         setup = like.setup if point is None else point.setup

@@ -187,13 +187,13 @@ def _while_slow(watcher: Watcher) -> Callable[[float], None]:
 
 
 def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, walked = point.setup, point.recording
+    setup, walked, used = point.setup, point.recording, point.configuration.recording
     policy, load = setup.policy, setup.load
     exact = replays_exactly(policy, recordings.trace(walked.showing("none")).drafting)
     row: dict[str, Any] = {
         "point": point.number, "profile_hash": setup.profile.digest,
-        "believed_hash": setup.believed and setup.believed.digest, "drafter": point.drafter, "gamma": walked.gamma,
-        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": str(policy),
+        "believed_hash": setup.believed and setup.believed.digest, "drafter": used.drafter, "gamma": walked.gamma,
+        "confidences": used.confidences, "policy": str(policy),
         "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
         "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
         "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,

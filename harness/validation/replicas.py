@@ -14,6 +14,7 @@ from harness.validation.points import WARM_UP, LiveFigures, first_limits, turns
 from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
+from simulator.plain import cost_of
 from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
 from simulator.simulation import Prepared, Simulator, prepare
@@ -59,8 +60,8 @@ class Replicas:
         return np.asarray(np.nanmean(np.reshape(runs, (count, self.slices, -1)), 1))
 
     def cost(self, profile: Profile, walked: Trace) -> StepCost:
-        """What a profile makes of the point's steps over a trace; the baseline walks one, and pays for no drafter."""
-        return profile.cost(self.point.drafter, walked.gamma, self.point.users, self.step_tokens, kind=walked.kind)
+        """What a profile makes of the point's steps over a trace."""
+        return cost_of(profile, self.point.policy, walked, self.point.users, self.step_tokens)
 
     def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.records import Drafting, Recording
 from simulator.serving.engine import ServingEngine
@@ -36,7 +36,7 @@ def cannot_run(
 
     `target` is the model's name, as far as it is known: engines have drafters for some models only.
     """
-    if policy.name == "none":
+    if policy == NO_DRAFTER:
         return ""
     kind = recording.kind or recording.drafter
     if kind not in engine.kinds:
@@ -92,7 +92,7 @@ def serve(
     """
     flags, names, notes, speculative = engine.flags, engine.fields, list[str](), dict[str, Any]()
     parts = [f"{engine.serve} {shlex.quote(target)}"]
-    if policy.name != "none":
+    if policy != NO_DRAFTER:
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
         speculative |= {names.method: served.method, **served.options}

@@ -77,7 +77,7 @@ def here(grounds: Callable[[StudyPlan], StudyInputs]) -> Callable[[StudyPlan], t
         )  # fmt: skip
         from tuner.objective import TrialWorker
 
-        worker = TrialWorker(dict(traces_of(found)), found.bare)
+        worker = TrialWorker(dict(traces_of(found)), found.plain)
         return found, scenario, what, lambda jobs: [worker.run(job) for job in jobs]
 
     return made
