@@ -106,7 +106,7 @@ def under(setup: Setup, load: Load) -> Setup:
 
 def fits(setup: Setup) -> bool:
     """Whether all users of its load can run at once."""
-    return not crowded(setup.load, setup.engine.request_cap, setup.engine.replicas)
+    return not crowded(setup.load, setup.limits.request_cap, setup.limits.replicas)
 
 
 def holding(load: Load, times: float, hold: Callable[[Sequence[tuple[Draw, Load]]], Sequence[bool]]) -> Range:

@@ -58,7 +58,7 @@ class Setup:
     """What a step takes."""
     believed: Profile | None = None
     """What the policy thinks a step takes; None knows the truth."""
-    engine: EngineLimits = EngineLimits()
+    limits: EngineLimits = EngineLimits()
     weights: Mapping[str, float] | None = None
     """Share of requests by domain; None takes responses as often as they were recorded."""
     prompt_tokens: int | None = None
@@ -75,4 +75,4 @@ class Setup:
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
-        return cost_of(profile, self.policy, trace, self.engine.request_cap, self.engine.step_tokens)
+        return cost_of(profile, self.policy, trace, self.limits.request_cap, self.limits.step_tokens)

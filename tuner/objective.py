@@ -53,9 +53,9 @@ class Scenario:
 
     def setups(self, configuration: Configuration, seconds: float, seed: int) -> list[tuple[Setup, float]]:
         """A simulation for each single load, and the weight of its figures."""
-        engine = replace(self.limits, request_cap=configuration.request_cap)
+        limits = replace(self.limits, request_cap=configuration.request_cap)
         common = Setup(
-            load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
+            load=self.load, policy=configuration.policy, profile=self.profile, limits=limits, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
         return [(replace(common, load=load), weight) for load, weight in self.load.parts]

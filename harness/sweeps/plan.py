@@ -65,17 +65,17 @@ class SweepPoint:
     def configuration(self) -> Configuration:
         """What is run."""
         policy = self.setup.policy
-        return Configuration(used(self.recording, policy), policy, self.setup.engine.request_cap)
+        return Configuration(used(self.recording, policy), policy, self.setup.limits.request_cap)
 
 
 def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
     """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
-    engine, found = replace(plan.limits, router=plan.router), list[SweepPoint]()
+    limits, found = replace(plan.limits, router=plan.router), list[SweepPoint]()
     for recording, policy in _who(plan, recordings, say):
         for load in dict.fromkeys(plan.loads):
             for seed in range(plan.seed, plan.seed + plan.replications):
                 setup = Setup(
-                    load=load, policy=policy, profile=plan.profile, believed=plan.believed, engine=engine,
+                    load=load, policy=policy, profile=plan.profile, believed=plan.believed, limits=limits,
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip

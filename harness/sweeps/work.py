@@ -196,7 +196,7 @@ def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_
         "confidences": used.confidences, "policy": str(policy),
         "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
         "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
-        "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
+        "engine": dataclasses.asdict(setup.limits), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip
     if isinstance(result, str):
         return row | {"error": result}

@@ -67,10 +67,10 @@ class Replicas:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
         policy = self.point.policy.bind(self.cost(self.believed, trace))
-        engine = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
+        limits = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = Simulator(
-            recorded, policy, self.cost(self.found, trace), engine, self.kv_tokens,
+            recorded, policy, self.cost(self.found, trace), limits, self.kv_tokens,
             (asked[i : i + CHUNK] for i in range(0, len(asked), CHUNK)), users=users, seed=number, on_rows=rows.append,
         )  # fmt: skip
         begin_s = WARM_UP * self.seconds

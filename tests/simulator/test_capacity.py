@@ -197,7 +197,7 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
     file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{t},64,64\n" for t in times))
     setup = Setup(
         load=RecordedArrivals.of(file), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"),
-        engine=EngineLimits(request_cap=8, step_tokens=512), slas=(Sla.parse("ttft<=50ms"),),
+        limits=EngineLimits(request_cap=8, step_tokens=512), slas=(Sla.parse("ttft<=50ms"),),
     )  # fmt: skip
     recorded = prepare(trace)
 
@@ -217,7 +217,7 @@ def test_where_the_queue_grows_nothing_is_kept() -> None:
     )
     setup = Setup(
         load=Arrivals(400), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"), seconds=20,
-        engine=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
+        limits=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
     )  # fmt: skip
     found = simulate(setup, prepare(trace))
     assert found.keeps_up is False
