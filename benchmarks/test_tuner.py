@@ -96,7 +96,7 @@ def test_regret(problem: str, store: Store) -> None:
     near = sum(rung.feasible and rung.values[0] >= 0.99 * best for rung in truth.values())
     print(f"\n{problem}: {len(truth)} configurations, {near} within 1 % of the best")
     chosen = defaults(store, store.find_run("latest"), found, plan.request_cap)
-    starts = [(c, "start") for c in [*chosen, *starts_of(what.space, plan.request_cap)]]
+    starts = [(c, "start") for c in [*chosen, *starts_of(what.space, plan.request_cap, plan.served_by)]]
     for name, sampler, known in (("tpe from the defaults", "tpe", starts), ("tpe from nothing", "tpe", []),
                                  ("quasi-random", "qmc", []), ("random", "random", [])):  # fmt: skip
         regrets = np.array([

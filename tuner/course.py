@@ -18,11 +18,10 @@ from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.serving.engines import ENGINES
-from simulator.serving.vllm import VLLM
+from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
-from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
+from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
 from tuner.decision import Asked, decision_of
 from tuner.objective import Scenario
 from tuner.plan import StudyInputs, StudyPlan, space_of
@@ -108,7 +107,7 @@ def carry_out(
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
-            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap)]]
+            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap, plan.served_by)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
@@ -136,12 +135,12 @@ def _keeper(
     return keep
 
 
-def starts_of(space: Space, cap: int) -> list[Configuration]:
-    """What an engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
+def starts_of(space: Space, cap: int, engine: ServingEngine) -> list[Configuration]:
+    """What the engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]
-    return found + [Configuration(key.showing("raw"), PolicySpec(VLLM.adaptive), cap) for key in adaptive]
+    adaptive = [r.recording for r in space.recorded if engine.adaptive in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec(engine.adaptive), cap) for key in adaptive]
 
 
 def _finish(
@@ -158,7 +157,7 @@ def _finish(
         draws=plan.decision_draws,
         traffic=found.traffic.trace(TraceKey(PART, found.plain)),
         recorded=found.recorded,
-        most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
+        most_running=plan.most_running,
     )
     for_all = _table_for_all(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
@@ -197,7 +196,7 @@ def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, 
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
-    whole = whole_blocks(found.kinds)
+    whole = whole_blocks(plan.served_by, found.kinds)
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
     return None if table is None else table.configuration
 
@@ -210,8 +209,8 @@ def _beside(
 
     `for_all` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
     """
-    engine = ENGINES[plan.engine]
-    able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
+    engine = plan.served_by
+    able = None if plan.engine is None else engine.policies
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     walked = winner.recording.showing("none")
     if for_all is not None:
@@ -220,10 +219,10 @@ def _beside(
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
             beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
-    if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec(VLLM.adaptive), recording=walked.showing("raw"))
+    if winner.policy.reads_confidences and winner.policy.name not in engine.policies:
+        theirs = replace(winner, policy=PolicySpec(engine.adaptive), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
-        beside.append((IN_VLLM, theirs))
+        beside.append((in_engine(engine), theirs))
     bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

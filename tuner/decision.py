@@ -18,7 +18,6 @@ from simulator.load import RecordedArrivals
 from simulator.mix import Mix
 from simulator.policies import PolicySpec
 from simulator.serving.engine import ServingEngine
-from simulator.serving.engines import ENGINES
 from simulator.sla import attained, promises
 from simulator.traces import Trace
 from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, headroom_of, times_held
@@ -32,8 +31,8 @@ from tuner.trial import Trial, closest
 class Asked:
     """What a decision is asked about, beside what is confirmed."""
 
-    engine: str
-    """Its name in `ENGINES`."""
+    engine: ServingEngine | None
+    """That is to run it; None for all policies."""
     draws: int
     """Draws of prompts, seeds and errors, with the profile off."""
     traffic: Trace
@@ -49,12 +48,12 @@ def decision_of(
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Decision:  # fmt: skip
     """The decision of a study at a load, from its trials; `advance` takes the draws that are done, and all of them."""
-    engine, scenario, profile = ENGINES[asked.engine], what.scenario, what.scenario.profile
+    engine, scenario, profile = asked.engine, what.scenario, what.scenario.profile
     stored = store.run(run_id)
 
     mix = Mix(asked.traffic, scenario.weights, scenario.prompt_tokens, scenario.output_tokens)
     stub = Decision.about(
-        engine=asked.engine if engine is None else engine.name, profile=profile, load=scenario.load,
+        engine=engine, profile=profile, load=scenario.load,
         replicas=scenario.limits.replicas, slas=scenario.slas, figure=_FIGURES[what.objective],
         traffic=mix.words(scenario.load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip

@@ -26,7 +26,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
-from tuner.confirmation import IN_VLLM, K_BY_BATCH, OVER_NONE
+from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
 from tuner.stored import AtLoad, Row, StoredStudy, read_study
@@ -109,14 +109,14 @@ def serving(winner: Configuration, found: AtLoad, study: StoredStudy, run: Mappi
     if winner.policy != NO_DRAFTER:
         if kind not in VLLM.kinds:
             raise InputError(f"drafter {winner.recording.drafter}: vLLM has no method for {kind}; export with --format json")
-        fields, notes = _closest(winner, found, searched(study))
+        fields, notes = _closest(winner, found, study.plan.most_running)
         if not KINDS[kind].one_hot and (run["sampling"].get("temperature") or 0) > 0:
             notes.append(_DRAFTING_NOTES[plan.drafting])
     if plan.kv_capacity_tokens:
         notes.append(f"context capacity: simulated with {plan.kv_capacity_tokens} tokens; vLLM takes what memory is left")
     made = serving_of(
         run, VLLM, winner, model=plan.profile.model, drafting=plan.drafting, step_tokens=plan.step_tokens,
-        gpus=plan.profile.gpus, replicas=plan.replicas, most_running=searched(study), fields=fields,
+        gpus=plan.profile.gpus, replicas=plan.replicas, most_running=study.plan.most_running, fields=fields,
     )  # fmt: skip
     return dataclasses.replace(made, notes=(*made.notes, *notes))
 
@@ -140,7 +140,7 @@ def _closest(winner: Configuration, found: AtLoad, most: int) -> tuple[dict[str,
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
         return speculative_fields(VLLM, gamma, table, most), [note + lost]
     assert policy.reads_confidences, winner
-    _, lost = _in_place(found, IN_VLLM)
+    _, lost = _in_place(found, in_engine(VLLM))
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
@@ -164,11 +164,6 @@ def _lost(gain: float) -> float:
     return 1 - 1 / (1 + gain)
 
 
-def searched(study: StoredStudy) -> int:
-    """The most requests that ran on a replica in any load of a study."""
-    return max(load.most_running(study.plan.request_cap, study.plan.replicas) for load in study.loads)
-
-
 def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, run: Mapping[str, Any]) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
     winner = row.configuration(study.plan.drafting, study.kinds)
@@ -182,7 +177,7 @@ def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, run: Mapp
         speculative = made.speculative
         closest = {"speculative_config": speculative, "command": made.command, "checked": check(speculative)}
         notes = list(made.notes)
-    most = min(winner.request_cap, searched(study))
+    most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
@@ -215,7 +210,7 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
         int(load.users or 0): [Trial.read(r, plan.drafting, study.kinds) for r in studies.trials(study.study_id, str(load))]
         for load in study.loads
     }
-    found = by_load(trials, whole_blocks(study.kinds), plan.replicas)
+    found = by_load(trials, whole_blocks(VLLM, study.kinds), plan.replicas)
     if found is None:
         return ""
     recording = found.recording

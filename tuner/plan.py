@@ -20,7 +20,6 @@ from simulator.plan import Plan
 from simulator.policies import PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.serving.command import cannot_run
-from simulator.serving.engines import ENGINES
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.names import SAMPLERS, Objective
 from tuner.prompts import TraceKey, Traffic
@@ -106,7 +105,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
                 raise
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
-        engine = ENGINES[plan.engine]
+        engine = plan.engine
         lacks = "" if engine is None else cannot_run(engine, key, PolicySpec.fixed(gamma), 1, target=source)
         if lacks:
             said = f"{lacks}; --engine any tries it all the same"
@@ -139,10 +138,9 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
 
 def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
     """Kinds of policies to search: as asked, or those that the engine runs."""
-    engine = ENGINES[plan.engine]
     if plan.kinds:
         return tuple(plan.kinds)
-    return KINDS if engine is None else tuple(kind for kind in KINDS if kind in engine.policies)
+    return KINDS if plan.engine is None else tuple(kind for kind in KINDS if kind in plan.engine.policies)
 
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:

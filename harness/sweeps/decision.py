@@ -24,7 +24,6 @@ from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
 from simulator.plain import walked
 from simulator.records import Recording
-from simulator.serving.engines import ENGINES
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, simulate
 from simulator.sla import Sla, attained, promises
@@ -37,7 +36,7 @@ def decision_of(
     store: Store, run_id: str, plan: SweepPlan, rows: Rows, recordings: Recordings, watcher: Watcher
 ) -> Decision | None:
     """The decision of a sweep; None where nothing came to a result."""
-    engine = ENGINES[plan.engine]
+    engine = plan.engine
     found = [(point, row) for point, row in rows if row["throughput"] is not None and row["lossless"]]
     if not found:
         return None
@@ -47,7 +46,7 @@ def decision_of(
     stored = store.run(run_id)
     mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     stub = Decision.about(
-        engine=plan.engine if engine is None else engine.name, profile=plan.profile, load=load, replicas=plan.replicas,
+        engine=engine, profile=plan.profile, load=load, replicas=plan.replicas,
         slas=plan.slas, figure=figure, traffic=mix.words(load), temperature=stored["sampling"].get("temperature"),
     )  # fmt: skip
     if short := _too_short(here, plan):

@@ -51,7 +51,7 @@ def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
             "seconds": 20.0,
             "trials": 24,
             "draws": 5,
-            "engine": "any",
+            "engine": None,
             "decision_draws": 10,
         }
         return StudyPlan(profile=other or profile, **{**short, "request_cap": 32, **options})
