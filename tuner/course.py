@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from harness.console import Watcher
 from results.store.database import Store
-from results.store.decisions import keep_decision
+from results.store.decisions import keep_decision, models_of
+from results.store.recordings import accepted_otherwise
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.load import Load
+from simulator.mix import Mix
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.recommendation import Question, decision_of
 from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
-from tuner.decision import Asked, decision_of
+from tuner.decision import FIGURES, StudyEvidence
 from tuner.objective import Scenario
 from tuner.plan import StudyInputs, StudyPlan, space_of
 from tuner.prompts import TraceKey
@@ -152,13 +155,9 @@ def _finish(
     sensitive: list[dict[str, Any]] = []
     winners: dict[Load, Configuration] = {}
     decisions: list[Decision] = []
-    asked = Asked(
-        engine=plan.engine,
-        draws=plan.decision_draws,
-        traffic=found.traffic.trace(TraceKey(PART, found.plain)),
-        recorded=found.recorded,
-        most_running=plan.most_running,
-    )
+    traffic = found.traffic.trace(TraceKey(PART, found.plain))
+    mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
+    models, note = models_of(studies.store.run(run_id)), accepted_otherwise(studies.store, run_id, plan.drafting)
     for_all = _table_for_all(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
@@ -168,7 +167,12 @@ def _finish(
             drafting=plan.drafting,
         )  # fmt: skip
         advance = functools.partial(watcher.advance, f"deciding {load.label}")
-        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run, advance))
+        question = Question(
+            plan=plan, load=load, figure=FIGURES[plan.objective], mix=mix, models=models, seconds=seconds,
+            draws=plan.decision_draws, note=note,
+        )  # fmt: skip
+        evidence = StudyEvidence(what, trials, found.recorded, plan.engine, run, advance)
+        decisions.append(decision_of(question, evidence))
         best = ranked(trials)
         if not best:
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.console import Watcher
-from harness.sweeps.decision import decision_of
+from harness.sweeps.decision import sweep_decision
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import keep_decision
@@ -152,7 +152,7 @@ def _finish(
     if plan.draws:
         stored = {int(row["point"]): row for row in store.simulations(sweep_id)}
         simulated = [(point, stored[point.number]) for point in every if point.number in stored]
-        decision = decision_of(store, run_id, plan, simulated, recordings, watcher)
+        decision = sweep_decision(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:
             keep_decision(store, sweep_id, decision)
 
