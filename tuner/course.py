@@ -25,8 +25,8 @@ from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
-from tuner.decision import FIGURES, StudyEvidence
-from tuner.objective import Scenario
+from tuner.decision import StudyEvidence
+from tuner.objective import WANTED, Scenario
 from tuner.plan import StudyInputs, StudyPlan, space_of
 from tuner.prompts import TraceKey
 from tuner.search import Run, Search, runner, search
@@ -168,7 +168,7 @@ def _finish(
         )  # fmt: skip
         advance = functools.partial(watcher.advance, f"deciding {load.label}")
         question = Question(
-            plan=plan, load=load, figure=FIGURES[plan.objective], mix=mix, models=models, seconds=seconds,
+            plan=plan, load=load, figure=WANTED[plan.objective][0], mix=mix, models=models, seconds=seconds,
             draws=plan.decision_draws, note=note,
         )  # fmt: skip
         evidence = StudyEvidence(what, trials, found.recorded, plan.engine, run, advance)

@@ -8,22 +8,17 @@ import msgspec
 
 from simulator.capacity import crowded, enough, too_few
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Draw, Figure, Range, Sampled, Simulated, refused
+from simulator.decision import Choice, Draw, Range, Sampled, Simulated, refused
 from simulator.policies import PolicySpec
 from simulator.recommendation import Near
 from simulator.serving.engine import ServingEngine
 from simulator.sla import promises
 from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, headroom_of, times_held
-from tuner.names import Objective
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
 from tuner.search import Result, Run
 from tuner.space import Recorded
 from tuner.trial import Trial, closest
 
-FIGURES: dict[Objective, Figure] = {
-    "throughput": "throughput", "pareto": "throughput", "tps": "tps", "goodput": "goodput"
-}  # fmt: skip
-"""What a decision makes large under each objective."""
 AT_ONCE = 20
 """Draws that are simulated between two signs of life."""
 _SOME_USERS = 16

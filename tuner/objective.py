@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.configuration import Configuration
-from simulator.decision import Draw
+from simulator.decision import Draw, Figure
 from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
@@ -24,10 +24,10 @@ from simulator.sla import Sla, promises
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey
 
-WANTED: dict[str, tuple[str, ...]] = {
+WANTED: dict[str, tuple[Figure, ...]] = {
     "throughput": ("throughput",), "tps": ("tps",), "goodput": ("goodput",), "pareto": ("throughput", "tps"),
 }  # fmt: skip
-"""Figures to make as large as can be."""
+"""Figures to make as large as can be; decisions are about the first."""
 KEEPS_UP = "keeps up"
 """The figure that is 0 under overload, where ever more requests wait; and the constraint that it be 1."""
 _NOBODY = 1.0
