@@ -69,8 +69,8 @@ def cell(
     """Simulate the oracle and all others, `s` simulated seconds of each seed."""
 
     def setup(policy: PolicySpec, seed: int) -> Setup:
-        engine = EngineLimits(request_cap=CAP)
-        return Setup(load=Users(users), policy=policy, profile=profile, engine=engine, weights=weights, seconds=s, seed=seed)
+        limits = EngineLimits(request_cap=CAP)
+        return Setup(load=Users(users), policy=policy, profile=profile, limits=limits, weights=weights, seconds=s, seed=seed)
 
     policies = [ORACLE, *others(recorded, setup(ORACLE, 0))]
     rates = np.array([[simulate(setup(p, seed), recorded).throughput.value for seed in range(seeds)] for p in policies])

@@ -85,7 +85,7 @@ def test_regret(problem: str, store: Store) -> None:
     plan, found = grounded(store, seconds=120.0, trials=104, **PROBLEMS[problem])
     what = searched(plan, found, plan.loads[0])
     leaves = list(what.space.leaves())
-    with runner(traces_of(found), found.bare, Cluster(actors=2), lambda text: None) as run:
+    with runner(traces_of(found), found.plain, Cluster(actors=2), lambda text: None) as run:
         results = run([TrialJob(one.configuration, what.scenario, plan.seconds, 0) for one in leaves])
     truth = {
         one.configuration: TrialRung.of(r, plan.objective, what.scenario, plan.seconds)
@@ -96,7 +96,7 @@ def test_regret(problem: str, store: Store) -> None:
     near = sum(rung.feasible and rung.values[0] >= 0.99 * best for rung in truth.values())
     print(f"\n{problem}: {len(truth)} configurations, {near} within 1 % of the best")
     chosen = defaults(store, store.find_run("latest"), found, plan.request_cap)
-    starts = [(c, "start") for c in [*chosen, *starts_of(what.space, plan.request_cap)]]
+    starts = [(c, "start") for c in [*chosen, *starts_of(what.space, plan.request_cap, plan.served_by)]]
     for name, sampler, known in (("tpe from the defaults", "tpe", starts), ("tpe from nothing", "tpe", []),
                                  ("quasi-random", "qmc", []), ("random", "random", [])):  # fmt: skip
         regrets = np.array([
@@ -120,7 +120,7 @@ def test_200_trials_of_ten_simulated_minutes(actors: int, store: Store) -> None:
     plan, found = grounded(store, loads=[Users(64)], objective="throughput", trials=200)
     what = searched(plan, found, plan.loads[0])
     starts = [(c, "start") for c in defaults(store, store.find_run("latest"), found, plan.request_cap)]
-    with runner(traces_of(found), found.bare, Cluster(actors=actors) if actors else None, lambda text: None) as run:
+    with runner(traces_of(found), found.plain, Cluster(actors=actors) if actors else None, lambda text: None) as run:
         run(
             [TrialJob(starts[1][0], what.scenario, 1.0, seed) for seed in range(2 * max(actors, 1))]
         )  # compiled code is loaded

@@ -23,6 +23,7 @@ from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import name_of
 from simulator.sla import Sla, promises
 
 Figure = Literal["throughput", "tps", "goodput"]
@@ -284,14 +285,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def about(
-        cls, *, engine: str, profile: Profile, load: Load, replicas: int, slas: Sequence[Sla], figure: Figure, traffic: str,
-        temperature: float | None,
+        cls, *, engine: ServingEngine | None, profile: Profile, load: Load, replicas: int, slas: Sequence[Sla],
+        figure: Figure, traffic: str, temperature: float | None,
     ) -> Decision:  # fmt: skip
         """What a decision is about, before anything is decided; a temperature that nobody knows, as of averages, is None."""
         heat = "" if temperature is None else f"; temperature {temperature:g}"
         errors = profile.relative_errors
         return cls(
-            engine=engine, profile=profile.name, source=profile.source, load=str(load), at=load.label, replicas=replicas,
+            engine=name_of(None) if engine is None else engine.name,
+            profile=profile.name, source=profile.source, load=str(load), at=load.label, replicas=replicas,
             promise=[promise.name for promise in promises(slas)], traffic=traffic + heat, figure=figure,
             errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
         )  # fmt: skip

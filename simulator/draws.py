@@ -9,55 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, share_low, shorter
+from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, shorter
 from simulator.configuration import Configuration
-from simulator.decision import DRAWS, Draw, Figure, Range, Sampled, range_of
+from simulator.decision import Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
-from simulator.load import Load, RecordedArrivals
+from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.setup import LONGEST_S, Setup
 from simulator.simulation import Prepared, redrawn, simulate
 
-HELD_SHARE = 0.3
-"""How many more draws have the profile held, as a share of those with another profile each."""
-TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
-"""Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
-DROPPED = 0.25
-"""Share of a draw's requests that its warm-up may take."""
-MOST_TOKENS = 40_000_000
-"""Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
-FEWEST = 20
 SLICES = 40
 """Stretches of a draw whose sums are kept: figures without intervals need few."""
 HOLDING = 20
 """Draws in each of which it is searched how much of a load is held."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
-
-
-def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
-    """The draws of a decision whose every simulation gives so many tokens: `count` of them, or fewer where they are long."""
-    share = min(1.0, MOST_TOKENS / max(tokens, 1.0) / (count * (1 + HELD_SHARE)))
-    return [
-        Draw(number, off)
-        for off, most in ((True, count), (False, round(HELD_SHARE * count)))
-        for number in range(max(min(FEWEST, count), round(share * most)))
-    ]
-
-
-def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float, requests: float = 0) -> float:
-    """Simulated seconds of a draw, `seconds` at most; recorded arrivals run until all are served.
-
-    Args:
-        throughput: tokens a second, of all GPUs and replicas.
-        answer_tokens: of an answer, on average.
-        requests: that have to finish in it, for its figures to tell anything.
-    """
-    if isinstance(load, RecordedArrivals):
-        return seconds
-    answers = max(ANSWERS * (load.users or 0), requests / (1 - DROPPED))
-    tokens = max(TOKENS, answers * answer_tokens)
-    return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
 
 
 def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepared]:
@@ -74,12 +40,6 @@ def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepare
 def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:
     """What comes of a simulation as a draw has it."""
     return simulate(*varied(setup, recorded, draw), slices=SLICES)
-
-
-def counted_share(share: Range, count: float) -> Range:
-    """A share of requests with an interval that no more than so many of them can tell: at least Wilson's."""
-    low, high = share_low(share.value, count), 1 - share_low(1 - share.value, count)
-    return Range(share.value, min(share.low, low), max(share.high, high))
 
 
 def headroom_of(setup: Setup, recorded: Prepared, outcome: Outcome) -> float:
@@ -106,7 +66,7 @@ def under(setup: Setup, load: Load) -> Setup:
 
 def fits(setup: Setup) -> bool:
     """Whether all users of its load can run at once."""
-    return not crowded(setup.load, setup.engine.request_cap, setup.engine.replicas)
+    return not crowded(setup.load, setup.limits.request_cap, setup.limits.replicas)
 
 
 def holding(load: Load, times: float, hold: Callable[[Sequence[tuple[Draw, Load]]], Sequence[bool]]) -> Range:

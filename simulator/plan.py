@@ -8,7 +8,8 @@ from simulator.capacity import check_costs
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.records import Drafting
-from simulator.serving.engines import DEFAULT_ENGINE, ENGINES
+from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import DEFAULT_ENGINE
 from simulator.setup import EngineLimits, check_seconds
 from simulator.sla import Sla
 
@@ -38,8 +39,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     seconds: float = 600.0
     """Seconds of simulated time, of every simulation in full length."""
     seed: int = 0
-    engine: str = DEFAULT_ENGINE
-    """That is to run what is recommended; `any` for all policies."""
+    engine: ServingEngine | None = DEFAULT_ENGINE
+    """That is to run what is recommended; None for all policies."""
     gpu_hour: float | None = None
     """Dollars for an hour of a GPU."""
     users: int | None = None
@@ -48,9 +49,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
         _ = self.limits
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine {self.engine}: there are {', '.join(ENGINES)}")
         check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
+
+    @property
+    def served_by(self) -> ServingEngine:
+        """The engine whose defaults are meant, the usual one where all policies are allowed."""
+        return self.engine or DEFAULT_ENGINE
+
+    @property
+    def most_running(self) -> int:
+        """Requests that run on a replica at most, at any load."""
+        return max(load.most_running(self.request_cap, self.replicas) for load in self.loads)
 
     @property
     def limits(self) -> EngineLimits:

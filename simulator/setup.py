@@ -9,7 +9,8 @@ from typing import Literal
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
 from simulator.load import Load
-from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.plain import cost_of
+from simulator.policies import PolicySpec
 from simulator.sla import Sla
 from simulator.traces import Trace
 
@@ -57,7 +58,7 @@ class Setup:
     """What a step takes."""
     believed: Profile | None = None
     """What the policy thinks a step takes; None knows the truth."""
-    engine: EngineLimits = EngineLimits()
+    limits: EngineLimits = EngineLimits()
     weights: Mapping[str, float] | None = None
     """Share of requests by domain; None takes responses as often as they were recorded."""
     prompt_tokens: int | None = None
@@ -74,7 +75,4 @@ class Setup:
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""
         profile = self.believed if believed and self.believed else self.profile
-        drafter = (
-            "none" if self.policy == NO_DRAFTER else trace.drafter
-        )  # the baseline walks any trace, and pays for no drafter
-        return profile.cost(drafter, trace.gamma, self.engine.request_cap, self.engine.step_tokens, kind=trace.kind)
+        return cost_of(profile, self.policy, trace, self.limits.request_cap, self.limits.step_tokens)

@@ -116,13 +116,13 @@ def _empty() -> Simulator:
     trace = Trace("none", (TracedResponse("none", "none", "none", 0, 1),), np.array([0, 1]), anchors)
     per_token = np.ones(9)
     cost = StepCost(per_token, per_token, np.ones((2, 2)), np.ones(2), 0.0, 0.0, 0.0, 0.0)
-    engine = EngineLimits(request_cap=1, step_tokens=8)
-    return Simulator(prepare(trace), Fixed(0), cost, engine, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
+    limits = EngineLimits(request_cap=1, step_tokens=8)
+    return Simulator(prepare(trace), Fixed(0), cost, limits, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
 
 
 def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator:
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
-    trace, engine = recorded.trace, setup.engine
+    trace, limits = recorded.trace, setup.limits
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
     cost = setup.cost(trace)
     believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
@@ -132,8 +132,8 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
         recorded,
         policy,
         cost,
-        engine,
-        engine.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
+        limits,
+        limits.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
         requests(mix, setup.load, np.random.default_rng(setup.seed)),
         users=users,
         seed=setup.seed,
@@ -167,7 +167,7 @@ def simulate(
     endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / slices
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
-    more, done_slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.engine.replicas
+    more, done_slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.limits.replicas
     while more and not (endless and done_slices == slices):
         done_slices += 1
         until_s = until_s + slice_s if done_slices > slices else done_slices * slice_s
@@ -224,7 +224,7 @@ class Simulator:
         recorded: Prepared,
         policy: Policy,
         cost: StepCost,
-        engine: EngineLimits,
+        limits: EngineLimits,
         kv_tokens: int,
         stream: Iterator[Records],
         *,
@@ -236,21 +236,21 @@ class Simulator:
         trace, gamma = recorded.trace, recorded.trace.gamma
         if policy.reads_confidences and trace.anchors.confidence is None:
             raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")
-        if engine.step_tokens <= engine.request_cap * (gamma + 1):
+        if limits.step_tokens <= limits.request_cap * (gamma + 1):
             raise InputError(
-                f"step_tokens {engine.step_tokens}: must be more than request_cap × (γ + 1) = "
-                f"{engine.request_cap * (gamma + 1)}, or prompts would never get a turn"
+                f"step_tokens {limits.step_tokens}: must be more than request_cap × (γ + 1) = "
+                f"{limits.request_cap * (gamma + 1)}, or prompts would never get a turn"
             )
         self.tables = recorded.tables
         self.cost = cost
-        self.rule: Rule = rule_of(policy, engine.request_cap, cost)
+        self.rule: Rule = rule_of(policy, limits.request_cap, cost)
         for known in (self.cost, self.rule.believed):  # compiled code does not check
             assert known.draft_s.shape[0] > gamma, "a cost table is too short for γ"
-            assert known.draft_s.shape[1] > engine.request_cap, "a cost table is too short for the request cap"
-            assert min(len(known.verify_s), len(known.eager_s)) > engine.step_tokens, "a cost table is too short for a step"
-        least_loaded = engine.router == "least_loaded"
-        self.limits = Limits(engine.request_cap, engine.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
-        self.state: State = new_state(self.limits, self.rule, engine.replicas, users, CHUNK, ROWS + engine.request_cap)
+            assert known.draft_s.shape[1] > limits.request_cap, "a cost table is too short for the request cap"
+            assert min(len(known.verify_s), len(known.eager_s)) > limits.step_tokens, "a cost table is too short for a step"
+        least_loaded = limits.router == "least_loaded"
+        self.limits = Limits(limits.request_cap, limits.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
+        self.state: State = new_state(self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap)
         self._stream, self._on_rows = stream, on_rows
         self._refill()
 

@@ -11,7 +11,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.serving.vllm import VLLM
+from simulator.serving.engine import ServingEngine
 from tuner.trial import Trial
 
 _BAR = 32
@@ -74,9 +74,9 @@ def bars(gains: Mapping[str, tuple[float, float]]) -> list[str]:
     return lines
 
 
-def whole_blocks(kinds: Mapping[str, str]) -> dict[str, bool]:
-    """Whether vLLM drafts a block whole or not at all, by the names of the drafters that it runs; `kinds` are theirs."""
-    return {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in VLLM.kinds}
+def whole_blocks(engine: ServingEngine, kinds: Mapping[str, str]) -> dict[str, bool]:
+    """Whether an engine drafts a block whole or not at all, by names of the drafters that it runs; `kinds` are theirs."""
+    return {name: not KINDS[kind].prefix for name, kind in kinds.items() if kind in engine.kinds}
 
 
 def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], replicas: int = 1) -> ByLoad | None:

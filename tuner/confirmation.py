@@ -22,7 +22,7 @@ from simulator.metrics import student_t
 from simulator.policies import NO_DRAFTER
 from simulator.records import Drafting
 from simulator.replay import replays_exactly
-from simulator.serving.vllm import VLLM
+from simulator.serving.engine import ServingEngine
 from tuner.names import Objective
 from tuner.objective import WANTED, Figures, Scenario, TrialJob
 from tuner.prompts import Part
@@ -40,12 +40,15 @@ SHARE, SHORTEST_S = 1 / 3, 60.0
 PART: Part = "confirmation"
 K_BY_BATCH = "k by batch"
 """The role of a table of k by batch size."""
-IN_VLLM = f"in {VLLM.name}"
-"""The role of what vLLM, for which winners are exported, runs in place of a scheduler that it does not have."""
 OVER_NONE = "over none"
 """The figure that is the gain over no speculation on the same draws, as a share."""
 FRONT = 6
 """Points of a Pareto front that are confirmed."""
+
+
+def in_engine(engine: ServingEngine) -> str:
+    """The role of what an engine runs in place of a scheduler that it does not have."""
+    return f"in {engine.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from harness.console import Watcher
 from results.store.database import Store
-from results.store.decisions import keep_decision
+from results.store.decisions import keep_decision, models_of
+from results.store.recordings import accepted_otherwise
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS as KIND_FACTS
 from simulator.load import Load
+from simulator.mix import Mix
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.serving.engines import ENGINES
-from simulator.serving.vllm import VLLM
+from simulator.recommendation import Question, decision_of
+from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, start
 from tuner.by_load import by_load, whole_blocks
-from tuner.confirmation import IN_VLLM, K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm
-from tuner.decision import Asked, decision_of
-from tuner.objective import Scenario
+from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
+from tuner.decision import StudyEvidence
+from tuner.objective import WANTED, Scenario
 from tuner.plan import StudyInputs, StudyPlan, space_of
 from tuner.prompts import TraceKey
 from tuner.search import Run, Search, runner, search
@@ -52,10 +54,9 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
 
 def check_served(plan: StudyPlan, found: StudyInputs) -> None:
     """Raise InputError where a load cannot be served without speculation: refused before anything is stored."""
-    recorded = prepare(found.traffic.trace(TraceKey("search", found.bare)))
+    recorded = prepare(found.traffic.trace(TraceKey("search", found.plain)))
     for load in plan.loads:
-        plainly = Configuration(found.bare, PolicySpec.fixed(0), plan.request_cap)
-        for setup, _ in scenario_of(plan, found, load).setups(plainly, plan.seconds, 0):
+        for setup, _ in scenario_of(plan, found, load).setups(Configuration.plain(plan.request_cap), plan.seconds, 0):
             start(setup, recorded, lambda rows: None)
 
 
@@ -79,7 +80,7 @@ def traces_of(found: StudyInputs) -> dict[TraceKey, Any]:
     """Every trace a study may simulate."""
     keys: list[TraceKey] = []
     for part in ("search", "confirmation"):
-        keys.append(TraceKey(part, found.bare))
+        keys.append(TraceKey(part, found.plain))
         for r in found.recorded:
             keys += [TraceKey(part, r.recording.showing(c)) for c in ("none", *r.confidences)]
     return {key: found.traffic.trace(key) for key in dict.fromkeys(keys)}
@@ -103,13 +104,13 @@ def carry_out(
     )
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
-    with runner(traces_of(found), found.bare, cluster, watcher.say) as run:
+    with runner(traces_of(found), found.plain, cluster, watcher.say) as run:
         searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
             able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
-            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap)]]
+            starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap, plan.served_by)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
@@ -137,12 +138,12 @@ def _keeper(
     return keep
 
 
-def starts_of(space: Space, cap: int) -> list[Configuration]:
-    """What an engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
+def starts_of(space: Space, cap: int, engine: ServingEngine) -> list[Configuration]:
+    """What the engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if VLLM.adaptive in space.kinds_of(r)]
-    return found + [Configuration(key.showing("raw"), PolicySpec(VLLM.adaptive), cap) for key in adaptive]
+    adaptive = [r.recording for r in space.recorded if engine.adaptive in space.kinds_of(r)]
+    return found + [Configuration(key.showing("raw"), PolicySpec(engine.adaptive), cap) for key in adaptive]
 
 
 def _finish(
@@ -154,13 +155,9 @@ def _finish(
     sensitive: list[dict[str, Any]] = []
     winners: dict[Load, Configuration] = {}
     decisions: list[Decision] = []
-    asked = Asked(
-        engine=plan.engine,
-        draws=plan.decision_draws,
-        traffic=found.traffic.trace(TraceKey(PART, found.bare)),
-        recorded=found.recorded,
-        most_running=max(load.most_running(plan.request_cap, plan.replicas) for load in plan.loads),
-    )
+    traffic = found.traffic.trace(TraceKey(PART, found.plain))
+    mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
+    models, note = models_of(studies.store.run(run_id)), accepted_otherwise(studies.store, run_id, plan.drafting)
     for_all = _table_for_all(plan, found, searched)
     for number, (load, trials) in enumerate(searched.items()):
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
@@ -170,7 +167,12 @@ def _finish(
             drafting=plan.drafting,
         )  # fmt: skip
         advance = functools.partial(watcher.advance, f"deciding {load.label}")
-        decisions.append(decision_of(studies.store, run_id, asked, what, trials, run, advance))
+        question = Question(
+            plan=plan, load=load, figure=WANTED[plan.objective][0], mix=mix, models=models, seconds=seconds,
+            draws=plan.decision_draws, note=note,
+        )  # fmt: skip
+        evidence = StudyEvidence(what, trials, found.recorded, plan.engine, run, advance)
+        decisions.append(decision_of(question, evidence))
         best = ranked(trials)
         if not best:
             continue
@@ -198,7 +200,7 @@ def _table_for_all(plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, 
     """One table of k by batch size for all the loads of a study of users; None where there is none, or one load."""
     if len(searched) < 2 or any(load.users is None for load in searched):
         return None
-    whole = whole_blocks(found.kinds)
+    whole = whole_blocks(plan.served_by, found.kinds)
     table = by_load({int(load.users or 0): trials for load, trials in searched.items()}, whole, plan.replicas)
     return None if table is None else table.configuration
 
@@ -211,8 +213,8 @@ def _beside(
 
     `for_all` is the table for all the loads of the study, which stands for the one that was worked out for a recording.
     """
-    engine = ENGINES[plan.engine]
-    able = None if engine is None else (NO_DRAFTER.name, *engine.policies)
+    engine = plan.served_by
+    able = None if plan.engine is None else engine.policies
     beside = [("default" if able is None or c.policy.name in able else "scheduler", c) for c in chosen]
     walked = winner.recording.showing("none")
     if for_all is not None:
@@ -221,10 +223,10 @@ def _beside(
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
             beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
-    if winner.policy.reads_confidences and winner.policy.name not in VLLM.policies:
-        theirs = replace(winner, policy=PolicySpec(VLLM.adaptive), recording=walked.showing("raw"))
+    if winner.policy.reads_confidences and winner.policy.name not in engine.policies:
+        theirs = replace(winner, policy=PolicySpec(engine.adaptive), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))
-        beside.append((IN_VLLM, theirs))
+        beside.append((in_engine(engine), theirs))
     bounds = [Configuration(r.recording, PolicySpec("oracle"), plan.request_cap) for r in found.recorded]
     return [*beside, *(("bound", c) for c in bounds)]

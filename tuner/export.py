@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness.vllm.speculative import check
 from results.store.database import Store
-from results.store.decisions import serving_of
+from results.store.decisions import models_of
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import refused, sentences
@@ -23,10 +23,11 @@ from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.serving.command import Serving, batch_rows, speculative_fields
+from simulator.recommendation import serving_of
+from simulator.serving.command import Models, Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
-from tuner.confirmation import IN_VLLM, K_BY_BATCH, OVER_NONE
+from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
 from tuner.stored import AtLoad, Row, StoredStudy, read_study
@@ -61,11 +62,10 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
             check(decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
-    run = store.run(study.run_id)
     winner = won[load].configuration(study.plan.drafting, study.kinds)
     if reason and refused(VLLM, winner):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
-    made = serving(winner, found, study, run)
+    made = serving(winner, found, study, models_of(store.run(study.run_id)))
     checked = check(made.speculative)
     where = " and for ".join(each.label for each in won)
     expected = "; ".join(map(_expected, won.values()))
@@ -82,14 +82,14 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
 def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:
     """The winners of all loads, or at one, ready for JSON. Raises InputError where no load that was asked for has one."""
     study = read_study(store, study_id)
-    run, plan = store.run(study.run_id), study.plan
+    models, plan = models_of(store.run(study.run_id)), study.plan
     asked = [(load, study.loads[load], study.loads[load].winner) for load in _chosen(study, users)]
     if all(winner is None for *_, winner in asked):
         raise InputError(_no_winner(study, [load for load, *_ in asked]))
     return {
         "study": study_id, "hardware": study.hardware, "target": study.target or "MODEL",
         "replicas": plan.replicas, "drafting": plan.drafting, "step_tokens": plan.step_tokens,
-        "winners": [_exported(load, found, winner, study, run) for load, found, winner in asked if winner is not None],
+        "winners": [_exported(load, found, winner, study, models) for load, found, winner in asked if winner is not None],
         "without_winner": [str(load) for load, _, winner in asked if winner is None],
     }  # fmt: skip
 
@@ -102,22 +102,19 @@ def _commented(head: Sequence[str], command: str) -> str:
     return "\n".join([*(f"# {line}" for line in wrapped), command])
 
 
-def serving(winner: Configuration, found: AtLoad, study: StoredStudy, run: Mapping[str, Any]) -> Serving:
-    """vLLM's closest to a configuration, its models called as the row of `runs` calls them. Raises InputError."""
+def serving(winner: Configuration, found: AtLoad, study: StoredStudy, models: Models) -> Serving:
+    """vLLM's closest to a configuration. Raises InputError."""
     plan = study.plan
     kind, notes, fields = winner.recording.kind, list[str](), dict[str, Any]()
     if winner.policy != NO_DRAFTER:
         if kind not in VLLM.kinds:
             raise InputError(f"drafter {winner.recording.drafter}: vLLM has no method for {kind}; export with --format json")
-        fields, notes = _closest(winner, found, searched(study))
-        if not KINDS[kind].one_hot and (run["sampling"].get("temperature") or 0) > 0:
+        fields, notes = _closest(winner, found, study.plan.most_running)
+        if not KINDS[kind].one_hot and models.temperature:
             notes.append(_DRAFTING_NOTES[plan.drafting])
     if plan.kv_capacity_tokens:
         notes.append(f"context capacity: simulated with {plan.kv_capacity_tokens} tokens; vLLM takes what memory is left")
-    made = serving_of(
-        run, VLLM, winner, model=plan.profile.model, drafting=plan.drafting, step_tokens=plan.step_tokens,
-        gpus=plan.profile.gpus, replicas=plan.replicas, most_running=searched(study), fields=fields,
-    )  # fmt: skip
+    made = serving_of(plan, VLLM, models, winner, fields)
     return dataclasses.replace(made, notes=(*made.notes, *notes))
 
 
@@ -140,7 +137,7 @@ def _closest(winner: Configuration, found: AtLoad, most: int) -> tuple[dict[str,
         note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
         return speculative_fields(VLLM, gamma, table, most), [note + lost]
     assert policy.reads_confidences, winner
-    _, lost = _in_place(found, IN_VLLM)
+    _, lost = _in_place(found, in_engine(VLLM))
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
@@ -164,25 +161,20 @@ def _lost(gain: float) -> float:
     return 1 - 1 / (1 + gain)
 
 
-def searched(study: StoredStudy) -> int:
-    """The most requests that ran on a replica in any load of a study."""
-    return max(load.most_running(study.plan.request_cap, study.plan.replicas) for load in study.loads)
-
-
-def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, run: Mapping[str, Any]) -> dict[str, Any]:
+def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: Models) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
     winner = row.configuration(study.plan.drafting, study.kinds)
     table = found.confirmed(K_BY_BATCH)
     closest: dict[str, Any] | None
     try:
-        made = serving(winner, found, study, run)
+        made = serving(winner, found, study, models)
     except InputError as error:
         closest, notes = None, [str(error)]
     else:
         speculative = made.speculative
         closest = {"speculative_config": speculative, "command": made.command, "checked": check(speculative)}
         notes = list(made.notes)
-    most = min(winner.request_cap, searched(study))
+    most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
@@ -209,20 +201,16 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     )
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
-    run = store.run(study.run_id)
     studies = Studies(store)
     trials = {
         int(load.users or 0): [Trial.read(r, plan.drafting, study.kinds) for r in studies.trials(study.study_id, str(load))]
         for load in study.loads
     }
-    found = by_load(trials, whole_blocks(study.kinds), plan.replicas)
+    found = by_load(trials, whole_blocks(VLLM, study.kinds), plan.replicas)
     if found is None:
         return ""
     recording = found.recording
-    made = serving_of(
-        run, VLLM, found.configuration, model=plan.profile.model, drafting=plan.drafting,
-        step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas,
-    )  # fmt: skip
+    made = serving_of(plan, VLLM, models_of(store.run(study.run_id)), found.configuration)
     confirmed = confirmed_gains(study, found.policy)
     whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
     head = [

@@ -11,22 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.configuration import Configuration
-from simulator.decision import Draw
+from simulator.decision import Draw, Figure
 from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
-from simulator.records import NO_RECORDING, Recording
+from simulator.plain import walked
+from simulator.records import Recording
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Prepared, prepare, redrawn, simulate
 from simulator.sla import Sla, promises
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey
 
-WANTED: dict[str, tuple[str, ...]] = {
+WANTED: dict[str, tuple[Figure, ...]] = {
     "throughput": ("throughput",), "tps": ("tps",), "goodput": ("goodput",), "pareto": ("throughput", "tps"),
 }  # fmt: skip
-"""Figures to make as large as can be."""
+"""Figures to make as large as can be; decisions are about the first."""
 KEEPS_UP = "keeps up"
 """The figure that is 0 under overload, where ever more requests wait; and the constraint that it be 1."""
 _NOBODY = 1.0
@@ -52,9 +53,9 @@ class Scenario:
 
     def setups(self, configuration: Configuration, seconds: float, seed: int) -> list[tuple[Setup, float]]:
         """A simulation for each single load, and the weight of its figures."""
-        engine = replace(self.limits, request_cap=configuration.request_cap)
+        limits = replace(self.limits, request_cap=configuration.request_cap)
         common = Setup(
-            load=self.load, policy=configuration.policy, profile=self.profile, engine=engine, weights=self.weights,
+            load=self.load, policy=configuration.policy, profile=self.profile, limits=limits, weights=self.weights,
             prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
         return [(replace(common, load=load), weight) for load, weight in self.load.parts]
@@ -92,9 +93,9 @@ class TrialJob(NamedTuple):
 class TrialWorker:
     """Runs jobs; as a Ray actor or here. The same seed asks every configuration for the same."""
 
-    def __init__(self, traces: dict[TraceKey, Any], bare: Recording) -> None:
-        """Traces, or references to them in Ray's object store; `bare` is the recording that `none` walks."""
-        self._traces, self._bare = traces, bare
+    def __init__(self, traces: dict[TraceKey, Any], plain: Recording) -> None:
+        """Traces, or references to them in Ray's object store; `plain` is the recording that plain decoding walks."""
+        self._traces, self._plain = traces, plain
         self._prepared: dict[tuple[TraceKey, int | None], Prepared] = {}
 
     def run(self, job: TrialJob, number: int = 0) -> tuple[Figures | str, float]:
@@ -111,9 +112,7 @@ class TrialWorker:
         return simulate(setup, recorded) if job.vary is None else drawn(setup, recorded, job.vary)
 
     def _recorded(self, job: TrialJob) -> Prepared:
-        c = job.configuration
-        walked = self._bare if c.recording == NO_RECORDING else c.recording
-        key = TraceKey(job.part, walked)
+        key = TraceKey(job.part, walked(job.configuration.recording, [self._plain]))
         if (key, job.draw) not in self._prepared:
             if (key, None) not in self._prepared:
                 self._prepared[key, None] = prepare(self._trace(key))

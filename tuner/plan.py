@@ -15,11 +15,11 @@ from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.mix import Mix
+from simulator.plain import walked
 from simulator.plan import Plan
 from simulator.policies import PolicySpec
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 from simulator.serving.command import cannot_run
-from simulator.serving.engines import ENGINES
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.names import SAMPLERS, Objective
 from tuner.prompts import TraceKey, Traffic
@@ -69,9 +69,9 @@ class StudyInputs:
     """By recording, showing no confidences, the k-by-batch policy worked out for it."""
 
     @property
-    def bare(self) -> Recording:
-        """The recording that `none` walks."""
-        return bare_of(self.recorded, self.recordings)
+    def plain(self) -> Recording:
+        """The recording that plain decoding walks."""
+        return _plain(self.recorded, self.recordings)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -79,9 +79,9 @@ class StudyInputs:
         return {recording.drafter: recording.kind for recording in self.recordings.keys}
 
 
-def bare_of(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
-    """The recording that `none` walks: the first that can be chosen, or the first of all."""
-    return recorded[0].recording if recorded else recordings.keys[0]
+def _plain(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
+    """The recording that plain decoding walks: one that can be chosen, before any other."""
+    return walked(NO_RECORDING, [*(r.recording for r in recorded), *recordings.keys])
 
 
 def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -> StudyInputs:
@@ -89,7 +89,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
     profile, recordings = plan.profile, Recordings(store, run_id, plan.drafting)
     say_model(store, run_id, profile, watcher)
     known = list(dict.fromkeys(key.drafter for key in recordings.keys))
-    if unknown := [d for d in plan.drafters or [] if d not in known and d != "none"]:
+    if unknown := [d for d in plan.drafters or [] if d not in known and d != NO_RECORDING.drafter]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
     if not recordings.keys:
         raise InputError(f"run {run_id}: has no dense recordings; `harness record` makes them")
@@ -105,7 +105,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
                 raise
             watcher.say(f"{name} γ={gamma}: left out: {error}")
             continue
-        engine = ENGINES[plan.engine]
+        engine = plan.engine
         lacks = "" if engine is None else cannot_run(engine, key, PolicySpec.fixed(gamma), 1, target=source)
         if lacks:
             said = f"{lacks}; --engine any tries it all the same"
@@ -117,9 +117,9 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
         recorded.append(Recorded(key, recordings.offered(key), whole))
         if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
             watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
-    bare = bare_of(recorded, recordings)
-    traffic = Traffic(recordings, [r.recording for r in recorded] or [bare])
-    weights = traffic.shares(bare, plan.weights)
+    plain = _plain(recorded, recordings)
+    traffic = Traffic(recordings, [r.recording for r in recorded] or [plain])
+    weights = traffic.shares(plain, plan.weights)
     tables = {r.recording: _table(plan, profile, traffic, weights, r) for r in recorded}
     return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
 
@@ -138,10 +138,9 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
 
 def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
     """Kinds of policies to search: as asked, or those that the engine runs."""
-    engine = ENGINES[plan.engine]
     if plan.kinds:
         return tuple(plan.kinds)
-    return KINDS if engine is None else tuple(kind for kind in KINDS if kind in engine.policies)
+    return KINDS if plan.engine is None else tuple(kind for kind in KINDS if kind in plan.engine.policies)
 
 
 def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:

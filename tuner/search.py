@@ -32,12 +32,12 @@ Run = Callable[[Sequence[TrialJob]], list[Result]]
 
 @contextmanager
 def runner(
-    traces: dict[TraceKey, Trace], bare: Recording, cluster: Cluster | None, say: Callable[[str], None]
+    traces: dict[TraceKey, Trace], plain: Recording, cluster: Cluster | None, say: Callable[[str], None]
 ) -> Iterator[Run]:
     """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
     ready(say)
     if cluster is None:
-        worker = TrialWorker(dict(traces), bare)
+        worker = TrialWorker(dict(traces), plain)
         yield lambda jobs: [worker.run(job) for job in jobs]
         return
     from harness.cluster import Pool, joined
@@ -45,7 +45,7 @@ def runner(
     with joined(cluster):
         import ray  # after what `joined` tells it
 
-        pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, bare), say)
+        pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, plain), say)
 
         def run(jobs: Sequence[TrialJob]) -> list[Result]:
             found: list[Result | None] = [None] * len(jobs)

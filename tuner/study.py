@@ -20,7 +20,6 @@ from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
 from simulator.load import RecordedArrivals
 from simulator.records import Drafting
-from simulator.serving.vllm import VLLM
 from tuner.plan import StudyPlan, space_of, study_inputs
 
 if TYPE_CHECKING:  # ray takes seconds
@@ -33,10 +32,10 @@ def start_study(
 ) -> str:  # fmt: skip
     """Search, confirm and store what is planned; returns the study's id. Raises InputError.
 
-    Without `drafting`, drafts are chosen as vLLM does, which winners are exported for.
+    Without `drafting`, drafts are chosen as the engine does that is to run what is found.
     """
     store.prepare()
-    drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=VLLM.drafting)
+    drafting = choose_drafting(store, run_id, drafting, watcher.say, engine=plan.served_by.drafting)
     plan = msgspec.structs.replace(plan, drafting=drafting)
     found = study_inputs(store, run_id, plan, watcher)
     for load in plan.loads:  # refuse before anything is stored

@@ -8,88 +8,109 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
-from results.store.decisions import served, serving_of
+from results.store.decisions import models_of
 from results.store.recordings import Recordings, accepted_otherwise
 from results.store.rows import keeps_promise
-from simulator.capacity import MOST_TRIED, crowded, enough, falls_short, needed, too_few
+from simulator.capacity import MOST_TRIED, enough, too_few
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Figure, Range, Simulated, choose, decide, refused, settle
-from simulator.draws import HOLDING, counted_share, draws_for, fits, headroom_of, holding, sample, seconds_for, under, varied
+from simulator.decision import Choice, Decision, Draw, Figure, Range, Sampled, Simulated, refused
+from simulator.draws import HOLDING, fits, headroom_of, holding, sample, under, varied
 from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
-from simulator.policies import NO_DRAFTER
+from simulator.plain import walked
+from simulator.recommendation import Near, Question, decision_of
 from simulator.records import Recording
-from simulator.serving.engines import ENGINES
+from simulator.serving.command import Models
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, simulate
-from simulator.sla import Sla, attained, promises
+from simulator.sla import Sla, promises
 
 Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
 """Points of a sweep, and their rows of `simulations`."""
 
 
-def decision_of(
+def sweep_decision(
     store: Store, run_id: str, plan: SweepPlan, rows: Rows, recordings: Recordings, watcher: Watcher
 ) -> Decision | None:
     """The decision of a sweep; None where nothing came to a result."""
-    engine = ENGINES[plan.engine]
     found = [(point, row) for point, row in rows if row["throughput"] is not None and row["lossless"]]
     if not found:
         return None
     load = _load(found, bool(plan.slas))
     figure: Figure = "tps" if load.users is None else "throughput"
     here = [(point, row) for point, row in found if point.setup.load == load]
-    stored = store.run(run_id)
-    mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
-    stub = Decision.about(
-        engine=plan.engine if engine is None else engine.name, profile=plan.profile, load=load, replicas=plan.replicas,
-        slas=plan.slas, figure=figure, traffic=mix.words(load), temperature=stored["sampling"].get("temperature"),
-    )  # fmt: skip
-    if short := _too_short(here, plan):
-        return stub.without(short)
-    at = [(point, row) for point, row in here if row[figure] is not None]
-    if not at:  # nobody got a second token
+    evidence = SweepEvidence(plan, load, figure, here, recordings, models_of(store.run(run_id)), watcher)
+    if not evidence.at and not evidence.too_short:  # nobody got a second token
         return None
-    source = str(stored["target"].get("source") or "")
-    candidates = dict.fromkeys(_candidate(point) for point, _ in at)
-    simulated = [_simulated(at, candidate, figure) for candidate in candidates]
-    chosen = choose(simulated, engine, source, load=load, replicas=plan.replicas)
-    if otherwise := accepted_otherwise(store, run_id, plan.drafting):
-        stub = msgspec.structs.replace(stub, notes=[otherwise])
-    if isinstance(chosen, str):
-        able = [c for c in candidates if engine is None or not refused(engine, c, source)]
-        return stub.without(chosen + _closest(at, able, recordings, plan))
-    if load.users is None and any(row["keeps_up"] is None for point, row in at if _candidate(point) == chosen.run):
-        return stub.without(_open(load, plan))
-    throughput = max(float(row["throughput"]) for _, row in at) * plan.profile.gpus * plan.replicas
-    seconds = seconds_for(load, throughput, plan.seconds, mix.mean_lengths()[1], needed(plan.slas))
-    tokens = seconds * throughput
-    if isinstance(load, RecordedArrivals):
-        tokens = float(load.requests.output_tokens.sum())
-    draws = draws_for(tokens, plan.draws)
-    tasks = _tasks(chosen, at, recordings, seconds)
-    sampled = sample(tasks, draws, figure, lambda done, total: watcher.advance("deciding", done, total))
-    chosen = settle(chosen, sampled, draws, arrivals_set=load.users is None and figure != "tps")
-    decision = decide(stub, chosen, sampled, draws, engine)
-    decision = msgspec.structs.replace(decision, attained=_counted(decision, chosen.run, at, plan))
-    waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
-    if plan.slas and plan.headroom is not False and not decision.reason and not waiting:
-        searched = next((row["headroom"] for point, row in at if _candidate(point) == chosen.run), None)
-        decision = msgspec.structs.replace(decision, holds=_holds(*tasks[chosen.run], searched, plan, watcher))
-    if engine is None or decision.reason:
-        return decision
-    serving = serving_of(
-        stored, engine, chosen.run, model=plan.profile.model, drafting=plan.drafting,
-        step_tokens=plan.step_tokens, gpus=plan.profile.gpus,
-        replicas=plan.replicas,
-        most_running=max(asked.most_running(plan.request_cap, plan.replicas) for asked in plan.loads),
+    mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
+    question = Question(
+        plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds, draws=plan.draws,
+        note=accepted_otherwise(store, run_id, plan.drafting),
     )  # fmt: skip
-    return served(decision, serving)
+    return decision_of(question, evidence)
+
+
+class SweepEvidence:
+    """What a sweep has simulated at a load, as `Evidence`."""
+
+    def __init__(
+        self, plan: SweepPlan, load: Load, figure: Figure, here: Rows, recordings: Recordings, models: Models,
+        watcher: Watcher,
+    ) -> None:  # fmt: skip
+        """`here` are the points and rows at the load, of what is lossless."""
+        self.plan, self.load, self.figure, self.models = plan, load, figure, models
+        self.too_short = _too_short(here, plan)
+        self.at = [(point, row) for point, row in here if row[figure] is not None]
+        self.simulated = [_simulated(self.at, c, figure) for c in dict.fromkeys(point.configuration for point, _ in self.at)]
+        self._recordings, self._watcher = recordings, watcher
+        self._tasks: dict[Configuration, tuple[Setup, Prepared]] = {}
+
+    def closest(self) -> Near | None:
+        """See `Evidence`."""
+        plan, engine = self.plan, self.plan.engine
+        able = [(p, r) for p, r in self.at if engine is None or not refused(engine, p.configuration, self.models.target)]
+        if not able or any(keeps_promise(row) for _, row in self.at):
+            return None
+        point, row = max(able, key=lambda one: _closeness(one[1], plan.slas))
+        recorded = prepare(self._recordings.trace(point.recording))
+        times = row["headroom"]
+        if times is None and plan.headroom is not False:
+            times = headroom_of(point.setup, recorded, simulate(point.setup, recorded))
+        return Near(point.configuration, row["attained"], row["keeps_up"] is False, times)
+
+    def unsure(self, run: Configuration) -> str:
+        """See `Evidence`."""
+        told = self.load.users is not None or all(row["keeps_up"] is not None for row in self._rows(run))
+        return "" if told else _open(self.load, self.plan)
+
+    def scheduled(self, run: Configuration) -> None:
+        """None: what was not asked for is not simulated."""
+
+    def throughput(self, run: Configuration) -> float:
+        """See `Evidence`."""
+        return max(float(row["throughput"]) for _, row in self.at) * self.plan.profile.gpus * self.plan.replicas
+
+    def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled]:
+        """See `Evidence`."""
+        self._tasks = _tasks(choice, self.at, self._recordings, seconds)
+        return sample(self._tasks, draws, self.figure, lambda done, total: self._watcher.advance("deciding", done, total))
+
+    def finished(self, run: Configuration) -> float:
+        """See `Evidence`."""
+        return sum(int(row["finished"]) for row in self._rows(run))
+
+    def times_held(self, run: Configuration) -> Range | None:
+        """See `Evidence`."""
+        if self.plan.headroom is False:
+            return None
+        searched = next((row["headroom"] for row in self._rows(run)), None)
+        return _holds(*self._tasks[run], searched, self.plan, self._watcher)
+
+    def _rows(self, run: Configuration) -> list[Mapping[str, Any]]:
+        return [row for point, row in self.at if point.configuration == run]
 
 
 def _too_short(here: Rows, plan: SweepPlan) -> str:
@@ -99,7 +120,7 @@ def _too_short(here: Rows, plan: SweepPlan) -> str:
     load = here[0][0].setup.load
     finished = Counter[Configuration]()
     for point, row in here:
-        finished[_candidate(point)] += int(row["finished"])
+        finished[point.configuration] += int(row["finished"])
     if not enough(least := min(finished.values()), plan.slas):
         return too_few(least, plan.slas, load, plan.seconds)
     able = not plan.slas or any(keeps_promise(row) for _, row in here)  # what breaks it does so whether it keeps up or not
@@ -112,32 +133,6 @@ def _open(load: Load, plan: SweepPlan) -> str:
     """That nobody knows whether what arrives is answered."""
     more = "give a longer log" if isinstance(load, RecordedArrivals) else f"give more --seconds than {plan.seconds:g}"
     return f"too short to tell whether what arrives is answered: {more}"
-
-
-def _closest(at: Rows, able: Sequence[Configuration], recordings: Recordings, plan: SweepPlan) -> str:
-    """Who of the `able` is closest to a promise that nothing keeps, and how much of the load it holds; else empty."""
-    if not plan.slas or not able or any(keeps_promise(row) for _, row in at):
-        return ""
-    point, row = max(((p, row) for p, row in at if _candidate(p) in able), key=lambda one: _closeness(one[1], plan.slas))
-    recorded = prepare(recordings.trace(point.recording))
-    times = row["headroom"]
-    if times is None and plan.headroom is not False:
-        times = headroom_of(point.setup, recorded, simulate(point.setup, recorded))
-    kept = [
-        f"{promise.name}: {attained(promise.name, row['attained'].get(promise.name), None)}"
-        for promise in promises(plan.slas)
-    ]
-    if row["keeps_up"] is False:
-        kept = ["ever more requests wait"]
-    return "; " + falls_short(str(_candidate(point)), kept, times, plan.replicas)
-
-
-def _counted(decision: Decision, run: Configuration, at: Rows, plan: SweepPlan) -> dict[str, Range]:
-    """What becomes of each promise, no surer than the requests of the simulation at hand can tell."""
-    own = [int(row["finished"]) for point, row in at if _candidate(point) == run]
-    finished = sum(own) or min(int(row["finished"]) for _, row in at)  # the engine's default may not have been asked for
-    shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
-    return {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
 
 
 def _closeness(row: Mapping[str, Any], slas: Sequence[Sla]) -> tuple[bool, float, float]:
@@ -172,17 +167,9 @@ def _load(found: Rows, promised: bool) -> Load:
     return max((load for load in loads if count[load] == max(count.values())), key=size)
 
 
-def _candidate(point: SweepPoint) -> Configuration:
-    if point.setup.policy == NO_DRAFTER:
-        return Configuration.plain(point.setup.engine.request_cap)
-    policy = point.setup.policy
-    recording = point.recording if policy.reads_confidences else point.recording.showing("none")
-    return Configuration(recording, policy, point.setup.engine.request_cap)
-
-
 def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
-    rows = [row for point, row in at if _candidate(point) == candidate]
+    rows = [row for point, row in at if point.configuration == candidate]
     value = sum(float(row[figure]) for row in rows) / len(rows)
     keeps_up = all(row["keeps_up"] is not False for row in rows)
     return Simulated(candidate=candidate, value=value, kept=all(keeps_promise(row) for row in rows), keeps_up=keeps_up)
@@ -190,12 +177,11 @@ def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:
     """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
-    points = {_candidate(point): point for point, _ in at}
+    points = {point.configuration: point for point, _ in at}
     like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}
     for candidate in chosen.all:
         point = points.get(candidate)
-        recording = like.recording if candidate.policy == NO_DRAFTER else candidate.recording
-        recording = recording if point is None else point.recording
+        recording = walked(candidate.recording, [like.recording]) if point is None else point.recording
         if recording not in prepared:
             prepared[recording] = prepare(recordings.trace(recording))
         setup = like.setup if point is None else point.setup

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from results.store.recordings import Recordings
+from simulator.configuration import Configuration
 from simulator.decision import DRAWS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
+from simulator.plain import used, walked
 from simulator.plan import Plan
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 from simulator.setup import Setup
 
 FEW = 6
@@ -53,27 +55,31 @@ class SweepPoint:
     """One simulation of a sweep."""
 
     number: int
-    drafter: str
-    """`none` for the policy none, whatever the trace it walks."""
     recording: Recording
     """What it walks, and what its policy is shown."""
     setup: Setup
     headroom: bool = False
     """Whether to search how many times its load is held."""
 
+    @property
+    def configuration(self) -> Configuration:
+        """What is run."""
+        policy = self.setup.policy
+        return Configuration(used(self.recording, policy), policy, self.setup.limits.request_cap)
+
 
 def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> list[SweepPoint]:
     """Every simulation of a sweep, in an order that depends on the plan alone. Raises InputError if there is none."""
-    engine, found = replace(plan.limits, router=plan.router), list[SweepPoint]()
-    for drafter, recording, policy in _who(plan, recordings, say):
+    limits, found = replace(plan.limits, router=plan.router), list[SweepPoint]()
+    for recording, policy in _who(plan, recordings, say):
         for load in dict.fromkeys(plan.loads):
             for seed in range(plan.seed, plan.seed + plan.replications):
                 setup = Setup(
-                    load=load, policy=policy, profile=plan.profile, believed=plan.believed, engine=engine,
+                    load=load, policy=policy, profile=plan.profile, believed=plan.believed, limits=limits,
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
                     seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
-                found.append(SweepPoint(len(found), drafter, recording, setup))
+                found.append(SweepPoint(len(found), recording, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
     return [replace(point, headroom=_headroom(plan, found, point.setup.load)) for point in found]
@@ -88,24 +94,23 @@ def _headroom(plan: SweepPlan, every: Sequence[SweepPoint], load: Load) -> bool:
     return sum(point.setup.load.users is None for point in every) <= FEW
 
 
-def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> Iterator[tuple[str, Recording, PolicySpec]]:
-    """(drafter, recording, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
+def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> Iterator[tuple[Recording, PolicySpec]]:
+    """(recording, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
     known = list(dict.fromkeys(key.drafter for key in recordings.keys))
     if unknown := [d for d in plan.drafters or [] if d not in known]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
-    bare, longest = False, max((key.gamma for key in recordings.keys), default=0)
+    longest = max((key.gamma for key in recordings.keys), default=0)
     if beyond := [str(policy) for policy in plan.policies or [] if (policy.k or 0) > longest]:
         raise InputError(f"policy {beyond[0]}: verifies more than was drafted; the longest block recorded has γ = {longest}")
-    for key in recordings.keys:
+    wanted = [key for key in recordings.keys if not plan.drafters or key.drafter in plan.drafters]
+    chosen, plainly = [recordings.best(key, plan.confidences) for key in wanted], False
+    for key in chosen:
         name, gamma = key.drafter, key.gamma
-        if plan.drafters and name not in plan.drafters:
-            continue
-        best = recordings.best(key, plan.confidences)
         for policy in plan.policies or [NO_DRAFTER, PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler")]:
             if policy == NO_DRAFTER:
-                if not bare:
-                    yield "none", best, policy
-                bare = True
+                if not plainly:
+                    yield walked(NO_RECORDING, chosen), policy
+                plainly = True
                 continue
             try:
                 plan.profile.cost(name, gamma, 1, gamma + 2, kind=key.kind)
@@ -117,4 +122,4 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
                     raise
                 say(f"{name} γ={gamma} {policy}: left out: {error}")
                 continue
-            yield name, recording, policy
+            yield recording, policy

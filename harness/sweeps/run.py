@@ -15,7 +15,6 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import read_plan
 from results.store.subjects import SWEEP
 from simulator.records import Drafting
-from simulator.serving.vllm import VLLM
 
 if TYPE_CHECKING:  # these take seconds
     from harness.sweeps.sensitivity import BreakEven, Objective
@@ -26,9 +25,10 @@ IN_PROCESS = 32
 
 
 def drafting_as(plan: SweepPlan, store: Store, run_id: str, asked: Drafting | None, watcher: Watcher) -> SweepPlan:
-    """A plan drafting as asked; without, as vLLM does where its policy is among those to simulate."""
-    engine: Drafting = VLLM.drafting if any(p.name == VLLM.adaptive for p in plan.policies or []) else "sampled"
-    return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=engine))
+    """A plan drafting as asked; without, as its engine does where that one's policy is among those to simulate."""
+    engine, policies = plan.served_by, plan.policies or []
+    way: Drafting = engine.drafting if any(p.name == engine.adaptive for p in policies) else "sampled"
+    return msgspec.structs.replace(plan, drafting=choose_drafting(store, run_id, asked, watcher.say, engine=way))
 
 
 def run_sweep(
@@ -44,7 +44,7 @@ def run_sweep(
 ) -> str:
     """Simulate a plan; returns the sweep's id. Raises InputError.
 
-    Without `drafting`, drafts are sampled, or chosen as vLLM does where its policy is among those asked for.
+    Without `drafting`, drafts are sampled, or chosen as the plan's engine does where its policy is among those asked for.
     """
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     return _carry_out(store, run_id, plan, watcher, None, actors, ray_address, rows)

@@ -23,6 +23,7 @@ from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
 from simulator.hardware.whatif import accepting, confident, slower
 from simulator.load import Load, Users
+from simulator.records import NO_RECORDING
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, ready, simulate
 
@@ -178,7 +179,8 @@ def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
 
 
 def _name(point: SweepPoint) -> str:
-    return "none" if point.drafter == "none" else f"{point.drafter} γ={point.recording.gamma} {point.setup.policy}"
+    r, policy = point.configuration.recording, point.setup.policy
+    return str(policy) if r == NO_RECORDING else f"{r.drafter} γ={r.gamma} {policy}"
 
 
 def sensitivities(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.console import Watcher
-from harness.sweeps.decision import decision_of
+from harness.sweeps.decision import sweep_decision
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import keep_decision
@@ -152,7 +152,7 @@ def _finish(
     if plan.draws:
         stored = {int(row["point"]): row for row in store.simulations(sweep_id)}
         simulated = [(point, stored[point.number]) for point in every if point.number in stored]
-        decision = decision_of(store, run_id, plan, simulated, recordings, watcher)
+        decision = sweep_decision(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:
             keep_decision(store, sweep_id, decision)
 
@@ -187,16 +187,16 @@ def _while_slow(watcher: Watcher) -> Callable[[float], None]:
 
 
 def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, walked = point.setup, point.recording
+    setup, walked, used = point.setup, point.recording, point.configuration.recording
     policy, load = setup.policy, setup.load
     exact = replays_exactly(policy, recordings.trace(walked.showing("none")).drafting)
     row: dict[str, Any] = {
         "point": point.number, "profile_hash": setup.profile.digest,
-        "believed_hash": setup.believed and setup.believed.digest, "drafter": point.drafter, "gamma": walked.gamma,
-        "confidences": walked.confidences if policy.reads_confidences else "none", "policy": str(policy),
+        "believed_hash": setup.believed and setup.believed.digest, "drafter": used.drafter, "gamma": walked.gamma,
+        "confidences": used.confidences, "policy": str(policy),
         "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
         "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
-        "engine": dataclasses.asdict(setup.engine), "seed": setup.seed, "wall_s": wall_s,
+        "engine": dataclasses.asdict(setup.limits), "seed": setup.seed, "wall_s": wall_s,
     }  # fmt: skip
     if isinstance(result, str):
         return row | {"error": result}

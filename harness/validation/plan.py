@@ -9,8 +9,9 @@ from typing import Any
 
 from results.store.recordings import Recordings
 from simulator.errors import InputError
+from simulator.plain import used
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Confidences, Drafting, Recording
+from simulator.records import NO_RECORDING, Drafting, Recording
 
 
 def pair_of(run: Mapping[str, Any]) -> str:
@@ -25,18 +26,16 @@ def pair_of(run: Mapping[str, Any]) -> str:
 class LivePoint:
     """One setting of the live engine."""
 
-    drafter: str
-    gamma: int
-    """Tokens that the drafter drafts in a round; 0 for `none`."""
+    recording: Recording
+    """Of what drafts, and the confidences the policy is shown; `NO_RECORDING` for `none`."""
     policy: PolicySpec
-    confidences: Confidences
-    """Which confidences the policy is shown."""
     users: int
 
     def row(self) -> dict[str, Any]:
         """The point's part of a row of `validations`."""
+        r = self.recording
         return {
-            "drafter": self.drafter, "gamma": self.gamma, "policy": str(self.policy), "confidences": self.confidences,
+            "drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences,
             "users": self.users,
         }  # fmt: skip
 
@@ -78,21 +77,18 @@ def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoin
     largest: dict[str, Recording] = {}
     for key in recordings.keys:
         largest[key.drafter] = max(key, largest.get(key.drafter, key), key=lambda r: r.gamma)
-    gammas = {name: key.gamma for name, key in largest.items()}
-    if not gammas:
+    if not largest:
         raise InputError("the run has no dense recording to simulate from")
-    if unknown := [d for d in plan.drafters or () if d not in (*gammas, "none")]:
-        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(gammas)}")
-    points = []
-    for name, gamma in {"none": 0, **gammas}.items():
+    if unknown := [d for d in plan.drafters or () if d not in (*largest, NO_RECORDING.drafter)]:
+        raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(largest)}")
+    chosen = dict[tuple[Recording, PolicySpec], None]()
+    for name, key in {NO_RECORDING.drafter: NO_RECORDING, **largest}.items():
         if plan.drafters is not None and name not in plan.drafters:
             continue
-        default = (PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler"))
-        for policy in (NO_DRAFTER,) if name == "none" else plan.policies or default:
-            confidences: Confidences = "none"
-            if policy.reads_confidences:
-                if not recordings.offered(largest[name]):
-                    continue
-                confidences = recordings.shown(largest[name], policy).confidences
-            points += [LivePoint(name, gamma, policy, confidences, users) for users in plan.concurrency]
-    return points
+        default = (PolicySpec.fixed(key.gamma), PolicySpec("prefix_scheduler"))
+        for policy in (NO_DRAFTER,) if key == NO_RECORDING else plan.policies or default:
+            if policy.reads_confidences and not recordings.offered(key):
+                continue
+            shown = recordings.shown(key, policy) if policy.reads_confidences else key
+            chosen[used(shown, policy), policy] = None
+    return [LivePoint(recording, policy, users) for recording, policy in chosen for users in plan.concurrency]

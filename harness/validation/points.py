@@ -27,7 +27,7 @@ from results.store.database import Store
 from simulator.confidence import calibrated, estimated
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost
-from simulator.records import Confidences, Drafting, Sampling
+from simulator.records import NO_RECORDING, Confidences, Drafting, Sampling
 from simulator.traces import TracedResponse
 
 WARM_UP = 0.1
@@ -139,12 +139,12 @@ class LiveEngine:
 
     def server(self, point: LivePoint, believed: StepCost, weights: Any) -> Server:
         """At time 0. `weights`: temperatures or estimates, as the point's confidences ask for."""
-        drafter: Drafter = NoDrafter() if point.drafter == "none" else self.drafters[point.drafter]
+        drafter: Drafter = NoDrafter() if point.recording == NO_RECORDING else self.drafters[point.recording.drafter]
         longest = max(len(a.ids) for some in self.tasks.values() for a in some) + self.max_tokens
         return Server(
             self.target, drafter, self.sampling, point.policy.bind(believed), self._requests(point),
             users=point.users, rows=point.users, longest=longest, drafting=self.drafting,
-            shown=shown_confidences(point.confidences, weights),
+            shown=shown_confidences(point.recording.confidences, weights),
         )  # fmt: skip
 
     def _requests(self, point: LivePoint) -> Iterator[DecodeRequest]:

@@ -14,6 +14,7 @@ from harness.validation.points import WARM_UP, LiveFigures, first_limits, turns
 from simulator.engine.state import REQUEST, Records
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
+from simulator.plain import cost_of
 from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
 from simulator.simulation import Prepared, Simulator, prepare
@@ -59,17 +60,17 @@ class Replicas:
         return np.asarray(np.nanmean(np.reshape(runs, (count, self.slices, -1)), 1))
 
     def cost(self, profile: Profile, walked: Trace) -> StepCost:
-        """What a profile makes of the point's steps over a trace; the baseline walks one, and pays for no drafter."""
-        return profile.cost(self.point.drafter, walked.gamma, self.point.users, self.step_tokens, kind=walked.kind)
+        """What a profile makes of the point's steps over a trace."""
+        return cost_of(profile, self.point.policy, walked, self.point.users, self.step_tokens)
 
     def run(self, recorded: Prepared, number: int, *, redraw: bool) -> LiveFigures:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
         policy = self.point.policy.bind(self.cost(self.believed, trace))
-        engine = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
+        limits = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = Simulator(
-            recorded, policy, self.cost(self.found, trace), engine, self.kv_tokens,
+            recorded, policy, self.cost(self.found, trace), limits, self.kv_tokens,
             (asked[i : i + CHUNK] for i in range(0, len(asked), CHUNK)), users=users, seed=number, on_rows=rows.append,
         )  # fmt: skip
         begin_s = WARM_UP * self.seconds

@@ -39,7 +39,8 @@ from results.store.rows import profile_row
 from results.store.validations import Validations
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.numbers import counted
-from simulator.records import Recording
+from simulator.plain import cost_of, walked
+from simulator.records import NO_RECORDING
 from simulator.simulation import ready
 
 _LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
@@ -62,7 +63,7 @@ def validate_run(
     row = store.run(run_id)
     recordings = Recordings(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
     points = choose_points(plan, recordings)
-    gammas = {p.drafter: p.gamma for p in points if p.gamma}
+    gammas = {p.recording.drafter: p.recording.gamma for p in points if p.recording != NO_RECORDING}
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
     watcher.say(
@@ -153,9 +154,9 @@ def _measure(
         believed = hardware
     servers = {}
     for point in points:
-        kind = walked_by(point, recordings).kind
-        cost = believed.cost(point.drafter, point.gamma, most, _step_tokens(point, engine.tasks), kind=kind)
-        servers[point] = engine.server(point, cost, recordings.weights(walked_by(point, recordings)))
+        recording = walked(point.recording, recordings.keys)
+        cost = cost_of(believed, point.policy, recording, most, _step_tokens(point, engine.tasks))
+        servers[point] = engine.server(point, cost, recordings.weights(recording))
     live = _Turns(list(servers.values()))
     if hardware is None:
         watcher.say(f"{len(points)} live points, by turns with the profile")
@@ -193,18 +194,10 @@ class _Turns:
         self._live_s += time.monotonic() - started
 
 
-def walked_by(point: LivePoint, recordings: Recordings) -> Recording:
-    """The recording that simulations of a live point walk; `none` walks the first."""
-    walked = recordings.keys[0]
-    if point.gamma:
-        walked = next(key for key in recordings.keys if (key.drafter, key.gamma) == (point.drafter, point.gamma))
-    return walked.showing(point.confidences)
-
-
 def _step_tokens(point: LivePoint, tasks: Mapping[str, Sequence[LiveRequest]]) -> int:
     """Room for all users' prompts and drafts at once, with something to spare: other prompts may be longer."""
     longest = max(len(a.ids) for some in tasks.values() for a in some)
-    return 4 * point.users * (longest + point.gamma + 2)
+    return 4 * point.users * (longest + point.recording.gamma + 2)
 
 
 def compare(
@@ -217,7 +210,7 @@ def compare(
     plan: ValidationPlan,
 ) -> dict[str, Any]:
     """A row of `validations`: what a live server has done, beside its simulations from other prompts and from its own."""
-    whole = recordings.trace(walked_by(point, recordings))
+    whole = recordings.trace(walked(point.recording, recordings.keys))
     own, other = halves(whole, prompts)
     longest = max(r.prompt_tokens for r in whole.responses)
     replicas = Replicas(point, found, believed, ran.clock_s, longest, ran.requests, plan)

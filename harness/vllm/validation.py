@@ -40,8 +40,9 @@ from results.store.validations import Validations
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.numbers import counted
+from simulator.plain import walked
 from simulator.policies import NO_DRAFTER, Fixed, PolicySpec
-from simulator.records import Drafting, Recording, Sampling
+from simulator.records import NO_RECORDING, Drafting, Recording, Sampling
 from simulator.replay import replay
 from simulator.serving.vllm import VLLM
 from simulator.simulation import Prepared, ready
@@ -57,15 +58,25 @@ _ROOM = 64
 class Method:
     """A drafter as vLLM runs it."""
 
-    drafter: str
-    gamma: int
+    recording: Recording
+    """Of its drafts; `NO_RECORDING` decodes plainly."""
     speculative: Mapping[str, Any] | None
     """vLLM's configuration; None decodes plainly."""
 
     @property
+    def drafter(self) -> str:
+        """The drafter's name, `none` without one."""
+        return self.recording.drafter
+
+    @property
+    def gamma(self) -> int:
+        """Tokens drafted in a round."""
+        return self.recording.gamma
+
+    @property
     def policy(self) -> PolicySpec:
         """What vLLM does with the drafts: it verifies them whole."""
-        return PolicySpec.fixed(self.gamma) if self.gamma else NO_DRAFTER
+        return NO_DRAFTER if self.recording == NO_RECORDING else PolicySpec.fixed(self.gamma)
 
 
 def validate_vllm(
@@ -128,7 +139,7 @@ def choose_methods(
     temperature, drafters = row["sampling"]["temperature"], {k: v for k, v in row["drafters"].items() if k != "none"}
     if unknown := [d for d in plan.drafters or () if d not in (*drafters, "none")]:
         raise InputError(f"no dense recording of {', '.join(unknown)}; there are: {', '.join(drafters)}")
-    methods = [Method("none", 0, None)]
+    methods = [Method(NO_RECORDING, None)]
     for name, drafter in drafters.items():
         if plan.drafters is not None and name not in plan.drafters:
             continue
@@ -136,7 +147,7 @@ def choose_methods(
             found = speculative(drafter, target, folder, temperature, drafting)
             if VLLM.kinds[drafter["kind"]].gpu_only and on_cpu():
                 raise InputError(f"{name}: vLLM runs {found['method']} on GPUs only")
-            methods.append(Method(name, int(drafter["gamma"]), found))
+            methods.append(Method(Recording(name, int(drafter["gamma"]), drafting=drafting, kind=drafter["kind"]), found))
         except InputError as error:
             if plan.drafters is not None:
                 raise
@@ -212,7 +223,7 @@ def compare(
     longest = max(r.prompt_tokens for r in trace.responses)
     rows = []
     for loop in loops:
-        point = LivePoint(method.drafter, method.gamma, method.policy, "none", loop.users)
+        point = LivePoint(method.recording, method.policy, loop.users)
         replicas = Replicas(
             point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan,
             pause_s=calibration.pause_s(loop.users), slices=loop.slices,
@@ -259,9 +270,7 @@ def _trace(
     target: Target,
 ) -> Trace:
     """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
-    if method.drafter == "none":
-        return recordings.trace(recordings.keys[0])
-    raw = recordings.trace(Recording(method.drafter, method.gamma, drafting=recordings.drafting))
+    raw = recordings.trace(walked(method.recording, recordings.keys))
     if method.speculative is not None and method.speculative["method"] == "ngram":
         by_id = {a.prompt.prompt_id: a for tasks in asked.values() for some in tasks.values() for a in some}
         return replace(lookup_trace(store, run_id, raw.responses, by_id, target, method.gamma), drafter=method.drafter)

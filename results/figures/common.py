@@ -63,6 +63,14 @@ def k_of(policy: str) -> int | None:
         return None
 
 
+def is_baseline(kind: str, policy: str, gamma: int, drafter_kind: str) -> bool:
+    """Whether it is what a gain is told over: no speculation, or MTP-1 (`mtp`), which drafts and verifies one token."""
+    if kind == "none":
+        return policy == "none"
+    k = k_of(policy)
+    return drafter_kind == kind and k is not None and min(k, gamma) == 1
+
+
 def load_name(text: str) -> str:
     """A stored load for people; of a version that wrote loads otherwise, as it is."""
     load = _load(text)

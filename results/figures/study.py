@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, k_of, listed, load_name, spread, style_of, users_of
+from results.figures.common import by_drafter, is_baseline, listed, load_name, spread, style_of, users_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
@@ -191,15 +191,10 @@ class HowFar(NamedTuple):
 
 
 def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The confirmation at a load that a gain is told over: 'none', or 'mtp' with one token drafted and verified."""
+    """The confirmation at a load that a gain is told over; see `is_baseline`."""
     for row in confirmed:
-        if row["error"] or row["throughput"] is None:
-            continue
-        if kind == "none" and row["policy"] == "none":
-            return row
-        k = k_of(row["policy"])
-        single = k is not None and min(k, row["gamma"]) == 1
-        if kind == "mtp" and kinds.get(row["drafter"], row["drafter"]) == "mtp" and single:
+        told = not row["error"] and row["throughput"] is not None
+        if told and is_baseline(kind, row["policy"], row["gamma"], kinds.get(row["drafter"], row["drafter"])):
             return row
     return None
 

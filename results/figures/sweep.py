@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 import duckdb
 import polars as pl
 
-from results.figures.common import k_of
+from results.figures.common import is_baseline, k_of
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
 from simulator.policies import PolicySpec
@@ -197,12 +197,10 @@ def _paper_curves(name: str) -> pl.DataFrame:
 
 
 def baseline(found: Sequence[Capacity], kind: str, kinds: Mapping[str, str]) -> Capacity | None:
-    """What a gain is told over: no speculation, or MTP-1, which drafts and verifies one token."""
+    """What a gain is told over; see `is_baseline`."""
     for capacity in found:
-        walked, policy = capacity.system.recording, capacity.system.policy
-        k = k_of(policy)
-        single = k is not None and min(k, walked.gamma) == 1
-        if policy == "none" if kind == "none" else kinds.get(walked.drafter, walked.drafter) == "mtp" and single:
+        r = capacity.system.recording
+        if is_baseline(kind, capacity.system.policy, r.gamma, kinds.get(r.drafter, r.drafter)):
             return capacity
     return None
 

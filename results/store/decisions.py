@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +10,8 @@ import msgspec
 
 from results.store.database import Store, insert_row
 from results.store.queries import has_table
-from simulator.configuration import Configuration
 from simulator.decision import Decision
-from simulator.hardware.profile import same_model
-from simulator.records import Drafting
-from simulator.serving.command import Serving, serve
-from simulator.serving.engine import ServingEngine
+from simulator.serving.command import Models
 
 
 def keep_decision(store: Store, subject: str, decision: Decision) -> None:
@@ -26,37 +21,14 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
         insert_row(connection, "INSERT OR REPLACE INTO decisions", row)
 
 
-def serving_of(
-    run: Mapping[str, Any], engine: ServingEngine, candidate: Configuration, *, model: str, drafting: Drafting,
-    step_tokens: int, gpus: int, replicas: int, most_running: int | None = None, fields: Mapping[str, Any] | None = None,
-) -> Serving:  # fmt: skip
-    """The command that serves a candidate, its models called as the row of `runs` calls them; see `serve`.
-
-    `model` is what the hardware's profile is of: where that is another than was recorded, it is a note.
-    """
-    target, drafter = run["target"], run["drafters"].get(candidate.recording.drafter, {})
-    serving = serve(
-        engine, str(target.get("source") or "MODEL"), candidate.recording, candidate.policy,
-        checkpoint="CHECKPOINT" if target.get("synthesised") else str(drafter.get("checkpoint") or "CHECKPOINT"),
-        request_cap=candidate.request_cap, step_tokens=step_tokens, gpus=gpus, replicas=replicas,
-        temperature=float(run["sampling"].get("temperature") or 0), drafting=drafting,
-        most_running=most_running, fields=fields,
+def models_of(run: Mapping[str, Any]) -> Models:
+    """The models of a run, of which `run` is the row, as a command names them."""
+    target, drafters = run["target"], {} if run["target"].get("synthesised") else run["drafters"]
+    return Models(
+        target=str(target.get("source") or ""), named_after=str(target.get("named_after") or ""),
+        checkpoints={name: str(drafter["checkpoint"]) for name, drafter in drafters.items() if drafter.get("checkpoint")},
+        temperature=run["sampling"].get("temperature"),
     )  # fmt: skip
-    notes = []
-    if not same_model(model, str(target.get("source") or "")):
-        notes.append(
-            f"the profile is of {model}, the traces are of {target['source']}: no such system was measured or modelled"
-        )
-    if target.get("named_after"):
-        note = f"{target['source']} is the name of {target['named_after']}: put the model's folder or hub name in its place"
-        notes.append(note)
-    return dataclasses.replace(serving, notes=(*notes, *serving.notes))
-
-
-def served(decision: Decision, serving: Serving) -> Decision:
-    """A decision with the command that serves it."""
-    notes = [*serving.notes, *decision.notes]
-    return msgspec.structs.replace(decision, command=serving.command, settings=serving.speculative or {}, notes=notes)
 
 
 def decisions(con: duckdb.DuckDBPyConnection, subject: str) -> dict[str, Decision]:

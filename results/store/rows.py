@@ -15,6 +15,7 @@ from simulator.load import Load
 from simulator.policies import Fixed, PolicySpec
 from simulator.records import Anchors, KeptDrafting, Response, Round
 from simulator.replay import replay
+from simulator.serving.engines import engine_of, name_of
 from simulator.sla import Sla
 
 PlanT = TypeVar("PlanT", bound=msgspec.Struct)
@@ -166,8 +167,9 @@ def keeps_promise(row: Mapping[str, Any]) -> bool:
 
 
 def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
-    """A plan as the database keeps it: policies, loads and bounds as users write them, profiles as their JSON."""
-    return {name: _kept(getattr(plan, name)) for name in plan.__struct_fields__}
+    """A plan as the database keeps it: policies, loads, bounds and engines as users write them, profiles as their JSON."""
+    fields = ((name, getattr(plan, name)) for name in plan.__struct_fields__)
+    return {name: name_of(value) if name == "engine" else _kept(value) for name, value in fields}
 
 
 def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
@@ -177,7 +179,7 @@ def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "profile": parse_profile, "believed": parse_profile, "loads": Load.parse, "policies": PolicySpec.parse,
-    "slas": Sla.parse,
+    "slas": Sla.parse, "engine": engine_of,
 }  # fmt: skip
 """The fields of plans that are values, and how their text is read."""
 

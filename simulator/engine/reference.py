@@ -85,14 +85,14 @@ class Reference:
     """One simulation. `run` it once; then `rows` are finished requests in order of finishing, `totals` the sums."""
 
     def __init__(
-        self, trace: Trace, policy: Policy, cost: StepCost, engine: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
+        self, trace: Trace, policy: Policy, cost: StepCost, limits: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
         users: int, seed: int,
     ) -> None:  # fmt: skip
         """`stream` gives requests one by one, where `Simulator` takes chunks of them; `users` is 0 in an open loop."""
-        self.trace, self.cost, self.engine, self.kv_tokens = trace, cost, engine, kv_tokens
+        self.trace, self.cost, self.limits, self.kv_tokens = trace, cost, limits, kv_tokens
         self.stream, self.closed, self.seed = iter(stream), users > 0, seed
         self.gamma = trace.gamma
-        self.replicas = [Replica(deepcopy(policy)) for _ in range(engine.replicas)]
+        self.replicas = [Replica(deepcopy(policy)) for _ in range(limits.replicas)]
         self.rows: list[Any] = []
         self.totals: Any = dict.fromkeys(TOTALS.names or (), 0)
         self.events: list[tuple[float, int, int, Any]] = []
@@ -125,7 +125,7 @@ class Reference:
         first, last = self.trace.offsets[response : response + 2].tolist()
         goes_on = bool(asked["output_tokens"] > last - first + 1)
         job = Job(number, asked.copy(), time_s, response, first, goes_on, int(asked["prompt_tokens"]))
-        if self.engine.router == "round_robin":
+        if self.limits.router == "round_robin":
             r = number % len(self.replicas)
         else:
             loads = [len(replica.running) + len(replica.waiting) for replica in self.replicas]
@@ -184,11 +184,11 @@ class Reference:
 
     def _share_prefill(self, replica: Replica, decoding: int, admits: bool) -> None:
         """What decoding leaves of the step's tokens goes to prompts: those that run already, then new ones."""
-        left = self.engine.step_tokens - decoding * (self.gamma + 1)
+        left = self.limits.step_tokens - decoding * (self.gamma + 1)
         for job in replica.running:
             job.chunk = min(left, job.prefill_left)
             left -= job.chunk
-        while admits and left > 0 and replica.waiting and len(replica.running) < self.engine.request_cap:
+        while admits and left > 0 and replica.waiting and len(replica.running) < self.limits.request_cap:
             if self._reserved([*replica.running, replica.waiting[0]]) > self.kv_tokens:
                 break
             job = replica.waiting.pop(0)

@@ -6,15 +6,30 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.drafter_kinds import KINDS
+from simulator.hardware.profile import same_model
 from simulator.numbers import counted
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.records import Drafting, Recording
 from simulator.serving.engine import ServingEngine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The models that were recorded, as a command names them, and the temperature that they answered at."""
+
+    target: str = ""
+    """Name or folder; empty where nobody knows."""
+    named_after: str = ""
+    """The file whose name stands for the target's; empty where the target has its own."""
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """The drafters' by their names, as far as they are known."""
+    temperature: float | None = None
+    """None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +51,7 @@ def cannot_run(
 
     `target` is the model's name, as far as it is known: engines have drafters for some models only.
     """
-    if policy.name == "none":
+    if policy == NO_DRAFTER:
         return ""
     kind = recording.kind or recording.drafter
     if kind not in engine.kinds:
@@ -64,16 +79,15 @@ def _named(pattern: str, target: str) -> bool:
 
 def serve(
     engine: ServingEngine,
-    target: str,
+    models: Models,
     recording: Recording,
     policy: PolicySpec,
     *,
-    checkpoint: str,
+    modelled: str,
     request_cap: int,
     step_tokens: int,
     gpus: int,
     replicas: int,
-    temperature: float,
     drafting: Drafting,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
@@ -81,32 +95,30 @@ def serve(
     """The command of a configuration that the engine runs as simulated.
 
     Args:
-        target: the model's name or folder.
-        checkpoint: the drafter's; CHECKPOINT where nobody knows it.
+        modelled: the model that the hardware's profile is of: where that is another than was recorded, it is a note.
         gpus: that share a replica.
         replicas: copies of the engine behind a router.
-        temperature: of the traffic; at 0 it makes no difference how drafts are chosen.
-        drafting: how they were chosen.
+        drafting: how drafts were chosen; at temperature 0 it makes no difference.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
-    flags, names, notes, speculative = engine.flags, engine.fields, list[str](), dict[str, Any]()
-    parts = [f"{engine.serve} {shlex.quote(target)}"]
-    if policy.name != "none":
+    flags, names, notes, speculative = engine.flags, engine.fields, _of_models(models, modelled), dict[str, Any]()
+    parts = [f"{engine.serve} {shlex.quote(models.target or 'MODEL')}"]
+    if policy != NO_DRAFTER:
         kind = recording.kind or recording.drafter
         served = engine.kinds[kind]
         speculative |= {names.method: served.method, **served.options}
         if served.checkpoint:
-            speculative[names.checkpoint] = checkpoint
-            if checkpoint == "CHECKPOINT":
+            speculative[names.checkpoint] = models.checkpoints.get(recording.drafter, "CHECKPOINT")
+            if recording.drafter not in models.checkpoints:
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
-        if served.note and (not served.note_of or _named(served.note_of, target)):
+        if served.note and (not served.note_of or _named(served.note_of, models.target)):
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)
         speculative |= speculative_fields(engine, recording.gamma, policy, most) if fields is None else fields
         if names.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
-        if temperature > 0 and not KINDS[kind].one_hot:  # said though it be the default: that may change
+        if models.temperature and not KINDS[kind].one_hot:  # said though it be the default: that may change
             speculative[names.drafting] = engine.drafting_option[drafting]
         parts.append(f"{flags.speculative} {shlex.quote(json.dumps(speculative))}")
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
@@ -115,6 +127,16 @@ def serve(
     words, said = copies(engine, speculative, replicas)
     parts, notes = parts + words, notes + said
     return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None)
+
+
+def _of_models(models: Models, modelled: str) -> list[str]:
+    """What has to be known of the models that a command names."""
+    target, notes = models.target, list[str]()
+    if not same_model(modelled, target):
+        notes.append(f"the profile is of {modelled}, the traces are of {target}: no such system was measured or modelled")
+    if models.named_after:
+        notes.append(f"{target} is the name of {models.named_after}: put the model's folder or hub name in its place")
+    return notes
 
 
 def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> tuple[list[str], list[str]]:

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from simulator.errors import InputError
 from simulator.serving.engine import ServingEngine
 from simulator.serving.vllm import VLLM
 
-DEFAULT_ENGINE: Final = "vllm"
+DEFAULT_ENGINE: Final = VLLM
 """The one that is meant where nobody says."""
-ENGINES: Final[Mapping[str, ServingEngine | None]] = {DEFAULT_ENGINE: VLLM, "any": None}
+ENGINES: Final[Mapping[str, ServingEngine | None]] = {"vllm": VLLM, "any": None}
 """`any` is none in particular: everything that is lossless runs on it."""
+
+
+def engine_of(name: str) -> ServingEngine | None:
+    """The engine that users call so; None for `any`. Raises InputError."""
+    if name not in ENGINES:
+        raise InputError(f"--engine {name}: there are {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def name_of(engine: ServingEngine | None) -> str:
+    """What users call an engine."""
+    return next(name for name, known in ENGINES.items() if known == engine)

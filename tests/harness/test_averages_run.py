@@ -127,7 +127,10 @@ def test_policies_that_read_confidences_are_left_out_and_said(store: Store) -> N
     drafting = choose_drafting(store, run_id, None, said.append)
     plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], drafting=drafting, draws=10)
     found = points(plan, Recordings(store, run_id, drafting), said.append)
-    assert [(p.drafter, str(p.setup.policy)) for p in found] == [("none", "none"), ("mine", "fixed:3")]
+    assert [(p.configuration.recording.drafter, str(p.setup.policy)) for p in found] == [
+        ("none", "none"),
+        ("mine", "fixed:3"),
+    ]
     assert [line for line in said if "prefix_scheduler" in line and "left out" in line]
 
 

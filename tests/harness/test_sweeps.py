@@ -30,6 +30,7 @@ from simulator.hardware.catalogue import bundled_profiles, find_profile
 from simulator.hardware.profile import Profile, dump_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, Users, counts
 from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.serving.engines import engine_of
 from simulator.sla import Sla
 from tests.harness.test_cli import refused
 from tests.harness.test_run import harness
@@ -153,17 +154,18 @@ def test_a_sweep_resumes_the_same_arrivals_or_none(out: Path, tmp_path: Path) ->
     assert harness("simulate", "--resume", "latest", "--out", str(out)).returncode == 0
 
 
-def test_a_plan_is_stored_as_text_and_read_back_equal() -> None:
+@pytest.mark.parametrize("engine", ["vllm", "any"])
+def test_a_plan_is_stored_as_text_and_read_back_equal(engine: str) -> None:
     plan = SweepPlan(
         profile=find_profile("h100/qwen3-4b"), believed=find_profile("b200/qwen3-4b"),
         loads=[Users(4, 0.5), Arrivals(2), RecordedArrivals(Path("/a.csv"), 2)],
         policies=[NO_DRAFTER, PolicySpec("lagged_scheduler", "2/0.5")], weights={"math": 1.0},
-        slas=[Sla.parse("p95_ttft<=0.5")],
+        slas=[Sla.parse("p95_ttft<=0.5")], engine=engine_of(engine),
     )  # fmt: skip
     row = json.loads(json.dumps(plan_row(plan)))
     assert read_plan(row, SweepPlan) == plan
-    assert (row["loads"], row["policies"], row["slas"]) == (
-        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["ttft<=500ms"],
+    assert (row["loads"], row["policies"], row["slas"], row["engine"]) == (
+        ["users:4/0.5", "rate:2/1", "file:/a.csv@2"], ["none", "lagged_scheduler:2/0.5"], ["ttft<=500ms"], engine,
     )  # fmt: skip
     assert hashlib.sha256(row["profile"].encode()).hexdigest() == plan.profile.digest
     with pytest.raises(msgspec.ValidationError, match="unknown field `speed`"):

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from drafters.serving import StepRecord
 from harness.cli.app import app
 from harness.sweeps.sensitivity import CHANGES, CLEAR, judge
-from harness.validation.plan import LivePoint, ValidationPlan
+from harness.validation.plan import LivePoint, ValidationPlan, choose_points
 from harness.validation.points import first_limits, split_prompts, step_errors, turns
 from harness.validation.replicas import Replicas
 from results.figures.validation import QUANTITIES
@@ -25,8 +26,8 @@ from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import accepting, confident, slower
-from simulator.policies import PolicySpec
-from simulator.records import Anchors
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import NO_RECORDING, Anchors, Recording
 from simulator.simulation import prepare
 from simulator.traces import Trace, TracedResponse
 from tests.documented import differences
@@ -82,7 +83,7 @@ def test_a_replica_comes_to_what_arithmetic_says(padded: bool) -> None:
     """One user, fixed:3, i.i.d. acceptance: τ = (1 − α⁴) / (1 − α), and steps of known length."""
     plan, trace = ValidationPlan(max_new_tokens=40), some_trace(responses=60)
     profile = some_profile(padded=padded, context_s_per_token=0.0, context_by_width=None)
-    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 1)
+    point = LivePoint(Recording("dspark", 3), PolicySpec.fixed(3), 1)
     replicas = Replicas(point, profile, profile, 30.0, 20, 3000, plan)
     found = replicas.run(prepare(trace), 0, redraw=True)
     tau = (1 - 0.6**4) / 0.4
@@ -121,9 +122,19 @@ def test_prompts_in_passes_of_their_own() -> None:
 
 def test_a_point_draws_what_it_has_always_drawn() -> None:
     """Streams were seeded by this text when a point's policy was a text itself."""
-    point = LivePoint("dspark", 3, PolicySpec.fixed(3), "none", 4)
+    point = LivePoint(Recording("dspark", 3), PolicySpec.fixed(3), 4)
     text = "LivePoint(drafter='dspark', gamma=3, policy='fixed:3', confidences='none', users=4)"
     assert point.key == hashlib.sha256(text.encode()).digest()
+
+
+def test_each_point_is_run_once_and_no_speculation_uses_no_drafter() -> None:
+    recorded: Any = SimpleNamespace(keys=(Recording("dspark", 3), Recording("dspark", 7), Recording("mtp", 1)))
+    fixed = PolicySpec.fixed(1)
+    plan = ValidationPlan(concurrency=(4,), policies=(fixed, fixed, NO_DRAFTER))
+    assert choose_points(plan, recorded) == [
+        LivePoint(NO_RECORDING, NO_DRAFTER, 4), LivePoint(Recording("dspark", 7), fixed, 4),
+        LivePoint(Recording("mtp", 1), fixed, 4),
+    ]  # fmt: skip
 
 
 def test_plans_refuse_nonsense() -> None:

@@ -29,11 +29,12 @@ from simulator.capacity import (
     too_few,
 )
 from simulator.decision import Draw, Range
-from simulator.draws import HOLDING, counted_share, headroom_of, holding, seconds_for, varied
+from simulator.draws import HOLDING, headroom_of, holding, varied
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
+from simulator.recommendation import counted_share, seconds_for
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import prepare, simulate
 from simulator.sla import Sla
@@ -197,7 +198,7 @@ def test_what_is_held_keeps_the_promise_and_a_tenth_more_breaks_it(tmp_path: Pat
     file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{t},64,64\n" for t in times))
     setup = Setup(
         load=RecordedArrivals.of(file), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"),
-        engine=EngineLimits(request_cap=8, step_tokens=512), slas=(Sla.parse("ttft<=50ms"),),
+        limits=EngineLimits(request_cap=8, step_tokens=512), slas=(Sla.parse("ttft<=50ms"),),
     )  # fmt: skip
     recorded = prepare(trace)
 
@@ -217,7 +218,7 @@ def test_where_the_queue_grows_nothing_is_kept() -> None:
     )
     setup = Setup(
         load=Arrivals(400), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"), seconds=20,
-        engine=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
+        limits=EngineLimits(request_cap=8), slas=(Sla.parse("tps>=1"), Sla.parse("mean_tps>=1")),
     )  # fmt: skip
     found = simulate(setup, prepare(trace))
     assert found.keeps_up is False

@@ -12,7 +12,7 @@ from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.serving.command import batch_rows, cannot_run, serve
+from simulator.serving.command import Models, batch_rows, cannot_run, serve
 from simulator.serving.vllm import VLLM
 
 DSPARK = Recording("new", 7, "none", "greedy", "dspark")
@@ -225,15 +225,16 @@ def test_a_gain_that_hangs_on_the_profile_says_so() -> None:
 
 
 def test_the_command_says_what_was_simulated() -> None:
-    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "replicas": 1, "temperature": 1.0}
-    greedy = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="greedy", **options)  # type: ignore[arg-type]
+    models = Models(target="me/target", checkpoints={"old": "me/new"}, temperature=1.0)
+    options = {"modelled": "target", "request_cap": 64, "step_tokens": 8192, "gpus": 2, "replicas": 1}
+    greedy = serve(VLLM, models, EAGLE3, PolicySpec.parse("fixed:3"), drafting="greedy", **options)  # type: ignore[arg-type]
     assert '"num_speculative_tokens": 3' in greedy.command
     assert '"draft_sample_method": "greedy"' in greedy.command
     assert "--max-num-seqs 64" in greedy.command
     assert "--tensor-parallel-size 2" in greedy.command
-    sampled_drafts = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), drafting="sampled", **options)  # type: ignore[arg-type]
+    sampled_drafts = serve(VLLM, models, EAGLE3, PolicySpec.parse("fixed:3"), drafting="sampled", **options)  # type: ignore[arg-type]
     assert '"draft_sample_method": "probabilistic"' in sampled_drafts.command
-    plain = serve(VLLM, "me/target", NOTHING, PolicySpec("none"), drafting="greedy", **options)  # type: ignore[arg-type]
+    plain = serve(VLLM, models, NOTHING, PolicySpec("none"), drafting="greedy", **options)  # type: ignore[arg-type]
     assert "speculative" not in plain.command
 
 
@@ -244,11 +245,12 @@ def test_rows_end_at_the_request_cap() -> None:
 
 def test_a_command_of_replicas_and_of_loads_below_the_cap() -> None:
     """A table ends at what ran; under data parallelism vLLM forgets it, so that replicas are servers of their own."""
-    options = {"checkpoint": "me/new", "request_cap": 64, "step_tokens": 8192, "gpus": 1, "temperature": 0.0,
-               "drafting": "greedy", "replicas": 2, "most_running": 16}  # fmt: skip
-    fixed = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("fixed:3"), **options)  # type: ignore[arg-type]
+    models = Models(target="me/target", checkpoints={"old": "me/new"}, temperature=0.0)
+    options = {"modelled": "target", "request_cap": 64, "step_tokens": 8192, "gpus": 1, "drafting": "greedy",
+               "replicas": 2, "most_running": 16}  # fmt: skip
+    fixed = serve(VLLM, models, EAGLE3, PolicySpec.parse("fixed:3"), **options)  # type: ignore[arg-type]
     assert "--data-parallel-size 2" in fixed.command
-    table = serve(VLLM, "me/target", EAGLE3, PolicySpec.parse("k_by_batch:8=3/64=1"), **options)  # type: ignore[arg-type]
+    table = serve(VLLM, models, EAGLE3, PolicySpec.parse("k_by_batch:8=3/64=1"), **options)  # type: ignore[arg-type]
     assert '"num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 16, 1]]' in table.command
     assert "--data-parallel-size" not in table.command
     assert any("start 2 such servers" in note for note in table.notes)

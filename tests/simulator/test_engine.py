@@ -47,7 +47,7 @@ class Case:
     policy: str
     cost: StepCost
     believed: StepCost
-    engine: EngineLimits
+    limits: EngineLimits
     kv_tokens: int
     requests: Records
     users: int
@@ -64,7 +64,7 @@ class Case:
         policy = PolicySpec.parse(self.policy).bind(self.believed)
         with patch.multiple(simulation, CHUNK=self.chunk, ROWS=self.rows):
             simulator = Simulator(
-                prepare(self.trace), policy, self.cost, self.engine, self.kv_tokens, self._chunks(),
+                prepare(self.trace), policy, self.cost, self.limits, self.kv_tokens, self._chunks(),
                 users=self.users, seed=self.seed, on_rows=parts.append,
             )  # fmt: skip
             for until_s in cuts:
@@ -78,7 +78,7 @@ class Case:
         """Slow; rows by request."""
         policy = PolicySpec.parse(self.policy).bind(self.believed)
         slow = Reference(
-            self.trace, policy, self.cost, self.engine, self.kv_tokens, iter(self.requests), users=self.users, seed=self.seed
+            self.trace, policy, self.cost, self.limits, self.kv_tokens, iter(self.requests), users=self.users, seed=self.seed
         )
         rows = slow.run()
         assert (np.diff(rows["finish_s"]) >= 0).all()
@@ -154,10 +154,10 @@ def cases(draw: st.DrawFn) -> Case:
     kv_tokens = int((requests["prompt_tokens"] + requests["output_tokens"]).max()) + gamma + 1 + spare_kv
     cost = some_cost(rng, tokens, gamma, cap, assumed[0])
     believed = some_cost(rng, tokens, gamma, cap, assumed[1]) if draw(st.booleans()) else cost
-    engine = EngineLimits(
+    limits = EngineLimits(
         request_cap=cap, step_tokens=tokens, replicas=replicas, router=draw(st.sampled_from(["round_robin", "least_loaded"]))
     )
-    return Case(trace, policy, cost, believed, engine, kv_tokens, requests, users, draw(st.integers(0, 99)), chunk, rows)
+    return Case(trace, policy, cost, believed, limits, kv_tokens, requests, users, draw(st.integers(0, 99)), chunk, rows)
 
 
 def assert_same(case: Case) -> None:
@@ -215,8 +215,8 @@ def plain_case(
     asked = np.zeros(count, REQUEST)
     asked["response"] = np.arange(count) % len(lengths)
     asked["prompt_tokens"], asked["output_tokens"] = prompt_tokens, np.array(lengths)[asked["response"]] + 1
-    engine = EngineLimits(request_cap=cap, step_tokens=step_tokens, replicas=replicas)
-    return Case(trace, policy, cost, cost, engine, room, asked, users, seed, 30, 30)
+    limits = EngineLimits(request_cap=cap, step_tokens=step_tokens, replicas=replicas)
+    return Case(trace, policy, cost, cost, limits, room, asked, users, seed, 30, 30)
 
 
 def by_tokens(gamma: int, *, first_s: float, prefill_s: float = 0.0, cap: int = 2) -> StepCost:
@@ -326,7 +326,7 @@ class TestInvariants:
         assert (simulator.state.replicas["kv_tokens"] == 0).all()
         assert simulator.state.control["free"][0] == len(simulator.state.jobs)
         parts = sum(totals[name] for name in ("overhead_s", "draft_s", "attention_s", "target_s"))
-        assert parts <= rows["finish_s"].max() * case.engine.replicas * (1 + 1e-9)
+        assert parts <= rows["finish_s"].max() * case.limits.replicas * (1 + 1e-9)
 
     @given(case=cases(), cuts=st.lists(st.floats(0, 60), max_size=12), chunk=st.integers(1, 30), rows=st.integers(0, 30))
     @settings(quick, max_examples=100)
@@ -343,7 +343,7 @@ class TestInvariants:
         case.requests["arrival_s"] = np.arange(20)
         policy = PolicySpec.parse("none").bind()
         simulator = Simulator(
-            prepare(case.trace), policy, case.cost, case.engine, 100, iter([case.requests]), users=0, seed=0,
+            prepare(case.trace), policy, case.cost, case.limits, 100, iter([case.requests]), users=0, seed=0,
             on_rows=lambda _: None,
         )  # fmt: skip
         steps = []
@@ -362,7 +362,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"engine": EngineLimits(request_cap=4, step_tokens=16)}, "must be more than request_cap"),
+            ({"limits": EngineLimits(request_cap=4, step_tokens=16)}, "must be more than request_cap"),
             ({"kv_tokens": 12}, "needs 13 tokens of context, but the hardware holds 12"),
             ({"output_tokens": 30}, "none longer than γ . 1 = 4 tokens"),
             ({"policy": "threshold:0.5"}, "needs confidences"),

@@ -67,7 +67,7 @@ def test_one_at_a_time_is_a_single_server_queue() -> None:
     waits = [
         simulate(
             Setup(load=Arrivals(rate), policy=NO_DRAFTER, profile=profile((1,), (step_s,)),
-                  engine=EngineLimits(request_cap=1), seconds=2000, seed=s), recorded,
+                  limits=EngineLimits(request_cap=1), seconds=2000, seed=s), recorded,
         ).means["ttft"] - step_s
         for s in SEEDS
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_short_steps_in_proportion_to_requests_share_the_processor(lengths: list
                 load=Arrivals(rate),
                 policy=NO_DRAFTER,
                 profile=shared,
-                engine=EngineLimits(request_cap=1000),
+                limits=EngineLimits(request_cap=1000),
                 seconds=600,
                 seed=s,
             ),
@@ -126,7 +126,7 @@ def test_overload_is_said() -> None:
     recorded = trace([100])
     outcome = simulate(
         Setup(load=Arrivals(20.0), policy=NO_DRAFTER, profile=profile((1, 512), (0.01, 5.0)),
-              engine=EngineLimits(request_cap=4), seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
+              limits=EngineLimits(request_cap=4), seconds=300, slas=(Sla.parse("p95_ttft<=1"),)), recorded,
     )  # fmt: skip
     assert outcome.slas == {"ttft<=1s": False}
     assert outcome.keeps_up is False

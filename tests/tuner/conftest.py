@@ -51,7 +51,7 @@ def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
             "seconds": 20.0,
             "trials": 24,
             "draws": 5,
-            "engine": "any",
+            "engine": None,
             "decision_draws": 10,
         }
         return StudyPlan(profile=other or profile, **{**short, "request_cap": 32, **options})
@@ -77,7 +77,7 @@ def here(grounds: Callable[[StudyPlan], StudyInputs]) -> Callable[[StudyPlan], t
         )  # fmt: skip
         from tuner.objective import TrialWorker
 
-        worker = TrialWorker(dict(traces_of(found)), found.bare)
+        worker = TrialWorker(dict(traces_of(found)), found.plain)
         return found, scenario, what, lambda jobs: [worker.run(job) for job in jobs]
 
     return made

@@ -16,12 +16,13 @@ import pytest
 
 from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
+from results.store.decisions import models_of
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
 from simulator.mix import Mix
 from simulator.policies import PolicySpec
 from simulator.records import Recording
-from simulator.serving.command import batch_rows
+from simulator.serving.command import Models, batch_rows
 from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
@@ -88,17 +89,17 @@ def study_of(**options: Any) -> StoredStudy:
 STUDY = study_of()
 
 
-def run_of(drafter: str, kind: str, temperature: float, **target: Any) -> dict[str, Any]:
-    """A row of `runs`, as far as an export reads it."""
+def models(drafter: str, kind: str, temperature: float, **target: Any) -> Models:
+    """What an export reads of a row of `runs`."""
     declared = {"kind": kind, "checkpoint": f"org/{drafter}"}
     target = {"source": "Qwen/Qwen3-4B", **target}
-    return {"target": target, "drafters": {drafter: declared}, "sampling": {"temperature": temperature}}
+    return models_of({"target": target, "drafters": {drafter: declared}, "sampling": {"temperature": temperature}})
 
 
 def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
     """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
     winner = configuration(drafter, gamma, policy, confidences, kind=kind)
-    made = serving(winner, FOUND, STUDY, run_of(drafter, kind or drafter, 0.7))
+    made = serving(winner, FOUND, STUDY, models(drafter, kind or drafter, 0.7))
     words = shlex.split(made.command.replace("\\\n", " "))
     assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
     assert words[words.index("--max-num-seqs") + 1] == "64"
@@ -112,12 +113,12 @@ def test_vllm_drafts_as_what_was_simulated() -> None:
     winner = configuration("dspark", 7, "fixed:7")
     for drafting, method, said in (("sampled", "probabilistic", "drawn from"), ("greedy", "greedy", "of greedy drafts")):
         study = study_of(drafting=drafting)
-        made = serving(winner, FOUND, study, run_of("dspark", "dspark", 0.7))
+        made = serving(winner, FOUND, study, models("dspark", "dspark", 0.7))
         assert made.speculative is not None
         assert made.speculative["draft_sample_method"] == method
         assert said in "\n".join(made.notes)
-        cold = serving(winner, FOUND, study, run_of("dspark", "dspark", 0.0))
-        lookup = serving(configuration("ngram", 7, "fixed:7"), FOUND, study, run_of("ngram", "ngram", 0.7))
+        cold = serving(winner, FOUND, study, models("dspark", "dspark", 0.0))
+        lookup = serving(configuration("ngram", 7, "fixed:7"), FOUND, study, models("ngram", "ngram", 0.7))
         for other in (cold, lookup):
             assert other.speculative is not None
             assert "draft_sample_method" not in other.speculative
@@ -160,10 +161,10 @@ def test_tables_by_batch_size() -> None:
 
 def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> None:
     study = study_of(replicas=3)
-    run = run_of("mtp", "mtp", 0.0)
-    fixed = serving(configuration("mtp", 3, "fixed:3"), FOUND, study, run)
+    recorded = models("mtp", "mtp", 0.0)
+    fixed = serving(configuration("mtp", 3, "fixed:3"), FOUND, study, recorded)
     assert "--data-parallel-size 3" in fixed.command
-    table = serving(configuration("mtp", 3, "k_by_batch:8=3/64=1"), FOUND, study, run)
+    table = serving(configuration("mtp", 3, "k_by_batch:8=3/64=1"), FOUND, study, recorded)
     assert "--data-parallel-size" not in table.command
     assert any("start 3 such servers" in note for note in table.notes)
 
@@ -171,7 +172,7 @@ def test_replicas_are_one_command_unless_the_engine_forgets_the_table_then() -> 
 def test_rows_end_where_loads_did() -> None:
     """Of a study of 16 users with a cap of 64: a cutoff at 8 is known up to 16, and that is said."""
     study = study_of(loads=[Users(16)])
-    made = serving(configuration("mtp", 3, "cutoff:8"), FOUND, study, run_of("mtp", "mtp", 0.0))
+    made = serving(configuration("mtp", 3, "cutoff:8"), FOUND, study, models("mtp", "mtp", 0.0))
     assert made.speculative is not None
     assert made.speculative["num_speculative_tokens_per_batch_size"] == [(1, 8, 3), (9, 16, 0)]
     assert any("no more than 16 requests ran" in note for note in made.notes)
@@ -179,7 +180,7 @@ def test_rows_end_where_loads_did() -> None:
 
 def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     winner = configuration("mtp", 3, "batch_adaptive:0.1")
-    made = serving(winner, found_with(), STUDY, run_of("mtp", "mtp", 0.7))
+    made = serving(winner, found_with(), STUDY, models("mtp", "mtp", 0.7))
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
     assert "no table of k by batch size was confirmed: every batch drafts 3" in "\n".join(made.notes)
@@ -213,9 +214,9 @@ def test_a_table_over_loads_says_where_something_else_is_better() -> None:
 
 def test_a_name_that_is_only_a_files_is_not_passed_off_as_a_model() -> None:
     winner = configuration("mtp", 3, "fixed:3")
-    run = run_of("mtp", "mtp", 0.7, source="my-llama", named_after="my-llama.json", synthesised=True)
-    assert any("my-llama.json" in note and "my-llama " in note for note in serving(winner, FOUND, STUDY, run).notes)
-    known = run_of("mtp", "mtp", 0.7, named_after="", synthesised=True)
+    recorded = models("mtp", "mtp", 0.7, source="my-llama", named_after="my-llama.json", synthesised=True)
+    assert any("my-llama.json" in note and "my-llama " in note for note in serving(winner, FOUND, STUDY, recorded).notes)
+    known = models("mtp", "mtp", 0.7, named_after="", synthesised=True)
     assert not any("Qwen3-4B" in note for note in serving(winner, FOUND, STUDY, known).notes)
 
 
@@ -237,7 +238,7 @@ def test_other_drafters() -> None:
         "method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2, "num_speculative_tokens": 4,
     }  # fmt: skip
     assert "own checkpoint" in exported("mtp", 1, "fixed:1")[1]
-    assert serving(plain(8), FOUND, STUDY, run_of("mtp", "mtp", 0.0)).speculative is None
+    assert serving(plain(8), FOUND, STUDY, models("mtp", "mtp", 0.0)).speculative is None
 
 
 def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,7 @@ def test_a_failed_trial_is_a_row_with_its_error(here: Here, plan_of: Callable[..
 
 def test_a_worker_says_what_went_wrong(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     found, scenario, _, _ = here(plan_of())
-    worker = TrialWorker({}, found.bare)
+    worker = TrialWorker({}, found.plain)
     said, _ = worker.run(TrialJob(plain(4), scenario, 1.0, 0))
     assert isinstance(said, str)
     assert said.startswith("KeyError")

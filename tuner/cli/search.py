@@ -96,6 +96,7 @@ def search(
         from simulator.decision import draws_at
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
+        from simulator.serving.engines import engine_of
         from tuner.plan import StudyPlan
         from tuner.study import resume_study, start_study
 
@@ -122,7 +123,8 @@ def search(
                         slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         weights=weights, drafters=listed(drafter),
                         kinds=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
-                        engine=engine, decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
+                        engine=engine_of(engine),
+                        decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, draws=confirmation_draws, seed=seed, request_cap=request_cap,
                         prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens,
                         kv_capacity_tokens=kv_capacity_tokens,

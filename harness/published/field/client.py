@@ -69,14 +69,14 @@ def serve(
     seed: int = 0,
 ) -> ClientFigures:
     """Simulate a client's whole run; `believed` is what the policy takes a step to cost, by default the truth."""
-    engine = EngineLimits(request_cap=users, step_tokens=STEP_TOKENS)
-    setup = Setup(load=Users(users), policy=policy, profile=profile, believed=believed, engine=engine)
+    limits = EngineLimits(request_cap=users, step_tokens=STEP_TOKENS)
+    setup = Setup(load=Users(users), policy=policy, profile=profile, believed=believed, limits=limits)
     rng, asked = np.random.default_rng(seed), np.zeros(client.requests, REQUEST)
     asked["response"] = rng.integers(len(recorded.trace.responses), size=client.requests)
     asked["prompt_tokens"], asked["output_tokens"] = client.prompts(rng), client.output_tokens
     parts = list[Records]()
     simulator = Simulator(
-        recorded, policy.bind(setup.cost(recorded.trace, believed=True)), setup.cost(recorded.trace), engine,
+        recorded, policy.bind(setup.cost(recorded.trace, believed=True)), setup.cost(recorded.trace), limits,
         profile.kv_capacity_tokens, iter([asked]), users=users, seed=seed, on_rows=lambda rows: parts.append(rows.copy()),
     )  # fmt: skip
     if client.staggered:

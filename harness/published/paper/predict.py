@@ -206,11 +206,11 @@ def predict(fit: Fit, users: Sequence[int] = USERS, *, seed: int = 0, committed:
         prepare(independent_rounds(fit.confidence, np.random.default_rng(seed))),
     )
     limit_throughput, limit_budget = mean_field(fit.step, fit.confidence.survivals(), users)
-    engine = EngineLimits(request_cap=max(users), step_tokens=(GAMMA + 2) * max(users))
+    limits = EngineLimits(request_cap=max(users), step_tokens=(GAMMA + 2) * max(users))
     outcomes = [
         simulate(
             Setup(
-                load=Users(n), policy=PolicySpec("prefix_scheduler"), profile=profile, engine=engine, output_tokens=4096,
+                load=Users(n), policy=PolicySpec("prefix_scheduler"), profile=profile, limits=limits, output_tokens=4096,
                 seconds=committed / float(expected), seed=seed,
             ),
             recorded,

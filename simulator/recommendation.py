@@ -1,0 +1,194 @@
+"""What to run at a load: from what a sweep or a study has simulated, through draws of it, to a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from simulator.capacity import crowded, falls_short, needed, share_low
+from simulator.configuration import Configuration
+from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sampled, Simulated, choose, decide, settle
+from simulator.load import Load, RecordedArrivals
+from simulator.mix import Mix
+from simulator.plan import Plan
+from simulator.serving.command import Models, Serving, serve
+from simulator.serving.engine import ServingEngine
+from simulator.sla import attained, promises
+
+HELD_SHARE = 0.3
+"""How many more draws have the profile held, as a share of those with another profile each."""
+TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
+"""Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
+DROPPED = 0.25
+"""Share of a draw's requests that its warm-up may take."""
+MOST_TOKENS = 40_000_000
+"""Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
+FEWEST = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a decision is asked about."""
+
+    plan: Plan
+    load: Load
+    figure: Figure
+    mix: Mix
+    """The traffic."""
+    models: Models
+    seconds: float
+    """Simulated seconds of a draw, at most."""
+    draws: int
+    """Draws of prompts, seeds and errors, with the profile off."""
+    note: str = ""
+    """What is to be known whatever is decided."""
+
+
+class Near(NamedTuple):
+    """What comes closest to a promise that nothing keeps."""
+
+    configuration: Configuration
+    attained: Mapping[str, float | None]
+    """What becomes of each promise."""
+    waits: bool
+    """Whether ever more requests wait."""
+    times: float | None
+    """How many times the load it holds within the promise; None or nan where nobody knows."""
+
+
+class Evidence(Protocol):
+    """What a sweep or a study has simulated at a load, and can simulate on. What is asked of it is asked in this order."""
+
+    @property
+    def too_short(self) -> str:
+        """Why what was simulated can carry no recommendation, whatever it is; empty where it can."""
+
+    @property
+    def simulated(self) -> Sequence[Simulated]:
+        """The candidates."""
+
+    def closest(self) -> Near | None:
+        """What is closest to a promise that nothing keeps; None where something keeps it, or nothing can be run."""
+
+    def unsure(self, run: Configuration) -> str:
+        """Why what was simulated of the one to run does not recommend it; empty where it does."""
+
+    def scheduled(self, run: Configuration) -> Configuration | None:
+        """What is run under a scheduler that the engine has not, where nothing that was simulated is better."""
+
+    def throughput(self, run: Configuration) -> float:
+        """Output tokens a second, of all GPUs and replicas, as far as it takes to know how long to simulate."""
+
+    def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> Mapping[Configuration, Sampled] | str:
+        """What came of the candidates of a choice in every draw, or why nothing did."""
+
+    def finished(self, run: Configuration) -> float:
+        """Requests that finished in the simulation of the one to run; 0 where it was not simulated but in draws."""
+
+    def times_held(self, run: Configuration) -> Range | None:
+        """How many times its load what is run holds within the promise; None where nobody asked, or too few tell."""
+
+
+def decision_of(question: Question, evidence: Evidence) -> Decision:
+    """What to run, of what was simulated."""
+    plan, load, engine = question.plan, question.load, question.plan.engine
+    decision = Decision.about(
+        engine=engine, profile=plan.profile, load=load, replicas=plan.replicas, slas=plan.slas, figure=question.figure,
+        traffic=question.mix.words(load), temperature=question.models.temperature,
+    )  # fmt: skip
+    if evidence.too_short:
+        return decision.without(evidence.too_short)
+    chosen = choose(evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas)
+    decision = msgspec.structs.replace(decision, notes=[question.note] if question.note else [])
+    if isinstance(chosen, str):
+        return decision.without(chosen + _closest(plan, evidence))
+    if unsure := evidence.unsure(chosen.run):
+        return decision.without(unsure)
+    if engine is not None and chosen.better is None:
+        chosen = msgspec.structs.replace(chosen, better=evidence.scheduled(chosen.run))
+    picked = evidence.finished(chosen.run)
+    seconds, draws = _draws(question, evidence.throughput(chosen.run))
+    sampled = evidence.drawn(chosen, seconds, draws)
+    if isinstance(sampled, str):
+        return decision.without(sampled)
+    chosen = settle(chosen, sampled, draws, arrivals_set=load.users is None and question.figure != "tps")
+    decision = decide(decision, chosen, sampled, draws, engine)
+    if decision.reason:
+        return decision
+    finished = evidence.finished(chosen.run) or picked
+    shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
+    kept = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
+    waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits
+    holds = evidence.times_held(chosen.run) if plan.slas and not waiting else None
+    decision = msgspec.structs.replace(decision, attained=kept, holds=holds)
+    if engine is None:
+        return decision
+    serving = serving_of(plan, engine, question.models, chosen.run)
+    return msgspec.structs.replace(
+        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
+    )
+
+
+def serving_of(
+    plan: Plan, engine: ServingEngine, models: Models, run: Configuration, fields: Mapping[str, Any] | None = None
+) -> Serving:
+    """The command by which an engine serves what a plan has found; see `serve` for `fields`."""
+    return serve(
+        engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
+        step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
+        most_running=plan.most_running, fields=fields,
+    )  # fmt: skip
+
+
+def _closest(plan: Plan, evidence: Evidence) -> str:
+    """Who is closest to a promise that nothing keeps, and how much of the load it holds; empty where nobody is."""
+    near = evidence.closest() if plan.slas else None
+    if near is None:
+        return ""
+    kept = [f"{p.name}: {attained(p.name, near.attained.get(p.name), None)}" for p in promises(plan.slas)]
+    told = ["ever more requests wait"] if near.waits else kept
+    return "; " + falls_short(str(near.configuration), told, near.times, plan.replicas)
+
+
+def _draws(question: Question, throughput: float) -> tuple[float, list[Draw]]:
+    """Simulated seconds of a draw, and the draws, where so many tokens come a second."""
+    load, (_, answer) = question.load, question.mix.mean_lengths()
+    seconds = seconds_for(load, throughput, question.seconds, answer, needed(question.plan.slas))
+    tokens = seconds * throughput
+    if isinstance(load, RecordedArrivals):
+        tokens = float(load.requests.output_tokens.sum())
+    return seconds, draws_for(tokens, question.draws)
+
+
+def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
+    """The draws of a decision whose every simulation gives so many tokens: `count` of them, or fewer where they are long."""
+    share = min(1.0, MOST_TOKENS / max(tokens, 1.0) / (count * (1 + HELD_SHARE)))
+    return [
+        Draw(number, off)
+        for off, most in ((True, count), (False, round(HELD_SHARE * count)))
+        for number in range(max(min(FEWEST, count), round(share * most)))
+    ]
+
+
+def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float, requests: float = 0) -> float:
+    """Simulated seconds of a draw, `seconds` at most; recorded arrivals run until all are served.
+
+    Args:
+        throughput: tokens a second, of all GPUs and replicas.
+        answer_tokens: of an answer, on average.
+        requests: that have to finish in it, for its figures to tell anything.
+    """
+    if isinstance(load, RecordedArrivals):
+        return seconds
+    answers = max(ANSWERS * (load.users or 0), requests / (1 - DROPPED))
+    tokens = max(TOKENS, answers * answer_tokens)
+    return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
+
+
+def counted_share(share: Range, count: float) -> Range:
+    """A share of requests with an interval that no more than so many of them can tell: at least Wilson's."""
+    low, high = share_low(share.value, count), 1 - share_low(1 - share.value, count)
+    return Range(share.value, min(share.low, low), max(share.high, high))

@@ -1,0 +1,118 @@
+"""Recommendations: what is asked of the evidence in which order, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from simulator.configuration import Configuration
+from simulator.decision import Choice, Draw, Figure, Range, Sampled, Simulated
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Users
+from simulator.mix import Mix
+from simulator.plan import Plan
+from simulator.policies import PolicySpec
+from simulator.recommendation import Near, Question, decision_of
+from simulator.records import Anchors, Recording
+from simulator.serving.command import Models
+from simulator.sla import Sla
+from simulator.traces import Trace, TracedResponse
+
+PLAIN = Configuration.plain(8)
+ONES = np.ones(60, np.uint8)
+TRACE = Trace(
+    "mtp",
+    (TracedResponse("gsm8k", "math", "p", 0, 10),),
+    np.array([0, 60]),
+    Anchors(ONES, ONES, np.ones((60, 1), np.float32)),
+)
+MTP = Configuration(Recording("mtp", 1, kind="mtp"), PolicySpec.fixed(1), 8)
+
+
+@dataclass
+class Made:
+    """Evidence made up: MTP-1 gives half as much again as no speculation."""
+
+    too_short: str = ""
+    kept: bool = True
+    doubt: str = ""
+    near: Near | None = None
+    counts: Mapping[Configuration, float] = field(default_factory=lambda: {MTP: 1000.0, PLAIN: 200.0})
+    values: Mapping[Configuration, float] = field(default_factory=lambda: {MTP: 150.0, PLAIN: 100.0})
+
+    @property
+    def simulated(self) -> Sequence[Simulated]:
+        return [Simulated(candidate=c, value=value, kept=self.kept) for c, value in {PLAIN: 100.0, MTP: 150.0}.items()]
+
+    def closest(self) -> Near | None:
+        return self.near
+
+    def unsure(self, run: Configuration) -> str:
+        return self.doubt
+
+    def scheduled(self, run: Configuration) -> None:
+        """Nothing."""
+
+    def throughput(self, run: Configuration) -> float:
+        return 1000.0
+
+    def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled] | str:
+        each = [{"tps": 90.0, "p95_ttft": 0.1}] * len(draws)
+        own = {"tps>=80": 1.0}
+        return {
+            c: Sampled(value=[v] * len(draws), attained=[own] * len(draws), kept=[True] * len(draws), also=each)
+            for c, v in self.values.items()
+        }
+
+    def finished(self, run: Configuration) -> float:
+        return self.counts.get(run, 0.0)
+
+    def times_held(self, run: Configuration) -> Range | None:
+        return Range(2.0, 1.5, 2.5)
+
+
+def question(figure: Figure = "throughput") -> Question:
+    plan = Plan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], slas=[Sla.parse("tps>=80")], request_cap=8)
+    return Question(
+        plan=plan, load=Users(4), figure=figure, mix=Mix(TRACE), models=Models(target="me/target"), seconds=60,
+        draws=20, note="a note",
+    )  # fmt: skip
+
+
+def test_a_decision_has_its_command_and_what_is_held() -> None:
+    found = decision_of(question(), Made())
+    assert (found.run, found.holds) == (str(MTP), Range(2.0, 1.5, 2.5))
+    assert "--speculative-config" in found.command
+    assert found.notes[-1] == "a note"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (Made(too_short="too short", kept=False), "too short"),
+        (Made(doubt="in doubt"), "in doubt"),
+        (Made(kept=False), "nothing that was simulated keeps the promise"),
+        (
+            Made(kept=False, near=Near(MTP, {"tps>=80": 0.5}, waits=False, times=0.5)),
+            f"nothing that was simulated keeps the promise; closest is {MTP} (tps>=80: 50 %); "
+            "one replica holds 0.5 × this load within the promise: try --replicas 2",
+        ),
+        (
+            Made(kept=False, near=Near(MTP, {}, waits=True, times=None)),
+            f"nothing that was simulated keeps the promise; closest is {MTP} (ever more requests wait)",
+        ),
+    ],
+)
+def test_why_nothing_is_recommended(evidence: Made, reason: str) -> None:
+    assert decision_of(question(), evidence).reason == reason
+
+
+@pytest.mark.parametrize(("counts", "count"), [({MTP: 1000.0, PLAIN: 200.0}, 200), ({MTP: 1000.0}, 1000)])
+def test_no_surer_of_a_share_than_the_requests_of_what_is_run(counts: dict[Configuration, float], count: int) -> None:
+    """Draws prefer no speculation to what was picked: its own requests count, or, where it has none, those of the other."""
+    found = decision_of(question(), Made(counts=counts, values={MTP: 99.0, PLAIN: 100.0}))
+    assert found.run == str(PLAIN)
+    assert found.attained["tps>=80"].low == pytest.approx(1 / (1 + 1.959964**2 / count))
