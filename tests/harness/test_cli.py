@@ -76,6 +76,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("profile --time-limit 0", "--time-limit"),
         ("validate gone", "run gone"),
         ("validate latest", "pair"),
+        ("validate --drafter none --policy fixed:1", "--policy: is of no use beside --drafter none"),
         ("validate latest --time-limit 0", "--time-limit"),
         ("simulate gone --hardware h100/qwen3-4b --concurrency 4", "run gone"),
         ("simulate --hardware h100/nothing --concurrency 4", "h100/nothing"),
