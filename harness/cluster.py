@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ _LOOK_S, _SILENT_S, _MUTE = 3.0, 30.0, 2
 Ray's own processes may be mute: some seconds later its library would end this process, without a word to the user."""
 _START_S = 120.0
 """Seconds that a worker on a cluster of our own may take to start."""
+_WORKER_BYTES = 100_000_000
+"""The least that a worker's process takes, before it has anything to do."""
 _ANSWER_S = 2.0
 """Seconds that a cluster's address has to take a connection and to answer on it."""
 _SOCKET_BYTES, _BELOW_TEMPORARY_BYTES = 107, 75
@@ -58,9 +60,14 @@ class Cluster:
             raise InputError(f"--gpus-per-actor must be 0 or more, got {self.gpus_per_actor}")
 
     def check(self) -> None:
-        """Raise InputError within seconds where the address is no cluster's that can be joined; before anything else."""
+        """Raise InputError within seconds where the address is no cluster's that can be joined, or so many workers are more
+        than this machine holds; before anything else."""
+        needed = (self.actors or 0) * _WORKER_BYTES
         if self.address is not None:
             _prepare_to_join(self.address)
+        elif needed > (here := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            would = f"would take {needed / 1e9:,.0f} GB of memory, and this machine has {here / 1e9:,.0f} GB"
+            raise InputError(f"--actors {self.actors:,}: {would}")
         elif self.gpus_per_actor and not _may_have_gpu():
             raise InputError(f"--gpus-per-actor {self.gpus_per_actor:g}: this machine has no GPU; leave it out")
 
@@ -115,7 +122,8 @@ class Pool:
         resources = ray.cluster_resources()
         held = cluster.gpus_per_actor
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
-        self.size = _workers_that_fit(cluster.actors, self._gpus_each, resources)
+        self.size = self._most = _workers_to_run(cluster.actors, self._gpus_each, resources)
+        """Workers that run at once, as many as what is left of the cluster holds; and what it held at first."""
         self._idle: list[Any] = []
         self._start_s = _START_S if cluster.address is None else math.inf
         """Elsewhere a worker may wait for others to make room."""
@@ -164,8 +172,9 @@ class Pool:
                 silent: list[Any] = []
                 if time.monotonic() >= look:
                     silent = [reference for reference in self._silent(pending) if reference not in ready]
+                    self._fit()
                     unready = {reference: call for reference, call in pending.items() if reference not in (*ready, *silent)}
-                    for reference in [] if queue else self._waiting(unready):
+                    for reference in self._waiting(unready, len(pending), more=bool(queue)):
                         call = pending.pop(reference)
                         ray.kill(call.actor)
                         queue.append((call.item, call.deaths))
@@ -187,6 +196,7 @@ class Pool:
                             f"a worker {'hangs' if reference in silent else 'died'}; it is replaced and its work redone"
                         )
                         queue.appendleft((call.item, call.deaths + 1))
+                        self._fit()
                         continue
                     self._idle.append(call.actor)
                     yield call.item, result
@@ -194,6 +204,12 @@ class Pool:
             for call in pending.values():
                 with suppress(Exception):
                     ray.kill(call.actor)
+
+    def _fit(self) -> None:
+        """Run no more workers than the nodes that are left hold: others would wait for places that do not come back."""
+        import ray
+
+        self.size = max(1, min(self._most, _workers_that_fit(self._gpus_each, ray.cluster_resources())))
 
     def _silent(self, pending: dict[Any, _Call]) -> list[Any]:
         """Calls whose actors had started and have not answered for too long; asks all of them for a pulse."""
@@ -212,11 +228,20 @@ class Pool:
                 found.append(reference)
         return found
 
-    def _waiting(self, pending: dict[Any, _Call]) -> list[Any]:
-        """Calls whose actors have not started while others have nothing to do: a lost node's places do not come back."""
+    def _waiting(self, unready: dict[Any, _Call], called: int, *, more: bool) -> list[Any]:
+        """Calls whose actors have not started and need not: there are fewer places than actors since a node was lost, or
+        others have nothing to do for long.
+
+        Args:
+            unready: calls that have not come back.
+            called: actors with a call, those that have come back included.
+            more: whether there is further work.
+        """
+        unstarted = [reference for reference, call in unready.items() if call.heard is None]
+        if (beyond := called + len(self._idle) - self.size) > 0:
+            return unstarted[:beyond]
         long_ago = time.monotonic() - _SILENT_S
-        unstarted = [reference for reference, call in pending.items() if call.heard is None and call.begun < long_ago]
-        return unstarted[: len(self._idle)]
+        return [] if more else [r for r in unstarted if unready[r].begun < long_ago][: len(self._idle)]
 
     def _check_cluster(self) -> None:
         """Raise WorkerDied where Ray itself is gone: nothing would come back, and its library would end this process.
@@ -257,7 +282,8 @@ def joined(cluster: Cluster) -> Iterator[None]:
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        yield
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # Ray tells there how nodes died
+            yield
     except RayTaskError:
         raise
     except RayError as error:
@@ -321,7 +347,7 @@ def _join(address: str) -> None:
     try:
         _init(address=address)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        why = "no Ray cluster runs on this machine" if address == "auto" else "the Ray cluster there cannot be joined"
+        why = _NONE_HERE if address == "auto" else "the Ray cluster there cannot be joined"
         raise InputError(f"--ray-address {address}: {why} ({first_paragraph(error)})") from None
 
 
@@ -332,6 +358,7 @@ def _prepare_to_join(address: str) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # what is a token given for?
     if address != "auto":
         _check_address(address)
+    _check_status(address)
 
 
 def _check_address(address: str) -> None:
@@ -347,7 +374,6 @@ def _check_address(address: str) -> None:
         raise InputError(f"--ray-address {address}: nothing answers there ({error.strerror or error})") from None
     if not speaks:
         raise InputError(f"--ray-address {address}: what answers there is no Ray cluster")
-    _check_status(address)
 
 
 def speaks_http2(host: str, port: int, timeout_s: float) -> bool:
@@ -375,9 +401,12 @@ def _check_status(address: str) -> None:
     if "token" in done.stderr.lower():
         given = "another token than this one" if shown else "a token"
         raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {_TOKEN_OF_NODES}")
+    if address == "auto":
+        raise InputError(f"--ray-address auto: {_NONE_HERE}")
     raise InputError(f"--ray-address {address}: what answers there is not the head of a Ray cluster (6379 unless told)")
 
 
+_NONE_HERE = "no Ray cluster runs on this machine"
 _TOKEN_OF_NODES = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or have ~/.ray/auth_token, as on its nodes"
 )
@@ -426,11 +455,15 @@ def _init(**options: Any) -> None:
         stops.rearm()
 
 
-def _workers_that_fit(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
-    """Workers to run. Ray would let one more than the cluster can hold wait for ever, so that is refused here."""
+def _workers_that_fit(gpus_each: float, resources: dict[str, float]) -> int:
+    """Workers that a cluster holds."""
     fit = int(resources.get("CPU", 0))
-    if gpus_each:
-        fit = min(fit, int(resources.get("GPU", 0) / gpus_each))
+    return min(fit, int(resources.get("GPU", 0) / gpus_each)) if gpus_each else fit
+
+
+def _workers_to_run(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
+    """Workers to begin with. Ray would let one more than the cluster can hold wait for ever, so that is refused here."""
+    fit = _workers_that_fit(gpus_each, resources)
     if fit < (wanted or 1):
         has = f"{counted(resources.get('CPU', 0), 'CPU')} and {counted(resources.get('GPU', 0), 'GPU')}"
         raise InputError(f"--actors, --gpus-per-actor: the cluster has {has}, which is enough for {counted(fit, 'worker')}")

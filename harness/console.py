@@ -91,13 +91,26 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             stops.end_of_pipe()
         except _USAGE_ERROR as error:
-            told = error.format_message().replace("Value error, ", "").rstrip(".")
-            where = f"{self.name} {ctx.invoked_subcommand} -h" if ctx.invoked_subcommand else f"{self.name} -h"
-            _fail(str(self.name), f"{told}; see `{where}`", 2)
+            self._refuse(error, f"{self.name} {ctx.invoked_subcommand or ''}")
         except Exception:
             if stops.stopped():  # what an interrupted query or worker raises in its turn
                 stops.end_stopped()
             raise
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """What stands before the command's name. Without any word the help is shown, which is an error of click's too."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE_ERROR as error:
+            if not words:
+                raise
+            self._refuse(error, str(self.name))
+
+    def _refuse(self, error: Any, command: str) -> NoReturn:
+        """End the program with what is wrong with its options, and where they are listed."""
+        told = error.format_message().replace("Value error, ", "").rstrip(".")
+        _fail(str(self.name), f"{told}; see `{command.strip()} -h`", 2)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that was asked for, and what follows its name, in today's spellings."""
@@ -172,8 +185,8 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
         raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
     if len(found) < len(parts):
         raise InputError(f"--mix {mix}: names a domain twice")
-    if not all(0 <= share < math.inf for share in found.values()):
-        raise InputError(f"--mix {mix}: shares must be 0 or more, and finite")
+    if not all(0 <= share < math.inf for share in found.values()) or not any(found.values()):
+        raise InputError(f"--mix {mix}: shares must be 0 or more and finite, and one above 0")
     return found
 
 
@@ -359,6 +372,8 @@ def check_resumed(context: typer.Context) -> None:
             )
 
 
+LENGTHS = ("prompt_tokens", "output_tokens")
+"""Parameters that say what recorded arrivals say themselves."""
 OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
 """What parameters say something about which loads."""
 
@@ -378,6 +393,15 @@ def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[
     for name, other in (apart or {}).items():
         if name in given and other in given:
             raise InputError(f"{given[name]}: is of no use beside {given[other]}; leave one of them out")
+
+
+def check_void_of_loads(context: typer.Context, needs: Mapping[str, str]) -> None:
+    """`check_void` for a command that takes loads of all kinds, which do not all read the same options."""
+    given = _given(context)
+    only_logs = "arrivals" in given and not {"concurrency", "rate"} & given.keys()
+    check_void(context, {**OF_LOADS, **needs}, dict.fromkeys(LENGTHS if only_logs else (), "arrivals"))
+    if only_logs and "seconds" in given:  # often beside other loads too, so it may stay
+        stops.say("note: --seconds says nothing of --arrivals, which are simulated until all are served")
 
 
 def _given(context: typer.Context) -> dict[str, str]:
@@ -401,7 +425,7 @@ def mix_of(store: Store, run_id: str, texts: list[str] | None) -> dict[str, floa
         rows = connection.execute("SELECT DISTINCT domain FROM responses WHERE run_id = ?", [run_id]).fetchall()
     known = sorted(str(domain) for (domain,) in rows)
     if known and (unknown := sorted(set(mix) - set(known))):
-        raise InputError(f"mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
+        raise InputError(f"--mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
     return mix
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
+from simulator.memory import check_memory, jobs_of
 from simulator.numbers import counted, written
 
 USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
@@ -242,7 +243,13 @@ def counts(option: str, text: str | None) -> list[int]:
         found += sorted({low, *powers, *high})
     if found and min(found) < 1:
         raise InputError(f"{option} {text}: must be 1 or more")
+    _check_users(option, max(found, default=0))
     return sorted(set(found))
+
+
+def _check_users(option: str, users: int) -> None:
+    """Raise InputError for more users than this machine's memory holds."""
+    check_memory(jobs_of(users), f"{option}: {counted(users, 'user')}")
 
 
 def loads(
@@ -263,7 +270,9 @@ def loads(
             raise InputError(f"{name} {value:g}: must be 0 or more")
     found: list[Load] = []
     if users and "=" in users:
-        found = [_weighted("--concurrency", users, lambda n: Users(int(n), think_s), say)]
+        several = _weighted("--concurrency", users, lambda n: Users(int(n), think_s), say)
+        _check_users("--concurrency", max(load.users or 0 for load, _ in several.parts))
+        found = [several]
     else:
         found = [Users(n, think_s) for n in counts("--concurrency", users)]
     if rate and "=" in rate:

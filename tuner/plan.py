@@ -25,6 +25,9 @@ from tuner.names import SAMPLERS, Objective
 from tuner.prompts import TraceKey, Traffic
 from tuner.space import KINDS, READING, Recorded, Space, request_caps
 
+MOST_DRAWS = 10_000
+"""Of the held-out prompts: an interval is no narrower for more."""
+
 
 class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
@@ -45,8 +48,11 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
-        if self.draws < 5:
-            raise ValueError(f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more")
+        if not 5 <= self.draws <= MOST_DRAWS:
+            raise ValueError(
+                f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more, and no more than "
+                f"{MOST_DRAWS:,}"
+            )
         if self.objective not in get_args(Objective):
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
         if self.objective == "goodput" and not self.slas:

@@ -49,7 +49,11 @@ def profile(
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
-        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture"})
+        check_void(
+            context,
+            {"dtype": "architecture"},
+            apart={"pair": "architecture", **({"graphs": "device"} if device == "cpu" else {})},
+        )
         effort = Effort(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,

@@ -82,7 +82,8 @@ def record(
             raise InputError("name a suite (for instance suites/math_code_chat), or give --resume RUN")
         if resume is not None:
             check_resumed(context)
-        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses"})
+        greedy = {"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {}
+        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses", **greedy})
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster

@@ -27,6 +27,8 @@ def reproduce(
     with user_errors("harness"):
         if what not in ("paper", "field", "all"):
             raise InputError(f"reproduce {what}: no such thing; there are paper, field and all")
+        if alternatives and what == "field":
+            raise InputError("--alternatives: is of the paper, and of no use with field; leave it out")
         from harness.console import watching
         from harness.parts import Parts
         from harness.published.fidelity import Check, page, paper_checks

@@ -65,8 +65,11 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"block sizes must be from 1 to {MAX_GAMMA}, got {','.join(map(str, sizes)) or 'none'}")
         if len(set(sizes)) < len(sizes):
             raise ValueError(f"block sizes must differ, got {','.join(map(str, sizes))}")
-        if self.batch < 1 or self.seed < 0 or self.speed_passes < 0:
-            raise ValueError("batch ≥ 1, seed ≥ 0 and speed passes ≥ 0 are needed")
+        for option, value, least in (
+            ("--batch", self.batch, 1), ("--seed", self.seed, 0), ("--speed-passes", self.speed_passes, 0)
+        ):  # fmt: skip
+            if value < least:
+                raise ValueError(f"{option} {value}: must be {least} or more")
         if not self.drafting or len(set(self.drafting)) < len(self.drafting) or set(self.drafting) - set(DRAFTINGS):
             raise ValueError(f"--drafting {','.join(self.drafting)}: is written sampled, greedy or sampled,greedy")
         if self.mode == "live" and (self.responses or self.fresh_tails):

@@ -18,6 +18,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.setup import Setup
 
+MOST_REPLICATIONS = 10_000
 FEW = 6
 """Points of open loads up to which nobody has to ask how much of them is held."""
 
@@ -39,8 +40,10 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
 
     def __post_init__(self) -> None:
-        if not self.loads or self.replications < 1 or self.seed < 0:
-            raise ValueError("a load, replications ≥ 1 and a seed ≥ 0 are needed")
+        if not self.loads or self.seed < 0:
+            raise ValueError("a load and a seed ≥ 0 are needed")
+        if not 1 <= self.replications <= MOST_REPLICATIONS:
+            raise ValueError(f"--replications {self.replications}: must be from 1 to {MOST_REPLICATIONS:,}")
         if self.draws < 0 or 0 < self.draws < 10:
             raise ValueError(f"--decision-draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.rules import Kind, Rule, Scratch, scratch
-from simulator.errors import InputError
+from simulator.memory import JOB_BYTES, check_memory, jobs_of
 from simulator.numbers import counted
 
 Records = npt.NDArray[np.void]
@@ -41,6 +40,7 @@ JOB = np.dtype(
 )  # fmt: skip
 """A request in the system. `anchor` and `limit` point into the trace; at the limit it goes on with another response.
 `since` counts rounds since it was admitted; `next` is the one behind it in its replica's queue."""
+assert JOB.itemsize == JOB_BYTES
 REPLICA = np.dtype(
     [
         ("clock_s", "f8"), ("running", "i8"), ("waiting", "i8"), ("leaving", "i8"), ("head", "i8"), ("tail", "i8"),
@@ -136,23 +136,10 @@ class State(NamedTuple):
     scratch: Scratch
 
 
-MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-"""The share of this machine's memory that the requests of one simulation may take: others run beside it."""
-
-
-def _check_memory(jobs: int, what: str) -> None:
-    """Raise InputError where so many requests at once are more than this machine holds."""
-    if (needed := jobs * JOB.itemsize) > MOST_BYTES:
-        raise InputError(
-            f"{what} would take {needed / 1e9:,.0f} GB of memory, and a simulation has {MOST_BYTES / 1e9:,.0f} GB here; "
-            "simulate a smaller load"
-        )
-
-
 def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int) -> State:
     """An empty system; `users` is 0 in an open loop. Raises InputError for more users than memory holds."""
-    jobs = max(2 * users, 64)
-    _check_memory(jobs, f"{counted(users, 'user')}")
+    jobs = jobs_of(users)
+    check_memory(jobs, f"{counted(users, 'user')}")
     state = State(
         np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
@@ -169,7 +156,7 @@ def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int,
 def with_more_jobs(state: State, gamma: int, rule: Rule) -> State:
     """Twice the room. Raises InputError for more requests at once than memory holds."""
     jobs = len(state.jobs)
-    _check_memory(2 * jobs, f"the queue grows: more than {counted(jobs, 'request')} at once")
+    check_memory(2 * jobs, f"the queue grows: more than {counted(jobs, 'request')} at once")
     state.control["free"] = jobs
     memory = _memory(2 * jobs, gamma, rule)
     for new, old in zip(memory, state.memory, strict=True):

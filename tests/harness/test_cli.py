@@ -68,7 +68,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("run math_code_chat --responses nowhere.jsonl", "nowhere.jsonl"),
         ("run math_code_chat --temperature 0.0001", "temperature"),
         ("run math_code_chat --temperature nan", "temperature"),
-        ("run math_code_chat --speed-passes -1", "speed passes"),
+        ("run math_code_chat --speed-passes -1", "--speed-passes -1: must be 0 or more"),
         ("record --resume gone", "gone"),
         ("profile --pair nothing", "pair nothing"),
         ("profile --drafter medusa", "medusa"),
@@ -76,6 +76,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("profile --time-limit 0", "--time-limit"),
         ("validate gone", "run gone"),
         ("validate latest", "pair"),
+        ("validate --drafter none --policy fixed:1", "--policy: is of no use beside --drafter none"),
         ("validate latest --time-limit 0", "--time-limit"),
         ("simulate gone --hardware h100/qwen3-4b --concurrency 4", "run gone"),
         ("simulate --hardware h100/nothing --concurrency 4", "h100/nothing"),
@@ -86,6 +87,21 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("simulate --hardware h100/qwen3-4b --rate 2 --speed 2", "--speed: is of no use without --arrivals"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --share 99%", "--share: is of no use without --sla"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --router round_robin", "--router: is of no use without --replicas"),
+        (
+            "simulate --hardware h100/qwen3-4b --arrivals x.csv --output-tokens 9",
+            "--output-tokens: is of no use beside --arr",
+        ),
+        (
+            "simulate --hardware h100/qwen3-4b --rate 2 --decision-draws 0 --engine any",
+            "--engine: is of no use beside --dec",
+        ),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --replications 99999999", "--replications 99999999: must be from 1"),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4,99999999999", "--concurrency: 99,999,999,999 users would take"),
+        ("sensitivity --hardware h100/qwen3-4b --concurrency 99999999999", "--concurrency: 99,999,999,999 users would take"),
+        ("validate --concurrency 99999999999", "--concurrency: 99,999,999,999 users would take"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=0", "one above 0"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --mix law=1", "--mix: no law in run"),
+        ("simulate --hardware h100/qwen3-4b --rate 2 --actors 99999999999", "--actors 99,999,999,999: would take"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=inf", "--mix math=inf: shares must be"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=1,math=2", "names a domain twice"),
         ("simulate --hardware h100/qwen3-4b --rate 1e12", "--rate 1e12: requests a second must be above 0, and no more"),
@@ -94,6 +110,9 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("run math_code_chat --data-dir . --source hub", "--source: is of no use beside --data-dir"),
         ("run math_code_chat --responses r.jsonl --max-new-tokens 8", "--max-new-tokens: is of no use beside --responses"),
         ("profile --pair tiny --architecture qwen3-4b", "--pair: is of no use beside --architecture"),
+        ("run math_code_chat --temperature 0 --top-p 0.9", "--top-p: is of no use beside --temperature"),
+        ("run math_code_chat --actors 99999999999", "--actors 99,999,999,999: would take"),
+        ("profile --device cpu --no-graphs", "--graphs: is of no use beside --device"),
         ("profile --dtype float32", "--dtype: is of no use without --architecture"),
         ("simulate --resume gone", "sweep gone"),
         ("sensitivity --hardware h100/qwen3-4b --drafter medusa", "medusa"),
@@ -105,6 +124,12 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("compare latest --drafters old,new", "--drafters old,new"),
         ("synthesize nothing", "nothing"),
         ("reproduce nothing", "nothing"),
+        ("reproduce field --alternatives", "--alternatives: is of the paper"),
+        ("--bogus", "No such option: --bogus; see `harness -h`"),
+        ("--bogus runs", "No such option: --bogus; see `harness -h`"),
+        ("--version=3", "'--version' does not take a value; see `harness -h`"),
+        ("nosuchcommand", "No such command 'nosuchcommand'; see `harness -h`"),
+        ("runs --bogus", "see `harness runs -h`"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, named: str, tmp_path: Path) -> None:
@@ -121,6 +146,7 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, name
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1]
+    assert "Usage:" not in done.stderr
 
 
 def refused(*arguments: str) -> str:
@@ -144,7 +170,7 @@ def refused(*arguments: str) -> str:
         (["run", "math_code_chat", "--limit", "0"], "--limit must be at least 1"),
         (["run", "math_code_chat", "--actors", "0"], "--actors must be at least 1"),
         (["run", "math_code_chat", "--top-p", "2"], "0 < top_p ≤ 1"),
-        (["run", "math_code_chat", "--batch", "0"], "batch ≥ 1"),
+        (["run", "math_code_chat", "--batch", "0"], "--batch 0: must be 1 or more"),
         (["run", "--resume", "latest"], "no such database"),
         (["run", "math_code_chat", "--resume", "latest"], "leave the suite and --dry-run out"),
         (["run", "math_code_chat", "--dry-run", "--mode", "live"], "estimates dense recordings; leave --mode live out"),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from harness.cluster import Cluster, speaks_http2
+from harness.cluster import Cluster, _prepare_to_join, speaks_http2
 from simulator.errors import InputError
 
 OWN = """
@@ -22,7 +24,7 @@ import os, sys
 from harness.cluster import Cluster, joined
 with joined(Cluster(None, 1)):
     import ray
-    print(ray.get_runtime_context().gcs_address, flush=True)
+    print(ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)
     sys.stdin.read()
 """
 """A cluster of our own, until nobody listens."""
@@ -165,6 +167,25 @@ def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], mon
         Cluster(f"localhost:{port}").check()
 
 
+def test_a_cluster_that_is_found_here_is_said_to_want_a_token(
+    own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise, where `auto` finds it."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", own.address)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="--ray-address auto: the Ray cluster there wants a token; set RAY_AUTH_MODE=token"):
+        Cluster("auto").check()
+
+
+def test_where_none_is_found_here_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = subprocess.CompletedProcess([], 1, "", "ConnectionError: Could not find any running Ray instance.")
+    monkeypatch.setattr("harness.cluster._status", lambda *_, **__: none)
+    _prepare_to_join.cache_clear()
+    with pytest.raises(InputError, match="--ray-address auto: no Ray cluster runs on this machine"):
+        Cluster("auto").check()
+
+
 def test_a_cluster_without_a_token_is_said_to_have_none(
     without_token: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,3 +243,63 @@ def test_a_frozen_worker_is_replaced_and_finished_ones_are_left_alone() -> None:
     done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=150, check=False)
     assert done.stdout == "True ['a worker hangs; it is replaced and its work redone']\n", done.stderr
     assert time.monotonic() - began < 90
+
+
+NODES = """
+import sys
+from harness.cluster import Cluster, Pool, joined
+from tests.harness.test_cluster import Slow
+said = []
+with joined(Cluster(sys.argv[1])):
+    pool = Pool(Cluster(sys.argv[1]), Slow, (), said.append)
+    had = pool.size
+    found = []
+    for _, (number, _) in pool.map("work", [(number, 4.0) for number in range(4)]):
+        found.append(number)
+        if len(found) == 1:
+            print("kill", file=sys.stderr, flush=True)
+            sys.stdin.readline()
+print(had, pool.size, sorted(found) == list(range(4)), said)
+"""
+
+
+@pytest.mark.slow
+def test_where_a_node_is_lost_the_others_do_its_work_at_once(tmp_path: Path) -> None:
+    """Nobody waits for its places, and what Ray tells of how it died is on neither stream."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--block"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    head = subprocess.Popen(
+        [*start, "--head", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
+         "--include-dashboard=false", f"--temp-dir=/tmp/ray-nodes-{os.getpid()}"],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    other = driver = None
+    try:
+        while status(address, RAY_AUTH_MODE="disabled").returncode:
+            time.sleep(0.5)
+        other = subprocess.Popen(
+            [*start, f"--address={address}", "--node-ip-address=127.0.0.1"],
+            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while "2.0 CPU" not in status(address, RAY_AUTH_MODE="disabled").stdout:
+            time.sleep(0.5)
+        driver = subprocess.Popen(
+            [sys.executable, "-c", NODES, address], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert driver.stderr is not None
+        assert driver.stderr.readline() == "kill\n"
+        found = subprocess.run(["pgrep", "-P", str(other.pid), "raylet"], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout), signal.SIGKILL)  # what watches it tells everybody its last lines
+        began = time.monotonic()
+        out, err = driver.communicate("\n", timeout=120)
+        assert out == "2 1 True ['a worker died; it is replaced and its work redone']\n", (out, err)
+        assert "aylet" not in err
+        assert time.monotonic() - began < 28
+    finally:
+        for process in (driver, other, head):
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL) if process is not driver else process.kill()

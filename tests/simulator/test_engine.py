@@ -384,6 +384,6 @@ def test_more_requests_than_memory_holds_are_a_sentence(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"99,999,999,999 users would take 32,000 GB of memory, and a simulation has"):
         new_state(limits, rule, 1, 99_999_999_999, 8, 8)
     state = new_state(limits, rule, 1, 0, 8, 8)
-    monkeypatch.setattr("simulator.engine.state.MOST_BYTES", 1.5 * state.jobs.nbytes)
+    monkeypatch.setattr("simulator.memory.MOST_BYTES", 1.5 * state.jobs.nbytes)
     with pytest.raises(InputError, match="the queue grows: more than 64 requests at once"):
         with_more_jobs(state, 1, rule)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from harness import stops
-from harness.console import OF_LOADS, check_resumed, check_void, checked, joined, listed, mix_of, user_errors, watching
+from harness.console import check_resumed, check_void_of_loads, checked, joined, listed, mix_of, user_errors, watching
 from harness.options import AsJson, RunName
 from simulator.errors import InputError
 from simulator.sla import USAGE, Sla, share_of
@@ -90,7 +90,7 @@ def search(
     with user_errors("tuner"):
         if resume is not None:
             check_resumed(context)
-        check_void(context, {**OF_LOADS, "share": "sla"})
+        check_void_of_loads(context, {"share": "sla"})
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
         from simulator.decision import draws_at
