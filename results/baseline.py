@@ -17,7 +17,7 @@ from results.store.commands import DEFAULT_OUT, typed
 from results.store.queries import query
 from results.store.runs import TARGET_FILES, provenance
 from simulator.errors import InputError
-from simulator.records import KeptDrafting
+from simulator.records import KeptDrafting, Recording
 
 FORMAT: Final = "specyard baseline 1"
 
@@ -62,9 +62,9 @@ class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By prompt id."""
 
     @property
-    def key(self) -> tuple[str, int, KeptDrafting]:
+    def key(self) -> Recording:
         """What tells it from the others of its run."""
-        return self.drafter, self.gamma, self.drafting
+        return Recording(self.drafter, self.gamma, drafting=self.drafting)
 
 
 class RunKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,8 +127,8 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if recorded.gamma < 1:
                 raise ValueError(f"{recorded.drafter} drafts gamma = {recorded.gamma} tokens; at least 1 is needed")
 
-    def recorded(self, key: tuple[str, int, KeptDrafting]) -> Recorded | None:
-        """The recording of a key; None where there is none."""
+    def recorded(self, key: Recording) -> Recorded | None:
+        """What was recorded under a key; None where nothing was."""
         return next((recorded for recorded in self.recordings if recorded.key == key), None)
 
 
@@ -150,11 +150,15 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
         run_id,
     )
     prompts: dict[str, Prompt] = {}
-    sums: dict[tuple[str, int, KeptDrafting], dict[str, Answer]] = {}
+    sums: dict[Recording, dict[str, Answer]] = {}
     for drafter, gamma, drafting, prompt, task, domain, committed, rounds in rows.rows():
         prompts[prompt] = Prompt(task, domain, _prompt_hash(run.suite_hash, prompt))
-        sums.setdefault((drafter, gamma, drafting), {})[prompt] = Answer(committed, rounds)
-    recordings = [Recorded(*key, answers) for key, answers in sums.items() if any(a.rounds for a in answers.values())]
+        sums.setdefault(Recording(drafter, gamma, drafting=drafting), {})[prompt] = Answer(committed, rounds)
+    recordings = [
+        Recorded(key.drafter, key.gamma, key.drafting, answers)
+        for key, answers in sums.items()
+        if any(a.rounds for a in answers.values())
+    ]
     if not recordings:
         raise InputError(f"run {run_id}: has no rounds of any drafter, so there is nothing to compare")
     target = dict(run.target_files) if "hash" in run.target_files else dict(run.target_files) | {"source": run.target}

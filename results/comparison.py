@@ -21,7 +21,7 @@ from results.figures.style import in_order
 from results.store.runs import TARGET_FILES, Provenance, provenance
 from simulator.errors import InputError
 from simulator.numbers import counted
-from simulator.records import KeptDrafting
+from simulator.records import Recording
 
 _BATCHES: Final = 38
 """Degrees of freedom of the noise of two simulations, 20 batches each."""
@@ -33,9 +33,6 @@ GREEDY: Final = " (greedy drafts)"
 """After a drafter's name where its drafts were greedy: the two ways are compared apart."""
 
 _KNOWN_IN_PART: Final = "an older run does not know its tokenizer, chat template and end tokens: they may not be the same"
-
-Key = tuple[str, int, KeptDrafting]
-"""Drafter, γ, drafting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,8 @@ class _Pair(NamedTuple):
 
     label: str
     gamma: int
-    first: Key
-    second: Key
+    first: Recording
+    second: Recording
 
 
 def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparison:
@@ -126,16 +123,16 @@ def _about(run: Provenance) -> str:
     return f"{asked}, target {run.target_name}, {run.created_at:%Y-%m-%d}"
 
 
-def _pairs(keys: Iterable[Key]) -> list[_Pair]:
+def _pairs(keys: Iterable[Recording]) -> list[_Pair]:
     """Each key beside itself, larger blocks first."""
-    order = sorted(set(keys), key=lambda key: (key[0], -key[1], key[2]))
-    return [_Pair(_label(drafter, drafting), gamma, key, key) for key in order for drafter, gamma, drafting in [key]]
+    order = sorted(set(keys), key=lambda key: (key.drafter, -key.gamma, key.drafting))
+    return [_Pair(_label(key.drafter, key.drafting), key.gamma, key, key) for key in order]
 
 
 def _same_drafters(first: Baseline, second: Baseline) -> list[_Pair]:
     keys = [{recorded.key for recorded in each.recordings} for each in (first, second)]
     if not keys[0] & keys[1]:
-        told = (", ".join(sorted(f"{name} γ={gamma} {way}" for name, gamma, way in each)) for each in keys)
+        told = (", ".join(sorted(f"{key.drafter} γ={key.gamma} {key.drafting}" for key in each)) for each in keys)
         raise InputError("nothing is comparable: no drafter, block size and way to draft is in both ({} | {})".format(*told))
     return _pairs(keys[0] | keys[1])
 
@@ -147,17 +144,17 @@ def _two_drafters(sums: Baseline, run_id: str, old: str, new: str) -> list[_Pair
         if not side:
             known = ", ".join(dict.fromkeys(recorded.drafter for recorded in sums.recordings))
             raise InputError(f"--drafters {old},{new}: run {run_id} has no recordings of {name}; it has {known}")
-    gammas = [{gamma for _, gamma, _ in side} for side in sides]
+    gammas = [{key.gamma for key in side} for side in sides]
     alone = all(len(each) == 1 for each in gammas)
     pairs = []
     for one in sides[0]:
         for other in sides[1]:
-            ways = {one[2], other[2]} - {"either"}
-            if len(ways) < 2 and (one[1] == other[1] or alone):
-                before = old if one[1] == other[1] else f"{old} γ={one[1]}"
-                pairs.append(_Pair(_label(f"{before} → {new}", next(iter(ways), "either")), other[1], one, other))
+            ways = {one.drafting, other.drafting} - {"either"}
+            if len(ways) < 2 and (one.gamma == other.gamma or alone):
+                before = old if one.gamma == other.gamma else f"{old} γ={one.gamma}"
+                pairs.append(_Pair(_label(f"{before} → {new}", next(iter(ways), "either")), other.gamma, one, other))
     if not pairs:
-        told = (", ".join(f"γ={gamma} {way}" for _, gamma, way in side) for side in sides)
+        told = (", ".join(f"γ={key.gamma} {key.drafting}" for key in side) for side in sides)
         raise InputError("--drafters {},{}: were recorded at no common block size and way to draft ({} | {})".format(
             old, new, *told
         ))  # fmt: skip
@@ -237,13 +234,13 @@ def _by_task(run: Baseline, recorded: Recorded | None) -> dict[tuple[str, str], 
 # --- speed and throughput -------------------------------------------------------------------------------------------------
 
 
-def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Key, dict[str, Any]]:
+def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Recording, dict[str, Any]]:
     """Speed against none, which is comparable between machines as far as anything is."""
-    rows = speed(con, run_id).to_dicts()
-    return {(row["drafter"], row["gamma"], row["drafting"]): row for row in rows if row["drafter"] != "none"}
+    rows = [row for row in speed(con, run_id).to_dicts() if row["drafter"] != "none"]
+    return {Recording(row["drafter"], row["gamma"], drafting=row["drafting"]): row for row in rows}
 
 
-def _speeds(first: Mapping[Key, Any], second: Mapping[Key, Any], pairs: Sequence[_Pair]) -> list[Measured]:
+def _speeds(first: Mapping[Recording, Any], second: Mapping[Recording, Any], pairs: Sequence[_Pair]) -> list[Measured]:
     """Independent bootstraps, where both were timed at all."""
     if not first or not second:
         return []
@@ -277,9 +274,11 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
     tables = [_points(sweep_figure.simulated(con, sweep)) for sweep in sweeps if sweep is not None]
     found = []
     for pair in pairs:
-        if pair.second[2] not in (one.drafting, "either"):
+        if pair.second.drafting not in (one.drafting, "either"):
             continue
-        points = [table.get(key[:2], {}) for table, key in zip(tables, (pair.first, pair.second), strict=True)]
+        points = [
+            table.get((key.drafter, key.gamma), {}) for table, key in zip(tables, (pair.first, pair.second), strict=True)
+        ]
         for policy, load in [point for point in points[0] if point in points[1]]:
             rows = [point[policy, load] for point in points]
             error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in rows))

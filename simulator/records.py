@@ -75,15 +75,24 @@ class Recording:
     drafting: KeptDrafting = "sampled"
     """How drafts were chosen, as asked for."""
     kind: str = field(default="", compare=False)
-    """The drafter's kind, which goes with its name; empty where nobody asks."""
+    """The drafter's kind, which goes with its name; where none is declared it is the name: see `kind_of`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.drafter)
         if self.gamma < 0 or self.confidences not in get_args(Confidences) or self.drafting not in get_args(KeptDrafting):
             raise ValueError(f"recording: γ of 0 or more, known confidences and a known drafting needed, got {self!r}")
 
     def showing(self, confidences: Confidences) -> Recording:
         """The same recording with other confidences."""
         return replace(self, confidences=confidences)
+
+    def drafted_by(self, drafting: KeptDrafting) -> Recording:
+        """The recording of the same drafter whose drafts were chosen so."""
+        return replace(self, drafting=drafting)
+
+    def holds_for(self, drafting: Drafting) -> bool:
+        """Whether it serves where drafts are chosen so."""
+        return self.drafting in (drafting, "either")
 
     def __str__(self) -> str:
         basis = "" if self.confidences == "none" else f" ({self.confidences})"

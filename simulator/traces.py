@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.confidence import calibrated, estimated, products
-from simulator.records import Anchors, KeptDrafting
+from simulator.records import Anchors, KeptDrafting, Recording
 
 Split = Literal["calibration", "search", "confirmation"]
 
@@ -80,8 +80,13 @@ class Trace:
         """γ of the recording."""
         return self.anchors.gamma
 
+    @property
+    def recording(self) -> Recording:
+        """What it is a trace of."""
+        return Recording(self.drafter, self.gamma, drafting=self.drafting, kind=self.kind)
+
     def __str__(self) -> str:
-        return f"{self.drafter} γ={self.gamma}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
+        return str(self.recording)
 
     def __iter__(self) -> Iterator[tuple[TracedResponse, Anchors]]:
         for i, response in enumerate(self.responses):

@@ -83,7 +83,7 @@ class Told:
         none = {"kind": "none", "gamma": 0, "gammas": [0], "checkpoint": "none", "checkpoint_hash": None}
         drafters = {
             t.drafter: {
-                "kind": t.kind or t.drafter, "gamma": t.gamma, "gammas": [t.gamma], "checkpoint": self.pair,
+                "kind": t.recording.kind, "gamma": t.gamma, "gammas": [t.gamma], "checkpoint": self.pair,
                 "checkpoint_hash": None,
             }
             for t in traces

@@ -24,9 +24,9 @@ def calibrate(run_id: str, store: Store, say: Callable[[str], None]) -> None:
     Says so where there is too little to fit on.
     """
     for key in store.recordings(run_id):
-        if store.temperatures(run_id, *key) or store.estimates(run_id, *key):
+        if store.temperatures(run_id, key) or store.estimates(run_id, key):
             continue
-        trace = store.trace(run_id, *key)
+        trace = store.trace(run_id, key)
         has_head = trace.anchors.confidence is not None
         if not has_head and trace.anchors.certainty is None:
             continue

@@ -23,7 +23,7 @@ from harness.recording.inputs import read_inputs, without
 from harness.recording.plan import RecordingPlan
 from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses
 from harness.recording.suite import Suite
-from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
+from harness.recording.worker import OWN_RESPONSES, Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
@@ -32,7 +32,7 @@ from results.store.subjects import RUN
 from results.store.unfinished import begun, keeping
 from simulator.errors import InputError
 from simulator.numbers import counted
-from simulator.records import KeptDrafting, kept_drafting
+from simulator.records import Recording, kept_drafting
 
 _MIN_FREE_BYTES = 64 << 20
 _PROBED_PROMPTS, _PROBED_TOKENS = 12, 24
@@ -176,9 +176,7 @@ MAX_OUTSIDE_HALF = 0.05
 """Share of tokens that a target of a 16-bit numeric type may be unable to say, in place of `MAX_OUTSIDE`."""
 
 
-def units(
-    plan: RecordingPlan, suite: Suite, given: GivenResponses | None, variants: list[tuple[str, int, KeptDrafting]]
-) -> list[Unit]:
+def units(plan: RecordingPlan, suite: Suite, given: GivenResponses | None, variants: Sequence[Recording]) -> list[Unit]:
     """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
     groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
     if plan.mode == "live":
@@ -199,13 +197,13 @@ def _work(
 ) -> None:
     temperature = suite.file.generation.temperature
     variants = list(dict.fromkeys(
-        (name, gamma, kept_drafting(way, d["kind"], temperature))
+        Recording(name, gamma, drafting=kept_drafting(way, d["kind"], temperature), kind=d["kind"])
         for name, d in checked.drafters.items() for gamma in d["gammas"] for way in plan.drafting
     ))  # fmt: skip
     recorded = store.recorded_prompts(run_id)
     todo = units(plan, suite, given, variants)
     total = sum(_responses(u) for u in todo)
-    todo = [u for u in todo if (*(u.live or ("none", 0, "either")), u.prompts[0].prompt_id) not in recorded]
+    todo = [u for u in todo if (u.key, u.prompts[0].prompt_id) not in recorded]
     done = total - sum(_responses(u) for u in todo)
     stage = f"recording · {plan.mode} · {counted(len(checked.drafters), 'drafter')} · {counted(pool.size, 'actor')}"
     watcher.advance(stage, done, total)
@@ -217,7 +215,7 @@ def _work(
         done += _responses(unit)
         watcher.advance(stage, done, total)
     _check_law(run_id, plan, store)
-    _say_found(run_id, suite, variants if plan.mode == "live" else [("none", 0, "either")], store, watcher)
+    _say_found(run_id, suite, variants if plan.mode == "live" else [OWN_RESPONSES], store, watcher)
     if not _rounds(run_id, store):
         watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
     elif plan.mode == "dense":
@@ -300,9 +298,7 @@ def _rounds(run_id: str, store: Store) -> int:
     return int(rounds)
 
 
-def _say_found(
-    run_id: str, suite: Suite, decoded: Sequence[tuple[str, int, KeptDrafting]], store: Store, watcher: Watcher
-) -> None:
+def _say_found(run_id: str, suite: Suite, decoded: Sequence[Recording], store: Store, watcher: Watcher) -> None:
     """Say how many tokens rounding decided otherwise, and which turns were left out of what was `decoded`."""
     outside, read = _outside(run_id, store)
     if read:
@@ -311,13 +307,13 @@ def _say_found(
         SELECT prompt_id, count(*) FROM responses
         WHERE run_id = ? AND drafter = ? AND gamma = ? AND drafting = ? GROUP BY ALL
     """
-    for drafter, gamma, drafting in decoded:
+    for key in decoded:
         with store.reading() as connection:
-            turns = dict(connection.execute(sql, [run_id, drafter, gamma, drafting]).fetchall())
+            turns = dict(connection.execute(sql, [run_id, key.drafter, key.gamma, key.drafting]).fetchall())
         ended = {p.prompt_id: turns[p.prompt_id] for p in suite.prompts if turns[p.prompt_id] < len(p.turns)}
         if ended:
             where = ", ".join(f"{prompt} from turn {turn}" for prompt, turn in ended.items())
-            watcher.say(f"{drafter}: conversations that outgrew the target's context end early: {where}")
+            watcher.say(f"{key.drafter}: conversations that outgrew the target's context end early: {where}")
 
 
 def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:

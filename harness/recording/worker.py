@@ -28,7 +28,7 @@ from results.store.rows import dense_tables, readings, response_tables
 from results.store.runs import SpeedSample
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
-from simulator.records import Drafting, KeptDrafting, Response, Round, kept_drafting
+from simulator.records import Drafting, KeptDrafting, Recording, Response, Round, kept_drafting
 
 _TIMED_TOKENS = 64
 """Length limit of a timed response: long enough for a rate, short enough to be repeated."""
@@ -46,15 +46,24 @@ def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) 
     return tokens + len(prompt.turns) * generation.max_new_tokens
 
 
+OWN_RESPONSES = Recording("none", 0, drafting="either")
+"""What the target's own responses are kept as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
 
     prompts: tuple[Prompt, ...]
-    live: tuple[str, int, KeptDrafting] | None = None
-    """(drafter, γ, drafting) to decode with; None records what all drafters would do with the target's own responses."""
+    live: Recording | None = None
+    """What to decode with; None records what all drafters would do with the target's own responses."""
     given: tuple[GivenResponse, ...] = ()
     """Responses that another engine produced; where there are any, they cover all turns of the prompts."""
+
+    @property
+    def key(self) -> Recording:
+        """What its responses are kept as."""
+        return self.live or OWN_RESPONSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +196,8 @@ class Recorder:
     def record(self, unit: Unit) -> dict[str, pa.Table]:
         """Rows of a unit by table: conversations held turn by turn, live, or densely recorded for every drafter."""
         if unit.live is not None:
-            name, gamma, way = unit.live
-            drafter, limit = self._drafter(name, gamma), self.generation.max_new_tokens
+            name, way = unit.live.drafter, unit.live.drafting
+            drafter, limit = self._drafter(name, unit.live.gamma), self.generation.max_new_tokens
             drafting: Drafting = "greedy" if way == "greedy" else "sampled"
             responses = [r for r, _ in self._converse(unit.prompts, limit, live=(name, drafter), drafting=drafting)]
             return response_tables(name, drafter.gamma, responses, way)

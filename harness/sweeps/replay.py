@@ -10,7 +10,7 @@ import numpy as np
 
 from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
 from results.store.database import Store
-from results.store.recordings import Fitted
+from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, KeptDrafting, Round
@@ -78,12 +78,10 @@ def replay_run(
     `drafting` chooses among recordings of sampled and of greedy drafts; None takes both. `calibrated` stands for estimated
     where a drafter has no confidence head.
     """
-    if drafting is not None:
-        store.traced(run_id, drafting)  # refused where it was not recorded
-    recorded = [key for key in store.recordings(run_id) if drafting is None or key[2] in (drafting, "either")]
-    chosen = [key for key in recorded if not drafters or key[0] in drafters]
+    recordings = Recordings(store, run_id, drafting)
+    chosen = [key for key in recordings.keys if not drafters or key.drafter in drafters]
     if not chosen:
-        there = ", ".join(dict.fromkeys(key[0] for key in recorded)) or "none"
+        there = ", ".join(dict.fromkeys(key.drafter for key in recordings.keys)) or "none"
         raise InputError(
             f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
         )
@@ -91,22 +89,18 @@ def replay_run(
         spec.bind(None if spec.lossless else EVEN_STEPS)
     rows: list[Drawn] = []
     for key in chosen:
-        trace = store.trace(run_id, *key)
-        confidences: Confidences = "raw"
-        if calibrated:
-            fitted = Fitted(trace, store.temperatures(run_id, *key), store.estimates(run_id, *key))
-            confidences = fitted.offered[-1] if fitted.offered else "none"
-            if confidences not in ("calibrated", "estimated"):
-                say(f"{trace}: left out, the run has no calibration of its confidences")
-                continue
-            trace = fitted.unseen().trace(confidences)
-        for policy in policies or [PolicySpec.fixed(trace.gamma)]:
+        shown = recordings.best(key) if calibrated else key.showing("raw")
+        if calibrated and shown.confidences not in ("calibrated", "estimated"):
+            say(f"{key}: left out, the run has no calibration of its confidences")
+            continue
+        trace = recordings.trace(shown) if calibrated else recordings.whole(key)
+        for policy in policies or [PolicySpec.fixed(key.gamma)]:
             try:
-                rows += _replay_trace(trace, policy, confidences)
+                rows += _replay_trace(trace, policy, shown.confidences)
             except InputError as error:
                 if drafters:
                     raise
-                say(f"{trace}: left out: {error}")
+                say(f"{key}: left out: {error}")
     if not rows:
         raise InputError(f"run {run_id}: nothing to replay with these options")
     return _compared(rows)

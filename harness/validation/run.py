@@ -61,7 +61,8 @@ def validate_run(
     """
     store.prepare()
     row = store.run(run_id)
-    recordings = Recordings(store, run_id, choose_drafting(store, run_id, plan.drafting, watcher.say))
+    drafting = choose_drafting(store, run_id, plan.drafting, watcher.say)
+    recordings = Recordings(store, run_id, drafting)
     points = choose_points(plan, recordings)
     gammas = {p.recording.drafter: p.recording.gamma for p in points if p.recording != NO_RECORDING}
     responses = recordings.trace(recordings.keys[0]).responses
@@ -77,7 +78,7 @@ def validate_run(
         with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
             tasks = read_prompts(store, run_id, measured.target, live)
             engine = LiveEngine(
-                measured.target, measured.drafters, sampling, tasks, plan.max_new_tokens, plan.seed, recordings.drafting
+                measured.target, measured.drafters, sampling, tasks, plan.max_new_tokens, plan.seed, drafting
             )
             found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
         return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
@@ -97,7 +98,7 @@ def validate_run(
         watcher.advance("simulating", number, len(points))
     common = {
         "run_id": run_id, "command": command_line(), "engine": "specyard", "live_prompts": live, "trace_prompts": traced,
-        "drafting": recordings.drafting, "git_revision": git_revision(), "packages": package_versions(),
+        "drafting": drafting, "git_revision": git_revision(), "packages": package_versions(),
     }  # fmt: skip
     validation_id = Validations(store).add([{**common, **row} for row in rows], profile_row(found), profile_row(believed))
     parts.done()

@@ -23,10 +23,10 @@ from results.store import traces
 from results.store.commands import typed
 from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
 from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
-from results.store.runs import RunInfo, SpeedSample
+from results.store.runs import RunInfo, SpeedSample, kinds_of
 from results.store.subjects import RUN, SWEEP, Subject, find, has_results
 from simulator.errors import InputError
-from simulator.records import DRAFTINGS, Drafting, KeptDrafting
+from simulator.records import DRAFTINGS, Drafting, KeptDrafting, Recording
 from simulator.traces import Trace
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -194,31 +194,32 @@ class Store:
         decoded = dict(zip(names, rows[0], strict=True))
         return {k: json.loads(v) if k in _JSON_COLUMNS else v for k, v in decoded.items()}
 
-    def recorded_prompts(self, run_id: str) -> set[tuple[str, int, KeptDrafting, str]]:
-        """(drafter, γ, drafting, prompt id) of everything already recorded."""
+    def recorded_prompts(self, run_id: str) -> set[tuple[Recording, str]]:
+        """(recording, prompt id) of everything already recorded, the target's own responses among it."""
         with self.reading() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT drafter, gamma, drafting, prompt_id FROM recorded_responses WHERE run_id = ?", [run_id]
             )
-            return {(r[0], int(r[1]), r[2], r[3]) for r in rows.fetchall()}
+            return {(Recording(r[0], int(r[1]), drafting=r[2]), r[3]) for r in rows.fetchall()}
 
-    def recordings(self, run_id: str) -> list[tuple[str, int, KeptDrafting]]:
-        """(drafter, γ, drafting) of every dense recording of a run, in the order of its drafters."""
+    def recordings(self, run_id: str) -> list[Recording]:
+        """Every dense recording of a run as it is kept, showing no confidences, in the order of its drafters."""
         sql = "SELECT DISTINCT drafter, gamma, drafting FROM recordings WHERE run_id = ?"
         with self.reading() as connection:
             rows = connection.execute(sql, [run_id]).fetchall()
-        drafters, ways = list(self.run(run_id)["drafters"]), get_args(KeptDrafting)
-        found = [(r[0], int(r[1]), r[2]) for r in rows]
-        return sorted(found, key=lambda key: (drafters.index(key[0]), key[1], ways.index(key[2])))
+        kinds, ways = kinds_of(self.run(run_id)), get_args(KeptDrafting)
+        found = [Recording(name, int(gamma), drafting=way, kind=kinds[name]) for name, gamma, way in rows]
+        drafters = list(kinds)
+        return sorted(found, key=lambda r: (drafters.index(r.drafter), r.gamma, ways.index(r.drafting)))
 
     def draftings(self, run_id: str) -> list[Drafting]:
         """Ways to draft that every dense recording of a run can be asked for."""
         found = self.recordings(run_id)
-        every = {key[:2] for key in found}
-        return [way for way in DRAFTINGS if {key[:2] for key in found if key[2] in (way, "either")} == every]
+        every = {(r.drafter, r.gamma) for r in found}
+        return [way for way in DRAFTINGS if {(r.drafter, r.gamma) for r in found if r.holds_for(way)} == every]
 
-    def traced(self, run_id: str, drafting: Drafting) -> list[tuple[str, int]]:
-        """(drafter, γ) of every dense recording of a run, in the order of its drafters.
+    def traced(self, run_id: str, drafting: Drafting) -> list[Recording]:
+        """Every dense recording of a run, asked for as of drafts chosen one way, in the order of its drafters.
 
         Raises InputError where some were not recorded drafting so.
         """
@@ -226,24 +227,22 @@ class Store:
         if drafting not in ways:
             there = f"there are {' and '.join(ways)} ones" if ways else "some drafters have one kind, some another"
             raise InputError(f"run {run_id}: has no recordings of {drafting} drafts for --drafting {drafting}; {there}")
-        return [(name, gamma) for name, gamma, way in self.recordings(run_id) if way in (drafting, "either")]
+        return [r.drafted_by(drafting) for r in self.recordings(run_id) if r.holds_for(drafting)]
 
-    def trace(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> Trace:
-        """A drafter's dense record, responses in order of prompt and turn. Raises InputError where there is none."""
+    def trace(self, run_id: str, recording: Recording) -> Trace:
+        """A dense record as it was made, responses in order of prompt and turn. Raises InputError where there is none."""
         with self.reading() as connection:
-            return traces.read_trace(connection, run_id, drafter, gamma, drafting)
+            return traces.read_trace(connection, run_id, recording)
 
-    def temperatures(self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled") -> list[float]:
+    def temperatures(self, run_id: str, recording: Recording) -> list[float]:
         """T_1..T_γ of a drafter's confidences; empty where the run has no calibration of them."""
         with self.reading() as connection:
-            return traces.read_temperatures(connection, run_id, drafter, gamma, drafting)
+            return traces.read_temperatures(connection, run_id, recording)
 
-    def estimates(
-        self, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting = "sampled"
-    ) -> list[tuple[float, float]]:
+    def estimates(self, run_id: str, recording: Recording) -> list[tuple[float, float]]:
         """(intercept, slope) at each position of a drafter's estimated confidences; empty where the run has none."""
         with self.reading() as connection:
-            return traces.read_estimates(connection, run_id, drafter, gamma, drafting)
+            return traces.read_estimates(connection, run_id, recording)
 
     def create_sweep(
         self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]

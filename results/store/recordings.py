@@ -13,7 +13,6 @@ import numpy.typing as npt
 from results.store.database import Store
 from results.store.runs import drafting_of
 from results.store.traces import all_sure, read_estimates, read_temperatures, read_trace
-from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
 from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, Recording
@@ -60,20 +59,16 @@ class Fitted:
 
 
 class Recordings:
-    """The dense recordings of a run, read once, ready to simulate; all of drafts chosen one way."""
+    """The dense recordings of a run, read once, ready to replay and to simulate."""
 
-    def __init__(self, store: Store, run_id: str, drafting: Drafting) -> None:
-        """Raises InputError where the run has no recordings of drafts chosen so."""
-        self._store, self._run_id, self.drafting = store, run_id, drafting
-        drafters = store.run(run_id)["drafters"]
-        self.keys = tuple(
-            Recording(name, gamma, "none", drafting, kind_of(name, drafters.get(name, {})))
-            for name, gamma in store.traced(run_id, drafting)
-        )
-        """One for each drafter and γ, showing no confidences."""
-        fitted = {(key.drafter, key.gamma): self._fits(key) for key in self.keys}
-        self._fit_of, self._any_fit = fitted, any(any(fits) for fits in fitted.values())
-        self._read: dict[tuple[str, int], Fitted] = {}
+    def __init__(self, store: Store, run_id: str, drafting: Drafting | None) -> None:
+        """All of drafts chosen one way; without, all there are. Raises InputError where the run has none of drafts so."""
+        self._store, self._run_id = store, run_id
+        self.keys = tuple(store.recordings(run_id) if drafting is None else store.traced(run_id, drafting))
+        """One for each drafter, γ and, where all are asked for, drafting; showing no confidences."""
+        self._fit_of = {key: (store.temperatures(run_id, key), store.estimates(run_id, key)) for key in self.keys}
+        self._any_fit = any(any(fits) for fits in self._fit_of.values())
+        self._read: dict[Recording, Fitted] = {}
 
     def offered(self, recording: Recording) -> tuple[Confidences, ...]:
         """What policies may be shown of it, the best last; empty without any."""
@@ -110,14 +105,14 @@ class Recordings:
         """Temperatures or estimates of its confidences; None where these are as the drafter gives them."""
         return self._fitted(recording).weights.get(recording.confidences)
 
-    def _fits(self, key: Recording) -> tuple[list[float], list[tuple[float, float]]]:
-        asked = (self._run_id, key.drafter, key.gamma, self.drafting)
-        return self._store.temperatures(*asked), self._store.estimates(*asked)
+    def whole(self, recording: Recording) -> Trace:
+        """As recorded, of all prompts."""
+        return self._store.trace(self._run_id, recording)
 
     def _fitted(self, recording: Recording) -> Fitted:
-        key = (recording.drafter, recording.gamma)
+        key = recording.showing("none")
         if key not in self._read:
-            found = Fitted(self._store.trace(self._run_id, *key, self.drafting), *self._fit_of[key])
+            found = Fitted(self.whole(key), *self._fit_of[key])
             self._read[key] = found.unseen() if self._any_fit else found
         return self._read[key]
 
@@ -200,10 +195,11 @@ def surenesses(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Sureness]:
     drafting = drafting_of(con, run_id)
     found = []
     for drafter, gamma in con.execute(sql, [run_id, drafting]).fetchall():
-        key = (run_id, drafter, int(gamma), drafting)
-        if not all_sure(con, *key):  # of some anchors alone: not to be made sense of
+        key = Recording(drafter, int(gamma), drafting=drafting)
+        if not all_sure(con, run_id, key):  # of some anchors alone: not to be made sense of
             continue
-        fitted = Fitted(read_trace(con, *key), read_temperatures(con, *key), read_estimates(con, *key))
+        fits = read_temperatures(con, run_id, key), read_estimates(con, run_id, key)
+        fitted = Fitted(read_trace(con, run_id, key), *fits)
         if fitted.offered:
             found.append(_sureness(fitted))
     return found

@@ -11,15 +11,20 @@ import numpy as np
 from results.store.rows import matrix
 from simulator.drafter_kinds import kind_of
 from simulator.errors import InputError
-from simulator.records import Anchors, KeptDrafting
+from simulator.records import Anchors, Recording
 from simulator.traces import Trace, TracedResponse
 
 _MINE = "run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')"
 
 
-def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting) -> Trace:
-    """A drafter's dense record, responses in order of prompt and turn. Raises InputError where there is none."""
-    key = [run_id, drafter, gamma, drafting]
+def _key(run_id: str, recording: Recording) -> list[Any]:
+    """The values of `_MINE`."""
+    return [run_id, recording.drafter, recording.gamma, recording.drafting]
+
+
+def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> Trace:
+    """A dense record as it was made, responses in order of prompt and turn. Raises InputError where there is none."""
+    key, drafter, gamma = _key(run_id, recording), recording.drafter, recording.gamma
     responses = con.execute(
         f"""
         SELECT s.task, s.domain, s.prompt_id, s.turn, s.prompt_tokens, d.anchors, d.drafting
@@ -30,7 +35,8 @@ def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma:
     ).fetchall()
     if not sum(r[5] for r in responses):
         raise InputError(
-            f"run {run_id}: has no dense record of {drafter} at γ = {gamma}, {drafting}; `harness record` makes one"
+            f"run {run_id}: has no dense record of {drafter} at γ = {gamma}, {recording.drafting}; "
+            "`harness record` makes one"
         )
     table = con.sql(
         f"""
@@ -53,9 +59,9 @@ def _kind(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str) -> str:
     return kind_of(drafter, json.loads(declared).get(drafter, {}))
 
 
-def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting) -> bool:
+def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> bool:
     """Whether every anchor there should be has confidences, or certainties to estimate them from."""
-    key = [run_id, drafter, gamma, drafting]
+    key = _key(run_id, recording)
     [(noted,)] = con.execute(
         f"""
         SELECT sum(anchors) FROM recordings JOIN recorded_responses USING (run_id, drafter, gamma, drafting, prompt_id, turn)
@@ -67,22 +73,19 @@ def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: i
     return bool(noted) and noted in found
 
 
-def read_temperatures(
-    con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting
-) -> list[float]:
+def read_temperatures(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> list[float]:
     """T_1..T_γ of a drafter's confidences; empty where the run has no calibration of them."""
-    rows = _fitted(con, "temperature FROM calibrations", run_id, drafter, gamma, drafting)
+    rows = _fitted(con, "temperature FROM calibrations", run_id, recording)
     return [float(row[0]) for row in rows]
 
 
-def read_estimates(
-    con: duckdb.DuckDBPyConnection, run_id: str, drafter: str, gamma: int, drafting: KeptDrafting
-) -> list[tuple[float, float]]:
+def read_estimates(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> list[tuple[float, float]]:
     """(intercept, slope) at each position of a drafter's estimated confidences; empty where the run has none."""
-    rows = _fitted(con, "intercept, slope FROM estimates", run_id, drafter, gamma, drafting)
+    rows = _fitted(con, "intercept, slope FROM estimates", run_id, recording)
     return [(float(row[0]), float(row[1])) for row in rows]
 
 
-def _fitted(con: duckdb.DuckDBPyConnection, columns: str, *key: Any) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = con.execute(f"SELECT {columns} WHERE {_MINE} ORDER BY position", list(key)).fetchall()
+def _fitted(con: duckdb.DuckDBPyConnection, columns: str, run_id: str, recording: Recording) -> list[tuple[Any, ...]]:
+    sql = f"SELECT {columns} WHERE {_MINE} ORDER BY position"
+    rows: list[tuple[Any, ...]] = con.execute(sql, _key(run_id, recording)).fetchall()
     return rows

@@ -53,7 +53,7 @@ def cannot_run(
     """
     if policy == NO_DRAFTER:
         return ""
-    kind = recording.kind or recording.drafter
+    kind = recording.kind
     if kind not in engine.kinds:
         return f"{engine.name} has no method for {kind}"
     if _named(engine.kinds[kind].not_for, target):
@@ -105,7 +105,7 @@ def serve(
     flags, names, notes, speculative = engine.flags, engine.fields, _of_models(models, modelled), dict[str, Any]()
     parts = [f"{engine.serve} {shlex.quote(models.target or 'MODEL')}"]
     if policy != NO_DRAFTER:
-        kind = recording.kind or recording.drafter
+        kind = recording.kind
         served = engine.kinds[kind]
         speculative |= {names.method: served.method, **served.options}
         if served.checkpoint:

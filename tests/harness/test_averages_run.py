@@ -22,6 +22,7 @@ from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import same_model
 from simulator.load import Arrivals, Load, Users
+from simulator.records import Recording
 from simulator.sla import Sla
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
@@ -107,7 +108,7 @@ def test_two_names_of_one_model(one: str, other: str, same: bool) -> None:
 def test_what_is_stored_has_the_averages_and_is_labelled(store: Store) -> None:
     """To one anchor in the 4,000 of a domain; τ of plain verification as they say, within the noise of a replay."""
     run_id = store.find_run("latest")
-    trace = store.trace(run_id, "mine", 3, "greedy")
+    trace = store.trace(run_id, Recording("mine", 3, drafting="greedy"))
     domains = np.repeat([r.domain for r in trace.responses], np.diff(trace.offsets))
     for domain, own in (("math", MATH), ("chat", CHAT)):
         accepted = trace.anchors.accepted[domains == domain]

@@ -15,7 +15,7 @@ from results.store.rows import anchor_table, recordings, response_tables
 from simulator.confidence import estimated
 from simulator.errors import InputError
 from simulator.policies import PolicySpec
-from simulator.records import Anchors, Response, Round
+from simulator.records import Anchors, Recording, Response, Round
 from simulator.traces import split_of
 from tests.results.test_store import INFO
 
@@ -46,8 +46,8 @@ def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(t
     calibrate(run_id, store, said.append)
     calibrate(run_id, store, said.append)  # a resumed run does it once
     assert said == []
-    np.testing.assert_allclose(store.estimates(run_id, "eagle3", 2), WEIGHTS, atol=0.1)
-    assert store.estimates(run_id, "ngram", 2) == store.temperatures(run_id, "eagle3", 2) == []
+    np.testing.assert_allclose(store.estimates(run_id, Recording("eagle3", 2)), WEIGHTS, atol=0.1)
+    assert store.estimates(run_id, Recording("ngram", 2)) == store.temperatures(run_id, Recording("eagle3", 2)) == []
     held_out = sum(split_of(f"t/{i}") == "calibration" for i in range(48))
     with store.reading() as connection:
         columns = "position, fit_prompts, fit_anchors, test_prompts, test_anchors, ece, auc, brier"
@@ -70,7 +70,7 @@ def test_too_little_to_fit_on_is_said(tmp_path: Path) -> None:
     store, run_id = recorded(tmp_path / "specyard.duckdb", 3, tokens=20)
     said: list[str] = []
     calibrate(run_id, store, said.append)
-    assert store.estimates(run_id, "eagle3", 2) == []
+    assert store.estimates(run_id, Recording("eagle3", 2)) == []
     [line] = said
     assert line.startswith("eagle3 γ=2: confidences are not estimated: ")
     assert line.endswith("it needs 8 prompts and 500 anchors of each")

@@ -19,7 +19,7 @@ from results.store.lease import leased
 from results.store.rows import anchor_table, response_tables
 from results.store.subjects import RUN, STUDY, SUBJECTS, SWEEP
 from simulator.errors import InputError
-from simulator.records import Anchors
+from simulator.records import Anchors, Recording
 from tests.results.test_store import INFO, RESPONSE
 
 VALUES: Mapping[str, Any] = {
@@ -113,7 +113,7 @@ def test_the_space_is_free_again(store: Store) -> None:
     freed = take_out(store, named(store, [run_id[:5]]))
     assert store.file.stat().st_size == grown - freed <= small
     assert [file.name for file in store.file.parent.iterdir()] == [store.file.name]
-    assert store.recorded_prompts(kept) == {("dspark", 2, "sampled", "sums/0")}
+    assert store.recorded_prompts(kept) == {(Recording("dspark", 2), "sums/0")}
 
 
 def test_what_is_old_goes_but_for_the_newest(store: Store) -> None:

@@ -21,7 +21,7 @@ from results.store.rows import anchor_table, recordings, response_tables
 from results.store.runs import RunInfo, SpeedSample
 from simulator.confidence import calibrated
 from simulator.errors import InputError
-from simulator.records import Anchors, Response, Round
+from simulator.records import Anchors, Recording, Response, Round
 from simulator.sla import Sla
 from simulator.traces import cut
 
@@ -43,7 +43,7 @@ def test_what_goes_in_comes_out(store: Store) -> None:
     run_id = store.create_run(INFO)
     store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
     store.add_speed(run_id, [SpeedSample("dspark", 2, 0, "sums/0", 1, 3, 0.5)])
-    assert store.recorded_prompts(run_id) == {("dspark", 2, "sampled", "sums/0")}
+    assert store.recorded_prompts(run_id) == {(Recording("dspark", 2), "sums/0")}
     assert store.timed(run_id) == {(0, "sums/0")}
     assert store.run(run_id)["finished_at"] is None
     store.finish_run(run_id)
@@ -96,19 +96,19 @@ def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
     for name, anchors in (("dspark", ANCHORS), ("eagle3", headless), ("ngram", lookup)):
         rows = anchor_table(name, "sums/0", 0, anchors)
         store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/1", 0, 0), ("sums/0", 0, 3)])})
-    assert store.traced(run_id, "sampled") == [("dspark", 2), ("eagle3", 2), ("ngram", 2)]
-    trace = store.trace(run_id, "dspark", 2)
+    assert store.traced(run_id, "sampled") == [Recording(name, 2) for name in ("dspark", "eagle3", "ngram")]
+    trace = store.trace(run_id, Recording("dspark", 2))
     assert [(r.prompt_id, r.prompt_tokens) for r in trace.responses] == [("sums/0", 12), ("sums/1", 9)]
     assert trace.offsets.tolist() == [0, 3, 3]
     for name in ("drafted", "accepted", "accept_prob", "confidence"):
         np.testing.assert_array_equal(getattr(trace.anchors, name), getattr(ANCHORS, name))
     assert trace.anchors.fresh_confidence is None
     assert trace.anchors.certainty is None
-    np.testing.assert_array_equal(store.trace(run_id, "eagle3", 2).anchors.certainty, ANCHORS.confidence)
+    np.testing.assert_array_equal(store.trace(run_id, Recording("eagle3", 2)).anchors.certainty, ANCHORS.confidence)
     for name in ("eagle3", "ngram"):
-        assert store.trace(run_id, name, 2).anchors.confidence is None
+        assert store.trace(run_id, Recording(name, 2)).anchors.confidence is None
     with pytest.raises(InputError, match="no dense record of eagle3 at γ = 7"):
-        store.trace(run_id, "eagle3", 7)
+        store.trace(run_id, Recording("eagle3", 7))
 
 
 def test_calibrated_confidences_are_a_view(store: Store) -> None:
@@ -118,8 +118,8 @@ def test_calibrated_confidences_are_a_view(store: Store) -> None:
         for position, temperature in ((1, 2.0), (2, 0.5)):
             values = [run_id, "dspark", 2, "sampled", position, temperature, *[1] * 4, *[0.5] * 7]
             connection.execute(f"INSERT INTO calibrations VALUES ({', '.join('?' * 17)})", values)
-    assert store.temperatures(run_id, "dspark", 2) == [2.0, 0.5]
-    assert store.temperatures(run_id, "dspark", 7) == []
+    assert store.temperatures(run_id, Recording("dspark", 2)) == [2.0, 0.5]
+    assert store.temperatures(run_id, Recording("dspark", 7)) == []
     with store.reading() as connection:
         rows = connection.execute("SELECT calibrated FROM calibrated_anchors ORDER BY anchor").fetchall()
     assert ANCHORS.confidence is not None
@@ -265,13 +265,17 @@ def both_ways(store: Store) -> str:
 
 def test_recordings_are_kept_by_how_drafts_were_chosen(store: Store) -> None:
     run_id = both_ways(store)
-    assert store.recordings(run_id) == [("dspark", 2, "sampled"), ("dspark", 2, "greedy"), ("ngram", 2, "either")]
+    assert store.recordings(run_id) == [
+        Recording("dspark", 2),
+        Recording("dspark", 2, drafting="greedy"),
+        Recording("ngram", 2, drafting="either"),
+    ]
     assert store.draftings(run_id) == ["sampled", "greedy"]
     for way, accepted in (("sampled", 2), ("greedy", 1)):
-        assert store.traced(run_id, way) == [("dspark", 2), ("ngram", 2)]  # type: ignore[arg-type]
-        trace = store.trace(run_id, "dspark", 2, way)  # type: ignore[arg-type]
+        assert store.traced(run_id, way) == [Recording(name, 2, drafting=way) for name in ("dspark", "ngram")]  # type: ignore[arg-type]
+        trace = store.trace(run_id, Recording("dspark", 2, drafting=way))  # type: ignore[arg-type]
         assert (trace.drafting, trace.anchors.accepted[0]) == (way, accepted)
-        assert store.trace(run_id, "ngram", 2, way).drafting == "either"  # type: ignore[arg-type]
+        assert store.trace(run_id, Recording("ngram", 2, drafting=way)).drafting == "either"  # type: ignore[arg-type]
 
 
 def test_drafts_that_were_not_recorded_are_refused(store: Store) -> None:
@@ -310,11 +314,16 @@ def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
             assert name in drafters
             store.add(run_id, {table: rows.drop_columns("drafting") for table, rows in tables.items()})
     monkeypatch.setattr(results.store.migration, "MIGRATIONS", current)
-    assert store.recordings(ids[0.7]) == [("my draft", 2, "sampled"), ("lookup", 2, "either")]
-    assert store.trace(ids[0.7], "my draft", 2).kind == "eagle3"
-    assert store.recordings(ids[0.0]) == [("my draft", 2, "either"), ("lookup", 2, "either")]
+    assert store.recordings(ids[0.7]) == [Recording("my draft", 2), Recording("lookup", 2, drafting="either")]
+    assert store.trace(ids[0.7], Recording("my draft", 2)).kind == "eagle3"
+    assert store.recordings(ids[0.0]) == [
+        Recording("my draft", 2, drafting="either"),
+        Recording("lookup", 2, drafting="either"),
+    ]
     assert store.draftings(ids[0.0]) == ["sampled", "greedy"]
-    np.testing.assert_array_equal(store.trace(ids[0.0], "my draft", 2, "greedy").anchors.accepted, ANCHORS.accepted)
+    np.testing.assert_array_equal(
+        store.trace(ids[0.0], Recording("my draft", 2, drafting="greedy")).anchors.accepted, ANCHORS.accepted
+    )
     with store.reading() as connection:
         rows = connection.execute("SELECT DISTINCT drafting FROM rounds WHERE drafter = 'none'").fetchall()
         assert rows == [("either",)]
@@ -335,10 +344,10 @@ def test_anchors_of_schema_2_are_read_without_certainties(
     tables = {**plain, "anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])}
     store.add(run_id, {name: table.drop_columns("drafting") for name, table in tables.items()})
     monkeypatch.setattr(results.store.migration, "MIGRATIONS", current)
-    trace = store.trace(run_id, "dspark", 2)
+    trace = store.trace(run_id, Recording("dspark", 2))
     np.testing.assert_array_equal(trace.anchors.confidence, ANCHORS.confidence)
     assert trace.anchors.certainty is None
-    assert store.estimates(run_id, "dspark", 2) == []
+    assert store.estimates(run_id, Recording("dspark", 2)) == []
     with store.reading() as connection:
         view = "SELECT certainty, confidence, calibrated FROM calibrated_anchors ORDER BY anchor LIMIT 1"
         assert connection.execute(view).fetchall() == [(None, [0.5, 0.25], None)]
