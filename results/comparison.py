@@ -9,18 +9,19 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 import numpy as np
-import polars as pl
 
 from results.baseline import Baseline, Recorded, baseline
 from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
-from results.figures.common import load_name
 from results.figures.intervals import Floats
 from results.figures.speed import speed
 from results.figures.style import in_order
 from results.store.runs import TARGET_FILES, Provenance, provenance
+from results.store.simulations import Simulation
 from simulator.errors import InputError
+from simulator.load import Load
 from simulator.numbers import counted
+from simulator.policies import PolicySpec
 from simulator.records import Recording
 
 _BATCHES: Final = 38
@@ -271,35 +272,29 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
     one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
     if one.profile != other.profile or one.drafting != other.drafting:
         return []
-    tables = [_points(sweep_figure.simulated(con, sweep)) for sweep in sweeps if sweep is not None]
+    both = [sweep_figure.simulated(con, sweep) for sweep in sweeps if sweep is not None]
     found = []
     for pair in pairs:
         if pair.second.drafting not in (one.drafting, "either"):
             continue
-        points = [
-            table.get((key.drafter, key.gamma), {}) for table, key in zip(tables, (pair.first, pair.second), strict=True)
-        ]
-        for policy, load in [point for point in points[0] if point in points[1]]:
-            rows = [point[policy, load] for point in points]
-            error = math.hypot(*(_half(row) / row["throughput"] / 1.96 for row in rows))
+        before, now = (_points(points, key) for points, key in zip(both, (pair.first, pair.second), strict=True))
+        for policy, load in [point for point in before if point in now]:
+            ends = before[policy, load], now[policy, load]
+            error = math.hypot(*(half / throughput / 1.96 for throughput, half in ends))
             noise = None if math.isnan(error) else Noise((error**2,), (_BATCHES + 1,))
-            values = rows[0]["throughput"], rows[1]["throughput"]
-            where = f"{policy} at {load_name(load)}"
-            found.append(Measured("throughput", pair.label, pair.gamma, where, *values, noise, False))
+            (old, _), (new, _) = ends
+            where = f"{policy} at {load.label}"
+            found.append(Measured("throughput", pair.label, pair.gamma, where, old, new, noise, False))
     return found
 
 
-def _points(frame: pl.DataFrame) -> dict[tuple[str, int], dict[tuple[str, str], dict[str, Any]]]:
-    """Points by drafter and γ, by policy and load."""
-    found: dict[tuple[str, int], dict[tuple[str, str], dict[str, Any]]] = {}
-    for row in frame.filter(pl.col("throughput") > 0).to_dicts():
-        found.setdefault((row["drafter"], row["gamma"]), {})[row["policy"], row["load"]] = row
-    return found
-
-
-def _half(row: Mapping[str, Any]) -> float:
-    half = row["throughput_half_width"]
-    return math.nan if half is None else float(half)
+def _points(points: Sequence[Simulation], key: Recording) -> dict[tuple[PolicySpec, Load], tuple[float, float]]:
+    """Throughput of a drafter at its γ, and half of its interval, by policy and load."""
+    return {
+        (point.system.policy, point.load): (point.throughput, point.half_width("throughput"))
+        for point in points
+        if point.throughput and (point.system.recording.drafter, point.system.recording.gamma) == (key.drafter, key.gamma)
+    }
 
 
 def _differences(first: Provenance, second: Provenance) -> list[str]:

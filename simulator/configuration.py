@@ -1,4 +1,4 @@
-"""What can be run: a recording under a policy, with so many requests at a time."""
+"""What can be run: a recording under a policy, and that with so many requests at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import NO_RECORDING, KeptDrafting, Recording, System
+from simulator.records import NO_RECORDING, KeptDrafting, Recording
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class System:
+    """What can be served: a recording under a policy; `none` walks any recording, and uses no drafter."""
+
+    recording: Recording
+    policy: PolicySpec
+
+    def __str__(self) -> str:
+        """The system as people call it: the drafter, its block, the policy, and what it decides from."""
+        if self.policy == NO_DRAFTER:
+            return "none"
+        r = self.recording
+        return f"{r.drafter} γ={r.gamma} {self.policy}" + ("" if r.confidences == "none" else f" ({r.confidences})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,8 +67,8 @@ class Configuration:
 
     @property
     def system(self) -> System:
-        """The same without its request cap, in the form that rows of tables have."""
-        return System(self.recording, str(self.policy))
+        """The same without its request cap."""
+        return System(self.recording, self.policy)
 
     @property
     def in_full(self) -> str:

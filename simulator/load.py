@@ -64,6 +64,11 @@ class Load(ABC):
         """The load as users write it; `parse` reads it back equal."""
 
     @property
+    def size(self) -> float | None:
+        """Users, or requests per second; None where there is neither."""
+        return self.users or self.rate_per_s
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """The load for people."""

@@ -103,22 +103,6 @@ NO_RECORDING = Recording("none", 0)
 """The recording of plain decoding: nothing is drafted."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class System:
-    """What can be served: a recording under a policy; `none` walks any recording, and uses no drafter."""
-
-    recording: Recording
-    policy: str
-    """The policy as it is stored, for instance fixed:3: a database may hold one that is not installed here."""
-
-    def __str__(self) -> str:
-        """The system as people call it: the drafter, its block, the policy, and what it decides from."""
-        if self.policy == "none":
-            return "none"
-        r = self.recording
-        return f"{r.drafter} γ={r.gamma} {self.policy}" + ("" if r.confidences == "none" else f" ({r.confidences})")
-
-
 MAX_GAMMA = 254
 """Counts of a round are stored in one byte."""
 

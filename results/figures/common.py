@@ -12,9 +12,10 @@ from results.figures.section import LegendEntry, entry, slugs
 from results.figures.style import MANNERS, STYLES, Evidence, Series
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
+from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.load import Load
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -63,12 +64,12 @@ def k_of(policy: str) -> int | None:
         return None
 
 
-def is_baseline(kind: str, policy: str, gamma: int, drafter_kind: str) -> bool:
+def is_baseline(kind: str, system: System) -> bool:
     """Whether it is what a gain is told over: no speculation, or MTP-1 (`mtp`), which drafts and verifies one token."""
     if kind == "none":
-        return policy == "none"
-    k = k_of(policy)
-    return drafter_kind == kind and k is not None and min(k, gamma) == 1
+        return system.policy == NO_DRAFTER
+    k = system.policy.k
+    return system.recording.kind == kind and k is not None and min(k, system.recording.gamma) == 1
 
 
 def load_name(text: str) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from results.figures import sweep as sweep_figure
-from results.figures.common import log_axis, spread
+from results.figures.common import log_axis
 from results.figures.section import Cell, Figure, Panel, Section, Table, empty_plot
 from results.figures.style import Series
 from results.figures.sweep import Capacity, baseline, gain
-from results.figures.view import View, back_to_front, bound, draw_published, draw_system, full_rows, legend_of_view, load_at
+from results.figures.view import View, back_to_front, bound, draw_published, draw_system, full_rows, legend_of_view
+from results.store.simulations import Simulation
 
 LEDE = "every point is a load: more users, more throughput of a GPU and fewer tokens per second for each of them."
 
@@ -24,8 +25,8 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
     for system in back_to_front(view):
         draw_system(plot, view, system, colours, "tps", "throughput")
     lines = [sla for sla in view.slas if sla.measure == "tps" and sla.share is None]
-    log_axis(plot, "x", "tokens per second of a user", [r["tps"] for r in full_rows(view)])
-    log_axis(plot, "y", "tokens per second and GPU", [r["throughput"] for r in full_rows(view)])
+    log_axis(plot, "x", "tokens per second of a user", [r.tps for r in full_rows(view)])
+    log_axis(plot, "y", "tokens per second and GPU", [r.throughput for r in full_rows(view)])
     for sla in lines:
         plot.add_vline(x=sla.bound, line={"width": 1.2, "dash": "dot"})
         x = math.log10(sla.bound) if plot.layout.xaxis.type == "log" else sla.bound
@@ -42,13 +43,13 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
     figure = Figure(legend, [Panel("frontier-plot", "", plot)], caption)
     return Section(
         "frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", figure, [_table(view)],
-        [*view.evidence, *(["published"] if view.published else [])], view.points,  # type: ignore[list-item]
+        [*view.evidence, *(["published"] if view.published else [])], view.table(),  # type: ignore[list-item]
     )  # fmt: skip
 
 
 def _table(view: View) -> Table:
     """What every system delivers within the bounds."""
-    bases = {kind: baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
+    bases = {kind: baseline(view.capacities, kind) for kind in ("mtp", "none")}
     rows = []
     for c in view.capacities:
         near = c.near
@@ -57,8 +58,9 @@ def _table(view: View) -> Table:
             Cell(view.name(c.system), view.name(c.system)),
             Cell(f"{'≥ ' if c.how == 'highest' and view.slas else ''}{c.throughput:,.0f}{half}", round(c.throughput, 2)),
             *(_gain(c, base) for base in bases.values()),
-            Cell(load_at(near), near["load_x"]),
-            *(Cell("–") if near[n] is None else Cell(spread(near, n, f), round(near[n], 4)) for n, f in _COLUMNS.items()),
+            Cell(near.load.label, near.load.size),
+            *(_figure(near, name, form) for name, form in _COLUMNS.items()),
+            Cell("–") if near.wasted is None else Cell(f"{near.wasted:.0%}", round(near.wasted, 4)),
         ]
         rows.append((cells, False))
     able = {c.system for c in view.capacities}
@@ -82,7 +84,12 @@ def _table(view: View) -> Table:
     )
 
 
-_COLUMNS: Final = {"tps": ",.1f", "tau": ".2f", "budget": ".2f", "wasted": ".0%"}
+_COLUMNS: Final = {"tps": ",.1f", "tau": ".2f", "budget": ".2f"}
+
+
+def _figure(near: Simulation, name: str, form: str) -> Cell:
+    value = getattr(near, name)
+    return Cell("–") if value is None else Cell(near.told(name, form), round(value, 4))
 
 
 def _gain(c: Capacity, base: Capacity | None) -> Cell:

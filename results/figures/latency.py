@@ -7,7 +7,8 @@ from typing import Final
 
 from results.figures.section import Figure, Panel, Section, empty_plot
 from results.figures.style import Series
-from results.figures.view import View, load_at
+from results.figures.view import View
+from simulator.load import Load
 
 _LATENCIES: Final = {
     "ttft": ("time to first token, ms", 1e3),
@@ -19,17 +20,18 @@ _LATENCIES: Final = {
 def section(view: View, colours: Mapping[str, Series]) -> Section:
     """A panel for each latency: percentiles of every drafter at one load."""
     load = _latency_load(view)
-    chosen = [s for s in view.leaders if any(r["load"] == load for r in view.rows(s))]
+    chosen = [s for s in view.leaders if any(r.load == load for r in view.rows(s))]
     panels = []
     for measure, (title, scale) in _LATENCIES.items():
         plot = empty_plot(height=70 + 44 * len(chosen))
         for place, system in enumerate(reversed(chosen)):
             s = view.series(system, colours)
-            row = next(r for r in view.rows(system) if r["load"] == load)
-            values = [row[f"p{q}_{measure}"] for q in (5, 50, 95, 99)]
-            if None in values:
+            row = next(r for r in view.rows(system) if r.load == load)
+            values = [row.quantiles.get(f"p{q}_{measure}") for q in (5, 50, 95, 99)]
+            known = [v * scale for v in values if v is not None]
+            if len(known) < len(values):
                 continue
-            low, middle, high, last = (v * scale for v in values)
+            low, middle, high, last = known
             text = f"{view.name(system)}: half below {middle:.3g}, 5 to 95 % {low:.3g} to {high:.3g}, 99 % {last:.3g}"
             plot.add_scatter(
                 x=[low, middle, high, last], y=[place] * 4, mode="lines+markers", meta="simulated",
@@ -45,20 +47,19 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
         plot.update_xaxes(rangemode="tozero")
         panels.append(Panel(f"latency-{measure}", title, plot))
     columns = [f"p{q}_{m}" for m in ("ttft", "tpot", "e2e", "tps") for q in (5, 50, 95, 99)]
-    at = next((load_at(r) for s in chosen for r in view.rows(s) if r["load"] == load), load)
     return Section(
         "latency", "Latencies of requests",
-        f"{view.where} at {at}, every drafter with its best policy; other loads are in the CSV.",
+        f"{view.where} at {load.label}, every drafter with its best policy; other loads are in the CSV.",
         Figure(
             (), panels, "A mark is the median, the line runs from 5 to 95 % of requests and on to 99 %: what users wait for "
             "is at the right ends.",
         ),
-        (), view.evidence, view.points.select("drafter", "gamma", "policy", "load", "load_x", *columns),
+        (), view.evidence, view.table("drafter", "gamma", "policy", "load", "load_x", *columns),
     )  # fmt: skip
 
 
-def _latency_load(view: View) -> str:
+def _latency_load(view: View) -> Load:
     """Where the best system is when it delivers most within the bounds; else the highest load there is."""
     if view.capacities:
-        return str(view.capacities[0].near["load"])
-    return str(max((row for s in view.leaders for row in view.rows(s)), key=lambda r: r["load_x"] or 0)["load"])
+        return view.capacities[0].near.load
+    return max((row.load for s in view.leaders for row in view.rows(s)), key=lambda load: load.size or 0)

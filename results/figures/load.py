@@ -24,10 +24,10 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
         for model in published:
             draw_published(plot, paper, model, "requests", title)
         for system in back_to_front(view):
-            draw_system(plot, view, system, colours, "load_x", column)
-        log_axis(plot, "x", AXES[view.kind], [r["load_x"] for r in full_rows(view)])
+            draw_system(plot, view, system, colours, "load", column)
+        log_axis(plot, "x", AXES[view.kind], [r.load.size for r in full_rows(view)])
         if column == "throughput":
-            log_axis(plot, "y", title, [r["throughput"] for r in full_rows(view)])
+            log_axis(plot, "y", title, [r.throughput for r in full_rows(view)])
         else:
             plot.update_yaxes(rangemode="tozero", title_text=title)
         plot.update_layout(margin={"l": 56, "b": 44})
@@ -43,5 +43,5 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
             "fixed block does not, and pays for tokens that are rejected.",
         ),
         (), [*view.evidence, *(["published"] if published else [])],  # type: ignore[list-item]
-        view.points.select(*columns, "wasted", "running"),
+        view.table(*columns, "wasted", "running"),
     )  # fmt: skip

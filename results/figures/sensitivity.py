@@ -15,6 +15,7 @@ from results.figures.common import by_drafter, listed, load_name, style_of, user
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.store.queries import Origin, first_row, has_table, origin
+from simulator.load import Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +91,10 @@ def sensitivity_inputs(frame: pl.DataFrame, load: str) -> list[dict[str, Any]]:
     return sorted(found, key=_slack)
 
 
-def closest_load(frame: pl.DataFrame, load: str) -> str:
+def closest_load(frame: pl.DataFrame, load: Load | None) -> str:
     """The load that was looked at with about as many users as another; the last where that says nothing."""
     known = frame.select("load", "users").unique(maintain_order=True).rows()
-    users = users_of(load)
+    users = None if load is None else load.users
     if users is None or any(n is None for _, n in known):
         return str(known[-1][0])
     return str(min(known, key=lambda pair: abs(math.log(pair[1] / users)))[0])

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from results.figures import step_time
 from results.figures import sweep as sweep_figure
-from results.figures.common import bar_manner, k_of
+from results.figures.common import bar_manner
 from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
 from results.figures.style import PARTS
-from results.figures.sweep import baseline, by_system
-from results.figures.view import AXES, View, load_at
-from simulator.records import System
+from results.figures.sweep import baseline, by_system, load_columns, system_columns
+from results.figures.view import AXES, View
+from results.store.simulations import Simulation
+from simulator.configuration import System
 
 
-def parts(points: pl.DataFrame, chosen: Sequence[System]) -> pl.DataFrame:
+def parts(points: Sequence[Simulation], chosen: Sequence[System]) -> pl.DataFrame:
     """Milliseconds of a step by part for some systems, one row a load and part.
 
     Columns: drafter, gamma, policy, confidences, load, load_x, part, ms, share.
@@ -25,13 +26,11 @@ def parts(points: pl.DataFrame, chosen: Sequence[System]) -> pl.DataFrame:
     rows, rows_of = [], by_system(points)
     for system in chosen:
         for row in rows_of.get(system, []):
-            each = {part: row[f"{part}_s"] for part in ("overhead", "draft", "attention", "target")}
-            whole = sum(v for v in each.values() if v is not None)
+            whole = step_s(row)
             rows += [
-                {name: row[name] for name in ("drafter", "gamma", "policy", "confidences")}
-                | {"load": row["load"], "load_x": row["load_x"], "part": part, "ms": 1e3 * s, "share": s / whole}
-                for part, s in each.items()
-                if s is not None and whole > 0
+                {**system_columns(system), **load_columns(row.load), "part": part, "ms": 1e3 * s, "share": s / whole}
+                for part in PARTS
+                if (s := row.step_s.get(part)) is not None and whole > 0
             ]
     schema: dict[str, Any] = {"drafter": pl.String, "gamma": pl.Int64, "policy": pl.String, "confidences": pl.String}
     schema |= {"load": pl.String, "load_x": pl.Float64, "part": pl.String, "ms": pl.Float64, "share": pl.Float64}
@@ -43,16 +42,16 @@ def section(view: View) -> Section:
     chosen = _worth_a_panel(view)
     panels, data = [], step_time.parts(view.points, chosen)
     rows_of = {system: view.rows(system) for system in chosen}
-    top = 1e3 * max((_step_s(row) for rows in rows_of.values() for row in rows), default=0)
+    top = 1e3 * max((step_s(row) for rows in rows_of.values() for row in rows), default=0)
     for system, rows in rows_of.items():
         plot = empty_plot(height=270)
         plot.update_layout(barmode="stack")
         for part, colour in PARTS.items():
-            ms = [None if row[f"{part}_s"] is None else 1e3 * row[f"{part}_s"] for row in rows]
+            ms = [None if (s := row.step_s.get(part)) is None else 1e3 * s for row in rows]
             plot.add_bar(
-                x=[f"{row['load_x']:g}" if row["load_x"] else row["load"] for row in rows], y=ms,
+                x=[f"{row.load.size:g}" if row.load.size else str(row.load) for row in rows], y=ms,
                 marker=bar_manner(colour, "simulated"), hoverinfo="text", meta="simulated",
-                hovertext=[f"{view.name(system)}, {load_at(row)}: {part} {value or 0:.2f} ms of {1e3 * _step_s(row):.2f}"
+                hovertext=[f"{view.name(system)}, {row.load.label}: {part} {value or 0:.2f} ms of {1e3 * step_s(row):.2f}"
                            for row, value in zip(rows, ms, strict=True)],
             )  # fmt: skip
         plot.update_xaxes(type="category", title_text=AXES[view.kind], tickangle=0, tickfont_size=10)
@@ -78,12 +77,12 @@ def _worth_a_panel(view: View) -> list[System]:
     best = view.leaders[:1]
     leading = {(s.recording.drafter, s.recording.gamma) for s in best}
     same = [s for s in every if (s.recording.drafter, s.recording.gamma) in leading]
-    block = [s for s in same if k_of(s.policy) == s.recording.gamma]
-    found = [baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")]
+    block = [s for s in same if s.policy.k == s.recording.gamma]
+    found = [baseline(view.capacities, kind) for kind in ("mtp", "none")]
     chosen = [*best, *block, *(c.system for c in found if c is not None), *view.leaders]
     return list(dict.fromkeys(chosen))[:4]
 
 
-def _step_s(row: Mapping[str, Any]) -> float:
+def step_s(row: Simulation) -> float:
     """Seconds of a step, all parts."""
-    return float(sum(row[f"{part}_s"] or 0 for part in PARTS))
+    return sum(row.step_s.get(part) or 0.0 for part in PARTS)

@@ -16,6 +16,7 @@ from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, T
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.view import bound
 from results.store.queries import Origin, first_row, has_table, origin
+from simulator.configuration import Configuration
 from simulator.numbers import counted
 
 OFF: Final = ("load", "mix", "verify", "elsewhere")
@@ -194,7 +195,7 @@ def baseline(confirmed: Sequence[Mapping[str, Any]], kind: str, kinds: Mapping[s
     """The confirmation at a load that a gain is told over; see `is_baseline`."""
     for row in confirmed:
         told = not row["error"] and row["throughput"] is not None
-        if told and is_baseline(kind, row["policy"], row["gamma"], kinds.get(row["drafter"], row["drafter"])):
+        if told and is_baseline(kind, Configuration.read(row, "sampled", kinds).system):
             return row
     return None
 

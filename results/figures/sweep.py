@@ -8,17 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import duckdb
 import polars as pl
 
-from results.figures.common import is_baseline, k_of
+from results.figures.common import is_baseline
+from results.figures.style import PARTS
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
+from results.store.simulations import LoadKind, Simulation, averaged, read_simulations
+from simulator.configuration import System
+from simulator.load import Load
 from simulator.policies import PolicySpec
-from simulator.records import Recording, System
-from simulator.sla import MEASURES, Promise, Sla, canonical, promises
+from simulator.sla import MEASURES, Promise, Sla, promises
 
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
@@ -59,8 +62,8 @@ class Capacity(NamedTuple):
     how: Literal["crossing", "highest", "reference"]
     """Where: between two loads, where a bound is just kept; the highest load simulated, which keeps them all; or, without
     bounds, the reference load."""
-    near: Mapping[str, Any]
-    """The last point that keeps the bounds, a row of `simulated`."""
+    near: Simulation
+    """The last point that keeps the bounds."""
 
 
 def find_sweep(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
@@ -89,74 +92,90 @@ def sweep(con: duckdb.DuckDBPyConnection, sweep_id: str) -> Sweep:
     return Sweep(sweep_id=sweep_id, finished_at=row["finished_at"], plan=plan, believed=used["believed"], **fields)
 
 
-def simulated(con: duckdb.DuckDBPyConnection, sweep_id: str) -> pl.DataFrame:
-    """A sweep's points, seeds averaged, in order of load within a system.
+def simulated(con: duckdb.DuckDBPyConnection, sweep_id: str) -> list[Simulation]:
+    """A sweep's points, seeds averaged, in order of load within a system."""
+    groups: dict[tuple[System, Load], list[Simulation]] = {}
+    for one in read_simulations(con, sweep_id):
+        groups.setdefault((one.system, one.load), []).append(one)
+    return sorted(map(averaged, groups.values()), key=_by_load)
+
+
+def _by_load(point: Simulation) -> float:
+    return point.load.size or math.inf
+
+
+def frame(points: Sequence[Simulation]) -> pl.DataFrame:
+    """Points as a table to take away.
 
     Columns: run, drafter, gamma, policy, confidences, lossless, exact, load (as `users:64`), load_kind ('users', 'rate' or
     'arrivals'), load_x (users, or requests per second), seeds, error; throughput, tps, tau, budget with `…_half_width`;
     wasted, running, kv_used, attainment, goodput, burst_s; overhead_s, draft_s, attention_s, target_s; means and quantiles
     of tps, ttft, tpot and e2e (seconds); kept (all bounds; null without any), stationary, warnings; attained (JSON: the
     share of requests that keeps each bound, or the mean), keeps_up (whether what arrives is answered; null where unknown).
-
-    A half width over n seeds is the root of the summed squares over n: the simulations' own noise.
     """
-    cursor = con.execute("SELECT * FROM simulations WHERE sweep_id = ? ORDER BY point", [sweep_id])
-    names = [column[0] for column in cursor.description or []]
-    rows = [_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in _KEY), []).append(row)
-    frame = pl.DataFrame([_averaged(group) for group in groups.values()], schema=_SIMULATED)
-    return frame.sort("load_x", maintain_order=True, nulls_last=True)
+    return pl.DataFrame([_flat(point) for point in points], schema=_SIMULATED)
 
 
-def systems(points: pl.DataFrame, *, bounds: bool = True) -> list[System]:
+def system_columns(system: System) -> dict[str, Any]:
+    """A system as the columns of tables to take away have it."""
+    r = system.recording
+    return {"drafter": r.drafter, "gamma": r.gamma, "policy": str(system.policy), "confidences": r.confidences}
+
+
+def load_columns(load: Load) -> dict[str, Any]:
+    """A load as the columns of tables to take away have it."""
+    return {"load": str(load), "load_x": load.size}
+
+
+def _flat(point: Simulation) -> dict[str, Any]:
+    plain = ("lossless", "exact", "load_kind", "seeds", "error", *_HALVES, *(f"{n}_half_width" for n in _HALVES), *_PLAIN)
+    flat = {"run": point.run_id, **system_columns(point.system), **load_columns(point.load)}
+    flat |= {name: getattr(point, name) for name in (*plain, "kept", "stationary", "keeps_up")}
+    flat |= {f"{part}_s": point.step_s.get(part) for part in PARTS}
+    flat |= {f"mean_{name}": point.means.get(name) for name in MEASURES}
+    flat |= {name: point.quantiles.get(name) for name in _QUANTILES}
+    return flat | {"attained": json.dumps(point.attained), "warnings": list(point.warnings)}
+
+
+def systems(points: Sequence[Simulation], *, bounds: bool = True) -> list[System]:
     """Every system with a result; without those that no engine can be, if `bounds` is false.
 
     `fixed:k` beyond the block is left out where the whole block is there too: it is the same.
     """
-    found = points.filter(pl.col("throughput") > 0)
-    if not bounds:
-        found = found.filter(pl.col("lossless"))
-    every = list(dict.fromkeys(map(system_of, found.iter_rows(named=True))))
+    every = list(dict.fromkeys(point.system for point in points if point.throughput and (bounds or point.lossless)))
     return [system for system in every if not _repeats(system, every)]
 
 
-def system_of(row: Mapping[str, Any]) -> System:
-    """The system of a row of `simulated`; all of a sweep draft the same way."""
-    return System(Recording(row["drafter"], row["gamma"], row["confidences"]), row["policy"])
-
-
-def by_system(points: pl.DataFrame) -> dict[System, list[dict[str, Any]]]:
+def by_system(points: Sequence[Simulation]) -> dict[System, list[Simulation]]:
     """Every system's points with results, in order of load."""
-    found: dict[System, list[dict[str, Any]]] = {}
-    for row in points.filter(pl.col("throughput") > 0).sort("load_x", nulls_last=True).iter_rows(named=True):
-        found.setdefault(system_of(row), []).append(row)
+    found: dict[System, list[Simulation]] = {}
+    for point in sorted((point for point in points if point.throughput), key=_by_load):
+        found.setdefault(point.system, []).append(point)
     return found
 
 
-def main_kind(points: pl.DataFrame) -> str:
+def main_kind(points: Sequence[Simulation]) -> LoadKind:
     """The kind of load most points have: what figures over load run over."""
-    kinds = points["load_kind"].to_list()
-    return max(("users", "rate", "arrivals"), key=kinds.count)
+    kinds = [point.load_kind for point in points]
+    return max(get_args(LoadKind), key=kinds.count)
 
 
-def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
+def capacities(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[Capacity]:
     """What every system that an engine can be delivers within the bounds, the most first, without those that never do.
 
     Where a bound is kept at one load and broken at the next, throughput is read off the line between the two, drawn in the
     logarithms of throughput and of a mean, or in the share of requests that keep it. Without bounds every system is read at
     the highest load that all have and one keeps up with. Where ever more requests wait, nothing is delivered that lasts.
     """
-    points = points.filter(load_kind=main_kind(points)) if not points.is_empty() else points
-    found = []
+    main, found = main_kind(points), []
+    points = [point for point in points if point.load_kind == main]
     able = systems(points, bounds=False)
     rows_of = {system: rows for system, rows in by_system(points).items() if system in able}
     reference = None if slas else _reference(rows_of)
     for system, rows in rows_of.items():
         if not slas:  # of recorded arrivals there is no highest: all are at the one load there is
-            at = [row for row in rows if row["load_x"] == reference and row["keeps_up"] is not False]
-            one = _at(system, at[0], "reference") if at else None
+            there = [row for row in rows if row.load.size == reference and row.keeps_up is not False]
+            one = _at(system, there[0], "reference") if there else None
         else:
             within = [_within(system, rows, promise) for promise in promises(slas)]
             able_at = [c for c in within if c is not None]
@@ -166,20 +185,16 @@ def capacities(points: pl.DataFrame, slas: Sequence[Sla]) -> list[Capacity]:
     return sorted(found, key=lambda c: -c.throughput)
 
 
-def attained(promise: Promise, row: Mapping[str, Any]) -> float | None:
+def attained(promise: Promise, point: Simulation) -> float | None:
     """The share of a point's requests that keeps a promise, or the mean; None where that was not counted."""
-    if promise.share is None:
-        value = row[f"mean_{promise.slas[0].measure}"]
-    else:
-        value = json.loads(row["attained"] or "{}").get(promise.name)
-    return None if value is None else float(value)
+    return point.means.get(promise.slas[0].measure) if promise.share is None else point.attained.get(promise.name)
 
 
-def kept(promise: Promise, row: Mapping[str, Any]) -> bool | None:
+def kept(promise: Promise, point: Simulation) -> bool | None:
     """Whether a point keeps a promise; None where that was not counted. Where ever more requests wait, none is kept."""
-    if row["keeps_up"] is False:
+    if point.keeps_up is False:
         return False
-    value = attained(promise, row)
+    value = attained(promise, point)
     return None if value is None else promise.kept(value)
 
 
@@ -196,13 +211,9 @@ def _paper_curves(name: str) -> pl.DataFrame:
     return table.select("model", kind.alias("kind"), pl.col(x).alias("x"), pl.col(y).alias("y"))
 
 
-def baseline(found: Sequence[Capacity], kind: str, kinds: Mapping[str, str]) -> Capacity | None:
+def baseline(found: Sequence[Capacity], kind: str) -> Capacity | None:
     """What a gain is told over; see `is_baseline`."""
-    for capacity in found:
-        r = capacity.system.recording
-        if is_baseline(kind, capacity.system.policy, r.gamma, kinds.get(r.drafter, r.drafter)):
-            return capacity
-    return None
+    return next((capacity for capacity in found if is_baseline(kind, capacity.system)), None)
 
 
 def gain(over: Capacity, under: Capacity) -> tuple[float, float]:
@@ -211,82 +222,60 @@ def gain(over: Capacity, under: Capacity) -> tuple[float, float]:
     return ratio - 1, ratio * math.hypot(over.half_width / over.throughput, under.half_width / under.throughput)
 
 
-def leaders(points: pl.DataFrame, slas: Sequence[Sla]) -> list[System]:
+def leaders(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[System]:
     """Each drafter's system that delivers most within the bounds, or at all where none keeps them; the best first."""
     best: dict[str, System] = {}
     for capacity in capacities(points, slas):
         best.setdefault(capacity.system.recording.drafter, capacity.system)
     rows_of = by_system(points)
-    most = {s: max(row["throughput"] for row in rows_of[s]) for s in systems(points, bounds=False)}
+    most = {s: max(row.throughput or 0.0 for row in rows_of[s]) for s in systems(points, bounds=False)}
     for system in sorted(most, key=lambda s: -most[s]):
         best.setdefault(system.recording.drafter, system)
     return list(best.values())
 
 
 def _repeats(system: System, every: Sequence[System]) -> bool:
-    k, gamma = k_of(system.policy), system.recording.gamma
-    return k is not None and k > gamma and System(system.recording, str(PolicySpec.fixed(gamma))) in every
+    k, gamma = system.policy.k, system.recording.gamma
+    return k is not None and k > gamma and System(system.recording, PolicySpec.fixed(gamma)) in every
 
 
-def _within(system: System, rows: Sequence[Mapping[str, Any]], promise: Promise) -> Capacity | None:
+def _within(system: System, rows: Sequence[Simulation], promise: Promise) -> Capacity | None:
     """The most throughput with a promise kept; None if it never is."""
     good = [bool(kept(promise, row)) for row in rows]
     if not any(good):
         return None
-    last = max(range(len(rows)), key=lambda i: good[i] * (1 + (rows[i]["load_x"] or 0)))
+    last = max(range(len(rows)), key=lambda i: good[i] * (1 + (rows[i].load.size or 0)))
     after = last + 1
     if after >= len(rows):
         return _at(system, rows[last], "highest")
     left, right = attained(promise, rows[last]), attained(promise, rows[after])
     assert left is not None
-    if right is None or left == right or rows[after]["keeps_up"] is False:  # between them nobody knows where
+    if right is None or left == right or rows[after].keeps_up is False:  # between them nobody knows where
         return _at(system, rows[last], "crossing")
     if promise.share is None:
         weight = (math.log(left) - math.log(promise.slas[0].bound)) / (math.log(left) - math.log(right))
     else:
         weight = (left - promise.share) / (left - right)
-    low, high = rows[last]["throughput"], rows[after]["throughput"]
+    low, high = rows[last].throughput, rows[after].throughput
+    assert low is not None
+    assert high is not None
     throughput = math.exp((1 - weight) * math.log(low) + weight * math.log(high))
-    half = max(_half(rows[last]) / low, _half(rows[after]) / high) * throughput
+    half = max(rows[last].half_width("throughput") / low, rows[after].half_width("throughput") / high) * throughput
     return Capacity(system, throughput, half, "crossing", rows[last])
 
 
-def _at(system: System, row: Mapping[str, Any], how: Literal["crossing", "highest", "reference"]) -> Capacity:
-    return Capacity(system, row["throughput"], _half(row), how, row)
+def _at(system: System, row: Simulation, how: Literal["crossing", "highest", "reference"]) -> Capacity:
+    return Capacity(system, row.throughput or 0.0, row.half_width("throughput"), how, row)
 
 
-def _half(row: Mapping[str, Any]) -> float:
-    half = row["throughput_half_width"]
-    return math.nan if half is None else float(half)
-
-
-def _reference(rows_of: Mapping[System, Sequence[Mapping[str, Any]]]) -> float | None:
+def _reference(rows_of: Mapping[System, Sequence[Simulation]]) -> float | None:
     """The highest load at which every system has a result, and one keeps up."""
-    loads = [{row["load_x"] for row in rows} for rows in rows_of.values()]
+    loads = [{row.load.size for row in rows} for rows in rows_of.values()]
     common = set.intersection(*loads) if loads else set()
-    held = {row["load_x"] for rows in rows_of.values() for row in rows if row["keeps_up"] is not False}
-    return max(common & held, default=None)
+    held = {row.load.size for rows in rows_of.values() for row in rows if row.keeps_up is not False}
+    return max((size for size in common & held if size is not None), default=None)
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """One simulation, its JSON opened and flat."""
-    opened = {name: json.loads(row[name] or "{}") for name in ("means", "quantiles", "step_s", "slas")}
-    attained = {canonical(name): value for name, value in json.loads(row.get("attained") or "{}").items()}
-    load = json.loads(row["load"])
-    load = load if isinstance(load, str) else str(load)
-    kind = "users" if row["users"] is not None else "rate" if row["rate_per_s"] is not None else "arrivals"
-    flat = {name: row[name] for name in ("drafter", "gamma", "policy", "confidences", "lossless", "exact", "error")}
-    flat |= {"run": row["run_id"], "load": load, "load_kind": kind, "load_x": row["users"] or row["rate_per_s"]}
-    flat |= {name: row[name] for name in (*_PLAIN, "stationary", *_HALVES, *(f"{n}_half_width" for n in _HALVES))}
-    flat |= {f"{part}_s": opened["step_s"].get(part) for part in ("overhead", "draft", "attention", "target")}
-    flat |= {f"mean_{name}": opened["means"].get(name) for name in MEASURES} | opened["quantiles"]
-    kept = all(opened["slas"].values()) and row.get("keeps_up") is not False if opened["slas"] else None
-    flat |= {"kept": kept, "warnings": row["warnings"] or []}
-    flat |= {"attained": json.dumps(attained), "keeps_up": row.get("keeps_up")}
-    return flat
-
-
-_KEY: Final = ("run", "drafter", "gamma", "policy", "confidences", "lossless", "exact", "load", "load_kind", "load_x")
 _FLOATS: Final = (
     *_HALVES, *(f"{n}_half_width" for n in _HALVES), *_PLAIN, "overhead_s", "draft_s", "attention_s", "target_s",
     *(f"mean_{name}" for name in MEASURES), *_QUANTILES,
@@ -299,26 +288,3 @@ _SIMULATED: Final = pl.Schema(
     | {"kept": pl.Boolean, "stationary": pl.Boolean, "keeps_up": pl.Boolean, "attained": pl.String}
     | {"warnings": pl.List(pl.String)}
 )
-
-
-def _averaged(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Simulations that differ in their seed, as one; failed ones are left out where others are not."""
-    fine = [row for row in group if row["throughput"] is not None]
-    first = (fine or group)[0]
-    made = {name: first[name] for name in _KEY} | {"seeds": len(fine), "error": None if fine else first["error"]}
-    for name in _FLOATS:
-        values = [row[name] for row in fine if row.get(name) is not None]
-        if name.endswith("_half_width"):
-            whole = values and len(values) == len(fine)
-            made[name] = math.sqrt(sum(v * v for v in values)) / len(values) if whole else None
-        else:
-            made[name] = sum(values) / len(values) if values else None
-    kept = [row["kept"] for row in fine if row["kept"] is not None]
-    made["kept"] = all(kept) if kept else None
-    shares = [json.loads(row["attained"]) for row in fine]
-    made["attained"] = json.dumps({n: sum(each[n] for each in shares) / len(shares) for n in (shares[0] if shares else {})})
-    each = {row["keeps_up"] for row in fine}
-    made["keeps_up"] = False if False in each else None if None in each or not each else True
-    made["stationary"] = all(row["stationary"] for row in fine) if fine else None
-    made["warnings"] = list(dict.fromkeys(w for row in fine for w in row["warnings"]))
-    return made

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import polars as pl
 
 from results.figures import sweep as sweep_figure
-from results.figures.common import draw_line, spread
+from results.figures.common import draw_line
 from results.figures.section import LegendEntry, entry, note
 from results.figures.style import STYLES, Evidence, Series
 from results.figures.sweep import PAPER_LABEL, Sweep, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
+from results.store.simulations import Simulation
+from simulator.configuration import System
 from simulator.drafter_kinds import KINDS
-from simulator.load import Load
-from simulator.records import System
+from simulator.policies import NO_DRAFTER
 from simulator.sla import Sla
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
@@ -43,10 +44,9 @@ def promise(sla: Sla | str) -> str:
 class View:
     """A sweep with everything its sections share: who is drawn how, and who leads."""
 
-    def __init__(self, sweep: Sweep, points: pl.DataFrame, runs: Sequence[Provenance]) -> None:
+    def __init__(self, sweep: Sweep, points: Sequence[Simulation], runs: Sequence[Provenance]) -> None:
         self.sweep, self.points = sweep, points
         self.slas = sweep.slas
-        self.kinds = {d.name: d.kind for run in runs if run.run_id == sweep.run_id for d in run.drafters}
         self.capacities = capacities(points, self.slas)
         self.leaders = leaders(points, self.slas)
         self.kind = main_kind(points)
@@ -57,13 +57,9 @@ class View:
         sizes = {(s.recording.drafter, s.recording.gamma) for s in self.systems}
         self._several = {name for name, gamma in sizes if any(n == name and g != gamma for n, g in sizes)}
 
-    def drafter_kind(self, system: System) -> str:
-        """The kind of its drafter, as the run declared it; its name where the run did not."""
-        return self.kinds.get(system.recording.drafter, system.recording.drafter)
-
     def name(self, system: System) -> str:
         """The system as people call it, with γ where its drafter has several."""
-        if system.policy == "none":
+        if system.policy == NO_DRAFTER:
             return "none"
         r = system.recording
         estimated = " (estimated)" if r.confidences == "estimated" else ""
@@ -71,10 +67,10 @@ class View:
 
     def series(self, system: System, colours: Mapping[str, Series]) -> Series:
         """How it is drawn: as its drafter."""
-        drafter, gamma = system.recording.drafter, system.recording.gamma
-        if system.policy == "none":
+        drafter, gamma, kind = system.recording.drafter, system.recording.gamma, system.recording.kind
+        if system.policy == NO_DRAFTER:
             return Series(self.sweep.run_id, "none", 0, "none", "none", *STYLES["none"], "simulated")
-        own, kind = colours.get(drafter), self.drafter_kind(system)
+        own = colours.get(drafter)
         style = (own.colour, own.symbol) if own else STYLES.get(kind, STYLES["none"])
         return Series(self.sweep.run_id, drafter, gamma, kind, self.name(system), *style, "simulated")
 
@@ -99,24 +95,33 @@ class View:
         """The same for the first sentence."""
         return " and ".join(map(promise, self.slas))
 
-    def rows(self, system: System) -> list[dict[str, Any]]:
+    def rows(self, system: System) -> list[Simulation]:
         """Its points over the load that most points have."""
-        return [row for row in self.every[system] if row["load_kind"] == self.kind]
+        return [row for row in self.every[system] if row.load_kind == self.kind]
+
+    def table(self, *columns: str) -> pl.DataFrame:
+        """Its points to take away: these columns, or all."""
+        whole = sweep_figure.frame(self.points)
+        return whole.select(columns) if columns else whole
 
 
-def draw_system(plot: go.Figure, view: View, system: System, colours: Mapping[str, Series], x: str, y: str) -> None:
+def draw_system(
+    plot: go.Figure, view: View, system: System, colours: Mapping[str, Series], x: Literal["load", "tps"], y: str
+) -> None:
     """A system's points as a line: full where it leads, thin and faint elsewhere."""
-    rows = view.rows(system) if x == "load_x" else view.every[system]
-    rows = [row for row in rows if row[x] is not None and row[y] is not None]
+    found = [(row, row.load.size, getattr(row, y)) for row in view.rows(system)]
+    if x == "tps":
+        found = [(row, row.tps, getattr(row, y)) for row in view.every[system]]
+    found = [(row, right, up) for row, right, up in found if right is not None and up is not None]
     s = view.series(system, colours)
     leads = system in view.leaders
     style: dict[str, Any] = {"size": 7} if leads else {"size": 4, "opacity": 0.4, "line": {"color": s.colour, "width": 1}}
     draw_line(
-        plot, [row[x] for row in rows], [row[y] for row in rows],
-        [f"{view.name(system)}{'' if row['lossless'] else ' (a bound)'}, {load_at(row)}<br>"
-         f"{spread(row, 'throughput', ',.0f')} tok/s/GPU · {spread(row, 'tps', '.1f')} tok/s of a user<br>"
-         f"τ {spread(row, 'tau', '.2f')} · budget {spread(row, 'budget', '.2f')}"
-         f"{'<br>breaks a bound' if row['kept'] is False else ''}" for row in rows],
+        plot, [right for _, right, _ in found], [up for *_, up in found],
+        [f"{view.name(system)}{'' if row.lossless else ' (a bound)'}, {row.load.label}<br>"
+         f"{row.told('throughput', ',.0f')} tok/s/GPU · {row.told('tps', '.1f')} tok/s of a user<br>"
+         f"τ {row.told('tau', '.2f')} · budget {row.told('budget', '.2f')}"
+         f"{'<br>breaks a bound' if row.kept is False else ''}" for row, *_ in found],
         colour=s.colour, symbol=s.symbol, evidence="simulated", **style,
     )  # fmt: skip
 
@@ -146,7 +151,7 @@ def draw_published(plot: go.Figure, name: Any, model: str, x: str, y: str) -> No
 def legend_of_view(view: View, colours: Mapping[str, Series], *, published: bool) -> list[LegendEntry]:
     """The leaders in report order, and what the paper's curves are where they are drawn."""
     places = {kind: place for place, kind in enumerate(KINDS)}
-    systems = sorted(view.leaders, key=lambda s: places.get(view.drafter_kind(s), len(KINDS)))
+    systems = sorted(view.leaders, key=lambda s: places.get(s.recording.kind, len(KINDS)))
     entries = [entry(view.series(s, colours)) for s in systems]
     return [*entries, *([note(f"{PAPER_LABEL}: dspark and mtp", "published")] if published else [])]
 
@@ -156,11 +161,6 @@ def back_to_front(view: View) -> list[System]:
     return sorted(view.systems, key=lambda s: s in view.leaders)
 
 
-def full_rows(view: View) -> list[dict[str, Any]]:
+def full_rows(view: View) -> list[Simulation]:
     """Every point of the systems that have results."""
     return [row for system in view.systems for row in view.every[system]]
-
-
-def load_at(row: Mapping[str, Any]) -> str:
-    """The load of a point, for people."""
-    return Load.parse(row["load"]).label

@@ -275,7 +275,7 @@ def sweep_sections(view: View, series: Sequence[Series]) -> list[Section]:
     """Everything there is to see of a sweep."""
     colours = by_drafter(series, view.sweep.run_id)
     if not view.systems:
-        errors = view.points["error"].drop_nulls().to_list()
+        errors = [point.error for point in view.points if point.error]
         why = f": {errors[0]}" if errors else "; it was interrupted, or is not finished"
         missing = Figure(missing=f"No simulation of sweep {view.sweep.sweep_id} has come to a result{why}.")
         return [Section("frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", missing)]

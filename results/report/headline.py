@@ -16,6 +16,7 @@ from results.figures.accepted_length import accepted_length
 from results.figures.common import listed, load_name
 from results.figures.intervals import FEWEST_UNITS
 from results.figures.speed import FEWEST_PROMPTS, speed
+from results.figures.step_time import step_s
 from results.figures.study import Study, baseline, choices, configuration
 from results.figures.style import PARTS, Series, in_order, longest, series_of
 from results.figures.sweep import Capacity
@@ -24,7 +25,9 @@ from results.store.commands import typed
 from results.store.runs import Provenance, provenance
 from simulator.decision import FIGURES, Decision, sentences
 from simulator.hardware.catalogue import profile_of
+from simulator.load import Load
 from simulator.numbers import counted
+from simulator.policies import NO_DRAFTER
 
 _WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
 
@@ -49,8 +52,9 @@ class Headline:
     command: str = ""
     """That runs it, for a shell."""
     profile: str = ""
-    """The hardware it is about, and the load that gains are told at, as `users:64`; empty of recordings."""
-    load: str = ""
+    """The hardware it is about; empty of recordings."""
+    load: Load | None = None
+    """The load that gains are told at; None of recordings."""
     next: str = ""
     """What to type next, for a shell, and why."""
     why_next: str = ""
@@ -72,7 +76,7 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
         for gain in decision.gains
     ]
     facts += [sentences(other)[0] for other in others]
-    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
+    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, Load.parse(decision.load))
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, k
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
     if not winner["exact"]:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, "", study.profile["name"], winner["load"])
+    return Headline(headline, gains, facts, remarks, "", study.profile["name"], Load.parse(winner["load"]))
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
@@ -138,11 +142,11 @@ def from_sweep(view: View) -> Headline | None:
         if not view.systems:
             return None
         where = f"On {view.sweep.profile['name']} nothing that was simulated"
-        if all(row["keeps_up"] is False for system in view.systems for row in view.rows(system)):
+        if all(row.keeps_up is False for system in view.systems for row in view.rows(system)):
             return Headline(f"{where} keeps up with what arrives: overload.")
         return Headline(f"{where} keeps the bound: {view.promises}.")
     best = view.capacities[0]
-    bases = {kind: sweep.baseline(view.capacities, kind, view.kinds) for kind in ("mtp", "none")}
+    bases = {kind: sweep.baseline(view.capacities, kind) for kind in ("mtp", "none")}
     where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
     much = f"{_amount(best)} at {_load(best)}" if best.how == "highest" else _amount(best)
     gains, unclear, missing = [], [], []
@@ -169,9 +173,9 @@ def from_sweep(view: View) -> Headline | None:
         remarks.append(f"No gain over {' and '.join(missing)} can be told: it {kept}.")
     if best.how == "highest" and view.slas:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
-    if not best.near["exact"]:
+    if not best.near.exact:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, "", view.sweep.profile["name"], str(best.near["load"]))
+    return Headline(headline, gains, facts, remarks, "", view.sweep.profile["name"], best.near.load)
 
 
 def _amount(capacity: Capacity) -> str:
@@ -181,55 +185,53 @@ def _amount(capacity: Capacity) -> str:
 
 
 def _load(capacity: Capacity) -> str:
-    return load_name(str(capacity.near["load"]))
+    return capacity.near.load.label
 
 
 def _tokens(view: View, best: Capacity, mtp: Capacity | None) -> str:
     near = best.near
-    if near["tau"] is None or best.system.policy == "none":
+    if near.tau is None or near.budget is None or best.system.policy == NO_DRAFTER:
         return ""
-    against = "" if mtp is None or mtp.near["tau"] is None else f" against {mtp.near['tau']:.2f} of MTP-1"
-    wasted = "" if near["wasted"] is None else f", {near['wasted']:.0%} of its drafts verified in vain"
+    against = "" if mtp is None or mtp.near.tau is None else f" against {mtp.near.tau:.2f} of MTP-1"
+    wasted = "" if near.wasted is None else f", {near.wasted:.0%} of its drafts verified in vain"
     return (
-        f"At {_load(best)} it commits {near['tau']:.2f} tokens per round{against}, verifying {near['budget']:.2f} tokens "
+        f"At {_load(best)} it commits {near.tau:.2f} tokens per round{against}, verifying {near.budget:.2f} tokens "
         f"per request and step of at most {best.system.recording.gamma + 1}{wasted}."
     )
 
 
 def _seconds(view: View, best: Capacity, mtp: Capacity | None) -> str:
-    def step(row: Mapping[str, Any]) -> float:
-        return float(sum(row[f"{part}_s"] or 0 for part in PARTS))
-
-    mine = step(best.near)
+    mine = step_s(best.near)
     if not mine:
         return ""
-    shares = {part: (best.near[f"{part}_s"] or 0) / mine for part in PARTS}
+    shares = {part: (best.near.step_s.get(part) or 0.0) / mine for part in PARTS}
     said = (
         f"A step takes {1e3 * mine:.1f} ms, {shares['target']:.0%} of it the target's pass, {shares['draft']:.0%} drafting"
     )
-    same = [r for r in view.rows(mtp.system) if r["load"] == best.near["load"]] if mtp and mtp.system != best.system else []
-    if not same or not step(same[0]) or not same[0]["tau"] or not best.near["tau"]:
+    same = [r for r in view.rows(mtp.system) if r.load == best.near.load] if mtp and mtp.system != best.system else []
+    if not same or not step_s(same[0]) or not same[0].tau or not best.near.tau:
         return f"{said}."
-    longer, more = mine / step(same[0]), best.near["tau"] / same[0]["tau"]
+    longer, more = mine / step_s(same[0]), best.near.tau / same[0].tau
     return f"{said}: {longer:.2f} times MTP-1's step at that load, for {more:.2f} times its tokens per round."
 
 
 def _over_load(view: View) -> str:
     """How the best choice, and its lead over MTP-1, move from the lowest load to the highest."""
-    loads = sorted({row["load_x"] for s in view.leaders for row in view.rows(s) if row["load_x"]})
+    loads = sorted({size for s in view.leaders for row in view.rows(s) if (size := row.load.size)})
     if len(loads) < 2:
         return ""
-    mtp = sweep.baseline(view.capacities, "mtp", view.kinds)
+    mtp = sweep.baseline(view.capacities, "mtp")
     said = []
     for load in (loads[0], loads[len(loads) // 2], loads[-1]):
-        rows = [(s, r) for s in sweep.systems(view.points, bounds=False) for r in view.rows(s) if r["load_x"] == load]
-        at, rows = load_name(rows[0][1]["load"]), [(s, r) for s, r in rows if r["keeps_up"] is not False]
+        rows = [(s, r) for s in sweep.systems(view.points, bounds=False) for r in view.rows(s) if r.load.size == load]
+        at, rows = rows[0][1].load.label, [(s, r) for s, r in rows if r.keeps_up is not False]
         if not rows:
             said.append(f"nothing, of what keeps up, at {at}")
             continue
-        system, row = max(rows, key=lambda pair: pair[1]["throughput"])
-        base = next((r for s, r in rows if mtp is not None and s == mtp.system), None)
-        over = f" ({row['throughput'] / base['throughput'] - 1:+.0%} over MTP-1)" if base and system != mtp.system else ""  # type: ignore[union-attr]
+        most = {s: r.throughput or 0.0 for s, r in rows}
+        system = max(most, key=lambda s: most[s])
+        base = None if mtp is None or mtp.system == system else most.get(mtp.system)
+        over = f" ({most[system] / base - 1:+.0%} over MTP-1)" if base else ""
         said.append(f"{view.name(system)} at {at}{over}")
     return f"Most throughput by load: {listed(said)}."
 
@@ -287,13 +289,13 @@ def from_recordings(
     measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
     bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
     shows, fill_in = simulating(run, out)
-    further = {"next": shows, "why_next": f"what they give under load, on serving hardware{fill_in}"}
+    why = f"what they give under load, on serving hardware{fill_in}"
     if not measured:
-        return Headline(tokens, gains, [bound, "How fast that is was not measured."], **further)
+        return Headline(tokens, gains, [bound, "How fast that is was not measured."], next=shows, why_next=why)
     headline, gain, *facts = _measured(measured)
     assert isinstance(headline, str)
     assert isinstance(gain, Gain)
-    return Headline(headline, [gain, *gains], [*map(str, facts), tokens, bound], **further)
+    return Headline(headline, [gain, *gains], [*map(str, facts), tokens, bound], next=shows, why_next=why)
 
 
 def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:

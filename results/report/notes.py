@@ -15,6 +15,7 @@ from results.figures.sweep import Sweep
 from results.figures.validation import Validation
 from results.store.queries import Origin
 from results.store.runs import Provenance
+from results.store.simulations import Simulation
 from simulator.hardware.profile import same_model
 from simulator.numbers import counted
 
@@ -120,17 +121,16 @@ def model_notice(profile: Mapping[str, Any], run: Provenance | None) -> list[str
     ]
 
 
-def sweep_notices(sweep: Sweep, points: pl.DataFrame) -> list[str]:
+def sweep_notices(sweep: Sweep, points: Sequence[Simulation]) -> list[str]:
     """What came to nothing, did not settle, or was never finished."""
     found = []
     if sweep.finished_at is None:
         found.append(f"Sweep {sweep.sweep_id} did not finish: points are missing.")
-    failed = points.filter(pl.col("error").is_not_null())
-    if failed.height:
-        found.append(f"{failed.height} of {counted(points.height, 'point')} of the sweep failed: {failed['error'][0]}.")
-    for text in dict.fromkeys(w for warnings in points["warnings"].to_list() for w in warnings or []):
-        count = sum(text in (w or []) for w in points["warnings"].to_list())
-        found.append(f"{count} of {counted(points.height, 'point')}: {text}.")
+    every = counted(len(points), "point")
+    if failed := [point.error for point in points if point.error is not None]:
+        found.append(f"{len(failed)} of {every} of the sweep failed: {failed[0]}.")
+    texts = dict.fromkeys(warning for point in points for warning in point.warnings)
+    found += [f"{sum(text in point.warnings for point in points)} of {every}: {text}." for text in texts]
     if sweep.believed:
         found.append(f"Policies decided by the profile {sweep.believed}, which is not the one that was simulated.")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import polars as pl
 import pytest
@@ -10,8 +11,12 @@ import pytest
 from results.figures import sensitivity, step_time, validation
 from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
-from results.figures.sweep import baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
-from simulator.records import Recording, System
+from results.figures.sweep import Sweep, baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
+from results.store.simulations import Simulation
+from simulator.configuration import System
+from simulator.load import Load
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
 from simulator.sla import Sla
 from tests.results.database import (
     LOADS,
@@ -30,9 +35,9 @@ from tests.results.database import (
 TPS50 = Sla.parse("mean_tps>=50")
 
 
-def swept(points: list[dict[str, object]]) -> tuple[object, object]:
+def swept(points: list[dict[str, object]], kinds: Mapping[str, str] | None = None) -> tuple[Sweep, list[Simulation]]:
     con = empty()
-    add_run(con)
+    add_run(con, kinds=kinds)
     add_sweep(con, points)
     return sweep_figure.sweep(con, "5eed"), sweep_figure.simulated(con, "5eed")
 
@@ -40,19 +45,19 @@ def swept(points: list[dict[str, object]]) -> tuple[object, object]:
 def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken() -> None:
     # tps 100 and 25 at 10 and 80 users: a bound of 50 is half way in logarithms, so throughput is √(1000 · 2000).
     _, points = swept([point(0, "dspark", "fixed:7", 10, 1000), point(1, "dspark", "fixed:7", 80, 2000)])
-    [capacity] = capacities(points, [TPS50])  # type: ignore[arg-type]
-    assert capacity.system == System(Recording("dspark", 7), "fixed:7")
+    [capacity] = capacities(points, [TPS50])
+    assert capacity.system == System(Recording("dspark", 7), PolicySpec.fixed(7))
     assert capacity.how == "crossing"
     assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
     assert capacity.half_width == pytest.approx(capacity.throughput / 100)
-    assert capacity.near["load_x"] == 10
-    [at_most] = capacities(points, [Sla.parse("mean_tps>=20")])  # type: ignore[arg-type]
+    assert capacity.near.load.size == 10
+    [at_most] = capacities(points, [Sla.parse("mean_tps>=20")])
     assert (at_most.how, at_most.throughput) == ("highest", 2000)
-    assert capacities(points, [Sla.parse("mean_tps>=101")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [Sla.parse("mean_tps>=101")]) == []
     # Of several bounds the tightest counts, and one that is never kept rules all out.
-    both = capacities(points, [Sla.parse("mean_tps>=20"), TPS50])  # type: ignore[arg-type]
+    both = capacities(points, [Sla.parse("mean_tps>=20"), TPS50])
     assert both[0].throughput == pytest.approx(math.sqrt(1000 * 2000))
-    assert capacities(points, [TPS50, Sla.parse("mean_ttft<=1ms")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [TPS50, Sla.parse("mean_ttft<=1ms")]) == []
 
 
 def test_a_promise_to_a_share_is_read_off_the_shares() -> None:
@@ -61,10 +66,10 @@ def test_a_promise_to_a_share_is_read_off_the_shares() -> None:
         point(0, "dspark", "fixed:7", 10, 1000, attained={"tps>=50": 0.99}),
         point(1, "dspark", "fixed:7", 80, 2000, attained={"tps>=50": 0.90}),
     ])  # fmt: skip
-    [capacity] = capacities(points, [Sla.parse("tps>=50")])  # type: ignore[arg-type]
-    assert (capacity.how, capacity.near["load_x"]) == ("crossing", 10)
+    [capacity] = capacities(points, [Sla.parse("tps>=50")])
+    assert (capacity.how, capacity.near.load.size) == ("crossing", 10)
     assert capacity.throughput == pytest.approx(1000 * 2 ** (4 / 9))
-    assert capacities(points, [Sla.parse("tps>=50@99.5%")]) == []  # type: ignore[arg-type]
+    assert capacities(points, [Sla.parse("tps>=50@99.5%")]) == []
 
 
 def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None:
@@ -72,7 +77,7 @@ def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None
         point(0, "none", "none", 8, 400), point(1, "none", "none", 64, 900), point(2, "mtp", "fixed:1", 8, 700),
         point(3, "mtp", "fixed:1", 64, None), point(4, "dspark", "oracle", 8, 9000),
     ])  # fmt: skip
-    found = capacities(points, [])  # type: ignore[arg-type]
+    found = capacities(points, [])
     told = [(c.system.recording.drafter, c.throughput, c.how) for c in found]
     assert told == [
         ("mtp", 700, "reference"),
@@ -93,13 +98,13 @@ def test_where_the_queue_grows_nothing_is_delivered() -> None:
         point(0, "dspark", "fixed:7", 10, 1000, **shares), point(1, "dspark", "fixed:7", 80, 2000, **shares, **OVERLOAD),
         point(2, "none", "none", 10, 900, **shares, **OVERLOAD), point(3, "none", "none", 80, 900, **shares, **OVERLOAD),
     ])  # fmt: skip
-    [capacity] = capacities(points, [Sla.parse("tps>=50")])  # type: ignore[arg-type]
-    assert (capacity.throughput, capacity.near["load_x"], capacity.how) == (1000, 10, "crossing")
-    [plain] = capacities(points, [])  # type: ignore[arg-type]
-    assert (plain.throughput, plain.near["load_x"]) == (1000, 10)
-    assert [row["kept"] for row in points.to_dicts()].count(True) <= 1  # type: ignore[attr-defined]
+    [capacity] = capacities(points, [Sla.parse("tps>=50")])
+    assert (capacity.throughput, capacity.near.load.size, capacity.how) == (1000, 10, "crossing")
+    [plain] = capacities(points, [])
+    assert (plain.throughput, plain.near.load.size) == (1000, 10)
+    assert [point.kept for point in points].count(True) <= 1
     _, points = swept([point(i, "dspark", "fixed:7", n, 1000, **shares, **OVERLOAD) for i, n in enumerate((10, 80))])
-    assert capacities(points, [Sla.parse("tps>=50")]) == capacities(points, []) == []  # type: ignore[arg-type]
+    assert capacities(points, [Sla.parse("tps>=50")]) == capacities(points, []) == []
 
 
 def test_of_seeds_one_that_overflows_decides() -> None:
@@ -107,15 +112,15 @@ def test_of_seeds_one_that_overflows_decides() -> None:
         _, points = swept([
             point(0, "mtp", "fixed:1", 8, 700, **OVERLOAD), point(1, "mtp", "fixed:1", 8, 700, seed=1, **others),
         ])  # fmt: skip
-        [row] = points.to_dicts()  # type: ignore[attr-defined]
-        assert row["keeps_up"] is False
+        [one] = points
+        assert one.keeps_up is False
 
 
 def test_seeds_are_averaged_and_their_noise_shrinks() -> None:
     _, points = swept([point(i, "mtp", "fixed:1", 8, t, seed=i) for i, t in enumerate((700, 900))])
-    [row] = points.to_dicts()  # type: ignore[attr-defined]
-    assert (row["seeds"], row["throughput"]) == (2, 800)
-    assert row["throughput_half_width"] == pytest.approx(math.hypot(7, 9) / 2)
+    [one] = points
+    assert (one.seeds, one.throughput) == (2, 800)
+    assert one.throughput_half_width == pytest.approx(math.hypot(7, 9) / 2)
 
 
 def test_baselines_leaders_and_what_is_the_same() -> None:
@@ -124,27 +129,27 @@ def test_baselines_leaders_and_what_is_the_same() -> None:
     add_sweep(con)
     points = sweep_figure.simulated(con, "5eed")
     found = capacities(points, [TPS50])
-    kinds = {"dspark": "dspark", "mtp": "mtp"}
-    assert baseline(found, "none", kinds).system.policy == "none"  # type: ignore[union-attr]
-    assert baseline(found, "mtp", kinds).system == System(Recording("mtp", 1), "fixed:1")  # type: ignore[union-attr]
-    assert baseline(found, "mtp", {"mtp": "eagle3"}) is None
-    assert [(s.recording.drafter, s.policy) for s in leaders(points, [TPS50])] == [
+    assert baseline(found, "none").system.policy == NO_DRAFTER  # type: ignore[union-attr]
+    assert baseline(found, "mtp").system == System(Recording("mtp", 1), PolicySpec.fixed(1))  # type: ignore[union-attr]
+    _, called = swept([point(0, "mtp", "fixed:1", 8, 700)], {"mtp": "eagle3"})
+    assert baseline(capacities(called, []), "mtp") is None
+    assert [(s.recording.drafter, str(s.policy)) for s in leaders(points, [TPS50])] == [
         ("dspark", "prefix_scheduler"), ("mtp", "fixed:1"), ("none", "none"),
     ]  # fmt: skip
     # No engine can be an oracle; fixed:7 of an MTP that drafts one token is fixed:1.
-    assert all(c.system.policy != "oracle" for c in found)
+    assert all(c.system.policy.name != "oracle" for c in found)
     insert(con, "simulations", [point(99, "mtp", "fixed:7", 8, 500)])
-    assert System(Recording("mtp", 1), "fixed:7") not in systems(sweep_figure.simulated(con, "5eed"))
+    assert System(Recording("mtp", 1), PolicySpec.fixed(7)) not in systems(sweep_figure.simulated(con, "5eed"))
 
 
 def test_parts_of_a_step_sum_to_it() -> None:
     sweep, points = swept([point(0, "dspark", "fixed:7", 8, 900)])
-    parts = step_time.parts(points, [System(Recording("dspark", 7), "fixed:7")])
+    parts = step_time.parts(points, [System(Recording("dspark", 7), PolicySpec.fixed(7))])
     assert parts["part"].to_list() == ["overhead", "draft", "attention", "target"]
     assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
     assert parts["share"].sum() == pytest.approx(1)
-    assert sweep.profile == PROFILE  # type: ignore[attr-defined]
-    assert sweep.slas == [TPS50]  # type: ignore[attr-defined]
+    assert sweep.profile == PROFILE
+    assert sweep.slas == [TPS50]
 
 
 def test_the_latest_sweep_of_a_run_that_came_to_something() -> None:
@@ -288,20 +293,19 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
 def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: str) -> None:
     con = empty()
     add_tolerances(con)
-    assert sensitivity.closest_load(sensitivity.deviations(con, "70"), load) == closest
+    assert sensitivity.closest_load(sensitivity.deviations(con, "70"), Load.parse(load)) == closest
 
 
 def test_loads_of_one_kind_are_compared() -> None:
     rows = [point(i, "none", "none", n, 100.0 * n) for i, n in enumerate(LOADS)]
     rows.append(point(9, "none", "none", 1, 90.0) | {"users": None, "rate_per_s": 3.0, "load": '"rate:3/1"'})
     _, points = swept(rows)
-    assert main_kind(points) == "users"  # type: ignore[arg-type]
-    assert capacities(points, [])[0].near["load_x"] == 256  # type: ignore[arg-type]
+    assert main_kind(points) == "users"
+    assert capacities(points, [])[0].near.load.size == 256
 
 
 def test_a_point_at_which_nothing_was_said_is_no_result() -> None:
     """A second of two requests: nobody was answered in it, and nothing is a gain over nothing."""
-    row = {"gamma": 1, "policy": "fixed:1", "confidences": "none", "lossless": True, "load_x": 1.0}
-    points = pl.DataFrame([{**row, "drafter": "mtp", "throughput": 0.0}, {**row, "drafter": "eagle3", "throughput": 9.0}])
+    _, points = swept([{**point(0, "mtp", "fixed:1", 1, 9), "throughput": 0}, point(1, "eagle3", "fixed:1", 1, 9)])
     assert [s.recording.drafter for s in systems(points)] == ["eagle3"]
     assert [s.recording.drafter for s in sweep_figure.by_system(points)] == ["eagle3"]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.records import Recording, System
+from simulator.configuration import System
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
 
 
 def test_a_recording_says_what_it_is() -> None:
     recording = Recording("new", 7, "calibrated", "greedy", "dspark")
     assert str(recording) == "new γ=7 (calibrated) (greedy drafts)"
     assert str(recording.showing("none")) == "new γ=7 (greedy drafts)"
-    assert str(System(recording, "prefix_scheduler")) == "new γ=7 prefix_scheduler (calibrated)"
-    assert str(System(recording, "none")) == "none"
+    assert str(System(recording, PolicySpec("prefix_scheduler"))) == "new γ=7 prefix_scheduler (calibrated)"
+    assert str(System(recording, NO_DRAFTER)) == "none"
 
 
 def test_a_recording_is_its_key() -> None:
     key = Recording("new", 7, "raw", "sampled", "dspark")
     assert key == Recording("new", 7, "raw")  # the kind goes with the name
+    assert Recording("mtp", 7).kind == "mtp"  # which is the kind where none is declared
     assert len({key, key.showing("none"), Recording("new", 3, "raw"), Recording("new", 7, "raw", "greedy")}) == 4
 
 
