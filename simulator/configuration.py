@@ -65,6 +65,16 @@ class Configuration:
             "request_cap": self.request_cap,
         }  # fmt: skip
 
+    @classmethod
+    def read_whole(cls, row: Mapping[str, Any]) -> Configuration:
+        """From what `whole_row` made. Raises InputError for a policy there is not."""
+        return cls.read(row, row["drafting"], {row["drafter"]: row["kind"]})
+
+    def whole_row(self) -> dict[str, str | int]:
+        """The configuration with what `row` leaves to be told elsewhere; no kind of drafter without a drafter."""
+        kind = "" if self.policy == NO_DRAFTER else self.recording.kind
+        return {**self.row(), "kind": kind, "drafting": self.recording.drafting}
+
     @property
     def system(self) -> System:
         """The same without its request cap."""

@@ -21,6 +21,7 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import name_of
@@ -225,15 +226,17 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to run, and how sure that is. The one value that commands, report and exports print."""
+    """What to run, and how sure that is. The one value that commands, report and exports print.
+
+    Stored and printed as its `row`, for msgspec by itself does not know how configurations and loads are written.
+    """
 
     engine: str
     """Which runs it; `any` where all policies were allowed."""
     profile: str
     source: str
     """Where the profile comes from: measured, fitted, published, roofline or user."""
-    load: str
-    """The load as users write it, for instance users:64/0."""
+    load: Load
     at: str
     """The load in words."""
     promise: list[str]
@@ -247,8 +250,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Why nothing can be recommended; what follows is then empty."""
     run: str = ""
     """The configuration in words."""
-    candidate: dict[str, str | int] = {}
-    """Its drafter, kind, gamma, policy, confidences, drafting and request_cap."""
+    candidate: Configuration | None = None
+    """The same as a value."""
     command: str = ""
     """For a shell."""
     settings: dict[str, Any] = {}
@@ -293,10 +296,24 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         errors = profile.relative_errors
         return cls(
             engine=name_of(None) if engine is None else engine.name,
-            profile=profile.name, source=profile.source, load=str(load), at=load.label, replicas=replicas,
+            profile=profile.name, source=profile.source, load=load, at=load.label, replicas=replicas,
             promise=[promise.name for promise in promises(slas)], traffic=traffic + heat, figure=figure,
             errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
         )  # fmt: skip
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Decision:
+        """From what `row` made. Raises InputError for a policy or a load there is not, else msgspec.ValidationError."""
+        candidate = Configuration.read_whole(row["candidate"]) if row["candidate"] else None
+        return msgspec.convert({**row, "load": Load.parse(row["load"]), "candidate": candidate}, cls)
+
+    def row(self) -> dict[str, Any]:
+        """The decision as the database and JSON hold it."""
+        candidate = {} if self.candidate is None else self.candidate.whole_row()
+        row: dict[str, Any] = msgspec.to_builtins(
+            {**msgspec.structs.asdict(self), "load": str(self.load), "candidate": candidate}
+        )
+        return row
 
     def without(self, reason: str) -> Decision:
         """That nothing can be recommended, and why."""
@@ -342,8 +359,7 @@ def decide(
     attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
     return msgspec.structs.replace(
         stub,
-        run=str(run), candidate={**run.row(), "kind": run.recording.kind, "drafting": run.recording.drafting},
-        gains=gains, draws=int(off.sum()),
+        run=str(run), candidate=run, gains=gains, draws=int(off.sum()),
         value=range_of(value[run][off], float(value[run][~off].mean())),
         attained={name: range_of(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
@@ -398,8 +414,9 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
     engine = "" if d.engine == "any" else f", with {d.engine}"
-    cap = counted(int(d.candidate["request_cap"]), "request")
-    said = [f"Run {d.run}{_drafts(d)}, {cap} at a time at most{engine}: {where}{promise}."]
+    assert d.candidate is not None
+    cap = counted(d.candidate.request_cap, "request")
+    said = [f"Run {d.run}{_drafts(d, d.candidate.recording)}, {cap} at a time at most{engine}: {where}{promise}."]
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None
@@ -408,7 +425,7 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
         + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
         + f"; first token within {1e3 * d.p95_ttft.value:,.0f} ms for 95 % of requests."
     )
-    room, users = int(d.candidate["request_cap"]) * d.replicas, Load.parse(d.load).users
+    room, users = d.candidate.request_cap * d.replicas, d.load.users
     said += [
         f"{_share(g.all.value)} {GAINS[d.figure]} {'over' if g.all.value >= 0 else 'against'} {g.over} "
         f"({_interval(g)}){_doubt(g)}."
@@ -455,11 +472,11 @@ def told(decision: Decision) -> list[str]:
     return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in decision.notes)]
 
 
-def _drafts(d: Decision) -> str:
+def _drafts(d: Decision, recording: Recording) -> str:
     """How drafts are chosen, where that makes a difference."""
-    kind = KINDS.get(str(d.candidate["kind"]))
+    kind = KINDS.get(recording.kind)
     told = kind is not None and not kind.one_hot and d.settings.get("draft_sample_method")
-    return f", {d.candidate['drafting']} drafts" if told else ""
+    return f", {recording.drafting} drafts" if told else ""
 
 
 def _thousands(r: Range) -> str:

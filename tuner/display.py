@@ -18,6 +18,7 @@ from simulator.decision import Decision, Range, sentences, told
 from simulator.errors import InputError
 from simulator.load import Load, Users
 from simulator.numbers import counted
+from simulator.policies import NO_DRAFTER
 from simulator.sla import attained, promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
@@ -145,7 +146,9 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
             ]  # fmt: skip
             lines.append([load.label, decision.run, *cells, far])
             continue
-        none = next((row for row in found.beside if row.drafter == "none"), None)  # as studies of the first versions say it
+        none = next(
+            (row for row in found.beside if row.configuration.policy == NO_DRAFTER), None
+        )  # as studies of the first versions say it
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ",.0f")]
         lines.append([load.label, _who(winner), *figures, "–" if none is None else _gain(none), far])
     print_table(console, heads, lines, (alone, tps, made_large))
@@ -188,14 +191,14 @@ def _print_load(load: Load, winner: Row, study: StoredStudy, console: Console) -
             lines.append([told_as])
         who = f"  {_who(row)}"
         if row.error:
-            lines.append([who, str(row.request_cap), row.error])
+            lines.append([who, str(row.configuration.request_cap), row.error])
             continue
         f, broken = row.figures or {}, row.violations or {}
         kept = [attained(b, f.get(b), broken.get(b, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         tau = f"{f['tau']:.2f}" if f["tau"] else "–"
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]
-        lines.append([who, str(row.request_cap), *figures, ttft, tau, _gain(row), *kept])
+        lines.append([who, str(row.configuration.request_cap), *figures, ttft, tau, _gain(row), *kept])
     figures_last = ["mean tok/s of a user", "tok/s/GPU"]  # what was made large goes last
     if WANTED[plan.objective][0] == "tps":
         figures_last.reverse()
@@ -231,12 +234,13 @@ def capacity(load: Load, study: StoredStudy) -> list[str]:
 
 
 def _waiting(load: Load, decision: Decision) -> bool:
-    return crowded(load, int(decision.candidate["request_cap"]), decision.replicas)
+    assert decision.candidate is not None
+    return crowded(load, decision.candidate.request_cap, decision.replicas)
 
 
 def _is_run(row: Row, decision: Decision | None) -> bool:
     """Whether the search's winner is what is to be run: the draws may have decided for something else."""
-    return decision is None or bool(decision.reason) or row.is_of(decision.candidate)
+    return decision is None or bool(decision.reason) or row.configuration == decision.candidate
 
 
 def _remarks(found: AtLoad, winner: Row) -> list[str]:
@@ -296,7 +300,7 @@ def _closest(found: AtLoad, plan: StudyPlan) -> str:
 
 def _who(row: Row) -> str:
     """A configuration without its request cap."""
-    return str(row.configuration("sampled", {}).system)
+    return str(row.configuration.system)
 
 
 def _configuration(row: dict[str, Any]) -> str:

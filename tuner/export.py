@@ -54,7 +54,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
     found = study.loads[load]
     decision = found.decision
     reason = "" if decision is None else decision.reason
-    if decision is not None and decision.command and decision.engine == VLLM.name:
+    if decision is not None and decision.candidate is not None and decision.command and decision.engine == VLLM.name:
         told = sentences(decision)
         elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
         head = [
@@ -62,7 +62,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
             check(decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
-    winner = won[load].configuration(study.plan.drafting, study.kinds)
+    winner = won[load].configuration
     if reason and refused(VLLM, winner):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
     made = serving(winner, found, study, models_of(store.run(study.run_id)))
@@ -73,7 +73,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
         f"specyard study {study_id}: {winner.in_full}",
         f"for {where} on {replicated(study.plan)} ({study.plan.profile.source}); simulated: {expected}",
         *([f"no recommendation: {reason}"] if reason else []),
-        *gains_by_load({each: study.loads[each] for each in won}, winner.row()),
+        *gains_by_load({each: study.loads[each] for each in won}, winner),
         *capacity(load, study), *made.notes, checked,
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -153,7 +153,7 @@ def _in_place(found: AtLoad, role: str) -> tuple[PolicySpec | None, str]:
     if row is None or row.gain is None:
         return None, ""
     width = "" if row.gain_half_width is None else f" ± {row.gain_half_width:.1%}"
-    return PolicySpec.parse(row.policy), f"; simulated, it loses {_lost(row.gain):.1%}{width}"
+    return row.configuration.policy, f"; simulated, it loses {_lost(row.gain):.1%}{width}"
 
 
 def _lost(gain: float) -> float:
@@ -163,7 +163,7 @@ def _lost(gain: float) -> float:
 
 def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: Models) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
-    winner = row.configuration(study.plan.drafting, study.kinds)
+    winner = row.configuration
     table = found.confirmed(K_BY_BATCH)
     closest: dict[str, Any] | None
     try:
@@ -179,7 +179,7 @@ def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: M
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
         "k_by_batch": None if table is None or table.gain is None else {
-            "rows": batch_rows(PolicySpec.parse(table.policy), winner.recording.gamma, most),
+            "rows": batch_rows(table.configuration.policy, winner.recording.gamma, most),
             "loss": _lost(table.gain), "half_width": table.gain_half_width,
         },
         "notes": notes,
@@ -195,10 +195,7 @@ def _expected(winner: Row) -> str:
 def _command_for_all(store: Store, study: StoredStudy) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
     plan, winners = study.plan, [found.winner for found in study.loads.values()]
-    same = (
-        None not in winners
-        and len({row.configuration(plan.drafting, study.kinds) for row in winners if row is not None}) == 1
-    )
+    same = None not in winners and len({row.configuration for row in winners if row is not None}) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
     studies = Studies(store)
@@ -221,14 +218,13 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     return _commented(head, made.command)
 
 
-def gains_by_load(loads: Mapping[Load, AtLoad], run: Mapping[str, Any]) -> list[str]:
-    """What a configuration, in the form of `Configuration.row`, gains over none at each of several loads; nothing for one
-    load, which is told otherwise."""
-    if len(loads) < 2 or run["policy"] == str(NO_DRAFTER):
+def gains_by_load(loads: Mapping[Load, AtLoad], run: Configuration) -> list[str]:
+    """What a configuration gains over none at each of several loads; nothing for one load, which is told otherwise."""
+    if len(loads) < 2 or run.policy == NO_DRAFTER:
         return []
     gains, missing = {}, []
     for load, found in loads.items():
-        rows = (row for row in (found.winner, *found.beside) if row is not None and row.is_of(run))
+        rows = (row for row in (found.winner, *found.beside) if row is not None and row.configuration == run)
         gain, half = next((row.of(OVER_NONE) for row in rows), (None, None))
         if gain is None:
             missing.append(f"{load.label}: was not confirmed there")
@@ -247,7 +243,7 @@ def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[fl
     for load, result in study.loads.items():
         for row in result.beside:
             gain, half = row.of(OVER_NONE)
-            if load.users is not None and PolicySpec.parse(row.policy) == table and gain is not None:
+            if load.users is not None and row.configuration.policy == table and gain is not None:
                 found[load.users] = (gain, half or math.nan)
     return found
 
@@ -277,7 +273,7 @@ def _winners(study: StoredStudy, users: int | None) -> dict[Load, Row]:
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
         raise InputError(_no_winner(study, lost))
-    if len({winner.configuration(study.plan.drafting, study.kinds) for winner in winners.values()}) > 1:
+    if len({winner.configuration for winner in winners.values()}) > 1:
         raise InputError(_choose(study))
     return winners
 

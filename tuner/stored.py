@@ -19,21 +19,15 @@ from simulator.records import KeptDrafting
 from tuner.plan import StudyPlan
 from tuner.trial import Trial, closest
 
-_NAMES = ("drafter", "gamma", "policy", "confidences", "request_cap")
-
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `confirmations`, as `Confirmation.row` makes it."""
 
-    load: str
+    load: Load
     place: int
     role: str
     error: str | None
-    drafter: str
-    gamma: int
-    policy: str
-    confidences: str
-    request_cap: int
+    configuration: Configuration
     exact: bool
     prompts: int
     draws: int
@@ -50,13 +44,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """A figure and half the width of its interval; None each where there is none."""
         return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
 
-    def is_of(self, candidate: Mapping[str, Any]) -> bool:
-        """Whether it is of a configuration that `Configuration.row` made, whatever else is told of that."""
-        return all(getattr(self, name) == candidate[name] for name in _NAMES)
+    @classmethod
+    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str]) -> Row:
+        """From the database; see `Configuration.read`."""
+        values = {"load": Load.parse(row["load"]), "configuration": Configuration.read(row, drafting, kinds)}
+        return msgspec.convert({**row, **values}, cls)
 
-    def configuration(self, drafting: KeptDrafting, kinds: Mapping[str, str]) -> Configuration:
-        """What was confirmed; see `Configuration.read`."""
-        return Configuration.read(msgspec.structs.asdict(self), drafting, kinds)
+    def row(self) -> dict[str, Any]:
+        """As the database and JSON hold it."""
+        found: dict[str, Any] = {}
+        for name, value in msgspec.structs.asdict(self).items():
+            found |= self.configuration.row() if name == "configuration" else {name: value}
+        return found | {"load": str(self.load)}
 
 
 class Closest(msgspec.Struct, frozen=True):
@@ -82,6 +81,15 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
     closest: Closest | None
     sensitivities: list[dict[str, Any]]
     """Rows of `sensitivities`."""
+
+    def content(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            **msgspec.structs.asdict(self),
+            "decision": None if self.decision is None else self.decision.row(),
+            "winner": None if self.winner is None else self.winner.row(),
+            "beside": [row.row() for row in self.beside],
+        }
 
     def confirmed(self, role: str) -> Row | None:
         """The first row that was confirmed in a role, beside the winner."""
@@ -118,7 +126,7 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
             "profile": self.hardware,
             "target": self.target,
             "synthesised": self.synthesised,
-            "loads": {str(load): found for load, found in self.loads.items()},
+            "loads": {str(load): found.content() for load, found in self.loads.items()},
         }
 
 
@@ -129,7 +137,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
     plan, study_id = read_plan(row.pop("plan"), StudyPlan), str(row["study_id"])
     run = store.run(row["run_id"])
     target, kinds = run["target"], kinds_of(run)
-    confirmed = [msgspec.convert(found, Row) for found in studies.confirmations(study_id)]
+    confirmed = [Row.read(found, plan.drafting, kinds) for found in studies.confirmations(study_id)]
     sensitivities = studies.sensitivities(study_id)
     with store.reading() as connection:
         decided = decisions(connection, study_id)
@@ -137,11 +145,11 @@ def read_study(store: Store, name: str) -> StoredStudy:
     for load in plan.loads:
         text = str(load)
         trials = [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study_id, text)]
-        own, near = [found for found in confirmed if found.load == text], closest(trials)
+        own, near = [found for found in confirmed if found.load == load], closest(trials)
         loads[load] = AtLoad(
             trials={state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
             errors=sorted({t.error for t in trials if t.error}),
-            decision=decided.get(text),
+            decision=decided.get(load),
             winner=own[0] if own else None,
             beside=own[1:],
             closest=None if near is None else Closest(near.configuration.in_full, dict(near.last.violations), near.figures),

@@ -6,7 +6,7 @@ import itertools
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,7 +35,10 @@ if TYPE_CHECKING:  # these take seconds
 
     from harness.sweeps.plan import SweepPlan
     from results.store.database import Store
+    from results.store.simulations import Simulation
+    from simulator.configuration import System
     from simulator.decision import Decision
+    from simulator.load import Load
 
 
 def simulate(
@@ -155,33 +158,33 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     from harness.sweeps.plan import SweepPlan
     from results.store.decisions import decisions
     from results.store.rows import read_plan
+    from results.store.simulations import read_simulations
     from simulator.decision import told
-    from simulator.load import Load
 
-    rows = store.simulations(sweep_id)
+    sweep = store.sweep(sweep_id)
     with store.reading() as connection:
-        decided = decisions(connection, sweep_id)
+        rows, decided = read_simulations(connection, sweep_id), decisions(connection, sweep_id)
     if as_json:
-        print_json("sweep", {"sweep": store.sweep(sweep_id), "simulations": rows, "decisions": decided})
+        told_as = {str(load): decision.row() for load, decision in decided.items()}
+        print_json("sweep", {"sweep": sweep, "simulations": store.simulations(sweep_id), "decisions": told_as})
         return
-    plan = read_plan(store.sweep(sweep_id)["plan"], SweepPlan)
+    plan = read_plan(sweep["plan"], SweepPlan)
     console = plain_console()
-    first = rows[0]
-    head = f"sweep {sweep_id} · run {first['run_id']} · {first['drafting']} drafts"
-    say(console, f"{head} · {first['profile']} ({first['profile_source']})")
-    loads = list(dict.fromkeys(r["load"] for r in rows))
+    head = f"sweep {sweep_id} · run {sweep['run_id']} · {plan.drafting} drafts"
+    say(console, f"{head} · {plan.profile.name} ({plan.profile.source})")
+    loads = list(dict.fromkeys(r.load for r in rows))
     if len(loads) == 1:
-        say(console, Load.parse(loads[0]).label)
+        say(console, loads[0].label)
     for promise in promises(plan.slas):
         say(console, f"promise: {promise.name}")
-    best = {load: _best([r for r in rows if r["load"] == load], plan) for load in loads}
+    best = {load: _best([r for r in rows if r.load == load], plan) for load in loads}
     costs = _cost_columns(plan, rows, decided)
     _print_rows(console, plan, rows, best, costs)
     if any(best.values()) and len(rows) > len(loads):
         say(console, f"* most{' within the promise' if plan.slas else ''} at its load")
     if _DOLLARS in costs:
         say(console, f"{_DOLLARS}: dollars per million output tokens at the load of the row, not at the most it holds")
-    if any(not r["exact"] and r["lossless"] for r in rows):
+    if any(not r.exact and r.lossless for r in rows):
         say(console, "policies that look at old confidences replay sampled drafts approximately; see docs/simulating.md")
     if len(loads) > 1:
         say(console, _best_by_load(plan, rows, best))
@@ -192,31 +195,33 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
 
 def _print_rows(
-    console: Console, plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]], costs: Mapping[str, Cell]
+    console: Console,
+    plan: SweepPlan,
+    rows: Sequence[Simulation],
+    best: Mapping[Load, Sequence[Simulation]],
+    costs: Mapping[str, Cell],
 ) -> None:
     """The table, a row a simulation, and below it the warnings: marked by letters in the rows they are about."""
-    from simulator.load import Load
-
     promised = [promise.name for promise in promises(plan.slas)]
-    replicated, several = len({r["seed"] for r in rows}) > 1, len(best) > 1
-    starred = {id(r) for own in best.values() for r in own}
-    texts = dict.fromkeys(w for r in rows for w in r["warnings"] or [])
-    about = {text: [text in (r["warnings"] or []) for r in rows] for text in texts}
+    replicated, several = len({r.seed for r in rows}) > 1, len(best) > 1
+    starred = {r.point for own in best.values() for r in own}
+    texts = dict.fromkeys(w for r in rows for w in r.warnings)
+    about = {text: [text in r.warnings for r in rows] for text in texts}
     letters = dict(zip((text for text in texts if not all(about[text])), string.ascii_letters, strict=False))
     kept = ["promise"] if len(promised) == 1 else promised
     heads = ["drafter · policy", *(["load"] if several else []), *_FIGURES, *kept, *costs, *(["notes"] if letters else [])]
     lines: list[list[str]] = []
     last = None
     for r in rows:
-        who, star = _who(r), " *" if id(r) in starred else ""
-        seed = f" #{r['seed']}" if replicated else ""
-        where = [Load.parse(r["load"]).label + seed + star] if several else []
+        who, star = _who(r), " *" if r.point in starred else ""
+        seed = f" #{r.seed}" if replicated else ""
+        where = [r.load.label + seed + star] if several else []
         who, shown = (
             who + ("" if several else seed),
             "" if who == last and several else who + ("" if several else seed + star),
         )
-        cells = [r["error"]] if r["error"] else [*_simulation_cells(r, plan), *(cell(r) for cell in costs.values())]
-        marks = [", ".join(letters[w] for w in r["warnings"] or [] if w in letters)] if letters and not r["error"] else []
+        cells = [r.error] if r.error else [*_simulation_cells(r, plan), *(cell(r) for cell in costs.values())]
+        marks = [", ".join(letters[w] for w in r.warnings if w in letters)] if letters and not r.error else []
         lines.append([shown, *where, *cells, *marks])
         last = who
     print_table(console, heads, lines, (*_LEAST_FIRST, *(["tok/s/GPU", *reversed(list(costs))] if costs else [])))
@@ -224,127 +229,113 @@ def _print_rows(
         say(console, f"{letters[text]}: {text}" if text in letters else f"{'all rows: ' if len(rows) > 1 else ''}{text}")
 
 
-Row = dict[str, Any]
-"""A row of `simulations`."""
-Cell = Callable[[Row], str]
+Cell = Callable[["Simulation"], str]
 _FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
 _LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
 """What goes where a terminal is too narrow."""
 _DOLLARS = "$ / M tokens"
 
 
-def _who(r: Row) -> str:
+def _who(r: Simulation) -> str:
     """What was simulated, for people."""
-    who = f"{r['drafter']} γ={r['gamma']} {r['policy']}" if r["policy"] != "none" else "none"
-    return who + (" (estimated)" if r["confidences"] == "estimated" else "") + ("" if r["lossless"] else " (a bound)")
+    from simulator.policies import NO_DRAFTER
+
+    walked, policy = r.system.recording, r.system.policy
+    who = f"{walked.drafter} γ={walked.gamma} {policy}" if policy != NO_DRAFTER else "none"
+    return who + (" (estimated)" if walked.confidences == "estimated" else "") + ("" if r.lossless else " (a bound)")
 
 
-def _tells(r: Row, plan: SweepPlan) -> bool:
+def _tells(r: Simulation, plan: SweepPlan) -> bool:
     """Whether a row can tell that it keeps a promise: enough requests finished, and it is known whether it keeps up."""
     from simulator.capacity import enough
 
-    return enough(r["finished"] or 0, plan.slas) and (r["keeps_up"] is not None or r["users"] is not None)
+    return enough(r.finished or 0, plan.slas) and (r.keeps_up is not None or r.load.users is not None)
 
 
-def _best(rows: Sequence[Row], plan: SweepPlan) -> list[Row]:
+def _best(rows: Sequence[Simulation], plan: SweepPlan) -> list[Simulation]:
     """The rows, one a seed, of the system with most throughput, or speed, among those that an engine can be, and that keep
     up and the promise, as far as enough requests finished to tell."""
-    from results.store.rows import keeps_promise
-
-    figure = "throughput" if rows and rows[0]["users"] is not None else "tps"
-    able = [r for r in rows if r[figure] is not None and r["lossless"] and keeps_promise(r) and _tells(r, plan)]
-    systems: dict[tuple[Any, ...], list[Row]] = {}
-    for r in able:
-        systems.setdefault(tuple(r[name] for name in ("drafter", "gamma", "policy", "confidences")), []).append(r)
-    seeds = len({r["seed"] for r in rows})
+    figure = "throughput" if rows and rows[0].load.users is not None else "tps"
+    systems: dict[System, list[Simulation]] = {}
+    for r in rows:
+        if getattr(r, figure) is not None and r.lossless and r.keeps_promise and _tells(r, plan):
+            systems.setdefault(r.system, []).append(r)
+    seeds = len({r.seed for r in rows})
     always = [own for own in systems.values() if len(own) == seeds]
-    return max(always, key=lambda own: sum(float(r[figure]) for r in own), default=[])
+    return max(always, key=lambda own: sum(getattr(r, figure) for r in own), default=[])
 
 
-def _best_by_load(plan: SweepPlan, rows: Sequence[Row], best: Mapping[str, Sequence[Row]]) -> str:
+def _best_by_load(plan: SweepPlan, rows: Sequence[Simulation], best: Mapping[Load, Sequence[Simulation]]) -> str:
     """What is best from which load to which, in a sentence."""
-    from simulator.load import Load
 
-    def at(load: str) -> str:
+    def at(load: Load) -> str:
         if best[load]:
             return _who(best[load][0])
-        if not all(_tells(r, plan) for r in rows if r["load"] == load and not r["error"]):
+        if not all(_tells(r, plan) for r in rows if r.load == load and not r.error):
             return "too few requests to tell"
         return f"nothing that keeps {'the promise' if plan.slas else 'up'}"
 
-    ordered = sorted(best, key=lambda load: Load.parse(load).users or Load.parse(load).rate_per_s or 0)
+    ordered = sorted(best, key=lambda load: load.size or 0)
     said = []
     for who, group in itertools.groupby(ordered, at):
-        ends = [Load.parse(load).label for load in group]
+        ends = [load.label for load in group]
         said.append(f"{who} at {ends[0]}" if len(ends) == 1 else f"{who} from {ends[0]} to {ends[-1]}")
     return f"Most tokens{' within the promise' if plan.slas else ''}: {'; '.join(said)}."
 
 
-def _simulation_cells(r: Row, plan: SweepPlan) -> list[str]:
+def _simulation_cells(r: Simulation, plan: SweepPlan) -> list[str]:
     """A row's figures. Where the queue grows, times to the first token are as long as the run, and nothing is kept."""
-    overload = r["keeps_up"] is False
-    ttft = [None if overload else r["quantiles"][q] for q in ("p50_ttft", "p95_ttft")]
-    cells = [_with_interval(r, "throughput", ",.0f"), _with_interval(r, "tps", ".1f")]
+    overload = r.keeps_up is False
+    ttft = [None if overload else r.quantiles[q] for q in ("p50_ttft", "p95_ttft")]
+    cells = [r.told("throughput", ",.0f"), r.told("tps", ".1f")]
     cells += ["grows" if overload else "–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
-    cells += [f"{r['tau']:.2f}", f"{r['budget']:.2f}"] if r["tau"] is not None else ["–", "–"]
-    shares, kept = r["attained"] or {}, r["slas"] or {}
+    cells += ["–" if figure is None else f"{figure:.2f}" for figure in (r.tau, r.budget)]
     for promise in promises(plan.slas):
-        verdict = kept.get(promise.name) if _tells(r, plan) else None
-        cells.append("overload ✗" if overload else attained(promise.name, shares.get(promise.name), verdict))
+        verdict = r.slas.get(promise.name) if _tells(r, plan) else None
+        cells.append("overload ✗" if overload else attained(promise.name, r.attained.get(promise.name), verdict))
     return cells
 
 
-def _cost_columns(plan: SweepPlan, rows: Sequence[Row], decided: Mapping[str, Decision]) -> dict[str, Cell]:
+def _cost_columns(plan: SweepPlan, rows: Sequence[Simulation], decided: Mapping[Load, Decision]) -> dict[str, Cell]:
     """Columns of capacity and money that a plan asks for, and how a row fills them."""
     from simulator.capacity import dollars_per_million, times_of
 
     columns: dict[str, Cell] = {}
-    if any(r["headroom"] is not None for r in rows):
-        columns["holds"] = lambda r: times_of(r["headroom"])
+    if any(r.headroom is not None for r in rows):
+        columns["holds"] = lambda r: times_of(r.headroom)
     if (gpu_hour := plan.gpu_hour) is not None:
-        columns[_DOLLARS] = lambda r: f"{dollars_per_million(r['throughput'], gpu_hour):.3g}"
+        columns[_DOLLARS] = lambda r: f"{dollars_per_million(r.throughput or 0.0, gpu_hour):.3g}"
     if (users := plan.users) is not None:
         columns[f"GPUs for {counted(users, 'user')}"] = lambda r: _gpus(plan, users, r, decided)
     return columns
 
 
-def _gpus(plan: SweepPlan, users: int, r: Row, decided: Mapping[str, Decision]) -> str:
+def _gpus(plan: SweepPlan, users: int, r: Simulation, decided: Mapping[Load, Decision]) -> str:
     """The GPUs of a whole service, with their range where it is known how sure is what is held."""
     from simulator.capacity import gpus_for
-    from simulator.load import Load, Users
+    from simulator.load import Users
 
-    load, decision = Load.parse(r["load"]), decided.get(r["load"])
-    if r["headroom"] is None or not isinstance(load, Users):
+    load, decision = r.load, decided.get(r.load)
+    if r.headroom is None or not isinstance(load, Users):
         return "–"
 
     def gpus(times: float) -> int | None:
         return gpus_for(users, load, times, replicas=plan.replicas, gpus=plan.profile.gpus)
 
-    told = str(gpus(r["headroom"]) or "–")
-    if decision is None or decision.holds is None or any(r[name] != decision.candidate[name] for name in _SAME):
+    told = str(gpus(r.headroom) or "–")
+    if decision is None or decision.candidate is None or decision.holds is None or not r.is_of(decision.candidate):
         return told
     fewest, most = gpus(decision.holds.high), gpus(decision.holds.low)
     return f"{told} ({fewest or '–'} to {most:,})" if most else f"{told} ({fewest or '–'} or more)"
 
 
-_SAME = ("drafter", "gamma", "policy", "confidences")
-"""Columns by which a row is of what a decision says to run."""
-
-
 def _needed(plan: SweepPlan, decision: Decision) -> list[str]:
     """The GPUs of a whole service that runs what a decision says."""
     from simulator.capacity import gpus_told
-    from simulator.load import Load, Users
+    from simulator.load import Users
 
-    load, holds = Load.parse(decision.load), decision.holds
+    load, holds = decision.load, decision.holds
     if plan.users is None or holds is None or not isinstance(load, Users):
         return []
     ends = (holds.value, holds.low, holds.high)
     return [gpus_told(plan.users, load, *ends, replicas=plan.replicas, gpus=plan.profile.gpus) + "."]
-
-
-def _with_interval(r: Row, name: str, form: str) -> str:
-    value, half = r[name], r[f"{name}_half_width"]
-    if value is None:
-        return "–"
-    return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPlan, SweepPoint
 from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.recordings import Recordings, accepted_otherwise
-from results.store.rows import keeps_promise
+from results.store.simulations import Simulation
 from simulator.capacity import MOST_TRIED, enough, too_few
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Range, Sampled, Simulated, refused
@@ -28,15 +27,15 @@ from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, simulate
 from simulator.sla import Sla, promises
 
-Rows = Sequence[tuple[SweepPoint, Mapping[str, Any]]]
-"""Points of a sweep, and their rows of `simulations`."""
+Rows = Sequence[tuple[SweepPoint, Simulation]]
+"""Points of a sweep, and what came of them."""
 
 
 def sweep_decision(
     store: Store, run_id: str, plan: SweepPlan, rows: Rows, recordings: Recordings, watcher: Watcher
 ) -> Decision | None:
     """The decision of a sweep; None where nothing came to a result."""
-    found = [(point, row) for point, row in rows if row["throughput"] is not None and row["lossless"]]
+    found = [(point, row) for point, row in rows if row.throughput is not None and row.lossless]
     if not found:
         return None
     load = _load(found, bool(plan.slas))
@@ -63,7 +62,7 @@ class SweepEvidence:
         """`here` are the points and rows at the load, of what is lossless."""
         self.plan, self.load, self.figure, self.models = plan, load, figure, models
         self.too_short = _too_short(here, plan)
-        self.at = [(point, row) for point, row in here if row[figure] is not None]
+        self.at = [(point, row) for point, row in here if getattr(row, figure) is not None]
         self.simulated = [_simulated(self.at, c, figure) for c in dict.fromkeys(point.configuration for point, _ in self.at)]
         self._recordings, self._watcher = recordings, watcher
         self._tasks: dict[Configuration, tuple[Setup, Prepared]] = {}
@@ -72,18 +71,18 @@ class SweepEvidence:
         """See `Evidence`."""
         plan, engine = self.plan, self.plan.engine
         able = [(p, r) for p, r in self.at if engine is None or not refused(engine, p.configuration, self.models.target)]
-        if not able or any(keeps_promise(row) for _, row in self.at):
+        if not able or any(row.keeps_promise for _, row in self.at):
             return None
         point, row = max(able, key=lambda one: _closeness(one[1], plan.slas))
         recorded = prepare(self._recordings.trace(point.recording))
-        times = row["headroom"]
+        times = row.headroom
         if times is None and plan.headroom is not False:
             times = headroom_of(point.setup, recorded, simulate(point.setup, recorded))
-        return Near(point.configuration, row["attained"], row["keeps_up"] is False, times)
+        return Near(point.configuration, row.attained, row.keeps_up is False, times)
 
     def unsure(self, run: Configuration) -> str:
         """See `Evidence`."""
-        told = self.load.users is not None or all(row["keeps_up"] is not None for row in self._rows(run))
+        told = self.load.users is not None or all(row.keeps_up is not None for row in self._rows(run))
         return "" if told else _open(self.load, self.plan)
 
     def scheduled(self, run: Configuration) -> None:
@@ -91,7 +90,7 @@ class SweepEvidence:
 
     def throughput(self, run: Configuration) -> float:
         """See `Evidence`."""
-        return max(float(row["throughput"]) for _, row in self.at) * self.plan.profile.gpus * self.plan.replicas
+        return max(row.throughput or 0.0 for _, row in self.at) * self.plan.profile.gpus * self.plan.replicas
 
     def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled]:
         """See `Evidence`."""
@@ -100,31 +99,31 @@ class SweepEvidence:
 
     def finished(self, run: Configuration) -> float:
         """See `Evidence`."""
-        return sum(int(row["finished"]) for row in self._rows(run))
+        return sum((row.finished or 0) for row in self._rows(run))
 
     def times_held(self, run: Configuration) -> Range | None:
         """See `Evidence`."""
         if self.plan.headroom is False:
             return None
-        searched = next((row["headroom"] for row in self._rows(run)), None)
+        searched = next((row.headroom for row in self._rows(run)), None)
         return _holds(*self._tasks[run], searched, self.plan, self._watcher)
 
-    def _rows(self, run: Configuration) -> list[Mapping[str, Any]]:
+    def _rows(self, run: Configuration) -> list[Simulation]:
         return [row for point, row in self.at if point.configuration == run]
 
 
 def _too_short(here: Rows, plan: SweepPlan) -> str:
     """Why what was simulated at a load can carry no recommendation, and how much would; empty where it can."""
-    if all(row["keeps_up"] is False for _, row in here):
+    if all(row.keeps_up is False for _, row in here):
         return ""  # that it is overload is known
     load = here[0][0].setup.load
     finished = Counter[Configuration]()
     for point, row in here:
-        finished[point.configuration] += int(row["finished"])
+        finished[point.configuration] += row.finished or 0
     if not enough(least := min(finished.values()), plan.slas):
         return too_few(least, plan.slas, load, plan.seconds)
-    able = not plan.slas or any(keeps_promise(row) for _, row in here)  # what breaks it does so whether it keeps up or not
-    if able and load.users is None and all(row["keeps_up"] is None for _, row in here):
+    able = not plan.slas or any(row.keeps_promise for _, row in here)  # what breaks it does so whether it keeps up or not
+    if able and load.users is None and all(row.keeps_up is None for _, row in here):
         return _open(load, plan)
     return ""
 
@@ -135,7 +134,7 @@ def _open(load: Load, plan: SweepPlan) -> str:
     return f"too short to tell whether what arrives is answered: {more}"
 
 
-def _closeness(row: Mapping[str, Any], slas: Sequence[Sla]) -> tuple[bool, float, float]:
+def _closeness(row: Simulation, slas: Sequence[Sla]) -> tuple[bool, float, float]:
     """What comes closer to promises is larger: by whether it keeps up, how much of the promised share, or of the bound of a
     mean, is reached at worst, and where nobody reaches anything, how far requests are on average.
     """
@@ -145,10 +144,10 @@ def _closeness(row: Mapping[str, Any], slas: Sequence[Sla]) -> tuple[bool, float
 
     each = []
     for promise in promises(slas):
-        value = row["attained"].get(promise.name)
+        value = row.attained.get(promise.name)
         each.append(reached(promise.slas[0], value) if promise.share is None else (value or 0.0) / promise.share)
-    means = [reached(sla, row["means"].get(sla.measure)) for sla in slas]
-    return row["keeps_up"] is not False, min(1.0, *each), min(means)
+    means = [reached(sla, row.means.get(sla.measure)) for sla in slas]
+    return row.keeps_up is not False, min(1.0, *each), min(means)
 
 
 def _load(found: Rows, promised: bool) -> Load:
@@ -156,7 +155,7 @@ def _load(found: Rows, promised: bool) -> Load:
     Without a promise the highest that most were simulated at.
     """
     loads = list(dict.fromkeys(point.setup.load for point, _ in found))
-    able = [load for load in loads if any(keeps_promise(row) for point, row in found if point.setup.load == load)]
+    able = [load for load in loads if any(row.keeps_promise for point, row in found if point.setup.load == load)]
 
     def size(load: Load) -> float:
         return load.users or load.rate_per_s or 0
@@ -170,9 +169,9 @@ def _load(found: Rows, promised: bool) -> Load:
 def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
     """A candidate over its seeds."""
     rows = [row for point, row in at if point.configuration == candidate]
-    value = sum(float(row[figure]) for row in rows) / len(rows)
-    keeps_up = all(row["keeps_up"] is not False for row in rows)
-    return Simulated(candidate=candidate, value=value, kept=all(keeps_promise(row) for row in rows), keeps_up=keeps_up)
+    value = sum(float(getattr(row, figure)) for row in rows) / len(rows)
+    keeps_up = all(row.keeps_up is not False for row in rows)
+    return Simulated(candidate=candidate, value=value, kept=all(row.keeps_promise for row in rows), keeps_up=keeps_up)
 
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:

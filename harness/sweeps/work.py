@@ -21,6 +21,7 @@ from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
 from results.store.rows import plan_row, profile_row
+from results.store.simulations import read_simulations
 from results.store.subjects import SWEEP
 from results.store.unfinished import keeping
 from simulator.draws import headroom_of
@@ -150,7 +151,8 @@ def _finish(
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
     if plan.draws:
-        stored = {int(row["point"]): row for row in store.simulations(sweep_id)}
+        with store.reading() as connection:
+            stored = {row.point: row for row in read_simulations(connection, sweep_id)}
         simulated = [(point, stored[point.number]) for point in every if point.number in stored]
         decision = sweep_decision(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:

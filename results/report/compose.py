@@ -42,6 +42,7 @@ from results.store.commands import DEFAULT_OUT, given, typed
 from results.store.decisions import decisions
 from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
+from simulator.load import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ class _Draft:
     def _decided(self, subject: str, loads: Sequence[str]) -> Headline | None:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""
         found = decisions(self.con, subject)
-        told = [found[load] for load in loads if load in found]
+        told = [found[load] for load in map(Load.parse, loads) if load in found]
         return from_decision(told[-1], told[:-1]) if told else None
 
     def _tell(self, title: str, facts: notes.Facts, made: Origin) -> None:

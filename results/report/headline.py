@@ -76,7 +76,7 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
         for gain in decision.gains
     ]
     facts += [sentences(other)[0] for other in others]
-    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, Load.parse(decision.load))
+    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------

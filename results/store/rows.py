@@ -161,11 +161,6 @@ def profile_row(profile: Profile) -> dict[str, Any]:
     return {"profile_hash": profile.digest, **{n: getattr(profile, n) for n in names}, "profile": dump_profile(profile)}
 
 
-def keeps_promise(row: Mapping[str, Any]) -> bool:
-    """Whether a row of `simulations` keeps every promise, and keeps up with what arrives; see `Outcome.kept`."""
-    return row["keeps_up"] is not False and all((row["slas"] or {}).values())
-
-
 def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
     """A plan as the database keeps it: policies, loads, bounds and engines as users write them, profiles as their JSON."""
     fields = ((name, getattr(plan, name)) for name in plan.__struct_fields__)

@@ -10,10 +10,10 @@ import duckdb
 import msgspec
 
 from results.store.database import decoded_rows
-from simulator.configuration import System
+from simulator.configuration import Configuration, System
 from simulator.drafter_kinds import kind_of
 from simulator.load import Load
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.sla import canonical
 
@@ -85,8 +85,12 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def keeps_promise(self) -> bool:
-        """Whether nothing is known to be broken: every promise is kept, and it keeps up with what arrives."""
+        """Whether every promise is kept, and it keeps up with what arrives, as far as is known; see `Outcome.kept`."""
         return self.keeps_up is not False and all(self.slas.values())
+
+    def is_of(self, run: Configuration) -> bool:
+        """Whether it is of what is run, request caps aside; no speculation is the same whatever recording it walks."""
+        return self.system == run.system or self.system.policy == run.policy == NO_DRAFTER
 
     def half_width(self, name: str) -> float:
         """Half of the interval of a figure; nan where unknown."""

@@ -8,10 +8,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from harness.cli.simulate import print_sweep
+from harness.cli.simulate import _gpus, print_sweep
+from harness.sweeps.plan import SweepPlan
 from results.store.database import Store
+from results.store.simulations import Simulation
+from simulator.configuration import Configuration, System
+from simulator.decision import Decision, Range
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Users
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
+from simulator.serving.vllm import VLLM
+from simulator.sla import Sla
 from tests.harness.test_run import harness
 
 DSPARK = ("--hardware", "h100/qwen3-4b", "--drafter", "dspark", "--decision-draws", "10")
@@ -55,6 +66,27 @@ def cells(lines: list[str]) -> list[list[str]]:
     start = next(i for i, line in enumerate(lines) if line.startswith(" drafter"))
     table = [re.split(r"  +", line.strip()) for line in lines[start:]]
     return table[: next(i for i, line in enumerate(lines[start:]) if not line.startswith(" "))]
+
+
+@pytest.mark.parametrize("policy", [NO_DRAFTER, PolicySpec.fixed(7)])
+def test_gpus_of_what_is_to_be_run_have_a_range(policy: PolicySpec) -> None:
+    """Of no speculation too, whatever recording its simulation walked."""
+    profile = find_profile("h100/qwen3-4b")
+    plan = SweepPlan(profile=profile, loads=[Users(64)], slas=[Sla.parse("tps>=50")], users=640)
+    simulated = Simulation(
+        point=0, run_id="r", system=System(Recording("none" if policy == NO_DRAFTER else "dspark", 7), policy),
+        load=Users(64), lossless=True, exact=True, seed=0, headroom=2.0,
+    )  # fmt: skip
+    run = Configuration.plain(64) if policy == NO_DRAFTER else Configuration(Recording("dspark", 7), policy, 64)
+    stub = Decision.about(
+        engine=VLLM, profile=profile, load=Users(64), replicas=1, slas=plan.slas, figure="throughput", traffic="toys",
+        temperature=0,
+    )  # fmt: skip
+    decided = msgspec.structs.replace(stub, candidate=run, holds=Range(2.0, 1.0, 2.5))
+    assert _gpus(plan, 640, simulated, {Users(64): decided}) == "5 (4 to 10)"
+    assert _gpus(plan, 640, simulated, {}) == "5"
+    other = System(Recording("dspark", 3), PolicySpec.fixed(3))
+    assert _gpus(plan, 640, msgspec.structs.replace(simulated, system=other), {Users(64): decided}) == "5"
 
 
 def test_three_requests_carry_no_recommendation(out: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
@@ -89,7 +91,7 @@ def test_without_a_choice_there_is_no_recommendation(found: list[Simulated]) -> 
 
 
 STUB = Decision(
-    engine="vLLM", profile="h100/toy", source="roofline", load="users:8/0", at="8 users", promise=["tps>=80"],
+    engine="vLLM", profile="h100/toy", source="roofline", load=Users(8), at="8 users", promise=["tps>=80"],
     traffic="toys", figure="throughput", errors={"verify": 0.3, "draft": 0.3, "host": 0.3},
 )  # fmt: skip
 DRAWS = [Draw(i, True) for i in range(2000)] + [Draw(i, False) for i in range(600)]
@@ -220,7 +222,14 @@ def test_a_gain_that_hangs_on_the_profile_says_so() -> None:
     assert not gain.clear
     assert gain.all.low < 0 < gain.held.low
     assert "profile" in decision.next
-    assert msgspec.json.decode(msgspec.json.encode(decision), type=Decision) == decision
+    for found in (decision, STUB):
+        assert Decision.read(json.loads(json.dumps(found.row()))) == found
+    row = decision.row()
+    assert (row["load"], STUB.row()["candidate"]) == ("users:8/0", {})
+    assert row["candidate"] == {
+        "drafter": "new", "gamma": 7, "policy": "fixed:7", "confidences": "none", "request_cap": 256, "kind": "dspark",
+        "drafting": "greedy",
+    }  # fmt: skip
     assert all(sentences(decision))
 
 
@@ -336,7 +345,7 @@ def test_who_waits_for_a_place_is_told_what_helps() -> None:
     unsure = sampled(values)
     unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
     decision = decide(
-        msgspec.structs.replace(STUB, load="users:64/0"),
+        msgspec.structs.replace(STUB, load=Users(64)),
         choice,
         {choice.run: unsure, choice.none: sampled(values)},
         DRAWS,

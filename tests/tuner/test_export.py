@@ -38,8 +38,8 @@ from tuner.stored import AtLoad, Row, StoredStudy
 def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> Row:
     """What was confirmed beside a winner, as far as an export reads it."""
     return Row(
-        load="users:64/0", place=1, role=role, error=None, drafter="dspark", gamma=7, policy=policy, confidences="none",
-        request_cap=64, exact=True, prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
+        load=Users(64), place=1, role=role, error=None, configuration=configuration("dspark", 7, policy), exact=True,
+        prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
         gain_half_width=gain_half_width, violations=None, feasible=None,
     )  # fmt: skip
 
@@ -66,14 +66,14 @@ def test_one_choice_for_several_loads_tells_its_gain_at_each() -> None:
         load: msgspec.structs.replace(FOUND, winner=msgspec.structs.replace(row, figures={OVER_NONE: gain}))
         for load, gain in won.items()
     }
-    candidate = configuration("dspark", 7, "fixed:7").row()
+    candidate = configuration("dspark", 7, "fixed:7")
     _, first, second = gains_by_load(loads, candidate)
     assert ("8 users" in first, "64 users" in second) == (True, True)
     assert ("+100.0% ±  2.0%" in first, "+50.0% ±  2.0%" in second) == (True, True)
     assert first.count("█") == 2 * second.count("█") > 0
     assert "not confirmed" in gains_by_load({**loads, Users(256): FOUND}, candidate)[-1]
     assert gains_by_load({Users(8): loads[Users(8)]}, candidate) == []
-    assert gains_by_load(loads, plain(64).row()) == []
+    assert gains_by_load(loads, plain(64)) == []
 
 
 def study_of(**options: Any) -> StoredStudy:

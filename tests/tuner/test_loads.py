@@ -46,9 +46,9 @@ def both(store: Store) -> str:
 
 
 def test_rows_of_one_role_stand_together() -> None:
-    common: dict[str, Any] = dict.fromkeys(("gamma", "request_cap", "prompts", "draws"), 0)
+    common: dict[str, Any] = dict.fromkeys(("prompts", "draws"), 0)
     common |= dict.fromkeys(("error", "figures", "half_widths", "gain", "gain_half_width", "violations", "feasible"))
-    common |= {"load": "users:4/0", "drafter": "mtp", "policy": "fixed:1", "confidences": "none", "exact": True}
+    common |= {"load": Users(4), "configuration": configuration("mtp", 1, "fixed:1"), "exact": True}
     roles = ["winner", "next best", "default", "in vLLM", "default", "next best"]
     rows = by_role([Row(place=place, role=role, **common) for place, role in enumerate(roles)])
     assert [row.place for row in rows] == [0, 1, 5, 2, 4, 3]
@@ -127,7 +127,7 @@ def test_one_winner_for_several_loads_is_shown_and_exported(store: Store, both: 
     assert found.decision.value is not None
     dollars = 1e6 * 3.6 / 3600 / found.decision.value.value
     assert f"${dollars:.3g} per million" in "\n".join(capacity(load, study))
-    assert found.winner.drafter == "eagle3"
+    assert found.winner.configuration.recording.drafter == "eagle3"
     command = export_study(store, both, "vllm", None)
     assert "--data-parallel-size 2" in command
     assert "2 replicas" in command

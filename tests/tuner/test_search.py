@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -47,7 +46,7 @@ def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
     """All that a study decides: everything but clocks."""
     studies = Studies(store)
     with store.reading() as connection:
-        decided = [{load: msgspec.to_builtins(decision) for load, decision in decisions(connection, study_id).items()}]
+        decided = [{str(load): decision.row() for load, decision in decisions(connection, study_id).items()}]
     rows = [*studies.trials(study_id), *studies.confirmations(study_id), *studies.sensitivities(study_id), *decided]
     return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
 
