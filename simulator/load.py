@@ -66,7 +66,7 @@ class Load(ABC):
     @property
     def size(self) -> float | None:
         """Users, or requests per second; None where there is neither."""
-        return self.users or self.rate_per_s
+        return self.rate_per_s if self.users is None else float(self.users)
 
     @property
     @abstractmethod

@@ -138,7 +138,7 @@ def averaged(group: Sequence[Simulation]) -> Simulation:
         return msgspec.structs.replace(group[0], seeds=0)
     made: dict[str, Any] = {name: _mean([getattr(one, name) for one in fine]) for name in _MEANS}
     for name in _INTERVALS:
-        half = math.hypot(*(one.half_width(name) for one in fine)) / len(fine)
+        half = math.sqrt(sum(one.half_width(name) ** 2 for one in fine)) / len(fine)
         made[f"{name}_half_width"] = None if math.isnan(half) else half
     for which in _BY_NAME:
         each: list[Mapping[str, float | None]] = [getattr(one, which) for one in fine]
