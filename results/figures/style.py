@@ -10,6 +10,7 @@ import polars as pl
 
 from results.store.runs import Provenance
 from simulator.drafter_kinds import KINDS
+from simulator.records import Recording
 
 Evidence = Literal["measured", "simulated", "synthesised", "published"]
 """Where a number comes from: a model that ran, a model of load, traces fitted to published averages, a publication."""
@@ -105,26 +106,29 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
 
     The first of a kind has the kind's colour and symbol; a drafter has the same in every run, at every γ.
     """
-    keys = {key for frame in frames for key in frame.select("run", "drafter", "gamma").rows()}
     kinds = {(run.run_id, drafter.name): drafter.kind for run in runs for drafter in run.drafters}
+    keys = {
+        (run, Recording(name, gamma, kind=kinds.get((run, name), "")))
+        for frame in frames
+        for run, name, gamma in frame.select("run", "drafter", "gamma").rows()
+    }
     order, numbers = list(KINDS), {run.run_id: i for i, run in enumerate(runs)}
 
-    def place(key: tuple[str, str, int]) -> tuple[float, bool, str, int, int]:
-        run, name, gamma = key
-        kind = kinds.get((run, name), name)
-        unknown = order.index("none") - 0.5
-        return (order.index(kind) if kind in order else unknown, name != kind, name, numbers[run], -gamma)
+    def place(key: tuple[str, Recording]) -> tuple[float, bool, str, int, int]:
+        run, recording = key
+        name, kind, unknown = recording.drafter, recording.kind, order.index("none") - 0.5
+        return (order.index(kind) if kind in order else unknown, name != kind, name, numbers[run], -recording.gamma)
 
     free, spare = dict(STYLES), 0
     styles: dict[str, tuple[str, str]] = {}
     found = []
-    for run, name, gamma in sorted(keys, key=place):
-        kind = kinds.get((run, name), name)
+    for run, recording in sorted(keys, key=place):
+        name, gamma, kind = recording.drafter, recording.gamma, recording.kind
         if name not in styles:
             own = free.pop(kind, None)
             styles[name] = own or SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += own is None
-        several = len({g for r, n, g in keys if n == name}) > 1
+        several = len({r.gamma for _, r in keys if r.drafter == name}) > 1
         label = (f"{name} γ={gamma}" if several else name) + (f" ({run})" if len(runs) > 1 else "")
         colour, symbol = styles[name]
         evidence: Evidence = "synthesised" if runs[numbers[run]].prompt_source == "synthesised" else "measured"
