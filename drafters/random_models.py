@@ -14,7 +14,7 @@ from drafters.configs import read_architecture
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
 from drafters.target import Target, folded_state
-from drafters.training.drafter import KINDS, Kind, drafter_config
+from drafters.training.drafter import TRAINABLE, Kind, drafter_config
 from simulator.errors import InputError, first_paragraph
 
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
@@ -63,7 +63,7 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
         if source == "ngram":
             drafters[name] = NGram(_BLOCK)
             continue
-        raw = _standard(source, target) if source in KINDS else read_architecture(source)
+        raw = _standard(source, target) if source in TRAINABLE else read_architecture(source)
         with torch.random.fork_rng(), torch.device(target.device):
             torch.manual_seed(seed)
             drafter = build_drafter(raw, target, gamma=None, name=source)

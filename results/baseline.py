@@ -52,7 +52,7 @@ class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_hash: str | None
 
 
-class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BaselineRecording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One drafter at one block size, drafting one way."""
 
     drafter: str
@@ -114,7 +114,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By name."""
     prompts: dict[str, Prompt]
     """By id."""
-    recordings: tuple[Recorded, ...]
+    recordings: tuple[BaselineRecording, ...]
 
     def __post_init__(self) -> None:
         keys = [recorded.key for recorded in self.recordings]
@@ -127,7 +127,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if recorded.gamma < 1:
                 raise ValueError(f"{recorded.drafter} drafts gamma = {recorded.gamma} tokens; at least 1 is needed")
 
-    def recorded(self, key: Recording) -> Recorded | None:
+    def recorded(self, key: Recording) -> BaselineRecording | None:
         """What was recorded under a key; None where nothing was."""
         return next((recorded for recorded in self.recordings if recorded.key == key), None)
 
@@ -155,7 +155,7 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
         prompts[prompt] = Prompt(task, domain, _prompt_hash(run.suite_hash, prompt))
         sums.setdefault(Recording(drafter, gamma, drafting=drafting), {})[prompt] = Answer(committed, rounds)
     recordings = [
-        Recorded(key.drafter, key.gamma, key.drafting, answers)
+        BaselineRecording(key.drafter, key.gamma, key.drafting, answers)
         for key, answers in sums.items()
         if any(a.rounds for a in answers.values())
     ]

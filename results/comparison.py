@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import numpy as np
 
-from results.baseline import Baseline, Recorded, baseline
+from results.baseline import Baseline, BaselineRecording, baseline
 from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
 from results.figures.intervals import Floats
@@ -206,7 +206,9 @@ def _lengths_of(pair: _Pair, first: Baseline, second: Baseline) -> list[Measured
     return found
 
 
-def _tasks(first: Baseline, before: Recorded | None, second: Baseline, now: Recorded | None) -> tuple[list[_Task], bool]:
+def _tasks(
+    first: Baseline, before: BaselineRecording | None, second: Baseline, now: BaselineRecording | None
+) -> tuple[list[_Task], bool]:
     """Sums by task, and whether they are paired: of the prompts that both have, in one order, if there are any."""
     one, other = _by_task(first, before), _by_task(second, now)
     paired = any(one[task].keys() & other[task].keys() for task in one.keys() & other.keys())
@@ -223,7 +225,7 @@ def _tasks(first: Baseline, before: Recorded | None, second: Baseline, now: Reco
     return found, paired
 
 
-def _by_task(run: Baseline, recorded: Recorded | None) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
+def _by_task(run: Baseline, recorded: BaselineRecording | None) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
     """(Task, domain) → hash of the prompt → committed, rounds."""
     found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
     for name, answer in ({} if recorded is None else recorded.answers).items():

@@ -21,7 +21,8 @@ from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
+from simulator.records import Recording, kept_drafting
+from simulator.replay import replays_exactly
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import name_of
@@ -326,8 +327,13 @@ def decide(
     found: Mapping[Configuration, Sampled],
     draws: Sequence[Draw],
     engine: ServingEngine | None,
+    *,
+    temperature: float | None = None,
 ) -> Decision:
-    """A decision from the draws of a choice, about what `stub` says; or why there is none, where draws came to nothing."""
+    """A decision from the draws of a choice, about what `stub` says; or why there is none, where draws came to nothing.
+
+    `temperature` is what the recorded responses were sampled at, None where nobody knows.
+    """
     off = np.array([draw.off for draw in draws])
     value = {candidate: np.array(found[candidate].value) for candidate in choice.all}
     if not all(_finite(found[candidate]) for candidate in choice.all):
@@ -366,7 +372,7 @@ def decide(
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=gain(str(choice.runner_up), run, choice.runner_up),
         better=gain(str(choice.better), choice.better, run),
-        next=_next(gains, stub.source), notes=[*stub.notes, *_notes(run)],
+        next=_next(gains, stub.source), notes=[*stub.notes, *_notes(run, temperature)],
     )  # fmt: skip
 
 
@@ -382,9 +388,9 @@ def range_of(values: np.ndarray[tuple[int], np.dtype[np.float64]], centre: float
     return Range(centre, float(min(low, centre)), float(max(high, centre)))
 
 
-def _notes(run: Configuration) -> list[str]:
+def _notes(run: Configuration, temperature: float | None) -> list[str]:
     """What is not as it would be live."""
-    if run.policy.replays_exactly or run.recording.drafting != "sampled":
+    if replays_exactly(run.policy, kept_drafting(run.recording.drafting, run.recording.kind, temperature)):
         return []
     return ["the policy looks at old confidences: replaying sampled drafts under it is an approximation"]
 

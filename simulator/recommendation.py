@@ -115,7 +115,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     if isinstance(sampled, str):
         return decision.without(sampled)
     chosen = settle(chosen, sampled, draws, arrivals_set=load.users is None and question.figure != "tps")
-    decision = decide(decision, chosen, sampled, draws, engine)
+    decision = decide(decision, chosen, sampled, draws, engine, temperature=question.models.temperature)
     if decision.reason:
         return decision
     finished = evidence.finished(chosen.run) or picked

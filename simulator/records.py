@@ -57,8 +57,11 @@ class Sampling:
         return Sampling(temperature=0) if drafting == "greedy" else self
 
 
-def kept_drafting(drafting: Drafting, kind: str, temperature: float) -> KeptDrafting:
-    """What a recording of a drafter of this kind holds for: at temperature 0, and where q is one-hot anyway, for either."""
+def kept_drafting(drafting: KeptDrafting, kind: str, temperature: float | None) -> KeptDrafting:
+    """What a recording of a drafter of this kind holds for: at temperature 0, and where q is one-hot anyway, for either.
+
+    A temperature that nobody knows, as of averages, is None.
+    """
     return "either" if temperature == 0 or (kind in KINDS and KINDS[kind].one_hot) else drafting
 
 

@@ -20,7 +20,7 @@ from simulator.draws import holding
 from simulator.load import Load
 from simulator.metrics import student_t
 from simulator.policies import NO_DRAFTER
-from simulator.records import Drafting
+from simulator.records import Drafting, kept_drafting
 from simulator.replay import replays_exactly
 from simulator.serving.engine import ServingEngine
 from tuner.names import Objective
@@ -86,6 +86,8 @@ class Confirmation:
     draws: int
     drafting: Drafting = "sampled"
     """How the drafts were chosen that are replayed."""
+    temperature: float | None = None
+    """What the responses were sampled at; None where nobody knows."""
 
     def run(self, entries: Sequence[tuple[str, Configuration]], run: Run) -> list[Confirmed]:
         """Every entry, a role and a configuration, on the same draws."""
@@ -125,6 +127,7 @@ class Confirmation:
     def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
         """What was confirmed, as the database keeps it: a row of `confirmations`."""
         c = one.configuration
+        kept = kept_drafting(self.drafting, c.recording.kind, self.temperature)
         gain = gain_width = violations = None
         if one.draws:
             figure, violations = WANTED[self.objective][0], self.scenario.violations(one.means())
@@ -133,7 +136,7 @@ class Confirmation:
                 gain, gain_width = float(np.mean(gains)), half_width(gains)
         return {
             "load": str(self.scenario.load), "place": place, "role": one.role, "error": one.error, **c.row(),
-            "exact": replays_exactly(c.policy, self.drafting), "prompts": prompts, "draws": len(one.draws),
+            "exact": replays_exactly(c.policy, kept), "prompts": prompts, "draws": len(one.draws),
             "figures": one.means() if one.draws else None, "half_widths": one.half_widths() if one.draws else None,
             "gain": gain, "gain_half_width": gain_width, "violations": violations,
             "feasible": None if violations is None else self.keeps(one),

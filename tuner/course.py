@@ -15,7 +15,7 @@ from results.store.recordings import accepted_otherwise
 from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import Decision
-from simulator.drafter_kinds import KINDS as KIND_FACTS
+from simulator.drafter_kinds import KINDS
 from simulator.load import Load
 from simulator.mix import Mix
 from simulator.numbers import counted
@@ -67,7 +67,7 @@ def defaults(store: Store, run_id: str, found: StudyInputs, cap: int) -> list[Co
     for name in dict.fromkeys(r.recording.drafter for r in found.recorded):
         blocks = [r for r in found.recorded if r.recording.drafter == name]
         block = next((r for r in blocks if r.recording.gamma == drafters[name]["gamma"]), blocks[-1])
-        kind = KIND_FACTS.get(block.recording.kind)
+        kind = KINDS.get(block.recording.kind)
         k = (kind and kind.default_tokens) or block.recording.gamma
         chosen.append(Configuration(block.recording, PolicySpec.fixed(k), cap))
         if "raw" in block.confidences:
@@ -109,7 +109,7 @@ def carry_out(
         for number, load in enumerate(plan.loads):
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
-            able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].kinds]
+            able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].policies]
             starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap, plan.served_by)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
@@ -142,7 +142,7 @@ def starts_of(space: Space, cap: int, engine: ServingEngine) -> list[Configurati
     """What the engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if engine.adaptive in space.kinds_of(r)]
+    adaptive = [r.recording for r in space.recorded if engine.adaptive in space.policies_of(r)]
     return found + [Configuration(key.showing("raw"), PolicySpec(engine.adaptive), cap) for key in adaptive]
 
 
@@ -163,8 +163,8 @@ def _finish(
         scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
         watcher.advance("confirming", number, len(searched))
         what = Confirmation(
-            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.draws,
-            drafting=plan.drafting,
+            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.confirmation_draws,
+            drafting=plan.drafting, temperature=models.temperature,
         )  # fmt: skip
         advance = functools.partial(watcher.advance, f"deciding {load.label}")
         question = Question(

@@ -16,7 +16,7 @@ from simulator.sla import promises
 from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, headroom_of, times_held
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
 from tuner.search import Result, Run
-from tuner.space import Recorded
+from tuner.space import OfferedRecording
 from tuner.trial import Trial, closest
 
 AT_ONCE = 20
@@ -31,8 +31,8 @@ class StudyEvidence:
     too_short = ""
 
     def __init__(
-        self, what: Confirmation, trials: Sequence[Trial], recorded: Sequence[Recorded], engine: ServingEngine | None,
-        run: Run, advance: Callable[[int, int], None] = lambda done, total: None,
+        self, what: Confirmation, trials: Sequence[Trial], recorded: Sequence[OfferedRecording],
+        engine: ServingEngine | None, run: Run, advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:  # fmt: skip
         """`recorded` is what a better scheduler could read; `advance` takes the draws that are done, and all of them."""
         self.what, self.trials, self.recorded, self.engine = what, trials, recorded, engine

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import msgspec
+
 from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.recordings import Recordings
 from simulator.decision import DRAWS
-from simulator.drafter_kinds import KINDS as KIND_FACTS
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load
@@ -23,7 +25,7 @@ from simulator.serving.command import cannot_run
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.names import SAMPLERS, Objective
 from tuner.prompts import TraceKey, Traffic
-from tuner.space import KINDS, READING, Recorded, Space, request_caps
+from tuner.space import POLICIES, READING, OfferedRecording, Space, request_caps
 
 MOST_DRAWS = 10_000
 """Of the held-out prompts: an interval is no narrower for more."""
@@ -33,12 +35,12 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
     objective: Literal["throughput", "tps", "goodput", "pareto"]
-    kinds: list[str] | None = None
+    policies: list[str] | None = msgspec.field(default=None, name="kinds")  # as it is stored
     """Kinds of policies to search; None: all."""
     sampler: str = "tpe"
     trials: int = 64
     """At each load."""
-    draws: int = 12
+    confirmation_draws: int = msgspec.field(default=12, name="draws")  # as it is stored
     """Draws of the held-out prompts, to confirm on."""
     decision_draws: int = DRAWS
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
@@ -48,10 +50,10 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
         if self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
-        if not 5 <= self.draws <= MOST_DRAWS:
+        if not 5 <= self.confirmation_draws <= MOST_DRAWS:
             raise ValueError(
-                f"--confirmation-draws {self.draws}: an interval needs 5 draws of the prompts or more, and no more than "
-                f"{MOST_DRAWS:,}"
+                f"--confirmation-draws {self.confirmation_draws}: an interval needs 5 draws of the prompts or more, and no "
+                f"more than {MOST_DRAWS:,}"
             )
         if self.objective not in get_args(Objective):
             raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
@@ -69,7 +71,7 @@ class StudyInputs:
     profile: Profile
     recordings: Recordings
     traffic: Traffic
-    recorded: tuple[Recorded, ...]
+    recorded: tuple[OfferedRecording, ...]
     weights: dict[str, float]
     tables: dict[Recording, PolicySpec]
     """By recording, showing no confidences, the k-by-batch policy worked out for it."""
@@ -85,7 +87,7 @@ class StudyInputs:
         return {recording.drafter: recording.kind for recording in self.recordings.keys}
 
 
-def _plain(recorded: Sequence[Recorded], recordings: Recordings) -> Recording:
+def _plain(recorded: Sequence[OfferedRecording], recordings: Recordings) -> Recording:
     """The recording that plain decoding walks: one that can be chosen, before any other."""
     return walked(NO_RECORDING, [*(r.recording for r in recorded), *recordings.keys])
 
@@ -119,9 +121,9 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
                 raise InputError(f"drafter {name}: {said}")
             watcher.say(f"{name} γ={gamma}: left out: {said}")
             continue
-        whole = engine is not None and not KIND_FACTS[key.kind].prefix
-        recorded.append(Recorded(key, recordings.offered(key), whole))
-        if not recorded[-1].confidences and (reading := [kind for kind in plan.kinds or READING if kind in READING]):
+        whole = engine is not None and not KINDS[key.kind].prefix
+        recorded.append(OfferedRecording(key, recordings.offered(key), whole))
+        if not recorded[-1].confidences and (reading := [name for name in plan.policies or READING if name in READING]):
             watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
     plain = _plain(recorded, recordings)
     traffic = Traffic(recordings, [r.recording for r in recorded] or [plain])
@@ -138,18 +140,20 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
         request_caps=request_caps(binding, plan.request_cap),
         binding=binding,
         tables=found.tables,
-        kinds=kinds_of(plan),
+        policies=policies_of(plan),
     )
 
 
-def kinds_of(plan: StudyPlan) -> tuple[str, ...]:
+def policies_of(plan: StudyPlan) -> tuple[str, ...]:
     """Kinds of policies to search: as asked, or those that the engine runs."""
-    if plan.kinds:
-        return tuple(plan.kinds)
-    return KINDS if plan.engine is None else tuple(kind for kind in KINDS if kind in plan.engine.policies)
+    if plan.policies:
+        return tuple(plan.policies)
+    return POLICIES if plan.engine is None else tuple(name for name in POLICIES if name in plan.engine.policies)
 
 
-def _table(plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: Recorded) -> PolicySpec:
+def _table(
+    plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: OfferedRecording
+) -> PolicySpec:
     """The k-by-batch policy for a recording."""
     trace = traffic.trace(TraceKey("search", recorded.recording))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)

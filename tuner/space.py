@@ -18,13 +18,13 @@ from simulator.records import Confidences, Recording
 
 T = TypeVar("T")
 
-KINDS = (
+POLICIES = (
     "fixed", "cutoff", "k_by_batch", "batch_adaptive", "threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive",
 )  # fmt: skip
 """Names of the policies that are tried; all lossless. `none` is always tried."""
-READING = tuple(kind for kind in KINDS if policy_class(kind).reads_confidences)
+READING = tuple(name for name in POLICIES if policy_class(name).reads_confidences)
 """Those of them that need confidences."""
-RAW = tuple(kind for kind in READING if policy_class(kind).wants_raw_confidences)
+RAW = tuple(name for name in READING if policy_class(name).wants_raw_confidences)
 """Those of them that take them raw."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
@@ -43,7 +43,7 @@ class Chooser(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class OfferedRecording:
     """A recording that can be chosen."""
 
     recording: Recording
@@ -72,33 +72,33 @@ class Leaf:
 class Space:
     """Every configuration that a study may try."""
 
-    recorded: tuple[Recorded, ...]
+    recorded: tuple[OfferedRecording, ...]
     request_caps: tuple[int, ...]
     """Rising."""
     binding: int
     """No more requests than this ever run: the users of a closed loop, or the largest cap."""
     tables: Mapping[Recording, PolicySpec] = field(default_factory=dict)
     """By recording, showing no confidences, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
-    kinds: tuple[str, ...] = KINDS
+    policies: tuple[str, ...] = POLICIES
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.kinds) - set(KINDS)):
-            raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; the kinds are {', '.join(KINDS)}")
+        if unknown := sorted(set(self.policies) - set(POLICIES)):
+            raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; those that can are {', '.join(POLICIES)}")
         if not self.request_caps or min(self.request_caps) < 1 or list(self.request_caps) != sorted(set(self.request_caps)):
             raise ValueError("request caps must rise from 1 or more")
 
     def configuration(self, choose: Chooser) -> Configuration:
         """Ask for one choice after the other."""
-        by_name = {str(r): r for r in self.recorded if self.kinds_of(r)}
+        by_name = {str(r): r for r in self.recorded if self.policies_of(r)}
         who = choose.category("drafter", ["none", *by_name])
         cap = choose.level("request cap", self.request_caps)
         if who == "none":
             return Configuration.plain(cap)
         chosen = by_name[who]
         running = min(cap, self.binding)
-        kinds = [kind for kind in self.kinds_of(chosen) if self._is_itself(kind, chosen, running)]
+        kinds = [kind for kind in self.policies_of(chosen) if self._is_itself(kind, chosen, running)]
         branch = ", ".join(chosen.confidences) or "no confidences"
-        gone = "".join(f", no {kind}" for kind in self.kinds_of(chosen) if kind not in kinds)
+        gone = "".join(f", no {kind}" for kind in self.policies_of(chosen) if kind not in kinds)
         kind = choose.category(f"policy ({branch}{gone})", kinds)
         read: Confidences = "none"
         if kind in RAW:
@@ -107,25 +107,25 @@ class Space:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
         return Configuration(chosen.recording.showing(read), self._policy(kind, chosen, choose, running), cap)
 
-    def kinds_of(self, recorded: Recorded) -> list[str]:
+    def policies_of(self, recorded: OfferedRecording) -> list[str]:
         """Kinds of policies that a recording allows."""
         return [
             kind
-            for kind in self.kinds
+            for kind in self.policies
             if (kind not in READING or recorded.confidences)
             and (kind not in RAW or "raw" in recorded.confidences)
             and (kind != "k_by_batch" or recorded.recording in self.tables)
         ]
 
-    def _is_itself(self, kind: str, chosen: Recorded, running: int) -> bool:
+    def _is_itself(self, kind: str, chosen: OfferedRecording, running: int) -> bool:
         """Whether a kind of policy is no fixed block, or none, under another name while so many requests run at most."""
-        if "fixed" not in self.kinds:
+        if "fixed" not in self.policies:
             return True
         if kind == "cutoff":
             return running > 1
         return kind != "k_by_batch" or self.tables[chosen.recording].within(running, chosen.recording.gamma).k is None
 
-    def _policy(self, kind: str, chosen: Recorded, choose: Chooser, running: int) -> PolicySpec:
+    def _policy(self, kind: str, chosen: OfferedRecording, choose: Chooser, running: int) -> PolicySpec:
         if kind == "fixed" and chosen.whole:
             return PolicySpec.fixed(chosen.recording.gamma)
         if kind == "fixed":

@@ -13,7 +13,7 @@ import torch
 from drafters.target import Target
 from drafters.training import corpus
 from drafters.training.card import write_drafter_card, write_target_card
-from drafters.training.drafter import KINDS, Kind, drafter_config, train_drafter
+from drafters.training.drafter import TRAINABLE, Kind, drafter_config, train_drafter
 from drafters.training.onpolicy import generate, read_examples
 from drafters.training.target import train_target
 from drafters.training.trainer import Schedule
@@ -52,11 +52,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--only", choices=["target", "responses", *KINDS, "cards"], help="run this stage alone")
+    parser.add_argument("--only", choices=["target", "responses", *TRAINABLE, "cards"], help="run this stage alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe = Recipe().scaled(args.scale)
-    stages = [args.only] if args.only else ["target", "responses", *KINDS, "cards"]
+    stages = [args.only] if args.only else ["target", "responses", *TRAINABLE, "cards"]
     try:
         for stage in stages:
             run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
@@ -82,7 +82,7 @@ def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, devi
     elif stage == "cards":
         documents = corpus.read_documents(data)
         write_target_card(target, out / "target", seed, documents)
-        for kind in KINDS:
+        for kind in TRAINABLE:
             write_drafter_card(kind, target, out / kind, seed, documents)
     elif not (out / stage / "model.safetensors").exists():
         config = drafter_config(stage, target, TAPS, layers=LAYERS, block=BLOCK, rank=RANK)  # type: ignore[arg-type]

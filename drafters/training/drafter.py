@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from drafters.training.onpolicy import Example, TextBatch, text_batches
 from drafters.training.trainer import Schedule, Trainer
 
 Kind = Literal["dspark", "dflash", "eagle3", "mtp"]
-KINDS: tuple[Kind, ...] = ("dspark", "dflash", "eagle3", "mtp")
+TRAINABLE: tuple[Kind, ...] = get_args(Kind)
 
 CE_WEIGHT, L1_WEIGHT, CONFIDENCE_WEIGHT = 0.1, 0.9, 1.0
 """DSpark's loss weights (DSpark paper, 2026)."""

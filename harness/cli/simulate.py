@@ -142,7 +142,7 @@ def simulate(
                         weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
-                        engine=engine_of(engine), draws=decision_draws,
+                        engine=engine_of(engine), decision_draws=decision_draws,
                         slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip

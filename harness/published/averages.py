@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.published.run import MOST_TOKENS, Told, keep
+from harness.published.run import MOST_TOKENS, SynthesizedRun, keep
 from results.store.database import Store
 from simulator.averages import ASSUMPTIONS, Averages, numbers, trace_of
 from simulator.drafter_kinds import KINDS
@@ -148,7 +148,7 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
     assumed = f"prompts of {stated.prompt_tokens} and answers of {stated.output_tokens} tokens, unless a load brings its own"
     for line in (*sources, *ASSUMPTIONS, assumed):
         say(f"· {line}")
-    told = Told(
+    told = SynthesizedRun(
         suite="averages",
         pair=f"{stated.drafter} from averages",
         target=stated.target,

@@ -49,7 +49,7 @@ def publish(name: str, seed: int, size: Size, store: Store, say: Callable[[str],
     say(f"synthesising {name}: no model runs; what comes is fitted to published averages")
     traces = synthesize(seed, responses_per_task=size.responses_per_task, output_tokens=size.output_tokens)
     content = [name, seed, size.responses_per_task, size.output_tokens, [list(task) for task in TASKS.values()]]
-    told = Told(
+    told = SynthesizedRun(
         suite="published",
         pair=name,
         target="Qwen/Qwen3-4B",
@@ -62,7 +62,7 @@ def publish(name: str, seed: int, size: Size, store: Store, say: Callable[[str],
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class SynthesizedRun:
     """What is told of a run that no model made."""
 
     suite: str
@@ -113,7 +113,7 @@ class Told:
         )
 
 
-def keep(told: Told, traces: Sequence[Trace], store: Store, say: Callable[[str], None]) -> str:
+def keep(told: SynthesizedRun, traces: Sequence[Trace], store: Store, say: Callable[[str], None]) -> str:
     """Store synthesised traces, all of the same responses, as a dense recording is stored; returns the run's id."""
     run_id = store.create_run(told.run_info(traces))
     with begun(store, RUN, run_id, None):

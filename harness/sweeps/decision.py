@@ -46,8 +46,8 @@ def sweep_decision(
         return None
     mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     question = Question(
-        plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds, draws=plan.draws,
-        note=accepted_otherwise(store, run_id, plan.drafting),
+        plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds,
+        draws=plan.decision_draws, note=accepted_otherwise(store, run_id, plan.drafting),
     )  # fmt: skip
     return decision_of(question, evidence)
 

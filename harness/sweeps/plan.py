@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from results.store.recordings import Recordings
 from simulator.configuration import Configuration
 from simulator.decision import DRAWS
@@ -34,7 +36,7 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
     router: Literal["round_robin", "least_loaded"] = "least_loaded"
     replications: int = 1
-    draws: int = DRAWS
+    decision_draws: int = msgspec.field(default=DRAWS, name="draws")  # as it is stored
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
     headroom: bool | None = None
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
@@ -44,8 +46,8 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("a load and a seed ≥ 0 are needed")
         if not 1 <= self.replications <= MOST_REPLICATIONS:
             raise ValueError(f"--replications {self.replications}: must be from 1 to {MOST_REPLICATIONS:,}")
-        if self.draws < 0 or 0 < self.draws < 10:
-            raise ValueError(f"--decision-draws {self.draws}: an interval needs 10 or more; 0 decides nothing")
+        if self.decision_draws < 0 or 0 < self.decision_draws < 10:
+            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:

@@ -150,7 +150,7 @@ def _finish(
         store.add_simulation(row, profiles)
         watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
-    if plan.draws:
+    if plan.decision_draws:
         with store.reading() as connection:
             stored = {row.point: row for row in read_simulations(connection, sweep_id)}
         simulated = [(point, stored[point.number]) for point in every if point.number in stored]

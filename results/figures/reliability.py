@@ -16,7 +16,7 @@ from results.figures.section import Cell, Figure, Panel, Section, Table, empty_p
 from results.figures.style import Series
 from results.published import PAPER
 from results.store.queries import query
-from results.store.recordings import Sureness
+from results.store.recordings import ConfidenceRecord
 from results.store.runs import Provenance, drafting_of
 from simulator.confidence import BINS, products
 from simulator.numbers import counted
@@ -25,7 +25,7 @@ from simulator.traces import split_of
 Ints = npt.NDArray[np.int64]
 
 
-def reliability(found: Sequence[Sureness], run_id: str) -> pl.DataFrame:
+def reliability(found: Sequence[ConfidenceRecord], run_id: str) -> pl.DataFrame:
     """How often a survival s_k came true, by bin of s_k, before and after calibration, on prompts nothing was fitted on.
 
     Columns: run, drafter, gamma, position (from 1), stage ('before', 'after', or 'estimated'), predicted (mean s_k of the

@@ -14,7 +14,7 @@ from results.figures.common import NO_CONFIDENCES, PAPER_DSPARK, draw_line, evid
 from results.figures.section import Figure, Panel, Section, empty_plot, note
 from results.figures.style import MANNERS, Series, in_order
 from results.published import PAPER, PAPER_DATASETS
-from results.store.recordings import Sureness
+from results.store.recordings import ConfidenceRecord
 from results.store.runs import Provenance
 from simulator.replay import walk
 
@@ -26,7 +26,7 @@ THRESHOLD_DATASETS: Final = {"GSM8K", "HumanEval", "MT-Bench"}
 """The data sets of the paper's Figure 5, one a domain."""
 
 
-def threshold_sweep(found: Sequence[Sureness], run_id: str) -> pl.DataFrame:
+def threshold_sweep(found: Sequence[ConfidenceRecord], run_id: str) -> pl.DataFrame:
     """Tokens accepted and rejected a round under `threshold:c`, by task and by domain, for raw or estimated confidences.
 
     A row whose task is null is a domain: the plain mean of its tasks. Columns: run, drafter, gamma, confidences, domain,

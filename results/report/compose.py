@@ -248,7 +248,7 @@ def _confidences(
     tau: pl.DataFrame,
     series: Sequence[Series],
 ) -> list[Section]:
-    found = {run: recordings_store.surenesses(con, run) for run in names}
+    found = {run: recordings_store.confidence_records(con, run) for run in names}
     sweep = pl.concat([threshold.threshold_sweep(recordings, run) for run, recordings in found.items()])
     bins = pl.concat([reliability.reliability(recordings, run) for run, recordings in found.items()])
     quality = pl.concat([reliability.confidence_quality(con, run) for run in names])

@@ -160,7 +160,7 @@ Singles = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sureness:
+class ConfidenceRecord:
     """One drafter's anchors with what they are sure of, flat, responses in order: what figures of confidences draw."""
 
     drafter: str
@@ -183,7 +183,7 @@ class Sureness:
     """Whether `confidence` is estimated, for want of a head."""
 
 
-def surenesses(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Sureness]:
+def confidence_records(con: duckdb.DuckDBPyConnection, run_id: str) -> list[ConfidenceRecord]:
     """The run's drafters that have confidences, at their largest γ; estimated ones where weights of estimates are kept.
 
     Drafts are chosen as `drafting_of` says.
@@ -201,15 +201,15 @@ def surenesses(con: duckdb.DuckDBPyConnection, run_id: str) -> list[Sureness]:
         fits = read_temperatures(con, run_id, key), read_estimates(con, run_id, key)
         fitted = Fitted(read_trace(con, run_id, key), *fits)
         if fitted.offered:
-            found.append(_sureness(fitted))
+            found.append(_confidence_record(fitted))
     return found
 
 
-def _sureness(fitted: Fitted) -> Sureness:
+def _confidence_record(fitted: Fitted) -> ConfidenceRecord:
     trace, (first, *more) = fitted.raw, fitted.offered
     confidence = fitted.trace(first).anchors.confidence
     assert confidence is not None
-    return Sureness(
+    return ConfidenceRecord(
         trace.drafter, trace.gamma, tuple(r.task for r in trace.responses), tuple(r.domain for r in trace.responses),
         tuple(r.prompt_id for r in trace.responses), trace.offsets, trace.anchors.drafted.astype(np.int64),
         trace.anchors.accepted.astype(np.int64), confidence,

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Seconds, StepCost
 
@@ -196,7 +197,8 @@ class Profile:
     def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
 
-        A drafter that has no entry of its own has that of its `kind`. Raises InputError where the profile knows neither.
+        A drafter has the entry of its `kind`, unless one of its own name, which is no kind's, is there. Raises InputError
+        where the profile knows neither.
         """
         padded = np.arange(tokens + 1)
         eager = (self.eager or self.verify).at(padded)
@@ -209,7 +211,8 @@ class Profile:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
         known = ("none", *self.draft, *self.free_drafters)
-        if drafter not in known and kind in known:
+        as_another = drafter in KINDS and drafter != "none"  # a name, and no kind of its own
+        if kind and (as_another or (drafter not in known and kind in known)):
             drafter = kind
         if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)

@@ -15,7 +15,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training import corpus
-from drafters.training.drafter import KINDS, Kind, draft_loss, train_drafter
+from drafters.training.drafter import TRAINABLE, Kind, draft_loss, train_drafter
 from drafters.training.onpolicy import Example, TextBatch, generate, read_examples, text_batches
 from drafters.training.tokenizer import save_tokenizer, train_tokenizer
 from drafters.training.trainer import Schedule
@@ -30,7 +30,7 @@ def examples() -> list[Example]:
     return [Example("math", t[:6], t[6 : 10 + i % 14]) for i, t in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINABLE)
 def test_the_loss_is_the_formula(kind: Kind, make: Callable[[str], Drafter], target: Target) -> None:
     """One anchor of one text, each term written out."""
     drafter = make(kind)
@@ -56,7 +56,7 @@ def test_the_loss_is_the_formula(kind: Kind, make: Callable[[str], Drafter], tar
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINABLE)
 def test_training_raises_the_expected_accepted_length(
     kind: Kind, target: Target, examples: list[Example], tmp_path: Path
 ) -> None:

@@ -126,7 +126,7 @@ def test_what_is_stored_has_the_averages_and_is_labelled(store: Store) -> None:
 def test_policies_that_read_confidences_are_left_out_and_said(store: Store) -> None:
     run_id, said = store.find_run("latest"), list[str]()
     drafting = choose_drafting(store, run_id, None, said.append)
-    plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], drafting=drafting, draws=10)
+    plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], drafting=drafting, decision_draws=10)
     found = points(plan, Recordings(store, run_id, drafting), said.append)
     assert [(p.configuration.recording.drafter, str(p.setup.policy)) for p in found] == [
         ("none", "none"),
@@ -160,7 +160,9 @@ def test_whose_headroom_is_searched(store: Store, loads: list[Load], options: di
     """Of two policies at each load: as asked, or of open loads with a promise where they come to six points or fewer."""
     run_id = store.find_run("latest")
     plan = SweepPlan(
-        profile=find_profile("h100/qwen3-4b"), loads=loads, **{"slas": [Sla.parse("tps>=10")], "draws": 0, **options}
+        profile=find_profile("h100/qwen3-4b"),
+        loads=loads,
+        **{"slas": [Sla.parse("tps>=10")], "decision_draws": 0, **options},
     )
     found = points(plan, Recordings(store, run_id, "sampled"), QUIET.say)
     assert [p.headroom for p in found] == searched * 2

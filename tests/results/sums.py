@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from results.baseline import FORMAT, Answer, Baseline, Declared, Prompt, Recorded, RunKey
+from results.baseline import FORMAT, Answer, Baseline, BaselineRecording, Declared, Prompt, RunKey
 from results.change import judged
 from results.comparison import Comparison, compare_sums
 
@@ -38,7 +38,7 @@ def drawn(
             name = f"{task}/{i}"
             known[name] = Prompt(task, TASKS[task], suite + name)
             answers[name] = Answer(n + more, n)
-    recordings = tuple(Recorded(drafter, 7, "sampled", answers) for drafter in drafters)
+    recordings = tuple(BaselineRecording(drafter, 7, "sampled", answers) for drafter in drafters)
     return Baseline(FORMAT, KEY, {d: Declared(d, None) for d in drafters}, known, recordings)
 
 

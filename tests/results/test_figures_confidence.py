@@ -11,7 +11,7 @@ import pytest
 from results.figures.block_size import block_sizes
 from results.figures.reliability import confidence_quality, reliability
 from results.figures.threshold import threshold_sweep
-from results.store.recordings import Sureness, surenesses
+from results.store.recordings import ConfidenceRecord, confidence_records
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.replay import replay, walk
@@ -19,7 +19,7 @@ from simulator.traces import split_of
 from tests.results.database import RUN, add_anchors, add_run, empty
 
 
-def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, short: bool = False) -> Sureness:
+def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, short: bool = False) -> ConfidenceRecord:
     """Responses of so many anchors with random acceptances; `short` drafts may be shorter than γ."""
     anchors = sum(lengths)
     drafted = rng.integers(0, gamma + 1, anchors) if short else np.full(anchors, gamma)
@@ -28,7 +28,9 @@ def recording(rng: np.random.Generator, lengths: list[int], gamma: int = 5, *, s
     offsets = np.cumsum([0, *lengths])
     tasks = ("gsm8k",) * len(lengths)
     sure = rng.uniform(0, 1, (anchors, gamma)).astype(np.float32)
-    return Sureness("dspark", gamma, tasks, ("math",) * len(lengths), names, offsets, drafted, accepted, sure, None, False)
+    return ConfidenceRecord(
+        "dspark", gamma, tasks, ("math",) * len(lengths), names, offsets, drafted, accepted, sure, None, False
+    )
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -81,10 +83,10 @@ def test_reliability_bins_survivals_by_hand() -> None:
 def test_recordings_come_with_temperatures_or_estimates_and_are_judged_on_other_prompts() -> None:
     con = empty()
     add_run(con)
-    assert surenesses(con, RUN) == []
+    assert confidence_records(con, RUN) == []
     add_anchors(con, "dspark", 4)
     add_anchors(con, "mtp", 1, head=False)
-    by_name = {r.drafter: r for r in surenesses(con, RUN)}
+    by_name = {r.drafter: r for r in confidence_records(con, RUN)}
     assert set(by_name) == {"dspark", "mtp"}
     assert by_name["mtp"].estimated
     assert not by_name["dspark"].estimated

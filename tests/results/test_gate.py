@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import nct
 from scipy.stats import t as student_t
 
-from results.baseline import Answer, Baseline, Recorded, baseline, finished_baseline, read_baseline, write_baseline
+from results.baseline import Answer, Baseline, BaselineRecording, baseline, finished_baseline, read_baseline, write_baseline
 from results.change import Noise, mean_of_ratios, noise_of_ratio
 from results.comparison import OVERALL, compare, compare_drafters, compare_with_baseline
 from results.gate import Judged, judge
@@ -159,7 +159,9 @@ def test_what_is_gone_fails_in_whole_or_in_part() -> None:
     means = prompts(rng, 40, spread=0.01)
     whole = drawn(rng, means, drafters=("dspark", "mtp"))
     kept = {name: answer for name, answer in whole.recordings[0].answers.items() if name != "gsm8k/3"}
-    part = msgspec.structs.replace(whole, recordings=(Recorded("dspark", 7, "sampled", kept), *whole.recordings[1:]))
+    part = msgspec.structs.replace(
+        whole, recordings=(BaselineRecording("dspark", 7, "sampled", kept), *whole.recordings[1:])
+    )
     assert judge(compared(whole, whole), 0.1).outcome == "pass"
     assert judge(compared(whole, part), 0.1).outcome == "worse"
     assert judge(compared(part, whole), 0.1).outcome == "pass"

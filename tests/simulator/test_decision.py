@@ -127,6 +127,17 @@ def test_intervals_are_of_paired_draws() -> None:
     assert decision.attained["tps>=80"].value == pytest.approx(0.97)
 
 
+@pytest.mark.parametrize(("temperature", "exact"), [(0.0, True), (1.0, False), (None, False)])
+def test_old_confidences_are_an_approximation_where_drafts_are_drawn(temperature: float | None, exact: bool) -> None:
+    """At temperature 0 a draft is settled by what stands before it, however it was asked for."""
+    drawn = DSPARK.drafted_by("sampled")
+    choice = choose([simulated(NOTHING, "none", 100), simulated(drawn, "lagged_scheduler:2", 150)], None)
+    assert not isinstance(choice, str)
+    found = {c: sampled(np.full(len(DRAWS), 150.0 if c == choice.run else 100.0)) for c in choice.all}
+    notes = decide(STUB, choice, found, DRAWS, None, temperature=temperature).notes
+    assert exact == (not any("approximation" in note for note in notes))
+
+
 def drawn_as(choice: Choice, **found: tuple[float, bool]) -> dict[Configuration, Sampled]:
     """What came of a choice's candidates, by drafter: the same in all draws."""
     return {

@@ -293,5 +293,9 @@ def test_a_drafter_of_any_name_costs_what_its_kind_does(small: Profile) -> None:
     assert own.cost("new", 7, requests=2, tokens=8, kind="mtp").draft_s[7, 1] == small.cost("dspark", 7, 2, 8).draft_s[7, 1]
     with pytest.raises(InputError, match="no draft time for new"):
         small.cost("new", 3, requests=2, tokens=8, kind="eagle3")
+    for name in ("dspark", "ngram", "none-such"):  # whatever the kind is that it is called as
+        assert small.cost(name, 3, requests=2, tokens=8, kind="mtp").draft_s.tolist() == known.draft_s.tolist()
+    with pytest.raises(InputError, match="no draft time for eagle3"):
+        small.cost("dspark", 3, requests=2, tokens=8, kind="eagle3")
     bare = dataclasses.replace(small, free_drafters=())
     assert not bare.cost("none", 3, requests=2, tokens=8, kind="mtp").draft_s.any()

@@ -50,7 +50,7 @@ def plan_of(profile: Profile) -> Callable[..., StudyPlan]:
             "objective": "throughput",
             "seconds": 20.0,
             "trials": 24,
-            "draws": 5,
+            "confirmation_draws": 5,
             "engine": None,
             "decision_draws": 10,
         }

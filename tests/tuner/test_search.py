@@ -36,7 +36,7 @@ from tuner.trial import Trial, TrialRung, front, ranked
 
 Here = Callable[[StudyPlan], tuple[StudyInputs, Scenario, Search, Run]]
 OPTIONS: dict[str, Any] = {
-    "loads": [Users(8), Users(16)], "objective": "throughput", "seconds": 4.0, "trials": 16, "draws": 5,
+    "loads": [Users(8), Users(16)], "objective": "throughput", "seconds": 4.0, "trials": 16, "confirmation_draws": 5,
     "decision_draws": 10,     "request_cap": 32, "slas": [Sla.parse("tps>=100")],
 }  # fmt: skip
 ONE: dict[str, Any] = {**OPTIONS, "loads": [Users(8)], "trials": 24, "drafters": ["dspark"]}

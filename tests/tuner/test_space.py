@@ -18,11 +18,15 @@ from tuner.objective import Scenario, TrialJob
 from tuner.plan import StudyInputs, StudyPlan
 from tuner.samplers import propose, study_of
 from tuner.search import Run, Search
-from tuner.space import COORDINATES, PointChooser, Recorded, Space, SuggestedChooser, leaf, request_caps
+from tuner.space import COORDINATES, OfferedRecording, PointChooser, Space, SuggestedChooser, leaf, request_caps
 
 DSPARK, EAGLE3 = Recording("dspark", 7), Recording("eagle3", 5)
 SPACE = Space(
-    recorded=(Recorded(DSPARK, ("raw", "calibrated")), Recorded(EAGLE3, ()), Recorded(Recording("mtp", 1), ("estimated",))),
+    recorded=(
+        OfferedRecording(DSPARK, ("raw", "calibrated")),
+        OfferedRecording(EAGLE3, ()),
+        OfferedRecording(Recording("mtp", 1), ("estimated",)),
+    ),
     request_caps=(8, 32, 64),
     binding=32,
     tables={DSPARK: PolicySpec("k_by_batch", "8=7/64=3"), EAGLE3: PolicySpec("k_by_batch", "64=2")},
@@ -104,7 +108,7 @@ def test_a_search_ends_when_everything_was_tried(
 ) -> None:
     from tuner.search import search
 
-    plan = plan_of(seconds=2.0, drafters=["mtp"], kinds=["fixed"], trials=50, request_cap=4)
+    plan = plan_of(seconds=2.0, drafters=["mtp"], policies=["fixed"], trials=50, request_cap=4)
     _, _, what, run = here(plan)
     assert len(search(what, [], [], run, lambda batch: None)) == len(list(what.space.leaves())) < 10
 
@@ -118,4 +122,4 @@ def test_request_caps_bind_or_do_not() -> None:
 
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="--policy oracle: cannot be searched; the kinds are fixed"):
-        Space(recorded=(), request_caps=(1,), binding=1, kinds=("oracle",))
+        Space(recorded=(), request_caps=(1,), binding=1, policies=("oracle",))
