@@ -31,7 +31,7 @@ WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json")
 """Files of a checkpoint that say what a model computes."""
 TEXT = (
     "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tekken.json", "*.model",
-    "*.tiktoken", "chat_template*", "additional_chat_templates/*",
+    "*.tiktoken", "*.spm", "*.codes", "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 """Files that say how a conversation becomes tokens, and tokens text."""
 GENERATION = ("generation_config.json",)
