@@ -185,15 +185,15 @@ class Target:
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """End tokens: all that the configuration, the generation settings or the tokenizer name."""
+        """End tokens: all that the configuration, the generation settings or the tokenizer name, and the model can say."""
         found: set[int] = set()
         for named_by in (self.config, self.model.config, self.model.generation_config, self.tokenizer):
             declared = getattr(named_by, "eos_token_id", None)
             several = [] if declared is None else list(declared) if isinstance(declared, (list, tuple)) else [declared]
-            if not all(isinstance(token, int) for token in several):
+            if not all(isinstance(token, int) and not isinstance(token, bool) for token in several):
                 raise InputError(f"target {self.name}: eos_token_id {declared}: a token id, or a list of them, is needed")
             found |= set(several)
-        return frozenset(found)
+        return frozenset(token for token in found if 0 <= token < self.vocab_size)
 
     @property
     def dated(self) -> bool:
