@@ -14,31 +14,34 @@ _ADAPTER = "adapter_config.json"
 
 
 def check_config(config: Any, source: str) -> None:
-    """Raise InputError where transformers has no such causal language model, or an adapter lies beside its weights."""
+    """Raise InputError where transformers has no causal language model of a configuration's kind."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"target {source}: transformers has no causal language model of model_type {config.model_type!r}; where it is "
             "built around one, give that alone"
         )
-    if (Path(source) / _ADAPTER).exists():
-        raise InputError(
-            f"target {source}: {_ADAPTER}: adapters are not applied; merge it into the weights, and remove the file"
-        )
 
 
 def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where weights are lacking, or some of a module that the model has are not used.
+    """Raise InputError where weights are lacking, or some of a module that the model has are not used, or an adapter is not.
 
     Such are scales of quantised weights, adapters and biases: without them that module computes something else. Layers and
     towers that the model does not have are none of its concern. `loaded` is what transformers tells of loading.
     """
+    if (Path(source) / _ADAPTER).exists():
+        raise InputError(
+            f"target {source}: {_ADAPTER}: adapters are not applied; merge it into the weights, and remove the file"
+        )
     if lacking := sorted({*_names(loaded, "missing_keys"), *_names(loaded, "mismatched_keys")}):
         raise InputError(
             f"target {source}: its weights lack {_some(lacking)}, in the shape its configuration asks for, and random "
             "numbers would stand there"
         )
     computing = {path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
-    unused = [name for name in _names(loaded, "unexpected_keys") if not computing.isdisjoint(_paths_above(name))]
+    inner = f"{model.base_model_prefix}."  # a checkpoint of the decoder alone leaves it out
+    unused = [
+        name for name in _names(loaded, "unexpected_keys") if computing & {*_paths_above(name), *_paths_above(inner + name)}
+    ]
     if unused:
         raise InputError(
             f"target {source}: its weights hold {_some(sorted(unused))}, of modules that by its configuration have no such "
