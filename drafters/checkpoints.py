@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -31,7 +31,7 @@ WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json")
 """Files of a checkpoint that say what a model computes."""
 TEXT = (
     "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tekken.json", "*.model",
-    "*.tiktoken", "chat_template*", "additional_chat_templates/*",
+    "*.tiktoken", "*.spm", "*.codes", "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 """Files that say how a conversation becomes tokens, and tokens text."""
 GENERATION = ("generation_config.json",)
@@ -39,7 +39,7 @@ GENERATION = ("generation_config.json",)
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
 _MOST_LAYERS = 1000
 """The most layers of a drafter; what has more is none."""
-_SHARED = ("embed_tokens.weight", "lm_head.weight")
+_SHARED = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
 
@@ -226,13 +226,15 @@ def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: s
     if "embed_tokens.weight" in found:
         drafter.embed_tokens = torch.nn.Embedding(target.vocab_size, target.hidden_size)
     if "lm_head.weight" in found:
-        drafter.lm_head = torch.nn.Linear(target.hidden_size, target.vocab_size, bias=False)
+        drafter.lm_head = torch.nn.Linear(target.hidden_size, target.vocab_size, bias="lm_head.bias" in found)
+    else:
+        found.pop("lm_head.bias", None)  # without its matrix it is a copy
     _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
     drafter.load_state_dict(found, strict=False)
     # Most checkpoints bring exact copies; over a large vocabulary these are gigabytes.
     for table, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
-        weight = cast(Tensor, own.weight)
-        if f"{table}.weight" in found and torch.equal(found[f"{table}.weight"].to(weight), weight):
+        parts = {f"{table}.{name}": value for name, value in own.named_parameters(recurse=False)}
+        if all(name in found and torch.equal(found[name].to(value), value) for name, value in parts.items()):
             setattr(drafter, table, own)
 
 

@@ -13,6 +13,7 @@ from drafters.checkpoints import build_drafter
 from drafters.configs import read_architecture
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
+from drafters.loading import check_config
 from drafters.target import Target, folded_state
 from drafters.training.drafter import TRAINABLE, Kind, drafter_config
 from simulator.errors import InputError, first_paragraph
@@ -37,11 +38,12 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         )
     try:
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+        check_config(config, source)
         if folded := folded_state(config.get_text_config()):
             raise InputError(f"architecture {source}: cannot decode live: {folded}")
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=None)
         return Target(model.to(device))
     except InputError as error:
         raise InputError(str(error) if source in str(error) else f"architecture {source}: {error}") from None

@@ -19,6 +19,7 @@ from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, outpu
 from drafters.cache import Positions, TargetCache
 from drafters.chat import TEMPLATE_DATE, ChatTemplate
 from drafters.configs import read_config
+from drafters.loading import check_config, check_weights
 from drafters.sampling import finite
 from simulator.errors import InputError, first_paragraph
 
@@ -101,27 +102,24 @@ class Target:
         its weights are loaded where its configuration tells.
         """
         try:
-            if live and (
-                folded := folded_state(AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config())
-            ):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_config(config, source)
+            if live and (folded := folded_state(config.get_text_config())):
                 raise InputError(f"target {source}: cannot decode live: {folded}")
             if (Path(source) / _GENERATION).exists():
                 read_config(Path(source), _GENERATION)  # transformers takes a broken one for none
+            # Attention is computed as suits this machine, whatever the one was that the checkpoint was saved on.
             model, loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, output_loading_info=True, trust_remote_code=False
-            )
+                source, config=config, dtype=dtype, attn_implementation=None, output_loading_info=True,
+                trust_remote_code=False,
+            )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except InputError:
             raise
         except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
             why = f"{type(error).__name__}: {first_paragraph(error)}"
             raise InputError(f"target {source}: cannot be loaded as a Hugging Face causal language model: {why}") from error
-        if lacking := sorted({str(name) for kind in ("missing_keys", "mismatched_keys") for name in _names(loaded, kind)}):
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise InputError(
-                f"target {source}: its weights lack {', '.join(lacking[:3])}{more}, in the shape its configuration asks "
-                "for, and random numbers would stand there"
-            )
+        check_weights(model, loaded, source)
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -151,9 +149,11 @@ class Target:
         """Decoder layers."""
         return int(self.config.num_hidden_layers)
 
-    @property
+    @cached_property
     def max_positions(self) -> int:
         """Longest context in tokens; as good as endless where the configuration knows no limit (Mamba, Bloom).
+
+        A table of positions that counts from behind its padding (RoBERTa) is shorter by so much.
 
         A model whose rotary angles change for all positions once a text is long (LongRoPE) is used for shorter texts alone:
         what is kept of such a text's beginning does not belong to its end.
@@ -163,6 +163,11 @@ class Target:
             own.get("original_max_position_embeddings") or getattr(self.config, "original_max_position_embeddings", None)
             for own in _rotary_settings(self.config)
             if own.get("rope_type") == "longrope"
+        ]
+        limits += [
+            table.num_embeddings - table.padding_idx - 1
+            for name, table in self._decoder.named_modules()
+            if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None
         ]
         return min((int(limit) for limit in limits if limit), default=sys.maxsize)
 
@@ -180,15 +185,15 @@ class Target:
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """End tokens: all that the configuration, the generation settings or the tokenizer name."""
+        """End tokens: all that the configuration, the generation settings or the tokenizer name, and the model can say."""
         found: set[int] = set()
         for named_by in (self.config, self.model.config, self.model.generation_config, self.tokenizer):
             declared = getattr(named_by, "eos_token_id", None)
             several = [] if declared is None else list(declared) if isinstance(declared, (list, tuple)) else [declared]
-            if not all(isinstance(token, int) for token in several):
+            if not all(isinstance(token, int) and not isinstance(token, bool) for token in several):
                 raise InputError(f"target {self.name}: eos_token_id {declared}: a token id, or a list of them, is needed")
             found |= set(several)
-        return frozenset(found)
+        return frozenset(token for token in found if 0 <= token < self.vocab_size)
 
     @property
     def dated(self) -> bool:
@@ -265,6 +270,15 @@ class Target:
                 "not belong together"
             )
         return ids
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """What tokens read as; those that the tokenizer does not know, of a padded vocabulary, read as nothing."""
+        assert self.tokenizer is not None
+        try:
+            return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        except Exception:  # tokenizers that are written in Python fail on what they do not know, each in its own way
+            known = [token for token in token_ids if token < len(self.tokenizer)]
+            return str(self.tokenizer.decode(known, skip_special_tokens=True))
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -452,11 +466,6 @@ def folded_state(config: Any) -> str | None:
     """Which layers, by a text configuration, fold all tokens into one state, in words; None where none does."""
     folded = [kind for kind in layer_kinds(config) if kind not in _MASKED | _OWN_MASKS]
     return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back" if folded else None
-
-
-def _names(loaded: Mapping[str, Any], kind: str) -> list[str]:
-    """Tensors of a kind in what transformers tells of loading; of mismatched ones it tells the shapes as well."""
-    return [found if isinstance(found, str) else found[0] for found in loaded.get(kind, ())]
 
 
 def _rotary_settings(config: Any) -> list[Mapping[str, Any]]:

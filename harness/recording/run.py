@@ -361,6 +361,8 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
             f"the target's generation settings ask for {', '.join(asked)}: not done here, and a server that does it answers "
             "by another law"
         )
+    if not checked.target["end_tokens"]:
+        watcher.say("no end token of the target is named: answers end at --max-new-tokens alone")
     if plan.skipped:
         watcher.say(f"left out as too long for the target's context: {', '.join(plan.skipped)}")
 

@@ -69,9 +69,7 @@ async def _converse(
                 ids, generation.sampling, generation.max_new_tokens, _seed(seed, prompt.prompt_id, turn)
             )
             said.append(GivenResponse(prompt.prompt_id, answer.token_ids, answer.finish, turn))
-            assert target.tokenizer is not None
-            text = target.tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)
-            history.append({"role": "assistant", "content": str(text)})
+            history.append({"role": "assistant", "content": target.text(answer.token_ids)})
         watcher.advance("responses of vLLM", len({r.prompt_id for r in said}), len(prompts))
 
     await asyncio.gather(*map(converse, prompts))

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import drafters.checkpoints as checkpoints
-from drafters.checkpoints import folder_hash, load_drafter, save_drafter
+from drafters.checkpoints import build_drafter, folder_hash, load_drafter, save_drafter
 from drafters.kinds.block import DSpark
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
 from drafters.target import Target
 from simulator.errors import InputError
 from tests.drafters.conftest import GAMMA, LEARNED, drafter_config
+from tests.drafters.families import micro_model
 
 TEXT = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1, 3, 4]])
 
@@ -85,6 +86,31 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(saved: Callable[..., Path], t
         assert isinstance(exact, DSpark | AutoregressiveDrafter)
         rounded, precise = (d.rotary.at(far, torch.float32) for d in (drafter, exact))
         assert torch.equal(rounded.cos, precise.cos)
+
+
+def test_a_head_with_a_bias_is_shared_and_never_written_to(tmp_path: Path) -> None:
+    """Phi's head has one. Checkpoints leave it out with the matrix; a copy of it alone, rounded, is not the target's."""
+    target = Target(micro_model("phi"))
+    bias = target.lm_head.get_parameter("bias").normal_()
+    before, config = bias.clone(), drafter_config("dspark", Target(micro_model("qwen3")))
+    drafter = build_drafter(config, target, gamma=None, name="dspark")
+    save_drafter(drafter, config, tmp_path)
+    file = tmp_path / "model.safetensors"
+    alone = load_file(file)
+    assert "lm_head.bias" not in alone
+    tables = {f"lm_head.{name}": value.clone() for name, value in target.lm_head.named_parameters()}
+    for brought, shared in (
+        ({}, True),
+        ({"lm_head.bias": bias + 1}, True),
+        (tables, True),
+        (tables | {"lm_head.bias": bias + 1}, False),
+        ({"lm_head.weight": tables["lm_head.weight"]}, False),
+    ):
+        save_file(alone | brought, file)
+        loaded = load_drafter(str(tmp_path), target)
+        assert isinstance(loaded, LearnedDrafter)
+        assert (loaded.lm_head is target.lm_head) == shared
+        assert torch.equal(target.lm_head.get_parameter("bias"), before)
 
 
 def test_copies_of_the_targets_tables_are_not_kept(saved: Callable[..., Path], target: Target) -> None:

@@ -14,6 +14,7 @@ import drafters
 from drafters.checkpoints import folder_hash
 from drafters.target import Target
 from simulator.errors import InputError
+from tests.drafters.families import micro_model
 
 TINY = Path(drafters.__file__).parent / "tiny" / "target"
 SHAPE = {
@@ -45,6 +46,54 @@ def test_random_numbers_do_not_stand_in_for_weights(folder: Path, lost: str) -> 
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=f"its weights lack {lost}"):
         Target.load(str(folder))
+
+
+@pytest.mark.parametrize("thing", ["bias", "weight_scale", "lora_A.default.weight"])
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_weights_of_a_module_that_does_not_use_them_are_not_left_out(folder: Path, prefix: str, thing: str) -> None:
+    """Of quantisations it does not know, transformers casts the numbers and leaves out what they are to be scaled by.
+
+    Checkpoints of the decoder alone, which leave out its prefix, load as well.
+    """
+    module = f"{prefix}layers.1.mlp.up_proj"
+    config = LlamaConfig(**SHAPE, vocab_size=4096, max_position_embeddings=256, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    weights = {name.replace("model.", prefix, 1): value for name, value in load_file(folder / "model.safetensors").items()}
+    weights[f"{module}.{thing}"] = torch.ones(48)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"its weights hold {module}.{thing}, of modules"):
+        Target.load(str(folder))
+
+
+def test_layers_and_towers_that_the_model_is_without_are_none_of_its_concern(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights |= {"visual.norm.weight": torch.ones(3), "model.layers.2.mlp.up_proj.weight": torch.ones(48, 32)}
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert Target.load(str(folder)).num_layers == 2
+
+
+def test_an_adapter_that_would_not_be_applied_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"adapter_config\.json: adapters are not applied"):
+        Target.load(str(folder))
+
+
+def test_what_is_no_causal_language_model_is_told_in_few_words(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    with pytest.raises(InputError, match="no causal language model of model_type 't5'") as refused:
+        Target.load(str(folder))
+    assert len(str(refused.value)) < 300 + len(str(folder))
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("chosen", ["flash_attention_2", "flex_attention"])
+def test_attention_is_computed_as_suits_this_machine(folder: Path, field: str, chosen: str) -> None:
+    """What a checkpoint was saved with may not be here, or be compiled for minutes."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: chosen}))
+    assert Target.load(str(folder)).cannot_decode is None
 
 
 def test_a_whole_target_loads_and_a_tied_one_lacks_nothing(folder: Path) -> None:
@@ -79,6 +128,13 @@ def test_rotary_angles_that_change_with_the_length_keep_texts_short() -> None:
     assert Target(Phi3ForCausalLM(config)).max_positions == 40
     plain = Phi3Config(**SHAPE, vocab_size=64, max_position_embeddings=512, pad_token_id=0)
     assert Target(Phi3ForCausalLM(plain)).max_positions == 512
+
+
+def test_positions_that_count_from_behind_the_padding_are_fewer() -> None:
+    """RoBERTa's table of 42 rows has two for padding: a text of 41 tokens would be read beyond its end."""
+    target = Target(micro_model("roberta", is_decoder=True, max_position_embeddings=42, pad_token_id=1))
+    assert target.max_positions == 40
+    assert target.read(torch.arange(3, 43).unsqueeze(0), []).hidden.shape[1] == 40
 
 
 def test_context_limits_under_other_names() -> None:

@@ -36,12 +36,12 @@ def speaking(target: Target, tokenizer: PreTrainedTokenizerBase) -> Target:
 
 @pytest.mark.parametrize(
     ("config", "generation", "named"),
-    [(5, 5, {5}), (None, None, set()), (None, [3, 4], {3, 4}), ([1, 3], 4, {1, 3, 4}), (2, 2, {2})],
+    [(5, 5, {5}), (None, None, set()), (None, [3, 4], {3, 4}), ([1, 3], 4, {1, 3, 4}), (2, 2, {2}), (-1, [5, 99999], {5})],
 )
 def test_an_answer_ends_with_any_token_that_somebody_names(
     config: Any, generation: Any, named: set[int], speaking: Target
 ) -> None:
-    """The tokenizer's own is 2, which the template ends turns with."""
+    """The tokenizer's own is 2, which the template ends turns with. What the model cannot say ends nothing."""
     speaking.model.config.eos_token_id = config
     assert speaking.model.generation_config is not None
     speaking.model.generation_config.eos_token_id = generation

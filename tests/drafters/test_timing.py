@@ -92,8 +92,8 @@ def test_median_and_spread() -> None:
 
 
 def test_random_weights_are_of_the_shape_asked_for_and_leave_the_generator_alone(tmp_path: Path) -> None:
-    config = micro_config(vocab_size=64)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    config = micro_config(vocab_size=64).to_dict() | {"attn_implementation": "flash_attention_2"}  # that machine's
+    (tmp_path / "config.json").write_text(json.dumps(config))
     before = torch.random.get_rng_state()
     target = random_target(str(tmp_path), dtype=torch.float32, device="cpu", seed=3)
     again = random_target(str(tmp_path / "config.json"), dtype=torch.float32, device="cpu", seed=3)
@@ -125,6 +125,13 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> N
     file.write_text(text)
     with pytest.raises(InputError, match=r"config\.json"):
         random_target(str(file), dtype=torch.float32, device="cpu", seed=0)
+
+
+def test_a_configuration_of_another_kind_of_model_is_told_in_few_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(InputError, match="no causal language model of model_type 't5'") as refused:
+        random_target(str(tmp_path), dtype=torch.float32, device="cpu", seed=0)
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))
 
 
 def test_an_unknown_architecture_names_those_there_are() -> None:

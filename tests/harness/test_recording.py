@@ -318,6 +318,16 @@ def test_what_generation_settings_ask_for_beyond_the_law_is_said(suite: str, tmp
     assert store.run(run)["target"]["left_out"] == ["repetition_penalty 1.3", "suppress_tokens [5]"]
 
 
+def test_a_target_whose_answers_have_no_end_is_told(suite: str, tmp_path: Path) -> None:
+    nothing = {"eos_token_id": None}
+    folder = changed_target(
+        tmp_path / "target", config=nothing, generation_config=nothing, tokenizer_config={"eos_token": None}
+    )
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    start_run(plan(suite, GREEDY, pair=pair_of(folder)), store, CLUSTER, Watcher(said.append, lambda *_: None))
+    assert "no end token of the target is named: answers end at --max-new-tokens alone" in said
+
+
 def test_generation_settings_that_are_no_json_are_refused(suite: str, tmp_path: Path) -> None:
     folder = changed_target(tmp_path / "target")
     (folder / "generation_config.json").write_text('{"eos_token_id": [0, 2]', encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from transformers import ByT5Tokenizer
 
 import harness.recording.run
 from harness.console import Watcher
@@ -96,6 +97,22 @@ def test_a_target_with_a_state_is_recorded_but_not_timed(tmp_path: Path, watcher
     [left_out] = {line for line in said if line.startswith("no live speed pass")}
     assert "cannot decode live: its linear attention layers keep a state that cannot be rolled back" in left_out
     assert replay_run(store, run_id, [PolicySpec.fixed(3)], None, calibrated=False, say=said.append)
+
+
+def test_tokens_that_a_tokenizer_in_python_does_not_know_read_as_nothing(tmp_path: Path, watcher: Watcher) -> None:
+    """ByT5's knows 384 tokens and fails on others: a model whose vocabulary is padded may say one."""
+    store, asked = Store(tmp_path / "runs" / "specyard.duckdb"), plan("llama", tmp_path)
+    for file in (tmp_path / "target").glob("tokenizer*"):
+        file.unlink()
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "target")
+    start_run(asked, store, CLUSTER, watcher)
+    with store.reading() as connection:
+        found = connection.execute("SELECT token_ids, text FROM responses").fetchall()
+    assert any(max(ids) >= len(tokenizer) for ids, _ in found)
+    for ids, text in found:
+        assert text == tokenizer.decode([i for i in ids if i < len(tokenizer)], skip_special_tokens=True)
 
 
 def test_what_a_target_cannot_do_is_refused_before_anything_is_stored(tmp_path: Path, watcher: Watcher) -> None:
