@@ -51,7 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert({**row, **values}, cls)
 
     def row(self) -> dict[str, Any]:
-        """As the database and JSON hold it."""
+        """The row as the database and JSON hold it."""
         found: dict[str, Any] = {}
         for name, value in msgspec.structs.asdict(self).items():
             found |= self.configuration.row() if name == "configuration" else {name: value}

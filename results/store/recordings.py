@@ -106,7 +106,7 @@ class Recordings:
         return self._fitted(recording).weights.get(recording.confidences)
 
     def whole(self, recording: Recording) -> Trace:
-        """As recorded, of all prompts."""
+        """The trace as it was recorded, of all prompts."""
         return self._store.trace(self._run_id, recording)
 
     def _fitted(self, recording: Recording) -> Fitted:

@@ -155,6 +155,6 @@ def averaged(group: Sequence[Simulation]) -> Simulation:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Of what is known; None where nothing is."""
+    """The mean of what is known; None where nothing is."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
