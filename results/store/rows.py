@@ -163,7 +163,8 @@ def profile_row(profile: Profile) -> dict[str, Any]:
 
 def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
     """A plan as the database keeps it: policies, loads, bounds and engines as users write them, profiles as their JSON."""
-    fields = ((name, getattr(plan, name)) for name in plan.__struct_fields__)
+    values = (getattr(plan, name) for name in plan.__struct_fields__)
+    fields = zip(plan.__struct_encode_fields__, values, strict=True)  # some have other names in the database
     return {name: name_of(value) if name == "engine" else _kept(value) for name, value in fields}
 
 
