@@ -186,7 +186,8 @@ def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: K
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
     keeps_up = Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
     stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
-    attained = {name: kept.attained(name) for name in dict.fromkeys(n for s in kept.slices for n in s.kept)}
+    shared = [sla for sla in ledger.slas if sla.share is not None]
+    attained = {name: kept.attained(name) for name in [*map(str, shared), *(promise.name for promise in promises(shared))]}
     attained |= {str(sla): kept.mean(sla.measure) for sla in ledger.slas if sla.share is None}
     busy_s = sum(kept.total(part) for part in PARTS)
     return Outcome(

@@ -227,6 +227,22 @@ def test_where_the_queue_grows_nothing_is_kept() -> None:
     assert not found.stationary
 
 
+def test_of_what_nobody_was_answered_in_time_to_tell_every_promise_has_a_figure() -> None:
+    """A simulation that is shorter than an answer, as the first of a search may be: the share that keeps it is nan."""
+    trace = trace_of(
+        "eagle3", {"all": Averages((0.7, 0.5))}, np.random.default_rng(0), responses=4, tokens=64, prompt_tokens=9
+    )
+    setup = Setup(
+        load=Users(4), policy=PolicySpec.parse("fixed:2"), profile=find_profile("h100/qwen3-4b"), seconds=1,
+        output_tokens=50_000, slas=(Sla.parse("tps>=1"), Sla.parse("ttft<=1s"), Sla.parse("mean_tps>=1")),
+    )  # fmt: skip
+    found = simulate(setup, prepare(trace))
+    assert found.finished == 0
+    assert set(found.attained) == {"tps>=1", "ttft<=1s", "tps>=1 and ttft<=1s", "mean_tps>=1"}
+    assert all(math.isnan(share) for share in found.attained.values())
+    assert not any(found.slas.values())
+
+
 @given(st.lists(st.floats(1 / 60, 60), min_size=2, max_size=5))
 def test_searches_side_by_side_are_searches_alone(thresholds: list[float]) -> None:
     """And ask about every machine that is not known yet at once."""
