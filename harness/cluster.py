@@ -281,23 +281,24 @@ def joined(cluster: Cluster) -> Iterator[None]:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # Ray tells there how nodes died
+    # Ray tells on stdout how nodes died, some of it only on its farewell.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        try:
             yield
-    except RayTaskError:
-        raise
-    except RayError as error:
-        raise WorkerDied(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from None
-    finally:
-        # Ray waits for what does not answer; the process ends soon, and what it started ends with it.
-        farewell = threading.Thread(target=ray.shutdown, daemon=True)
-        if _lost.is_set():
-            farewell.start()
-            farewell.join(_LOOK_S)
-            stops.hang_up()
-        else:
-            ray.shutdown()
-        stops.rearm()
+        except RayTaskError:
+            raise
+        except RayError as error:
+            raise WorkerDied(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from None
+        finally:
+            # Ray waits for what does not answer; the process ends soon, and what it started ends with it.
+            farewell = threading.Thread(target=ray.shutdown, daemon=True)
+            if _lost.is_set():
+                farewell.start()
+                farewell.join(_LOOK_S)
+                stops.hang_up()
+            else:
+                ray.shutdown()
+            stops.rearm()
 
 
 def _start(actors: int | None) -> None:

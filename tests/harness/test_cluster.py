@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import Cluster, _prepare_to_join, speaks_http2
+from harness.cluster import Cluster, _prepare_to_join, joined, speaks_http2
 from simulator.errors import InputError
 
 OWN = """
@@ -303,3 +303,14 @@ def test_where_a_node_is_lost_the_others_do_its_work_at_once(tmp_path: Path) -> 
             if process is not None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL) if process is not driver else process.kill()
+
+
+def test_what_ray_tells_on_its_farewell_is_not_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray gathers what several nodes told alike and prints it when it is shut down, before the result of a command."""
+    monkeypatch.setattr("harness.cluster._start", lambda actors: None)
+    monkeypatch.setattr("ray.shutdown", lambda: print("(raylet) The node has been marked dead"))
+    with joined(Cluster()):
+        pass
+    assert capsys.readouterr().out == ""
