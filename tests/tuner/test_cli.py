@@ -127,7 +127,7 @@ def test_a_profile_of_another_model_is_said(out: Path) -> None:
         ([*QUICK, "--concurrency", "many"], "--concurrency many: is written as 64"),
         ([*QUICK, "--rate", "x"], "--rate x: is written as 2,4,8"),
         ([*QUICK, "--concurrency", "4", "--sla", "speed>=1"], "is written tps>=80"),
-        ([*QUICK, "--concurrency", "4", "--policy", "best"], "--policy best: cannot be searched; the kinds are fixed"),
+        ([*QUICK, "--concurrency", "4", "--policy", "best"], "--policy best: cannot be searched; those that can are fixed"),
         ([*QUICK, "--concurrency", "4", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
         ([*QUICK, "--concurrency", "4", "--mix", "law=1"], "; it has chat, code, math"),
         ([*QUICK, "--concurrency", "4", "--sampler", "cma"], "--sampler cma: there are tpe, gp"),

@@ -121,5 +121,5 @@ def test_request_caps_bind_or_do_not() -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    with pytest.raises(InputError, match="--policy oracle: cannot be searched; the kinds are fixed"):
+    with pytest.raises(InputError, match="--policy oracle: cannot be searched; those that can are fixed"):
         Space(recorded=(), request_caps=(1,), binding=1, policies=("oracle",))
