@@ -13,7 +13,7 @@ from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
 from simulator.setup import EngineLimits, Setup
-from simulator.simulation import RAMP, Prepared, prepare, start
+from simulator.simulation import Prepared, prepare, start
 from simulator.traces import Trace, TracedResponse
 
 REQUESTS = (1, 4, 16, 64, 256, 1024)
@@ -50,7 +50,7 @@ def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     best, tokens = float("inf"), 0.0
     for _ in range(3):
         simulator = start(setup, ready, lambda rows: None)
-        simulator.run_until(RAMP * setup.seconds + 1)  # until all users are there
+        simulator.run_until(setup.ramp * setup.seconds + 1)  # until all users are there
         before, started = simulator.state.totals[0].copy(), time.perf_counter()
         while time.perf_counter() - started < 0.15:
             simulator.run_until(float(simulator.state.replicas["clock_s"].max()) + 2.0)

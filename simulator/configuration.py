@@ -85,6 +85,11 @@ class Configuration:
         """The configuration on one line, request cap included."""
         return f"{self.system} cap {self.request_cap}"
 
+    @property
+    def with_cap(self) -> str:
+        """The configuration within a sentence where its request cap tells it from others."""
+        return f"{self} with {self.request_cap} requests at a time"
+
     def while_running(self, most: int) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
         """What drafts, and how, while no more than so many requests run: where two have the same they are one run.
 

@@ -22,6 +22,9 @@ SLICES = 40
 """Stretches of a draw whose sums are kept: figures without intervals need few."""
 HOLDING = 20
 """Draws in each of which it is searched how much of a load is held."""
+RAMP = 0.25
+"""Share of a draw in which its users begin, about the time of one answer: of users that began together, answers of like
+lengths would end together for long, and their prompts wait for each other."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
 
@@ -34,7 +37,7 @@ def varied(setup: Setup, recorded: Prepared, draw: Draw) -> tuple[Setup, Prepare
     of_prompts, of_profile = np.random.default_rng([setup.seed, FRESH, draw.number]).spawn(2)
     profile, slower = perturbed(setup.profile, of_profile) if draw.off else (setup.profile, 1.0)
     seed, seconds = setup.seed + FRESH + draw.number, min(setup.seconds * max(1.0, slower), LONGEST_S)
-    return dataclasses.replace(setup, profile=profile, seed=seed, seconds=seconds), redrawn(recorded, of_prompts)
+    return dataclasses.replace(setup, profile=profile, seed=seed, seconds=seconds, ramp=RAMP), redrawn(recorded, of_prompts)
 
 
 def drawn(setup: Setup, recorded: Prepared, draw: Draw) -> Outcome:

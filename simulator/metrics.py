@@ -174,14 +174,16 @@ Kind = Literal["closed", "open", "recorded"]
 """A kind of load: users who wait for answers, arrivals without end, or recorded ones until all are served."""
 
 
-def outcome(ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int) -> Outcome:
+def outcome(
+    ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int, beginning: int = 0
+) -> Outcome:
     """The figures of a finished simulation under a kind of load; recorded arrivals have no warm-up.
 
-    `arriving` slices are those in which requests could arrive.
+    `arriving` slices are those in which requests could arrive, `beginning` those in which users begin, no more than half.
     """
     endless = load != "recorded"
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
-    skip = _warm_up(ledger.slices, rates) if endless else 0
+    skip = max(_warm_up(ledger.slices, rates), beginning) if endless else 0
     kept = _Window(ledger.slices[skip:])
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
     keeps_up = Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")

@@ -20,7 +20,7 @@ from simulator.sla import attained, promises
 
 HELD_SHARE = 0.3
 """How many more draws have the profile held, as a share of those with another profile each."""
-TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 3
+TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 4
 """Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
 DROPPED = 0.25
 """Share of a draw's requests that its warm-up may take."""
@@ -150,7 +150,7 @@ def _closest(plan: Plan, evidence: Evidence) -> str:
         return ""
     kept = [f"{p.name}: {attained(p.name, near.attained.get(p.name), None)}" for p in promises(plan.slas)]
     told = ["ever more requests wait"] if near.waits else kept
-    return "; " + falls_short(str(near.configuration), told, near.times, plan.replicas)
+    return "; " + falls_short(near.configuration.with_cap, told, near.times, plan.replicas)
 
 
 def _draws(question: Question, throughput: float) -> tuple[float, list[Draw]]:

@@ -66,11 +66,16 @@ class Setup:
     """Lengths in place of the recorded ones."""
     seconds: float = 600.0
     """Seconds of simulated time; recorded arrivals run until all are served."""
+    ramp: float = 0.05
+    """Share of them in which the users of a closed loop begin, each at a random moment: all at once, answers of one length
+    would stay in lockstep for ever."""
     seed: int = 0
     slas: tuple[Sla, ...] = ()
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
+        if not 0 <= self.ramp <= 0.5:
+            raise ValueError("users begin within the first half of a simulation")
 
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""

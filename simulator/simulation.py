@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -28,9 +29,6 @@ SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
 LENGTHENING = 1.1
 """Length of each slice after the last recorded arrival, over that of the slice before."""
-RAMP = 0.05
-"""Users of a closed loop begin spread over this share of the simulated time: all at once, answers of one length would stay
-in lockstep for ever."""
 ROWS = 8192
 """Finished requests handed over at a time, and as many more as may run."""
 COMPILING = "compiling the simulator: once on this machine, about 10 s"
@@ -139,7 +137,7 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
         seed=setup.seed,
         on_rows=on_rows,
     )
-    begin = np.random.default_rng((setup.seed, users)).random(users) * RAMP * setup.seconds
+    begin = np.random.default_rng((setup.seed, users)).random(users) * setup.ramp * setup.seconds
     simulator.state.due_s[:users] = np.sort(begin)  # sorted is a heap
     return simulator
 
@@ -188,8 +186,9 @@ def simulate(
     kv_tokens = simulator.limits.kv_tokens
     kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
     return outcome(
-        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind, arriving=min(done_slices, slices)
-    )
+        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind,
+        arriving=min(done_slices, slices), beginning=math.ceil(setup.ramp * slices) if kind == "closed" else 0,
+    )  # fmt: skip
 
 
 def check_conservation(simulator: Simulator) -> None:

@@ -116,6 +116,13 @@ class Confirmation:
         """Whether it keeps every bound on the held-out prompts."""
         return bool(one.draws) and _kept(self.scenario, one.means())
 
+    def best(self, several: Sequence[Confirmed]) -> Confirmed | None:
+        """The one that gives most, of those that keep the bounds where any does; None of none that came to figures."""
+        figure = WANTED[self.objective][0]
+        return max(
+            (one for one in several if one.draws), key=lambda one: (self.keeps(one), one.means()[figure]), default=None
+        )
+
     def over(self, one: Confirmed, plain: Confirmed | None) -> Confirmed:
         """With the gain over no speculation among the figures of each draw, where that gave anything."""
         figure = WANTED[self.objective][0]
@@ -166,7 +173,7 @@ def confirm(
         roles = [("front" if n else "winner", points[n].configuration) for n in spread]
     roles += [("next best", c) for c in rivals(what.scenario, best_of_kinds(trials))[1 : 1 + NEXT_BEST]] + list(beside)
     found = what.run(roles, run)
-    plain = next((one for one in found if one.configuration.policy == NO_DRAFTER and one.draws), None)
+    plain = what.best([one for one in found if one.configuration.policy == NO_DRAFTER])
     winner, refuted = found[0], list[Confirmed]()
     for other in contenders[1:] if what.objective != "pareto" else []:
         if what.keeps(winner):

@@ -14,11 +14,12 @@ from results.store.commands import typed
 from results.store.database import Store
 from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
 from simulator.configuration import Configuration
-from simulator.decision import Decision, Range, sentences, told
+from simulator.decision import Decision, Range
 from simulator.errors import InputError
 from simulator.load import Load, Users
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
+from simulator.sentences import sentences, told
 from simulator.sla import attained, promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
@@ -78,7 +79,7 @@ def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -
     rows = {load: _confirmed_table(found) for load, found in study.loads.items()}
     name = study.study_id
     there = [row for row in rows.values() if row is not None]
-    if len(there) < len(rows):
+    if len(there) < len(rows) or len({row.configuration for row in there}) > 1:  # one server has one request cap
         say(
             console,
             f"\nThe command at one of these loads: {typed('tuner', 'export', name, '--concurrency', 'USERS', out=out)}",

@@ -17,13 +17,14 @@ from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.studies import Studies
 from simulator.configuration import Configuration
-from simulator.decision import refused, sentences
+from simulator.decision import refused
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.recommendation import serving_of
+from simulator.sentences import sentences
 from simulator.serving.command import Models, Serving, batch_rows, speculative_fields
 from simulator.serving.vllm import VLLM
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
@@ -177,6 +178,7 @@ def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: M
     most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
+        "no_recommendation": "" if found.decision is None else found.decision.reason,
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
         "k_by_batch": None if table is None or table.gain is None else {
             "rows": batch_rows(table.configuration.policy, winner.recording.gamma, most),
@@ -213,7 +215,7 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     head = [
         f"specyard study {study.study_id}: {recording.drafter} γ={recording.gamma}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *better(found, trials), *made.notes, check(made.speculative),
+        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials), *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
 
@@ -235,6 +237,12 @@ def gains_by_load(loads: Mapping[Load, AtLoad], run: Configuration) -> list[str]
         *bars(gains),
         *missing,
     ]
+
+
+def unsettled(loads: Mapping[Load, AtLoad]) -> list[str]:
+    """The loads at which nothing is recommended, and why."""
+    reasons = {load: found.decision.reason for load, found in loads.items() if found.decision is not None}
+    return [f"no recommendation for {load.label}: {reason}" for load, reason in reasons.items() if reason]
 
 
 def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[float, float]]:

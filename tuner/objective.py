@@ -12,7 +12,7 @@ import numpy as np
 
 from simulator.configuration import Configuration
 from simulator.decision import Draw, Figure
-from simulator.draws import drawn
+from simulator.draws import RAMP, drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
@@ -109,7 +109,9 @@ class TrialWorker:
             return f"{type(error).__name__}: {error}", time.perf_counter() - started
 
     def _simulate(self, setup: Setup, recorded: Prepared, job: TrialJob) -> Outcome:
-        return simulate(setup, recorded) if job.vary is None else drawn(setup, recorded, job.vary)
+        if job.vary is not None:
+            return drawn(setup, recorded, job.vary)
+        return simulate(setup if job.draw is None else replace(setup, ramp=RAMP), recorded)
 
     def _recorded(self, job: TrialJob) -> Prepared:
         key = TraceKey(job.part, walked(job.configuration.recording, [self._plain]))

@@ -147,8 +147,12 @@ def best_of_kinds(trials: Sequence[Trial]) -> list[Configuration]:
 
 
 def closest(trials: Sequence[Trial]) -> Trial | None:
-    """The trial that breaks bounds least; of several that no request keeps, the one whose slowest users are fastest."""
-    done = [t for t in trials if t.rungs]
+    """The trial that breaks bounds least; of several that no request keeps, the one whose slowest users are fastest.
+
+    Of those that were simulated longest: short ones hide how long requests come to wait.
+    """
+    longest = max((t.last.seconds for t in trials if t.rungs), default=0.0)
+    done = [t for t in trials if t.rungs and t.last.seconds == longest]
 
     def order(t: Trial) -> tuple[float, float, tuple[float, ...], int]:
         slowest = (t.figures or {}).get("p5_tps", math.nan)

@@ -159,7 +159,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from results.store.simulations import read_simulations
-    from simulator.decision import told
+    from simulator.sentences import told
 
     sweep = store.sweep(sweep_id)
     with store.reading() as connection:

@@ -23,11 +23,12 @@ from results.figures.sweep import Capacity
 from results.figures.view import View, promise
 from results.store.commands import typed
 from results.store.runs import Provenance, provenance
-from simulator.decision import FIGURES, Decision, sentences
+from simulator.decision import FIGURES, Decision
 from simulator.hardware.catalogue import profile_of
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
+from simulator.sentences import sentences
 
 _WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
 

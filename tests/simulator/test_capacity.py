@@ -29,7 +29,7 @@ from simulator.capacity import (
     too_few,
 )
 from simulator.decision import Draw, Range
-from simulator.draws import HOLDING, headroom_of, holding, varied
+from simulator.draws import HOLDING, RAMP, drawn, headroom_of, holding, varied
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
@@ -281,4 +281,18 @@ def test_draws_on_a_slower_profile_are_longer() -> None:
     recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=64, prompt_tokens=64))
     setup = Setup(load=Users(16), policy=PolicySpec.parse("fixed:2"), profile=profile, seconds=10)
     finished = [simulate(*varied(setup, recorded, Draw(number, off=True))).finished for number in range(40)]
-    assert min(finished) > 0.75 * simulate(setup, recorded).finished
+    assert min(finished) > 0.75 * simulate(replace(setup, ramp=RAMP), recorded).finished
+
+
+def test_a_draw_tells_what_a_long_simulation_does() -> None:
+    """Answers of one length: users that began together would end together, and their prompts wait for each other."""
+    averages = {"all": Averages((0.55, 0.25))}
+    recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=512, prompt_tokens=512))
+    setup = Setup(load=Users(96), policy=PolicySpec.parse("fixed:2"), profile=find_profile("l40s/qwen3-8b"))
+    long = simulate(setup, recorded)
+    short = replace(setup, seconds=seconds_for(setup.load, long.throughput.value, setup.seconds, 512.0))
+    assert short.seconds < 0.15 * setup.seconds
+    for number in range(4):
+        found = drawn(short, recorded, Draw(number, off=False))
+        assert found.throughput.value == pytest.approx(long.throughput.value, rel=0.015)
+        assert found.quantiles["p95_ttft"] < long.quantiles["p95_ttft"] + 0.07  # all at once: 1.4 s more

@@ -10,10 +10,11 @@ import pytest
 
 from results.report.headline import from_decision
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, sentences, settle
+from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, settle
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
+from simulator.sentences import sentences
 from simulator.serving.command import Models, batch_rows, cannot_run, serve
 from simulator.serving.vllm import VLLM
 

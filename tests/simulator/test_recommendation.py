@@ -97,12 +97,13 @@ def test_a_decision_has_its_command_and_what_is_held() -> None:
         (Made(kept=False), "nothing that was simulated keeps the promise"),
         (
             Made(kept=False, near=Near(MTP, {"tps>=80": 0.5}, waits=False, times=0.5)),
-            f"nothing that was simulated keeps the promise; closest is {MTP} (tps>=80: 50 %); "
+            f"nothing that was simulated keeps the promise; closest is {MTP} with 8 requests at a time (tps>=80: 50 %); "
             "one replica holds 0.5 × this load within the promise: try --replicas 2",
         ),
         (
             Made(kept=False, near=Near(MTP, {}, waits=True, times=None)),
-            f"nothing that was simulated keeps the promise; closest is {MTP} (ever more requests wait)",
+            f"nothing that was simulated keeps the promise; closest is {MTP} with 8 requests at a time "
+            "(ever more requests wait)",
         ),
     ],
 )

@@ -6,9 +6,16 @@ import dataclasses
 
 import pytest
 
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Users
+from simulator.setup import EngineLimits
+from simulator.sla import Sla
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
+from tuner.confirmation import Confirmation, Confirmed
+from tuner.objective import KEEPS_UP, Scenario
+from tuner.trial import closest
 
 
 def tried(none: float, *, eagle3: dict[int, float], dspark: dict[int, float], broken: float = -1.0) -> list:  # type: ignore[type-arg]
@@ -76,3 +83,30 @@ def test_confirmed_gains_stand_in_for_the_search_s_own() -> None:
     assert "+50.0% ±  2.0%" in first
     assert "+10.0%" in second
     assert "±" not in second
+
+
+def test_the_closest_is_one_of_those_that_were_simulated_longest() -> None:
+    """A short simulation breaks less: requests have not come to wait for long."""
+    long, short = trials((plain(64), 100, "complete", 0.4), (configuration("dspark", 7, "fixed:7"), 200, "cut", 0.1))
+    cut = dataclasses.replace(short, rungs=(dataclasses.replace(short.last, seconds=long.last.seconds / 10),))
+    assert closest([long, short]) is short
+    assert closest([long, cut]) is long
+    assert closest([cut]) is cut
+
+
+def test_the_gain_is_over_the_no_speculation_that_gives_most_within_the_promise() -> None:
+    """Others of it were confirmed beside the winner: with a smaller request cap, or where it breaks a bound."""
+    scenario = Scenario(
+        load=Users(8), profile=find_profile("h100/qwen3-4b"), weights={"math": 1.0}, slas=(Sla.parse("mean_tps>=50"),),
+        limits=EngineLimits(),
+    )  # fmt: skip
+    what = Confirmation(scenario=scenario, objective="throughput", seconds=60.0, seed=0, draws=5)
+
+    def confirmed(cap: int, throughput: float, tps: float) -> Confirmed:
+        figures = {"throughput": throughput, "tps": tps, "mean_tps>=50": tps, KEEPS_UP: 1.0}
+        return Confirmed("default", plain(cap), (figures,) * 5)
+
+    small, best, broken = confirmed(4, 100, 80), confirmed(8, 150, 60), confirmed(16, 300, 20)
+    assert what.best([small, broken, best]) is best
+    assert what.best([broken]) is broken
+    assert what.best([Confirmed("default", plain(8), error="no")]) is None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shlex
 import sys
 import types
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
 from results.store.decisions import models_of
+from simulator.decision import Decision
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
 from simulator.mix import Mix
@@ -27,8 +31,9 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.confirmation import OVER_NONE
-from tuner.export import better, gains_by_load, serving
+from tuner.confirmation import K_BY_BATCH, OVER_NONE
+from tuner.display import _print_table_of_all_loads
+from tuner.export import better, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs, StudyPlan
 from tuner.prompts import TraceKey
@@ -56,6 +61,28 @@ PLAN = StudyPlan(
     profile=dataclasses.replace(find_profile("h100/qwen3-4b"), gpus=2), loads=[Users(64)], objective="throughput",
     request_cap=64,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(("caps", "told"), [((64, 64), "Its command: tuner export"), ((64, 32), "--concurrency USERS")])
+def test_one_table_has_one_request_cap(caps: tuple[int, int], told: str) -> None:
+    """Tables of the same rows under other caps are other servers: no export has their command."""
+    loads = {}
+    for load, cap in zip((Users(8), Users(64)), caps, strict=True):
+        table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=cap)
+        row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures={OVER_NONE: 0.1})
+        loads[load] = found_with(row)
+    console = Console(file=io.StringIO(), width=200)
+    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
+    assert told in cast("io.StringIO", console.file).getvalue()
+
+
+def test_a_load_at_which_nothing_is_recommended_is_said() -> None:
+    decision = Decision(
+        engine="vllm", profile="h100/toy", source="roofline", load=Users(8), at="8 users", promise=[], traffic="toys",
+        figure="throughput", errors={}, reason="only 88 requests finished",
+    )  # fmt: skip
+    loads = {Users(8): msgspec.structs.replace(FOUND, decision=decision), Users(64): FOUND}
+    assert unsettled(loads) == ["no recommendation for 8 users: only 88 requests finished"]
 
 
 def test_one_choice_for_several_loads_tells_its_gain_at_each() -> None:

@@ -1,0 +1,125 @@
+"""A decision in sentences: what to run, what it gives, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from simulator.capacity import times_of
+from simulator.decision import FIGURES, GAINS, Decision, Gain, Range
+from simulator.drafter_kinds import KINDS
+from simulator.numbers import counted
+from simulator.records import Recording
+
+
+def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
+    """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes.
+
+    `gains` leaves those out where they are set out beside.
+    """
+    d = decision
+    where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.at}"
+    promise = f", {' and '.join(d.promise)}" if d.promise else ""
+    if d.reason:
+        return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
+    engine = "" if d.engine == "any" else f", with {d.engine}"
+    assert d.candidate is not None
+    cap = counted(d.candidate.request_cap, "request")
+    said = [f"Run {d.run}{_drafts(d, d.candidate.recording)}, {cap} at a time at most{engine}: {where}{promise}."]
+    assert d.value is not None
+    assert d.tps is not None
+    assert d.p95_ttft is not None
+    ttft = Range(*(1e3 * v for v in msgspec.structs.astuple(d.p95_ttft)))
+    said.append(
+        f"{_thousands(d.value)} {FIGURES[d.figure]}"
+        + (f"; {_thousands(d.tps)} of a user on average" if d.figure != "tps" else "")
+        + f"; first token within {_thousands(ttft)} ms for 95 % of requests."
+    )
+    room, users = d.candidate.request_cap * d.replicas, d.load.users
+    said += [
+        f"{_share(g.all.value)} {GAINS[d.figure]} {'over' if g.all.value >= 0 else 'against'} {g.over} "
+        f"({_interval(g)}){_doubt(g)}."
+        for g in (d.gains if gains else ())
+    ]
+    if waiting := users is not None and users > room:
+        wait = f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time: it serves {room:,} at a time"
+        bounded = not d.promise or any(what in name for name in d.promise for what in ("ttft", "e2e"))
+        said.append(wait + ("." if bounded else ", and no bound of the promise counts the wait."))
+    for name, kept in d.attained.items():
+        said.append(f"{name}: {_attained(name, kept)}.")
+    if d.sure is not None and d.sure < 0.975:
+        less = "fewer requests at a time" if waiting else _safe(d.holds)
+        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
+    if d.holds is not None:
+        times, low, high = (times_of(end) for end in (d.holds.value, d.holds.low, d.holds.high))
+        said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")
+    if d.runner_up is not None:
+        clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
+        if d.runner_up.clear and d.runner_up.all.value < 0:
+            clear = ": too little to run what is less plain"
+        ends = d.runner_up.all
+        low, high = (_share(1 / (1 + end) - 1) for end in (ends.high, ends.low))
+        said.append(
+            f"The next best, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
+        )
+    if d.better is not None and d.better.all.low > 0:
+        said.append(
+            f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
+        )
+    errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
+    said.append(
+        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."
+    )
+    if d.next:
+        said.append(f"To be surer: {d.next}.")
+    return said
+
+
+def told(decision: Decision) -> list[str]:
+    """All of a decision for a terminal: the sentence that says what to run, the command, the other sentences, notes."""
+    first, *others = sentences(decision)
+    command = decision.command.splitlines()
+    return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in decision.notes)]
+
+
+def _drafts(d: Decision, recording: Recording) -> str:
+    """How drafts are chosen, where that makes a difference."""
+    kind = KINDS.get(recording.kind)
+    told = kind is not None and not kind.one_hot and d.settings.get("draft_sample_method")
+    return f", {recording.drafting} drafts" if told else ""
+
+
+def _thousands(r: Range) -> str:
+    return f"{r.value:,.0f} ({r.low:,.0f} to {r.high:,.0f})"
+
+
+def _lost(gain: Gain) -> float:
+    return 1 - 1 / (1 + gain.all.value)
+
+
+def _share(value: float) -> str:
+    return f"{value:+.0%}" if abs(value) >= 0.0995 else f"{round(value, 3) + 0.0:+.1%}"  # no −0.0 %
+
+
+def _interval(gain: Gain) -> str:
+    return (
+        f"95 %: {_share(gain.all.low)} to {_share(gain.all.high)}; with the profile held "
+        f"{_share(gain.held.low)} to {_share(gain.held.high)}"
+    )
+
+
+def _safe(holds: Range | None) -> str:
+    """The load at which a promise is kept whatever the draw."""
+    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{times_of(holds.low)} this load"
+
+
+def _doubt(gain: Gain) -> str:
+    return "" if gain.clear else ", which may be none"
+
+
+def _attained(name: str, kept: Range) -> str:
+    if name.startswith("mean_"):
+        return f"{kept.value:.3g} (95 %: {kept.low:.3g} to {kept.high:.3g})"
+    value, low, high = (f"{math.floor(1000 * end + 1e-9) / 10:.1f}%" for end in (kept.value, kept.low, kept.high))
+    return f"{value} of requests (95 %: {low} to {high})"  # rounded down: never 100 % of which some break it
