@@ -24,7 +24,7 @@ TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 4
 """Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
 DROPPED = 0.25
 """Share of a draw's requests that its warm-up may take."""
-MOST_TOKENS = 40_000_000
+MOST_TOKENS = 54_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
 
