@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness import spellings, stops
-from simulator.errors import InputError
+from simulator.errors import AnswerIsNo, InputError
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -134,7 +134,8 @@ class Commands(TyperGroup):
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turn what went wrong into one sentence and an exit code: 2 for bad input, 70 where workers were lost."""
+    """Turn what went wrong into one sentence and an exit code: 1 where the answer is no, 2 for bad input, 70 where workers
+    were lost."""
     try:
         yield
     except typer.Exit:
@@ -145,6 +146,8 @@ def user_errors(program: str) -> Iterator[None]:
         match error:
             case InputError():
                 _fail(program, f"{error}{stops.way_on()}", 2)
+            case AnswerIsNo():
+                _fail(program, str(error), 1)
             case OSError():
                 _fail(program, f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
             case WorkerDied():

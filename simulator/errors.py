@@ -1,10 +1,14 @@
-"""The one exception a user may cause: bad input, said in one sentence."""
+"""What ends a command with one sentence: bad input, and an answer that is no."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
+
+
+class AnswerIsNo(Exception):
+    """What was asked for was worked out and is not to be had: nobody's mistake. Commands exit with code 1."""
 
 
 def first_paragraph(error: Exception) -> str:

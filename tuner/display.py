@@ -15,7 +15,7 @@ from results.store.database import Store
 from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
 from simulator.configuration import Configuration
 from simulator.decision import Decision, Range
-from simulator.errors import InputError
+from simulator.errors import AnswerIsNo
 from simulator.load import Load, Users
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
@@ -32,13 +32,14 @@ _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = True) -> None:
     """A study and its results; of several loads what to run at each, and the tables behind that if `whole`.
 
-    Raises InputError where no load has a configuration that keeps the bounds.
+    Raises AnswerIsNo where no load has a configuration that keeps the bounds; of JSON, after it is printed.
     """
     study, out = read_study(store, study_id), store.file.parent
-    if all(found.winner is None for found in study.loads.values()) and study.finished:
-        raise InputError(_nobody(study))
     if as_json:
         print_json("study", study.content())
+    if all(found.winner is None for found in study.loads.values()) and study.finished:
+        raise AnswerIsNo(_nobody(study))
+    if as_json:
         return
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)

@@ -88,19 +88,23 @@ def test_optuna_reads_the_journal(searched: dict[str, Any], out: Path) -> None:
 
 def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
     done = tuner("search", *QUICK, "--concurrency", "16", "--sla", "tps>=90000", "--policy", "fixed", out=out)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stdout == ""
     assert "at 16 users nothing that was simulated keeps the promise; closest is dspark γ=7 fixed:7" in done.stderr
     assert "tps>=90000: 0 %" in done.stderr
     assert "8 configurations tried" in done.stderr
     assert "go on with" not in done.stderr  # it is finished
+    shown = tuner("show", "latest", "--json", out=out)
+    assert shown.returncode == 1
+    [at] = json.loads(shown.stdout)["loads"].values()
+    assert "closest is dspark γ=7 fixed:7" in at["decision"]["reason"]
 
 
 def test_overload_names_the_replicas_that_hold(out: Path) -> None:
     """A thousand requests a second: the share of them that one replica holds, and so many replicas keep up and promise."""
     asked = ("search", *QUICK, "--request-cap", "256", "--rate", "1000", "--sla", "tps>=50", "--policy", "fixed")
     done = tuner(*asked, out=out)
-    assert done.returncode == 2
+    assert done.returncode == 1
     found = re.search(r"one replica holds (0\.\d+) × this load within the promise: try --replicas (\d+)", done.stderr)
     assert found, done.stderr
     assert float(found[1]) * int(found[2]) >= 0.95
