@@ -154,10 +154,9 @@ def confirm(
     what: Confirmation,
     trials: Sequence[Trial],
     beside: Sequence[tuple[str, Configuration]],
-    prompts: int,
     run: Run,
-) -> list[dict[str, Any]]:
-    """Rows of `confirmations`, the winner's first; none where no trial keeps the bounds.
+) -> list[Confirmed]:
+    """What was confirmed, the winner first; nothing where no trial keeps the bounds.
 
     A winner that breaks a bound on the held-out prompts is refuted, and the next in the search's order takes its place. That
     choice looks at bounds only, so the objective's interval stays honest.
@@ -183,8 +182,7 @@ def confirm(
     if refuted and not what.keeps(winner):  # none holds: the first is shown for what it is
         winner, refuted = found[0], refuted[1:]
     others = [o for o in found[1:] if o.configuration != winner.configuration or o.role not in ("next best", "front")]
-    every = [what.over(one, plain) for one in (winner, *refuted, *others)]
-    return [what.row(one, place, every[0], prompts) for place, one in enumerate(every)]
+    return [what.over(one, plain) for one in (winner, *refuted, *others)]
 
 
 def rivals(scenario: Scenario, ordered: Sequence[Configuration]) -> list[Configuration]:

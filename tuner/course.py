@@ -177,9 +177,9 @@ def _finish(
         if not best:
             continue
         beside = _beside(best[0].configuration, chosen, found, plan, for_all)
-        rows = confirm(what, trials, beside, found.traffic.prompts("confirmation"), run)
-        confirmations += rows
-        winners[load] = Configuration.read(rows[0], plan.drafting, found.kinds)
+        confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
+        confirmations += [what.row(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
+        winners[load] = confirmed[0].configuration
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:
         scenarios = [scenario_of(plan, found, load) for load in winners]
