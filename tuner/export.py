@@ -178,7 +178,7 @@ def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: M
     most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
-        "no_recommendation": "" if found.decision is None else found.decision.reason,
+        "decision": None if found.decision is None else found.decision.row(),
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
         "k_by_batch": None if table is None or table.gain is None else {
             "rows": batch_rows(table.configuration.policy, winner.recording.gamma, most),
