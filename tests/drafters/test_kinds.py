@@ -9,7 +9,7 @@ import pytest
 
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
-from drafters.training.drafter import KINDS as TRAINED
+from drafters.training.drafter import TRAINABLE
 from simulator.drafter_kinds import KINDS, LEARNED, WEIGHTLESS, DrafterKind, kind_of
 from simulator.records import kept_drafting
 from simulator.serving.engine import ServedKind, ServingEngine
@@ -27,7 +27,7 @@ def test_facts_are_those_of_the_drafters(name: str, make: Callable[..., Drafter]
 
 
 def test_every_kind_that_can_be_trained_has_a_row() -> None:
-    assert LEARNED == TRAINED
+    assert LEARNED == TRAINABLE
     assert set(LEARNED) | set(WEIGHTLESS) == set(KINDS)
 
 
