@@ -165,7 +165,15 @@ class Checks:
 
     def call(self, method: str, *arguments: Any) -> Any:
         assert method == "check"
-        target = {"source": "t", "hash": "h", "dtype": "float32", "device": "cpu", "dated": False, "left_out": ()}
+        target = {
+            "source": "t",
+            "hash": "h",
+            "dtype": "float32",
+            "device": "cpu",
+            "dated": False,
+            "left_out": (),
+            "end_tokens": [2],
+        }
         return Checked(target, {"none": {"kind": "none", "gamma": 0, "gammas": [0]}}, {})
 
 
