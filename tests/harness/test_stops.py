@@ -76,23 +76,23 @@ def stop_and_go_on(command: str, out: Path, moment: int, whole_s: float) -> None
             finished(last.split("see it with: ")[1])
             return
         assert last == f"{program}: stopped"
-    if how == signal.SIGKILL and any(resumable(out)):
-        finished(f"{' '.join(command.split()[:2])} --resume latest", "--out", str(out))
-        return
+    if how == signal.SIGKILL and (ends := ends_of(command, out)):
+        if None in ends:
+            finished(f"{' '.join(command.split()[:2])} --resume latest", "--out", str(out))
+        return  # else all was stored, and the process was about to end
     if process.returncode != 0:
         finished(command, "--out", str(out))
 
 
-def resumable(out: Path) -> list[bool]:
-    """Whether runs with responses or studies with trials, not finished, are there; none before the tables are."""
+def ends_of(command: str, out: Path) -> list[object]:
+    """When the runs with responses of a command, or studies with trials, were finished, None for what is not; nothing before
+    the tables are there."""
     if not (out / "specyard.duckdb").exists():
         return []
-    sql = """
-        SELECT 1 FROM runs JOIN responses USING (run_id) WHERE finished_at IS NULL UNION ALL
-        SELECT 1 FROM studies JOIN trials USING (study_id) WHERE finished_at IS NULL
-    """
+    searched = command.startswith("tuner")
+    tables = "studies JOIN trials USING (study_id)" if searched else "runs JOIN responses USING (run_id)"
     try:
-        return [True for _ in query(out, sql)]
+        return [finished_at for (finished_at,) in query(out, f"SELECT DISTINCT finished_at FROM {tables}")]
     except duckdb.CatalogException:
         return []
 
