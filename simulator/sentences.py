@@ -13,10 +13,10 @@ from simulator.numbers import counted
 from simulator.records import Recording
 
 
-def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
+def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) -> list[str]:
     """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes.
 
-    `gains` leaves those out where they are set out beside.
+    Not `gains` leaves those out where they are set out beside; `brief` ends with how the promise is kept.
     """
     d = decision
     where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.at}"
@@ -51,6 +51,8 @@ def sentences(decision: Decision, *, gains: bool = True) -> list[str]:
     if d.sure is not None and d.sure < 0.975:
         less = "fewer requests at a time" if waiting else _safe(d.holds)
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
+    if brief:
+        return said
     if d.holds is not None:
         times, low, high = (times_of(end) for end in (d.holds.value, d.holds.low, d.holds.high))
         said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")

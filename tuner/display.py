@@ -53,7 +53,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
     for load, found in study.loads.items():
         if found.decision is not None:
             say(console, "")
-            for line in _shortly(found.decision) if several else told(found.decision):
+            for line in sentences(found.decision, brief=True) if several else told(found.decision):
                 say(console, line)
         if found.winner is None:
             say(console, f"\n{load.label}: {_closest(found, study.plan)}")
@@ -67,12 +67,6 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
         if not whole:
             say(console, f"\nWhat was tried at each of these loads: {typed('tuner', 'show', study_id, out=out)}")
         _print_table_of_all_loads(study, console, out)
-
-
-def _shortly(decision: Decision) -> list[str]:
-    """What to run at one load of many and what it gains; the command and what is to be known of it come with an export."""
-    said = sentences(decision)
-    return said if decision.reason else said[: 2 + len(decision.gains)]
 
 
 def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -> None:

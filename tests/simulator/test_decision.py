@@ -365,6 +365,9 @@ def test_who_waits_for_a_place_is_told_what_helps() -> None:
     )
     said = " ".join(sentences(decision))
     assert "56 of the 64 users wait" in said
+    brief = sentences(decision, brief=True)
+    assert "56 of the 64 users wait" in " ".join(brief)
+    assert not any(line.startswith(("Traffic", "The next best", "To be surer")) for line in brief)
     assert "smaller load" not in said
     told = from_decision(decision)  # the page sets gains out, and tells everything else
     assert len(told.gains) == 1
