@@ -23,7 +23,7 @@ from drafters.kinds.eagle3 import Eagle3
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.mtp import MTP
 from drafters.kinds.ngram import NGram, NoDrafter
-from drafters.target import Target
+from drafters.target import GENERATION_FILE, Target
 from simulator.errors import InputError, first_paragraph
 from simulator.records import MAX_GAMMA
 
@@ -34,7 +34,7 @@ TEXT = (
     "*.tiktoken", "*.spm", "*.codes", "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 """Files that say how a conversation becomes tokens, and tokens text."""
-GENERATION = ("generation_config.json",)
+GENERATION = (GENERATION_FILE,)
 """Files that say how answers are generated, and end."""
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
 _MOST_LAYERS = 1000

@@ -23,7 +23,8 @@ from drafters.loading import check_config, check_weights
 from drafters.sampling import finite
 from simulator.errors import InputError, first_paragraph
 
-_GENERATION = "generation_config.json"
+GENERATION_FILE = "generation_config.json"
+"""How answers are generated, and end."""
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
 _CHECKED_WINDOW = 8
@@ -106,8 +107,8 @@ class Target:
             check_config(config, source)
             if live and (folded := folded_state(config.get_text_config())):
                 raise InputError(f"target {source}: cannot decode live: {folded}")
-            if (Path(source) / _GENERATION).exists():
-                read_config(Path(source), _GENERATION)  # transformers takes a broken one for none
+            if (Path(source) / GENERATION_FILE).exists():
+                read_config(Path(source), GENERATION_FILE)  # transformers takes a broken one for none
             # Attention is computed as suits this machine, whatever the one was that the checkpoint was saved on.
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, attn_implementation=None, output_loading_info=True,
