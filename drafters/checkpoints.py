@@ -23,7 +23,8 @@ from drafters.kinds.eagle3 import Eagle3
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.mtp import MTP
 from drafters.kinds.ngram import NGram, NoDrafter
-from drafters.target import GENERATION_FILE, Target
+from drafters.loading import GENERATION_FILE
+from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
 from simulator.records import MAX_GAMMA
 

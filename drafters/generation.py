@@ -18,7 +18,7 @@ from drafters.target import Target, tolerance, typical_error
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Round, Sampling
 
-LAW_CHANGING = (
+_LAW_CHANGING = (
     "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "min_length",
     "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty", "sequence_bias",
     "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "guidance_scale", "watermarking_config", "stop_strings",
@@ -31,7 +31,7 @@ _VOID = {"repetition_penalty": 1.0, "typical_p": 1.0, "guidance_scale": 1.0}
 def settings_left_out(target: Target) -> tuple[str, ...]:
     """What a target's own generation settings ask for and no run of ours does: `repetition_penalty 1.1`."""
     declared = getattr(target.model, "generation_config", None)
-    found = {name: getattr(declared, name, None) for name in LAW_CHANGING}
+    found = {name: getattr(declared, name, None) for name in _LAW_CHANGING}
     return tuple(f"{name} {value}" for name, value in found.items() if value and value != _VOID.get(name))
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
+from drafters.configs import read_config
 from simulator.errors import InputError
 
+GENERATION_FILE = "generation_config.json"
+"""How answers are generated, and end."""
 _ADAPTER = "adapter_config.json"
 
 
@@ -22,16 +25,22 @@ def check_config(config: Any, source: str) -> None:
         )
 
 
+def check_files(folder: Path, source: str) -> None:
+    """Raise InputError where files beside a target's weights say something that transformers would leave out in silence."""
+    if (folder / _ADAPTER).exists():
+        raise InputError(
+            f"target {source}: {_ADAPTER}: adapters are not applied; merge it into the weights, and remove the file"
+        )
+    if (folder / GENERATION_FILE).exists():
+        read_config(folder, GENERATION_FILE)  # transformers takes a broken one for none
+
+
 def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where weights are lacking, or some of a module that the model has are not used, or an adapter is not.
+    """Raise InputError where weights are lacking, or some of a module that the model has are not used.
 
     Such are scales of quantised weights, adapters and biases: without them that module computes something else. Layers and
     towers that the model does not have are none of its concern. `loaded` is what transformers tells of loading.
     """
-    if (Path(source) / _ADAPTER).exists():
-        raise InputError(
-            f"target {source}: {_ADAPTER}: adapters are not applied; merge it into the weights, and remove the file"
-        )
     if lacking := sorted({*_names(loaded, "missing_keys"), *_names(loaded, "mismatched_keys")}):
         raise InputError(
             f"target {source}: its weights lack {_some(lacking)}, in the shape its configuration asks for, and random "

@@ -18,13 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
 from drafters.chat import TEMPLATE_DATE, ChatTemplate
-from drafters.configs import read_config
-from drafters.loading import check_config, check_weights
+from drafters.loading import check_config, check_files, check_weights
 from drafters.sampling import finite
 from simulator.errors import InputError, first_paragraph
 
-GENERATION_FILE = "generation_config.json"
-"""How answers are generated, and end."""
 _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
 _CHECKED_WINDOW = 8
@@ -103,12 +100,12 @@ class Target:
         its weights are loaded where its configuration tells.
         """
         try:
+            if (folder := Path(source)).is_dir():
+                check_files(folder, source)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             check_config(config, source)
             if live and (folded := folded_state(config.get_text_config())):
                 raise InputError(f"target {source}: cannot decode live: {folded}")
-            if (Path(source) / GENERATION_FILE).exists():
-                read_config(Path(source), GENERATION_FILE)  # transformers takes a broken one for none
             # Attention is computed as suits this machine, whatever the one was that the checkpoint was saved on.
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, attn_implementation=None, output_loading_info=True,

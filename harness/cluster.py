@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from harness import stops
 from harness.console import WorkerDied
 from simulator.errors import InputError, first_paragraph
+from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
 
 W = TypeVar("W")
@@ -65,8 +66,8 @@ class Cluster:
         needed = (self.actors or 0) * _WORKER_BYTES
         if self.address is not None:
             _prepare_to_join(self.address)
-        elif needed > (here := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
-            would = f"would take {needed / 1e9:,.0f} GB of memory, and this machine has {here / 1e9:,.0f} GB"
+        elif needed > MACHINE_BYTES:
+            would = f"would take {needed / 1e9:,.0f} GB of memory, and this machine has {MACHINE_BYTES / 1e9:,.0f} GB"
             raise InputError(f"--actors {self.actors:,}: {would}")
         elif self.gpus_per_actor and not _may_have_gpu():
             raise InputError(f"--gpus-per-actor {self.gpus_per_actor:g}: this machine has no GPU; leave it out")
@@ -105,6 +106,8 @@ class _Call:
     deaths: int
     begun: float
     """When it was called, by `time.monotonic` as all times here."""
+    rested: bool
+    """Whether its actor had nothing to do before: it may have died meanwhile, and not over this work."""
     heard: float | None = None
     """When its actor answered last; None before it has started."""
     asked: Any = None
@@ -164,9 +167,10 @@ class Pool:
                 while queue and len(pending) < self.size:
                     item, deaths = queue.popleft()
                     now = time.monotonic()
-                    started = bool(self._idle)
-                    actor = self._idle.pop() if started else self._actor.remote(*self._arguments)
-                    pending[actor.call.remote(method, *item)] = _Call(actor, item, deaths, now, now if started else None)
+                    rested = bool(self._idle)
+                    actor = self._idle.pop() if rested else self._actor.remote(*self._arguments)
+                    call = _Call(actor, item, deaths, now, rested, now if rested else None)
+                    pending[actor.call.remote(method, *item)] = call
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK_S)
                 self._check_cluster()
                 silent: list[Any] = []
@@ -189,13 +193,14 @@ class Pool:
                     except RayTaskError as error:
                         raise _cause(error) from None
                     except RayError as error:  # the process, its node, its memory: all the same to the work
-                        if call.deaths + 1 == _MAX_DEATHS:
+                        deaths = call.deaths + (not call.rested)
+                        if deaths == _MAX_DEATHS:
                             why = " ".join(str(error).split())[:300]
                             raise WorkerDied(f"a worker died {_MAX_DEATHS} times over the same work: {why}") from None
                         self._say(
                             f"a worker {'hangs' if reference in silent else 'died'}; it is replaced and its work redone"
                         )
-                        queue.appendleft((call.item, call.deaths + 1))
+                        queue.appendleft((call.item, deaths))
                         self._fit()
                         continue
                     self._idle.append(call.actor)

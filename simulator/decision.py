@@ -175,7 +175,7 @@ def settle(
     first = (choice.run, *plain) if arrivals_set else (*plain, choice.run)
     named = [c for c in (*first, choice.runner_up) if c is not None]
     able = [c for c in dict.fromkeys(named) if np.array(found[c].kept)[held].mean() >= 0.5]
-    enough = (1 if arrivals_set else 1 - _AS_MUCH) * max(map(mean, able), default=math.inf)
+    enough = (1 - _AS_MUCH) * max(map(mean, able), default=math.inf)
     best = next((c for c in able if mean(c) >= enough), choice.run)
 
     def rival(candidate: Configuration) -> bool:
@@ -183,7 +183,8 @@ def settle(
         return not same and _differs(candidate, best, choice.most_running)
 
     if best == choice.run:
-        beaten = choice.runner_up if choice.runner_up is not None and rival(choice.runner_up) else None
+        other = choice.runner_up
+        beaten = other if other is not None and other in able and rival(other) else None
         return msgspec.structs.replace(choice, runner_up=beaten)
     others = [c for c in able if rival(c)]
     alike = choice.default is not None and choice.default.recording == best.recording.showing("none")
@@ -356,8 +357,8 @@ def decide(
         return str(candidate) if candidate.request_cap == run.request_cap else candidate.with_cap
 
     by_default = f"what {name} does with it by default, {words(choice.default)}"
-    over = {_NO_SPECULATION: choice.none, by_default: choice.default}
-    gains = [one for words, under in over.items() if (one := gain(words + missing(under), run, under)) is not None]
+    over = {words(choice.none): choice.none, by_default: choice.default}
+    gains = [one for other, under in over.items() if (one := gain(other + missing(under), run, under)) is not None]
     own = found[run]
 
     def also(name: str) -> Range:

@@ -33,3 +33,8 @@ def as_share(text: str) -> float:
     """A share as people write it, 2% or 0.02. Raises ValueError for what is no number."""
     number = text.strip()
     return round(real(number.removesuffix("%")) / 100, 9) if number.endswith("%") else real(number)
+
+
+def give_or_take(value: float | None, half: float | None, form: str) -> str:
+    """A figure in a format, and half the width of its interval where that is known; a dash where nothing is."""
+    return "–" if value is None else f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")

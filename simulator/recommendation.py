@@ -60,7 +60,7 @@ class Near(NamedTuple):
 
 
 class Evidence(Protocol):
-    """What a sweep or a study has simulated at a load, and can simulate on. What is asked of it is asked in this order."""
+    """What a sweep or a study has simulated at a load, and can simulate on. `times_held` is asked after `drawn`."""
 
     @property
     def too_short(self) -> str:
@@ -109,7 +109,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
         return decision.without(unsure)
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=evidence.scheduled(chosen.run))
-    picked = evidence.finished(chosen.run)
+    picked = chosen.run
     seconds, draws = _draws(question, evidence.throughput(chosen.run))
     sampled = evidence.drawn(chosen, seconds, draws)
     if isinstance(sampled, str):
@@ -118,7 +118,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     decision = decide(decision, chosen, sampled, draws, engine, temperature=question.models.temperature)
     if decision.reason:
         return decision
-    finished = evidence.finished(chosen.run) or picked
+    finished = evidence.finished(chosen.run) or evidence.finished(picked)
     shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
     kept = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
     waiting = crowded(load, chosen.run.request_cap, plan.replicas)  # so many users hold whatever waits

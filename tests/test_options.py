@@ -72,7 +72,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "tuner search": ((), SEARCH),
 }
 """Arguments and options of a command that is right, and quick; others are right without any."""
-ANSWERS = {"harness compare": {0, 1, 2, 3}}
+ANSWERS = {"harness compare": {0, 1, 2, 3}, **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")}}
 """Exit codes; 0 and 2 where none are named."""
 
 

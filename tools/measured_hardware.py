@@ -56,4 +56,5 @@ def table(card: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(table(sys.argv[1])))
+    for card in sys.argv[1:] or ["h100"]:
+        print("\n".join(table(card)))

@@ -223,6 +223,8 @@ def capacity(load: Load, study: StoredStudy) -> list[str]:
     throughput = figures.get("throughput")
     if decision is not None and decision.value is not None and decision.figure == "throughput":
         throughput = decision.value.value  # of what is to be run, which need not be the search's winner
+    elif decision is not None and winner is not None and decision.candidate not in (None, winner.configuration):
+        throughput = None
     if plan.gpu_hour is not None and throughput is not None:
         cost = dollars_per_million(throughput, plan.gpu_hour)
         lines.append(f"${cost:.3g} per million output tokens, at ${plan.gpu_hour:g} for an hour of a GPU")

@@ -19,7 +19,7 @@ from results.store.studies import Studies
 from simulator.configuration import Configuration
 from simulator.decision import refused
 from simulator.drafter_kinds import KINDS
-from simulator.errors import InputError
+from simulator.errors import AnswerIsNo, InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -44,7 +44,7 @@ _DRAFTING_NOTES = {
 
 
 def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], users: int | None) -> str:
-    """The winner at a load, as text. Raises InputError where there is none."""
+    """The winner at a load, as text. Raises AnswerIsNo where there is none, InputError where a load is to be chosen."""
     study = read_study(store, study_id)
     if form == "optuna":
         return _optuna(store, study)
@@ -81,12 +81,12 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
 
 
 def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:
-    """The winners of all loads, or at one, ready for JSON. Raises InputError where no load that was asked for has one."""
+    """The winners of all loads, or at one, ready for JSON. Raises AnswerIsNo where no load that was asked for has one."""
     study = read_study(store, study_id)
     models, plan = models_of(store.run(study.run_id)), study.plan
     asked = [(load, study.loads[load], study.loads[load].winner) for load in _chosen(study, users)]
     if all(winner is None for *_, winner in asked):
-        raise InputError(_no_winner(study, [load for load, *_ in asked]))
+        raise AnswerIsNo(_no_winner(study, [load for load, *_ in asked]))
     return {
         "study": study_id, "hardware": study.hardware, "target": study.target or "MODEL",
         "replicas": plan.replicas, "drafting": plan.drafting, "step_tokens": plan.step_tokens,
@@ -276,11 +276,11 @@ def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
 
 
 def _winners(study: StoredStudy, users: int | None) -> dict[Load, Row]:
-    """The winner at the load that was chosen; without a choice at all of them, where one serves all. Raises InputError."""
+    """The winner at the load that was chosen; without a choice at all of them, where one serves all. Raises as above."""
     chosen = _chosen(study, users)
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
-        raise InputError(_no_winner(study, lost))
+        raise AnswerIsNo(_no_winner(study, lost))
     if len({winner.configuration for winner in winners.values()}) > 1:
         raise InputError(_choose(study))
     return winners

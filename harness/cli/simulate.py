@@ -163,7 +163,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
     sweep = store.sweep(sweep_id)
     with store.reading() as connection:
-        rows, decided = read_simulations(connection, sweep_id), decisions(connection, sweep_id)
+        decided = decisions(connection, sweep_id)
+        rows = [] if as_json else read_simulations(connection, sweep_id)
     if as_json:
         told_as = {str(load): decision.row() for load, decision in decided.items()}
         print_json("sweep", {"sweep": sweep, "simulations": store.simulations(sweep_id), "decisions": told_as})

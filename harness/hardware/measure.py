@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
 import platform
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile
+from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
 from simulator.records import Round, Sampling
 
@@ -424,7 +424,7 @@ def _free_bytes() -> int:
     for line in info.read_text().splitlines() if info.exists() else []:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return MACHINE_BYTES
 
 
 def _resolved(device: str) -> str:

@@ -20,6 +20,7 @@ from drafters.dense import DenseText, Reading, record_anchors
 from drafters.generation import respond, rows_at_once, settings_left_out
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
+from drafters.loading import check_files
 from drafters.target import Target, choose_dtype
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
@@ -28,6 +29,7 @@ from results.store.rows import dense_tables, readings, response_tables
 from results.store.runs import SpeedSample
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
+from simulator.memory import MACHINE_BYTES
 from simulator.records import Drafting, KeptDrafting, Recording, Response, Round, kept_drafting
 
 _TIMED_TOKENS = 64
@@ -168,6 +170,7 @@ class Recorder:
                     f"{self.target.max_positions}; drop it with --skip-long-prompts or lower --max-new-tokens"
                 )
         folder = find_folder(self.pair.target)
+        check_files(folder, self.pair.target)  # of the hub: where the files are is known only now
         target = {
             "source": self.pair.target,
             "hash": folder_hash(folder),
@@ -384,7 +387,7 @@ class Recorder:
         return {
             "cpu": cpu,
             "cores": os.cpu_count(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "memory_bytes": MACHINE_BYTES,
             "gpu": torch.cuda.get_device_name(self.target.device) if on_gpu else None,
             "python": platform.python_version(),
             "platform": platform.platform(),

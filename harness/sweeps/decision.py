@@ -157,13 +157,14 @@ def _load(found: Rows, promised: bool) -> Load:
     loads = list(dict.fromkeys(point.setup.load for point, _ in found))
     able = [load for load in loads if any(row.keeps_promise for point, row in found if point.setup.load == load)]
 
-    def size(load: Load) -> float:
-        return load.users or load.rate_per_s or 0
-
     if promised:
-        return max(able, key=size) if able else min(loads, key=size)
+        return max(able, key=_size) if able else min(loads, key=_size)
     count = {load: sum(point.setup.load == load for point, _ in found) for load in loads}
-    return max((load for load in loads if count[load] == max(count.values())), key=size)
+    return max((load for load in loads if count[load] == max(count.values())), key=_size)
+
+
+def _size(load: Load) -> float:
+    return load.size or 0
 
 
 def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:

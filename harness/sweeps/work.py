@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -145,10 +145,11 @@ def _finish(
     left = [p for p in every if p.number not in done]
     profiles = [profile_row(profile) for profile in (plan.profile, plan.believed) if profile is not None]
     ready(watcher.say)
-    for number, (point, (result, wall_s)) in enumerate(_results(left, worker, cluster, watcher), len(done) + 1):
-        row = {"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **_row(point, recordings, result, wall_s)}
-        store.add_simulation(row, profiles)
-        watcher.advance("simulating", number, len(every))
+    with closing(_results(left, worker, cluster, watcher)) as results:  # leaves the cluster whatever happens here
+        for number, (point, (result, wall_s)) in enumerate(results, len(done) + 1):
+            row = _row(point, recordings, result, wall_s)
+            store.add_simulation({"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **row}, profiles)
+            watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
     if plan.decision_draws:
         with store.reading() as connection:
@@ -161,7 +162,7 @@ def _finish(
 
 def _results(
     left: Sequence[SweepPoint], worker: SweepWorker, cluster: Cluster | None, watcher: Watcher
-) -> Iterator[tuple[SweepPoint, tuple[Outcome | str, float]]]:
+) -> Generator[tuple[SweepPoint, tuple[Outcome | str, float]]]:
     if cluster is None:
         for point in left:
             yield point, worker.simulate(point, _while_slow(watcher))

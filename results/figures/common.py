@@ -15,6 +15,7 @@ from results.store.runs import Provenance
 from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.load import Load
+from simulator.numbers import give_or_take
 from simulator.policies import NO_DRAFTER, PolicySpec
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
@@ -203,10 +204,7 @@ def bar_manner(colour: str, evidence: Evidence) -> dict[str, Any]:
 
 def spread(row: Mapping[str, Any], name: str, form: str) -> str:
     """A value and its half width, for people."""
-    value, half = row.get(name), row.get(f"{name}_half_width")
-    if value is None:
-        return "–"
-    return f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+    return give_or_take(row.get(name), row.get(f"{name}_half_width"), form)
 
 
 def log_axis(plot: go.Figure, axis: str, title: str, values: Sequence[float | None]) -> None:

@@ -13,6 +13,7 @@ from results.store.database import decoded_rows
 from simulator.configuration import Configuration, System
 from simulator.drafter_kinds import kind_of
 from simulator.load import Load
+from simulator.numbers import give_or_take
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.sla import canonical
@@ -99,8 +100,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
     def told(self, name: str, form: str) -> str:
         """A figure and half of its interval, for people."""
-        value, half = getattr(self, name), getattr(self, f"{name}_half_width")
-        return "–" if value is None else f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
+        return give_or_take(getattr(self, name), getattr(self, f"{name}_half_width"), form)
 
 
 def read_simulations(con: duckdb.DuckDBPyConnection, sweep_id: str) -> list[Simulation]:

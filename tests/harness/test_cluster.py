@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import Cluster, _prepare_to_join, joined, speaks_http2
+from harness.cluster import Cluster, Pool, _prepare_to_join, joined, speaks_http2
 from simulator.errors import InputError
 
 OWN = """
@@ -261,6 +261,27 @@ with joined(Cluster(sys.argv[1])):
             sys.stdin.readline()
 print(had, pool.size, sorted(found) == list(range(4)), said)
 """
+
+
+def test_workers_that_died_while_idle_are_no_deaths_of_the_next_work() -> None:
+    """As many as a piece of work may outlive: it never ran on any of them."""
+    said: list[str] = []
+    with joined(Cluster(None, 4)):
+        pool = Pool(Cluster(None, 4), Where, (), said.append)
+        found = {process for _, process in pool.map("work", [(1.0,)] * 4)}
+        for process in found:
+            os.kill(process, signal.SIGKILL)
+        assert [process not in found for _, process in pool.map("work", [(0.0,)])] == [True]
+    assert len(found) == 4
+    assert said == ["a worker died; it is replaced and its work redone"] * 4
+
+
+class Where:
+    """Says in which process it is."""
+
+    def work(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
 
 
 @pytest.mark.slow

@@ -284,6 +284,15 @@ def test_draws_on_a_slower_profile_are_longer() -> None:
     assert min(finished) > 0.75 * simulate(replace(setup, ramp=RAMP), recorded).finished
 
 
+def test_nothing_is_told_of_the_time_in_which_users_begin() -> None:
+    averages = {"all": Averages((0.7, 0.5))}
+    recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=64, prompt_tokens=64))
+    policy, profile = PolicySpec.parse("fixed:2"), find_profile("h100/qwen3-4b")
+    for ramp in (0.05, 0.25, 0.5):
+        setup = Setup(load=Users(4), policy=policy, profile=profile, seconds=10, ramp=ramp)
+        assert simulate(setup, recorded).warmup_s >= ramp * setup.seconds - 1e-9
+
+
 def test_a_draw_tells_what_a_long_simulation_does() -> None:
     """Answers of one length: users that began together would end together, and their prompts wait for each other."""
     averages = {"all": Averages((0.55, 0.25))}

@@ -183,9 +183,26 @@ def test_where_arrivals_set_the_figure_what_was_picked_stays() -> None:
     """All that keep up give the same tokens a second: no speculation is no better for being plain."""
     choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:5", 100.1)], None)
     assert not isinstance(choice, str)
-    found = {c: sampled(np.full(len(DRAWS), 100.0)) for c in choice.all}
+    found = {c: sampled(np.full(len(DRAWS), 99.9 if c == choice.run else 100.0)) for c in choice.all}
     assert settle(choice, found, DRAWS).run.policy == NO_DRAFTER
     assert str(settle(choice, found, DRAWS, arrivals_set=True).run.policy) == "fixed:5"
+
+
+def test_what_misses_the_promise_is_no_rival() -> None:
+    found = [simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150), simulated(EAGLE3, "fixed:7", 140)]
+    choice = choose(found, VLLM)
+    assert not isinstance(choice, str)
+    assert choice.runner_up is not None
+    values = drawn_as(choice, none=(100, True), new=(150, True), old=(170, False))
+    assert settle(choice, values, DRAWS).runner_up is None
+
+
+def test_no_speculation_under_another_cap_is_named_so() -> None:
+    choice = choose([simulated(NOTHING, "none", 100, cap=32), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    decision = decide(STUB, choice, {c: sampled(np.full(len(DRAWS), 100.0)) for c in choice.all}, DRAWS, VLLM)
+    assert decision.over_none is not None
+    assert decision.over_none.over == "no speculation with 32 requests at a time"
 
 
 def test_a_table_under_another_cap_is_no_rival() -> None:

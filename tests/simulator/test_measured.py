@@ -79,6 +79,8 @@ def test_the_docs_say_how_far_rooflines_are(
     drafts = [e for name, errors in off.items() if "γ =" in name for e in errors]
     assert (min(passes), max(passes)) == passes_off
     assert (min(drafts), max(drafts)) == drafts_off
+    said = f"{-passes_off[1]} to {-passes_off[0]} % shorter and drafts {-drafts_off[1]} to {-drafts_off[0]} %"
+    assert said in (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
     assert max(map(abs, off["a context token"])) <= context_off
     assert max(map(abs, off["cache, tokens"])) <= 9
 
