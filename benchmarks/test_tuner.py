@@ -21,10 +21,11 @@ from results.store.database import Store
 from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, Users
+from simulator.plan import StudyPlan
 from simulator.sla import Sla
 from tuner.course import defaults, scenario_of, starts_of, traces_of
 from tuner.objective import TrialJob
-from tuner.plan import StudyInputs, StudyPlan, space_of, study_inputs
+from tuner.plan import StudyInputs, space_of, study_inputs
 from tuner.samplers import BATCH, propose
 from tuner.search import Search, runner, search
 from tuner.trial import Trial, TrialRung, ranked

@@ -272,12 +272,12 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
     if sweeps[0] is None or sweeps[1] is None:
         return []
     one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
-    if one.profile != other.profile or one.drafting != other.drafting:
+    if one.profile != other.profile or one.plan.drafting != other.plan.drafting:
         return []
     both = [sweep_figure.simulated(con, sweep) for sweep in sweeps if sweep is not None]
     found = []
     for pair in pairs:
-        if pair.second.drafting not in (one.drafting, "either"):
+        if pair.second.drafting not in (one.plan.drafting, "either"):
             continue
         before, now = (_points(points, key) for points, key in zip(both, (pair.first, pair.second), strict=True))
         for policy, load in [point for point in before if point in now]:

@@ -17,12 +17,17 @@ class System:
     recording: Recording
     policy: PolicySpec
 
-    def __str__(self) -> str:
-        """The system as people call it: the drafter, its block, the policy, and what it decides from."""
+    @property
+    def short(self) -> str:
+        """The system as people call it, without what its policy decides from."""
         if self.policy == NO_DRAFTER:
             return "none"
-        r = self.recording
-        return f"{r.drafter} γ={r.gamma} {self.policy}" + ("" if r.confidences == "none" else f" ({r.confidences})")
+        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}"
+
+    def __str__(self) -> str:
+        """The system as people call it: the drafter, its block, the policy, and what it decides from."""
+        shown = self.recording.confidences
+        return self.short + ("" if shown == "none" else f" ({shown})")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,17 +1,26 @@
-"""What every plan of many simulations says: what is simulated, on what, under which limits, and what is promised."""
+"""Plans of many simulations, as users ask for them and as they are stored: of sweeps and of studies."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import msgspec
 
 from simulator.capacity import check_costs
+from simulator.decision import DRAWS
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, SeveralLoads
+from simulator.policies import PolicySpec
 from simulator.records import Drafting
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE
 from simulator.setup import EngineLimits, check_seconds
 from simulator.sla import Sla
+
+Objective = Literal["throughput", "tps", "goodput", "pareto"]
+SAMPLERS = ("tpe", "gp", "nsga2", "random", "qmc", "grid")
+MOST_REPLICATIONS, MOST_DRAWS = 10_000, 10_000
+"""Of a point, and of the held-out prompts: an interval is no narrower for more."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,3 +77,66 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
             replicas=self.replicas,
         )  # fmt: skip
+
+
+class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
+
+    believed: Profile | None = None
+    """What the policies think a step takes; None is the truth."""
+    policies: list[PolicySpec] | None = None
+    """None: fixed at γ, prefix_scheduler, and none."""
+    confidences: Literal["raw", "calibrated"] | None = None
+    """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
+    router: Literal["round_robin", "least_loaded"] = "least_loaded"
+    replications: int = 1
+    decision_draws: int = msgspec.field(default=DRAWS, name="draws")  # as it is stored
+    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
+    headroom: bool | None = None
+    """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
+
+    def __post_init__(self) -> None:
+        if not self.loads or self.seed < 0:
+            raise ValueError("a load and a seed ≥ 0 are needed")
+        if not 1 <= self.replications <= MOST_REPLICATIONS:
+            raise ValueError(f"--replications {self.replications}: must be from 1 to {MOST_REPLICATIONS:,}")
+        if self.decision_draws < 0 or 0 < self.decision_draws < 10:
+            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
+        if any(isinstance(load, SeveralLoads) for load in self.loads):
+            raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
+        if self.headroom and not self.slas:
+            raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
+        super().__post_init__()
+
+
+class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
+
+    objective: Objective
+    policies: list[str] | None = msgspec.field(default=None, name="kinds")  # as it is stored
+    """Kinds of policies to search; None: all."""
+    sampler: str = "tpe"
+    trials: int = 64
+    """At each load."""
+    confirmation_draws: int = msgspec.field(default=12, name="draws")  # as it is stored
+    """Draws of the held-out prompts, to confirm on."""
+    decision_draws: int = DRAWS
+    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
+
+    def __post_init__(self) -> None:
+        if not self.loads or self.trials < 1 or self.seed < 0:
+            raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
+        if self.decision_draws < 10:
+            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
+        if not 5 <= self.confirmation_draws <= MOST_DRAWS:
+            raise ValueError(
+                f"--confirmation-draws {self.confirmation_draws}: an interval needs 5 draws of the prompts or more, and no "
+                f"more than {MOST_DRAWS:,}"
+            )
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
+        if self.objective == "goodput" and not self.slas:
+            raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
+        super().__post_init__()

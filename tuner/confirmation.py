@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from results.store.studies import StudyConfirmation
 from simulator.capacity import SEEDS, crowded, enough, headroom, shorter
 from simulator.configuration import Configuration
 from simulator.decision import Draw, Range
 from simulator.draws import holding
 from simulator.load import Load
 from simulator.metrics import student_t
+from simulator.plan import Objective
 from simulator.policies import NO_DRAFTER
 from simulator.records import Drafting, kept_drafting
 from simulator.replay import replays_exactly
 from simulator.serving.engine import ServingEngine
-from tuner.names import Objective
 from tuner.objective import WANTED, Figures, Scenario, TrialJob
 from tuner.prompts import Part
 from tuner.search import Run
@@ -131,8 +131,8 @@ class Confirmation:
         pairs = zip(one.draws, plain.draws, strict=True)
         return replace(one, draws=tuple({**own, OVER_NONE: own[figure] / none[figure] - 1} for own, none in pairs))
 
-    def row(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> dict[str, Any]:
-        """What was confirmed, as the database keeps it: a row of `confirmations`."""
+    def stored(self, one: Confirmed, place: int, winner: Confirmed, prompts: int) -> StudyConfirmation:
+        """What was confirmed, as the database keeps it."""
         c = one.configuration
         kept = kept_drafting(self.drafting, c.recording.kind, self.temperature)
         gain = gain_width = violations = None
@@ -141,13 +141,13 @@ class Confirmation:
             if winner.draws and one is not winner and all(draw[figure] for draw in one.draws):  # over nothing is no gain
                 gains = [w[figure] / o[figure] - 1 for w, o in zip(winner.draws, one.draws, strict=True)]
                 gain, gain_width = float(np.mean(gains)), half_width(gains)
-        return {
-            "load": str(self.scenario.load), "place": place, "role": one.role, "error": one.error, **c.row(),
-            "exact": replays_exactly(c.policy, kept), "prompts": prompts, "draws": len(one.draws),
-            "figures": one.means() if one.draws else None, "half_widths": one.half_widths() if one.draws else None,
-            "gain": gain, "gain_half_width": gain_width, "violations": violations,
-            "feasible": None if violations is None else self.keeps(one),
-        }  # fmt: skip
+        return StudyConfirmation(
+            load=self.scenario.load, place=place, role=one.role, error=one.error, configuration=c,
+            exact=replays_exactly(c.policy, kept), prompts=prompts, draws=len(one.draws),
+            figures=one.means() if one.draws else None, half_widths=one.half_widths() if one.draws else None,
+            gain=gain, gain_half_width=gain_width, violations=violations,
+            feasible=None if violations is None else self.keeps(one),
+        )  # fmt: skip
 
 
 def confirm(

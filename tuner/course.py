@@ -12,13 +12,14 @@ from harness.console import Watcher
 from results.store.database import Store
 from results.store.decisions import keep_decision, models_of
 from results.store.recordings import accepted_otherwise
-from results.store.studies import Studies
+from results.store.studies import Studies, StudyConfirmation, StudySensitivity
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.drafter_kinds import KINDS
 from simulator.load import Load
 from simulator.mix import Mix
 from simulator.numbers import counted
+from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.recommendation import Question, decision_of
 from simulator.serving.engine import ServingEngine
@@ -27,7 +28,7 @@ from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
 from tuner.decision import StudyEvidence
 from tuner.objective import WANTED, Scenario
-from tuner.plan import StudyInputs, StudyPlan, space_of
+from tuner.plan import StudyInputs, space_of
 from tuner.prompts import TraceKey
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
@@ -151,8 +152,7 @@ def _finish(
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
     """Confirm winners, ask how far they hold, and keep it all."""
-    confirmations: list[dict[str, Any]] = []
-    sensitive: list[dict[str, Any]] = []
+    confirmations, sensitive = list[StudyConfirmation](), list[StudySensitivity]()
     winners: dict[Load, Configuration] = {}
     decisions: list[Decision] = []
     traffic = found.traffic.trace(TraceKey(PART, found.plain))
@@ -178,7 +178,7 @@ def _finish(
             continue
         beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
-        confirmations += [what.row(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
+        confirmations += [what.stored(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
         winners[load] = confirmed[0].configuration
         sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
     if len(winners) > 1:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from harness.console import print_json, print_table, say
-from results.figures.study import HowFar, choice
+from results.figures.study import HowFar
 from results.store.commands import typed
 from results.store.database import Store
+from results.store.studies import StudyConfirmation
 from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
-from simulator.configuration import Configuration
 from simulator.decision import Decision, Range
 from simulator.errors import AnswerIsNo
 from simulator.load import Load, Users
-from simulator.numbers import counted
+from simulator.numbers import counted, give_or_take
+from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
 from simulator.sentences import sentences, told
 from simulator.sla import attained, promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
-from tuner.plan import StudyPlan
-from tuner.stored import AtLoad, Row, StoredStudy, read_study
+from tuner.stored import AtLoad, StoredStudy, read_study
 
 _ROLES = {"refuted": "refuted here", "scheduler": "not in the engine"}
 
@@ -88,13 +87,13 @@ def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
 
 
-def _confirmed_table(found: AtLoad) -> Row | None:
+def _confirmed_table(found: AtLoad) -> StudyConfirmation | None:
     """The confirmed table of k by batch size at a load of a study; None without one that came to figures."""
     rows = (row for row in found.beside if row.role == K_BY_BATCH)
     return next((row for row in rows if row.of(OVER_NONE)[0] is not None), None)
 
 
-def _over_none(row: Row) -> str:
+def _over_none(row: StudyConfirmation) -> str:
     value, half = row.of(OVER_NONE)
     return f"{value:+.1%}" + ("" if half is None else f" ± {half:.1%}")
 
@@ -131,7 +130,7 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
             continue
         far, decision = "–", found.decision
         if _is_run(winner, decision):
-            far = _elsewhere(HowFar.of(s for s in found.sensitivities if s["kind"] == "elsewhere"))
+            far = _elsewhere(HowFar.of(s for s in found.sensitivities if s.kind == "elsewhere"))
         if decision is not None and decision.reason:
             lines.append([load.label, "no recommendation"])
             continue
@@ -162,7 +161,7 @@ def _range(of: Range | None, form: str) -> str:
     return "–" if of is None else f"{of.value:{form}} ({of.low:{form}} to {of.high:{form}})"
 
 
-def _print_load(load: Load, winner: Row, study: StoredStudy, console: Console) -> None:
+def _print_load(load: Load, winner: StudyConfirmation, study: StoredStudy, console: Console) -> None:
     found, plan = study.loads[load], study.plan
     counts = found.trials
     tried = sum(counts.values())
@@ -202,7 +201,7 @@ def _print_load(load: Load, winner: Row, study: StoredStudy, console: Console) -
     print_table(console, heads, lines, expendable)
 
 
-def by_role(rows: Sequence[Row]) -> list[Row]:
+def by_role(rows: Sequence[StudyConfirmation]) -> list[StudyConfirmation]:
     """Rows with those of one role together, roles in the order of their first rows."""
     roles = list(dict.fromkeys(row.role for row in rows))
     return sorted(rows, key=lambda row: roles.index(row.role))
@@ -236,27 +235,25 @@ def _waiting(load: Load, decision: Decision) -> bool:
     return crowded(load, decision.candidate.request_cap, decision.replicas)
 
 
-def _is_run(row: Row, decision: Decision | None) -> bool:
+def _is_run(row: StudyConfirmation, decision: Decision | None) -> bool:
     """Whether the search's winner is what is to be run: the draws may have decided for something else."""
     return decision is None or bool(decision.reason) or row.configuration == decision.candidate
 
 
-def _remarks(found: AtLoad, winner: Row) -> list[str]:
+def _remarks(found: AtLoad, winner: StudyConfirmation) -> list[str]:
     lines = []
     rows = found.sensitivities
-    if decided := [_decided(s) for s in rows if s["kind"] == "choice"][:4]:
+    if decided := [s.words for s in rows if s.kind == "choice"][:4]:
         lines.append("what decides, the rest tuned anew: " + ", ".join(decided))
-    off = [s for s in rows if s["kind"] in ("load", "mix", "verify") and s["best"]]
+    off = [(s, s.best.in_full) for s in rows if s.kind in ("load", "mix", "verify") and s.best is not None]
     if off:
-        lines.append(f"off by 20 %: {HowFar.of(off)}")
-    for s in off:
-        instead = f"; of those compared {_configuration(s['best'])} is best then" if s["moved"] else ""
-        if not s["keeps"]:
-            lines.append(f"· with {s['what']} the winner breaks a bound{instead}")
-        elif s["moved"]:
-            lines.append(
-                f"· with {s['what']} {_configuration(s['best'])} is better: keeping the winner costs {s['loss']:.1%}"
-            )
+        lines.append(f"off by 20 %: {HowFar.of(s for s, _ in off)}")
+    for s, best in off:
+        if not s.keeps:
+            instead = f"; of those compared {best} is best then" if s.moved else ""
+            lines.append(f"· with {s.what} the winner breaks a bound{instead}")
+        elif s.moved:
+            lines.append(f"· with {s.what} {best} is better: keeping the winner costs {s.loss:.1%}")
     if not winner.feasible:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
     if not winner.exact:
@@ -266,11 +263,6 @@ def _remarks(found: AtLoad, winner: Row) -> list[str]:
     if found.errors:
         lines.append(f"failed trials: {'; '.join(found.errors[:3])}")
     return lines
-
-
-def _decided(row: dict[str, Any]) -> str:
-    then = row["best"] or {}
-    return choice(row["what"], row["loss"], then.get("value"), estimated=then.get("state") == "cut")
 
 
 def _nobody(study: StoredStudy) -> str:
@@ -296,22 +288,16 @@ def _closest(found: AtLoad, plan: StudyPlan) -> str:
     return f"{said}; of the closest 95 % of requests get {speed}, and 95 % {wait}"
 
 
-def _who(row: Row) -> str:
+def _who(row: StudyConfirmation) -> str:
     """A configuration without its request cap."""
     return str(row.configuration.system)
 
 
-def _configuration(row: dict[str, Any]) -> str:
-    """A configuration with its request cap."""
-    return Configuration.read(row, "sampled", {}).in_full  # no word of it depends on the kind
+def _interval(row: StudyConfirmation, name: str, form: str) -> str:
+    return give_or_take(*row.of(name), form)
 
 
-def _interval(row: Row, name: str, form: str) -> str:
-    value, half = row.of(name)
-    return "–" if value is None else f"{value:{form}}" + ("" if half is None else f" ± {half:{form}}")
-
-
-def _gain(row: Row) -> str:
+def _gain(row: StudyConfirmation) -> str:
     if row.gain is None:
         return ""
     half = row.gain_half_width

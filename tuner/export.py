@@ -15,7 +15,7 @@ from typing import Any, Literal
 from harness.vllm.speculative import check
 from results.store.database import Store
 from results.store.decisions import models_of
-from results.store.studies import Studies
+from results.store.studies import Studies, StudyConfirmation
 from simulator.configuration import Configuration
 from simulator.decision import refused
 from simulator.drafter_kinds import KINDS
@@ -31,7 +31,7 @@ from tuner.by_load import ByLoad, bars, by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
-from tuner.stored import AtLoad, Row, StoredStudy, read_study
+from tuner.stored import AtLoad, StoredStudy, read_study
 from tuner.trial import Trial, ranked
 
 WORTH_SAYING = 0.01
@@ -162,7 +162,7 @@ def _lost(gain: float) -> float:
     return 1 - 1 / (1 + gain)
 
 
-def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: Models) -> dict[str, Any]:
+def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredStudy, models: Models) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
     winner = row.configuration
     table = found.confirmed(K_BY_BATCH)
@@ -188,7 +188,7 @@ def _exported(load: Load, found: AtLoad, row: Row, study: StoredStudy, models: M
     }  # fmt: skip
 
 
-def _expected(winner: Row) -> str:
+def _expected(winner: StudyConfirmation) -> str:
     """What the simulation says of a winner."""
     (throughput, half), (tps, _) = winner.of("throughput"), winner.of("tps")
     return f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU, {tps:.0f} tok/s of a user"
@@ -275,7 +275,7 @@ def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
     return chosen
 
 
-def _winners(study: StoredStudy, users: int | None) -> dict[Load, Row]:
+def _winners(study: StoredStudy, users: int | None) -> dict[Load, StudyConfirmation]:
     """The winner at the load that was chosen; without a choice at all of them, where one serves all. Raises as above."""
     chosen = _chosen(study, users)
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}

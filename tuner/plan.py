@@ -4,64 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import msgspec
 
 from harness.console import Watcher, say_model
 from results.store.database import Store
 from results.store.recordings import Recordings
-from simulator.decision import DRAWS
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.mix import Mix
 from simulator.plain import walked
-from simulator.plan import Plan
+from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.serving.command import cannot_run
 from tuner.k_by_batch import k_by_batch, row_ends
-from tuner.names import SAMPLERS, Objective
 from tuner.prompts import TraceKey, Traffic
 from tuner.space import POLICIES, READING, OfferedRecording, Space, request_caps
-
-MOST_DRAWS = 10_000
-"""Of the held-out prompts: an interval is no narrower for more."""
-
-
-class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
-
-    objective: Literal["throughput", "tps", "goodput", "pareto"]
-    policies: list[str] | None = msgspec.field(default=None, name="kinds")  # as it is stored
-    """Kinds of policies to search; None: all."""
-    sampler: str = "tpe"
-    trials: int = 64
-    """At each load."""
-    confirmation_draws: int = msgspec.field(default=12, name="draws")  # as it is stored
-    """Draws of the held-out prompts, to confirm on."""
-    decision_draws: int = DRAWS
-    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision."""
-
-    def __post_init__(self) -> None:
-        if not self.loads or self.trials < 1 or self.seed < 0:
-            raise ValueError("a load, --trials of 1 or more and a --seed of 0 or more are needed")
-        if self.decision_draws < 10:
-            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more")
-        if not 5 <= self.confirmation_draws <= MOST_DRAWS:
-            raise ValueError(
-                f"--confirmation-draws {self.confirmation_draws}: an interval needs 5 draws of the prompts or more, and no "
-                f"more than {MOST_DRAWS:,}"
-            )
-        if self.objective not in get_args(Objective):
-            raise ValueError(f"--objective {self.objective}: there are {', '.join(get_args(Objective))}")
-        if self.objective == "goodput" and not self.slas:
-            raise ValueError("--objective goodput: counts what keeps a bound; give one with --sla")
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
-        super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from scipy.stats import qmc
 
 from simulator.configuration import Configuration
-from tuner.names import Objective
+from simulator.plan import Objective
 from tuner.objective import WANTED
 from tuner.space import COORDINATES, Leaf, PointChooser, Space, SuggestedChooser, leaf
 from tuner.trial import Trial

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.configuration import Configuration
+from simulator.plan import Objective
 from simulator.records import Recording
 from simulator.simulation import ready
 from simulator.traces import Trace
-from tuner.names import Objective
 from tuner.objective import Figures, Scenario, TrialJob, TrialWorker, mean_of
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, ProposedTrial, propose

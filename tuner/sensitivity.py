@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import msgspec
+
+from results.store.studies import StudySensitivity
 from simulator.configuration import Configuration
 from simulator.hardware.whatif import slower
-from simulator.load import Arrivals, Users
+from simulator.load import Arrivals, Load, Users
 from simulator.numbers import counted
+from simulator.plan import Objective
 from simulator.policies import NO_DRAFTER
 from tuner.confirmation import PART, SHARE, SHORTEST_S
-from tuner.names import Objective
 from tuner.objective import Scenario, TrialJob
 from tuner.search import Run
 from tuner.trial import CLEAR, Trial, TrialRung, best_of_kinds, ordered
@@ -75,30 +78,28 @@ def sensitivities(
     seconds: float,
     seed: int,
     run: Run,
-) -> list[dict[str, Any]]:
-    """Rows of `sensitivities` at one load: what decides, then what happens when something is off."""
-    common = {"load": str(scenario.load), "share": None}
-    rows: list[dict[str, Any]] = [{**common, "moved": None, **row} for row in decisive(trials, winner)]
+) -> list[StudySensitivity]:
+    """What decides at one load, then what happens when something is off."""
+    rows = decisive(trials, winner, scenario.load)
     changed = list(elsewhere(scenario))
     compared = _compared(trials, winner)
     jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH, PART) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
         rungs = _rungs(compared, [next(results)[0] for _ in compared], objective, other)
-        rows.append({**common, "kind": kind, "what": what, **_verdict(rungs, winner)})
+        rows.append(_verdict(StudySensitivity(load=scenario.load, kind=kind, what=what), rungs, winner))
     return rows
 
 
-def decisive(trials: Sequence[Trial], winner: Configuration) -> list[dict[str, Any]]:
+def decisive(trials: Sequence[Trial], winner: Configuration, load: Load) -> list[StudySensitivity]:
     """What is lost with each knob set otherwise and the rest tuned anew, by trials that keep every bound; the most first.
 
-    A row has kind 'choice', what (the knob), loss, best (the configuration that is then best, the knob's value in it and the
-    state of its trial: a cut one's figures are estimates) and keeps: where every other setting that was tried breaks a
-    bound, it is False and there is neither loss nor best. A knob that was never set otherwise has no row.
+    Where every other setting that was tried breaks a bound, `keeps` is False and there is neither loss nor best. A knob that
+    was never set otherwise has none.
     """
     done = [t for t in trials if t.rungs]
     own = next(t.last.values[0] for t in ordered(done) if t.configuration == winner)
-    rows: list[dict[str, Any]] = []
+    rows = list[StudySensitivity]()
     for knob in KNOBS:
         others = [
             t for t in done
@@ -106,13 +107,15 @@ def decisive(trials: Sequence[Trial], winner: Configuration) -> list[dict[str, A
         ]  # fmt: skip
         if not others:
             continue
-        row: dict[str, Any] = {"kind": "choice", "what": knob.name, "best": None, "loss": None, "keeps": False}
+        row = StudySensitivity(load=load, kind="choice", what=knob.name, keeps=False)
         if kept := [t for t in others if t.last.feasible]:
             best = max(kept, key=lambda t: (t.last.values[0], t.state == "complete", -t.number))
-            found = {**best.configuration.row(), "value": knob.value(best.configuration), "state": best.state}
-            row |= {"best": found, "loss": 1 - best.last.values[0] / own if own else 0.0, "keeps": True}
+            row = msgspec.structs.replace(
+                row, best=best.configuration, value=knob.value(best.configuration), state=best.state,
+                loss=1 - best.last.values[0] / own if own else 0.0, keeps=True,
+            )  # fmt: skip
         rows.append(row)
-    return sorted(rows, key=lambda row: (row["keeps"], -(row["loss"] or 0.0)))
+    return sorted(rows, key=lambda row: (bool(row.keeps), -(row.loss or 0.0)))
 
 
 def across(
@@ -122,8 +125,8 @@ def across(
     seconds: float,
     seed: int,
     run: Run,
-) -> list[dict[str, Any]]:
-    """Rows of `sensitivities`: what each load's winner loses at every other load, against the winner there."""
+) -> list[StudySensitivity]:
+    """What each load's winner loses at every other load, against the winner there."""
     distinct = list(dict.fromkeys(winners))
     jobs = [TrialJob(c, scenario, _shorter(seconds), seed + FRESH, PART) for scenario in scenarios for c in distinct]
     results = iter(run(jobs))
@@ -132,8 +135,8 @@ def across(
         rungs = _rungs(distinct, [next(results)[0] for _ in distinct], objective, scenario)
         for home, c in zip(scenarios, winners, strict=True):
             if c in rungs and home.load != scenario.load:
-                row = {"load": str(home.load), "kind": "elsewhere", "what": str(scenario.load), "share": None}
-                rows.append({**row, **_verdict(rungs, c)})
+                row = StudySensitivity(load=home.load, kind="elsewhere", what=str(scenario.load))
+                rows.append(_verdict(row, rungs, c))
     return rows
 
 
@@ -184,13 +187,13 @@ def _rungs(
     }
 
 
-def _verdict(rungs: dict[Configuration, TrialRung], kept: Configuration) -> dict[str, Any]:
-    """Who is best, and what keeping a configuration loses; bounds come before the objective, and what loses no more than the
-    noise is kept."""
+def _verdict(row: StudySensitivity, rungs: dict[Configuration, TrialRung], kept: Configuration) -> StudySensitivity:
+    """With who is best, and what keeping a configuration loses; bounds come before the objective, and what loses no more
+    than the noise is kept."""
     if kept not in rungs:
-        return {"best": None, "moved": None, "loss": None, "keeps": None}
+        return row
     best = min(rungs, key=lambda c: (rungs[c].broken, tuple(-v for v in rungs[c].values), c != kept))
     loss = 1 - rungs[kept].values[0] / rungs[best].values[0] if rungs[best].values[0] else 0.0
     if rungs[kept].feasible and loss <= CLEAR:
         best, loss = kept, 0.0
-    return {"best": best.row(), "moved": best != kept, "loss": loss, "keeps": rungs[kept].feasible}
+    return msgspec.structs.replace(row, best=best, moved=best != kept, loss=loss, keeps=rungs[kept].feasible)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,51 +10,17 @@ from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row, read_plan
 from results.store.runs import kinds_of
-from results.store.studies import Studies
-from simulator.configuration import Configuration
+from results.store.studies import (
+    Studies,
+    StudyConfirmation,
+    StudySensitivity,
+    read_confirmations,
+    read_sensitivities,
+)
 from simulator.decision import Decision
 from simulator.load import Load
-from simulator.records import KeptDrafting
-from tuner.plan import StudyPlan
+from simulator.plan import StudyPlan
 from tuner.trial import Trial, closest
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `confirmations`, as `Confirmation.row` makes it."""
-
-    load: Load
-    place: int
-    role: str
-    error: str | None
-    configuration: Configuration
-    exact: bool
-    prompts: int
-    draws: int
-    figures: dict[str, Any] | None
-    """None where it came to none, for which there is an error; a figure that is not finite is None."""
-    half_widths: dict[str, Any] | None
-    gain: float | None
-    """The gain of the winner over this one, as a share; None of the winner itself."""
-    gain_half_width: float | None
-    violations: dict[str, Any] | None
-    feasible: bool | None
-
-    def of(self, figure: str) -> tuple[float | None, float | None]:
-        """A figure and half the width of its interval; None each where there is none."""
-        return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str]) -> Row:
-        """From the database; see `Configuration.read`."""
-        values = {"load": Load.parse(row["load"]), "configuration": Configuration.read(row, drafting, kinds)}
-        return msgspec.convert({**row, **values}, cls)
-
-    def row(self) -> dict[str, Any]:
-        """The row as the database and JSON hold it."""
-        found: dict[str, Any] = {}
-        for name, value in msgspec.structs.asdict(self).items():
-            found |= self.configuration.row() if name == "configuration" else {name: value}
-        return found | {"load": str(self.load)}
 
 
 class Closest(msgspec.Struct, frozen=True):
@@ -74,13 +39,12 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
     errors: list[str]
     decision: Decision | None
     """None where none was made, as by the first versions."""
-    winner: Row | None
+    winner: StudyConfirmation | None
     """None where nothing keeps the promise, or the study is not finished."""
-    beside: list[Row]
+    beside: list[StudyConfirmation]
     """What the winner is compared with."""
     closest: Closest | None
-    sensitivities: list[dict[str, Any]]
-    """Rows of `sensitivities`."""
+    sensitivities: list[StudySensitivity]
 
     def content(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -89,9 +53,10 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
             "decision": None if self.decision is None else self.decision.row(),
             "winner": None if self.winner is None else self.winner.row(),
             "beside": [row.row() for row in self.beside],
+            "sensitivities": [one.row() for one in self.sensitivities],
         }
 
-    def confirmed(self, role: str) -> Row | None:
+    def confirmed(self, role: str) -> StudyConfirmation | None:
         """The first row that was confirmed in a role, beside the winner."""
         return next((row for row in self.beside if row.role == role), None)
 
@@ -137,14 +102,13 @@ def read_study(store: Store, name: str) -> StoredStudy:
     plan, study_id = read_plan(row.pop("plan"), StudyPlan), str(row["study_id"])
     run = store.run(row["run_id"])
     target, kinds = run["target"], kinds_of(run)
-    confirmed = [Row.read(found, plan.drafting, kinds) for found in studies.confirmations(study_id)]
-    sensitivities = studies.sensitivities(study_id)
     with store.reading() as connection:
+        confirmed = read_confirmations(connection, study_id, plan, kinds)
+        sensitive = read_sensitivities(connection, study_id, plan, kinds)
         decided = decisions(connection, study_id)
     loads = {}
     for load in plan.loads:
-        text = str(load)
-        trials = [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study_id, text)]
+        trials = [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study_id, str(load))]
         own, near = [found for found in confirmed if found.load == load], closest(trials)
         loads[load] = AtLoad(
             trials={state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
@@ -153,7 +117,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
             winner=own[0] if own else None,
             beside=own[1:],
             closest=None if near is None else Closest(near.configuration.in_full, dict(near.last.violations), near.figures),
-            sensitivities=[s for s in sensitivities if s["load"] == text],
+            sensitivities=[one for one in sensitive if one.load == load],
         )
     return StoredStudy(
         study_id=study_id, run_id=str(row["run_id"]), finished=row["finished_at"] is not None, plan=plan,

@@ -19,8 +19,9 @@ from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
 from simulator.load import RecordedArrivals
+from simulator.plan import StudyPlan
 from simulator.records import Drafting
-from tuner.plan import StudyPlan, space_of, study_inputs
+from tuner.plan import space_of, study_inputs
 
 if TYPE_CHECKING:  # ray takes seconds
     from harness.cluster import Cluster

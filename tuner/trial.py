@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simulator.configuration import Configuration
+from simulator.plan import Objective
 from simulator.records import KeptDrafting
-from tuner.names import Objective
 from tuner.objective import WANTED, Figures, Scenario
 from tuner.space import Leaf
 

@@ -39,11 +39,11 @@ def sensitivity(
     as_json: AsJson = False,
 ) -> None:
     """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
-    from harness.sweeps.plan import SweepPlan
     from harness.sweeps.run import run_sensitivity
     from results.store.database import Store
     from simulator.hardware.catalogue import find_profile
     from simulator.load import Load, Users, counts
+    from simulator.plan import SweepPlan
     from simulator.policies import policies_of
 
     with user_errors("harness"):

@@ -33,12 +33,12 @@ from simulator.sla import USAGE, Sla, attained, promises, share_of
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
-    from harness.sweeps.plan import SweepPlan
     from results.store.database import Store
     from results.store.simulations import Simulation
     from simulator.configuration import System
     from simulator.decision import Decision
     from simulator.load import Load
+    from simulator.plan import SweepPlan
 
 
 def simulate(
@@ -113,11 +113,11 @@ def simulate(
         from harness.cluster import Cluster
 
         Cluster(ray_address, actors).check()
-        from harness.sweeps.plan import SweepPlan
         from harness.sweeps.run import resume_sweep, run_sweep
         from results.store.database import Store
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
+        from simulator.plan import SweepPlan
         from simulator.policies import policies_of
         from simulator.serving.engines import engine_of
 
@@ -155,10 +155,10 @@ def simulate(
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     """What a sweep of simulations came to."""
-    from harness.sweeps.plan import SweepPlan
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from results.store.simulations import read_simulations
+    from simulator.plan import SweepPlan
     from simulator.sentences import told
 
     sweep = store.sweep(sweep_id)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.console import Watcher
-from harness.sweeps.plan import SweepPlan, SweepPoint
+from harness.sweeps.plan import SweepPoint
 from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.recordings import Recordings, accepted_otherwise
@@ -20,6 +20,7 @@ from simulator.draws import HOLDING, fits, headroom_of, holding, sample, under, 
 from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
 from simulator.plain import walked
+from simulator.plan import SweepPlan
 from simulator.recommendation import Near, Question, decision_of
 from simulator.records import Recording
 from simulator.serving.command import Models

@@ -4,55 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import msgspec
 
 from results.store.recordings import Recordings
 from simulator.configuration import Configuration
-from simulator.decision import DRAWS
 from simulator.errors import InputError
-from simulator.hardware.profile import Profile
-from simulator.load import Load, SeveralLoads
+from simulator.load import Load
 from simulator.plain import used, walked
-from simulator.plan import Plan
+from simulator.plan import SweepPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.setup import Setup
 
-MOST_REPLICATIONS = 10_000
 FEW = 6
 """Points of open loads up to which nobody has to ask how much of them is held."""
-
-
-class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A sweep as the user asked for it. Raises ValueError or InputError for what makes no sense."""
-
-    believed: Profile | None = None
-    """What the policies think a step takes; None is the truth."""
-    policies: list[PolicySpec] | None = None
-    """None: fixed at γ, prefix_scheduler, and none."""
-    confidences: Literal["raw", "calibrated"] | None = None
-    """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
-    router: Literal["round_robin", "least_loaded"] = "least_loaded"
-    replications: int = 1
-    decision_draws: int = msgspec.field(default=DRAWS, name="draws")  # as it is stored
-    """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
-    headroom: bool | None = None
-    """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
-
-    def __post_init__(self) -> None:
-        if not self.loads or self.seed < 0:
-            raise ValueError("a load and a seed ≥ 0 are needed")
-        if not 1 <= self.replications <= MOST_REPLICATIONS:
-            raise ValueError(f"--replications {self.replications}: must be from 1 to {MOST_REPLICATIONS:,}")
-        if self.decision_draws < 0 or 0 < self.decision_draws < 10:
-            raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
-        if any(isinstance(load, SeveralLoads) for load in self.loads):
-            raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
-        if self.headroom and not self.slas:
-            raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
-        super().__post_init__()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.console import Watcher, say_model
-from harness.sweeps.plan import SweepPlan, SweepPoint, points
+from harness.sweeps.plan import SweepPoint, points
 from results.store.database import Store
 from results.store.lease import leased
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import read_plan
 from results.store.subjects import SWEEP
+from simulator.plan import SweepPlan
 from simulator.records import Drafting
 
 if TYPE_CHECKING:  # these take seconds

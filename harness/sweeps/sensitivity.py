@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness.console import Watcher
 from harness.parts import Parts
-from harness.sweeps.plan import SweepPlan, SweepPoint
+from harness.sweeps.plan import SweepPoint
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
@@ -23,6 +23,7 @@ from results.store.sensitivities import Sensitivities
 from simulator.errors import InputError
 from simulator.hardware.whatif import accepting, confident, slower
 from simulator.load import Load, Users
+from simulator.plan import SweepPlan
 from simulator.records import NO_RECORDING
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, ready, simulate

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.console import Watcher
 from harness.sweeps.decision import sweep_decision
-from harness.sweeps.plan import SweepPlan, SweepPoint
+from harness.sweeps.plan import SweepPoint
 from results.store.database import Store
 from results.store.decisions import keep_decision
 from results.store.lease import leased
@@ -30,6 +30,7 @@ from simulator.errors import InputError
 from simulator.load import RecordedArrivals
 from simulator.metrics import Estimate, Outcome
 from simulator.numbers import counted
+from simulator.plan import SweepPlan
 from simulator.records import Recording
 from simulator.replay import replays_exactly
 from simulator.simulation import Prepared, prepare, ready, simulate, start

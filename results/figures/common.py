@@ -15,7 +15,6 @@ from results.store.runs import Provenance
 from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.load import Load
-from simulator.numbers import give_or_take
 from simulator.policies import NO_DRAFTER, PolicySpec
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
@@ -200,11 +199,6 @@ def bar_manner(colour: str, evidence: Evidence) -> dict[str, Any]:
         "line": {"width": 1, "color": colour},
         "pattern": {"shape": pattern, "fillmode": "replace", "size": 6, "solidity": 0.45},
     }
-
-
-def spread(row: Mapping[str, Any], name: str, form: str) -> str:
-    """A value and its half width, for people."""
-    return give_or_take(row.get(name), row.get(f"{name}_half_width"), form)
 
 
 def log_axis(plot: go.Figure, axis: str, title: str, values: Sequence[float | None]) -> None:

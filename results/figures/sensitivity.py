@@ -136,7 +136,7 @@ def section(found: Sensitivity, frame: pl.DataFrame, series: Sequence[Series], e
     reach = sensitivity_inputs(frame, loads[0])[0]["reach"]
     return Section(
         "tolerance", "How wrong may it be?",
-        f"On {found.profile['name']} ({found.profile['source']}): one thing at a time was made up to {reach:.0%} smaller or "
+        f"On {found.profile.name} ({found.profile.source}): one thing at a time was made up to {reach:.0%} smaller or "
         "larger than assumed, and every configuration simulated again, without bounds. Schedulers go on believing the "
         f"profile as it is. The choice is the configuration with most {_MOST[found.objective]}.",
         Figure(
@@ -153,7 +153,7 @@ def sentence(found: Sensitivity, frame: pl.DataFrame, load: str) -> str:
     rows = sensitivity_inputs(frame, load)
     first = rows[0]
     said = (
-        f"How wrong may it be? On {found.profile['name']} at {load_name(load)}, without bounds, {first['winner']} has most "
+        f"How wrong may it be? On {found.profile.name} at {load_name(load)}, without bounds, {first['winner']} has most "
         f"{_MOST[found.objective]}, {_lead(first, found)}."
     )
     ends = sorted(

@@ -17,9 +17,11 @@ from results.figures.common import is_baseline
 from results.figures.style import PARTS
 from results.published import PAPER
 from results.store.queries import Origin, first_row, origin
+from results.store.rows import read_plan
 from results.store.simulations import LoadKind, Simulation, averaged, read_simulations
 from simulator.configuration import System
 from simulator.load import Load
+from simulator.plan import SweepPlan
 from simulator.policies import PolicySpec
 from simulator.sla import MEASURES, Promise, Sla, promises
 
@@ -32,23 +34,11 @@ _PLAIN: Final = ("wasted", "running", "kv_used", "attainment", "goodput", "burst
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep(Origin):
-    """A row of `sweeps` with the profile it was made with."""
+    """A row of `sweeps`."""
 
     sweep_id: str
     finished_at: datetime | None
-    plan: Mapping[str, Any]
-    believed: str | None
-    """The profile that policies were told; None: the truth."""
-
-    @property
-    def drafting(self) -> str:
-        """How drafts were chosen in what was replayed."""
-        return str(self.plan.get("drafting", "sampled"))
-
-    @property
-    def slas(self) -> list[Sla]:
-        """The bounds asked for."""
-        return [Sla.parse(text) for text in self.plan.get("slas") or []]
+    plan: SweepPlan
 
 
 class Capacity(NamedTuple):
@@ -78,18 +68,12 @@ def find_sweep(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | 
 
 
 def sweep(con: duckdb.DuckDBPyConnection, sweep_id: str) -> Sweep:
-    """A sweep. Raises LookupError for one that is not there."""
+    """A sweep. Raises LookupError for one that is not there, and InputError for a plan that is not of this version."""
     row = first_row(con, "SELECT * FROM sweeps WHERE sweep_id = ?", sweep_id)
     if row is None:
         raise LookupError(f"no sweep {sweep_id!r} in this database")
-    sql = """
-        SELECT p.profile, b.name AS believed FROM simulations s JOIN profiles p USING (profile_hash)
-        LEFT JOIN profiles b ON b.profile_hash = s.believed_hash WHERE sweep_id = ?
-    """
-    plan = json.loads(row["plan"])
-    used = first_row(con, sql, sweep_id) or {"profile": plan["profile"], "believed": None}
-    fields = origin(row | {"profile": used["profile"]})
-    return Sweep(sweep_id=sweep_id, finished_at=row["finished_at"], plan=plan, believed=used["believed"], **fields)
+    plan = read_plan(json.loads(row["plan"]), SweepPlan)
+    return Sweep(sweep_id=sweep_id, finished_at=row["finished_at"], plan=plan, **origin(row, plan.profile))
 
 
 def simulated(con: duckdb.DuckDBPyConnection, sweep_id: str) -> list[Simulation]:

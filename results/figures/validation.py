@@ -159,7 +159,7 @@ def section(found: Validation, points: pl.DataFrame, series: Sequence[Series]) -
         f"A live engine ({found.engine}) served {counted(found.live_prompts, 'prompt')} in turn, in {found.points} "
         f"combinations of drafter, policy and load, {found.seconds / 60:.0f} minutes in all. The same was then simulated "
         f"from the traces of {found.trace_prompts} other prompts, on the "
-        f"profile {found.profile['name']} ({found.profile['source']}).",
+        f"profile {found.profile.name} ({found.profile.source}).",
         figure, [_summary(points), _points(points)] if panels else [], ["measured", "simulated"], points,
     )  # fmt: skip
 

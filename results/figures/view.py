@@ -46,7 +46,7 @@ class View:
 
     def __init__(self, sweep: Sweep, points: Sequence[Simulation], runs: Sequence[Provenance]) -> None:
         self.sweep, self.points = sweep, points
-        self.slas = sweep.slas
+        self.slas = sweep.plan.slas
         self.capacities = capacities(points, self.slas)
         self.leaders = leaders(points, self.slas)
         self.kind = main_kind(points)
@@ -77,13 +77,13 @@ class View:
     @property
     def published(self) -> tuple[str, ...]:
         """The paper's served systems that are drawn behind: where theirs is the model that was simulated."""
-        served = "deepseek-v4" in str(self.sweep.profile.get("model", "")).lower()
+        served = "deepseek-v4" in self.sweep.profile.model.lower()
         return ("V4-Flash", "V4-Pro") if served else ()
 
     @property
     def where(self) -> str:
         """The hardware, and how far to trust it."""
-        return f"On {self.sweep.profile['name']} ({self.sweep.profile.get('source', 'unknown')})"
+        return f"On {self.sweep.profile.name} ({self.sweep.profile.source})"
 
     @property
     def bounds(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import polars as pl
@@ -29,7 +28,6 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import by_drafter
 from results.figures.frontier import LEDE
 from results.figures.section import Figure, Section
-from results.figures.study import Study
 from results.figures.style import Evidence, Series, series_of
 from results.figures.sweep import Sweep
 from results.figures.view import View
@@ -42,6 +40,8 @@ from results.store.commands import DEFAULT_OUT, given, typed
 from results.store.decisions import decisions
 from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
+from results.store.studies import Study, read_study
+from simulator.hardware.profile import Profile
 from simulator.load import Load
 
 
@@ -142,7 +142,7 @@ class _Draft:
         for run in runs:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
         self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run)) for run in runs]
-        self._profiles: list[Mapping[str, Any]] = []
+        self._profiles: list[Profile] = []
         self.served = False
         """Whether the paper's served systems are drawn."""
         self.made: Sweep | Study | None = None
@@ -156,7 +156,7 @@ class _Draft:
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
         self.sections += sweep_sections(view, self.series)
         self.served = bool(view.systems and view.published)
-        self.answer = self._decided(sweep_id, list(sweep.plan.get("loads") or [])) or from_sweep(view)
+        self.answer = self._decided(sweep_id, sweep.plan.loads) or from_sweep(view)
         self.made = sweep if self.answer is not None else None
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
@@ -166,15 +166,10 @@ class _Draft:
         """A study, where there is one; the page opens with it if it `leads`, or there is nothing else to open with."""
         if study_id is None:
             return
-        study = study_figure.study(self.con, study_id)
+        study = read_study(self.con, study_id)
         run = self._run(study.run_id)
-        tried, confirmed = study_figure.trials(self.con, study), study_figure.confirmations(self.con, study)
-        sensitive = study_figure.sensitivities(self.con, study)
-        self.sections.append(
-            study_figure.section(study, tried, confirmed, sensitive, self.series, self._evidence(study.run_id))
-        )
-        kinds = {} if run is None else {d.name: d.kind for d in run.drafters}
-        mine = self._decided(study_id, study.loads) or from_study(study, confirmed, sensitive, kinds)
+        self.sections.append(study_figure.section(study, self.series, self._evidence(study.run_id)))
+        mine = self._decided(study_id, study.plan.loads) or from_study(study)
         if mine is not None and (leads or self.answer is None):
             self.answer, self.made = mine, study
         self._warn(notes.model_notice(study.profile, run))
@@ -200,7 +195,7 @@ class _Draft:
         found, frame = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.deviations(self.con, tolerance_id)
         run = self._run(found.run_id)
         self.sections.append(sensitivity.section(found, frame, self.series, self._evidence(found.run_id)))
-        if self.answer is not None and self.answer.profile == found.profile["name"]:
+        if self.answer is not None and self.answer.profile == found.profile.name:
             self._remark(sensitivity.sentence(found, frame, sensitivity.closest_load(frame, self.answer.load)))
         self._warn(notes.model_notice(found.profile, run))
         self._tell("sensitivity", notes.of_sensitivity(found, self._profiles), found)
@@ -213,10 +208,10 @@ class _Draft:
         self.sections.append(validation.section(found, points, self.series))
         self._tell("validation", notes.of_validation(found, self._profiles), found)
 
-    def _decided(self, subject: str, loads: Sequence[str]) -> Headline | None:
+    def _decided(self, subject: str, loads: Sequence[Load]) -> Headline | None:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""
         found = decisions(self.con, subject)
-        told = [found[load] for load in map(Load.parse, loads) if load in found]
+        told = [found[load] for load in loads if load in found]
         return from_decision(told[-1], told[:-1]) if told else None
 
     def _tell(self, title: str, facts: notes.Facts, made: Origin) -> None:

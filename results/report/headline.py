@@ -13,16 +13,17 @@ import polars as pl
 
 from results.figures import sweep
 from results.figures.accepted_length import accepted_length
-from results.figures.common import listed, load_name
+from results.figures.common import listed
 from results.figures.intervals import FEWEST_UNITS
 from results.figures.speed import FEWEST_PROMPTS, speed
 from results.figures.step_time import step_s
-from results.figures.study import Study, baseline, choices, configuration
+from results.figures.study import baseline, choices, configuration
 from results.figures.style import PARTS, Series, in_order, longest, series_of
 from results.figures.sweep import Capacity
 from results.figures.view import View, promise
 from results.store.commands import typed
 from results.store.runs import Provenance, provenance
+from results.store.studies import Study
 from simulator.decision import FIGURES, Decision
 from simulator.hardware.catalogue import profile_of
 from simulator.load import Load
@@ -83,55 +84,55 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
 # --- of a study -------------------------------------------------------------------------------------------------------
 
 
-def from_study(study: Study, confirmed: pl.DataFrame, sensitive: pl.DataFrame, kinds: Mapping[str, str]) -> Headline | None:
+def from_study(study: Study) -> Headline | None:
     """By what was confirmed on held-out prompts, gains at the busiest load; None where nothing was."""
-    winners = confirmed.filter(
-        pl.col("place") == 0, pl.col("error").is_null(), pl.col("throughput").is_not_null()
-    ).to_dicts()
+    winners = [one for one in study.confirmations if one.place == 0 and one.of("throughput")[0] is not None]
     if not winners:
         return None
-    bounds = f", with {' and '.join(map(promise, study.slas))}" if study.slas else ""
+    slas = study.plan.slas
+    bounds = f", with {' and '.join(map(promise, slas))}" if slas else ""
     where: dict[str, list[str]] = {}
     for confirmation in winners:
-        where.setdefault(configuration(confirmation), []).append(load_name(confirmation["load"]))
+        where.setdefault(configuration(confirmation), []).append(confirmation.load.label)
     said = [f"at {listed(loads)}, run {what}" for what, loads in where.items()]
-    headline = f"On {study.profile['name']}{bounds}: {'; '.join(said)}."
+    headline = f"On {study.profile.name}{bounds}: {'; '.join(said)}."
     winner = winners[-1]
-    rows = confirmed.filter(load=winner["load"]).to_dicts()
-    figure = {"tps": "speed of a user", "goodput": "goodput"}.get(study.figure, "throughput")
-    at = load_name(winner["load"])
+    run, at = winner.configuration, winner.load.label
+    confirmed = [one for one in study.confirmations if one.load == winner.load]
+    figure = {"tps": "speed of a user", "goodput": "goodput"}.get(study.plan.objective, "throughput")
     gains, facts = [], []
-    bases = [("MTP-1", baseline(rows, "mtp", kinds)), ("no speculation", baseline(rows, "none", kinds))]
-    for name, row in bases:
-        if row is not None and row["place"] != 0 and row["gain"] is not None:
-            half = row["gain_half_width"]
-            interval = "no interval" if half is None else f"95 % {row['gain'] - half:+.1%} to {row['gain'] + half:+.1%}"
-            gains.append(Gain(f"{row['gain']:+.0%}", f"{figure} over {name} at {at}", interval))
-    tokens = [f"{row['tau']:.2f} of {name}" for name, row in bases if row is not None and row["tau"] is not None]
-    if winner["tau"] is not None and winner["policy"] != "none":
+    bases = [("MTP-1", baseline(confirmed, "mtp")), ("no speculation", baseline(confirmed, "none"))]
+    for name, base in bases:
+        if base is not None and base.place != 0 and base.gain is not None:
+            half = base.gain_half_width
+            interval = "no interval" if half is None else f"95 % {base.gain - half:+.1%} to {base.gain + half:+.1%}"
+            gains.append(Gain(f"{base.gain:+.0%}", f"{figure} over {name} at {at}", interval))
+    tokens = [f"{tau:.2f} of {name}" for name, base in bases if base is not None and (tau := base.of("tau")[0]) is not None]
+    (tau, _), (budget, _) = winner.of("tau"), winner.of("budget")
+    if tau is not None and budget is not None and run.policy != NO_DRAFTER:
         against = f", against {listed(tokens)}" if tokens else ""
-        facts.append(f"At {at} it commits {winner['tau']:.2f} tokens per round{against}.")
+        facts.append(f"At {at} it commits {tau:.2f} tokens per round{against}.")
         facts.append(
-            f"It verifies {winner['budget']:.2f} tokens per request and step, of {winner['gamma'] + 1} that it could; "
-            f"{winner['budget'] - winner['tau']:.2f} of them are thrown away."
+            f"It verifies {budget:.2f} tokens per request and step, of {run.recording.gamma + 1} that it could; "
+            f"{budget - tau:.2f} of them are thrown away."
         )
-    others = [r for r in rows if r["role"] == "next best" and r["gain"] is not None]
+    others = [(one, one.gain) for one in confirmed if one.role == "next best" and one.gain is not None]
     if others:
-        half = others[0]["gain_half_width"] or math.inf
-        clear = "" if abs(others[0]["gain"]) > half else ", within the interval"
-        facts.append(f"The runner-up, {configuration(others[0])}, is {others[0]['gain']:.1%} behind{clear}.")
-    decided = choices(sensitive, winner["load"])
+        other, gain = others[0]
+        clear = "" if abs(gain) > (other.gain_half_width or math.inf) else ", within the interval"
+        facts.append(f"The runner-up, {configuration(other)}, is {gain:.1%} behind{clear}.")
+    decided = choices(study, winner.load)
     if decided and len(facts) < 3:
-        facts.append("What decides: " + listed([row["words"] for row in decided[:3]]) + ".")
+        facts.append("What decides: " + listed([one.words for one in decided[:3]]) + ".")
     remarks = [
-        f"Simulated at {at}: {winner['throughput']:,.0f} tokens/s/GPU, {winner['tps']:.1f} of a user. Intervals are of "
-        f"traffic and simulation: {winner['prompts']} held-out prompts, drawn {winner['draws']} times."
+        f"Simulated at {at}: {winner.of('throughput')[0]:,.0f} tokens/s/GPU, {winner.of('tps')[0]:.1f} of a user. Intervals "
+        f"are of traffic and simulation: {winner.prompts} held-out prompts, drawn {winner.draws} times."
     ]
-    if winner["feasible"] is False:
+    if winner.feasible is False:
         remarks.append("It breaks a bound on the held-out prompts, and so did every runner-up that was confirmed.")
-    if not winner["exact"]:
+    if not winner.exact:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, "", study.profile["name"], Load.parse(winner["load"]))
+    return Headline(headline, gains, facts, remarks, "", study.profile.name, winner.load)
 
 
 # --- of a sweep -------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def from_sweep(view: View) -> Headline | None:
     if not view.capacities:
         if not view.systems:
             return None
-        where = f"On {view.sweep.profile['name']} nothing that was simulated"
+        where = f"On {view.sweep.profile.name} nothing that was simulated"
         if all(row.keeps_up is False for system in view.systems for row in view.rows(system)):
             return Headline(f"{where} keeps up with what arrives: overload.")
         return Headline(f"{where} keeps the bound: {view.promises}.")
@@ -161,7 +162,7 @@ def from_sweep(view: View) -> Headline | None:
         gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; {name} delivers {base.throughput:,.0f}"))
         unclear += [] if value > half else [name]
     doubt = f", which is not clearly more than {listed(unclear)}" if unclear else ""
-    headline = f"On {view.sweep.profile['name']}{where} run {view.name(best.system)}: {much}{doubt}."
+    headline = f"On {view.sweep.profile.name}{where} run {view.name(best.system)}: {much}{doubt}."
     facts = [
         fact for fact in (_tokens(view, best, bases["mtp"]), _seconds(view, best, bases["mtp"]), _over_load(view)) if fact
     ]
@@ -176,7 +177,7 @@ def from_sweep(view: View) -> Headline | None:
         remarks.append(f"It keeps {view.bounds} up to the highest load simulated ({_load(best)}): there may be more.")
     if not best.near.exact:
         remarks.append("Its policy looks at old confidences: replaying sampled drafts under it is an approximation.")
-    return Headline(headline, gains, facts, remarks, "", view.sweep.profile["name"], best.near.load)
+    return Headline(headline, gains, facts, remarks, "", view.sweep.profile.name, best.near.load)
 
 
 def _amount(capacity: Capacity) -> str:

@@ -8,19 +8,20 @@ from typing import Any, Final
 
 import polars as pl
 
-from results.figures.common import PROMPT_SOURCES, listed, load_name
+from results.figures.common import PROMPT_SOURCES, listed
 from results.figures.sensitivity import Sensitivity
-from results.figures.study import Study
 from results.figures.sweep import Sweep
 from results.figures.validation import Validation
 from results.store.queries import Origin
+from results.store.rows import plan_row
 from results.store.runs import Provenance
 from results.store.simulations import Simulation
-from simulator.hardware.profile import same_model
+from results.store.studies import Study
+from simulator.hardware.profile import Profile, same_model
 from simulator.numbers import counted
 
 Facts = list[tuple[str, list[str]]]
-Profiles = Sequence[Mapping[str, Any]]
+Profiles = Sequence[Profile]
 
 WORDS: Final[Sequence[tuple[str, str]]] = (
     ("round, step", "A round drafts tokens for a request, verifies them and commits what the target keeps. A step is one "
@@ -60,8 +61,8 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
         hardware = run.host.get("gpu") or run.host.get("cpu")
         asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
     else:
-        model = model or _model_name(str(made.profile.get("model", "")))
-        asked = f"What to run for {model} on {made.profile['name']} under {_traffic(made)}?"
+        model = model or _model_name(made.profile.model)
+        asked = f"What to run for {model} on {made.profile.name} under {_traffic(made)}?"
     return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
 
 
@@ -72,9 +73,9 @@ def _model_name(model: str) -> str:
 
 def _traffic(made: Sweep | Study) -> str:
     """Loads, and the mix of domains where one was asked for."""
-    labels = [load_name(str(load)) for load in made.plan.get("loads") or []]
-    mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.get("weights") or {}).items()]
-    told = listed(labels) if 0 < len(labels) < 3 else _spanned(labels[0], labels[-1]) if labels else "load"
+    labels = [load.label for load in made.plan.loads]
+    mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.weights or {}).items()]
+    told = listed(labels) if len(labels) < 3 else _spanned(labels[0], labels[-1])
     return f"{told} of {listed(mix)}" if mix else told
 
 
@@ -110,13 +111,13 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
     return [f"Run {run.run_id}. {text}" for text in found] if several else found
 
 
-def model_notice(profile: Mapping[str, Any], run: Provenance | None) -> list[str]:
+def model_notice(profile: Profile, run: Provenance | None) -> list[str]:
     """Warns of a profile that is of another model than the traces."""
     target = "" if run is None else run.target
-    if same_model(str(profile.get("model", "")), target):
+    if same_model(profile.model, target):
         return []
     return [
-        f"The hardware profile {profile['name']} is of {profile['model']}, the traces are of {target or 'another'}: "
+        f"The hardware profile {profile.name} is of {profile.model}, the traces are of {target or 'another'}: "
         "what is simulated is no system that exists."
     ]
 
@@ -131,8 +132,8 @@ def sweep_notices(sweep: Sweep, points: Sequence[Simulation]) -> list[str]:
         found.append(f"{len(failed)} of {every} of the sweep failed: {failed[0]}.")
     texts = dict.fromkeys(warning for point in points for warning in point.warnings)
     found += [f"{sum(text in point.warnings for point in points)} of {every}: {text}." for text in texts]
-    if sweep.believed:
-        found.append(f"Policies decided by the profile {sweep.believed}, which is not the one that was simulated.")
+    if (believed := sweep.plan.believed) is not None:
+        found.append(f"Policies decided by the profile {believed.name}, which is not the one that was simulated.")
     return found
 
 
@@ -179,24 +180,24 @@ def of_run(run: Provenance) -> Facts:
 def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
     """About a sweep and its profile; here and below, `told` are profiles that need not be told again."""
     plan = sweep.plan
-    engine = [f"{name.replace('_', ' ')} {plan[name]}" for name in _ENGINE if plan.get(name) is not None]
+    engine = [f"{name.replace('_', ' ')} {value}" for name in _ENGINE if (value := getattr(plan, name)) is not None]
     return [
         *_made("sweep", sweep.sweep_id, sweep),
         *_profile(sweep.profile, told),
-        ("policies believe", [sweep.believed or "the same profile"]),
-        ("drafts", [sweep.drafting]),
-        ("loads", [", ".join(load_name(str(load)) for load in plan.get("loads") or [])]),
-        ("bounds", [", ".join(plan.get("slas") or []) or "none"]),
+        ("policies believe", ["the same profile" if plan.believed is None else plan.believed.name]),
+        ("drafts", [plan.drafting]),
+        ("loads", [", ".join(load.label for load in plan.loads)]),
+        ("bounds", [", ".join(map(str, plan.slas)) or "none"]),
         ("engine", [", ".join(engine)]),
-        ("seeds", [f"{plan.get('seed', 0)}, {plan.get('replications', 1)} of each point"]),
+        ("seeds", [f"{plan.seed}, {plan.replications} of each point"]),
         *_code(sweep),
     ]
 
 
 def of_study(study: Study, told: Profiles = ()) -> Facts:
     """About a study and its profile."""
-    plan = {name: value for name, value in study.plan.items() if name != "profile" and value not in (None, [])}
-    plan |= {"loads": [load_name(load) for load in study.loads]}
+    plan = {name: value for name, value in plan_row(study.plan).items() if name != "profile" and value not in (None, [])}
+    plan |= {"loads": [load.label for load in study.plan.loads]}
     said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
     return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]
 
@@ -270,15 +271,12 @@ def _code(made: Origin) -> Facts:
     return [("git revision", [made.git_revision or "unknown"]), ("versions", [versions(made.packages)])]
 
 
-def _profile(profile: Mapping[str, Any], told: Profiles) -> Facts:
+def _profile(profile: Profile, told: Profiles) -> Facts:
     if profile in told:
-        return [("hardware", [f"{profile['name']}, as above"])]
-    facts = profile.get("provenance") or {}
-    lines = [f"{name}: {value}" for name, value in facts.items()] if isinstance(facts, Mapping) else [str(facts)]
-    what = (
-        f"{profile['name']} · {profile.get('device', '?')} · of {profile.get('model', '?')} · {profile.get('gpus', '?')} GPU"
-    )
-    return [("hardware", [what, f"source: {profile.get('source', '?')}", *lines])]
+        return [("hardware", [f"{profile.name}, as above"])]
+    what = f"{profile.name} · {profile.device} · of {profile.model} · {profile.gpus} GPU"
+    facts = [f"{name}: {value}" for name, value in profile.provenance.items()]
+    return [("hardware", [what, f"source: {profile.source}", *facts])]
 
 
 def _plain(value: Any) -> str:

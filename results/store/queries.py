@@ -11,6 +11,8 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from simulator.hardware.profile import Profile, parse_profile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
@@ -23,14 +25,14 @@ class Origin:
     git_revision: str | None
     packages: Mapping[str, str]
     """Distribution → version."""
-    profile: Mapping[str, Any]
-    """Name, device, model, source, gpus, and `provenance`: where its numbers come from."""
+    profile: Profile
+    """What it was simulated with."""
 
 
-def origin(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an `Origin` from a row that has them as columns, JSON as text."""
+def origin(row: Mapping[str, Any], profile: Profile | None = None) -> dict[str, Any]:
+    """The fields of an `Origin` from a row that has them as columns, JSON as text; the profile, unless it is known."""
     plain = {name: row[name] for name in ("run_id", "command", "created_at", "git_revision")}
-    return plain | {name: json.loads(row[name]) for name in ("packages", "profile")}
+    return plain | {"packages": json.loads(row["packages"]), "profile": profile or parse_profile(row["profile"])}
 
 
 def has_table(con: duckdb.DuckDBPyConnection, *names: str) -> bool:

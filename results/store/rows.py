@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.load import Load
 from simulator.policies import Fixed, PolicySpec
@@ -169,8 +170,11 @@ def plan_row(plan: msgspec.Struct) -> dict[str, Any]:
 
 
 def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
-    """A plan that `plan_row` wrote, its values parsed again. Raises msgspec.ValidationError, ValueError or InputError."""
-    return msgspec.convert({name: _read(name, value) for name, value in row.items()}, kind)
+    """A plan that `plan_row` wrote, its values parsed again. Raises InputError for one that another version has stored."""
+    try:
+        return msgspec.convert({name: _read(name, value) for name, value in row.items()}, kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InputError(f"a stored plan cannot be read: {error}; another version of Specyard made it") from None
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

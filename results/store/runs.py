@@ -74,6 +74,12 @@ def kinds_of(run: Mapping[str, Any]) -> dict[str, str]:
     return {name: kind_of(name, drafter) for name, drafter in run["drafters"].items()}
 
 
+def kinds_in(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
+    """The same of a run by its id."""
+    rows = con.execute("SELECT drafters FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    return kinds_of({"drafters": json.loads(rows[0][0])}) if rows else {}
+
+
 TARGET_FILES: Final = {
     "hash": "weights",
     "tokenizer_hash": "tokenizer or chat template",

@@ -1,19 +1,192 @@
-"""Studies in the database: what the tuner tried, confirmed and found."""
+"""Studies in the database: what the tuner tried, confirmed and found, read and written in one place as values."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
 
 import duckdb
+import msgspec
 
 from results.store.database import Store, decoded_rows, insert_row, utc_now
+from results.store.queries import Origin, first_row, has_table, origin
+from results.store.rows import read_plan
+from results.store.runs import kinds_in
 from results.store.subjects import STUDY
+from simulator.configuration import Configuration
+from simulator.load import Load
+from simulator.plan import StudyPlan
 
 Row = Mapping[str, Any]
-_FOUND = ("confirmations", "sensitivities")
+State = Literal["complete", "cut", "failed"]
+TABLES: Final = ("studies", "trials", "confirmations", "sensitivities")
+OFF: Final = ("load", "mix", "verify", "elsewhere")
+"""Kinds of `sensitivities` in which something is not what was assumed."""
+
+
+class StudyTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `trials`, as far as it is of what was tried and what came of it: the search's own part is the tuner's."""
+
+    load: Load
+    number: int
+    origin: str
+    state: State
+    """Cut: clearly worse than another one, and therefore simulated shortly; its figures are estimates all the same."""
+    configuration: Configuration
+    figures: Mapping[str, float | None] | None
+    """None of a failed trial."""
+    feasible: bool | None
+    error: str | None
+
+    def of(self, figure: str) -> float | None:
+        """A figure; None where there is none."""
+        return (self.figures or {}).get(figure)
+
+
+class StudyConfirmation(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `confirmations`: a configuration on the held-out prompts."""
+
+    load: Load
+    place: int
+    """In the order in which they are shown: the winner has 0."""
+    role: str
+    error: str | None
+    configuration: Configuration
+    exact: bool
+    """Whether replaying has the law of a live run."""
+    prompts: int
+    draws: int
+    figures: Mapping[str, float | None] | None
+    """None where it came to none, for which there is an error; a figure that is not finite is None."""
+    half_widths: Mapping[str, float | None] | None
+    gain: float | None
+    """The gain of the winner over this one, as a share; None of the winner itself."""
+    gain_half_width: float | None
+    violations: Mapping[str, float] | None
+    feasible: bool | None
+
+    def of(self, figure: str) -> tuple[float | None, float | None]:
+        """A figure and half the width of its interval; None each where there is none."""
+        return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
+
+    def row(self) -> dict[str, Any]:
+        """The row as the database and JSON hold it."""
+        found: dict[str, Any] = {}
+        for name, value in msgspec.structs.asdict(self).items():
+            found |= self.configuration.row() if name == "configuration" else {name: value}
+        return found | {"load": str(self.load)}
+
+
+class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `sensitivities`: what a knob decides, or how the winner stands where something is off."""
+
+    load: Load
+    kind: str
+    """'choice': a knob set otherwise; 'load', 'mix', 'verify' or 'elsewhere': something is off. Studies of before 0.4 have
+    'importance', which is not what decides."""
+    what: str
+    """The knob, or what is off; of 'elsewhere' the other load as it is stored."""
+    share: float | None = None
+    """The importance, of the objective's variance."""
+    best: Configuration | None = None
+    """The configuration that is best then, of those compared."""
+    value: str | int | None = None
+    """The value of a choice's knob in it."""
+    state: State = "complete"
+    """The state of its trial: a cut one's figures are estimates."""
+    moved: bool | None = None
+    """Whether another than the winner is best then."""
+    loss: float | None = None
+    """The share that is lost by setting the knob otherwise, or by keeping the winner."""
+    keeps: bool | None = None
+    """Whether bounds are kept then: of a choice by any, else by the winner."""
+
+    def row(self) -> dict[str, Any]:
+        """The row as the database and JSON hold it."""
+        best: dict[str, Any] | None = None if self.best is None else dict(self.best.row())
+        if best is not None and self.kind == "choice":
+            best |= {"value": self.value, "state": self.state}
+        names = ("kind", "what", "share", "best", "moved", "loss", "keeps")
+        return {"load": str(self.load), **{name: getattr(self, name) for name in names}, "best": best}
+
+    @property
+    def words(self) -> str:
+        """What a choice decides; estimates come of trials that were cut short."""
+        if self.loss is None:
+            return f"{self.what} (any other that was tried breaks a bound)"
+        about = "" if self.state == "complete" else "about "
+        return f"{self.what} ({about}{max(self.loss, 0):.1%} less with {self.value})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study(Origin):
+    """A row of `studies`, with all that was found."""
+
+    study_id: str
+    finished_at: datetime | None
+    plan: StudyPlan
+    trials: tuple[StudyTrial, ...]
+    """Loads in their order, each in the order in which its trials were proposed."""
+    confirmations: tuple[StudyConfirmation, ...]
+    """Loads in their order, each with its winner first."""
+    sensitivities: tuple[StudySensitivity, ...]
+
+
+def read_study(con: duckdb.DuckDBPyConnection, study_id: str) -> Study:
+    """A study. Raises LookupError for one that is not there, and InputError for a plan that is not of this version."""
+    row = first_row(con, "SELECT * FROM studies WHERE study_id = ?", study_id) if has_table(con, *TABLES) else None
+    if row is None:
+        raise LookupError(f"no study {study_id!r} in this database")
+    plan, kinds = read_plan(json.loads(row["plan"]), StudyPlan), kinds_in(con, row["run_id"])
+    places = {load: place for place, load in enumerate(plan.loads)}
+    tried = [_read(each, StudyTrial, plan, kinds) for each in _rows(con, study_id, "trials", "load, number")]
+    confirmed = read_confirmations(con, study_id, plan, kinds)
+    return Study(
+        study_id=study_id, finished_at=row["finished_at"], plan=plan, **origin(row, plan.profile),
+        trials=tuple(sorted(tried, key=lambda each: places.get(each.load, len(places)))),
+        confirmations=tuple(sorted(confirmed, key=lambda each: places.get(each.load, len(places)))),
+        sensitivities=tuple(read_sensitivities(con, study_id, plan, kinds)),
+    )  # fmt: skip
+
+
+def read_confirmations(
+    con: duckdb.DuckDBPyConnection, study_id: str, plan: StudyPlan, kinds: Mapping[str, str]
+) -> list[StudyConfirmation]:
+    """What was confirmed, loads apart, each with its winner first. Raises InputError for a policy unknown here."""
+    rows = _rows(con, study_id, "confirmations", "load, place")
+    return [_read(row, StudyConfirmation, plan, kinds) for row in rows]
+
+
+def read_sensitivities(
+    con: duckdb.DuckDBPyConnection, study_id: str, plan: StudyPlan, kinds: Mapping[str, str]
+) -> list[StudySensitivity]:
+    """What decides, and how far the optimum moves. Raises InputError for a policy unknown here."""
+    found = []
+    for row in _rows(con, study_id, "sensitivities", "rowid"):
+        then = row["best"] or {}
+        best = Configuration.read(then, plan.drafting, kinds) if then else None
+        values = {"load": Load.parse(row["load"]), "best": best, **{n: then[n] for n in ("value", "state") if n in then}}
+        found.append(msgspec.convert({**row, **values}, StudySensitivity))
+    return found
+
+
+def _read(row: Row, kind: type[Any], plan: StudyPlan, kinds: Mapping[str, str]) -> Any:
+    """A row of what was run, its values parsed."""
+    values = {"load": Load.parse(row["load"]), "configuration": Configuration.read(row, plan.drafting, kinds)}
+    return msgspec.convert({**row, **values}, kind)
+
+
+def _rows(
+    con: duckdb.DuckDBPyConnection, study_id: str, table: str, order: str, load: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a study, their JSON decoded, of one load or of all."""
+    where, values = ("", [study_id]) if load is None else (" AND load = ?", [study_id, load])
+    sql = f"SELECT * EXCLUDE (study_id) FROM {table} WHERE study_id = ?{where} ORDER BY {order}"
+    return decoded_rows(con.execute(sql, values))
 
 
 class Studies:
@@ -50,31 +223,21 @@ class Studies:
 
     def trials(self, study_id: str, load: str | None = None) -> list[dict[str, Any]]:
         """Rows of `trials` in the order they were proposed, of one load or of all."""
-        return self._of(study_id, "trials", "load, number", load)
+        with self.store.reading() as connection:
+            return _rows(connection, study_id, "trials", "load, number", load)
 
-    def finish(self, study_id: str, confirmations: Sequence[Row], sensitivities: Sequence[Row]) -> None:
+    def finish(
+        self, study_id: str, confirmations: Sequence[StudyConfirmation], sensitivities: Sequence[StudySensitivity]
+    ) -> None:
         """Keep what was confirmed and found, in place of what an earlier end of the study found."""
         with self.store.writing() as connection:
-            for table, rows in zip(_FOUND, (confirmations, sensitivities), strict=True):
+            rows = {"confirmations": [c.row() for c in confirmations], "sensitivities": [s.row() for s in sensitivities]}
+            for table, found in rows.items():
                 connection.execute(f"DELETE FROM {table} WHERE study_id = ?", [study_id])
-                _insert(connection, table, [{"study_id": study_id, **row} for row in rows])
+                _insert(connection, table, [{"study_id": study_id, **row} for row in found])
             connection.execute(
                 "UPDATE studies SET finished_at = ?, failure = NULL WHERE study_id = ?", [utc_now(), study_id]
             )
-
-    def confirmations(self, study_id: str) -> list[dict[str, Any]]:
-        """Rows of `confirmations`, loads apart, each with its winner first."""
-        return self._of(study_id, "confirmations", "load, place")
-
-    def sensitivities(self, study_id: str) -> list[dict[str, Any]]:
-        """Rows of `sensitivities`."""
-        return self._of(study_id, "sensitivities", "rowid")
-
-    def _of(self, study_id: str, table: str, order: str, load: str | None = None) -> list[dict[str, Any]]:
-        where, values = ("", [study_id]) if load is None else (" AND load = ?", [study_id, load])
-        with self.store.reading() as connection:
-            sql = f"SELECT * EXCLUDE (study_id) FROM {table} WHERE study_id = ?{where} ORDER BY {order}"
-            return decoded_rows(connection.execute(sql, values))
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:

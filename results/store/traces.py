@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import duckdb
 import numpy as np
 
 from results.store.rows import matrix
-from simulator.drafter_kinds import kind_of
+from results.store.runs import kinds_in
 from simulator.errors import InputError
 from simulator.records import Anchors, Recording
 from simulator.traces import Trace, TracedResponse
@@ -51,12 +50,7 @@ def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording
     assert accept_prob is not None
     anchors = Anchors(table["drafted"].to_numpy(), table["accepted"].to_numpy(), accept_prob, *optional)
     told = tuple(TracedResponse(*r[:5]) for r in responses)
-    return Trace(drafter, told, offsets, anchors, responses[0][6], _kind(con, run_id, drafter))
-
-
-def _kind(con: duckdb.DuckDBPyConnection, run_id: str, drafter: str) -> str:
-    [(declared,)] = con.execute("SELECT drafters FROM runs WHERE run_id = ?", [run_id]).fetchall()
-    return kind_of(drafter, json.loads(declared).get(drafter, {}))
+    return Trace(drafter, told, offsets, anchors, responses[0][6], kinds_in(con, run_id).get(drafter, drafter))
 
 
 def all_sure(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> bool:

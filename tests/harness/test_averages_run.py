@@ -13,7 +13,7 @@ import pytest
 
 from harness.console import Watcher
 from harness.published.averages import Stated, averages_of, drafter_of, publish_averages, target_of
-from harness.sweeps.plan import SweepPlan, points
+from harness.sweeps.plan import points
 from results.store.database import Store
 from results.store.recordings import Recordings, choose_drafting
 from results.store.runs import provenance
@@ -22,6 +22,7 @@ from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import same_model
 from simulator.load import Arrivals, Load, Users
+from simulator.plan import SweepPlan
 from simulator.records import Recording
 from simulator.sla import Sla
 

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from harness.cli.simulate import _gpus, print_sweep
-from harness.sweeps.plan import SweepPlan
 from results.store.database import Store
 from results.store.simulations import Simulation
 from simulator.configuration import Configuration, System
 from simulator.decision import Decision, Range
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
+from simulator.plan import SweepPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.vllm import VLLM

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from results.published import PAPER
+from results.store.rows import profile_row
+from simulator.hardware.profile import Curve, Profile, dump_profile
 
 SCHEMA = sorted((PAPER.parents[1] / "store" / "schema").glob("*.sql"))
 RUN = "3f9c"
@@ -24,14 +26,10 @@ TASKS = {
     "mt-bench": "chat",
     "alpaca": "chat",
 }
-PROFILE = {
-    "name": "h100/toy",
-    "device": "H100",
-    "model": "tiny",
-    "source": "roofline",
-    "gpus": 1,
-    "provenance": {"by": "hand"},
-}
+PROFILE = Profile(
+    name="h100/toy", device="H100", model="tiny", source="roofline", provenance={"by": "hand"}, kv_capacity_tokens=100_000,
+    verify=Curve((1,), (0.004,)),
+)  # fmt: skip
 LOADS = (1, 8, 64, 256)
 
 
@@ -186,7 +184,7 @@ def add_sweep(
     con: duckdb.DuckDBPyConnection,
     points: Sequence[Mapping[str, Any]] | None = None,
     *,
-    profile: Mapping[str, Any] = PROFILE,
+    profile: Profile = PROFILE,
 ) -> None:
     """A sweep over loads with the bound mean tps ≥ 50; by default of three drafters, a scheduler and a bound."""
     if points is None:
@@ -202,19 +200,9 @@ def add_sweep(
             point(i, *who, users, peak * users / (1 + users / 40) + 0.01 * i)
             for i, (who, users, peak) in enumerate(systems)
         ]  # fmt: skip
-    insert(
-        con,
-        "profiles",
-        [
-            {
-                "profile_hash": "abc",
-                **{k: profile[k] for k in ("name", "device", "model", "source", "gpus")},
-                "profile": dict(profile),
-            }
-        ],
-    )
+    insert(con, "profiles", [profile_row(profile) | {"profile_hash": "abc"}])
     sweep = {"sweep_id": "5eed", "run_id": RUN, "created_at": "2026-02-01 11:00", "finished_at": "2026-02-01 11:01"}
-    plan = {"profile": json.dumps(profile), "loads": [f"users:{n}/0" for n in LOADS], "slas": ["mean_tps>=50"], "seed": 0}
+    plan = {"profile": dump_profile(profile), "loads": [f"users:{n}/0" for n in LOADS], "slas": ["mean_tps>=50"], "seed": 0}
     insert(
         con, "sweeps", [sweep | {"command": "harness simulate latest", "plan": plan, "git_revision": None, "packages": {}}]
     )
@@ -223,7 +211,7 @@ def add_sweep(
 
 def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None:
     """A study at 64 users, on the profile of `add_sweep`: six trials, of which one is cut short and one failed."""
-    plan = {"profile": json.dumps(PROFILE), "loads": ["users:64/0"], "slas": ["mean_tps>=50"], "objective": "throughput"}
+    plan = {"profile": dump_profile(PROFILE), "loads": ["users:64/0"], "slas": ["mean_tps>=50"], "objective": "throughput"}
     study = {"study_id": "57ad", "run_id": RUN, "created_at": "2026-02-01 12:00", "finished_at": "2026-02-01 12:01"}
     insert(con, "studies", [study | {"command": "tuner search", "plan": plan, "profile_hash": "abc", "packages": {}}])
     tried: list[tuple[str, int, str, int | None, int]] = [
@@ -260,7 +248,7 @@ def add_study(con: duckdb.DuckDBPyConnection, *, confirmed: bool = True) -> None
         row |= {"figures": {"throughput": throughput, "tps": tps, "tau": 2.5, "budget": 4.0}, "feasible": True, "gain": gain}
         row |= {"half_widths": {"throughput": 50, "tps": None}, "gain_half_width": gain and 0.05}
         insert(con, "confirmations", [row])
-    mtp = {"drafter": "mtp", "gamma": 1, "policy": "fixed:1", "request_cap": 256}
+    mtp = {"drafter": "mtp", "gamma": 1, "policy": "fixed:1", "confidences": "none", "request_cap": 256}
     common = {"study_id": "57ad", "load": "users:64/0", "best": mtp, "keeps": True}
     cut = mtp | {"value": "mtp", "state": "cut"}
     insert(con, "sensitivities", [

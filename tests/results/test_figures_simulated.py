@@ -13,8 +13,9 @@ from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
 from results.figures.sweep import Sweep, baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
 from results.store.simulations import Simulation
+from results.store.studies import StudySensitivity, read_study
 from simulator.configuration import System
-from simulator.load import Load
+from simulator.load import Load, Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.sla import Sla
@@ -149,7 +150,7 @@ def test_parts_of_a_step_sum_to_it() -> None:
     assert parts["ms"].to_list() == pytest.approx([1, 2, 0.5, 4])
     assert parts["share"].sum() == pytest.approx(1)
     assert sweep.profile == PROFILE
-    assert sweep.slas == [TPS50]
+    assert sweep.plan.slas == [TPS50]
 
 
 def test_the_latest_sweep_of_a_run_that_came_to_something() -> None:
@@ -178,30 +179,25 @@ def test_trials_know_the_best_so_far_and_the_front() -> None:
     add_run(con)
     add_sweep(con, [])
     add_study(con)
-    study = study_figure.study(con, "57ad")
-    assert (study.loads, study.slas, study.figure) == (["users:64/0"], ["mean_tps>=50"], "throughput")
-    trials = study_figure.trials(con, study)
+    study = read_study(con, "57ad")
+    assert (study.plan.loads, study.plan.slas, study_figure.made_large(study)) == ([Users(64)], [TPS50], "throughput")
+    trials = study_figure.frame(study_figure.tried(study))
     # 5,000 breaks the bound, 4,000 was cut short, the last failed.
     assert trials["best"].to_list() == [2000, 3500, 3500, 5200, 5200, 5200]
     assert trials["front"].to_list() == [False, False, False, True, True, False]
-    confirmed = study_figure.confirmations(con, study).to_dicts()
-    assert [row["role"] for row in confirmed] == ["winner", "next best", "default", "default"]
-    assert (confirmed[0]["throughput"], confirmed[0]["throughput_half_width"], confirmed[0]["tps_half_width"]) == (
-        5200,
-        50,
-        None,
-    )
-    assert study_figure.baseline(confirmed, "mtp", {})["gain"] == 0.5  # type: ignore[index]
-    assert study_figure.baseline(confirmed, "none", {})["gain"] == 1.6  # type: ignore[index]
-    sensitive = study_figure.sensitivities(con, study)
-    assert sensitive["best"].to_list() == [None, None, *["mtp γ=1 fixed:1"] * 4]
-    assert [(r["what"], r["loss"], r["value"], r["estimated"]) for r in study_figure.choices(sensitive, "users:64/0")] == [
-        ("request cap", None, None, False), ("drafter", 0.33, "mtp", True),
+    confirmed = study.confirmations
+    assert [one.role for one in confirmed] == ["winner", "next best", "default", "default"]
+    assert (confirmed[0].of("throughput"), confirmed[0].of("tps")) == ((5200, 50), (75, None))
+    assert study_figure.baseline(confirmed, "mtp").gain == 0.5  # type: ignore[union-attr]
+    assert study_figure.baseline(confirmed, "none").gain == 1.6  # type: ignore[union-attr]
+    assert [one.best and one.best.system.short for one in study.sensitivities] == [None, None, *["mtp γ=1 fixed:1"] * 4]
+    assert [(one.what, one.loss, one.value, one.state) for one in study_figure.choices(study, Users(64))] == [
+        ("request cap", None, None, "complete"), ("drafter", 0.33, "mtp", "cut"),
     ]  # fmt: skip
     # Where the winner breaks a bound, what it loses is no percentage.
-    assert study_figure.HowFar.of(sensitive.to_dicts()) == (3, 1, 1, 0.02)
-    unknown = {"kind": "load", "keeps": None, "loss": None, "moved": None}
-    broken = {"kind": "mix", "keeps": False, "loss": -0.5, "moved": True}
+    assert study_figure.HowFar.of(study.sensitivities) == (3, 1, 1, 0.02)
+    unknown = StudySensitivity(load=Users(64), kind="load", what="77 users")
+    broken = StudySensitivity(load=Users(64), kind="mix", what="+20% code", keeps=False, loss=-0.5, moved=True)
     assert study_figure.HowFar.of([unknown, broken]) == (1, 1, 0, 0.0)
 
 
@@ -230,7 +226,7 @@ def test_a_database_without_studies_or_validations_has_none() -> None:
     assert validation.find_validation(con, [RUN]) is None
     assert sensitivity.find_sensitivity(con, [RUN]) is None
     with pytest.raises(LookupError, match="no study 'gone'"):
-        study_figure.study(con, "gone")
+        read_study(con, "gone")
 
 
 def test_validated_points_know_their_error_and_interval() -> None:
@@ -241,7 +237,7 @@ def test_validated_points_know_their_error_and_interval() -> None:
     assert validation.find_validation(con, [RUN]) == "a1"
     found = validation.validation(con, "a1")
     assert (found.points, found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
-    assert (found.profile["name"], found.believed) == ("h100/toy", "h100/toy")
+    assert (found.profile.name, found.believed) == ("h100/toy", "h100/toy")
     points = validation.validated(con, "a1")
     assert points["quantity"].to_list() == ["throughput", "tau", "step"] * 2
     assert points["error"].to_list() == pytest.approx([0.1, 0.05, -0.02] * 2)
@@ -271,7 +267,7 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
     add_tolerances(con)
     assert sensitivity.find_sensitivity(con, [RUN]) == "70"
     found = sensitivity.sensitivity(con, "70")
-    assert (found.objective, found.clear, found.profile["name"]) == ("throughput", 0.01, "h100/toy")
+    assert (found.objective, found.clear, found.profile.name) == ("throughput", 0.01, "h100/toy")
     frame = sensitivity.deviations(con, "70")
     assert frame.height == 3 * 7
     assert frame["users"].unique().to_list() == [4, 64]

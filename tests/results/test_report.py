@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.cli.app import app
 from results.figures import style
 from results.report import compose
 from results.report.export import write_tables
+from simulator.hardware.profile import dump_profile
 from tests.results.database import (
     LOADS,
     PROFILE,
@@ -277,7 +279,7 @@ def test_the_title_of_traces_of_no_model_names_that_of_the_profile() -> None:
     con = recorded(source="synthesised")
     con.execute("UPDATE runs SET target = '{}', host = '{}'").fetchall()
     assert "(synthesised)" in compose.compose(con, RUN).title
-    add_sweep(con, profile=PROFILE | {"model": "Qwen/Qwen3-4B"})
+    add_sweep(con, profile=replace(PROFILE, model="Qwen/Qwen3-4B"))
     assert "Qwen3-4B on h100/toy" in compose.compose(con, RUN).title
 
 
@@ -295,7 +297,7 @@ def test_a_lead_within_the_noise_is_called_unclear() -> None:
 
 def test_a_profile_of_another_model_is_warned_of() -> None:
     con = recorded()
-    add_sweep(con, profile=PROFILE | {"model": "Qwen/Qwen3-4B"})
+    add_sweep(con, profile=replace(PROFILE, model="Qwen/Qwen3-4B"))
     text = Page(compose.render(con, RUN)).text
     assert "The hardware profile h100/toy is of Qwen/Qwen3-4B, the traces are of the tiny target" in text
     con = recorded()
@@ -464,7 +466,8 @@ def test_published_values_step_back_beside_another_model() -> None:
     assert "DeepSeek-V4" not in Page(compose.render(con, RUN)).text
     con.execute("""UPDATE runs SET target = '{"source": "Qwen/Qwen3-4B"}'""").fetchall()
     assert {trace["opacity"] for trace in published("conditional-acceptance-math")} == {0.7}
-    con.execute("""UPDATE profiles SET profile = json_merge_patch(profile, '{"model": "DeepSeek-V4-Flash"}')""").fetchall()
+    served = dump_profile(replace(PROFILE, model="DeepSeek-V4-Flash"))
+    con.execute("UPDATE sweeps SET plan = json_merge_patch(plan, ?)", [json.dumps({"profile": served})]).fetchall()
     assert len(published("frontier-plot")) >= 4
     assert compose.render(con, RUN).count("DeepSeek-V4 in production, in the paper") == 2  # legends of the two figures
 

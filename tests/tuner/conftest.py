@@ -14,9 +14,10 @@ from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Users
+from simulator.plan import StudyPlan
 from tuner.course import scenario_of, traces_of
 from tuner.objective import Scenario
-from tuner.plan import StudyInputs, StudyPlan, space_of, study_inputs
+from tuner.plan import StudyInputs, space_of, study_inputs
 from tuner.search import Run, Search
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)

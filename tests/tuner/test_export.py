@@ -20,10 +20,12 @@ from rich.console import Console
 from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
 from results.store.decisions import models_of
+from results.store.studies import StudyConfirmation
 from simulator.decision import Decision
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
 from simulator.mix import Mix
+from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import Models, batch_rows
@@ -35,21 +37,21 @@ from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.display import _print_table_of_all_loads
 from tuner.export import better, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
-from tuner.plan import StudyInputs, StudyPlan
+from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
-from tuner.stored import AtLoad, Row, StoredStudy
+from tuner.stored import AtLoad, StoredStudy
 
 
-def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> Row:
+def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> StudyConfirmation:
     """What was confirmed beside a winner, as far as an export reads it."""
-    return Row(
+    return StudyConfirmation(
         load=Users(64), place=1, role=role, error=None, configuration=configuration("dspark", 7, policy), exact=True,
         prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
         gain_half_width=gain_half_width, violations=None, feasible=None,
     )  # fmt: skip
 
 
-def found_with(*beside: Row) -> AtLoad:
+def found_with(*beside: StudyConfirmation) -> AtLoad:
     """What was found at a load, with nothing but this beside the winner."""
     return AtLoad(trials={}, errors=[], decision=None, winner=None, beside=list(beside), closest=None, sensitivities=[])
 

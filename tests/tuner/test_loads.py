@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from results.store.database import Store
-from results.store.studies import Studies
+from results.store.studies import Studies, StudyConfirmation
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
+from simulator.plan import StudyPlan
 from simulator.simulation import EngineLimits
 from simulator.sla import Sla
 from tests.tuner.configurations import configuration
@@ -21,8 +22,7 @@ from tuner.display import by_role, capacity
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, Scenario, TrialJob, weighted
-from tuner.plan import StudyPlan
-from tuner.stored import Row, read_study
+from tuner.stored import read_study
 from tuner.study import resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -50,7 +50,7 @@ def test_rows_of_one_role_stand_together() -> None:
     common |= dict.fromkeys(("error", "figures", "half_widths", "gain", "gain_half_width", "violations", "feasible"))
     common |= {"load": Users(4), "configuration": configuration("mtp", 1, "fixed:1"), "exact": True}
     roles = ["winner", "next best", "default", "in vLLM", "default", "next best"]
-    rows = by_role([Row(place=place, role=role, **common) for place, role in enumerate(roles)])
+    rows = by_role([StudyConfirmation(place=place, role=role, **common) for place, role in enumerate(roles)])
     assert [row.place for row in rows] == [0, 1, 5, 2, 4, 3]
 
 

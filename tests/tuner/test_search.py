@@ -15,10 +15,11 @@ from harness.console import Watcher
 from results.store.database import Store, without_nan
 from results.store.decisions import decisions
 from results.store.runs import kinds_of
-from results.store.studies import Studies
+from results.store.studies import Studies, read_study
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
+from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from simulator.simulation import prepare, redrawn
@@ -27,7 +28,7 @@ from simulator.traces import split_of
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
 from tuner.objective import Scenario, TrialJob, TrialWorker
-from tuner.plan import StudyInputs, StudyPlan
+from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, study_of
 from tuner.search import Result, Run, Search, search
@@ -47,7 +48,8 @@ def stored(store: Store, study_id: str) -> list[dict[str, Any]]:
     studies = Studies(store)
     with store.reading() as connection:
         decided = [{str(load): decision.row() for load, decision in decisions(connection, study_id).items()}]
-    rows = [*studies.trials(study_id), *studies.confirmations(study_id), *studies.sensitivities(study_id), *decided]
+        found = read_study(connection, study_id)
+    rows = [*studies.trials(study_id), *(one.row() for one in (*found.confirmations, *found.sensitivities)), *decided]
     return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
 
 
@@ -114,8 +116,10 @@ def none_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: Store, study: str, grounds: Any) -> None:
-    for load in map(str, OPTIONS["loads"]):
-        rows = [r for r in Studies(store).confirmations(study) if r["load"] == load]
+    with store.reading() as connection:
+        found = read_study(connection, study)
+    for load in OPTIONS["loads"]:
+        rows = [one.row() for one in found.confirmations if one.load == load]
         assert rows[0]["role"] == "winner"
         assert rows[0]["feasible"]
         assert rows[0]["figures"]["tps"] >= 100
@@ -131,9 +135,8 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
         assert bound["gain"] < 0
         none = none_of(rows)
         assert none["gain"] - none["gain_half_width"] > 0.5
-    kinds = {(s["load"], s["kind"]) for s in Studies(store).sensitivities(study)}
-    assert kinds == {
-        (load, kind) for load in map(str, OPTIONS["loads"]) for kind in ("choice", "load", "mix", "verify", "elsewhere")
+    assert {(one.load, one.kind) for one in found.sensitivities} == {
+        (load, kind) for load in OPTIONS["loads"] for kind in ("choice", "load", "mix", "verify", "elsewhere")
     }
 
 

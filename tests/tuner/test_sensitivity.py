@@ -34,8 +34,7 @@ WINNER = configuration("dspark", 7, "lagged_scheduler:2", "calibrated")
 def losses(found: list[Trial], winner: Configuration = WINNER) -> dict[str, tuple[object, float | None]]:
     """By knob, in their order: its value in the best of the others, and what is lost."""
     return {
-        row["what"]: ((row["best"] or {}).get("value"), None if row["loss"] is None else round(row["loss"], 9))
-        for row in decisive(found, winner)
+        one.what: (one.value, None if one.loss is None else round(one.loss, 9)) for one in decisive(found, winner, Users(64))
     }
 
 
@@ -72,12 +71,12 @@ def test_only_what_keeps_the_bounds_is_an_alternative() -> None:
         (configuration("dspark", 5, "fixed:5"), 0, "failed", 0),
     )
     assert losses(found) == {"drafter": (None, None), "policy": ("fixed", 0.1)}
-    assert [row["keeps"] for row in decisive(found, WINNER)] == [False, True]
+    assert [one.keeps for one in decisive(found, WINNER, Users(64))] == [False, True]
 
 
 def test_what_was_cut_short_is_said_to_be() -> None:
     found = trials((WINNER, 1000, "complete", -1), (configuration("mtp", 1, "fixed:1"), 500, "cut", -1))
-    states = {row["what"]: row["best"]["state"] for row in decisive(found, WINNER)}
+    states = {one.what: one.state for one in decisive(found, WINNER, Users(64))}
     assert states == {"drafter": "cut", "policy": "cut"}
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
+from simulator.plan import SAMPLERS, StudyPlan
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from tests.tuner.configurations import configuration, plain
-from tuner.names import SAMPLERS
 from tuner.objective import Scenario, TrialJob
-from tuner.plan import StudyInputs, StudyPlan
+from tuner.plan import StudyInputs
 from tuner.samplers import propose, study_of
 from tuner.search import Run, Search
 from tuner.space import COORDINATES, OfferedRecording, PointChooser, Space, SuggestedChooser, leaf, request_caps

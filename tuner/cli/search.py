@@ -96,8 +96,8 @@ def search(
         from simulator.decision import draws_at
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
+        from simulator.plan import StudyPlan
         from simulator.serving.engines import engine_of
-        from tuner.plan import StudyPlan
         from tuner.study import resume_study, start_study
 
         store = Store(out / "specyard.duckdb")

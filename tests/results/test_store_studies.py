@@ -1,0 +1,50 @@
+"""Studies as the store keeps them: values in, the same values out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from results.store.database import Store
+from results.store.rows import plan_row, profile_row
+from results.store.studies import Studies, StudyConfirmation, StudySensitivity, read_study
+from simulator.configuration import Configuration
+from simulator.load import Arrivals, Load, Users
+from simulator.plan import StudyPlan
+from simulator.policies import PolicySpec
+from simulator.records import Recording
+from tests.results.database import PROFILE
+from tests.results.test_store import INFO
+
+RUN = Configuration(Recording("dspark", 2, "calibrated", "greedy"), PolicySpec("prefix_scheduler"), 64)
+PLAN = StudyPlan(profile=PROFILE, loads=[Users(64), Arrivals(2)], objective="throughput", drafting="greedy")
+
+
+def confirmed(load: Load, place: int, configuration: Configuration = RUN) -> StudyConfirmation:
+    return StudyConfirmation(
+        load=load, place=place, role="default" if place else "winner", error=None, configuration=configuration, exact=True,
+        prompts=9, draws=5, figures={"tps": 50.0, "tau": None}, half_widths={"tps": 1.5}, gain=0.25 if place else None,
+        gain_half_width=None, violations={"tps>=50": -0.01}, feasible=True,
+    )  # fmt: skip
+
+
+def test_what_was_found_goes_in_and_comes_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "specyard.duckdb")
+    made = {"run_id": store.create_run(INFO), "command": "tuner search", "packages": {"torch": "2"}}
+    study_id = Studies(store).create({**made, "plan": plan_row(PLAN), "profile_hash": PROFILE.digest}, profile_row(PROFILE))
+    confirmations = [confirmed(load, place) for load in PLAN.loads for place in (0, 1)]
+    confirmations[1] = confirmed(Users(64), 1, Configuration.plain(64))
+    sensitivities = [
+        StudySensitivity(load=Users(64), kind="choice", what="γ", best=RUN, value=2, state="cut", loss=0.1, keeps=True),
+        StudySensitivity(load=Users(64), kind="choice", what="drafter", keeps=False),
+        StudySensitivity(load=Arrivals(2), kind="elsewhere", what="users:64/0", best=RUN, moved=False, loss=0, keeps=True),
+        StudySensitivity(load=Arrivals(2), kind="mix", what="+20% code"),
+    ]
+    Studies(store).finish(study_id, confirmations, sensitivities)
+    with store.reading() as connection:
+        found = read_study(connection, study_id)
+        with pytest.raises(LookupError, match="no study 'gone'"):
+            read_study(connection, "gone")
+    assert (found.plan, found.profile, found.packages, found.trials) == (PLAN, PROFILE, {"torch": "2"}, ())
+    assert (found.confirmations, found.sensitivities) == (tuple(confirmations), tuple(sensitivities))
