@@ -17,6 +17,23 @@ class System:
     recording: Recording
     policy: PolicySpec
 
+    @classmethod
+    def parse(cls, text: str, drafting: KeptDrafting, kinds: Mapping[str, str]) -> System:
+        """From what `short` gave; how drafts are chosen, and of which kind each drafter is, is told elsewhere.
+
+        Raises InputError for a policy there is not.
+        """
+        drafter, _, rest = text.rpartition(" γ=")
+        gamma, _, policy = rest.partition(" ")
+        if not drafter:
+            return cls(NO_RECORDING, PolicySpec.parse(text))
+        return cls(Recording(drafter, int(gamma), drafting=drafting, kind=kinds.get(drafter, "")), PolicySpec.parse(policy))
+
+    @property
+    def drafter(self) -> str:
+        """The drafter's name; `none` without."""
+        return self.recording.drafter
+
     @property
     def short(self) -> str:
         """The system as people call it, without what its policy decides from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
-    from harness.sweeps.sensitivity import BreakEven
+    from results.store.sensitivities import BreakEven
 
 
 def sensitivity(
@@ -58,16 +59,14 @@ def sensitivity(
             )  # fmt: skip
         with watching() as watcher:
             found = run_sensitivity(store, store.find_run(name), plan, objective, watcher, drafting=drafting)
-        print_sensitivities(found, as_json=as_json)
+        print_sensitivities(found.break_evens, as_json=as_json)
 
 
-def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
+def print_sensitivities(found: Sequence[BreakEven], *, as_json: bool) -> None:
     """How far things may be off before another configuration wins."""
     if as_json:
-        print_json("sensitivity", {"sensitivities": found})
+        print_json("sensitivity", {"sensitivities": [one.row() for one in found]})
         return
-    from results.figures.common import load_name
-
     heads = ("what is off", "holds from", "to", "lost at ±30 %", "then wins")
     lines, last = list[list[str]](), None
     for t in found:
@@ -76,8 +75,8 @@ def print_sensitivities(found: list[BreakEven], *, as_json: bool) -> None:
         ]
         losses = " / ".join(f"{one.loss:.1%}" for one in (t.deviations[0], t.deviations[-1]))
         if t.load != last:
-            lines.append([f"{load_name(t.load)}: {t.winner} wins, by {t.margin:.1%}"])
-        lines.append([f"  {t.what}", *ends, losses, t.instead or "–"])
+            lines.append([f"{t.load.label}: {t.winner} wins, by {t.margin:.1%}"])
+        lines.append([f"  {t.what}", *ends, losses, str(t.instead or "–")])
         last = t.load
     console = plain_console()
     print_table(console, heads, lines, ("lost at ±30 %",))

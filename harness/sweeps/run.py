@@ -18,7 +18,8 @@ from simulator.plan import SweepPlan
 from simulator.records import Drafting
 
 if TYPE_CHECKING:  # these take seconds
-    from harness.sweeps.sensitivity import BreakEven, Objective
+    from harness.sweeps.sensitivity import Objective
+    from results.store.sensitivities import Sensitivity
 
 
 IN_PROCESS = 32
@@ -82,7 +83,7 @@ def _carry_out(
 
 def run_sensitivity(
     store: Store, run_id: str, plan: SweepPlan, objective: Objective, watcher: Watcher, *, drafting: Drafting | None = None
-) -> list[BreakEven]:
+) -> Sensitivity:
     """Break-evens of the configurations and loads that a sweep with this plan simulates; stored too. Raises InputError."""
     plan = drafting_as(plan, store, run_id, drafting, watcher)
     recordings, every = _fitting(store, run_id, plan, watcher)

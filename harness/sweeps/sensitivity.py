@@ -7,24 +7,26 @@ believing the profile as it is: that is what being wrong about it means.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from harness.console import Watcher
 from harness.parts import Parts
 from harness.sweeps.plan import SweepPoint
-from results.store.database import Store
+from results.store.database import Store, utc_now
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
-from results.store.rows import plan_row, profile_row
-from results.store.sensitivities import Sensitivities
+from results.store.rows import plan_row
+from results.store.sensitivities import BreakEven, Deviation, Sensitivity, keep_sensitivity
+from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.hardware.whatif import accepting, confident, slower
-from simulator.load import Load, Users
+from simulator.load import Load
 from simulator.plan import SweepPlan
-from simulator.records import NO_RECORDING
+from simulator.records import Recording
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare, ready, simulate
 
@@ -34,36 +36,6 @@ CLEAR = 0.01
 """Another configuration wins where it has so much more of the objective: less is no reason to change."""
 Objective = Literal["throughput", "tps"]
 Change = Callable[[Setup, Prepared, float], tuple[Setup, Prepared]]
-
-
-@dataclass(frozen=True, slots=True)
-class Deviation:
-    """What is best where something is off."""
-
-    what: str
-    off: float
-    """0.1: 10 % more than assumed."""
-    best: str
-    loss: float
-    """Share of the objective lost by keeping the configuration that is best where nothing is off: 0.01 is 1 %."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakEven:
-    """How far one thing may be off at one load before another configuration clearly wins."""
-
-    load: str
-    what: str
-    winner: str
-    """Where nothing is off."""
-    margin: float
-    """By how much it then beats the next: 0.01 is 1 %."""
-    down: float | None
-    up: float | None
-    """Break-even, interpolated: −0.12 is 12 % less than assumed; None where the winner holds throughout."""
-    instead: str | None
-    """Who wins first beyond it."""
-    deviations: tuple[Deviation, ...]
 
 
 def _part(name: Literal["verify", "draft", "overhead"]) -> Change:
@@ -101,7 +73,7 @@ CHANGES: Mapping[str, Change] = {
 
 def break_evens(
     every: Sequence[SweepPoint],
-    recorded: Mapping[Any, Prepared],
+    recorded: Mapping[Recording, Prepared],
     objective: Objective,
     watcher: Watcher,
     parts: Parts | None = None,
@@ -116,16 +88,16 @@ def break_evens(
     total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
 
     def values(some: Sequence[SweepPoint], change: Change | None, off: float) -> dict[str, float]:
-        found = {}
+        found = dict[str, float]()
         for point in some:
             setup, prepared = point.setup, recorded[point.recording]
             if change is not None:
                 setup, prepared = change(setup, prepared, 1 + off)
-            found[_name(point)] = getattr(simulate(setup, prepared), objective).value
+            found[_system(point).short] = getattr(simulate(setup, prepared), objective).value
             watcher.advance("simulating", done + len(found), total)
         return found
 
-    def kept(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[str, float]:
+    def kept(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[System, float]:
         nonlocal done
 
         def make() -> dict[str, float]:
@@ -133,7 +105,7 @@ def break_evens(
 
         found = make() if parts is None else parts.part(f"{load} {what} {off}", dict[str, float], make)
         done += len(some)
-        return found
+        return {system: found[system.short] for system in map(_system, some)}
 
     result = []
     for load, some in by_load.items():
@@ -141,29 +113,22 @@ def break_evens(
             raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
         now = kept(load, some, "nothing", None, 0.0)
         for what, change in CHANGES.items():
-            result.append(
-                judge(_written(load), what, {0.0: now} | {off: kept(load, some, what, change, off) for off in OFF})
-            )
+            result.append(judge(load, what, {0.0: now} | {off: kept(load, some, what, change, off) for off in OFF}))
     return result
 
 
-def _written(load: Load) -> str:
-    """The load as sensitivities have been stored from the first: of users who do not think, without the 0."""
-    return f"users:{load.users}" if isinstance(load, Users) and not load.think_s else str(load)
-
-
-def judge(load: str, what: str, values: Mapping[float, Mapping[str, float]]) -> BreakEven:
+def judge(load: Load, what: str, values: Mapping[float, Mapping[System, float]]) -> BreakEven:
     """From the objective of every configuration where something is so much off; 0 is among them."""
-    now = {name: v for name, v in values[0.0].items() if not math.isnan(v)}
-    winner = max(now, key=lambda name: now[name])
-    margin = now[winner] / max(v for name, v in now.items() if name != winner) - 1
+    now = {system: v for system, v in values[0.0].items() if not math.isnan(v)}
+    winner = max(now, key=lambda system: now[system])
+    margin = now[winner] / max(v for system, v in now.items() if system != winner) - 1
     deviations = []
     leads: dict[float, float] = {}
     for off, found in sorted(values.items()):
-        others = {name: v for name, v in found.items() if name != winner and not math.isnan(v)}
+        others = {system: v for system, v in found.items() if system != winner and not math.isnan(v)}
         leads[off] = found[winner] / max(others.values()) - 1 + CLEAR
-        best = winner if leads[off] >= 0 else max(others, key=lambda name: others[name])
-        deviations.append(Deviation(what, off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
+        best = winner if leads[off] >= 0 else max(others, key=lambda system: others[system])
+        deviations.append(Deviation(off, best, max(1 - found[winner] / max(found[winner], *others.values()), 0.0)))
     down, up = _break_even(leads, -1), _break_even(leads, 1)
     lost = [x for x in deviations if x.best != winner]
     instead = min(lost, key=lambda x: abs(x.off)).best if lost else None
@@ -179,31 +144,25 @@ def _break_even(leads: Mapping[float, float], sign: int) -> float | None:
     return None
 
 
-def _name(point: SweepPoint) -> str:
-    r, policy = point.configuration.recording, point.setup.policy
-    return str(policy) if r == NO_RECORDING else f"{r.drafter} γ={r.gamma} {policy}"
+def _system(point: SweepPoint) -> System:
+    """What competes; what its policy is shown goes without saying."""
+    return System(point.configuration.recording.showing("none"), point.setup.policy)
 
 
 def sensitivities(
     store: Store, run_id: str, plan: SweepPlan, recordings: Recordings, every: Sequence[SweepPoint], objective: Objective,
     watcher: Watcher,
-) -> list[BreakEven]:  # fmt: skip
+) -> Sensitivity:  # fmt: skip
     """Break-evens of the points of a plan; stored too. Raises InputError."""
     recorded = {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}
     ready(watcher.say)
     parts = Parts(store.file.parent, "sensitivity", [run_id, plan_row(plan), objective], watcher)
-    found = break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher, parts)
-    common = {
-        "run_id": run_id, "command": command_line(), "objective": objective, "seconds": plan.seconds, "seed": plan.seed,
-        "clear": CLEAR, "drafting": plan.drafting, "git_revision": git_revision(), "packages": package_versions(),
-    }  # fmt: skip
-    rows = [common | _row(t) for t in found]
-    Sensitivities(store).add(rows, profile_row(plan.profile))
+    found = Sensitivity(
+        sensitivity_id=secrets.token_hex(3), run_id=run_id, created_at=utc_now(), command=command_line(),
+        git_revision=git_revision(), packages=package_versions(), profile=plan.profile, objective=objective,
+        seconds=plan.seconds, seed=plan.seed, clear=CLEAR, drafting=plan.drafting,
+        break_evens=tuple(break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher, parts)),
+    )  # fmt: skip
+    keep_sensitivity(store, found)
     parts.done()
     return found
-
-
-def _row(found: BreakEven) -> dict[str, Any]:
-    """The row of the database, where deviations were called looks from the first."""
-    row = asdict(found)
-    return row | {"looks": row.pop("deviations")}

@@ -78,12 +78,6 @@ def load_name(text: str) -> str:
     return text if load is None else load.label
 
 
-def users_of(text: str) -> int | None:
-    """The users of a stored load; None of an open loop, or of a load unknown here."""
-    load = _load(text)
-    return None if load is None else load.users
-
-
 def _load(text: str) -> Load | None:
     try:
         return Load.parse(text)

@@ -40,6 +40,7 @@ from results.store.commands import DEFAULT_OUT, given, typed
 from results.store.decisions import decisions
 from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
+from results.store.sensitivities import read_sensitivity
 from results.store.studies import Study, read_study
 from simulator.hardware.profile import Profile
 from simulator.load import Load
@@ -183,20 +184,20 @@ class _Draft:
             shows, fill_in = simulating(self.runs[0], self.out)
             self.notices.append(f"Nothing was simulated on these runs: `{shows}`{fill_in} shows how they do under load.")
 
-    def add_sensitivity(self, tolerance_id: str | None) -> None:
+    def add_sensitivity(self, sensitivity_id: str | None) -> None:
         """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""
-        if tolerance_id is None:
+        if sensitivity_id is None:
             if self.answer is not None and self.answer.profile:
                 assert self.made is not None
                 hardware = given(self.made.command, "--hardware") or self.answer.profile
                 tells = typed("harness", "sensitivity", self.made.run_id, "--hardware", hardware, out=self.out)
                 self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
             return
-        found, frame = sensitivity.sensitivity(self.con, tolerance_id), sensitivity.deviations(self.con, tolerance_id)
+        found = read_sensitivity(self.con, sensitivity_id)
         run = self._run(found.run_id)
-        self.sections.append(sensitivity.section(found, frame, self.series, self._evidence(found.run_id)))
+        self.sections.append(sensitivity.section(found, self.series, self._evidence(found.run_id)))
         if self.answer is not None and self.answer.profile == found.profile.name:
-            self._remark(sensitivity.sentence(found, frame, sensitivity.closest_load(frame, self.answer.load)))
+            self._remark(sensitivity.sentence(found, sensitivity.closest_load(found, self.answer.load)))
         self._warn(notes.model_notice(found.profile, run))
         self._tell("sensitivity", notes.of_sensitivity(found, self._profiles), found)
 

@@ -9,12 +9,12 @@ from typing import Any, Final
 import polars as pl
 
 from results.figures.common import PROMPT_SOURCES, listed
-from results.figures.sensitivity import Sensitivity
 from results.figures.sweep import Sweep
 from results.figures.validation import Validation
 from results.store.queries import Origin
 from results.store.rows import plan_row
 from results.store.runs import Provenance
+from results.store.sensitivities import Sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import Study
 from simulator.hardware.profile import Profile, same_model
@@ -208,7 +208,7 @@ def of_sensitivity(found: Sensitivity, told: Profiles = ()) -> Facts:
         f"objective {found.objective}, {found.drafting} drafts, {found.seconds:g} simulated seconds a point, "
         f"seed {found.seed}"
     )
-    made = _made("sensitivity", found.tolerance_id, found)
+    made = _made("sensitivity", found.sensitivity_id, found)
     return [*made, *_profile(found.profile, told), ("plan", [plan]), *_code(found)]
 
 

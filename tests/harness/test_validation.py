@@ -22,10 +22,12 @@ from harness.validation.plan import LivePoint, ValidationPlan, choose_points
 from harness.validation.points import first_limits, split_prompts, step_errors, turns
 from harness.validation.replicas import Replicas
 from results.figures.validation import QUANTITIES
+from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import accepting, confident, slower
+from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, Anchors, Recording
 from simulator.simulation import prepare
@@ -173,18 +175,16 @@ def test_one_part_gets_slower_and_no_other() -> None:
 
 
 def test_break_even_lies_between_what_was_looked_at() -> None:
-    values = {
-        -0.2: {"a": 10.0, "b": 6.0}, 0.0: {"a": 10.0, "b": 9.0, "c": 1.0}, 0.1: {"a": 10.0, "b": 10.5},
-        0.3: {"a": 7.0, "b": 14.0},
-    }  # fmt: skip
-    found = judge("users:4", "x", values)
-    assert (found.winner, found.down, found.instead) == ("a", None, "b")
+    a, b, c = (System(Recording(name, 1), PolicySpec.fixed(1)) for name in "abc")
+    values = {-0.2: {a: 10.0, b: 6.0}, 0.0: {a: 10.0, b: 9.0, c: 1.0}, 0.1: {a: 10.0, b: 10.5}, 0.3: {a: 7.0, b: 14.0}}
+    found = judge(Users(4), "x", values)
+    assert (found.winner, found.down, found.instead) == (a, None, b)
     assert found.margin == pytest.approx(1 / 9)
     lead, behind = 10 / 9 - 1 + CLEAR, 1 - CLEAR - 10 / 10.5
     assert found.up == pytest.approx(0.1 * lead / (lead + behind))
-    assert [one.best for one in found.deviations] == ["a", "a", "b", "b"]
+    assert [one.best for one in found.deviations] == [a, a, b, b]
     assert found.deviations[-1].loss == pytest.approx(0.5)
-    assert judge("users:4", "x", {0.0: {"a": 2.0, "b": 1.0}, 0.3: {"a": 2.0, "b": 1.0}}).up is None
+    assert judge(Users(4), "x", {0.0: {a: 2.0, b: 1.0}, 0.3: {a: 2.0, b: 1.0}}).up is None
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,12 +14,14 @@ from results.figures import sensitivity, step_time, validation
 from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
 from results.figures.sweep import Sweep, baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
+from results.store.database import Store
+from results.store.sensitivities import Deviation, keep_sensitivity, read_sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import StudySensitivity, read_study
 from simulator.configuration import System
-from simulator.load import Load, Users
+from simulator.load import Arrivals, Load, Users
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 from simulator.sla import Sla
 from tests.results.database import (
     LOADS,
@@ -32,6 +36,7 @@ from tests.results.database import (
     insert,
     point,
 )
+from tests.results.test_store import INFO
 
 TPS50 = Sla.parse("mean_tps>=50")
 
@@ -266,30 +271,50 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
     add_sweep(con, [])
     add_tolerances(con)
     assert sensitivity.find_sensitivity(con, [RUN]) == "70"
-    found = sensitivity.sensitivity(con, "70")
+    found = read_sensitivity(con, "70")
     assert (found.objective, found.clear, found.profile.name) == ("throughput", 0.01, "h100/toy")
-    frame = sensitivity.deviations(con, "70")
+    frame = sensitivity.frame(found)
     assert frame.height == 3 * 7
     assert frame["users"].unique().to_list() == [4, 64]
-    verify, acceptance = sensitivity.sensitivity_inputs(frame, "users:64")
-    assert (verify["what"], verify["down"], verify["up"], verify["reach"]) == ("seconds of verification", None, 0.12, 0.3)
-    assert (verify["instead_down"], verify["instead_up"]) == (None, "mtp γ=1 fixed:1")
-    assert (verify["loss_down"], verify["loss_up"]) == pytest.approx((0, 0.03))
-    assert (acceptance["down"], acceptance["up"], acceptance["instead_up"]) == (None, None, None)
-    [length] = sensitivity.sensitivity_inputs(frame, "users:4")
-    assert (length["instead_down"], length["instead_up"]) == ("mtp γ=1 fixed:1", None)
+    mtp = System(Recording("mtp", 1), PolicySpec.fixed(1))
+    verify, acceptance = found.at(Users(64))
+    assert (verify.what, verify.down, verify.up, verify.reach) == ("seconds of verification", None, 0.12, 0.3)
+    assert (verify.beyond(-1), verify.beyond(1)) == (None, mtp)
+    assert (verify.loss(-0.3), verify.loss(0.3), verify.loss(0.5)) == (0, pytest.approx(0.03), None)
+    assert (acceptance.down, acceptance.up, acceptance.beyond(1)) == (None, None, None)
+    [length] = found.at(Users(4))
+    assert (length.beyond(-1), length.beyond(1)) == (mtp, None)
     with pytest.raises(LookupError, match="no sensitivity 'gone'"):
-        sensitivity.sensitivity(con, "gone")
+        read_sensitivity(con, "gone")
+
+
+def test_a_sensitivity_goes_in_and_comes_out(tmp_path: Path) -> None:
+    """No speculation among who wins, and a load that is written otherwise than from the first."""
+    con = empty()
+    add_tolerances(con)
+    add_sweep(con, [])
+    one = read_sensitivity(con, "70").break_evens[0]
+    none = System(NO_RECORDING, NO_DRAFTER)
+    others = [
+        replace(one, winner=none, instead=None, load=Users(4, 2.5)),
+        replace(one, load=Arrivals(2.5), deviations=(Deviation(0.1, none, 0.5),)),
+    ]
+    store = Store(tmp_path / "specyard.duckdb")
+    made = replace(read_sensitivity(con, "70"), run_id=store.create_run(INFO), break_evens=(one, *others))
+    keep_sensitivity(store, made)
+    with store.reading() as connection:
+        assert read_sensitivity(connection, "70") == made
 
 
 @pytest.mark.parametrize(
     ("load", "closest"),
-    [("users:64/0", "users:64"), ("users:1", "users:4"), ("users:20/0", "users:64"), ("rate:3/1", "users:64")],
+    [("users:64/0", 64), ("users:1", 4), ("users:20/0", 64), ("rate:3/1", 64)],
 )
-def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: str) -> None:
+def test_a_load_is_told_by_the_closest_that_was_looked_at(load: str, closest: int) -> None:
     con = empty()
     add_tolerances(con)
-    assert sensitivity.closest_load(sensitivity.deviations(con, "70"), Load.parse(load)) == closest
+    add_sweep(con, [])
+    assert sensitivity.closest_load(read_sensitivity(con, "70"), Load.parse(load)) == Users(closest)
 
 
 def test_loads_of_one_kind_are_compared() -> None:
