@@ -14,7 +14,7 @@ from harness.published.synthesis import ASSUMPTIONS, SOURCES, TASKS, synthesize
 from harness.recording.calibrate import calibrate
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
-from results.store.rows import RESPONSE_COLUMNS, dense_tables, round_table
+from results.store.rows import RESPONSE_COLUMNS, TARGET, dense_tables, key_columns, round_table
 from results.store.runs import RunInfo
 from results.store.subjects import RUN
 from results.store.unfinished import begun
@@ -121,7 +121,7 @@ def keep(told: SynthesizedRun, traces: Sequence[Trace], store: Store, say: Calla
         for trace in traces:
             say(f"storing {trace.drafter}: {counted(len(trace.anchors), 'anchor')}")
             dense = ((r.prompt_id, r.turn, anchors) for r, anchors in trace)
-            store.add(run_id, dense_tables(trace.drafter, trace.gamma, dense, trace.drafting))
+            store.add(run_id, dense_tables(trace.recording, dense))
         calibrate(run_id, store, say)
         store.finish_run(run_id)
     return run_id
@@ -131,7 +131,7 @@ def _responses(trace: Trace) -> pa.Table:
     """Responses of the target that never was: lengths, and no words."""
     rows = [
         {
-            "drafter": "none", "gamma": 0, "drafting": "either", "task": r.task, "domain": r.domain,
+            **key_columns(TARGET), "task": r.task, "domain": r.domain,
             "prompt_id": r.prompt_id, "turn": r.turn,
             "prompt_tokens": r.prompt_tokens, "output_tokens": len(anchors) + 1, "finish": "length",
             "token_ids": [], "text": "", "beyond": [],
@@ -144,6 +144,5 @@ def _responses(trace: Trace) -> pa.Table:
 def _plain_rounds(trace: Trace) -> pa.Table:
     """Plain decoding: a token a round."""
     return pa.concat_tables(
-        round_table("none", 0, r.prompt_id, r.turn, [Round(0, 0, 0, 1, (), running=1)] * len(anchors), "either")
-        for r, anchors in trace
+        round_table(TARGET, r.prompt_id, r.turn, [Round(0, 0, 0, 1, (), running=1)] * len(anchors)) for r, anchors in trace
     )

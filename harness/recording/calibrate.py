@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from results.store.database import Store
+from results.store.rows import key_columns
 from simulator.confidence import Quality, fit_estimates, fit_temperatures, quality
 from simulator.numbers import counted
 from simulator.traces import Trace, split_of
@@ -85,7 +86,7 @@ def _row(fit: Trace, test: Trace, k: int) -> dict[str, Any]:
     """What both tables say of position k, from 0."""
     fit_prompts, test_prompts = (len({r.prompt_id for r in trace.responses}) for trace in (fit, test))
     return {
-        "drafter": fit.drafter, "gamma": fit.gamma, "drafting": fit.drafting, "position": k + 1,
+        **key_columns(fit.recording), "position": k + 1,
         "fit_prompts": fit_prompts, "test_prompts": test_prompts, "test_anchors": len(test.anchors),
     }  # fmt: skip
 

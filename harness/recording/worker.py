@@ -25,7 +25,7 @@ from drafters.target import Target, choose_dtype
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt
-from results.store.rows import dense_tables, readings, response_tables
+from results.store.rows import TARGET, dense_tables, readings, response_tables
 from results.store.runs import SpeedSample
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
@@ -203,7 +203,7 @@ class Recorder:
             drafter, limit = self._drafter(name, unit.live.gamma), self.generation.max_new_tokens
             drafting: Drafting = "greedy" if way == "greedy" else "sampled"
             responses = [r for r, _ in self._converse(unit.prompts, limit, live=(name, drafter), drafting=drafting)]
-            return response_tables(name, drafter.gamma, responses, way)
+            return response_tables(unit.live, responses)
         variants = [(name, self._drafter(name, gamma)) for name, gamma in self.variants() if name != "none"]
         beyond = max((d.gamma for _, d in variants), default=0)
         if unit.given:
@@ -286,9 +286,12 @@ class Recorder:
             self.target, drafters, texts, self.sampling,
             drafting=options.drafting, fresh=options.fresh_tails, readings=made,
         ) if drafters else []  # fmt: skip
-        tables = response_tables("none", 0, responses, "either")
+        tables = response_tables(TARGET, responses)
         dense = [
-            dense_tables(name, drafter.gamma, [(r.prompt_id, r.turn, a) for r, a in zip(responses, each, strict=True)], way)
+            dense_tables(
+                Recording(name, drafter.gamma, drafting=way),
+                [(r.prompt_id, r.turn, a) for r, a in zip(responses, each, strict=True)],
+            )
             for (name, drafter), by_way in zip(variants, recorded, strict=True)
             for way, each in by_way.items()
         ]

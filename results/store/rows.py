@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.load import Load
 from simulator.policies import Fixed, PolicySpec
-from simulator.records import Anchors, KeptDrafting, Response, Round
+from simulator.records import NO_RECORDING, Anchors, Recording, Response, Round
 from simulator.replay import replay
 from simulator.serving.engines import engine_of, name_of
 from simulator.sla import Sla
@@ -22,18 +22,18 @@ from simulator.sla import Sla
 PlanT = TypeVar("PlanT", bound=msgspec.Struct)
 
 _FLOATS = pa.list_(pa.float32())
-_DRAFTER = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
+_KEY = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
 RESPONSE_COLUMNS = pa.schema([
-    *_DRAFTER, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
+    *_KEY, ("task", pa.string()), ("domain", pa.string()), ("prompt_id", pa.string()), ("turn", pa.uint8()),
     ("prompt_tokens", pa.uint32()), ("output_tokens", pa.uint32()), ("finish", pa.string()),
     ("token_ids", pa.list_(pa.uint32())), ("text", pa.string()), ("beyond", pa.list_(pa.uint32())),
 ])  # fmt: skip
 _ROUND_COLUMNS = pa.schema([
-    *_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
+    *_KEY, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("round", pa.uint16()), ("drafted", pa.uint8()),
     ("verified", pa.uint8()), ("accepted", pa.uint8()), ("committed", pa.uint8()),
     ("confidence", _FLOATS), ("running", pa.uint16()), ("draft_s", pa.float32()), ("verify_s", pa.float32()),
 ])  # fmt: skip
-_RECORDING_COLUMNS = pa.schema([*_DRAFTER, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
+_RECORDING_COLUMNS = pa.schema([*_KEY, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
 
 _READING_COLUMNS = pa.schema(
     [
@@ -47,30 +47,35 @@ _READING_COLUMNS = pa.schema(
 )
 
 
-def response_tables(
-    drafter: str, gamma: int, responses: Sequence[Response], drafting: KeptDrafting = "sampled"
-) -> dict[str, pa.Table]:
+TARGET: Final = NO_RECORDING.drafted_by("either")
+"""What the target's own responses are kept as."""
+
+
+def key_columns(recording: Recording) -> dict[str, Any]:
+    """A recording's key as all tables have it."""
+    return {"drafter": recording.drafter, "gamma": recording.gamma, "drafting": recording.drafting}
+
+
+def response_tables(recording: Recording, responses: Sequence[Response]) -> dict[str, pa.Table]:
     """The rows of `responses` and `rounds` as Arrow tables, ready to be sent and inserted."""
     rows = [
         {
-            "drafter": drafter, "gamma": gamma, "drafting": drafting, "task": r.task, "domain": r.domain,
+            **key_columns(recording), "task": r.task, "domain": r.domain,
             "prompt_id": r.prompt_id, "turn": r.turn, "prompt_tokens": r.prompt_tokens,
             "output_tokens": len(r.token_ids), "finish": r.finish, "token_ids": list(r.token_ids), "text": r.text,
             "beyond": list(r.beyond),
         }
         for r in responses
     ]  # fmt: skip
-    rounds = [round_table(drafter, gamma, r.prompt_id, r.turn, r.rounds, drafting) for r in responses]
+    rounds = [round_table(recording, r.prompt_id, r.turn, r.rounds) for r in responses]
     return {"responses": pa.Table.from_pylist(rows, RESPONSE_COLUMNS), "rounds": pa.concat_tables(rounds)}
 
 
-def round_table(
-    drafter: str, gamma: int, prompt_id: str, turn: int, rounds: Sequence[Round], drafting: KeptDrafting = "sampled"
-) -> pa.Table:
+def round_table(recording: Recording, prompt_id: str, turn: int, rounds: Sequence[Round]) -> pa.Table:
     """Rows of `rounds` for one response."""
     rows = [
         {
-            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn, "round": i,
+            **key_columns(recording), "prompt_id": prompt_id, "turn": turn, "round": i,
             "drafted": x.drafted, "verified": x.verified, "accepted": x.accepted, "committed": x.committed,
             "confidence": list(x.confidence), "running": x.running, "draft_s": x.draft_s, "verify_s": x.verify_s,
         }
@@ -79,20 +84,19 @@ def round_table(
     return pa.Table.from_pylist(rows, _ROUND_COLUMNS)
 
 
-def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, drafting: KeptDrafting = "sampled") -> pa.Table:
+def anchor_table(recording: Recording, prompt_id: str, turn: int, anchors: Anchors) -> pa.Table:
     """Rows of `anchors` for one response."""
-    count, gamma = anchors.accept_prob.shape
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * gamma)
+    count = len(anchors)
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * anchors.gamma)
 
     def lists(values: npt.NDArray[np.float32] | None) -> pa.Array:
         if values is None:
             return pa.nulls(count, _FLOATS)
         return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values, np.float32).ravel()))
 
+    key = key_columns(recording)
     columns = {
-        "drafter": pa.array([drafter] * count, pa.string()),
-        "gamma": pa.array(np.full(count, gamma, np.uint8)),
-        "drafting": pa.array([drafting] * count, pa.string()),
+        **{name: pa.repeat(pa.scalar(value, kind), count) for (name, kind), value in zip(_KEY, key.values(), strict=True)},
         "prompt_id": pa.array([prompt_id] * count, pa.string()),
         "turn": pa.array(np.full(count, turn, np.uint8)),
         "anchor": pa.array(np.arange(1, count + 1, dtype=np.uint32)),
@@ -106,33 +110,26 @@ def anchor_table(drafter: str, prompt_id: str, turn: int, anchors: Anchors, draf
     return pa.table(columns)
 
 
-def dense_tables(
-    drafter: str, gamma: int, dense: Iterable[tuple[str, int, Anchors]], drafting: KeptDrafting = "sampled"
-) -> dict[str, pa.Table]:
+def dense_tables(recording: Recording, dense: Iterable[tuple[str, int, Anchors]]) -> dict[str, pa.Table]:
     """All rows of a dense recording, from (prompt id, turn, anchors) of each of one or more responses.
 
     Rows of `recordings` and `anchors`, and those of `rounds` that verifying every draft whole comes to.
     """
-    every, policy = list(dense), Fixed(gamma)
-    rounds = (round_table(drafter, gamma, p, t, replay(anchors, policy), drafting) for p, t, anchors in every)
+    every, policy = list(dense), Fixed(recording.gamma)
+    rounds = (round_table(recording, p, t, replay(anchors, policy)) for p, t, anchors in every)
     return {
-        "recordings": recordings(drafter, gamma, [(p, t, len(anchors)) for p, t, anchors in every], drafting),
-        "anchors": pa.concat_tables(anchor_table(drafter, p, t, anchors, drafting) for p, t, anchors in every),
+        "recordings": recordings(recording, [(p, t, len(anchors)) for p, t, anchors in every]),
+        "anchors": pa.concat_tables(anchor_table(recording, p, t, anchors) for p, t, anchors in every),
         "rounds": pa.concat_tables(rounds),
     }
 
 
-def recordings(
-    drafter: str, gamma: int, recorded: Sequence[tuple[str, int, int]], drafting: KeptDrafting = "sampled"
-) -> pa.Table:
+def recordings(recording: Recording, recorded: Sequence[tuple[str, int, int]]) -> pa.Table:
     """Rows of `recordings` from (prompt id, turn, anchors) of each response."""
     rows = [
-        {
-            "drafter": drafter, "gamma": gamma, "drafting": drafting, "prompt_id": prompt_id, "turn": turn,
-            "anchors": anchors,
-        }
+        {**key_columns(recording), "prompt_id": prompt_id, "turn": turn, "anchors": anchors}
         for prompt_id, turn, anchors in recorded
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, _RECORDING_COLUMNS)
 
 

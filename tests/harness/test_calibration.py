@@ -33,10 +33,10 @@ def recorded(file: Path, prompts: int, tokens: int = 400) -> tuple[Store, str]:
         beta = estimated(certainty, WEIGHTS)
         accepted = (rng.random(beta.shape) < beta).cumprod(1).sum(1).astype(np.uint8)
         bare = Anchors(np.full(tokens, 2, np.uint8), accepted, beta)
-        store.add(run_id, response_tables("none", 0, [response]))
+        store.add(run_id, response_tables(Recording("none", 0), [response]))
         for name, anchors in (("eagle3", dataclasses.replace(bare, certainty=certainty)), ("ngram", bare)):
-            tables = {"recordings": recordings(name, 2, [(f"t/{i}", 0, tokens)])}
-            store.add(run_id, {**tables, "anchors": anchor_table(name, f"t/{i}", 0, anchors)})
+            tables = {"recordings": recordings(Recording(name, 2), [(f"t/{i}", 0, tokens)])}
+            store.add(run_id, {**tables, "anchors": anchor_table(Recording(name, 2), f"t/{i}", 0, anchors)})
     return store, run_id
 
 

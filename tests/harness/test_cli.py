@@ -18,6 +18,7 @@ from harness.recording.pair import BUNDLED_PAIRS
 from results.store.database import Store
 from results.store.rows import response_tables
 from simulator.errors import InputError
+from simulator.records import Recording
 from tests.harness.test_run import harness
 from tests.results.test_store import INFO, RESPONSE
 
@@ -44,7 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
 )
 def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "specyard.duckdb")
-    store.add(store.create_run(INFO), response_tables("dspark", 2, [RESPONSE]))
+    store.add(store.create_run(INFO), response_tables(Recording("dspark", 2), [RESPONSE]))
     code = (
         "import sys; from harness.cli.app import app; app(sys.argv[2:], standalone_mode=False); "
         "found = set(sys.argv[1].split(',')) & set(sys.modules); sys.exit(f'imported {found}' if found else 0)"
@@ -135,7 +136,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
 def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, named: str, tmp_path: Path) -> None:
     """What options and files tell, and what the store does: a wrong --pair took 20 s before, a block size 58 s."""
     store = Store(tmp_path / "specyard.duckdb")
-    store.add(store.create_run(INFO), response_tables("dspark", 2, [RESPONSE]))
+    store.add(store.create_run(INFO), response_tables(Recording("dspark", 2), [RESPONSE]))
     code = (
         "import sys; heavy = set(sys.argv[1].split(',')); sys.argv = ['harness', *sys.argv[2:]]\n"
         "from harness.__main__ import main\n"

@@ -11,9 +11,9 @@ import pytest
 from harness.cli.replay import print_replays
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
-from results.store.rows import anchor_table, recordings, response_tables
+from results.store.rows import TARGET, anchor_table, recordings, response_tables
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Anchors, Response, Round
+from simulator.records import Anchors, Recording, Response, Round
 from tests.results.test_store import INFO, both_ways
 
 ACCEPTED = {"sums": [2, 2, 0, 0, 0, 0], "proofs": [0]}
@@ -29,9 +29,9 @@ def store(tmp_path: Path) -> Store:
         plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in accepted)
         response = Response(task, "math", prompt, 0, 5, tuple(range(count + 1)), "", "length", plain)
         anchors = Anchors(np.full(count, 2, np.uint8), np.array(accepted, np.uint8), np.zeros((count, 2), np.float32))
-        store.add(run_id, response_tables("none", 0, [response]))
-        store.add(run_id, {"recordings": recordings("ngram", 2, [(prompt, 0, count)])})
-        store.add(run_id, {"anchors": anchor_table("ngram", prompt, 0, anchors)})
+        store.add(run_id, response_tables(Recording("none", 0), [response]))
+        store.add(run_id, {"recordings": recordings(Recording("ngram", 2), [(prompt, 0, count)])})
+        store.add(run_id, {"anchors": anchor_table(Recording("ngram", 2), prompt, 0, anchors)})
     return store
 
 
@@ -74,12 +74,12 @@ def test_the_change_is_of_the_same_prompts_drawn_for_both(tmp_path: Path) -> Non
     for i in range(12):
         plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(24))
         response = Response("sums", "math", f"sums/{i}", 0, 5, tuple(range(25)), "", "length", plain)
-        store.add(run_id, response_tables("none", 0, [response], "either"))
-        for way, accepted in (("sampled", i % 2 * 3), ("greedy", i % 2 * 2)):
+        store.add(run_id, response_tables(TARGET, [response]))
+        for key, accepted in ((Recording("dspark", 3), i % 2 * 3), (Recording("dspark", 3, drafting="greedy"), i % 2 * 2)):
             count = np.full(24, accepted, np.uint8)
             anchors = Anchors(np.full(24, 3, np.uint8), count, np.zeros((24, 3), np.float32))
-            rows = anchor_table("dspark", f"sums/{i}", 0, anchors, way)  # type: ignore[arg-type]
-            noted = recordings("dspark", 3, [(f"sums/{i}", 0, 24)], way)  # type: ignore[arg-type]
+            rows = anchor_table(key, f"sums/{i}", 0, anchors)
+            noted = recordings(key, [(f"sums/{i}", 0, 24)])
             store.add(run_id, {"recordings": noted, "anchors": rows})
     sampled, greedy = replay_run(store, run_id, None, None, calibrated=False, say=print)
     # Half the prompts take 24 rounds; the others 6, or 8.

@@ -27,6 +27,7 @@ from results.store.database import Store
 from results.store.rows import response_tables
 from results.store.subjects import RUN, STUDY, SUBJECTS, SWEEP, Subject
 from simulator.errors import InputError
+from simulator.records import Recording
 from tests.results.test_store import INFO, RESPONSE
 from tests.results.test_store_leases import WORKER, other
 from tuner.cli.app import app as tuner_app
@@ -212,7 +213,7 @@ def test_a_run_that_is_stopped_later_is_told_to_be_under_way(tmp_path: Path, mon
     store = Store(tmp_path / "my runs" / "specyard.duckdb")
 
     def stop(run_id: str, *arguments: Any) -> None:
-        store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+        store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -100,12 +100,12 @@ def test_a_sweep_or_a_study_goes_alone(store: Store, name: str) -> None:
 
 def test_the_space_is_free_again(store: Store) -> None:
     rng, kept = np.random.default_rng(0), store.create_run(INFO)
-    store.add(kept, response_tables("dspark", 2, [RESPONSE]))
+    store.add(kept, response_tables(Recording("dspark", 2), [RESPONSE]))
     run_id = store.create_run(INFO)
     probs = rng.random((200_000, 7), np.float32)
     anchors = Anchors(np.full(200_000, 7, np.uint8), np.zeros(200_000, np.uint8), probs)
     small = store.file.stat().st_size
-    store.add(run_id, {"anchors": anchor_table("dspark", "sums/0", 0, anchors)})
+    store.add(run_id, {"anchors": anchor_table(Recording("dspark", 7), "sums/0", 0, anchors)})
     (store.file.parent / run_id / "figures").mkdir(parents=True)
     (store.file.parent / run_id / "report.html").write_text("a report")
     grown = store.file.stat().st_size
@@ -202,7 +202,7 @@ def test_commands_refuse_in_a_sentence(store: Store, arguments: list[str], messa
 
 def test_rescue_is_a_command(store: Store, tmp_path: Path) -> None:
     run_id = store.create_run(INFO)
-    store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+    store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
     code, told, _ = command("rescue", "--out", str(tmp_path))
     assert code == 0
     assert "responses: 1 row\n" in told

@@ -17,7 +17,7 @@ import pytest
 import results.store.connection
 import results.store.migration
 from results.store.database import Store
-from results.store.rows import anchor_table, recordings, response_tables
+from results.store.rows import TARGET, anchor_table, recordings, response_tables
 from results.store.runs import RunInfo, SpeedSample
 from simulator.confidence import calibrated
 from simulator.errors import InputError
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_what_goes_in_comes_out(store: Store) -> None:
     run_id = store.create_run(INFO)
-    store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+    store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
     store.add_speed(run_id, [SpeedSample("dspark", 2, 0, "sums/0", 1, 3, 0.5)])
     assert store.recorded_prompts(run_id) == {(Recording("dspark", 2), "sums/0")}
     assert store.timed(run_id) == {(0, "sums/0")}
@@ -68,7 +68,7 @@ def test_a_reader_may_ask_whatever_it_likes(store: Store) -> None:
 
 def test_a_unit_is_written_whole_or_not_at_all(store: Store) -> None:
     run_id = store.create_run(INFO)
-    tables = response_tables("dspark", 2, [RESPONSE])
+    tables = response_tables(Recording("dspark", 2), [RESPONSE])
     doubled = pa.concat_tables([tables["rounds"], tables["rounds"].slice(0, 1)])
     with pytest.raises(duckdb.ConstraintException):
         store.add(run_id, {**tables, "rounds": doubled})
@@ -90,12 +90,13 @@ def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "eagle3": {}, "ngram": {}}))
     plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in range(3))
     other = Response("sums", "math", "sums/1", 0, 9, (5,), "", "length", (), (7, 8))
-    store.add(run_id, response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=plain), other]))
+    store.add(run_id, response_tables(Recording("none", 0), [dataclasses.replace(RESPONSE, rounds=plain), other]))
     lookup = dataclasses.replace(ANCHORS, confidence=None)
     headless = dataclasses.replace(lookup, certainty=ANCHORS.confidence)
     for name, anchors in (("dspark", ANCHORS), ("eagle3", headless), ("ngram", lookup)):
-        rows = anchor_table(name, "sums/0", 0, anchors)
-        store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/1", 0, 0), ("sums/0", 0, 3)])})
+        key = Recording(name, 2)
+        noted = recordings(key, [("sums/1", 0, 0), ("sums/0", 0, 3)])
+        store.add(run_id, {"anchors": anchor_table(key, "sums/0", 0, anchors), "recordings": noted})
     assert store.traced(run_id, "sampled") == [Recording(name, 2) for name in ("dspark", "eagle3", "ngram")]
     trace = store.trace(run_id, Recording("dspark", 2))
     assert [(r.prompt_id, r.prompt_tokens) for r in trace.responses] == [("sums/0", 12), ("sums/1", 9)]
@@ -113,7 +114,7 @@ def test_a_trace_comes_out_as_it_went_in(store: Store) -> None:
 
 def test_calibrated_confidences_are_a_view(store: Store) -> None:
     run_id = store.create_run(INFO)
-    store.add(run_id, {"anchors": anchor_table("dspark", "sums/0", 0, ANCHORS)})
+    store.add(run_id, {"anchors": anchor_table(Recording("dspark", 2), "sums/0", 0, ANCHORS)})
     with store.writing() as connection:
         for position, temperature in ((1, 2.0), (2, 0.5)):
             values = [run_id, "dspark", 2, "sampled", position, temperature, *[1] * 4, *[0.5] * 7]
@@ -138,7 +139,7 @@ def test_an_anchor_takes_less_than_64_bytes(store: Store, kept: str) -> None:
     before = store.file.stat().st_size
     for first in range(0, count, unit):
         part = cut(anchors, slice(first, first + unit))
-        store.add(run_id, {"anchors": anchor_table("dspark", f"sums/{first}", 0, part)})
+        store.add(run_id, {"anchors": anchor_table(Recording("dspark", 7), f"sums/{first}", 0, part)})
     store.finish_run(run_id)
     each = (store.file.stat().st_size - before) / count
     print(f"{each:.1f} bytes an anchor")
@@ -155,7 +156,7 @@ def test_runs_are_found_by_latest_and_prefix(store: Store) -> None:
     with pytest.raises(InputError, match="has no run with results yet"):
         store.find_run("latest")
     for run_id in ids[:2]:
-        store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+        store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
     assert store.find_run("latest") == ids[1]  # nothing came of the last one
     with store.writing() as connection:
         connection.execute("UPDATE runs SET failure = 'its pair is gone' WHERE run_id = ?", [ids[1]])
@@ -255,11 +256,12 @@ def both_ways(store: Store) -> str:
     """A run whose dspark drafted both ways, greedily with other acceptances, and whose n-grams are kept once."""
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}, "ngram": {}}))
     plain = dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)
-    store.add(run_id, response_tables("none", 0, [plain], "either"))
-    for name, way, accepted in (("dspark", "sampled", 2), ("dspark", "greedy", 1), ("ngram", "either", 0)):
+    store.add(run_id, response_tables(TARGET, [plain]))
+    kept = (Recording("dspark", 2), Recording("dspark", 2, drafting="greedy"), Recording("ngram", 2, drafting="either"))
+    for key, accepted in zip(kept, (2, 1, 0), strict=True):
         anchors = dataclasses.replace(ANCHORS, accepted=np.array([accepted, 0, 0], np.uint8))
-        rows = anchor_table(name, "sums/0", 0, anchors, way)  # type: ignore[arg-type]
-        store.add(run_id, {"anchors": rows, "recordings": recordings(name, 2, [("sums/0", 0, 3)], way)})  # type: ignore[arg-type]
+        rows = anchor_table(key, "sums/0", 0, anchors)
+        store.add(run_id, {"anchors": rows, "recordings": recordings(key, [("sums/0", 0, 3)])})
     return run_id
 
 
@@ -280,7 +282,7 @@ def test_recordings_are_kept_by_how_drafts_were_chosen(store: Store) -> None:
 
 def test_drafts_that_were_not_recorded_are_refused(store: Store) -> None:
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
-    store.add(run_id, {"recordings": recordings("dspark", 2, [("sums/0", 0, 3)])})
+    store.add(run_id, {"recordings": recordings(Recording("dspark", 2), [("sums/0", 0, 3)])})
     assert store.draftings(run_id) == ["sampled"]
     with pytest.raises(InputError, match="has no recordings of greedy drafts for --drafting greedy; there are sampled ones"):
         store.traced(run_id, "greedy")
@@ -302,11 +304,11 @@ def test_recordings_of_schema_6_were_of_sampled_drafts_or_hold_for_either(
         ids[temperature] = run_id = store.create_run(info)
         plain = dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)
         for name, tables in {
-            "none": response_tables("none", 0, [plain]),
+            "none": response_tables(Recording("none", 0), [plain]),
             **{
                 name: {
-                    "anchors": anchor_table(name, "sums/0", 0, ANCHORS),
-                    "recordings": recordings(name, 2, [("sums/0", 0, 3)]),
+                    "anchors": anchor_table(Recording(name, 2), "sums/0", 0, ANCHORS),
+                    "recordings": recordings(Recording(name, 2), [("sums/0", 0, 3)]),
                 }
                 for name in ("my draft", "lookup")
             },
@@ -339,9 +341,9 @@ def test_anchors_of_schema_2_are_read_without_certainties(
         (old / file.name).write_text(file.read_text())
     monkeypatch.setattr(results.store.migration, "MIGRATIONS", old)
     run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "dspark": {}}))
-    plain = response_tables("none", 0, [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)])
-    rows = anchor_table("dspark", "sums/0", 0, ANCHORS).drop_columns("certainty")
-    tables = {**plain, "anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", 0, 3)])}
+    plain = response_tables(Recording("none", 0), [dataclasses.replace(RESPONSE, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)])
+    rows = anchor_table(Recording("dspark", 2), "sums/0", 0, ANCHORS).drop_columns("certainty")
+    tables = {**plain, "anchors": rows, "recordings": recordings(Recording("dspark", 2), [("sums/0", 0, 3)])}
     store.add(run_id, {name: table.drop_columns("drafting") for name, table in tables.items()})
     monkeypatch.setattr(results.store.migration, "MIGRATIONS", current)
     trace = store.trace(run_id, Recording("dspark", 2))

@@ -19,9 +19,9 @@ import results.store.migration
 from results.store.connection import StoreError
 from results.store.database import Store
 from results.store.rescue import rescue
-from results.store.rows import anchor_table, recordings, response_tables
+from results.store.rows import TARGET, anchor_table, recordings, response_tables
 from simulator.errors import InputError
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, Recording, Round
 from tests.results.test_store import INFO, RESPONSE
 
 OLD = 6
@@ -185,12 +185,12 @@ def recorded(store: Store, anchors: int) -> str:
     rng, run_id = np.random.default_rng(0), store.create_run(INFO)
     for turn in range(3):
         rows = anchor_table(
-            "dspark", "sums/0", turn,
+            Recording("dspark", 2), "sums/0", turn,
             Anchors(np.full(anchors, 2, np.uint8), np.zeros(anchors, np.uint8), rng.random((anchors, 2), np.float32)),
         )  # fmt: skip
-        store.add(run_id, {"anchors": rows, "recordings": recordings("dspark", 2, [("sums/0", turn, anchors)])})
+        store.add(run_id, {"anchors": rows, "recordings": recordings(Recording("dspark", 2), [("sums/0", turn, anchors)])})
         plain = dataclasses.replace(RESPONSE, turn=turn, rounds=(Round(0, 0, 0, 1, (), 1),) * 3)
-        store.add(run_id, response_tables("none", 0, [plain], "either"))
+        store.add(run_id, response_tables(TARGET, [plain]))
     return run_id
 
 
@@ -246,7 +246,7 @@ import numpy as np
 from results.store.database import Store
 from results.store.rows import anchor_table
 from simulator.errors import InputError
-from simulator.records import Anchors, Round
+from simulator.records import Anchors, Recording, Round
 store, run_id = Store(Path(sys.argv[1])), sys.argv[2]
 resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, 6 << 20))  # no file grows beyond: as a full disk, but for this process
 rng, kept = np.random.default_rng(0), 0
@@ -254,7 +254,7 @@ try:
     while True:
         probs = rng.random((20_000, 7), np.float32)
         anchors = Anchors(np.full(20_000, 7, np.uint8), np.zeros(20_000, np.uint8), probs)
-        store.add(run_id, {"anchors": anchor_table("dspark", f"sums/{kept}", 0, anchors)})
+        store.add(run_id, {"anchors": anchor_table(Recording("dspark", 7), f"sums/{kept}", 0, anchors)})
         kept += 1
 except InputError as error:
     print(kept, type(error).__name__, error)
@@ -263,7 +263,7 @@ except InputError as error:
 
 def test_a_full_disk_loses_nothing_that_was_committed(store: Store) -> None:
     run_id = store.create_run(INFO)
-    store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+    store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
     done = subprocess.run(
         [sys.executable, "-c", FILLS, str(store.file), run_id], capture_output=True, text=True, check=False
     )

@@ -25,6 +25,7 @@ from results.store.rows import response_tables
 from results.store.subjects import RUN
 from results.store.unfinished import Began, begun
 from simulator.errors import InputError
+from simulator.records import Recording
 from tests.results.test_store import INFO, RESPONSE
 
 
@@ -178,7 +179,7 @@ def test_who_lost_its_lease_stores_nothing_more(store: Store) -> None:
     with leased(store, RUN, run_id):
         write(Store(store.file), dataclasses.replace(Lease.mine(run_id), host="far", machine="far away", pid=7))
         with pytest.raises(InputError, match=f"run {run_id}: is at work for process 7 on far since .*; this process ends"):
-            store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+            store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
     assert store.recorded_prompts(run_id) == set()
     assert lease(store, run_id).pid == 7  # and the other's stays
 
@@ -229,7 +230,7 @@ def test_what_cannot_be_resumed_is_whole_or_not_there(store: Store, said: list[s
 
 def record_and_raise(store: Store, run_id: str, began: Began | None, error: BaseException) -> None:
     with begun(store, RUN, run_id, began):
-        store.add(run_id, response_tables("dspark", 2, [RESPONSE]))
+        store.add(run_id, response_tables(Recording("dspark", 2), [RESPONSE]))
         raise error
 
 
