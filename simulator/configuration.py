@@ -67,16 +67,19 @@ class Configuration:
         return cls(NO_RECORDING, NO_DRAFTER, request_cap)
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], drafting: KeptDrafting, kinds: Mapping[str, str]) -> Configuration:
-        """From what `row` made; how drafts are chosen, and of which kind each drafter is, is told elsewhere.
+    def read(
+        cls, row: Mapping[str, Any], drafting: KeptDrafting = "sampled", kinds: Mapping[str, str] | None = None
+    ) -> Configuration:
+        """From what `whole_row` made; of what `row` made, how drafts are chosen and of which kinds drafters are is told.
 
         Raises InputError for a policy there is not.
         """
         policy = PolicySpec.parse(row["policy"])
         if policy == NO_DRAFTER:
             return cls.plain(row["request_cap"])
-        drafter = row["drafter"]
-        recording = Recording(drafter, row["gamma"], row["confidences"], drafting, kinds.get(drafter, ""))
+        drafter, way = row["drafter"], row.get("drafting", drafting)
+        kind = row.get("kind", (kinds or {}).get(drafter, ""))
+        recording = Recording(drafter, row["gamma"], row["confidences"], way, kind)
         return cls(recording, policy, row["request_cap"])
 
     def row(self) -> dict[str, str | int]:
@@ -86,11 +89,6 @@ class Configuration:
             "drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences,
             "request_cap": self.request_cap,
         }  # fmt: skip
-
-    @classmethod
-    def read_whole(cls, row: Mapping[str, Any]) -> Configuration:
-        """From what `whole_row` made. Raises InputError for a policy there is not."""
-        return cls.read(row, row["drafting"], {row["drafter"]: row["kind"]})
 
     def whole_row(self) -> dict[str, str | int]:
         """The configuration with what `row` leaves to be told elsewhere; no kind of drafter without a drafter."""

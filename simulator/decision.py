@@ -22,8 +22,8 @@ from simulator.records import kept_drafting
 from simulator.replay import replays_exactly
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
-from simulator.serving.engines import name_of
-from simulator.sla import Sla, promises
+from simulator.serving.engines import engine_called, name_of
+from simulator.sla import Promise, Sla, canonical, promises
 
 Figure = Literal["throughput", "tps", "goodput"]
 FIGURES: Mapping[Figure, str] = {
@@ -197,9 +197,6 @@ def settle(
 # --- the decision ---------------------------------------------------------------------------------------------------------
 
 
-_NO_SPECULATION = str(Configuration.plain(1))
-
-
 class Range(msgspec.Struct, frozen=True):
     """A figure with its 95 % interval."""
 
@@ -230,16 +227,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Stored and printed as its `row`, for msgspec by itself does not know how configurations and loads are written.
     """
 
-    engine: str
-    """Which runs it; `any` where all policies were allowed."""
+    engine: ServingEngine | None
+    """Which runs it; None where all policies were allowed."""
     profile: str
     source: str
     """Where the profile comes from: measured, fitted, published, roofline or user."""
     load: Load
-    at: str
-    """The load in words."""
-    promise: list[str]
-    """Means, and bounds that hold together as one, as written; empty without."""
+    promise: tuple[Promise, ...]
+    """Empty without."""
     traffic: str
     """Lengths, mix and temperature, in words."""
     replicas: int = 1
@@ -247,10 +242,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     figure: Figure
     reason: str = ""
     """Why nothing can be recommended; what follows is then empty."""
-    run: str = ""
-    """The configuration in words."""
     candidate: Configuration | None = None
-    """The same as a value."""
+    """What is run."""
     command: str = ""
     """For a shell."""
     settings: dict[str, Any] = {}
@@ -269,8 +262,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Share of the draws in which the promise is kept."""
     holds: Range | None = None
     """How many times the load is held within the promise; None where nobody searched, or too few requests tell."""
-    gains: list[Gain] = []
-    """Over no speculation, and over the engine's default with the same drafter."""
+    over_none: Gain | None = None
+    """The gain over no speculation; None where that is what is run, or it gives nothing."""
+    over_default: Gain | None = None
+    """Over what the engine does by default with the same drafter; None where that is what is run, or nothing is drafted."""
     runner_up: Gain | None = None
     better: Gain | None = None
     """What the best that the engine cannot run would add."""
@@ -281,9 +276,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What to do to be surer."""
 
     @property
-    def over_none(self) -> Gain | None:
-        """The gain over no speculation; None where that is what is run, or it gives nothing."""
-        return next((gain for gain in self.gains if gain.over.startswith(_NO_SPECULATION)), None)
+    def run(self) -> str:
+        """The configuration in words; empty where nothing is recommended."""
+        return "" if self.candidate is None else str(self.candidate)
+
+    @property
+    def gains(self) -> list[Gain]:
+        """Over what one would run without asking."""
+        return [gain for gain in (self.over_none, self.over_default) if gain is not None]
 
     @classmethod
     def about(
@@ -294,25 +294,41 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         heat = "" if temperature is None else f"; temperature {temperature:g}"
         errors = profile.relative_errors
         return cls(
-            engine=name_of(None) if engine is None else engine.name,
-            profile=profile.name, source=profile.source, load=load, at=load.label, replicas=replicas,
-            promise=[promise.name for promise in promises(slas)], traffic=traffic + heat, figure=figure,
+            engine=engine, profile=profile.name, source=profile.source, load=load, replicas=replicas,
+            promise=tuple(promises(slas)), traffic=traffic + heat, figure=figure,
             errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
         )  # fmt: skip
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Decision:
         """From what `row` made. Raises InputError for a policy or a load there is not, else msgspec.ValidationError."""
-        candidate = Configuration.read_whole(row["candidate"]) if row["candidate"] else None
-        return msgspec.convert({**row, "load": Load.parse(row["load"]), "candidate": candidate}, cls)
+        told = {name: value for name, value in row.items() if name not in ("at", "run", "gains")}
+        none = str(Configuration.plain(1))
+        for gain in row["gains"]:
+            told["over_none" if gain["over"].startswith(none) else "over_default"] = gain
+        told |= {
+            "engine": engine_called(row["engine"]), "load": Load.parse(row["load"]),
+            "promise": tuple(map(Promise.parse, row["promise"])),
+            "attained": {canonical(name): value for name, value in row["attained"].items()},
+            "candidate": Configuration.read(row["candidate"]) if row["candidate"] else None,
+        }  # fmt: skip
+        return msgspec.convert(told, cls)
 
     def row(self) -> dict[str, Any]:
         """The decision as the database and JSON hold it."""
-        candidate = {} if self.candidate is None else self.candidate.whole_row()
-        row: dict[str, Any] = msgspec.to_builtins(
-            {**msgspec.structs.asdict(self), "load": str(self.load), "candidate": candidate}
-        )
+        plain = {name: value for name, value in msgspec.structs.asdict(self).items() if not name.startswith("over_")}
+        values = {
+            "engine": self.engine_name, "load": str(self.load), "at": self.load.label, "run": self.run,
+            "promise": [promise.name for promise in self.promise],
+            "candidate": {} if self.candidate is None else self.candidate.whole_row(), "gains": self.gains,
+        }  # fmt: skip
+        row: dict[str, Any] = msgspec.to_builtins(plain | values)
         return row
+
+    @property
+    def engine_name(self) -> str:
+        """The engine as its makers write it; `any` where all policies were allowed."""
+        return name_of(None) if self.engine is None else self.engine.name
 
     def without(self, reason: str) -> Decision:
         """That nothing can be recommended, and why."""
@@ -357,25 +373,25 @@ def decide(
         return str(candidate) if candidate.request_cap == run.request_cap else candidate.with_cap
 
     by_default = f"what {name} does with it by default, {words(choice.default)}"
-    over = {words(choice.none): choice.none, by_default: choice.default}
-    gains = [one for other, under in over.items() if (one := gain(other + missing(under), run, under)) is not None]
+    over_none = gain(words(choice.none) + missing(choice.none), run, choice.none)
+    over_default = gain(by_default + missing(choice.default), run, choice.default)
     own = found[run]
 
     def also(name: str) -> Range:
         values = np.array([one[name] for one in own.also])
         return range_of(values[off], float(values[~off].mean()))
 
-    attained = {name: np.array([one[name] for one in own.attained]) for name in stub.promise}
+    attained = {promise.name: np.array([one[promise.name] for one in own.attained]) for promise in stub.promise}
     return msgspec.structs.replace(
         stub,
-        run=str(run), candidate=run, gains=gains, draws=int(off.sum()),
+        candidate=run, over_none=over_none, over_default=over_default, draws=int(off.sum()),
         value=range_of(value[run][off], float(value[run][~off].mean())),
         attained={name: range_of(v[off], float(v[~off].mean())) for name, v in attained.items()},
         tps=also("tps"), p95_ttft=also("p95_ttft"),
         sure=float(np.mean(np.array(own.kept)[off])) if stub.promise else None,
         runner_up=gain(words(choice.runner_up), run, choice.runner_up),
         better=gain(words(choice.better), choice.better, run),
-        next=_next(gains, stub.source), notes=[*stub.notes, *_notes(run, temperature)],
+        next=_next(over_none or over_default, stub.source), notes=[*stub.notes, *_notes(run, temperature)],
     )  # fmt: skip
 
 
@@ -398,11 +414,11 @@ def _notes(run: Configuration, temperature: float | None) -> list[str]:
     return ["the policy looks at old confidences: replaying sampled drafts under it is an approximation"]
 
 
-def _next(gains: Sequence[Gain], source: str) -> str:
-    """What would make the first gain surer: whichever of profile and prompts makes most of its interval."""
-    if not gains:
+def _next(gain: Gain | None, source: str) -> str:
+    """What would make a gain surer: whichever of profile and prompts makes most of its interval."""
+    if gain is None:
         return ""
-    width, held = (r.high - r.low for r in (gains[0].all, gains[0].held))
+    width, held = (r.high - r.low for r in (gain.all, gain.held))
     if width > 1.5 * held:
         how = "step times of the engine itself, measured there, would narrow it (docs/hardware.md)"
         return f"most of the interval is the profile's ({source}): {how}"

@@ -16,7 +16,7 @@ from simulator.mix import Mix
 from simulator.plan import Plan
 from simulator.serving.command import Models, Serving, serve
 from simulator.serving.engine import ServingEngine
-from simulator.sla import attained, promises
+from simulator.sla import promises
 
 HELD_SHARE = 0.3
 """How many more draws have the profile held, as a share of those with another profile each."""
@@ -148,7 +148,7 @@ def _closest(plan: Plan, evidence: Evidence) -> str:
     near = evidence.closest() if plan.slas else None
     if near is None:
         return ""
-    kept = [f"{p.name}: {attained(p.name, near.attained.get(p.name), None)}" for p in promises(plan.slas)]
+    kept = [f"{p.name}: {p.attained(near.attained.get(p.name), None)}" for p in promises(plan.slas)]
     told = ["ever more requests wait"] if near.waits else kept
     return "; " + falls_short(near.configuration.with_cap, told, near.times, plan.replicas)
 

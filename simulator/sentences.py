@@ -11,6 +11,7 @@ from simulator.decision import FIGURES, GAINS, Decision, Gain, Range
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.records import Recording
+from simulator.sla import Promise
 
 
 def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) -> list[str]:
@@ -19,11 +20,11 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     Not `gains` leaves those out where they are set out beside; `brief` ends with how the promise is kept.
     """
     d = decision
-    where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.at}"
-    promise = f", {' and '.join(d.promise)}" if d.promise else ""
+    where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.load.label}"
+    promise = f", {' and '.join(promise.name for promise in d.promise)}" if d.promise else ""
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
-    engine = "" if d.engine == "any" else f", with {d.engine}"
+    engine = "" if d.engine is None else f", with {d.engine.name}"
     assert d.candidate is not None
     cap = counted(d.candidate.request_cap, "request")
     said = [f"Run {d.run}{_drafts(d, d.candidate.recording)}, {cap} at a time at most{engine}: {where}{promise}."]
@@ -44,10 +45,9 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     ]
     if waiting := users is not None and users > room:
         wait = f"{users - room:,} of the {counted(users, 'user')} wait for a place at any time: it serves {room:,} at a time"
-        bounded = not d.promise or any(what in name for name in d.promise for what in ("ttft", "e2e"))
+        bounded = not d.promise or any(sla.measure in ("ttft", "e2e") for promise in d.promise for sla in promise.slas)
         said.append(wait + ("." if bounded else ", and no bound of the promise counts the wait."))
-    for name, kept in d.attained.items():
-        said.append(f"{name}: {_attained(name, kept)}.")
+    said += [f"{promise.name}: {_attained(promise, d.attained[promise.name])}." for promise in d.promise]
     if d.sure is not None and d.sure < 0.975:
         less = "fewer requests at a time" if waiting else _safe(d.holds)
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
@@ -66,9 +66,8 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
             f"The next best, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
         )
     if d.better is not None and d.better.all.low > 0:
-        said.append(
-            f"{d.engine} cannot run {d.better.over}, which would add {_share(d.better.all.value)} ({_interval(d.better)})."
-        )
+        more = f"{_share(d.better.all.value)} ({_interval(d.better)})"
+        said.append(f"{d.engine_name} cannot run {d.better.over}, which would add {more}.")
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(
         f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."
@@ -88,7 +87,7 @@ def told(decision: Decision) -> list[str]:
 def _drafts(d: Decision, recording: Recording) -> str:
     """How drafts are chosen, where that makes a difference."""
     kind = KINDS.get(recording.kind)
-    told = kind is not None and not kind.one_hot and d.settings.get("draft_sample_method")
+    told = kind is not None and not kind.one_hot and d.engine is not None and d.engine.fields.drafting in d.settings
     return f", {recording.drafting} drafts" if told else ""
 
 
@@ -120,8 +119,8 @@ def _doubt(gain: Gain) -> str:
     return "" if gain.clear else ", which may be none"
 
 
-def _attained(name: str, kept: Range) -> str:
-    if name.startswith("mean_"):
+def _attained(promise: Promise, kept: Range) -> str:
+    if promise.share is None:
         return f"{kept.value:.3g} (95 %: {kept.low:.3g} to {kept.high:.3g})"
     value, low, high = (f"{math.floor(1000 * end + 1e-9) / 10:.1f}%" for end in (kept.value, kept.low, kept.high))
     return f"{value} of requests (95 %: {low} to {high})"  # rounded down: never 100 % of which some break it

@@ -109,10 +109,15 @@ class Promise:
 
     slas: tuple[Sla, ...]
 
+    @classmethod
+    def parse(cls, name: str) -> Promise:
+        """A promise by its name. Raises InputError."""
+        return cls(tuple(map(Sla.parse, name.split(_AND))))
+
     @property
     def name(self) -> str:
         """What figures and tables call it."""
-        return " and ".join(map(str, self.slas))
+        return _AND.join(map(str, self.slas))
 
     @property
     def share(self) -> float | None:
@@ -122,6 +127,23 @@ class Promise:
     def kept(self, value: float) -> bool:
         """Whether a share of requests, or their mean, keeps it; nan does not."""
         return self.slas[0].holds(value) if self.share is None else value >= self.share
+
+    def attained(self, value: float | None, kept: bool | None) -> str:
+        """What became of it, for a table: the share that keeps it, or the mean, and whether that is enough: `97 % ✓`,
+        `310 ✗`, or `–` where nobody knows."""
+        said = "" if kept is None else "✓" if kept else "✗"
+        if value is None or math.isnan(value):
+            return said or "–"
+        if self.share is not None:
+            # Never 95 % missed: what is rounded must not seem to keep the promise, nor 100 % that some break.
+            shown = f"{math.floor(1000 * value) / 10:g} %"
+        else:
+            shown = f"{value:.3g}" if self.slas[0].measure == "tps" else f"{1e3 * value:.3g} ms"
+        return f"{shown} {said}".strip()
+
+
+_AND = " and "
+"""Between the bounds of a promise's name."""
 
 
 def promises(slas: Sequence[Sla]) -> list[Promise]:
@@ -134,24 +156,9 @@ def promises(slas: Sequence[Sla]) -> list[Promise]:
 def canonical(name: str) -> str:
     """Bounds as they are written today, for names that older databases keep; other names stay as they are."""
     try:
-        return " and ".join(str(Sla.parse(part)) for part in name.split(" and "))
+        return Promise.parse(name).name
     except InputError:
         return name
-
-
-def attained(name: str, value: float | None, kept: bool | None) -> str:
-    """What became of a promise, for a table: the share that keeps it, or the mean, and whether that is enough: `97 % ✓`,
-    `310 ✗`, or `–` where nobody knows."""
-    said = "" if kept is None else "✓" if kept else "✗"
-    if value is None or math.isnan(value):
-        return said or "–"
-    sla = Sla.parse(name.partition(" and ")[0])
-    if sla.share is not None:
-        # Never 95 % missed: what is rounded must not seem to keep the promise, nor 100 % that some break.
-        shown = f"{math.floor(1000 * value) / 10:g} %"
-    else:
-        shown = f"{value:.3g}" if sla.measure == "tps" else f"{1e3 * value:.3g} ms"
-    return f"{shown} {said}".strip()
 
 
 def share_of(text: str) -> float:

@@ -20,7 +20,7 @@ from simulator.numbers import counted, give_or_take
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
 from simulator.sentences import sentences, told
-from simulator.sla import attained, promises
+from simulator.sla import promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
 from tuner.stored import AtLoad, StoredStudy, read_study
@@ -171,10 +171,10 @@ def _print_load(load: Load, winner: StudyConfirmation, study: StoredStudy, conso
         f"\n{load.label} · {counted(tried, 'configuration')} tried, {counts['cut']} of them shortly{failed} · below: "
         f"{counted(winner.prompts, 'prompt')} the search has not seen, drawn {counted(winner.draws, 'time')}",
     )
-    bounds = [promise.name for promise in promises(plan.slas)]
+    bounds = promises(plan.slas)
     gained = "gain over it" if WANTED[plan.objective][0] != "tps" else "gain over it (tok/s of a user)"
     heads = ["run", "cap", "tok/s/GPU", "mean tok/s of a user", "TTFT p95 ms", "τ", gained]
-    heads += ["promise"] if len(bounds) == 1 else bounds
+    heads += ["promise"] if len(bounds) == 1 else [bound.name for bound in bounds]
     lines: list[list[str]] = []
     role = ""
     for row in by_role([winner, *found.beside]):
@@ -189,7 +189,7 @@ def _print_load(load: Load, winner: StudyConfirmation, study: StoredStudy, conso
             lines.append([who, str(row.configuration.request_cap), row.error])
             continue
         f, broken = row.figures or {}, row.violations or {}
-        kept = [attained(b, f.get(b), broken.get(b, 0) <= 0) for b in bounds]
+        kept = [b.attained(f.get(b.name), broken.get(b.name, 0) <= 0) for b in bounds]
         ttft = "–" if f["p95_ttft"] is None else f"{f['p95_ttft'] * 1e3:.0f}"
         tau = f"{f['tau']:.2f}" if f["tau"] else "–"
         figures = [_interval(row, "throughput", ",.0f"), _interval(row, "tps", ".1f")]

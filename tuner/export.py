@@ -55,7 +55,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
     found = study.loads[load]
     decision = found.decision
     reason = "" if decision is None else decision.reason
-    if decision is not None and decision.candidate is not None and decision.command and decision.engine == VLLM.name:
+    if decision is not None and decision.candidate is not None and decision.command and decision.engine == VLLM:
         told = sentences(decision)
         elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
         head = [

@@ -28,7 +28,7 @@ from harness.console import (
 from harness.options import AsJson, Out, RunName
 from simulator.errors import InputError
 from simulator.numbers import counted
-from simulator.sla import USAGE, Sla, attained, promises, share_of
+from simulator.sla import USAGE, Sla, promises, share_of
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -293,7 +293,7 @@ def _simulation_cells(r: Simulation, plan: SweepPlan) -> list[str]:
     cells += ["–" if figure is None else f"{figure:.2f}" for figure in (r.tau, r.budget)]
     for promise in promises(plan.slas):
         verdict = r.slas.get(promise.name) if _tells(r, plan) else None
-        cells.append("overload ✗" if overload else attained(promise.name, r.attained.get(promise.name), verdict))
+        cells.append("overload ✗" if overload else promise.attained(r.attained.get(promise.name), verdict))
     return cells
 
 

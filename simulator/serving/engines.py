@@ -22,6 +22,12 @@ def engine_of(name: str) -> ServingEngine | None:
     return ENGINES[name]
 
 
+def engine_called(name: str) -> ServingEngine | None:
+    """The engine of this name as its makers write it; None for `any`. Raises InputError."""
+    known = {engine.name: engine for engine in ENGINES.values() if engine is not None}
+    return known[name] if name in known else engine_of(name)
+
+
 def name_of(engine: ServingEngine | None) -> str:
     """What users call an engine."""
     return next(name for name, known in ENGINES.items() if known == engine)

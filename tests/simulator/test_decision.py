@@ -17,6 +17,7 @@ from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import Models, batch_rows, cannot_run, serve
 from simulator.serving.vllm import VLLM
+from simulator.sla import Promise
 
 DSPARK = Recording("new", 7, "none", "greedy", "dspark")
 EAGLE3 = Recording("old", 7, "none", "greedy", "eagle3")
@@ -92,7 +93,7 @@ def test_without_a_choice_there_is_no_recommendation(found: list[Simulated]) -> 
 
 
 STUB = Decision(
-    engine="vLLM", profile="h100/toy", source="roofline", load=Users(8), at="8 users", promise=["tps>=80"],
+    engine=VLLM, profile="h100/toy", source="roofline", load=Users(8), promise=(Promise.parse("tps>=80"),),
     traffic="toys", figure="throughput", errors={"verify": 0.3, "draft": 0.3, "host": 0.3},
 )  # fmt: skip
 DRAWS = [Draw(i, True) for i in range(2000)] + [Draw(i, False) for i in range(600)]

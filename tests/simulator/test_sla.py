@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulator.engine.state import ROW, TOTALS, Records
 from simulator.errors import InputError
 from simulator.metrics import Ledger, Outcome, Slice, outcome
-from simulator.sla import MEASURES, Sla, attained, share_of
+from simulator.sla import MEASURES, Promise, Sla, share_of
 
 
 @st.composite
@@ -138,7 +138,7 @@ def test_shares_are_counted_and_not_read_off_bins(tps: list[float]) -> None:
     ],
 )
 def test_attainment_as_shown(name: str, value: float | None, kept: bool | None, shown: str) -> None:
-    assert attained(name, value, kept) == shown
+    assert Promise.parse(name).attained(value, kept) == shown
 
 
 # --- keeping up -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.serving.command import Models, batch_rows
+from simulator.serving.vllm import VLLM
 from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
@@ -80,7 +81,7 @@ def test_one_table_has_one_request_cap(caps: tuple[int, int], told: str) -> None
 
 def test_a_load_at_which_nothing_is_recommended_is_said() -> None:
     decision = Decision(
-        engine="vllm", profile="h100/toy", source="roofline", load=Users(8), at="8 users", promise=[], traffic="toys",
+        engine=VLLM, profile="h100/toy", source="roofline", load=Users(8), promise=(), traffic="toys",
         figure="throughput", errors={}, reason="only 88 requests finished",
     )  # fmt: skip
     loads = {Users(8): msgspec.structs.replace(FOUND, decision=decision), Users(64): FOUND}
