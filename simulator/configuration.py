@@ -12,10 +12,14 @@ from simulator.records import NO_RECORDING, KeptDrafting, Recording
 
 @dataclass(frozen=True, slots=True, order=True)
 class System:
-    """What can be served: a recording under a policy; `none` walks any recording, and uses no drafter."""
+    """What can be served: a recording under a policy; `none` uses no recording, whichever it walks."""
 
     recording: Recording
     policy: PolicySpec
+
+    def __post_init__(self) -> None:
+        if self.policy == NO_DRAFTER:
+            object.__setattr__(self, "recording", NO_RECORDING)
 
     @classmethod
     def parse(cls, text: str, drafting: KeptDrafting, kinds: Mapping[str, str]) -> System:

@@ -15,16 +15,13 @@ from simulator.decision import Draw, Figure, Range, Sampled, range_of
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load
 from simulator.metrics import Outcome
-from simulator.setup import LONGEST_S, Setup
+from simulator.setup import LONGEST_S, RAMP, Setup
 from simulator.simulation import Prepared, redrawn, simulate
 
 SLICES = 40
 """Stretches of a draw whose sums are kept: figures without intervals need few."""
 HOLDING = 20
 """Draws in each of which it is searched how much of a load is held."""
-RAMP = 0.25
-"""Share of a draw in which its users begin, about the time of one answer: of users that began together, answers of like
-lengths would end together for long, and their prompts wait for each other."""
 FRESH = 2_000_003
 """Added to the seed of a study or a sweep: no simulation of theirs comes so far."""
 

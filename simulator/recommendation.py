@@ -16,14 +16,13 @@ from simulator.mix import Mix
 from simulator.plan import Plan
 from simulator.serving.command import Models, Serving, serve
 from simulator.serving.engine import ServingEngine
+from simulator.setup import ANSWERS, RAMP
 from simulator.sla import promises
 
 HELD_SHARE = 0.3
 """How many more draws have the profile held, as a share of those with another profile each."""
-TOKENS, SHORTEST_S, ANSWERS = 150_000, 10.0, 4
-"""Output tokens that a draw simulates, the least seconds of it, and how many answers a user of a closed loop gets in it."""
-DROPPED = 0.25
-"""Share of a draw's requests that its warm-up may take."""
+TOKENS, SHORTEST_S = 150_000, 10.0
+"""Output tokens that a draw simulates, and the least seconds of it."""
 MOST_TOKENS = 54_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
@@ -183,7 +182,7 @@ def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: fl
     """
     if isinstance(load, RecordedArrivals):
         return seconds
-    answers = max(ANSWERS * (load.users or 0), requests / (1 - DROPPED))
+    answers = max(ANSWERS * (load.users or 0), requests / (1 - RAMP))
     tokens = max(TOKENS, answers * answer_tokens)
     return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
 

@@ -47,6 +47,12 @@ def check_seconds(seconds: float) -> None:
 
 _SHORTEST_S, LONGEST_S = 1e-3, 10_000_000.0
 
+ANSWERS = 4
+"""How many answers a user of a closed loop gets in a draw, at least."""
+RAMP = 1 / ANSWERS
+"""Share of a draw in which its users begin, the time of one answer, and which its warm-up takes: of users that began
+together, answers of like lengths would end together for long, and their prompts wait for each other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:

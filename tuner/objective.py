@@ -12,13 +12,13 @@ import numpy as np
 
 from simulator.configuration import Configuration
 from simulator.decision import Draw, Figure
-from simulator.draws import RAMP, drawn
+from simulator.draws import drawn
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.metrics import Outcome
 from simulator.plain import walked
 from simulator.records import Recording
-from simulator.setup import EngineLimits, Setup
+from simulator.setup import RAMP, EngineLimits, Setup
 from simulator.simulation import Prepared, prepare, redrawn, simulate
 from simulator.sla import Sla, promises
 from simulator.traces import Trace

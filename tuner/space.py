@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from simulator.configuration import Configuration
 from simulator.errors import InputError
 from simulator.policies import PolicySpec, policy_class
-from simulator.records import Confidences, Recording
+from simulator.records import NO_RECORDING, Confidences, Recording
 
 T = TypeVar("T")
 
@@ -90,9 +90,9 @@ class Space:
     def configuration(self, choose: Chooser) -> Configuration:
         """Ask for one choice after the other."""
         by_name = {str(r): r for r in self.recorded if self.policies_of(r)}
-        who = choose.category("drafter", ["none", *by_name])
+        who = choose.category("drafter", [NO_RECORDING.drafter, *by_name])
         cap = choose.level("request cap", self.request_caps)
-        if who == "none":
+        if who == NO_RECORDING.drafter:
             return Configuration.plain(cap)
         chosen = by_name[who]
         running = min(cap, self.binding)

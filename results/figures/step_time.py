@@ -12,7 +12,7 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import bar_manner
 from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
 from results.figures.style import PARTS
-from results.figures.sweep import baseline, by_system, load_columns, system_columns
+from results.figures.sweep import baseline, by_system, point_columns
 from results.figures.view import AXES, View
 from results.store.simulations import Simulation
 from simulator.configuration import System
@@ -28,7 +28,7 @@ def parts(points: Sequence[Simulation], chosen: Sequence[System]) -> pl.DataFram
         for row in rows_of.get(system, []):
             whole = step_s(row)
             rows += [
-                {**system_columns(system), **load_columns(row.load), "part": part, "ms": 1e3 * s, "share": s / whole}
+                {**point_columns(row), "part": part, "ms": 1e3 * s, "share": s / whole}
                 for part in PARTS
                 if (s := row.step_s.get(part)) is not None and whole > 0
             ]

@@ -106,14 +106,14 @@ def system_columns(system: System) -> dict[str, Any]:
     return {"drafter": r.drafter, "gamma": r.gamma, "policy": str(system.policy), "confidences": r.confidences}
 
 
-def load_columns(load: Load) -> dict[str, Any]:
-    """A load as the columns of tables to take away have it."""
-    return {"load": str(load), "load_x": load.size}
+def point_columns(point: Simulation) -> dict[str, Any]:
+    """What was simulated, as the columns of tables to take away have it: γ is that of the recording that was walked."""
+    return {**system_columns(point.system), "gamma": point.gamma, "load": str(point.load), "load_x": point.load.size}
 
 
 def _flat(point: Simulation) -> dict[str, Any]:
     plain = ("lossless", "exact", "load_kind", "seeds", "error", *_HALVES, *(f"{n}_half_width" for n in _HALVES), *_PLAIN)
-    flat = {"run": point.run_id, **system_columns(point.system), **load_columns(point.load)}
+    flat = {"run": point.run_id, **point_columns(point)}
     flat |= {name: getattr(point, name) for name in (*plain, "kept", "stationary", "keeps_up")}
     flat |= {f"{part}_s": point.step_s.get(part) for part in PARTS}
     flat |= {f"mean_{name}": point.means.get(name) for name in MEASURES}

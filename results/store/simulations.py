@@ -14,7 +14,7 @@ from simulator.configuration import Configuration, System
 from simulator.drafter_kinds import kind_of
 from simulator.load import Load
 from simulator.numbers import give_or_take
-from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.sla import canonical
 
@@ -29,6 +29,8 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     system: System
     """What was simulated; its recording shows the confidences that the policy read, `none` if it reads none."""
+    gamma: int = 0
+    """Tokens drafted in the recording that was walked."""
     load: Load
     lossless: bool
     """Whether an engine can be it; else it is a bound."""
@@ -90,8 +92,8 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
         return self.keeps_up is not False and all(self.slas.values())
 
     def is_of(self, run: Configuration) -> bool:
-        """Whether it is of what is run, request caps aside; no speculation is the same whatever recording it walks."""
-        return self.system == run.system or self.system.policy == run.policy == NO_DRAFTER
+        """Whether it is of what is run, request caps aside."""
+        return self.system == run.system
 
     def half_width(self, name: str) -> float:
         """Half of the interval of a figure; nan where unknown."""

@@ -29,13 +29,13 @@ from simulator.capacity import (
     too_few,
 )
 from simulator.decision import Draw, Range
-from simulator.draws import HOLDING, RAMP, drawn, headroom_of, holding, varied
+from simulator.draws import HOLDING, drawn, headroom_of, holding, varied
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
 from simulator.policies import PolicySpec
 from simulator.recommendation import counted_share, seconds_for
-from simulator.setup import EngineLimits, Setup
+from simulator.setup import RAMP, EngineLimits, Setup
 from simulator.simulation import prepare, simulate
 from simulator.sla import Sla
 

@@ -6,7 +6,7 @@ import pytest
 
 from simulator.configuration import System
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 
 
 def test_a_recording_says_what_it_is() -> None:
@@ -15,6 +15,7 @@ def test_a_recording_says_what_it_is() -> None:
     assert str(recording.showing("none")) == "new γ=7 (greedy drafts)"
     assert str(System(recording, PolicySpec("prefix_scheduler"))) == "new γ=7 prefix_scheduler (calibrated)"
     assert str(System(recording, NO_DRAFTER)) == "none"
+    assert System(recording, NO_DRAFTER) == System(NO_RECORDING, NO_DRAFTER)
 
 
 def test_a_recording_is_its_key() -> None:
