@@ -133,7 +133,7 @@ def _pairs(keys: Iterable[Recording]) -> list[_Pair]:
 def _same_drafters(first: Baseline, second: Baseline) -> list[_Pair]:
     keys = [{recorded.key for recorded in each.recordings} for each in (first, second)]
     if not keys[0] & keys[1]:
-        told = (", ".join(sorted(f"{key.drafter} γ={key.gamma} {key.drafting}" for key in each)) for each in keys)
+        told = (", ".join(sorted(f"{key.short} {key.drafting}" for key in each)) for each in keys)
         raise InputError("nothing is comparable: no drafter, block size and way to draft is in both ({} | {})".format(*told))
     return _pairs(keys[0] | keys[1])
 

@@ -41,9 +41,7 @@ class System:
     @property
     def short(self) -> str:
         """The system as people call it, without what its policy decides from."""
-        if self.policy == NO_DRAFTER:
-            return "none"
-        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}"
+        return "none" if self.policy == NO_DRAFTER else f"{self.recording.short} {self.policy}"
 
     def __str__(self) -> str:
         """The system as people call it: the drafter, its block, the policy, and what it decides from."""
@@ -130,4 +128,4 @@ class Configuration:
         if self.policy == NO_DRAFTER:
             return "no speculation"
         basis = {"none": "", "raw": ""}.get(self.recording.confidences, f" on {self.recording.confidences} confidences")
-        return f"{self.recording.drafter} γ={self.recording.gamma} {self.policy}{basis}"
+        return f"{self.system.short}{basis}"

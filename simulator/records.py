@@ -97,9 +97,14 @@ class Recording:
         """Whether it serves where drafts are chosen so."""
         return self.drafting in (drafting, "either")
 
+    @property
+    def short(self) -> str:
+        """The drafter and its block."""
+        return f"{self.drafter} γ={self.gamma}"
+
     def __str__(self) -> str:
         basis = "" if self.confidences == "none" else f" ({self.confidences})"
-        return f"{self.drafter} γ={self.gamma}{basis}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
+        return f"{self.short}{basis}" + (" (greedy drafts)" if self.drafting == "greedy" else "")
 
 
 NO_RECORDING = Recording("none", 0)

@@ -208,12 +208,11 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     found = by_load(trials, whole_blocks(VLLM, study.kinds), plan.replicas)
     if found is None:
         return ""
-    recording = found.recording
     made = serving_of(plan, VLLM, models_of(store.run(study.run_id)), found.configuration)
     confirmed = confirmed_gains(study, found.policy)
     whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
     head = [
-        f"specyard study {study.study_id}: {recording.drafter} γ={recording.gamma}, k by batch size, at the loads searched",
+        f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
         *found.bars(confirmed), *unsettled(study.loads), *better(found, trials), *made.notes, check(made.speculative),
     ]  # fmt: skip

@@ -70,7 +70,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
         except InputError as error:
             if plan.drafters:
                 raise
-            watcher.say(f"{name} γ={gamma}: left out: {error}")
+            watcher.say(f"{key.short}: left out: {error}")
             continue
         engine = plan.engine
         lacks = "" if engine is None else cannot_run(engine, key, PolicySpec.fixed(gamma), 1, target=source)
@@ -78,12 +78,12 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             said = f"{lacks}; --engine any tries it all the same"
             if plan.drafters:
                 raise InputError(f"drafter {name}: {said}")
-            watcher.say(f"{name} γ={gamma}: left out: {said}")
+            watcher.say(f"{key.short}: left out: {said}")
             continue
         whole = engine is not None and not KINDS[key.kind].prefix
         recorded.append(OfferedRecording(key, recordings.offered(key), whole))
         if not recorded[-1].confidences and (reading := [name for name in plan.policies or READING if name in READING]):
-            watcher.say(f"{name} γ={gamma}: has no confidences: left out: {', '.join(reading)}")
+            watcher.say(f"{key.short}: has no confidences: left out: {', '.join(reading)}")
     plain = _plain(recorded, recordings)
     traffic = Traffic(recordings, [r.recording for r in recorded] or [plain])
     weights = traffic.shares(plain, plan.weights)

@@ -54,7 +54,7 @@ class OfferedRecording:
     """Whether an engine verifies all of a draft or none: it would draft a shorter block otherwise than was recorded."""
 
     def __str__(self) -> str:
-        return f"{self.recording.drafter} γ={self.recording.gamma}"
+        return self.recording.short
 
 
 @dataclass(frozen=True, slots=True)

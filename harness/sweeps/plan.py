@@ -89,6 +89,6 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
             except InputError as error:
                 if plan.drafters and plan.policies and (policy.k or 0) <= gamma:
                     raise
-                say(f"{name} γ={gamma} {policy}: left out: {error}")
+                say(f"{key.short} {policy}: left out: {error}")
                 continue
             yield recording, policy

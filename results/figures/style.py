@@ -129,7 +129,7 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
             styles[name] = own or SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += own is None
         several = len({r.gamma for _, r in keys if r.drafter == name}) > 1
-        label = (f"{name} γ={gamma}" if several else name) + (f" ({run})" if len(runs) > 1 else "")
+        label = (recording.short if several else name) + (f" ({run})" if len(runs) > 1 else "")
         colour, symbol = styles[name]
         evidence: Evidence = "synthesised" if runs[numbers[run]].prompt_source == "synthesised" else "measured"
         found.append(Series(run, name, gamma, kind, label, colour, symbol, evidence))

@@ -63,7 +63,7 @@ class View:
             return "none"
         r = system.recording
         estimated = " (estimated)" if r.confidences == "estimated" else ""
-        return f"{r.drafter}{f' γ={r.gamma}' if r.drafter in self._several else ''} {system.policy}{estimated}"
+        return f"{r.short if r.drafter in self._several else r.drafter} {system.policy}{estimated}"
 
     def series(self, system: System, colours: Mapping[str, Series]) -> Series:
         """How it is drawn: as its drafter."""

@@ -135,20 +135,18 @@ def accepted_otherwise(store: Store, run_id: str, drafting: Drafting) -> str:
     """That drafts chosen the other way are accepted longer, of the drafter for which it makes most; empty where none is."""
     sql = "SELECT drafter, gamma, drafting, avg(accepted) + 1 FROM anchors WHERE run_id = ? GROUP BY ALL"
     with store.reading() as connection:
-        means = {(name, gamma, way): mean for name, gamma, way, mean in connection.execute(sql, [run_id]).fetchall()}
+        rows = connection.execute(sql, [run_id]).fetchall()
+    means = {Recording(name, gamma, drafting=way): mean for name, gamma, way, mean in rows}
     other: Drafting = "greedy" if drafting == "sampled" else "sampled"
-    ratios = {
-        key[:2]: (means[*key[:2], other], mean)
-        for key, mean in means.items()
-        if key[2] == drafting and (*key[:2], other) in means
-    }
-    if not ratios:
+    both = {key: key.drafted_by(other) for key in means if key.drafting == drafting and key.drafted_by(other) in means}
+    if not both:
         return ""
-    (name, gamma), (there, here) = max(ratios.items(), key=lambda item: item[1][0] / item[1][1])
+    key = max(both, key=lambda key: means[both[key]] / means[key])
+    there, here = means[both[key]], means[key]
     if there <= _LONGER * here:
         return ""
     return (
-        f"drafts are {drafting} here; {other} ones of {name} γ={gamma} are accepted {there:.2f} tokens long in this "
+        f"drafts are {drafting} here; {other} ones of {key.short} are accepted {there:.2f} tokens long in this "
         f"recording, these {here:.2f}: --drafting {other} asks for them"
     )
 
