@@ -13,9 +13,7 @@ from results.figures.style import MANNERS, STYLES, Evidence, Series
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
 from simulator.configuration import System
-from simulator.errors import InputError
-from simulator.load import Load
-from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.policies import NO_DRAFTER
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -56,33 +54,12 @@ NO_CONFIDENCES = (
 PAPER_DSPARK = f"DSpark on {PAPER_TARGET} in the paper"
 
 
-def k_of(policy: str) -> int | None:
-    """How many positions a stored policy verifies of every draft; None where that varies, or for a policy unknown here."""
-    try:
-        return PolicySpec.parse(policy).k
-    except InputError:
-        return None
-
-
 def is_baseline(kind: str, system: System) -> bool:
     """Whether it is what a gain is told over: no speculation, or MTP-1 (`mtp`), which drafts and verifies one token."""
     if kind == "none":
         return system.policy == NO_DRAFTER
     k = system.policy.k
     return system.recording.kind == kind and k is not None and min(k, system.recording.gamma) == 1
-
-
-def load_name(text: str) -> str:
-    """A stored load for people; of a version that wrote loads otherwise, as it is."""
-    load = _load(text)
-    return text if load is None else load.label
-
-
-def _load(text: str) -> Load | None:
-    try:
-        return Load.parse(text)
-    except InputError:
-        return None
 
 
 def listed(items: Sequence[str]) -> str:

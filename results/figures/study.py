@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, is_baseline, listed, load_name, style_of
+from results.figures.common import by_drafter, is_baseline, listed, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
 from results.figures.sweep import system_columns
@@ -325,7 +325,7 @@ def _sensitive(found: Sequence[StudySensitivity]) -> Table:
     """What if load, mix or verification cost are off: whether another configuration is better then."""
     rows = []
     for one in found:
-        off = f"at {load_name(one.what)}" if one.kind == "elsewhere" else f"with {one.what}"
+        off = f"at {Load.parse(one.what).label}" if one.kind == "elsewhere" else f"with {one.what}"
         what = f"{one.load.label}, {off}"
         best = "–" if one.best is None else one.best.system.short
         moved = "–" if one.moved is None else best if one.moved else "the winner still"

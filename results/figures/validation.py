@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import duckdb
 import polars as pl
 
-from results.figures.common import by_drafter, k_of, log_axis, style_of
+from results.figures.common import by_drafter, log_axis, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 from results.figures.style import SYMBOLS, Series
-from results.store.queries import Origin, first_row, has_table, origin
+from results.figures.sweep import system_columns
+from results.store.queries import first_row, has_table
+from results.store.validations import Validation, ValidationPoint, read_validation
+from simulator.configuration import System
 from simulator.numbers import counted
+from simulator.policies import NO_DRAFTER
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -22,24 +25,6 @@ if TYPE_CHECKING:  # takes a second, and numbers need none of it
 QUANTITIES: Final = ("throughput", "tps", "tau", "budget")
 STEP: Final = "step"
 """Another quantity, known by its error alone: predicted over measured seconds of the steps that ran live, less 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation(Origin):
-    """What the points of a validation have in common; the profile is what was simulated with."""
-
-    validation_id: str
-    engine: str
-    believed: str
-    """The profile that schedulers decided by, live and simulated."""
-    live_prompts: int
-    trace_prompts: int
-    """Simulated from: others."""
-    points: int
-    drafting: str
-    """How drafts were chosen, live and simulated."""
-    seconds: float
-    """Seconds by the clocks of all live engines, added up."""
 
 
 def find_validation(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
@@ -51,26 +36,56 @@ def find_validation(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> s
     return None if row is None else str(row["validation_id"])
 
 
-def validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Validation:
-    """Raises LookupError for one that is not there."""
-    sql = """
-        SELECT v.*, p.profile, b.name AS believed, len(live_prompts) AS live, len(trace_prompts) AS traced,
-               (SELECT count(*) FROM validations WHERE validation_id = $1) AS points,
-               (SELECT sum(seconds) FROM validations WHERE validation_id = $1) AS live_s
-        FROM validations v JOIN profiles p USING (profile_hash) LEFT JOIN profiles b ON b.profile_hash = v.believed_hash
-        WHERE validation_id = $1 ORDER BY point
-    """
-    row = first_row(con, sql, validation_id)
-    if row is None:
-        raise LookupError(f"no validation {validation_id!r} in this database")
-    return Validation(
-        validation_id=validation_id, engine=row["engine"], believed=row["believed"] or "unknown", live_prompts=row["live"],
-        trace_prompts=row["traced"], points=row["points"], drafting=row["drafting"], seconds=row["live_s"], **origin(row),
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A quantity of a point, measured and simulated."""
+
+    point: ValidationPoint
+    quantity: str
+    measured: float | None = None
+    simulated: float | None = None
+    low: float | None = None
+    high: float | None = None
+    same_prompts: float | None = None
+    error: float
+    """Simulated over measured, less 1."""
+
+    def off(self, value: float | None) -> float | None:
+        """The same of another value that was simulated."""
+        return None if value is None or self.measured is None else value / self.measured - 1
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether what was measured lies between low and high."""
+        if self.low is None or self.high is None or self.measured is None:
+            return None
+        return self.low <= self.measured <= self.high
+
+    @property
+    def who(self) -> str:
+        """Drafter and policy, for people."""
+        system = self.point.system
+        return "none" if system.policy == NO_DRAFTER else f"{system.drafter} {system.policy}"
+
+
+def compared(found: Validation) -> list[Compared]:
+    """Every quantity of every point; of 'step' there is the error alone."""
+    made = []
+    for point in found.points:
+        for name in QUANTITIES:
+            measured, simulated = point.measured.get(name), point.simulated.get(name)
+            if measured and simulated is not None:
+                made.append(Compared(
+                    point=point, quantity=name, measured=measured, simulated=simulated, low=point.low.get(name),
+                    high=point.high.get(name), same_prompts=point.same_prompts.get(name), error=simulated / measured - 1,
+                ))  # fmt: skip
+        if (step := point.step_errors.get("step")) is not None:
+            made.append(Compared(point=point, quantity=STEP, error=step))
+    return made
 
 
 def validated(con: duckdb.DuckDBPyConnection, validation_id: str) -> pl.DataFrame:
-    """Every quantity of every point, measured and simulated.
+    """Every quantity of every point, measured and simulated, as a table to take away.
 
     Columns: run, engine, drafter, gamma, policy, confidences, users, requests (answered live), quantity ('throughput' in
     tokens per second, 'tps' of a user, 'tau', 'budget', 'step'), measured, simulated, low, high (95 % of replicates, prompts
@@ -78,22 +93,19 @@ def validated(con: duckdb.DuckDBPyConnection, validation_id: str) -> pl.DataFram
     and error_high (the same of low and high), same_error (of same_prompts), inside (whether measured lies between low and
     high). Of 'step' there is the error alone.
     """
-    sql = """
-        SELECT run_id AS run, engine, drafter, gamma, policy, confidences, users, requests,
-               measured, simulated, low, high, same_prompts, step_errors
-        FROM validations WHERE validation_id = ? ORDER BY point
-    """
-    rows: list[dict[str, Any]] = []
-    for *plain, measured, simulated, low, high, same, steps in con.execute(sql, [validation_id]).fetchall():
-        key = dict(zip(_PLAIN, plain, strict=True))
-        each = {"measured": measured, "simulated": simulated, "low": low, "high": high, "same_prompts": same}
-        opened = {name: json.loads(text) for name, text in each.items()}
-        for quantity in QUANTITIES:
-            values = {name: found.get(quantity) for name, found in opened.items()}
-            if values["measured"] and values["simulated"] is not None:
-                rows.append(key | {"quantity": quantity, **values, **_errors(values)})
-        step = json.loads(steps).get("step")
-        rows += [] if step is None else [key | {"quantity": STEP, "error": step}]
+    found = read_validation(con, validation_id)
+    return frame(found, compared(found))
+
+
+def frame(found: Validation, every: Sequence[Compared]) -> pl.DataFrame:
+    """The table of `validated`."""
+    values = ("quantity", "measured", "simulated", "low", "high", "same_prompts", "error", "inside")
+    rows = [
+        {"run": found.run_id, "engine": found.engine, **system_columns(one.point.system), "users": one.point.users,
+         "requests": one.point.requests, **{name: getattr(one, name) for name in values}, "error_low": one.off(one.low),
+         "error_high": one.off(one.high), "same_error": one.off(one.same_prompts)}
+        for one in every
+    ]  # fmt: skip
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
@@ -111,19 +123,6 @@ def errors(points: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
     order = {name: place for place, name in enumerate((*QUANTITIES, STEP))}
     return found.sort(pl.col("quantity").replace_strict(order, return_dtype=pl.Int64))
-
-
-def _errors(values: Mapping[str, float | None]) -> dict[str, float | bool | None]:
-    """Errors of a quantity's values, measured and simulated among them."""
-    measured, low, high = values["measured"], values["low"], values["high"]
-    assert measured
-
-    def off(value: float | None) -> float | None:
-        return None if value is None else value / measured - 1
-
-    inside = None if low is None or high is None else low <= measured <= high
-    found = {"error": off(values["simulated"]), "error_low": off(low), "error_high": off(high)}
-    return {**found, "same_error": off(values["same_prompts"]), "inside": inside}
 
 
 _PLAIN: Final = ("run", "engine", "drafter", "gamma", "policy", "confidences", "users", "requests")
@@ -145,28 +144,31 @@ TITLES: Final[Mapping[str, str]] = {
 _UNITS: Final = {"throughput": "tokens/s", "tps": "tokens/s"}
 
 
-def section(found: Validation, points: pl.DataFrame, series: Sequence[Series]) -> Section:
+def section(found: Validation, series: Sequence[Series]) -> Section:
     """Every point of a live engine beside its simulation."""
-    styles = by_drafter(series, found.run_id)
-    there = [quantity for quantity in TITLES if quantity in points["quantity"]]
-    panels = [_scatter(points.filter(quantity=there[0]).to_dicts(), there[0], styles)] if there else []
-    panels += [_error_panel(points.filter(quantity=quantity).to_dicts(), quantity, styles) for quantity in there]
-    figure = Figure(_legend(points, styles), panels, _caption(points))
+    styles, every = by_drafter(series, found.run_id), compared(found)
+    of = {quantity: [one for one in every if one.quantity == quantity] for quantity in TITLES}
+    of = {quantity: some for quantity, some in of.items() if some}
+    panels = [_scatter(some, styles) for some in list(of.values())[:1]] + [
+        _error_panel(some, styles) for some in of.values()
+    ]
+    points = frame(found, every)
+    figure = Figure(_legend(every, styles), panels, _caption(every))
     if not panels:
         figure = Figure(missing=f"Validation {found.validation_id} holds no measured value to compare.")
     return Section(
         "validation", "Simulated against measured",
-        f"A live engine ({found.engine}) served {counted(found.live_prompts, 'prompt')} in turn, in {found.points} "
+        f"A live engine ({found.engine}) served {counted(found.live_prompts, 'prompt')} in turn, in {len(found.points)} "
         f"combinations of drafter, policy and load, {found.seconds / 60:.0f} minutes in all. The same was then simulated "
         f"from the traces of {found.trace_prompts} other prompts, on the "
         f"profile {found.profile.name} ({found.profile.source}).",
-        figure, [_summary(points), _points(points)] if panels else [], ["measured", "simulated"], points,
+        figure, [_summary(points), _points(every, list(of))] if panels else [], ["measured", "simulated"], points,
     )  # fmt: skip
 
 
-def _caption(points: pl.DataFrame) -> str:
-    known = points.filter(pl.col("inside").is_not_null())
-    share = f" {known['inside'].sum()} of {known.height} measured values do lie within." if known.height else ""
+def _caption(every: Sequence[Compared]) -> str:
+    known = [one.inside for one in every if one.inside is not None]
+    share = f" {sum(known)} of {len(known)} measured values do lie within." if known else ""
     return (
         "On the dotted lines the simulation is right, above them it says more than was measured: an error of +10% is "
         "a tenth too much. Whiskers are 95 % of simulations, "
@@ -174,42 +176,35 @@ def _caption(points: pl.DataFrame) -> str:
     )
 
 
-def who(row: Mapping[str, Any]) -> str:
-    """A point's drafter and policy, for people."""
-    return "none" if row["policy"] == "none" else f"{row['drafter']} {row['policy']}"
-
-
-def _systems(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _systems(some: Sequence[Compared]) -> list[list[Compared]]:
     """A quantity's points by drafter and policy, in order of users."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: int(row["users"])):
-        found.setdefault(who(row), []).append(row)
-    return found
+    found: dict[str, list[Compared]] = {}
+    for one in sorted(some, key=lambda one: one.point.users):
+        found.setdefault(one.who, []).append(one)
+    return list(found.values())
 
 
-def _symbol(row: Mapping[str, Any], symbol: str) -> str:
-    """Hollow where what is verified varies, so that a drafter's policies can be told apart."""
-    return f"{symbol}-open" if k_of(row["policy"]) is None else symbol
+def _look(system: System, styles: Mapping[str, Series]) -> tuple[str, str, bool]:
+    """Colour, symbol, and whether it is hollow: where what is verified varies, so that a drafter's policies differ."""
+    return (*style_of(system.drafter, styles), system.policy.k is None)
 
 
-def _legend(points: pl.DataFrame, styles: Mapping[str, Series]) -> list[LegendEntry]:
-    first = {who(row): row for row in reversed(points.to_dicts())}
+def _legend(every: Sequence[Compared], styles: Mapping[str, Series]) -> list[LegendEntry]:
     entries = []
-    for name in dict.fromkeys(who(row) for row in points.to_dicts()):
-        colour, symbol = style_of(first[name]["drafter"], styles)
-        hollow = _symbol(first[name], symbol) != symbol
-        entries.append(LegendEntry(name, SYMBOLS[symbol], colour, hollow=hollow))
+    for who, system in {one.who: one.point.system for one in every}.items():
+        colour, symbol, hollow = _look(system, styles)
+        entries.append(LegendEntry(who, SYMBOLS[symbol], colour, hollow=hollow))
     return entries
 
 
-def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mapping[str, Series]) -> Panel:
+def _scatter(some: Sequence[Compared], styles: Mapping[str, Series]) -> Panel:
     """Simulated over measured, with the diagonal."""
-    plot = empty_plot(height=300)
-    ends = [v for row in rows for name in ("measured", "simulated", "low", "high") if (v := row[name]) is not None]
+    plot, quantity = empty_plot(height=300), some[0].quantity
+    ends = [v for one in some for v in (one.measured, one.simulated, one.low, one.high) if v is not None]
     line = {"x0": min(ends), "y0": min(ends), "x1": max(ends), "y1": max(ends)}
     plot.add_shape(type="line", **line, line={"width": 1, "dash": "dot"})
-    for mine in _systems(rows).values():
-        _marks(plot, mine, [row["measured"] for row in mine], quantity, "simulated", ("low", "high"), styles)
+    for mine in _systems(some):
+        _marks(plot, mine, [(one.measured, one.simulated, one.low, one.high) for one in mine], styles)
     unit = f", {_UNITS[quantity]}" if quantity in _UNITS else ""
     log_axis(plot, "x", f"measured{unit}", ends)
     log_axis(plot, "y", f"simulated{unit}", ends)
@@ -217,15 +212,15 @@ def _scatter(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mapping[s
     return Panel(f"validation-{quantity}", f"{TITLES[quantity]}: simulated against measured", plot)
 
 
-def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mapping[str, Series]) -> Panel:
+def _error_panel(some: Sequence[Compared], styles: Mapping[str, Series]) -> Panel:
     """How far off the simulation is over the number of users; systems stand side by side."""
-    plot = empty_plot(height=300)
-    loads = sorted({int(row["users"]) for row in rows})
-    systems = _systems(rows)
-    for slot, mine in enumerate(systems.values()):
+    plot, quantity = empty_plot(height=300), some[0].quantity
+    loads = sorted({one.point.users for one in some})
+    systems = _systems(some)
+    for slot, mine in enumerate(systems):
         aside = (slot - (len(systems) - 1) / 2) * 0.7 / len(systems)
-        places = [loads.index(row["users"]) + aside for row in mine]
-        _marks(plot, mine, places, quantity, "error", ("error_low", "error_high"), styles)
+        at = [(loads.index(one.point.users) + aside, one.error, one.off(one.low), one.off(one.high)) for one in mine]
+        _marks(plot, mine, at, styles)
     plot.add_hline(y=0, line={"width": 1, "dash": "dot"})
     plot.update_xaxes(
         title_text="users", tickvals=list(range(len(loads))), ticktext=[str(n) for n in loads],
@@ -237,35 +232,28 @@ def _error_panel(rows: Sequence[Mapping[str, Any]], quantity: str, styles: Mappi
 
 
 def _marks(
-    plot: go.Figure,
-    rows: Sequence[Mapping[str, Any]],
-    x: Sequence[float],
-    quantity: str,
-    y: str,
-    ends: tuple[str, str],
-    styles: Mapping[str, Series],
+    plot: go.Figure, mine: Sequence[Compared], at: Sequence[tuple[float | None, ...]], styles: Mapping[str, Series]
 ) -> None:
-    """A system's points with their whiskers."""
-    colour, symbol = style_of(rows[0]["drafter"], styles)
-    low, high = ([row[end] for row in rows] for end in ends)
-    values = [row[y] for row in rows]
+    """A system's points with their whiskers, each at (x, y, low, high)."""
+    colour, symbol, hollow = _look(mine[0].point.system, styles)
     bars = {
-        "array": [None if h is None else h - v for h, v in zip(high, values, strict=True)],
-        "arrayminus": [None if n is None else v - n for n, v in zip(low, values, strict=True)],
+        "array": [None if y is None or high is None else high - y for _, y, _, high in at],
+        "arrayminus": [None if y is None or low is None else y - low for _, y, low, _ in at],
     }
+    mark = {"color": colour, "symbol": f"{symbol}-open" if hollow else symbol, "size": 8}
     plot.add_scatter(
-        x=list(x), y=values, mode="markers", meta="measured", hoverinfo="text",
-        marker={"color": colour, "symbol": _symbol(rows[0], symbol), "size": 8, "line": {"width": 1.3, "color": colour}},
+        x=[x for x, *_ in at], y=[y for _, y, *_ in at], mode="markers", meta="measured", hoverinfo="text",
+        marker={**mark, "line": {"width": 1.3, "color": colour}},
         error_y={"type": "data", "symmetric": False, "width": 2, "thickness": 1.2, "color": colour, **bars},
-        hovertext=[_hover(row, quantity) for row in rows],
+        hovertext=[_hover(one) for one in mine],
     )  # fmt: skip
 
 
-def _hover(row: Mapping[str, Any], quantity: str) -> str:
-    said = f"{who(row)}, {counted(row['users'], 'user')}: "
-    if row["measured"] is None:
-        return f"{said}{TITLES[quantity]} predicted {row['error']:+.1%} off"
-    return f"{said}measured {row['measured']:.4g}, simulated {row['simulated']:.4g} ({row['error']:+.1%})"
+def _hover(one: Compared) -> str:
+    said = f"{one.who}, {counted(one.point.users, 'user')}: "
+    if one.measured is None:
+        return f"{said}{TITLES[one.quantity]} predicted {one.error:+.1%} off"
+    return f"{said}measured {one.measured:.4g}, simulated {one.simulated:.4g} ({one.error:+.1%})"
 
 
 def _summary(points: pl.DataFrame) -> Table:
@@ -289,12 +277,11 @@ def _share(value: float | None, sign: str = "") -> Cell:
     return Cell("–") if value is None else Cell(f"{value:{sign}.1%}", round(value, 5))
 
 
-def _points(points: pl.DataFrame) -> Table:
+def _points(every: Sequence[Compared], there: Sequence[str]) -> Table:
     """Every point: measured, then simulated and its error."""
-    there = [quantity for quantity in TITLES if quantity in points["quantity"]]
-    cells = {(who(row), row["users"], row["quantity"]): row for row in points.to_dicts()}
+    cells = {(one.who, one.point.users, one.quantity): one for one in every}
     rows = []
-    for name, users in dict.fromkeys((who(row), row["users"]) for row in points.to_dicts()):
+    for name, users in dict.fromkeys((one.who, one.point.users) for one in every):
         found = [cells.get((name, users, quantity)) for quantity in there]
         rows.append(([Cell(name, name), Cell(str(users), users), *map(_point, found)], False))
     heads = [(TITLES[q].partition(",")[0], _UNITS.get(q, "")) for q in there]
@@ -304,13 +291,13 @@ def _points(points: pl.DataFrame) -> Table:
     )  # fmt: skip
 
 
-def _point(row: Mapping[str, Any] | None) -> Cell:
-    if row is None or row["error"] is None:
+def _point(one: Compared | None) -> Cell:
+    if one is None:
         return Cell("–")
-    if row["measured"] is None:
-        return Cell(f"{row['error']:+.1%}", round(row["error"], 5))
-    form = ",.0f" if row["measured"] >= 100 else ".2f"
-    star = "*" if row["inside"] is False else ""
-    interval = "" if row["low"] is None else f", 95 % {row['low']:{form}} to {row['high']:{form}}"
-    hint = f"simulated {row['simulated']:{form}}{interval}; {counted(row['requests'], 'request')} answered live"
-    return Cell(f"{row['measured']:{form}}", round(row["measured"], 4), f"{row['error']:+.1%}{star}", hint)
+    if one.measured is None:
+        return Cell(f"{one.error:+.1%}", round(one.error, 5))
+    form = ",.0f" if one.measured >= 100 else ".2f"
+    star = "*" if one.inside is False else ""
+    interval = "" if one.low is None else f", 95 % {one.low:{form}} to {one.high:{form}}"
+    hint = f"simulated {one.simulated:{form}}{interval}; {counted(one.point.requests, 'request')} answered live"
+    return Cell(f"{one.measured:{form}}", round(one.measured, 4), f"{one.error:+.1%}{star}", hint)

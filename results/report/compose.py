@@ -42,6 +42,7 @@ from results.store.queries import Origin
 from results.store.runs import Provenance, missing_responses
 from results.store.sensitivities import read_sensitivity
 from results.store.studies import Study, read_study
+from results.store.validations import read_validation
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 
@@ -205,8 +206,8 @@ class _Draft:
         """Simulated against measured, where that was done."""
         if validation_id is None:
             return
-        found, points = validation.validation(self.con, validation_id), validation.validated(self.con, validation_id)
-        self.sections.append(validation.section(found, points, self.series))
+        found = read_validation(self.con, validation_id)
+        self.sections.append(validation.section(found, self.series))
         self._tell("validation", notes.of_validation(found, self._profiles), found)
 
     def _decided(self, subject: str, loads: Sequence[Load]) -> Headline | None:

@@ -10,13 +10,13 @@ import polars as pl
 
 from results.figures.common import PROMPT_SOURCES, listed
 from results.figures.sweep import Sweep
-from results.figures.validation import Validation
 from results.store.queries import Origin
 from results.store.rows import plan_row
 from results.store.runs import Provenance
 from results.store.sensitivities import Sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import Study
+from results.store.validations import Validation
 from simulator.hardware.profile import Profile, same_model
 from simulator.numbers import counted
 
@@ -220,7 +220,7 @@ def of_validation(found: Validation, told: Profiles = ()) -> Facts:
         *_profile(found.profile, told),
         ("schedulers believe", [found.believed]),
         ("drafts", [found.drafting]),
-        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {counted(found.points, 'point')}"]),
+        ("engine", [f"{found.engine}, {found.seconds:.0f} s of its clock in {counted(len(found.points), 'point')}"]),
         ("prompts", [prompts]),
         *_code(found),
     ]

@@ -1,14 +1,88 @@
-"""Validations in the database: live engines beside their simulations."""
+"""Validations in the database: live engines beside their simulations, read as values."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+
 from results.store.database import Store, decoded_rows, insert_row, utc_now
+from results.store.queries import Origin, first_row, origin
+from results.store.runs import kinds_in
+from simulator.configuration import System
+from simulator.policies import PolicySpec
+from simulator.records import Drafting, Recording
 
 Row = Mapping[str, Any]
+Values = Mapping[str, float | None]
+"""By quantity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationPoint:
+    """A system under so many users: what a live engine measured, and what was simulated."""
+
+    system: System
+    users: int
+    requests: int
+    """Answered live."""
+    measured: Values
+    simulated: Values
+    low: Values
+    """95 % of replicates, prompts redrawn, lie from here to `high`."""
+    high: Values
+    same_prompts: Values
+    """Simulated from the live prompts' own traces."""
+    step_errors: Values
+    """Predicted over measured seconds of the steps that ran, less 1, by part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation(Origin):
+    """A validation; its profile is what was simulated with."""
+
+    validation_id: str
+    engine: str
+    believed: str
+    """The profile that schedulers decided by, live and simulated."""
+    live_prompts: int
+    trace_prompts: int
+    """Simulated from: others."""
+    drafting: Drafting
+    """How drafts were chosen, live and simulated."""
+    seconds: float
+    """Seconds by the clocks of all live engines, added up."""
+    points: tuple[ValidationPoint, ...]
+
+
+_VALUES = ("users", "requests", "measured", "simulated", "low", "high", "same_prompts", "step_errors")
+
+
+def read_validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Validation:
+    """A validation. Raises LookupError for one that is not there, and InputError for a policy unknown here."""
+    sql = """
+        SELECT v.*, p.profile, b.name AS believed FROM validations v JOIN profiles p USING (profile_hash)
+        LEFT JOIN profiles b ON b.profile_hash = v.believed_hash WHERE validation_id = ? ORDER BY point
+    """
+    first = first_row(con, sql, validation_id)
+    if first is None:
+        raise LookupError(f"no validation {validation_id!r} in this database")
+    rows, kinds = decoded_rows(con.execute(sql, [validation_id])), kinds_in(con, first["run_id"])
+
+    def system(row: Row) -> System:
+        drafter = row["drafter"]
+        recording = Recording(drafter, row["gamma"], row["confidences"], row["drafting"], kinds.get(drafter, ""))
+        return System(recording, PolicySpec.parse(row["policy"]))
+
+    return Validation(
+        validation_id=validation_id, **origin(first), engine=first["engine"], believed=first["believed"] or "unknown",
+        live_prompts=len(first["live_prompts"]), trace_prompts=len(first["trace_prompts"]), drafting=first["drafting"],
+        seconds=sum(row["seconds"] for row in rows),
+        points=tuple(ValidationPoint(system=system(row), **{name: row[name] for name in _VALUES}) for row in rows),
+    )  # fmt: skip
 
 
 class Validations:

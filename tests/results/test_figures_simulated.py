@@ -18,6 +18,7 @@ from results.store.database import Store
 from results.store.sensitivities import Deviation, keep_sensitivity, read_sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import StudySensitivity, read_study
+from results.store.validations import read_validation
 from simulator.configuration import System
 from simulator.load import Arrivals, Load, Users
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -240,8 +241,8 @@ def test_validated_points_know_their_error_and_interval() -> None:
     add_sweep(con, [])
     add_validation(con)
     assert validation.find_validation(con, [RUN]) == "a1"
-    found = validation.validation(con, "a1")
-    assert (found.points, found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
+    found = read_validation(con, "a1")
+    assert (len(found.points), found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
     assert (found.profile.name, found.believed) == ("h100/toy", "h100/toy")
     points = validation.validated(con, "a1")
     assert points["quantity"].to_list() == ["throughput", "tau", "step"] * 2
@@ -250,7 +251,7 @@ def test_validated_points_know_their_error_and_interval() -> None:
     first = points.row(0, named=True)
     assert (first["error_low"], first["error_high"], first["same_error"]) == pytest.approx((0.05, 0.2, 0.02))
     with pytest.raises(LookupError, match="no validation 'gone'"):
-        validation.validation(con, "gone")
+        read_validation(con, "gone")
 
 
 def test_errors_of_a_validation_are_means_over_its_points() -> None:
