@@ -22,16 +22,28 @@ class System:
             object.__setattr__(self, "recording", NO_RECORDING)
 
     @classmethod
-    def parse(cls, text: str, drafting: KeptDrafting, kinds: Mapping[str, str]) -> System:
-        """From what `short` gave; how drafts are chosen, and of which kind each drafter is, is told elsewhere.
-
-        Raises InputError for a policy there is not.
-        """
+    def parse(cls, text: str, drafting: KeptDrafting) -> System:
+        """From what `short` gave; how drafts are chosen is told elsewhere. Raises InputError for a policy there is not."""
         drafter, _, rest = text.rpartition(" γ=")
         gamma, _, policy = rest.partition(" ")
         if not drafter:
             return cls(NO_RECORDING, PolicySpec.parse(text))
-        return cls(Recording(drafter, int(gamma), drafting=drafting, kind=kinds.get(drafter, "")), PolicySpec.parse(policy))
+        return cls(Recording(drafter, int(gamma), drafting=drafting), PolicySpec.parse(policy))
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], kinds: Mapping[str, str], drafting: KeptDrafting = "sampled") -> System:
+        """From what `row` made; of which kinds drafters are is told, and how drafts are chosen where the row does not say.
+
+        Raises InputError for a policy there is not.
+        """
+        drafter, way = row["drafter"], row.get("drafting") or drafting
+        recording = Recording(drafter, row["gamma"], row["confidences"], way, kinds.get(drafter, ""))
+        return cls(recording, PolicySpec.parse(row["policy"]))
+
+    def row(self) -> dict[str, Any]:
+        """The system as the database, JSON and tables to take away hold it."""
+        r = self.recording
+        return {"drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences}
 
     @property
     def drafter(self) -> str:
@@ -70,29 +82,17 @@ class Configuration:
 
     @classmethod
     def read(
-        cls, row: Mapping[str, Any], drafting: KeptDrafting = "sampled", kinds: Mapping[str, str] | None = None
+        cls, row: Mapping[str, Any], kinds: Mapping[str, str] | None = None, drafting: KeptDrafting = "sampled"
     ) -> Configuration:
-        """From what `whole_row` made; of what `row` made, how drafts are chosen and of which kinds drafters are is told.
+        """From what `row` made, see `System.read`, or `whole_row`, which has all there is to know."""
+        system = System.read(row, {row["drafter"]: row["kind"]} if kinds is None else kinds, drafting)
+        return cls(system.recording, system.policy, row["request_cap"])
 
-        Raises InputError for a policy there is not.
-        """
-        policy = PolicySpec.parse(row["policy"])
-        if policy == NO_DRAFTER:
-            return cls.plain(row["request_cap"])
-        drafter, way = row["drafter"], row.get("drafting", drafting)
-        kind = row.get("kind", (kinds or {}).get(drafter, ""))
-        recording = Recording(drafter, row["gamma"], row["confidences"], way, kind)
-        return cls(recording, policy, row["request_cap"])
-
-    def row(self) -> dict[str, str | int]:
+    def row(self) -> dict[str, Any]:
         """The configuration as the database and JSON hold it."""
-        r = self.recording
-        return {
-            "drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences,
-            "request_cap": self.request_cap,
-        }  # fmt: skip
+        return {**self.system.row(), "request_cap": self.request_cap}
 
-    def whole_row(self) -> dict[str, str | int]:
+    def whole_row(self) -> dict[str, Any]:
         """The configuration with what `row` leaves to be told elsewhere; no kind of drafter without a drafter."""
         kind = "" if self.policy == NO_DRAFTER else self.recording.kind
         return {**self.row(), "kind": kind, "drafting": self.recording.drafting}

@@ -33,7 +33,7 @@ from tuner.prompts import TraceKey
 from tuner.search import Run, Search, runner, search
 from tuner.sensitivity import across, sensitivities
 from tuner.space import Space
-from tuner.trial import Trial, ranked
+from tuner.trial import Trial, ranked, read_trials
 
 if TYPE_CHECKING:  # ray takes seconds
     from harness.cluster import Cluster
@@ -117,7 +117,7 @@ def carry_out(
                 space=spaces[load], scenario=scenario_of(plan, found, load), objective=plan.objective, sampler=plan.sampler,
                 trials=plan.trials, seconds=plan.seconds, seed=plan.seed,
             )  # fmt: skip
-            done = [Trial.read(row, plan.drafting, found.kinds) for row in studies.trials(study_id, str(load))]
+            done = read_trials(studies, study_id, load, plan, found.kinds)
             keep = _keeper(studies, study_id, load, len(done), plan, watcher)
             searched[load] = search(what, done, starts, run, keep, deadline=deadline)
             tried = len(searched[load])  # fewer than asked for where there are no more

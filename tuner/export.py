@@ -32,7 +32,7 @@ from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
 from tuner.stored import AtLoad, StoredStudy, read_study
-from tuner.trial import Trial, ranked
+from tuner.trial import Trial, ranked, read_trials
 
 WORTH_SAYING = 0.01
 """What a table over loads loses against the best of a load, as a share, before that is said."""
@@ -201,10 +201,7 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
     studies = Studies(store)
-    trials = {
-        int(load.users or 0): [Trial.read(r, plan.drafting, study.kinds) for r in studies.trials(study.study_id, str(load))]
-        for load in study.loads
-    }
+    trials = {int(load.users or 0): read_trials(studies, study.study_id, load, plan, study.kinds) for load in study.loads}
     found = by_load(trials, whole_blocks(VLLM, study.kinds), plan.replicas)
     if found is None:
         return ""
@@ -305,6 +302,6 @@ def _optuna(store: Store, study: StoredStudy) -> str:
     storage = JournalStorage(JournalFileBackend(str(file)))
     studies = Studies(store)
     for load in study.loads:
-        trials = [Trial.read(row, study.plan.drafting, study.kinds) for row in studies.trials(study.study_id, str(load))]
+        trials = read_trials(studies, study.study_id, load, study.plan, study.kinds)
         study_of(trials, study.plan.objective, storage=storage, study_name=f"{study.study_id} {load}")
     return str(file)

@@ -20,7 +20,7 @@ from results.store.studies import (
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
-from tuner.trial import Trial, closest
+from tuner.trial import closest, read_trials
 
 
 class Closest(msgspec.Struct, frozen=True):
@@ -108,7 +108,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
         decided = decisions(connection, study_id)
     loads = {}
     for load in plan.loads:
-        trials = [Trial.read(r, plan.drafting, kinds) for r in studies.trials(study_id, str(load))]
+        trials = read_trials(studies, study_id, load, plan, kinds)
         own, near = [found for found in confirmed if found.load == load], closest(trials)
         loads[load] = AtLoad(
             trials={state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},

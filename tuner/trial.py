@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from results.store.studies import State, Studies
 from simulator.configuration import Configuration
-from simulator.plan import Objective
+from simulator.load import Load
+from simulator.plan import Objective, StudyPlan
 from simulator.records import KeptDrafting
 from tuner.objective import WANTED, Figures, Scenario
 from tuner.space import Leaf
 
-State = Literal["complete", "cut", "failed"]
 SLACK = 0.05
 """By how much more a configuration must break a bound than another to be clearly worse."""
 CLEAR = 0.005
@@ -121,9 +122,14 @@ class Trial:
         figures = row["figures"] and {k: math.nan if v is None else v for k, v in row["figures"].items()}
         return cls(
             number=row["number"], batch=row["batch"], origin=row["origin"],
-            leaf=Leaf(Configuration.read(row, drafting, kinds), row["params"], domains), attributes=row["attributes"],
+            leaf=Leaf(Configuration.read(row, kinds, drafting), row["params"], domains), attributes=row["attributes"],
             rungs=rungs, state=row["state"], error=row["error"], figures=figures, wall_s=row["wall_s"],
         )  # fmt: skip
+
+
+def read_trials(studies: Studies, study_id: str, load: Load, plan: StudyPlan, kinds: Mapping[str, str]) -> list[Trial]:
+    """What a study has tried at a load; `kinds` are those of the run's drafters."""
+    return [Trial.read(row, plan.drafting, kinds) for row in studies.trials(study_id, str(load))]
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

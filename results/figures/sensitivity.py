@@ -6,25 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import duckdb
 import polars as pl
 
 from results.figures.common import by_drafter, listed, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
-from results.store.queries import first_row, has_table
 from results.store.sensitivities import BreakEven, Deviation, Sensitivity
 from simulator.configuration import System
 from simulator.load import Load
-
-
-def find_sensitivity(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
-    """The latest of one of the runs; None too where the database knows of none."""
-    if not has_table(con, "tolerances"):
-        return None
-    sql = "SELECT tolerance_id FROM tolerances WHERE list_contains(?, run_id) ORDER BY created_at DESC LIMIT 1"
-    row = first_row(con, sql, list(run_ids))
-    return None if row is None else str(row["tolerance_id"])
 
 
 def frame(found: Sensitivity) -> pl.DataFrame:

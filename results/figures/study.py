@@ -12,7 +12,6 @@ import polars as pl
 from results.figures.common import by_drafter, is_baseline, listed, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot, slug
 from results.figures.style import SYMBOLS, Evidence, Series
-from results.figures.sweep import system_columns
 from results.figures.view import bound
 from results.store.queries import has_table
 from results.store.studies import OFF, TABLES, Study, StudyConfirmation, StudySensitivity, StudyTrial
@@ -59,9 +58,9 @@ class Tried:
         """The columns of the table to take away."""
         t = self.trial
         plain = {name: getattr(t, name) for name in ("number", "origin", "state", "feasible", "error")}
-        plain |= {"request_cap": t.configuration.request_cap, **{name: t.of(name) for name in ("throughput", "tps")}}
+        plain |= {name: t.of(name) for name in ("throughput", "tps")}
         found = {"objective": self.objective, "best": self.best, "front": self.front}
-        return {"load": str(t.load), **system_columns(t.configuration.system), **plain, **found}
+        return {"load": str(t.load), **t.configuration.row(), **plain, **found}
 
 
 def tried(study: Study) -> list[Tried]:

@@ -100,15 +100,9 @@ def frame(points: Sequence[Simulation]) -> pl.DataFrame:
     return pl.DataFrame([_flat(point) for point in points], schema=_SIMULATED)
 
 
-def system_columns(system: System) -> dict[str, Any]:
-    """A system as the columns of tables to take away have it."""
-    r = system.recording
-    return {"drafter": r.drafter, "gamma": r.gamma, "policy": str(system.policy), "confidences": r.confidences}
-
-
 def point_columns(point: Simulation) -> dict[str, Any]:
     """What was simulated, as the columns of tables to take away have it: γ is that of the recording that was walked."""
-    return {**system_columns(point.system), "gamma": point.gamma, "load": str(point.load), "load_x": point.load.size}
+    return {**point.system.row(), "gamma": point.gamma, "load": str(point.load), "load_x": point.load.size}
 
 
 def _flat(point: Simulation) -> dict[str, Any]:

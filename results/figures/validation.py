@@ -12,8 +12,6 @@ import polars as pl
 from results.figures.common import by_drafter, log_axis, style_of
 from results.figures.section import Cell, Figure, LegendEntry, Panel, Section, Table, empty_plot
 from results.figures.style import SYMBOLS, Series
-from results.figures.sweep import system_columns
-from results.store.queries import first_row, has_table
 from results.store.validations import Validation, ValidationPoint, read_validation
 from simulator.configuration import System
 from simulator.numbers import counted
@@ -25,15 +23,6 @@ if TYPE_CHECKING:  # takes a second, and numbers need none of it
 QUANTITIES: Final = ("throughput", "tps", "tau", "budget")
 STEP: Final = "step"
 """Another quantity, known by its error alone: predicted over measured seconds of the steps that ran live, less 1."""
-
-
-def find_validation(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
-    """The latest validation of one of the runs; None too where the database knows of none."""
-    if not has_table(con, "validations"):
-        return None
-    sql = "SELECT validation_id FROM validations WHERE list_contains(?, run_id) ORDER BY created_at DESC LIMIT 1"
-    row = first_row(con, sql, list(run_ids))
-    return None if row is None else str(row["validation_id"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +90,7 @@ def frame(found: Validation, every: Sequence[Compared]) -> pl.DataFrame:
     """The table of `validated`."""
     values = ("quantity", "measured", "simulated", "low", "high", "same_prompts", "error", "inside")
     rows = [
-        {"run": found.run_id, "engine": found.engine, **system_columns(one.point.system), "users": one.point.users,
+        {"run": found.run_id, "engine": found.engine, **one.point.system.row(), "users": one.point.users,
          "requests": one.point.requests, **{name: getattr(one, name) for name in values}, "error_low": one.off(one.low),
          "error_high": one.off(one.high), "same_error": one.off(one.same_prompts)}
         for one in every

@@ -38,7 +38,7 @@ from results.store import recordings as recordings_store
 from results.store import runs as runs_store
 from results.store.commands import DEFAULT_OUT, given, typed
 from results.store.decisions import decisions
-from results.store.queries import Origin
+from results.store.queries import Origin, latest_of
 from results.store.runs import Provenance, missing_responses
 from results.store.sensitivities import read_sensitivity
 from results.store.studies import Study, read_study
@@ -115,8 +115,8 @@ def compose(
     draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
     draft.add_study(study_id or study_figure.find_study(con, names), leads=study_id is not None or sweep_id is None)
     draft.notice_nothing()
-    draft.add_sensitivity(sensitivity.find_sensitivity(con, names))
-    draft.add_validation(validation.find_validation(con, names))
+    draft.add_sensitivity(latest_of(con, "tolerances", "tolerance_id", names))
+    draft.add_validation(latest_of(con, "validations", "validation_id", names))
     draft.sections += [
         accepted_length.section(tau, runs, draft.series, out),
         acceptance.section(alpha, runs, draft.series),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +47,16 @@ def first_row(con: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> dict[st
     names = [column[0] for column in cursor.description or []]
     rows = cursor.fetchall()
     return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def latest_of(con: duckdb.DuckDBPyConnection, table: str, key: str, run_ids: Sequence[str]) -> str | None:
+    """The latest id in a table of one of the runs; None too where the database, of an earlier schema, has no such table."""
+    if not has_table(con, table):
+        return None
+    row = first_row(
+        con, f"SELECT {key} FROM {table} WHERE list_contains(?, run_id) ORDER BY created_at DESC LIMIT 1", run_ids
+    )
+    return None if row is None else str(row[key])
 
 
 def query(con: duckdb.DuckDBPyConnection, sql: str, run_id: str, **more: Any) -> pl.DataFrame:

@@ -12,7 +12,6 @@ import duckdb
 from results.store.database import Store, decoded_rows, insert_row
 from results.store.queries import Origin, first_row, origin
 from results.store.rows import profile_row
-from results.store.runs import kinds_in
 from simulator.configuration import System
 from simulator.load import Load, Users
 from simulator.records import Drafting
@@ -82,11 +81,11 @@ class BreakEven:
         }  # fmt: skip
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], kinds: Mapping[str, str]) -> BreakEven:
+    def read(cls, row: Mapping[str, Any]) -> BreakEven:
         """From a row of `tolerances`, its JSON decoded. Raises InputError for a load or a policy unknown here."""
 
         def system(text: str) -> System:
-            return System.parse(text, row["drafting"], kinds)
+            return System.parse(text, row["drafting"])
 
         return cls(
             load=Load.parse(row["load"]), what=row["what"], winner=system(row["winner"]), margin=row["margin"],
@@ -143,9 +142,8 @@ def read_sensitivity(con: duckdb.DuckDBPyConnection, sensitivity_id: str) -> Sen
     row = first_row(con, sql, sensitivity_id)
     if row is None:
         raise LookupError(f"no sensitivity {sensitivity_id!r} in this database")
-    kinds = kinds_in(con, row["run_id"])
     rows = decoded_rows(con.execute(sql, [sensitivity_id]))
     return Sensitivity(
         sensitivity_id=sensitivity_id, **origin(row), **{name: row[name] for name in _OWN},
-        break_evens=tuple(BreakEven.read(each, kinds) for each in rows),
+        break_evens=tuple(BreakEven.read(each) for each in rows),
     )  # fmt: skip

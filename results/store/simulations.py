@@ -10,12 +10,10 @@ import duckdb
 import msgspec
 
 from results.store.database import decoded_rows
+from results.store.runs import kinds_in
 from simulator.configuration import Configuration, System
-from simulator.drafter_kinds import kind_of
 from simulator.load import Load
 from simulator.numbers import give_or_take
-from simulator.policies import PolicySpec
-from simulator.records import Recording
 from simulator.sla import canonical
 
 LoadKind = Literal["users", "rate", "arrivals"]
@@ -107,19 +105,15 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_simulations(con: duckdb.DuckDBPyConnection, sweep_id: str) -> list[Simulation]:
     """The simulations of a sweep, in order of their points. Raises InputError for a policy or a load unknown here."""
-    sql = """
-        SELECT s.*, r.drafters FROM simulations s LEFT JOIN runs r ON r.run_id = s.run_id WHERE sweep_id = ? ORDER BY point
-    """
-    return [_read(row) for row in decoded_rows(con.execute(sql, [sweep_id]))]
+    rows = decoded_rows(con.execute("SELECT * FROM simulations WHERE sweep_id = ? ORDER BY point", [sweep_id]))
+    kinds = {run_id: kinds_in(con, run_id) for run_id in dict.fromkeys(row["run_id"] for row in rows)}
+    return [_read(row, kinds[row["run_id"]]) for row in rows]
 
 
-def _read(row: Mapping[str, Any]) -> Simulation:
+def _read(row: Mapping[str, Any], kinds: Mapping[str, str]) -> Simulation:
     """A simulation from its row, which is of an earlier schema where it lacks the newest columns."""
-    drafter = row["drafter"]
-    kind = kind_of(drafter, (row["drafters"] or {}).get(drafter, {}))
-    recording = Recording(drafter, row["gamma"], row["confidences"], row.get("drafting") or "sampled", kind)
     values = {name: row[name] for name in Simulation.__struct_fields__ if row.get(name) is not None}
-    values |= {"system": System(recording, PolicySpec.parse(row["policy"])), "load": Load.parse(row["load"])}
+    values |= {"system": System.read(row, kinds), "load": Load.parse(row["load"])}
     values |= {name: {canonical(promise): value for promise, value in (row.get(name) or {}).items()} for name in _PROMISES}
     return msgspec.convert(values, Simulation)
 

@@ -107,7 +107,7 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
     def row(self) -> dict[str, Any]:
         """The row as the database and JSON hold it."""
-        best: dict[str, Any] | None = None if self.best is None else dict(self.best.row())
+        best: dict[str, Any] | None = None if self.best is None else self.best.row()
         if best is not None and self.kind == "choice":
             best |= {"value": self.value, "state": self.state}
         names = ("kind", "what", "share", "best", "moved", "loss", "keeps")
@@ -168,7 +168,7 @@ def read_sensitivities(
     found = []
     for row in _rows(con, study_id, "sensitivities", "rowid"):
         then = row["best"] or {}
-        best = Configuration.read(then, plan.drafting, kinds) if then else None
+        best = Configuration.read(then, kinds, plan.drafting) if then else None
         values = {"load": Load.parse(row["load"]), "best": best, **{n: then[n] for n in ("value", "state") if n in then}}
         found.append(msgspec.convert({**row, **values}, StudySensitivity))
     return found
@@ -176,7 +176,7 @@ def read_sensitivities(
 
 def _read(row: Row, kind: type[Any], plan: StudyPlan, kinds: Mapping[str, str]) -> Any:
     """A row of what was run, its values parsed."""
-    values = {"load": Load.parse(row["load"]), "configuration": Configuration.read(row, plan.drafting, kinds)}
+    values = {"load": Load.parse(row["load"]), "configuration": Configuration.read(row, kinds, plan.drafting)}
     return msgspec.convert({**row, **values}, kind)
 
 

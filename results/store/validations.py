@@ -13,8 +13,7 @@ from results.store.database import Store, decoded_rows, insert_row, utc_now
 from results.store.queries import Origin, first_row, origin
 from results.store.runs import kinds_in
 from simulator.configuration import System
-from simulator.policies import PolicySpec
-from simulator.records import Drafting, Recording
+from simulator.records import Drafting
 
 Row = Mapping[str, Any]
 Values = Mapping[str, float | None]
@@ -72,16 +71,13 @@ def read_validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Valid
         raise LookupError(f"no validation {validation_id!r} in this database")
     rows, kinds = decoded_rows(con.execute(sql, [validation_id])), kinds_in(con, first["run_id"])
 
-    def system(row: Row) -> System:
-        drafter = row["drafter"]
-        recording = Recording(drafter, row["gamma"], row["confidences"], row["drafting"], kinds.get(drafter, ""))
-        return System(recording, PolicySpec.parse(row["policy"]))
-
     return Validation(
         validation_id=validation_id, **origin(first), engine=first["engine"], believed=first["believed"] or "unknown",
         live_prompts=len(first["live_prompts"]), trace_prompts=len(first["trace_prompts"]), drafting=first["drafting"],
         seconds=sum(row["seconds"] for row in rows),
-        points=tuple(ValidationPoint(system=system(row), **{name: row[name] for name in _VALUES}) for row in rows),
+        points=tuple(
+            ValidationPoint(system=System.read(row, kinds), **{name: row[name] for name in _VALUES}) for row in rows
+        ),
     )  # fmt: skip
 
 

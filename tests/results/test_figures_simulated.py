@@ -15,6 +15,7 @@ from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
 from results.figures.sweep import Sweep, baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
 from results.store.database import Store
+from results.store.queries import latest_of
 from results.store.sensitivities import Deviation, keep_sensitivity, read_sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import StudySensitivity, read_study
@@ -229,8 +230,8 @@ def test_a_database_without_studies_or_validations_has_none() -> None:
     for table in ("tolerances", "validations", "sensitivities", "confirmations", "trials", "studies"):
         con.execute(f"DROP TABLE IF EXISTS {table}").fetchall()
     assert study_figure.find_study(con, [RUN]) is None
-    assert validation.find_validation(con, [RUN]) is None
-    assert sensitivity.find_sensitivity(con, [RUN]) is None
+    assert latest_of(con, "validations", "validation_id", [RUN]) is None
+    assert latest_of(con, "tolerances", "tolerance_id", [RUN]) is None
     with pytest.raises(LookupError, match="no study 'gone'"):
         read_study(con, "gone")
 
@@ -240,7 +241,7 @@ def test_validated_points_know_their_error_and_interval() -> None:
     add_run(con)
     add_sweep(con, [])
     add_validation(con)
-    assert validation.find_validation(con, [RUN]) == "a1"
+    assert latest_of(con, "validations", "validation_id", [RUN]) == "a1"
     found = read_validation(con, "a1")
     assert (len(found.points), found.seconds, found.live_prompts, found.trace_prompts) == (2, 180.0, 2, 3)
     assert (found.profile.name, found.believed) == ("h100/toy", "h100/toy")
@@ -271,7 +272,7 @@ def test_tolerances_know_what_is_closest_and_who_wins_beyond() -> None:
     add_run(con)
     add_sweep(con, [])
     add_tolerances(con)
-    assert sensitivity.find_sensitivity(con, [RUN]) == "70"
+    assert latest_of(con, "tolerances", "tolerance_id", [RUN]) == "70"
     found = read_sensitivity(con, "70")
     assert (found.objective, found.clear, found.profile.name) == ("throughput", 0.01, "h100/toy")
     frame = sensitivity.frame(found)

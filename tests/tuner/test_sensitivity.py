@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from results.store.studies import State
 from simulator.configuration import Configuration
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
@@ -14,7 +15,7 @@ from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario
 from tuner.sensitivity import decisive, elsewhere
 from tuner.space import Leaf
-from tuner.trial import State, Trial, TrialRung
+from tuner.trial import Trial, TrialRung
 
 
 def trials(*tried: tuple[Configuration, float, State, float]) -> list[Trial]:
