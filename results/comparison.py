@@ -22,7 +22,7 @@ from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import PolicySpec
-from simulator.records import Recording
+from simulator.records import NO_RECORDING, Recording
 
 _BATCHES: Final = 38
 """Degrees of freedom of the noise of two simulations, 20 batches each."""
@@ -239,7 +239,7 @@ def _by_task(run: Baseline, recorded: BaselineRecording | None) -> dict[tuple[st
 
 def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Recording, dict[str, Any]]:
     """Speed against none, which is comparable between machines as far as anything is."""
-    rows = [row for row in speed(con, run_id).to_dicts() if row["drafter"] != "none"]
+    rows = [row for row in speed(con, run_id).to_dicts() if row["drafter"] != NO_RECORDING.drafter]
     return {Recording(row["drafter"], row["gamma"], drafting=row["drafting"]): row for row in rows}
 
 

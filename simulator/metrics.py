@@ -164,11 +164,6 @@ class Outcome:
         """Whether every promise is kept, and what arrives is answered."""
         return self.keeps_up is not False and all(self.slas.values())
 
-    @property
-    def precise(self) -> bool:
-        """Whether throughput is known to 2 %."""
-        return self.throughput.half_width <= 0.02 * self.throughput.value
-
 
 Kind = Literal["closed", "open", "recorded"]
 """A kind of load: users who wait for answers, arrivals without end, or recorded ones until all are served."""

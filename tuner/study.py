@@ -14,7 +14,7 @@ from results.store.database import Store
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import choose_drafting
-from results.store.rows import plan_row, profile_row, read_plan
+from results.store.rows import read_plan
 from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
@@ -44,12 +44,7 @@ def start_study(
     from tuner.course import carry_out, check_served
 
     check_served(plan, found)
-    row = {
-        "run_id": run_id, "command": command_line("tuner"), "plan": plan_row(plan),
-        "profile_hash": plan.profile.digest, "git_revision": git_revision(),
-        "packages": package_versions(),
-    }  # fmt: skip
-    study_id = Studies(store).create(row, profile_row(found.profile))
+    study_id = Studies(store).create(run_id, command_line("tuner"), plan, git_revision(), package_versions())
     with begun(store, STUDY, study_id, watcher.began):
         carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id
@@ -75,7 +70,7 @@ def resume_study(
         found = study_inputs(store, row["run_id"], plan, watcher)
         from tuner.course import carry_out
 
-        studies.reopen(study_id, plan_row(plan))
+        studies.reopen(study_id, plan)
         with keeping(store, STUDY, study_id, watcher.began):
             carry_out(store, study_id, plan, found, watcher, cluster=cluster, time_limit_s=time_limit_s)
     return study_id

@@ -20,7 +20,7 @@ from results.store.decisions import keep_decision
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
-from results.store.rows import plan_row, profile_row
+from results.store.rows import profile_row
 from results.store.simulations import read_simulations
 from results.store.subjects import SWEEP
 from results.store.unfinished import keeping
@@ -130,7 +130,7 @@ def sweep(
             raise InputError(f"--rows {rows}: is no folder that can be written ({error.strerror})") from None
     new = sweep_id is None
     if sweep_id is None:
-        sweep_id = store.create_sweep(run_id, command_line(), plan_row(plan), git_revision(), package_versions())
+        sweep_id = store.create_sweep(run_id, command_line(), plan, git_revision(), package_versions())
     watcher.say(f"sweep {sweep_id} · run {run_id} · {counted(len(every), 'point')}")
     with leased(store, SWEEP, sweep_id) if new else nullcontext(), keeping(store, SWEEP, sweep_id, watcher.began):
         _finish(sweep_id, run_id, plan, store, watcher, every, recordings, worker, cluster)
@@ -191,13 +191,12 @@ def _while_slow(watcher: Watcher) -> Callable[[float], None]:
 
 
 def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_s: float) -> dict[str, Any]:
-    setup, walked, used = point.setup, point.recording, point.configuration.recording
+    setup, walked = point.setup, point.recording
     policy, load = setup.policy, setup.load
     exact = replays_exactly(policy, recordings.trace(walked.showing("none")).drafting)
     row: dict[str, Any] = {
         "point": point.number, "profile_hash": setup.profile.digest,
-        "believed_hash": setup.believed and setup.believed.digest, "drafter": used.drafter, "gamma": walked.gamma,
-        "confidences": used.confidences, "policy": str(policy),
+        "believed_hash": setup.believed and setup.believed.digest, **point.configuration.system.row(), "gamma": walked.gamma,
         "lossless": policy.lossless, "exact": exact, "users": load.users, "rate_per_s": load.rate_per_s,
         "arrivals": load.name if isinstance(load, RecordedArrivals) else None, "load": str(load),
         "engine": dataclasses.asdict(setup.limits), "seed": setup.seed, "wall_s": wall_s,

@@ -15,6 +15,7 @@ from results.figures.section import Figure, Panel, Section, empty_plot
 from results.figures.style import Series
 from results.store.queries import query
 from results.store.runs import Provenance
+from simulator.records import NO_RECORDING
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -55,7 +56,7 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
     for (drafter, gamma, drafting), own in cells.group_by("drafter", "gamma", "drafting", maintain_order=True):
         pairs = own.join(baseline, on=["sample", "prompt_id", "batch"], suffix="_none", maintain_order="left")
         own_speed, none_speed = ratio(pairs, "tokens", "seconds"), ratio(pairs, "tokens_none", "seconds_none")
-        few = drafter == "none" or pairs["prompt_id"].n_unique() < FEWEST_PROMPTS
+        few = drafter == NO_RECORDING.drafter or pairs["prompt_id"].n_unique() < FEWEST_PROMPTS
         low, high = (None, None) if few else interval(_bootstrap_speedup(pairs, rng))
         rows.append(
             {

@@ -22,8 +22,6 @@ Ints = npt.NDArray[np.int64]
 
 THRESHOLDS: Final = tuple(round(0.05 * i, 2) for i in range(21))
 """Thresholds of the sweep; the paper has every second one."""
-THRESHOLD_DATASETS: Final = {"GSM8K", "HumanEval", "MT-Bench"}
-"""The data sets of the paper's Figure 5, one a domain."""
 
 
 def threshold_sweep(found: Sequence[ConfidenceRecord], run_id: str) -> pl.DataFrame:

@@ -23,9 +23,11 @@ from results.store import traces
 from results.store.commands import typed
 from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
 from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
+from results.store.rows import plan_row
 from results.store.runs import RunInfo, SpeedSample, kinds_of
 from results.store.subjects import RUN, SWEEP, Subject, find, has_results
 from simulator.errors import InputError
+from simulator.plan import SweepPlan
 from simulator.records import DRAFTINGS, Drafting, KeptDrafting, Recording
 from simulator.traces import Trace
 
@@ -245,11 +247,11 @@ class Store:
             return traces.read_estimates(connection, run_id, recording)
 
     def create_sweep(
-        self, run_id: str, command: str, plan: Mapping[str, Any], git_revision: str | None, packages: Mapping[str, str]
+        self, run_id: str, command: str, plan: SweepPlan, git_revision: str | None, packages: Mapping[str, str]
     ) -> str:
         """Insert a sweep of simulations; returns its id."""
         sweep_id = secrets.token_hex(3)
-        row = [sweep_id, run_id, utc_now(), command, json.dumps(plan), git_revision, json.dumps(packages)]
+        row = [sweep_id, run_id, utc_now(), command, json.dumps(plan_row(plan)), git_revision, json.dumps(packages)]
         with self.writing() as connection:
             connection.execute(
                 "INSERT INTO sweeps (sweep_id, run_id, created_at, command, plan, git_revision, packages) "

@@ -14,7 +14,7 @@ import msgspec
 
 from results.store.database import Store, decoded_rows, insert_row, utc_now
 from results.store.queries import Origin, first_row, has_table, origin
-from results.store.rows import read_plan
+from results.store.rows import plan_row, profile_row, read_plan
 from results.store.runs import kinds_in
 from results.store.subjects import STUDY
 from simulator.configuration import Configuration
@@ -195,12 +195,18 @@ class Studies:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def create(self, row: Row, profile: Row) -> str:
-        """Insert a study, a row of `studies` without id and times, and its profile; returns the study's id."""
+    def create(
+        self, run_id: str, command: str, plan: StudyPlan, git_revision: str | None, packages: Mapping[str, str]
+    ) -> str:
+        """Insert a study and its profile; returns the study's id."""
         study_id = secrets.token_hex(3)
+        row = {
+            "study_id": study_id, "run_id": run_id, "created_at": utc_now(), "command": command, "plan": plan_row(plan),
+            "profile_hash": plan.profile.digest, "git_revision": git_revision, "packages": packages,
+        }  # fmt: skip
         with self.store.writing() as connection:
-            insert_row(connection, "INSERT OR IGNORE INTO profiles", profile)
-            insert_row(connection, "INSERT INTO studies", {"study_id": study_id, "created_at": utc_now(), **row})
+            insert_row(connection, "INSERT OR IGNORE INTO profiles", profile_row(plan.profile))
+            insert_row(connection, "INSERT INTO studies", row)
         return study_id
 
     def find(self, name: str) -> dict[str, Any]:
@@ -210,11 +216,11 @@ class Studies:
             [row] = decoded_rows(connection.execute("SELECT * FROM studies WHERE study_id = ?", [study_id]))
         return row
 
-    def reopen(self, study_id: str, plan: Row) -> None:
+    def reopen(self, study_id: str, plan: StudyPlan) -> None:
         """Go on with a study under a plan that may ask for more trials."""
         with self.store.writing() as connection:
             sql = "UPDATE studies SET plan = ?, finished_at = NULL WHERE study_id = ?"
-            connection.execute(sql, [json.dumps(plan), study_id])
+            connection.execute(sql, [json.dumps(plan_row(plan)), study_id])
 
     def add_trials(self, study_id: str, load: str, rows: Sequence[Row]) -> None:
         """Insert a batch of trials, whole or not at all."""

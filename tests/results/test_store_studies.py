@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from results.store.database import Store
-from results.store.rows import plan_row, profile_row
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity, read_study
 from simulator.configuration import Configuration
 from simulator.load import Arrivals, Load, Users
@@ -31,8 +30,7 @@ def confirmed(load: Load, place: int, configuration: Configuration = RUN) -> Stu
 
 def test_what_was_found_goes_in_and_comes_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "specyard.duckdb")
-    made = {"run_id": store.create_run(INFO), "command": "tuner search", "packages": {"torch": "2"}}
-    study_id = Studies(store).create({**made, "plan": plan_row(PLAN), "profile_hash": PROFILE.digest}, profile_row(PROFILE))
+    study_id = Studies(store).create(store.create_run(INFO), "tuner search", PLAN, None, {"torch": "2"})
     confirmations = [confirmed(load, place) for load in PLAN.loads for place in (0, 1)]
     confirmations[1] = confirmed(Users(64), 1, Configuration.plain(64))
     sensitivities = [
