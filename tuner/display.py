@@ -281,7 +281,7 @@ def _closest(found: AtLoad, plan: StudyPlan) -> str:
         said = f"{decision.reason}; {tries} tried"
     else:  # studies of the first versions
         bounds = " and ".join(promise.name for promise in promises(plan.slas)) or "up"
-        said = f"none of {tries} keeps {bounds}; the closest is {near.configuration}"
+        said = f"none of {tries} keeps {bounds}; the closest is {near.configuration.in_full}"
     if not f["p5_tps"] or f["p95_ttft"] is None or near.violations.get(KEEPS_UP, 0) > 0:
         return said
     speed, wait = f"{f['p5_tps']:.3g} tok/s or more", f"the first token in {1e3 * f['p95_ttft']:,.0f} ms"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from results.store.studies import StudySensitivity
+from results.store.studies import Kind, StudySensitivity
 from simulator.configuration import Configuration
 from simulator.hardware.whatif import slower
 from simulator.load import Arrivals, Load, Users
@@ -140,7 +140,7 @@ def across(
     return rows
 
 
-def elsewhere(scenario: Scenario) -> Iterator[tuple[str, str, Scenario]]:
+def elsewhere(scenario: Scenario) -> Iterator[tuple[Kind, str, Scenario]]:
     """(kind, what is off, the scenario then)."""
     load = scenario.load
     for sign, factor in (("+", 1 + OFF), ("−", 1 - OFF)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from results.store.studies import (
     read_confirmations,
     read_sensitivities,
 )
+from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
@@ -26,9 +28,9 @@ from tuner.trial import closest, read_trials
 class Closest(msgspec.Struct, frozen=True):
     """What came closest to keeping the bounds."""
 
-    configuration: str
-    violations: dict[str, float]
-    figures: dict[str, Any] | None
+    configuration: Configuration
+    violations: Mapping[str, float]
+    figures: Mapping[str, float] | None
 
 
 class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
             "decision": None if self.decision is None else self.decision.row(),
             "winner": None if self.winner is None else self.winner.row(),
             "beside": [row.row() for row in self.beside],
+            "closest": self.closest
+            and {**msgspec.structs.asdict(self.closest), "configuration": self.closest.configuration.in_full},
             "sensitivities": [one.row() for one in self.sensitivities],
         }
 
@@ -116,7 +120,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
             decision=decided.get(load),
             winner=own[0] if own else None,
             beside=own[1:],
-            closest=None if near is None else Closest(near.configuration.in_full, dict(near.last.violations), near.figures),
+            closest=None if near is None else Closest(near.configuration, near.last.violations, near.figures),
             sensitivities=[one for one in sensitive if one.load == load],
         )
     return StoredStudy(

@@ -23,8 +23,11 @@ from simulator.plan import StudyPlan
 
 Row = Mapping[str, Any]
 State = Literal["complete", "cut", "failed"]
+Kind = Literal["choice", "load", "mix", "verify", "elsewhere", "importance"]
+"""`choice`: a knob set otherwise; the next four: something is off. Studies of before 0.4 have `importance`, which decides
+nothing."""
 TABLES: Final = ("studies", "trials", "confirmations", "sensitivities")
-OFF: Final = ("load", "mix", "verify", "elsewhere")
+OFF: Final[Sequence[Kind]] = ("load", "mix", "verify", "elsewhere")
 """Kinds of `sensitivities` in which something is not what was assumed."""
 
 
@@ -85,9 +88,7 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `sensitivities`: what a knob decides, or how the winner stands where something is off."""
 
     load: Load
-    kind: str
-    """'choice': a knob set otherwise; 'load', 'mix', 'verify' or 'elsewhere': something is off. Studies of before 0.4 have
-    'importance', which is not what decides."""
+    kind: Kind
     what: str
     """The knob, or what is off; of 'elsewhere' the other load as it is stored."""
     share: float | None = None
