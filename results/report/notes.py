@@ -196,7 +196,8 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
 
 def of_study(study: Study, told: Profiles = ()) -> Facts:
     """About a study and its profile."""
-    plan = {name: value for name, value in plan_row(study.plan).items() if name != "profile" and value not in (None, [])}
+    row = plan_row(study.plan)
+    plan = {name: row[name] for name in study.planned if name != "profile" and row[name] not in (None, [])}
     plan |= {"loads": [load.label for load in study.plan.loads]}
     said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in plan.items())
     return [*_made("study", study.study_id, study), *_profile(study.profile, told), ("plan", [said]), *_code(study)]

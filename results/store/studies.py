@@ -130,6 +130,8 @@ class Study(Origin):
     study_id: str
     finished_at: datetime | None
     plan: StudyPlan
+    planned: tuple[str, ...]
+    """The fields of the plan that are stored: older versions lack the newest, whose defaults nobody asked for."""
     trials: tuple[StudyTrial, ...]
     """Loads in their order, each in the order in which its trials were proposed."""
     confirmations: tuple[StudyConfirmation, ...]
@@ -142,12 +144,13 @@ def read_study(con: duckdb.DuckDBPyConnection, study_id: str) -> Study:
     row = first_row(con, "SELECT * FROM studies WHERE study_id = ?", study_id) if has_table(con, *TABLES) else None
     if row is None:
         raise LookupError(f"no study {study_id!r} in this database")
-    plan, kinds = read_plan(json.loads(row["plan"]), StudyPlan), kinds_in(con, row["run_id"])
+    stored, kinds = json.loads(row["plan"]), kinds_in(con, row["run_id"])
+    plan = read_plan(stored, StudyPlan)
     places = {load: place for place, load in enumerate(plan.loads)}
     tried = [_read(each, StudyTrial, plan, kinds) for each in _rows(con, study_id, "trials", "load, number")]
     confirmed = read_confirmations(con, study_id, plan, kinds)
     return Study(
-        study_id=study_id, finished_at=row["finished_at"], plan=plan, **origin(row, plan.profile),
+        study_id=study_id, finished_at=row["finished_at"], plan=plan, planned=tuple(stored), **origin(row, plan.profile),
         trials=tuple(sorted(tried, key=lambda each: places.get(each.load, len(places)))),
         confirmations=tuple(sorted(confirmed, key=lambda each: places.get(each.load, len(places)))),
         sensitivities=tuple(read_sensitivities(con, study_id, plan, kinds)),

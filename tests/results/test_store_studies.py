@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from results.report.notes import of_study
 from results.store.database import Store
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity, read_study
 from simulator.configuration import Configuration
@@ -13,7 +14,7 @@ from simulator.load import Arrivals, Load, Users
 from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
 from simulator.records import Recording
-from tests.results.database import PROFILE
+from tests.results.database import PROFILE, add_run, add_study, add_sweep, empty
 from tests.results.test_store import INFO
 
 RUN = Configuration(Recording("dspark", 2, "calibrated", "greedy"), PolicySpec("prefix_scheduler"), 64)
@@ -46,3 +47,12 @@ def test_what_was_found_goes_in_and_comes_out(tmp_path: Path) -> None:
             read_study(connection, "gone")
     assert (found.plan, found.profile, found.packages, found.trials) == (PLAN, PROFILE, {"torch": "2"}, ())
     assert (found.confirmations, found.sensitivities) == (tuple(confirmations), tuple(sensitivities))
+
+
+def test_what_an_older_plan_does_not_say_is_not_told() -> None:
+    con = empty()
+    add_run(con)
+    add_sweep(con, [])
+    add_study(con)
+    facts = dict(of_study(read_study(con, "57ad")))
+    assert facts["plan"] == ["loads 64 users, slas mean_tps>=50, objective throughput"]
