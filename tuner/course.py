@@ -48,7 +48,7 @@ then it is the choice of prompts that a figure is unsure by, and not the length 
 def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
-        load=load, profile=found.profile, weights=found.weights, slas=tuple(plan.slas),
+        load=load, profile=plan.profile, weights=found.weights, slas=tuple(plan.slas),
         prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, limits=plan.limits,
     )  # fmt: skip
 

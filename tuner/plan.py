@@ -10,7 +10,6 @@ from results.store.database import Store
 from results.store.recordings import Recordings
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
-from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.mix import Mix
 from simulator.plain import walked
@@ -27,7 +26,6 @@ from tuner.space import POLICIES, READING, OfferedRecording, Space, request_caps
 class StudyInputs:
     """What a study stands on: recordings that can be simulated on the profile, and their prompts."""
 
-    profile: Profile
     recordings: Recordings
     traffic: Traffic
     recorded: tuple[OfferedRecording, ...]
@@ -87,8 +85,8 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
     plain = _plain(recorded, recordings)
     traffic = Traffic(recordings, [r.recording for r in recorded] or [plain])
     weights = traffic.shares(plain, plan.weights)
-    tables = {r.recording: _table(plan, profile, traffic, weights, r) for r in recorded}
-    return StudyInputs(profile, recordings, traffic, tuple(recorded), weights, tables)
+    tables = {r.recording: _table(plan, traffic, weights, r) for r in recorded}
+    return StudyInputs(recordings, traffic, tuple(recorded), weights, tables)
 
 
 def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
@@ -110,13 +108,11 @@ def policies_of(plan: StudyPlan) -> tuple[str, ...]:
     return POLICIES if plan.engine is None else tuple(name for name in POLICIES if name in plan.engine.policies)
 
 
-def _table(
-    plan: StudyPlan, profile: Profile, traffic: Traffic, weights: dict[str, float], recorded: OfferedRecording
-) -> PolicySpec:
+def _table(plan: StudyPlan, traffic: Traffic, weights: dict[str, float], recorded: OfferedRecording) -> PolicySpec:
     """The k-by-batch policy for a recording."""
     trace = traffic.trace(TraceKey("search", recorded.recording))
     mix = Mix(trace, weights, plan.prompt_tokens, plan.output_tokens)
     tokens = plan.request_cap * (recorded.recording.gamma + 1)
-    cost = profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
+    cost = plan.profile.cost(trace.drafter, trace.gamma, plan.request_cap, tokens, kind=trace.kind)
     ends = row_ends(plan.loads, plan.request_cap, plan.replicas)
     return k_by_batch(trace, mix, cost, ends, whole=recorded.whole)

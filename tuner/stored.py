@@ -7,17 +7,12 @@ from typing import Any
 
 import msgspec
 
+from results.store import studies as studies_store
 from results.store.database import Store
 from results.store.decisions import decisions
-from results.store.rows import plan_row, read_plan
+from results.store.rows import plan_row
 from results.store.runs import kinds_of
-from results.store.studies import (
-    Studies,
-    StudyConfirmation,
-    StudySensitivity,
-    read_confirmations,
-    read_sensitivities,
-)
+from results.store.studies import Studies, StudyConfirmation, StudySensitivity
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
@@ -103,17 +98,16 @@ def read_study(store: Store, name: str) -> StoredStudy:
     """A study by its id, the start of one, or `latest`. Raises InputError."""
     studies = Studies(store)
     row = studies.find(name)
-    plan, study_id = read_plan(row.pop("plan"), StudyPlan), str(row["study_id"])
-    run = store.run(row["run_id"])
+    del row["plan"]
+    study_id, run = str(row["study_id"]), store.run(row["run_id"])
     target, kinds = run["target"], kinds_of(run)
     with store.reading() as connection:
-        confirmed = read_confirmations(connection, study_id, plan, kinds)
-        sensitive = read_sensitivities(connection, study_id, plan, kinds)
-        decided = decisions(connection, study_id)
+        study, decided = studies_store.read_study(connection, study_id), decisions(connection, study_id)
+    plan = study.plan
     loads = {}
     for load in plan.loads:
         trials = read_trials(studies, study_id, load, plan, kinds)
-        own, near = [found for found in confirmed if found.load == load], closest(trials)
+        own, near = [found for found in study.confirmations if found.load == load], closest(trials)
         loads[load] = AtLoad(
             trials={state: sum(t.state == state for t in trials) for state in ("complete", "cut", "failed")},
             errors=sorted({t.error for t in trials if t.error}),
@@ -121,7 +115,7 @@ def read_study(store: Store, name: str) -> StoredStudy:
             winner=own[0] if own else None,
             beside=own[1:],
             closest=None if near is None else Closest(near.configuration, near.last.violations, near.figures),
-            sensitivities=[one for one in sensitive if one.load == load],
+            sensitivities=[one for one in study.sensitivities if one.load == load],
         )
     return StoredStudy(
         study_id=study_id, run_id=str(row["run_id"]), finished=row["finished_at"] is not None, plan=plan,

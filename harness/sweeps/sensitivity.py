@@ -87,21 +87,18 @@ def break_evens(
         by_load.setdefault(point.setup.load, []).append(point)
     total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
 
-    def values(some: Sequence[SweepPoint], change: Change | None, off: float) -> dict[str, float]:
-        found = dict[str, float]()
-        for point in some:
-            setup, prepared = point.setup, recorded[point.recording]
-            if change is not None:
-                setup, prepared = change(setup, prepared, 1 + off)
-            found[_system(point).short] = getattr(simulate(setup, prepared), objective).value
-            watcher.advance("simulating", done + len(found), total)
-        return found
-
-    def kept(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[System, float]:
+    def values(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[System, float]:
         nonlocal done
 
         def make() -> dict[str, float]:
-            return values(some, change, off)
+            made = dict[str, float]()
+            for point in some:
+                setup, prepared = point.setup, recorded[point.recording]
+                if change is not None:
+                    setup, prepared = change(setup, prepared, 1 + off)
+                made[_system(point).short] = getattr(simulate(setup, prepared), objective).value
+                watcher.advance("simulating", done + len(made), total)
+            return made
 
         found = make() if parts is None else parts.part(f"{load} {what} {off}", dict[str, float], make)
         done += len(some)
@@ -111,9 +108,9 @@ def break_evens(
     for load, some in by_load.items():
         if len(some) < 2:
             raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
-        now = kept(load, some, "nothing", None, 0.0)
+        now = values(load, some, "nothing", None, 0.0)
         for what, change in CHANGES.items():
-            result.append(judge(load, what, {0.0: now} | {off: kept(load, some, what, change, off) for off in OFF}))
+            result.append(judge(load, what, {0.0: now} | {off: values(load, some, what, change, off) for off in OFF}))
     return result
 
 

@@ -60,7 +60,7 @@ def _table(view: View) -> Table:
             *(_gain(c, base) for base in bases.values()),
             Cell(near.load.label, near.load.size),
             *(_figure(near, name, form) for name, form in _COLUMNS.items()),
-            Cell("–") if near.wasted is None else Cell(f"{near.wasted:.0%}", round(near.wasted, 4)),
+            Cell.of(near.wasted, ".0%", 4),
         ]
         rows.append((cells, False))
     able = {c.system for c in view.capacities}

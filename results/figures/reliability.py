@@ -180,7 +180,7 @@ def _quality_table(quality: pl.DataFrame, runs: Sequence[Provenance]) -> Table:
             f" · {row['run']}" if len(runs) > 1 else ""
         )
         cells = [Cell(head, head), Cell("head, scaled" if row["fitted"] == "temperature" else "estimated", row["fitted"])]
-        cells += [_number(row[name], ".3f") for name in ("observed", "ece_before", "ece_after", "auc", "brier")]
+        cells += [Cell.of(row[name], ".3f", 6) for name in ("observed", "ece_before", "ece_after", "auc", "brier")]
         rows.append((cells, False))
     columns = [("survival up to", ""), ("confidences", ""), ("came true", ""), ("ECE", "before"), ("ECE", "after")]
     return Table(
@@ -189,7 +189,3 @@ def _quality_table(quality: pl.DataFrame, runs: Sequence[Provenance]) -> Table:
         "Expected calibration error, area under the ROC curve and Brier score of survivals, on prompts nothing was fitted "
         "on.",
     )
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:{form}}", round(value, 6))

@@ -61,6 +61,11 @@ class Cell:
     """A published value beside it."""
     hint: str = ""
 
+    @classmethod
+    def of(cls, value: float | None, form: str, digits: int = 5) -> Cell:
+        """A figure in a format, sorted by so many digits; a dash where there is none."""
+        return cls("–") if value is None else cls(f"{value:{form}}", round(value, digits))
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -182,14 +182,14 @@ def _table(found: Sensitivity) -> Table:
         ends = [one for one in every if math.isfinite(one.slack)]
         cells = [
             [Cell(f"{load.label}: {one.what}", one.what), _end(one.down, -reach, one.beyond(-1)),
-             _end(one.up, reach, one.beyond(1)), _lost(one.loss(-reach)), _lost(one.loss(reach))]
+             _end(one.up, reach, one.beyond(1)), *(Cell.of(one.loss(off), ".1%") for off in (-reach, reach))]
             for one in ends
         ]  # fmt: skip
         others = [one for one in every if one not in ends]
         if others:
             losses = [[loss for one in others if (loss := one.loss(off)) is not None] for off in (-reach, reach)]
             name = "anything else" if ends else "anything"
-            worst = [_lost(max(some, default=None)) for some in losses]
+            worst = [Cell.of(max(some, default=None), ".1%") for some in losses]
             cells.append([Cell(f"{load.label}: {name}", name), _end(None, -reach, None), _end(None, reach, None), *worst])
         groups.append([(row, False) for row in cells])
     heads = [("what is off", ""), ("choice holds from", "then wins"), ("to", "then wins")]
@@ -198,10 +198,6 @@ def _table(found: Sensitivity) -> Table:
         f"Break-evens are read between the points that were simulated, {found.seconds:g} s each; lost: of "
         f"{_MOST[found.objective]}, by keeping the choice, the most where several things share a row.",
     )  # fmt: skip
-
-
-def _lost(loss: float | None) -> Cell:
-    return Cell("–") if loss is None else Cell(f"{loss:.1%}", round(loss, 5))
 
 
 def _end(end: float | None, edge: float, instead: System | None) -> Cell:

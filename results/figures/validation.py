@@ -249,8 +249,12 @@ def _summary(points: pl.DataFrame) -> Table:
     """How far off every quantity is."""
     rows = []
     for row in errors(points).to_dicts():
-        cells = [Cell(TITLES[row["quantity"]], row["quantity"]), _share(row["mean_absolute"]), _share(row["mean"], "+")]
-        cells += [_share(row["worst"]), _share(row["same_prompts"])]
+        cells = [
+            Cell(TITLES[row["quantity"]], row["quantity"]),
+            Cell.of(row["mean_absolute"], ".1%"),
+            Cell.of(row["mean"], "+.1%"),
+        ]
+        cells += [Cell.of(row["worst"], ".1%"), Cell.of(row["same_prompts"], ".1%")]
         inside = Cell(f"{row['inside']} of {row['known']}", row["inside"] / row["known"]) if row["known"] else Cell("–")
         rows.append(([*cells, inside], False))
     heads = [("quantity", ""), ("error", "mean absolute"), ("error", "mean"), ("error", "worst, absolute")]
@@ -260,10 +264,6 @@ def _summary(points: pl.DataFrame) -> Table:
         "that their choice is no excuse. Step time: what the profile predicts for the steps that were run, against their "
         "measured seconds.",
     )  # fmt: skip
-
-
-def _share(value: float | None, sign: str = "") -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:{sign}.1%}", round(value, 5))
 
 
 def _points(every: Sequence[Compared], there: Sequence[str]) -> Table:
@@ -284,7 +284,7 @@ def _point(one: Compared | None) -> Cell:
     if one is None:
         return Cell("–")
     if one.measured is None:
-        return Cell(f"{one.error:+.1%}", round(one.error, 5))
+        return Cell.of(one.error, "+.1%")
     form = ",.0f" if one.measured >= 100 else ".2f"
     star = "*" if one.inside is False else ""
     interval = "" if one.low is None else f", 95 % {one.low:{form}} to {one.high:{form}}"

@@ -25,14 +25,13 @@ if TYPE_CHECKING:  # takes a second, and numbers need none of it
 AXES: Final = {"users": "users at once", "rate": "requests per second", "arrivals": "recorded arrivals"}
 
 
-def bound(sla: Sla | str) -> str:
+def bound(sla: Sla) -> str:
     """A bound as people read it."""
     return str(sla).replace(">=", " ≥ ").replace("<=", " ≤ ")
 
 
-def promise(sla: Sla | str) -> str:
+def promise(sla: Sla) -> str:
     """A bound in words, for who has not read the manual."""
-    sla = Sla.parse(sla) if isinstance(sla, str) else sla
     whom = "on average" if sla.share is None else f"for {100 * sla.share:.6g} % of requests"
     if sla.measure == "tps":
         return f"at least {sla.bound:g} tokens/s {whom}"

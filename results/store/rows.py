@@ -34,19 +34,10 @@ _ROUND_COLUMNS = pa.schema([
     ("confidence", _FLOATS), ("running", pa.uint16()), ("draft_s", pa.float32()), ("verify_s", pa.float32()),
 ])  # fmt: skip
 _RECORDING_COLUMNS = pa.schema([*_KEY, ("prompt_id", pa.string()), ("turn", pa.uint8()), ("anchors", pa.uint32())])
-
-_READING_COLUMNS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("turn", pa.uint8()),
-        ("tokens", pa.uint32()),
-        ("outside", pa.uint32()),
-        ("surprise", pa.float64()),
-        ("variance", pa.float64()),
-    ]
-)
-
-
+_READING_COLUMNS = pa.schema([
+    ("prompt_id", pa.string()), ("turn", pa.uint8()), ("tokens", pa.uint32()), ("outside", pa.uint32()),
+    ("surprise", pa.float64()), ("variance", pa.float64()),
+])  # fmt: skip
 TARGET: Final = NO_RECORDING.drafted_by("either")
 """What the target's own responses are kept as."""
 

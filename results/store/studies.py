@@ -148,34 +148,22 @@ def read_study(con: duckdb.DuckDBPyConnection, study_id: str) -> Study:
     plan = read_plan(stored, StudyPlan)
     places = {load: place for place, load in enumerate(plan.loads)}
     tried = [_read(each, StudyTrial, plan, kinds) for each in _rows(con, study_id, "trials", "load, number")]
-    confirmed = read_confirmations(con, study_id, plan, kinds)
+    confirmed = [
+        _read(each, StudyConfirmation, plan, kinds) for each in _rows(con, study_id, "confirmations", "load, place")
+    ]
     return Study(
         study_id=study_id, finished_at=row["finished_at"], plan=plan, planned=tuple(stored), **origin(row, plan.profile),
         trials=tuple(sorted(tried, key=lambda each: places.get(each.load, len(places)))),
         confirmations=tuple(sorted(confirmed, key=lambda each: places.get(each.load, len(places)))),
-        sensitivities=tuple(read_sensitivities(con, study_id, plan, kinds)),
+        sensitivities=tuple(_read_sensitivity(each, plan, kinds) for each in _rows(con, study_id, "sensitivities", "rowid")),
     )  # fmt: skip
 
 
-def read_confirmations(
-    con: duckdb.DuckDBPyConnection, study_id: str, plan: StudyPlan, kinds: Mapping[str, str]
-) -> list[StudyConfirmation]:
-    """What was confirmed, loads apart, each with its winner first. Raises InputError for a policy unknown here."""
-    rows = _rows(con, study_id, "confirmations", "load, place")
-    return [_read(row, StudyConfirmation, plan, kinds) for row in rows]
-
-
-def read_sensitivities(
-    con: duckdb.DuckDBPyConnection, study_id: str, plan: StudyPlan, kinds: Mapping[str, str]
-) -> list[StudySensitivity]:
-    """What decides, and how far the optimum moves. Raises InputError for a policy unknown here."""
-    found = []
-    for row in _rows(con, study_id, "sensitivities", "rowid"):
-        then = row["best"] or {}
-        best = Configuration.read(then, kinds, plan.drafting) if then else None
-        values = {"load": Load.parse(row["load"]), "best": best, **{n: then[n] for n in ("value", "state") if n in then}}
-        found.append(msgspec.convert({**row, **values}, StudySensitivity))
-    return found
+def _read_sensitivity(row: Row, plan: StudyPlan, kinds: Mapping[str, str]) -> StudySensitivity:
+    then = row["best"] or {}
+    best = Configuration.read(then, kinds, plan.drafting) if then else None
+    values = {"load": Load.parse(row["load"]), "best": best, **{n: then[n] for n in ("value", "state") if n in then}}
+    return msgspec.convert({**row, **values}, StudySensitivity)
 
 
 def _read(row: Row, kind: type[Any], plan: StudyPlan, kinds: Mapping[str, str]) -> Any:

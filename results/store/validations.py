@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import duckdb
@@ -57,9 +57,6 @@ class Validation(Origin):
     points: tuple[ValidationPoint, ...]
 
 
-_VALUES = ("users", "requests", "measured", "simulated", "low", "high", "same_prompts", "step_errors")
-
-
 def read_validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Validation:
     """A validation. Raises LookupError for one that is not there, and InputError for a policy unknown here."""
     sql = """
@@ -76,7 +73,8 @@ def read_validation(con: duckdb.DuckDBPyConnection, validation_id: str) -> Valid
         live_prompts=len(first["live_prompts"]), trace_prompts=len(first["trace_prompts"]), drafting=first["drafting"],
         seconds=sum(row["seconds"] for row in rows),
         points=tuple(
-            ValidationPoint(system=System.read(row, kinds), **{name: row[name] for name in _VALUES}) for row in rows
+            ValidationPoint(system=System.read(row, kinds), **{f.name: row[f.name] for f in fields(ValidationPoint)[1:]})
+            for row in rows
         ),
     )  # fmt: skip
 
