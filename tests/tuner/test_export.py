@@ -300,6 +300,6 @@ def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
     found: StudyInputs = grounds(plan)
     trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
     mix = Mix(trace, found.weights)
-    rows = batch_rows(k_by_batch(trace, mix, found.profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)]), 7, 256)
+    rows = batch_rows(k_by_batch(trace, mix, plan.profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)]), 7, 256)
     assert rows[0][2] == 7
     assert [k for *_, k in rows] == sorted((k for *_, k in rows), reverse=True)
