@@ -51,10 +51,10 @@ def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     for _ in range(3):
         simulator = start(setup, ready, lambda rows: None)
         simulator.run_until(setup.ramp * setup.seconds + 1)  # until all users are there
-        before, started = simulator.state.totals[0].copy(), time.perf_counter()
+        before, started = simulator.totals[0].copy(), time.perf_counter()
         while time.perf_counter() - started < 0.15:
-            simulator.run_until(float(simulator.state.replicas["clock_s"].max()) + 2.0)
-        after, seconds = simulator.state.totals[0], time.perf_counter() - started
+            simulator.run_until(simulator.clock_s + 2.0)
+        after, seconds = simulator.totals[0], time.perf_counter() - started
         steps = after["steps"] - before["steps"]
         best, tokens = min(best, 1e6 * seconds / steps), (after["emitted"] - before["emitted"]) / steps
     return best, tokens

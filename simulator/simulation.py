@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.compilation import heard
 from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
-from simulator.engine.rules import Rule, rule_of
-from simulator.engine.state import Limits, Records, State, Tables, new_state, with_more_jobs
+from simulator.engine.reference import Reference
+from simulator.engine.rules import COMPILED, Rule, rule_of
+from simulator.engine.state import ROW, TOTALS, Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.load import RecordedArrivals
@@ -24,6 +25,8 @@ from simulator.records import Anchors
 from simulator.requests import CHUNK, requests
 from simulator.setup import EngineLimits, Setup
 from simulator.traces import Trace, TracedResponse, survival
+
+Floats = npt.NDArray[np.float64]
 
 SLICES = 100
 """Stretches of a simulation between which progress is shown and figures are kept."""
@@ -118,7 +121,7 @@ def _empty() -> Simulator:
     return Simulator(prepare(trace), Fixed(0), cost, limits, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
 
 
-def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator:
+def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator | SlowSimulator:
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, limits = recorded.trace, setup.limits
     mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
@@ -126,20 +129,17 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
     policy = setup.policy.bind(believed)  # a bound knows the truth
     users = setup.load.users or 0
-    simulator = Simulator(
-        recorded,
-        policy,
-        cost,
-        limits,
-        limits.kv_capacity_tokens or setup.profile.kv_capacity_tokens,
-        requests(mix, setup.load, np.random.default_rng(setup.seed)),
-        users=users,
-        seed=setup.seed,
-        on_rows=on_rows,
+    begin_s = np.sort(np.random.default_rng((setup.seed, users)).random(users) * setup.ramp * setup.seconds)
+    kv_tokens = limits.kv_capacity_tokens or setup.profile.kv_capacity_tokens
+    stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
+    return simulator_for(policy)(
+        recorded, policy, cost, limits, kv_tokens, stream, users=users, seed=setup.seed, on_rows=on_rows, begin_s=begin_s
     )
-    begin = np.random.default_rng((setup.seed, users)).random(users) * setup.ramp * setup.seconds
-    simulator.state.due_s[:users] = np.sort(begin)  # sorted is a heap
-    return simulator
+
+
+def simulator_for(policy: Policy) -> type[Simulator] | type[SlowSimulator]:
+    """What simulates it: machine code where the policy has a compiled form, plain Python where not."""
+    return Simulator if isinstance(policy, COMPILED) else SlowSimulator
 
 
 def simulate(
@@ -175,44 +175,48 @@ def simulate(
         simulator.flush()
         done = np.concatenate(rows)
         rows.clear()
-        end_s = until_s if more else max(float(simulator.state.replicas["clock_s"].max()), last_s)
-        ledger.close_slice(simulator.state.totals, done, (end_s - last_s) * replicas)
+        end_s = until_s if more else max(simulator.clock_s, last_s)
+        ledger.close_slice(simulator.totals, done, (end_s - last_s) * replicas)
         last_s = end_s
         if on_rows is not None:
             on_rows(done)
         if progress is not None:
             progress(min(done_slices / slices, 1.0))
-    check_conservation(simulator)
-    kv_tokens = simulator.limits.kv_tokens
+    simulator.check_conservation()
     kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
     return outcome(
-        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=kv_tokens, load=kind,
+        ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=simulator.kv_tokens, load=kind,
         arriving=min(done_slices, slices), beginning=math.ceil(setup.ramp * slices) if kind == "closed" else 0,
     )  # fmt: skip
 
 
-def check_conservation(simulator: Simulator) -> None:
-    """Every token and request is somewhere, and Little's law holds: ∫ requests in the system dt = Σ their time in it."""
-    state = simulator.state
-    totals, inside = state.totals[0], _jobs_inside(state)
-    emitted = totals["finished_tokens"] + sum(int(state.jobs[j]["emitted"]) for _, j in inside)
-    assert totals["emitted"] == emitted, f"{totals['emitted']} tokens were emitted, {emitted} are with requests"
-    assert totals["arrived"] == totals["finished"] + len(inside), "requests were lost"
-    times = sum(float(state.replicas[r]["clock_s"] - state.jobs[j]["arrival_s"]) for r, j in inside)
-    area = float(state.replicas["in_system_area_s"].sum())
-    assert abs(area - totals["sojourn_s"] - times) <= 1e-6 * max(area, 1e-9), "Little's law does not hold"
+def _check_limits(policy: Policy, trace: Trace, limits: EngineLimits) -> None:
+    """Raise InputError where a trace or an engine's limits leave a policy or prompts without what they need."""
+    if policy.reads_confidences and trace.anchors.confidence is None:
+        raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")
+    if limits.step_tokens <= limits.request_cap * (trace.gamma + 1):
+        raise InputError(
+            f"step_tokens {limits.step_tokens}: must be more than request_cap × (γ + 1) = "
+            f"{limits.request_cap * (trace.gamma + 1)}, or prompts would never get a turn"
+        )
 
 
-def _jobs_inside(state: State) -> list[tuple[int, int]]:
-    """(replica, job) of all that run or wait."""
-    inside = []
-    for r, replica in enumerate(state.replicas):
-        inside += [(r, int(j)) for j in state.order[r, : replica["running"]]]
-        j = int(replica["head"])
-        for _ in range(int(replica["waiting"])):
-            inside.append((r, j))
-            j = int(state.jobs[j]["next"])
-    return inside
+def _check_requests(chunk: Records, tables: Tables, gamma: int, kv_tokens: int) -> None:
+    """Whatever could never be admitted, or never end, is refused before it starts."""
+    longest = int((chunk["prompt_tokens"] + chunk["output_tokens"]).max()) + gamma + 1
+    if longest > kv_tokens:
+        raise InputError(
+            f"a request needs {longest} tokens of context, but the hardware holds {kv_tokens}; "
+            "shorten the requests or give kv_capacity_tokens"
+        )
+    response = chunk["response"]
+    goes_on = chunk["output_tokens"] > tables.last[response] - tables.first[response] + 1
+    domains = tables.domain[response[goes_on]]
+    if (tables.member_first[domains + 1] == tables.member_first[domains]).any():
+        raise InputError(
+            f"outputs are longer than the recorded responses, and a domain has none longer than γ + 1 = "
+            f"{gamma + 1} tokens to go on with; record longer responses or shorten the outputs"
+        )
 
 
 class Simulator:
@@ -230,16 +234,14 @@ class Simulator:
         users: int,
         seed: int,
         on_rows: Callable[[Records], None],
+        begin_s: Sequence[float] | Floats = (),
     ) -> None:
-        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.engine.state.ROW`."""
-        trace, gamma = recorded.trace, recorded.trace.gamma
-        if policy.reads_confidences and trace.anchors.confidence is None:
-            raise InputError(f"policy {policy.name}: needs confidences, and {trace.drafter} has none")
-        if limits.step_tokens <= limits.request_cap * (gamma + 1):
-            raise InputError(
-                f"step_tokens {limits.step_tokens}: must be more than request_cap × (γ + 1) = "
-                f"{limits.request_cap * (gamma + 1)}, or prompts would never get a turn"
-            )
+        """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.engine.state.ROW`.
+
+        `begin_s` is when each user begins, rising; by default all begin at once.
+        """
+        _check_limits(policy, recorded.trace, limits)
+        gamma = recorded.trace.gamma
         self.tables = recorded.tables
         self.cost = cost
         self.rule: Rule = rule_of(policy, limits.request_cap, cost)
@@ -250,8 +252,24 @@ class Simulator:
         least_loaded = limits.router == "least_loaded"
         self.limits = Limits(limits.request_cap, limits.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
         self.state: State = new_state(self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap)
+        self.state.due_s[: len(begin_s)] = begin_s  # sorted is a heap
         self._stream, self._on_rows = stream, on_rows
         self._refill()
+
+    @property
+    def totals(self) -> Records:
+        """Sums so far, one of `simulator.engine.state.TOTALS`."""
+        return self.state.totals
+
+    @property
+    def clock_s(self) -> float:
+        """When the last step that has begun ends."""
+        return float(self.state.replicas["clock_s"].max())
+
+    @property
+    def kv_tokens(self) -> int:
+        """Context tokens that fit on a replica."""
+        return self.limits.kv_tokens
 
     def run_until(self, until_s: float) -> bool:
         """Go on to a simulated time; False once nothing is left to do."""
@@ -278,24 +296,85 @@ class Simulator:
         if chunk is None:
             control["last"] = 1
             return
-        self._check(chunk)
+        _check_requests(chunk, self.tables, self.limits.gamma, self.limits.kv_tokens)
         self.state.requests[: len(chunk)] = chunk
         control["next"], control["filled"] = 0, len(chunk)
 
-    def _check(self, chunk: Records) -> None:
-        """Whatever could never be admitted, or never end, is refused before it starts."""
-        longest = int((chunk["prompt_tokens"] + chunk["output_tokens"]).max()) + self.limits.gamma + 1
-        if longest > self.limits.kv_tokens:
-            raise InputError(
-                f"a request needs {longest} tokens of context, but the hardware holds {self.limits.kv_tokens}; "
-                "shorten the requests or give kv_capacity_tokens"
-            )
-        t = self.tables
-        response = chunk["response"]
-        goes_on = chunk["output_tokens"] > t.last[response] - t.first[response] + 1
-        domains = t.domain[response[goes_on]]
-        if (t.member_first[domains + 1] == t.member_first[domains]).any():
-            raise InputError(
-                f"outputs are longer than the recorded responses, and a domain has none longer than γ + 1 = "
-                f"{self.limits.gamma + 1} tokens to go on with; record longer responses or shorten the outputs"
-            )
+    def check_conservation(self) -> None:
+        """Every token and request is somewhere, and Little's law holds: ∫ requests in the system dt = Σ their time in it."""
+        state = self.state
+        totals, inside = state.totals[0], _jobs_inside(state)
+        emitted = totals["finished_tokens"] + sum(int(state.jobs[j]["emitted"]) for _, j in inside)
+        assert totals["emitted"] == emitted, f"{totals['emitted']} tokens were emitted, {emitted} are with requests"
+        assert totals["arrived"] == totals["finished"] + len(inside), "requests were lost"
+        times = sum(float(state.replicas[r]["clock_s"] - state.jobs[j]["arrival_s"]) for r, j in inside)
+        area = float(state.replicas["in_system_area_s"].sum())
+        assert abs(area - totals["sojourn_s"] - times) <= 1e-6 * max(area, 1e-9), "Little's law does not hold"
+
+
+def _jobs_inside(state: State) -> list[tuple[int, int]]:
+    """(replica, job) of all that run or wait."""
+    inside = []
+    for r, replica in enumerate(state.replicas):
+        inside += [(r, int(j)) for j in state.order[r, : replica["running"]]]
+        j = int(replica["head"])
+        for _ in range(int(replica["waiting"])):
+            inside.append((r, j))
+            j = int(state.jobs[j]["next"])
+    return inside
+
+
+class SlowSimulator:
+    """The same by plain Python, for policies that have no compiled form."""
+
+    def __init__(
+        self,
+        recorded: Prepared,
+        policy: Policy,
+        cost: StepCost,
+        limits: EngineLimits,
+        kv_tokens: int,
+        stream: Iterator[Records],
+        *,
+        users: int,
+        seed: int,
+        on_rows: Callable[[Records], None],
+        begin_s: Sequence[float] | Floats = (),
+    ) -> None:
+        """See `Simulator`."""
+        _check_limits(policy, recorded.trace, limits)
+        self.kv_tokens, self._on_rows = kv_tokens, on_rows
+        gamma, tables = recorded.trace.gamma, recorded.tables
+
+        def one_by_one() -> Iterator[Any]:
+            for chunk in stream:
+                _check_requests(chunk, tables, gamma, kv_tokens)
+                yield from chunk.copy()
+
+        self._engine = Reference(
+            recorded.trace, policy, cost, limits, kv_tokens, one_by_one(), users=users, seed=seed, begin_s=begin_s,
+            times=None if recorded.times is None else recorded.times.tolist(),
+        )  # fmt: skip
+
+    @property
+    def totals(self) -> Records:
+        """See `Simulator`."""
+        return np.array([tuple(self._engine.totals.values())], TOTALS)
+
+    @property
+    def clock_s(self) -> float:
+        """See `Simulator`."""
+        return self._engine.clock_s
+
+    def run_until(self, until_s: float) -> bool:
+        """See `Simulator`."""
+        return self._engine.run_until(until_s)
+
+    def flush(self) -> None:
+        """See `Simulator`."""
+        self._on_rows(np.array(self._engine.rows, ROW))
+        self._engine.rows.clear()
+
+    def check_conservation(self) -> None:
+        """See `Simulator`."""
+        self._engine.check_conservation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.cli.baseline import baseline
+from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware
 from harness.cli.profile import profile
@@ -28,6 +29,7 @@ app = program(
 app.command("record", help="Record a suite with every drafter of a pair, and no more.")(record)
 app.command("run", help="Record a suite with every drafter of a pair, time the drafters live, write a report.")(record)
 app.command()(replay)
+app.command("check-policy")(check_policy)
 app.command()(simulate)
 app.command()(hardware)
 app.command()(profile)

@@ -124,8 +124,8 @@ def _compared(rows: Sequence[Drawn]) -> list[Replayed]:
 
 
 def _replay_trace(trace: Trace, policy: PolicySpec, confidences: Confidences) -> list[Drawn]:
-    bound = policy.bind(None if policy.lossless else EVEN_STEPS)
-    replayed = [(response, replay(anchors, bound)) for response, anchors in trace]
+    cost = None if policy.lossless else EVEN_STEPS
+    replayed = [(response, replay(anchors, policy.bind(cost))) for response, anchors in trace]
     replayed.sort(key=lambda pair: pair[0].domain)
     return [
         _of_domain(trace, policy, confidences if policy.reads_confidences else "none", domain, list(group))

@@ -17,7 +17,7 @@ from simulator.hardware.profile import Profile
 from simulator.plain import cost_of
 from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
-from simulator.simulation import Prepared, Simulator, prepare
+from simulator.simulation import Prepared, prepare, simulator_for
 from simulator.traces import Trace
 
 
@@ -69,19 +69,19 @@ class Replicas:
         policy = self.point.policy.bind(self.cost(self.believed, trace))
         limits = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
-        simulator = Simulator(
+        simulator = simulator_for(policy)(
             recorded, policy, self.cost(self.found, trace), limits, self.kv_tokens,
             (asked[i : i + CHUNK] for i in range(0, len(asked), CHUNK)), users=users, seed=number, on_rows=rows.append,
         )  # fmt: skip
         begin_s = WARM_UP * self.seconds
         simulator.run_until(begin_s)
-        before, before_s = simulator.state.totals.copy(), float(simulator.state.replicas["clock_s"][0])
+        before, before_s = simulator.totals.copy(), simulator.clock_s
         simulator.run_until(self.seconds)
         simulator.flush()
-        totals, done = simulator.state.totals, np.concatenate(rows)
+        totals, done = simulator.totals, np.concatenate(rows)
         done = done[(done["finish_s"] > begin_s) & (done["finish_s"] > done["first_s"])]
         change = {n: float(totals[n][0] - before[n][0]) for n in ("emitted", "committed", "verified", "rounds")}
-        seconds = float(simulator.state.replicas["clock_s"][0]) - before_s
+        seconds = simulator.clock_s - before_s
         speeds = (done["output_tokens"] - 1) / (done["finish_s"] - done["first_s"])
         return LiveFigures.of(seconds=seconds, speeds=speeds, **change)
 

@@ -23,6 +23,7 @@ from results.store import traces
 from results.store.commands import typed
 from results.store.connection import StoreError, check_writable, clear_leftovers, compact, connect, unreadable, unwritable
 from results.store.migration import bring_up_to_date, is_old, migrate, migrated_copy, version_of
+from results.store.own_policies import keep_own_policies, recall_own_policies
 from results.store.rows import plan_row
 from results.store.runs import RunInfo, SpeedSample, kinds_of
 from results.store.subjects import RUN, SWEEP, Subject, find, has_results
@@ -65,6 +66,7 @@ class Store:
                     connection = connect(self._updated(), self.say, read_only=True)
                 elif version == 0:
                     raise InputError(f"{self.file}: is empty; `harness run` fills it")
+                recall_own_policies(connection)
                 yield connection
             except duckdb.Error as error:
                 if (damage := unreadable(self.file, error)) is not None:
@@ -96,6 +98,7 @@ class Store:
                 for call in self.before_writing:
                     call(connection)
                 yield connection
+                keep_own_policies(connection)
                 connection.commit()
             except duckdb.Error as error:
                 if (problem := unwritable(self.file, error)) is not None:

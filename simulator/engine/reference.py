@@ -7,11 +7,12 @@ whose steps start together the first goes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,12 @@ class Job:
 
     number: int
     """Requests are counted in order of arrival, from 0."""
-    asked: Any
-    """What the user asked for, a `simulator.engine.state.REQUEST`."""
     arrival_s: float
+    think_s: float
+    response: int
+    prompt_tokens: int
+    output_tokens: int
+    """What the user asked for, as in `simulator.engine.state.REQUEST`."""
     reading: int
     """The recorded response it replays now."""
     at: int
@@ -47,6 +51,10 @@ class Job:
     """Whether it needs more tokens than the response it asked for has, and continues on others."""
     prefill_left: int
     """Context tokens still to be computed before it can decode."""
+    tokens: int
+    """Context: prompt and response so far."""
+    left: int
+    """Tokens it still wants."""
     first_s: float = 0.0
     emitted: int = 0
     segment: int = 0
@@ -54,20 +62,13 @@ class Job:
     chunk: int = 0
     """Context tokens computed in the step at hand."""
     preemptions: int = 0
-    rounds: list[Round] = field(default_factory=list)
-    """All of them."""
+    rounds: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    """Of all its rounds."""
     remembered: list[Round] = field(default_factory=list)
     """Those since it was last admitted, as a policy may see them."""
-
-    @property
-    def tokens(self) -> int:
-        """Context: prompt and response so far."""
-        return int(self.asked["prompt_tokens"]) + self.emitted
-
-    @property
-    def left(self) -> int:
-        """Tokens it still wants."""
-        return int(self.asked["output_tokens"]) - self.emitted
 
 
 @dataclass(slots=True, eq=False)
@@ -82,49 +83,78 @@ class Replica:
 
 
 class Reference:
-    """One simulation. `run` it once; then `rows` are finished requests in order of finishing, `totals` the sums."""
+    """One simulation: `rows` are requests that have finished, in order of finishing, `totals` the sums."""
 
     def __init__(
         self, trace: Trace, policy: Policy, cost: StepCost, limits: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
-        users: int, seed: int,
+        users: int, seed: int, begin_s: Iterable[float] = (), times: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """`stream` gives requests one by one, where `Simulator` takes chunks of them; `users` is 0 in an open loop."""
+        """`stream` gives requests one by one, where `Simulator` takes chunks of them; `users` is 0 in an open loop.
+
+        Each user begins at one of `begin_s`, by default all at once; `times` is how often a response counts among those that
+        requests go on with, by default once each.
+        """
         self.trace, self.cost, self.limits, self.kv_tokens = trace, cost, limits, kv_tokens
         self.stream, self.closed, self.seed = iter(stream), users > 0, seed
-        self.gamma = trace.gamma
+        self.gamma, self.offsets = trace.gamma, trace.offsets.tolist()
+        self.others = _others(trace, times)
         self.replicas = [Replica(deepcopy(policy)) for _ in range(limits.replicas)]
         self.rows: list[Any] = []
         self.totals: Any = dict.fromkeys(TOTALS.names or (), 0)
         self.events: list[tuple[float, int, int, Any]] = []
         self.numbers = count()
-        if self.closed:
-            for _ in range(users):
-                self._plan(0.0, ARRIVAL)
-        else:
-            for asked in self.stream:
-                self._plan(float(asked["arrival_s"]), ARRIVAL, asked)
+        self.clock_s, self.inside_s = 0.0, 0.0
+        """The time of the last event, and the integral of requests in the system until then."""
+        for time_s in [*begin_s] or [0.0] * users:
+            self._plan(time_s, ARRIVAL)
+        self._plan_next()
 
     def run(self) -> Records:
         """All events, to the last; returns `simulator.engine.state.ROW` records."""
-        while self.events:
+        self.run_until(inf)
+        return np.array(self.rows, ROW)
+
+    def run_until(self, until_s: float) -> bool:
+        """All events before a time; False once there are none left."""
+        while self.events and self.events[0][0] < until_s:
             time_s, kind, number, what = heappop(self.events)
+            self.inside_s += (self.totals["arrived"] - self.totals["finished"]) * (time_s - self.clock_s)
+            self.clock_s = time_s
             if kind == END:
                 self._end_step(time_s, *what)
             elif kind == START:
                 self._start_step(time_s, number)
             elif (asked := next(self.stream, None) if self.closed else what) is not None:
+                self._plan_next()
                 self._arrive(time_s, asked)
-        return np.array(self.rows, ROW)
+        return bool(self.events)
+
+    def check_conservation(self) -> None:
+        """Every token and request is somewhere, and Little's law holds: ∫ requests in the system dt = Σ their time in it."""
+        inside = [job for replica in self.replicas for job in (*replica.running, *replica.waiting)]
+        sums = self.totals
+        assert sums["emitted"] == sums["finished_tokens"] + sum(job.emitted for job in inside), "tokens were lost"
+        assert sums["arrived"] == sums["finished"] + len(inside), "requests were lost"
+        times_s = sums["sojourn_s"] + sum(self.clock_s - job.arrival_s for job in inside)
+        assert abs(self.inside_s - times_s) <= 1e-6 * max(self.inside_s, 1e-9), "Little's law does not hold"
+
+    def _plan_next(self) -> None:
+        """In an open loop, the next request to arrive."""
+        if not self.closed and (asked := next(self.stream, None)) is not None:
+            self._plan(float(asked["arrival_s"]), ARRIVAL, asked)
 
     def _plan(self, time_s: float, kind: int, what: Any = None) -> None:
         heappush(self.events, (time_s, kind, what if kind == START else next(self.numbers), what))
 
     def _arrive(self, time_s: float, asked: Any) -> None:
-        number, response = self.totals["arrived"], int(asked["response"])
+        number, (_, think_s, prompt, output, response) = self.totals["arrived"], asked.item()
         self.totals["arrived"] += 1
-        first, last = self.trace.offsets[response : response + 2].tolist()
-        goes_on = bool(asked["output_tokens"] > last - first + 1)
-        job = Job(number, asked.copy(), time_s, response, first, goes_on, int(asked["prompt_tokens"]))
+        first, last = self.offsets[response], self.offsets[response + 1]
+        goes_on = output > last - first + 1
+        job = Job(
+            number, time_s, think_s, response, prompt, output,
+            reading=response, at=first, goes_on=goes_on, prefill_left=prompt, tokens=prompt, left=output,
+        )  # fmt: skip
         if self.limits.router == "round_robin":
             r = number % len(self.replicas)
         else:
@@ -147,10 +177,13 @@ class Reference:
         self._share_prefill(replica, len(decoding), admits=not preempted)
         load = self._load(replica, decoding)
 
+        anchors = np.array([job.at for job in decoding], np.int64)
+        whole = self.trace.anchors.accepted[anchors].tolist()
+        useful = [min(accepted, job.left - 1) for accepted, job in zip(whole, decoding, strict=True)]
         if not replica.policy.lossless:
-            replica.policy.foresee([self._useful(job) for job in decoding])
+            replica.policy.foresee(useful)
         asked = min(replica.policy.draft(load, self.gamma), self.gamma)
-        rounds = self._rounds(replica, decoding, load, asked)
+        rounds = self._rounds(replica, decoding, load, asked, useful)
         verified = sum(round_.verified for round_ in rounds)
         longest = Longest(max((x.verified for x in rounds), default=0), max((job.tokens for job in decoding), default=0))
         parts = self.cost.step(load, asked, verified, longest)
@@ -212,26 +245,24 @@ class Reference:
             context_tokens=sum(job.tokens for job in decoding),
         )
 
-    def _useful(self, job: Job) -> int:
-        """Tokens of a whole draft that would be accepted and are still wanted."""
-        return min(int(self.trace.anchors.accepted[job.at]), job.left - 1)
+    def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad, asked: int, useful: list[int]) -> list[Round]:
+        """What the policy verifies of each decoding request, and what comes of it.
 
-    def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad, asked: int) -> list[Round]:
-        """What the policy verifies of each decoding request, and what comes of it."""
-        a = self.trace.anchors
-        drafted = [min(asked, int(a.drafted[job.at])) for job in decoding]
-        acceptable = [min(int(a.accepted[job.at]), n) for job, n in zip(decoding, drafted, strict=True)]
-        known = a.confidence
-        shown = [() if known is None else known[job.at, :n].tolist() for job, n in zip(decoding, drafted, strict=True)]
-        useful = [min(self._useful(job), n) for job, n in zip(decoding, drafted, strict=True)]
-        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], useful, load)
+        `useful` are the tokens of a whole draft that would be accepted and are still wanted.
+        """
+        a, at = self.trace.anchors, np.array([job.at for job in decoding], np.int64)
+        drafted = np.minimum(a.drafted[at], asked).tolist()
+        acceptable = np.minimum(a.accepted[at], drafted).tolist()
+        known, fresh = (None if c is None else c[at].tolist() for c in (a.confidence, a.fresh_confidence))
+        shown = [() if known is None else known[i][:n] for i, n in enumerate(drafted)]
+        wanted = [min(tokens, n) for tokens, n in zip(useful, drafted, strict=True)]
+        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], wanted, load)
         rounds = []
         for i, verified in enumerate(verify_lengths(replica.policy, step)):
-            job, accepted, confidence = decoding[i], min(acceptable[i], verified), shown[i]
-            if a.fresh_confidence is not None and accepted == verified and known is not None:
-                fresh = a.fresh_confidence[job.at, : drafted[i]].tolist()
-                confidence = [*confidence[: verified + 1], *fresh[verified + 1 :]]
-            committed = min(accepted + 1, job.left)
+            accepted, confidence = min(acceptable[i], verified), shown[i]
+            if fresh is not None and accepted == verified and known is not None:
+                confidence = [*confidence[: verified + 1], *fresh[i][verified + 1 : drafted[i]]]
+            committed = min(accepted + 1, decoding[i].left)
             rounds.append(Round(drafted[i], verified, accepted, committed, tuple(confidence), len(decoding)))
         return rounds
 
@@ -239,7 +270,10 @@ class Reference:
         replica = self.replicas[r]
         replica.policy.learn([round_.verified for round_ in rounds], [round_.accepted for round_ in rounds])
         for job, round_ in zip(decoding, rounds, strict=True):
-            job.rounds.append(round_)
+            job.rounds += 1
+            job.drafted += round_.drafted
+            job.verified += round_.verified
+            job.accepted += round_.accepted
             job.remembered.append(round_)
             self.totals["committed"] += round_.committed
             self._emit(job, round_.committed, round_.committed)
@@ -261,29 +295,39 @@ class Reference:
         """So many tokens enter the response. Who goes on leaves a response while drafts there can be accepted whole."""
         self.totals["emitted"] += tokens
         job.emitted += tokens
+        job.tokens += tokens
+        job.left -= tokens
         job.at += anchors
-        offsets, responses = self.trace.offsets, self.trace.responses
-        while job.goes_on and job.at >= offsets[job.reading + 1] - self.gamma:
+        while job.goes_on and job.at >= self.offsets[job.reading + 1] - self.gamma:
             job.segment += 1
-            domain = responses[job.reading].domain
-            lengths = np.diff(offsets)
-            others = [i for i, response in enumerate(responses) if response.domain == domain and lengths[i] > self.gamma]
+            others = self.others[self.trace.responses[job.reading].domain]
             job.reading = others[draw(self.seed, job.number, job.segment) % len(others)]
-            job.at = int(offsets[job.reading])
+            job.at = self.offsets[job.reading]
 
     def _finish(self, time_s: float, r: int, job: Job) -> None:
         self.replicas[r].running.remove(job)
-        asked, sums = job.asked, self.totals
+        sums = self.totals
         sums["finished"] += 1
         sums["finished_tokens"] += job.emitted
         sums["sojourn_s"] += time_s - job.arrival_s
         self.rows.append((
-            job.number, asked["response"], r, asked["prompt_tokens"], asked["output_tokens"],
-            job.arrival_s, job.first_s, time_s, len(job.rounds), sum(x.drafted for x in job.rounds),
-            sum(x.verified for x in job.rounds), sum(x.accepted for x in job.rounds), job.preemptions,
+            job.number, job.response, r, job.prompt_tokens, job.output_tokens,
+            job.arrival_s, job.first_s, time_s, job.rounds, job.drafted, job.verified, job.accepted, job.preemptions,
         ))  # fmt: skip
         if self.closed:
-            self._plan(time_s + float(asked["think_s"]), ARRIVAL)
+            self._plan(time_s + job.think_s, ARRIVAL)
+
+
+def _others(trace: Trace, times: Sequence[int] | None) -> dict[str, list[int]]:
+    """By domain, the responses that can be gone on with, each as often as it counts; all once where none counts."""
+    found: dict[str, list[int]] = {}
+    for domain in {response.domain for response in trace.responses}:
+        long = [
+            i for i, (response, tokens) in enumerate(zip(trace.responses, np.diff(trace.offsets), strict=True))
+            if response.domain == domain and tokens > trace.gamma
+        ]  # fmt: skip
+        found[domain] = [i for i in long for _ in range(1 if times is None else times[i])] or long
+    return found
 
 
 def draw(seed: int, request: int, segment: int) -> int:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.compilation import callable_part, copied, inlined, part
-from simulator.errors import InputError
 from simulator.hardware.cost import SUMS, TERMS, StepCost, StepLoad, fixed_s, foreseen_s, verifying_s
 from simulator.policies import BatchAdaptive, Fixed, KByBatch, LaggedScheduler, Oracle, Policy, PrefixScheduler, Threshold
 from simulator.traces import rounded_survival
@@ -81,8 +80,12 @@ class Scratch(NamedTuple):
     """Survivals of one bucket and the requests they belong to, [requests · γ]."""
 
 
+COMPILED = (Fixed, KByBatch, Threshold, Oracle, PrefixScheduler, LaggedScheduler, BatchAdaptive)
+"""Policies that have a compiled form; any other is simulated by `simulator.engine.reference`."""
+
+
 def rule_of(policy: Policy, requests: int, nothing: StepCost) -> Rule:
-    """The compiled form of a policy; `nothing` stands in where it needs no cost. Raises InputError for one without."""
+    """The compiled form of one of the `COMPILED`; `nothing` stands in where it needs no cost."""
     table = np.zeros(requests + 1, np.int64)
     lag, number, cost = 0, 0.0, nothing
     match policy:
@@ -104,7 +107,7 @@ def rule_of(policy: Policy, requests: int, nothing: StepCost) -> Rule:
         case BatchAdaptive():
             kind, number, cost = Kind.BATCH_ADAPTIVE, policy.weight, policy.cost
         case _:
-            raise InputError(f"policy {policy.name}: the simulator has no compiled form of it")
+            raise AssertionError(f"policy {policy.name}: has no compiled form")
     return Rule(int(kind), table, float(number), lag, cost)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
@@ -47,9 +47,19 @@ class Policy(ABC):
     """Whether it decides by what a step costs, and takes that cost as its first argument."""
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """The policy as users write it, parameter included."""
+        """The policy as users write it, parameter included; what is wrong with it is told under that name."""
+        return type(self).__name__
+
+    @classmethod
+    def parameters(cls, text: str) -> tuple[Any, ...]:
+        """The class's arguments, after the cost where it needs one, from a parameter as users write it; empty without one.
+
+        Raises ValueError for what it cannot be.
+        """
+        if text:
+            raise ValueError("takes no parameter: its class has no `parameters`")
+        return ()
 
     def foresee(self, useful: Sequence[int]) -> None:  # noqa: B027
         """What nobody can know before drafting, told to bounds alone: how many tokens of a whole draft would be accepted.

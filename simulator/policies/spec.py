@@ -15,6 +15,7 @@ from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
 from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
 from simulator.policies.oracle import Oracle
+from simulator.policies.own import OwnPolicy, is_own, known, name_and_parameter
 from simulator.policies.prefix_scheduler import PrefixScheduler
 from simulator.policies.threshold import Threshold
 
@@ -66,15 +67,24 @@ class PolicySpec:
     """
 
     name: str
-    """Without the parameter: fixed, threshold, prefix_scheduler, …"""
+    """Without the parameter: fixed, threshold, prefix_scheduler, …; mine.py:Greedy#01234567 of a file."""
     parameter: str = ""
     """The parameter as users write it; empty without one, and where it is the usual one."""
     _arguments: tuple[Any, ...] = field(init=False, compare=False, repr=False)
     """The arguments of the policy's class, after the cost where it needs one."""
+    own: OwnPolicy | None = field(init=False, compare=False, repr=False, default=None)
+    """The user's own policy that it is; None of those here."""
 
     def __post_init__(self) -> None:
+        if is_own(self.name):
+            object.__setattr__(self, "own", known(self.name))
+            object.__setattr__(self, "_arguments", ())
+            known(self.name).check(self.parameter)
+            return
         if self.name not in _FORMS:
-            raise InputError(f"policy {self}: no such policy; there are {', '.join(POLICIES)}")
+            raise InputError(
+                f"policy {self}: no such policy; there are {', '.join(POLICIES)}, and FILE.py:CLASS of your own"
+            )
         usage = self._form.usage
         if (self.parameter and ":" not in usage) or (not self.parameter and ":" in usage.partition("[")[0]):
             raise InputError(f"policy {self}: is written {usage}")
@@ -90,7 +100,12 @@ class PolicySpec:
 
     @classmethod
     def parse(cls, text: str) -> PolicySpec:
-        """A policy as users write it, `name` or `name:parameter`. Raises InputError, naming the policies there are."""
+        """A policy as users write it, `name` or `name:parameter`, or of a file of their own, `mine.py:Greedy:parameter`.
+
+        Raises InputError, naming the policies there are.
+        """
+        if is_own(text):
+            return cls(*name_and_parameter(text))
         name, colon, parameter = text.partition(":")
         if colon and not parameter and name in _FORMS:
             raise InputError(f"policy {text}: is written {_FORMS[name].usage}")
@@ -110,38 +125,43 @@ class PolicySpec:
         return f"{self.name}:{self.parameter}" if self.parameter else self.name
 
     @property
+    def _class(self) -> type[Policy] | OwnPolicy:
+        """What says what it reads and needs."""
+        return self.own or _FORMS[self.name].policy
+
+    @property
     def _form(self) -> _Form:
         return _FORMS[self.name]
 
     @property
     def reads_confidences(self) -> bool:
         """Whether it needs a drafter that says how sure it is."""
-        return self._form.policy.reads_confidences
+        return self._class.reads_confidences
 
     @property
     def wants_raw_confidences(self) -> bool:
         """Whether it ignores calibration."""
-        return self._form.policy.wants_raw_confidences
+        return self._class.wants_raw_confidences
 
     @property
     def lossless(self) -> bool:
         """Whether an engine can run it: False for bounds that look at what no engine can know."""
-        return self._form.policy.lossless
+        return self._class.lossless
 
     @property
     def replays_exactly(self) -> bool:
         """Whether a replay of sampled drafts under it has the law of a live run."""
-        return self._form.policy.replays_exactly
+        return self._class.replays_exactly
 
     @property
     def needs_cost(self) -> bool:
         """Whether it decides by what a step costs."""
-        return self._form.policy.needs_cost
+        return self._class.needs_cost
 
     @property
     def k(self) -> int | None:
         """How many positions it verifies of every draft, 0 for `none`; None where it depends on more than the block."""
-        return int(self._arguments[0]) if self._form.policy is Fixed else None
+        return int(self._arguments[0]) if self._class is Fixed else None
 
     def within(self, request_cap: int, gamma: int) -> PolicySpec:
         """The plainest policy that does the same to drafts of γ tokens while at most so many requests run: a table that has
@@ -155,19 +175,21 @@ class PolicySpec:
     @property
     def k_by_batch(self) -> KByBatch | None:
         """Its table of k over running requests; None where it has none."""
-        return KByBatch(*self._arguments) if self._form.policy is KByBatch else None
+        return KByBatch(*self._arguments) if self._class is KByBatch else None
 
     def bind(self, cost: StepCost | None = None) -> Policy:
         """The policy itself, a new one each time, for policies learn; `cost` is what it believes a step costs.
 
         Raises InputError where it needs a cost and there is none.
         """
+        if self.needs_cost and cost is None:
+            raise InputError(f"policy {self}: decides by what a step costs; name a hardware profile")
+        if self.own is not None:
+            return self.own.made(self.parameter, cost if self.needs_cost else None)
         kind, arguments = self._form.policy, self._arguments
         made: Callable[..., Policy] = kind
-        if not kind.needs_cost:
+        if not kind.needs_cost or cost is None:
             return made(*arguments)
-        if cost is None:
-            raise InputError(f"policy {self}: decides by what a step costs; name a hardware profile")
         return made(kind.believed_cost(cost), *arguments)
 
 

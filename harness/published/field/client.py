@@ -18,7 +18,7 @@ from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.setup import EngineLimits, Setup
-from simulator.simulation import Prepared, Simulator, check_conservation
+from simulator.simulation import Prepared, Simulator
 
 STEP_TOKENS: Final = 8192
 """Tokens of one pass, prompts included: vLLM's default on such GPUs."""
@@ -84,7 +84,7 @@ def serve(
         simulator.state.due_s[:users] = np.sort(rng.random(users)) * answer_s
     simulator.run_until(np.inf)
     simulator.flush()
-    check_conservation(simulator)
+    simulator.check_conservation()
     rows = np.concatenate(parts)
     assert len(rows) == client.requests, "requests were lost"
     tpot_s = (rows["finish_s"] - rows["first_s"]) / (client.output_tokens - 1)

@@ -1,0 +1,90 @@
+"""`harness check-policy`: whether a policy leaves the target's law as it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson
+from simulator.errors import AnswerIsNo
+
+if TYPE_CHECKING:
+    from simulator.losslessness import Texts
+
+SURE = 1e-6
+"""A lossless policy is called lossy no more often than this."""
+POWER = 0.8
+
+
+def check_policy(
+    policy: Annotated[
+        str, typer.Argument(metavar="POLICY", help="As for --policy: FILE.py:CLASS[:PARAMETER], threshold:0.5, ….")
+    ],
+    texts: Annotated[int, typer.Option(min=10_000, max=10_000_000, help="Texts to decode.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Decode a small world whose law is known under a policy, and test what comes out: exit 0 lossless as far as can be
+    told, 1 not."""
+    from simulator.losslessness import texts_under
+    from simulator.policies import PolicySpec
+
+    with user_errors("harness"):
+        spec = PolicySpec.parse(policy)
+        with watching() as watcher:
+            found = texts_under(spec, texts, seed, lambda done: watcher.advance(f"decoding under {spec}", done, texts))
+        tested = _tested(found)
+        if as_json:
+            total, rounds = int(found.counts.sum()), found.lengths / found.lengths.sum()
+            print_json(
+                "policy", {"policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), **asdict(tested)}
+            )
+        if not tested.lossless:
+            raise AnswerIsNo(
+                f"policy {spec}: is not lossless: texts have another law than the target's, χ² {tested.chi2:.0f} where "
+                f"{tested.usual} is usual, p {tested.p:.0e}; it decides about a token by what was drafted there or later"
+            )
+        if not as_json:
+            _print(str(spec), found, tested)
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Texts against the law that they should have."""
+
+    chi2: float
+    usual: int
+    """Degrees of freedom: what χ² is on average where the law is right."""
+    p: float
+    could_have_seen: float
+    """Root mean square of the relative errors of the texts' probabilities that `POWER` of such checks would find."""
+    lossless: bool
+    """As far as this can tell."""
+
+
+def _tested(found: Texts) -> Tested:
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, chisquare, ncx2
+
+    from simulator.losslessness import law
+
+    total, usual = int(found.counts.sum()), len(found.counts) - 1
+    statistic, chance = chisquare(found.counts, law() * total)
+    away = brentq(lambda away: ncx2.sf(chi2.isf(SURE, usual), usual, away) - POWER, 1.0, 1e4)
+    return Tested(float(statistic), usual, float(chance), float((away / total) ** 0.5), bool(chance >= SURE))
+
+
+def _print(policy: str, found: Texts, tested: Tested) -> None:
+    total, rounds, console = int(found.counts.sum()), int(found.lengths.sum()), plain_console()
+    so_far = f"χ² {tested.chi2:.0f} where {tested.usual} is usual, p {tested.p:.2g}"
+    say(console, f"{policy}: lossless as far as {total:,} texts tell: {so_far}.")
+    say(
+        console,
+        f"{POWER:.0%} of such checks would see it if the texts' probabilities were off by {tested.could_have_seen:.1%} of "
+        "themselves (root mean square).",
+    )
+    cells = [f"{n / rounds:.0%}" for n in found.lengths]
+    print_table(console, ["tokens verified", *map(str, range(len(cells)))], [["share of rounds", *cells]], ())

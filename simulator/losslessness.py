@@ -1,0 +1,132 @@
+"""A world small enough to be known: a target and a drafter of three tokens, given as tables, decoded under a policy.
+
+Whatever a policy does, what comes out must have the target's law, which is exact here. The drafter's confidences say a lot
+about the token drafted before, so that a policy which looks at one too early and declines for it shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.errors import InputError
+from simulator.hardware.cost import StepCost, StepLoad
+from simulator.policies.contract import Policy, StepView, verify_lengths
+from simulator.policies.spec import PolicySpec
+from simulator.records import Round
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+TARGET: Floats = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]])
+"""P(next token | token) of the target."""
+DRAFTER: Floats = np.array([[0.4, 0.2, 0.4], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2]])
+"""The same of the drafter."""
+CONFIDENCE, AROUND = np.array([0.5, 0.9, 0.2]), 0.4
+"""c of a position by the token before it, in the middle, and how far from that it is in a batch and at a position: policies
+decide by thresholds of their own, so there must be confidences around any."""
+GAMMA, TOKENS, START = 4, 4, 0
+BATCHES = (1, 2, 5, 8)
+"""Requests that decode together, in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a policy made of many requests."""
+
+    counts: Ints
+    """How often each text came out, in the order of `law`."""
+    lengths: Ints
+    """How often ℓ = 0..γ of a draft was verified."""
+
+
+def law() -> Floats:
+    """P of every text of `TOKENS` tokens after `START`, [3^TOKENS]: what a lossless policy must leave as it is."""
+    texts = np.array(list(itertools.product(range(3), repeat=TOKENS)))
+    before = np.concatenate([np.full((len(texts), 1), START), texts[:, :-1]], axis=1)
+    return np.asarray(TARGET[before, texts].prod(axis=1))
+
+
+def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> Texts:
+    """Decode at least so many requests; `progress` is told how many are done.
+
+    Raises InputError where the policy looks at what it must not, or is a bound.
+    """
+    if not spec.lossless:
+        raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
+    rng, counts, lengths = np.random.default_rng(seed), np.zeros(3**TOKENS, np.int64), np.zeros(GAMMA + 1, np.int64)
+    for requests in itertools.cycle(BATCHES):
+        done = int(counts.sum())
+        progress(min(done, samples))
+        if done >= samples:
+            return Texts(counts, lengths)
+        for text in _batch(spec.bind(_cost()), requests, rng, lengths):
+            counts[np.ravel_multi_index(tuple(text), (3,) * TOKENS)] += 1
+    raise AssertionError
+
+
+def _cost() -> StepCost:
+    """Steps that a policy which weighs them has something to weigh of: dearer with every token, and with drafting."""
+    verify = 1.0 + 0.15 * np.arange(GAMMA * 16 + 17)
+    draft = np.repeat(0.05 * np.arange(GAMMA + 1.0)[:, None], 17, axis=1)
+    return StepCost(verify, verify, draft, np.zeros(GAMMA + 1), 0.0, 0.0, 0.0, 0.0)
+
+
+def _batch(policy: Policy, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:
+    """Texts of requests that begin together; those that have theirs leave."""
+    sure = np.clip(CONFIDENCE + AROUND * rng.uniform(-1, 1, (GAMMA, 3)), 0.0, 1.0).tolist()
+    texts: list[list[int]] = [[] for _ in range(requests)]
+    past: list[list[Round]] = [[] for _ in range(requests)]
+    while decoding := [i for i, text in enumerate(texts) if len(text) < TOKENS]:
+        load = StepLoad(len(decoding), context_tokens=sum(1 + len(texts[i]) for i in decoding))
+        k = min(policy.draft(load, GAMMA), GAMMA)
+        anchors = [texts[i][-1] if texts[i] else START for i in decoding]
+        drafts = [_drafted(anchor, k, rng) for anchor in anchors]
+        shown = [
+            [sure[i][token] for i, token in enumerate([anchor, *draft][:k])]
+            for anchor, draft in zip(anchors, drafts, strict=True)
+        ]
+        step = StepView(policy, [k] * len(decoding), shown, [past[i] for i in decoding], load=load)
+        verified = verify_lengths(policy, step)
+        accepted = []
+        for i, anchor, draft, length, confidence in zip(decoding, anchors, drafts, verified, shown, strict=True):
+            emitted = _verified(anchor, draft[:length], rng)
+            accepted.append(len(emitted) - 1)
+            past[i].append(Round(k, length, accepted[-1], len(emitted), tuple(confidence), len(decoding)))
+            texts[i] = (texts[i] + emitted)[:TOKENS]
+            lengths[length] += 1
+        policy.learn(verified, accepted)
+    return texts
+
+
+def _drafted(anchor: int, k: int, rng: np.random.Generator) -> list[int]:
+    tokens = [anchor]
+    for _ in range(k):
+        tokens.append(_drawn(DRAFTER[tokens[-1]], rng))
+    return tokens[1:]
+
+
+def _verified(anchor: int, draft: list[int], rng: np.random.Generator) -> list[int]:
+    """Accepted tokens and the one that follows: each kept with min(1, p/q), the first that is not replaced by the residual.
+
+    After Leviathan et al. 2023, Fast Inference from Transformers via Speculative Decoding.
+    """
+    emitted, before = list[int](), anchor
+    for token in draft:
+        p, q = TARGET[before], DRAFTER[before]
+        if rng.random() * q[token] >= p[token]:
+            left = np.maximum(p - q, 0.0)
+            return [*emitted, _drawn(left / left.sum(), rng)]
+        emitted.append(token)
+        before = token
+    return [*emitted, _drawn(TARGET[before], rng)]
+
+
+def _drawn(probabilities: Floats, rng: np.random.Generator) -> int:
+    """A token."""
+    u = rng.random()
+    return 0 if u < probabilities[0] else 1 if u < probabilities[0] + probabilities[1] else 2

@@ -1,0 +1,225 @@
+"""Policies of users' own: a class of a Python file, run by plain Python and known by the hash of what the file says.
+
+The file alone is ever run, and only where somebody has named it. What a database keeps of a policy is what it says of
+itself and the file's text, to be read; whoever opens somebody's database runs nothing of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from simulator.errors import InputError
+from simulator.hardware.cost import StepCost, StepLoad
+from simulator.policies.contract import CausalityError, Policy, StepView
+
+_WRITTEN = re.compile(
+    r"(?P<file>.+\.py):(?P<class_name>[A-Za-z_]\w*)(?:#(?P<digest>[0-9a-f]{8}))?(?P<colon>:(?P<parameter>.*))?", re.DOTALL
+)
+_LONGEST_BYTES = 1 << 20
+FACTS = ("lossless", "replays_exactly", "reads_confidences", "wants_raw_confidences", "needs_cost")
+"""What every policy's class says of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPolicy:
+    """A policy of a user's own, as its file has it, or as a database remembers it."""
+
+    file: str
+    """Where it was found."""
+    class_name: str
+    digest: str
+    """The first characters of the SHA-256 of the file's text."""
+    lossless: bool
+    replays_exactly: bool
+    reads_confidences: bool
+    wants_raw_confidences: bool
+    needs_cost: bool
+    text: str = field(repr=False, compare=False)
+    """The file's, which goes wherever the policy is run."""
+    named: bool = field(default=False, compare=False)
+    """Whether the user has named the file, so that its text may be run."""
+
+    @property
+    def name(self) -> str:
+        """The policy without its parameter, as it is printed and kept: mine.py:Greedy#01234567."""
+        return f"{Path(self.file).name}:{self.class_name}#{self.digest}"
+
+    def made(self, parameter: str, cost: StepCost | None) -> Policy:
+        """The policy itself. Raises InputError where the file is not what it was, or its class refuses the parameter."""
+        found = self if self.named else _named(self.file, self.class_name, self.digest)
+        kind = _class_of(found)
+        with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
+            make: Callable[..., Policy] = kind
+            arguments = kind.parameters(parameter)
+            policy = make(*arguments) if cost is None else make(kind.believed_cost(cost), *arguments)
+        return _Watched(policy, self)
+
+    def check(self, parameter: str) -> None:
+        """Raise InputError where its class refuses a parameter; of a policy that a database remembers it was taken once."""
+        if self.named and not self.needs_cost:
+            self.made(parameter, None)
+        elif self.named:
+            with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
+                _class_of(self).parameters(parameter)
+
+
+_known: dict[str, OwnPolicy] = {}
+"""By name: what this process has loaded, or has been told by a database."""
+
+
+def remember(policy: OwnPolicy) -> None:
+    """Let a policy that a database keeps be known by its name; one that is at hand itself stays."""
+    _known.setdefault(policy.name, policy)
+
+
+def at_hand() -> list[OwnPolicy]:
+    """Those whose files this process was named."""
+    return [policy for policy in _known.values() if policy.named]
+
+
+def known(name: str) -> OwnPolicy:
+    """A policy by its name with the digest. Raises InputError where it was neither loaded nor read of."""
+    try:
+        return _known[name]
+    except KeyError:
+        raise InputError(
+            f"policy {name}: is of a file of somebody's own, which is not at hand; name it with --policy"
+        ) from None
+
+
+def is_own(text: str) -> bool:
+    """Whether a policy is written as one of a file."""
+    return _WRITTEN.fullmatch(text) is not None
+
+
+def name_and_parameter(text: str) -> tuple[str, str]:
+    """A policy of a file, FILE.py:CLASS[:PARAMETER], loaded where it is not known yet: its name and its parameter.
+
+    With the digest, as it is printed, it is that text or none. Raises InputError for what cannot be loaded.
+    """
+    written = _WRITTEN.fullmatch(text)
+    assert written is not None, text
+    parameter = (written["parameter"] or "").strip()
+    if written["colon"] and not parameter:
+        raise InputError(f"policy {text}: is written FILE.py:CLASS or FILE.py:CLASS:PARAMETER")
+    name = f"{written['file']}:{written['class_name']}#{written['digest']}"
+    if written["digest"] and name in _known:
+        return name, parameter
+    policy = _named(written["file"], written["class_name"], written["digest"])
+    _known[policy.name] = policy
+    return policy.name, parameter
+
+
+def _named(file: str, class_name: str, digest: str | None) -> OwnPolicy:
+    """The policy of a file that a user has named, or that must still be what it was."""
+    path = Path(file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"policy {file}:{class_name}: {file}: {error.strerror or error}") from None
+    if len(content) > _LONGEST_BYTES:
+        raise InputError(f"policy {file}:{class_name}: {file} is longer than any policy, {len(content):,} bytes")
+    found = hashlib.sha256(content).hexdigest()[:8]
+    if digest is not None and found != digest:
+        raise InputError(
+            f"policy {path.name}:{class_name}#{digest}: {file} has changed since, to #{found}; put it back, or begin anew"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"policy {file}:{class_name}: {file} is no text in UTF-8") from None
+    facts = dict.fromkeys(FACTS, False)
+    policy = OwnPolicy(str(path.absolute()), class_name, found, **facts, text=text, named=True)
+    kind = _class_of(policy)
+    for fact in FACTS:
+        if not isinstance(getattr(kind, fact), bool):
+            raise InputError(f"policy {file}:{class_name}: its `{fact}` must be True or False")
+        facts[fact] = getattr(kind, fact)
+    return OwnPolicy(policy.file, class_name, found, **facts, text=text, named=True)
+
+
+def _class_of(policy: OwnPolicy) -> type[Policy]:
+    """Its class. Raises InputError where the file has no such policy."""
+    module = _module(policy.file, policy.digest, policy.text)
+    kind, shown = getattr(module, policy.class_name, None), f"{Path(policy.file).name}:{policy.class_name}"
+    if not (isinstance(kind, type) and issubclass(kind, Policy)):
+        own = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        there = f"; its classes are {', '.join(own)}" if own else ""
+        raise InputError(f"policy {shown}: no subclass of simulator.policies.Policy of that name in the file{there}")
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise InputError(f"policy {shown}: lacks {', '.join(missing)}")
+    return kind
+
+
+@functools.cache
+def _module(file: str, digest: str, text: str) -> ModuleType:
+    """The file, run once in a process."""
+    module = ModuleType(f"specyard_policy_{digest}")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # where dataclasses look for the names of a class's fields
+    with _told(Path(file).name, file):
+        exec(compile(text, file, "exec"), vars(module))
+    return module
+
+
+@contextmanager
+def _told(policy: str, file: str) -> Iterator[None]:
+    """Whatever the code of a user's file raises is one sentence, with the line of the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines = [error.lineno]
+        line = f"line {lines[-1]}: " if lines else ""
+        kind = "" if isinstance(error, CausalityError | ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"policy {policy}: {line}{kind}{error}") from None
+
+
+class _Watched(Policy):
+    """A user's policy whose mistakes are sentences: it decides, and what it raises or returns is looked at."""
+
+    def __init__(self, policy: Policy, own: OwnPolicy) -> None:
+        self._policy, self._own = policy, own
+        for fact in FACTS:
+            setattr(self, fact, getattr(own, fact))
+
+    def __copy__(self) -> _Watched:
+        return _Watched(copy.copy(self._policy), self._own)
+
+    @property
+    def name(self) -> str:
+        return self._own.name
+
+    def foresee(self, useful: Sequence[int]) -> None:
+        with _told(self.name, self._own.file):
+            self._policy.foresee(useful)
+
+    def draft(self, load: StepLoad, gamma: int) -> int:
+        with _told(self.name, self._own.file):
+            tokens = self._policy.draft(load, gamma)
+        if not isinstance(tokens, int) or tokens < 0:
+            raise InputError(
+                f"policy {self.name}: its `draft` returns {tokens!r}; it must be a whole number of tokens, 0 or more"
+            )
+        return tokens
+
+    def admit(self, step: StepView) -> None:
+        with _told(self.name, self._own.file):
+            self._policy.admit(step)
+
+    def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
+        with _told(self.name, self._own.file):
+            self._policy.learn(verified, accepted)
