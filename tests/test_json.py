@@ -30,6 +30,7 @@ PRINTED = {
     "harness synthesize": [f"{RUN} --out other"],
     "harness show": ["harness show"],
     "harness replay": ["harness replay"],
+    "harness check-policy": ["harness check-policy threshold:0.5 --texts 10000"],
     "harness simulate": [SWEEP],
     "harness sensitivity": [f"harness sensitivity {SMALL} --concurrency 2 --policy none,fixed:1"],
     "harness hardware": ["harness hardware", "harness hardware b300/deepseek-v4-flash"],
@@ -102,7 +103,7 @@ def test_no_command_and_no_kind_is_left_out() -> None:
 def test_errors_leave_stdout_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command, lines in PRINTED.items():
-        if command not in ("harness synthesize", "harness hardware"):
+        if command not in ("harness synthesize", "harness hardware", "harness check-policy"):
             assert printed(lines[0], code=2) == "", command
 
 

@@ -29,6 +29,7 @@ SECONDS = 180
 WORDS = (
     "", " ", ",", "nan", "-1", "0", "1e999", "☃", "a=b=c", "=", "x" * 5000, "../../etc/passwd", "%s", "none", "latest",
     "1..", "5..1", "1,,2", "math=nan", "math=1,math=2", "tps>=nan", "fixed:99", "fixed:-1", "k_by_batch:", "\udcff",
+    "no.py:P", "own.py:P", "bad.py:P",
     "{}", "[1]", "eagle3=", "0.5,0.9", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", "[bold]", "'; DROP TABLE runs; --",
 )  # fmt: skip
 WHOLE = ("-1", "0", "1.5", "nan", "", "abc", "99999999999", "999999999999999999999", "-999999999999999999999", "1e3")
@@ -65,6 +66,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness simulate": (("latest",), {**SMALL, "--concurrency": "2", "--decision-draws": "0", "--policy": "none,fixed:1"}),
     "harness profile": ((), {"--time-limit": "1"}),
     "harness synthesize": ((), dict(zip(RUN[2::2], RUN[3::2], strict=True))),
+    "harness check-policy": (("threshold:0.5",), {"--texts": "10000"}),
     "harness compare": (("latest", "latest"), {}),
     "harness baseline": (("latest", "new.json"), {}),
     "harness sensitivity": (("latest",), {**SMALL, "--concurrency": "2"}),
@@ -72,7 +74,11 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "tuner search": ((), SEARCH),
 }
 """Arguments and options of a command that is right, and quick; others are right without any."""
-ANSWERS = {"harness compare": {0, 1, 2, 3}, **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")}}
+ANSWERS = {
+    "harness compare": {0, 1, 2, 3},
+    "harness check-policy": {0, 1, 2},
+    **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")},
+}
 """Exit codes; 0 and 2 where none are named."""
 
 
@@ -147,6 +153,8 @@ def here(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     (folder / "FOLDER").mkdir()
     for i, content in enumerate(CONTENTS):
         (folder / f"FILE{i}").write_bytes(content)
+    (folder / "own.py").write_text("class P: pass\n")
+    (folder / "bad.py").write_text("raise RuntimeError('no')\n")
     monkeypatch.chdir(folder)
 
     def reached(*_: object, **__: object) -> None:

@@ -51,6 +51,8 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                 found.append(SweepPoint(len(found), recording, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
+    for policy in dict.fromkeys(point.setup.policy for point in found if point.setup.policy.own):
+        say(f"note: {policy} runs in plain Python, about a hundred times slower than the policies here")
     return [replace(point, headroom=_headroom(plan, found, point.setup.load)) for point in found]
 
 

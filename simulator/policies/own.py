@@ -189,7 +189,10 @@ def _told(policy: str, file: str) -> Iterator[None]:
 
 
 class _Watched(Policy):
-    """A user's policy whose mistakes are sentences: it decides, and what it raises or returns is looked at."""
+    """A user's policy whose mistakes are sentences: it decides, and what it raises or returns is looked at.
+
+    It is asked about steps in which somebody decodes, and no others.
+    """
 
     def __init__(self, policy: Policy, own: OwnPolicy) -> None:
         self._policy, self._own = policy, own
@@ -208,6 +211,8 @@ class _Watched(Policy):
             self._policy.foresee(useful)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
+        if load.decoding == 0:
+            return 0
         with _told(self.name, self._own.file):
             tokens = self._policy.draft(load, gamma)
         if not isinstance(tokens, int) or tokens < 0:
@@ -217,9 +222,11 @@ class _Watched(Policy):
         return tokens
 
     def admit(self, step: StepView) -> None:
-        with _told(self.name, self._own.file):
-            self._policy.admit(step)
+        if step.running:
+            with _told(self.name, self._own.file):
+                self._policy.admit(step)
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
-        with _told(self.name, self._own.file):
-            self._policy.learn(verified, accepted)
+        if verified:
+            with _told(self.name, self._own.file):
+                self._policy.learn(verified, accepted)

@@ -1,0 +1,274 @@
+"""A user's own policies: files outside of the package, which decide as those here do, and whose mistakes are sentences."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from simulator import simulation
+from simulator.engine.rules import COMPILED
+from simulator.errors import InputError
+from simulator.hardware.catalogue import find_profile
+from simulator.load import Load
+from simulator.losslessness import TARGET, law, texts_under
+from simulator.metrics import Outcome
+from simulator.policies import PolicySpec
+from simulator.records import Anchors
+from simulator.replay import replay
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import SlowSimulator, prepare, redrawn, simulate
+from simulator.traces import Trace, TracedResponse
+
+THRESHOLD = """
+from simulator.policies import Policy, StepView
+
+class Mine(Policy):
+    reads_confidences = True
+
+    def __init__(self, least):
+        self.least = least
+
+    @classmethod
+    def parameters(cls, text):
+        return (float(text or "0.5"),)
+
+    def admit(self, step):
+        for request in range(step.running):
+            for position in range(1, step.drafted(request) + 1):
+                if step.confidence(request, position) < self.least:
+                    break
+                step.admit(request)
+"""
+ALL = """
+from simulator.policies import Policy
+
+class All(Policy):
+    def admit(self, step):
+        for request in range(step.running):
+            step.admit(request, step.drafted(request))
+"""
+
+
+def own(tmp_path: Path, text: str, name: str = "mine.py") -> str:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def traced(gamma: int = 5) -> Trace:
+    rng = np.random.default_rng(3)
+    parts = []
+    for i in range(12):
+        confidence = rng.random((60 + 5 * i, gamma)).astype(np.float32) ** 0.3
+        accepted = (rng.random(confidence.shape) < confidence).cumprod(1).sum(1).astype(np.uint8)
+        anchors = Anchors(np.full(len(confidence), gamma, np.uint8), accepted, confidence, confidence)
+        parts.append((TracedResponse("t", "ab"[i % 2], f"p{i}", 0, 40), anchors))
+    return Trace.join("dspark", parts)
+
+
+def setup(policy: str, load: str, **changes: object) -> Setup:
+    limits = EngineLimits(request_cap=8, replicas=2)
+    profile = find_profile("h100/qwen3-8b")
+    return replace(
+        Setup(load=Load.parse(load), policy=PolicySpec.parse(policy), profile=profile, limits=limits, seconds=20), **changes
+    )  # type: ignore[arg-type]
+
+
+def figures(found: Outcome) -> list[float]:
+    return [found.throughput.value, found.tps.value, found.tau.value, found.budget.value, found.running, found.kv_used]
+
+
+def test_it_decides_as_the_same_policy_here_does(tmp_path: Path) -> None:
+    file = own(tmp_path, THRESHOLD)
+    recorded = prepare(traced())
+    for load in ("users:12", "rate:9"):
+        for least in ("0.3", "0.9"):
+            mine = simulate(setup(f"{file}:Mine:{least}", load), recorded)
+            theirs = simulate(setup(f"threshold:{least}", load), recorded)
+            assert figures(mine) == pytest.approx(figures(theirs), rel=0.01)
+    anchors = next(iter(traced()))[1]
+    assert replay(anchors, PolicySpec.parse(f"{file}:Mine:0.4").bind()) == replay(
+        anchors, PolicySpec.parse("threshold:0.4").bind()
+    )
+
+
+@pytest.mark.parametrize(
+    "policy", ["none", "fixed:3", "threshold:0.6", "prefix_scheduler", "lagged_scheduler", "batch_adaptive", "oracle"]
+)
+@pytest.mark.parametrize("load", ["users:12", "rate:9"])
+def test_plain_python_and_machine_code_come_to_the_same(policy: str, load: str) -> None:
+    """Requests alike to the last bit; figures up to a step at the ends of slices, in which it counts where it ends."""
+    recorded = redrawn(prepare(traced()), np.random.default_rng(4))
+    rows: list[list[np.ndarray]] = [[], []]
+    asked = setup(policy, load, output_tokens=90)
+    fast = simulate(asked, recorded, on_rows=rows[0].append)
+    with patch.object(simulation, "simulator_for", lambda policy: SlowSimulator):
+        slow = simulate(asked, recorded, on_rows=rows[1].append)
+    first, second = (np.sort(np.concatenate(r), order="request") for r in rows)
+    both = np.intersect1d(first["request"], second["request"])
+    assert len(both) > 0.9 * len(first)
+    for name in first.dtype.names or ():
+        np.testing.assert_array_equal(
+            first[np.isin(first["request"], both)][name], second[np.isin(second["request"], both)][name]
+        )
+    assert figures(fast) == pytest.approx(figures(slow), rel=0.02)
+
+
+def test_it_is_known_by_its_file_s_hash(tmp_path: Path) -> None:
+    file = own(tmp_path, ALL)
+    before = PolicySpec.parse(f"{file}:All")
+    assert str(before).startswith("mine.py:All#")
+    assert PolicySpec.parse(str(before)) == before
+    assert pickle.loads(pickle.dumps(before)) == before
+    own(tmp_path, ALL + "\n# changed\n")
+    after = PolicySpec.parse(f"{file}:All")
+    assert after != before
+    assert str(after) != str(before)
+    assert (before.lossless, before.replays_exactly, before.reads_confidences, before.needs_cost) == (
+        True,
+        True,
+        False,
+        False,
+    )
+
+
+def test_it_goes_where_its_file_is_not(tmp_path: Path) -> None:
+    """To another process, as to a worker of Ray's: the text goes with it."""
+    sent = tmp_path / "sent"
+    sent.write_bytes(pickle.dumps(PolicySpec.parse(f"{own(tmp_path, ALL)}:All")))
+    (tmp_path / "mine.py").unlink()
+    code = f"import pickle; print(type(pickle.load(open({str(sent)!r}, 'rb')).bind()).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "_Watched"
+
+
+def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
+    counting = ALL.replace("All", "Counting").replace(
+        "for request in", "self.seen = getattr(self, 'seen', 0) + 1\n        for request in"
+    )
+    spec = PolicySpec.parse(f"{own(tmp_path, counting)}:Counting")
+    assert spec.bind() is not spec.bind()
+    engine = SlowSimulator(
+        prepare(traced()), spec.bind(), setup("none", "users:2").cost(traced()), EngineLimits(replicas=2), 10**6, iter(()),
+        users=0, seed=0, on_rows=lambda rows: None,
+    )  # fmt: skip
+    first, second = engine._engine.replicas
+    assert first.policy is not second.policy
+
+
+@pytest.mark.parametrize(
+    ("text", "written", "told"),
+    [
+        (ALL, "mine.py:Al", "no subclass of simulator.policies.Policy of that name in the file; its classes are All"),
+        (ALL, "mine.py:All:3", "takes no parameter: its class has no `parameters`"),
+        (ALL, "mine.py:All:", "is written FILE.py:CLASS or FILE.py:CLASS:PARAMETER"),
+        (ALL, "mine.py:All#01234567", "has changed since, to #"),
+        (ALL, "yours.py:All", "No such file"),
+        (THRESHOLD, "mine.py:Mine:high", "line 12: could not convert string to float: 'high'"),
+        ("class All(:\n", "mine.py:All", "line 1: SyntaxError"),
+        (
+            "import nothing_of_that_name\n",
+            "mine.py:All",
+            "line 1: ModuleNotFoundError: No module named 'nothing_of_that_name'",
+        ),
+        ("\nraise SystemExit(3)\n", "mine.py:All", "line 2: SystemExit: 3"),
+        ("from simulator.policies import Policy\nclass All(Policy): pass\n", "mine.py:All", "lacks admit"),
+        (ALL.replace("def admit", "lossless = 'yes'\n    def admit"), "mine.py:All", "its `lossless` must be True or False"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence(
+    text: str, written: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path, text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^policy ") as refused:
+        PolicySpec.parse(written)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return 1 / 0", "line 5: ZeroDivisionError: division by zero"),
+        ("step.admit(0, step.drafted(0) + 1)", "admits 6 more positions of a request that has 5 left"),
+        ("step.confidence(0, 2)", "looks at the confidence of position 2 before position 1 is admitted"),
+        ("step.accepted(0)", "looks at the acceptances of this step, which nobody knows yet"),
+    ],
+)
+def test_what_it_does_wrong_is_one_sentence(body: str, told: str, tmp_path: Path) -> None:
+    head = "from simulator.policies import Policy\nclass Bad(Policy):\n  reads_confidences = True\n"
+    text = f"{head}  def admit(self, step):\n    {body}\n"
+    spec = PolicySpec.parse(f"{own(tmp_path, text)}:Bad")
+    with pytest.raises(InputError, match=r"^policy mine\.py:Bad#") as refused:
+        simulate(setup(str(spec), "users:2"), prepare(traced()))
+    assert told in str(refused.value)
+
+
+def test_drafts_of_no_length_are_refused(tmp_path: Path) -> None:
+    text = ALL.replace("def admit", "def draft(self, load, gamma):\n        return 2.5\n    def admit")
+    with pytest.raises(InputError, match=r"its `draft` returns 2\.5; it must be a whole number of tokens"):
+        simulate(setup(f"{own(tmp_path, text)}:All", "users:2"), prepare(traced()))
+
+
+def test_every_other_policy_here_has_a_compiled_form() -> None:
+    specs = ["none", "fixed:3", "threshold:0.5", "k_by_batch:2=1", "cutoff:4"]
+    assert all(isinstance(PolicySpec.parse(text).bind(), COMPILED) for text in specs)
+
+
+# --- losslessness -------------------------------------------------------------------------------------------------
+
+RETROSPECTIVE = """
+import numpy as np
+from simulator.policies import Policy
+
+class Retrospective(Policy):
+    reads_confidences = True
+
+    def admit(self, step):
+        for request in range(step.running):
+            c = {look}
+            s = [1.0, *np.cumprod(c)]
+            rates = [sum(s[: n + 1]) * speed for n, speed in zip(range(len(s)), (1.0, 0.5, 0.45, 0.42, 0.40))]
+            step.admit(request, int(np.argmax(rates)))
+"""
+TEXTS = 20_000
+
+
+def chance(policy: str) -> float:
+    from scipy.stats import chisquare
+
+    found = texts_under(PolicySpec.parse(policy), TEXTS, 0)
+    return float(chisquare(found.counts, law() * found.counts.sum()).pvalue)
+
+
+def test_the_law_is_the_target_s() -> None:
+    assert law().sum() == pytest.approx(1.0)
+    assert law()[0] == pytest.approx(TARGET[0, 0] ** 4)
+
+
+@pytest.mark.parametrize(
+    "policy", ["none", "fixed:4", "threshold:0.5", "prefix_scheduler", "lagged_scheduler:1/0.5", "batch_adaptive"]
+)
+def test_policies_here_leave_the_law_as_it_is(policy: str) -> None:
+    assert chance(policy) > 1e-4
+
+
+def test_a_policy_that_looks_past_the_contract_is_found_out(tmp_path: Path) -> None:
+    """The DSpark paper's example of what biases, by taking what a step does not show."""
+    file = own(tmp_path, RETROSPECTIVE.format(look="step._confidence[request]"))
+    assert chance(f"{file}:Retrospective") < 1e-12
+    file = own(
+        tmp_path, RETROSPECTIVE.format(look="[step.confidence(request, k + 1) for k in range(step.drafted(request))]")
+    )
+    with pytest.raises(InputError, match="looks at the confidence of position 2 before position 1 is admitted"):
+        chance(f"{file}:Retrospective")
+    with pytest.raises(InputError, match="says of itself that it is not lossless"):
+        chance("oracle")
