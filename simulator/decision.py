@@ -354,11 +354,7 @@ def decide(
         return stub.without("in some draws too few requests finish; simulate longer")
 
     def gain(over: str, top: Configuration | None, under: Configuration | None) -> Gain | None:
-        if top is None or under is None or top == under or not value[under].all():  # what breaks a promise has goodput 0
-            return None
-        ratio = value[top] / value[under] - 1
-        centre = float(ratio[~off].mean())
-        return Gain(over=over, all=range_of(ratio[off], centre), held=range_of(ratio[~off], centre))
+        return None if top is None or under is None or top == under else gain_of(over, found[top], found[under], draws)
 
     run = choice.run
     name = "the engine" if engine is None else engine.name
@@ -393,6 +389,16 @@ def decide(
         better=gain(words(choice.better), choice.better, run),
         next=_next(over_none or over_default, stub.source), notes=[*stub.notes, *_notes(run, temperature)],
     )  # fmt: skip
+
+
+def gain_of(over: str, top: Sampled, under: Sampled, draws: Sequence[Draw]) -> Gain | None:
+    """What one candidate gives more than another, called `over`, in the same draws; None where that gives nothing."""
+    off, less = np.array([draw.off for draw in draws]), np.array(under.value)
+    if not less.all():  # what breaks a promise has goodput 0
+        return None
+    ratio = np.array(top.value) / less - 1
+    centre = float(ratio[~off].mean())
+    return Gain(over=over, all=range_of(ratio[off], centre), held=range_of(ratio[~off], centre))
 
 
 def _finite(sampled: Sampled) -> bool:

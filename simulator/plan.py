@@ -92,6 +92,8 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     replications: int = 1
     decision_draws: int = msgspec.field(default=DRAWS, name="draws")  # as it is stored
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
+    against: PolicySpec | None = None
+    """The policy that all others are compared with, paired, on the same recordings; None compares none."""
     headroom: bool | None = None
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
 
@@ -104,6 +106,8 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
+        if self.against is not None and self.policies is not None and self.against not in self.policies:
+            raise ValueError(f"--against {self.against}: is not among the policies to simulate; add it to --policy")
         if self.headroom and not self.slas:
             raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
         super().__post_init__()

@@ -39,7 +39,7 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     )
     room, users = d.candidate.request_cap * d.replicas, d.load.users
     said += [
-        f"{_share(g.all.value)} {GAINS[d.figure]} {'over' if g.all.value >= 0 else 'against'} {g.over} "
+        f"{signed(g.all.value)} {GAINS[d.figure]} {'over' if g.all.value >= 0 else 'against'} {g.over} "
         f"({_interval(g)}){_doubt(g)}."
         for g in (d.gains if gains else ())
     ]
@@ -61,12 +61,12 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         if d.runner_up.clear and d.runner_up.all.value < 0:
             clear = ": too little to run what is less plain"
         ends = d.runner_up.all
-        low, high = (_share(1 / (1 + end) - 1) for end in (ends.high, ends.low))
+        low, high = (signed(1 / (1 + end) - 1) for end in (ends.high, ends.low))
         said.append(
-            f"The next best, {d.runner_up.over}, gives {_share(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
+            f"The next best, {d.runner_up.over}, gives {signed(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
         )
     if d.better is not None and d.better.all.low > 0:
-        more = f"{_share(d.better.all.value)} ({_interval(d.better)})"
+        more = f"{signed(d.better.all.value)} ({_interval(d.better)})"
         said.append(f"{d.engine_name} cannot run {d.better.over}, which would add {more}.")
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(
@@ -99,14 +99,15 @@ def _lost(gain: Gain) -> float:
     return 1 - 1 / (1 + gain.all.value)
 
 
-def _share(value: float) -> str:
+def signed(value: float) -> str:
+    """A share with its sign: +3.4%, -12%."""
     return f"{value:+.0%}" if abs(value) >= 0.0995 else f"{round(value, 3) + 0.0:+.1%}"  # no −0.0 %
 
 
 def _interval(gain: Gain) -> str:
     return (
-        f"95 %: {_share(gain.all.low)} to {_share(gain.all.high)}; with the profile held "
-        f"{_share(gain.held.low)} to {_share(gain.held.high)}"
+        f"95 %: {signed(gain.all.low)} to {signed(gain.all.high)}; with the profile held "
+        f"{signed(gain.held.low)} to {signed(gain.held.high)}"
     )
 
 

@@ -33,6 +33,7 @@ from simulator.sla import USAGE, Sla, promises, share_of
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
+    from results.store.contrasts import Contrast
     from results.store.database import Store
     from results.store.simulations import Simulation
     from simulator.configuration import System
@@ -62,6 +63,9 @@ def simulate(
     policy: Annotated[
         list[str] | None,
         typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
     ] = None,
     drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
     confidences: Annotated[
@@ -118,7 +122,7 @@ def simulate(
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
         from simulator.plan import SweepPlan
-        from simulator.policies import policies_of
+        from simulator.policies import PolicySpec, policies_of
         from simulator.serving.engines import engine_of
 
         store = Store(out / "specyard.duckdb")
@@ -135,10 +139,12 @@ def simulate(
                 asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
                 if not asked:
                     raise InputError("name a load: --concurrency, --rate or --arrivals")
+                against_policy = None if against is None else PolicySpec.parse(against)
                 with checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
-                        policies=policies_of(listed(policy)), drafters=listed(drafter), confidences=confidences,
+                        policies=policies_of(listed(policy)), against=against_policy, drafters=listed(drafter),
+                        confidences=confidences,
                         weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
@@ -155,6 +161,7 @@ def simulate(
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     """What a sweep of simulations came to."""
+    from results.store.contrasts import read_contrasts
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from results.store.simulations import read_simulations
@@ -163,11 +170,15 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
     sweep = store.sweep(sweep_id)
     with store.reading() as connection:
-        decided = decisions(connection, sweep_id)
+        decided, contrasted = decisions(connection, sweep_id), read_contrasts(connection, sweep_id)
         rows = [] if as_json else read_simulations(connection, sweep_id)
     if as_json:
+        compared = [one.row() for one in contrasted]
         told_as = {str(load): decision.row() for load, decision in decided.items()}
-        print_json("sweep", {"sweep": sweep, "simulations": store.simulations(sweep_id), "decisions": told_as})
+        print_json(
+            "sweep",
+            {"sweep": sweep, "simulations": store.simulations(sweep_id), "contrasts": compared, "decisions": told_as},
+        )
         return
     plan = read_plan(sweep["plan"], SweepPlan)
     console = plain_console()
@@ -189,6 +200,9 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
         say(console, "policies that look at old confidences replay sampled drafts approximately; see docs/simulating.md")
     if len(loads) > 1:
         say(console, _best_by_load(plan, rows, best))
+    if contrasted:
+        console.print()
+        _print_contrasts(console, contrasted)
     for decision in decided.values():
         console.print()
         for line in [*told(decision), *_needed(plan, decision)]:
@@ -228,6 +242,27 @@ def _print_rows(
     print_table(console, heads, lines, (*_LEAST_FIRST, *(["tok/s/GPU", *reversed(list(costs))] if costs else [])))
     for text in texts:
         say(console, f"{letters[text]}: {text}" if text in letters else f"{'all rows: ' if len(rows) > 1 else ''}{text}")
+
+
+def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
+    """Every policy against one of them, a row a load: what it gives more, with both intervals."""
+    from simulator.decision import FIGURES
+    from simulator.sentences import signed
+
+    against, lines, last = found[0].against, list[list[str]](), ""
+    for one in sorted(found, key=lambda one: str(one.candidate)):  # stable: loads stay in order
+        who = one.candidate.system.short
+        cells = ["gives nothing to compare with"]
+        if one.gain is not None:
+            ends = (one.gain.all, one.gain.held)
+            cells = [signed(one.gain.all.value), *(f"{signed(r.low)} to {signed(r.high)}" for r in ends)]
+        lines.append(["" if who == last else who, one.load.label, *cells])
+        last = who
+    say(console, f"Against {against}, on the same recording and in the same draws of prompts and seeds:")
+    heads = ["drafter · policy", "load", FIGURES[found[0].figure], "95 %", "profile held"]
+    print_table(console, heads, lines, ("profile held",))
+    draws = min(one.draws for one in found)
+    say(console, f"{draws} draws of prompts, seeds and the profile's errors; an interval that holds 0 shows no difference.")
 
 
 Cell = Callable[["Simulation"], str]

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.console import Watcher
+from harness.sweeps.contrast import contrasts
 from harness.sweeps.decision import sweep_decision
 from harness.sweeps.plan import SweepPoint
+from results.store.contrasts import keep_contrasts
 from results.store.database import Store
 from results.store.decisions import keep_decision
 from results.store.lease import leased
@@ -152,10 +154,12 @@ def _finish(
             store.add_simulation({"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **row}, profiles)
             watcher.advance("simulating", number, len(every))
     store.finish_sweep(sweep_id)
+    with store.reading() as connection:
+        stored = {row.point: row for row in read_simulations(connection, sweep_id)}
+    simulated = [(point, stored[point.number]) for point in every if point.number in stored]
+    if plan.against is not None:
+        keep_contrasts(store, sweep_id, list(contrasts(plan, plan.against, simulated, recordings, watcher)))
     if plan.decision_draws:
-        with store.reading() as connection:
-            stored = {row.point: row for row in read_simulations(connection, sweep_id)}
-        simulated = [(point, stored[point.number]) for point in every if point.number in stored]
         decision = sweep_decision(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:
             keep_decision(store, sweep_id, decision)

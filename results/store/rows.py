@@ -167,7 +167,7 @@ def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "profile": parse_profile, "believed": parse_profile, "loads": Load.parse, "policies": PolicySpec.parse,
-    "slas": Sla.parse, "engine": engine_of,
+    "against": PolicySpec.parse, "slas": Sla.parse, "engine": engine_of,
 }  # fmt: skip
 """The fields of plans that are values, and how their text is read."""
 
