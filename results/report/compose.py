@@ -13,6 +13,7 @@ from results.figures import (
     acceptance,
     accepted_length,
     block_size,
+    contrast,
     frontier,
     latency,
     load,
@@ -37,6 +38,7 @@ from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
 from results.store.commands import DEFAULT_OUT, given, typed
+from results.store.contrasts import Contrast, read_contrasts
 from results.store.decisions import decisions
 from results.store.queries import Origin, latest_of
 from results.store.runs import Provenance, missing_responses
@@ -156,7 +158,7 @@ class _Draft:
             return
         sweep = sweep_figure.sweep(self.con, sweep_id)
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
-        self.sections += sweep_sections(view, self.series)
+        self.sections += sweep_sections(view, self.series, read_contrasts(self.con, sweep_id))
         self.served = bool(view.systems and view.published)
         self.answer = self._decided(sweep_id, sweep.plan.loads) or from_sweep(view)
         self.made = sweep if self.answer is not None else None
@@ -269,7 +271,7 @@ def _over(names: Sequence[str], table: Callable[[str], pl.DataFrame]) -> pl.Data
     return pl.concat([table(name).select(pl.lit(name).alias("run"), pl.all()) for name in names])
 
 
-def sweep_sections(view: View, series: Sequence[Series]) -> list[Section]:
+def sweep_sections(view: View, series: Sequence[Series], contrasts: Sequence[Contrast] = ()) -> list[Section]:
     """Everything there is to see of a sweep."""
     colours = by_drafter(series, view.sweep.run_id)
     if not view.systems:
@@ -277,7 +279,8 @@ def sweep_sections(view: View, series: Sequence[Series]) -> list[Section]:
         why = f": {errors[0]}" if errors else "; it was interrupted, or is not finished"
         missing = Figure(missing=f"No simulation of sweep {view.sweep.sweep_id} has come to a result{why}.")
         return [Section("frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", missing)]
+    compared = [contrast.section(view, contrasts, colours)] if contrasts else []
     return [
-        frontier.section(view, colours), load.section(view, colours), step_time.section(view),
+        *compared, frontier.section(view, colours), load.section(view, colours), step_time.section(view),
         latency.section(view, colours),
     ]  # fmt: skip
