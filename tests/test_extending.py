@@ -48,7 +48,7 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
         assert "lossless as far as 10,000 texts tell" in run(f"{line} --texts 10000")
     for line in commands("simulate"):
         quick = line.replace("1..64", "1,4")
-        run(f"{quick} --seconds 5 --decision-draws 0 --drafter dspark")
+        run(f"{quick} --seconds 5 --decision-draws 10 --drafter dspark")
     for line in commands("replay"):
         assert "halfway.py:Halfway#" in run(line)
 

@@ -1,0 +1,72 @@
+"""Policies against one of them: nothing where they do the same, and what their simulations say where they do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli.app import app
+from results.report.compose import compose
+from results.store.contrasts import read_contrasts
+from results.store.database import Store
+from tests.documented import differences
+
+SMALL = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--drafter", "dspark", "--decision-draws", "10")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contrasts")
+    asked = ["synthesize", "--responses-per-task", "8", "--output-tokens", "64", "--out", str(folder)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    return folder
+
+
+def simulated(out: Path, *more: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["simulate", *SMALL, *more, "--out", str(out)])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_what_does_the_same_differs_in_nothing(out: Path) -> None:
+    """A table of one k is that k; a threshold of 0 is the whole block."""
+    for twin, against in (("k_by_batch:1000=3", "fixed:3"), ("threshold:0", "fixed:7")):
+        printed = simulated(out, "--concurrency", "4", "--policy", f"{twin},{against}", "--against", against, "--json")
+        [one] = json.loads(printed)["contrasts"]
+        assert one["against"] == against
+        assert one["gain"]["all"] == one["gain"]["held"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_what_differs_differs_as_its_simulations_do(out: Path) -> None:
+    asked = ("--concurrency", "2,64", "--policy", "fixed:1,fixed:7,prefix_scheduler,none", "--against", "fixed:7")
+    text = simulated(out, *asked, "--json")
+    assert differences(text) == []
+    printed: dict[str, Any] = json.loads(text)
+    rows = {(r["policy"], r["load"]): r["throughput"] for r in printed["simulations"]}
+    found = {(c["candidate"]["policy"], c["load"]): c["gain"]["held"] for c in printed["contrasts"]}
+    assert set(found) == {(p, n) for p in ("fixed:1", "prefix_scheduler") for n in ("users:2/0", "users:64/0")}
+    for (policy, load), gain in found.items():
+        assert gain["low"] <= gain["value"] <= gain["high"]
+        assert gain["value"] == pytest.approx(rows[policy, load] / rows["fixed:7", load] - 1, abs=0.12)
+    sweep = printed["sweep"]["sweep_id"]
+    with Store(out / "specyard.duckdb").reading() as con:
+        stored = read_contrasts(con, sweep)
+        sections = {section.name: section for section in compose(con, printed["sweep"]["run_id"], sweep_id=sweep).sections}
+    assert [one.row() for one in stored] == printed["contrasts"]
+    assert len(sections["contrast"].tables[0].groups) == 2
+    [drawn] = sections["contrast"].figure.panels
+    assert [list(trace.x) for trace in drawn.plot.data] == [[2, 64], [2, 64]]
+
+
+def test_no_speculation_is_the_twin_of_all(out: Path) -> None:
+    shown = simulated(out, "--concurrency", "4", "--policy", "fixed:7,none", "--against", "none", "--decision-draws", "0")
+    assert "Against none, on the same recording and in the same draws of prompts and seeds:" in shown
+
+
+def test_what_is_not_simulated_is_nothing_to_compare_with(out: Path) -> None:
+    told = simulated(out, "--concurrency", "4", "--policy", "fixed:7", "--against", "fixed:3", code=2)
+    assert told == "harness: --against fixed:3: is not among the policies to simulate; add it to --policy\n"
