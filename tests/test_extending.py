@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from results.store.database import Store
+from tuner.cli.app import app as tuner
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 RUN = "synthesize paper:qwen3-4b --responses-per-task 4 --output-tokens 64"
@@ -49,6 +50,10 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
     for line in commands("simulate"):
         quick = line.replace("1..64", "1,4")
         run(f"{quick} --seconds 5 --decision-draws 10 --drafter dspark")
+    [line] = re.findall(r"^    (tuner search .*)$", PAGE, re.MULTILINE)
+    small = "--trials 3 --decision-draws 10 --confirmation-draws 5 --seconds 5 --drafter dspark --actors 0"
+    done = CliRunner().invoke(tuner, shlex.split(f"{line} {small}")[1:])
+    assert done.exit_code == 0, (done.output, done.exception)
     for line in commands("replay"):
         assert "halfway.py:Halfway#" in run(line)
 
@@ -56,7 +61,7 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
 def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(folder: Path) -> None:
     """Another process, without the file, shows everything; only what goes on with it needs it as it was."""
     with Store(folder / "runs" / "specyard.duckdb").reading() as con:
-        [(name, text)] = con.execute("SELECT policy, text FROM own_policies").fetchall()
+        [(name, text)] = con.execute("SELECT policy, text FROM own_policies WHERE policy LIKE 'halfway%'").fetchall()
     assert name.startswith("halfway.py:Halfway#")
     assert text == (folder / "halfway.py").read_text()
     (folder / "halfway.py").rename(folder / "elsewhere")

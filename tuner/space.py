@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from simulator.configuration import Configuration
 from simulator.errors import InputError
-from simulator.policies import PolicySpec, policy_class
+from simulator.policies import PolicySpec, is_own, policy_class
 from simulator.records import NO_RECORDING, Confidences, Recording
 
 T = TypeVar("T")
@@ -30,6 +30,16 @@ THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
 LAGS = (1, 2, 3, 4)
 EMAS = (0.0, 0.5, 0.8)
+
+
+def _is_reading(kind: str) -> bool:
+    """Whether it needs confidences."""
+    return kind in READING or (is_own(kind) and PolicySpec.parse(kind).reads_confidences)
+
+
+def _is_raw(kind: str) -> bool:
+    """Whether it takes them raw."""
+    return kind in RAW or (is_own(kind) and PolicySpec.parse(kind).wants_raw_confidences)
 
 
 class Chooser(Protocol):
@@ -80,10 +90,14 @@ class Space:
     tables: Mapping[Recording, PolicySpec] = field(default_factory=dict)
     """By recording, showing no confidences, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
     policies: tuple[str, ...] = POLICIES
+    """Names of `POLICIES`, and users' own policies as they are printed."""
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.policies) - set(POLICIES)):
-            raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; those that can are {', '.join(POLICIES)}")
+        if unknown := sorted(name for name in self.policies if name not in POLICIES and not is_own(name)):
+            those = f"{', '.join(POLICIES)}, and FILE.py:CLASS of your own"
+            raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; those that can are {those}")
+        if bounds := [name for name in self.policies if is_own(name) and not PolicySpec.parse(name).lossless]:
+            raise InputError(f"--policy {bounds[0]}: is a bound, as it says of itself: nothing could run what was found")
         if not self.request_caps or min(self.request_caps) < 1 or list(self.request_caps) != sorted(set(self.request_caps)):
             raise ValueError("request caps must rise from 1 or more")
 
@@ -101,9 +115,9 @@ class Space:
         gone = "".join(f", no {kind}" for kind in self.policies_of(chosen) if kind not in kinds)
         kind = choose.category(f"policy ({branch}{gone})", kinds)
         read: Confidences = "none"
-        if kind in RAW:
+        if _is_raw(kind):
             read = "raw"
-        elif kind in READING:
+        elif _is_reading(kind):
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
         return Configuration(chosen.recording.showing(read), self._policy(kind, chosen, choose, running), cap)
 
@@ -112,8 +126,8 @@ class Space:
         return [
             kind
             for kind in self.policies
-            if (kind not in READING or recorded.confidences)
-            and (kind not in RAW or "raw" in recorded.confidences)
+            if (not _is_reading(kind) or recorded.confidences)
+            and (not _is_raw(kind) or "raw" in recorded.confidences)
             and (kind != "k_by_batch" or recorded.recording in self.tables)
         ]
 
@@ -141,6 +155,10 @@ class Space:
         if kind == "lagged_scheduler":
             lag, ema = choose.level("lag", LAGS), choose.level("moving average", EMAS)
             return PolicySpec(kind, f"{lag}" + (f"/{ema:g}" if ema else ""))
+        if is_own(kind):
+            own = PolicySpec.parse(kind)
+            levels = () if own.parameter or own.own is None else own.own.searched
+            return PolicySpec(own.name, choose.level(f"parameter of {kind}", levels)) if levels else own
         return PolicySpec(kind)
 
     def nearest(self, configuration: Configuration) -> Configuration:

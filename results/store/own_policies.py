@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import duckdb
 
@@ -15,7 +15,11 @@ _COLUMNS = tuple(field.name for field in fields(OwnPolicy) if field.name != "nam
 def keep_own_policies(con: duckdb.DuckDBPyConnection) -> None:
     """Keep those that this process was named, which whatever it writes may be about."""
     for policy in at_hand():
-        row = {"policy": policy.name, **{name: value for name, value in asdict(policy).items() if name in _COLUMNS}}
+        row = {
+            "policy": policy.name,
+            **{name: getattr(policy, name) for name in _COLUMNS},
+            "searched": list(policy.searched),
+        }
         marks = ", ".join("?" * len(row))
         con.execute(f"INSERT OR IGNORE INTO own_policies ({', '.join(row)}) VALUES ({marks})", list(row.values()))
 
@@ -24,4 +28,5 @@ def recall_own_policies(con: duckdb.DuckDBPyConnection) -> None:
     """Let those that a database keeps be known by their names; nothing of them is run."""
     if has_table(con, "own_policies"):
         for row in con.execute(f"SELECT {', '.join(_COLUMNS)} FROM own_policies").fetchall():
-            remember(OwnPolicy(**dict(zip(_COLUMNS, row, strict=True))))
+            known = dict(zip(_COLUMNS, row, strict=True))
+            remember(OwnPolicy(**{**known, "searched": tuple(known["searched"])}))

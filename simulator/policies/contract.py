@@ -45,6 +45,8 @@ class Policy(ABC):
     """Whether it ignores calibration."""
     needs_cost: ClassVar[bool] = False
     """Whether it decides by what a step costs, and takes that cost as its first argument."""
+    searched: ClassVar[Sequence[str]] = ()
+    """Parameters that `tuner search` tries of a user's own policy, in their order; without any, what `--policy` says."""
 
     @property
     def name(self) -> str:

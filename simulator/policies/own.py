@@ -44,6 +44,8 @@ class OwnPolicy:
     reads_confidences: bool
     wants_raw_confidences: bool
     needs_cost: bool
+    searched: tuple[str, ...]
+    """Parameters that a search tries."""
     text: str = field(repr=False, compare=False)
     """The file's, which goes wherever the policy is run."""
     named: bool = field(default=False, compare=False)
@@ -54,10 +56,15 @@ class OwnPolicy:
         """The policy without its parameter, as it is printed and kept: mine.py:Greedy#01234567."""
         return f"{Path(self.file).name}:{self.class_name}#{self.digest}"
 
+    @property
+    def policy_class(self) -> type[Policy]:
+        """The class itself, of a policy whose file was named."""
+        return _class_of(self.file, self.class_name, self.digest, self.text)
+
     def made(self, parameter: str, cost: StepCost | None) -> Policy:
         """The policy itself. Raises InputError where the file is not what it was, or its class refuses the parameter."""
         found = self if self.named else _named(self.file, self.class_name, self.digest)
-        kind = _class_of(found)
+        kind = found.policy_class
         with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
             make: Callable[..., Policy] = kind
             arguments = kind.parameters(parameter)
@@ -70,7 +77,7 @@ class OwnPolicy:
             self.made(parameter, None)
         elif self.named:
             with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
-                _class_of(self).parameters(parameter)
+                self.policy_class.parameters(parameter)
 
 
 _known: dict[str, OwnPolicy] = {}
@@ -138,20 +145,26 @@ def _named(file: str, class_name: str, digest: str | None) -> OwnPolicy:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"policy {file}:{class_name}: {file} is no text in UTF-8") from None
-    facts = dict.fromkeys(FACTS, False)
-    policy = OwnPolicy(str(path.absolute()), class_name, found, **facts, text=text, named=True)
-    kind = _class_of(policy)
+    return _read(file, class_name, found, text)
+
+
+def _read(file: str, class_name: str, digest: str, text: str) -> OwnPolicy:
+    """What the class of a file's text says of itself, which is run for it."""
+    path = str(Path(file).absolute())
+    kind = _class_of(path, class_name, digest, text)
     for fact in FACTS:
         if not isinstance(getattr(kind, fact), bool):
             raise InputError(f"policy {file}:{class_name}: its `{fact}` must be True or False")
-        facts[fact] = getattr(kind, fact)
-    return OwnPolicy(policy.file, class_name, found, **facts, text=text, named=True)
+    if isinstance(kind.searched, str) or not all(isinstance(parameter, str) for parameter in kind.searched):
+        raise InputError(f"policy {file}:{class_name}: its `searched` must be a list of parameters, each as text")
+    facts = {fact: getattr(kind, fact) for fact in FACTS}
+    return OwnPolicy(path, class_name, digest, **facts, searched=tuple(kind.searched), text=text, named=True)
 
 
-def _class_of(policy: OwnPolicy) -> type[Policy]:
+def _class_of(file: str, class_name: str, digest: str, text: str) -> type[Policy]:
     """Its class. Raises InputError where the file has no such policy."""
-    module = _module(policy.file, policy.digest, policy.text)
-    kind, shown = getattr(module, policy.class_name, None), f"{Path(policy.file).name}:{policy.class_name}"
+    module = _module(file, digest, text)
+    kind, shown = getattr(module, class_name, None), f"{Path(file).name}:{class_name}"
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
         own = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         there = f"; its classes are {', '.join(own)}" if own else ""

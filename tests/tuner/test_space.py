@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -123,3 +125,29 @@ def test_request_caps_bind_or_do_not() -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="--policy oracle: cannot be searched; those that can are fixed"):
         Space(recorded=(), request_caps=(1,), binding=1, policies=("oracle",))
+
+
+def test_a_policy_of_one_s_own_is_searched(tmp_path: Path) -> None:
+    """With the parameters that it names, on recordings that have what it reads; or with the one that was asked for."""
+    file = tmp_path / "mine.py"
+    head = (
+        "from simulator.policies import Policy\nclass Mine(Policy):\n  searched = ('1', '2')\n  reads_confidences = True\n"
+    )
+    body = (
+        "  def __init__(self, n):\n    pass\n  @classmethod\n  def parameters(cls, text):\n    return (int(text or '1'),)\n"
+    )
+    file.write_text(f"{head}{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
+    mine = str(PolicySpec.parse(f"{file}:Mine"))
+    space = replace(SPACE, policies=(mine, "fixed"))
+    every = [one.configuration for one in space.leaves()]
+    found = {(c.recording.drafter, str(c.policy)) for c in every if ".py:" in str(c.policy)}
+    assert found == {(name, f"{mine}:{n}") for name in ("dspark", "mtp") for n in "12"}
+    [only] = {
+        str(one.configuration.policy)
+        for one in replace(SPACE, policies=(f"{mine}:2",)).leaves()
+        if one.configuration.recording.drafter == "dspark"
+    }
+    assert only == f"{mine}:2"
+    file.write_text(f"{head}  lossless = False\n{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
+    with pytest.raises(InputError, match="is a bound, as it says of itself"):
+        replace(SPACE, policies=(str(PolicySpec.parse(f"{file}:Mine")),))

@@ -97,6 +97,7 @@ def search(
         from simulator.hardware.catalogue import find_profile
         from simulator.load import loads
         from simulator.plan import StudyPlan
+        from simulator.policies import PolicySpec, is_own
         from simulator.serving.engines import engine_of
         from tuner.study import resume_study, start_study
 
@@ -116,13 +117,15 @@ def search(
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
                     raise InputError(f"--time-limit {time_limit:g}: seconds above 0 are needed")
+                # A user's own is searched as it is printed, by its file's hash.
+                policies = policy and [str(PolicySpec.parse(p)) if is_own(p) else p for p in listed(policy) or ()]
                 with checked():
                     plan = StudyPlan(
                         profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
                         slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
                         weights=weights, drafters=listed(drafter),
-                        policies=listed(policy), sampler=sampler, trials=64 if trials is None else trials,
+                        policies=policies, sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine_of(engine),
                         decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, confirmation_draws=confirmation_draws, seed=seed, request_cap=request_cap,

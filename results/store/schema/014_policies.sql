@@ -10,6 +10,7 @@ CREATE TABLE own_policies (
     reads_confidences     BOOLEAN NOT NULL,
     wants_raw_confidences BOOLEAN NOT NULL,
     needs_cost            BOOLEAN NOT NULL,
+    searched              VARCHAR[] NOT NULL,    -- parameters that a search tries
     text                  VARCHAR NOT NULL       -- to be read; nothing runs it from here
 );
 
