@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
+from drafters.anatomy import decoder_of
 from drafters.configs import read_config
 from simulator.errors import InputError
 
 GENERATION_FILE = "generation_config.json"
 """How answers are generated, and end."""
 _ADAPTER = "adapter_config.json"
+_COMPUTED = re.compile(
+    r"\.((inv_freq|cos_cached|sin_cached|masked_bias|causal_mask|position_ids|[qkv]+_scale)|(attn|attention)\.bias)$"
+)
+"""Tensors in layers that models compute by themselves (angles, masks), or do without (scales of cached keys and values)."""
 
 
 def check_config(config: Any, source: str) -> None:
@@ -36,26 +43,44 @@ def check_files(folder: Path, source: str) -> None:
 
 
 def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where weights are lacking, or some of a module that the model has are not used.
+    """Raise InputError where weights are lacking, or some of the decoder or of a module that the model has are not used.
 
-    Such are scales of quantised weights, adapters and biases: without them that module computes something else. Layers and
-    towers that the model does not have are none of its concern. `loaded` is what transformers tells of loading.
+    Such are scales of quantised weights, adapters, biases, norms of another family, and layers that the configuration does
+    not count: without them the model computes something else. Towers, and layers that predict further tokens, are none of
+    its concern. `loaded` is what transformers tells of loading.
     """
     if lacking := sorted({*_names(loaded, "missing_keys"), *_names(loaded, "mismatched_keys")}):
         raise InputError(
             f"target {source}: its weights lack {_some(lacking)}, in the shape its configuration asks for, and random "
             "numbers would stand there"
         )
-    computing = {path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
-    inner = f"{model.base_model_prefix}."  # a checkpoint of the decoder alone leaves it out
-    unused = [
-        name for name in _names(loaded, "unexpected_keys") if computing & {*_paths_above(name), *_paths_above(inner + name)}
-    ]
-    if unused:
+    if unused := sorted(_unused(model, _names(loaded, "unexpected_keys"))):
         raise InputError(
-            f"target {source}: its weights hold {_some(sorted(unused))}, of modules that by its configuration have no such "
+            f"target {source}: its weights hold {_some(unused)}, of modules that by its configuration have no such "
             "thing, and would say something else without; give it as plain weights, or correct its config.json"
         )
+
+
+def _unused(model: PreTrainedModel, unexpected: Sequence[str]) -> Iterator[str]:
+    """Those of the tensors that transformers left out without which the model computes something else."""
+    modules, decoder, parts = dict(model.named_modules()), decoder_of(model), {name for name, _ in model.named_children()}
+    computing = {path for path, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
+    lists = {
+        path: module for path, module in modules.items() if isinstance(module, nn.ModuleList) and module in decoder.modules()
+    }
+    own = {part for layers in lists.values() for layer in layers for part, _ in layer.named_children()}
+    left_out: dict[str, tuple[str, str]] = {}
+    for name in unexpected:
+        # A checkpoint of the decoder alone leaves its prefix out.
+        whole = name if name.partition(".")[0] in parts else f"{model.base_model_prefix}.{name}"
+        left_out[name] = whole, next((path for path in _paths_above(whole) if path.rpartition(".")[0] in lists), "")
+    # A layer that predicts further tokens has parts, such as a projection of two inputs, that no other has.
+    apart = {
+        layer for whole, layer in left_out.values() if whole.removeprefix(f"{layer}.").partition(".")[0] not in own
+    } - modules.keys()
+    for name, (whole, layer) in left_out.items():
+        if computing & {*_paths_above(whole)} or (layer and layer not in apart and not _COMPUTED.search(whole)):
+            yield name
 
 
 def _names(loaded: Mapping[str, Any], kind: str) -> list[str]:
@@ -63,10 +88,10 @@ def _names(loaded: Mapping[str, Any], kind: str) -> list[str]:
     return [str(found if isinstance(found, str) else found[0]) for found in loaded.get(kind, ())]
 
 
-def _paths_above(tensor: str) -> set[str]:
-    """Paths of the modules that a tensor may belong to: `a.b` and `a` of `a.b.weight`."""
+def _paths_above(tensor: str) -> list[str]:
+    """Paths of the modules that a tensor may belong to: `a` and `a.b` of `a.b.weight`."""
     parts = tensor.split(".")
-    return {".".join(parts[:i]) for i in range(1, len(parts))}
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _some(names: Sequence[str]) -> str:

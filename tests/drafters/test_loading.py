@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import drafters
 from drafters.checkpoints import folder_hash
+from drafters.loading import check_weights
 from drafters.target import Target
 from simulator.errors import InputError
-from tests.drafters.families import micro_model
+from tests.drafters.families import family_model, micro_model
 
 TINY = Path(drafters.__file__).parent / "tiny" / "target"
 SHAPE = {
@@ -65,12 +67,63 @@ def test_weights_of_a_module_that_does_not_use_them_are_not_left_out(folder: Pat
         Target.load(str(folder))
 
 
-def test_layers_and_towers_that_the_model_is_without_are_none_of_its_concern(folder: Path) -> None:
+def test_towers_and_layers_for_further_tokens_are_none_of_its_concern(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    weights |= {"visual.norm.weight": torch.ones(3), "model.layers.2.mlp.up_proj.weight": torch.ones(48, 32)}
+    weights |= {"visual.norm.weight": torch.ones(3), "mtp.layers.0.mlp.up_proj.weight": torch.ones(48, 32)}
+    weights |= {"model.layers.2.mlp.up_proj.weight": torch.ones(48, 32), "model.layers.2.eh_proj.weight": torch.ones(32, 64)}
     weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    weights["model.layers.0.self_attn.k_scale"] = torch.ones(())
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert Target.load(str(folder)).num_layers == 2
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_layers_that_the_configuration_does_not_count_are_not_left_out(folder: Path, prefix: str) -> None:
+    """Nor where there are others behind them, for further tokens."""
+    weights = load_file(folder / "model.safetensors")
+    if not prefix:
+        del weights["lm_head.weight"]
+    weights = {name.replace("model.", prefix, 1): value for name, value in weights.items()}
+    weights[f"{prefix}layers.2.eh_proj.weight"] = torch.ones(32, 64)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_hidden_layers": 1, "tie_word_embeddings": not prefix}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"its weights hold {prefix}layers\.1\.\S+, {prefix}layers\.1\..* and 6 more, of"):
+        Target.load(str(folder))
+
+
+def test_weights_of_another_family_are_not_left_out(folder: Path) -> None:
+    """A Qwen3 under the name of Llama is one without the norms of its queries and keys."""
+    micro_model("qwen3", head_dim=16).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    with pytest.raises(InputError, match=r"its weights hold model\.layers\.0\.self_attn\.k_norm\.weight"):
+        Target.load(str(folder))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gptj", "gpt_neox", "mixtral", "deepseek_v3"])
+def test_layers_of_other_makes_are_counted_too(tmp_path: Path, family: str) -> None:
+    """Whatever their list is called, and however experts are stored. Masks that old checkpoints hold are no weights."""
+    model = family_model(family)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if family == "gpt_neo":
+        weights["transformer.h.0.attn.attention.bias"] = torch.ones(1, 1, 4, 4)
+        save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+
+    def load(**changes: Any) -> None:
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        made = AutoConfig.from_pretrained(tmp_path)
+        loaded, told = AutoModelForCausalLM.from_pretrained(tmp_path, config=made, output_loading_info=True)
+        check_weights(loaded, told, "t")
+
+    load()
+    fewer = dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 3)
+    fewer |= {"attention_types": [[["global"], 3]], "attention_layers": ["global"] * 3, "layer_types": None}
+    with pytest.raises(InputError, match=r"its weights hold .*\.3\."):
+        load(**{name: value for name, value in fewer.items() if name in model.config.to_dict()})
 
 
 def test_an_adapter_that_would_not_be_applied_is_refused(folder: Path) -> None:
