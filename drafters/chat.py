@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime, time
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +13,12 @@ from simulator.errors import InputError, first_paragraph
 TEMPLATE_DATE = date(2024, 7, 26)
 """The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
 have this one where they find no clock."""
+_ASKED = "1 + 1 = ?", "Name a colour."
+"""Conversations of one turn, to see what a template does."""
+_OTHER = datetime(1998, 12, 31, 23, 58, 59, 7)
+"""A moment of which everything is otherwise than at the beginning of that day."""
+_FLAGS = "-_0^#"
+"""What may stand between a percent sign and what it asks a clock for."""
 _RENDERINGS = 20
 """How often one conversation is rendered to see a template draw: one that tosses a coin looks fixed once in 2^19 times."""
 
@@ -32,7 +38,7 @@ class ChatTemplate:
         if isinstance(templates, dict) and "default" not in templates:
             known = ", ".join(sorted(templates))
             raise InputError(f"target {target}: has several chat templates ({known}) and no default among them")
-        one, other = ([{"role": "user", "content": text}] for text in ("1 + 1 = ?", "Name a colour."))
+        one, other = ([{"role": "user", "content": text}] for text in _ASKED)
         said = self.encode(one)
         if any(self.encode(one) != said for _ in range(_RENDERINGS - 1)):
             raise InputError(
@@ -49,9 +55,17 @@ class ChatTemplate:
         self, messages: Sequence[dict[str, str]], *, thinking: bool = False, today: date = TEMPLATE_DATE
     ) -> list[int]:
         """Token ids of a conversation, ready for the assistant's next reply. Raises InputError where the template fails."""
+        return self._encode(messages, thinking, datetime.combine(today, time()))
+
+    def dated(self, *, thinking: bool = False) -> bool:
+        """Whether it says something else on another day, or at another hour."""
+        asked = [{"role": "user", "content": _ASKED[0]}]
+        return self._encode(asked, thinking, _OTHER) != self.encode(asked, thinking=thinking)
+
+    def _encode(self, messages: Sequence[dict[str, str]], thinking: bool, moment: datetime) -> list[int]:
         try:
             ids = self._tokenizer.apply_chat_template(
-                list(messages), chat_template=_on(today, self._tokenizer.get_chat_template()), add_generation_prompt=True,
+                list(messages), chat_template=_at(moment, self._tokenizer.get_chat_template()), add_generation_prompt=True,
                 enable_thinking=thinking, return_dict=False,
             )  # fmt: skip
         except Exception as error:  # templates raise what they like
@@ -63,11 +77,19 @@ class ChatTemplate:
         return [int(i) for i in ids]
 
 
-def _on(today: date, template: str) -> str:
-    """A chat template whose clock, if it looks at one, stands still at the beginning of a day."""
+def _at(moment: datetime, template: str) -> str:
+    """A chat template whose clock, if it looks at one, stands still at a moment.
+
+    Functions do not reach a template, so its clock is a macro, which reads a format sign by sign: it may be put together.
+    """
     if "strftime_now" not in template:
         return template
-    written = {code: today.strftime(code) for code in sorted(set(re.findall(r"%[-_0^#]?[a-zA-Z]", template)))}
-    told = "format" + "".join(f".replace({code!r}, {text!r})" for code, text in written.items())
+    codes = [f"%{flag}{letter}" for letter in string.ascii_letters for flag in ("", *_FLAGS)]
+    written = {code: text for code in codes if (text := moment.strftime(code)) != code} | {"%%": "%"}
     # A macro goes before a global function of its name. The line break is dropped with it, as after any block.
-    return f"{{% macro strftime_now(format) %}}{{{{ {told} }}}}{{% endmacro %}}\n{template}"
+    return (
+        f"{{% macro strftime_now(format) %}}{{% set written, read = {written!r}, namespace(code='') %}}"
+        "{% for sign in format %}{% set read.code = read.code ~ sign %}{% if read.code in written or read.code[0] != '%' or "
+        f"(read.code != '%' and sign not in {_FLAGS!r}) %}}{{{{ written.get(read.code, read.code) }}}}"
+        "{% set read.code = '' %}{% endif %}{% endfor %}{{ read.code }}{% endmacro %}\n" + template
+    )

@@ -20,6 +20,8 @@ from simulator.errors import InputError, first_paragraph
 
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
 """Layers, taps, Markov rank and block size of the published DSpark and DFlash drafters; Eagle3 has one layer, three taps."""
+_QUANTISED = "quantization_config"
+"""What a configuration says of weights of fewer bits."""
 
 
 def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) -> Target:
@@ -29,7 +31,7 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         source: a known name, a Hugging Face `config.json`, or a folder with one.
 
     Raises:
-        InputError: no such configuration, or not of a causal language model that can decode live.
+        InputError: no such configuration, or not of a causal language model that can decode live with plain weights.
     """
     raw = dict(read_architecture(source))
     if raw["model_type"] not in _known_types():
@@ -41,6 +43,11 @@ def random_target(source: str, *, dtype: torch.dtype, device: str, seed: int) ->
         check_config(config, source)
         if folded := folded_state(config.get_text_config()):
             raise InputError(f"architecture {source}: cannot decode live: {folded}")
+        if any(getattr(of, _QUANTISED, None) for of in (config, config.get_text_config())):
+            raise InputError(
+                f"architecture {source}: its {_QUANTISED} asks for other weights than random ones, which are plain: profile "
+                f"a pair with the checkpoint itself, or take {_QUANTISED} out to measure plain weights"
+            )
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=None)

@@ -193,12 +193,6 @@ class Target:
             found |= set(several)
         return frozenset(token for token in found if 0 <= token < self.vocab_size)
 
-    @property
-    def dated(self) -> bool:
-        """Whether its chat template asks for today's date."""
-        template = getattr(self.tokenizer, "chat_template", None)
-        return "strftime_now" in str(template)
-
     @cached_property
     def layer_kinds(self) -> tuple[str, ...]:
         """Kinds of the decoder layers, each once: `full_attention`, `sliding_attention` or another."""
@@ -268,6 +262,10 @@ class Target:
                 "not belong together"
             )
         return ids
+
+    def dated(self, *, thinking: bool = False) -> bool:
+        """Whether what its chat template says of a conversation changes with the date."""
+        return self._template.dated(thinking=thinking)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """What tokens read as; those that the tokenizer does not know, of a padded vocabulary, read as nothing."""

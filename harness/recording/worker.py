@@ -177,7 +177,7 @@ class Recorder:
             "tokenizer_hash": folder_hash(folder, TEXT),
             "generation_hash": folder_hash(folder, GENERATION),
             "end_tokens": sorted(self.target.stop_tokens),
-            "dated": self.target.dated,
+            "dated": self.target.dated(thinking=self.generation.thinking),
             "left_out": settings_left_out(self.target),
             "dtype": str(self.target.dtype).removeprefix("torch."),
             "device": self.target.device.type,

@@ -74,25 +74,39 @@ def test_what_is_wrong_with_a_template_is_told_with_its_own_words(template: Any,
 
 
 @pytest.mark.parametrize(
-    ("template", "rendered"),
+    ("template", "rendered", "dated"),
     [
-        ("{{ strftime_now('%d %b %Y') }}", "05 Mar 2025"),
-        ("  {% if strftime_now is defined %}\n    {{ strftime_now('%Y-%m-%d') }}\n  {% endif %}!", "    2025-03-05\n!"),
+        ("{{ strftime_now('%d %b %Y') }}", "05 Mar 2025", True),
+        ("  {% if strftime_now is defined %}\n    {{ strftime_now('%Y-%m-%d') }}\n  {% endif %}!", "    2025-03-05\n!",
+         True),
         ("{% macro f() %}{{ strftime_now('%A %-d %B') }}{% endmacro %}{% for m in messages %}{{ f() }}{% endfor %}",
-         "Wednesday 5 March"),
-        ("{%- set year = strftime_now('%Y')|int %}{{ year + 1 }}", "2026"),
-        ("{% set date_string = date_string or strftime_now('%H:%M') %}{{ date_string }}", "00:00"),
-        ("", ""),
+         "Wednesday 5 March", True),
+        ("{%- set year = strftime_now('%Y')|int %}{{ year + 1 }}", "2026", True),
+        ("{% set date_string = date_string or strftime_now('%H:%M') %}{{ date_string }}", "00:00", True),
+        ("{% set day, sign = '-d', '%' %}{{ strftime_now(sign ~ day ~ '/' ~ sign ~ 'm') }}", "5/03", True),
+        ("{% set clock = strftime_now %}{{ clock(['%', '%'] | join ~ 'd %Q %^b 5%') }}", "%d %Q MAR 5%", True),
+        ("{{ strftime_now(format='%-j') }}", "64", True),
+        ("{% if tools %}{{ strftime_now('%d') }}{% endif %}{# strftime_now #}", "", False),
+        ("{% macro strftime_now(format) %}today{% endmacro %}{{ strftime_now('%d') }}", "today", False),
+        ("", "", False),
     ],
 )  # fmt: skip
-def test_a_template_that_asks_for_the_date_is_told_the_runs(template: str, rendered: str, speaking: Target) -> None:
+def test_a_template_that_asks_for_the_date_is_told_the_runs(
+    template: str, rendered: str, dated: bool, speaking: Target
+) -> None:
     tokenizer = speaking.tokenizer
     assert tokenizer is not None
     tokenizer.chat_template = template + "{{ messages[0].content }}"
     ids = speaking.encode_chat(HELLO, today=date(2025, 3, 5))
     assert tokenizer.decode(ids) == rendered + "hello"
-    assert speaking.dated == ("strftime_now" in template)
-    assert (speaking.encode_chat(HELLO) == ids) == (not speaking.dated or rendered == "00:00")
+    assert speaking.dated() == dated
+    assert (speaking.encode_chat(HELLO) == ids) == (not dated or rendered == "00:00")
+
+
+def test_a_template_may_ask_for_the_date_where_it_opens_a_section_for_thinking(speaking: Target) -> None:
+    assert speaking.tokenizer is not None
+    speaking.tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}{{ strftime_now('%A') }}{% endif %}"
+    assert [speaking.dated(thinking=thinking) for thinking in (False, True)] == [False, True]
 
 
 def test_numeric_types_are_chosen_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:

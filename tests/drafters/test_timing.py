@@ -134,6 +134,15 @@ def test_a_configuration_of_another_kind_of_model_is_told_in_few_words(tmp_path:
     assert len(str(refused.value)) < 300 + len(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+def test_random_weights_do_not_stand_in_for_quantised_ones(tmp_path: Path, kind: str) -> None:
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    parts = {"text_config": quantised} if kind == "gemma3" else quantised
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **parts}))
+    with pytest.raises(InputError, match=rf"^architecture {tmp_path}: its quantization_config asks for other weights"):
+        random_target(str(tmp_path), dtype=torch.float32, device="cpu", seed=0)
+
+
 def test_an_unknown_architecture_names_those_there_are() -> None:
     with pytest.raises(InputError, match="qwen3-14b"):
         random_target("gpt-9", dtype=torch.float32, device="cpu", seed=0)
