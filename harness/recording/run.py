@@ -313,7 +313,8 @@ def _say_found(run_id: str, suite: Suite, decoded: Sequence[Recording], store: S
         ended = {p.prompt_id: turns[p.prompt_id] for p in suite.prompts if turns[p.prompt_id] < len(p.turns)}
         if ended:
             where = ", ".join(f"{prompt} from turn {turn}" for prompt, turn in ended.items())
-            watcher.say(f"{key.drafter}: conversations that outgrew the target's context end early: {where}")
+            why = "outgrew the target's context, or whose empty reply its chat template refuses,"
+            watcher.say(f"{key.drafter}: conversations that {why} end early: {where}")
 
 
 def _of_prompt(given: GivenResponses | None) -> dict[str, tuple[GivenResponse, ...]]:

@@ -39,13 +39,21 @@ _TIMED_TOKENS = 64
 def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) -> int:
     """Longest context a conversation can come to, each reply as long as allowed.
 
-    Replies that tokenise otherwise than they were generated may make it longer: that is seen when they are there.
+    Replies that tokenise otherwise than they were generated may make it longer: that is seen when they are there. Where the
+    chat template refuses an empty reply, a short one stands for it.
     """
-    messages: list[dict[str, str]] = []
-    for turn in prompt.turns:
-        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
-    tokens = len(target.encode_chat(messages[:-1], thinking=generation.thinking, today=generation.today))
-    return tokens + len(prompt.turns) * generation.max_new_tokens
+
+    def tokens(reply: str) -> int:
+        messages: list[dict[str, str]] = []
+        for turn in prompt.turns:
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": reply}]
+        return len(target.encode_chat(messages[:-1], thinking=generation.thinking, today=generation.today))
+
+    try:
+        asked = tokens("")
+    except InputError:
+        asked = tokens(".")
+    return asked + len(prompt.turns) * generation.max_new_tokens
 
 
 OWN_RESPONSES = Recording("none", 0, drafting="either")
@@ -220,7 +228,7 @@ class Recorder:
 
         They are the target's alone, or decoded with the named drafter of `live`. Tokens of a reply are not always those its
         text is read as in the next prompt. Where these are more, and that prompt with a full response no longer fits the
-        target's context, the conversation ends before it.
+        target's context, or its chat template refuses an empty reply, the conversation ends before it.
         """
         histories: list[list[dict[str, str]]] = [[] for _ in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
@@ -230,7 +238,13 @@ class Recorder:
             for i in active:
                 histories[i].append({"role": "user", "content": prompts[i].turns[turn]})
             name = live[0] if live else "none"
-            asked = {i: self._request(name, prompts[i], turn, histories[i], limit + beyond) for i in active}
+            asked = {}
+            for i in active:
+                try:
+                    asked[i] = self._request(name, prompts[i], turn, histories[i], limit + beyond)
+                except InputError:
+                    if turn == 0 or histories[i][-2]["content"].strip():
+                        raise
             room = self.target.max_positions - limit - (live[1].gamma if live else beyond)
             active = [i for i, request in asked.items() if turn == 0 or len(request.prompt) <= room]
             requests, size = [asked[i] for i in active], len(prompts)
