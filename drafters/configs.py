@@ -1,4 +1,4 @@
-"""`config.json` files of models and drafters, as far as they are read without a library that takes seconds to import."""
+"""Configurations of models and drafters, as far as they are read without a library that takes seconds to import."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any
 from simulator.errors import InputError, first_paragraph
 
 _SHAPES = Path(__file__).parent / "architectures.json"
+_MASKED = {"full_attention", "sliding_attention"}
+"""Kinds of layers that keep every position apart, so that a rejected one is forgotten by masking it."""
+_WITHOUT_STATE = {"mlp", "moe"}
+"""Kinds of layers that look at one position alone."""
+OWN_MASKS = {"local_attention"}
+"""Kinds of layers that keep every position apart, but mask what they see by themselves, alike in all rows."""
+_OTHER_NAMES = {"attention": "full_attention", "global": "full_attention", "local": "local_attention", "conv": "convolution"}
+"""What configurations call kinds of layers beside the names that most use."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -51,3 +59,21 @@ def read_architecture(source: str) -> Mapping[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise InputError(f"{path}: must be a JSON object with a model_type, as Hugging Face's config.json is")
     return raw
+
+
+def layer_kinds(config: Any) -> tuple[str, ...]:
+    """Kinds of a text configuration's decoder layers, each once: `full_attention`, `sliding_attention` or another."""
+    for field in ("layer_types", "layers_block_type", "attention_layers"):
+        if declared := getattr(config, field, None):
+            return tuple(sorted({_OTHER_NAMES.get(kind, kind) for kind in declared} - _WITHOUT_STATE))
+    if getattr(config, "sliding_window", None) is not None:
+        return ("sliding_attention",)
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return ("chunked_attention",)
+    return ("full_attention",)
+
+
+def folded_state(config: Any) -> str | None:
+    """Which layers, by a text configuration, fold all tokens into one state, in words; None where none does."""
+    folded = [kind for kind in layer_kinds(config) if kind not in _MASKED | OWN_MASKS]
+    return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back" if folded else None

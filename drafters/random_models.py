@@ -10,11 +10,11 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from drafters.checkpoints import build_drafter
-from drafters.configs import read_architecture
+from drafters.configs import folded_state, read_architecture
 from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
 from drafters.loading import check_config
-from drafters.target import Target, folded_state
+from drafters.target import Target
 from drafters.training.drafter import TRAINABLE, Kind, drafter_config
 from simulator.errors import InputError, first_paragraph
 
