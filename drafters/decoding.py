@@ -18,6 +18,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Draws, Proposal, finite, not_finite, probabilities, sample, verify, verify_greedy
 from drafters.target import Target
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.policies import Policy, StepView, verify_lengths
@@ -291,7 +292,7 @@ class Batch:
         if k == gamma:
             return self.drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws)
         drafter = self.drafter
-        if isinstance(drafter, LearnedDrafter) and drafter.token_by_token:
+        if isinstance(drafter, LearnedDrafter) and not KINDS[drafter.kind].one_pass:
             drafter = self._shorter.setdefault(k, copy.copy(drafter))  # weights stay shared
             drafter.gamma = k
         return drafter.propose(self.state, rows, anchor, position, self._of_drafts, draws).first(k)

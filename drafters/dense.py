@@ -99,7 +99,7 @@ def record_anchors(
     learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
     for d in drafters:
         if not isinstance(d, LearnedDrafter | NGram):
-            raise TypeError(f"drafter {d.name}: no dense record of a {type(d).__name__} can be made")
+            raise TypeError(f"drafter {d.kind}: no dense record of a {type(d).__name__} can be made")
     gamma = max(d.gamma for d in drafters)
     for text in texts:
         end = text.beyond[-1] if text.beyond else text.response[-1]
@@ -254,7 +254,7 @@ def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], drafter: Lear
     fine, accepted, accept_prob, *sure = columns
     if not fine.all():
         position = len(text.prompt) + int(fine.argmin())
-        raise not_finite(f"logits or confidences of {drafter.name} for drafts", text.name, position, dtype)
+        raise not_finite(f"logits or confidences of {drafter.kind} for drafts", text.name, position, dtype)
     drafted = np.full(text.anchors, drafter.gamma, np.uint8)
     anchors = Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32))
     names = ("confidence", "fresh_confidence") if drafter.confident else ("certainty",)

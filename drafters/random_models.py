@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -15,7 +15,8 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.ngram import NGram
 from drafters.loading import check_config
 from drafters.target import Target
-from drafters.training.drafter import TRAINABLE, Kind, drafter_config
+from drafters.training.drafter import drafter_config
+from simulator.drafter_kinds import KINDS, LEARNED
 from simulator.errors import InputError, first_paragraph
 
 _LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
@@ -72,7 +73,7 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
         if source == "ngram":
             drafters[name] = NGram(_BLOCK)
             continue
-        raw = _standard(source, target) if source in TRAINABLE else read_architecture(source)
+        raw = _standard(source, target) if source in LEARNED else read_architecture(source)
         with torch.random.fork_rng(), torch.device(target.device):
             torch.manual_seed(seed)
             drafter = build_drafter(raw, target, gamma=None, name=source)
@@ -89,7 +90,7 @@ def _standard(kind: str, target: Target) -> dict[str, Any]:
     """What the published drafters of the Qwen3 family look like, over this target."""
     if not isinstance(target.config, Qwen3Config):
         raise InputError(f"drafter {kind}: published shapes are known for Qwen3 targets; name a config.json instead")
-    count = min(_TAPS if kind in ("dspark", "dflash") else 3, target.num_layers)
+    count = min(_TAPS if KINDS[kind].one_pass else 3, target.num_layers)
     taps = tuple(int(i) for i in torch.linspace(0, target.num_layers - 1, count).round().tolist())
-    config = drafter_config(cast(Kind, kind), target, taps, layers=_LAYERS, block=_BLOCK, rank=_RANK)
+    config = drafter_config(kind, target, taps, layers=_LAYERS, block=_BLOCK, rank=_RANK)
     return config | {"mask_token_id": target.vocab_size - 1}

@@ -64,7 +64,7 @@ class DSpark(LearnedDrafter):
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...], mask_token: int) -> None:
         super().__init__(config, gamma, tap_layers)
         size, rank = config.hidden_size, int(config.markov_rank)
-        self.name = "dspark" if rank else "dflash"
+        self.kind = "dspark" if rank else "dflash"
         self.mask_token = mask_token
         self.fc = nn.Linear(len(tap_layers) * size, size, bias=False)
         self.hidden_norm = RMSNorm(size, eps=config.rms_norm_eps)

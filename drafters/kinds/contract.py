@@ -21,7 +21,8 @@ class DraftState(Protocol):
 class Drafter(Protocol):
     """Proposes γ tokens after an anchor, given the target's taps for the committed context."""
 
-    name: str
+    kind: str
+    """Which of `simulator.drafter_kinds` it is."""
     gamma: int
     """γ: tokens drafted a round."""
     tap_layers: tuple[int, ...]

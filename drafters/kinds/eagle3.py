@@ -12,7 +12,7 @@ from drafters.kinds.learned import AutoregressiveDrafter
 class Eagle3(AutoregressiveDrafter):
     """EAGLE-3 as published: attention reads [norm(embedding) ; norm(feature)], the residual is the raw feature."""
 
-    name = "eagle3"
+    kind = "eagle3"
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__(config, gamma, tap_layers, paired_input=True)

@@ -72,11 +72,9 @@ class LearnedDrafter(nn.Module, ABC):
     `embed_tokens` and `lm_head` are the target's, shared and frozen, unless a checkpoint brings its own.
     """
 
-    name: str
+    kind: str
     confident: bool = False
     """Whether it has a confidence head."""
-    token_by_token: bool = False
-    """Whether drafting fewer tokens takes less time: not where a block is drafted whole."""
     layers: nn.ModuleList
     embed_tokens: nn.Module
     lm_head: nn.Module
@@ -170,8 +168,6 @@ class AutoregressiveDrafter(LearnedDrafter):
     The pair before the anchor is the first step of a draft; later steps pair the layer's own output with the token just
     drafted. Their keys and values live for one block only: after verification the context is extended from taps.
     """
-
-    token_by_token = True
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...], *, paired_input: bool) -> None:
         super().__init__(config, gamma, tap_layers)

@@ -17,7 +17,7 @@ class MTP(AutoregressiveDrafter):
     a larger γ feeds the layer's output back as h.
     """
 
-    name = "mtp"
+    kind = "mtp"
 
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__(config, gamma, tap_layers, paired_input=False)

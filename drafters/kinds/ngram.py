@@ -57,7 +57,7 @@ class NGram:
     drafts fewer than γ tokens or none. The draft distribution is one-hot.
     """
 
-    name = "ngram"
+    kind = "ngram"
     tap_layers: tuple[int, ...] = ()
 
     def __init__(self, gamma: int, *, min_match: int = 2, max_match: int = 4) -> None:
@@ -99,7 +99,7 @@ class NGram:
 class NoDrafter:
     """γ = 0: plain autoregressive decoding through the same code path. The baseline."""
 
-    name = "none"
+    kind = "none"
     gamma = 0
     tap_layers: tuple[int, ...] = ()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from drafters.target import Target
 from drafters.training import corpus
 from drafters.training.card import write_drafter_card, write_target_card
-from drafters.training.drafter import TRAINABLE, Kind, drafter_config, train_drafter
+from drafters.training.drafter import TRAINING, drafter_config, train_drafter
 from drafters.training.onpolicy import generate, read_examples
 from drafters.training.target import train_target
 from drafters.training.trainer import Schedule
@@ -22,23 +21,8 @@ from simulator.errors import InputError
 TAPS, BLOCK, LAYERS, RANK = (0, 2, 4, 6), 7, 2, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How long each stage of the shipped pair was trained."""
-
-    target_steps: int = 4800
-    responses_a_domain: int = 3000
-    dspark_steps: int = 2600
-    dflash_steps: int = 2600
-    eagle3_steps: int = 1400
-    mtp_steps: int = 1400
-
-    def steps(self, kind: Kind) -> int:
-        return int(getattr(self, f"{kind}_steps"))
-
-    def scaled(self, factor: float) -> Recipe:
-        """A shorter or longer recipe."""
-        return Recipe(*(max(1, round(getattr(self, name) * factor)) for name in self.__slots__))
+_TARGET_STEPS, _RESPONSES_A_DOMAIN = 4800, 3000
+"""Of the shipped pair's recipe; drafters' steps are theirs."""
 
 
 def main() -> None:
@@ -52,14 +36,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--only", choices=["target", "responses", *TRAINABLE, "cards"], help="run this stage alone")
+    parser.add_argument("--only", choices=["target", "responses", *TRAINING, "cards"], help="run this stage alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe = Recipe().scaled(args.scale)
-    stages = [args.only] if args.only else ["target", "responses", *TRAINABLE, "cards"]
+    stages = [args.only] if args.only else ["target", "responses", *TRAINING, "cards"]
     try:
         for stage in stages:
-            run_stage(stage, recipe, args.data, args.out, args.seed, args.device)
+            run_stage(stage, args.scale, args.data, args.out, args.seed, args.device)
     except InputError as error:
         parser.error(str(error))
     except KeyboardInterrupt:  # state is written every two minutes, answers a part at a time
@@ -67,27 +50,31 @@ def main() -> None:
         sys.exit(130)
 
 
-def run_stage(stage: str, recipe: Recipe, data: Path, out: Path, seed: int, device: str) -> None:
-    """One stage; those before it must be done."""
+def run_stage(stage: str, scale: float, data: Path, out: Path, seed: int, device: str) -> None:
+    """One stage, its length `scale` times the shipped pair's; those before it must be done."""
+
+    def scaled(length: int) -> int:
+        return max(1, round(length * scale))
+
     responses = out / "responses.jsonl"
     if stage == "target":
         if not (out / "target" / "model.safetensors").exists():
-            train_target(data, out / "target", recipe.target_steps, seed, device=device)
+            train_target(data, out / "target", scaled(_TARGET_STEPS), seed, device=device)
         return
     # Generation is much faster in bfloat16 where the CPU has it; drafters are trained against the weights in float32.
     dtype = torch.bfloat16 if stage == "responses" else torch.float32
     target = Target.load(str(out / "target"), dtype=dtype, device=device)
     if stage == "responses":
-        generate(target, _prompts(data, recipe.responses_a_domain, seed), responses, seed)
+        generate(target, _prompts(data, scaled(_RESPONSES_A_DOMAIN), seed), responses, seed)
     elif stage == "cards":
         documents = corpus.read_documents(data)
         write_target_card(target, out / "target", seed, documents)
-        for kind in TRAINABLE:
+        for kind in TRAINING:
             write_drafter_card(kind, target, out / kind, seed, documents)
     elif not (out / stage / "model.safetensors").exists():
-        config = drafter_config(stage, target, TAPS, layers=LAYERS, block=BLOCK, rank=RANK)  # type: ignore[arg-type]
-        schedule = Schedule(recipe.steps(stage))  # type: ignore[arg-type]
-        train_drafter(stage, target, read_examples(responses), config, out / stage, schedule, seed)  # type: ignore[arg-type]
+        config = drafter_config(stage, target, TAPS, layers=LAYERS, block=BLOCK, rank=RANK)
+        schedule = Schedule(scaled(TRAINING[stage].steps))
+        train_drafter(stage, target, read_examples(responses), config, out / stage, schedule, seed)
 
 
 def _prompts(data: Path, count: int, seed: int) -> list[corpus.Document]:

@@ -10,14 +10,7 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.target import Target
 from drafters.training.corpus import Document, chat_text, is_held_out
-from drafters.training.drafter import (
-    CE_WEIGHT,
-    CONFIDENCE_WEIGHT,
-    EAGLE3_STEP_DECAY,
-    L1_WEIGHT,
-    POSITION_DECAY,
-    Kind,
-)
+from drafters.training.drafter import TRAINING
 from drafters.training.target import held_out_loss
 from simulator.records import Sampling
 
@@ -38,13 +31,6 @@ SOURCES = {
 }
 """Sources of the bundled pair → licence and attribution."""
 
-_LOSS = {
-    "dspark": f"{CE_WEIGHT} CE + {L1_WEIGHT} ‖q − p‖₁ + {CONFIDENCE_WEIGHT} BCE(c, 1 − ½‖q − p‖₁), "
-    f"position k weighted exp(−(k − 1)/{POSITION_DECAY:g})",
-    "dflash": f"{CE_WEIGHT} CE + {L1_WEIGHT} ‖q − p‖₁, position k weighted exp(−(k − 1)/{POSITION_DECAY:g})",
-    "eagle3": f"cross-entropy against the target's distribution, unrolled step k weighted {EAGLE3_STEP_DECAY}^(k − 1)",
-    "mtp": "CE + ‖q − p‖₁",
-}
 _PROMPTS_A_DOMAIN, _NEW_TOKENS = 48, 128
 
 
@@ -84,7 +70,7 @@ Training data (2 % held out by a hash of the prompt):
     )
 
 
-def write_drafter_card(kind: Kind, target: Target, folder: Path, seed: int, documents: Sequence[Document]) -> None:
+def write_drafter_card(kind: str, target: Target, folder: Path, seed: int, documents: Sequence[Document]) -> None:
     """`README.md` of a drafter: recipe, last loss, and its accepted length at temperature 1 on held-out prompts."""
     log = _log(folder)
     tau = accepted_length(target, folder, [d for d in documents if is_held_out(d)])
@@ -99,7 +85,7 @@ Drafter of the tiny target, γ = {gamma}, in the published checkpoint format (em
 
 * Recipe: `python -m drafters.training`, stage `{kind}`; {log[-1]["step"]} steps of 16 texts with 32 anchors each, seed
   {seed}, on the target's own responses at temperature 1 to prompts of its training data.
-* Loss: {_LOSS[kind]}. At the last step {log[-1]["loss"]:.3f}.
+* Loss: {TRAINING[kind].told}. At the last step {log[-1]["loss"]:.3f}.
 * Stored in bfloat16. Licence of the weights: MIT; data and attributions as in the target's card.
 
 | held-out domain | accepted length τ at temperature 1 |

@@ -169,7 +169,7 @@ def profile(
         watcher.say(
             f"{counted(len(timed.left_out), 'large shape')} left out; --time-limit gives time, if memory was not short"
         )
-    costs = fit_costs(timed.timings, {n: KINDS[d.name].one_pass for n, d in drafters.items()})
+    costs = fit_costs(timed.timings, {n: KINDS[d.kind].one_pass for n, d in drafters.items()})
     device = device_name(target)
     found = costs.profile(
         name=f"{'cpu' if target.device.type == 'cpu' else _slug(device)}/{measured.name}",
@@ -390,7 +390,7 @@ def _cuda_versions(target: Target) -> str:
 
 def _variants(drafter: Drafter, others: Iterable[Drafter]) -> dict[int, Drafter]:
     """The drafter at one drafted token and at its own γ; those that draft token by token at the largest γ of all."""
-    deepest = drafter.gamma if KINDS[drafter.name].one_pass else max(d.gamma for d in others)
+    deepest = drafter.gamma if KINDS[drafter.kind].one_pass else max(d.gamma for d in others)
     variants: dict[int, Drafter] = {}
     for gamma in (1, deepest):
         variants[gamma] = copy.copy(drafter)  # weights stay shared

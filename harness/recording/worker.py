@@ -345,7 +345,7 @@ class Recorder:
         return [3 if second and way != "greedy" else 2 for way in ways]
 
     def _kept_drafting(self, drafting: Drafting, drafter: Drafter) -> KeptDrafting:
-        return kept_drafting(drafting, drafter.name, self.sampling.temperature)
+        return kept_drafting(drafting, drafter.kind, self.sampling.temperature)
 
     def time(self, sample: int, prompt: Prompt) -> list[SpeedSample]:
         """Decode the first turn of `prompt` alone with every drafter in turn, and time the rounds of a short response."""
@@ -388,7 +388,7 @@ class Recorder:
         weightless = source in WEIGHTLESS
         gammas = sorted({d.gamma for d in drafters})
         return {
-            "kind": drafters[0].name,
+            "kind": drafters[0].kind,
             "gamma": gammas[-1],
             "gammas": gammas,
             "checkpoint": source,

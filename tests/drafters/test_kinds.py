@@ -9,7 +9,7 @@ import pytest
 
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
-from drafters.training.drafter import TRAINABLE
+from drafters.training.drafter import TRAINING
 from simulator.drafter_kinds import KINDS, LEARNED, WEIGHTLESS, DrafterKind, kind_of
 from simulator.records import kept_drafting
 from simulator.serving.engine import ServedKind, ServingEngine
@@ -20,14 +20,14 @@ from tests.drafters.conftest import ALL
 @pytest.mark.parametrize("name", ALL)
 def test_facts_are_those_of_the_drafters(name: str, make: Callable[..., Drafter]) -> None:
     drafter = make(name)
-    facts = KINDS[drafter.name]
+    facts = KINDS[drafter.kind]
     assert facts.learned == isinstance(drafter, LearnedDrafter)
     assert facts.one_pass == (not isinstance(drafter, AutoregressiveDrafter))
-    assert facts.one_hot == (drafter.name in WEIGHTLESS)
+    assert facts.one_hot == (drafter.kind in WEIGHTLESS)
 
 
 def test_every_kind_that_can_be_trained_has_a_row() -> None:
-    assert LEARNED == TRAINABLE
+    assert tuple(TRAINING) == LEARNED
     assert set(LEARNED) | set(WEIGHTLESS) == set(KINDS)
 
 
