@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -40,7 +41,7 @@ A target is a causal language model of transformers. Made by `python tools/famil
 This is tried out again on every target that is loaded, whatever its family: that its head alone gives its logits, that what
 it makes of a token depends on no later one, and, before it decodes, that after a rejected draft it goes on as if there had
 been none. Learned drafters read what decoder layers put out; where that is not one state for a token, look-up is what there
-is. Encoders asked to be decoders (BERT) and decoders of encoder-decoders (Marian) are here by some that stand for all.
+is. Encoders asked to be decoders (BERT) and decoders of encoder-decoders (Marian) are here as well.
 
 {counts}
 
@@ -96,7 +97,8 @@ def main() -> None:
     rows = []
     for family in sys.argv[1:] or FAMILIES:
         print(family, file=sys.stderr, flush=True)
-        rows.append(tried(family))
+        with redirect_stdout(sys.stderr):  # some models print warnings
+            rows.append(tried(family))
     lines = "\n".join(f"| {r.family} | {r.does} | {r.note.replace('|', '/')} |" for r in rows)
     if sys.argv[1:]:
         print(lines)

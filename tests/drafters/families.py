@@ -66,17 +66,25 @@ _MIXED = {"layer_types": ["linear_attention", "full_attention"] * 2}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "afmoe": ("afmoe", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
     "apertus": ("apertus", {}),
+    "apertus1p5 (text)": ("apertus1p5_text", {}),
     "arcee": ("arcee", {}),
     "aria (text)": ("aria_text", {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}),
     "axk1": ("axk1", _MLA),
     "axk2": ("axk2", _INDEXED),
     "bailing_hybrid": ("bailing_hybrid", {**_MLA, **_MIXED, "head_dim": 8}),
     "bamba": ("bamba", {**_MAMBA2, "attn_layer_indices": [1, 3]}),
+    "bart": ("bart", _DECODER),
     "beam": ("beam", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
     "bert": ("bert", {"is_decoder": True}),
+    "bert-generation": ("bert-generation", {"is_decoder": True}),
+    "big_bird": ("big_bird", {"is_decoder": True, "attention_type": "original_full"}),
+    "bigbird_pegasus": ("bigbird_pegasus", _DECODER),
     "biogpt": ("biogpt", {}),
     "bitnet": ("bitnet", {}),
+    "blenderbot": ("blenderbot", _DECODER),
+    "blenderbot-small": ("blenderbot-small", _DECODER),
     "bloom": ("bloom", {}),
+    "camembert": ("camembert", {"is_decoder": True}),
     "codegen": ("codegen", {"rotary_dim": 8, **_GPT2}),
     "cohere": ("cohere", {}),
     "cohere2": ("cohere2", {**_HEAD, **HALF_SLIDING}),
@@ -84,8 +92,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere_compass (text)": (
         "cohere_compass_text", {**HALF_SLIDING, "rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}}
     ),
+    "cpmant": ("cpmant", {"dim_head": 16, "dim_ff": 128, "prompt_types": 4, "prompt_length": 4, "segment_types": 4}),
     "ctrl": ("ctrl", {"dff": 128}),
     "cwm": ("cwm", {**_HEAD, "bos_token_id": 1}),
+    "data2vec-text": ("data2vec-text", {"is_decoder": True}),
     "dbrx": (
         "dbrx", {
             "d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 512,
@@ -102,6 +112,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "dory": ("dory", {**_HEAD, **HALF_SLIDING}),
     "dots1": ("dots1", {**_HEAD, **_EXPERTS, "n_shared_experts": 1}),
     "dots3_note (text)": ("dots3_note_text", {**_INDEXED, **_HEAD, "shared_experts_intermediate_size": 32}),
+    "electra": ("electra", {"is_decoder": True, "embedding_size": 64}),
+    "emu3": (
+        "emu3", {
+            "text_config": {"bos_token_id": 1},
+            "vq_config": {"base_channels": 8, "channel_multiplier": [1], "num_res_blocks": 1, "codebook_size": 16},
+        },
+    ),
+    "ernie": ("ernie", {"is_decoder": True}),
     "ernie4_5": ("ernie4_5", _HEAD),
     "ernie4_5_moe": ("ernie4_5_moe", {**_EXPERTS, "moe_num_experts": 4, "moe_k": 2}),
     "exaone": ("exaone", {}),
@@ -113,6 +131,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_mamba": ("falcon_mamba", {"state_size": 8}),
     "flex_olmo": ("flex_olmo", _EXPERTS),
     "flint": ("flint", {**_HEAD, **_EXPERTS}),
+    "fuyu": ("fuyu", {"text_config": {"model_type": "persimmon"}, "image_size": 30, "patch_size": 10}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {**_HEAD, **HALF_SLIDING}),
     "gemma3": ("gemma3", {"text_config": {**_HEAD, **HALF_SLIDING}, "vision_config": _VISION}),
@@ -126,8 +145,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4, shared kv": ("gemma4", {"text_config": _GEMMA4_SHARED, "vision_config": _VISION}),
     "gemma4 (text)": ("gemma4_text", _GEMMA4),
     "gemma4 (text), shared kv": ("gemma4_text", _GEMMA4_SHARED),
+    "gemma4_assistant": ("gemma4_assistant", {"text_config": {**_GEMMA4, "vocab_size_per_layer_input": 0}}),
     "gemma4_unified": ("gemma4_unified", {"text_config": _GEMMA4}),
     "gemma4_unified (text)": ("gemma4_unified_text", _GEMMA4),
+    "gemma4_unified_assistant": ("gemma4_unified_assistant", {"text_config": _GEMMA4}),
+    "git": ("git", {"vision_config": _VISION}),
     "glm": ("glm", _HEAD),
     "glm4": ("glm4", _HEAD),
     "glm4_moe": ("glm4_moe", {**_HEAD, **_EXPERTS}),
@@ -140,6 +162,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox_japanese": ("gpt_neox_japanese", {"intermediate_multiple_size": 2}),
     "gpt_oss": ("gpt_oss", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
+    "gpt-sw3": ("gpt-sw3", _GPT2),
     "gptj": ("gptj", {"rotary_dim": 8, **_GPT2}),
     "granite": ("granite", {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0}),
     "granite_swa": ("granite_swa", HALF_SLIDING),
@@ -185,6 +208,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mimo_v2_flash": ("mimo_v2_flash", {**_HEAD, **_EXPERTS, **HALF_SLIDING}),
     "minicpm3": ("minicpm3", {k: v for k, v in _MLA.items() if k not in _EXPERTS}),
     "marian": ("marian", _DECODER),
+    "mbart": ("mbart", _DECODER),
+    "megatron-bert": ("megatron-bert", {"is_decoder": True}),
     "minimax": ("minimax", {**_HEAD, **_EXPERTS, **_MIXED}),
     "minimax_m2": ("minimax_m2", {**_HEAD, **_EXPERTS}),
     "minimax_m3_vl (text)": ("minimax_m3_vl_text", {**_HEAD, **_EXPERTS}),
@@ -199,8 +224,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral, window": ("mistral", {"sliding_window": 8}),
     "mixtral": ("mixtral", _EXPERTS),
+    "mllama": (
+        "mllama", {
+            "text_config": {"cross_attention_layers": [], "bos_token_id": 1},
+            "vision_config": {**_VISION, "num_global_layers": 1, "attention_heads": 2, "intermediate_layers_indices": [0]},
+        },
+    ),
     "modernbert-decoder": ("modernbert-decoder", {"bos_token_id": 1, "local_attention": 16}),
+    "moshi": ("moshi", {"ffn_dim": 128}),
+    "moss_transcribe_diarize": ("moss_transcribe_diarize", {"text_config": {}, "audio_config": _VISION}),
     "mpt": ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 512}),
+    "mvp": ("mvp", _DECODER),
     "nanochat": ("nanochat", {}),
     "nemotron": ("nemotron", {}),
     "nemotron_h": (
@@ -220,13 +254,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "pegasus": ("pegasus", _DECODER),
     "phi": ("phi", {}),
     "phi3": ("phi3", {}),
+    "phi4_multimodal": (
+        "phi4_multimodal", {
+            "vision_config": _VISION, "audio_config": {
+                **_VISION, "num_blocks": 1, "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32,
+                "nemo_conv_channels": 32,
+            },
+        },
+    ),
     "phimoe": ("phimoe", _EXPERTS),
+    "plbart": ("plbart", _DECODER),
+    "prophetnet": (
+        "prophetnet", {
+            "num_hidden_layers": ..., "num_encoder_layers": 1, "num_decoder_layers": 4, "num_decoder_attention_heads": 4,
+            "decoder_ffn_dim": 128,
+        },
+    ),
     "qwen2": ("qwen2", {}),
     "qwen2_moe": ("qwen2_moe", {**_EXPERTS, "shared_expert_intermediate_size": 32}),
     "qwen3": ("qwen3", _HEAD),
     "qwen3, window": ("qwen3", {**_HEAD, "use_sliding_window": True, **HALF_SLIDING}),
     "qwen3_5": ("qwen3_5", {"text_config": _DELTA_NET}),
     "qwen3_5 (text)": ("qwen3_5_text", _DELTA_NET),
+    "qwen3_5_moe": ("qwen3_5_moe", {"text_config": _DELTA_NET}),
     "qwen3_5_moe (text)": ("qwen3_5_moe_text", _DELTA_NET),
     "qwen3_moe": ("qwen3_moe", {**_HEAD, **_EXPERTS}),
     "qwen3_next": ("qwen3_next", _DELTA_NET),
@@ -238,7 +288,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "recurrent_gemma": ("recurrent_gemma", {"lru_width": 64, "attention_window_size": 8}),
+    "reformer": (
+        "reformer", {
+            "is_decoder": True, "axial_pos_embds": False, "attention_head_size": 16, "feed_forward_size": 128,
+            "attn_layers": ["local"] * 4,
+        },
+    ),
+    "rembert": ("rembert", {"is_decoder": True, "input_embedding_size": 64, "output_embedding_size": 64}),
     "roberta": ("roberta", {"is_decoder": True}),
+    "roberta-prelayernorm": ("roberta-prelayernorm", {"is_decoder": True}),
+    "roc_bert": ("roc_bert", {"is_decoder": True, "enable_pronunciation": False, "enable_shape": False}),
     "roformer": ("roformer", {"is_decoder": True, "embedding_size": 64}),
     "rwkv": ("rwkv", {"attention_hidden_size": 64}),
     "sarvam_mla": ("sarvam_mla", _MLA),
@@ -248,9 +307,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "solar_open": ("solar_open", {**_HEAD, **_EXPERTS}),
     "stablelm": ("stablelm", {}),
     "starcoder2": ("starcoder2", {}),
+    "trocr": ("trocr", _DECODER),
     "vaultgemma": ("vaultgemma", {**_HEAD, **HALF_SLIDING}),
+    "whisper": (
+        "whisper", {**_DECODER, "max_target_positions": 512, "suppress_tokens": None, "begin_suppress_tokens": None}
+    ),
     "xglm": ("xglm", {"d_model": 64, "ffn_dim": 128, "attention_heads": 4, "num_layers": 4}),
+    "xlm": ("xlm", {"emb_dim": 64, "n_layers": 4, "n_heads": 4}),
+    "xlm-roberta": ("xlm-roberta", {"is_decoder": True}),
+    "xlm-roberta-xl": ("xlm-roberta-xl", {"is_decoder": True}),
+    "xlnet": (
+        "xlnet", {
+            "max_position_embeddings": ..., "d_model": 64, "n_layer": 4, "n_head": 4, "d_inner": 128, "hidden_size": ...,
+            "num_hidden_layers": ..., "num_attention_heads": ...,
+        },
+    ),
     "xlstm": ("xlstm", {"num_heads": 4, "num_blocks": 4}),
+    "xmod": ("xmod", {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"}),
     "youtu": ("youtu", _MLA),
     "zamba": (
         "zamba", {
@@ -269,8 +342,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 _SCALES = {
-    "axk1": 1, "biogpt": 20, "bloom": 6, "ctrl": 1, "ernie4_5_moe": 4, "falcon": 1.5, "got_ocr2": 6, "jetmoe": 6,
-    "qwen2_moe": 4, "sarvam_mla": 1, "vaultgemma": 6, "xglm": 1, "youtu": 1,
+    "axk1": 1, "bart": 6, "bert-generation": 6, "big_bird": 6, "biogpt": 20, "blenderbot-small": 6, "bloom": 6, "ctrl": 1,
+    "ernie4_5_moe": 4, "falcon": 1.5, "git": 6, "got_ocr2": 6, "jetmoe": 6, "mbart": 6, "moshi": 6, "mvp": 6, "plbart": 10,
+    "qwen2_moe": 4, "roc_bert": 6, "sarvam_mla": 1, "trocr": 6, "vaultgemma": 6, "xglm": 1, "youtu": 1,
 }  # fmt: skip
 """Factors of the matrices where 3, the usual one, gives texts whose look-ups are never rejected, or always."""
 
@@ -287,7 +361,7 @@ def micro_model(kind: str, *, scale: float = 6.0, **settings: Any) -> PreTrained
     if "text_config" in settings:
         settings["text_config"] = _SMALL | settings["text_config"]
     else:
-        settings = _SMALL | settings
+        settings = {name: value for name, value in (_SMALL | settings).items() if value is not ...}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).eval()
     with torch.no_grad():
         for weight in model.parameters():
