@@ -26,7 +26,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise InputError(f"{file}: missing; a drafter checkpoint has a config.json and *.safetensors") from None
+        raise InputError(f"{file}: missing; a checkpoint has a config.json and *.safetensors") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: not JSON (line {error.lineno}: {error.msg})") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -19,12 +19,16 @@ from simulator.errors import InputError, first_paragraph
 from simulator.records import Round, Sampling
 
 _LAW_CHANGING = (
-    "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "min_length",
-    "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty", "sequence_bias",
-    "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "guidance_scale", "watermarking_config", "stop_strings",
+    "repetition_penalty", "no_repeat_ngram_size", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "min_length", "min_new_tokens", "forced_bos_token_id",
+    "forced_eos_token_id", "forced_decoder_ids", "exponential_decay_length_penalty", "sequence_bias", "min_p", "top_h",
+    "typical_p", "epsilon_cutoff", "eta_cutoff", "guidance_scale", "watermarking_config", "stop_strings", "num_beams",
+    "penalty_alpha", "dola_layers", "constraints", "force_words_ids", "token_healing",
 )  # fmt: skip
 """Generation settings that change the law or the end of an answer, and that a run's own sampling has no word for."""
-_VOID = {"repetition_penalty": 1.0, "typical_p": 1.0, "guidance_scale": 1.0}
+_VOID = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "typical_p": 1.0, "guidance_scale": 1.0, "num_beams": 1,
+}  # fmt: skip
 """Values that change nothing, beside None, 0 and what is empty."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
@@ -24,12 +26,14 @@ _COMPUTED = re.compile(
 
 
 def check_config(config: Any, source: str) -> None:
-    """Raise InputError where transformers has no causal language model of a configuration's kind."""
+    """Raise InputError where a configuration is not of a causal language model that transformers has."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"target {source}: transformers has no causal language model of model_type {config.model_type!r}; where it is "
             "built around one, give that alone"
         )
+    if classifies := next((name for name in config.architectures or () if "Classification" in name), None):
+        raise InputError(f"target {source}: is a {classifies}: its weights answer by classes, and say nothing of tokens")
 
 
 def check_files(folder: Path, source: str) -> None:
@@ -40,6 +44,17 @@ def check_files(folder: Path, source: str) -> None:
         )
     if (folder / GENERATION_FILE).exists():
         read_config(folder, GENERATION_FILE)  # transformers takes a broken one for none
+    if "quantization_config" in json.dumps(read_config(folder)):
+        return
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118 - not a mapping
+                kind = stream.get_slice(name).get_dtype()
+                if name.endswith("weight") and kind.startswith(("I", "U")):
+                    raise InputError(
+                        f"target {source}: {file.name}: {name} holds whole numbers ({kind}), and no quantization_config of "
+                        "its config.json says what they stand for; give it as plain weights"
+                    )
 
 
 def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str) -> None:
@@ -54,10 +69,28 @@ def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str
             f"target {source}: its weights lack {_some(lacking)}, in the shape its configuration asks for, and random "
             "numbers would stand there"
         )
+    _check_meaning(model, source)
     if unused := sorted(_unused(model, _names(loaded, "unexpected_keys"))):
         raise InputError(
             f"target {source}: its weights hold {_some(unused)}, of modules that by its configuration have no such "
             "thing, and would say something else without; give it as plain weights, or correct its config.json"
+        )
+
+
+def _check_meaning(model: PreTrainedModel, source: str) -> None:
+    """Raise InputError where transformers took weights for something else than the configuration says they are."""
+    quantised = getattr(model.config, "quantization_config", None)
+    if quantised and getattr(model, "hf_quantizer", None) is None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise InputError(
+            f"target {source}: transformers has no quantisation {method!r}, as its quantization_config asks for, and takes "
+            "weights as they are; give it as plain weights, or in a quantisation that transformers has"
+        )
+    declared = model.get_expanded_tied_weights_keys(all_submodels=True)
+    if untied := sorted(declared.keys() - model.all_tied_weights_keys.keys()):
+        raise InputError(
+            f"target {source}: its config.json ties {untied[0]} to {declared[untied[0]]}, and its weights hold two that "
+            "differ; set tie_word_embeddings to false, or leave the one out"
         )
 
 

@@ -97,7 +97,7 @@ class Target:
         try:
             if (folder := Path(source)).is_dir():
                 check_files(folder, source)
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, return_dict=True)
             check_config(config, source)
             if live and (folded := folded_state(config.get_text_config())):
                 raise InputError(f"target {source}: cannot decode live: {folded}")

@@ -126,6 +126,42 @@ def test_layers_of_other_makes_are_counted_too(tmp_path: Path, family: str) -> N
         load(**{name: value for name, value in fewer.items() if name in model.config.to_dict()})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": {"quant_method": "nonesuch", "bits": 4}}, "transformers has no quantisation 'nonesuch'"),
+        ({"tie_word_embeddings": True}, r"ties lm_head\.weight to model\.embed_tokens\.weight, .* hold two that differ"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "is a LlamaForSequenceClassification: its weights answer by",
+        ),
+    ],
+)
+def test_weights_that_are_not_what_the_configuration_says_are_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=message):
+        Target.load(str(folder))
+
+
+def test_whole_numbers_are_not_taken_for_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 32, dtype=torch.int8)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: model.layers.1.mlp.up_proj.weight holds whole numbers \(I8\)"
+    ):
+        Target.load(str(folder))
+
+
+def test_a_configuration_that_asks_for_tuples_is_asked_for_names(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"return_dict": False}))
+    assert Target.load(str(folder)).cannot_decode is None
+
+
 def test_an_adapter_that_would_not_be_applied_is_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"adapter_config\.json: adapters are not applied"):

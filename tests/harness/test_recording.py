@@ -328,7 +328,7 @@ def test_a_date_in_the_prompt_is_the_suites_and_is_said(suite: str, tmp_path: Pa
 
 
 def test_what_generation_settings_ask_for_beyond_the_law_is_said(suite: str, tmp_path: Path) -> None:
-    settings = {"repetition_penalty": 1.3, "typical_p": 1.0, "suppress_tokens": [5], "temperature": 0.6}
+    settings = {"repetition_penalty": 1.3, "typical_p": 1.0, "suppress_tokens": [5], "temperature": 0.6, "num_beams": 1}
     folder = changed_target(tmp_path / "target", generation_config=settings)
     store, said = Store(tmp_path / "specyard.duckdb"), []
     watcher = Watcher(said.append, lambda stage, done, total: None)
