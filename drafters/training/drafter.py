@@ -122,9 +122,13 @@ TRAINING: Final[Mapping[str, Training]] = {
 def drafter_config(
     kind: str, target: Target, taps: tuple[int, ...], *, layers: int, block: int, rank: int
 ) -> dict[str, Any]:
-    """A published-format `config.json` for a drafter of `target`: the target's configuration with the drafter's fields."""
+    """A published-format `config.json` for a drafter of `target`: the target's configuration with the drafter's fields.
+
+    Drafters are built as Qwen3's layers are, whatever family the target is of.
+    """
     config: dict[str, Any] = {**target.config.to_dict(), "tie_word_embeddings": False, "dtype": "bfloat16"}
     config.pop("_name_or_path", None)  # a path of the machine that trained it
+    config |= {"model_type": "qwen3", "vocab_size": target.vocab_size, "hidden_size": target.hidden_size}
     config |= {"num_target_layers": target.num_layers, "target_layer_ids": list(taps)}
     config |= TRAINING[kind].declared(Shape(layers, block, rank, target.num_layers))
     config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]

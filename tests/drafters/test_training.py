@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from drafters.checkpoints import load_drafter
+from drafters.checkpoints import build_drafter, load_drafter
+from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training import corpus
+from drafters.training import drafter as training
 from drafters.training.drafter import TRAINING, draft_loss, train_drafter
 from drafters.training.onpolicy import Example, TextBatch, generate, read_examples, text_batches
 from drafters.training.tokenizer import save_tokenizer, train_tokenizer
 from drafters.training.trainer import Schedule
 from simulator.errors import InputError
+from simulator.records import Sampling
 from tests.drafters.conftest import drafter_config
+from tests.drafters.families import family_model, generated, prompts
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,19 @@ def test_training_raises_the_expected_accepted_length(
     assert log[-1]["step"] == 60
 
 
+@pytest.mark.parametrize("kind", TRAINING)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_targets_of_other_families_have_drafters_too(family: str, kind: str) -> None:
+    target = Target(family_model(family))
+    config = training.drafter_config(kind, target, (0, 2), layers=2, block=4, rank=8)
+    drafter = build_drafter(config, target, gamma=None, name=kind)
+    request = DecodeRequest(prompts()[0], 12, (0,))
+    [(_, done)] = decode(target, drafter.eval(), [request], Sampling(temperature=0), max_batch=1)
+    assert done.token_ids == generated(target.model, prompts()[0], 12)
+
+
 def untrained_accepted_length(kind: str, target: Target, batch: TextBatch) -> float:
     """τ expected of untrained weights."""
-    from drafters.checkpoints import build_drafter
     from drafters.training.drafter import _initialise
 
     torch.manual_seed(0)
