@@ -1,6 +1,6 @@
 """What Specyard does with every family of causal language models that transformers has: `python tools/families.py`.
 
-Prints docs/targets.md. Every family is tried on a micro model with random weights, made on the spot: two minutes on a core.
+Prints docs/targets.md. Every family is tried on a micro model with random weights, made on the spot: some minutes on a core.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ This is tried out again on every target that is loaded, whatever its family: tha
 it makes of a token depends on no later one, and, before it decodes, that after a rejected draft it goes on as if there had
 been none. Learned drafters read what decoder layers put out; where that is not one state for a token, look-up is what there
 is. Encoders asked to be decoders (BERT) and decoders of encoder-decoders (Marian) are here as well.
+
+A folder whose weights are not what its `config.json` says is refused when it is loaded, whatever its family: tensors that
+are lacking or of other shapes, layers that are not counted, parts of another family, biases and scales that have no place, a
+head that differs from the embedding it is tied to, quantisations that transformers does not have, adapters beside weights.
 
 {counts}
 
