@@ -104,7 +104,7 @@ class Target:
             # Attention is computed as suits this machine, whatever the one was that the checkpoint was saved on.
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, attn_implementation=None, output_loading_info=True,
-                trust_remote_code=False,
+                ignore_mismatched_sizes=True, trust_remote_code=False,
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except InputError:

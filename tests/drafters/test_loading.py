@@ -50,6 +50,15 @@ def test_random_numbers_do_not_stand_in_for_weights(folder: Path, lost: str) -> 
         Target.load(str(folder))
 
 
+@pytest.mark.parametrize("field", ["vocab_size", "intermediate_size"])
+def test_weights_of_another_shape_are_named(folder: Path, field: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: 40}))
+    named = {"vocab_size": "lm_head.weight, model.embed_tokens.weight", "intermediate_size": r"\S+mlp.down_proj.weight, .*"}
+    with pytest.raises(InputError, match=f"its weights lack {named[field]}, in the shape its configuration asks for"):
+        Target.load(str(folder))
+
+
 @pytest.mark.parametrize("thing", ["bias", "weight_scale", "lora_A.default.weight"])
 @pytest.mark.parametrize("prefix", ["model.", ""])
 def test_weights_of_a_module_that_does_not_use_them_are_not_left_out(folder: Path, prefix: str, thing: str) -> None:
