@@ -46,15 +46,14 @@ def check_files(folder: Path, source: str) -> None:
         read_config(folder, GENERATION_FILE)  # transformers takes a broken one for none
     if "quantization_config" in json.dumps(read_config(folder)):
         return
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118 - not a mapping
-                kind = stream.get_slice(name).get_dtype()
-                if name.endswith("weight") and kind.startswith(("I", "U")):
-                    raise InputError(
-                        f"target {source}: {file.name}: {name} holds whole numbers ({kind}), and no quantization_config of "
-                        "its config.json says what they stand for; give it as plain weights"
-                    )
+            kinds = {name: stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118 - not a mapping
+        if whole := next((name for name, kind in kinds.items() if name.endswith("weight") and kind[0] in "IU"), None):
+            raise InputError(
+                f"target {source}: {file.name}: {whole} holds whole numbers ({kinds[whole]}), and no quantization_config of "
+                "its config.json says what they stand for; give it as plain weights"
+            )
 
 
 def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str) -> None:
