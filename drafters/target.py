@@ -27,8 +27,8 @@ _CHECKED_TOKENS = 28
 """Length of the two texts on which a target is checked."""
 _CHECKED_WINDOW = 8
 """Positions that sliding layers see meanwhile."""
-_COPIED_WEIGHTS = 10**9
-"""Weights of models that are checked in float32, whatever their own type is: 4 GB."""
+_COPIED_WEIGHTS = 5 * 10**8
+"""Models of no more weights are checked in float32, whatever their own type is: 2 GB."""
 _LIMITS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions",
     "keep_window_size",
