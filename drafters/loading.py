@@ -100,7 +100,7 @@ def _unused(model: PreTrainedModel, unexpected: Sequence[str]) -> Iterator[str]:
     lists = {
         path: module for path, module in modules.items() if isinstance(module, nn.ModuleList) and module in decoder.modules()
     }
-    own = {part for layers in lists.values() for layer in layers for part, _ in layer.named_children()}
+    own = {name.partition(".")[0] for layers in lists.values() for layer in layers for name in layer.state_dict()}
     left_out: dict[str, tuple[str, str]] = {}
     for name in unexpected:
         # A checkpoint of the decoder alone leaves its prefix out.

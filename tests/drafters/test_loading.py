@@ -111,7 +111,7 @@ def test_weights_of_another_family_are_not_left_out(folder: Path) -> None:
         Target.load(str(folder))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gptj", "gpt_neox", "mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gptj", "gpt_neox", "mixtral", "deepseek_v3", "doge"])
 def test_layers_of_other_makes_are_counted_too(tmp_path: Path, family: str) -> None:
     """Whatever their list is called, and however experts are stored. Masks that old checkpoints hold are no weights."""
     model = family_model(family)
