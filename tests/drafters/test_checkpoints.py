@@ -48,7 +48,7 @@ def saved(tmp_path: Path, make: Callable[[str], Drafter], target: Target) -> Cal
 @pytest.mark.parametrize("name", list(LEARNED))
 def test_round_trip(name: str, saved: Callable[..., Path], make: Callable[[str], Drafter], target: Target) -> None:
     loaded = load_drafter(str(saved(name)), target)
-    assert loaded.name == name.split("-")[0]
+    assert loaded.kind == name.split("-")[0]
     assert loaded.gamma == GAMMA
     original = make(name)
     assert isinstance(original, LearnedDrafter)
