@@ -71,8 +71,8 @@ def check_weights(model: PreTrainedModel, loaded: Mapping[str, Any], source: str
     _check_meaning(model, source)
     if unused := sorted(_unused(model, _names(loaded, "unexpected_keys"))):
         raise InputError(
-            f"target {source}: its weights hold {_some(unused)}, of modules that by its configuration have no such "
-            "thing, and would say something else without; give it as plain weights, or correct its config.json"
+            f"target {source}: its weights hold {_some(unused)}, for which its configuration has no place, and it would say "
+            "something else without; correct its config.json (model_type, num_hidden_layers), or give it as plain weights"
         )
 
 

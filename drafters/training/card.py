@@ -12,6 +12,7 @@ from drafters.target import Target
 from drafters.training.corpus import Document, chat_text, is_held_out
 from drafters.training.drafter import TRAINING
 from drafters.training.target import held_out_loss
+from simulator.errors import InputError
 from simulator.records import Sampling
 
 SOURCES = {
@@ -99,7 +100,10 @@ Measured by this recipe's stage `cards`: {_PROMPTS_A_DOMAIN} held-out prompts a 
 
 
 def _log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "training" / "log.jsonl").read_text().splitlines()]
+    file = folder / "training" / "log.jsonl"
+    if not file.exists():
+        raise InputError(f"{file}: missing; cards are written of what was trained here")
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def accepted_length(target: Target, folder: Path, held_out: Sequence[Document]) -> dict[str, float]:

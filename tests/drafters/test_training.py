@@ -17,6 +17,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training import corpus
 from drafters.training import drafter as training
+from drafters.training.card import write_drafter_card
 from drafters.training.drafter import TRAINING, draft_loss, train_drafter
 from drafters.training.onpolicy import Example, TextBatch, generate, read_examples, text_batches
 from drafters.training.tokenizer import save_tokenizer, train_tokenizer
@@ -85,6 +86,11 @@ def test_targets_of_other_families_have_drafters_too(family: str, kind: str) -> 
     request = DecodeRequest(prompts()[0], 12, (0,))
     [(_, done)] = decode(target, drafter.eval(), [request], Sampling(temperature=0), max_batch=1)
     assert done.token_ids == generated(target.model, prompts()[0], 12)
+
+
+def test_a_card_of_what_was_not_trained_here_is_refused(target: Target, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"log\.jsonl: missing; cards are written of what was trained here"):
+        write_drafter_card("mtp", target, tmp_path, 0, [])
 
 
 def untrained_accepted_length(kind: str, target: Target, batch: TextBatch) -> float:
