@@ -285,7 +285,7 @@ def watching() -> Iterator[Watcher]:
     from rich.progress import Progress
 
     console, ended = Console(stderr=True, highlight=False), threading.Event()
-    with Progress(*bar_columns(), console=console, disable=not console.is_terminal) as progress:
+    with Progress(*bar_columns(), console=console, disable=not console.is_terminal) as progress, stops.working():
         display = Display(progress)
         threading.Thread(target=display.watch, args=(ended,), daemon=True, name="display").start()
         try:

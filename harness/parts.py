@@ -11,14 +11,28 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from harness import stops
 from harness.console import Watcher
 from results.store.provenance import git_revision, package_versions
 
 T = TypeVar("T")
+
+
+class Keep(Protocol):
+    """Gives a part of some work that was kept under this name, or else makes it; `kind` is what msgspec decodes it as."""
+
+    def __call__(self, name: str, kind: type[T], make: Callable[[], T], /) -> T:
+        """The part."""
+        ...
+
+
+def keep_nothing(name: str, kind: type[T], make: Callable[[], T], /) -> T:
+    """Make every part: for work that begins anew whenever it is stopped."""
+    return make()
 
 
 class Parts:
@@ -32,6 +46,7 @@ class Parts:
             decides: all that decides what is found, but the code; encodable by msgspec.
         """
         settled = msgspec.msgpack.encode([kind, decides, git_revision(), package_versions()])
+        self._kind = kind
         self.name = f"{kind} {hashlib.sha256(settled).hexdigest()[:6]}"
         self._folder = out / "unfinished" / self.name.replace(" ", "-")
         self._watcher = watcher
@@ -55,7 +70,7 @@ class Parts:
 
     def done(self) -> None:
         """The whole is stored: parts are not needed any more."""
-        self._watcher.began("", None)
+        stops.finished(f"the {self._kind}")
         shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):  # others have parts there, or nobody ever had
             self._folder.parent.rmdir()

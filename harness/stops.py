@@ -51,8 +51,8 @@ class _Command:
     under_way: str | None = None
     go_on: str | None = None
     """The command that goes on with what is under way."""
-    shown: str = ""
-    """The command that shows what is done and stored, in words."""
+    otherwise: str = ""
+    """What a stop says where nothing is under way: that all is done, or how to begin again."""
     words: tuple[str, ...] = ()
     """Which of the program's, and what follows its name, in today's spellings, once that is known."""
     beside_resume: tuple[str, ...] = ()
@@ -152,19 +152,35 @@ def keep(under_way: str, resume: str | None) -> None:
     """
     if _command is not None and not under_way:
         _command.under_way = _command.go_on = None
+        if any(word.partition("=")[0] == "--resume" for word in _command.words):
+            _command.otherwise = ""  # what was to be resumed is gone
     elif _command is not None:
         _command.under_way = under_way
         _command.go_on = shlex.join([_command.program, *_command.words]) if resume is None else _resuming(resume)
 
 
-def finished(what: str, command: Sequence[str]) -> None:
+def finished(what: str, command: Sequence[str] = ()) -> None:
     """What the command was for, such as "study 3f9c", is done and stored: there is nothing to go on with.
 
-    `command`, after the program's name, shows it to whoever stops the printing.
+    `command`, after the program's name, shows it to whoever stops the printing; empty where no command does.
     """
     if _command is not None:
         _command.under_way = _command.go_on = None
-        _command.shown = f"; {what} is finished, see it with: {shlex.join([_command.program, *command])}"
+        seen = f", see it with: {shlex.join([_command.program, *command])}" if command else ""
+        _command.otherwise = f"; {what} is finished{seen}"
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """While the block runs, a stop before anything is kept says so, and how to begin again."""
+    if _command is None:
+        yield
+        return
+    anew = f"; nothing new is kept, begin again with: {shlex.join([_command.program, *_command.words])}"
+    _command.otherwise = anew
+    yield
+    if _command.otherwise == anew:
+        _command.otherwise = ""
 
 
 def way_on() -> str:
@@ -289,7 +305,7 @@ def _watch(command: _Command) -> None:
 def _say_stopped() -> None:
     if _command is not None and not _command.said:
         _command.said = True
-        say(f"{_command.program}: stopped{way_on() or _command.shown}")
+        say(f"{_command.program}: stopped{way_on() or _command.otherwise}")
 
 
 @contextmanager

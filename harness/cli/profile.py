@@ -46,7 +46,6 @@ def profile(
     from drafters.configs import read_architecture
     from harness.hardware.effort import Effort
     from harness.recording.pair import check_hub, choose_drafters, load_pair
-    from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
         check_void(
@@ -63,20 +62,17 @@ def profile(
             check_hub(load_pair(pair), listed(drafter))
         else:
             read_architecture(architecture)
-        from harness.hardware.measure import profile_architecture, profile_pair
+        from harness.hardware.measure import profile_architecture, profile_file, profile_pair
 
         with watching() as watcher:
             if architecture is None:
-                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=listed(drafter))
+                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=listed(drafter), out=out)
             else:
                 kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in listed(drafter) or LEARNED}
                 made, quality = profile_architecture(
-                    architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype
+                    architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype, out=out
                 )
-        file = out / "hardware" / f"{made.name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(dump_profile(made))
-        print_profile(made, quality, file, as_json=as_json)
+        print_profile(made, quality, profile_file(out, made.name), as_json=as_json)
 
 
 def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_json: bool) -> None:

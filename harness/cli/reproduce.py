@@ -53,11 +53,11 @@ def reproduce(
             if what in ("field", "all"):
                 watcher.say("engines that others measured: simulated at every published point")
                 found["field"] = parts.part("field", Fieldwork, reproduce_field)
+            if what in ("paper", "all"):
+                out.mkdir(parents=True, exist_ok=True)
+                write_reproduction(found["paper"], out / "reproduction.html")
+                lines = [*report_lines(found["paper"]), str(out / "reproduction.html")]
             parts.done()
-        if what in ("paper", "all"):
-            out.mkdir(parents=True, exist_ok=True)
-            write_reproduction(found["paper"], out / "reproduction.html")
-            lines = [*report_lines(found["paper"]), str(out / "reproduction.html")]
         if what == "field":
             lines = field_lines(found["field"])
         if as_json:

@@ -1,17 +1,13 @@
 """Timing the parts of a round, each alone, through the code that the decode loop runs; needs torch and numpy only.
 
-A point is a part and a shape. All points are timed in several sweeps, each in another order, so that a machine that gets
-slower in the meantime is slower for all of them; what counts is the median. On a GPU a part is captured as a CUDA graph
-where that is possible, which leaves out the host's launches, as serving engines do.
+A point is a part and a shape. On a GPU a part is captured as a CUDA graph where that is possible, which leaves out the
+host's launches, as serving engines do.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, cast
@@ -31,16 +27,8 @@ from simulator.records import Sampling
 
 Part = Literal["target", "draft", "prefill", "read", "prompt", "admit", "loop", "rule"]
 Work = Callable[[], object]
-_REPETITION_S = 5e-3
-"""A point is repeated for at least this long in each sweep, unless that would break the time limit."""
-_LEAST_SWEEPS, _MOST_SWEEPS = 3, 40
 _BEFORE_CONTEXT = 16
 """Context tokens of the target's pass before a draft."""
-_ALWAYS_TOKENS = 16
-"""Points of no more tokens than this, and the loop's own work, are timed whatever the time limit."""
-_FIRST_SHARE, _FIRST_SHARE_CAPTURING = 0.25, 0.5
-"""Share of the time limit for the first look at every point; what would start later is left out. Where the first look
-captures graphs, the sweeps after it are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +52,6 @@ class BenchPoint:
     def size(self) -> int:
         """Tokens in all."""
         return self.requests * self.tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What one point took."""
-
-    point: BenchPoint
-    samples: tuple[float, ...]
-    """Seconds, one a sweep."""
-
-    @property
-    def seconds(self) -> float:
-        """The median."""
-        return float(np.median(self.samples))
-
-    @property
-    def spread(self) -> float:
-        """Median absolute deviation from the median, as a share of it."""
-        return float(np.median(np.abs(np.array(self.samples) - self.seconds)) / self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """What came of timing a grid."""
-
-    timings: list[Timing]
-    left_out: list[BenchPoint]
-    """Points too large for the time limit or for the memory."""
-    sweeps: int
-    seconds: float
-    """What it took."""
-    method: str
-    """The clock, in words."""
-    captured: bool
-    """Whether passes were captured as CUDA graphs."""
-    attention: str = "the model's own"
-    """How the target attends, in words."""
 
 
 class Bench:
@@ -383,59 +334,6 @@ class _Instant:
 
     def propose(self, *_: object) -> Proposal:
         return self.proposal
-
-
-def time_points(
-    bench: Bench,
-    points: Sequence[BenchPoint],
-    *,
-    seconds: float,
-    seed: int,
-    advance: Callable[[float], None] = lambda _: None,
-    others: Sequence[Work] = (),
-) -> Timed:
-    """Time all points, largest ones left out where the time does not suffice.
-
-    Args:
-        seconds: time limit, roughly: three sweeps over the smallest points take what they take.
-        advance: is told the share of the time that is gone, up to 1.
-        others: done somewhere in each sweep, to time something else under the same conditions.
-    """
-    started = time.monotonic()
-    random = np.random.Generator(np.random.Philox(seed))
-
-    def gone() -> float:
-        share = (time.monotonic() - started) / seconds
-        advance(min(share, 1.0))
-        return share
-
-    with torch.inference_mode():
-        bench.reserve(points)
-        first: dict[BenchPoint, float] = {}
-        first_share = _FIRST_SHARE_CAPTURING if bench.captures else _FIRST_SHARE
-        for point in sorted(points, key=lambda p: (p.size, p.context)):
-            cheap = point.size <= _ALWAYS_TOKENS or point.part in ("loop", "rule")
-            if cheap or gone() < first_share:
-                with suppress(torch.OutOfMemoryError):  # the point is left out, others stay captured
-                    first[point] = bench.measure(point, 1)
-        kept = list(first)
-        least_s = min(_REPETITION_S, max(0.0, 1 - gone()) * seconds / _LEAST_SWEEPS / len(kept) / 2)
-        samples: dict[BenchPoint, list[float]] = {p: [] for p in kept}
-        for sweep in range(_MOST_SWEEPS):
-            before = gone()
-            for i in random.permutation(len(kept) + len(others)):
-                if i >= len(kept):
-                    others[i - len(kept)]()
-                    continue
-                runs = min(max(math.ceil(least_s / first[kept[i]]), 1), 1000)
-                with suppress(torch.OutOfMemoryError):  # memory in pieces: what fitted once may not fit again
-                    samples[kept[i]].append(bench.measure(kept[i], runs))
-            now = gone()
-            if sweep + 1 >= _LEAST_SWEEPS and now + (now - before) > 1:
-                break
-    timings = [Timing(p, tuple(samples[p])) for p in kept if samples[p]]
-    left_out = [p for p in points if not samples.get(p)]
-    return Timed(timings, left_out, sweep + 1, time.monotonic() - started, bench.method, bench.captures)
 
 
 def captured(work: Work, device: torch.device, pool: Any = None) -> Work:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from harness.hardware.bench import BenchPoint, Timing
+from harness.hardware.bench import BenchPoint
+from harness.hardware.timing import Timing
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile, Source
 

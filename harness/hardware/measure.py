@@ -10,8 +10,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,15 +30,17 @@ from drafters.random_models import random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher
 from harness.hardware.attention import reads_once
-from harness.hardware.bench import Bench, BenchPoint, Timed, Work, time_points
+from harness.hardware.bench import Bench, BenchPoint
 from harness.hardware.effort import Effort
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
+from harness.hardware.timing import LivePass, Timed, time_points
+from harness.parts import Keep, Parts, keep_nothing
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
-from simulator.hardware.profile import Errors, Profile
+from simulator.hardware.profile import Errors, Profile, dump_profile
 from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
 from simulator.records import Round, Sampling
@@ -100,11 +103,15 @@ class Measured:
 
 
 def profile_pair(
-    pair: str, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None
-) -> tuple[Profile, ProfileQuality]:
-    """Profile a pair on this machine; `device` None is the pair's own, `drafters` None all of them. Raises InputError."""
+    pair: str, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None,
+    out: Path | None = None,
+) -> tuple[Profile, ProfileQuality]:  # fmt: skip
+    """Profile a pair on this machine; `device` None is the pair's own, `drafters` None all of them. Raises InputError.
+
+    `out`: see `stored_profile`.
+    """
     with loaded_pair(pair, device=device, drafters=drafters) as measured:
-        return profile(measured, effort, watcher)
+        return stored_profile(measured, effort, watcher, out)
 
 
 @contextmanager
@@ -136,8 +143,11 @@ def profile_architecture(
     *,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    out: Path | None = None,
 ) -> tuple[Profile, ProfileQuality]:
     """Profile an architecture with random weights. Raises InputError.
+
+    `out`: see `stored_profile`.
 
     `source` and `drafters` are what `drafters.random_models` takes: a known name or a `config.json`; and by name a
     `config.json`, `ngram`, or a kind of drafter in its published shape.
@@ -150,21 +160,58 @@ def profile_architecture(
         path = Path(source)
         name = source if source in known_architectures() else (path if path.is_dir() else path.parent).resolve().name
         weights = f"random, seed {effort.seed}; time does not depend on them"
-        return profile(Measured(target, made, name, name, weights), effort, watcher)
+        return stored_profile(Measured(target, made, name, name, weights), effort, watcher, out)
+
+
+def profile_file(out: Path, name: str) -> Path:
+    """Where a profile is stored."""
+    return out / "hardware" / f"{name}.json"
+
+
+def stored_profile(measured: Measured, effort: Effort, watcher: Watcher, out: Path | None) -> tuple[Profile, ProfileQuality]:
+    """A profile, stored in the folder `out`, where every sweep is kept until then; None stores and keeps nothing."""
+    if out is None:
+        return profile(measured, effort, watcher)
+    parts = Parts(out, "profile", _settled(measured, effort), watcher)
+    found, quality = profile(measured, effort, watcher, keep=parts.part)
+    file = profile_file(out, found.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(dump_profile(found))
+    parts.done()
+    return found, quality
+
+
+def _settled(measured: Measured, effort: Effort) -> object:
+    """All that decides what sweeps find, but code and packages: the machine, what runs on it, and how much is measured."""
+    parameters = {
+        name: sum(p.numel() for p in d.parameters())
+        for name, d in measured.drafters.items()
+        if isinstance(d, LearnedDrafter)
+    }
+    gammas = {name: (d.name, d.gamma) for name, d in measured.drafters.items()}
+    target = measured.target
+    machine = (platform.node(), device_name(target), str(target.device), str(target.dtype))
+    return [machine, measured.name, measured.weights, gammas, parameters, asdict(effort)]
 
 
 def profile(
-    measured: Measured, effort: Effort, watcher: Watcher, *, others: Sequence[Work] = ()
+    measured: Measured,
+    effort: Effort,
+    watcher: Watcher,
+    *,
+    others: Sequence[Callable[[], None]] = (),
+    keep: Keep = keep_nothing,
 ) -> tuple[Profile, ProfileQuality]:
     """Time a grid, fit a profile to it, and hold it against the grid and against live decoding.
 
-    `others` are done once in each sweep over the grid: what is timed there is timed under the same conditions.
+    `others` are done once in each sweep over the grid: what is timed there is timed under the same conditions. `keep` gives
+    sweeps of an earlier sitting.
     """
     target, drafters = measured.target, measured.drafters
     variants = {name: _variants(drafter, drafters.values()) for name, drafter in drafters.items()}
     points = grid(target, variants, effort)
     watcher.say(f"timing {counted(len(points), 'shape')} for about {effort.time_limit_s:.0f} s")
-    timed, live = _time(measured, variants, points, effort, watcher, others)
+    timed, live = _time(measured, variants, points, effort, watcher, others, keep)
     if timed.left_out:
         watcher.say(
             f"{counted(len(timed.left_out), 'large shape')} left out; --time-limit gives time, if memory was not short"
@@ -228,15 +275,6 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     return points + [BenchPoint("rule", r, deepest + 1, 0) for r in fewer]
 
 
-class LivePass(NamedTuple):
-    """One response decoded alone."""
-
-    prompt_tokens: int
-    rounds: list[Round]
-    seconds: float
-    """Seconds of all rounds, everything but prefill included."""
-
-
 def live_pass(target: Target, drafter: Drafter, seed: int) -> LivePass:
     """Decode a short response to a random prompt; the time of prefill alone is taken off."""
     random = np.random.Generator(np.random.Philox(seed))
@@ -279,15 +317,16 @@ def _time(
     points: Sequence[BenchPoint],
     effort: Effort,
     watcher: Watcher,
-    others: Sequence[Work],
+    others: Sequence[Callable[[], None]],
+    keep: Keep,
 ) -> tuple[Timed, dict[str, list[LivePass]]]:
     """The grid, and in each sweep over it a live pass of every drafter: under the same conditions."""
-    live: dict[str, list[LivePass]] = {name: [] for name in ("none", *measured.drafters)}
+    live = ("none", *measured.drafters)
 
-    def decode_with(name: str) -> Callable[[], None]:
+    def decode_with(name: str) -> Callable[[], LivePass]:
         drafter = measured.drafters.get(name) or NoDrafter()
         live_pass(measured.target, drafter, effort.seed)  # what is slow only the first time
-        return lambda: live[name].append(live_pass(measured.target, drafter, effort.seed))
+        return partial(live_pass, measured.target, drafter, effort.seed)
 
     as_engines = effort.graphs and measured.target.device.type == "cuda"
     with reads_once(measured.target) if as_engines else nullcontext() as attention:
@@ -298,8 +337,10 @@ def _time(
             seed=effort.seed,
             advance=lambda share: watcher.advance("timing, % of the time", round(100 * share), 100),
             others=[*(decode_with(name) for name in live), *others],
+            keep=keep,
         )
-    return replace(timed, attention=attention or timed.attention), live
+    passes = {name: [made for sweep in timed.others if (made := sweep[i]) is not None] for i, name in enumerate(live)}
+    return replace(timed, attention=attention or timed.attention), passes
 
 
 def _quality(
@@ -361,7 +402,8 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
         + f", Python {platform.python_version()}" + _cuda_versions(target),
         "grid": f"target {_span(timed_at['target'])} tokens, {_span(requests)} requests, contexts "
         f"to {longest}, prompt chunks {_span(timed_at['prefill'])}; {counted(len(points), 'shape')}, "
-        f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s; medians",
+        f"{timed.sweeps} sweeps in random orders, seed {effort.seed}, {timed.seconds:.0f} s"
+        + (f" in {timed.sittings} sittings" if timed.sittings > 1 else "") + "; medians",
         "left out": f"{len(timed.left_out)} large shapes, for want of time or memory",
         "spread": "median absolute deviation of a shape's repetitions, median / worst: "
         f"{quality.spread[0]:.1%} / {quality.spread[1]:.1%}",

@@ -20,8 +20,12 @@ from drafters.kinds.contract import Drafter
 from drafters.random_models import random_drafters, random_target
 from drafters.sampling import Proposal, Verdict
 from drafters.target import Target
-from harness.hardware.bench import Bench, BenchPoint, Part, Timing, captured, time_points
+from harness.console import Watcher
+from harness.hardware.bench import Bench, BenchPoint, Part, captured
+from harness.hardware.timing import LivePass, Timed, Timing, time_points
+from harness.parts import Parts
 from simulator.errors import InputError
+from simulator.records import Round
 from tests.drafters.conftest import GAMMA, drafter_config, micro_config
 
 Make = Callable[..., Drafter]
@@ -173,6 +177,35 @@ def test_a_point_that_does_not_fit_the_memory_is_left_out_and_the_others_are_tim
     assert [t.point for t in timed.timings] == points[:2]
     assert timed.left_out == points[2:]
     assert all(len(t.samples) == timed.sweeps for t in timed.timings)
+
+
+class Stopped(Scarce):
+    """A bench that is interrupted the seventh time: after the first look at two points, and two sweeps."""
+
+    def measure(self, point: BenchPoint, runs: int) -> float:
+        if self.calls == 6:
+            raise KeyboardInterrupt
+        return super().measure(point, runs)
+
+
+def test_a_grid_is_timed_in_two_sittings(tmp_path: Path) -> None:
+    """What was kept is not timed again, and is part of what comes out."""
+    points = [BenchPoint("target", r, 1, 4) for r in (1, 2)]
+    lived = LivePass(3, [Round(2, 2, 1, 2, (0.5, 0.25), running=1)], 0.5)
+
+    def timed(bench: Scarce) -> Timed:
+        parts = Parts(tmp_path, "profile", "this one", Watcher(lambda _: None, lambda *_: None))
+        others = [lambda: lived, lambda: None]
+        return time_points(cast(Bench, bench), points, seconds=1.0, seed=0, others=others, keep=parts.part)
+
+    with pytest.raises(KeyboardInterrupt):
+        timed(Stopped(later=False))
+    again = Scarce(later=False)
+    found = timed(again)
+    assert again.calls == 2 * (found.sweeps - 2)
+    assert found.sittings == 2
+    assert found.others == [[lived, None]] * found.sweeps
+    assert [(t.point, t.samples) for t in found.timings] == [(p, (1e-3,) * found.sweeps) for p in points]
 
 
 def test_what_no_graph_can_hold_runs_eagerly_and_says_why_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

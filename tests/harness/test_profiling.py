@@ -15,10 +15,11 @@ from drafters.kinds.ngram import NGram
 from drafters.target import Target
 from harness.cli.profile import print_profile
 from harness.console import Watcher
-from harness.hardware.bench import BenchPoint, Timing
+from harness.hardware.bench import BenchPoint
 from harness.hardware.effort import Effort
 from harness.hardware.fit import fit_costs, fit_line, host_seconds, predicted_seconds, prompt_seconds, rising
 from harness.hardware.measure import ProfileQuality, grid, profile_architecture, profile_pair
+from harness.hardware.timing import Timing
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, load_profile
 from tests.documented import differences

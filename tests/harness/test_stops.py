@@ -72,9 +72,10 @@ def stop_and_go_on(command: str, out: Path, moment: int, whole_s: float) -> None
         if "go on with: " in last:
             finished(last.split("go on with: ")[1])
             return
-        if "see it with: " in last:
-            finished(last.split("see it with: ")[1])
-            return
+        for way in ("see it with: ", "begin again with: "):
+            if way in last:
+                finished(last.split(way)[1])
+                return
         assert last == f"{program}: stopped"
     if how == signal.SIGKILL and (ends := ends_of(command, out)):
         if None in ends:
@@ -249,6 +250,37 @@ def test_a_validation_goes_on_after_what_was_measured(how: signal.Signals, recor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", STOPS)
+def test_what_is_served_live_is_not_kept_before_it_is_over(how: signal.Signals, recorded: Path, tmp_path: Path) -> None:
+    command = f"harness validate --time-limit 60 --concurrency 1 --hardware h100/qwen3-4b --drafter none --out {tmp_path}"
+    (tmp_path / recorded.name).write_bytes(recorded.read_bytes())
+    process = start(command)
+    assert process.stderr is not None
+    while not (line := process.stderr.readline()).startswith("live for about"):
+        assert line, "it ended before"
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + how, stderr
+    assert stderr.splitlines()[-1] == f"harness: stopped; nothing new is kept, begin again with: {command}"
+    assert query(tmp_path, "SELECT count(*) FROM validations") == [(0,)]
+    assert not (tmp_path / "unfinished").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", STOPS)
+def test_a_profile_goes_on(how: signal.Signals, tmp_path: Path) -> None:
+    """Whole sweeps over all shapes are kept; the profile says that it was measured in two sittings."""
+    out = tmp_path / "out with spaces"
+    command = "harness profile --time-limit 8 --max-requests 2 --context-tokens 64 --memory-gb 1 --drafter ngram"
+    go_on = stopped_after_a_part(command, out, how)
+    assert not (out / "hardware").exists()
+    assert "goes on after " in gone_on(go_on)
+    profile = json.loads((out / "hardware/cpu/tiny.json").read_text())
+    assert " in 2 sittings" in profile["provenance"]["grid"]
+    assert not (out / "unfinished").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", STOPS)
 def test_a_reproduction_goes_on(how: signal.Signals, reproduced: str, tmp_path: Path) -> None:
     out = tmp_path / "out with spaces"
     go_on = stopped_after_a_part("harness reproduce all --json", out, how)
@@ -318,6 +350,66 @@ with stoppable("harness"):
     assert time.monotonic() - began < 1
     assert process.returncode == 143
     assert stderr.splitlines() == ["harness: stopped; run 3f9c keeps what it has, go on with: harness --resume 3f9c"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("", "; nothing new is kept, begin again with: harness profile --out 'my runs'"),
+        (
+            "keep('run 3f9c', '3f9c')",
+            "; run 3f9c keeps what it has, go on with: harness profile --resume 3f9c --out 'my runs'",
+        ),
+        (
+            "keep('run 3f9c', '3f9c'); keep('', None)",
+            "; nothing new is kept, begin again with: harness profile --out 'my runs'",
+        ),
+        ("keep('run 3f9c', '3f9c'); finished('the profile')", "; the profile is finished"),
+    ],
+)
+def test_what_a_stop_at_work_says(kept: str, said: str, how: signal.Signals) -> None:
+    code = f"""
+import os
+from harness.stops import command_is, finished, keep, stoppable, working
+with stoppable("harness"):
+    command_is("profile", ["--out", "my runs"], {{"--out": True}})
+    with working():
+        {kept}
+        os.kill(os.getpid(), {int(how)})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (128 + how, f"harness: stopped{said}\n")
+
+
+def test_what_could_not_be_resumed_again_is_not_said() -> None:
+    """A run of which nothing was recorded goes when it is stopped, and its id with it."""
+    code = """
+import os, signal
+from harness.stops import command_is, keep, stoppable, working
+with stoppable("harness"):
+    command_is("run", ["--resume=3f9c"], {})
+    with working():
+        keep("run 3f9c", "3f9c")
+        keep("", None)
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "harness: stopped\n"
+
+
+def test_after_its_work_a_command_is_only_stopped() -> None:
+    """Nothing is to be begun again then: what it found is stored, or was to be printed only."""
+    code = """
+import os, signal
+from harness.stops import stoppable, working
+with stoppable("harness"):
+    with working():
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "harness: stopped\n"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
