@@ -1,10 +1,8 @@
-"""What the commands share with those who wait for them: progress, notes, failures in one sentence, options that hold
-several values."""
+"""What the commands share with those who wait for them: progress, notes, tables, failures in one sentence."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import textwrap
@@ -153,44 +151,6 @@ def user_errors(program: str) -> Iterator[None]:
             case WorkerDied():
                 _fail(program, f"{error}{stops.way_on()}", stops.INTERNAL)
         raise
-
-
-@contextmanager
-def checked() -> Iterator[None]:
-    """While a value is built from options: what its own validation refuses is the user's mistake."""
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def listed(texts: list[str] | None) -> list[str] | None:
-    """Options that may be repeated, and each hold several with commas between."""
-    return [part.strip() for text in texts for part in text.split(",")] if texts else None
-
-
-def joined(texts: list[str] | None) -> str | None:
-    """The same as one text with commas, where more than words stands between them; None where nothing was given."""
-    return ",".join(texts) if texts else None
-
-
-def shares(texts: list[str] | None) -> dict[str, float] | None:
-    """Shares of domains, as math=0.4,code=0.6. Raises InputError."""
-    mix = joined(texts)
-    if mix is None:
-        return None
-    parts = [part.split("=") for part in mix.split(",")]
-    try:
-        found = {domain: float(share) for domain, share in parts}
-    except ValueError:
-        raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
-    if len(found) < len(parts):
-        raise InputError(f"--mix {mix}: names a domain twice")
-    if not all(0 <= share < math.inf for share in found.values()) or not any(found.values()):
-        raise InputError(f"--mix {mix}: shares must be 0 or more and finite, and one above 0")
-    return found
 
 
 def _check_word(program: str, word: str) -> None:
@@ -364,72 +324,6 @@ def say_markdown(console: Console, text: str) -> None:
     from rich.markdown import Markdown
 
     console.print(Markdown(text) if console.is_terminal else text, markup=False, soft_wrap=not console.is_terminal)
-
-
-def check_resumed(context: typer.Context) -> None:
-    """Raise InputError where an option beside `--resume` asks for something else than was planned."""
-    for name, spelling in _given(context).items():
-        if name not in ("resume", *stops.BESIDE_RESUME):
-            raise InputError(
-                f"{spelling}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
-            )
-
-
-LENGTHS = ("prompt_tokens", "output_tokens")
-"""Parameters that say what recorded arrivals say themselves."""
-OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
-"""What parameters say something about which loads."""
-
-
-def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[str, str] | None = None) -> None:
-    """Raise InputError where an option is given that would change nothing.
-
-    Args:
-        needs: parameters that say something about another one, by which: {"cv": "rate"}.
-        apart: parameters that another one stands in for: {"pair": "architecture"}.
-    """
-    given = _given(context)
-    spellings = {str(p.name): p.opts[0] for p in context.command.params}
-    for name, other in needs.items():
-        if name in given and other not in given:
-            raise InputError(f"{given[name]}: is of no use without {spellings[other]}; give both, or leave it out")
-    for name, other in (apart or {}).items():
-        if name in given and other in given:
-            raise InputError(f"{given[name]}: is of no use beside {given[other]}; leave one of them out")
-
-
-def check_void_of_loads(context: typer.Context, needs: Mapping[str, str]) -> None:
-    """`check_void` for a command that takes loads of all kinds, which do not all read the same options."""
-    given = _given(context)
-    only_logs = "arrivals" in given and not {"concurrency", "rate"} & given.keys()
-    check_void(context, {**OF_LOADS, **needs}, dict.fromkeys(LENGTHS if only_logs else (), "arrivals"))
-    if only_logs and "seconds" in given:  # often beside other loads too, so it may stay
-        stops.say("note: --seconds says nothing of --arrivals, which are simulated until all are served")
-
-
-def _given(context: typer.Context) -> dict[str, str]:
-    """The parameters that stand on the command line, by name, as users call them."""
-    found = {}
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
-            found[name] = named
-    return found
-
-
-def mix_of(store: Store, run_id: str, texts: list[str] | None) -> dict[str, float] | None:
-    """Shares of domains that a run has; see `shares`. Raises InputError, before anything else is read, for others."""
-    mix = shares(texts)
-    if mix is None:
-        return None
-    with store.reading() as connection:
-        rows = connection.execute("SELECT DISTINCT domain FROM responses WHERE run_id = ?", [run_id]).fetchall()
-    known = sorted(str(domain) for (domain,) in rows)
-    if known and (unknown := sorted(set(mix) - set(known))):
-        raise InputError(f"--mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
-    return mix
 
 
 LONG_NAME, LEAST_NAME = 32, 2

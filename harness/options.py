@@ -1,12 +1,187 @@
-"""Options and arguments that several commands have, of both programs; where their help differs, each has its own."""
+"""What several commands are asked alike, of both programs: options and arguments, and how their text becomes values.
+
+Where the help of two commands differs, each has its own.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from harness import stops
+from simulator.errors import InputError
+from simulator.sla import Sla, share_of
+
+if TYPE_CHECKING:  # these take seconds
+    from results.store.database import Store
+    from simulator.hardware.profile import Profile
+    from simulator.load import Load
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the database, the reports and everything else a run writes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout; progress goes to stderr.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
+
+Hardware = Annotated[
+    str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
+]
+Drafters = Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+]
+DraftsChosen = Annotated[
+    Literal["sampled", "greedy"] | None,
+    typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
+]
+RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join.")]
+
+ThinkSeconds = Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")]
+Rates = Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")]
+Cv = Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")]
+Arrivals = Annotated[
+    list[Path] | None,
+    typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
+]
+Speed = Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")]
+Mix = Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")]
+PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
+OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
+Share = Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")]
+StepTokens = Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")]
+KvCapacityTokens = Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")]
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """While a value is built from options: what its own validation refuses is the user's mistake."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def listed(texts: list[str] | None) -> list[str] | None:
+    """Options that may be repeated, and each hold several with commas between."""
+    return [part.strip() for text in texts for part in text.split(",")] if texts else None
+
+
+def joined(texts: list[str] | None) -> str | None:
+    """The same as one text with commas, where more than words stands between them; None where nothing was given."""
+    return ",".join(texts) if texts else None
+
+
+def shares(texts: list[str] | None) -> dict[str, float] | None:
+    """Shares of domains, as math=0.4,code=0.6. Raises InputError."""
+    mix = joined(texts)
+    if mix is None:
+        return None
+    parts = [part.split("=") for part in mix.split(",")]
+    try:
+        found = {domain: float(share) for domain, share in parts}
+    except ValueError:
+        raise InputError(f"--mix {mix}: is written as math=0.4,code=0.6") from None
+    if len(found) < len(parts):
+        raise InputError(f"--mix {mix}: names a domain twice")
+    if not all(0 <= share < math.inf for share in found.values()) or not any(found.values()):
+        raise InputError(f"--mix {mix}: shares must be 0 or more and finite, and one above 0")
+    return found
+
+
+def profile_of(hardware: str | None) -> Profile:
+    """The profile that --hardware names. Raises InputError."""
+    from simulator.hardware.catalogue import find_profile
+
+    if hardware is None:
+        raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+    return find_profile(hardware)
+
+
+def loads_of(
+    concurrency: list[str] | None, think_s: float, rate: list[str] | None, cv: float, arrivals: Sequence[Path] | None,
+    speed: float, say: Callable[[str], None],
+) -> list[Load]:  # fmt: skip
+    """The loads that are asked for, at least one. Raises InputError; `say` hears how they were read."""
+    from simulator.load import loads
+
+    found = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say)
+    if not found:
+        raise InputError("name a load: --concurrency, --rate or --arrivals")
+    return found
+
+
+def slas_of(texts: list[str] | None, share: str) -> list[Sla]:
+    """What is promised to a share of the requests. Raises InputError."""
+    return [Sla.asked(text, share_of(share)) for text in listed(texts) or []]
+
+
+def check_resumed(context: typer.Context) -> None:
+    """Raise InputError where an option beside `--resume` asks for something else than was planned."""
+    for name, spelling in _given(context).items():
+        if name not in ("resume", *stops.BESIDE_RESUME):
+            raise InputError(
+                f"{spelling}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
+            )
+
+
+LENGTHS = ("prompt_tokens", "output_tokens")
+"""Parameters that say what recorded arrivals say themselves."""
+OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
+"""What parameters say something about which loads."""
+
+
+def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[str, str] | None = None) -> None:
+    """Raise InputError where an option is given that would change nothing.
+
+    Args:
+        needs: parameters that say something about another one, by which: {"cv": "rate"}.
+        apart: parameters that another one stands in for: {"pair": "architecture"}.
+    """
+    given = _given(context)
+    spellings = {str(p.name): p.opts[0] for p in context.command.params}
+    for name, other in needs.items():
+        if name in given and other not in given:
+            raise InputError(f"{given[name]}: is of no use without {spellings[other]}; give both, or leave it out")
+    for name, other in (apart or {}).items():
+        if name in given and other in given:
+            raise InputError(f"{given[name]}: is of no use beside {given[other]}; leave one of them out")
+
+
+def check_void_of_loads(context: typer.Context, needs: Mapping[str, str]) -> None:
+    """`check_void` for a command that takes loads of all kinds, which do not all read the same options."""
+    given = _given(context)
+    only_logs = "arrivals" in given and not {"concurrency", "rate"} & given.keys()
+    check_void(context, {**OF_LOADS, **needs}, dict.fromkeys(LENGTHS if only_logs else (), "arrivals"))
+    if only_logs and "seconds" in given:  # often beside other loads too, so it may stay
+        stops.say("note: --seconds says nothing of --arrivals, which are simulated until all are served")
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """The parameters that stand on the command line, by name, as users call them."""
+    found = {}
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            named = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar or name).upper()
+            found[name] = named
+    return found
+
+
+def mix_of(store: Store, run_id: str, texts: list[str] | None) -> dict[str, float] | None:
+    """Shares of domains that a run has; see `shares`. Raises InputError, before anything else is read, for others."""
+    mix = shares(texts)
+    if mix is None:
+        return None
+    with store.reading() as connection:
+        rows = connection.execute("SELECT DISTINCT domain FROM responses WHERE run_id = ?", [run_id]).fetchall()
+    known = sorted(str(domain) for (domain,) in rows)
+    if known and (unknown := sorted(set(mix) - set(known))):
+        raise InputError(f"--mix: no {', '.join(unknown)} in run {run_id}; it has {', '.join(known)}")
+    return mix

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from harness.console import check_void, listed, plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, Out
+from harness.console import plain_console, print_json, say, user_errors, watching
+from harness.options import AsJson, Drafters, Out, check_void, listed
 from simulator.drafter_kinds import LEARNED
 from simulator.numbers import counted
 
@@ -25,7 +25,7 @@ def profile(
     architecture: Annotated[
         str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
     ] = None,
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    drafter: Drafters = None,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; by default the pair's, or a GPU where there is one.")
     ] = None,

@@ -11,8 +11,8 @@ import typer
 
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import Watcher, check_resumed, check_void, checked, joined, listed, print_json, user_errors, watching
-from harness.options import AsJson, Out
+from harness.console import Watcher, print_json, user_errors, watching
+from harness.options import AsJson, Out, check_resumed, check_void, checked, joined, listed
 from simulator.errors import InputError
 from simulator.numbers import counted
 

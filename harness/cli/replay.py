@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.cli.show import domain_order
-from harness.console import listed, plain_console, print_json, print_table, user_errors, watching
-from harness.options import AsJson, Out, RunName
+from harness.console import plain_console, print_json, print_table, user_errors, watching
+from harness.options import AsJson, Drafters, Out, RunName, listed
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -22,7 +22,7 @@ def replay(
     policy: Annotated[
         list[str] | None, typer.Option(help="fixed:K, threshold:C, oracle or none (repeatable); by default all drafted.")
     ] = None,
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    drafter: Drafters = None,
     drafting: Annotated[
         Literal["sampled", "greedy"] | None,
         typer.Option(help="Only drafts chosen so; by default all that were recorded, and what greedy ones are worth."),

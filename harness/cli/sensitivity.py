@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.console import checked, joined, listed, plain_console, print_json, print_table, user_errors, watching
-from harness.options import AsJson, Out, RunName
-from simulator.errors import InputError
+from harness.console import plain_console, print_json, print_table, user_errors, watching
+from harness.options import (
+    AsJson,
+    Drafters,
+    DraftsChosen,
+    Hardware,
+    Out,
+    Policies,
+    RunName,
+    checked,
+    joined,
+    listed,
+    profile_of,
+)
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.sensitivities import BreakEven
@@ -18,19 +29,13 @@ if TYPE_CHECKING:  # these take seconds
 
 def sensitivity(
     name: RunName = "latest",
-    hardware: Annotated[str | None, typer.Option(help="A profile: device/model, or the file of one's own.")] = None,
+    hardware: Hardware = None,
     concurrency: Annotated[
         list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
     ] = None,
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
-    ] = None,
-    drafting: Annotated[
-        Literal["sampled", "greedy"] | None,
-        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
-    ] = None,
+    drafter: Drafters = None,
+    policy: Policies = None,
+    drafting: DraftsChosen = None,
     objective: Annotated[
         Literal["throughput", "tps"], typer.Option(help="What the best configuration has most of.")
     ] = "throughput",
@@ -42,19 +47,17 @@ def sensitivity(
     """How wrong a profile, acceptances or lengths may be before another configuration would have won."""
     from harness.sweeps.run import run_sensitivity
     from results.store.database import Store
-    from simulator.hardware.catalogue import find_profile
     from simulator.load import Load, Users, counts
     from simulator.plan import SweepPlan
     from simulator.policies import policies_of
 
     with user_errors("harness"):
-        if hardware is None:
-            raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+        profile = profile_of(hardware)
         store = Store(out / "specyard.duckdb")
         loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():
             plan = SweepPlan(
-                profile=find_profile(hardware), loads=loads, policies=policies_of(listed(policy)), drafters=listed(drafter),
+                profile=profile, loads=loads, policies=policies_of(listed(policy)), drafters=listed(drafter),
                 seconds=seconds, seed=seed,
             )  # fmt: skip
         with watching() as watcher:

@@ -10,25 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.console import (
-    check_resumed,
-    check_void,
-    check_void_of_loads,
-    checked,
-    joined,
-    listed,
-    mix_of,
-    plain_console,
-    print_json,
-    print_table,
-    say,
-    user_errors,
-    watching,
-)  # fmt: skip
-from harness.options import AsJson, Out, RunName
-from simulator.errors import InputError
+from harness import options
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from simulator.numbers import counted
-from simulator.sla import USAGE, Sla, promises, share_of
+from simulator.sla import USAGE, promises
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -44,51 +29,38 @@ if TYPE_CHECKING:  # these take seconds
 
 def simulate(
     context: typer.Context,
-    name: RunName = "latest",
-    hardware: Annotated[
-        str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
-    ] = None,
+    name: options.RunName = "latest",
+    hardware: options.Hardware = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
-    think_s: Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")] = 0.0,
-    rate: Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")] = None,
-    cv: Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")] = 1.0,
-    arrivals: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."
-        ),
-    ] = None,
-    speed: Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")] = 1.0,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
-    ] = None,
+    think_s: options.ThinkSeconds = 0.0,
+    rate: options.Rates = None,
+    cv: options.Cv = 1.0,
+    arrivals: options.Arrivals = None,
+    speed: options.Speed = 1.0,
+    policy: options.Policies = None,
     against: Annotated[
         str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
     ] = None,
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")] = None,
+    drafter: options.Drafters = None,
     confidences: Annotated[
         Literal["raw", "calibrated"] | None,
         typer.Option(help="By default calibrated, where the run has temperatures; estimated where a drafter gives none."),
     ] = None,
-    drafting: Annotated[
-        Literal["sampled", "greedy"] | None,
-        typer.Option(help="How drafts are chosen; by default sampled, or greedy where vLLM's policy is asked for."),
-    ] = None,
-    mix: Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")] = None,
-    prompt_tokens: Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")] = None,
-    output_tokens: Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")] = None,
+    drafting: options.DraftsChosen = None,
+    mix: options.Mix = None,
+    prompt_tokens: options.PromptTokens = None,
+    output_tokens: options.OutputTokens = None,
     request_cap: Annotated[int, typer.Option(help="Requests running at once on a replica.")] = 256,
-    step_tokens: Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")] = 8192,
-    kv_capacity_tokens: Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")] = None,
+    step_tokens: options.StepTokens = 8192,
+    kv_capacity_tokens: options.KvCapacityTokens = None,
     replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router.")] = 1,
     router: Annotated[Literal["round_robin", "least_loaded"], typer.Option(help="How requests find one.")] = "least_loaded",
     seconds: Annotated[float, typer.Option(help="Seconds of simulated time, for each point.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
-    share: Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")] = "95%",
+    share: options.Share = "95%",
     engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
     decision_draws: Annotated[
         int, typer.Option(help="Draws of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
@@ -101,26 +73,25 @@ def simulate(
     users: Annotated[int | None, typer.Option(help="Adds the GPUs that so many users need within the --sla.")] = None,
     rows: Annotated[Path | None, typer.Option(help="Folder for every request's row, one Parquet file a point.")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
+    ray_address: options.RayAddress = None,
     resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep.")] = None,
-    out: Out = Path("runs"),
-    as_json: AsJson = False,
+    out: options.Out = Path("runs"),
+    as_json: options.AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
 
     with user_errors("harness"):
         if resume is not None:
-            check_resumed(context)
-        check_void_of_loads(context, {"share": "sla", "router": "replicas"})
+            options.check_resumed(context)
+        options.check_void_of_loads(context, {"share": "sla", "router": "replicas"})
         if decision_draws == 0:
-            check_void(context, {}, apart={"engine": "decision_draws"})
+            options.check_void(context, {}, apart={"engine": "decision_draws"})
         from harness.cluster import Cluster
 
         Cluster(ray_address, actors).check()
         from harness.sweeps.run import resume_sweep, run_sweep
         from results.store.database import Store
         from simulator.hardware.catalogue import find_profile
-        from simulator.load import loads
         from simulator.plan import SweepPlan
         from simulator.policies import PolicySpec, policies_of
         from simulator.serving.engines import engine_of
@@ -130,26 +101,21 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                if hardware is None:
-                    raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
-                profile = find_profile(hardware)
+                profile = options.profile_of(hardware)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
-                weights = mix_of(store, run_id, mix)
-                asked = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, watcher.say)
-                if not asked:
-                    raise InputError("name a load: --concurrency, --rate or --arrivals")
+                weights = options.mix_of(store, run_id, mix)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
                 against_policy = None if against is None else PolicySpec.parse(against)
-                with checked():
+                with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
-                        policies=policies_of(listed(policy)), against=against_policy, drafters=listed(drafter),
-                        confidences=confidences,
-                        weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+                        policies=policies_of(options.listed(policy)), against=against_policy, drafters=options.listed(drafter),
+                        confidences=confidences, weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
-                        slas=[Sla.asked(text, share_of(share)) for text in listed(sla) or []],
+                        slas=options.slas_of(sla, share),
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(

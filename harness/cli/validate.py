@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.console import joined, listed, plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, Out, RunName
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson, Out, RunName, joined, listed
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds

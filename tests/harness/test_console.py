@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from harness.console import Display, bar_columns, fitting, joined, listed, print_table, say, say_listed, say_markdown, shares
+from harness.console import Display, bar_columns, fitting, print_table, say, say_listed, say_markdown
+from harness.options import joined, listed, shares
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
