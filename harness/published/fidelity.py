@@ -250,7 +250,7 @@ def _served(result: Reproduction) -> list[str]:
         "Points above 50 requests per GPU; below, DSpark's lines went into the fit. Figure 7's labelled points:",
         "",
     ]
-    lines += [f"* {model.model}, {labelled_point_text(point)}" for model in result.models for point in model.anchors]
+    lines += [f"* {model.model}, {labelled_point_text(point)}" for model in result.models for point in model.labelled_points]
     lines += ["", "What to know:", "", *(f"* {caveat}" for caveat in result.caveats), ""]
     for model in result.models:
         head = ["| | x | role | published | predicted | error |", "|---|---|---|---|---|---|"]

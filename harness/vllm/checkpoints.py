@@ -38,15 +38,15 @@ def speculative(
     Raises:
         InputError: vLLM has no such method.
     """
-    tokens = {"num_speculative_tokens": int(drafter["gamma"])}
-    served = VLLM.kinds.get(drafter["kind"])
+    names, served = VLLM.fields, VLLM.kinds.get(drafter["kind"])
+    tokens = {names.tokens: int(drafter["gamma"])}
     if served is not None and drafter["kind"] in WEIGHTLESS:
-        return {"method": served.method, **tokens, **served.options}
+        return {names.method: served.method, **tokens, **served.options}
     source = str(drafter["checkpoint"])
     made = folder / f"{drafter['kind']}-{folder_hash(find_folder(source))[:8]}"
     method = convert(source, target, made)
-    drafts = {"draft_sample_method": VLLM.drafting_option[drafting]} if temperature > 0 else {}
-    return {"method": method, "model": str(made), **tokens, **drafts}
+    drafts = {names.drafting: VLLM.drafting_option[drafting]} if temperature > 0 else {}
+    return {names.method: method, names.checkpoint: str(made), **tokens, **drafts}
 
 
 def convert(source: str, target: str, folder: Path) -> str:
@@ -58,9 +58,9 @@ def convert(source: str, target: str, folder: Path) -> str:
     raw, tensors = read_config(found), read_tensors(found, source)
     architecture = (raw.get("architectures") or ["?"])[0]
     if architecture == "Qwen3DSparkModel":
-        method, config = "dspark", _dspark(raw, tensors, source)
+        method, config = VLLM.kinds["dspark"].method, _dspark(raw, tensors, source)
     elif architecture == "Qwen3Eagle3Model":
-        method, config = "eagle3", _eagle3(raw)
+        method, config = VLLM.kinds["eagle3"].method, _eagle3(raw)
     elif architecture == "Qwen3MTPModel":
         raise InputError(
             f"checkpoint {source}: vLLM reads MTP modules from a target's own checkpoint only, none of dense Qwen3"

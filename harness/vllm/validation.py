@@ -146,7 +146,7 @@ def choose_methods(
         try:
             found = speculative(drafter, target, folder, temperature, drafting)
             if VLLM.kinds[drafter["kind"]].gpu_only and on_cpu():
-                raise InputError(f"{name}: vLLM runs {found['method']} on GPUs only")
+                raise InputError(f"{name}: vLLM runs {found[VLLM.fields.method]} on GPUs only")
             methods.append(Method(Recording(name, int(drafter["gamma"]), drafting=drafting, kind=drafter["kind"]), found))
         except InputError as error:
             if plan.drafters is not None:
@@ -271,7 +271,7 @@ def _trace(
 ) -> Trace:
     """What a method is simulated from: the run's own record; n-gram's is made anew, as vLLM looks at other places."""
     raw = recordings.trace(walked(method.recording, recordings.keys))
-    if method.speculative is not None and method.speculative["method"] == "ngram":
+    if method.recording.kind == "ngram":
         by_id = {a.prompt.prompt_id: a for tasks in asked.values() for some in tasks.values() for a in some}
         return replace(lookup_trace(store, run_id, raw.responses, by_id, target, method.gamma), drafter=method.drafter)
     return raw

@@ -81,7 +81,7 @@ def test_the_published_figures_agree_with_each_other_and_with_the_text(model: st
     requests, throughput = line(paper_tables(), "fig8_throughput", model, "DSpark")
     inside = (frontier / tps > SPLIT) & (frontier / tps < requests[-1])
     np.testing.assert_allclose(np.interp(frontier / tps, requests, throughput)[inside], frontier[inside], rtol=0.03)
-    gains = {a.level: a.gain for a in of(model).anchors if a.held == "tps_per_user"}
+    gains = {a.level: a.gain for a in of(model).labelled_points if a.held == "tps_per_user"}
     said = {80: 0.51, 120: 6.61} if model == "V4-Flash" else {35: 0.52, 50: 4.06}
     assert gains == pytest.approx(said, abs=0.01)
 
@@ -191,7 +191,7 @@ def test_numbers_in_the_caveats_are_those_of_the_result() -> None:
     pro = errors("V4-Pro")
     assert pro["fig8_throughput"].mae == pytest.approx(0.006, abs=0.001)
     assert pro["fig8_throughput"].fitted_mae == pytest.approx(0.035, abs=0.001)
-    by_load = {round(a.concurrent_requests): a for a in of("V4-Pro").anchors}
+    by_load = {round(a.concurrent_requests): a for a in of("V4-Pro").labelled_points}
     assert by_load[9].predicted / by_load[9].dspark == pytest.approx(1.24, abs=0.015)
     for requests, below in ((162, 0.11), (84, 0.61)):
         own = by_load[requests].mtp_by_figure8

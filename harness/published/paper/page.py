@@ -123,7 +123,7 @@ class ModelResult:
     """What was fitted."""
     points: tuple[PaperPoint, ...]
     summaries: tuple[PaperSummary, ...]
-    anchors: tuple[LabelledPoint, ...]
+    labelled_points: tuple[LabelledPoint, ...]
     curve: PredictedCurve
     mtp: tuple[MtpPoint, ...]
 

@@ -435,7 +435,7 @@ def report_lines(result: Reproduction) -> list[str]:
                 f"{amount(s.dataset, s.bias, signed=True):13} largest {amount(s.dataset, s.worst):12} mean field "
                 f"{amount(s.dataset, s.mean_field_mae)}{aim}{low}{floor}"
             )
-        lines += [f"  {labelled_point_text(a)}" for a in m.anchors]
+        lines += [f"  {labelled_point_text(a)}" for a in m.labelled_points]
     if result.alternatives:
         lines += ["", "other ways to fit, by the mean field: throughput, budget (bias), frontier | low load"]
         lines += [
