@@ -69,11 +69,11 @@ class Cluster:
         elif needed > MACHINE_BYTES:
             would = f"would take {needed / 1e9:,.0f} GB of memory, and this machine has {MACHINE_BYTES / 1e9:,.0f} GB"
             raise InputError(f"--actors {self.actors:,}: {would}")
-        elif self.gpus_per_actor and not _may_have_gpu():
+        elif self.gpus_per_actor and not may_have_gpu():
             raise InputError(f"--gpus-per-actor {self.gpus_per_actor:g}: this machine has no GPU; leave it out")
 
 
-def _may_have_gpu() -> bool:
+def may_have_gpu() -> bool:
     """Whether this machine may have a GPU, told without a library or a cluster: on Linux one is a file of some driver."""
     devices = Path("/dev")
     drivers = ("nvidia[0-9]*", "kfd", "dri", "dxg", "nvhost-gpu", "accel*", "davinci*")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
     from simulator.hardware.profile import Profile
     from simulator.load import Load
+    from simulator.policies import PolicySpec
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the database, the reports and everything else a run writes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout; progress goes to stderr.")]
@@ -123,7 +124,7 @@ def slas_of(texts: list[str] | None, share: str) -> list[Sla]:
 
 def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
-    for name, spelling in _given(context).items():
+    for name, spelling in given_options(context).items():
         if name not in ("resume", *stops.BESIDE_RESUME):
             raise InputError(
                 f"{spelling}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
@@ -136,6 +137,22 @@ OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
 """What parameters say something about which loads."""
 
 
+def check_void_of_policies(context: typer.Context, policies: Sequence[PolicySpec] | None) -> None:
+    """Raise InputError where an option is given that none of the policies asked for looks at."""
+    from simulator.policies import NO_DRAFTER
+
+    drafts = [policy != NO_DRAFTER for policy in policies or ()]
+    reads = {
+        "drafter": drafts,
+        "drafting": drafts,
+        "confidences": [policy.reads_confidences and not policy.wants_raw_confidences for policy in policies or ()],
+        "believed_hardware": [policy.needs_cost for policy in policies or ()],
+    }
+    for name, option in given_options(context).items():
+        if policies and not any(reads.get(name, [True])):
+            raise InputError(f"{option}: is of no use with --policy {','.join(map(str, policies))}; leave it out")
+
+
 def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[str, str] | None = None) -> None:
     """Raise InputError where an option is given that would change nothing.
 
@@ -143,7 +160,7 @@ def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[
         needs: parameters that say something about another one, by which: {"cv": "rate"}.
         apart: parameters that another one stands in for: {"pair": "architecture"}.
     """
-    given = _given(context)
+    given = given_options(context)
     spellings = {str(p.name): p.opts[0] for p in context.command.params}
     for name, other in needs.items():
         if name in given and other not in given:
@@ -155,14 +172,14 @@ def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[
 
 def check_void_of_loads(context: typer.Context, needs: Mapping[str, str]) -> None:
     """`check_void` for a command that takes loads of all kinds, which do not all read the same options."""
-    given = _given(context)
+    given = given_options(context)
     only_logs = "arrivals" in given and not {"concurrency", "rate"} & given.keys()
     check_void(context, {**OF_LOADS, **needs}, dict.fromkeys(LENGTHS if only_logs else (), "arrivals"))
     if only_logs and "seconds" in given:  # often beside other loads too, so it may stay
         stops.say("note: --seconds says nothing of --arrivals, which are simulated until all are served")
 
 
-def _given(context: typer.Context) -> dict[str, str]:
+def given_options(context: typer.Context) -> dict[str, str]:
     """The parameters that stand on the command line, by name, as users call them."""
     found = {}
     for parameter in context.command.params:

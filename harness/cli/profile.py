@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, Drafters, Out, check_void, listed
+from harness.options import AsJson, Drafters, Out, check_void, given_options, listed
 from simulator.drafter_kinds import LEARNED
+from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -48,11 +49,8 @@ def profile(
     from harness.recording.pair import check_hub, choose_drafters, load_pair
 
     with user_errors("harness"):
-        check_void(
-            context,
-            {"dtype": "architecture"},
-            apart={"pair": "architecture", **({"graphs": "device"} if device == "cpu" else {})},
-        )
+        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture"})
+        _check_graphs(context, device, pair if architecture is None else None)
         effort = Effort(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,
@@ -73,6 +71,16 @@ def profile(
                     architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype, out=out
                 )
         print_profile(made, quality, profile_file(out, made.name), as_json=as_json)
+
+
+def _check_graphs(context: typer.Context, device: str | None, pair: str | None) -> None:
+    """Raise InputError where graphs are asked for, or not to be captured, on a CPU, which has none."""
+    from harness.cluster import may_have_gpu
+    from harness.recording.pair import load_pair
+
+    on = device or (load_pair(pair).device if pair else "auto")
+    if "graphs" in given_options(context) and (on == "cpu" or (on == "auto" and not may_have_gpu())):
+        raise InputError("--graphs: is of no use on a CPU; leave it out")
 
 
 def print_profile(profile: Profile, quality: ProfileQuality, file: Path, *, as_json: bool) -> None:

@@ -84,6 +84,10 @@ def record(
             check_resumed(context)
         greedy = {"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {}
         check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses", **greedy})
+        if dry_run and engine == "vllm":
+            raise InputError(
+                "--engine: is of no use beside --dry-run, which times this project's own loop; leave one of them out"
+            )
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster
@@ -127,7 +131,7 @@ def _recorded(
 
     read_inputs(plan)  # before what takes seconds to import
     if cluster.address is None:  # other machines have caches and networks of their own
-        check_hub(load_pair(plan.pair), plan.drafters)
+        check_hub(load_pair(plan.pair), plan.drafters, watcher.say)
     from harness.recording.run import estimate, start_run
 
     if dry_run:
@@ -168,6 +172,9 @@ def _generation(
     if all(option is None for option in (temperature, top_p, top_k, max_new_tokens)):
         return None
     own = read_suite_file(find_suite(suite) / "suite.yaml").generation
+    if own.temperature == 0 and temperature is None and (top_p is not None or top_k is not None):
+        option = "--top-k" if top_p is None else "--top-p"
+        raise InputError(f"{option}: is of no use at the suite's temperature of 0; leave it out, or give a --temperature")
     return Generation(
         temperature=own.temperature if temperature is None else temperature,
         top_p=own.top_p if top_p is None else top_p,

@@ -17,6 +17,7 @@ from harness.options import (
     Out,
     Policies,
     RunName,
+    check_void_of_policies,
     checked,
     joined,
     listed,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 def sensitivity(
+    context: typer.Context,
     name: RunName = "latest",
     hardware: Hardware = None,
     concurrency: Annotated[
@@ -52,12 +54,14 @@ def sensitivity(
     from simulator.policies import policies_of
 
     with user_errors("harness"):
+        policies = policies_of(listed(policy))
+        check_void_of_policies(context, policies)
         profile = profile_of(hardware)
         store = Store(out / "specyard.duckdb")
         loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():
             plan = SweepPlan(
-                profile=profile, loads=loads, policies=policies_of(listed(policy)), drafters=listed(drafter),
+                profile=profile, loads=loads, policies=policies, drafters=listed(drafter),
                 seconds=seconds, seed=seed,
             )  # fmt: skip
         with watching() as watcher:

@@ -79,6 +79,7 @@ def simulate(
     as_json: options.AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
+    from simulator.policies import PolicySpec, policies_of
 
     with user_errors("harness"):
         if resume is not None:
@@ -86,6 +87,9 @@ def simulate(
         options.check_void_of_loads(context, {"share": "sla", "router": "replicas"})
         if decision_draws == 0:
             options.check_void(context, {}, apart={"engine": "decision_draws"})
+        policies = policies_of(options.listed(policy))
+        if against is None:
+            options.check_void_of_policies(context, policies)
         from harness.cluster import Cluster
 
         Cluster(ray_address, actors).check()
@@ -93,7 +97,6 @@ def simulate(
         from results.store.database import Store
         from simulator.hardware.catalogue import find_profile
         from simulator.plan import SweepPlan
-        from simulator.policies import PolicySpec, policies_of
         from simulator.serving.engines import engine_of
 
         store = Store(out / "specyard.duckdb")
@@ -110,7 +113,7 @@ def simulate(
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
-                        policies=policies_of(options.listed(policy)), against=against_policy, drafters=options.listed(drafter),
+                        policies=policies, against=against_policy, drafters=options.listed(drafter),
                         confidences=confidences, weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, Out, RunName, joined, listed
+from harness.options import AsJson, Out, RunName, check_void_of_policies, joined, listed
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # these take seconds
 
 
 def validate(
+    context: typer.Context,
     name: RunName = "latest",
     engine: Annotated[
         Literal["specyard", "vllm"], typer.Option(help="Who serves: this project's own loop, or vLLM where it is installed.")
@@ -53,8 +54,9 @@ def validate(
     from simulator.policies import policies_of
 
     with user_errors("harness"):
-        store = Store(out / "specyard.duckdb")
         policies = policies_of(listed(policy))
+        check_void_of_policies(context, policies)
+        store = Store(out / "specyard.duckdb")
         plan = ValidationPlan(
             concurrency=tuple(counts("--concurrency", joined(concurrency) or "1..32")),
             drafters=None if drafter is None else tuple(listed(drafter) or ()),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import msgspec
 
-from simulator.errors import InputError
+from harness import stops
+from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
 
@@ -56,37 +55,32 @@ def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
     return {d: s for d, s in available.items() if wanted is None or d in wanted or d == "none"}
 
 
-def check_hub(pair: Pair, wanted: list[str] | None = None) -> None:
+def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], None] = stops.say) -> None:
     """Raise InputError within seconds where something is to come from the hub and nothing answers there.
 
-    Its client would try again and again. What is in the cache needs no network; behind a proxy only the client can tell.
+    What downloads would try again and again. What is in the cache needs no network.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if constants.HF_HUB_OFFLINE or getproxies().keys() & {"https", "all"}:
-        return
     for source in (pair.target, *choose_drafters(pair, wanted).values()):
-        if source in ("none", "ngram") or Path(source).exists():
+        if source in ("none", "ngram") or Path(source).exists() or constants.HF_HUB_OFFLINE:
             continue
         try:
-            cached = isinstance(try_to_load_from_cache(source, "config.json"), str)
-        except HFValidationError:  # no name that the hub could have: told where it is loaded
+            if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+                say(f"looking for {source} on the hub")
+                HfApi().model_info(source, timeout=_ANSWER_S)
+        except (HfHubHTTPError, HFValidationError):  # it answers, or can have no such name: told where it is loaded
             continue
-        hub = urlsplit(constants.ENDPOINT)
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        try:
-            if not cached:
-                socket.create_connection((hub.hostname, port), timeout=_ANSWER_S).close()
-        except OSError as error:
+        except Exception as error:  # of whatever library its client asks with
+            why = first_paragraph(error)
             raise InputError(
-                f"{source}: no such folder, not in the hub's cache, and {constants.ENDPOINT} does not answer "
-                f"({error.strerror or error})"
+                f"{source}: no such folder, not in the hub's cache, and {constants.ENDPOINT} does not answer ({why})"
             ) from None
 
 
 _ANSWER_S = 5.0
-"""Seconds that the hub has to take a connection."""
+"""Seconds that the hub has to take a connection, and to answer on it."""
 
 
 def _resolve(source: str, folder: Path) -> str:

@@ -68,8 +68,10 @@ class ValidationPlan:
     def __post_init__(self) -> None:
         if not self.concurrency or min(self.concurrency) < 1:
             raise InputError("--concurrency: at least one number of users, 1 or more, is needed")
-        if self.drafters == (NO_DRAFTER.name,) and self.policies is not None:
-            raise InputError("--policy: is of no use beside --drafter none; leave one of them out")
+        if self.drafters == (NO_DRAFTER.name,):
+            for option, value in {"--policy": self.policies, "--drafting": self.drafting}.items():
+                if value is not None:
+                    raise InputError(f"{option}: is of no use beside --drafter none; leave one of them out")
         if not 0 < self.time_limit_s < float("inf") or self.max_new_tokens < 2 or self.replicates < 4 or self.seed < 0:
             raise InputError("--time-limit above 0, --max-new-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
 

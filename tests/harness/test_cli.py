@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -78,11 +80,17 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("validate gone", "run gone"),
         ("validate latest", "pair"),
         ("validate --drafter none --policy fixed:1", "--policy: is of no use beside --drafter none"),
+        ("validate --drafter none --drafting greedy", "--drafting: is of no use beside --drafter none"),
+        ("validate --drafter mtp --policy none", "--drafter: is of no use with --policy none"),
         ("validate latest --time-limit 0", "--time-limit"),
         ("simulate gone --hardware h100/qwen3-4b --concurrency 4", "run gone"),
         ("simulate --hardware h100/nothing --concurrency 4", "h100/nothing"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --policy fixed:99", "fixed:99"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --drafter medusa", "medusa"),
+        ("simulate --policy none --drafter mtp", "--drafter: is of no use with --policy none"),
+        ("simulate --policy fixed:1,none --confidences raw", "--confidences: is of no use with --policy fixed:1,none"),
+        ("simulate --policy vllm_adaptive --confidences raw", "--confidences: is of no use with --policy vllm_adaptive"),
+        ("simulate --policy threshold:0.5 --believed-hardware x", "--believed-hardware: is of no use with --policy thr"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --cv 1", "--cv: is of no use without --rate"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --think-s 1", "--think-s: is of no use without --concurrency"),
         ("simulate --hardware h100/qwen3-4b --rate 2 --speed 2", "--speed: is of no use without --arrivals"),
@@ -113,10 +121,12 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("profile --pair tiny --architecture qwen3-4b", "--pair: is of no use beside --architecture"),
         ("run math_code_chat --temperature 0 --top-p 0.9", "--top-p: is of no use beside --temperature"),
         ("run math_code_chat --actors 99999999999", "--actors 99,999,999,999: would take"),
-        ("profile --device cpu --no-graphs", "--graphs: is of no use beside --device"),
+        ("profile --device cpu --no-graphs", "--graphs: is of no use on a CPU"),
+        ("run math_code_chat --dry-run --engine vllm", "--engine: is of no use beside --dry-run"),
         ("profile --dtype float32", "--dtype: is of no use without --architecture"),
         ("simulate --resume gone", "sweep gone"),
         ("sensitivity --hardware h100/qwen3-4b --drafter medusa", "medusa"),
+        ("sensitivity --policy none --drafting greedy", "--drafting: is of no use with --policy none"),
         ("sensitivity --hardware h100/qwen3-4b --seconds nan", "--seconds nan"),
         ("sensitivity --hardware h100/qwen3-4b --policy fixed:99", "fixed:99"),
         ("replay --drafter medusa", "medusa"),
@@ -208,7 +218,7 @@ def test_what_is_no_option_or_command_is_one_sentence(line: str, named: str, tmp
 
 
 def test_a_gpu_that_is_not_there_is_missed_before_a_cluster_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cluster._may_have_gpu", lambda: False)
+    monkeypatch.setattr("harness.cluster.may_have_gpu", lambda: False)
     with pytest.raises(InputError, match=r"--gpus-per-actor 0.5: this machine has no GPU"):
         Cluster(gpus_per_actor=0.5).check()
     Cluster(gpus_per_actor=0).check()
@@ -218,15 +228,19 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
     """Its client alone would try again for half a minute and more, after everything is imported and a cluster started."""
     (tmp_path / "pair.yaml").write_text("target: nobody/nothing\ndrafters: {mine: ngram}\n")
     proxies = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"), "")
-    environment = {**os.environ, **proxies, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    for command in (["run", "math_code_chat"], ["profile"]):
-        began = time.monotonic()
-        options = ["--pair", str(tmp_path / "pair.yaml"), "--out", str(tmp_path / "runs")]
-        done = harness(*command, *options, env=environment)
-        assert done.returncode == 2
-        assert "nobody/nothing: no such folder, not in the hub's cache, and http://127.0.0.1:9 does not" in done.stderr
-        assert time.monotonic() - began < 20  # others use this machine
-        assert not (tmp_path / "runs").exists()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        hubs = [f"http://127.0.0.1:{port}" for port in (9, mute.getsockname()[1])]
+        for hub, command in itertools.product(hubs, (["run", "math_code_chat"], ["profile"])):
+            environment = {**os.environ, **proxies, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
+            began = time.monotonic()
+            options = ["--pair", str(tmp_path / "pair.yaml"), "--out", str(tmp_path / "runs")]
+            done = harness(*command, *options, env=environment)
+            assert done.returncode == 2
+            first, *_, last = done.stderr.splitlines()
+            assert first == "looking for nobody/nothing on the hub"
+            assert f"nobody/nothing: no such folder, not in the hub's cache, and {hub} does not answer" in last
+            assert time.monotonic() - began < 20  # others use this machine
+            assert not (tmp_path / "runs").exists()
 
 
 def test_a_terminal_without_the_characters(tmp_path: Path) -> None:
