@@ -20,9 +20,7 @@ import numpy as np
 import torch
 
 from drafters.checkpoints import find_folder, folder_hash, load_drafter
-from drafters.clock import seconds_now
 from drafters.configs import known_architectures
-from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
@@ -33,7 +31,7 @@ from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint
 from harness.hardware.effort import Effort
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
-from harness.hardware.timing import LivePass, Timed, time_points
+from harness.hardware.timing import LivePass, Timed, live_pass, time_points
 from harness.parts import Keep, Parts, keep_nothing
 from harness.recording.pair import choose_drafters, load_pair
 from results.store.provenance import git_revision, package_versions
@@ -43,7 +41,6 @@ from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile, dump_profile
 from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
-from simulator.records import Round, Sampling
 
 _SHORT = 16
 """Context that stands for none: a drafter needs some."""
@@ -51,8 +48,6 @@ _CHUNKS, _CHUNKS_BETWEEN = (1, 8, 64, 256, 1024, 4096), (2, 4, 16, 32, 128, 512,
 """Prompt tokens timed in one pass; on a GPU, which passes over them in no time, those between as well."""
 _PROMPTS, _LONG_PROMPTS = (64, 256), (1024, 4096)
 """Prompt tokens that drafters take in at once; the long ones on a GPU."""
-_LIVE_TOKENS, _LIVE_PROMPT = 20, 48
-"""Tokens of the response and of the prompt in the live check."""
 _AGAINST_ENGINES = Errors(0.4, 0.4, 0.4)
 """Captured passes of transformers' layers stand for a serving engine's, which fuses kernels: vLLM's steps of Qwen3-8B on an
 H100 begin at 6.8 ms where these begin at 10, which is a standard error of ln(10 / 6.8)."""
@@ -273,22 +268,6 @@ def grid(target: Target, variants: Mapping[str, Mapping[int, Drafter]], effort: 
     points += [BenchPoint("prefill", 1, n, c) for n in chunks if n <= longest for c in (0, longest)]
     points += [BenchPoint("loop", r, deepest + 1, 0) for r in fewer]
     return points + [BenchPoint("rule", r, deepest + 1, 0) for r in fewer]
-
-
-def live_pass(target: Target, drafter: Drafter, seed: int) -> LivePass:
-    """Decode a short response to a random prompt; the time of prefill alone is taken off."""
-    random = np.random.Generator(np.random.Philox(seed))
-    prompt = tuple(random.integers(0, target.vocab_size, min(_LIVE_PROMPT, target.max_positions // 4)).tolist())
-
-    def decoded(tokens: int) -> tuple[list[Round], float]:
-        request = DecodeRequest(prompt, min(tokens, target.max_positions // 2), (seed,))
-        started = seconds_now(target.device)
-        [(_, done)] = decode(target, drafter, [request], Sampling(), max_batch=1)
-        return done.rounds, seconds_now(target.device) - started
-
-    _, prefill_s = decoded(1)
-    rounds, seconds = decoded(_LIVE_TOKENS)
-    return LivePass(len(prompt), rounds, seconds - prefill_s)
 
 
 def live_seconds(profile: Profile, name: str, drafter: Drafter, live: LivePass) -> float:

@@ -1,4 +1,4 @@
-"""Timing every point of a grid: in sweeps over all of them, each of which can be kept.
+"""Timing every point of a grid, and what is decoded meanwhile: in sweeps over all of them, each of which can be kept.
 
 Each sweep has another order, so that a machine that gets slower in the meantime is slower for all points; what counts is the
 median. That is also why a grid may be timed in several sittings: a sweep is whole or it is not kept.
@@ -17,9 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from drafters.clock import seconds_now
+from drafters.decoding import DecodeRequest, decode
+from drafters.kinds.contract import Drafter
+from drafters.target import Target
 from harness.hardware.bench import Bench, BenchPoint
 from harness.parts import Keep, keep_nothing
-from simulator.records import Round
+from simulator.records import Round, Sampling
 
 _REPETITION_S = 5e-3
 """A point is repeated for at least this long in each sweep, unless that would break the time limit."""
@@ -29,6 +33,8 @@ _ALWAYS_TOKENS = 16
 _FIRST_SHARE, _FIRST_SHARE_CAPTURING = 0.25, 0.5
 """Share of the time limit for the first look at every point; what would start later is left out. Where the first look
 captures graphs, the sweeps after it are faster."""
+_LIVE_TOKENS, _LIVE_PROMPT = 20, 48
+"""Tokens of the response and of the prompt in the live check."""
 
 
 class LivePass(NamedTuple):
@@ -38,6 +44,22 @@ class LivePass(NamedTuple):
     rounds: list[Round]
     seconds: float
     """Seconds of all rounds, everything but prefill included."""
+
+
+def live_pass(target: Target, drafter: Drafter, seed: int) -> LivePass:
+    """Decode a short response to a random prompt; the time of prefill alone is taken off."""
+    random = np.random.Generator(np.random.Philox(seed))
+    prompt = tuple(random.integers(0, target.vocab_size, min(_LIVE_PROMPT, target.max_positions // 4)).tolist())
+
+    def decoded(tokens: int) -> tuple[list[Round], float]:
+        request = DecodeRequest(prompt, min(tokens, target.max_positions // 2), (seed,))
+        started = seconds_now(target.device)
+        [(_, done)] = decode(target, drafter, [request], Sampling(), max_batch=1)
+        return done.rounds, seconds_now(target.device) - started
+
+    _, prefill_s = decoded(1)
+    rounds, seconds = decoded(_LIVE_TOKENS)
+    return LivePass(len(prompt), rounds, seconds - prefill_s)
 
 
 @dataclass(frozen=True, slots=True)
