@@ -57,16 +57,27 @@ class Parts:
 
     def part(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
         """A part that is kept, or else made and kept; decoded as `kind` by msgspec."""
-        file = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
-        if file.exists():
-            return msgspec.msgpack.decode(file.read_bytes(), type=kind)
-        made = make()
+        found = self.kept(name, kind)
+        if found is None:
+            found = make()
+            self.keep(name, found)
+        return found
+
+    def kept(self, name: str, kind: type[T]) -> T | None:
+        """A part that is kept; None where it is yet to be made."""
+        file = self._file(name)
+        return msgspec.msgpack.decode(file.read_bytes(), type=kind) if file.exists() else None
+
+    def keep(self, name: str, made: object) -> None:
+        """Keep a part."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
+        partial = self._file(name).with_suffix(f".{os.getpid()}")
         partial.write_bytes(msgspec.msgpack.encode(made))
-        partial.replace(file)
+        partial.replace(self._file(name))
         self._watcher.began(self.name, None)
-        return made
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
 
     def done(self) -> None:
         """The whole is stored: parts are not needed any more."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from drafters.target import Target
 from harness.console import Watcher
+from harness.parts import Parts
 from harness.recording.pair import load_pair
 from harness.recording.suite import Generation
 from harness.validation.plan import LivePoint, ValidationPlan
@@ -82,9 +83,9 @@ class Method:
 def validate_vllm(
     store: Store, name: str, plan: ValidationPlan, watcher: Watcher, *, hardware: Profile | None = None
 ) -> str:
-    """Validate on a run's pair and prompts; returns the validation's id. Nothing is stored before all is done.
+    """Validate on a run's pair and prompts; returns the validation's id.
 
-    Raises InputError.
+    Slices of loops are kept beside the database until all of it is stored. Raises InputError.
     """
     require()
     if plan.policies is not None or hardware is not None:
@@ -108,7 +109,9 @@ def validate_vllm(
         f"{version()}: {counted(len(live), 'prompt')}; profile and traces from {len(traced)} others, as many of each task"
     )
     bench = LoopBench(pair.target, target, sampling, asked, plan)
-    loops = asyncio.run(bench.serve(methods, watcher))
+    settled = [run_id, asdict(plan), [(m.recording, m.speculative) for m in methods], version()]
+    parts = Parts(store.file.parent, "validation", settled, watcher)
+    loops = asyncio.run(bench.serve(methods, watcher, parts))
     calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
     profile = fit_profile(
         calibrations, f"vllm/{row['pair']}", "cpu" if on_cpu() else "gpu", str(row["target"]["source"]),
@@ -124,7 +127,9 @@ def validate_vllm(
         "run_id": run_id, "command": command_line(), "engine": "vllm", "live_prompts": live, "trace_prompts": traced,
         "drafting": drafting, "git_revision": git_revision(), "packages": {**package_versions(), "vllm": version()},
     }  # fmt: skip
-    return Validations(store).add([{**common, **r} for r in rows], profile_row(profile), profile_row(profile))
+    validation_id = Validations(store).add([{**common, **r} for r in rows], profile_row(profile), profile_row(profile))
+    parts.done()
+    return validation_id
 
 
 def choose_methods(
@@ -183,7 +188,7 @@ class LoopBench:
         prompts = [a for tasks in asked.values() for some in tasks.values() for a in some]
         self.longest = max(len(a.ids) for a in prompts) + plan.max_new_tokens + _ROOM
 
-    async def serve(self, methods: Sequence[Method], watcher: Watcher) -> dict[tuple[str, str], list[Loop]]:
+    async def serve(self, methods: Sequence[Method], watcher: Watcher, parts: Parts) -> dict[tuple[str, str], list[Loop]]:
         """Loops by drafter and half of the prompts, each by number of users; all engines are there all the time."""
         loop_s = self.plan.time_limit_s / len(self.loops) / len(methods)
         slices = max(round(loop_s / _SLICE_S), 1)
@@ -201,7 +206,11 @@ class LoopBench:
             others = Bystanders()
             for number in range(1, slices + 1):
                 for done, key in enumerate(random.Random(number).sample(todo, len(todo)), 1):
-                    found[key].append(await self._slice(engines[key[0]], *key[1:], number, loop_s / slices))
+                    loop = parts.kept(f"slice {number} of {key}", Loop)
+                    if loop is None:
+                        loop = await self._slice(engines[key[0]], *key[1:], number, loop_s / slices)
+                        parts.keep(f"slice {number} of {key}", loop)
+                    found[key].append(loop)
                     watcher.advance("vLLM, slices by turns", (number - 1) * len(todo) + done, slices * len(todo))
             watcher.say(f"meanwhile others took {others.share():.0%} of the processors' time")
         result = defaultdict[tuple[str, str], list[Loop]](list)

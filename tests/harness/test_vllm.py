@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,17 +24,20 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NoDrafter
 from drafters.target import Target
 from harness.cli.app import app
+from harness.console import Watcher
+from harness.parts import Parts
 from harness.recording.pair import load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import load_suite
+from harness.validation.plan import ValidationPlan
 from harness.vllm.checkpoints import convert, speculative
 from harness.vllm.engine import EngineAnswer, EngineStep, StepLog
 from harness.vllm.load import Loop, accepted_at, loop_figures
 from harness.vllm.lookup import EarliestLookup
 from harness.vllm.profile import Calibration, fit_profile, mean_step_error
-from harness.vllm.validation import calibration_users, closing_lines
+from harness.vllm.validation import _WARM_UP_S, LoopBench, Method, calibration_users, closing_lines
 from simulator.errors import InputError
-from simulator.records import Sampling
+from simulator.records import NO_RECORDING, Sampling
 from tests.documented import differences
 
 PAIR = load_pair("tiny")
@@ -160,6 +166,44 @@ def test_a_profile_is_found_again() -> None:
     assert abs(mean_step_error(profile, "none", 0, some_loop(16, plain_s))) < 0.002
     assert abs(mean_step_error(profile, "eagle3", 7, some_loop(16, drafting_s, 7))) < 0.01
     assert calibrations[0].pause_s(2) == pytest.approx(0.003 + 0.001)
+
+
+class Sliced(LoopBench):
+    """Loops without an engine, interrupted before the slice of this number."""
+
+    made, most_made = 0, 10**6
+
+    async def _slice(self, engine: Any, which: str, users: int, number: int, seconds: float) -> Loop:
+        if self.made == self.most_made:
+            raise KeyboardInterrupt
+        self.made += seconds != _WARM_UP_S
+        return Loop(users, seconds, (EngineStep(1.0, None, 1, 0, 0, 1, 0, 0, ()),), (), (0.5,))
+
+
+def test_a_validation_goes_on_with_the_slices_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("harness.vllm.validation.running", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("harness.vllm.validation.version", lambda: "no engine")
+    monkeypatch.setattr("harness.vllm.validation.Bystanders", lambda: SimpleNamespace(share=lambda: 0.0))
+    asked: Any = {"live": {"sums": [SimpleNamespace(ids=(1, 2))]}, "traced": {}}
+    plan, target = ValidationPlan(concurrency=(1, 2), time_limit_s=60.0), cast(Target, None)
+
+    def served(most_made: int) -> tuple[Sliced, Any]:
+        bench = Sliced("a target", target, Sampling(), asked, plan)
+        bench.most_made = most_made
+        watcher = Watcher(lambda _: None, lambda *_: None)
+        parts = Parts(tmp_path, "validation", "this one", watcher)
+        return bench, asyncio.run(bench.serve([Method(NO_RECORDING, None)], watcher, parts))
+
+    with pytest.raises(KeyboardInterrupt):
+        served(3)
+    bench, found = served(10**6)
+    assert {key: [loop.users for loop in loops] for key, loops in found.items()} == {
+        ("none", "live"): [1, 2], ("none", "traced"): [1, 3],
+    }  # fmt: skip
+    slices = sum(loop.slices for loops in found.values() for loop in loops)
+    assert bench.made == slices - 3
+    shutil.rmtree(tmp_path / "unfinished")
+    assert served(10**6)[1] == found
 
 
 def test_figures_of_a_loop() -> None:
