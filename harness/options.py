@@ -137,22 +137,6 @@ OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
 """What parameters say something about which loads."""
 
 
-def check_void_of_policies(context: typer.Context, policies: Sequence[PolicySpec] | None) -> None:
-    """Raise InputError where an option is given that none of the policies asked for looks at."""
-    from simulator.policies import NO_DRAFTER
-
-    drafts = [policy != NO_DRAFTER for policy in policies or ()]
-    reads = {
-        "drafter": drafts,
-        "drafting": drafts,
-        "confidences": [policy.reads_confidences and not policy.wants_raw_confidences for policy in policies or ()],
-        "believed_hardware": [policy.needs_cost for policy in policies or ()],
-    }
-    for name, option in given_options(context).items():
-        if policies and not any(reads.get(name, [True])):
-            raise InputError(f"{option}: is of no use with --policy {','.join(map(str, policies))}; leave it out")
-
-
 def check_void(context: typer.Context, needs: Mapping[str, str], apart: Mapping[str, str] | None = None) -> None:
     """Raise InputError where an option is given that would change nothing.
 
@@ -177,6 +161,22 @@ def check_void_of_loads(context: typer.Context, needs: Mapping[str, str]) -> Non
     check_void(context, {**OF_LOADS, **needs}, dict.fromkeys(LENGTHS if only_logs else (), "arrivals"))
     if only_logs and "seconds" in given:  # often beside other loads too, so it may stay
         stops.say("note: --seconds says nothing of --arrivals, which are simulated until all are served")
+
+
+def check_void_of_policies(context: typer.Context, policies: Sequence[PolicySpec] | None) -> None:
+    """Raise InputError where an option is given that none of the policies asked for looks at."""
+    from simulator.policies import NO_DRAFTER
+
+    drafts = [policy != NO_DRAFTER for policy in policies or ()]
+    reads = {
+        "drafter": drafts,
+        "drafting": drafts,
+        "confidences": [policy.reads_confidences and not policy.wants_raw_confidences for policy in policies or ()],
+        "believed_hardware": [policy.needs_cost for policy in policies or ()],
+    }
+    for name, option in given_options(context).items():
+        if policies and not any(reads.get(name, [True])):
+            raise InputError(f"{option}: is of no use with --policy {','.join(map(str, policies))}; leave it out")
 
 
 def given_options(context: typer.Context) -> dict[str, str]:
