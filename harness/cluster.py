@@ -127,6 +127,8 @@ class Pool:
         self._gpus_each = (1.0 if resources.get("GPU") else 0.0) if held is None else held
         self.size = self._most = _workers_to_run(cluster.actors, self._gpus_each, resources)
         """Workers that run at once, as many as what is left of the cluster holds; and what it held at first."""
+        self._homeless = False
+        """Whether nothing that is left of the cluster has room for a worker, which was said then."""
         self._idle: list[Any] = []
         self._start_s = _START_S if cluster.address is None else math.inf
         """Elsewhere a worker may wait for others to make room."""
@@ -211,10 +213,16 @@ class Pool:
                     ray.kill(call.actor)
 
     def _fit(self) -> None:
-        """Run no more workers than the nodes that are left hold: others would wait for places that do not come back."""
+        """Run no more workers than the nodes that are left hold: others would wait for places that do not come back.
+
+        Where none holds any, one waits for a node that does.
+        """
         import ray
 
-        self.size = max(1, min(self._most, _workers_that_fit(self._gpus_each, ray.cluster_resources())))
+        fit = _workers_that_fit(self._gpus_each, resources := ray.cluster_resources())
+        if not fit and not self._homeless:
+            self._say(f"the cluster has {_has(resources)} left, which is not enough for a worker; it waits for another node")
+        self.size, self._homeless = max(1, min(self._most, fit)), not fit
 
     def _silent(self, pending: dict[Any, _Call]) -> list[Any]:
         """Calls whose actors had started and have not answered for too long; asks all of them for a pulse."""
@@ -467,12 +475,17 @@ def _workers_that_fit(gpus_each: float, resources: dict[str, float]) -> int:
     return min(fit, int(resources.get("GPU", 0) / gpus_each)) if gpus_each else fit
 
 
+def _has(resources: dict[str, float]) -> str:
+    """What a cluster's nodes have for workers, in words."""
+    return f"{counted(resources.get('CPU', 0), 'CPU')} and {counted(resources.get('GPU', 0), 'GPU')}"
+
+
 def _workers_to_run(wanted: int | None, gpus_each: float, resources: dict[str, float]) -> int:
     """Workers to begin with. Ray would let one more than the cluster can hold wait for ever, so that is refused here."""
     fit = _workers_that_fit(gpus_each, resources)
     if fit < (wanted or 1):
-        has = f"{counted(resources.get('CPU', 0), 'CPU')} and {counted(resources.get('GPU', 0), 'GPU')}"
-        raise InputError(f"--actors, --gpus-per-actor: the cluster has {has}, which is enough for {counted(fit, 'worker')}")
+        enough = f"which is enough for {counted(fit, 'worker')}"
+        raise InputError(f"--actors, --gpus-per-actor: the cluster has {_has(resources)}, {enough}")
     return wanted or fit
 
 

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from harness.cluster import Cluster, Pool, _prepare_to_join, joined, speaks_http2
 from simulator.errors import InputError
+from tests.harness.processes import killed_after, wait_until
 
 OWN = """
 import os, sys
@@ -250,8 +251,11 @@ import sys
 from harness.cluster import Cluster, Pool, joined
 from tests.harness.test_cluster import Slow
 said = []
+def say(text):
+    said.append(text)
+    print(text, file=sys.stderr, flush=True)
 with joined(Cluster(sys.argv[1])):
-    pool = Pool(Cluster(sys.argv[1]), Slow, (), said.append)
+    pool = Pool(Cluster(sys.argv[1]), Slow, (), say)
     had = pool.size
     found = []
     for _, (number, _) in pool.map("work", [(number, 4.0) for number in range(4)]):
@@ -261,6 +265,49 @@ with joined(Cluster(sys.argv[1])):
             sys.stdin.readline()
 print(had, pool.size, sorted(found) == list(range(4)), said)
 """
+
+
+class Nodes:
+    """A cluster of others, without a token: nodes on this machine with a CPU each, and whoever works there."""
+
+    def __init__(self) -> None:
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        self.processes: list[subprocess.Popen[str]] = []
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.address = f"127.0.0.1:{server.getsockname()[1]}"
+        folder = f"/tmp/ray-nodes-{os.getpid()}-{secrets.token_hex(3)}"
+        port = self.address.rpartition(":")[2]
+        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", cpus=1)
+
+    def start(self, *options: str, cpus: int) -> subprocess.Popen[str]:
+        """A node, once it has joined: there are so many CPUs then."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--block"]
+        to = [] if "--head" in options else [f"--address={self.address}"]
+        node = subprocess.Popen(
+            [*command, "--node-ip-address=127.0.0.1", *to, *options], text=True, env=self.environment,
+            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.processes.append(node)
+        wait_until(lambda: f"{cpus}.0 CPU" in status(self.address, RAY_AUTH_MODE="disabled").stdout)
+        return node
+
+    def worked_on(self) -> subprocess.Popen[str]:
+        """A driver of four pieces of work, the first of which is done; it goes on when it reads a line."""
+        driver = subprocess.Popen(
+            [sys.executable, "-c", NODES, self.address], env=self.environment, text=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.processes.append(driver)
+        assert driver.stderr is not None
+        with killed_after(120, driver):
+            assert driver.stderr.readline() == "kill\n"
+        return driver
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        for process in reversed(self.processes):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_workers_that_died_while_idle_are_no_deaths_of_the_next_work() -> None:
@@ -284,46 +331,52 @@ class Where:
         return os.getpid()
 
 
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """One node, the head, and what is started beside it."""
+    with closing(Nodes()) as found:
+        yield found
+
+
+def lose(node: subprocess.Popen[str]) -> None:
+    """Kill a node's raylet: what watches it tells everybody its last lines."""
+    found = subprocess.run(["pgrep", "-P", str(node.pid), "raylet"], capture_output=True, text=True, check=True)
+    os.kill(int(found.stdout), signal.SIGKILL)
+
+
 @pytest.mark.slow
-def test_where_a_node_is_lost_the_others_do_its_work_at_once(tmp_path: Path) -> None:
+def test_where_a_node_is_lost_the_others_do_its_work_at_once(nodes: Nodes) -> None:
     """Nobody waits for its places, and what Ray tells of how it died is on neither stream."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--block"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    head = subprocess.Popen(
-        [*start, "--head", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
-         "--include-dashboard=false", f"--temp-dir=/tmp/ray-nodes-{os.getpid()}"],
-        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    other = driver = None
-    try:
-        while status(address, RAY_AUTH_MODE="disabled").returncode:
-            time.sleep(0.5)
-        other = subprocess.Popen(
-            [*start, f"--address={address}", "--node-ip-address=127.0.0.1"],
-            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while "2.0 CPU" not in status(address, RAY_AUTH_MODE="disabled").stdout:
-            time.sleep(0.5)
-        driver = subprocess.Popen(
-            [sys.executable, "-c", NODES, address], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert driver.stderr is not None
-        assert driver.stderr.readline() == "kill\n"
-        found = subprocess.run(["pgrep", "-P", str(other.pid), "raylet"], capture_output=True, text=True, check=True)
-        os.kill(int(found.stdout), signal.SIGKILL)  # what watches it tells everybody its last lines
-        began = time.monotonic()
-        out, err = driver.communicate("\n", timeout=120)
-        assert out == "2 1 True ['a worker died; it is replaced and its work redone']\n", (out, err)
-        assert "aylet" not in err
-        assert time.monotonic() - began < 28
-    finally:
-        for process in (driver, other, head):
-            if process is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL) if process is not driver else process.kill()
+    other = nodes.start(cpus=2)
+    driver = nodes.worked_on()
+    lose(other)
+    began = time.monotonic()
+    out, err = driver.communicate("\n", timeout=120)
+    assert out == "2 1 True ['a worker died; it is replaced and its work redone']\n", (out, err)
+    assert "aylet" not in err
+    assert time.monotonic() - began < 28
+
+
+@pytest.mark.slow
+def test_where_the_last_node_with_a_gpu_is_lost_it_is_said_and_another_one_goes_on(nodes: Nodes) -> None:
+    """Ray would wait for one without a word."""
+    other = nodes.start("--num-gpus=1", cpus=2)
+    driver = nodes.worked_on()
+    lose(other)
+    assert driver.stdin is not None
+    assert driver.stderr is not None
+    driver.stdin.write("\n")
+    driver.stdin.flush()
+    said = "the cluster has 1 CPU and 0 GPUs left, which is not enough for a worker; it waits for another node"
+    died = "a worker died; it is replaced and its work redone"  # once, or again where it was to start on the dying node
+    with killed_after(60, driver):
+        while (line := driver.stderr.readline()) == f"{died}\n":
+            pass
+    assert line == f"{said}\n"
+    nodes.start("--num-gpus=1", cpus=2)
+    out, err = driver.communicate(timeout=120)
+    assert out.startswith("1 1 True "), (out, err)
+    assert out.count(said) == 1
 
 
 def test_what_ray_tells_on_its_farewell_is_not_on_stdout(

@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 import pytest
 
-from tests.harness.processes import query
+from tests.harness.processes import killed_after, query, wait_until
 from tests.harness.test_run import descendants
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -177,10 +177,7 @@ def test_a_search_goes_on(moment: int, traces: Path, unstopped_search: tuple[str
 def stopped_after_a_part(command: str, out: Path, how: signal.Signals) -> str:
     """Stop a command that stores only a whole once it has kept a part; returns the command that it says goes on."""
     process = start(command, "--out", str(out))
-    deadline = time.monotonic() + 400
-    while process.poll() is None and not list(out.rglob("unfinished/*/*.part")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: process.poll() is not None or list(out.rglob("unfinished/*/*.part")), 400, every_s=0.01)
     process.send_signal(how)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + how, stderr
@@ -255,8 +252,9 @@ def test_what_is_served_live_is_not_kept_before_it_is_over(how: signal.Signals, 
     (tmp_path / recorded.name).write_bytes(recorded.read_bytes())
     process = start(command)
     assert process.stderr is not None
-    while not (line := process.stderr.readline()).startswith("live for about"):
-        assert line, "it ended before"
+    with killed_after(120, process):
+        while not (line := process.stderr.readline()).startswith("live for about"):
+            assert line, "it ended before"
     process.send_signal(how)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + how, stderr
@@ -314,11 +312,8 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_frozen_raylet_is_noticed(tmp_path: Path) -> None:
     """Ray itself would wait for ever, or end the process without a word."""
     process = start(RUN, "--out", str(tmp_path))
-    deadline = time.monotonic() + 120
-    while not workers(process.pid):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: process.poll() is not None or workers(process.pid))
+    assert process.poll() is None
     raylets = [pid for pid in descendants(process.pid) if name(pid).endswith("/raylet")]
     os.kill(raylets[0], signal.SIGSTOP)
     _, stderr = process.communicate(timeout=60)
@@ -498,8 +493,7 @@ finally:
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.4])
 def test_a_stop_while_importing_is_one_line(delay_s: float, tmp_path: Path) -> None:
     process = start("harness simulate --hardware h100/qwen3-4b --concurrency 8", "--out", str(tmp_path))
-    while b"harness" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-        time.sleep(0.001)
+    wait_until(lambda: b"harness" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), every_s=0.001)
     time.sleep(0.15 + delay_s)  # the interpreter's own start is not ours
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=20)
