@@ -414,7 +414,8 @@ def _check_status(address: str) -> None:
         return
     if "token" in done.stderr.lower():
         given = "another token than this one" if shown else "a token"
-        raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {_TOKEN_OF_NODES}")
+        own = "; a Ray that another command has started for itself cannot be joined" if address == "auto" else ""
+        raise InputError(f"--ray-address {address}: the Ray cluster there wants {given}; {_TOKEN_OF_NODES}{own}")
     if address == "auto":
         raise InputError(f"--ray-address auto: {_NONE_HERE}")
     raise InputError(f"--ray-address {address}: what answers there is not the head of a Ray cluster (6379 unless told)")
