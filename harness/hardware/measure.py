@@ -183,7 +183,7 @@ def _settled(measured: Measured, effort: Effort) -> object:
         for name, d in measured.drafters.items()
         if isinstance(d, LearnedDrafter)
     }
-    gammas = {name: (d.name, d.gamma) for name, d in measured.drafters.items()}
+    gammas = {name: (d.kind, d.gamma) for name, d in measured.drafters.items()}
     target = measured.target
     machine = (platform.node(), device_name(target), str(target.device), str(target.dtype))
     return [machine, measured.name, measured.weights, gammas, parameters, asdict(effort)]
