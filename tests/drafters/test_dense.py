@@ -272,6 +272,15 @@ def test_acceptance_probabilities_match_one_block_at_a_time(
             assert not anchors.accept_prob[t, len(ids) - at - 1 :].any()
 
 
+@pytest.mark.parametrize("name", ["dspark", "eagle3"])
+def test_what_is_accepted_is_what_the_coins_say(name: str, make: Callable[[str], Drafter], target: Target) -> None:
+    """Of each text's own stream: positions before the first whose coin is not below its acceptance probability."""
+    done = texts(target, [PROMPT] * 50, NEW_TOKENS, Sampling(), 6)
+    for text, anchors in zip(done, record_of(target, make(name), done, Sampling()), strict=True):
+        coins = np.random.Generator(np.random.Philox(seed=text.seed)).random((GAMMA, 3, text.anchors))[:, 0].T
+        assert anchors.accepted.tolist() == (coins < anchors.accept_prob).cumprod(1).sum(1).tolist()
+
+
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(0.7, top_p=0.8, top_k=4)], ids=str)
 @pytest.mark.parametrize("name", ["dflash", "eagle3", "mtp"])
 def test_certainty_is_the_largest_live_probability(

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 import drafters.sampling as sampling_module
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.sampling import probabilities
+from drafters.sampling import Draws, Proposal, probabilities, verify
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.records import Drafting, Sampling
@@ -100,6 +100,30 @@ def test_accepting_too_much_is_caught(
 
     monkeypatch.setattr("drafters.decoding.verify", eager)
     assert p_value(target, make(name), Sampling()) < REJECT
+
+
+@pytest.mark.parametrize("drafting", ["sampled", "greedy"])
+def test_one_round_commits_the_targets_law(drafting: Drafting) -> None:
+    """Every draft token, at every 200th of its acceptance and 1000th of what replaces it: weighed by q, their sum is p.
+
+    An acceptance 2 % too eager moves a law by less than thousands of draws can tell.
+    """
+    p, q = torch.tensor([0.06, 0.1, 0.15, 0.2, 0.2, 0.29]), torch.tensor([0.3, 0.2, 0.2, 0.15, 0.1, 0.05])
+    tokens = torch.arange(VOCAB) if drafting == "sampled" else torch.tensor([0])
+    accepts, finals = ((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (200, 1000))
+    token, accept, final = (column.flatten() for column in torch.meshgrid(tokens.double(), accepts, finals, indexing="ij"))
+    token, count = token.long(), len(token)
+    probs = q.expand(count, 1, VOCAB) if drafting == "sampled" else None
+    verdict = verify(
+        Proposal(token.unsqueeze(1), (1,) * count, probs),
+        torch.ones(count, dtype=torch.int64),
+        p.expand(count, 2, VOCAB),
+        Draws(accept.unsqueeze(1), accept.unsqueeze(1), final),
+    )
+    committed = torch.where(verdict.accepted == 1, token, verdict.next_token)
+    weight = (q[token].double() if drafting == "sampled" else torch.ones(count).double()) / (len(accepts) * len(finals))
+    found = torch.zeros(VOCAB, dtype=torch.float64).index_add(0, committed, weight)
+    torch.testing.assert_close(found, p.double(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -129,6 +129,36 @@ def test_a_run_whose_responses_changed_does_not_resume(
         resume_run(run_id, store, CLUSTER, SILENT)
 
 
+def test_what_is_recorded_is_not_recorded_again(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of two units that ends after the first is given the second alone, and comes to what it would have come to."""
+
+    def rows(store: Store) -> list[Any]:
+        with store.reading() as connection:
+            return connection.execute("SELECT * EXCLUDE run_id FROM anchors ORDER BY ALL").fetchall()
+
+    whole, store = (Store(tmp_path / name / "specyard.duckdb") for name in ("whole", "stopped"))
+    start_run(plan(suite, GREEDY, batch=1), whole, CLUSTER, SILENT)
+    honest = OneRecorder.map
+
+    def stops(self: OneRecorder, method: str, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        yield next(honest(self, method, work))
+        raise KeyboardInterrupt
+
+    asked = []
+
+    def looks(self: OneRecorder, method: str, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        asked.extend(unit.prompts[0].prompt_id for (unit,) in work)
+        assert asked == ["t/1"]
+        return honest(self, method, work)
+
+    monkeypatch.setattr(OneRecorder, "map", stops)
+    with pytest.raises(KeyboardInterrupt):
+        start_run(plan(suite, GREEDY, batch=1), store, CLUSTER, SILENT)
+    monkeypatch.setattr(OneRecorder, "map", looks)
+    resume_run(store.find_run("latest"), store, CLUSTER, SILENT)
+    assert rows(store) == rows(whole)
+
+
 def test_only_what_really_is_too_long_is_refused(suite: str, given: Path, tmp_path: Path) -> None:
     """Given responses are there: a conversation has the length that it has, not as many times that of the longest."""
     [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]

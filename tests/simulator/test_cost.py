@@ -8,6 +8,10 @@ from numba import njit
 
 from simulator.engine import rules
 from simulator.hardware.cost import Longest, StepCost, StepLoad, step_parts, total_s
+from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.plain import cost_of
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
 
 LOADS = [StepLoad(3, 2, 1, 7, 28, 90), StepLoad(4, context_tokens=77), StepLoad(0, 2, 2, 9, 45), StepLoad(2)]
 
@@ -41,3 +45,20 @@ def test_compiled_code_runs_the_same_text(padded: bool) -> None:
     for load in LOADS:
         verified = min(load.decoding, 3) * 2
         assert compiled(cost, load, 3, verified, Longest(3, 40)) == cost.step(load, 3, verified, Longest(3, 40)).seconds
+
+
+def test_no_speculation_pays_for_no_drafter() -> None:
+    """Whatever it walks: 10 ms a pass, with a prompt of 7 tokens too; its drafter would take in that prompt in 7 ms more."""
+    draft = DraftCurve((3,), (Curve((1,), (0.005,)),), block=True, context_s_per_token=1e-3, prefill_s_per_token=1e-3)
+    profile = Profile(
+        name="test", device="none", model="none", source="user", provenance={}, kv_capacity_tokens=100,
+        verify=Curve((1,), (0.01,)), draft={"dspark": draft},
+    )  # fmt: skip
+    load = StepLoad(2, prefilling=1, finishing_prefill=1, prefill_tokens=7, context_tokens=90)
+
+    def step_s(policy: PolicySpec) -> float:
+        cost = cost_of(profile, policy, Recording("mine", 3, kind="dspark"), 4, 40)
+        return cost.step(load, 0, 0, Longest(0, 50)).seconds
+
+    assert step_s(NO_DRAFTER) == pytest.approx(0.010)
+    assert step_s(PolicySpec.fixed(3)) == pytest.approx(0.017)
