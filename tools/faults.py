@@ -1,0 +1,274 @@
+"""Planted faults: each is put into a copy of the project, and its one named test must fail there.
+
+Tests that pass say nothing of what they would notice. `python tools/faults.py` says it of the faults below, and ends with 1
+where one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LONGEST_S = 240
+"""Seconds of one test, what it compiles included."""
+
+
+class FaultError(Exception):
+    """A fault that cannot be planted, or a test that proves nothing; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One mistake that somebody could make."""
+
+    name: str
+    """In words."""
+    file: str
+    """From the project's root on."""
+    right: str
+    """What stands in the file, once."""
+    wrong: str
+    """What stands there in its place."""
+    test: str
+    """The id of the test that must fail."""
+
+    def plant(self, root: Path) -> None:
+        """Put the fault into the project at `root`. Raises FaultError where the text is not there, or not alone."""
+        text = (root / self.file).read_text(encoding="utf-8")
+        if (count := text.count(self.right)) != 1:
+            raise FaultError(f"{self.name}: {self.file} has {count} times, not once: {self.right.strip()}")
+        (root / self.file).write_text(text.replace(self.right, self.wrong), encoding="utf-8")
+
+
+FAULTS = (
+    Fault(
+        "a wrong residual",
+        "drafters/sampling.py",
+        "residual = (p_final - q_final).clamp(min=0)",
+        "residual = p_final",
+        "tests/drafters/test_lossless.py::test_responses_follow_the_targets_law[temperature 1-dspark]",
+    ),
+    Fault(
+        "acceptance 2 % too eager",
+        "drafters/sampling.py",
+        "* q_token < p_token) & offered",
+        "* q_token < 1.02 * p_token) & offered",
+        "tests/drafters/test_lossless.py::test_one_round_commits_the_targets_law[sampled]",
+    ),
+    Fault(
+        "acceptance 2 % too eager where it is recorded",
+        "drafters/dense.py",
+        "v.uniform[k, 0] < beta)",
+        "v.uniform[k, 0] < 1.02 * beta)",
+        "tests/drafters/test_dense.py::test_what_is_accepted_is_what_the_coins_say[dspark]",
+    ),
+    Fault(
+        "the law of greedy drafts for sampled ones",
+        "drafters/dense.py",
+        "return self.accepted, torch.stack(self.accept_prob, -1)",
+        "return torch.stack(self.agrees, -1).cumprod(-1).sum(-1), torch.stack(self.agrees, -1)",
+        "tests/drafters/test_dense.py::test_fixed_policies_replay_as_live[dflash-fixed:3]",
+    ),
+    Fault(
+        "a wrong coupling: what replaces a rejected draft is drawn as if it were not",
+        "drafters/dense.py",
+        "residual = (q - v.probs[k][drawn]).clamp(min=0)",
+        "residual = q",
+        "tests/drafters/test_dense.py::test_fixed_policies_replay_as_live[dspark-rnn-fixed:3]",
+    ),
+    Fault(
+        "a tap one layer off",
+        "drafters/anatomy.py",
+        "self._layers[layer].register_forward_hook(tap.after)",
+        "self._layers[layer - 1].register_forward_hook(tap.after)",
+        "tests/drafters/test_tiny.py::test_the_target_reads_as_it_did",
+    ),
+    Fault(
+        "the cache keeps a rejected token",
+        "drafters/decoding.py",
+        "Positions.of([d.anchor_position for d in decoded]",
+        "Positions.of([d.anchor_position + any(r.accepted < r.verified for r in d.rounds[-1:]) for d in decoded]",
+        "tests/drafters/test_tiny.py::test_greedy_responses_are_what_the_target_says_of_them_as_a_whole[dspark-1]",
+    ),
+    Fault(
+        "a policy that looks ahead",
+        "simulator/policies/threshold.py",
+        "if step.confidence(request, position) < self.least:",
+        "if min(step._confidence[request][position - 1 : position + 1]) < self.least:",
+        "tests/simulator/test_policies.py::test_hand_worked[threshold:0.6-expected2]",
+    ),
+    Fault(
+        "a contract that lets policies look ahead",
+        "simulator/policies/contract.py",
+        "if position > self._admitted[request] + 1:",
+        "if position > self._admitted[request] + 2:",
+        "tests/simulator/test_policies.py::test_the_contract_refuses",
+    ),
+    Fault(
+        "a compiled policy that looks ahead",
+        "simulator/engine/rules.py",
+        "confidence[s.anchors[i], k] >= least:",
+        "confidence[s.anchors[i], min(k + 1, s.drafted[i] - 1)] >= least:",
+        "tests/simulator/test_admission.py::test_threshold_decides_as_the_policy_does",
+    ),
+    Fault(
+        "a step's cost read at the wrong size",
+        "simulator/hardware/cost.py",
+        "return float(table[load.prefill_tokens + load.decoding + verified])",
+        "return float(table[load.prefill_tokens + verified])",
+        "tests/simulator/test_policies.py::test_prefix_scheduler_by_hand",
+    ),
+    Fault(
+        "an unpadded graph",
+        "simulator/hardware/profile.py",
+        "padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]",
+        "pass",
+        "tests/simulator/test_hardware.py::test_target_pass_is_padded_up_to_captured_sizes",
+    ),
+    Fault(
+        "a lost preemption: who comes back has its prompt still",
+        "simulator/engine/loop.py",
+        "        job.prefill_left = job.prompt_tokens + job.emitted\n        job.preemptions += 1\n",
+        "        job.preemptions += 1\n",
+        "tests/simulator/test_engine.py::TestHandWorked::test_preemption",
+    ),
+    Fault(
+        "no speculation pays for a drafter",
+        "simulator/plain.py",
+        "drafter = NO_RECORDING.drafter if policy == NO_DRAFTER else trace.drafter",
+        "drafter = trace.drafter",
+        "tests/simulator/test_cost.py::test_no_speculation_pays_for_no_drafter",
+    ),
+    Fault(
+        "a promise to a share of requests is counted against their mean",
+        "simulator/metrics.py",
+        "fine = {sla: _fine(sla, values[sla.measure])",
+        "fine = {sla: _fine(sla, np.full(len(rows), np.nanmean(values[sla.measure])))",
+        "tests/simulator/test_sla.py::test_requests_are_counted_against_all_bounds_of_a_share_together",
+    ),
+    Fault(
+        "a resumed unit is recorded twice",
+        "harness/recording/run.py",
+        "todo = [u for u in todo if (u.key, u.prompts[0].prompt_id) not in recorded]",
+        "todo = list(todo)",
+        "tests/harness/test_recording.py::test_what_is_recorded_is_not_recorded_again",
+    ),
+    Fault(
+        "a bootstrap over rows instead of prompts",
+        "simulator/simulation.py",
+        ".setdefault(response.prompt_id, []).append(i)",
+        ".setdefault(str(i), []).append(i)",
+        "tests/simulator/test_draws.py::test_turns_of_a_prompt_are_drawn_together",
+    ),
+    Fault(
+        "an interval without the profile",
+        "simulator/draws.py",
+        "perturbed(setup.profile, of_profile) if draw.off else (setup.profile, 1.0)",
+        "(setup.profile, 1.0)",
+        "tests/simulator/test_draws.py::test_a_draw_has_the_errors_of_the_profile",
+    ),
+    Fault(
+        "gains of draws that are not paired",
+        "simulator/decision.py",
+        "ratio = value[top] / value[under] - 1",
+        "ratio = value[top] / np.roll(value[under], 2) - 1",
+        "tests/simulator/test_decision.py::test_intervals_are_of_paired_draws",
+    ),
+)
+
+
+def copied(root: Path, folder: Path) -> Path:
+    """A copy, in a folder, of the files of the project at `root` that git tracks, as they are now."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
+    copy = folder / "project"
+    for name in filter(None, listed.split("\0")):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, copy / name)
+    return copy
+
+
+def pytest(copy: Path, tests: Sequence[str]) -> dict[str, str]:
+    """Run tests of a copy, and nothing of the project it was copied from: by name, what each that did not pass raised.
+
+    Raises FaultError where a test did not run to its end: what cannot be imported or collected has failed at nothing.
+    """
+    report = copy.parent / "junit.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", f"--junitxml={report}", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy.parent / "numba")}
+    limit_s = LONGEST_S * len(tests)
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        raise FaultError(f"takes more than {limit_s} s") from None
+    cases = [] if not report.exists() else list(ElementTree.parse(report).getroot().iter("testcase"))
+    if len(cases) < len(tests) or any(case.find(how) is not None for case in cases for how in ("error", "skipped")):
+        raise FaultError(f"did not run to the end:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
+    failures = {case.get("name", ""): case.find("failure") for case in cases}
+    return {name: failure.get("message", "") for name, failure in failures.items() if failure is not None}
+
+
+def kills(fault: Fault, root: Path) -> str:
+    """What the named test of a fault says of it: the first line of what it asserts, or nothing where it passes.
+
+    Raises FaultError where the fault cannot be planted, or the test fails at something else than what it asserts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copied(root, Path(folder))
+        fault.plant(copy)
+        failed = pytest(copy, [fault.test])
+    for said in failed.values():
+        if not said.startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE")):
+            raise FaultError(f"{fault.name}: {fault.test} fails at what it does not assert: {said}")
+        return said.strip().splitlines()[0]
+    return ""
+
+
+def judge(faults: Sequence[Fault], root: Path, say: Callable[[str], None]) -> bool:
+    """Whether every fault is killed, a line of each; the tests must pass where there is no fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        if broken := pytest(copied(root, Path(folder)), list(dict.fromkeys(fault.test for fault in faults))):
+            raise FaultError(f"fails without a fault: {', '.join(broken)}")
+
+    def outcome(fault: Fault) -> tuple[bool, str]:
+        try:
+            said = kills(fault, root)
+        except FaultError as error:
+            return False, f"NOT KILLED  {fault.name}: {error}"
+        return bool(said), f"{'killed  ' if said else 'SURVIVED'}  {fault.name} · {fault.test}"
+
+    killed = 0
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        for dead, line in pool.map(outcome, faults):
+            killed += dead
+            say(line)
+    say(f"killed {killed} of {len(faults)}")
+    return killed == len(faults)
+
+
+def main() -> int:
+    """Plant the faults that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="only faults whose name has one of these words; by default all")
+    words = parser.parse_args().words
+    faults = [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
+    try:
+        return 0 if judge(faults, ROOT, lambda line: print(line, flush=True)) else 1
+    except FaultError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
