@@ -4,13 +4,19 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 READY := $(VENV)/ready-$(notdir $(LOCK))
 
-.PHONY: run test check setup lock clean missing
+.PHONY: run test quick check setup lock clean missing
 
 run: setup      ## set everything up and run the main job
 	$(BIN)/harness run suites/math_code_chat
 
 test: check     ## set everything up and run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 25
+
+# What `make quick` runs: rooms whose tests take seconds together, once the simulator is compiled.
+QUICK ?= tests/simulator tests/results
+
+quick: setup    ## tests after an edit, below a minute; QUICK=tests/drafters for those of another room
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not ray and not browser" $(QUICK)
 
 check: setup    ## style, types, import contract
 	$(BIN)/ruff check .

@@ -278,6 +278,7 @@ def test_no_disk_space(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.ray
 def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: Path) -> None:
     """Found before anything is recorded, in one sentence that names the culprit."""
     shutil.copytree(TINY / "dspark", tmp_path / "dspark")

@@ -69,6 +69,7 @@ def cluster_in(home: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.ray
 def test_a_cluster_of_our_own_has_a_token_that_is_in_no_file(own: subprocess.Popen[str], home: Path) -> None:
     assert list(home.rglob("*token*")) == []
     environment = Path(f"/proc/{own.pid}/environ")
@@ -111,6 +112,7 @@ def elsewhere() -> Iterator[tuple[str, str]]:
         ip("netns", "del", name)
 
 
+@pytest.mark.ray
 def test_another_machine_without_the_token_gets_nothing(
     own: subprocess.Popen[str], elsewhere: tuple[str, str], home: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_another_server_is_no_cluster(answer: bytes) -> None:
             Cluster(f"127.0.0.1:{port}").check()
 
 
+@pytest.mark.ray
 def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
     host, _, port = own.address.rpartition(":")  # type: ignore[attr-defined]
     assert speaks_http2(host, int(port), 5)
@@ -168,6 +171,7 @@ def test_a_cluster_that_wants_a_token_is_said_to(own: subprocess.Popen[str], mon
         Cluster(f"localhost:{port}").check()
 
 
+@pytest.mark.ray
 def test_a_cluster_that_is_found_here_is_said_to_want_a_token(
     own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +191,7 @@ def test_where_none_is_found_here_it_is_said(monkeypatch: pytest.MonkeyPatch) ->
         Cluster("auto").check()
 
 
+@pytest.mark.ray
 def test_a_cluster_without_a_token_is_said_to_have_none(
     without_token: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +204,7 @@ def test_a_cluster_without_a_token_is_said_to_have_none(
         Cluster(f"localhost:{port}").check()
 
 
+@pytest.mark.ray
 def test_a_token_that_is_not_there_is_said(
     own: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -239,6 +245,7 @@ print(found == list(range(9)), said)
 """
 
 
+@pytest.mark.ray
 def test_a_frozen_worker_is_replaced_and_finished_ones_are_left_alone() -> None:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=150, check=False)
@@ -310,6 +317,7 @@ class Nodes:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.ray
 def test_workers_that_died_while_idle_are_no_deaths_of_the_next_work() -> None:
     """As many as a piece of work may outlive: it never ran on any of them."""
     said: list[str] = []
@@ -344,6 +352,7 @@ def lose(node: subprocess.Popen[str]) -> None:
     os.kill(int(found.stdout), signal.SIGKILL)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_where_a_node_is_lost_the_others_do_its_work_at_once(nodes: Nodes) -> None:
     """Nobody waits for its places, and what Ray tells of how it died is on neither stream."""
@@ -357,6 +366,7 @@ def test_where_a_node_is_lost_the_others_do_its_work_at_once(nodes: Nodes) -> No
     assert time.monotonic() - began < 28
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_where_the_last_node_with_a_gpu_is_lost_it_is_said_and_another_one_goes_on(nodes: Nodes) -> None:
     """Ray would wait for one without a word."""

@@ -15,6 +15,8 @@ from simulator.policies import policies_of
 from tests.documented import differences
 from tests.harness.processes import harness, query
 
+pytestmark = pytest.mark.ray
+
 
 def test_dense_and_live_recording_agree_where_nothing_is_random(tmp_path: Path) -> None:
     """At temperature 0 the replay of a dense recording is the live run, round by round, on the bundled pair."""

@@ -19,6 +19,8 @@ import pytest
 from tests.documented import differences
 from tests.harness.processes import harness, query
 
+pytestmark = pytest.mark.ray
+
 SMALL = ["suites/math_code_chat", "--limit", "2", "--max-new-tokens", "48", "--batch", "4", "--drafter", "dspark",
          "--drafter", "ngram"]  # fmt: skip
 

@@ -138,6 +138,7 @@ def unstopped_search(traces: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return digest(out, **SEARCHED), seconds
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("moment", moments(1))
 def test_a_driver_goes_on(moment: int, unstopped_run: tuple[str, float], tmp_path: Path) -> None:
     out = tmp_path / "out with spaces"
@@ -145,6 +146,7 @@ def test_a_driver_goes_on(moment: int, unstopped_run: tuple[str, float], tmp_pat
     assert digest(out, **RECORDED) == unstopped_run[0]
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("moment", moments(1))
 def test_an_actor_is_replaced(moment: int, unstopped_run: tuple[str, float], tmp_path: Path) -> None:
     process = start(RUN, "--out", str(tmp_path))
@@ -218,6 +220,7 @@ def test_sensitivity_goes_on(how: signal.Signals, traces: Path, tmp_path: Path) 
     assert not (out / "unfinished").exists()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("how", STOPS)
 def test_a_validation_goes_on_after_what_was_measured(how: signal.Signals, recorded: Path, tmp_path: Path) -> None:
@@ -309,6 +312,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> str:
     return stdout
 
 
+@pytest.mark.ray
 def test_a_frozen_raylet_is_noticed(tmp_path: Path) -> None:
     """Ray itself would wait for ever, or end the process without a word."""
     process = start(RUN, "--out", str(tmp_path))

@@ -60,6 +60,7 @@ def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in ("wall_s", "sweep_id")} for r in rows]
 
 
+@pytest.mark.ray
 def test_the_same_numbers_here_and_on_workers(out: Path) -> None:
     asked = ("--concurrency", "1,8", "--policy", "prefix_scheduler,none,vllm_adaptive", "--drafter", "dspark", "--seed", "3")
     here, there = simulated(out, *asked), simulated(out, *asked, "--actors", "2")
@@ -81,6 +82,7 @@ def test_defaults_cover_what_can_be_and_say_what_cannot(out: Path) -> None:
     assert "h100/qwen3-4b (roofline)" in done.stdout
 
 
+@pytest.mark.ray
 def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A small recording of the bundled pair: Eagle3 says nothing of itself, yet its drafts are cut where they get worse."""
     small = ("suites/math_code_chat", "--limit", "5", "--max-new-tokens", "64", "--drafter", "eagle3", "--drafter", "ngram")

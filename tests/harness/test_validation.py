@@ -208,6 +208,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.ray
 def test_validate_for_real(recorded: Path) -> None:
     command = [
         "validate",
@@ -240,6 +241,7 @@ def test_validate_for_real(recorded: Path) -> None:
         assert connection.execute("SELECT count(*) FROM validations").fetchone() == (6,)
 
 
+@pytest.mark.ray
 def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
     common = ["validate", "--out", str(recorded), "--time-limit", "1", "--concurrency", "2"]
     result = CliRunner().invoke(app, [*common, "--hardware", "h100/qwen3-4b", "--drafter", "none", "--max-new-tokens", "8"])
@@ -249,6 +251,7 @@ def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
     assert (result.exit_code, "nobody" in result.output) == (2, True)
 
 
+@pytest.mark.ray
 def test_sensitivity_command(recorded: Path) -> None:
     command = ["sensitivity", "--out", str(recorded), "--hardware", "h100/qwen3-4b", "--concurrency", "4", "--seconds", "1"]
     result = CliRunner().invoke(app, [*command, "--drafter", "dspark", "--json"])

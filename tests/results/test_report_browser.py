@@ -15,6 +15,8 @@ from results.report.export import write_pictures
 from tests.results.database import LOADS, RUN, everything, recorded
 from tests.results.test_report import ALL
 
+pytestmark = pytest.mark.browser
+
 needs_browser = pytest.mark.skipif(browser.find_browser() is None, reason="no Chromium found")
 
 PLOTS = """[...document.querySelectorAll(".plot")].map((plot) => {

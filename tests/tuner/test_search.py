@@ -69,6 +69,7 @@ def small(store: Store) -> list[dict[str, Any]]:
     return stored(store, started(store, ONE))
 
 
+@pytest.mark.ray
 def test_the_same_study_on_workers(store: Store, small: list[dict[str, Any]]) -> None:
     there = started(store, ONE, cluster=Cluster(actors=2))
     assert stored(store, there) == small
