@@ -254,6 +254,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.ray
 @with_vllm
 def test_responses_of_vllm_are_those_of_our_own_loop(recorded: Path, target: Target) -> None:
     """Greedy: the same tokens, but for near ties that rounding flips; recording has checked every token besides."""
@@ -293,6 +294,7 @@ def test_speculation_in_vllm_changes_no_greedy_response(target: Target, tmp_path
         assert np.mean(equal) > 0.9
 
 
+@pytest.mark.ray
 @with_vllm
 def test_validate_with_vllm_for_real(recorded: Path) -> None:
     command = ["validate", "--engine", "vllm", "--out", str(recorded), "--time-limit", "36", "--concurrency", "2,8"]
@@ -312,6 +314,7 @@ def test_validate_with_vllm_for_real(recorded: Path) -> None:
     print("\n".join(closing_lines(rows)), found["errors"])
 
 
+@pytest.mark.ray
 @with_vllm
 def test_a_cpu_build_is_not_trusted_above_temperature_0(tmp_path: Path) -> None:
     engine.require()
