@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import subprocess
 import sys
@@ -238,18 +237,6 @@ def test_bounds_of_older_databases_are_the_means_they_were(tmp_path: Path, monke
     assert [json.loads(cell) for cell in row] == [[{"seconds": 1, "violations": new}], *[{"throughput": 9.0} | new] * 2]
     slas = [Sla.parse(text) for text in new]
     assert [sla.share for sla in slas] == [None, 0.95, None]
-
-
-@pytest.mark.skipif(duckdb.__version__ < "2", reason="DuckDB 1 opens no file that DuckDB 2 wrote, and this is one")
-def test_a_database_of_schema_1_still_opens(tmp_path: Path) -> None:
-    """Made by Specyard 0.1.0 and kept; whatever the schema becomes, it must be read."""
-    file = tmp_path / "specyard.duckdb"
-    file.write_bytes(gzip.decompress((Path(__file__).parent / "fixtures" / "schema_001.duckdb.gz").read_bytes()))
-    store = Store(file)
-    run_id = store.find_run("latest")
-    assert store.run(run_id)["suite"] == "mine"
-    with store.reading() as connection:
-        assert connection.execute("SELECT tau FROM accepted_length").fetchall() == [(1.5,)]
 
 
 def both_ways(store: Store) -> str:
