@@ -180,8 +180,8 @@ FAULTS = (
     Fault(
         "gains of draws that are not paired",
         "simulator/decision.py",
-        "ratio = value[top] / value[under] - 1",
-        "ratio = value[top] / np.roll(value[under], 2) - 1",
+        "ratio = np.array(top.value) / less - 1",
+        "ratio = np.array(top.value) / np.roll(less, 2) - 1",
         "tests/simulator/test_decision.py::test_intervals_are_of_paired_draws",
     ),
 )

@@ -66,7 +66,7 @@ def contents(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """What today's commands must print of a database: read by SQL that all versions understand."""
 
     def rows(sql: str) -> list[tuple[Any, ...]]:
-        return connection.execute(sql).fetchall()
+        return list(connection.execute(sql).fetchall())
 
     tables = {name for (name,) in rows("SELECT table_name FROM information_schema.tables")}
     found: dict[str, Any] = {
