@@ -88,6 +88,7 @@ def simulate(
         if decision_draws == 0:
             options.check_void(context, {}, apart={"engine": "decision_draws"})
         policies = policies_of(options.listed(policy))
+        against_policy = None if against is None else PolicySpec.parse(against)
         if against is None:
             options.check_void_of_policies(context, policies)
         from harness.cluster import Cluster
@@ -109,7 +110,6 @@ def simulate(
                 run_id = store.find_run(name)
                 weights = options.mix_of(store, run_id, mix)
                 asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
-                against_policy = None if against is None else PolicySpec.parse(against)
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
