@@ -86,7 +86,7 @@ def test_regret(problem: str, store: Store) -> None:
     plan, found = grounded(store, seconds=120.0, trials=104, **PROBLEMS[problem])
     what = searched(plan, found, plan.loads[0])
     leaves = list(what.space.leaves())
-    with runner(traces_of(found), found.plain, Cluster(actors=2), lambda text: None) as run:
+    with runner(traces_of(found), found.plain, Cluster(actors=2), QUIET) as run:
         results = run([TrialJob(one.configuration, what.scenario, plan.seconds, 0) for one in leaves])
     truth = {
         one.configuration: TrialRung.of(r, plan.objective, what.scenario, plan.seconds)
@@ -121,7 +121,7 @@ def test_200_trials_of_ten_simulated_minutes(actors: int, store: Store) -> None:
     plan, found = grounded(store, loads=[Users(64)], objective="throughput", trials=200)
     what = searched(plan, found, plan.loads[0])
     starts = [(c, "start") for c in defaults(store, store.find_run("latest"), found, plan.request_cap)]
-    with runner(traces_of(found), found.plain, Cluster(actors=actors) if actors else None, lambda text: None) as run:
+    with runner(traces_of(found), found.plain, Cluster(actors=actors) if actors else None, QUIET) as run:
         run(
             [TrialJob(starts[1][0], what.scenario, 1.0, seed) for seed in range(2 * max(actors, 1))]
         )  # compiled code is loaded

@@ -278,8 +278,8 @@ _lost = threading.Event()
 
 
 @contextmanager
-def joined(cluster: Cluster) -> Iterator[None]:
-    """Join a Ray cluster, or start a local one for as long as the block runs.
+def joined(cluster: Cluster, doing: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Join a Ray cluster, or start a local one for as long as the block runs; `doing` is told which.
 
     Raises:
         InputError: no cluster can be joined at the address.
@@ -288,8 +288,10 @@ def joined(cluster: Cluster) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets any other process distort the timings
     if cluster.address is None:
+        doing("starting Ray")
         _start(cluster.actors)
     else:
+        doing(f"joining the Ray cluster at {cluster.address}")
         _join(cluster.address)
     import ray
     from ray.exceptions import RayError, RayTaskError

@@ -39,6 +39,8 @@ class Watcher:
     """A line of text."""
     advance: Callable[[str, int, int], None]
     """(stage, done, total)."""
+    doing: Callable[[str], None] = lambda text: None
+    """What is done now, which is said only where it takes long."""
     began: Callable[[str, str | None], None] = lambda name, resume: None
     """(name, id): from here on results are kept as "run 3f9c", and `--resume` takes the id, or the same command goes on."""
 
@@ -190,6 +192,11 @@ class Display:
             self._last, self._since = text.partition("\n")[0], time.monotonic()
             self._print(text)
 
+    def doing(self, text: str) -> None:
+        """What is done now; said where it takes long."""
+        with self._lock:
+            self._last, self._since = text, time.monotonic()
+
     def advance(self, stage: str, done: int, total: int) -> None:
         """How far a stage is."""
         stops.check()
@@ -249,7 +256,7 @@ def watching() -> Iterator[Watcher]:
         display = Display(progress)
         threading.Thread(target=display.watch, args=(ended,), daemon=True, name="display").start()
         try:
-            yield Watcher(display.say, display.advance, stops.keep)
+            yield Watcher(display.say, display.advance, display.doing, stops.keep)
         finally:
             ended.set()
 

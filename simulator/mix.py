@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from simulator.errors import InputError
 from simulator.load import Load, RecordedArrivals
+from simulator.numbers import counted
 from simulator.traces import Trace
 
 
@@ -51,14 +52,19 @@ class Mix:
         return np.asarray(share / counts[place] / share_sum(self.weights))
 
     def words(self, load: Load) -> str:
-        """Lengths and domains of what is asked, for people."""
-        p, means = self.probabilities(), self.mean_lengths()
+        """Lengths and domains of what is asked, and of a log how much of it, for people."""
+        p, means, came = self.probabilities(), self.mean_lengths(), ""
         if isinstance(load, RecordedArrivals):
-            means = float(load.requests.prompt_tokens.mean()), float(load.requests.output_tokens.mean())
+            asked = load.requests
+            means = float(asked.prompt_tokens.mean()), float(asked.output_tokens.mean())
+            last_s = float(asked.arrival_s[-1])
+            came = f"; {counted(len(asked.arrival_s), 'request')}" + (
+                f", {len(asked.arrival_s) / last_s:.3g} a second on average" if last_s > 0 else ""
+            )
         names, place = np.unique([r.domain for r in self.trace.responses], return_inverse=True)
         shares = zip(names, np.bincount(place, p), strict=True)
         mix = "" if len(names) == 1 else "; " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
-        return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{mix}"
+        return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{came}{mix}"
 
     def mean_lengths(self) -> tuple[float, float]:
         """Prompt and output tokens of a request, on average."""

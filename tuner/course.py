@@ -105,7 +105,7 @@ def carry_out(
     )
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
-    with runner(traces_of(found), found.plain, cluster, watcher.say) as run:
+    with runner(traces_of(found), found.plain, cluster, watcher) as run:
         searched: dict[Load, list[Trial]] = {}
         for number, load in enumerate(plan.loads):
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)

@@ -23,6 +23,7 @@ from tuner.trial import Trial, TrialRung
 
 if TYPE_CHECKING:  # these take seconds
     from harness.cluster import Cluster
+    from harness.console import Watcher
 
 
 Result = tuple[Figures | str, float]
@@ -31,21 +32,19 @@ Run = Callable[[Sequence[TrialJob]], list[Result]]
 
 
 @contextmanager
-def runner(
-    traces: dict[TraceKey, Trace], plain: Recording, cluster: Cluster | None, say: Callable[[str], None]
-) -> Iterator[Run]:
+def runner(traces: dict[TraceKey, Trace], plain: Recording, cluster: Cluster | None, watcher: Watcher) -> Iterator[Run]:
     """Something that runs jobs, for as long as the block runs; without a cluster in this process."""
-    ready(say)
+    ready(watcher.say)
     if cluster is None:
         worker = TrialWorker(dict(traces), plain)
         yield lambda jobs: [worker.run(job) for job in jobs]
         return
     from harness.cluster import Pool, joined
 
-    with joined(cluster):
+    with joined(cluster, watcher.doing):
         import ray  # after what `joined` tells it
 
-        pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, plain), say)
+        pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, plain), watcher.say)
 
         def run(jobs: Sequence[TrialJob]) -> list[Result]:
             found: list[Result | None] = [None] * len(jobs)

@@ -65,7 +65,7 @@ def start_run(plan: RecordingPlan, store: Store, cluster: Cluster, watcher: Watc
     suite, given = read_inputs(plan)
     plan = msgspec.structs.replace(plan, responses_hash=given.file_hash if given else None)
     _check_space(store)
-    with joined(cluster):
+    with joined(cluster, watcher.doing):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
         if skip_long:
@@ -105,7 +105,7 @@ def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> No
     suite, given = read_inputs(plan)
     if suite.content_hash != row["suite_hash"]:
         raise InputError(f"run {run_id}: suite {plan.suite} or its prompts have changed since; start a new run")
-    with joined(cluster):
+    with joined(cluster, watcher.doing):
         pool = _pool(plan, suite, cluster, watcher)
         watcher.say("loading the pair and checking it")
         checked = pool.call("check", list(suite.prompts), _of_prompt(given))
@@ -129,7 +129,7 @@ def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_lo
         if cluster.address is None:
             pool = _Here(cluster, _options(plan, suite))
         else:
-            ends.enter_context(joined(cluster))
+            ends.enter_context(joined(cluster, watcher.doing))
             pool = _pool(plan, suite, cluster, watcher)
         if skip_long:
             suite = without(suite, pool.call("too_long", list(suite.prompts), _of_prompt(given)))

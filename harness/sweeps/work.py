@@ -174,7 +174,7 @@ def _results(
         return
     from harness.cluster import Pool, joined
 
-    with joined(cluster):
+    with joined(cluster, watcher.doing):
         import ray  # after what `joined` tells it
 
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
