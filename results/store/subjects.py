@@ -48,7 +48,7 @@ SWEEP: Final = Subject(
     "sweep",
     "sweeps",
     "EXISTS (SELECT 1 FROM simulations s WHERE s.sweep_id = o.sweep_id AND s.error IS NULL)",
-    ("simulations", "sweeps"),
+    ("simulations", "contrasts", "sweeps"),
     "harness simulate",
 )
 STUDY: Final = Subject(
