@@ -46,7 +46,7 @@ def recorded(gamma: int) -> Prepared:
 def step_us(policy: str, requests: int, ready: Prepared) -> tuple[float, float]:
     """Microseconds of a step, the best of three, and tokens it commits."""
     limits = EngineLimits(request_cap=requests, step_tokens=20_000)
-    setup = Setup(load=Users(requests), policy=PolicySpec.parse(policy), profile=profile(), limits=limits)
+    setup = Setup(load=Users(requests), policy=PolicySpec.asked(policy), profile=profile(), limits=limits)
     best, tokens = float("inf"), 0.0
     for _ in range(3):
         simulator = start(setup, ready, lambda rows: None)

@@ -392,9 +392,12 @@ def decide(
 
 
 def gain_of(over: str, top: Sampled, under: Sampled, draws: Sequence[Draw]) -> Gain | None:
-    """What one candidate gives more than another, called `over`, in the same draws; None where that gives nothing."""
+    """What one candidate gives more than another, called `over`, in the same draws.
+
+    None where the other gives nothing, or one of them no figure, in any draw.
+    """
     off, less = np.array([draw.off for draw in draws]), np.array(under.value)
-    if not less.all():  # what breaks a promise has goodput 0
+    if not less.all() or not np.isfinite([*less, *top.value]).all():  # what breaks a promise has goodput 0
         return None
     ratio = np.array(top.value) / less - 1
     centre = float(ratio[~off].mean())

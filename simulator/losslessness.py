@@ -30,8 +30,10 @@ CONFIDENCE, AROUND = np.array([0.5, 0.9, 0.2]), 0.4
 """c of a position by the token before it, in the middle, and how far from that it is in a batch and at a position: policies
 decide by thresholds of their own, so there must be confidences around any."""
 GAMMA, TOKENS, START = 4, 4, 0
-BATCHES = (1, 2, 5, 8)
+BATCHES = (1, 2, 5, 8, 40)
 """Requests that decode together, in turn."""
+TOGETHER = 8
+"""Times that all of these go by before a policy begins anew: what it learns reaches so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +61,21 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
     rng, counts, lengths = np.random.default_rng(seed), np.zeros(3**TOKENS, np.int64), np.zeros(GAMMA + 1, np.int64)
-    for requests in itertools.cycle(BATCHES):
-        done = int(counts.sum())
-        progress(min(done, samples))
-        if done >= samples:
-            return Texts(counts, lengths)
-        for text in _batch(spec.bind(_cost()), requests, rng, lengths):
-            counts[np.ravel_multi_index(tuple(text), (3,) * TOKENS)] += 1
-    raise AssertionError
+    while (done := int(counts.sum())) < samples:
+        progress(done)
+        policy = spec.bind(_cost())
+        for requests in BATCHES * TOGETHER:
+            for text in _batch(policy, requests, rng, lengths):
+                counts[np.ravel_multi_index(tuple(text), (3,) * TOKENS)] += 1
+    progress(samples)
+    return Texts(counts, lengths)
 
 
 def _cost() -> StepCost:
     """Steps that a policy which weighs them has something to weigh of: dearer with every token, and with drafting."""
-    verify = 1.0 + 0.15 * np.arange(GAMMA * 16 + 17)
-    draft = np.repeat(0.05 * np.arange(GAMMA + 1.0)[:, None], 17, axis=1)
+    most = max(BATCHES)
+    verify = 1.0 + 0.15 * np.arange((GAMMA + 1) * most + 1)
+    draft = np.repeat(0.05 * np.arange(GAMMA + 1.0)[:, None], most + 1, axis=1)
     return StepCost(verify, verify, draft, np.zeros(GAMMA + 1), 0.0, 0.0, 0.0, 0.0)
 
 

@@ -106,8 +106,6 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
-        if self.against is not None and self.policies is not None and self.against not in self.policies:
-            raise ValueError(f"--against {self.against}: is not among the policies to simulate; add it to --policy")
         if self.headroom and not self.slas:
             raise ValueError("--headroom: is how much is held within a promise; give one with --sla")
         super().__post_init__()

@@ -154,12 +154,18 @@ def _closest(plan: Plan, evidence: Evidence) -> str:
 
 def _draws(question: Question, throughput: float) -> tuple[float, list[Draw]]:
     """Simulated seconds of a draw, and the draws, where so many tokens come a second."""
-    load, (_, answer) = question.load, question.mix.mean_lengths()
-    seconds = seconds_for(load, throughput, question.seconds, answer, needed(question.plan.slas))
-    tokens = seconds * throughput
-    if isinstance(load, RecordedArrivals):
-        tokens = float(load.requests.output_tokens.sum())
-    return seconds, draws_for(tokens, question.draws)
+    _, answer = question.mix.mean_lengths()
+    least = needed(question.plan.slas)
+    return draws_at_load(question.load, answer, throughput, seconds=question.seconds, count=question.draws, requests=least)
+
+
+def draws_at_load(
+    load: Load, answer_tokens: float, throughput: float, *, seconds: float, count: int, requests: float = 0
+) -> tuple[float, list[Draw]]:
+    """Simulated seconds of a draw at a load, and the draws, where so many tokens come a second; see `seconds_for`."""
+    each_s = seconds_for(load, throughput, seconds, answer_tokens, requests)
+    tokens = float(load.requests.output_tokens.sum()) if isinstance(load, RecordedArrivals) else each_s * throughput
+    return each_s, draws_for(tokens, count)
 
 
 def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -346,13 +346,17 @@ class SlowSimulator:
         self.kv_tokens, self._on_rows = kv_tokens, on_rows
         gamma, tables = recorded.trace.gamma, recorded.tables
 
-        def one_by_one() -> Iterator[Any]:
+        def checked() -> Iterator[Records]:
             for chunk in stream:
                 _check_requests(chunk, tables, gamma, kv_tokens)
-                yield from chunk.copy()
+                yield chunk.copy()
+
+        chunks = checked()
+        first = list(itertools.islice(chunks, 1))  # what cannot be served is refused at once
+        one_by_one = itertools.chain.from_iterable(itertools.chain(first, chunks))
 
         self._engine = Reference(
-            recorded.trace, policy, cost, limits, kv_tokens, one_by_one(), users=users, seed=seed, begin_s=begin_s,
+            recorded.trace, policy, cost, limits, kv_tokens, one_by_one, users=users, seed=seed, begin_s=begin_s,
             times=None if recorded.times is None else recorded.times.tolist(),
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
 from simulator.load import RecordedArrivals
 from simulator.plan import StudyPlan
+from simulator.policies import PolicySpec, is_own, take_up
 from simulator.records import Drafting
 from tuner.plan import space_of, study_inputs
 
@@ -62,6 +63,8 @@ def resume_study(
         return str(row["study_id"])
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
+    for kind in (kind for kind in plan.policies or [] if is_own(kind)):
+        take_up(PolicySpec.parse(kind).name)
     for load, _ in (part for asked in plan.loads for part in asked.parts):
         if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
             _ = load.requests

@@ -33,7 +33,7 @@ def check_policy(
     from simulator.policies import PolicySpec
 
     with user_errors("harness"):
-        spec = PolicySpec.parse(policy)
+        spec = PolicySpec.asked(policy)
         with watching() as watcher:
             found = texts_under(spec, texts, seed, lambda done: watcher.advance(f"decoding under {spec}", done, texts))
         tested = _tested(found)

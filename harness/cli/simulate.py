@@ -88,7 +88,7 @@ def simulate(
         if decision_draws == 0:
             options.check_void(context, {}, apart={"engine": "decision_draws"})
         policies = policies_of(options.listed(policy))
-        against_policy = None if against is None else PolicySpec.parse(against)
+        against_policy = None if against is None else PolicySpec.asked(against)
         if against is None:
             options.check_void_of_policies(context, policies)
         from harness.cluster import Cluster
@@ -214,22 +214,23 @@ def _print_rows(
 
 
 def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
-    """Every policy against one of them, a row a load: what it gives more, with both intervals."""
+    """Every policy against one of them, a row a load: what it gives more, with both intervals; a table for each figure."""
     from simulator.decision import FIGURES
     from simulator.sentences import signed
 
-    against, lines, last = found[0].against, list[list[str]](), ""
-    for one in sorted(found, key=lambda one: str(one.candidate)):  # stable: loads stay in order
-        who = one.candidate.system.short
-        cells = ["gives nothing to compare with"]
-        if one.gain is not None:
-            ends = (one.gain.all, one.gain.held)
-            cells = [signed(one.gain.all.value), *(f"{signed(r.low)} to {signed(r.high)}" for r in ends)]
-        lines.append(["" if who == last else who, one.load.label, *cells])
-        last = who
-    say(console, f"Against {against}, on the same recording and in the same draws of prompts and seeds:")
-    heads = ["drafter · policy", "load", FIGURES[found[0].figure], "95 %", "profile held"]
-    print_table(console, heads, lines, ("profile held",))
+    say(console, f"Against {found[0].against}, on the same recording and in the same draws of prompts and seeds:")
+    for figure in dict.fromkeys(one.figure for one in found):
+        lines, last = list[list[str]](), ""
+        # Sorting is stable: loads stay in their order.
+        for one in sorted((one for one in found if one.figure == figure), key=lambda one: str(one.candidate)):
+            who, cells = one.candidate.system.short, ["nothing to compare: too few tokens in some draw"]
+            if one.gain is not None:
+                ends = (one.gain.all, one.gain.held)
+                cells = [signed(one.gain.all.value), *(f"{signed(r.low)} to {signed(r.high)}" for r in ends)]
+            lines.append(["" if who == last else who, one.load.label, *cells])
+            last = who
+        heads = ["drafter · policy", "load", FIGURES[figure], "95 %", "profile held"]
+        print_table(console, heads, lines, ("profile held",))
     draws = min(one.draws for one in found)
     say(console, f"{draws} draws of prompts, seeds and the profile's errors; an interval that holds 0 shows no difference.")
 

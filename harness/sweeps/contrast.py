@@ -13,10 +13,12 @@ from results.store.simulations import Simulation
 from simulator.configuration import Configuration
 from simulator.decision import Figure, gain_of
 from simulator.draws import sample
+from simulator.errors import InputError
+from simulator.load import Load
 from simulator.mix import Mix
 from simulator.plan import SweepPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.recommendation import draws_for, seconds_for
+from simulator.recommendation import draws_at_load
 from simulator.records import Recording
 from simulator.setup import Setup
 from simulator.simulation import Prepared, prepare
@@ -33,7 +35,11 @@ def contrasts(
 
     What gave nothing, or has no such twin, is left out.
     """
-    found = [(point, row) for point, row in rows if row.throughput is not None and point.setup.seed == plan.seed]
+    found = [
+        (point, row)
+        for point, row in rows
+        if getattr(row, figure_of_load(point.setup.load)) is not None and point.setup.seed == plan.seed
+    ]
     loads = dict.fromkeys(point.setup.load for point, _ in found)
     prepared: dict[Recording, Prepared] = {}
     groups = [(load, pairs) for load in loads if (pairs := _pairs([p for p, _ in found if p.setup.load == load], against))]
@@ -41,13 +47,14 @@ def contrasts(
         points = list({point.number: point for pair in pairs for point in pair}.values())
         for recording in dict.fromkeys(point.recording for point in points):
             prepared.setdefault(recording, prepare(recordings.trace(recording)))
-        figure: Figure = "tps" if load.users is None else "throughput"
+        figure = figure_of_load(load)
         trace = prepared[points[0].recording].trace
         _, answer = Mix(trace, plan.weights, plan.prompt_tokens, plan.output_tokens).mean_lengths()
         rate = max(row.throughput or 0.0 for point, row in found if point.setup.load == load)
         rate *= plan.profile.gpus * plan.replicas
-        seconds = seconds_for(load, rate, plan.seconds, answer)
-        draws = draws_for(seconds * rate, min(plan.decision_draws or MOST_DRAWS, MOST_DRAWS))
+        seconds, draws = draws_at_load(
+            load, answer, rate, seconds=plan.seconds, count=min(plan.decision_draws or MOST_DRAWS, MOST_DRAWS)
+        )
         tasks: Mapping[Configuration, tuple[Setup, Prepared]] = {
             p.configuration: (dataclasses.replace(p.setup, seconds=seconds), prepared[p.recording]) for p in points
         }
@@ -55,7 +62,11 @@ def contrasts(
         def advance(done: int, total: int, before: int = number) -> None:
             watcher.advance("comparing", before * total + done, len(groups) * total)
 
-        sampled = sample(tasks, draws, figure, advance)
+        try:
+            sampled = sample(tasks, draws, figure, advance)
+        except InputError as error:  # of one policy, at one load
+            watcher.say(f"{load.label}: nothing is compared: {error}")
+            continue
         for one, twin in pairs:
             mine, theirs = sampled[one.configuration], sampled[twin.configuration]
             yield Contrast(
@@ -66,6 +77,11 @@ def contrasts(
                 draws=sum(d.off for d in draws),
                 gain=gain_of(str(against), mine, theirs, draws),
             )
+
+
+def figure_of_load(load: Load) -> Figure:
+    """What a contrast at a load is about: where arrivals are given, what keeps up has one throughput."""
+    return "tps" if load.users is None else "throughput"
 
 
 def _pairs(points: Sequence[SweepPoint], against: PolicySpec) -> list[tuple[SweepPoint, SweepPoint]]:

@@ -15,6 +15,7 @@ from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import read_plan
 from results.store.subjects import SWEEP
 from simulator.plan import SweepPlan
+from simulator.policies import take_up
 from simulator.records import Drafting
 
 if TYPE_CHECKING:  # these take seconds
@@ -61,6 +62,10 @@ def resume_sweep(
     """
     found = store.sweep(name)
     plan = read_plan(found["plan"], SweepPlan)
+    if own := [policy.name for policy in plan.policies or [] if policy.own]:  # known as they were, and not yet at hand
+        for policy in own:
+            take_up(policy)
+        plan = read_plan(found["plan"], SweepPlan)
     with leased(store, SWEEP, found["sweep_id"]):
         return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
 

@@ -154,11 +154,12 @@ def sensitivities(
     recorded = {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)}
     ready(watcher.say)
     parts = Parts(store.file.parent, "sensitivity", [run_id, plan_row(plan), objective], watcher)
+    ends = tuple(break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher, parts))
     found = Sensitivity(
         sensitivity_id=secrets.token_hex(3), run_id=run_id, created_at=utc_now(), command=command_line(),
         git_revision=git_revision(), packages=package_versions(), profile=plan.profile, objective=objective,
         seconds=plan.seconds, seed=plan.seed, clear=CLEAR, drafting=plan.drafting,
-        break_evens=tuple(break_evens([p for p in every if p.setup.seed == plan.seed], recorded, objective, watcher, parts)),
+        break_evens=ends,
     )  # fmt: skip
     keep_sensitivity(store, found)
     parts.done()

@@ -8,7 +8,7 @@ from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
 from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
 from simulator.policies.oracle import Oracle
-from simulator.policies.own import is_own
+from simulator.policies.own import is_own, take_up
 from simulator.policies.prefix_scheduler import PrefixScheduler
 from simulator.policies.spec import NO_DRAFTER, POLICIES, PolicySpec, policies_of, policy_class
 from simulator.policies.threshold import Threshold
@@ -16,5 +16,5 @@ from simulator.policies.threshold import Threshold
 __all__ = [
     "NO_DRAFTER", "POLICIES", "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle", "Policy",
     "PolicySpec", "PrefixScheduler", "StepView", "Threshold", "VllmAdaptive", "is_own", "policies_of", "policy_class",
-    "verify_lengths",
+    "take_up", "verify_lengths",
 ]  # fmt: skip

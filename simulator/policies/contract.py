@@ -147,7 +147,9 @@ class StepView:
         self._admitted[request] += count
 
     def confidence(self, request: int, position: int) -> float:
-        """c of a position, once all positions before it are admitted."""
+        """c of a position, counted from 1, once all positions before it are admitted."""
+        if position < 1:
+            raise CausalityError(f"{self._policy.name}: asks for position {position}; positions are counted from 1")
         if position > self._admitted[request] + 1:
             raise CausalityError(
                 f"{self._policy.name}: looks at the confidence of position {position} before position {position - 1} is "
@@ -164,7 +166,8 @@ class StepView:
         return rounded_survival(products[position - 1])
 
     def past(self, request: int, ago: int = 1) -> Seen | None:
-        """What the request's round `ago` rounds ago showed; None before its first."""
+        """What the request's round `ago` rounds ago showed, 1 the latest; None before its first."""
+        self._check_ago(ago)
         if ago > len(self._past[request]):
             return None
         old = self._past[request][-ago]
@@ -178,7 +181,12 @@ class StepView:
         """All confidences of an old round. Lossless, but a replay draws them coupled with what came next."""
         if self._policy.replays_exactly:
             raise CausalityError(f"{self._policy.name}: looks at unverified old confidences but claims to replay exactly")
+        self._check_ago(ago)
         return self._past[request][-ago].confidence if ago <= len(self._past[request]) else None
+
+    def _check_ago(self, ago: int) -> None:
+        if ago < 1:
+            raise CausalityError(f"{self._policy.name}: asks for the round {ago} rounds ago; they are counted from 1")
 
     def accepted(self, request: int) -> int:
         """What will be accepted and is still wanted, for bounds that do not claim to be lossless."""

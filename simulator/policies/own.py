@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import operator
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
@@ -62,9 +64,10 @@ class OwnPolicy:
         return _class_of(self.file, self.class_name, self.digest, self.text)
 
     def made(self, parameter: str, cost: StepCost | None) -> Policy:
-        """The policy itself. Raises InputError where the file is not what it was, or its class refuses the parameter."""
-        found = self if self.named else _named(self.file, self.class_name, self.digest)
-        kind = found.policy_class
+        """The policy itself. Raises InputError where nobody has named its file, or its class refuses the parameter."""
+        if not self.named:
+            raise InputError(f"policy {self.name}: is known from a database, from which nothing is run; name its file")
+        kind = self.policy_class
         with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
             make: Callable[..., Policy] = kind
             arguments = kind.parameters(parameter)
@@ -110,21 +113,37 @@ def is_own(text: str) -> bool:
 
 
 def name_and_parameter(text: str) -> tuple[str, str]:
-    """A policy of a file, FILE.py:CLASS[:PARAMETER], loaded where it is not known yet: its name and its parameter.
-
-    With the digest, as it is printed, it is that text or none. Raises InputError for what cannot be loaded.
-    """
+    """A policy as it is printed and kept, mine.py:Greedy#01234567:0.7, by its name and its parameter. Runs nothing."""
     written = _WRITTEN.fullmatch(text)
     assert written is not None, text
     parameter = (written["parameter"] or "").strip()
     if written["colon"] and not parameter:
         raise InputError(f"policy {text}: is written FILE.py:CLASS or FILE.py:CLASS:PARAMETER")
-    name = f"{written['file']}:{written['class_name']}#{written['digest']}"
-    if written["digest"] and name in _known:
-        return name, parameter
+    if written["digest"] is None:
+        raise InputError(f"policy {text}: is of a file of somebody's own, and does not say of which content")
+    return f"{written['file']}:{written['class_name']}#{written['digest']}", parameter
+
+
+def named(text: str) -> str:
+    """Load a policy that a user names, FILE.py:CLASS[:PARAMETER]; returns how it is printed and kept.
+
+    With a digest, as it is printed, the file must be as it was then. Raises InputError for what cannot be loaded.
+    """
+    written = _WRITTEN.fullmatch(text)
+    assert written is not None, text
     policy = _named(written["file"], written["class_name"], written["digest"])
     _known[policy.name] = policy
-    return policy.name, parameter
+    return policy.name + (written["colon"] or "")
+
+
+def take_up(name: str) -> None:
+    """Load a policy that a database remembers from where its file was, to go on with what it decides.
+
+    Raises InputError where the file is not there, or is not what it was.
+    """
+    policy = known(name)
+    if not policy.named:
+        _known[name] = _named(policy.file, policy.class_name, policy.digest)
 
 
 def _named(file: str, class_name: str, digest: str | None) -> OwnPolicy:
@@ -155,7 +174,7 @@ def _read(file: str, class_name: str, digest: str, text: str) -> OwnPolicy:
     for fact in FACTS:
         if not isinstance(getattr(kind, fact), bool):
             raise InputError(f"policy {file}:{class_name}: its `{fact}` must be True or False")
-    if isinstance(kind.searched, str) or not all(isinstance(parameter, str) for parameter in kind.searched):
+    if not (isinstance(kind.searched, list | tuple) and all(isinstance(parameter, str) for parameter in kind.searched)):
         raise InputError(f"policy {file}:{class_name}: its `searched` must be a list of parameters, each as text")
     facts = {fact: getattr(kind, fact) for fact in FACTS}
     return OwnPolicy(path, class_name, digest, **facts, searched=tuple(kind.searched), text=text, named=True)
@@ -181,7 +200,7 @@ def _module(file: str, digest: str, text: str) -> ModuleType:
     module.__file__ = file
     sys.modules[module.__name__] = module  # where dataclasses look for the names of a class's fields
     with _told(Path(file).name, file):
-        exec(compile(text, file, "exec"), vars(module))
+        exec(compile(text, file, "exec", dont_inherit=True), vars(module))
     return module
 
 
@@ -213,7 +232,12 @@ class _Watched(Policy):
             setattr(self, fact, getattr(own, fact))
 
     def __copy__(self) -> _Watched:
-        return _Watched(copy.copy(self._policy), self._own)
+        with _told(self.name, self._own.file):
+            return _Watched(copy.copy(self._policy), self._own)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
+        with _told(self.name, self._own.file):
+            return _Watched(copy.deepcopy(self._policy, memo), self._own)
 
     @property
     def name(self) -> str:
@@ -228,11 +252,11 @@ class _Watched(Policy):
             return 0
         with _told(self.name, self._own.file):
             tokens = self._policy.draft(load, gamma)
-        if not isinstance(tokens, int) or tokens < 0:
+        if isinstance(tokens, bool) or not hasattr(tokens, "__index__") or operator.index(tokens) < 0:
             raise InputError(
                 f"policy {self.name}: its `draft` returns {tokens!r}; it must be a whole number of tokens, 0 or more"
             )
-        return tokens
+        return operator.index(tokens)
 
     def admit(self, step: StepView) -> None:
         if step.running:

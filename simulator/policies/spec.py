@@ -15,7 +15,7 @@ from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
 from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
 from simulator.policies.oracle import Oracle
-from simulator.policies.own import OwnPolicy, is_own, known, name_and_parameter
+from simulator.policies.own import OwnPolicy, is_own, known, name_and_parameter, named
 from simulator.policies.prefix_scheduler import PrefixScheduler
 from simulator.policies.threshold import Threshold
 
@@ -100,9 +100,9 @@ class PolicySpec:
 
     @classmethod
     def parse(cls, text: str) -> PolicySpec:
-        """A policy as users write it, `name` or `name:parameter`, or of a file of their own, `mine.py:Greedy:parameter`.
+        """A policy as it is printed and kept, `name` or `name:parameter`, or one of a file that is known by now.
 
-        Raises InputError, naming the policies there are.
+        Nothing is run for it. Raises InputError, naming the policies there are.
         """
         if is_own(text):
             return cls(*name_and_parameter(text))
@@ -110,6 +110,11 @@ class PolicySpec:
         if colon and not parameter and name in _FORMS:
             raise InputError(f"policy {text}: is written {_FORMS[name].usage}")
         return cls(name, parameter)
+
+    @classmethod
+    def asked(cls, text: str) -> PolicySpec:
+        """A policy as users write it: the same, or of a file of their own, mine.py:Greedy:parameter, which is run for it."""
+        return cls.parse(named(text) if is_own(text) else text)
 
     @classmethod
     def fixed(cls, k: int) -> PolicySpec:
@@ -199,7 +204,7 @@ NO_DRAFTER = PolicySpec("none")
 
 def policies_of(texts: list[str] | None) -> list[PolicySpec] | None:
     """Several policies as users write them; None stays None. Raises InputError."""
-    return None if texts is None else [PolicySpec.parse(text) for text in texts]
+    return None if texts is None else [PolicySpec.asked(text) for text in texts]
 
 
 def policy_class(name: str) -> type[Policy]:

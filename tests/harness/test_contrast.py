@@ -70,3 +70,28 @@ def test_no_speculation_is_the_twin_of_all(out: Path) -> None:
 def test_what_is_not_simulated_is_nothing_to_compare_with(out: Path) -> None:
     told = simulated(out, "--concurrency", "4", "--policy", "fixed:7", "--against", "fixed:3", code=2)
     assert told == "harness: --against fixed:3: is not among the policies to simulate; add it to --policy\n"
+
+
+def test_what_gives_no_figure_is_no_contrast(out: Path) -> None:
+    """Answers of one token have no speed; nothing of them breaks the sweep."""
+    asked = ("--rate", "1", "--output-tokens", "1", "--policy", "fixed:7,none", "--against", "none")
+    assert json.loads(simulated(out, *asked, "--json"))["contrasts"] == []
+
+
+def test_loads_of_two_kinds_are_told_apart(out: Path) -> None:
+    """What is made large differs; one axis holds one kind."""
+    asked = ("--concurrency", "2,64", "--rate", "2", "--policy", "fixed:1,fixed:7", "--against", "fixed:7")
+    shown = simulated(out, *asked)
+    assert shown.count("tokens/s/GPU  95 %") == shown.count("tokens/s of a user on average  95 %") == 1
+    with Store(out / "specyard.duckdb").reading() as con:
+        [section] = [
+            one for one in compose(con, Store(out / "specyard.duckdb").find_run("latest")).sections if one.name == "contrast"
+        ]
+    [panel] = section.figure.panels
+    assert [list(trace.x) for trace in panel.plot.data] == [[2, 64]]
+    assert sum(len(group) for group in section.tables[0].groups) == 3
+
+
+def test_a_policy_that_is_left_out_is_nothing_to_compare_with(out: Path) -> None:
+    told = simulated(out, "--concurrency", "4", "--against", "threshold:0.5", code=2)
+    assert told.endswith("--against threshold:0.5: is not among the policies to simulate; add it to --policy\n")

@@ -94,7 +94,10 @@ def test_a_sweep_or_a_study_goes_alone(store: Store, name: str) -> None:
     assert ids(named(store, [name])) == {name}
     take_out(store, named(store, [name]))
     assert ids(holdings(store)) == {"r1", "s1", "t1", "r2", "s2", "t2"} - {name}
-    of_kind = {SWEEP: {"sweeps", "simulations", "contrasts", "decisions"}, STUDY: {"studies", "trials", "confirmations", "sensitivities"}}
+    of_kind = {
+        SWEEP: {"sweeps", "simulations", "contrasts", "decisions"},
+        STUDY: {"studies", "trials", "confirmations", "sensitivities"},
+    }
     gone = of_kind[SWEEP if name == "s2" else STUDY]
     assert {table for table, count in counts(store).items() if count != before[table]} == gone
 

@@ -19,11 +19,12 @@ from simulator.hardware.catalogue import find_profile
 from simulator.load import Load
 from simulator.losslessness import TARGET, law, texts_under
 from simulator.metrics import Outcome
-from simulator.policies import PolicySpec
+from simulator.policies import PolicySpec, take_up
+from simulator.policies.own import OwnPolicy, remember
 from simulator.records import Anchors
 from simulator.replay import replay
 from simulator.setup import EngineLimits, Setup
-from simulator.simulation import SlowSimulator, prepare, redrawn, simulate
+from simulator.simulation import SlowSimulator, prepare, redrawn, simulate, start
 from simulator.traces import Trace, TracedResponse
 
 THRESHOLD = """
@@ -77,7 +78,7 @@ def setup(policy: str, load: str, **changes: object) -> Setup:
     limits = EngineLimits(request_cap=8, replicas=2)
     profile = find_profile("h100/qwen3-8b")
     return replace(
-        Setup(load=Load.parse(load), policy=PolicySpec.parse(policy), profile=profile, limits=limits, seconds=20), **changes
+        Setup(load=Load.parse(load), policy=PolicySpec.asked(policy), profile=profile, limits=limits, seconds=20), **changes
     )  # type: ignore[arg-type]
 
 
@@ -94,7 +95,7 @@ def test_it_decides_as_the_same_policy_here_does(tmp_path: Path) -> None:
             theirs = simulate(setup(f"threshold:{least}", load), recorded)
             assert figures(mine) == pytest.approx(figures(theirs), rel=0.01)
     anchors = next(iter(traced()))[1]
-    assert replay(anchors, PolicySpec.parse(f"{file}:Mine:0.4").bind()) == replay(
+    assert replay(anchors, PolicySpec.asked(f"{file}:Mine:0.4").bind()) == replay(
         anchors, PolicySpec.parse("threshold:0.4").bind()
     )
 
@@ -123,12 +124,12 @@ def test_plain_python_and_machine_code_come_to_the_same(policy: str, load: str) 
 
 def test_it_is_known_by_its_file_s_hash(tmp_path: Path) -> None:
     file = own(tmp_path, ALL)
-    before = PolicySpec.parse(f"{file}:All")
+    before = PolicySpec.asked(f"{file}:All")
     assert str(before).startswith("mine.py:All#")
     assert PolicySpec.parse(str(before)) == before
     assert pickle.loads(pickle.dumps(before)) == before
     own(tmp_path, ALL + "\n# changed\n")
-    after = PolicySpec.parse(f"{file}:All")
+    after = PolicySpec.asked(f"{file}:All")
     assert after != before
     assert str(after) != str(before)
     assert (before.lossless, before.replays_exactly, before.reads_confidences, before.needs_cost) == (
@@ -142,7 +143,7 @@ def test_it_is_known_by_its_file_s_hash(tmp_path: Path) -> None:
 def test_it_goes_where_its_file_is_not(tmp_path: Path) -> None:
     """To another process, as to a worker of Ray's: the text goes with it."""
     sent = tmp_path / "sent"
-    sent.write_bytes(pickle.dumps(PolicySpec.parse(f"{own(tmp_path, ALL)}:All")))
+    sent.write_bytes(pickle.dumps(PolicySpec.asked(f"{own(tmp_path, ALL)}:All")))
     (tmp_path / "mine.py").unlink()
     code = f"import pickle; print(type(pickle.load(open({str(sent)!r}, 'rb')).bind()).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -153,7 +154,7 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
     counting = ALL.replace("All", "Counting").replace(
         "for request in", "self.seen = getattr(self, 'seen', 0) + 1\n        for request in"
     )
-    spec = PolicySpec.parse(f"{own(tmp_path, counting)}:Counting")
+    spec = PolicySpec.asked(f"{own(tmp_path, counting)}:Counting")
     assert spec.bind() is not spec.bind()
     engine = SlowSimulator(
         prepare(traced()), spec.bind(), setup("none", "users:2").cost(traced()), EngineLimits(replicas=2), 10**6, iter(()),
@@ -181,6 +182,11 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
         ("\nraise SystemExit(3)\n", "mine.py:All", "line 2: SystemExit: 3"),
         ("from simulator.policies import Policy\nclass All(Policy): pass\n", "mine.py:All", "lacks admit"),
         (ALL.replace("def admit", "lossless = 'yes'\n    def admit"), "mine.py:All", "its `lossless` must be True or False"),
+        (
+            ALL.replace("def admit", "searched = 0.5\n    def admit"),
+            "mine.py:All",
+            "its `searched` must be a list of parameters",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(
@@ -189,7 +195,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
     own(tmp_path, text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^policy ") as refused:
-        PolicySpec.parse(written)
+        PolicySpec.asked(written)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -199,6 +205,8 @@ def test_what_cannot_be_loaded_is_one_sentence(
     [
         ("return 1 / 0", "line 5: ZeroDivisionError: division by zero"),
         ("step.admit(0, step.drafted(0) + 1)", "admits 6 more positions of a request that has 5 left"),
+        ("step.confidence(0, 0)", "asks for position 0; positions are counted from 1"),
+        ("step.past(0, 0)", "asks for the round 0 rounds ago; they are counted from 1"),
         ("step.confidence(0, 2)", "looks at the confidence of position 2 before position 1 is admitted"),
         ("step.accepted(0)", "looks at the acceptances of this step, which nobody knows yet"),
     ],
@@ -206,10 +214,49 @@ def test_what_cannot_be_loaded_is_one_sentence(
 def test_what_it_does_wrong_is_one_sentence(body: str, told: str, tmp_path: Path) -> None:
     head = "from simulator.policies import Policy\nclass Bad(Policy):\n  reads_confidences = True\n"
     text = f"{head}  def admit(self, step):\n    {body}\n"
-    spec = PolicySpec.parse(f"{own(tmp_path, text)}:Bad")
+    asked = setup(f"{own(tmp_path, text)}:Bad", "users:2")
     with pytest.raises(InputError, match=r"^policy mine\.py:Bad#") as refused:
-        simulate(setup(str(spec), "users:2"), prepare(traced()))
+        simulate(asked, prepare(traced()))
     assert told in str(refused.value)
+
+
+def test_a_policy_that_cannot_be_copied_is_one_sentence(tmp_path: Path) -> None:
+    """Every engine has its own."""
+    text = ALL.replace("def admit", "def __init__(self):\n        self.log = open(__file__)\n    def admit")
+    with pytest.raises(InputError, match=r"^policy mine\.py:All#\w+: TypeError: cannot pickle"):
+        simulate(setup(f"{own(tmp_path, text)}:All", "users:2"), prepare(traced()))
+
+
+def test_what_was_stored_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy out of a database is known by what was said of it, or not at all; a file of its name stays untouched."""
+    own(tmp_path, "raise SystemExit('was run')\n", "evil.py")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="does not say of which content"):
+        PolicySpec.parse("evil.py:P")
+    with pytest.raises(InputError, match="is not at hand"):
+        PolicySpec.parse("evil.py:P#01234567:3")
+    facts = dict.fromkeys(("lossless", "replays_exactly"), True) | dict.fromkeys(
+        ("reads_confidences", "wants_raw_confidences", "needs_cost"), False
+    )
+    remember(OwnPolicy(str(tmp_path / "evil.py"), "P", "01234567", **facts, searched=(), text=""))
+    spec = PolicySpec.parse("evil.py:P#01234567:3")
+    assert spec.lossless
+    with pytest.raises(InputError, match="from which nothing is run"):
+        spec.bind()
+    with pytest.raises(InputError, match="has changed since"):
+        take_up(spec.name)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    text = ALL.replace("def admit", "def draft(self, load, gamma):\n        return np.int64(2)\n    def admit")
+    found = simulate(setup(f"{own(tmp_path, 'import numpy as np' + text)}:All", "users:2"), prepare(traced()))
+    assert found.budget.value == pytest.approx(3)
+
+
+def test_requests_that_do_not_fit_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    policy = setup(f"{own(tmp_path, ALL)}:All", "users:4", prompt_tokens=50_000_000)
+    with pytest.raises(InputError, match="tokens of context"):
+        start(policy, prepare(traced()), lambda rows: None)
 
 
 def test_drafts_of_no_length_are_refused(tmp_path: Path) -> None:
@@ -245,7 +292,7 @@ TEXTS = 20_000
 def chance(policy: str) -> float:
     from scipy.stats import chisquare
 
-    found = texts_under(PolicySpec.parse(policy), TEXTS, 0)
+    found = texts_under(PolicySpec.asked(policy), TEXTS, 0)
     return float(chisquare(found.counts, law() * found.counts.sum()).pvalue)
 
 
@@ -270,5 +317,14 @@ def test_a_policy_that_looks_past_the_contract_is_found_out(tmp_path: Path) -> N
     )
     with pytest.raises(InputError, match="looks at the confidence of position 2 before position 1 is admitted"):
         chance(f"{file}:Retrospective")
+    late = (
+        RETROSPECTIVE.format(look="step._confidence[request]")
+        .replace("        for request", "        self.steps = getattr(self, 'steps', 0) + 1\n        for request")
+        .replace(
+            "step.admit(request, int(np.argmax(rates)))",
+            "step.admit(request, int(np.argmax(rates)) if self.steps > 20 else len(c))",
+        )
+    )
+    assert chance(f"{own(tmp_path, late)}:Retrospective") < 1e-12
     with pytest.raises(InputError, match="says of itself that it is not lossless"):
         chance("oracle")

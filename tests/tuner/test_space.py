@@ -137,7 +137,7 @@ def test_a_policy_of_one_s_own_is_searched(tmp_path: Path) -> None:
         "  def __init__(self, n):\n    pass\n  @classmethod\n  def parameters(cls, text):\n    return (int(text or '1'),)\n"
     )
     file.write_text(f"{head}{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
-    mine = str(PolicySpec.parse(f"{file}:Mine"))
+    mine = str(PolicySpec.asked(f"{file}:Mine"))
     space = replace(SPACE, policies=(mine, "fixed"))
     every = [one.configuration for one in space.leaves()]
     found = {(c.recording.drafter, str(c.policy)) for c in every if ".py:" in str(c.policy)}
@@ -150,4 +150,4 @@ def test_a_policy_of_one_s_own_is_searched(tmp_path: Path) -> None:
     assert only == f"{mine}:2"
     file.write_text(f"{head}  lossless = False\n{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
     with pytest.raises(InputError, match="is a bound, as it says of itself"):
-        replace(SPACE, policies=(str(PolicySpec.parse(f"{file}:Mine")),))
+        replace(SPACE, policies=(str(PolicySpec.asked(f"{file}:Mine")),))

@@ -104,7 +104,7 @@ def search(
                 if time_limit is not None and not time_limit > 0:
                     raise InputError(f"--time-limit {time_limit:g}: seconds above 0 are needed")
                 # A user's own is searched as it is printed, by its file's hash.
-                policies = policy and [str(PolicySpec.parse(p)) if is_own(p) else p for p in options.listed(policy) or ()]
+                policies = policy and [str(PolicySpec.asked(p)) if is_own(p) else p for p in options.listed(policy) or ()]
                 with options.checked():
                     plan = StudyPlan(
                         profile=profile, loads=asked,
