@@ -11,7 +11,7 @@ MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 MOST_BYTES = MACHINE_BYTES // 4
 """The share of this machine's memory that the requests of one simulation may take: others run beside it."""
 JOB_BYTES = 160
-"""Of a request in the system."""
+"""What a request in the system takes."""
 
 
 def jobs_of(users: int) -> int:

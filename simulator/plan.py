@@ -10,7 +10,7 @@ from simulator.capacity import check_costs
 from simulator.decision import DRAWS
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
-from simulator.policies import PolicySpec
+from simulator.policies import PolicyKind, PolicySpec
 from simulator.records import Drafting
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE
@@ -20,7 +20,7 @@ from simulator.sla import Sla
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "qmc", "grid")
 MOST_REPLICATIONS, MOST_DRAWS = 10_000, 10_000
-"""Of a point, and of the held-out prompts: an interval is no narrower for more."""
+"""The most of a point, and of the held-out prompts: an interval is no narrower for more."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,7 +115,7 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A study as the user asked for it. Raises ValueError or InputError for what makes no sense."""
 
     objective: Objective
-    policies: list[str] | None = msgspec.field(default=None, name="kinds")  # as it is stored
+    policies: list[PolicyKind] | None = msgspec.field(default=None, name="kinds")  # as it is stored
     """Kinds of policies to search; None: all."""
     sampler: str = "tpe"
     trials: int = 64

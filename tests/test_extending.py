@@ -71,24 +71,34 @@ def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(folder: Path)
                 [sys.executable, "-m", "harness", *line.split()], capture_output=True, text=True, cwd=folder
             )
             assert done.returncode == 0, (line, done.stderr)
-        sweep = unfinished(folder)
+        sweep, study = unfinished(folder)
         asked = [sys.executable, "-m", "harness", "simulate", "--resume", sweep]
-        done = subprocess.run(asked, capture_output=True, text=True, cwd=folder)
-        assert done.returncode == 2
-        assert "halfway.py: No such file" in done.stderr.splitlines()[-1]
+        search = [sys.executable, "-m", "tuner", "search", "--resume", study, "--actors", "0"]
+        for line in (asked, search):
+            done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
+            assert done.returncode == 2
+            assert "halfway.py: No such file" in done.stderr.splitlines()[-1]
         (folder / "halfway.py").write_text(text + "# other\n", encoding="utf-8")
         done = subprocess.run(asked, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 2
         assert "has changed since" in done.stderr.splitlines()[-1]
     finally:
         (folder / "elsewhere").rename(folder / "halfway.py")
-    done = subprocess.run(asked, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    for line in (asked, search):
+        done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    with Store(folder / "runs" / "specyard.duckdb").reading() as con:
+        errors = con.execute("SELECT error FROM simulations WHERE error IS NOT NULL").fetchall()
+        states = con.execute("SELECT DISTINCT state FROM trials").fetchall()
+    assert errors == []
+    assert ("failed",) not in states
 
 
-def unfinished(folder: Path) -> str:
-    """The sweep, as if it had been stopped before its last point."""
+def unfinished(folder: Path) -> tuple[str, str]:
+    """The sweep and the study, as if they had been stopped before their last point and trials."""
     with Store(folder / "runs" / "specyard.duckdb").writing() as con:
         [(sweep,)] = con.execute("UPDATE sweeps SET finished_at = NULL RETURNING sweep_id").fetchall()
         con.execute("DELETE FROM simulations WHERE policy LIKE 'halfway%' AND users = 4")
-    return str(sweep)
+        [(study,)] = con.execute("UPDATE studies SET finished_at = NULL RETURNING study_id").fetchall()
+        con.execute("DELETE FROM trials WHERE number > 0")
+    return str(sweep), str(study)

@@ -20,7 +20,7 @@ from simulator.load import Load
 from simulator.mix import Mix
 from simulator.numbers import counted
 from simulator.plan import StudyPlan
-from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.policies import NO_DRAFTER, PolicyKind, PolicySpec
 from simulator.recommendation import Question, decision_of
 from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, start
@@ -110,7 +110,7 @@ def carry_out(
         for number, load in enumerate(plan.loads):
             deadline = None if time_limit_s is None else started + time_limit_s * (number + 1) / len(plan.loads)
             near = ranked(searched[plan.loads[number - 1]])[:NEIGHBOURS] if number else []
-            able = [c for c in chosen if c.policy == NO_DRAFTER or c.policy.name in spaces[load].policies]
+            able = [c for c in chosen if c.policy == NO_DRAFTER or any(k.includes(c.policy) for k in spaces[load].policies)]
             starts = [(c, "start") for c in [*able, *starts_of(spaces[load], plan.request_cap, plan.served_by)]]
             starts = [(spaces[load].nearest(t.configuration), "neighbour") for t in near] + starts
             what = Search(
@@ -132,7 +132,7 @@ def _keeper(
 
     def keep(batch: Sequence[Trial]) -> None:
         nonlocal count
-        studies.add_trials(study_id, str(load), [t.row() for t in batch])
+        studies.add_trials(study_id, load, [t.row() for t in batch])
         count += len(batch)
         watcher.advance(f"searching {load.label}", count, plan.trials)
 
@@ -143,7 +143,7 @@ def starts_of(space: Space, cap: int, engine: ServingEngine) -> list[Configurati
     """What the engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
-    adaptive = [r.recording for r in space.recorded if engine.adaptive in space.policies_of(r)]
+    adaptive = [r.recording for r in space.recorded if PolicyKind(engine.adaptive) in space.policies_of(r)]
     return found + [Configuration(key.showing("raw"), PolicySpec(engine.adaptive), cap) for key in adaptive]
 
 

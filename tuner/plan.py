@@ -14,12 +14,12 @@ from simulator.load import Load
 from simulator.mix import Mix
 from simulator.plain import walked
 from simulator.plan import StudyPlan
-from simulator.policies import PolicySpec
+from simulator.policies import PolicyKind, PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.serving.command import cannot_run
 from tuner.k_by_batch import k_by_batch, row_ends
 from tuner.prompts import TraceKey, Traffic
-from tuner.space import POLICIES, READING, OfferedRecording, Space, request_caps
+from tuner.space import SEARCHED, OfferedRecording, Space, request_caps
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,9 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
             continue
         whole = engine is not None and not KINDS[key.kind].prefix
         recorded.append(OfferedRecording(key, recordings.offered(key), whole))
-        if not recorded[-1].confidences and (reading := [name for name in plan.policies or READING if name in READING]):
+        if not recorded[-1].confidences and (
+            reading := [kind.name for kind in plan.policies or SEARCHED if kind.own is None and kind.reads_confidences]
+        ):
             watcher.say(f"{key.short}: has no confidences: left out: {', '.join(reading)}")
     plain = _plain(recorded, recordings)
     traffic = Traffic(recordings, [r.recording for r in recorded] or [plain])
@@ -101,11 +103,11 @@ def space_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Space:
     )
 
 
-def policies_of(plan: StudyPlan) -> tuple[str, ...]:
+def policies_of(plan: StudyPlan) -> tuple[PolicyKind, ...]:
     """Kinds of policies to search: as asked, or those that the engine runs."""
     if plan.policies:
         return tuple(plan.policies)
-    return POLICIES if plan.engine is None else tuple(name for name in POLICIES if name in plan.engine.policies)
+    return SEARCHED if plan.engine is None else tuple(kind for kind in SEARCHED if kind.name in plan.engine.policies)
 
 
 def _table(plan: StudyPlan, traffic: Traffic, weights: dict[str, float], recorded: OfferedRecording) -> PolicySpec:

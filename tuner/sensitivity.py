@@ -135,7 +135,7 @@ def across(
         rungs = _rungs(distinct, [next(results)[0] for _ in distinct], objective, scenario)
         for home, c in zip(scenarios, winners, strict=True):
             if c in rungs and home.load != scenario.load:
-                row = StudySensitivity(load=home.load, kind="elsewhere", what=str(scenario.load))
+                row = StudySensitivity(load=home.load, kind="elsewhere", what="", elsewhere=scenario.load)
                 rows.append(_verdict(row, rungs, c))
     return rows
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from simulator.configuration import Configuration
 from simulator.errors import InputError
-from simulator.policies import PolicySpec, is_own, policy_class
+from simulator.policies import PolicyKind, PolicySpec
 from simulator.records import NO_RECORDING, Confidences, Recording
 
 T = TypeVar("T")
@@ -22,24 +22,12 @@ POLICIES = (
     "fixed", "cutoff", "k_by_batch", "batch_adaptive", "threshold", "prefix_scheduler", "lagged_scheduler", "vllm_adaptive",
 )  # fmt: skip
 """Names of the policies that are tried; all lossless. `none` is always tried."""
-READING = tuple(name for name in POLICIES if policy_class(name).reads_confidences)
-"""Those of them that need confidences."""
-RAW = tuple(name for name in READING if policy_class(name).wants_raw_confidences)
-"""Those of them that take them raw."""
+SEARCHED = tuple(map(PolicyKind, POLICIES))
+"""The same as kinds."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 WEIGHTS = (0.02, 0.05, 0.1, 0.3)
 LAGS = (1, 2, 3, 4)
 EMAS = (0.0, 0.5, 0.8)
-
-
-def _is_reading(kind: str) -> bool:
-    """Whether it needs confidences."""
-    return kind in READING or (is_own(kind) and PolicySpec.parse(kind).reads_confidences)
-
-
-def _is_raw(kind: str) -> bool:
-    """Whether it takes them raw."""
-    return kind in RAW or (is_own(kind) and PolicySpec.parse(kind).wants_raw_confidences)
 
 
 class Chooser(Protocol):
@@ -89,14 +77,13 @@ class Space:
     """No more requests than this ever run: the users of a closed loop, or the largest cap."""
     tables: Mapping[Recording, PolicySpec] = field(default_factory=dict)
     """By recording, showing no confidences, the k-by-batch policy worked out for it; see `tuner.k_by_batch`."""
-    policies: tuple[str, ...] = POLICIES
-    """Names of `POLICIES`, and users' own policies as they are printed."""
+    policies: tuple[PolicyKind, ...] = SEARCHED
 
     def __post_init__(self) -> None:
-        if unknown := sorted(name for name in self.policies if name not in POLICIES and not is_own(name)):
+        if unknown := sorted(kind.name for kind in self.policies if kind.own is None and kind.name not in POLICIES):
             those = f"{', '.join(POLICIES)}, and FILE.py:CLASS of your own"
             raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; those that can are {those}")
-        if bounds := [name for name in self.policies if is_own(name) and not PolicySpec.parse(name).lossless]:
+        if bounds := [kind for kind in self.policies if not kind.lossless]:
             raise InputError(f"--policy {bounds[0]}: is a bound, as it says of itself: nothing could run what was found")
         if not self.request_caps or min(self.request_caps) < 1 or list(self.request_caps) != sorted(set(self.request_caps)):
             raise ValueError("request caps must rise from 1 or more")
@@ -113,53 +100,54 @@ class Space:
         kinds = [kind for kind in self.policies_of(chosen) if self._is_itself(kind, chosen, running)]
         branch = ", ".join(chosen.confidences) or "no confidences"
         gone = "".join(f", no {kind}" for kind in self.policies_of(chosen) if kind not in kinds)
-        kind = choose.category(f"policy ({branch}{gone})", kinds)
+        by_kind = {kind.name: kind for kind in kinds}
+        kind = by_kind[choose.category(f"policy ({branch}{gone})", list(by_kind))]
         read: Confidences = "none"
-        if _is_raw(kind):
+        if kind.wants_raw_confidences:
             read = "raw"
-        elif _is_reading(kind):
+        elif kind.reads_confidences:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
         return Configuration(chosen.recording.showing(read), self._policy(kind, chosen, choose, running), cap)
 
-    def policies_of(self, recorded: OfferedRecording) -> list[str]:
+    def policies_of(self, recorded: OfferedRecording) -> list[PolicyKind]:
         """Kinds of policies that a recording allows."""
         return [
             kind
             for kind in self.policies
-            if (not _is_reading(kind) or recorded.confidences)
-            and (not _is_raw(kind) or "raw" in recorded.confidences)
-            and (kind != "k_by_batch" or recorded.recording in self.tables)
+            if (not kind.reads_confidences or recorded.confidences)
+            and (not kind.wants_raw_confidences or "raw" in recorded.confidences)
+            and (kind.name != "k_by_batch" or recorded.recording in self.tables)
         ]
 
-    def _is_itself(self, kind: str, chosen: OfferedRecording, running: int) -> bool:
+    def _is_itself(self, kind: PolicyKind, chosen: OfferedRecording, running: int) -> bool:
         """Whether a kind of policy is no fixed block, or none, under another name while so many requests run at most."""
-        if "fixed" not in self.policies:
+        if PolicyKind("fixed") not in self.policies:
             return True
-        if kind == "cutoff":
+        if kind.name == "cutoff":
             return running > 1
-        return kind != "k_by_batch" or self.tables[chosen.recording].within(running, chosen.recording.gamma).k is None
+        return kind.name != "k_by_batch" or self.tables[chosen.recording].within(running, chosen.recording.gamma).k is None
 
-    def _policy(self, kind: str, chosen: OfferedRecording, choose: Chooser, running: int) -> PolicySpec:
-        if kind == "fixed" and chosen.whole:
-            return PolicySpec.fixed(chosen.recording.gamma)
-        if kind == "fixed":
-            return PolicySpec.fixed(choose.level(f"k of {chosen.recording.gamma}", range(1, chosen.recording.gamma + 1)))
-        if kind == "cutoff":
-            return PolicySpec(kind, str(choose.level(f"cutoff below {running}", _powers(1, running - 1) or (1,))))
-        if kind == "k_by_batch":
+    def _policy(self, kind: PolicyKind, chosen: OfferedRecording, choose: Chooser, running: int) -> PolicySpec:
+        name, gamma = kind.name, chosen.recording.gamma
+        if kind.own is not None:
+            levels = () if kind.own.parameter or kind.own.own is None else kind.own.own.searched
+            return PolicySpec(name, choose.level(f"parameter of {name}", levels)) if levels else kind.own
+        if name == "fixed" and chosen.whole:
+            return PolicySpec.fixed(gamma)
+        if name == "fixed":
+            return PolicySpec.fixed(choose.level(f"k of {gamma}", range(1, gamma + 1)))
+        if name == "cutoff":
+            return PolicySpec(name, str(choose.level(f"cutoff below {running}", _powers(1, running - 1) or (1,))))
+        if name == "k_by_batch":
             return self.tables[chosen.recording]
-        if kind == "batch_adaptive":
-            return PolicySpec(kind, f"{choose.level('weight', WEIGHTS):g}")
-        if kind == "threshold":
-            return PolicySpec(kind, f"{choose.level('threshold', THRESHOLDS):g}")
-        if kind == "lagged_scheduler":
+        if name == "batch_adaptive":
+            return PolicySpec(name, f"{choose.level('weight', WEIGHTS):g}")
+        if name == "threshold":
+            return PolicySpec(name, f"{choose.level('threshold', THRESHOLDS):g}")
+        if name == "lagged_scheduler":
             lag, ema = choose.level("lag", LAGS), choose.level("moving average", EMAS)
-            return PolicySpec(kind, f"{lag}" + (f"/{ema:g}" if ema else ""))
-        if is_own(kind):
-            own = PolicySpec.parse(kind)
-            levels = () if own.parameter or own.own is None else own.own.searched
-            return PolicySpec(own.name, choose.level(f"parameter of {kind}", levels)) if levels else own
-        return PolicySpec(kind)
+            return PolicySpec(name, f"{lag}" + (f"/{ema:g}" if ema else ""))
+        return PolicySpec(name)
 
     def nearest(self, configuration: Configuration) -> Configuration:
         """The same with the closest request cap there is here."""

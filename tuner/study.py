@@ -20,7 +20,7 @@ from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
 from simulator.load import RecordedArrivals
 from simulator.plan import StudyPlan
-from simulator.policies import PolicySpec, is_own, take_up
+from simulator.policies import take_up
 from simulator.records import Drafting
 from tuner.plan import space_of, study_inputs
 
@@ -61,10 +61,12 @@ def resume_study(
     if row["finished_at"] is not None and (trials is None or trials <= plan.trials):
         watcher.say(f"study {row['study_id']} is finished; --trials of more than {plan.trials} goes on with it")
         return str(row["study_id"])
+    if own := [kind.own.name for kind in plan.policies or [] if kind.own]:  # known as they were, and not yet at hand
+        for policy in own:
+            take_up(policy)
+        plan = read_plan(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
-    for kind in (kind for kind in plan.policies or [] if is_own(kind)):
-        take_up(PolicySpec.parse(kind).name)
     for load, _ in (part for asked in plan.loads for part in asked.parts):
         if isinstance(load, RecordedArrivals):  # a file that is gone or has changed is told before anything is
             _ = load.requests

@@ -129,7 +129,7 @@ class Trial:
 
 def read_trials(studies: Studies, study_id: str, load: Load, plan: StudyPlan, kinds: Mapping[str, str]) -> list[Trial]:
     """What a study has tried at a load; `kinds` are those of the run's drafters."""
-    return [Trial.read(row, plan.drafting, kinds) for row in studies.trials(study_id, str(load))]
+    return [Trial.read(row, plan.drafting, kinds) for row in studies.trials(study_id, load)]
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

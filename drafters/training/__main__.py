@@ -22,7 +22,7 @@ TAPS, BLOCK, LAYERS, RANK = (0, 2, 4, 6), 7, 2, 64
 
 
 _TARGET_STEPS, _RESPONSES_A_DOMAIN = 4800, 3000
-"""Of the shipped pair's recipe; drafters' steps are theirs."""
+"""The shipped pair's recipe; drafters' steps are theirs."""
 
 
 def main() -> None:

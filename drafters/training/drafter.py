@@ -66,11 +66,11 @@ class Training:
     """How drafters of a kind are made, one row each."""
 
     steps: int
-    """Of the recipe of the shipped pair."""
+    """How many the recipe of the shipped pair takes."""
     declared: Callable[[Shape], dict[str, Any]]
     """What `config.json` says of one, beside what it has of the target."""
     loss: Callable[[Drafted], Tensor]
-    """Of one position, [B, A]."""
+    """The loss of one position, [B, A]."""
     told: str
     """The loss in words."""
 

@@ -62,7 +62,7 @@ class Tested:
     could_have_seen: float
     """Root mean square of the relative errors of the texts' probabilities that `POWER` of such checks would find."""
     lossless: bool
-    """As far as this can tell."""
+    """Whether it leaves the law as it is, as far as this can tell."""
 
 
 def _tested(found: Texts) -> Tested:

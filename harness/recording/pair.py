@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from harness import stops
+from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
@@ -64,7 +65,7 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     for source in (pair.target, *choose_drafters(pair, wanted).values()):
-        if source in ("none", "ngram") or Path(source).exists() or constants.HF_HUB_OFFLINE:
+        if source in WEIGHTLESS or Path(source).exists() or constants.HF_HUB_OFFLINE:
             continue
         try:
             if not isinstance(try_to_load_from_cache(source, "config.json"), str):

@@ -23,10 +23,11 @@ from harness.recording.inputs import read_inputs, without
 from harness.recording.plan import RecordingPlan
 from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses
 from harness.recording.suite import Suite
-from harness.recording.worker import OWN_RESPONSES, Checked, Probe, Recorder, RecorderOptions, Unit
+from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
+from results.store.rows import TARGET
 from results.store.runs import RunInfo
 from results.store.subjects import RUN
 from results.store.unfinished import begun, keeping
@@ -215,7 +216,7 @@ def _work(
         done += _responses(unit)
         watcher.advance(stage, done, total)
     _check_law(run_id, plan, store)
-    _say_found(run_id, suite, variants if plan.mode == "live" else [OWN_RESPONSES], store, watcher)
+    _say_found(run_id, suite, variants if plan.mode == "live" else [TARGET], store, watcher)
     if not _rounds(run_id, store):
         watcher.say("every response is a single token, which a prefill gives: the run has no rounds")
     elif plan.mode == "dense":

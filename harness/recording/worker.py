@@ -56,10 +56,6 @@ def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) 
     return asked + len(prompt.turns) * generation.max_new_tokens
 
 
-OWN_RESPONSES = Recording("none", 0, drafting="either")
-"""What the target's own responses are kept as."""
-
-
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
@@ -73,7 +69,7 @@ class Unit:
     @property
     def key(self) -> Recording:
         """What its responses are kept as."""
-        return self.live or OWN_RESPONSES
+        return self.live or TARGET
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from results.store.recordings import Recordings
+from simulator.configuration import System
 from simulator.errors import InputError
 from simulator.plain import used
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -27,17 +28,13 @@ class LivePoint:
     """One setting of the live engine."""
 
     recording: Recording
-    """Of what drafts, and the confidences the policy is shown; `NO_RECORDING` for `none`."""
+    """What drafts, and the confidences the policy is shown; `NO_RECORDING` for `none`."""
     policy: PolicySpec
     users: int
 
     def row(self) -> dict[str, Any]:
         """The point's part of a row of `validations`."""
-        r = self.recording
-        return {
-            "drafter": r.drafter, "gamma": r.gamma, "policy": str(self.policy), "confidences": r.confidences,
-            "users": self.users,
-        }  # fmt: skip
+        return {**System(self.recording, self.policy).row(), "users": self.users}
 
     @property
     def key(self) -> bytes:

@@ -60,7 +60,7 @@ class Method:
     """A drafter as vLLM runs it."""
 
     recording: Recording
-    """Of its drafts; `NO_RECORDING` decodes plainly."""
+    """What it drafts as; `NO_RECORDING` decodes plainly."""
     speculative: Mapping[str, Any] | None
     """vLLM's configuration; None decodes plainly."""
 

@@ -324,7 +324,7 @@ def _sensitive(found: Sequence[StudySensitivity]) -> Table:
     """What if load, mix or verification cost are off: whether another configuration is better then."""
     rows = []
     for one in found:
-        off = f"at {Load.parse(one.what).label}" if one.kind == "elsewhere" else f"with {one.what}"
+        off = f"with {one.what}" if one.elsewhere is None else f"at {one.elsewhere.label}"
         what = f"{one.load.label}, {off}"
         best = "–" if one.best is None else one.best.system.short
         moved = "–" if one.moved is None else best if one.moved else "the winner still"

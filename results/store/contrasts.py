@@ -26,7 +26,7 @@ class Contrast:
     against: PolicySpec
     figure: Figure
     draws: int
-    """Of prompts, seeds and the profile's errors, the same for both."""
+    """How many draws of prompts, seeds and the profile's errors, the same for both."""
     gain: Gain | None
     """None where the other gives nothing."""
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.load import Load
-from simulator.policies import Fixed, PolicySpec
+from simulator.policies import Fixed, PolicyKind, PolicySpec
 from simulator.records import NO_RECORDING, Anchors, Recording, Response, Round
 from simulator.replay import replay
 from simulator.serving.engines import engine_of, name_of
@@ -167,7 +167,7 @@ def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "profile": parse_profile, "believed": parse_profile, "loads": Load.parse, "policies": PolicySpec.parse,
-    "against": PolicySpec.parse, "slas": Sla.parse, "engine": engine_of,
+    "against": PolicySpec.parse, "kinds": PolicyKind.parse, "slas": Sla.parse, "engine": engine_of,
 }  # fmt: skip
 """The fields of plans that are values, and how their text is read."""
 
@@ -177,7 +177,7 @@ def _kept(value: Any) -> Any:
         return dump_profile(value)
     if isinstance(value, list):
         return [_kept(v) for v in value]
-    return str(value) if isinstance(value, PolicySpec | Load | Sla) else value
+    return str(value) if isinstance(value, PolicySpec | PolicyKind | Load | Sla) else value
 
 
 def _read(name: str, value: Any) -> Any:

@@ -90,7 +90,9 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
     load: Load
     kind: Kind
     what: str
-    """The knob, or what is off; of 'elsewhere' the other load as it is stored."""
+    """The knob, or what is off; empty where that is another load."""
+    elsewhere: Load | None = None
+    """The other load at which the winner stands, of that kind."""
     share: float | None = None
     """The importance, of the objective's variance."""
     best: Configuration | None = None
@@ -112,7 +114,8 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
         if best is not None and self.kind == "choice":
             best |= {"value": self.value, "state": self.state}
         names = ("kind", "what", "share", "best", "moved", "loss", "keeps")
-        return {"load": str(self.load), **{name: getattr(self, name) for name in names}, "best": best}
+        what = self.what if self.elsewhere is None else str(self.elsewhere)
+        return {"load": str(self.load), **{name: getattr(self, name) for name in names}, "what": what, "best": best}
 
     @property
     def words(self) -> str:
@@ -163,6 +166,8 @@ def _read_sensitivity(row: Row, plan: StudyPlan, kinds: Mapping[str, str]) -> St
     then = row["best"] or {}
     best = Configuration.read(then, kinds, plan.drafting) if then else None
     values = {"load": Load.parse(row["load"]), "best": best, **{n: then[n] for n in ("value", "state") if n in then}}
+    if row["kind"] == "elsewhere":
+        values |= {"what": "", "elsewhere": Load.parse(row["what"])}
     return msgspec.convert({**row, **values}, StudySensitivity)
 
 
@@ -173,10 +178,10 @@ def _read(row: Row, kind: type[Any], plan: StudyPlan, kinds: Mapping[str, str]) 
 
 
 def _rows(
-    con: duckdb.DuckDBPyConnection, study_id: str, table: str, order: str, load: str | None = None
+    con: duckdb.DuckDBPyConnection, study_id: str, table: str, order: str, load: Load | None = None
 ) -> list[dict[str, Any]]:
     """Rows of a study, their JSON decoded, of one load or of all."""
-    where, values = ("", [study_id]) if load is None else (" AND load = ?", [study_id, load])
+    where, values = ("", [study_id]) if load is None else (" AND load = ?", [study_id, str(load)])
     sql = f"SELECT * EXCLUDE (study_id) FROM {table} WHERE study_id = ?{where} ORDER BY {order}"
     return decoded_rows(con.execute(sql, values))
 
@@ -214,12 +219,12 @@ class Studies:
             sql = "UPDATE studies SET plan = ?, finished_at = NULL WHERE study_id = ?"
             connection.execute(sql, [json.dumps(plan_row(plan)), study_id])
 
-    def add_trials(self, study_id: str, load: str, rows: Sequence[Row]) -> None:
+    def add_trials(self, study_id: str, load: Load, rows: Sequence[Row]) -> None:
         """Insert a batch of trials, whole or not at all."""
         with self.store.writing() as connection:
-            _insert(connection, "trials", [{"study_id": study_id, "load": load, **row} for row in rows])
+            _insert(connection, "trials", [{"study_id": study_id, "load": str(load), **row} for row in rows])
 
-    def trials(self, study_id: str, load: str | None = None) -> list[dict[str, Any]]:
+    def trials(self, study_id: str, load: Load | None = None) -> list[dict[str, Any]]:
         """Rows of `trials` in the order they were proposed, of one load or of all."""
         with self.store.reading() as connection:
             return _rows(connection, study_id, "trials", "load, number", load)

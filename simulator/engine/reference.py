@@ -66,7 +66,7 @@ class Job:
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
-    """Of all its rounds."""
+    """Sums over all its rounds."""
     remembered: list[Round] = field(default_factory=list)
     """Those since it was last admitted, as a policy may see them."""
 

@@ -6,6 +6,7 @@ from simulator.policies.batch_adaptive import BatchAdaptive
 from simulator.policies.contract import CausalityError, Policy, StepView, verify_lengths
 from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
+from simulator.policies.kind import PolicyKind
 from simulator.policies.lagged_scheduler import LaggedScheduler, VllmAdaptive
 from simulator.policies.oracle import Oracle
 from simulator.policies.own import is_own, take_up
@@ -15,6 +16,6 @@ from simulator.policies.threshold import Threshold
 
 __all__ = [
     "NO_DRAFTER", "POLICIES", "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle", "Policy",
-    "PolicySpec", "PrefixScheduler", "StepView", "Threshold", "VllmAdaptive", "is_own", "policies_of", "policy_class",
-    "take_up", "verify_lengths",
+    "PolicyKind", "PolicySpec", "PrefixScheduler", "StepView", "Threshold", "VllmAdaptive", "is_own", "policies_of",
+    "policy_class", "take_up", "verify_lengths",
 ]  # fmt: skip

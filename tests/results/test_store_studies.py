@@ -37,7 +37,9 @@ def test_what_was_found_goes_in_and_comes_out(tmp_path: Path) -> None:
     sensitivities = [
         StudySensitivity(load=Users(64), kind="choice", what="γ", best=RUN, value=2, state="cut", loss=0.1, keeps=True),
         StudySensitivity(load=Users(64), kind="choice", what="drafter", keeps=False),
-        StudySensitivity(load=Arrivals(2), kind="elsewhere", what="users:64/0", best=RUN, moved=False, loss=0, keeps=True),
+        StudySensitivity(
+            load=Arrivals(2), kind="elsewhere", what="", elsewhere=Users(64), best=RUN, moved=False, loss=0, keeps=True
+        ),
         StudySensitivity(load=Arrivals(2), kind="mix", what="+20% code"),
     ]
     Studies(store).finish(study_id, confirmations, sensitivities)

@@ -13,6 +13,7 @@ from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.plan import StudyPlan
+from simulator.policies import PolicyKind
 from simulator.simulation import EngineLimits
 from simulator.sla import Sla
 from tests.tuner.configurations import configuration
@@ -28,7 +29,7 @@ from tuner.study import resume_study, start_study
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
 SHORT: dict[str, Any] = {
     "objective": "throughput", "seconds": 3.0, "trials": 8, "confirmation_draws": 5, "decision_draws": 10, "request_cap": 32,
-    "drafters": ["eagle3"], "policies": ["fixed", "k_by_batch"],
+    "drafters": ["eagle3"], "policies": [PolicyKind("fixed"), PolicyKind("k_by_batch")],
 }  # fmt: skip
 
 
@@ -41,7 +42,13 @@ def started(store: Store, **options: Any) -> str:
 def both(store: Store) -> str:
     """A study of two loads with weights, on two replicas, with all that can be counted."""
     return started(
-        store, loads=[BOTH], seconds=20.0, slas=[Sla.parse("tps>=100")], policies=["fixed"], replicas=2, gpu_hour=3.6
+        store,
+        loads=[BOTH],
+        seconds=20.0,
+        slas=[Sla.parse("tps>=100")],
+        policies=[PolicyKind("fixed")],
+        replicas=2,
+        gpu_hour=3.6,
     )
 
 
@@ -144,7 +151,9 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
 
 def test_users_of_a_service_in_gpus(store: Store) -> None:
     """As many as the winner holds on a machine, and machines for all of them."""
-    name = started(store, loads=[Users(4)], seconds=20.0, policies=["fixed"], slas=[Sla.parse("tps>=100")], users=1000)
+    name = started(
+        store, loads=[Users(4)], seconds=20.0, policies=[PolicyKind("fixed")], slas=[Sla.parse("tps>=100")], users=1000
+    )
     study = read_study(store, name)
     [(load, found)] = study.loads.items()
     assert found.decision is not None
@@ -158,7 +167,7 @@ def test_users_of_a_service_in_gpus(store: Store) -> None:
 def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "arrivals.csv"
     file.write_text(before := "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 4},50,40\n" for i in range(40)))
-    name = started(store, loads=[RecordedArrivals.of(file)], objective="tps", policies=["fixed"], trials=4)
+    name = started(store, loads=[RecordedArrivals.of(file)], objective="tps", policies=[PolicyKind("fixed")], trials=4)
     done = Studies(store).find(name)
     for change in (lambda: file.write_text(before + "11,50,40\n"), file.unlink):
         change()

@@ -13,7 +13,7 @@ import pytest
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile
 from simulator.plan import SAMPLERS, StudyPlan
-from simulator.policies import PolicySpec
+from simulator.policies import PolicyKind, PolicySpec
 from simulator.records import Recording
 from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario, TrialJob
@@ -110,7 +110,7 @@ def test_a_search_ends_when_everything_was_tried(
 ) -> None:
     from tuner.search import search
 
-    plan = plan_of(seconds=2.0, drafters=["mtp"], policies=["fixed"], trials=50, request_cap=4)
+    plan = plan_of(seconds=2.0, drafters=["mtp"], policies=[PolicyKind("fixed")], trials=50, request_cap=4)
     _, _, what, run = here(plan)
     assert len(search(what, [], [], run, lambda batch: None)) == len(list(what.space.leaves())) < 10
 
@@ -124,7 +124,7 @@ def test_request_caps_bind_or_do_not() -> None:
 
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="--policy oracle: cannot be searched; those that can are fixed"):
-        Space(recorded=(), request_caps=(1,), binding=1, policies=("oracle",))
+        Space(recorded=(), request_caps=(1,), binding=1, policies=(PolicyKind("oracle"),))
 
 
 def test_a_policy_of_one_s_own_is_searched(tmp_path: Path) -> None:
@@ -138,16 +138,16 @@ def test_a_policy_of_one_s_own_is_searched(tmp_path: Path) -> None:
     )
     file.write_text(f"{head}{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
     mine = str(PolicySpec.asked(f"{file}:Mine"))
-    space = replace(SPACE, policies=(mine, "fixed"))
+    space = replace(SPACE, policies=(PolicyKind.parse(mine), PolicyKind("fixed")))
     every = [one.configuration for one in space.leaves()]
     found = {(c.recording.drafter, str(c.policy)) for c in every if ".py:" in str(c.policy)}
     assert found == {(name, f"{mine}:{n}") for name in ("dspark", "mtp") for n in "12"}
     [only] = {
         str(one.configuration.policy)
-        for one in replace(SPACE, policies=(f"{mine}:2",)).leaves()
+        for one in replace(SPACE, policies=(PolicyKind.parse(f"{mine}:2"),)).leaves()
         if one.configuration.recording.drafter == "dspark"
     }
     assert only == f"{mine}:2"
     file.write_text(f"{head}  lossless = False\n{body}  def admit(self, step):\n    pass\n", encoding="utf-8")
     with pytest.raises(InputError, match="is a bound, as it says of itself"):
-        replace(SPACE, policies=(str(PolicySpec.asked(f"{file}:Mine")),))
+        replace(SPACE, policies=(PolicyKind.asked(f"{file}:Mine"),))

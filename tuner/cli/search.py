@@ -87,7 +87,7 @@ def search(
         from results.store.database import Store
         from simulator.decision import draws_at
         from simulator.plan import StudyPlan
-        from simulator.policies import PolicySpec, is_own
+        from simulator.policies import PolicyKind
         from simulator.serving.engines import engine_of
         from tuner.study import resume_study, start_study
 
@@ -103,15 +103,14 @@ def search(
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
                     raise InputError(f"--time-limit {time_limit:g}: seconds above 0 are needed")
-                # A user's own is searched as it is printed, by its file's hash.
-                policies = policy and [str(PolicySpec.asked(p)) if is_own(p) else p for p in options.listed(policy) or ()]
+                kinds = None if policy is None else [PolicyKind.asked(kind) for kind in options.listed(policy) or ()]
                 with options.checked():
                     plan = StudyPlan(
                         profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
                         slas=options.slas_of(sla, share),
                         weights=weights, drafters=options.listed(drafter),
-                        policies=policies, sampler=sampler, trials=64 if trials is None else trials,
+                        policies=kinds, sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine_of(engine),
                         decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, confirmation_draws=confirmation_draws, seed=seed, request_cap=request_cap,
