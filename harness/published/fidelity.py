@@ -19,7 +19,7 @@ import polars as pl
 from harness.published.field.page import Fieldwork, field_markdown
 from harness.published.paper.page import Reproduction, amount, labelled_point_text
 from harness.published.synthesis import DOMAINS, PANELS, POSITIONS, TASKS, paper_values, synthesize
-from results.published import PAPER
+from results.published import PAPER, PAPER_DRAFTERS
 from simulator.confidence import calibrated, fit_temperatures, quality
 from simulator.policies import PolicySpec
 from simulator.records import Round
@@ -30,7 +30,6 @@ Basis = Literal["fitted", "predicted"]
 Rounds = Mapping[str, Sequence[Round]]
 """By task."""
 
-PAPER_DRAFTERS: Final = ("dspark", "dflash", "eagle3")
 UNREPRODUCED: Final = (
     "Table 1 for Qwen3-8B, Qwen3-14B and Gemma-4-12B: the paper has conditional acceptances of Qwen3-4B only, so nothing "
     "can be synthesised; the checkpoints themselves were not at hand. With them and a GPU it is "

@@ -9,6 +9,7 @@ from drafters.kinds.ngram import IndexedText, NGram
 from drafters.target import Target
 from harness.validation.points import LiveRequest
 from results.store.database import Store
+from results.store.traces import read_first_turns
 from simulator.records import Sampling
 from simulator.traces import Trace, TracedResponse
 
@@ -45,16 +46,12 @@ def lookup_trace(
     gamma: int,
 ) -> Trace:
     """Dense record of vLLM's n-gram drafts on the first turns of a run's prompts. `asked`: by prompt id."""
-    sql = """
-        SELECT prompt_id, token_ids, beyond, finish FROM responses
-        WHERE run_id = ? AND drafter = 'none' AND turn = 0
-    """
     with store.reading() as connection:
-        said = {row[0]: row[1:] for row in connection.execute(sql, [run_id]).fetchall()}
+        said = read_first_turns(connection, run_id)
     kept = [r for r in responses if r.turn == 0 and r.prompt_id in asked]
     texts = []
     for r in kept:
         tokens, beyond, finish = said[r.prompt_id]
-        texts.append(DenseText(asked[r.prompt_id].ids, tuple(tokens), tuple(beyond or ()), finish == "stop", (0,)))
+        texts.append(DenseText(asked[r.prompt_id].ids, tuple(tokens), tuple(beyond), finish == "stop", (0,)))
     [recorded] = record_anchors(target, [EarliestLookup(gamma)], texts, Sampling(0.0))
     return Trace.join("ngram", list(zip(kept, recorded["either"], strict=True)), "either")

@@ -1,4 +1,4 @@
-"""A hardware profile of vLLM, fitted to the steps of its own calibration loops.
+"""A hardware profile of vLLM, fitted to the steps of its own loops.
 
     step = verify(B) + per request · R + per prompt · prompts done + draft(R)
 
@@ -26,7 +26,7 @@ _KNOTS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class FittedLoops:
     """Loops of one method, at numbers of users that are not predicted."""
 
     drafter: str
@@ -45,22 +45,22 @@ class Calibration:
 
 
 def fit_profile(
-    calibrations: Sequence[Calibration], name: str, device: str, model: str, kv_tokens: int, provenance: Mapping[str, str]
+    fitted: Sequence[FittedLoops], name: str, device: str, model: str, kv_tokens: int, provenance: Mapping[str, str]
 ) -> Profile:
     """A profile of everything that was calibrated."""
-    observed = np.concatenate([_observed(c, number, loop) for number, c in enumerate(calibrations) for loop in c.loops])
+    observed = np.concatenate([_observed(c, number, loop) for number, c in enumerate(fitted) for loop in c.loops])
     tokens, requests, prompts, method, drafting, seconds, weight = observed.T
     knots = _knots(float(tokens.max()))
     columns = [_ramps(knots, tokens), requests[:, None], prompts[:, None]]
-    sizes = [tuple(loop.users for loop in c.loops) for c in calibrations]
-    drafters = [i for i, c in enumerate(calibrations) if c.gamma]
+    sizes = [tuple(loop.users for loop in c.loops) for c in fitted]
+    drafters = [i for i, c in enumerate(fitted) if c.gamma]
     columns += [_ramps(sizes[i], drafting) * ((method == i) & (drafting > 0))[:, None] for i in drafters]
     found, _ = nnls(*_reduced(np.concatenate(columns, 1) * weight[:, None], seconds * weight))
     parts = np.split(found, np.cumsum([len(knots), 1, 1, *(len(sizes[i]) for i in drafters)])[:-1])
     draft = {}
     for i, part in zip(drafters, parts[3:], strict=True):
         curve = Curve(sizes[i], tuple(np.cumsum(part).tolist()))
-        draft[calibrations[i].drafter] = DraftCurve((calibrations[i].gamma,), (curve,), True)
+        draft[fitted[i].drafter] = DraftCurve((fitted[i].gamma,), (curve,), True)
     return Profile(
         name=name, device=device, model=model, source="fitted", provenance=provenance, kv_capacity_tokens=kv_tokens,
         verify=Curve(knots, tuple(np.cumsum(parts[0]).tolist())), draft=draft,
@@ -68,11 +68,11 @@ def fit_profile(
     )  # fmt: skip
 
 
-def _observed(calibration: Calibration, number: int, loop: Loop) -> Floats:
+def _observed(own: FittedLoops, number: int, loop: Loop) -> Floats:
     """(tokens, requests, prompts done, method, requests that draft, seconds, weight) of every step of a loop."""
     rows = [
         (s.prompt_tokens + s.decoding + s.drafted, s.decoding + s.prompts, s.prompts, number,
-         s.decoding if calibration.gamma else 0, s.seconds)
+         s.decoding if own.gamma else 0, s.seconds)
         for s in loop.steps if s.seconds is not None
     ]  # fmt: skip
     rows += [(tokens, prompts, prompts, number, 0, seconds) for tokens, prompts, seconds in loop.prompts_alone]

@@ -32,7 +32,7 @@ from harness.vllm.checkpoints import speculative
 from harness.vllm.engine import VllmEngine, on_cpu, outline, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
 from harness.vllm.lookup import lookup_trace
-from harness.vllm.profile import Calibration, fit_profile, mean_step_error
+from harness.vllm.profile import FittedLoops, fit_profile, mean_step_error
 from results.store.database import Store
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings, choose_drafting
@@ -112,16 +112,16 @@ def validate_vllm(
     settled = [run_id, asdict(plan), [(m.recording, m.speculative) for m in methods], version()]
     parts = Parts(store.file.parent, "validation", settled, watcher)
     loops = asyncio.run(bench.serve(methods, watcher, parts))
-    calibrations = [Calibration(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
+    fitted = [FittedLoops(m.drafter, m.gamma, tuple(loops[m.drafter, "traced"])) for m in methods]
     profile = fit_profile(
-        calibrations, f"vllm/{row['pair']}", "cpu" if on_cpu() else "gpu", str(row["target"]["source"]),
-        bench.longest * bench.most, _provenance(plan, calibrations),
+        fitted, f"vllm/{row['pair']}", "cpu" if on_cpu() else "gpu", str(row["target"]["source"]),
+        bench.longest * bench.most, _provenance(plan, fitted),
     )  # fmt: skip
     ready(watcher.say)
     rows = []
-    for method, calibration in zip(methods, calibrations, strict=True):
+    for method, timed in zip(methods, fitted, strict=True):
         trace = _trace(method, recordings, store, run_id, asked, target)
-        rows += compare(method, calibration, loops[method.drafter, "live"], profile, trace, (live, traced), plan)
+        rows += compare(method, timed, loops[method.drafter, "live"], profile, trace, (live, traced), plan)
         watcher.say(f"simulated {method.drafter}")
     common = {
         "run_id": run_id, "command": command_line(), "engine": "vllm", "live_prompts": live, "trace_prompts": traced,
@@ -165,7 +165,7 @@ def choose_methods(
     return methods
 
 
-def calibration_users(concurrency: Sequence[int]) -> list[int]:
+def fitted_users(concurrency: Sequence[int]) -> list[int]:
     """Numbers of users between those that are predicted, and one beyond; one user has nothing below."""
     return sorted({1, *(next(m for m in count(n + max(n // 2, 1)) if m not in concurrency) for n in concurrency)})
 
@@ -182,7 +182,7 @@ class LoopBench:
         plan: ValidationPlan,
     ) -> None:
         self.source, self.target, self.sampling, self.asked, self.plan = source, target, sampling, asked, plan
-        sizes = calibration_users(plan.concurrency)
+        sizes = fitted_users(plan.concurrency)
         self.loops = [("live", n) for n in plan.concurrency] + [("traced", n) for n in sizes]
         self.most = max(n for _, n in self.loops)
         prompts = [a for tasks in asked.values() for some in tasks.values() for a in some]
@@ -224,7 +224,7 @@ class LoopBench:
 
 
 def compare(
-    method: Method, calibration: Calibration, loops: Sequence[Loop], profile: Profile, trace: Trace,
+    method: Method, timed: FittedLoops, loops: Sequence[Loop], profile: Profile, trace: Trace,
     prompts: tuple[Sequence[str], Sequence[str]], plan: ValidationPlan,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of `validations`: each loop beside its simulations from other prompts and from its own."""
@@ -235,7 +235,7 @@ def compare(
         point = LivePoint(method.recording, method.policy, loop.users)
         replicas = Replicas(
             point, profile, profile, loop.seconds / loop.slices, longest, len(loop.answers), plan,
-            pause_s=calibration.pause_s(loop.users), slices=loop.slices,
+            pause_s=timed.pause_s(loop.users), slices=loop.slices,
         )  # fmt: skip
         row: dict[str, dict[str, Any]] = {**replicas.figures(own, other)}
         row["measured"] = {**asdict(loop_figures(loop)), "accepted_at": accepted_at(loop)}
@@ -286,10 +286,10 @@ def _trace(
     return raw
 
 
-def _provenance(plan: ValidationPlan, calibrations: Sequence[Calibration]) -> dict[str, str]:
+def _provenance(plan: ValidationPlan, fitted: Sequence[FittedLoops]) -> dict[str, str]:
     """What the profile was made of, in words."""
-    sizes = ", ".join(map(str, calibration_users(plan.concurrency)))
-    pauses = (f"{c.drafter} {', '.join(f'{1e3 * c.pause_s(loop.users):.1f}' for loop in c.loops)}" for c in calibrations)
+    sizes = ", ".join(map(str, fitted_users(plan.concurrency)))
+    pauses = (f"{c.drafter} {', '.join(f'{1e3 * c.pause_s(loop.users):.1f}' for loop in c.loops)}" for c in fitted)
     return {
         "engine": version(),
         "inputs": f"steps of closed loops of {sizes} users asking the traced half of the prompts",

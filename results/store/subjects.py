@@ -101,6 +101,15 @@ def remove(con: duckdb.DuckDBPyConnection, subject: Subject, name: str) -> None:
     for table in subject.tables:
         con.execute(f"DELETE FROM {table} WHERE {subject.key} = ?", [name])
     con.execute("DELETE FROM decisions WHERE subject = ?", [name])
+    con.execute(
+        """
+        DELETE FROM own_policies o WHERE NOT EXISTS (
+            SELECT plan FROM sweeps WHERE contains(plan::VARCHAR, o.policy)
+            UNION ALL SELECT plan FROM studies WHERE contains(plan::VARCHAR, o.policy)
+            UNION ALL SELECT policy FROM validations WHERE contains(policy, o.policy)
+        )
+        """
+    )
     con.execute("DELETE FROM leases WHERE subject = ?", [name])
     con.execute(
         """

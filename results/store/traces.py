@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from results.store.rows import matrix
+from results.store.rows import TARGET, matrix
 from results.store.runs import kinds_in
 from simulator.errors import InputError
 from simulator.records import Anchors, Recording
@@ -19,6 +19,16 @@ _MINE = "run_id = ? AND drafter = ? AND gamma = ? AND drafting IN (?, 'either')"
 def _key(run_id: str, recording: Recording) -> list[Any]:
     """The values of `_MINE`."""
     return [run_id, recording.drafter, recording.gamma, recording.drafting]
+
+
+def read_first_turns(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, tuple[list[int], list[int], str]]:
+    """The target's own responses to first turns, by prompt id: tokens, what it said beyond them, how they ended."""
+    sql = """
+        SELECT prompt_id, token_ids, beyond, finish FROM responses
+        WHERE run_id = ? AND drafter = ? AND turn = 0
+    """
+    rows = con.execute(sql, [run_id, TARGET.drafter]).fetchall()
+    return {prompt: (tokens, beyond or [], finish) for prompt, tokens, beyond, finish in rows}
 
 
 def read_trace(con: duckdb.DuckDBPyConnection, run_id: str, recording: Recording) -> Trace:

@@ -34,8 +34,8 @@ from harness.vllm.checkpoints import convert, speculative
 from harness.vllm.engine import EngineAnswer, EngineStep, StepLog
 from harness.vllm.load import Loop, accepted_at, loop_figures
 from harness.vllm.lookup import EarliestLookup
-from harness.vllm.profile import Calibration, fit_profile, mean_step_error
-from harness.vllm.validation import _WARM_UP_S, LoopBench, Method, calibration_users, closing_lines
+from harness.vllm.profile import FittedLoops, fit_profile, mean_step_error
+from harness.vllm.validation import _WARM_UP_S, LoopBench, Method, closing_lines, fitted_users
 from simulator.errors import InputError
 from simulator.records import NO_RECORDING, Sampling
 from tests.documented import differences
@@ -155,17 +155,17 @@ def test_a_profile_is_found_again() -> None:
     def drafting_s(tokens: int, requests: int, prompts: int, decoding: int) -> float:
         return plain_s(tokens, requests, prompts, decoding) + (3e-3 + 1e-4 * decoding if decoding else 0.0)
 
-    sizes = calibration_users((1, 2, 4, 8, 16, 32))
+    sizes = fitted_users((1, 2, 4, 8, 16, 32))
     assert sizes == [1, 3, 6, 12, 24, 48]
-    assert (calibration_users((1,)), calibration_users((2, 3))) == ([1, 2], [1, 4])
-    calibrations = [
-        Calibration("none", 0, tuple(some_loop(n, plain_s) for n in sizes)),
-        Calibration("eagle3", 7, tuple(some_loop(n, drafting_s, 7) for n in sizes)),
+    assert (fitted_users((1,)), fitted_users((2, 3))) == ([1, 2], [1, 4])
+    fitted = [
+        FittedLoops("none", 0, tuple(some_loop(n, plain_s) for n in sizes)),
+        FittedLoops("eagle3", 7, tuple(some_loop(n, drafting_s, 7) for n in sizes)),
     ]
-    profile = fit_profile(calibrations, "vllm/test", "cpu", "m", 10**6, {})
+    profile = fit_profile(fitted, "vllm/test", "cpu", "m", 10**6, {})
     assert abs(mean_step_error(profile, "none", 0, some_loop(16, plain_s))) < 0.002
     assert abs(mean_step_error(profile, "eagle3", 7, some_loop(16, drafting_s, 7))) < 0.01
-    assert calibrations[0].pause_s(2) == pytest.approx(0.003 + 0.001)
+    assert fitted[0].pause_s(2) == pytest.approx(0.003 + 0.001)
 
 
 class Sliced(LoopBench):

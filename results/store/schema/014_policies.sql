@@ -16,7 +16,7 @@ CREATE TABLE own_policies (
 
 CREATE TABLE contrasts (
     sweep_id  VARCHAR NOT NULL,
-    number    INTEGER NOT NULL,   -- loads rise; at each, in the order of the sweep's points
+    number    INTEGER NOT NULL,   -- loads in the order they were asked for; at each, the sweep's points in theirs
     load      VARCHAR NOT NULL,
     candidate JSON NOT NULL,      -- what was compared: drafter, kind, gamma, drafting, confidences, policy, request cap
     against   VARCHAR NOT NULL,   -- the policy that it was compared with, on the same recording
