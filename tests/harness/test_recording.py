@@ -52,7 +52,7 @@ class OneRecorder:
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.recording.run, "Pool", OneRecorder)
-    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster: nullcontext())
+    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster, doing: nullcontext())
 
 
 @pytest.fixture

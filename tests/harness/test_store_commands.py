@@ -179,7 +179,7 @@ class Checks:
 
 
 @contextmanager
-def no_cluster(cluster: Cluster) -> Iterator[None]:
+def no_cluster(cluster: Cluster, doing: Callable[[str], None]) -> Iterator[None]:
     yield
 
 

@@ -32,7 +32,7 @@ SAMPLED = Generation(temperature=0.8, top_p=0.9, max_new_tokens=16)
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.recording.run, "Pool", OneRecorder)
-    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster: nullcontext())
+    monkeypatch.setattr(harness.recording.run, "joined", lambda cluster, doing: nullcontext())
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_tables_sort_and_data_downloads(chromium: browser.Page, full: Path) -> N
 def test_published_layers_come_and_go(chromium: browser.Page, tmp_path: Path) -> None:
     """On a page about what DeepSeek serves: its own published lines are there at first."""
     con = everything()
-    con.execute("""UPDATE profiles SET profile = json_merge_patch(profile, '{"model": "DeepSeek-V4-Flash"}')""").fetchall()
+    con.execute("UPDATE sweeps SET plan = replace(plan::VARCHAR, 'tiny', 'DeepSeek-V4-Flash')::JSON").fetchall()
     file = tmp_path / "report.html"
     compose.write_report(con, RUN, file)
     chromium.open(file, width=1400)
