@@ -81,7 +81,7 @@ def study_inputs(store: Store, run_id: str, plan: StudyPlan, watcher: Watcher) -
         whole = engine is not None and not KINDS[key.kind].prefix
         recorded.append(OfferedRecording(key, recordings.offered(key), whole))
         if not recorded[-1].confidences and (
-            reading := [kind.name for kind in plan.policies or SEARCHED if kind in SEARCHED and kind.reads_confidences]
+            reading := [kind.name for kind in plan.policies or SEARCHED if kind in SEARCHED and kind.says.reads_confidences]
         ):
             watcher.say(f"{key.short}: has no confidences: left out: {', '.join(reading)}")
     plain = _plain(recorded, recordings)

@@ -83,7 +83,7 @@ class Space:
         if unknown := sorted(kind.name for kind in self.policies if kind.own is None and kind.name not in POLICIES):
             those = f"{', '.join(POLICIES)}, and FILE.py:CLASS of your own"
             raise InputError(f"--policy {', '.join(unknown)}: cannot be searched; those that can are {those}")
-        if bounds := [kind for kind in self.policies if not kind.lossless]:
+        if bounds := [kind for kind in self.policies if not kind.says.lossless]:
             raise InputError(f"--policy {bounds[0]}: is a bound, as it says of itself: nothing could run what was found")
         if not self.request_caps or min(self.request_caps) < 1 or list(self.request_caps) != sorted(set(self.request_caps)):
             raise ValueError("request caps must rise from 1 or more")
@@ -103,9 +103,9 @@ class Space:
         by_kind = {kind.name: kind for kind in kinds}
         kind = by_kind[choose.category(f"policy ({branch}{gone})", list(by_kind))]
         read: Confidences = "none"
-        if kind.wants_raw_confidences:
+        if kind.says.wants_raw_confidences:
             read = "raw"
-        elif kind.reads_confidences:
+        elif kind.says.reads_confidences:
             read = choose.category(f"confidences ({branch})", chosen.confidences)  # type: ignore[assignment]
         return Configuration(chosen.recording.showing(read), self._policy(kind, chosen, choose, running), cap)
 
@@ -114,8 +114,8 @@ class Space:
         return [
             kind
             for kind in self.policies
-            if (not kind.reads_confidences or recorded.confidences)
-            and (not kind.wants_raw_confidences or "raw" in recorded.confidences)
+            if (not kind.says.reads_confidences or recorded.confidences)
+            and (not kind.says.wants_raw_confidences or "raw" in recorded.confidences)
             and (kind.name != "k_by_batch" or recorded.recording in self.tables)
         ]
 

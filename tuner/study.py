@@ -14,13 +14,12 @@ from results.store.database import Store
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import choose_drafting
-from results.store.rows import read_plan
+from results.store.rows import plan_to_go_on_with, read_plan
 from results.store.studies import Studies
 from results.store.subjects import STUDY
 from results.store.unfinished import begun, keeping
 from simulator.load import RecordedArrivals
 from simulator.plan import StudyPlan
-from simulator.policies import take_up
 from simulator.records import Drafting
 from tuner.plan import space_of, study_inputs
 
@@ -61,10 +60,7 @@ def resume_study(
     if row["finished_at"] is not None and (trials is None or trials <= plan.trials):
         watcher.say(f"study {row['study_id']} is finished; --trials of more than {plan.trials} goes on with it")
         return str(row["study_id"])
-    if own := [kind.own.name for kind in plan.policies or [] if kind.own]:  # known as they were, and not yet at hand
-        for policy in own:
-            take_up(policy)
-        plan = read_plan(row["plan"], StudyPlan)
+    plan = plan_to_go_on_with(row["plan"], StudyPlan)
     if trials is not None:
         plan = msgspec.structs.replace(plan, trials=trials)
     for load, _ in (part for asked in plan.loads for part in asked.parts):

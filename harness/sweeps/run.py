@@ -12,10 +12,9 @@ from harness.sweeps.plan import SweepPoint, points
 from results.store.database import Store
 from results.store.lease import leased
 from results.store.recordings import Recordings, choose_drafting
-from results.store.rows import read_plan
+from results.store.rows import plan_to_go_on_with
 from results.store.subjects import SWEEP
 from simulator.plan import SweepPlan
-from simulator.policies import take_up
 from simulator.records import Drafting
 
 if TYPE_CHECKING:  # these take seconds
@@ -61,11 +60,7 @@ def resume_sweep(
     Raises InputError, as where another process is at work on it.
     """
     found = store.sweep(name)
-    plan = read_plan(found["plan"], SweepPlan)
-    if own := [policy.name for policy in plan.policies or [] if policy.own]:  # known as they were, and not yet at hand
-        for policy in own:
-            take_up(policy)
-        plan = read_plan(found["plan"], SweepPlan)
+    plan = plan_to_go_on_with(found["plan"], SweepPlan)
     with leased(store, SWEEP, found["sweep_id"]):
         return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
 

@@ -13,13 +13,15 @@ import pyarrow as pa
 from simulator.errors import InputError
 from simulator.hardware.profile import Profile, dump_profile, parse_profile
 from simulator.load import Load
-from simulator.policies import Fixed, PolicyKind, PolicySpec
+from simulator.plan import StudyPlan, SweepPlan
+from simulator.policies import Fixed, PolicyKind, PolicySpec, take_up
 from simulator.records import NO_RECORDING, Anchors, Recording, Response, Round
 from simulator.replay import replay
 from simulator.serving.engines import engine_of, name_of
 from simulator.sla import Sla
 
 PlanT = TypeVar("PlanT", bound=msgspec.Struct)
+GoneOnWith = TypeVar("GoneOnWith", SweepPlan, StudyPlan)
 
 _FLOATS = pa.list_(pa.float32())
 _KEY = [("drafter", pa.string()), ("gamma", pa.uint8()), ("drafting", pa.string())]
@@ -163,6 +165,15 @@ def read_plan(row: Mapping[str, Any], kind: type[PlanT]) -> PlanT:
         return msgspec.convert({name: _read(name, value) for name, value in row.items()}, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise InputError(f"a stored plan cannot be read: {error}; another version of Specyard made it") from None
+
+
+def plan_to_go_on_with(row: Mapping[str, Any], kind: type[GoneOnWith]) -> GoneOnWith:
+    """The same, once the files of users' own policies are taken up, which must be as they were. Raises InputError."""
+    for policy in read_plan(row, kind).policies or ():
+        own = policy.own if isinstance(policy, PolicyKind) else policy
+        if own is not None and own.own is not None:
+            take_up(own.name)
+    return read_plan(row, kind)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

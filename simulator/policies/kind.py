@@ -35,24 +35,10 @@ class PolicyKind:
         return self.name
 
     @property
-    def _class(self) -> type[Policy] | OwnPolicy:
+    def says(self) -> type[Policy] | OwnPolicy:
+        """What says what they read and need."""
         return policy_class(self.name) if self.own is None or self.own.own is None else self.own.own
-
-    @property
-    def reads_confidences(self) -> bool:
-        """Whether they need a drafter that says how sure it is."""
-        return self._class.reads_confidences
-
-    @property
-    def wants_raw_confidences(self) -> bool:
-        """Whether they ignore calibration."""
-        return self._class.wants_raw_confidences
-
-    @property
-    def lossless(self) -> bool:
-        """Whether an engine can run them."""
-        return self._class.lossless
 
     def includes(self, policy: PolicySpec) -> bool:
         """Whether a policy is one of them."""
-        return policy in (self.own,) if self.own is not None and self.own.parameter else policy.name == self.name
+        return self.name in (policy.name, str(policy))
