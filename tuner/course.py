@@ -14,7 +14,7 @@ from results.store.decisions import keep_decision, models_of
 from results.store.recordings import accepted_otherwise
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity
 from simulator.configuration import Configuration
-from simulator.decision import Decision
+from simulator.decision import Decision, refused
 from simulator.drafter_kinds import KINDS
 from simulator.load import Load
 from simulator.mix import Mix
@@ -151,9 +151,9 @@ def _finish(
     studies: Studies, study_id: str, run_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
-    """Confirm winners, ask how far they hold, and keep it all."""
+    """Confirm winners, decide, ask how far what is to be run holds among what the engine can run, and keep it all."""
     confirmations, sensitive = list[StudyConfirmation](), list[StudySensitivity]()
-    winners: dict[Load, Configuration] = {}
+    told: dict[Load, Configuration] = {}  # what is to be run, or the search's winner where nothing can be recommended
     decisions: list[Decision] = []
     traffic = found.traffic.trace(TraceKey(PART, found.plain))
     mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
@@ -171,23 +171,29 @@ def _finish(
             plan=plan, load=load, figure=WANTED[plan.objective][0], mix=mix, models=models, seconds=seconds,
             draws=plan.decision_draws, note=note,
         )  # fmt: skip
-        evidence = StudyEvidence(what, trials, found.recorded, plan.engine, run, advance)
-        decisions.append(decision_of(question, evidence))
+        able = functools.partial(_able, plan.engine, models.target)
+        decision = decision_of(question, StudyEvidence(what, trials, found.recorded, able, run, advance))
+        decisions.append(decision)
         best = ranked(trials)
         if not best:
             continue
         beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
         confirmations += [what.stored(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
-        winners[load] = confirmed[0].configuration
-        sensitive += sensitivities(scenario, plan.objective, trials, winners[load], seconds, plan.seed, run)
-    if len(winners) > 1:
-        scenarios = [scenario_of(plan, found, load) for load in winners]
-        sensitive += across(scenarios, plan.objective, list(winners.values()), plan.seconds, plan.seed, run)
+        told[load] = decision.candidate or confirmed[0].configuration
+        rivals = [t for t in trials if t.configuration == told[load] or able(t.configuration)]
+        sensitive += sensitivities(scenario, plan.objective, rivals, told[load], seconds, plan.seed, run)
+    if len(told) > 1:
+        scenarios = [scenario_of(plan, found, load) for load in told]
+        sensitive += across(scenarios, plan.objective, list(told.values()), plan.seconds, plan.seed, run)
     watcher.advance("confirming", len(searched), len(searched))
     for decision in decisions:
         keep_decision(studies.store, study_id, decision)
     studies.finish(study_id, confirmations, sensitive)
+
+
+def _able(engine: ServingEngine | None, target: str, candidate: Configuration) -> bool:
+    return engine is None or not refused(engine, candidate, target)
 
 
 def _seconds(plan: StudyPlan, trials: Sequence[Trial]) -> float:

@@ -8,10 +8,9 @@ import msgspec
 
 from simulator.capacity import crowded, enough, too_few
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Draw, Range, Sampled, Simulated, refused
+from simulator.decision import Choice, Draw, Range, Sampled, Simulated
 from simulator.policies import PolicySpec
 from simulator.recommendation import Near
-from simulator.serving.engine import ServingEngine
 from simulator.sla import promises
 from tuner.confirmation import CONTENDERS, PART, Confirmation, Confirmed, headroom_of, times_held
 from tuner.objective import KEEPS_UP, WANTED, Figures, TrialJob
@@ -32,10 +31,11 @@ class StudyEvidence:
 
     def __init__(
         self, what: Confirmation, trials: Sequence[Trial], recorded: Sequence[OfferedRecording],
-        engine: ServingEngine | None, run: Run, advance: Callable[[int, int], None] = lambda done, total: None,
+        able: Callable[[Configuration], bool], run: Run, advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:  # fmt: skip
-        """`recorded` is what a better scheduler could read; `advance` takes the draws that are done, and all of them."""
-        self.what, self.trials, self.recorded, self.engine = what, trials, recorded, engine
+        """`recorded` is what a better scheduler could read, `able` says what the engine can run; `advance` takes the draws
+        that are done, and all of them."""
+        self.what, self.trials, self.recorded, self._able = what, trials, recorded, able
         self._run, self._advance = run, advance
         self._confirmed: dict[Configuration, Confirmed] = {}
         self.simulated = self._candidates()
@@ -127,8 +127,7 @@ class StudyEvidence:
         if not self.what.scenario.slas:
             return list(found.values())
         ordered = sorted((c for c, s in found.items() if s.kept), key=lambda c: -found[c].value)
-        able = [c for c in ordered if self.engine is None or not refused(self.engine, c)]
-        for configuration in able[:CONTENDERS]:
+        for configuration in list(filter(self._able, ordered))[:CONTENDERS]:
             [one] = self.what.run([("to run", configuration)], self._run)
             self._confirmed[configuration] = one
             if self.what.keeps(one):

@@ -128,9 +128,7 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
         if (winner := found.winner) is None:
             lines.append([load.label, "nothing keeps the promise"])
             continue
-        far, decision = "–", found.decision
-        if _is_run(winner, decision):
-            far = _elsewhere(HowFar.of(s for s in found.sensitivities if s.kind == "elsewhere"))
+        decision, far = found.decision, _elsewhere(HowFar.of(s for s in found.sensitivities if s.kind == "elsewhere"))
         if decision is not None and decision.reason:
             lines.append([load.label, "no recommendation"])
             continue
@@ -251,9 +249,9 @@ def _remarks(found: AtLoad, winner: StudyConfirmation) -> list[str]:
     for s, best in off:
         if not s.keeps:
             instead = f"; of those compared {best} is best then" if s.moved else ""
-            lines.append(f"· with {s.what} the winner breaks a bound{instead}")
+            lines.append(f"· with {s.what} the choice breaks a bound{instead}")
         elif s.moved:
-            lines.append(f"· with {s.what} {best} is better: keeping the winner costs {s.loss:.1%}")
+            lines.append(f"· with {s.what} {best} is better: keeping the choice costs {s.loss:.1%}")
     if not winner.feasible:
         lines.append("the winner breaks a bound on these prompts, and so do the runners-up: ask for less, or try more")
     if not winner.exact:

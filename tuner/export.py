@@ -64,7 +64,7 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
         ]  # fmt: skip
         return _commented(head, decision.command)
     winner = won[load].configuration
-    if reason and refused(VLLM, winner):
+    if reason and refused(VLLM, winner, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
     made = serving(winner, found, study, models_of(store.run(study.run_id)))
     checked = check(made.speculative)
@@ -196,8 +196,8 @@ def _expected(winner: StudyConfirmation) -> str:
 
 def _command_for_all(store: Store, study: StoredStudy) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
-    plan, winners = study.plan, [found.winner for found in study.loads.values()]
-    same = None not in winners and len({row.configuration for row in winners if row is not None}) == 1
+    plan, runs = study.plan, {_to_run(found) for found in study.loads.values()}
+    same = None not in runs and len(runs) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
     studies = Studies(store)
@@ -211,7 +211,8 @@ def _command_for_all(store: Store, study: StoredStudy) -> str:
     head = [
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials), *made.notes, check(made.speculative),
+        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, study.target or ""),
+        *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
 
@@ -252,11 +253,11 @@ def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[fl
     return found
 
 
-def better(found: ByLoad, trials: Mapping[int, Sequence[Trial]]) -> Iterator[str]:
-    """The loads at which vLLM can run something that gives at least 1 % more than the table."""
+def better(found: ByLoad, trials: Mapping[int, Sequence[Trial]], target: str = "") -> Iterator[str]:
+    """The loads at which vLLM can run something, of `target`, that gives at least 1 % more than the table."""
     for row in found.rows:
         best = ranked(trials[row.users])
-        able = [t for t in best if not refused(VLLM, t.configuration)]
+        able = [t for t in best if not refused(VLLM, t.configuration, target)]
         more = able[0].last.values[0] / row.value - 1 if able else 0.0
         if more >= WORTH_SAYING:
             at = f"at {counted(row.users, 'user')} {able[0].configuration.in_full} gives {more:.1%} more"
@@ -277,9 +278,17 @@ def _winners(study: StoredStudy, users: int | None) -> dict[Load, StudyConfirmat
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
         raise AnswerIsNo(_no_winner(study, lost))
-    if len({winner.configuration for winner in winners.values()}) > 1:
+    if len({_to_run(study.loads[load]) for load in winners}) > 1:
         raise InputError(_choose(study))
     return winners
+
+
+def _to_run(found: AtLoad) -> Configuration | None:
+    """What vLLM is to run at a load: what was decided for it, else the search's winner; None without one."""
+    decision = found.decision
+    if decision is not None and decision.candidate is not None and decision.engine == VLLM:
+        return decision.candidate
+    return None if found.winner is None else found.winner.configuration
 
 
 def _no_winner(study: StoredStudy, lost: Sequence[Load]) -> str:

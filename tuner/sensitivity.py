@@ -1,8 +1,9 @@
 """What decides, and how far the optimum moves when load, traffic or hardware are not quite what was assumed.
 
-What a knob decides is what is lost where it is set otherwise and everything else is tuned anew, by the trials of the search.
-The winner and the best of every other drafter and kind of policy are simulated again with something off by 20 %. Which
-configuration is best then, and what keeping the winner loses, are found among these; nothing is searched anew. Engines are
+All of it is about the choice: what is to be run. What a knob decides is what is lost where it is set otherwise and all
+else is tuned anew, by the trials of the search. The choice and the best of every other drafter and kind of policy are
+simulated again with something off by 20 %. Which configuration is best then, and what keeping the choice loses, are found
+among these; nothing is searched anew. Engines are
 taken to know what their steps cost: a scheduler's table moves with the hardware.
 """
 
@@ -39,31 +40,31 @@ class _Knob(NamedTuple):
 
     name: str
     value: Callable[[Configuration], str | int]
-    comparable: Callable[[Configuration, Configuration], bool] = lambda other, winner: True
+    comparable: Callable[[Configuration, Configuration], bool] = lambda other, choice: True
     """Whether the other configuration has this knob too: another drafter's γ is another knob."""
 
 
-def _same_block(other: Configuration, winner: Configuration) -> bool:
-    return (other.recording.drafter, other.recording.gamma) == (winner.recording.drafter, winner.recording.gamma)
+def _same_block(other: Configuration, choice: Configuration) -> bool:
+    return (other.recording.drafter, other.recording.gamma) == (choice.recording.drafter, choice.recording.gamma)
 
 
 KNOBS = (
     _Knob("drafter", lambda c: c.recording.drafter),
-    _Knob("γ", lambda c: c.recording.gamma, lambda other, winner: other.recording.drafter == winner.recording.drafter),
+    _Knob("γ", lambda c: c.recording.gamma, lambda other, choice: other.recording.drafter == choice.recording.drafter),
     _Knob(
         "policy",
         lambda c: c.policy.name,
-        lambda other, winner: NO_DRAFTER not in (other.policy, winner.policy),
+        lambda other, choice: NO_DRAFTER not in (other.policy, choice.policy),
     ),
     _Knob(
         "parameter of the policy",
         lambda c: str(c.policy),
-        lambda other, winner: other.policy.name == winner.policy.name and _same_block(other, winner),
+        lambda other, choice: other.policy.name == choice.policy.name and _same_block(other, choice),
     ),
     _Knob(
         "confidences",
         lambda c: c.recording.confidences,
-        lambda other, winner: "none" not in (other.recording.confidences, winner.recording.confidences),
+        lambda other, choice: "none" not in (other.recording.confidences, choice.recording.confidences),
     ),
     _Knob("request cap", lambda c: c.request_cap),
 )
@@ -74,36 +75,39 @@ def sensitivities(
     scenario: Scenario,
     objective: Objective,
     trials: Sequence[Trial],
-    winner: Configuration,
+    choice: Configuration,
     seconds: float,
     seed: int,
     run: Run,
 ) -> list[StudySensitivity]:
     """What decides at one load, then what happens when something is off."""
-    rows = decisive(trials, winner, scenario.load)
+    rows = decisive(trials, choice, scenario.load)
     changed = list(elsewhere(scenario))
-    compared = _compared(trials, winner)
+    compared = _compared(trials, choice)
     jobs = [TrialJob(c, other, _shorter(seconds), seed + FRESH, PART) for _, _, other in changed for c in compared]
     results = iter(run(jobs))
     for kind, what, other in changed:
         rungs = _rungs(compared, [next(results)[0] for _ in compared], objective, other)
-        rows.append(_verdict(StudySensitivity(load=scenario.load, kind=kind, what=what), rungs, winner))
+        rows.append(_verdict(StudySensitivity(load=scenario.load, kind=kind, what=what), rungs, choice))
     return rows
 
 
-def decisive(trials: Sequence[Trial], winner: Configuration, load: Load) -> list[StudySensitivity]:
+def decisive(trials: Sequence[Trial], choice: Configuration, load: Load) -> list[StudySensitivity]:
     """What is lost with each knob set otherwise and the rest tuned anew, by trials that keep every bound; the most first.
 
     Where every other setting that was tried breaks a bound, `keeps` is False and there is neither loss nor best. A knob that
-    was never set otherwise has none.
+    was never set otherwise has none; nothing has where the choice itself was not tried, as the engine's default need not be
+    where a search ended early.
     """
     done = [t for t in trials if t.rungs]
-    own = next(t.last.values[0] for t in ordered(done) if t.configuration == winner)
+    own = next((t.last.values[0] for t in ordered(done) if t.configuration == choice), None)
     rows = list[StudySensitivity]()
+    if own is None:
+        return rows
     for knob in KNOBS:
         others = [
             t for t in done
-            if knob.value(t.configuration) != knob.value(winner) and knob.comparable(t.configuration, winner)
+            if knob.value(t.configuration) != knob.value(choice) and knob.comparable(t.configuration, choice)
         ]  # fmt: skip
         if not others:
             continue
@@ -121,19 +125,19 @@ def decisive(trials: Sequence[Trial], winner: Configuration, load: Load) -> list
 def across(
     scenarios: Sequence[Scenario],
     objective: Objective,
-    winners: Sequence[Configuration],
+    choices: Sequence[Configuration],
     seconds: float,
     seed: int,
     run: Run,
 ) -> list[StudySensitivity]:
-    """What each load's winner loses at every other load, against the winner there."""
-    distinct = list(dict.fromkeys(winners))
+    """What each load's choice loses at every other load, against the choice there."""
+    distinct = list(dict.fromkeys(choices))
     jobs = [TrialJob(c, scenario, _shorter(seconds), seed + FRESH, PART) for scenario in scenarios for c in distinct]
     results = iter(run(jobs))
     rows = []
     for scenario in scenarios:
         rungs = _rungs(distinct, [next(results)[0] for _ in distinct], objective, scenario)
-        for home, c in zip(scenarios, winners, strict=True):
+        for home, c in zip(scenarios, choices, strict=True):
             if c in rungs and home.load != scenario.load:
                 row = StudySensitivity(load=home.load, kind="elsewhere", what="", elsewhere=scenario.load)
                 rows.append(_verdict(row, rungs, c))
@@ -171,10 +175,10 @@ def _shorter(seconds: float) -> float:
     return max(SHARE * seconds, min(seconds, SHORTEST_S))
 
 
-def _compared(trials: Sequence[Trial], winner: Configuration) -> list[Configuration]:
-    """The winner, the best of every other recording and kind, then whatever comes next."""
+def _compared(trials: Sequence[Trial], choice: Configuration) -> list[Configuration]:
+    """The choice, the best of every other recording and kind, then whatever comes next."""
     others = [t.configuration for t in ordered(trials)]
-    return list(dict.fromkeys([winner, *best_of_kinds(trials), *others]))[:COMPARED]
+    return list(dict.fromkeys([choice, *best_of_kinds(trials), *others]))[:COMPARED]
 
 
 def _rungs(

@@ -96,11 +96,11 @@ class HowFar(NamedTuple):
 
     cases: int
     broken: int
-    """Those in which the winner breaks a bound: what it then loses is no percentage."""
+    """Those in which what is to be run breaks a bound: what it then loses is no percentage."""
     moved: int
     """Those of the others in which another configuration is better."""
     worst: float
-    """The most that keeping the winner loses in those others; 0 without any."""
+    """The most that keeping it loses in those others; 0 without any."""
 
     @classmethod
     def of(cls, found: Iterable[StudySensitivity]) -> HowFar:
@@ -111,11 +111,11 @@ class HowFar(NamedTuple):
         return cls(len(asked), sum(not one.keeps for one in asked), sum(moved for _, moved in kept), max(worst, 0.0))
 
     def __str__(self) -> str:
-        lost = f"another is better in {self.moved}: keeping the winner loses at most {self.worst:.1%}"
+        lost = f"another is better in {self.moved}: keeping the choice loses at most {self.worst:.1%}"
         lost = lost if self.moved else "no other is better"
         if not self.broken:
-            return f"in none of {self.cases} cases does the winner break a bound, and {lost}"
-        broken = f"the winner breaks a bound in {self.broken} of {self.cases} cases"
+            return f"in none of {self.cases} cases does the choice break a bound, and {lost}"
+        broken = f"the choice breaks a bound in {self.broken} of {self.cases} cases"
         return broken if self.broken == self.cases else f"{broken}; of the others, {lost}"
 
 
@@ -327,9 +327,9 @@ def _sensitive(found: Sequence[StudySensitivity]) -> Table:
         off = f"with {one.what}" if one.elsewhere is None else f"at {one.elsewhere.label}"
         what = f"{one.load.label}, {off}"
         best = "–" if one.best is None else one.best.system.short
-        moved = "–" if one.moved is None else best if one.moved else "the winner still"
+        moved = "–" if one.moved is None else best if one.moved else "the choice still"
         loss = Cell("–") if one.loss is None or not one.keeps else Cell(f"{max(one.loss, 0):.1%}", round(one.loss, 5))
         keeps = "–" if one.keeps is None else "kept" if one.keeps else "broken"
         rows.append(([Cell(what, what), Cell(moved), loss, Cell(keeps)], False))
-    heads = [("what is off", ""), ("best then", ""), ("lost", "by keeping the winner"), ("bounds", "by the winner")]
+    heads = [("what is off", ""), ("best then", ""), ("lost", "by keeping the choice"), ("bounds", "by the choice")]
     return Table(heads, [rows], "How far the advice moves when the question was slightly wrong.")

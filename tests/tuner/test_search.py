@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,17 +17,20 @@ from results.store.database import Store, without_nan
 from results.store.decisions import decisions
 from results.store.runs import kinds_of
 from results.store.studies import Studies, read_study
+from simulator.decision import Decision
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.load import Arrivals, Users
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
+from simulator.recommendation import Question, decision_of
 from simulator.records import Recording
 from simulator.simulation import prepare, redrawn
 from simulator.sla import Sla
 from simulator.traces import split_of
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
+from tuner.decision import StudyEvidence
 from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
@@ -139,6 +143,25 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
     assert {(one.load, one.kind) for one in found.sensitivities} == {
         (load, kind) for load in OPTIONS["loads"] for kind in ("choice", "load", "mix", "verify", "elsewhere")
     }
+
+
+def test_what_decides_is_asked_of_what_is_to_be_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws may decide against the search's winner: then it is their choice that a reader sets otherwise."""
+    plainest = plain(OPTIONS["request_cap"])
+
+    def against(question: Question, evidence: StudyEvidence) -> Decision:
+        return msgspec.structs.replace(decision_of(question, evidence), candidate=plainest)
+
+    monkeypatch.setattr("tuner.course.decision_of", against)
+    study_id = started(store, {**ONE, "trials": 8})
+    with store.reading() as connection:
+        found = read_study(connection, study_id)
+    choices = {one.what: one for one in found.sensitivities if one.kind == "choice"}
+    assert found.confirmations[0].configuration != plainest
+    assert choices["drafter"].value == "dspark"
+    assert (choices["drafter"].loss or 0.0) < -0.5
+    assert set(choices) <= {"drafter", "request cap"}
+    assert all(one.moved for one in found.sensitivities if one.kind == "verify")
 
 
 def test_parts_share_no_prompt(grounds: Callable[[StudyPlan], StudyInputs], plan_of: Callable[..., StudyPlan]) -> None:
