@@ -18,7 +18,7 @@ import torch
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite

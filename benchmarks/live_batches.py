@@ -22,7 +22,7 @@ import torch
 from drafters.clock import seconds_now
 from drafters.decoding import Batch, DecodeRequest
 from drafters.kinds.contract import Drafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.random_models import random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher

@@ -22,7 +22,7 @@ from drafters.dense import DenseText, record_anchors
 from drafters.kinds.block import DSpark
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 from harness.recording.pair import choose_drafters, load_pair
 from harness.recording.suite import load_suite

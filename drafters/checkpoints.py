@@ -16,17 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3Config
 
-from drafters.configs import read_config
-from drafters.kinds.block import DSpark
+from drafters.configs import declared_field, read_config
 from drafters.kinds.contract import Drafter
-from drafters.kinds.eagle3 import Eagle3
 from drafters.kinds.learned import LearnedDrafter
-from drafters.kinds.mtp import MTP
-from drafters.kinds.ngram import NGram, NoDrafter
+from drafters.kinds.none import NoDrafter
+from drafters.kinds.registry import OF_ARCHITECTURE, OF_TEXT
 from drafters.loading import GENERATION_FILE
 from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
-from simulator.records import MAX_GAMMA
 
 WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json")
 """Files of a checkpoint that say what a model computes."""
@@ -48,8 +45,8 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
     """Make a drafter for `target`.
 
     Args:
-        source: a folder, a hub id, `ngram` or `none`.
-        gamma: γ; None takes the checkpoint's (7 for n-gram). Block-parallel drafters cannot exceed their block size.
+        source: a folder, a hub id, a kind without weights or `none`.
+        gamma: γ; None takes the checkpoint's, or the kind's own. Block-parallel drafters cannot exceed their block size.
 
     Raises:
         InputError: the source does not exist or does not fit the target; the message says which tensor or field.
@@ -58,8 +55,8 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
         if gamma:
             raise InputError(f"drafter none: drafts nothing, so its block size is 0, not {gamma}")
         return NoDrafter()
-    if source == "ngram":
-        return NGram(7 if gamma is None else gamma)
+    if source in OF_TEXT:
+        return OF_TEXT[source]() if gamma is None else OF_TEXT[source](gamma)
     folder = find_folder(source)
     raw = read_config(folder)
     try:
@@ -97,10 +94,11 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
 
 def _module(raw: Mapping[str, Any], target: Target, gamma: int | None, name: str) -> LearnedDrafter:
     """The same, whatever `target` lets be tapped: on the meta device, it computes nothing and takes no memory."""
-    named = raw.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else "?"
     if raw.get("model_type") != "qwen3":
         raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
+    named = raw.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "?"
+    made = OF_ARCHITECTURE.get(architecture)
     taps = _check_fields(raw, target, name)
     if raw.get("use_sliding_window"):
         raise InputError(f"checkpoint {name}: use_sliding_window is not supported for drafters")
@@ -109,19 +107,9 @@ def _module(raw: Mapping[str, Any], target: Target, gamma: int | None, name: str
         config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
     except Exception as error:  # transformers' validation has exception types of its own
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
-    drafter: LearnedDrafter
-    if architecture == "Qwen3DSparkModel":
-        block = _positive(raw, "block_size", name)
-        if gamma is not None and not 1 <= gamma <= block:
-            raise InputError(f"checkpoint {name}: was trained with block_size {block}; a block size of {gamma} does not fit")
-        drafter = _build_dspark(raw, config, gamma or block, taps, name)
-    elif architecture == "Qwen3Eagle3Model":
-        drafter = Eagle3(config, gamma or _positive(raw, "ttt_length", name), taps)
-    elif architecture == "Qwen3MTPModel":
-        drafter = MTP(config, gamma or _positive({"mtp_length": 1, **raw}, "mtp_length", name), taps)
-    else:
-        known = "Qwen3DSparkModel (also DFlash), Qwen3Eagle3Model, Qwen3MTPModel"
-        raise InputError(f"checkpoint {name}: architecture {architecture!r} is not one of {known}")
+    if made is None:
+        raise InputError(f"checkpoint {name}: architecture {architecture!r} is not one of {', '.join(OF_ARCHITECTURE)}")
+    drafter = made.declared(raw, config, taps, gamma, name)
     drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
     return drafter
 
@@ -151,19 +139,6 @@ def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
     return digest.hexdigest()
 
 
-def _field(raw: Mapping[str, Any], field: str, name: str) -> Any:
-    if field not in raw:
-        raise InputError(f"checkpoint {name}: config.json lacks {field}")
-    return raw[field]
-
-
-def _positive(raw: Mapping[str, Any], field: str, name: str) -> int:
-    value = _field(raw, field, name)
-    if not isinstance(value, int) or not 1 <= value <= MAX_GAMMA:
-        raise InputError(f"checkpoint {name}: {field} must be a whole number from 1 to {MAX_GAMMA}, got {value!r}")
-    return value
-
-
 def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[int, ...]:
     """Compare with the target what configuration alone can tell; returns the tapped layers."""
     for field, own in (
@@ -180,24 +155,12 @@ def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[in
         raise InputError(
             f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {layers!r}"
         )
-    taps = _field(raw, "target_layer_ids", name)
+    taps = declared_field(raw, "target_layer_ids", name)
     if not isinstance(taps, list) or not taps or not all(isinstance(i, int) and -1 <= i < target.num_layers for i in taps):
         raise InputError(
             f"checkpoint {name}: target_layer_ids {taps!r} must be layers of the target, -1 to {target.num_layers - 1}"
         )
     return tuple(taps)
-
-
-def _build_dspark(raw: Mapping[str, Any], config: Qwen3Config, gamma: int, taps: tuple[int, ...], name: str) -> DSpark:
-    mask, head = _field(raw, "mask_token_id", name), raw.get("markov_head_type", "vanilla")
-    if not isinstance(mask, int) or not 0 <= mask < config.vocab_size:
-        raise InputError(f"checkpoint {name}: mask_token_id {mask!r} is outside the vocabulary of {config.vocab_size}")
-    rank = _field(raw, "markov_rank", name)
-    if not isinstance(rank, int) or rank < 0:
-        raise InputError(f"checkpoint {name}: markov_rank must be 0 (DFlash) or more, got {rank!r}")
-    if rank and head not in ("vanilla", "gated", "rnn"):
-        raise InputError(f"checkpoint {name}: markov_head_type {head!r} is not one of vanilla, gated, rnn")
-    return DSpark(config, gamma, taps, mask)
 
 
 def _check_shapes(drafter: LearnedDrafter, folder: Path, name: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import Choose, Context, Draft, LearnedDrafter
-from drafters.kinds.ngram import NGram
+from drafters.kinds.text import TextDrafter
 from drafters.sampling import finite, not_finite, probabilities, sample
 from drafters.target import Target
 from simulator.errors import InputError
@@ -98,7 +98,7 @@ def record_anchors(
     """
     learned = [d for d in drafters if isinstance(d, LearnedDrafter)]
     for d in drafters:
-        if not isinstance(d, LearnedDrafter | NGram):
+        if not isinstance(d, LearnedDrafter | TextDrafter):
             raise TypeError(f"drafter {d.kind}: no dense record of a {type(d).__name__} can be made")
     gamma = max(d.gamma for d in drafters)
     for text in texts:
@@ -122,10 +122,10 @@ def record_anchors(
     if readings is not None:
         readings += [made[i] for i in range(len(texts))]
     in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
-    return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, NGram) else next(in_turn) for d in drafters]
+    return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, TextDrafter) else next(in_turn) for d in drafters]
 
 
-def _looked_up(drafter: NGram, text: DenseText) -> Anchors:
+def _looked_up(drafter: TextDrafter, text: DenseText) -> Anchors:
     """A one-hot q: β is 1 where the proposal is what the response says, else 0. Every q is as sure as any other."""
     drafts = drafter.drafts_along([*text.prompt, *text.response[:-1]], len(text.prompt))
     said = [*text.response, *text.beyond]

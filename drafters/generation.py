@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drafters.decoding import Decoded, DecodeRequest, decode
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.sampling import finite, not_finite, probabilities, sample
 from drafters.target import Target, tolerance, typical_error
 from simulator.errors import InputError, first_paragraph

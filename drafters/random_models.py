@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 from drafters.checkpoints import build_drafter
 from drafters.configs import folded_state, read_architecture
 from drafters.kinds.contract import Drafter
-from drafters.kinds.ngram import NGram
+from drafters.kinds.registry import OF_TEXT
 from drafters.loading import check_config
 from drafters.target import Target
 from drafters.training.drafter import drafter_config
@@ -70,8 +70,8 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
     """
     drafters: dict[str, Drafter] = {}
     for name, source in configs.items():
-        if source == "ngram":
-            drafters[name] = NGram(_BLOCK)
+        if source in OF_TEXT:
+            drafters[name] = OF_TEXT[source](_BLOCK)
             continue
         raw = _standard(source, target) if source in LEARNED else read_architecture(source)
         with torch.random.fork_rng(), torch.device(target.device):

@@ -50,6 +50,8 @@ KINDS: Final[Mapping[str, DrafterKind]] = {
 LEARNED: Final = tuple(kind.name for kind in KINDS.values() if kind.learned)
 WEIGHTLESS: Final = tuple(kind.name for kind in KINDS.values() if not kind.learned)
 """Those that need no checkpoint."""
+FREE: Final = ("none", *(name for name in WEIGHTLESS if name != "none"))
+"""Those that take no time of a GPU."""
 
 
 def kind_of(name: str, declared: Mapping[str, Any]) -> str:

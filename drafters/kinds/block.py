@@ -6,16 +6,18 @@ University, 2026) and the published checkpoint format. DFlash is the case of no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config
 
+from drafters.configs import block_size, declared_field
 from drafters.families.qwen3 import DraftLayer, KeyValue, RMSNorm
 from drafters.kinds.learned import Choose, Context, Draft, LearnedDrafter
 from drafters.rotary import Rotary
+from simulator.errors import InputError
 
 HeadType = Literal["vanilla", "gated", "rnn"]
 
@@ -76,6 +78,23 @@ class DSpark(LearnedDrafter):
         self.confidence_reads_markov = bool(rank) and bool(getattr(config, "confidence_head_with_markov", False))
         self.confident = bool(getattr(config, "enable_confidence_head", False))
         self.confidence_head = ConfidenceHead(size + rank * self.confidence_reads_markov) if self.confident else None
+
+    @classmethod
+    def declared(
+        cls, raw: Mapping[str, Any], config: Qwen3Config, taps: tuple[int, ...], gamma: int | None, name: str
+    ) -> DSpark:
+        block = block_size(raw, "block_size", name)
+        if gamma is not None and not 1 <= gamma <= block:
+            raise InputError(f"checkpoint {name}: was trained with block_size {block}; a block size of {gamma} does not fit")
+        mask, head = declared_field(raw, "mask_token_id", name), raw.get("markov_head_type", "vanilla")
+        if not isinstance(mask, int) or not 0 <= mask < config.vocab_size:
+            raise InputError(f"checkpoint {name}: mask_token_id {mask!r} is outside the vocabulary of {config.vocab_size}")
+        rank = declared_field(raw, "markov_rank", name)
+        if not isinstance(rank, int) or rank < 0:
+            raise InputError(f"checkpoint {name}: markov_rank must be 0 (DFlash) or more, got {rank!r}")
+        if rank and head not in get_args(HeadType):
+            raise InputError(f"checkpoint {name}: markov_head_type {head!r} is not one of {', '.join(get_args(HeadType))}")
+        return cls(config, gamma or block, taps, mask)
 
     def project(self, taps: Tensor) -> Tensor:
         features: Tensor = self.hidden_norm(self.fc(taps))

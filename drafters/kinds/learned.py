@@ -4,9 +4,9 @@ token, one decoder layer over pairs."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,23 @@ class LearnedDrafter(nn.Module, ABC):
     def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
         super().__init__()
         self.config, self.gamma, self.tap_layers = config, gamma, tap_layers
+
+    @classmethod
+    @abstractmethod
+    def declared(
+        cls, raw: Mapping[str, Any], config: Qwen3Config, taps: tuple[int, ...], gamma: int | None, name: str
+    ) -> LearnedDrafter:
+        """The drafter that `config.json` declares, with fresh weights.
+
+        Args:
+            raw: the file's fields.
+            config: what of them the layers read.
+            taps: which layers of the target it taps.
+            gamma: γ; None takes the file's.
+            name: what messages call the checkpoint.
+
+        Raises InputError, naming the field.
+        """
 
     @abstractmethod
     def project(self, taps: Tensor) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config
 
+from drafters.configs import block_size
 from drafters.families.qwen3 import RMSNorm
 from drafters.kinds.learned import AutoregressiveDrafter
 
@@ -24,6 +28,12 @@ class MTP(AutoregressiveDrafter):
         self.hnorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.enorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+
+    @classmethod
+    def declared(
+        cls, raw: Mapping[str, Any], config: Qwen3Config, taps: tuple[int, ...], gamma: int | None, name: str
+    ) -> MTP:
+        return cls(config, gamma or block_size({"mtp_length": 1, **raw}, "mtp_length", name), taps)
 
     def project(self, taps: Tensor) -> Tensor:
         return taps

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drafters.decoding import DecodeRequest, decode
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 from drafters.training.corpus import Document, chat_text
 from simulator.errors import InputError

@@ -23,7 +23,7 @@ from drafters.checkpoints import find_folder, folder_hash, load_drafter
 from drafters.configs import known_architectures
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.random_models import random_drafters, random_target
 from drafters.target import Target, choose_dtype
 from harness.console import Watcher

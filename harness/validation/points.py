@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from drafters.decoding import DecodeRequest, ShownConfidences
 from drafters.kinds.contract import Drafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.sampling import Proposal
 from drafters.serving import Server, StepRecord
 from drafters.target import Target

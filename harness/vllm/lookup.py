@@ -19,22 +19,17 @@ class _EarliestText(IndexedText):
 
     def append(self, token: int) -> None:
         end = len(self.tokens)
-        for size in self._sizes:
+        for size in self.sizes:
             if size <= end:
-                self._ends.setdefault(tuple(self.tokens[end - size :]), end)
+                self.ends.setdefault(tuple(self.tokens[end - size :]), end)
         self.tokens.append(token)
 
 
 class EarliestLookup(NGram):
     """Prompt lookup as in vLLM 0.32."""
 
-    def drafts_along(self, text: Sequence[int], first: int) -> list[list[int]]:
-        indexed, drafts = _EarliestText(self._sizes), []
-        for position, token in enumerate(text):
-            indexed.append(token)
-            if position >= first:
-                drafts.append(indexed.follow(self.gamma))
-        return drafts
+    def new_text(self) -> IndexedText:
+        return _EarliestText(self.sizes)
 
 
 def lookup_trace(

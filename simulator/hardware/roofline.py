@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.drafter_kinds import KINDS
+from simulator.drafter_kinds import FREE, KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Seconds
 from simulator.hardware.profile import Curve, DraftCurve, Profile
@@ -306,7 +306,7 @@ def roofline(
         kv_capacity_tokens=capacity,
         verify=Curve(TOKENS, tuple(machine.verify(model, np.array(TOKENS, np.float64)).tolist())),
         draft=_drafts(machine, model),
-        free_drafters=("none", "ngram"),
+        free_drafters=FREE,
         gpus=gpus,
         overhead_s=given.overhead_s,
         overhead_s_per_request=given.overhead_s_per_request,

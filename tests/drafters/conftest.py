@@ -12,7 +12,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from drafters.checkpoints import build_drafter
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.kinds.ngram import NGram, NoDrafter
+from drafters.kinds.ngram import NGram
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 
 torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other

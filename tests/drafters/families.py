@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from drafters.decoding import DecodeRequest, decode
 from drafters.generation import respond
-from drafters.kinds.ngram import NGram, NoDrafter
+from drafters.kinds.ngram import NGram
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 from simulator.records import Sampling
 

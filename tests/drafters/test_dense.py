@@ -20,7 +20,7 @@ from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, Reading, record_anchors
 from drafters.kinds.contract import Drafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.sampling import probabilities
 from drafters.target import Target
 from simulator.errors import InputError

@@ -20,7 +20,8 @@ from drafters.checkpoints import build_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.generation import respond, rows_at_once
-from drafters.kinds.ngram import NGram, NoDrafter
+from drafters.kinds.ngram import NGram
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target, typical_error
 from simulator.errors import InputError
 from simulator.records import Sampling

@@ -17,7 +17,7 @@ from torch import Tensor
 from drafters.cache import KVCache, Positions
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.contract import Drafter
-from drafters.kinds.ngram import TextState
+from drafters.kinds.none import NoState
 from drafters.sampling import Proposal, sample
 from drafters.target import Target, TargetPass
 from simulator.confidence import estimated
@@ -57,8 +57,8 @@ class TwoTokenDrafter:
     def __init__(self, chance_of_a: Callable[[Tensor, Tensor], Tensor], confidence: tuple[float, float, float]) -> None:
         self.chance_of_a, self.confidence = chance_of_a, confidence
 
-    def start(self, rows: int, capacity: int) -> TextState:
-        return TextState(rows)
+    def start(self, rows: int, capacity: int) -> NoState:
+        return NoState()
 
     def observe(self, *_: Any) -> None:
         pass
@@ -150,8 +150,8 @@ class HeadlessDrafter:
     def __init__(self, confident: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.confident = confident
 
-    def start(self, rows: int, capacity: int) -> TextState:
-        return TextState(rows)
+    def start(self, rows: int, capacity: int) -> NoState:
+        return NoState()
 
     def observe(self, *_: Any) -> None:
         pass

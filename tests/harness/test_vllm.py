@@ -21,7 +21,7 @@ import harness.vllm.engine as engine
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.learned import LearnedDrafter
-from drafters.kinds.ngram import NoDrafter
+from drafters.kinds.none import NoDrafter
 from drafters.target import Target
 from harness.cli.app import app
 from harness.console import Watcher

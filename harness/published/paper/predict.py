@@ -50,6 +50,7 @@ from harness.published.paper.page import (
     labelled_point_text,
     verdict,
 )
+from simulator.drafter_kinds import FREE
 from simulator.hardware import profile as hardware
 from simulator.hardware.catalogue import DATA
 from simulator.hardware.profile import DraftCurve, Profile, dump_profile
@@ -141,7 +142,7 @@ def fitted_profile(model: str, fit: Fit | None = None) -> Profile:
             ),
             "mtp": DraftCurve((1,), (_curve(_REQUESTS, step.draft_ms("mtp", _REQUESTS)),), block=False),
         },
-        free_drafters=("none", "ngram"),
+        free_drafters=FREE,
     )
 
 
