@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from results.store.database import Store
 from tuner.cli.app import app as tuner
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+OWN, ADDED = PAGE.split("# What else can be added\n")
 RUN = "synthesize paper:qwen3-4b --responses-per-task 4 --output-tokens 64"
 
 
@@ -30,18 +33,28 @@ def run(line: str, code: int = 0) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the page's files and a run."""
     made = tmp_path_factory.mktemp("extending")
-    for text in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
-        name = re.match(r"# (\S+\.py)\n", text)
-        assert name is not None, text
-        (made / name[1]).write_text(text, encoding="utf-8")
+    for name, text in files(OWN):
+        (made / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         run(RUN)
         yield made
 
 
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def files(page: str) -> Iterator[tuple[str, str]]:
+    """(name, text) of the Python files of a page."""
+    for text in blocks("python", page):
+        name = re.match(r"# (\S+\.py)\n", text)
+        assert name is not None, text
+        yield name[1], text
+
+
 def commands(of: str) -> list[str]:
-    return re.findall(rf"^    harness ({of} .*)$", PAGE, re.MULTILINE)
+    return re.findall(rf"^    harness ({of} .*)$", OWN, re.MULTILINE)
 
 
 def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
@@ -50,7 +63,7 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
     for line in commands("simulate"):
         quick = line.replace("1..64", "1,4")
         run(f"{quick} --seconds 5 --decision-draws 10 --drafter dspark")
-    [line] = re.findall(r"^    (tuner search .*)$", PAGE, re.MULTILINE)
+    [line] = re.findall(r"^    (tuner search .*)$", OWN, re.MULTILINE)
     small = "--trials 3 --decision-draws 10 --confirmation-draws 5 --seconds 5 --drafter dspark --actors 0"
     done = CliRunner().invoke(tuner, shlex.split(f"{line} {small}")[1:])
     assert done.exit_code == 0, (done.output, done.exception)
@@ -102,3 +115,60 @@ def unfinished(folder: Path) -> tuple[str, str]:
         [(study,)] = con.execute("UPDATE studies SET finished_at = NULL RETURNING study_id").fetchall()
         con.execute("DELETE FROM trials WHERE number > 0")
     return str(sweep), str(study)
+
+
+def change(root: Path, page: str) -> None:
+    """Apply the changes of a page: hunks without line numbers, whose first lines stand in a file once."""
+    for block in blocks("diff", page):
+        for name, hunks in re.findall(r"^--- (\S+)\n(.*?)(?=^--- |\Z)", block, re.DOTALL | re.MULTILINE):
+            text = (root / name).read_text(encoding="utf-8")
+            for hunk in hunks.split("@@\n"):
+                lines = hunk.splitlines()
+                before = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
+                after = "".join(f"{line[1:]}\n" for line in lines if line[0] in " +")
+                assert text.count(before) == 1, (name, before)
+                text = text.replace(before, after)
+            (root / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
+    """All of it at once, in a copy of the package: the files, the lines, then the commands, as they stand there."""
+    here = Path(__file__).parents[1]
+    left_out = shutil.ignore_patterns("__pycache__", ".git", "runs", ".venv", "*.egg-info")
+    for name in ("docs", "drafters", "harness", "results", "simulator", "suites", "tests", "tuner"):
+        shutil.copytree(here / name, tmp_path / name, ignore=left_out)
+    shutil.copy(here / "pyproject.toml", tmp_path)
+    for name, text in files(ADDED):
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    change(tmp_path, ADDED)
+    (tmp_path / "echo.yaml").write_text(
+        "target: drafters/tiny/target\ndrafters:\n  echo: echo\n  eagle3: drafters/tiny/eagle3\n"
+    )
+    said = {line: _in_copy(tmp_path, line) for line in [f"harness {RUN}", *_lines(ADDED)]}
+    told = "\n".join(said.values())
+    assert ": lossless as far as " in told
+    assert "swift serve " in told
+    assert re.search(r"run \w+: [\d,]+ tokens", told)
+    reports = [file.read_text(encoding="utf-8") for file in (tmp_path / "runs").glob("*/report.html")]
+    assert any("How long responses are" in text for text in reports)
+    with Store(tmp_path / "runs" / "specyard.duckdb").reading() as con:
+        simulated = con.execute("SELECT DISTINCT drafter, policy FROM simulations WHERE error IS NULL").fetchall()
+    assert {"half", "none"} <= {policy for _, policy in simulated}
+    assert "echo" in {drafter for drafter, _ in simulated}
+
+
+def _lines(page: str) -> list[str]:
+    """The commands of a page, short of what takes long and shows no more."""
+    found = re.findall(r"^    ((?:harness|tuner|python -m pytest) .*)$", page, re.MULTILINE)
+    return [f"{line} --seconds 5 --decision-draws 10" if line.startswith("harness simulate") else line for line in found]
+
+
+def _in_copy(root: Path, line: str) -> str:
+    words = shlex.split(line)
+    command = words[1:] if words[0] == "python" else ["-m", *words]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0, (line, done.stdout, done.stderr)
+    return done.stdout

@@ -143,6 +143,8 @@ def starts_of(space: Space, cap: int, engine: ServingEngine) -> list[Configurati
     """What the engine may have beside a fixed block, for every recording: its k-by-batch table, adaptive verification."""
     tables = {key: table.within(min(cap, space.binding), key.gamma) for key, table in space.tables.items()}
     found = [Configuration(key, policy, cap) for key, policy in tables.items() if policy != NO_DRAFTER]
+    if not engine.adaptive:
+        return found
     adaptive = [r.recording for r in space.recorded if PolicyKind(engine.adaptive) in space.policies_of(r)]
     return found + [Configuration(key.showing("raw"), PolicySpec(engine.adaptive), cap) for key in adaptive]
 
@@ -229,7 +231,7 @@ def _beside(
         table = found.tables[walked]
         if table.within(winner.request_cap, walked.gamma) != winner.policy:
             beside.append((K_BY_BATCH, Configuration(walked, table, winner.request_cap)))
-    if winner.policy.reads_confidences and winner.policy.name not in engine.policies:
+    if engine.adaptive and winner.policy.reads_confidences and winner.policy.name not in engine.policies:
         theirs = replace(winner, policy=PolicySpec(engine.adaptive), recording=walked.showing("raw"))
         if winner.recording.confidences == "estimated":
             theirs = replace(winner, policy=PolicySpec("lagged_scheduler", "2"))

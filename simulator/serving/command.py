@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -116,11 +115,14 @@ def serve(
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)
         speculative |= speculative_fields(engine, recording.gamma, policy, most) if fields is None else fields
-        if names.batch_rows in speculative and most < request_cap:
+        if names.batch_rows and names.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
-        if models.temperature and not KINDS[kind].one_hot:  # said though it be the default: that may change
-            speculative[names.drafting] = engine.drafting_option[drafting]
-        parts.append(f"{flags.speculative} {shlex.quote(json.dumps(speculative))}")
+        if models.temperature and not KINDS[kind].one_hot:
+            if names.drafting:  # said though it be the default: that may change
+                speculative[names.drafting] = engine.drafting_option[drafting]
+            elif drafting != engine.drafting:
+                notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
+        parts += engine.spelled(speculative)
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
@@ -143,7 +145,7 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
     """Words of the command that start so many replicas, or a note where one command cannot."""
     if replicas == 1:
         return [], []
-    if engine.fields.batch_rows not in fields:
+    if not engine.fields.batch_rows or engine.fields.batch_rows not in fields:
         return [f"{engine.flags.replicas} {replicas}"], []
     note = (  # replicas of one command might choose another k each
         f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +44,8 @@ class Flags:
     """GPUs that share a model."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
-    speculative: str
-    """The configuration of drafting, as JSON."""
+    speculative: str = ""
+    """The configuration of drafting, as JSON; empty where it is spelled otherwise, see `ServingEngine.spell`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +58,17 @@ class Fields:
     """The drafter's."""
     tokens: str
     """Tokens drafted in a round."""
-    batch_rows: str
-    """k by running requests."""
-    adaptive: str
-    """Whether its own policy by confidences decides."""
-    drafting: str
-    """How drafts are chosen, as `ServingEngine.drafting_option`."""
+    batch_rows: str = ""
+    """k by running requests; empty where there is no such table."""
+    adaptive: str = ""
+    """Whether its own policy by confidences decides; empty where it has none."""
+    drafting: str = ""
+    """How drafts are chosen, as `ServingEngine.drafting_option`; empty where nobody can choose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingEngine:
-    """One engine, at one version. Raises ValueError for kinds of drafters that do not exist."""
+    """One engine, at one version. Raises ValueError for facts that contradict, and kinds of drafters that do not exist."""
 
     name: str
     """The engine's name as its makers write it."""
@@ -78,17 +80,31 @@ class ServingEngine:
     """What it can draft with, by kind of drafter."""
     policies: tuple[str, ...]
     """Kinds of policies that it runs as simulated; others it can come close to, or not."""
-    adaptive: str
-    """Its own policy, one of those, that reads confidences."""
+    adaptive: str = ""
+    """Its own policy, one of those, that reads confidences; empty where it has none."""
     drafting: Drafting
     """How it chooses drafts unless told."""
-    drafting_option: Mapping[Drafting, str]
-    """What it is told, above temperature 0."""
+    drafting_option: Mapping[Drafting, str] = field(default_factory=dict)
+    """What it is told, above temperature 0; empty where nobody can choose."""
     flags: Flags
     fields: Fields
+    spell: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    """The words of the command that say how it drafts, from the fields; None is JSON after `Flags.speculative`."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.kinds) - set(KINDS)):
             raise ValueError(f"{self.name}: no such kinds of drafters: {', '.join(unknown)}")
-        if self.adaptive not in self.policies:
+        if self.adaptive and self.adaptive not in self.policies:
             raise ValueError(f"{self.name}: does not run {self.adaptive}, its own policy")
+        if bool(self.adaptive) != bool(self.fields.adaptive) or bool(self.drafting_option) != bool(self.fields.drafting):
+            raise ValueError(f"{self.name}: what can be set has a field, and what has a field can be set")
+        if bool({"k_by_batch", "cutoff"} & set(self.policies)) != bool(self.fields.batch_rows):
+            raise ValueError(f"{self.name}: a table of k by batch size has a field, and its field a policy")
+        if bool(self.flags.speculative) == (self.spell is not None):
+            raise ValueError(f"{self.name}: how it drafts is spelled in one way")
+
+    def spelled(self, fields: Mapping[str, Any]) -> list[str]:
+        """The words of the command that say how it drafts, quoted for a shell."""
+        if self.spell is None:
+            return [f"{self.flags.speculative} {shlex.quote(json.dumps(fields))}"]
+        return [" ".join(map(shlex.quote, word.split(" ", 1))) for word in self.spell(fields)]

@@ -14,7 +14,10 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NGram
 from drafters.kinds.none import NoDrafter
+from drafters.kinds.registry import OF_TEXT
 from drafters.target import Target
+from drafters.training.drafter import TRAINING, Shape
+from simulator.drafter_kinds import KINDS
 
 torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other
 
@@ -29,7 +32,10 @@ LEARNED: dict[str, dict[str, Any]] = {
     "eagle3": {"architectures": ["Qwen3Eagle3Model"], "ttt_length": GAMMA},
     "mtp": {"architectures": ["Qwen3MTPModel"], "mtp_length": GAMMA, "target_layer_ids": [2]},
 }
-ALL = [*LEARNED, "ngram", "none"]
+_SHAPE = Shape(layers=1, block=GAMMA, rank=4, target_layers=3)
+LEARNED |= {kind: TRAINING[kind].declared(_SHAPE) for kind in KINDS if KINDS[kind].learned and kind not in LEARNED}
+"""Kinds that are new are built as they are trained."""
+ALL = [*LEARNED, *OF_TEXT, "none"]
 
 
 def micro_config(**changes: Any) -> Qwen3Config:
@@ -84,6 +90,8 @@ def build_micro(target: Target) -> Make:
             return NoDrafter()
         if name == "ngram":
             return NGram(GAMMA, min_match=1, max_match=3)
+        if name in OF_TEXT:
+            return OF_TEXT[name](GAMMA)
         drafter: LearnedDrafter = build_drafter(drafter_config(name, target), target, gamma=None, name=name)
         own = torch.nn.ModuleDict({n: m for n, m in drafter.named_children() if n not in ("embed_tokens", "lm_head")})
         randomise(own, 7, 0.3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_origin, get_type_hints
+
 import numpy as np
 import pytest
 from numba import njit
@@ -15,11 +17,15 @@ from simulator.records import Recording
 
 LOADS = [StepLoad(3, 2, 1, 7, 28, 90), StepLoad(4, context_tokens=77), StepLoad(0, 2, 2, 9, 45), StepLoad(2)]
 
+TYPES = get_type_hints(StepCost)
+"""Of every field: a new term is held to what it says."""
+
 
 def some(padded: bool) -> StepCost:
     rng = np.random.default_rng(0)
-    tables = (rng.random(40), rng.random(40), rng.random((5, 5)), rng.random(5), *rng.random(4).tolist())
-    return StepCost(*tables, widening_s=rng.random(7), draft_prefill_s_per_token=0.5, overhead_s_per_prompt=2, padded=padded)
+    tables = (rng.random(40), rng.random(40), rng.random((5, 5)), rng.random(5))
+    numbers = {name: float(rng.random()) for name, kind in TYPES.items() if kind is float}
+    return StepCost(*tables, **numbers, widening_s=rng.random(7), padded=padded)
 
 
 def test_a_cost_has_one_type_however_it_was_made() -> None:
@@ -27,7 +33,7 @@ def test_a_cost_has_one_type_however_it_was_made() -> None:
     copies = (ints, StepCost._make(ints), ints._replace(overhead_s=1, padded=0))  # type: ignore[arg-type]
     for cost in (*copies, some(True)):
         assert type(cost) is StepCost
-        assert [type(value) for value in cost] == [np.ndarray] * 4 + [float] * 4 + [int, np.ndarray, float, float, bool]
+        assert [type(value) for value in cost] == [get_origin(kind) or kind for kind in TYPES.values()]
         assert {table.dtype for table in cost if isinstance(table, np.ndarray)} == {np.dtype("f8")}
     with pytest.raises(TypeError, match="overhead"):
         StepCost([1], [1], [[1]], [1], overheads_s=1)  # type: ignore[call-arg]
