@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies import BatchAdaptive, CausalityError, LaggedScheduler, Policy, PolicySpec, StepView, verify_lengths
+from simulator.policies import (
+    POLICIES,
+    BatchAdaptive,
+    CausalityError,
+    LaggedScheduler,
+    Policy,
+    PolicySpec,
+    StepView,
+    verify_lengths,
+)
 from simulator.records import Round
 from simulator.traces import survival
 
@@ -21,6 +30,7 @@ EVERY = [
     "fixed:0", "fixed:3", "none", "threshold:0.5", "threshold:0", "threshold:1", "oracle", "k_by_batch:2=5/4=1", "cutoff:3",
     "prefix_scheduler", "lagged_scheduler:2", "lagged_scheduler:1/0.8", "vllm_adaptive", "batch_adaptive:0.05",
 ]  # fmt: skip
+EVERY += [usage for usage in POLICIES if ":" not in usage and usage not in EVERY]
 
 
 def cost_of(target_s: Any, draft_s: float = 0.0, overhead_s: float = 0.0) -> StepCost:
@@ -51,8 +61,8 @@ def steps(draw: st.DrawFn) -> dict[str, Any]:
     return {"drafted": drafted, "confidence": confidence, "accepted": accepted, "past": past}
 
 
-class TestContract:
-    """What every policy keeps to; a new policy joins by its name in the list above."""
+class TestEveryPolicy:
+    """What every policy keeps to; one that is new joins by itself where it needs no parameter, else in the list above."""
 
     @every
     @given(case=steps())

@@ -1,0 +1,102 @@
+"""One contract for all serving engines: what they run has a command, and what they do not has a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+
+import pytest
+
+from simulator.drafter_kinds import KINDS
+from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.records import Recording
+from simulator.serving.command import Models, Serving, cannot_run, serve
+from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
+from simulator.serving.vllm import VLLM
+
+SPECS = [
+    PolicySpec.parse(text)
+    for text in ("none", "fixed:3", "fixed:7", "cutoff:3", "k_by_batch:2=5/4=1", "threshold:0.5", "prefix_scheduler",
+                 "lagged_scheduler:2", "vllm_adaptive", "batch_adaptive:0.05", "oracle")
+]  # fmt: skip
+GAMMA, CAP, TARGET = 7, 96, "my models/odd; name"
+
+
+def recording(kind: str) -> Recording:
+    return Recording(f"my {kind}", GAMMA, kind=kind) if kind != "none" else Recording("none", 0, kind="none")
+
+
+def served(engine: ServingEngine, kind: str, policy: PolicySpec, **changes: object) -> Serving:
+    models = Models(target=TARGET, checkpoints={f"my {kind}": "where it/lies"}, temperature=0.7)
+    given = {"modelled": TARGET, "request_cap": CAP, "step_tokens": 8192, "gpus": 2, "replicas": 1, "drafting": "sampled"}
+    return serve(engine, models, recording(kind), policy, **{**given, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES.values() if engine is not None], ids=lambda e: e.name)
+class TestEveryEngine:
+    """What decisions and exports rely on."""
+
+    def test_both_of_its_names_lead_to_it(self, engine: ServingEngine) -> None:
+        assert engine_called(engine.name) == engine
+        assert engine_of(name_of(engine)) == engine
+
+    @pytest.mark.parametrize("kind", list(KINDS))
+    @pytest.mark.parametrize("policy", SPECS, ids=str)
+    def test_whatever_is_simulated_has_a_command_or_a_reason(
+        self, engine: ServingEngine, kind: str, policy: PolicySpec
+    ) -> None:
+        if (kind == "none") != (policy == NO_DRAFTER):
+            return
+        why = cannot_run(engine, recording(kind), policy, CAP)
+        if why:
+            assert "\n" not in why
+            assert policy.name not in engine.policies or kind not in engine.kinds or not KINDS[kind].prefix
+            return
+        assert policy.lossless
+        words = shlex.split(served(engine, kind, policy).command)
+        begins = [*engine.serve.split(), TARGET]
+        assert words[: len(begins)] == begins
+        assert words[words.index(engine.flags.request_cap) + 1] == str(CAP)
+        assert words[words.index(engine.flags.gpus) + 1] == "2"
+        if policy != NO_DRAFTER:
+            told = " ".join(words)
+            assert engine.kinds[kind].method in told
+            assert ("where it/lies" in told) == engine.kinds[kind].checkpoint
+            assert str(policy.k or GAMMA) in told
+
+    def test_without_a_drafter_nothing_is_said_of_one(self, engine: ServingEngine) -> None:
+        plain = served(engine, "none", NO_DRAFTER)
+        assert plain.speculative is None
+        assert engine.fields.method not in plain.command
+        assert cannot_run(engine, recording("none"), NO_DRAFTER, CAP) == ""
+
+    def test_drafts_of_the_numbers_are_told_or_noted(self, engine: ServingEngine) -> None:
+        """Numbers of sampled drafts do not hold for greedy ones."""
+        kind = next(kind for kind in engine.kinds if not KINDS[kind].one_hot)
+        policy = PolicySpec.fixed(GAMMA)
+        for drafting in ("sampled", "greedy"):
+            made = served(engine, kind, policy, drafting=drafting)
+            told = (made.speculative or {}).get(engine.fields.drafting)
+            noted = any(f"of {drafting} drafts" in note for note in made.notes)
+            assert told == engine.drafting_option.get(drafting)  # type: ignore[call-overload]
+            assert told is not None or noted == (drafting != engine.drafting)
+
+    def test_replicas_are_words_or_a_note(self, engine: ServingEngine) -> None:
+        one, three = (served(engine, "none", NO_DRAFTER, replicas=count) for count in (1, 3))
+        assert engine.flags.replicas not in one.command
+        assert f"{engine.flags.replicas} 3" in three.command or len(three.notes) > len(one.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"spell": lambda fields: []}, "one way"),
+        ({"drafting_option": {}}, "has a field"),
+        ({"policies": ("none", "fixed", "vllm_adaptive")}, "k by batch size"),
+        ({"adaptive": ""}, "has a field"),
+    ],
+)
+def test_facts_that_contradict_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(VLLM, **changes)  # type: ignore[arg-type]
