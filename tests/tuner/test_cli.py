@@ -7,14 +7,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import optuna
 import pytest
 
+from tuner.cli.export import export
+
 QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--confirmation-draws", "5",
          "--decision-draws", "10", "--request-cap", "32",
          "--drafter", "dspark"]  # fmt: skip
+
+FORMS = get_args(get_args(get_type_hints(export, include_extras=True)["form"])[0])
 
 
 def tuner(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
@@ -69,6 +73,24 @@ def test_search_show_export(searched: dict[str, Any], out: Path) -> None:
     assert content["configuration"]["policy"] == winner["policy"]
     assert content["k_by_batch"]["rows"][0][0] == 1
     assert content["k_by_batch"]["loss"] < 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+class TestEveryExport:
+    """What holds of every form that a study is exported in."""
+
+    def test_it_names_what_it_is_of_and_changes_nothing(self, form: str, searched: dict[str, Any], out: Path) -> None:
+        name = searched["study"]["study_id"]
+        done = tuner("export", name[:5], "--format", form, out=out)
+        assert done.returncode == 0, done.stderr
+        assert name in done.stdout
+        assert tuner("export", name, "--format", form, out=out).stdout == done.stdout
+        assert json.loads(tuner("show", name, "--json", out=out).stdout) == searched
+
+    def test_what_is_not_there_is_one_sentence(self, form: str, searched: dict[str, Any], out: Path) -> None:
+        done = tuner("export", "gone", "--format", form, out=out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_finished_study_stays_finished(searched: dict[str, Any], out: Path) -> None:
