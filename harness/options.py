@@ -30,6 +30,15 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start
 Hardware = Annotated[
     str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
 ]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option("--model", help="The target's config.json, or its folder: --hardware then names a device, as l40s."),
+]
+TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that share the model, of a modelled profile.")]
+Weights = Annotated[Literal["bf16", "fp8", "fp4"] | None, typer.Option(help="Format of weights, of a modelled profile.")]
+KvFormat = Annotated[
+    Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
+]
 Drafters = Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")]
 Policies = Annotated[
     list[str] | None,
@@ -95,13 +104,19 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
     return found
 
 
-def profile_of(hardware: str | None) -> Profile:
-    """The profile that --hardware names. Raises InputError."""
-    from simulator.hardware.catalogue import find_profile
+def profile_of(
+    hardware: str | None, model: Path | None = None, tp: int | None = None,
+    weights: Literal["bf16", "fp8", "fp4"] | None = None, kv: Literal["bf16", "fp8"] | None = None,
+) -> Profile:  # fmt: skip
+    """The profile that --hardware names, or that is made of a device and a model. Raises InputError."""
+    from simulator.hardware.catalogue import Asked, find_profile
+    from simulator.hardware.roofline import MOST_GPUS
 
     if hardware is None:
         raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
-    return find_profile(hardware)
+    if tp is not None and not 1 <= tp <= MOST_GPUS:
+        raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
+    return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv))
 
 
 def loads_of(

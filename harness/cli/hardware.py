@@ -11,7 +11,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, user_errors
-from harness.options import AsJson, Out
+from harness.options import AsJson, KvFormat, ModelFile, Out, TensorParallel, Weights, check_void, profile_of
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def hardware(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A profile to print as JSON; by default all are listed.")] = None,
+    model: ModelFile = None,
+    tp: TensorParallel = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -28,8 +33,9 @@ def hardware(
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
+        check_void(context, dict.fromkeys(("model", "tp", "weights", "kv"), "name"))
         if name is not None:
-            made = dump_profile(find_profile(name))
+            made = dump_profile(profile_of(name, model, tp, weights, kv))
             if as_json:
                 print_json("profile", {"profile": json.loads(made)})
             else:

@@ -14,9 +14,13 @@ from harness.options import (
     Drafters,
     DraftsChosen,
     Hardware,
+    KvFormat,
+    ModelFile,
     Out,
     Policies,
     RunName,
+    TensorParallel,
+    Weights,
     check_void_of_policies,
     checked,
     joined,
@@ -32,6 +36,10 @@ def sensitivity(
     context: typer.Context,
     name: RunName = "latest",
     hardware: Hardware = None,
+    model: ModelFile = None,
+    tp: TensorParallel = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
     concurrency: Annotated[
         list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
     ] = None,
@@ -56,7 +64,7 @@ def sensitivity(
     with user_errors("harness"):
         policies = policies_of(listed(policy))
         check_void_of_policies(context, policies)
-        profile = profile_of(hardware)
+        profile = profile_of(hardware, model, tp, weights, kv)
         store = Store(out / "specyard.duckdb")
         loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():

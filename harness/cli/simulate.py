@@ -31,6 +31,10 @@ def simulate(
     context: typer.Context,
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
+    model: options.ModelFile = None,
+    tp: options.TensorParallel = None,
+    weights: options.Weights = None,
+    kv: options.KvFormat = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: options.ThinkSeconds = 0.0,
@@ -105,16 +109,16 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                profile = options.profile_of(hardware)
+                profile = options.profile_of(hardware, model, tp, weights, kv)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
-                weights = options.mix_of(store, run_id, mix)
+                shares = options.mix_of(store, run_id, mix)
                 asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
                         policies=policies, against=against_policy, drafters=options.listed(drafter),
-                        confidences=confidences, weights=weights, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+                        confidences=confidences, weights=shares, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,

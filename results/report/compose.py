@@ -37,7 +37,7 @@ from results.report.headline import Headline, from_decision, from_recordings, fr
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
-from results.store.commands import DEFAULT_OUT, given, typed
+from results.store.commands import DEFAULT_OUT, MADE_OF, given, typed
 from results.store.contrasts import Contrast, read_contrasts
 from results.store.decisions import decisions
 from results.store.queries import Origin, latest_of
@@ -192,8 +192,10 @@ class _Draft:
         if sensitivity_id is None:
             if self.answer is not None and self.answer.profile:
                 assert self.made is not None
-                hardware = given(self.made.command, "--hardware") or self.answer.profile
-                tells = typed("harness", "sensitivity", self.made.run_id, "--hardware", hardware, out=self.out)
+                asked = {option: given(self.made.command, option) for option in MADE_OF}
+                asked["--hardware"] = asked["--hardware"] or self.answer.profile
+                options = [word for option, value in asked.items() if value is not None for word in (option, value)]
+                tells = typed("harness", "sensitivity", self.made.run_id, *options, out=self.out)
                 self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
             return
         found = read_sensitivity(self.con, sensitivity_id)

@@ -10,6 +10,10 @@ DEFAULT_OUT: Final = Path("runs")
 """The folder of the database where `--out` names no other."""
 
 
+MADE_OF = ("--hardware", "--model", "--tp", "--weights", "--kv")
+"""The options that say which hardware is meant."""
+
+
 def given(command: str, option: str) -> str | None:
     """What a stored command gives an option, the last time; None where it does not."""
     found = None

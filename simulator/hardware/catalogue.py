@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
+from simulator.hardware.architecture import model_of, named
 from simulator.hardware.profile import Profile, load_profile, same_model
-from simulator.hardware.roofline import Attention, Device, Drafters, Model, roofline
+from simulator.hardware.roofline import FORMAT_BYTES, Attention, Device, Drafters, Format, Model, roofline
 
 DATA = Path(__file__).parent / "data"
 
 
-def find_profile(name: str) -> Profile:
-    """`device/model`, or the path of one's own profile. Raises InputError that lists what is known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a roofline is to be made, where that is not as usual."""
+
+    model: Path | None = None
+    """Hugging Face's `config.json` of the target, or the folder it lies in, or a model as `models.json` has them."""
+    gpus: int | None = None
+    """GPUs that share a replica; None takes the fewest that hold the model."""
+    weights: Format | None = None
+    cache: Format | None = None
+    """Number formats of weights, and of keys and values; None takes the model's own."""
+
+    @property
+    def usual(self) -> bool:
+        """Whether nothing is said."""
+        return self == Asked()
+
+    @property
+    def said(self) -> str:
+        """What belongs to a profile's name."""
+        told = (self.weights, self.cache and f"kv-{self.cache}", self.gpus and f"tp{self.gpus}")
+        return "".join(f",{one}" for one in told if one)
+
+
+def find_profile(name: str, asked: Asked = Asked()) -> Profile:
+    """`device/model`, the path of one's own profile, or a device where `asked` names the model.
+
+    Raises InputError that lists what is known.
+    """
+    if not asked.usual:
+        return _modelled(name, asked)
     if name in (files := _files()):
         return load_profile(files[name])
     device, _, model = name.partition("/")
@@ -27,6 +59,76 @@ def find_profile(name: str) -> Profile:
         f"hardware {name}: no such file, and not device/model with a device of {', '.join(known_devices)}"
         f" and a model of {', '.join(known_models)}"
     )
+
+
+def _modelled(name: str, asked: Asked) -> Profile:
+    """A roofline made otherwise than usual."""
+    short, _, bundled = name.partition("/")
+    if asked.model is not None:
+        device = devices().get(name) or _device(name)
+        model = _model_file(asked.model, asked)
+        called = f"{name if name in devices() else Path(name).stem}/{model.name.rpartition('/')[2].lower()}"
+    elif short in devices() and bundled in models() and name not in _files():
+        device, called = devices()[short], name
+        model = _in_formats(models()[bundled], asked)
+    else:
+        raise InputError(
+            f"hardware {name}: --tp, --weights and --kv say how a roofline is made: name a device of "
+            f"{', '.join(devices())} with --model, or device/model with a model of {', '.join(models())}"
+        )
+    return roofline(device, model, name=called + asked.said, gpus=asked.gpus)
+
+
+def _in_formats(model: Model, asked: Asked) -> Model:
+    """The model in other number formats."""
+    changes: dict[str, Any] = {}
+    if asked.weights is not None:
+        changes |= {"dense_format": asked.weights, "expert_format": asked.weights}
+    if asked.cache is not None:
+        share = FORMAT_BYTES[asked.cache] / FORMAT_BYTES["bf16"]
+        changes["attention"] = tuple(replace(a, entry_bytes=a.entry_bytes * share) for a in model.attention)
+    return replace(model, **changes)
+
+
+def _model_file(file: Path, asked: Asked) -> Model:
+    """A model of one's own, in either form."""
+    source = file / "config.json" if file.is_dir() else file
+    raw = _own(source, "model")
+    if "mlp_parameters" in raw and "attention" in raw:
+        try:
+            return _in_formats(_model(raw), asked)
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(f"model {source}: not as models.json has them: {first_paragraph(error)}") from None
+    return model_of(raw, named(source, raw), str(source), weights=asked.weights, cache=asked.cache)
+
+
+def _device(name: str) -> Device:
+    """A device of one's own. Raises InputError."""
+    if not Path(name).is_file():
+        raise InputError(
+            f"hardware {name}: with --model a device is named, one of {', '.join(devices())}, or a JSON file of its own"
+        )
+    try:
+        device = Device(**_own(Path(name), "hardware"))
+        sizes = (device.bf16_flops, device.bandwidth_bytes, device.memory_bytes, device.link_bytes)
+        if not all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes):
+            raise InputError(f"hardware {name}: bf16_flops, bandwidth_bytes, memory_bytes and link_bytes must be above 0")
+    except TypeError as error:
+        raise InputError(f"hardware {name}: not a device as devices.json has them: {first_paragraph(error)}") from None
+    return device
+
+
+def _own(file: Path, what: str) -> dict[str, Any]:
+    """An object of a JSON file of one's own. Raises InputError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{what} {file}: not readable: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{what} {file}: not JSON: {first_paragraph(error)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{what} {file}: must be a JSON object")
+    return content
 
 
 def bundled_profiles() -> list[str]:

@@ -21,6 +21,10 @@ def search(
     context: typer.Context,
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
+    model: options.ModelFile = None,
+    tp: options.TensorParallel = None,
+    weights: options.Weights = None,
+    kv: options.KvFormat = None,
     concurrency: Annotated[
         list[str] | None,
         typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
@@ -96,8 +100,8 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
-                profile, run_id = options.profile_of(hardware), store.find_run(name)
-                weights = options.mix_of(store, run_id, mix)
+                profile, run_id = options.profile_of(hardware, model, tp, weights, kv), store.find_run(name)
+                shares = options.mix_of(store, run_id, mix)
                 asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
@@ -109,7 +113,7 @@ def search(
                         profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
                         slas=options.slas_of(sla, share),
-                        weights=weights, drafters=options.listed(drafter),
+                        weights=shares, drafters=options.listed(drafter),
                         policies=kinds, sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine_of(engine),
                         decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,

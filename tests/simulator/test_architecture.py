@@ -1,0 +1,139 @@
+"""A roofline's model from a configuration: parameters as published, and what cannot be modelled is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from drafters.configs import known_architectures
+from simulator.errors import InputError
+from simulator.hardware.architecture import model_of, named
+from simulator.hardware.catalogue import Asked, find_profile, models
+from simulator.hardware.roofline import Model
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def of(config: dict[str, Any], **formats: Any) -> Model:
+    return model_of(config, "some", "config.json", **formats)
+
+
+@pytest.mark.parametrize("name", ["qwen3-4b", "qwen3-8b", "qwen3-14b"])
+def test_bundled_models_are_what_their_configurations_say(name: str) -> None:
+    bundled = models()[name]
+    assert replace(model_of(known_architectures()[name], bundled.name, "x"), source=bundled.source) == bundled
+
+
+@pytest.mark.parametrize(
+    ("config", "billions", "active"),
+    [
+        (LLAMA, 8.03, 7.50),  # 8.03 B on the card; active without the embedding
+        (CONFIG_MAPPING["mixtral"]().to_dict(), 46.7, 12.7),  # 46.7 B and 12.9 B
+        (CONFIG_MAPPING["deepseek_v3"]().to_dict(), 671, 36.6),  # 671 B and 37 B
+        (CONFIG_MAPPING["gpt_oss"]().to_dict(), 116.8, 5.1),  # 116.8 B and 5.1 B
+    ],
+)
+def test_parameters_are_those_of_the_model_cards(config: dict[str, Any], billions: float, active: float) -> None:
+    model = of(config)
+    assert model.parameters / 1e9 == pytest.approx(billions, rel=0.005)
+    assert model.active_parameters / 1e9 == pytest.approx(active, rel=0.02)
+
+
+def test_what_a_token_keeps() -> None:
+    """Llama: 8 heads of 128, twice, in two bytes. DeepSeek-V3: a vector of 512 and 64. Half as much in eight bits."""
+    assert [a.entry_bytes for a in of(LLAMA).attention] == [2 * 8 * 128 * 2]
+    assert [a.entry_bytes for a in of(LLAMA, cache="fp8").attention] == [2 * 8 * 128]
+    latent = of(CONFIG_MAPPING["deepseek_v3"]().to_dict())
+    assert [a.entry_bytes for a in latent.attention] == [576 * 2]
+    assert latent.kv_shards == 1
+    windows = {a.window: a.layers for a in of(CONFIG_MAPPING["gpt_oss"]().to_dict()).attention}
+    assert windows == {0: 18, 128: 18}
+
+
+def test_formats_are_the_configurations_unless_said() -> None:
+    assert of({**LLAMA, "quantization_config": {"quant_method": "fp8"}}).dense_format == "fp8"
+    mixed = of({**CONFIG_MAPPING["gpt_oss"]().to_dict(), "quantization_config": {"quant_method": "mxfp4"}})
+    assert (mixed.dense_format, mixed.expert_format) == ("bf16", "fp4")
+    assert of(LLAMA, weights="fp8").dense_format == "fp8"
+    with pytest.raises(InputError, match=r"awq.*--weights"):
+        of({**LLAMA, "quantization_config": {"quant_method": "awq"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("mamba", "state"), ("jamba", "mamba_"), ("bamba", "mamba_"), ("lfm2", "conv_"), ("qwen3_next", "linear"),
+     ("llama4_text", "chunked")],
+)  # fmt: skip
+def test_states_that_are_no_cache_are_refused(kind: str, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        of(CONFIG_MAPPING[kind]().to_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": None}, "lacks hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1, got 0"),
+        ({"vocab_size": "many"}, "vocab_size must be a whole number from 1, got 'many'"),
+        ({"layer_types": ["full_attention"]}, "layer_types names 1 layers of 32"),
+        ({"num_experts": 4, "num_experts_per_tok": 9}, "9 of 4 experts"),
+    ],
+)
+def test_what_makes_no_sense_names_the_field(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        of({**LLAMA, **changes})
+
+
+def test_a_name_comes_from_the_configuration_or_the_file() -> None:
+    assert named(Path("llama-3.1-8b.config.json"), {}) == "llama-3.1-8b"
+    assert named(Path("My model/config.json"), {}) == "My model"
+    assert named(Path("x.json"), {"_name_or_path": "meta/Llama"}) == "meta/Llama"
+
+
+def test_a_profile_is_made_of_a_device_and_a_model(tmp_path: Path) -> None:
+    """Half of the weights a GPU, and half of their bytes in eight bits, and the rest of the memory for contexts."""
+    file = tmp_path / "llama 8b.config.json"
+    file.write_text(json.dumps(LLAMA))
+    one, two = (find_profile("l40s", Asked(model=file, gpus=count)) for count in (1, 2))
+    assert one.name == "l40s/llama 8b,tp1"
+    assert one.model == "llama 8b"
+    assert one.verify.at([1])[0] / two.verify.at([1])[0] == pytest.approx(2, rel=0.1)
+    small = find_profile("l40s", Asked(model=file, gpus=1, weights="fp8", cache="fp8"))
+    assert small.name == "l40s/llama 8b,fp8,kv-fp8,tp1"
+    assert one.verify.at([1])[0] / small.verify.at([1])[0] == pytest.approx(2, rel=0.15)
+    assert small.kv_capacity_tokens > 2 * one.kv_capacity_tokens
+    assert small.context_s_per_token == pytest.approx(one.context_s_per_token / 2)
+
+
+def test_devices_and_models_of_ones_own_have_the_form_of_the_bundled_ones(tmp_path: Path) -> None:
+    data = Path(find_profile.__code__.co_filename).parent / "data"
+    device, model = tmp_path / "my gpu.json", tmp_path / "my model.json"
+    device.write_text(json.dumps(json.loads((data / "devices.json").read_text())["h100"]))
+    model.write_text(json.dumps(json.loads((data / "models.json").read_text())["qwen3-8b"]))
+    own = find_profile(str(device), Asked(model=model))
+    assert own.name == "my gpu/qwen3-8b"
+    assert own.verify == find_profile("h100/qwen3-8b").verify
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("h100", Asked(gpus=2), "--tp, --weights and --kv say how a roofline is made"),
+        ("b300/deepseek-v4-flash", Asked(gpus=8), "say how a roofline is made"),  # measured
+        ("nothing", Asked(model=Path("config.json")), "with --model a device is named"),
+        ("l40s", Asked(model=Path("nowhere.json")), "not readable"),
+        ("l40s", Asked(model=Path(__file__)), "not JSON"),
+    ],
+)
+def test_what_cannot_be_made_is_one_sentence(name: str, asked: Asked, said: str) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        find_profile(name, asked)
+    assert "\n" not in str(raised.value)
