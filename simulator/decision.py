@@ -64,7 +64,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     run: Configuration
     none: Configuration
-    """No speculation, under the request cap that serves it best."""
+    """No speculation, under the request cap that serves it best: that keeps the promise, where any does."""
     default: Configuration | None
     """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
     what is run, or nothing is drafted."""
@@ -111,7 +111,7 @@ def choose(
     run, best = ordered[0].candidate, ordered[0].value
     others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run, most_running)]
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
-    plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: -s.value)
+    plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: (not s.kept, -s.value))
     walked = run.recording.showing("none")
     unasked = run if run.policy == NO_DRAFTER else Configuration(walked, PolicySpec.fixed(walked.gamma), cap)
     return Choice(

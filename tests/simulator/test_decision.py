@@ -62,7 +62,7 @@ def test_the_best_that_keeps_the_promise_and_can_be_run() -> None:
     choice = choose(found, VLLM)
     assert not isinstance(choice, str)
     assert choice.run == candidate(DSPARK, "fixed:7", 32)
-    assert choice.none == candidate(NOTHING, "none")  # the better of both, though it breaks the promise
+    assert choice.none == candidate(NOTHING, "none", 32)  # who runs nothing runs what keeps the promise
     assert choice.default == candidate(DSPARK, "fixed:7")
     assert choice.runner_up == candidate(EAGLE3, "fixed:3")
     assert choice.better == candidate(DSPARK, "prefix_scheduler")
