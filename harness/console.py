@@ -118,6 +118,8 @@ class Commands(TyperGroup):
             return super().resolve_command(ctx, args)
         for word in args:
             _check_word(str(self.name), word)
+        if (both := " ".join(args[:2])) in self.commands:  # a command of two words
+            args = [both, *args[2:]]
         name, command, rest = super().resolve_command(ctx, args)
         options = [p for p in command.params if p.param_type_name == "option"] if command else []
         takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}

@@ -6,6 +6,7 @@ from harness.cli.baseline import baseline
 from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware
+from harness.cli.hardware_fit import fit, predict
 from harness.cli.profile import profile
 from harness.cli.record import record
 from harness.cli.remove import prune, remove, rescue
@@ -31,7 +32,9 @@ app.command("run", help="Record a suite with every drafter of a pair, time the d
 app.command()(replay)
 app.command("check-policy")(check_policy)
 app.command()(simulate)
-app.command()(hardware)
+app.command("hardware")(hardware)
+app.command("hardware fit")(fit)
+app.command()(predict)
 app.command()(profile)
 app.command()(synthesize)
 app.command()(report)

@@ -131,6 +131,15 @@ def _own(file: Path, what: str) -> dict[str, Any]:
     return content
 
 
+def kernels_of(profile: Profile) -> int:
+    """Kernels of a pass of a profile's target, as its roofline counts them; 0 where nobody knows.
+
+    A profile of one's own says so in its provenance, as those that are made here do.
+    """
+    told = profile.provenance.get("kernels", "")
+    return int(told) if told.isdecimal() else 0
+
+
 def bundled_profiles() -> list[str]:
     """Every name that `find_profile` knows: files that come with the package, and devices × models."""
     return sorted({*_files(), *(f"{device}/{model}" for device in devices() for model in models())})

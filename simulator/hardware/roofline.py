@@ -372,5 +372,6 @@ def _provenance(device: Device, model: Model, gpus: int, given: Assumptions) -> 
         + (f"; no FP8 tensor cores: {' and '.join(low)} weights are multiplied at the bf16 rate" if lacking else ""),
         "parallelism": f"tensor parallel over {gpus}, even split, all links as fast as the datasheet's"
         + ("; cache replicated on every GPU" if gpus > 1 and model.kv_shards == 1 else ""),
+        "kernels": f"{model.layers * model.kernels_per_layer}",
         "assumptions": ", ".join(f"{f} {getattr(given, f):g}" for f in Assumptions.__slots__),
     }

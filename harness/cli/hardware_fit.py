@@ -1,0 +1,253 @@
+"""`harness hardware fit` and `harness predict`: a profile from what was measured, and what it says of the rest."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson, KvFormat, ModelFile, Out, Weights, profile_of
+from results.store.commands import typed
+
+if TYPE_CHECKING:  # these take seconds
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from harness.console import Watcher
+    from harness.hardware.calibration import Calibration
+    from harness.hardware.measured import Measured, MeasuredPoint
+    from simulator.hardware.profile import Profile
+
+MeasuredFile = Annotated[
+    Path, typer.Argument(metavar="MEASURED.csv", help="A row a point that was measured; see docs/hardware.md.")
+]
+BaseName = Annotated[
+    str | None, typer.Option("--base", help="The profile to start from: device/model, a device with --model, or a file.")
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", "--tp", help="GPUs that share the model, of a modelled base.")]
+Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, or 512 as in vLLM.")]
+
+
+def fit(
+    file: MeasuredFile,
+    base: BaseName = None,
+    model: ModelFile = None,
+    gpus: Gpus = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
+    captured: Captured = None,
+    name: Annotated[str | None, typer.Option(help="What the profile is called; by default as the file is.")] = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate a profile to what was measured of a server, and say what the measurements cannot tell."""
+    with user_errors("harness"):
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured)
+        from harness.hardware.calibration import next_measurement
+
+        called = name or file.name.removesuffix(".csv")
+        profile = _named(found, called, file)
+        written = _write(profile, out / "hardware", called)
+        suggested = next_measurement(found, measured.points)
+        if as_json:
+            print_json("fit", {**_content(found), "profile": profile.name, "file": str(written)})
+            return
+        console = plain_console()
+        _print_fit(console, found, called)
+        if suggested is not None:
+            say(
+                console,
+                f"measure next: {suggested.point.name}; it would narrow what speculation gains at these loads from "
+                f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
+            )
+        say(console, f"the profile is in {written}")
+        say(console, f"it goes where a profile's name does: {typed('harness', 'simulate', 'latest', '--hardware', written)}")
+
+
+def predict(
+    file: MeasuredFile,
+    base: BaseName = None,
+    model: ModelFile = None,
+    gpus: Gpus = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
+    captured: Captured = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the rows marked `predict` from those marked `given`, and say how right that is where they were measured."""
+    with user_errors("harness"):
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured)
+        if as_json:
+            print_json("predict", {**_content(found), **_predicted_content(found, measured.points)})
+            return
+        _print_predictions(plain_console(), found, measured.points)
+
+
+def _calibrated(
+    file: Path, base: str | None, model: Path | None, gpus: int | None, weights: Any, kv: Any, captured: int | None
+) -> tuple[Measured, Calibration]:
+    from harness.hardware.measured import read_measured
+    from simulator.errors import InputError
+
+    if captured is not None and not 1 <= captured <= MOST_CAPTURED:
+        raise InputError(f"--captured {captured}: must be from 1 to {MOST_CAPTURED:,}")
+    if base is None:
+        raise InputError("name the profile to start from with --base: device/model, as l40s/qwen3-8b, or l40s and --model")
+    with watching() as watcher:
+        measured = read_measured(file, watcher.say)
+        profile = profile_of(base, model, gpus, weights, kv)
+        return measured, _fitted(measured, profile, captured, watcher)
+
+
+MOST_CAPTURED = 65_536
+
+
+def _fitted(measured: Measured, profile: Profile, captured: int | None, watcher: Watcher) -> Calibration:
+    from harness.hardware.calibration import calibrate
+    from harness.hardware.terms import Base
+    from simulator.hardware.catalogue import kernels_of
+    from simulator.simulation import ready
+
+    ready(watcher.say)
+    largest = captured or measured.captured
+    if largest is None and not profile.captured_tokens:
+        watcher.say("note: captured sizes are taken to end at 512, as vLLM's do; --captured says otherwise")
+    made = Base.of(profile, largest or 512, kernels_of(profile))
+    return calibrate(measured.points, made, lambda done, total: watcher.advance("simulating what was measured", done, total))
+
+
+def _named(found: Calibration, called: str, file: Path) -> Profile:
+    """The calibrated profile, with where it comes from."""
+    from dataclasses import replace
+
+    from harness.hardware.calibration import errors_of
+
+    values = f"{len(found.residuals)} values of {file.name}"
+    told = ", ".join(f"{name} × {factor:.3g}" for name, factor in found.factors.items() if name in found.names)
+    return replace(
+        found.profile, name=called, source="fitted", errors=errors_of(found),
+        provenance={
+            **found.base.profile.provenance, "fit": f"`harness hardware fit`: {values} on {found.base.profile.name}: {told}",
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        },
+    )  # fmt: skip
+
+
+def _write(profile: Profile, folder: Path, called: str) -> Path:
+    from simulator.errors import InputError
+    from simulator.hardware.profile import dump_profile
+
+    if not called or "/" in called or "\\" in called or called.startswith("."):
+        raise InputError(f"--name {called}: must be a plain name, of which a file is made")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{called}.json"
+    file.write_text(dump_profile(profile), encoding="utf-8")
+    return file
+
+
+def _print_fit(console: Console, found: Calibration, called: str) -> None:
+    from harness.hardware.terms import TERMS
+
+    count = len(found.residuals)
+    say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
+    lines = [
+        [r.point.name, r.metric, f"{r.measured:,.4g}", f"{r.fitted:,.4g}", f"{r.fitted / r.measured - 1:+.1%}"]
+        for r in found.residuals
+    ]
+    print_table(console, ("measured", "what", "value", "fitted", "off"), lines, ("what",))
+    console.print()
+    lines = []
+    for name in found.names:
+        factor, spread = found.factors[name], found.spread(name)
+        ends = f"{factor * 2.718281828 ** (-1.96 * spread):.2f} to {factor * 2.718281828 ** (1.96 * spread):.2f}"
+        told = 1 - spread**2 / TERMS[name].spread ** 2
+        lines.append([TERMS[name].words, f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
+    print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
+    say(console, f"what is left: {found.noise:.1%}, of measurements and model together; every prediction holds it")
+    if untold := found.untold():
+        say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
+    for one, other in found.alike():
+        say(console, f"the rows cannot tell apart: {TERMS[one].words}, and {TERMS[other].words}")
+
+
+def _words(names: Sequence[Any]) -> str:
+    from harness.hardware.terms import TERMS
+
+    return "; ".join(TERMS[name].words for name in names)
+
+
+def _print_predictions(console: Console, found: Calibration, points: Sequence[MeasuredPoint]) -> None:
+    from harness.hardware.forecast import crossovers, predictions, winners
+    from harness.hardware.measured import METRICS
+
+    told = predictions(found, points)
+    lines = []
+    for one in told:
+        low, high = one.forecast.low, one.forecast.high
+        cells = [one.point.name, f"{one.forecast.value:,.4g}", f"{low:,.4g} to {high:,.4g}", METRICS[one.metric]]
+        measured = ["–", "–"] if one.measured is None else [f"{one.measured:,.4g}", f"{one.error:+.1%}"]
+        lines.append([*cells, *measured, {None: "–", True: "yes", False: "no"}[one.inside]])
+    heads = ("predicted", "value", "95 %", "unit", "measured", "off", "inside")
+    print_table(console, heads, lines, ("unit", "inside", "measured", "off"))
+    if known := [one for one in told if one.inside is not None]:
+        errors = [abs(one.error or 0.0) for one in known]
+        inside = sum(bool(one.inside) for one in known)
+        say(
+            console,
+            f"mean error {sum(errors) / len(errors):.1%}, worst {max(errors):.1%}; {inside} of {len(known)} inside "
+            "their 95 % intervals",
+        )
+    if best := winners(found, points):
+        console.print()
+        rows = list[list[str]]()
+        for b in best:
+            gain = "–" if b.gain is None else f"{b.gain.value:+.0%} ({b.gain.low:+.0%} to {b.gain.high:+.0%})"
+            seen = "–" if b.measured is None else f"{b.measured:+.0%}"
+            rows.append([f"{b.users}", b.name, gain, seen, "–" if b.regret is None else f"{b.regret:.1%}"])
+        columns = ("users", "best of these rows", "gain over none (95 %)", "measured", "regret")
+        print_table(console, columns, rows, ("regret", "measured"))
+    for crossed in crossovers(found, points):
+        say(console, _crossing(crossed.name, crossed.predicted, crossed.measured))
+
+
+def _crossing(name: str, predicted: float | None, measured: float | None) -> str:
+    told = "pays at every load here" if predicted is None else "pays at no load here" if predicted == 0 else ""
+    text = f"{name}: {told or f'pays up to about {predicted:.0f} users'}"
+    return text if measured is None or not measured else f"{text}; measured, up to about {measured:.0f}"
+
+
+def _content(found: Calibration) -> dict[str, Any]:
+    return {
+        "base": found.base.profile.name, "noise": found.noise,
+        "factors": [
+            {"name": name, "factor": found.factors[name], "log_deviation": found.spread(name)} for name in found.names
+        ],
+        "fitted": [
+            {"line": r.point.line, "point": r.point.name, "metric": r.metric, "measured": r.measured, "fitted": r.fitted}
+            for r in found.residuals
+        ],
+        "untold": found.untold(), "alike": [list(pair) for pair in found.alike()],
+    }  # fmt: skip
+
+
+def _predicted_content(found: Calibration, points: Sequence[MeasuredPoint]) -> dict[str, Any]:
+    from harness.hardware.forecast import crossovers, predictions, winners
+
+    return {
+        "predicted": [
+            {"line": p.point.line, "point": p.point.name, "metric": p.metric, **p.forecast._asdict(), "measured": p.measured}
+            for p in predictions(found, points)
+        ],
+        "winners": [
+            {
+                "users": b.users, "run": b.name, "gain": None if b.gain is None else b.gain._asdict(),
+                "measured": b.measured, "regret": b.regret,
+            }
+            for b in winners(found, points)
+        ],
+        "crossovers": [crossed._asdict() for crossed in crossovers(found, points)],
+    }  # fmt: skip

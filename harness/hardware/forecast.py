@@ -1,0 +1,153 @@
+"""What a calibrated profile says of points that it was not fitted to, and how right that is where they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from harness.hardware.calibration import Calibration, Forecast
+from harness.hardware.measured import MeasuredPoint, Metric
+from simulator.load import Users
+from simulator.policies import NO_DRAFTER
+
+_SHOWN: Final[Metric] = "output_tok_s"
+"""What is told of a point of which nothing was measured."""
+
+
+class Predicted(NamedTuple):
+    """A value of a row that the profile was not fitted to."""
+
+    point: MeasuredPoint
+    metric: Metric
+    forecast: Forecast
+    measured: float | None
+
+    @property
+    def error(self) -> float | None:
+        """How far the prediction is off, as a share; None where nobody measured."""
+        return None if self.measured is None else self.forecast.value / self.measured - 1
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether what was measured lies inside the interval."""
+        return None if self.measured is None else self.forecast.low <= self.measured <= self.forecast.high
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What is best at a load, by the profile; and what following it would have lost, where all of it was measured."""
+
+    users: int
+    name: str
+    gain: Forecast | None
+    """Over no speculation, a share with its 95 % interval; None where that is not among the rows, or best itself."""
+    measured: float | None
+    """The same as it was measured; None where it was not."""
+    regret: float | None
+
+
+class Crossover(NamedTuple):
+    """The number of users at which a drafter stops paying; None beyond all loads, 0 where it never pays."""
+
+    name: str
+    predicted: float | None
+    measured: float | None
+    """None also where too little was measured."""
+
+
+def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Predicted]:
+    """All values of the rows that are to be predicted."""
+    return [
+        Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
+        for point in points if not point.given
+        for metric in (tuple(point.values) or (_SHOWN,))
+    ]  # fmt: skip
+
+
+def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
+    """By load, where there is something to choose from."""
+    best = []
+    for users, here in _by_users(points).items():
+        if len(here) < 2:
+            continue
+        values = {point.line: _throughput(found, point) for point in here}
+        first = max(here, key=lambda point: values[point.line])
+        plain = next((point for point in here if point.policy == NO_DRAFTER), None)
+        told = [_measured(found, point) for point in here]
+        chosen = _measured(found, first)
+        regret = None if None in told or chosen is None else 1 - chosen / max(value for value in told if value is not None)
+        gain = None if plain in (None, first) or plain is None else _gain(found, first, plain)
+        before = None if plain is None else _measured(found, plain)
+        measured = None if gain is None or chosen is None or before is None else chosen / before - 1
+        best.append(Best(users, _what(first), gain, measured, regret))
+    return best
+
+
+def _gain(found: Calibration, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
+    """What one gives more than the other; what moves both alike cancels, the noise of two measurements does not."""
+    slope = found.gradient(one, _SHOWN) - found.gradient(plain, _SHOWN)
+    ratio = _throughput(found, one) / _throughput(found, plain)
+    deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2))
+    ends = (float(ratio * np.exp(sign * 1.96 * deviation)) - 1 for sign in (-1, 1))
+    return Forecast(ratio - 1, *ends)
+
+
+def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Crossover]:
+    """Of every way to draft that is among the rows beside no speculation, at two loads or more."""
+    loads = _by_users(points)
+    plain = {users: p for users, here in loads.items() for p in here if p.policy == NO_DRAFTER}
+    crossed = []
+    for what in dict.fromkeys(_what(point) for point in points if point.policy != NO_DRAFTER):
+        drafted = {u: p for u, here in loads.items() for p in here if _what(p) == what and u in plain}
+        if len(drafted) < 2:
+            continue
+        predicted = {u: _throughput(found, p) / _throughput(found, plain[u]) for u, p in drafted.items()}
+        pairs = {u: (_measured(found, p), _measured(found, plain[u])) for u, p in drafted.items()}
+        measured = {u: one / none for u, (one, none) in pairs.items() if one is not None and none is not None}
+        crossed.append(
+            Crossover(what, _crossing(predicted), _crossing(measured) if len(measured) == len(predicted) else None)
+        )
+    return crossed
+
+
+def _crossing(gains: dict[int, float]) -> float | None:
+    """Where gains fall through 1 for good, straight between loads on logarithmic scales."""
+    users = sorted(gains)
+    if gains[users[-1]] >= 1:
+        return None
+    above = [i for i, u in enumerate(users) if gains[u] >= 1]
+    if not above:
+        return 0.0
+    low, high = users[above[-1]], users[above[-1] + 1]
+    share = np.log(gains[low]) / (np.log(gains[low]) - np.log(gains[high]))
+    return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
+
+
+def _by_users(points: Sequence[MeasuredPoint]) -> dict[int, list[MeasuredPoint]]:
+    loads: dict[int, list[MeasuredPoint]] = {}
+    for point in points:
+        if isinstance(point.load, Users):
+            loads.setdefault(point.load.users, []).append(point)
+    return dict(sorted(loads.items()))
+
+
+def _what(point: MeasuredPoint) -> str:
+    return "none" if point.policy == NO_DRAFTER else f"{point.kind} {point.policy}"
+
+
+def _throughput(found: Calibration, point: MeasuredPoint) -> float:
+    return found.loops[point.line].value(_SHOWN, found.factors, found.base.profile.gpus)
+
+
+def _measured(found: Calibration, point: MeasuredPoint) -> float | None:
+    """Tokens a second of all GPUs, as far as it was measured; else how fast a token comes, on the same scale."""
+    values = point.values
+    if "output_tok_s" in values:
+        return values["output_tok_s"]
+    if "output_tok_s_per_gpu" in values:
+        return values["output_tok_s_per_gpu"] * found.base.profile.gpus
+    each_ms = values.get("tpot_mean_ms", values.get("tpot_ms"))
+    return None if each_ms is None or not isinstance(point.load, Users) else 1e3 * point.load.users / each_ms

@@ -1,0 +1,214 @@
+"""What a user has measured of a server: a CSV, a row a point, as `harness hardware fit` and `harness predict` read it.
+
+A blank cell is unknown. Lines that begin with # are for people; of them only captured sizes are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from simulator.averages import Averages, numbers
+from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
+from simulator.load import Arrivals, Load, Users
+from simulator.numbers import real, whole
+from simulator.policies import NO_DRAFTER, PolicySpec
+
+Metric = Literal["output_tok_s", "output_tok_s_per_gpu", "tpot_ms", "tpot_mean_ms", "step_ms"]
+METRICS: Final[Mapping[Metric, str]] = {
+    "output_tok_s": "tokens/s", "output_tok_s_per_gpu": "tokens/s/GPU", "tpot_ms": "ms a token, median",
+    "tpot_mean_ms": "ms a token, mean", "step_ms": "ms a step",
+}  # fmt: skip
+"""What may be measured, and what it is in words."""
+_COLUMNS: Final = (
+    "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "survival",
+    "prompt_tokens", "output_tokens", *METRICS, "context", "role",
+)  # fmt: skip
+_MOST: Final = 10_000_000
+"""No count in a row is larger."""
+_CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPoint:
+    """One row: what was asked of a server, and what came of it."""
+
+    line: int
+    """In the file, from 1."""
+    load: Load
+    requests: int | None = None
+    """Of a finite client, which asks for so many and leaves; None is a load without end."""
+    kind: str = "none"
+    """What drafted, one of `KINDS`."""
+    policy: PolicySpec = NO_DRAFTER
+    averages: Averages | None = None
+    """How often drafts are accepted; None without a drafter, and where nobody knows."""
+    gamma: int = 0
+    prompt_tokens: int
+    output_tokens: int
+    values: Mapping[Metric, float]
+    """What was measured."""
+    context: int | None = None
+    """Context of each request, where steps were timed at one."""
+    given: bool
+    """Whether a profile may be fitted to it; else it is to be predicted."""
+
+    @property
+    def name(self) -> str:
+        """The row in words."""
+        what = "none" if self.kind == "none" else f"{self.kind} {self.policy}"
+        return f"{what} at {self.load.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A file of points."""
+
+    points: tuple[MeasuredPoint, ...]
+    captured: int | None
+    """Largest captured size, where a line for people names it."""
+
+    @property
+    def given(self) -> list[MeasuredPoint]:
+        """What a profile is fitted to."""
+        return [point for point in self.points if point.given]
+
+    @property
+    def asked(self) -> list[MeasuredPoint]:
+        """What is to be predicted."""
+        return [point for point in self.points if not point.given]
+
+
+def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) -> Measured:
+    """The points of a file. Raises InputError, naming line, column and fix; `say` hears how unclear cells were read."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{file}: not readable: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not UTF-8 text") from None
+    told = [line for line in lines if line.lstrip().startswith("#")]
+    rows = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    if len(rows) < 2:
+        raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
+    heads = [head.strip() for head in next(csv.reader([rows[0][1]]))]
+    _check_heads(heads, file)
+    points = []
+    for number, line in rows[1:]:
+        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        if len(cells) > len(heads):
+            raise InputError(f"{file}, line {number}: has {len(cells)} cells under {len(heads)} heads")
+        row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell}
+        try:
+            points.append(_point(number, row))
+        except ValueError as error:
+            raise InputError(f"{file}, line {number}: {error}") from None
+    if any(point.given and not point.values for point in points):
+        say("note: given rows without anything measured say nothing")
+    sizes = [int(match[1]) for line in told for match in _CAPTURED.finditer(line)]
+    return Measured(tuple(points), sizes[-1] if sizes else None)
+
+
+def _check_heads(heads: Sequence[str], file: Path) -> None:
+    if unknown := [head for head in heads if head not in _COLUMNS]:
+        raise InputError(f"{file}: column {unknown[0]!r} is not one of {', '.join(_COLUMNS)}")
+    if twice := [head for head in heads if heads.count(head) > 1]:
+        raise InputError(f"{file}: column {twice[0]!r} is there twice")
+    if not {"concurrency", "rate"} & set(heads):
+        raise InputError(f"{file}: a column concurrency, or rate, is needed")
+
+
+def _point(line: int, row: Mapping[str, str]) -> MeasuredPoint:
+    """Raises ValueError, naming the column."""
+    values = {name: _number(row, name) for name in METRICS if name in row}
+    role = row.get("role", "given" if values else "predict")
+    if role not in ("given", "predict"):
+        raise ValueError(f"role {role!r} is not given or predict")
+    if role == "given" and not values:
+        raise ValueError(f"a given row needs one of {', '.join(METRICS)}")
+    kind, policy, gamma, averages = _drafting(row)
+    return MeasuredPoint(
+        line=line, load=_load(row), requests=_count(row, "requests", None), kind=kind, policy=policy, gamma=gamma,
+        averages=averages, prompt_tokens=_count(row, "prompt_tokens", 512) or 512,
+        output_tokens=_count(row, "output_tokens", 256) or 256, values=values, context=_count(row, "context", None),
+        given=role == "given",
+    )  # fmt: skip
+
+
+def _load(row: Mapping[str, str]) -> Load:
+    if ("concurrency" in row) == ("rate" in row):
+        raise ValueError("needs a concurrency or a rate, and not both")
+    if "concurrency" in row:
+        return Users(_count(row, "concurrency", None) or 1)
+    return Arrivals(_number(row, "rate"))
+
+
+def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | None]:
+    """(kind, policy, γ, acceptance)."""
+    kind = row.get("drafter", "none")
+    if kind not in KINDS:
+        raise ValueError(f"drafter {kind!r} is not one of {', '.join(KINDS)}")
+    drafted = _count(row, "drafted_tokens", None, least=0)
+    if kind == "none" or drafted == 0:
+        told = [name for name in ("policy", "accepted_length", "survival") if name in row]
+        if told or drafted:
+            raise ValueError(f"{(told or ['drafted_tokens'])[0]}: where nothing drafts there is none")
+        return "none", NO_DRAFTER, 0, None
+    survival = _of_column("survival", lambda: Averages(numbers(row["survival"].replace(" ", ","))), row)
+    if drafted is None:
+        if survival is None:
+            raise ValueError("drafted_tokens: how many tokens are drafted a round?")
+        drafted = survival.gamma
+    if survival is not None and survival.gamma < drafted:
+        raise ValueError(f"survival has {survival.gamma} positions where {drafted} tokens are drafted")
+    if survival is not None:
+        survival = Averages(survival.survival[:drafted])
+    length = _of_column(
+        "accepted_length", lambda: Averages.of_accepted_length(_number(row, "accepted_length"), drafted), row
+    )
+    try:
+        policy = PolicySpec.parse(row["policy"]) if "policy" in row else PolicySpec.fixed(drafted)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if policy.reads_confidences:
+        raise ValueError(f"policy {policy}: reads confidences, which a table of averages does not have")
+    if not policy.lossless:
+        raise ValueError(f"policy {policy}: is a bound, which nobody can have measured")
+    return kind, policy, drafted, survival or length
+
+
+def _of_column(name: str, made: Callable[[], Averages], row: Mapping[str, str]) -> Averages | None:
+    if name not in row:
+        return None
+    try:
+        return made()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _number(row: Mapping[str, str], name: str) -> float:
+    try:
+        value = real(row[name])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {row[name]}")
+    return value
+
+
+def _count(row: Mapping[str, str], name: str, otherwise: Any, *, least: int = 1) -> int | None:
+    if name not in row:
+        return None if otherwise is None else int(otherwise)
+    try:
+        value = whole(row[name])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not least <= value <= _MOST:
+        raise ValueError(f"{name} must be from {least} to {_MOST:,}, got {value:,}")
+    return value

@@ -1,0 +1,216 @@
+"""The terms of a step's time that a user's measurements can move: each a factor on a part of a profile.
+
+A profile is the sum of its terms' parts, each times a factor. So is the time that any server takes whose steps do not depend
+on their times, as those of a closed loop: simulated once for every part, it is known under all factors. Factors are
+lognormal before anything is measured: most are 1 in the median, and what no profile has, such as a fixed cost for each pass
+of a drafter, has a unit that is stated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.whatif import scaled
+
+TermName = Literal["step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch"]
+Factors = Mapping[TermName, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A factor, and what is believed of it before anything is measured."""
+
+    words: str
+    spread: float
+    """Standard deviation of its logarithm."""
+
+
+TERMS: Final[Mapping[TermName, Term]] = {
+    "step": Term("host work of a step", 0.7),
+    "request": Term("host work of each request in a step", 1.0),
+    "target": Term("a pass of the target over one token", 0.25),
+    "growth": Term("what a pass takes beyond that, as the base has it", 0.5),
+    "token": Term("more for each token of a pass", 1.2),
+    "context": Term("reading contexts, and prompts' attention", 0.4),
+    "draft": Term("the drafter's passes", 0.5),
+    "draft_pass": Term("a fixed cost of each pass of a drafter", 1.2),
+    "launch": Term("launching kernels one by one, outside of captured sizes", 0.5),
+}
+LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
+"""Units of host work where a profile has less."""
+TOKEN_SHARE: Final = 0.1
+"""The unit of `token`: this share of what a token costs in large passes of the base."""
+DRAFT_PASS_S: Final = 0.3e-3
+"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
+LAUNCH_S: Final = 60e-6
+"""Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes have it: 104.5 ms for about 1,720."""
+_LARGE: Final = 1024
+"""Tokens of a large pass."""
+
+
+_NOTHING_S: Final = 1e-15
+"""What a pass takes in a profile of which only another part is left: a pass has to take time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What terms are factors on."""
+
+    profile: Profile
+    """With captured sizes, and a pass outside of them as if no kernel had to be launched."""
+    kernels: int
+    """Kernels of a pass of the target; 0 where the profile knows what a pass outside of captured sizes takes."""
+
+    @classmethod
+    def of(cls, profile: Profile, captured: int, kernels: int) -> Base:
+        """A profile whose engine captures sizes up to `captured`, where it does not say itself."""
+        sizes = profile.captured_tokens or captured_sizes(captured)
+        known = profile.eager is not None and bool(profile.captured_tokens)
+        eager = profile.eager or profile.verify
+        return cls(replace(profile, captured_tokens=sizes, eager=eager), 0 if known else kernels)
+
+    @property
+    def captured(self) -> int:
+        """Largest captured size."""
+        return self.profile.captured_tokens[-1]
+
+    @property
+    def units(self) -> dict[TermName, float]:
+        """Seconds that a factor of 1 stands for, of the terms that have a unit."""
+        profile = self.profile
+        slope = float(profile.verify.at([_LARGE])[0] - profile.verify.at([1])[0]) / (_LARGE - 1)
+        return {
+            "step": max(profile.overhead_s, LEAST_STEP_S),
+            "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
+            "token": TOKEN_SHARE * slope,
+            "draft_pass": DRAFT_PASS_S,
+            "launch": LAUNCH_S * self.kernels,
+        }
+
+    @property
+    def linear(self) -> tuple[TermName, ...]:
+        """The terms that a step's time is a sum of; launching is no sum, but the least that a pass takes."""
+        return tuple(name for name in TERMS if name != "launch")
+
+    @property
+    def terms(self) -> tuple[TermName, ...]:
+        """All that there are."""
+        return tuple(name for name in TERMS if name != "launch" or self.kernels)
+
+
+def part_of(base: Base, name: TermName) -> Profile:
+    """The base profile with one term of it left, at a factor of 1: the profile is the sum of these, launching apart."""
+    profile, units = base.profile, base.units
+    nothing = Curve((1,), (_NOTHING_S,))
+    drafts = {drafter: _of_draft(curve, 0.0, 0.0) for drafter, curve in profile.draft.items()}
+    none = replace(
+        profile, verify=nothing, eager=nothing, draft=drafts, overhead_s=0.0, overhead_s_per_request=0.0,
+        overhead_s_per_prompt=0.0, context_s_per_token=0.0, prefill_s_per_pair=0.0, context_by_width=None,
+    )  # fmt: skip
+    match name:
+        case "step":
+            return replace(none, overhead_s=units["step"], overhead_s_per_prompt=profile.overhead_s_per_prompt)
+        case "request":
+            return replace(none, overhead_s_per_request=units["request"])
+        case "target":
+            return replace(none, verify=_least(profile.verify), eager=_least(_eager(profile)))
+        case "growth":
+            return replace(none, verify=_beyond(profile.verify), eager=_beyond(_eager(profile)))
+        case "token":
+            line = Curve((1, _LARGE), (units["token"], _LARGE * units["token"]))
+            return replace(none, verify=line, eager=line)
+        case "context":
+            return replace(
+                none, context_s_per_token=profile.context_s_per_token, prefill_s_per_pair=profile.prefill_s_per_pair,
+                context_by_width=profile.context_by_width,
+            )  # fmt: skip
+        case "draft":
+            return replace(none, draft=profile.draft)
+        case "draft_pass":
+            drafts = {drafter: _of_draft(curve, 0.0, units["draft_pass"]) for drafter, curve in profile.draft.items()}
+            return replace(none, draft=drafts)
+        case "launch":
+            return none
+
+
+def launched(base: Base, floor_s: float) -> Profile:
+    """What launching adds to the target's passes outside of captured sizes, none of which is shorter than `floor_s`."""
+    none, curve = part_of(base, "launch"), _eager(base.profile)
+    counts = np.array(sorted({*curve.counts, base.captured, base.captured + 1}))
+    more = np.where(counts > base.captured, np.maximum(floor_s - curve.at(counts), 0.0), 0.0)
+    return replace(none, eager=Curve(tuple(counts.tolist()), tuple(more.tolist())))
+
+
+def with_factors(base: Base, factors: Factors) -> Profile:
+    """The base profile under factors, one for every term."""
+    parts = {name: part_of(base, name) for name in base.linear}
+
+    def total(field: str) -> float:
+        return float(sum(factors[name] * getattr(part, field) for name, part in parts.items()))
+
+    width = base.profile.context_by_width
+    return replace(
+        base.profile,
+        verify=_sum([scaled(part.verify, factors[name]) for name, part in parts.items()]),
+        eager=_sum([scaled(_eager(part), factors[name]) for name, part in parts.items()] + _launches(base, factors)),
+        draft={
+            drafter: _of_draft(curve, factors["draft"], factors["draft_pass"] * base.units["draft_pass"])
+            for drafter, curve in base.profile.draft.items()
+        },
+        overhead_s=total("overhead_s"), overhead_s_per_request=total("overhead_s_per_request"),
+        overhead_s_per_prompt=total("overhead_s_per_prompt"), context_s_per_token=total("context_s_per_token"),
+        prefill_s_per_pair=total("prefill_s_per_pair"),
+        context_by_width=None if width is None else scaled(width, factors["context"]),
+    )  # fmt: skip
+
+
+def captured_sizes(largest: int) -> tuple[int, ...]:
+    """Sizes that vLLM captures, up to the largest: 1, 2, 4, then every eighth, from 256 on every sixteenth."""
+    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16))
+    return tuple(sorted({size for size in sizes if size <= largest} | {largest}))
+
+
+def _of_draft(curve: DraftCurve, factor: float, pass_s: float) -> DraftCurve:
+    """A drafter's times, so many times as long, and with so many seconds more for each of its passes."""
+    passes = [1 if curve.block else k for k in curve.drafted]
+    requests = [
+        Curve(own.counts, tuple(factor * s + pass_s * count for s in own.seconds))
+        for own, count in zip(curve.requests, passes, strict=True)
+    ]
+    return replace(
+        curve, requests=tuple(requests), context_s_per_token=factor * curve.context_s_per_token,
+        prefill_s_per_token=factor * curve.prefill_s_per_token,
+    )  # fmt: skip
+
+
+def _launches(base: Base, factors: Factors) -> list[Curve]:
+    """What launching adds, where it is known how many kernels there are: the rest of a pass counts as its smallest does."""
+    if not base.kernels:
+        return []
+    more = launched(base, factors["launch"] * base.units["launch"] / factors["target"])
+    return [scaled(_eager(more), factors["target"])]
+
+
+def _eager(profile: Profile) -> Curve:
+    return profile.eager or profile.verify
+
+
+def _least(curve: Curve) -> Curve:
+    """What a pass over one token takes, whatever it holds."""
+    return Curve((1,), (float(curve.at([1])[0]),))
+
+
+def _beyond(curve: Curve) -> Curve:
+    """What passes take beyond that."""
+    least_s = float(curve.at([1])[0])
+    return Curve(curve.counts, tuple(max(s - least_s, _NOTHING_S) for s in curve.seconds))
+
+
+def _sum(curves: list[Curve]) -> Curve:
+    counts = sorted({count for curve in curves for count in curve.counts})
+    return Curve(tuple(counts), tuple(np.sum([curve.at(counts) for curve in curves], 0).tolist()))

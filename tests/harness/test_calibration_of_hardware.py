@@ -1,0 +1,207 @@
+"""Profiles fitted to measurements: sums that are exact, planted profiles found again, files that are read or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.hardware.calibration import Calibration, Served, calibrate, next_measurement, recorded_of, serve
+from harness.hardware.forecast import crossovers, predictions, winners
+from harness.hardware.measured import MeasuredPoint, read_measured
+from harness.hardware.terms import TERMS, Base, Factors, TermName, captured_sizes, with_factors
+from simulator.errors import InputError
+from simulator.hardware.catalogue import find_profile, kernels_of
+from simulator.load import Users
+from simulator.setup import EngineLimits, Setup
+from simulator.simulation import simulate
+
+PROFILE = find_profile("h100/qwen3-4b")
+HEAD = "concurrency,drafter,drafted_tokens,accepted_length,prompt_tokens,output_tokens,output_tok_s,role\n"
+LINE = [1, 8, 32, 64, 128]
+
+
+def base(kernels: int | None = None) -> Base:
+    return Base.of(PROFILE, 512, kernels_of(PROFILE) if kernels is None else kernels)
+
+
+def drawn(seed: int) -> dict[TermName, float]:
+    """Factors as the priors have them, not far out."""
+    rng = np.random.default_rng(seed)
+    return {name: float(np.exp(0.7 * term.spread * rng.standard_normal())) for name, term in TERMS.items()}
+
+
+def points(rows: str, tmp_path: Path) -> tuple[MeasuredPoint, ...]:
+    file = tmp_path / "measured.csv"
+    file.write_text(HEAD + rows)
+    return read_measured(file).points
+
+
+def truth(point: MeasuredPoint, factors: Factors) -> float:
+    """Tokens a second by a long simulation of the whole profile: another client, other lengths, another seed."""
+    assert isinstance(point.load, Users)
+    setup = Setup(
+        load=point.load, policy=point.policy, profile=with_factors(base(), factors), seed=7, seconds=300,
+        prompt_tokens=point.prompt_tokens, output_tokens=point.output_tokens,
+        limits=EngineLimits(request_cap=point.load.users), ramp=0.25,
+    )  # fmt: skip
+    return simulate(setup, recorded_of(point)).throughput.value
+
+
+@pytest.mark.parametrize(
+    "row", ["16,none,0,,300,80,1,given", "16,dspark,5,3.1,300,80,1,given", "4,eagle3,3,2.5,9000,40,1,given"]
+)
+def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) -> None:
+    """Simulated once for every part, and once with all of them together: the same times to a millionth."""
+    [point] = points(f"{row}\n", tmp_path)
+    factors = drawn(3)
+    parts = serve(point, base(0)).times(factors)
+    made = Base(with_factors(base(0), factors), 0)
+    profile, units = made.profile, made.units
+    alone = {"step": profile.overhead_s / units["step"], "request": profile.overhead_s_per_request / units["request"]}
+    whole = serve(point, made).times(dict.fromkeys(TERMS, 1.0) | {"token": 0.0, "draft_pass": 0.0} | alone)  # type: ignore[arg-type]
+    np.testing.assert_allclose(parts.finish_s, whole.finish_s, rtol=1e-6)
+    np.testing.assert_allclose(parts.first_s, whole.first_s, rtol=1e-6)
+
+
+def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
+    """288 kernels of 60 µs are 17.3 ms, whatever a pass of 600 tokens takes else; 512 tokens are captured."""
+    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "draft_pass": 1e-9})
+    assert profile.eager is not None
+    assert kernels_of(PROFILE) == 288
+    cost = profile.cost("none", 0, 16, 8192)
+    assert cost.verify_s[600] == pytest.approx(288 * 60e-6, rel=1e-6)
+    assert cost.verify_s[512] == pytest.approx(float(PROFILE.verify.at([512])[0]), rel=1e-6)
+    assert cost.verify_s[8000] == pytest.approx(float(PROFILE.verify.at([8000])[0]), rel=1e-6)
+    sizes = captured_sizes(512)
+    assert (sizes[0], sizes[-1], len(sizes)) == (1, 512, 51)  # vLLM's
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
+    """From a line without speculation and two points with it: the rest to 10 %, and nearly all inside the intervals."""
+    factors = drawn(seed)
+    asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
+    bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
+    rows = points("\n".join([*bare, *asked]), tmp_path)
+    noise = np.random.default_rng(seed)
+    known = {p.line: truth(p, factors) for p in rows}
+    rows = tuple(
+        replace(p, values={"output_tok_s": known[p.line] * np.exp(0.02 * noise.standard_normal())} if p.given else {})
+        for p in rows
+    )
+    found = calibrate(rows, base())
+    for one in predictions(found, rows):
+        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.1)
+        assert one.forecast.low < known[one.point.line] < one.forecast.high
+    best = {b.users: b.name for b in winners(found, rows)}
+    for users in (1, 64, 128):
+        none, drafted = (
+            next(known[p.line] for p in rows if p.load == Users(users) and p.kind == k) for k in ("none", "eagle3")
+        )
+        if abs(drafted / none - 1) > 0.05:
+            assert best[users] == ("none" if none > drafted else "eagle3 fixed:5")
+
+
+def fitted(tmp_path: Path) -> tuple[Calibration, tuple[MeasuredPoint, ...]]:
+    rows = [
+        f"{users},none,0,,512,200,{value},given" for users, value in zip(LINE, (150, 1100, 3600, 6000, 9000), strict=True)
+    ]
+    rows += ["1,eagle3,3,2.6,512,200,280,given", "64,eagle3,3,2.6,512,200,,predict", "128,eagle3,3,2.6,512,200,8000,predict"]
+    made = points("\n".join(rows), tmp_path)
+    return calibrate(made, base()), made
+
+
+def test_the_next_measurement_narrows_what_it_says_it_does(tmp_path: Path) -> None:
+    """The point is measured as predicted: the gain's interval is then as wide as was foreseen."""
+    found, rows = fitted(tmp_path)
+    suggested = next_measurement(found, rows)
+    assert suggested is not None
+    assert suggested.point.kind == "eagle3"
+    assert suggested.after < suggested.before
+    value = found.forecast(suggested.point, "output_tok_s").value
+    more = tuple(
+        replace(p, values={"output_tok_s": value}, given=True) if p.line == suggested.point.line else p for p in rows
+    )
+    again = next_measurement(calibrate(more, base()), rows)
+    assert again is not None
+    assert again.before == pytest.approx(suggested.after, rel=0.15)
+
+
+def test_what_was_measured_and_not_given_is_the_check(tmp_path: Path) -> None:
+    found, rows = fitted(tmp_path)
+    one, other = predictions(found, rows)
+    assert (one.measured, one.error, one.inside) == (None, None, None)
+    assert other.measured == 8000
+    assert other.error == pytest.approx(other.forecast.value / 8000 - 1)
+    [crossed] = crossovers(found, rows)
+    assert crossed.measured is None  # at 64 users nobody measured
+    best = {b.users: b for b in winners(found, rows)}
+    assert set(best) == {1, 64, 128}
+    assert best[1].regret == 0
+    assert best[1].measured == pytest.approx(280 / 150 - 1)
+    assert best[64].regret is None
+
+
+def test_terms_nobody_measured_stay_as_unsure_as_they_were(tmp_path: Path) -> None:
+    rows = points("\n".join(f"{u},none,0,,512,200,{100 * u},given" for u in (1, 8)), tmp_path)
+    found = calibrate(rows, base())
+    assert {"draft", "draft_pass", "launch"} <= set(found.untold())
+    assert found.spread("draft") == pytest.approx(TERMS["draft"].spread, rel=1e-3)
+
+
+def test_a_step_that_was_timed_is_no_loop(tmp_path: Path) -> None:
+    file = tmp_path / "steps.csv"
+    file.write_text("concurrency,context,step_ms\n1,1000,9.0\n64,1000,12.5\n")
+    rows = read_measured(file).points
+    found = calibrate(rows, base())
+    assert not any(isinstance(loop, Served) for loop in found.loops.values())
+    for residual in found.residuals:
+        assert residual.fitted == pytest.approx(residual.measured, rel=0.05)
+
+
+def test_a_finite_client_drains(tmp_path: Path) -> None:
+    """Thirty requests of sixteen users: the last wave is short, so throughput is below that without end."""
+    rows = points("16,none,0,,64,100,1,given\n", tmp_path)
+    endless, finite = (serve(replace(rows[0], requests=count), base()) for count in (None, 18))
+    ones = dict.fromkeys(TERMS, 1.0)
+    assert finite.value("output_tok_s", ones, 1) < 0.75 * endless.value("output_tok_s", ones, 1)
+    assert finite.value("tpot_ms", ones, 1) < endless.value("tpot_ms", ones, 1)
+    assert endless.value("output_tok_s_per_gpu", ones, 2) == pytest.approx(endless.value("output_tok_s", ones, 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no rows"),
+        (HEAD, "has no rows"),
+        ("users,drafter\n1,none\n", "column 'users' is not one of concurrency"),
+        ("concurrency,concurrency\n1,1\n", "is there twice"),
+        ("drafter,output_tok_s\nnone,1\n", "a column concurrency, or rate, is needed"),
+        (HEAD + "0,none,0,,1,1,5,given\n", "line 2: concurrency must be from 1"),
+        (HEAD + ",none,0,,1,1,5,given\n", "line 2: needs a concurrency or a rate"),
+        (HEAD + "1,medusa,3,,1,1,5,given\n", "drafter 'medusa' is not one of"),
+        (HEAD + "1,eagle3,,2,1,1,5,given\n", "drafted_tokens: how many"),
+        (HEAD + "1,eagle3,3,5,1,1,5,given\n", "accepted_length: with γ = 3"),
+        (HEAD + "1,none,0,2.0,1,1,5,given\n", "accepted_length: where nothing drafts there is none"),
+        (HEAD + "1,none,0,,1,1,nan,given\n", "output_tok_s must be above 0"),
+        (HEAD + "1,none,0,,1,1,-5,given\n", "output_tok_s must be above 0"),
+        (HEAD + "1,none,0,,1,1,,given\n", "a given row needs one of"),
+        (HEAD + "1,none,0,,1,1,5,later\n", "role 'later' is not given or predict"),
+        (HEAD + "1,none,0,,1,1,5,given,7\n", "has 9 cells under 8 heads"),
+    ],
+)
+def test_wrong_files_name_line_column_and_fix(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=said) as raised:
+        read_measured(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_captured_sizes_are_read_from_a_line_for_people(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text("﻿# device: one L40S; vLLM, captured sizes to 1024\n" + HEAD + "1,none,0,,1,1,5,given\n")
+    assert read_measured(file).captured == 1024
