@@ -34,6 +34,8 @@ PRINTED = {
     "harness simulate": [SWEEP],
     "harness sensitivity": [f"harness sensitivity {SMALL} --concurrency 2 --policy none,fixed:1"],
     "harness hardware": ["harness hardware", "harness hardware b300/deepseek-v4-flash"],
+    "harness hardware fit": ["harness hardware fit measured.csv --base h100/qwen3-4b"],
+    "harness predict": ["harness predict measured.csv --base h100/qwen3-4b"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [
         "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
@@ -74,6 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("json")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
+        rows = "1,none,0,,100,given\n8,none,0,,700,predict\n1,mtp,1,1.7,150,given\n8,mtp,1,1.7,,predict\n"
+        Path("measured.csv").write_text(f"concurrency,drafter,drafted_tokens,accepted_length,output_tok_s,role\n{rows}")
         for line in (RUN, SWEEP, SEARCH, "harness baseline latest base.json"):
             printed(line)
     return made

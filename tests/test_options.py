@@ -71,6 +71,8 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness baseline": (("latest", "new.json"), {}),
     "harness sensitivity": (("latest",), {**SMALL, "--concurrency": "2"}),
     "harness reproduce": (("field",), {}),
+    "harness hardware fit": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
+    "harness predict": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
     "tuner search": ((), SEARCH),
 }
 """Arguments and options of a command that is right, and quick; others are right without any."""
@@ -80,6 +82,13 @@ ANSWERS = {
     **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")},
 }
 """Exit codes; 0 and 2 where none are named."""
+
+
+WORK = (
+    "harness.recording.run.joined", "drafters.target.Target.load", "harness.cluster.Pool.__init__",
+    "harness.published.field.predict.reproduce_field",
+)  # fmt: skip
+"""Where work begins that takes long."""
 
 
 class Reached(BaseException):
@@ -154,6 +163,7 @@ def here(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for i, content in enumerate(CONTENTS):
         (folder / f"FILE{i}").write_bytes(content)
     (folder / "own.py").write_text("class P: pass\n")
+    (folder / "measured.csv").write_text("concurrency,output_tok_s\n1,100\n8,700\n16,\n")
     (folder / "bad.py").write_text("raise RuntimeError('no')\n")
     monkeypatch.chdir(folder)
 
@@ -163,7 +173,7 @@ def here(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     def hung(*_: object) -> None:
         raise Hung
 
-    for place in ("harness.recording.run.joined", "drafters.target.Target.load", "harness.cluster.Pool.__init__"):
+    for place in WORK:
         monkeypatch.setattr(place, reached)
     before = signal.signal(signal.SIGALRM, hung)
     yield folder
@@ -189,8 +199,8 @@ def line_of(option: Option, value: str) -> list[str]:
     if option.name.isdigit():
         place = int(option.name)
         given[place : place + 1] = [value]
-        return [option.command.split()[1], *_flat(named), "--", *given]
-    return [option.command.split()[1], *_flat(named), f"{option.name}={value}", "--", *given]
+        return [*option.command.split()[1:], *_flat(named), "--", *given]
+    return [*option.command.split()[1:], *_flat(named), f"{option.name}={value}", "--", *given]
 
 
 def trouble(option: Option, value: str, folder: Path) -> str:

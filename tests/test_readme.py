@@ -18,6 +18,7 @@ from tuner.cli.app import app as tuner_app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT["extending.md"] = TEXT["extending.md"].split("# What else can be added")[0]  # the rest is there where it was added
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -43,7 +44,8 @@ def test_commands_and_options_exist(page: Path) -> None:
         commands = group.commands  # type: ignore[attr-defined]
         options |= {*group.context_settings["help_option_names"], *(o for p in group.params for o in p.opts)}
         options |= {o for c in commands.values() for p in c.params for o in p.opts}
-        used = re.findall(rf"(?:`|^    ){program} ([a-z][a-z-]*)", TEXT[page.name], re.MULTILINE)
+        words = re.findall(rf"(?:`|^    ){program} ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", TEXT[page.name], re.MULTILINE)
+        used = [" ".join(two) if " ".join(two) in commands else two[0] for two in words]
         assert set(used) <= set(commands)
         if page.name in ("README.md", "commands.md"):
             assert used
