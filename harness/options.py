@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
 
 Hardware = Annotated[
-    str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware`.")
+    str | None, typer.Option(help="A profile: device/model, or the file of one's own; see `harness hardware list`.")
 ]
 ModelFile = Annotated[
     Path | None,
@@ -113,7 +113,7 @@ def profile_of(
     from simulator.hardware.roofline import MOST_GPUS
 
     if hardware is None:
-        raise InputError("name a hardware profile with --hardware; `harness hardware` lists them")
+        raise InputError("name a hardware profile with --hardware; `harness hardware list` shows them")
     if tp is not None and not 1 <= tp <= MOST_GPUS:
         raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
     return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv))

@@ -33,7 +33,9 @@ PRINTED = {
     "harness check-policy": ["harness check-policy threshold:0.5 --texts 10000"],
     "harness simulate": [SWEEP],
     "harness sensitivity": [f"harness sensitivity {SMALL} --concurrency 2 --policy none,fixed:1"],
-    "harness hardware": ["harness hardware", "harness hardware b300/deepseek-v4-flash"],
+    "harness hardware": ["harness hardware"],
+    "harness hardware list": ["harness hardware list"],
+    "harness hardware show": ["harness hardware show b300/deepseek-v4-flash"],
     "harness hardware fit": ["harness hardware fit measured.csv --base h100/qwen3-4b"],
     "harness predict": ["harness predict measured.csv --base h100/qwen3-4b"],
     "harness report": ["harness report", "harness report --format csv"],
@@ -51,6 +53,10 @@ PRINTED = {
     "harness remove": ["harness remove REMOVED"],
 }
 """Command lines by command, in an order in which nothing that is needed is removed."""
+STANDING_ALONE = {
+    "harness synthesize", "harness hardware", "harness hardware list", "harness hardware show", "harness check-policy"
+}  # fmt: skip
+"""Commands that need nothing to be there."""
 ELSEWHERE = {
     "harness record": "tests/harness/test_record.py",
     "harness run": "tests/harness/test_run.py",
@@ -107,7 +113,7 @@ def test_no_command_and_no_kind_is_left_out() -> None:
 def test_errors_leave_stdout_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command, lines in PRINTED.items():
-        if command not in ("harness synthesize", "harness hardware", "harness check-policy"):
+        if command not in STANDING_ALONE:
             assert printed(lines[0], code=2) == "", command
 
 

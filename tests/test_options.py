@@ -72,6 +72,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness sensitivity": (("latest",), {**SMALL, "--concurrency": "2"}),
     "harness reproduce": (("field",), {}),
     "harness hardware fit": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
+    "harness hardware show": (("h100/qwen3-4b",), {}),
     "harness predict": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
     "tuner search": ((), SEARCH),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.cli.baseline import baseline
 from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
-from harness.cli.hardware import hardware
+from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
 from harness.cli.profile import profile
 from harness.cli.record import record
@@ -33,6 +33,8 @@ app.command()(replay)
 app.command("check-policy")(check_policy)
 app.command()(simulate)
 app.command("hardware")(hardware)
+app.command("hardware list")(list_profiles)
+app.command("hardware show")(show_profile)
 app.command("hardware fit")(fit)
 app.command()(predict)
 app.command()(profile)

@@ -11,36 +11,38 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, user_errors
-from harness.options import AsJson, KvFormat, ModelFile, Out, TensorParallel, Weights, check_void, profile_of
+from harness.options import AsJson, KvFormat, ModelFile, Out, TensorParallel, Weights, profile_of
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
     from simulator.hardware.profile import Profile
 
 
+ProfileName = Annotated[
+    str, typer.Argument(metavar="PROFILE", help="device/model, the file of one's own, or a device with --model.")
+]
+
+
 def hardware(
-    context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A profile to print as JSON; by default all are listed.")] = None,
-    model: ModelFile = None,
-    tp: TensorParallel = None,
-    weights: Weights = None,
-    kv: KvFormat = None,
+    name: Annotated[str | None, typer.Argument(metavar="PROFILE", help="As `harness hardware show` takes it.")] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List the hardware profiles, those of one's own under --out included, or print one: a starting point for another."""
+    """List the hardware profiles; `list`, `show` and `fit` after it say more."""
+    if name is None:
+        list_profiles(out, as_json)
+        return
+    stops.say(
+        f"note: `harness hardware {name}` is `harness hardware show {name}` now; the old way goes with the next release"
+    )
+    show_profile(name, as_json=as_json)
+
+
+def list_profiles(out: Out = Path("runs"), as_json: AsJson = False) -> None:
+    """List the hardware profiles there are, those of one's own under --out included."""
     from simulator.hardware.catalogue import bundled_profiles, find_profile
-    from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
-        check_void(context, dict.fromkeys(("model", "tp", "weights", "kv"), "name"))
-        if name is not None:
-            made = dump_profile(profile_of(name, model, tp, weights, kv))
-            if as_json:
-                print_json("profile", {"profile": json.loads(made)})
-            else:
-                print(made)
-            return
         rows = [_row(name, find_profile(name)) for name in bundled_profiles()]
         for file in sorted((out / "hardware").glob("**/*.json")):
             try:
@@ -56,6 +58,25 @@ def hardware(
         ]
         heads = ("profile", "GPUs", "context that fits", "source", "date")
         print_table(plain_console(), heads, lines, ("date", "GPUs"))
+
+
+def show_profile(
+    name: ProfileName,
+    model: ModelFile = None,
+    tp: TensorParallel = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a profile as JSON: a starting point for another."""
+    from simulator.hardware.profile import dump_profile
+
+    with user_errors("harness"):
+        made = dump_profile(profile_of(name, model, tp, weights, kv))
+        if as_json:
+            print_json("profile", {"profile": json.loads(made)})
+        else:
+            print(made)
 
 
 def _row(name: str, profile: Profile, file: Path | None = None) -> dict[str, Any]:

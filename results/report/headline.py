@@ -263,7 +263,7 @@ def simulating(run: Provenance, out: Path) -> tuple[str, str]:
     is no profile of the run's own model."""
     profile, fill_in = profile_of(run.target), ""
     if profile is None:
-        profile, fill_in = "DEVICE/MODEL", " (`harness hardware` lists them)"
+        profile, fill_in = "DEVICE/MODEL", " (`harness hardware list` shows them)"
     return typed("harness", "simulate", run.run_id, "--hardware", profile, "--concurrency", "1..64", out=out), fill_in
 
 

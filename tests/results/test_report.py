@@ -193,7 +193,7 @@ def test_the_next_command_is_about_the_model_that_was_recorded(target: str, prof
     told = [words for words in commands(compose.page(report)) if words[1] == "simulate"]
     assert {words[words.index("--hardware") + 1] for words in told} == {profile}
     for text in (report.answer.why_next, report.notices[-1]):
-        assert ("`harness hardware`" in text) == (profile == "DEVICE/MODEL")
+        assert ("`harness hardware list`" in text) == (profile == "DEVICE/MODEL")
 
 
 def test_what_a_study_simulated_was_simulated() -> None:
