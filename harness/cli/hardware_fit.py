@@ -150,7 +150,7 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
 
 
 def _print_fit(console: Console, found: Calibration, called: str) -> None:
-    from harness.hardware.terms import TERMS
+    from harness.hardware.calibration import term_of
 
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
@@ -164,20 +164,26 @@ def _print_fit(console: Console, found: Calibration, called: str) -> None:
     for name in found.names:
         factor, spread = found.factors[name], found.spread(name)
         ends = f"{factor * 2.718281828 ** (-1.96 * spread):.2f} to {factor * 2.718281828 ** (1.96 * spread):.2f}"
-        told = 1 - spread**2 / TERMS[name].spread ** 2
-        lines.append([TERMS[name].words, f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
+        told = 1 - spread**2 / term_of(name).spread ** 2
+        lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
     say(console, f"what is left: {found.noise:.1%}, of measurements and model together; every prediction holds it")
     if untold := found.untold():
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
-        say(console, f"the rows cannot tell apart: {TERMS[one].words}, and {TERMS[other].words}")
+        say(console, f"the rows cannot tell apart: {_said(one)}, and {_said(other)}")
 
 
-def _words(names: Sequence[Any]) -> str:
-    from harness.hardware.terms import TERMS
+def _words(names: Sequence[str]) -> str:
+    return "; ".join(map(_said, names))
 
-    return "; ".join(TERMS[name].words for name in names)
+
+def _said(name: str) -> str:
+    """A factor in words."""
+    from harness.hardware.calibration import term_of
+
+    words = term_of(name).words
+    return words if words != name else f"{name}, which no row says: odds against those of 0.65"
 
 
 def _print_predictions(console: Console, found: Calibration, points: Sequence[MeasuredPoint]) -> None:

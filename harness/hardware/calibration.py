@@ -8,7 +8,7 @@ leaves. The posterior is Laplace's: normal in the logarithms, from the Jacobian 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.hardware.measured import MeasuredPoint, Metric
-from harness.hardware.terms import TERMS, Base, Factors, TermName, launched, part_of, with_factors
+from harness.hardware.terms import TERMS, Base, Factors, Term, TermName, launched, part_of, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
@@ -45,6 +45,12 @@ _SPREAD: Final = 0.5
 lockstep."""
 _FLOORS_S: Final = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 """What launching the kernels of a pass takes, at which the target's passes are simulated; linear in between."""
+_ACCEPTED: Final = 0.65
+"""The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows."""
+_ACCEPTED_SPREAD: Final = 0.7
+"""Of the logarithm of its odds: from 0.3 to 0.88 in 95 of 100 cases."""
+_ODDS: Final = (0.15, 0.4, 0.7, 1.0, 1.5, 2.5, 6.0)
+"""Odds that are simulated, in units of those."""
 _MOST_ERROR: Final = 1.9
 """Relative errors of a profile's parts end below 2."""
 _RESPONSES, _TOKENS = 100, 400
@@ -100,6 +106,28 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsure:
+    """A closed loop whose drafts are accepted nobody knows how often, served for several odds; straight in between."""
+
+    kind: str
+    loops: tuple[Served, ...]
+    """For each of `_ODDS`."""
+
+    def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
+        """What would be measured."""
+        odds = min(max(factors[acceptance_of(self.kind)], _ODDS[0]), _ODDS[-1])
+        right = min(max(int(np.searchsorted(_ODDS, odds)), 1), len(_ODDS) - 1)
+        share = np.log(odds / _ODDS[right - 1]) / np.log(_ODDS[right] / _ODDS[right - 1])
+        low, high = (np.log(self.loops[i].value(metric, factors, gpus)) for i in (right - 1, right))
+        return float(np.exp(low + share * (high - low)))
+
+
+def acceptance_of(kind: str) -> str:
+    """What the odds are called that a draft token of a kind is accepted, where nobody knows them."""
+    return f"acceptance of {kind}"
+
+
+@dataclass(frozen=True, slots=True)
 class Timed:
     """One step, timed at a context."""
 
@@ -141,7 +169,7 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
 
 def recorded_of(point: MeasuredPoint) -> Prepared:
     """Responses whose drafts are accepted as the point says."""
-    averages = point.averages or Averages((0.5,))  # what nothing drafts for walks whatever there is
+    averages = point.averages or Averages((0.5,) * max(point.gamma, 1))  # where it makes no difference
     rng = np.random.default_rng(0)
     trace = trace_of(
         point.kind if point.gamma else "ngram", {"all": averages}, rng, responses=_RESPONSES, tokens=_TOKENS,
@@ -200,7 +228,8 @@ class Calibration:
     """A base profile, factors on it, and how sure they are."""
 
     base: Base
-    names: tuple[TermName, ...]
+    names: tuple[str, ...]
+    """Of terms, and of acceptances that nobody knows."""
     log_factors: Floats
     """Mode, by name."""
     covariance: Floats
@@ -208,11 +237,11 @@ class Calibration:
     noise: float
     """What measurements are off by, and the model: a share."""
     residuals: tuple[Residual, ...]
-    loops: Mapping[int, Served | Timed]
+    loops: Mapping[int, Loop]
     """By the line of their point."""
 
     @property
-    def factors(self) -> dict[TermName, float]:
+    def factors(self) -> dict[str, float]:
         """The mode."""
         return _factors(self.names, self.log_factors)
 
@@ -221,7 +250,7 @@ class Calibration:
         """The calibrated profile, still called as its base is."""
         return with_factors(self.base, self.factors)
 
-    def spread(self, name: TermName) -> float:
+    def spread(self, name: str) -> float:
         """Standard deviation of a factor's logarithm."""
         i = self.names.index(name)
         return float(np.sqrt(self.covariance[i, i]))
@@ -242,11 +271,11 @@ class Calibration:
         deviation = float(np.sqrt(slope @ self.covariance @ slope + self.noise**2))
         return Forecast(value, value * np.exp(-1.96 * deviation), value * np.exp(1.96 * deviation))
 
-    def untold(self) -> list[TermName]:
+    def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
-        return [name for name in self.names if self.spread(name) > 0.8 * TERMS[name].spread]
+        return [name for name in self.names if self.spread(name) > 0.8 * term_of(name).spread]
 
-    def alike(self) -> list[tuple[TermName, TermName]]:
+    def alike(self) -> list[tuple[str, str]]:
         """Pairs of terms that the measurements cannot tell apart: what one has more the other has less."""
         deviations = np.sqrt(np.diag(self.covariance))
         correlation = self.covariance / np.outer(deviations, deviations)
@@ -267,14 +296,15 @@ def calibrate(
     given = [point for point in points if point.given]
     if not given:
         raise InputError("no row is given: nothing to fit to")
-    loops: dict[int, Served | Timed] = {}
+    loops: dict[int, Loop] = {}
     for done, point in enumerate(points):
         advance(done, len(points))
         loops[point.line] = _loop(point, base)
     advance(len(points), len(points))
-    names, gpus = base.terms, base.profile.gpus
+    unknown = dict.fromkeys(acceptance_of(loop.kind) for loop in loops.values() if isinstance(loop, Unsure))
+    names, gpus = (*base.terms, *unknown), base.profile.gpus
     wanted = [(point, metric, value) for point in given for metric, value in point.values.items()]
-    spreads = np.array([TERMS[name].spread for name in names])
+    spreads = np.array([term_of(name).spread for name in names])
 
     def misses(z: Floats) -> Floats:
         factors = _factors(names, z)
@@ -294,13 +324,23 @@ def calibrate(
     return Calibration(base, names, z, covariance, noise, tuple(residuals), loops)
 
 
-def _loop(point: MeasuredPoint, base: Base) -> Served | Timed:
+Loop = Served | Unsure | Timed
+
+
+def term_of(name: str) -> Term:
+    """What is believed of a factor before anything is measured."""
+    return TERMS.get(name) or Term(name, _ACCEPTED_SPREAD)  # type: ignore[call-overload]
+
+
+def _loop(point: MeasuredPoint, base: Base) -> Loop:
     if not isinstance(point.load, Users):
         raise InputError(f"line {point.line}: rows by rate are not read yet; give the concurrency that was reached")
-    if point.gamma and point.averages is None:
-        raise InputError(f"line {point.line}: accepted_length or survival of {point.kind} is needed")
     try:
-        return timed(point, base) if set(point.values) == {"step_ms"} else serve(point, base)
+        if set(point.values) == {"step_ms"}:
+            return timed(point, base)
+        if point.gamma and point.averages is None:
+            return Unsure(point.kind, tuple(serve(replace(point, averages=at), base) for at in _averages(point.gamma)))
+        return serve(point, base)
     except InputError as error:
         raise InputError(f"line {point.line}: {error}") from None
 
@@ -312,12 +352,19 @@ def _mode(misses: Callable[[Floats], Floats], spreads: Floats, noise: float, sta
     return np.asarray(found.x, np.float64)
 
 
-def _log(loop: Served | Timed, metric: Metric, factors: Factors, gpus: int) -> float:
+def _averages(gamma: int) -> list[Averages]:
+    """Acceptances for each of `_ODDS`, alike at all positions."""
+    odds = [_ACCEPTED / (1 - _ACCEPTED) * factor for factor in _ODDS]
+    return [Averages.of_conditional([one / (1 + one)] * gamma) for one in odds]
+
+
+def _log(loop: Loop, metric: Metric, factors: Factors, gpus: int) -> float:
     return float(np.log(max(loop.value(metric, factors, gpus), 1e-12)))
 
 
-def _factors(names: Sequence[TermName], logs: Floats) -> dict[TermName, float]:
-    return dict.fromkeys(TERMS, 1.0) | dict(zip(names, np.exp(logs).tolist(), strict=True))
+def _factors(names: Sequence[str], logs: Floats) -> dict[str, float]:
+    ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
+    return ones | dict(zip(names, np.exp(logs).tolist(), strict=True))
 
 
 def _gradient(of: Callable[[Floats], Floats], at: Floats, step: float = 1e-4) -> Floats:

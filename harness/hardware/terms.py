@@ -18,7 +18,8 @@ from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
 
 TermName = Literal["step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch"]
-Factors = Mapping[TermName, float]
+Factors = Mapping[str, float]
+"""By name of a term."""
 
 
 @dataclass(frozen=True, slots=True)

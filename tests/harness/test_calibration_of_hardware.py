@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.hardware.calibration import Calibration, Served, calibrate, next_measurement, recorded_of, serve
+from harness.hardware.calibration import Calibration, Served, acceptance_of, calibrate, next_measurement, recorded_of, serve
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.terms import TERMS, Base, Factors, TermName, captured_sizes, with_factors
@@ -160,6 +160,22 @@ def test_a_step_that_was_timed_is_no_loop(tmp_path: Path) -> None:
     assert not any(isinstance(loop, Served) for loop in found.loops.values())
     for residual in found.residuals:
         assert residual.fitted == pytest.approx(residual.measured, rel=0.05)
+
+
+def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
+    """α = 0.8 behind two points, where the profile is right: found to within 0.05, and other loads as they come out."""
+    ones = dict.fromkeys(TERMS, 1.0) | {"token": 1e-6, "draft_pass": 1e-6}
+    told = "".join(f"{users},eagle3,3,2.952,512,200,1,given\n" for users in (1, 16, 64))
+    bare = "".join(f"{users},none,0,,512,200,1,given\n" for users in LINE)
+    rows = [replace(p, values={"output_tok_s": truth(p, ones)}) for p in points(bare + told, tmp_path)]
+    hidden = [replace(p, averages=None, given=p.load != Users(16)) if p.gamma else p for p in rows]
+    found = calibrate(hidden, base())
+    odds = 0.65 / 0.35 * found.factors[acceptance_of("eagle3")]
+    assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
+    assert found.spread(acceptance_of("eagle3")) < 0.5
+    [one] = predictions(found, hidden)
+    assert one.inside
+    assert one.error == pytest.approx(0, abs=0.08)
 
 
 def test_a_finite_client_drains(tmp_path: Path) -> None:
