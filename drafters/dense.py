@@ -122,12 +122,17 @@ def record_anchors(
     if readings is not None:
         readings += [made[i] for i in range(len(texts))]
     in_turn = ({way: [some[i] for i in range(len(texts))] for way, some in own.items()} for own in read)
-    return [{"either": [_looked_up(d, t) for t in texts]} if isinstance(d, TextDrafter) else next(in_turn) for d in drafters]
+    return [
+        {"either": [_looked_up(d, t, target.vocab_size) for t in texts]} if isinstance(d, TextDrafter) else next(in_turn)
+        for d in drafters
+    ]
 
 
-def _looked_up(drafter: TextDrafter, text: DenseText) -> Anchors:
+def _looked_up(drafter: TextDrafter, text: DenseText, vocabulary: int) -> Anchors:
     """A one-hot q: β is 1 where the proposal is what the response says, else 0. Every q is as sure as any other."""
     drafts = drafter.drafts_along([*text.prompt, *text.response[:-1]], len(text.prompt))
+    if wrong := [token for draft in drafts for token in draft if not 0 <= token < vocabulary]:
+        raise InputError(f"drafter {drafter.kind}: drafts token {wrong[0]}, which the target's {vocabulary:,} do not have")
     said = [*text.response, *text.beyond]
     accept = np.zeros((text.anchors, drafter.gamma), np.float32)
     for i, draft in enumerate(drafts):

@@ -239,7 +239,7 @@ def command_is(name: str, words: Sequence[str], beside_resume: Mapping[str, bool
         spelling, joint, _ = word.partition("=")
         if spelling in beside_resume:
             kept += [word, following] if beside_resume[spelling] and not joint else [word]
-    _command.words, _command.beside_resume = (name, *words), tuple(kept)
+    _command.words, _command.beside_resume = (*name.split(" "), *words), tuple(kept)
 
 
 def _resuming(name: str) -> str:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     for line in commands("replay"):
         assert "halfway.py:Halfway#" in run(line)
+
+
+@pytest.mark.parametrize("looks", ["step.accepted(0)", "step.confidence(0, 2)"])
+def test_a_policy_that_peeks_is_a_no(looks: str, tmp_path: Path) -> None:
+    """Exit 1, as where χ² finds it, and not 2, as where a file is wrong."""
+    (tmp_path / "peek.py").write_text(
+        "from simulator.policies import Policy\n\n\nclass Peek(Policy):\n    reads_confidences = True\n\n"
+        f"    def admit(self, step):\n        step.admit(0, {looks} > 0.5)\n"
+    )
+    done = CliRunner().invoke(app, ["check-policy", f"{tmp_path / 'peek.py'}:Peek", "--texts", "10000"])
+    assert done.exit_code == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.count("Peek#") == 1
+    assert "line 8: looks at" in said
 
 
 def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(folder: Path) -> None:
@@ -143,9 +158,8 @@ def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(text, encoding="utf-8")
     change(tmp_path, ADDED)
-    (tmp_path / "echo.yaml").write_text(
-        "target: drafters/tiny/target\ndrafters:\n  echo: echo\n  eagle3: drafters/tiny/eagle3\n"
-    )
+    [pair] = re.findall(r"^    # echo\.yaml\n((?:    .*\n)+)", ADDED, re.MULTILINE)
+    (tmp_path / "echo.yaml").write_text(textwrap.dedent(pair), encoding="utf-8")
     said = {line: _in_copy(tmp_path, line) for line in [f"harness {RUN}", *_lines(ADDED)]}
     told = "\n".join(said.values())
     assert ": lossless as far as " in told

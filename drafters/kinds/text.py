@@ -11,16 +11,15 @@ from torch import Tensor
 
 from drafters.cache import Positions
 from drafters.sampling import Draws, Proposal
+from simulator.errors import InputError
 from simulator.records import Sampling
 
 
 class GrowingText(Protocol):
-    """The text of a request so far, and what a drafter remembers of it."""
-
-    tokens: list[int]
+    """What a drafter remembers of the text of a request so far."""
 
     def append(self, token: int) -> None:
-        """One token more, which also goes to the end of `tokens`."""
+        """One token more."""
 
     def follow(self, gamma: int) -> list[int]:
         """The draft after the last token: at most γ tokens, or none."""
@@ -31,10 +30,11 @@ class TextState:
 
     def __init__(self, rows: int, new_text: Callable[[], GrowingText]) -> None:
         self.texts = [new_text() for _ in range(rows)]
+        self.lengths = [0] * rows
 
     def move(self, sources: Tensor, holes: Tensor) -> None:
         for source, hole in zip(sources.tolist(), holes.tolist(), strict=True):
-            self.texts[hole] = self.texts[source]
+            self.texts[hole], self.lengths[hole] = self.texts[source], self.lengths[source]
 
 
 class TextDrafter(ABC):
@@ -64,15 +64,16 @@ class TextDrafter(ABC):
         new = zip(range(rows.start, rows.stop), positions.starts, tokens.tolist(), length.tolist(), strict=True)
         for row, first, ids, count in new:
             if first == 0:
-                state.texts[row] = self.new_text()
-            text = state.texts[row]
-            for token in ids[len(text.tokens) - first : count + 1]:
-                text.append(token)
+                state.texts[row], state.lengths[row] = self.new_text(), 0
+            more = ids[state.lengths[row] - first : count + 1]
+            for token in more:
+                state.texts[row].append(token)
+            state.lengths[row] += len(more)
 
     def propose(
         self, state: TextState, rows: slice, anchor: Tensor, position: Positions, sampling: Sampling, draws: Draws | None
     ) -> Proposal:
-        found = [text.follow(self.gamma) for text in state.texts[rows]]
+        found = [self._draft(text) for text in state.texts[rows]]
         tokens = torch.tensor([f + [0] * (self.gamma - len(f)) for f in found], device=anchor.device)
         return Proposal(tokens, tuple(map(len, found)), None)
 
@@ -82,5 +83,13 @@ class TextDrafter(ABC):
         for position, token in enumerate(text):
             growing.append(token)
             if position >= first:
-                drafts.append(growing.follow(self.gamma))
+                drafts.append(self._draft(growing))
         return drafts
+
+    def _draft(self, text: GrowingText) -> list[int]:
+        draft = text.follow(self.gamma)
+        if len(draft) > self.gamma:
+            raise InputError(
+                f"drafter {self.kind}: its text drafts {len(draft)} tokens where at most {self.gamma} are asked for"
+            )
+        return draft

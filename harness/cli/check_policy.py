@@ -30,12 +30,15 @@ def check_policy(
     """Decode a small world whose law is known under a policy, and test what comes out: exit 0 lossless as far as can be
     told, 1 not."""
     from simulator.losslessness import texts_under
-    from simulator.policies import PolicySpec
+    from simulator.policies import CausalityError, PeekError, PolicySpec
 
     with user_errors("harness"):
         spec = PolicySpec.asked(policy)
-        with watching() as watcher:
-            found = texts_under(spec, texts, seed, lambda done: watcher.advance(f"decoding under {spec}", done, texts))
+        try:
+            with watching() as watcher:
+                found = texts_under(spec, texts, seed, lambda done: watcher.advance(f"decoding under {spec}", done, texts))
+        except (PeekError, CausalityError) as error:
+            raise AnswerIsNo(f"{error}; no engine could run it") from None
         tested = _tested(found)
         if as_json:
             total, rounds = int(found.counts.sum()), found.lengths / found.lengths.sum()

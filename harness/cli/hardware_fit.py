@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, KvFormat, ModelFile, Out, Weights, profile_of
 from results.store.commands import typed
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # these take seconds
 
     from harness.console import Watcher
     from harness.hardware.calibration import Calibration
+    from harness.hardware.forecast import Crossover
     from harness.hardware.measured import Measured, MeasuredPoint
     from simulator.hardware.profile import Profile
 
@@ -90,7 +92,7 @@ def predict(
 def _calibrated(
     file: Path, base: str | None, model: Path | None, gpus: int | None, weights: Any, kv: Any, captured: int | None
 ) -> tuple[Measured, Calibration]:
-    from harness.hardware.measured import read_measured
+    from harness.hardware.measured import MOST_CAPTURED, read_measured
     from simulator.errors import InputError
 
     if captured is not None and not 1 <= captured <= MOST_CAPTURED:
@@ -100,10 +102,12 @@ def _calibrated(
     with watching() as watcher:
         measured = read_measured(file, watcher.say)
         profile = profile_of(base, model, gpus, weights, kv)
-        return measured, _fitted(measured, profile, captured, watcher)
-
-
-MOST_CAPTURED = 65_536
+        if captured is not None and profile.captured_tokens and captured != profile.captured_tokens[-1]:
+            raise InputError(f"--captured {captured}: {profile.name} itself has sizes to {profile.captured_tokens[-1]}")
+        try:
+            return measured, _fitted(measured, profile, captured, watcher)
+        except InputError as error:
+            raise InputError(f"{file}, {error}") from None
 
 
 def _fitted(measured: Measured, profile: Profile, captured: int | None, watcher: Watcher) -> Calibration:
@@ -145,6 +149,8 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
         raise InputError(f"--name {called}: must be a plain name, of which a file is made")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{called}.json"
+    if file.exists():
+        stops.say(f"note: {file} was there, and is another now")
     file.write_text(dump_profile(profile), encoding="utf-8")
     return file
 
@@ -155,7 +161,7 @@ def _print_fit(console: Console, found: Calibration, called: str) -> None:
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
     lines = [
-        [r.point.name, r.metric, f"{r.measured:,.4g}", f"{r.fitted:,.4g}", f"{r.fitted / r.measured - 1:+.1%}"]
+        [r.point.name, r.metric, _told(r.measured), _told(r.fitted), f"{r.fitted / r.measured - 1:+.1%}"]
         for r in found.residuals
     ]
     print_table(console, ("measured", "what", "value", "fitted", "off"), lines, ("what",))
@@ -172,6 +178,11 @@ def _print_fit(console: Console, found: Calibration, called: str) -> None:
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
         say(console, f"the rows cannot tell apart: {_said(one)}, and {_said(other)}")
+
+
+def _told(value: float) -> str:
+    """A value to four digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _words(names: Sequence[str]) -> str:
@@ -191,11 +202,15 @@ def _print_predictions(console: Console, found: Calibration, points: Sequence[Me
     from harness.hardware.measured import METRICS
 
     told = predictions(found, points)
+    say(console, f"from {len(found.residuals)} values on {found.base.profile.name}; what is left: {found.noise:.1%}")
+    if not told:
+        say(console, "no row is to be predicted: mark some `predict`")
+        return
     lines = []
     for one in told:
         low, high = one.forecast.low, one.forecast.high
-        cells = [one.point.name, f"{one.forecast.value:,.4g}", f"{low:,.4g} to {high:,.4g}", METRICS[one.metric]]
-        measured = ["–", "–"] if one.measured is None else [f"{one.measured:,.4g}", f"{one.error:+.1%}"]
+        cells = [one.point.name, _told(one.forecast.value), f"{_told(low)} to {_told(high)}", METRICS[one.metric]]
+        measured = ["–", "–"] if one.measured is None else [_told(one.measured), f"{one.error:+.1%}"]
         lines.append([*cells, *measured, {None: "–", True: "yes", False: "no"}[one.inside]])
     heads = ("predicted", "value", "95 %", "unit", "measured", "off", "inside")
     print_table(console, heads, lines, ("unit", "inside", "measured", "off"))
@@ -213,17 +228,20 @@ def _print_predictions(console: Console, found: Calibration, points: Sequence[Me
         for b in best:
             gain = "–" if b.gain is None else f"{b.gain.value:+.0%} ({b.gain.low:+.0%} to {b.gain.high:+.0%})"
             seen = "–" if b.measured is None else f"{b.measured:+.0%}"
-            rows.append([f"{b.users}", b.name, gain, seen, "–" if b.regret is None else f"{b.regret:.1%}"])
-        columns = ("users", "best of these rows", "gain over none (95 %)", "measured", "regret")
+            rows.append([b.load, b.name, gain, seen, "–" if b.regret is None else f"{b.regret:.1%}"])
+        columns = ("load", "best of these rows", "gain over none (95 %)", "measured", "regret")
         print_table(console, columns, rows, ("regret", "measured"))
     for crossed in crossovers(found, points):
-        say(console, _crossing(crossed.name, crossed.predicted, crossed.measured))
+        say(console, _crossing(crossed))
 
 
-def _crossing(name: str, predicted: float | None, measured: float | None) -> str:
-    told = "pays at every load here" if predicted is None else "pays at no load here" if predicted == 0 else ""
-    text = f"{name}: {told or f'pays up to about {predicted:.0f} users'}"
-    return text if measured is None or not measured else f"{text}; measured, up to about {measured:.0f}"
+def _crossing(crossed: Crossover) -> str:
+    at = crossed.predicted
+    at_all = "pays at every load here" if at is None else "pays at no load here"
+    told = f"pays up to about {at:.0f} users" if at else at_all
+    doubt = f", in doubt at {', '.join(map(str, crossed.doubtful))} users" if crossed.doubtful else ""
+    seen = f"; measured, up to about {crossed.measured:.0f}" if crossed.measured else ""
+    return f"{crossed.name}: {told}{doubt}{seen}"
 
 
 def _content(found: Calibration) -> dict[str, Any]:
@@ -250,7 +268,7 @@ def _predicted_content(found: Calibration, points: Sequence[MeasuredPoint]) -> d
         ],
         "winners": [
             {
-                "users": b.users, "run": b.name, "gain": None if b.gain is None else b.gain._asdict(),
+                "load": b.load, "run": b.name, "gain": None if b.gain is None else b.gain._asdict(),
                 "measured": b.measured, "regret": b.regret,
             }
             for b in winners(found, points)

@@ -7,7 +7,7 @@ leaves. The posterior is Laplace's: normal in the logarithms, from the Jacobian 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -25,13 +25,22 @@ from simulator.hardware.profile import Errors, Profile
 from simulator.load import Users
 from simulator.plain import cost_of
 from simulator.policies import NO_DRAFTER
+from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
 from simulator.simulation import Prepared, Simulator, prepare
 
 Floats = npt.NDArray[np.float64]
 
-STEP_TOKENS: Final = 8192
+_STEP_TOKENS: Final = 8192
 """Tokens of a pass, prompts included: vLLM's default on such GPUs."""
+_BESIDE: Final = 1024
+"""Tokens that a pass leaves to prompts at least."""
+DOUBLING: Final = 0.1
+"""What the form of the model may be off by for each doubling of the load beyond what was measured: assumed, and stated."""
+_NOTHING_NEAR: Final = 3.0
+"""Doublings that are counted where nothing was given of what drafts."""
+_CLOSE: Final = 0.5
+"""What is left by a fit to rows of another machine, or in other units."""
 LEAST_NOISE: Final = 0.03
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
 _ANSWERS: Final = 12
@@ -143,14 +152,15 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
     assert isinstance(point.load, Users), point
     rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
     recorded = recorded_of(point)
-    asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=STEP_TOKENS)
+    step_tokens = max(_STEP_TOKENS, users * (recorded.trace.gamma + 1) + _BESIDE)
+    asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
 
     def walk(profile: Profile) -> _Walk:
-        cost = cost_of(profile, point.policy, recorded.trace, users, STEP_TOKENS)
-        believed = cost_of(base.profile, point.policy, recorded.trace, users, STEP_TOKENS)
+        cost = cost_of(profile, point.policy, recorded.trace, users, step_tokens)
+        believed = cost_of(base.profile, point.policy, recorded.trace, users, step_tokens)
         rows = list[Records]()
         simulator = Simulator(
-            recorded, point.policy.bind(believed), cost, limits, base.profile.kv_capacity_tokens, iter([asked]),
+            recorded, point.policy.bind(believed), cost, limits, base.profile.kv_capacity_tokens, _in_chunks(asked),
             users=users, seed=seed, on_rows=lambda some: rows.append(some.copy()),
         )  # fmt: skip
         simulator.run_until(np.inf)
@@ -161,7 +171,7 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
 
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
-    floors = tuple(walk(launched(base, floor_s)) for floor_s in _FLOORS_S) if base.kernels else ()
+    floors = tuple(walk(launched(base, floor_s)) for floor_s in _FLOORS_S) if base.launch_s else ()
     parts = {name: walk(part_of(base, name)) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
     return Served(tokens, point.requests is not None, parts, floors, base.units["launch"])
@@ -190,15 +200,25 @@ def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator
     return asked
 
 
+def _in_chunks(asked: Records) -> Iterator[Records]:
+    """As many at a time as a simulation takes."""
+    for begin in range(0, len(asked), CHUNK):
+        yield asked[begin : begin + CHUNK]
+
+
 def timed(point: MeasuredPoint, base: Base) -> Timed:
     """A point's step, by term; launching is left out, for engines time captured sizes."""
     assert isinstance(point.load, Users), point
     users, gamma = point.load.users, point.gamma
     load = StepLoad(users, context_tokens=users * (point.context or 0))
-    recorded = recorded_of(point)
+    if load.context_tokens > base.profile.kv_capacity_tokens:
+        raise InputError(
+            f"context {point.context} of {users} users: {base.profile.name} holds {base.profile.kv_capacity_tokens:,} tokens"
+        )
+    recorded, step_tokens = recorded_of(point), users * (gamma + 1)
     seconds = {}
     for name in base.linear:
-        cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, STEP_TOKENS)
+        cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, step_tokens)
         seconds[name] = cost.step(load, gamma, users * gamma, Longest(gamma, point.context or 0)).seconds
     return Timed(seconds)
 
@@ -268,8 +288,16 @@ class Calibration:
         """What a measurement at a point would come to, its own noise included."""
         loop, slope = self.loops[point.line], self.gradient(point, metric)
         value = loop.value(metric, self.factors, self.base.profile.gpus)
-        deviation = float(np.sqrt(slope @ self.covariance @ slope + self.noise**2))
+        far = DOUBLING * self.doublings(point)
+        deviation = float(np.sqrt(slope @ self.covariance @ slope + self.noise**2 + far**2))
         return Forecast(value, value * np.exp(-1.96 * deviation), value * np.exp(1.96 * deviation))
+
+    def doublings(self, point: MeasuredPoint) -> float:
+        """Doublings of the load between a point and the nearest that was given of what drafts there."""
+        near = [r.point.load for r in self.residuals if r.point.what == point.what]
+        if not isinstance(point.load, Users) or not near:
+            return _NOTHING_NEAR
+        return min(abs(float(np.log2(point.load.users / load.users))) for load in near if isinstance(load, Users))
 
     def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
@@ -321,6 +349,12 @@ def calibrate(
         noise = max(LEAST_NOISE, float(np.sqrt(left / max(len(wanted) - used, 1.0))))
     factors = _factors(names, z)
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
+    if noise > _CLOSE:
+        worst = max(residuals, key=lambda r: abs(np.log(r.fitted / r.measured)))
+        raise InputError(
+            f"line {worst.point.line}: {worst.metric} {worst.measured:,.4g} is far from anything that {base.profile.name} "
+            f"comes to ({worst.fitted:,.4g} at the closest): are unit, GPUs, model and device those?"
+        )
     return Calibration(base, names, z, covariance, noise, tuple(residuals), loops)
 
 
@@ -406,21 +440,24 @@ class Suggestion(NamedTuple):
 
 
 def next_measurement(found: Calibration, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """Of the points, the one whose throughput would narrow most what speculation gains at their loads; None without any."""
+    """Of the points that were not measured, the one whose throughput would narrow most what speculation gains; None without
+    any."""
     metric: Metric = "output_tok_s"
-    plain = {point.load: point for point in points if point.policy == NO_DRAFTER}
+    points = [point for point in points if not isinstance(found.loops[point.line], Timed)]
+    plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
     gains = [
-        found.gradient(point, metric) - found.gradient(plain[point.load], metric)
-        for point in points if point.policy != NO_DRAFTER and point.load in plain
+        found.gradient(point, metric) - found.gradient(plain[point.traffic], metric)
+        for point in points if point.policy != NO_DRAFTER and point.traffic in plain
     ]  # fmt: skip
-    if not gains:
+    unmeasured = [point for point in points if not point.values]
+    if not gains or not unmeasured:
         return None
 
     def half(covariance: Floats) -> float:
         return float(np.mean([1.96 * np.sqrt(gain @ covariance @ gain) for gain in gains]))
 
     best: Suggestion | None = None
-    for point in points:
+    for point in unmeasured:
         slope = found.gradient(point, metric)
         moved = found.covariance @ slope
         after = half(found.covariance - np.outer(moved, moved) / (found.noise**2 + slope @ moved))

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.calibration import Calibration, Forecast
+from harness.hardware.calibration import DOUBLING, Calibration, Forecast
 from harness.hardware.measured import MeasuredPoint, Metric
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER
@@ -40,7 +40,7 @@ class Predicted(NamedTuple):
 class Best:
     """What is best at a load, by the profile; and what following it would have lost, where all of it was measured."""
 
-    users: int
+    load: str
     name: str
     gain: Forecast | None
     """Over no speculation, a share with its 95 % interval; None where that is not among the rows, or best itself."""
@@ -56,6 +56,8 @@ class Crossover(NamedTuple):
     predicted: float | None
     measured: float | None
     """None also where too little was measured."""
+    doubtful: tuple[int, ...]
+    """Loads at which its gain may be a loss, or its loss a gain."""
 
 
 def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Predicted]:
@@ -70,9 +72,7 @@ def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Pre
 def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
     """By load, where there is something to choose from."""
     best = []
-    for users, here in _by_users(points).items():
-        if len(here) < 2:
-            continue
+    for here in _comparable(points):
         values = {point.line: _throughput(found, point) for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
@@ -82,7 +82,7 @@ def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
         gain = None if plain in (None, first) or plain is None else _gain(found, first, plain)
         before = None if plain is None else _measured(found, plain)
         measured = None if gain is None or chosen is None or before is None else chosen / before - 1
-        best.append(Best(users, _what(first), gain, measured, regret))
+        best.append(Best(here[0].load.label, first.what, gain, measured, regret))
     return best
 
 
@@ -90,26 +90,29 @@ def _gain(found: Calibration, one: MeasuredPoint, plain: MeasuredPoint) -> Forec
     """What one gives more than the other; what moves both alike cancels, the noise of two measurements does not."""
     slope = found.gradient(one, _SHOWN) - found.gradient(plain, _SHOWN)
     ratio = _throughput(found, one) / _throughput(found, plain)
-    deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2))
+    far = DOUBLING * np.hypot(found.doublings(one), found.doublings(plain))
+    deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2 + far**2))
     ends = (float(ratio * np.exp(sign * 1.96 * deviation)) - 1 for sign in (-1, 1))
     return Forecast(ratio - 1, *ends)
 
 
 def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Crossover]:
-    """Of every way to draft that is among the rows beside no speculation, at two loads or more."""
-    loads = _by_users(points)
-    plain = {users: p for users, here in loads.items() for p in here if p.policy == NO_DRAFTER}
+    """Of every way to draft that is among the rows beside no speculation, at two loads or more of the same traffic else."""
     crossed = []
-    for what in dict.fromkeys(_what(point) for point in points if point.policy != NO_DRAFTER):
-        drafted = {u: p for u, here in loads.items() for p in here if _what(p) == what and u in plain}
-        if len(drafted) < 2:
-            continue
-        predicted = {u: _throughput(found, p) / _throughput(found, plain[u]) for u, p in drafted.items()}
-        pairs = {u: (_measured(found, p), _measured(found, plain[u])) for u, p in drafted.items()}
-        measured = {u: one / none for u, (one, none) in pairs.items() if one is not None and none is not None}
-        crossed.append(
-            Crossover(what, _crossing(predicted), _crossing(measured) if len(measured) == len(predicted) else None)
-        )
+    pairs: dict[tuple[object, ...], dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
+    for here in _comparable(points):
+        plain = next((point for point in here if point.policy == NO_DRAFTER), None)
+        for point in here:
+            if plain is not None and point is not plain and isinstance(point.load, Users):
+                pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
+    for at in (loads for loads in pairs.values() if len(loads) > 1):
+        predicted = {u: _throughput(found, one) / _throughput(found, none) for u, (one, none) in at.items()}
+        told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
+        measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
+        gains = {u: _gain(found, one, none) for u, (one, none) in at.items()}
+        doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)
+        own = _crossing(measured) if len(measured) == len(predicted) else None
+        crossed.append(Crossover(next(iter(at.values()))[0].what, _crossing(predicted), own, doubtful))
     return crossed
 
 
@@ -126,16 +129,13 @@ def _crossing(gains: dict[int, float]) -> float | None:
     return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
 
 
-def _by_users(points: Sequence[MeasuredPoint]) -> dict[int, list[MeasuredPoint]]:
-    loads: dict[int, list[MeasuredPoint]] = {}
+def _comparable(points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
+    """Rows that differ in what drafts alone, one of each, where there is something to choose from; by load."""
+    groups: dict[object, dict[str, MeasuredPoint]] = {}
     for point in points:
-        if isinstance(point.load, Users):
-            loads.setdefault(point.load.users, []).append(point)
-    return dict(sorted(loads.items()))
-
-
-def _what(point: MeasuredPoint) -> str:
-    return "none" if point.policy == NO_DRAFTER else f"{point.kind} {point.policy}"
+        groups.setdefault(point.traffic, {}).setdefault(point.what, point)
+    some = [list(group.values()) for group in groups.values() if len(group) > 1]
+    return sorted(some, key=lambda here: here[0].load.users or 0)
 
 
 def _throughput(found: Calibration, point: MeasuredPoint) -> float:

@@ -17,8 +17,9 @@ from simulator.averages import Averages, numbers
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.load import Arrivals, Load, Users
-from simulator.numbers import real, whole
+from simulator.numbers import counted, real, whole
 from simulator.policies import NO_DRAFTER, PolicySpec
+from simulator.policies.k_by_batch import WHOLE_BLOCK
 
 Metric = Literal["output_tok_s", "output_tok_s_per_gpu", "tpot_ms", "tpot_mean_ms", "step_ms"]
 METRICS: Final[Mapping[Metric, str]] = {
@@ -30,9 +31,15 @@ _COLUMNS: Final = (
     "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "survival",
     "prompt_tokens", "output_tokens", *METRICS, "context", "role",
 )  # fmt: skip
-_MOST: Final = 10_000_000
-"""No count in a row is larger."""
-_CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+(\d+)", re.IGNORECASE)
+_MOST: Final[Mapping[str, int]] = {
+    "concurrency": 8192, "requests": 100_000, "drafted_tokens": 64, "prompt_tokens": 1_000_000, "output_tokens": 1_000_000,
+    "context": 10_000_000,
+}  # fmt: skip
+"""No count in a row is larger: nobody would wait."""
+MOST_CAPTURED: Final = 65_536
+_CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+([\d,]+)", re.IGNORECASE)
+_APART: Final = 0.05
+"""An accepted length and the survivals beside it are one number, as far as people round them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +67,20 @@ class MeasuredPoint:
     """Whether a profile may be fitted to it; else it is to be predicted."""
 
     @property
+    def what(self) -> str:
+        """What drafts, in words."""
+        return "none" if self.kind == "none" else f"{self.kind} {self.policy}"
+
+    @property
+    def traffic(self) -> tuple[Load, int, int, int | None, int | None]:
+        """What is asked: rows of the same may be compared."""
+        return self.load, self.prompt_tokens, self.output_tokens, self.requests, self.context
+
+    @property
     def name(self) -> str:
         """The row in words."""
-        what = "none" if self.kind == "none" else f"{self.kind} {self.policy}"
-        return f"{what} at {self.load.label}"
+        asked = "" if self.requests is None else f", {counted(self.requests, 'request')}"
+        return f"{self.what} at {self.load.label}{asked}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +114,15 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     rows = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     if len(rows) < 2:
         raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
-    heads = [head.strip() for head in next(csv.reader([rows[0][1]]))]
+    heads = [head.lower() for head in _cells(rows[0][1])]
     _check_heads(heads, file)
-    points = []
+    points = list[MeasuredPoint]()
     for number, line in rows[1:]:
-        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        cells = _cells(line)
         if len(cells) > len(heads):
             raise InputError(f"{file}, line {number}: has {len(cells)} cells under {len(heads)} heads")
+        if not any(cells):
+            continue
         row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell}
         try:
             points.append(_point(number, row))
@@ -111,11 +130,23 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
             raise InputError(f"{file}, line {number}: {error}") from None
     if any(point.given and not point.values for point in points):
         say("note: given rows without anything measured say nothing")
-    sizes = [int(match[1]) for line in told for match in _CAPTURED.finditer(line)]
-    return Measured(tuple(points), sizes[-1] if sizes else None)
+    sizes = [match[1].replace(",", "").lstrip("0") for line in told for match in _CAPTURED.finditer(line)]
+    if wrong := [size for size in sizes if not 0 < len(size) <= 5 or int(size) > MOST_CAPTURED]:
+        raise InputError(f"{file}: captured sizes to {wrong[0] or 0}: must be from 1 to {MOST_CAPTURED:,}")
+    return Measured(tuple(points), int(sizes[-1]) if sizes else None)
+
+
+def _cells(line: str) -> list[str]:
+    """Without blanks around them, and without empty ones at the end."""
+    cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def _check_heads(heads: Sequence[str], file: Path) -> None:
+    if len(heads) < 2:
+        raise InputError(f"{file}: its head has no commas; columns are set apart by them: {', '.join(_COLUMNS)}")
     if unknown := [head for head in heads if head not in _COLUMNS]:
         raise InputError(f"{file}: column {unknown[0]!r} is not one of {', '.join(_COLUMNS)}")
     if twice := [head for head in heads if heads.count(head) > 1]:
@@ -127,18 +158,32 @@ def _check_heads(heads: Sequence[str], file: Path) -> None:
 def _point(line: int, row: Mapping[str, str]) -> MeasuredPoint:
     """Raises ValueError, naming the column."""
     values = {name: _number(row, name) for name in METRICS if name in row}
-    role = row.get("role", "given" if values else "predict")
+    role = row.get("role", "given" if values else "predict").lower()
     if role not in ("given", "predict"):
         raise ValueError(f"role {role!r} is not given or predict")
     if role == "given" and not values:
         raise ValueError(f"a given row needs one of {', '.join(METRICS)}")
     kind, policy, gamma, averages = _drafting(row)
+    _check_together(row, values)
     return MeasuredPoint(
         line=line, load=_load(row), requests=_count(row, "requests", None), kind=kind, policy=policy, gamma=gamma,
         averages=averages, prompt_tokens=_count(row, "prompt_tokens", 512) or 512,
         output_tokens=_count(row, "output_tokens", 256) or 256, values=values, context=_count(row, "context", None),
         given=role == "given",
     )  # fmt: skip
+
+
+def _check_together(row: Mapping[str, str], values: Mapping[Metric, float]) -> None:
+    """Raises ValueError for cells that make no sense beside each other."""
+    requests, users = _count(row, "requests", None), _count(row, "concurrency", None)
+    if requests is not None and users is not None and requests < users:
+        raise ValueError(f"requests {requests} are fewer than the users of concurrency {users}: so many never run at once")
+    if requests is not None and "rate" in row:
+        raise ValueError("requests: are of a closed loop; a rate goes on")
+    if "context" in row and "step_ms" not in values:
+        raise ValueError("context: says something of a step_ms alone")
+    if row.get("output_tokens") == "1" and {"tpot_ms", "tpot_mean_ms"} & set(values):
+        raise ValueError("output_tokens 1: between the tokens of such answers there is no time")
 
 
 def _load(row: Mapping[str, str]) -> Load:
@@ -151,16 +196,16 @@ def _load(row: Mapping[str, str]) -> Load:
 
 def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | None]:
     """(kind, policy, γ, acceptance)."""
-    kind = row.get("drafter", "none")
+    kind = row.get("drafter", "none").lower()
     if kind not in KINDS:
         raise ValueError(f"drafter {kind!r} is not one of {', '.join(KINDS)}")
     drafted = _count(row, "drafted_tokens", None, least=0)
     if kind == "none" or drafted == 0:
-        told = [name for name in ("policy", "accepted_length", "survival") if name in row]
+        told = [name for name in ("policy", "accepted_length", "survival") if row.get(name, "none") != "none"]
         if told or drafted:
-            raise ValueError(f"{(told or ['drafted_tokens'])[0]}: where nothing drafts there is none")
+            raise ValueError(f"{(told or ['drafted_tokens'])[0]}: nothing drafts here; name the drafter, or leave it blank")
         return "none", NO_DRAFTER, 0, None
-    survival = _of_column("survival", lambda: Averages(numbers(row["survival"].replace(" ", ","))), row)
+    survival = _of_column("survival", lambda: Averages(numbers(",".join(re.split(r"[,\s]+", row["survival"])))), row)
     if drafted is None:
         if survival is None:
             raise ValueError("drafted_tokens: how many tokens are drafted a round?")
@@ -172,10 +217,17 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
     length = _of_column(
         "accepted_length", lambda: Averages.of_accepted_length(_number(row, "accepted_length"), drafted), row
     )
+    if survival and length and abs(survival.accepted_length / length.accepted_length - 1) > _APART:
+        raise ValueError(
+            f"accepted_length {row['accepted_length']} and survival, which comes to {survival.accepted_length:.2f}, differ"
+        )
     try:
         policy = PolicySpec.parse(row["policy"]) if "policy" in row else PolicySpec.fixed(drafted)
     except InputError as error:
         raise ValueError(str(error)) from None
+    most = policy.k if policy.k_by_batch is None else max(k for _, k in policy.k_by_batch.rows if k != WHOLE_BLOCK)
+    if (most or 0) > drafted:
+        raise ValueError(f"policy {policy}: verifies {most} tokens where {drafted} are drafted")
     if policy.reads_confidences:
         raise ValueError(f"policy {policy}: reads confidences, which a table of averages does not have")
     if not policy.lossless:
@@ -189,7 +241,8 @@ def _of_column(name: str, made: Callable[[], Averages], row: Mapping[str, str]) 
     try:
         return made()
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        told = str(error).replace("; numbers by position are written .72,.53,.38", "; shares are written .72 .53 .38")
+        raise ValueError(f"{name}: {told.split('; survivals')[0].split(': survivals')[0]}") from None
 
 
 def _number(row: Mapping[str, str], name: str) -> float:
@@ -209,6 +262,6 @@ def _count(row: Mapping[str, str], name: str, otherwise: Any, *, least: int = 1)
         value = whole(row[name])
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if not least <= value <= _MOST:
-        raise ValueError(f"{name} must be from {least} to {_MOST:,}, got {value:,}")
+    if not least <= value <= _MOST[name]:
+        raise ValueError(f"{name} must be from {least} to {_MOST[name]:,}, got {value:,}")
     return value

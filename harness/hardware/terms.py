@@ -64,16 +64,22 @@ class Base:
 
     profile: Profile
     """With captured sizes, and a pass outside of them as if no kernel had to be launched."""
-    kernels: int
-    """Kernels of a pass of the target; 0 where the profile knows what a pass outside of captured sizes takes."""
+    launch_s: float
+    """What launching the kernels of a pass of the target takes; 0 where nobody knows."""
 
     @classmethod
     def of(cls, profile: Profile, captured: int, kernels: int) -> Base:
-        """A profile whose engine captures sizes up to `captured`, where it does not say itself."""
-        sizes = profile.captured_tokens or captured_sizes(captured)
-        known = profile.eager is not None and bool(profile.captured_tokens)
-        eager = profile.eager or profile.verify
-        return cls(replace(profile, captured_tokens=sizes, eager=eager), 0 if known else kernels)
+        """A profile whose engine captures sizes up to `captured`, where it does not say itself.
+
+        What launching takes is the least pass outside of captured sizes, where the profile knows one, else `LAUNCH_S` for
+        each of the kernels. A step with a prompt stays in its graph while it is no larger than the largest.
+        """
+        if profile.eager is None or not profile.captured_tokens:
+            sizes = profile.captured_tokens or captured_sizes(captured)
+            return cls(replace(profile, captured_tokens=sizes, eager=profile.verify), LAUNCH_S * kernels)
+        least_s = float(profile.eager.at([1])[0])
+        launch_s = least_s if least_s > profile.verify.at([1])[0] else 0.0
+        return cls(replace(profile, eager=_unlaunched(profile, profile.captured_tokens[-1])), launch_s)
 
     @property
     def captured(self) -> int:
@@ -90,7 +96,7 @@ class Base:
             "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
             "token": TOKEN_SHARE * slope,
             "draft_pass": DRAFT_PASS_S,
-            "launch": LAUNCH_S * self.kernels,
+            "launch": self.launch_s,
         }
 
     @property
@@ -101,7 +107,7 @@ class Base:
     @property
     def terms(self) -> tuple[TermName, ...]:
         """All that there are."""
-        return tuple(name for name in TERMS if name != "launch" or self.kernels)
+        return tuple(name for name in TERMS if name != "launch" or self.launch_s)
 
 
 def part_of(base: Base, name: TermName) -> Profile:
@@ -191,10 +197,20 @@ def _of_draft(curve: DraftCurve, factor: float, pass_s: float) -> DraftCurve:
 
 def _launches(base: Base, factors: Factors) -> list[Curve]:
     """What launching adds, where it is known how many kernels there are: the rest of a pass counts as its smallest does."""
-    if not base.kernels:
+    if not base.launch_s:
         return []
     more = launched(base, factors["launch"] * base.units["launch"] / factors["target"])
     return [scaled(_eager(more), factors["target"])]
+
+
+def _unlaunched(profile: Profile, captured: int) -> Curve:
+    """Passes outside of captured sizes as if nothing had to be launched: beyond the largest they grow as launched ones."""
+    assert profile.eager is not None
+    inside = [n for n in profile.verify.counts if n <= captured]
+    beyond = [captured + 1, *(n for n in profile.eager.counts if n > captured + 1)]
+    grown = profile.eager.at(beyond) - profile.eager.at([captured + 1])[0]
+    seconds = [*profile.verify.at(inside), *(profile.verify.at([captured])[0] + np.maximum(grown, 0.0))]
+    return Curve((*inside, *beyond), tuple(float(s) for s in seconds))
 
 
 def _eager(profile: Profile) -> Curve:

@@ -44,7 +44,10 @@ def load_pair(name: str) -> Pair:
     except (msgspec.DecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     resolved = {drafter: _resolve(source, path.parent) for drafter, source in pair.drafters.items()}
-    return msgspec.structs.replace(pair, target=_resolve(pair.target, path.parent), drafters=resolved)
+    target = _resolve(pair.target, path.parent)
+    if pair.target in known and not Path(target).exists():  # that of the bundled pair
+        target = load_pair(pair.target).target
+    return msgspec.structs.replace(pair, target=target, drafters=resolved)
 
 
 def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:

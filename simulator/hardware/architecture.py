@@ -43,16 +43,20 @@ def model_of(
 
     Raises InputError, naming `source` and the field, for what is missing, makes no sense, or keeps a state that is no cache.
     """
-    fields = _Fields({**config, **(config.get("text_config") or {})}, source)
+    inner = config.get("text_config") or {}
+    if not isinstance(inner, Mapping):
+        raise InputError(f"model {source}: text_config must be an object")
+    fields = _Fields({**config, **inner}, source)
+    _check_decoder(fields)
     if stateful := sorted(name for name in fields.raw if name.startswith(_STATEFUL)):
         raise InputError(f"model {source}: has {stateful[0]}: layers that keep a state beside a cache are not {_INSTEAD}")
-    width, layers = fields.size("hidden_size", "n_embd", "d_model"), fields.size("num_hidden_layers", "n_layer")
-    heads = fields.size("num_attention_heads", "n_head")
+    width, layers = fields.size("hidden_size", "n_embd", "d_model"), fields.size("num_hidden_layers", "n_layer", "n_layers")
+    heads = fields.size("num_attention_heads", "n_head", "n_heads")
     attention = _attention(fields, width, layers, heads, FORMAT_BYTES[cache or "bf16"])
     mlp, experts, active, each = _mlp(fields, width, layers)
     dense, routed = _formats(fields, weights)
     full = max(attention, key=lambda one: (one.ratio, one.layers))
-    inner = fields.size("intermediate_size", "n_inner", "moe_intermediate_size", default=4 * width)
+    mlp_width = fields.size("intermediate_size", "n_inner", "moe_intermediate_size", default=4 * width)
     entry = fields.entry(heads)
     return Model(
         name=name, width=width, vocabulary=fields.size("vocab_size"), tied_head=bool(fields.raw.get("tie_word_embeddings")),
@@ -61,11 +65,22 @@ def model_of(
         drafters=Drafters(
             attention=_of_draft(full), taps=min(_DRAFT_LAYERS, layers),
             eagle_parameters=2 * width * (heads + 2 * entry.kv_heads) * entry.head_dim + heads * entry.head_dim * width
-            + 3 * width * inner,
+            + 3 * width * mlp_width,
             eagle_entry_bytes=2 * entry.kv_heads * entry.head_dim * FORMAT_BYTES["bf16"],
         ),
         source=f"{source}; drafters of the published shapes over a target of this width are assumed",
     )  # fmt: skip
+
+
+def _check_decoder(fields: _Fields) -> None:
+    """Raise InputError for what is no decoder of text, or has layers that are not modelled."""
+    raw = fields.raw
+    if raw.get("is_encoder_decoder") or raw.get("type_vocab_size") is not None:
+        raise InputError(f"model {fields.source}: is no causal language model ({raw.get('model_type', 'no model_type')})")
+    beyond = {"attention_chunk_size": "chunked attention", "interleave_moe_layer_step": "experts in every other layer"}
+    for field, what in beyond.items():
+        if raw.get(field) not in (None, 1):
+            raise InputError(f"model {fields.source}: has {field}: {what} is not {_INSTEAD}")
 
 
 def _of_draft(full: Attention) -> Attention:
@@ -113,11 +128,23 @@ class _Fields:
             raise InputError(f"model {self.source}: {name} must be a whole number from 1, got {value!r}")
         return value
 
+    def count(self, name: str, most: int) -> int:
+        """A whole number from 0, 0 where it is not there."""
+        value = self.raw.get(name)
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise InputError(f"model {self.source}: {name} must be a whole number from 0 to {most:,}, got {value!r}")
+        return value
+
     def entry(self, heads: int, *, whole: bool = False) -> _Heads:
         """What a layer keeps of a token; `whole` of a layer that sees everything, where such have a shape of their own."""
         width = self.size("hidden_size", "n_embd", "d_model")
         head_dim = self.size("head_dim", default=max(1, width // heads))
-        kv_heads = self.size("num_key_value_heads", "num_kv_heads", default=heads)
+        alone = self.raw.get("multi_query") and not self.raw.get("new_decoder_architecture")  # as falcon says it
+        kv_heads = 1 if alone else self.size("num_key_value_heads", "num_kv_heads", default=heads)
+        if heads % kv_heads:
+            raise InputError(f"model {self.source}: {kv_heads} key-value heads do not divide {heads} heads")
         if not whole:
             return _Heads(kv_heads, head_dim)
         return _Heads(
@@ -131,7 +158,7 @@ def _attention(fields: _Fields, width: int, layers: int, heads: int, cached_byte
     if fields.latent:
         return [_latent(fields, width, layers, heads, cached_bytes)]
     declared = fields.raw.get("layer_types")
-    kinds = Counter(declared if isinstance(declared, list) else [_of_all(fields)] * layers)
+    kinds = Counter(map(str, declared) if isinstance(declared, list) else _undeclared(fields, layers))
     if kinds.total() != layers:
         raise InputError(f"model {fields.source}: layer_types names {kinds.total()} layers of {layers}")
     found = []
@@ -149,10 +176,12 @@ def _attention(fields: _Fields, width: int, layers: int, heads: int, cached_byte
     return found
 
 
-def _of_all(fields: _Fields) -> str:
-    """The kind of all layers where none is named."""
-    windowed = fields.raw.get("sliding_window") is not None and fields.raw.get("use_sliding_window", True)
-    return "sliding_attention" if windowed else "full_attention"
+def _undeclared(fields: _Fields, layers: int) -> list[str]:
+    """The kinds of layers where none is named: all alike, or every so many-th sees everything."""
+    if fields.raw.get("sliding_window") is None or not fields.raw.get("use_sliding_window", True):
+        return ["full_attention"] * layers
+    every = fields.count("sliding_window_pattern", _LARGEST)
+    return ["full_attention" if every and i % every == 0 else "sliding_attention" for i in range(1, layers + 1)]
 
 
 def _latent(fields: _Fields, width: int, layers: int, heads: int, cached_bytes: float) -> Attention:
@@ -180,9 +209,9 @@ def _mlp(fields: _Fields, width: int, layers: int) -> tuple[int, int, int, int]:
     active = fields.size("num_experts_per_tok", "moe_topk", "top_k")
     if active > experts:
         raise InputError(f"model {fields.source}: {active} of {experts} experts cannot be active")
-    shared = int(fields.raw.get("n_shared_experts") or fields.raw.get("num_shared_experts") or 0) * inner
-    shared += int(fields.raw.get("shared_expert_intermediate_size") or 0)
-    dense_layers = min(int(fields.raw.get("first_k_dense_replace") or 0), layers)
+    shared = (fields.count("n_shared_experts", experts) or fields.count("num_shared_experts", experts)) * inner
+    shared += fields.count("shared_expert_intermediate_size", _LARGEST)
+    dense_layers = fields.count("first_k_dense_replace", layers)
     routed = 1 - dense_layers / layers
     dense = matrices * width * fields.size("intermediate_size", default=inner)
     of_routed = matrices * width * shared + width * experts

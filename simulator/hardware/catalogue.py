@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,8 @@ def find_profile(name: str, asked: Asked = Asked()) -> Profile:
         return roofline(known_devices[device], known_models[model], name=name)
     if (path := Path(name)).is_file():
         return load_profile(path)
+    if name in known_devices:
+        raise InputError(f"hardware {name}: is a device: name a model too, {name}/{next(iter(known_models))}, or --model")
     raise InputError(
         f"hardware {name}: no such file, and not device/model with a device of {', '.join(known_devices)}"
         f" and a model of {', '.join(known_models)}"
@@ -76,7 +77,12 @@ def _modelled(name: str, asked: Asked) -> Profile:
             f"hardware {name}: --tp, --weights and --kv say how a roofline is made: name a device of "
             f"{', '.join(devices())} with --model, or device/model with a model of {', '.join(models())}"
         )
-    return roofline(device, model, name=called + asked.said, gpus=asked.gpus)
+    if asked.gpus is not None and (uneven := [a.heads for a in model.attention if a.heads % asked.gpus]):
+        raise InputError(f"--tp {asked.gpus}: does not divide the {uneven[0]} heads of {model.name}; engines refuse it")
+    try:
+        return roofline(device, model, name=called + asked.said, gpus=asked.gpus)
+    except ValueError as error:
+        raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
 
 
 def _in_formats(model: Model, asked: Asked) -> Model:
@@ -108,14 +114,23 @@ def _device(name: str) -> Device:
         raise InputError(
             f"hardware {name}: with --model a device is named, one of {', '.join(devices())}, or a JSON file of its own"
         )
-    try:
-        device = Device(**_own(Path(name), "hardware"))
-        sizes = (device.bf16_flops, device.bandwidth_bytes, device.memory_bytes, device.link_bytes)
-        if not all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes):
-            raise InputError(f"hardware {name}: bf16_flops, bandwidth_bytes, memory_bytes and link_bytes must be above 0")
-    except TypeError as error:
-        raise InputError(f"hardware {name}: not a device as devices.json has them: {first_paragraph(error)}") from None
+    raw, known = _own(Path(name), "hardware"), [field.name for field in fields(Device)]
+    if wrong := [f"lacks {name}" for name in known if name not in raw] + [
+        f"has {name}" for name in raw if name not in known
+    ]:
+        raise InputError(f"hardware {name}: {wrong[0]}; a device has {', '.join(known)}, as in devices.json")
+    device = Device(**raw)
+    for field, unit in _SIZES.items():
+        size = raw[field]
+        if field == "fp8_flops" and size is None:
+            continue
+        if isinstance(size, bool) or not isinstance(size, int | float) or not unit <= size <= 1e6 * unit:
+            raise InputError(f"hardware {name}: {field} must be from {unit:g} to {1e6 * unit:g} a device, got {size!r}")
     return device
+
+
+_SIZES = {"bf16_flops": 1e11, "fp8_flops": 1e11, "bandwidth_bytes": 1e9, "memory_bytes": 1e8, "link_bytes": 1e7}
+"""What the sizes of a device are at least; no device has a million times as much."""
 
 
 def _own(file: Path, what: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.policies.batch_adaptive import BatchAdaptive
-from simulator.policies.contract import CausalityError, Policy, StepView, verify_lengths
+from simulator.policies.contract import CausalityError, PeekError, Policy, StepView, verify_lengths
 from simulator.policies.fixed import Fixed
 from simulator.policies.k_by_batch import KByBatch
 from simulator.policies.kind import PolicyKind
@@ -15,7 +15,8 @@ from simulator.policies.spec import NO_DRAFTER, POLICIES, PolicySpec, policies_o
 from simulator.policies.threshold import Threshold
 
 __all__ = [
-    "NO_DRAFTER", "POLICIES", "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle", "Policy",
+    "NO_DRAFTER", "POLICIES", "BatchAdaptive", "CausalityError", "Fixed", "KByBatch", "LaggedScheduler", "Oracle",
+    "PeekError", "Policy",
     "PolicyKind", "PolicySpec", "PrefixScheduler", "StepView", "Threshold", "VllmAdaptive", "is_own", "policies_of",
     "policy_class", "take_up", "verify_lengths",
 ]  # fmt: skip

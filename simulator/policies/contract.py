@@ -9,6 +9,7 @@ position at a time, and what is admitted stays admitted.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -17,6 +18,10 @@ from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
 from simulator.records import Round
 from simulator.traces import rounded_survival
+
+
+class PeekError(InputError):
+    """A user's policy looked at what no engine can know."""
 
 
 class CausalityError(Exception):
@@ -50,8 +55,9 @@ class Policy(ABC):
 
     @property
     def name(self) -> str:
-        """The policy as users write it, parameter included; what is wrong with it is told under that name."""
-        return type(self).__name__
+        """The policy as users write it, parameter included, by default as its class is called: PrefixScheduler is
+        prefix_scheduler. What is wrong with it is told under that name."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     @classmethod
     def parameters(cls, text: str) -> tuple[Any, ...]:

@@ -34,7 +34,9 @@ class KByBatch(Policy):
     @classmethod
     def parse(cls, text: str) -> KByBatch:
         """Rows as users write them: 8=7/32=3."""
-        rows = (row.split("=") for row in text.split("/"))
+        rows = [row.split("=") for row in text.split("/")]
+        if wrong := ["=".join(row) for row in rows if len(row) != 2]:
+            raise ValueError(f"{wrong[0] or 'nothing'} is no row REQUESTS=K")
         return cls(tuple((whole(requests), whole(k)) for requests, k in rows))
 
     @property

@@ -22,7 +22,7 @@ from typing import Any
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.policies.contract import CausalityError, Policy, StepView
+from simulator.policies.contract import CausalityError, PeekError, Policy, StepView
 
 _WRITTEN = re.compile(
     r"(?P<file>.+\.py):(?P<class_name>[A-Za-z_]\w*)(?:#(?P<digest>[0-9a-f]{8}))?(?P<colon>:(?P<parameter>.*))?", re.DOTALL
@@ -216,7 +216,9 @@ def _told(policy: str, file: str) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.filename == file:
             lines = [error.lineno]
         line = f"line {lines[-1]}: " if lines else ""
-        kind = "" if isinstance(error, CausalityError | ValueError) else f"{type(error).__name__}: "
+        if isinstance(error, CausalityError):
+            raise PeekError(f"policy {policy}: {line}{str(error).removeprefix(f'{policy}: ')}") from None
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise InputError(f"policy {policy}: {line}{kind}{error}") from None
 
 

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from drafters.cache import Positions
+from drafters.dense import DenseText, record_anchors
 from drafters.kinds.block import DSpark, MarkovHead
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.ngram import NGram
+from drafters.kinds.text import TextDrafter
 from drafters.sampling import Draws, Proposal
 from drafters.target import Target
+from simulator.errors import InputError
 from simulator.records import Sampling
 from tests.drafters.conftest import ALL, LEARNED, VOCAB
 
@@ -105,6 +108,29 @@ class TestEveryDrafter:
             state.move(torch.tensor([1]), torch.tensor([0]))
             kept = drafter.propose(state, slice(0, 1), TEXT[1:, 6], Positions.of([6], 1, TEXT.device), Sampling(), u)
         assert torch.equal(kept.tokens, second.tokens)
+
+
+@pytest.mark.parametrize(
+    ("draft", "said"),
+    [([1] * 9, "drafts 9 tokens where at most 3"), ([VOCAB], f"drafts token {VOCAB}"), ([-1], "drafts token -1")],
+)
+def test_what_no_text_may_draft_is_one_sentence(draft: list[int], said: str, target: Target) -> None:
+    class Text:
+        def append(self, token: int) -> None:
+            pass
+
+        def follow(self, gamma: int) -> list[int]:
+            return draft
+
+    class Bad(TextDrafter):
+        kind = "bad"
+
+        def new_text(self) -> Text:
+            return Text()
+
+    text = DenseText((1, 3), (4, 1), (3, 3, 3), False, (0,))
+    with pytest.raises(InputError, match=f"drafter bad: .*{said}"):
+        record_anchors(target, [Bad(3)], [text], Sampling())
 
 
 @pytest.mark.parametrize("name", list(LEARNED))

@@ -137,6 +137,11 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
         choose_drafters(load_pair("tiny"), ["medusa"])
 
 
+def test_a_pair_may_name_the_target_of_a_bundled_one(tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text("target: tiny\ndrafters: {ngram: ngram}\n")
+    assert load_pair(str(tmp_path / "pair.yaml")).target == load_pair("tiny").target
+
+
 def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text("target: ./target\ndrafters: {mine: ./drafter, ngram: ngram, hub: org/name}\n")
     pair = load_pair(str(tmp_path / "pair.yaml"))
