@@ -161,7 +161,7 @@ def test_overload_opens_no_report_with_what_is_kept() -> None:
 def commands(html: str) -> list[list[str]]:
     """Command lines that a page tells to type; those of which it only gives the name are left out."""
     found = re.findall(r"<(?:code|pre[^>]*)>((?:harness|tuner) [^<]*)</(?:code|pre)>", html)
-    return [words for words in (shlex.split(unescape(line)) for line in found) if len(words) > 2]
+    return [words for words in (shlex.split(unescape(line)) for line in found) if len(words) > 2 + (words[1] == "hardware")]
 
 
 def test_commands_to_type_next_can_be_pasted() -> None:
