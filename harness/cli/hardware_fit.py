@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,6 @@ import typer
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, KvFormat, ModelFile, Out, Weights, profile_of
-from results.store.commands import typed
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def fit(
                 f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
             )
         say(console, f"the profile is in {written}")
-        say(console, f"it goes where a profile's name does: {typed('harness', 'simulate', 'latest', '--hardware', written)}")
+        say(console, f"simulate, search and sensitivity take it: {shlex.join(['--hardware', str(written)])}")
 
 
 def predict(

@@ -67,7 +67,7 @@ _RESPONSES, _TOKENS = 100, 400
 
 
 class _Walk(NamedTuple):
-    """When requests had their first and their last token, and how many they had, by request."""
+    """When requests had their first and their last token, by request."""
 
     first_s: Floats
     finish_s: Floats

@@ -15,6 +15,7 @@ from results.store.database import Store
 from simulator.averages import ASSUMPTIONS, Averages, numbers, trace_of
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
+from simulator.hardware.architecture import named
 
 ALL = "all"
 """The domain of averages that name none."""
@@ -124,10 +125,7 @@ def target_of(text: str) -> tuple[str, str]:
         config = None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"--target {text}: is no model's config.json: it has no model_type")
-    if config.get("_name_or_path"):
-        return str(config["_name_or_path"]), ""
-    own = file.name.removesuffix(".json").removesuffix("config").rstrip(".-_")
-    return own or file.resolve().parent.name, file.name
+    return named(file, config), "" if config.get("_name_or_path") else file.name
 
 
 def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -> str:

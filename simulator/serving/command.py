@@ -136,6 +136,10 @@ def _of_models(models: Models, modelled: str) -> list[str]:
     target, notes = models.target, list[str]()
     if not same_model(modelled, target):
         notes.append(f"the profile is of {modelled}, the traces are of {target}: no such system was measured or modelled")
+    if not target:
+        notes.append(
+            f"MODEL is the target, which nothing recorded here names{f'; the profile is of {modelled}' if modelled else ''}"
+        )
     if models.named_after:
         notes.append(f"{target} is the name of {models.named_after}: put the model's folder or hub name in its place")
     return notes

@@ -100,3 +100,12 @@ class TestEveryEngine:
 def test_facts_that_contradict_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(VLLM, **changes)  # type: ignore[arg-type]
+
+
+def test_a_target_that_nobody_named_is_said_to_be_missing() -> None:
+    made = serve(
+        VLLM, Models(), recording("none"), NO_DRAFTER, modelled="llama-3.1-8b", request_cap=CAP, step_tokens=8192, gpus=1,
+        replicas=1, drafting="greedy",
+    )  # fmt: skip
+    assert made.command.startswith("vllm serve MODEL")
+    assert any("MODEL is the target" in note and "llama-3.1-8b" in note for note in made.notes)
