@@ -70,6 +70,8 @@ def tabled(
     trials: list[Trial] = []
     while len(trials) < what.trials:
         proposals = propose(what.space, trials, starts, BATCH, objective=what.objective, sampler=sampler, seed=seed)
+        if not proposals:  # an engine runs fewer configurations than a search would try
+            break
         batch = len(trials) // BATCH
         trials += [
             Trial(
