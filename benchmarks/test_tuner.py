@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def grounded(store: Store, **options: Any) -> tuple[StudyPlan, StudyInputs]:
-    plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), **options)
+    plan = StudyPlan(profile=find_profile("h100/qwen3-4b"), engine=None, **options)  # every policy there is
     return plan, study_inputs(store, store.find_run("latest"), plan, QUIET)
 
 

@@ -17,7 +17,7 @@ from drafters.cache import Positions
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import Draws, Proposal, finite, not_finite, probabilities, sample, verify, verify_greedy
-from drafters.target import Target
+from drafters.target import Target, TargetPass
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
@@ -64,6 +64,22 @@ class Decoded:
     def anchor_position(self) -> int:
         """Text position of the last committed token."""
         return len(self.request.prompt) + len(self.token_ids) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was decoded of a request, as it can be kept: all of `Decoded` but the request and its random stream."""
+
+    number: int
+    """Which request, as whoever asked counts them."""
+    token_ids: list[int]
+    rounds: list[Round]
+    finish: FinishReason | None
+
+    @classmethod
+    def of(cls, number: int, decoded: Decoded) -> Said:
+        """Up to now."""
+        return cls(number, list(decoded.token_ids), list(decoded.rounds), decoded.finish)
 
 
 def decode(
@@ -159,14 +175,40 @@ class Batch:
             self._prefill(new[:count])
             new = new[count:]
 
-    def _prefill(self, new: list[tuple[int, Decoded]]) -> None:
-        """Fill the next rows, and draw each response's first token from the target alone."""
+    def take_up(self, request: DecodeRequest, said: Said) -> Decoded:
+        """Go on with a request where a batch of the same settings was stopped: its text is read anew, nothing is drawn.
+
+        One that is finished takes no row.
+        """
+        decoded = Decoded(request, np.random.Generator(np.random.Philox(seed=request.seed)), finish=said.finish)
+        decoded.token_ids += said.token_ids
+        decoded.rounds += said.rounds
+        drawn = 2 * self.drafter.gamma + 1 if self.sampling.temperature else 0
+        decoded.random.random(1 + drawn * len(said.rounds))
+        if said.finish is None:
+            self._observe_new([(said.number, decoded)], *self._read([(said.number, decoded)]))
+        return decoded
+
+    def _read(self, new: list[tuple[int, Decoded]]) -> tuple[Positions, Tensor, TargetPass]:
+        """The target's pass over texts up to their anchors, into the next rows: (positions, lengths, what it saw)."""
         rows = slice(len(self.running), len(self.running) + len(new))
-        length = self._tensor([len(d.request.prompt) for _, d in new])
-        ids = _padded([list(d.request.prompt) for _, d in new], self.target.device)
+        texts = [[*d.request.prompt, *d.token_ids[:-1]] for _, d in new]
+        ids = _padded(texts, self.target.device)
         positions = Positions.of([0] * len(new), ids.shape[1], ids.device)
         seen = self.target.forward(ids, positions, self.cache, rows, self.drafter.tap_layers)
-        last = seen.hidden[torch.arange(len(new), device=ids.device), length - 1]
+        return positions, self._tensor([len(t) for t in texts]), seen
+
+    def _observe_new(self, new: list[tuple[int, Decoded]], positions: Positions, length: Tensor, seen: TargetPass) -> None:
+        """Let the drafter take in texts that were read, whose requests run from now on."""
+        rows = slice(len(self.running), len(self.running) + len(new))
+        text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], self.target.device)
+        self.drafter.observe(self.state, rows, positions, seen.taps, text, length)
+        self.running += new
+
+    def _prefill(self, new: list[tuple[int, Decoded]]) -> None:
+        """Fill the next rows, and draw each response's first token from the target alone."""
+        positions, length, seen = self._read(new)
+        last = seen.hidden[torch.arange(len(new), device=length.device), length - 1]
         uniform = torch.tensor([d.random.random() for _, d in new], dtype=torch.float64)
         logits = self.target.head(last)
         for (_, decoded), fine in zip(new, finite(logits).tolist(), strict=True):
@@ -175,9 +217,7 @@ class Batch:
         first = sample(probabilities(self.sampling, logits), uniform)
         for (_, decoded), token in zip(new, first.tolist(), strict=True):
             self._commit(decoded, [token])
-        text = _padded([[*d.request.prompt, *d.token_ids] for _, d in new], ids.device)
-        self.drafter.observe(self.state, rows, positions, seen.taps, text, length)
-        self.running += new
+        self._observe_new(new, positions, length, seen)
 
     def round(self, load: StepLoad | None = None) -> None:
         """One propose → verify → commit of every running request; `load` is what the step holds, by default nothing else."""

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
+from itertools import islice
 
 import torch
 
 from drafters.clock import seconds_now
-from drafters.decoding import Batch, Decoded, DecodeRequest, ShownConfidences
+from drafters.decoding import Batch, Decoded, DecodeRequest, Said, ShownConfidences
 from drafters.kinds.contract import Drafter
 from drafters.target import Target
 from simulator.hardware.cost import StepLoad
@@ -79,6 +80,28 @@ class ServedRequest:
     decoded: Decoded
 
 
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Where a server stands between two steps, as it can be kept; caches are not, since texts can be read anew."""
+
+    clock_s: float
+    emitted: int
+    due: list[float]
+    waiting: list[int]
+    """Requests by number, first come first."""
+    arrived_s: list[float]
+    """Of each request so far."""
+    first_s: dict[int, float]
+    """Of each that runs."""
+    running: list[Said]
+    """By row."""
+    served: list[tuple[float, float, float, Said]]
+    """Arrival, first token and end of each, and what was said."""
+    steps: list[StepRecord]
+    told: list[tuple[list[int], list[int]]]
+    """What the policy was told after each round."""
+
+
 class Server:
     """A target with a drafter and a policy, serving N users of a closed loop or arrivals of an open one."""
 
@@ -122,9 +145,41 @@ class Server:
         self._waiting: deque[tuple[int, DecodeRequest]] = deque()
         self._arrived_s: list[float] = []
         self._first_s: dict[int, float] = {}
+        self._told: list[tuple[list[int], list[int]]] = []
         self.clock_s, self.emitted = 0.0, 0
         self.steps: list[StepRecord] = []
         self.served: list[ServedRequest] = []
+
+    @property
+    def state(self) -> ServerState:
+        """Where it stands."""
+        served = [(s.arrival_s, s.first_s, s.finish_s, Said.of(s.number, s.decoded)) for s in self.served]
+        return ServerState(
+            self.clock_s, self.emitted, list(self._due), [n for n, _ in self._waiting], list(self._arrived_s),
+            dict(self._first_s), [Said.of(n, d) for n, d in self._batch.running], served, list(self.steps), list(self._told),
+        )  # fmt: skip
+
+    def take_up(self, left: ServerState) -> None:
+        """Go on where a server of the same settings was stopped; to be called before the first step.
+
+        Requests draw on from where their streams were, and the policy is told again what it was told. What is read anew is
+        on nobody's clock.
+        """
+        asked = list(islice(self._requests, len(left.arrived_s)))
+        if self._arrivals is not None:
+            deque(islice(self._arrivals, len(left.arrived_s) + len(left.due)), maxlen=0)
+        self.clock_s, self.emitted, self.steps = left.clock_s, left.emitted, list(left.steps)
+        self._due, self._arrived_s, self._first_s = list(left.due), list(left.arrived_s), dict(left.first_s)
+        self._waiting, self._told = deque((n, asked[n]) for n in left.waiting), list(left.told)
+        with torch.inference_mode():
+            for said in left.running:
+                self._batch.take_up(asked[said.number], said)
+        for arrival_s, first_s, finish_s, said in left.served:
+            decoded = self._batch.take_up(asked[said.number], said)
+            self.served.append(ServedRequest(said.number, arrival_s, first_s, finish_s, decoded))
+        if self._batch.policy is not None:
+            for verified, accepted in left.told:
+                self._batch.policy.learn(verified, accepted)
 
     def run(self, until_s: float) -> None:
         """Step on until the clock has passed `until_s` or nothing is left to do."""
@@ -148,6 +203,8 @@ class Server:
         )  # fmt: skip
         if running:
             batch.round(load)
+            rounds = [d.rounds[-1] for d in running]
+            self._told.append(([r.verified for r in rounds], [r.accepted for r in rounds]))
         prefilled_from = self._now()
         for each in new:  # one at a time: what a pass takes must not depend on who else comes
             batch.admit(deque([each]))

@@ -63,6 +63,14 @@ class Parts:
             self.keep(name, found)
         return found
 
+    def under(self, whole: str) -> Keep:
+        """Parts of a larger one, which may be called as those of another."""
+
+        def part(name: str, kind: type[T], make: Callable[[], T], /) -> T:
+            return self.part(f"{whole}: {name}", kind, make)
+
+        return part
+
     def kept(self, name: str, kind: type[T]) -> T | None:
         """A part that is kept; None where it is yet to be made."""
         file = self._file(name)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import msgspec
 
-from drafters.serving import Server, StepRecord
+from drafters.serving import Server, ServerState, StepRecord
 from harness.console import Watcher
 from harness.hardware.effort import Effort
 from harness.hardware.measure import Measured, loaded_pair, profile
@@ -45,6 +45,8 @@ from simulator.simulation import ready
 
 _LIVE_SHARE, _BELIEVED_SHARE = 0.75, 0.1
 """Shares of the time: for live slices, and for the profile that schedulers believe in."""
+_KEPT_S = 5.0
+"""What live servers have done is kept so often."""
 _SLICE_S, _LOOKS = 0.2, 40
 """A live server runs so long at a time; and so often in a sweep over the grid live servers are looked after."""
 _CONTEXT = 512
@@ -73,18 +75,19 @@ def validate_run(
     sampling = msgspec.convert(row["sampling"], Generation).sampling
     pair = pair_of(row)
 
+    settled = [run_id, asdict(plan), hardware and hardware.digest]
+    parts = Parts(store.file.parent, "validation", settled, watcher)
+
     def served() -> Served:
-        watcher.say(f"live for about {plan.time_limit_s:.0f} s; a stop before that is over keeps nothing, one after it all")
+        watcher.say(f"live for about {plan.time_limit_s:.0f} s, of which a stop loses {_KEPT_S:.0f} at most")
         with loaded_pair(pair, drafters=list(gammas), gammas=gammas) as measured:
             tasks = read_prompts(store, run_id, measured.target, live)
             engine = LiveEngine(
                 measured.target, measured.drafters, sampling, tasks, plan.max_new_tokens, plan.seed, drafting
             )
-            found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware)
+            found, believed, servers = _measure(measured, engine, points, recordings, plan, watcher, hardware, parts)
         return Served(dump_profile(found), dump_profile(believed), [Ran.of(server) for server in servers.values()])
 
-    settled = [run_id, asdict(plan), hardware and hardware.digest]
-    parts = Parts(store.file.parent, "validation", settled, watcher)
     lived = parts.part("live", Served, served)
     found, believed = parse_profile(lived.found), parse_profile(lived.believed)
     ready(watcher.say)
@@ -140,6 +143,7 @@ def _measure(
     plan: ValidationPlan,
     watcher: Watcher,
     hardware: Profile | None,
+    parts: Parts,
 ) -> tuple[Profile, Profile, dict[LivePoint, Server]]:
     """(profile to simulate with, profile that schedulers believe in, servers that have run)."""
     most = max(plan.concurrency)
@@ -150,7 +154,7 @@ def _measure(
 
     if hardware is None:
         watcher.say("measuring what schedulers believe in")
-        believed, _ = profile(measured, effort(_BELIEVED_SHARE), watcher)
+        believed, _ = profile(measured, effort(_BELIEVED_SHARE), watcher, keep=parts.under("believed"))
     else:
         believed = hardware
     servers = {}
@@ -158,10 +162,11 @@ def _measure(
         recording = walked(point.recording, recordings.keys)
         cost = cost_of(believed, point.policy, recording, most, _step_tokens(point, engine.tasks))
         servers[point] = engine.server(point, cost, recordings.weights(recording))
-    live = _Turns(list(servers.values()))
+    live = _Turns(list(servers.values()), parts)
     if hardware is None:
         watcher.say(f"{len(points)} live points, by turns with the profile")
-        found, _ = profile(measured, effort(1 - _BELIEVED_SHARE), watcher, others=[live.catch_up] * _LOOKS)
+        others = [live.catch_up] * _LOOKS
+        found, _ = profile(measured, effort(1 - _BELIEVED_SHARE), watcher, others=others, keep=parts.under("found"))
     else:
         found = believed
         live.run(plan.time_limit_s, watcher)
@@ -169,12 +174,28 @@ def _measure(
     return replace(found, padded=True), replace(believed, padded=True), servers
 
 
-class _Turns:
-    """Live servers by turns, a slice each: whoever has said the fewest tokens goes next."""
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """How far live servers have come."""
 
-    def __init__(self, servers: Sequence[Server]) -> None:
-        self._servers = [(0, number, server) for number, server in enumerate(servers)]
-        self._started, self._live_s = time.monotonic(), 0.0
+    gone_s: float
+    """Since they began, other work and none of the time between two sittings included."""
+    live_s: float
+    servers: list[ServerState]
+
+
+class _Turns:
+    """Live servers by turns, a slice each: whoever has said the fewest tokens goes next. They go on with what is kept."""
+
+    def __init__(self, servers: Sequence[Server], parts: Parts) -> None:
+        self._all, self._parts = servers, parts
+        left = parts.kept("live so far", LiveState) or LiveState(0.0, 0.0, [])
+        for server, state in zip(servers, left.servers, strict=False):  # none at first
+            server.take_up(state)
+        self._servers = [(server.emitted, number, server) for number, server in enumerate(servers)]
+        heapify(self._servers)
+        self._kept_s = time.monotonic()
+        self._started, self._live_s = self._kept_s - left.gone_s, left.live_s
 
     def catch_up(self) -> None:
         """Slices until live servers have had their share of the time so far."""
@@ -192,7 +213,12 @@ class _Turns:
         _, number, server = heappop(self._servers)
         server.run(server.clock_s + _SLICE_S)
         heappush(self._servers, (server.emitted, number, server))
-        self._live_s += time.monotonic() - started
+        now = time.monotonic()
+        self._live_s += now - started
+        if now - self._kept_s > _KEPT_S:
+            states = [server.state for server in self._all]
+            self._parts.keep("live so far", LiveState(now - self._started, self._live_s, states))
+            self._kept_s = time.monotonic()
 
 
 def _step_tokens(point: LivePoint, tasks: Mapping[str, Sequence[LiveRequest]]) -> int:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -13,7 +14,7 @@ from scipy.stats import chisquare
 from drafters.decoding import DecodeRequest, decode
 from drafters.kinds.contract import Drafter
 from drafters.sampling import Proposal
-from drafters.serving import Server
+from drafters.serving import Server, ServerState
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
@@ -84,6 +85,39 @@ def test_responses_are_those_of_the_decode_loop(name: str, make: Callable[[str],
     server = Server(target, make(name), Sampling(), policy, iter(requests), users=5, rows=4, longest=20)
     server.run(np.inf)
     assert {s.number: s.decoded.token_ids for s in server.served} == alone
+
+
+@pytest.mark.parametrize("steps", [1, 4, 17])
+@pytest.mark.parametrize("policy", ["fixed:2", "batch_adaptive:0.5"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ALL)
+def test_a_stopped_server_goes_on_to_the_same_end(
+    name: str, temperature: float, policy: str, steps: int, make: Callable[[str], Drafter], target: Target
+) -> None:
+    """By what can be kept in a file: responses, rounds and what a policy that learns decides are those of one never
+    stopped."""
+
+    def new() -> Server:
+        requests = (DecodeRequest(PROMPT[: 1 + i % 5], 3 + i % 9, (3, i)) for i in range(12))
+        bound = PolicySpec.parse(policy).bind(cost())
+        return Server(target, make(name), Sampling(temperature), bound, requests, users=5, rows=4, longest=20)
+
+    def outcome(server: Server) -> dict[int, object]:
+        rounds = {s.number: [(r.drafted, r.verified, r.accepted) for r in s.decoded.rounds] for s in server.served}
+        return {s.number: (s.decoded.token_ids, s.decoded.finish, rounds[s.number]) for s in server.served}
+
+    whole, stopped, resumed = new(), new(), new()
+    whole.run(np.inf)
+    for _ in range(steps):
+        stopped.step()
+    kept = msgspec.msgpack.encode(stopped.state)
+    resumed.take_up(msgspec.msgpack.decode(kept, type=ServerState))
+    assert resumed.state == stopped.state
+    resumed.run(np.inf)
+    assert outcome(resumed) == outcome(whole)
+    assert [s.load for s in resumed.steps] == [s.load for s in whole.steps]
+    starts = [s.start_s for s in resumed.steps]
+    assert starts == pytest.approx(np.cumsum([0, *(s.seconds for s in resumed.steps[:-1])]).tolist())
 
 
 def test_the_books_balance(make: Callable[[str], Drafter], target: Target) -> None:

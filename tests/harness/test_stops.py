@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -253,20 +254,38 @@ def test_a_validation_goes_on_after_what_was_measured(how: signal.Signals, recor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", STOPS)
-def test_what_is_served_live_is_not_kept_before_it_is_over(how: signal.Signals, recorded: Path, tmp_path: Path) -> None:
-    command = f"harness validate --time-limit 60 --concurrency 1 --hardware h100/qwen3-4b --drafter none --out {tmp_path}"
+@pytest.mark.parametrize("measured", [False, True])
+def test_live_servers_go_on_in_the_middle(how: signal.Signals, measured: bool, recorded: Path, tmp_path: Path) -> None:
+    """With a profile that is given, and with one that is measured by turns with them."""
+    hardware = "" if measured else "--hardware h100/qwen3-4b "
+    command = (
+        f"harness validate --time-limit 24 --concurrency 2 {hardware}--drafter none --max-new-tokens 8 --out {tmp_path}"
+    )
     (tmp_path / recorded.name).write_bytes(recorded.read_bytes())
     process = start(command)
-    assert process.stderr is not None
     with killed_after(120, process):
-        while not (line := process.stderr.readline()).startswith("live for about"):
-            assert line, "it ended before"
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
+        while not live_states(tmp_path):
+            assert process.poll() is None, "it ended before"
+            time.sleep(0.1)
+        process.send_signal(how)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + how, stderr
-    assert stderr.splitlines()[-1] == f"harness: stopped; nothing new is kept, begin again with: {command}"
-    assert query(tmp_path, "SELECT count(*) FROM validations") == [(0,)]
+    [last] = live_states(tmp_path)
+    said = gone_on(stderr.strip().splitlines()[-1].split("go on with: ")[1])
+    assert "goes on after " in said
+    [(seconds, steps)] = query(tmp_path, "SELECT seconds, steps FROM validations")
+    [server] = last["servers"]
+    assert seconds > server["clock_s"] > 0
+    assert steps > len(server["steps"]) > 0
+    if not measured:  # else there are three sweeps at least, however long they take
+        assert seconds < 24.5  # of both sittings and one slice more; not of another whole one after the first
     assert not (tmp_path / "unfinished").exists()
+
+
+def live_states(out: Path) -> list[Any]:
+    """What is kept of live servers, if anything is."""
+    parts = [msgspec.msgpack.decode(file.read_bytes()) for file in out.rglob("*.part")]
+    return [part for part in parts if isinstance(part, dict) and "live_s" in part]
 
 
 @pytest.mark.slow
