@@ -14,7 +14,8 @@ from simulator.load import Users
 from simulator.policies import NO_DRAFTER
 
 _SHOWN: Final[Metric] = "output_tok_s"
-"""What is told of a point of which nothing was measured."""
+_SHOWN_OPEN: Final[Metric] = "tpot_mean_ms"
+"""What is told of a point of which nothing was measured; of an open one, whose throughput is what is asked."""
 
 
 class Predicted(NamedTuple):
@@ -65,7 +66,7 @@ def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Pre
     return [
         Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
         for point in points if not point.given
-        for metric in (tuple(point.values) or (_SHOWN,))
+        for metric in (tuple(point.values) or (_SHOWN if point.load.users is not None else _SHOWN_OPEN,))
     ]  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
     """By load, where there is something to choose from."""
     best = []
     for here in _comparable(points):
-        values = {point.line: _throughput(found, point) for point in here}
+        values = {point.line: found.speed(point)[0] for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
         told = [_measured(found, point) for point in here]
@@ -88,8 +89,8 @@ def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
 
 def _gain(found: Calibration, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
     """What one gives more than the other; what moves both alike cancels, the noise of two measurements does not."""
-    slope = found.gradient(one, _SHOWN) - found.gradient(plain, _SHOWN)
-    ratio = _throughput(found, one) / _throughput(found, plain)
+    (speed, its), (before, other) = found.speed(one), found.speed(plain)
+    slope, ratio = its - other, speed / before
     far = DOUBLING * np.hypot(found.doublings(one), found.doublings(plain))
     deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2 + far**2))
     ends = (float(ratio * np.exp(sign * 1.96 * deviation)) - 1 for sign in (-1, 1))
@@ -106,7 +107,7 @@ def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Cros
             if plain is not None and point is not plain and isinstance(point.load, Users):
                 pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
     for at in (loads for loads in pairs.values() if len(loads) > 1):
-        predicted = {u: _throughput(found, one) / _throughput(found, none) for u, (one, none) in at.items()}
+        predicted = {u: found.speed(one)[0] / found.speed(none)[0] for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
         gains = {u: _gain(found, one, none) for u, (one, none) in at.items()}
@@ -138,16 +139,14 @@ def _comparable(points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
     return sorted(some, key=lambda here: here[0].load.users or 0)
 
 
-def _throughput(found: Calibration, point: MeasuredPoint) -> float:
-    return found.loops[point.line].value(_SHOWN, found.factors, found.base.profile.gpus)
-
-
 def _measured(found: Calibration, point: MeasuredPoint) -> float | None:
-    """Tokens a second of all GPUs, as far as it was measured; else how fast a token comes, on the same scale."""
+    """As `Calibration.speed`: tokens a second of all GPUs as far as it was measured, else how fast a token comes."""
     values = point.values
+    each_ms = values.get("tpot_mean_ms", values.get("tpot_ms"))
+    if point.load.users is None:
+        return None if each_ms is None else 1e3 / each_ms
     if "output_tok_s" in values:
         return values["output_tok_s"]
     if "output_tok_s_per_gpu" in values:
         return values["output_tok_s_per_gpu"] * found.base.profile.gpus
-    each_ms = values.get("tpot_mean_ms", values.get("tpot_ms"))
-    return None if each_ms is None or not isinstance(point.load, Users) else 1e3 * point.load.users / each_ms
+    return None if each_ms is None else 1e3 * point.load.users / each_ms

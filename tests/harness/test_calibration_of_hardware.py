@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.hardware.calibration import Calibration, Served, acceptance_of, calibrate, next_measurement, recorded_of, serve
+from harness.hardware.calibration import Calibration, calibrate, next_measurement
 from harness.hardware.forecast import crossovers, predictions, winners
+from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.terms import TERMS, Base, Factors, TermName, captured_sizes, with_factors
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile, kernels_of
-from simulator.load import Users
+from simulator.load import Arrivals, Users
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import simulate
 
@@ -186,6 +188,45 @@ def test_a_finite_client_drains(tmp_path: Path) -> None:
     assert finite.value("output_tok_s", ones, 1) < 0.75 * endless.value("output_tok_s", ones, 1)
     assert finite.value("tpot_ms", ones, 1) < endless.value("tpot_ms", ones, 1)
     assert endless.value("output_tok_s_per_gpu", ones, 2) == pytest.approx(endless.value("output_tok_s", ones, 2) / 2)
+
+
+@pytest.mark.parametrize(("rate", "kind"), [(2, "none,0,"), (25, "none,0,"), (25, "dspark,5,3.1"), (60, "dspark,5,3.1")])
+def test_arrivals_are_a_queue_that_shares_the_server(rate: float, kind: str, tmp_path: Path) -> None:
+    """What a token takes, from closed loops and a queueing law, is what simulated arrivals come to."""
+    file = tmp_path / "open.csv"
+    file.write_text(
+        HEAD.replace("concurrency", "rate").replace("output_tok_s", "tpot_mean_ms") + f"{rate},{kind},200,150,,predict\n"
+    )
+    [point] = read_measured(file).points
+    factors = drawn(1)
+    loop = opened(point, base(0))
+    setup = Setup(
+        load=Arrivals(rate), policy=point.policy, profile=with_factors(base(0), factors), seed=7, seconds=240 + 4000 / rate,
+        prompt_tokens=200, output_tokens=150, limits=EngineLimits(request_cap=1024), ramp=0.25,
+    )  # fmt: skip
+    found = simulate(setup, recorded_of(point))
+    assert loop.value("tpot_mean_ms", factors, 1) == pytest.approx(1e3 * found.means["tpot"], rel=0.05)
+    assert loop.value("output_tok_s", factors, 1) == pytest.approx(found.throughput.value, rel=0.08)
+
+
+def test_arrivals_at_constant_rates_of_service_are_known_in_closed_form() -> None:
+    """As many answers a second whoever is there: M/M/1 shared, where who comes is one of n with (1 − ρ) ρⁿ⁻¹."""
+    ones = dict.fromkeys(TERMS, 1.0)
+
+    class Steady:
+        def __init__(self, users: int) -> None:
+            self.users = users
+
+        def value(self, metric: str, factors: Factors, gpus: int) -> float:
+            return 100.0 if metric == "output_tok_s" else float(self.users)
+
+    users = tuple(2**i for i in range(11))
+    loops: Any = tuple(Steady(n) for n in users)
+    for rho in (0.1, 0.5, 0.9):
+        queue = Open(10 * rho, 10, users, loops)
+        assert queue.running(ones) == pytest.approx(1 / (1 - rho), rel=1e-6)
+        assert queue.value("tpot_mean_ms", ones, 1) == pytest.approx(1 / (1 - rho), rel=1e-6)
+    assert Open(11.0, 10, users, loops).running(ones) == 1024
 
 
 def test_what_is_far_from_what_was_given_is_less_sure(tmp_path: Path) -> None:

@@ -1,0 +1,314 @@
+"""Measured points, simulated: what a server would have been measured at under any factors on a profile's terms.
+
+A closed loop is simulated once for every term (`harness.hardware.terms`); from then on any factors are a weighted sum. An
+open one is a queue whose server shares itself: closed loops say how many answers so many requests finish a second, and how
+long their tokens take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.terms import TERMS, Base, Factors, TermName, launched, part_of
+from simulator.averages import Averages, trace_of
+from simulator.engine.state import REQUEST, Records
+from simulator.errors import InputError
+from simulator.hardware.cost import Longest, StepLoad
+from simulator.hardware.profile import Profile
+from simulator.load import Arrivals, Users
+from simulator.plain import cost_of
+from simulator.policies import NO_DRAFTER
+from simulator.requests import CHUNK
+from simulator.setup import EngineLimits
+from simulator.simulation import Prepared, Simulator, prepare
+
+Floats = npt.NDArray[np.float64]
+
+_STEP_TOKENS: Final = 8192
+"""Tokens of a pass, prompts included: vLLM's default on such GPUs."""
+_BESIDE: Final = 1024
+"""Tokens that a pass leaves to prompts at least."""
+_ANSWERS: Final = 12
+"""Answers that each user of an endless load gets, of which those in the middle count."""
+_FEWEST, _MOST = 200, 3000
+"""Requests of an endless load."""
+_MIDDLE: Final = (0.25, 0.85)
+"""Of its requests, by when they finish."""
+_SPREAD: Final = 0.5
+"""Coefficient of variation of the lengths of answers in an endless load: users whose answers are all as long would stay in
+lockstep."""
+_FLOORS_S: Final = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""What launching the kernels of a pass takes, at which the target's passes are simulated; linear in between."""
+_MOST_USERS, _ROOM = 1024, 4.0
+"""Closed loops behind an open one: so many users at most, and as many as finish so many times its answers by the base."""
+_ACCEPTED: Final = 0.65
+"""The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows."""
+_ODDS: Final = (0.15, 0.4, 0.7, 1.0, 1.5, 2.5, 6.0)
+"""Odds that are simulated, in units of those."""
+_RESPONSES, _TOKENS = 100, 400
+"""Of the traces that requests walk."""
+
+
+class _Walk(NamedTuple):
+    """When requests had their first and their last token, by request."""
+
+    first_s: Floats
+    finish_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A closed loop, served: its times under any factors."""
+
+    users: int
+    tokens: Floats
+    """Of each answer."""
+    finite: bool
+    parts: Mapping[TermName, _Walk]
+    floors: tuple[_Walk, ...]
+    """What launching adds, where it takes each of `_FLOORS_S`; empty where no pass has to be launched."""
+    launch_s: float
+    """What a factor of 1 on launching stands for."""
+
+    def running(self, factors: Factors) -> float:
+        """Requests that run at once."""
+        return self.users
+
+    def times(self, factors: Factors) -> _Walk:
+        """All requests' times."""
+        walks = [(factors[name], walk) for name, walk in self.parts.items()]
+        if self.floors:
+            walks.append((factors["target"], self._launches(factors)))
+        return _Walk(*(np.sum([factor * walk[i] for factor, walk in walks], 0) for i in range(2)))
+
+    def _launches(self, factors: Factors) -> _Walk:
+        floor_s = min(factors["launch"] * self.launch_s / factors["target"], _FLOORS_S[-1])
+        right = min(max(int(np.searchsorted(_FLOORS_S, floor_s)), 1), len(_FLOORS_S) - 1)
+        share = (floor_s - _FLOORS_S[right - 1]) / (_FLOORS_S[right] - _FLOORS_S[right - 1])
+        low, high = self.floors[right - 1], self.floors[right]
+        return _Walk(*(below + share * (above - below) for below, above in zip(low, high, strict=True)))
+
+    def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
+        """What would be measured."""
+        first_s, finish_s = self.times(factors)
+        order = np.argsort(finish_s, kind="stable")
+        begin, end = (0, len(order)) if self.finite else (int(share * len(order)) for share in _MIDDLE)
+        counted = order[begin:end]
+        if metric in ("output_tok_s", "output_tok_s_per_gpu"):
+            since_s = 0.0 if self.finite else float(finish_s[order[begin - 1]])
+            rate = float(self.tokens[counted].sum()) / max(float(finish_s[order[end - 1]]) - since_s, 1e-12)
+            return rate / (gpus if metric == "output_tok_s_per_gpu" else 1)
+        each_ms = 1e3 * (finish_s - first_s)[counted] / np.maximum(self.tokens[counted] - 1, 1)
+        return float(np.median(each_ms) if metric == "tpot_ms" else each_ms.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Arrivals at random, on a server that shares itself among whom it serves.
+
+    With r(n) answers finished a second of n requests and λ arrivals, n are there with a probability in proportion to
+    Π λ / r(i), i = 1..n, whatever the lengths of answers are (Kelly, Reversibility and Stochastic Networks, 1979,
+    chapter 3); who comes finds that many, and is one more.
+    """
+
+    rate: float
+    """λ, a second."""
+    output_tokens: int
+    """Mean of an answer."""
+    users: tuple[int, ...]
+    loops: tuple[Served, ...]
+    """Closed, of so many users; straight in between on logarithmic scales."""
+
+    def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
+        """What would be measured. At more than can be answered the largest loop's own."""
+        if metric in ("output_tok_s", "output_tok_s_per_gpu"):
+            most = self.loops[-1].value("output_tok_s", factors, gpus)
+            return min(self.rate * self.output_tokens, most) / (gpus if metric == "output_tok_s_per_gpu" else 1)
+        found = self._found(factors)
+        there = self._between([loop.value(metric, factors, gpus) for loop in self.loops])
+        return float(found @ there)
+
+    def running(self, factors: Factors) -> float:
+        """Requests that run at once, as who comes finds it, himself included."""
+        return float(self._found(factors) @ np.arange(1, self.users[-1] + 1))
+
+    def _found(self, factors: Factors) -> Floats:
+        """Probabilities that who comes is one of 1, 2, … who run; all that wait are taken to find the most."""
+        finished = self._between([loop.value("output_tok_s", factors, 1) for loop in self.loops]) / self.output_tokens
+        if self.rate >= finished[-1]:
+            return np.append(np.zeros(self.users[-1] - 1), 1.0)
+        logs = np.concatenate([[0.0], np.cumsum(np.log(self.rate / finished))])
+        here = np.exp(logs - logs.max())  # 0, 1, …, N requests
+        here[-1] /= 1 - self.rate / finished[-1]  # N and more
+        found = here[:-1]
+        found[-1] += here[-1]
+        return np.asarray(found / found.sum(), np.float64)
+
+    def _between(self, values: Sequence[float]) -> Floats:
+        """For 1, 2, … users."""
+        every = np.log(np.arange(1, self.users[-1] + 1))
+        return np.asarray(np.exp(np.interp(every, np.log(self.users), np.log(values))), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """A load whose drafts are accepted nobody knows how often, served for several odds; straight in between."""
+
+    kind: str
+    loops: tuple[Served | Open, ...]
+    """For each of `_ODDS`."""
+
+    def running(self, factors: Factors) -> float:
+        """Requests that run at once, whatever is accepted, roughly."""
+        return self.loops[len(_ODDS) // 2].running(factors)
+
+    def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
+        """What would be measured."""
+        odds = min(max(factors[acceptance_of(self.kind)], _ODDS[0]), _ODDS[-1])
+        right = min(max(int(np.searchsorted(_ODDS, odds)), 1), len(_ODDS) - 1)
+        share = np.log(odds / _ODDS[right - 1]) / np.log(_ODDS[right] / _ODDS[right - 1])
+        low, high = (np.log(self.loops[i].value(metric, factors, gpus)) for i in (right - 1, right))
+        return float(np.exp(low + share * (high - low)))
+
+
+def acceptance_of(kind: str) -> str:
+    """What the odds are called that a draft token of a kind is accepted, where nobody knows them."""
+    return f"acceptance of {kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One step, timed at a context."""
+
+    users: int
+    seconds: Mapping[TermName, float]
+
+    def running(self, factors: Factors) -> float:
+        """Requests in it."""
+        return self.users
+
+    def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
+        """Milliseconds."""
+        return 1e3 * sum(factors[name] * seconds for name, seconds in self.seconds.items())
+
+
+def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
+    """A point's closed loop, simulated for every term."""
+    assert isinstance(point.load, Users), point
+    rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
+    recorded = recorded_of(point)
+    step_tokens = max(_STEP_TOKENS, users * (recorded.trace.gamma + 1) + _BESIDE)
+    asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
+
+    def walk(profile: Profile) -> _Walk:
+        cost = cost_of(profile, point.policy, recorded.trace, users, step_tokens)
+        believed = cost_of(base.profile, point.policy, recorded.trace, users, step_tokens)
+        rows = list[Records]()
+        simulator = Simulator(
+            recorded, point.policy.bind(believed), cost, limits, base.profile.kv_capacity_tokens, _in_chunks(asked),
+            users=users, seed=seed, on_rows=lambda some: rows.append(some.copy()),
+        )  # fmt: skip
+        simulator.run_until(np.inf)
+        simulator.flush()
+        done = np.concatenate(rows)
+        by_request = np.argsort(done["request"])
+        return _Walk(done["first_s"][by_request], done["finish_s"][by_request])
+
+    drafting = point.policy != NO_DRAFTER
+    names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
+    floors = tuple(walk(launched(base, floor_s)) for floor_s in _FLOORS_S) if base.launch_s else ()
+    parts = {name: walk(part_of(base, name)) for name in names}
+    tokens = asked["output_tokens"].astype(np.float64)
+    return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"])
+
+
+def opened(point: MeasuredPoint, base: Base) -> Open:
+    """A point's arrivals, by closed loops of 1, 2, 4, … users, as many as leave room for the profile to be wrong."""
+    assert isinstance(point.load, Arrivals), point
+    ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
+    users, loops = [1], [serve(replace(point, load=Users(1)), base)]
+    rate = point.load.rate_per_s
+    while users[-1] < _MOST_USERS:
+        answered = loops[-1].value("output_tok_s", ones, 1) / point.output_tokens
+        if answered > _ROOM * rate:
+            break
+        users.append(2 * users[-1])
+        loops.append(serve(replace(point, load=Users(users[-1])), base))
+    return Open(rate, point.output_tokens, tuple(users), tuple(loops))
+
+
+def recorded_of(point: MeasuredPoint) -> Prepared:
+    """Responses whose drafts are accepted as the point says."""
+    averages = point.averages or Averages((0.5,) * max(point.gamma, 1))  # where it makes no difference
+    rng = np.random.default_rng(0)
+    trace = trace_of(
+        point.kind if point.gamma else "ngram", {"all": averages}, rng, responses=_RESPONSES, tokens=_TOKENS,
+        prompt_tokens=point.prompt_tokens,
+    )  # fmt: skip
+    return prepare(trace)
+
+
+def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator) -> Records:
+    assert isinstance(point.load, Users)
+    count = point.requests or min(max(_ANSWERS * point.load.users, _FEWEST), max(_MOST, 4 * point.load.users))
+    asked = np.zeros(count, REQUEST)
+    asked["response"] = rng.integers(len(recorded.trace.responses), size=count)
+    asked["prompt_tokens"], asked["output_tokens"] = point.prompt_tokens, point.output_tokens
+    if point.requests is None:
+        shape = _SPREAD**-2
+        asked["output_tokens"] = np.maximum(rng.gamma(shape, point.output_tokens / shape, count).round(), 2)
+    return asked
+
+
+def _in_chunks(asked: Records) -> Iterator[Records]:
+    """As many at a time as a simulation takes."""
+    for begin in range(0, len(asked), CHUNK):
+        yield asked[begin : begin + CHUNK]
+
+
+def timed(point: MeasuredPoint, base: Base) -> Timed:
+    """A point's step, by term; launching is left out, for engines time captured sizes."""
+    assert isinstance(point.load, Users), point
+    users, gamma = point.load.users, point.gamma
+    load = StepLoad(users, context_tokens=users * (point.context or 0))
+    if load.context_tokens > base.profile.kv_capacity_tokens:
+        raise InputError(
+            f"context {point.context} of {users} users: {base.profile.name} holds {base.profile.kv_capacity_tokens:,} tokens"
+        )
+    recorded, step_tokens = recorded_of(point), users * (gamma + 1)
+    seconds = {}
+    for name in base.linear:
+        cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, step_tokens)
+        seconds[name] = cost.step(load, gamma, users * gamma, Longest(gamma, point.context or 0)).seconds
+    return Timed(users, seconds)
+
+
+Loop = Served | Open | Unsure | Timed
+
+
+def loop_of(point: MeasuredPoint, base: Base) -> Loop:
+    """A point, simulated. Raises InputError, naming its line, where the base does not know what it needs."""
+    try:
+        if set(point.values) == {"step_ms"}:
+            return timed(point, base)
+        if point.gamma and point.averages is None:
+            return Unsure(point.kind, tuple(_steady(replace(point, averages=at), base) for at in _averages(point.gamma)))
+        return _steady(point, base)
+    except InputError as error:
+        raise InputError(f"line {point.line}: {error}") from None
+
+
+def _steady(point: MeasuredPoint, base: Base) -> Served | Open:
+    return opened(point, base) if isinstance(point.load, Arrivals) else serve(point, base)
+
+
+def _averages(gamma: int) -> list[Averages]:
+    """Acceptances for each of `_ODDS`, alike at all positions."""
+    odds = [_ACCEPTED / (1 - _ACCEPTED) * factor for factor in _ODDS]
+    return [Averages.of_conditional([one / (1 + one)] * gamma) for one in odds]
