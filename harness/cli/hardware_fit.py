@@ -31,6 +31,10 @@ BaseName = Annotated[
     str | None, typer.Option("--base", help="The profile to start from: device/model, a device with --model, or a file.")
 ]
 Gpus = Annotated[int | None, typer.Option("--gpus", "--tp", help="GPUs that share the model, of a modelled base.")]
+RunOfAcceptance = Annotated[
+    str | None,
+    typer.Option("--run", metavar="RUN", help="A run whose drafters are accepted as these are, where rows do not say it."),
+]
 Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, or 512 as in vLLM.")]
 
 
@@ -42,13 +46,14 @@ def fit(
     weights: Weights = None,
     kv: KvFormat = None,
     captured: Captured = None,
+    run: RunOfAcceptance = None,
     name: Annotated[str | None, typer.Option(help="What the profile is called; by default as the file is.")] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a profile to what was measured of a server, and say what the measurements cannot tell."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured)
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, run, out)
         from harness.hardware.calibration import next_measurement
 
         called = name or file.name.removesuffix(".csv")
@@ -78,11 +83,13 @@ def predict(
     weights: Weights = None,
     kv: KvFormat = None,
     captured: Captured = None,
+    run: RunOfAcceptance = None,
+    out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Predict the rows marked `predict` from those marked `given`, and say how right that is where they were measured."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured)
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, run, out)
         if as_json:
             print_json("predict", {**_content(found), **_predicted_content(found, measured.points)})
             return
@@ -90,7 +97,15 @@ def predict(
 
 
 def _calibrated(
-    file: Path, base: str | None, model: Path | None, gpus: int | None, weights: Any, kv: Any, captured: int | None
+    file: Path,
+    base: str | None,
+    model: Path | None,
+    gpus: int | None,
+    weights: Any,
+    kv: Any,
+    captured: int | None,
+    run: str | None,
+    out: Path,
 ) -> tuple[Measured, Calibration]:
     from harness.hardware.measured import MOST_CAPTURED, read_measured
     from simulator.errors import InputError
@@ -104,10 +119,27 @@ def _calibrated(
         profile = profile_of(base, model, gpus, weights, kv)
         if captured is not None and profile.captured_tokens and captured != profile.captured_tokens[-1]:
             raise InputError(f"--captured {captured}: {profile.name} itself has sizes to {profile.captured_tokens[-1]}")
+        if run is not None:
+            measured = _accepted_as_in(measured, run, out, file, watcher)
         try:
             return measured, _fitted(measured, profile, captured, watcher)
         except InputError as error:
             raise InputError(f"{file}, {error}") from None
+
+
+def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher: Watcher) -> Measured:
+    from dataclasses import replace
+
+    from harness.hardware.acceptance import accepted_as_in
+    from results.store.database import Store
+    from simulator.errors import InputError
+
+    store = Store(out / "specyard.duckdb")
+    run_id = store.find_run(run)
+    try:
+        return replace(measured, points=accepted_as_in(measured.points, store, run_id, watcher.say))
+    except InputError as error:
+        raise error if str(error).startswith("--run") else InputError(f"{file}, {error}") from None
 
 
 def _fitted(measured: Measured, profile: Profile, captured: int | None, watcher: Watcher) -> Calibration:

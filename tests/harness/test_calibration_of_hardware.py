@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
+from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import Calibration, calibrate, next_measurement
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.terms import TERMS, Base, Factors, TermName, captured_sizes, with_factors
+from simulator.averages import Averages, trace_of
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile, kernels_of
 from simulator.load import Arrivals, Users
@@ -227,6 +231,37 @@ def test_arrivals_at_constant_rates_of_service_are_known_in_closed_form() -> Non
         assert queue.running(ones) == pytest.approx(1 / (1 - rho), rel=1e-6)
         assert queue.value("tpot_mean_ms", ones, 1) == pytest.approx(1 / (1 - rho), rel=1e-6)
     assert Open(11.0, 10, users, loops).running(ones) == 1024
+
+
+def test_acceptance_of_a_run(tmp_path: Path) -> None:
+    """A recording made of known averages has them, as far as its noise says; rows that say their own keep it."""
+    known = Averages((0.7, 0.5, 0.3, 0.2))
+    trace = trace_of("eagle3", {"all": known}, np.random.default_rng(5), responses=200, tokens=300, prompt_tokens=20)
+    for gamma in (2, 4):
+        found = acceptance_in(trace, gamma)
+        length = Averages(known.survival[:gamma]).accepted_length
+        assert 0 < found.half_width < 0.1
+        assert found.averages.accepted_length == pytest.approx(length, abs=1.5 * found.half_width)
+        assert found.averages.survival == pytest.approx(known.survival[:gamma], abs=0.02)
+
+
+def test_a_run_says_what_rows_do_not(tmp_path: Path) -> None:
+    runner, out = CliRunner(), ["--out", str(tmp_path / "runs")]
+    made = ["synthesize", "--survival", ".7,.5,.3", "--drafter", "eagle3", "--target", "mine"]
+    assert runner.invoke(app, [*made, *out]).exit_code == 0
+    file = tmp_path / "measured.csv"
+    rows = "1,none,0,,512,256,110,given\n64,none,0,,512,256,4000,given\n64,eagle3,3,,512,256,,predict\n"
+    file.write_text(HEAD + rows)
+    command = ["predict", str(file), "--base", "h100/qwen3-4b", *out, "--run", "latest"]
+    told = runner.invoke(app, command)
+    assert told.exit_code == 0, told.output
+    assert "acceptance of eagle3" not in told.output
+    file.write_text(HEAD + rows.replace("eagle3,3", "dspark,3"))
+    refused = runner.invoke(app, command)
+    assert (refused.exit_code, "line 4: dspark drafts 3 tokens" in refused.output.replace("\n", " ")) == (2, True)
+    file.write_text(HEAD + rows.replace("eagle3,3,,", "eagle3,3,2.5,"))
+    refused = runner.invoke(app, command)
+    assert (refused.exit_code, "every row that drafts says" in refused.output.replace("\n", " ")) == (2, True)
 
 
 def test_what_is_far_from_what_was_given_is_less_sure(tmp_path: Path) -> None:
