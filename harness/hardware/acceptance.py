@@ -67,8 +67,8 @@ def accepted_as_in(
         if not point.gamma or point.averages is not None:
             made.append(point)
             continue
-        key = deepest.get(point.kind)
-        if key is None or key.gamma < point.gamma:
+        its = deepest.get(point.kind)
+        if its is None or its.gamma < point.gamma:
             there = ", ".join(f"{kind} of {key.gamma}" for kind, key in deepest.items()) or "none"
             raise InputError(
                 f"line {point.line}: {point.kind} drafts {point.gamma} tokens, of which run {run_id} has no recording "
@@ -76,7 +76,7 @@ def accepted_as_in(
             )
         what = (point.kind, point.gamma)
         if what not in found:
-            found[what] = acceptance_in(recordings.whole(key), point.gamma)
+            found[what] = acceptance_in(recordings.whole(its), point.gamma)
             length, half = found[what].averages.accepted_length, found[what].half_width
             say(
                 f"{point.kind} of {point.gamma}: {length:.2f} ± {half:.2f} tokens a round, as run {run_id} has them over "
