@@ -260,9 +260,8 @@ def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator
     asked = np.zeros(count, REQUEST)
     asked["response"] = rng.integers(len(recorded.trace.responses), size=count)
     asked["prompt_tokens"], asked["output_tokens"] = point.prompt_tokens, point.output_tokens
-    if point.requests is None:
-        shape = _SPREAD**-2
-        asked["output_tokens"] = np.maximum(rng.gamma(shape, point.output_tokens / shape, count).round(), 2)
+    shape = _SPREAD**-2
+    asked["output_tokens"] = np.maximum(rng.gamma(shape, point.output_tokens / shape, count).round(), 2)
     return asked
 
 

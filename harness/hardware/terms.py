@@ -17,7 +17,9 @@ import numpy as np
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
 
-TermName = Literal["step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch"]
+TermName = Literal[
+    "step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch", "eager_token", "prompt"
+]
 Factors = Mapping[str, float]
 """By name of a term."""
 
@@ -40,7 +42,9 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "context": Term("reading contexts, and prompts' attention", 0.4),
     "draft": Term("the drafter's passes", 0.5),
     "draft_pass": Term("a fixed cost of each pass of a drafter", 1.2),
-    "launch": Term("launching kernels one by one, outside of captured sizes", 0.5),
+    "launch": Term("launching kernels one by one, outside of captured sizes", 0.9),
+    "eager_token": Term("more for each decoding token, outside of captured sizes", 0.8),
+    "prompt": Term("more for a prompt in a pass, inside of captured sizes", 1.2),
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""
@@ -50,6 +54,12 @@ DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 LAUNCH_S: Final = 60e-6
 """Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes have it: 104.5 ms for about 1,720."""
+EAGER_TOKENS: Final = 1500
+"""The unit of `eager_token` is what launching takes, over so many tokens: 0.07 ms of DeepSeek-V4-Flash on B300, whose rounds
+of 3, 5 and 7 drafted tokens at 128 and 256 users take 110 to 235 ms, in proportion to the tokens but for some 80."""
+PROMPT_SHARE: Final = 0.25
+"""The unit of `prompt`: this share of launching, since engines launch one by one what of a step with a prompt they do not
+capture. Per prompt it is 94 ms at 16 users of that engine and 31 ms at 256, of 104."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
 
@@ -97,17 +107,19 @@ class Base:
             "token": TOKEN_SHARE * slope,
             "draft_pass": DRAFT_PASS_S,
             "launch": self.launch_s,
+            "prompt": PROMPT_SHARE * self.launch_s,
+            "eager_token": max(profile.eager_s_per_token, self.launch_s / EAGER_TOKENS),
         }
 
     @property
     def linear(self) -> tuple[TermName, ...]:
         """The terms that a step's time is a sum of; launching is no sum, but the least that a pass takes."""
-        return tuple(name for name in TERMS if name != "launch")
+        return tuple(name for name in self.terms if name != "launch")
 
     @property
     def terms(self) -> tuple[TermName, ...]:
         """All that there are."""
-        return tuple(name for name in TERMS if name != "launch" or self.launch_s)
+        return tuple(name for name in TERMS if name not in ("launch", "eager_token", "prompt") or self.launch_s)
 
 
 def part_of(base: Base, name: TermName) -> Profile:
@@ -118,6 +130,7 @@ def part_of(base: Base, name: TermName) -> Profile:
     none = replace(
         profile, verify=nothing, eager=nothing, draft=drafts, overhead_s=0.0, overhead_s_per_request=0.0,
         overhead_s_per_prompt=0.0, context_s_per_token=0.0, prefill_s_per_pair=0.0, context_by_width=None,
+        eager_s_per_token=0.0,
     )  # fmt: skip
     match name:
         case "step":
@@ -141,6 +154,11 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "draft_pass":
             drafts = {drafter: _of_draft(curve, 0.0, units["draft_pass"]) for drafter, curve in profile.draft.items()}
             return replace(none, draft=drafts)
+        case "eager_token":
+            return replace(none, eager_s_per_token=units["eager_token"])
+        case "prompt":
+            sizes, end = (1, base.captured, base.captured + 1), units["prompt"]
+            return replace(none, eager=Curve(sizes, (end, end, _NOTHING_S)))
         case "launch":
             return none
 
@@ -171,7 +189,7 @@ def with_factors(base: Base, factors: Factors) -> Profile:
         },
         overhead_s=total("overhead_s"), overhead_s_per_request=total("overhead_s_per_request"),
         overhead_s_per_prompt=total("overhead_s_per_prompt"), context_s_per_token=total("context_s_per_token"),
-        prefill_s_per_pair=total("prefill_s_per_pair"),
+        prefill_s_per_pair=total("prefill_s_per_pair"), eager_s_per_token=total("eager_s_per_token"),
         context_by_width=None if width is None else scaled(width, factors["context"]),
     )  # fmt: skip
 

@@ -91,6 +91,10 @@ class _Fields(NamedTuple):
     """Host work of taking a request in and letting it go, when its prompt is done."""
     padded: bool = False
     """Whether passes are padded to the longest request, and prompts go in passes of their own; see `Profile.padded`."""
+    eager_s_per_token: float = 0.0
+    """What each token of decoding requests adds to a pass with prompts that is larger than `captured`."""
+    captured: int = 0
+    """Tokens of the largest pass that is captured."""
 
 
 class StepCost(_Fields):
@@ -117,6 +121,8 @@ class StepCost(_Fields):
         draft_prefill_s_per_token: float = 0.0,
         overhead_s_per_prompt: float = 0.0,
         padded: bool = False,
+        eager_s_per_token: float = 0.0,
+        captured: int = 0,
     ) -> Self:
         """Tables are copied only where they are not flat arrays of doubles."""
         return super().__new__(
@@ -134,6 +140,8 @@ class StepCost(_Fields):
             draft_prefill_s_per_token=float(draft_prefill_s_per_token),
             overhead_s_per_prompt=float(overhead_s_per_prompt),
             padded=bool(padded),
+            eager_s_per_token=float(eager_s_per_token),
+            captured=int(captured),
         )
 
     @classmethod
@@ -196,8 +204,11 @@ def context_tokens(cost: _Fields, load: StepLoad) -> int:
 
 def target_s(cost: _Fields, load: StepLoad, verified: int) -> float:
     """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
-    table = cost.eager_s if load.prefill_tokens else cost.verify_s
-    return float(table[load.prefill_tokens + load.decoding + verified])
+    own = load.decoding + verified
+    if not load.prefill_tokens:
+        return float(cost.verify_s[own])
+    seconds = float(cost.eager_s[load.prefill_tokens + own])
+    return seconds + cost.eager_s_per_token * own if load.prefill_tokens + own > cost.captured else seconds
 
 
 def padded_target_s(cost: _Fields, load: StepLoad, tokens: int) -> float:

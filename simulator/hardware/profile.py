@@ -166,12 +166,16 @@ class Profile:
     """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
     eager: Curve | None = None
     """The target pass outside of captured sizes; by default `verify`, unpadded."""
+    eager_s_per_token: float = 0.0
+    """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
+    it of passes without prompts, which engines time, and of no others."""
     errors: Errors | None = None
     """How far it may be off; None is what its source says. See `relative_errors`."""
 
     def __post_init__(self) -> None:
         for name in (
             "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
+            "eager_s_per_token",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
@@ -181,6 +185,8 @@ class Profile:
             raise ValueError("gpus and kv_capacity_tokens must be 1 or more")
         if any(a >= b for a, b in zip((0, *self.captured_tokens), self.captured_tokens, strict=False)):
             raise ValueError("captured_tokens must rise from 1 or more")
+        if self.eager_s_per_token and not self.captured_tokens:
+            raise ValueError("eager_s_per_token: is of passes outside of captured_tokens, which it lacks")
         if min(self.verify.seconds) <= 0:
             raise ValueError("verify: seconds must be above 0: a pass of the target takes time")
 
@@ -206,7 +212,7 @@ class Profile:
             sizes = np.asarray(self.captured_tokens)
             inside = padded <= sizes[-1]
             padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]
-            verify = np.where(inside, self.verify.at(padded), eager)
+            verify = np.where(inside, self.verify.at(padded), eager + self.eager_s_per_token * padded)
         else:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
@@ -225,6 +231,7 @@ class Profile:
             self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
             widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
+            eager_s_per_token=self.eager_s_per_token, captured=self.captured_tokens[-1] if self.captured_tokens else 0,
         )  # fmt: skip
 
     def _widening(self, gamma: int) -> Seconds:
@@ -264,6 +271,8 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
+    if not profile.eager_s_per_token:
+        del content["eager_s_per_token"]
     text = json.dumps(content, indent=1, ensure_ascii=False)
     return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 

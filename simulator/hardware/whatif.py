@@ -10,6 +10,7 @@ import numpy as np
 from simulator.hardware.profile import Curve, Profile
 from simulator.traces import Trace
 
+_OF_TARGET = ("context_s_per_token", "prefill_s_per_pair", "eager_s_per_token")
 Part = Literal["verify", "draft", "overhead"]
 
 
@@ -29,7 +30,7 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
             for name, curve in profile.draft.items()
         }
         return replace(profile, draft=draft)
-    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in ("context_s_per_token", "prefill_s_per_pair")}
+    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in _OF_TARGET}
     curves = {name: getattr(profile, name) for name in ("verify", "eager", "context_by_width")}
     changes |= {name: None if curve is None else scaled(curve, factor) for name, curve in curves.items()}
     return replace(profile, **changes)

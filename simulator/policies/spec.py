@@ -189,6 +189,8 @@ class PolicySpec:
         """
         if self.needs_cost and cost is None:
             raise InputError(f"policy {self}: decides by what a step costs; name a hardware profile")
+        if cost is not None and cost.eager_s_per_token:  # engines time passes without prompts
+            cost = cost._replace(eager_s_per_token=0.0)
         if self.own is not None:
             return self.own.made(self.parameter, cost if self.needs_cost else None)
         kind, arguments = self._form.policy, self._arguments

@@ -16,11 +16,14 @@ from harness.hardware.calibration import Calibration, calibrate, next_measuremen
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve
 from harness.hardware.measured import MeasuredPoint, read_measured
-from harness.hardware.terms import TERMS, Base, Factors, TermName, captured_sizes, with_factors
+from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, captured_sizes, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile, kernels_of
+from simulator.hardware.cost import StepLoad
+from simulator.hardware.profile import dump_profile, parse_profile
 from simulator.load import Arrivals, Users
+from simulator.policies import PolicySpec
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import simulate
 
@@ -74,7 +77,7 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
 
 def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
     """288 kernels of 60 µs are 17.3 ms, whatever a pass of 600 tokens takes else; 512 tokens are captured."""
-    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "draft_pass": 1e-9})
+    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | dict.fromkeys(("token", "draft_pass", "eager_token"), 1e-9))
     assert profile.eager is not None
     assert kernels_of(PROFILE) == 288
     cost = profile.cost("none", 0, 16, 8192)
@@ -83,6 +86,37 @@ def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
     assert cost.verify_s[8000] == pytest.approx(float(PROFILE.verify.at([8000])[0]), rel=1e-6)
     sizes = captured_sizes(512)
     assert (sizes[0], sizes[-1], len(sizes)) == (1, 512, 51)  # vLLM's
+
+
+def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more() -> None:
+    """0.07 ms a decoding token for 104 ms of launching, prompts' tokens none; a prompt inside a quarter of launching."""
+    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "draft_pass": 1e-9})
+    launch_s, plain = 288 * 60e-6, PROFILE.cost("none", 0, 1024, 8192)
+    cost = profile.cost("none", 0, 1024, 8192)
+
+    def more(decoding: int, prompt: int) -> float:
+        load = StepLoad(decoding, prefilling=1, finishing_prefill=1, prefill_tokens=prompt, prefill_pairs=1)
+        load = load if prompt else StepLoad(decoding)
+        return cost.target(load, 0) - plain.target(load, 0)
+
+    assert more(512, 0) == pytest.approx(0, abs=1e-8)
+    assert cost.verify_s[600] == pytest.approx(launch_s * (1 + 600 / EAGER_TOKENS), rel=1e-6)
+    assert more(100, 400) == pytest.approx(PROMPT_SHARE * launch_s, rel=1e-6)
+    assert more(200, 8000 - 200) == pytest.approx(200 * launch_s / EAGER_TOKENS, rel=1e-6)
+    again = parse_profile(dump_profile(profile))
+    assert again == profile
+    assert again.eager_s_per_token == pytest.approx(launch_s / EAGER_TOKENS)
+    with pytest.raises(ValueError, match="captured_tokens"):
+        replace(profile, captured_tokens=())
+
+
+def test_schedulers_believe_what_engines_time() -> None:
+    """Passes without prompts are timed at start-up; what prompts make of the others nobody foresees."""
+    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0))
+    cost = profile.cost("eagle3", 3, 64, 8192)
+    policy = PolicySpec("prefix_scheduler").bind(cost)
+    assert cost.eager_s_per_token > 0
+    assert policy.cost.eager_s_per_token == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -102,13 +136,15 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     for one in predictions(found, rows):
         assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.1)
         assert one.forecast.low < known[one.point.line] < one.forecast.high
-    best = {b.load: b.name for b in winners(found, rows)}
+    best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
         none, drafted = (
             next(known[p.line] for p in rows if p.load == Users(users) and p.kind == k) for k in ("none", "eagle3")
         )
         if abs(drafted / none - 1) > 0.05:
-            assert best[Users(users).label] == ("none" if none > drafted else "eagle3 fixed:5")
+            chosen = best[Users(users).label]
+            in_doubt = chosen.gain is not None and chosen.gain.low < 0 < chosen.gain.high
+            assert in_doubt or chosen.name == ("none" if none > drafted else "eagle3 fixed:5")
 
 
 def fitted(tmp_path: Path) -> tuple[Calibration, tuple[MeasuredPoint, ...]]:
