@@ -11,7 +11,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, KvFormat, ModelFile, Out, Weights, profile_of
+from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, profile_of
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ def fit(
     weights: Weights = None,
     kv: KvFormat = None,
     captured: Captured = None,
+    step_tokens: StepTokens = 8192,
     run: RunOfAcceptance = None,
     name: Annotated[str | None, typer.Option(help="What the profile is called; by default as the file is.")] = None,
     out: Out = Path("runs"),
@@ -53,7 +54,7 @@ def fit(
 ) -> None:
     """Calibrate a profile to what was measured of a server, and say what the measurements cannot tell."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, run, out)
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
         from harness.hardware.calibration import next_measurement
 
         called = name or file.name.removesuffix(".csv")
@@ -83,13 +84,14 @@ def predict(
     weights: Weights = None,
     kv: KvFormat = None,
     captured: Captured = None,
+    step_tokens: StepTokens = 8192,
     run: RunOfAcceptance = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Predict the rows marked `predict` from those marked `given`, and say how right that is where they were measured."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, run, out)
+        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
         if as_json:
             print_json("predict", {**_content(found), **_predicted_content(found, measured.points)})
             return
@@ -104,14 +106,17 @@ def _calibrated(
     weights: Any,
     kv: Any,
     captured: int | None,
+    step_tokens: int,
     run: str | None,
     out: Path,
 ) -> tuple[Measured, Calibration]:
-    from harness.hardware.measured import MOST_CAPTURED, read_measured
+    from harness.hardware.measured import MOST_CAPTURED, MOST_STEP_TOKENS, read_measured
     from simulator.errors import InputError
 
     if captured is not None and not 1 <= captured <= MOST_CAPTURED:
         raise InputError(f"--captured {captured}: must be from 1 to {MOST_CAPTURED:,}")
+    if not 1 <= step_tokens <= MOST_STEP_TOKENS:
+        raise InputError(f"--step-tokens {step_tokens}: must be from 1 to {MOST_STEP_TOKENS:,}")
     if base is None:
         raise InputError("name the profile to start from with --base: device/model, as l40s/qwen3-8b, or l40s and --model")
     with watching() as watcher:
@@ -122,7 +127,7 @@ def _calibrated(
         if run is not None:
             measured = _accepted_as_in(measured, run, out, file, watcher)
         try:
-            return measured, _fitted(measured, profile, captured, watcher)
+            return measured, _fitted(measured, profile, captured, step_tokens, watcher)
         except InputError as error:
             raise InputError(f"{file}, {error}") from None
 
@@ -142,7 +147,7 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
         raise error if str(error).startswith("--run") else InputError(f"{file}, {error}") from None
 
 
-def _fitted(measured: Measured, profile: Profile, captured: int | None, watcher: Watcher) -> Calibration:
+def _fitted(measured: Measured, profile: Profile, captured: int | None, step_tokens: int, watcher: Watcher) -> Calibration:
     from harness.hardware.calibration import calibrate
     from harness.hardware.terms import Base
     from simulator.hardware.catalogue import kernels_of
@@ -152,7 +157,7 @@ def _fitted(measured: Measured, profile: Profile, captured: int | None, watcher:
     largest = captured or measured.captured
     if largest is None and not profile.captured_tokens:
         watcher.say("note: captured sizes are taken to end at 512, as vLLM's do; --captured says otherwise")
-    made = Base.of(profile, largest or 512, kernels_of(profile))
+    made = Base.of(profile, largest or 512, kernels_of(profile), step_tokens)
     return calibrate(measured.points, made, lambda done, total: watcher.advance("simulating what was measured", done, total))
 
 

@@ -30,8 +30,6 @@ from simulator.simulation import Prepared, Simulator, prepare
 
 Floats = npt.NDArray[np.float64]
 
-_STEP_TOKENS: Final = 8192
-"""Tokens of a pass, prompts included: vLLM's default on such GPUs."""
 _BESIDE: Final = 1024
 """Tokens that a pass leaves to prompts at least."""
 _ANSWERS: Final = 12
@@ -203,7 +201,7 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
     assert isinstance(point.load, Users), point
     rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
     recorded = recorded_of(point)
-    step_tokens = max(_STEP_TOKENS, users * (recorded.trace.gamma + 1) + _BESIDE)
+    step_tokens = max(base.step_tokens, users * (recorded.trace.gamma + 1) + _BESIDE)
     asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
 
     def walk(profile: Profile) -> _Walk:

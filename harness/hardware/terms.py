@@ -60,6 +60,8 @@ of 3, 5 and 7 drafted tokens at 128 and 256 users take 110 to 235 ms, in proport
 PROMPT_SHARE: Final = 0.25
 """The unit of `prompt`: this share of launching, since engines launch one by one what of a step with a prompt they do not
 capture. Per prompt it is 94 ms at 16 users of that engine and 31 ms at 256, of 104."""
+STEP_TOKENS: Final = 8192
+"""vLLM's default on large GPUs."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
 
@@ -76,9 +78,11 @@ class Base:
     """With captured sizes, and a pass outside of them as if no kernel had to be launched."""
     launch_s: float
     """What launching the kernels of a pass of the target takes; 0 where nobody knows."""
+    step_tokens: int = STEP_TOKENS
+    """The engine's most tokens of a pass, prompts included."""
 
     @classmethod
-    def of(cls, profile: Profile, captured: int, kernels: int) -> Base:
+    def of(cls, profile: Profile, captured: int, kernels: int, step_tokens: int = STEP_TOKENS) -> Base:
         """A profile whose engine captures sizes up to `captured`, where it does not say itself.
 
         What launching takes is the least pass outside of captured sizes, where the profile knows one, else `LAUNCH_S` for
@@ -86,10 +90,10 @@ class Base:
         """
         if profile.eager is None or not profile.captured_tokens:
             sizes = profile.captured_tokens or captured_sizes(captured)
-            return cls(replace(profile, captured_tokens=sizes, eager=profile.verify), LAUNCH_S * kernels)
+            return cls(replace(profile, captured_tokens=sizes, eager=profile.verify), LAUNCH_S * kernels, step_tokens)
         least_s = float(profile.eager.at([1])[0])
         launch_s = least_s if least_s > profile.verify.at([1])[0] else 0.0
-        return cls(replace(profile, eager=_unlaunched(profile, profile.captured_tokens[-1])), launch_s)
+        return cls(replace(profile, eager=_unlaunched(profile, profile.captured_tokens[-1])), launch_s, step_tokens)
 
     @property
     def captured(self) -> int:
