@@ -85,7 +85,6 @@ class ServerState:
     """Where a server stands between two steps, as it can be kept; caches are not, since texts can be read anew."""
 
     clock_s: float
-    emitted: int
     due: list[float]
     waiting: list[int]
     """Requests by number, first come first."""
@@ -155,7 +154,7 @@ class Server:
         """Where it stands."""
         served = [(s.arrival_s, s.first_s, s.finish_s, Said.of(s.number, s.decoded)) for s in self.served]
         return ServerState(
-            self.clock_s, self.emitted, list(self._due), [n for n, _ in self._waiting], list(self._arrived_s),
+            self.clock_s, list(self._due), [n for n, _ in self._waiting], list(self._arrived_s),
             dict(self._first_s), [Said.of(n, d) for n, d in self._batch.running], served, list(self.steps), list(self._told),
         )  # fmt: skip
 
@@ -168,7 +167,7 @@ class Server:
         asked = list(islice(self._requests, len(left.arrived_s)))
         if self._arrivals is not None:
             deque(islice(self._arrivals, len(left.arrived_s) + len(left.due)), maxlen=0)
-        self.clock_s, self.emitted, self.steps = left.clock_s, left.emitted, list(left.steps)
+        self.clock_s, self.emitted, self.steps = left.clock_s, sum(s.emitted for s in left.steps), list(left.steps)
         self._due, self._arrived_s, self._first_s = list(left.due), list(left.arrived_s), dict(left.first_s)
         self._waiting, self._told = deque((n, asked[n]) for n in left.waiting), list(left.told)
         with torch.inference_mode():

@@ -110,13 +110,16 @@ def _calibrated(
     run: str | None,
     out: Path,
 ) -> tuple[Measured, Calibration]:
-    from harness.hardware.measured import MOST_CAPTURED, MOST_STEP_TOKENS, read_measured
+    from harness.hardware.measured import MOST_CAPTURED, read_measured
     from simulator.errors import InputError
+    from simulator.setup import EngineLimits
 
     if captured is not None and not 1 <= captured <= MOST_CAPTURED:
         raise InputError(f"--captured {captured}: must be from 1 to {MOST_CAPTURED:,}")
-    if not 1 <= step_tokens <= MOST_STEP_TOKENS:
-        raise InputError(f"--step-tokens {step_tokens}: must be from 1 to {MOST_STEP_TOKENS:,}")
+    try:
+        limits = EngineLimits(step_tokens=step_tokens)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     if base is None:
         raise InputError("name the profile to start from with --base: device/model, as l40s/qwen3-8b, or l40s and --model")
     with watching() as watcher:
@@ -127,7 +130,7 @@ def _calibrated(
         if run is not None:
             measured = _accepted_as_in(measured, run, out, file, watcher)
         try:
-            return measured, _fitted(measured, profile, captured, step_tokens, watcher)
+            return measured, _fitted(measured, profile, captured, limits.step_tokens, watcher)
         except InputError as error:
             raise InputError(f"{file}, {error}") from None
 
@@ -193,8 +196,6 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
 
 
 def _print_fit(console: Console, found: Calibration, called: str) -> None:
-    from harness.hardware.calibration import term_of
-
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
     lines = [
@@ -207,7 +208,7 @@ def _print_fit(console: Console, found: Calibration, called: str) -> None:
     for name in found.names:
         factor, spread = found.factors[name], found.spread(name)
         ends = f"{factor * 2.718281828 ** (-1.96 * spread):.2f} to {factor * 2.718281828 ** (1.96 * spread):.2f}"
-        told = 1 - spread**2 / term_of(name).spread ** 2
+        told = 1 - spread**2 / found.prior(name) ** 2
         lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
     say(console, f"what is left: {found.noise:.1%}, of measurements and model together; every prediction holds it")
@@ -228,10 +229,10 @@ def _words(names: Sequence[str]) -> str:
 
 def _said(name: str) -> str:
     """A factor in words."""
-    from harness.hardware.calibration import term_of
+    from harness.hardware.terms import TERMS
 
-    words = term_of(name).words
-    return words if words != name else f"{name}, which no row says: odds against those of 0.65"
+    words = {str(term): believed.words for term, believed in TERMS.items()}
+    return words.get(name, f"{name}, which no row says: odds against those of 0.65")
 
 
 def _print_predictions(console: Console, found: Calibration, points: Sequence[MeasuredPoint]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.hardware.loops import Floats, Loop, Timed, Unsure, acceptance_of, loop_of
 from harness.hardware.measured import MeasuredPoint, Metric
-from harness.hardware.terms import TERMS, Base, Factors, Term, with_factors
+from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile
@@ -85,6 +85,10 @@ class Calibration:
         """The calibrated profile, still called as its base is."""
         return with_factors(self.base, self.factors)
 
+    def prior(self, name: str) -> float:
+        """Standard deviation of a factor's logarithm before anything was measured."""
+        return _prior(self.base, name)
+
     def spread(self, name: str) -> float:
         """Standard deviation of a factor's logarithm."""
         i = self.names.index(name)
@@ -110,7 +114,7 @@ class Calibration:
     def speed(self, point: MeasuredPoint) -> tuple[float, Floats]:
         """(how fast answers come, gradient of its logarithm): tokens a second; in an open loop, which has as many tokens a
         second however they are made, one over what each takes."""
-        if isinstance(self.loops[point.line], Timed) or point.load.users is not None:
+        if point.load.users is not None:
             metric: Metric = "output_tok_s"
             return self.loops[point.line].value(metric, self.factors, self.base.profile.gpus), self.gradient(point, metric)
         each_ms = self.loops[point.line].value("tpot_mean_ms", self.factors, self.base.profile.gpus)
@@ -124,7 +128,7 @@ class Calibration:
 
     def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
-        return [name for name in self.names if self.spread(name) > 0.8 * term_of(name).spread]
+        return [name for name in self.names if self.spread(name) > 0.8 * self.prior(name)]
 
     def alike(self) -> list[tuple[str, str]]:
         """Pairs of terms that the measurements cannot tell apart: what one has more the other has less."""
@@ -155,7 +159,7 @@ def calibrate(
     unknown = dict.fromkeys(acceptance_of(loop.kind) for loop in loops.values() if isinstance(loop, Unsure))
     names, gpus = (*base.terms, *unknown), base.profile.gpus
     wanted = [(point, metric, value) for point in given for metric, value in point.values.items()]
-    spreads = np.array([term_of(name).spread for name in names])
+    spreads = np.array([_prior(base, name) for name in names])
 
     def misses(z: Floats) -> Floats:
         factors = _factors(names, z)
@@ -181,9 +185,9 @@ def calibrate(
     return Calibration(base, names, z, covariance, noise, tuple(residuals), loops)
 
 
-def term_of(name: str) -> Term:
-    """What is believed of a factor before anything is measured."""
-    return TERMS.get(name) or Term(name, _ACCEPTED_SPREAD)  # type: ignore[call-overload]
+def _prior(base: Base, name: str) -> float:
+    """Of a term, or of the odds that nobody knows."""
+    return base.spread(name) if name in TERMS else _ACCEPTED_SPREAD  # type: ignore[arg-type]
 
 
 def _mode(misses: Callable[[Floats], Floats], spreads: Floats, noise: float, start: Floats) -> Floats:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from harness.hardware.calibration import DOUBLING, Calibration, Forecast
+from harness.hardware.loops import Timed
 from harness.hardware.measured import MeasuredPoint, Metric
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER
@@ -73,7 +74,7 @@ def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Pre
 def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
     """By load, where there is something to choose from."""
     best = []
-    for here in _comparable(points):
+    for here in _comparable(found, points):
         values = {point.line: found.speed(point)[0] for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
@@ -101,7 +102,7 @@ def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Cros
     """Of every way to draft that is among the rows beside no speculation, at two loads or more of the same traffic else."""
     crossed = []
     pairs: dict[tuple[object, ...], dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
-    for here in _comparable(points):
+    for here in _comparable(found, points):
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
         for point in here:
             if plain is not None and point is not plain and isinstance(point.load, Users):
@@ -130,10 +131,15 @@ def _crossing(gains: dict[int, float]) -> float | None:
     return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
 
 
-def _comparable(points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
-    """Rows that differ in what drafts alone, one of each, where there is something to choose from; by load."""
+def _comparable(found: Calibration, points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
+    """Rows that differ in what drafts alone, one of each, where there is something to choose from; by load.
+
+    A step that was timed is none: how long it takes does not say how many tokens come of it.
+    """
     groups: dict[object, dict[str, MeasuredPoint]] = {}
     for point in points:
+        if isinstance(found.loops[point.line], Timed):
+            continue
         groups.setdefault(point.traffic, {}).setdefault(point.what, point)
     some = [list(group.values()) for group in groups.values() if len(group) > 1]
     return sorted(some, key=lambda here: here[0].load.users or 0)

@@ -37,7 +37,6 @@ _MOST: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """No count in a row is larger: nobody would wait."""
 MOST_CAPTURED: Final = 65_536
-MOST_STEP_TOKENS: Final = 1_000_000
 _CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+([\d,]+)", re.IGNORECASE)
 _APART: Final = 0.05
 """An accepted length and the survivals beside it are one number, as far as people round them."""

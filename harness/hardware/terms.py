@@ -16,6 +16,7 @@ import numpy as np
 
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
+from simulator.setup import EngineLimits
 
 TermName = Literal[
     "step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch", "eager_token", "prompt"
@@ -54,14 +55,16 @@ DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 LAUNCH_S: Final = 60e-6
 """Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes have it: 104.5 ms for about 1,720."""
-EAGER_TOKENS: Final = 1500
-"""The unit of `eager_token` is what launching takes, over so many tokens: 0.07 ms of DeepSeek-V4-Flash on B300, whose rounds
-of 3, 5 and 7 drafted tokens at 128 and 256 users take 110 to 235 ms, in proportion to the tokens but for some 80."""
+EAGER_TOKENS: Final = 5000
+"""The unit of `eager_token`: what launching takes, over so many tokens, where the base does not say. DeepSeek-V4-Flash on
+B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and
+7 drafted tokens take 141 and 156 ms; less launching, 104.5, and some 6 for drafts and the host that is 0.02 ms for each of
+1,536 and of 2,048 tokens."""
 PROMPT_SHARE: Final = 0.25
-"""The unit of `prompt`: this share of launching, since engines launch one by one what of a step with a prompt they do not
-capture. Per prompt it is 94 ms at 16 users of that engine and 31 ms at 256, of 104."""
-STEP_TOKENS: Final = 8192
-"""vLLM's default on large GPUs."""
+"""The unit of `prompt`, where the base does not say: this share of launching, for what of a step with a prompt engines do
+not capture. Assumed."""
+_TIMED_SPREAD: Final = 0.25
+"""Of launching, where the base has it: as of its other passes."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
 
@@ -78,27 +81,40 @@ class Base:
     """With captured sizes, and a pass outside of them as if no kernel had to be launched."""
     launch_s: float
     """What launching the kernels of a pass of the target takes; 0 where nobody knows."""
-    step_tokens: int = STEP_TOKENS
+    prompt_s: float
+    """What a prompt adds to a pass inside of captured sizes."""
+    launch_timed: bool = False
+    """Whether the profile itself has passes outside of captured sizes; else launching is assumed."""
+    step_tokens: int = EngineLimits().step_tokens
     """The engine's most tokens of a pass, prompts included."""
 
     @classmethod
-    def of(cls, profile: Profile, captured: int, kernels: int, step_tokens: int = STEP_TOKENS) -> Base:
+    def of(cls, profile: Profile, captured: int, kernels: int, step_tokens: int = EngineLimits().step_tokens) -> Base:
         """A profile whose engine captures sizes up to `captured`, where it does not say itself.
 
-        What launching takes is the least pass outside of captured sizes, where the profile knows one, else `LAUNCH_S` for
-        each of the kernels. A step with a prompt stays in its graph while it is no larger than the largest.
+        What launching takes is the least pass outside of captured sizes, where the profile knows one that is longer than
+        the largest inside, else `LAUNCH_S` for each of the kernels. A step with a prompt stays in its graph while it is no
+        larger than that, but for what the profile, or else a share of launching, adds to it.
         """
         if profile.eager is None or not profile.captured_tokens:
-            sizes = profile.captured_tokens or captured_sizes(captured)
-            return cls(replace(profile, captured_tokens=sizes, eager=profile.verify), LAUNCH_S * kernels, step_tokens)
-        least_s = float(profile.eager.at([1])[0])
-        launch_s = least_s if least_s > profile.verify.at([1])[0] else 0.0
-        return cls(replace(profile, eager=_unlaunched(profile, profile.captured_tokens[-1])), launch_s, step_tokens)
+            sizes, launch_s = profile.captured_tokens or captured_sizes(captured), LAUNCH_S * kernels
+            made = replace(profile, captured_tokens=sizes, eager=profile.verify)
+            return cls(made, launch_s, PROMPT_SHARE * launch_s, step_tokens=step_tokens)
+        largest = profile.captured_tokens[-1]
+        prompt_s = float(profile.eager.at([1])[0] - profile.verify.at([1])[0])
+        outside_s, inside_s = float(profile.eager.at([largest + 1])[0]), float(profile.verify.at([largest])[0])
+        launch_s = outside_s if outside_s > inside_s else 0.0
+        made = replace(profile, eager=_unlaunched(profile, largest))
+        return cls(made, launch_s, max(prompt_s, 0.0) or PROMPT_SHARE * launch_s, launch_s > 0, step_tokens)
 
     @property
     def captured(self) -> int:
         """Largest captured size."""
         return self.profile.captured_tokens[-1]
+
+    def spread(self, name: TermName) -> float:
+        """Standard deviation of the logarithm of a term's factor, before anything is measured."""
+        return _TIMED_SPREAD if name == "launch" and self.launch_timed else TERMS[name].spread
 
     @property
     def units(self) -> dict[TermName, float]:
@@ -111,8 +127,8 @@ class Base:
             "token": TOKEN_SHARE * slope,
             "draft_pass": DRAFT_PASS_S,
             "launch": self.launch_s,
-            "prompt": PROMPT_SHARE * self.launch_s,
-            "eager_token": max(profile.eager_s_per_token, self.launch_s / EAGER_TOKENS),
+            "prompt": self.prompt_s,
+            "eager_token": profile.eager_s_per_token or self.launch_s / EAGER_TOKENS,
         }
 
     @property

@@ -67,7 +67,7 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
     [point] = points(f"{row}\n", tmp_path)
     factors = drawn(3)
     parts = serve(point, base(0)).times(factors)
-    made = Base(with_factors(base(0), factors), 0)
+    made = Base(with_factors(base(0), factors), 0, 0)
     profile, units = made.profile, made.units
     alone = {"step": profile.overhead_s / units["step"], "request": profile.overhead_s_per_request / units["request"]}
     whole = serve(point, made).times(dict.fromkeys(TERMS, 1.0) | {"token": 0.0, "draft_pass": 0.0} | alone)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
 
 
 def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more() -> None:
-    """0.07 ms a decoding token for 104 ms of launching, prompts' tokens none; a prompt inside a quarter of launching."""
+    """0.02 ms a decoding token for 104 ms of launching, prompts' tokens none; a prompt inside a quarter of launching."""
     profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "draft_pass": 1e-9})
     launch_s, plain = 288 * 60e-6, PROFILE.cost("none", 0, 1024, 8192)
     cost = profile.cost("none", 0, 1024, 8192)
@@ -108,6 +108,30 @@ def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more(
     assert again.eager_s_per_token == pytest.approx(launch_s / EAGER_TOKENS)
     with pytest.raises(ValueError, match="captured_tokens"):
         replace(profile, captured_tokens=())
+
+
+def test_a_fitted_profile_is_a_base_again() -> None:
+    """What it says of launching, of tokens outside and of prompts inside of captured sizes is read back."""
+    factors = drawn(2)
+    fitted_to = base()
+    again = Base.of(with_factors(fitted_to, factors), 512, 1)
+    units, before = again.units, fitted_to.units
+    for name in ("launch", "eager_token", "prompt"):
+        assert units[name] == pytest.approx(factors[name] * before[name], rel=0.05), (
+            name
+        )  # a pass there is no pass over one token
+    assert again.captured == 512
+
+
+def test_steps_are_no_speeds(tmp_path: Path) -> None:
+    """A step with drafts is longer, and the more tokens come of it: no winner is told of steps alone."""
+    file = tmp_path / "steps.csv"
+    head = HEAD.replace("output_tok_s", "step_ms,context")
+    file.write_text(head + "8,none,0,,512,256,5,1024,given\n8,eagle3,3,2.5,512,256,7,1024,given\n")
+    rows = read_measured(file).points
+    found = calibrate(rows, base())
+    assert winners(found, rows) == []
+    assert crossovers(found, rows) == []
 
 
 def test_schedulers_believe_what_engines_time() -> None:
