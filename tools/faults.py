@@ -124,8 +124,8 @@ FAULTS = (
     Fault(
         "a step's cost read at the wrong size",
         "simulator/hardware/cost.py",
-        "return float(table[load.prefill_tokens + load.decoding + verified])",
-        "return float(table[load.prefill_tokens + verified])",
+        "return float(cost.verify_s[own])",
+        "return float(cost.verify_s[verified])",
         "tests/simulator/test_policies.py::test_prefix_scheduler_by_hand",
     ),
     Fault(
