@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -116,8 +117,8 @@ class Commands(TyperGroup):
         """The command that was asked for, and what follows its name, in today's spellings."""
         if ctx.resilient_parsing:  # a half-written line, to be completed
             return super().resolve_command(ctx, args)
-        for word in args:
-            _check_word(str(self.name), word)
+        for before, word in pairwise(["", *args]):
+            _check_word(str(self.name), word, before if before.startswith("-") else "")
         if (both := " ".join(args[:2])) in self.commands:  # a command of two words
             args = [both, *args[2:]]
         name, command, rest = super().resolve_command(ctx, args)
@@ -157,15 +158,16 @@ def user_errors(program: str) -> Iterator[None]:
         raise
 
 
-def _check_word(program: str, word: str) -> None:
+def _check_word(program: str, word: str, option: str) -> None:
     """End the program where a word of the command line can be no value of any option: no database or library takes it."""
+    at = f"{option} " if option else ""
     try:
         word.encode()
     except UnicodeEncodeError:
-        _fail(program, f"{word!a}: is no text in UTF-8", 2)
+        _fail(program, f"{at}{word!a}: is no text in UTF-8", 2)
     number = word.rpartition("=")[2]
     if len(number) > _MOST_DIGITS and number.lstrip("+-").isdigit():
-        _fail(program, f"{word[:60]}: is larger than anything that can be counted here", 2)
+        _fail(program, f"{at}{word[:60]}: is larger than anything that can be counted here", 2)
 
 
 def _fail(program: str, message: str, code: int) -> NoReturn:

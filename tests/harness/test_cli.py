@@ -115,6 +115,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("simulate --hardware h100/qwen3-4b --rate 2 --mix math=1,math=2", "names a domain twice"),
         ("simulate --hardware h100/qwen3-4b --rate 1e12", "--rate 1e12: requests a second must be above 0, and no more"),
         ("simulate --resume latest --rate 2", "--rate: cannot stand beside --resume"),
+        ("record suites/x --seed 99999999999999999999", "--seed 99999999999999999999: is larger"),
         ("record --resume latest --seed 3", "--seed: cannot stand beside --resume"),
         ("run math_code_chat --data-dir . --source hub", "--source: is of no use beside --data-dir"),
         ("run math_code_chat --responses r.jsonl --max-new-tokens 8", "--max-new-tokens: is of no use beside --responses"),
