@@ -49,6 +49,12 @@ _ACCEPTED: Final = 0.65
 """The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows."""
 _ODDS: Final = (0.15, 0.4, 0.7, 1.0, 1.5, 2.5, 6.0)
 """Odds that are simulated, in units of those."""
+_TEXTS: Final = 0.5
+"""Standard deviation over texts of the logarithm of the odds that a draft token is accepted: assumed."""
+_LEVELS: Final = (-1.4, -0.53, 0.0, 0.53, 1.4)
+"""Texts, in standard deviations: five as likely ones."""
+_LENGTHS: Final = 20
+"""Different lengths of answers, as likely ones."""
 _RESPONSES, _TOKENS = 100, 400
 """Of the traces that requests walk."""
 
@@ -121,7 +127,7 @@ class Open:
     """Mean of an answer."""
     users: tuple[int, ...]
     loops: tuple[Served, ...]
-    """Closed, of so many users; straight in between on logarithmic scales."""
+    """Closed, of so many users; a smooth curve in between on logarithmic scales."""
 
     def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
         """What would be measured. At more than can be answered the largest loop's own."""
@@ -150,8 +156,12 @@ class Open:
 
     def _between(self, values: Sequence[float]) -> Floats:
         """For 1, 2, … users."""
+        from scipy.interpolate import PchipInterpolator
+
+        if len(self.users) == 1:
+            return np.array(values, np.float64)
         every = np.log(np.arange(1, self.users[-1] + 1))
-        return np.asarray(np.exp(np.interp(every, np.log(self.users), np.log(values))), np.float64)
+        return np.asarray(np.exp(PchipInterpolator(np.log(self.users), np.log(values))(every)), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,22 +255,57 @@ def recorded_of(point: MeasuredPoint) -> Prepared:
     """Responses whose drafts are accepted as the point says."""
     averages = point.averages or Averages((0.5,) * max(point.gamma, 1))  # where it makes no difference
     rng = np.random.default_rng(0)
+    levels = texts_of(averages) if point.gamma else [averages]
     trace = trace_of(
-        point.kind if point.gamma else "ngram", {"all": averages}, rng, responses=_RESPONSES, tokens=_TOKENS,
-        prompt_tokens=point.prompt_tokens,
+        point.kind if point.gamma else "ngram", {f"{i}": level for i, level in enumerate(levels)}, rng,
+        responses=_RESPONSES // len(levels), tokens=_TOKENS, prompt_tokens=point.prompt_tokens,
     )  # fmt: skip
     return prepare(trace)
+
+
+def texts_of(averages: Averages) -> list[Averages]:
+    """Acceptances of texts that are easier and harder to draft, of as many tokens a round in all.
+
+    Users whose texts were all alike would stay in lockstep, and their prompts come together.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+
+    if not 0.05 < averages.accepted_length - 1 < averages.gamma - 0.05:  # all texts alike, or nearly
+        return [averages]
+    odds = logit(np.clip(averages.conditional, 1e-9, 1 - 1e-9))
+
+    def texts(middle: float) -> list[Averages]:
+        return [Averages.of_conditional(expit(odds + middle + _TEXTS * z).tolist()) for z in _LEVELS]
+
+    def long(middle: float) -> float:
+        return 1 / float(np.mean([1 / text.accepted_length for text in texts(middle)])) - averages.accepted_length
+
+    return texts(float(brentq(long, -20.0, 20.0)))
 
 
 def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator) -> Records:
     assert isinstance(point.load, Users)
     count = point.requests or min(max(_ANSWERS * point.load.users, _FEWEST), max(_MOST, 4 * point.load.users))
     asked = np.zeros(count, REQUEST)
-    asked["response"] = rng.integers(len(recorded.trace.responses), size=count)
+    # Texts and lengths are spread evenly over every few requests: the middle of a load is as the whole of it.
+    asked["response"] = _evenly(len(recorded.trace.responses), count, rng)
     asked["prompt_tokens"], asked["output_tokens"] = point.prompt_tokens, point.output_tokens
-    shape = _SPREAD**-2
-    asked["output_tokens"] = np.maximum(rng.gamma(shape, point.output_tokens / shape, count).round(), 2)
+    from scipy.stats import gamma
+
+    lengths = gamma.ppf(
+        (_evenly(_LENGTHS, count, rng) + 0.5) / _LENGTHS, _SPREAD**-2, scale=point.output_tokens * _SPREAD**2
+    )
+    asked["output_tokens"] = np.maximum(lengths.round(), 2)
     return asked
+
+
+def _evenly(many: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """0 to `many` − 1, so that of any few that follow each other some are small and some large; `count` in all."""
+    strata = min(many, len(_LEVELS))
+    rounds = -(-count // strata)
+    stratum = rng.permuted(np.tile(np.arange(strata), (rounds, 1)), axis=1).ravel()[:count]
+    return (stratum * (many // strata) + rng.integers(many // strata, size=count)).astype(np.int64)
 
 
 def _in_chunks(asked: Records) -> Iterator[Records]:

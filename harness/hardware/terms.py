@@ -19,7 +19,18 @@ from simulator.hardware.whatif import scaled
 from simulator.setup import EngineLimits
 
 TermName = Literal[
-    "step", "request", "target", "growth", "token", "context", "draft", "draft_pass", "launch", "eager_token", "prompt"
+    "step",
+    "request",
+    "target",
+    "growth",
+    "token",
+    "context",
+    "draft",
+    "draft_pass",
+    "launch",
+    "eager_token",
+    "prompt",
+    "variety",
 ]
 Factors = Mapping[str, float]
 """By name of a term."""
@@ -46,6 +57,7 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "launch": Term("launching kernels one by one, outside of captured sizes", 0.9),
     "eager_token": Term("more for each decoding token, outside of captured sizes", 0.8),
     "prompt": Term("more for a prompt in a pass, inside of captured sizes", 1.2),
+    "variety": Term("more for different texts in a pass", 0.8),
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""
@@ -63,6 +75,8 @@ B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms 
 PROMPT_SHARE: Final = 0.25
 """The unit of `prompt`, where the base does not say: this share of launching, for what of a step with a prompt engines do
 not capture. Assumed."""
+VARIETY_SHARE: Final = 0.1
+"""The unit of `variety`: this share of a pass of the target over one token."""
 _TIMED_SPREAD: Final = 0.25
 """Of launching, where the base has it: as of its other passes."""
 _LARGE: Final = 1024
@@ -129,6 +143,7 @@ class Base:
             "launch": self.launch_s,
             "prompt": self.prompt_s,
             "eager_token": profile.eager_s_per_token or self.launch_s / EAGER_TOKENS,
+            "variety": profile.variety_s or VARIETY_SHARE * float(profile.verify.at([1])[0]),
         }
 
     @property
@@ -150,7 +165,7 @@ def part_of(base: Base, name: TermName) -> Profile:
     none = replace(
         profile, verify=nothing, eager=nothing, draft=drafts, overhead_s=0.0, overhead_s_per_request=0.0,
         overhead_s_per_prompt=0.0, context_s_per_token=0.0, prefill_s_per_pair=0.0, context_by_width=None,
-        eager_s_per_token=0.0,
+        eager_s_per_token=0.0, variety_s=0.0,
     )  # fmt: skip
     match name:
         case "step":
@@ -179,6 +194,8 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "prompt":
             sizes, end = (1, base.captured, base.captured + 1), units["prompt"]
             return replace(none, eager=Curve(sizes, (end, end, _NOTHING_S)))
+        case "variety":
+            return replace(none, variety_s=units["variety"])
         case "launch":
             return none
 
@@ -210,6 +227,7 @@ def with_factors(base: Base, factors: Factors) -> Profile:
         overhead_s=total("overhead_s"), overhead_s_per_request=total("overhead_s_per_request"),
         overhead_s_per_prompt=total("overhead_s_per_prompt"), context_s_per_token=total("context_s_per_token"),
         prefill_s_per_pair=total("prefill_s_per_pair"), eager_s_per_token=total("eager_s_per_token"),
+        variety_s=total("variety_s"),
         context_by_width=None if width is None else scaled(width, factors["context"]),
     )  # fmt: skip
 

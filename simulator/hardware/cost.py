@@ -95,6 +95,8 @@ class _Fields(NamedTuple):
     """What each token of decoding requests adds to a pass with prompts that is larger than `captured`."""
     captured: int = 0
     """Tokens of the largest pass that is captured."""
+    variety_s: float = 0.0
+    """What the target's pass takes more for different texts, times the square root of their number."""
 
 
 class StepCost(_Fields):
@@ -123,6 +125,7 @@ class StepCost(_Fields):
         padded: bool = False,
         eager_s_per_token: float = 0.0,
         captured: int = 0,
+        variety_s: float = 0.0,
     ) -> Self:
         """Tables are copied only where they are not flat arrays of doubles."""
         return super().__new__(
@@ -142,6 +145,7 @@ class StepCost(_Fields):
             padded=bool(padded),
             eager_s_per_token=float(eager_s_per_token),
             captured=int(captured),
+            variety_s=float(variety_s),
         )
 
     @classmethod
@@ -183,8 +187,10 @@ def draft_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
 
 
 def attention_s(cost: _Fields, load: StepLoad) -> float:
-    """Reading contexts for one token of each request, and prefill's attention."""
-    return cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
+    """What depends on whose texts are in a step: reading contexts for one token of each request, prefill's attention, and
+    their variety."""
+    reading_s = cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
+    return reading_s + cost.variety_s * float(load.decoding + load.prefilling) ** 0.5
 
 
 def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:

@@ -169,13 +169,16 @@ class Profile:
     eager_s_per_token: float = 0.0
     """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
     it of passes without prompts, which engines time, and of no others."""
+    variety_s: float = 0.0
+    """What the target's pass takes more for different texts, times the square root of their number: each takes a mixture to
+    other experts. A fit's form, and no law."""
     errors: Errors | None = None
     """How far it may be off; None is what its source says. See `relative_errors`."""
 
     def __post_init__(self) -> None:
         for name in (
             "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
-            "eager_s_per_token",
+            "eager_s_per_token", "variety_s",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
@@ -232,6 +235,7 @@ class Profile:
             widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
             eager_s_per_token=self.eager_s_per_token, captured=self.captured_tokens[-1] if self.captured_tokens else 0,
+            variety_s=self.variety_s,
         )  # fmt: skip
 
     def _widening(self, gamma: int) -> Seconds:
@@ -271,8 +275,9 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
-    if not profile.eager_s_per_token:
-        del content["eager_s_per_token"]
+    for name in ("eager_s_per_token", "variety_s"):
+        if not content[name]:
+            del content[name]
     text = json.dumps(content, indent=1, ensure_ascii=False)
     return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 

@@ -10,7 +10,7 @@ import numpy as np
 from simulator.hardware.profile import Curve, Profile
 from simulator.traces import Trace
 
-_OF_TARGET = ("context_s_per_token", "prefill_s_per_pair", "eager_s_per_token")
+_OF_TARGET = ("context_s_per_token", "prefill_s_per_pair", "eager_s_per_token", "variety_s")
 Part = Literal["verify", "draft", "overhead"]
 
 

@@ -14,7 +14,7 @@ from harness.cli.app import app
 from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import Calibration, calibrate, next_measurement
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve
+from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, captured_sizes, with_factors
 from simulator.averages import Averages, trace_of
@@ -108,6 +108,26 @@ def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more(
     assert again.eager_s_per_token == pytest.approx(launch_s / EAGER_TOKENS)
     with pytest.raises(ValueError, match="captured_tokens"):
         replace(profile, captured_tokens=())
+
+
+def test_different_texts_cost_more_by_the_root_of_their_number() -> None:
+    """16 texts add four times what one does, whatever is drafted of them; a profile without is written as it always was."""
+    profile = replace(PROFILE, variety_s=0.5e-3)
+    for drafted in (0, 16 * 7):
+        cost, plain = (p.cost("none", 0, 16, 8192) for p in (profile, PROFILE))
+        assert cost.seconds(StepLoad(16), 0, drafted) - plain.seconds(StepLoad(16), 0, drafted) == pytest.approx(2e-3)
+    assert parse_profile(dump_profile(profile)) == profile
+    assert "variety_s" not in dump_profile(PROFILE)
+
+
+def test_texts_that_differ_commit_as_many_tokens_a_round() -> None:
+    """Rounds pooled, as engines report it: 1,000 tokens of each text are as many rounds as of 3 tokens each."""
+    averages = Averages.of_accepted_length(3.0, 5)
+    levels = texts_of(averages)
+    assert 5 * 1000 / sum(1000 / level.accepted_length for level in levels) == pytest.approx(3.0)
+    odds = [level.conditional[0] / (1 - level.conditional[0]) for level in levels]
+    assert odds[-1] / odds[0] == pytest.approx(np.exp(2.8 * 0.5))
+    assert texts_of(Averages((1.0, 1.0))) == [Averages((1.0, 1.0))]
 
 
 def test_a_fitted_profile_is_a_base_again() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,16 @@ def test_mixture_reads_more_experts_the_more_tokens() -> None:
     loads = 6 * (250 / 256) * 3 * 4096 * 2048 * (0.5 + 1 / 32) / (0.8 * 8e12) / 4
     moves = 2 * 2 * (3 / 4) * 4096 * 2 / 900e9
     assert two - one == pytest.approx(loads + moves, rel=1e-6)
+
+
+def test_every_token_of_a_mixture_costs_a_share_of_a_pass_over_one() -> None:
+    """Beside arithmetic and weights: V4-Flash on 4 B300 comes near to the 20.6 ms that its engine timed at 1,024 tokens."""
+    model, own = models()["deepseek-v4-flash"], machine("b300", 4)
+    one, many = own.verify(model, np.array([1.0, 1024.0]))
+    assert many == pytest.approx(20.6e-3, rel=0.15)
+    without = replace(own, given=replace(own.given, mixture_share_per_token=0.0)).verify(model, np.array([1.0, 1024.0]))
+    assert without[0] == one
+    assert many - without[1] == pytest.approx(1023 / 1024 * one)
 
 
 def test_fp8_runs_in_bf16_where_there_are_no_fp8_cores() -> None:
@@ -262,10 +274,10 @@ def test_the_sequential_head_against_the_paper() -> None:
     assert 0.5 <= (extra(16) - extra(4)) / 12 / 0.177e-3 <= 1.0
 
 
-@pytest.mark.parametrize(("tokens", "low", "high"), [(1, 0.9, 1.0), (16, 1.0, 1.2), (64, 1.0, 1.2), (256, 0.9, 1.05),
-                                                     (1024, 0.6, 0.8)])  # fmt: skip
+@pytest.mark.parametrize(("tokens", "low", "high"), [(1, 0.9, 1.0), (16, 1.0, 1.2), (64, 1.0, 1.25), (256, 0.95, 1.15),
+                                                     (1024, 0.8, 1.0)])  # fmt: skip
 def test_roofline_of_the_published_device(tokens: int, low: float, high: float) -> None:
-    """The kernels a layer were set at one token; the rest is a check: +17 % at 64, −5 % at 256, −35 % at 1024."""
+    """The kernels a layer were set at one token, what a mixture's tokens add at 1,024; the rest is a check."""
     given = Assumptions(context_tokens=8192)
     profile = roofline(devices()["b300"], models()["deepseek-v4-flash"], name="x", gpus=4, given=given)
     ours = profile.verify.at(tokens) + tokens / 8 * 8192 * profile.context_s_per_token
