@@ -123,6 +123,37 @@ class DraftCurve:
         return np.asarray(np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0))
 
 
+LAUNCH_S = 60e-6
+"""Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes on B300 have it: 104.5 ms for some 1,720."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """What passes outside of captured sizes take where nobody timed one: their kernels are launched one by one, and none is
+    shorter than that takes. Assumed, until a profile has an `eager` curve."""
+
+    kernels: int
+    """Of a pass of the target."""
+    each_s: float = LAUNCH_S
+    """Launching one."""
+    with_prompt: float = 0.25
+    """The share of them that a step with a prompt has to launch though it is no larger than a captured size; 1 where the
+    engine leaves its graphs for a prompt."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.kernels <= 10**6:
+            raise ValueError("kernels must be from 1 to 1,000,000")
+        if not 0 <= self.each_s <= 1:
+            raise ValueError("each_s must be from 0 to 1")
+        if not 0 <= self.with_prompt <= 1:
+            raise ValueError("with_prompt must be from 0 to 1")
+
+    @property
+    def seconds(self) -> float:
+        """Launching all of them."""
+        return self.kernels * self.each_s
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
@@ -165,7 +196,10 @@ class Profile:
     captured_tokens: tuple[int, ...] = ()
     """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
     eager: Curve | None = None
-    """The target pass outside of captured sizes; by default `verify`, unpadded."""
+    """The target pass outside of captured sizes, as it was timed or fitted; by default what `launches` makes of `verify`,
+    unpadded."""
+    launches: Launches | None = None
+    """What the pass outside of captured sizes is taken to be, where there is no `eager`."""
     eager_s_per_token: float = 0.0
     """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
     it of passes without prompts, which engines time, and of no others."""
@@ -187,6 +221,8 @@ class Profile:
             raise ValueError("captured_tokens must rise from 1 or more")
         if self.eager_s_per_token and not self.captured_tokens:
             raise ValueError("eager_s_per_token: is of passes outside of captured_tokens, which it lacks")
+        if self.launches and not self.captured_tokens:
+            raise ValueError("launches: are of passes outside of captured_tokens, which it lacks")
         if min(self.verify.seconds) <= 0:
             raise ValueError("verify: seconds must be above 0: a pass of the target takes time")
 
@@ -200,6 +236,21 @@ class Profile:
         """How far its parts may be off."""
         return self.errors or ERRORS[self.source]
 
+    @property
+    def captured(self) -> int:
+        """Tokens of the largest pass that is captured; 0 where none is."""
+        return self.captured_tokens[-1] if self.captured_tokens else 0
+
+    def outside(self, tokens: npt.ArrayLike) -> Seconds:
+        """Seconds of target passes over so many tokens that hold a prompt, or are larger than any captured size."""
+        if self.eager is not None:
+            return self.eager.at(tokens)
+        passes_s = self.verify.at(tokens)
+        if self.launches is None:
+            return passes_s
+        launched = np.where(np.asarray(tokens) <= self.captured, self.launches.with_prompt, 1.0)
+        return np.maximum(passes_s, launched * self.launches.seconds)
+
     def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
 
@@ -207,10 +258,10 @@ class Profile:
         where the profile knows neither.
         """
         padded = np.arange(tokens + 1)
-        eager = (self.eager or self.verify).at(padded)
+        eager = self.outside(padded)
         if self.captured_tokens:
             sizes = np.asarray(self.captured_tokens)
-            inside = padded <= sizes[-1]
+            inside = padded <= self.captured
             padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]
             verify = np.where(inside, self.verify.at(padded), eager + self.eager_s_per_token * padded)
         else:
@@ -231,7 +282,7 @@ class Profile:
             self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
             widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
-            eager_s_per_token=self.eager_s_per_token, captured=self.captured_tokens[-1] if self.captured_tokens else 0,
+            eager_s_per_token=self.eager_s_per_token, captured=self.captured,
         )  # fmt: skip
 
     def _widening(self, gamma: int) -> Seconds:
@@ -271,8 +322,9 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
-    if not profile.eager_s_per_token:
-        del content["eager_s_per_token"]
+    for name in ("eager_s_per_token", "launches"):
+        if not content[name]:
+            del content[name]
     text = json.dumps(content, indent=1, ensure_ascii=False)
     return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 
@@ -287,6 +339,8 @@ def _profile(raw: Any) -> Profile:
             raw[name] = _curve(raw[name], name)
     if raw.get("errors") is not None:
         raw["errors"] = _made("errors", Errors, _fields(raw["errors"], Errors, "errors"))
+    if raw.get("launches") is not None:
+        raw["launches"] = _made("launches", Launches, _fields(raw["launches"], Launches, "launches"))
     raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
     return Profile(**raw)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from simulator.drafter_kinds import FREE, KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Seconds
-from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.graphs import CAPTURED, captured_sizes
+from simulator.hardware.profile import LAUNCH_S, Curve, DraftCurve, Launches, Profile
 
 Format = Literal["bf16", "fp8", "fp4"]
 FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 32}
@@ -188,7 +189,9 @@ class Assumptions:
     attention_efficiency: float = 0.5
     """Share of the bf16 peak that prefill's attention reaches."""
     kernel_s: float = 2e-6
-    """Between two kernels of a CUDA graph, which is assumed at every size."""
+    """Between two kernels of a CUDA graph."""
+    launch_s: float = LAUNCH_S
+    """Launching a kernel outside of a graph."""
     all_reduce_s: float = 10e-6
     """Latency of one, two a layer; the bytes come on top."""
     logit_passes: int = 6
@@ -286,7 +289,10 @@ def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
 def roofline(
     device: Device, model: Model, *, name: str, gpus: int | None = None, given: Assumptions | None = None
 ) -> Profile:
-    """The profile of a model on a device, on the fewest GPUs that hold it unless told. Raises InputError where none do."""
+    """The profile of a model on a device, on the fewest GPUs that hold it unless told; sizes are captured as vLLM does.
+
+    Raises InputError where no GPUs hold it.
+    """
     given = given or Assumptions()
     gpus = gpus or gpus_needed(device, model, given)
     capacity = kv_capacity_tokens(device, model, gpus, given)
@@ -312,6 +318,8 @@ def roofline(
         overhead_s_per_request=given.overhead_s_per_request,
         context_s_per_token=read / machine.bandwidth / shards,
         prefill_s_per_pair=flops / (device.bf16_flops * given.attention_efficiency) / gpus,
+        captured_tokens=captured_sizes(CAPTURED),
+        launches=Launches(kernels=model.layers * model.kernels_per_layer, each_s=given.launch_s),
     )
 
 
@@ -372,6 +380,7 @@ def _provenance(device: Device, model: Model, gpus: int, given: Assumptions) -> 
         + (f"; no FP8 tensor cores: {' and '.join(low)} weights are multiplied at the bf16 rate" if lacking else ""),
         "parallelism": f"tensor parallel over {gpus}, even split, all links as fast as the datasheet's"
         + ("; cache replicated on every GPU" if gpus > 1 and model.kv_shards == 1 else ""),
-        "kernels": f"{model.layers * model.kernels_per_layer}",
+        "graphs": "sizes as vLLM captures them; outside of them a pass launches its kernels one by one, and a share of them "
+        "for a prompt inside: assumed",
         "assumptions": ", ".join(f"{f} {getattr(given, f):g}" for f in Assumptions.__slots__),
     }
