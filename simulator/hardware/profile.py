@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -167,7 +167,10 @@ class Profile:
     provenance: Mapping[str, str]
     """Where the numbers come from: sources, date, versions, assumptions, in words."""
     kv_capacity_tokens: int
-    """Context tokens that fit beside the weights, over all GPUs of a replica."""
+    """Context tokens that fit beside the target's weights, over all GPUs of a replica."""
+    kv_capacity_by_drafter: Mapping[str, int] = field(default_factory=dict)
+    """The same beside a drafter's weights, and with its own keys and values; by drafter: its own name, or its kind. 0 where
+    it does not fit. Those that are not named take no memory, or it is not known."""
     verify: Curve
     """The target pass over B tokens, contexts left out."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
@@ -213,6 +216,8 @@ class Profile:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
+        if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
+            raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
         if self.gpus < 1 or self.kv_capacity_tokens < 1:
@@ -267,10 +272,7 @@ class Profile:
         else:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
-        known = ("none", *self.draft, *self.free_drafters)
-        as_another = drafter in KINDS and drafter != "none"  # a name, and no kind of its own
-        if kind and (as_another or (drafter not in known and kind in known)):
-            drafter = kind
+        drafter = _entry(drafter, kind, ("none", *self.draft, *self.free_drafters))
         if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)
             draft_prefill_s = curve.prefill_s_per_token
@@ -285,6 +287,16 @@ class Profile:
             eager_s_per_token=self.eager_s_per_token, captured=self.captured,
         )  # fmt: skip
 
+    def capacity(self, drafter: str, kind: str = "") -> int:
+        """Context tokens that fit beside a drafter, named as `cost` has it. Raises InputError where it does not fit."""
+        entry = _entry(drafter, kind, ("none", *self.kv_capacity_by_drafter))
+        tokens = self.kv_capacity_by_drafter.get(entry, self.kv_capacity_tokens)
+        if not tokens:
+            raise InputError(
+                f"hardware {self.name}: {drafter} does not fit beside {self.model} on {self.gpus} GPU; give more"
+            )
+        return tokens
+
     def _widening(self, gamma: int) -> Seconds:
         if self.context_by_width is None:
             return np.zeros(2)
@@ -298,6 +310,12 @@ class Profile:
         if len(curve.drafted) == 1 and curve.drafted[0] != gamma:
             raise InputError(f"hardware {self.name}: knows {drafter} at γ = {curve.drafted[0]} only, not at γ = {gamma}")
         return curve
+
+
+def _entry(drafter: str, kind: str, known: Sequence[str]) -> str:
+    """By which of the known names a profile has a drafter: its own, unless that is another kind's, or its kind."""
+    as_another = drafter in KINDS and drafter != "none"  # a name, and no kind of its own
+    return kind if kind and (as_another or (drafter not in known and kind in known)) else drafter
 
 
 def load_profile(file: Path) -> Profile:
@@ -322,7 +340,7 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
-    for name in ("eager_s_per_token", "launches"):
+    for name in ("eager_s_per_token", "launches", "kv_capacity_by_drafter"):
         if not content[name]:
             del content[name]
     text = json.dumps(content, indent=1, ensure_ascii=False)
