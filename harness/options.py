@@ -39,6 +39,9 @@ Weights = Annotated[Literal["bf16", "fp8", "fp4"] | None, typer.Option(help="For
 KvFormat = Annotated[
     Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
 ]
+Captured = Annotated[
+    int | None, typer.Option(help="Tokens of the largest pass the engine captures as a graph; by default the profile's.")
+]
 Drafters = Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")]
 Policies = Annotated[
     list[str] | None,
@@ -107,6 +110,7 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
 def profile_of(
     hardware: str | None, model: Path | None = None, tp: int | None = None,
     weights: Literal["bf16", "fp8", "fp4"] | None = None, kv: Literal["bf16", "fp8"] | None = None,
+    captured: int | None = None,
 ) -> Profile:  # fmt: skip
     """The profile that --hardware names, or that is made of a device and a model. Raises InputError."""
     from simulator.hardware.catalogue import Asked, find_profile
@@ -116,7 +120,7 @@ def profile_of(
         raise InputError("name a hardware profile with --hardware; `harness hardware list` shows them")
     if tp is not None and not 1 <= tp <= MOST_GPUS:
         raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
-    return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv))
+    return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv, captured=captured))
 
 
 def loads_of(

@@ -1,5 +1,5 @@
-"""Candidates simulated again and again, for a decision's intervals: other prompts, another seed, a profile that is off; and
-under more of their load, for how much of it is held."""
+"""Candidates simulated again and again, for a decision's intervals: other prompts, another seed, a profile that is off;
+under more of their load, for how much of it is held; and with larger graphs, for what it costs to have small ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from simulator.capacity import MOST, SEEDS, crowded, enough, factor_of, headroom, headrooms, shorter
 from simulator.configuration import Configuration
-from simulator.decision import Draw, Figure, Range, Sampled, range_of
+from simulator.decision import GAINS, Draw, Figure, Range, Sampled, range_of
+from simulator.hardware.graphs import capturing
 from simulator.hardware.whatif import perturbed
 from simulator.load import Load
 from simulator.metrics import Outcome
+from simulator.mix import Mix
 from simulator.setup import LONGEST_S, RAMP, Setup
 from simulator.simulation import Prepared, redrawn, simulate
 
@@ -80,6 +82,59 @@ def holding(load: Load, times: float, hold: Callable[[Sequence[tuple[Draw, Load]
     draws = [Draw(number, off=True) for number in range(HOLDING)]
     found = headrooms(near, lambda asked: hold([(draws[number], one) for number, one in asked]), HOLDING)
     return range_of(factor_of(near, load, 1.0 if near is load else times) * np.array(found), times)
+
+
+GRAPHS = "captured graphs end at"
+"""How what is told of them begins."""
+_WORTH = 0.01
+"""The gain from larger graphs, as a share, from which on they are spoken of."""
+_STEP_TOKENS = 256
+"""Captured sizes that are advised are multiples of this."""
+
+
+def beyond_graphs(setup: Setup, recorded: Prepared, found: Outcome, flag: str) -> str:
+    """What it costs that steps are larger than any captured size, and the setting that avoids it, in words; empty where
+    larger graphs would give less than 1 %.
+
+    Found by shorter simulations with graphs that are large enough, unless the cost tables say that it cannot be as much.
+
+    Args:
+        found: what came of the setup.
+        flag: the engine's, that says up to which size it captures; empty where it has none.
+    """
+    profile, largest = setup.profile, _largest_pass(setup, recorded, found)
+    if not found.outside or largest <= profile.captured:
+        return ""
+    wider = capturing(profile, largest)
+    sizes = np.arange(profile.captured + 1, largest + 1)
+    most_s = float((profile.outside(sizes) + profile.eager_s_per_token * sizes - wider.verify.at(sizes)).max())
+    if found.outside * most_s < _WORTH * sum(found.step_s.values()):
+        return ""
+    believed = setup.believed and (capturing(setup.believed, largest) if setup.believed.captured else setup.believed)
+    short = dataclasses.replace(setup, seconds=shorter(setup.seconds), slas=())
+    here, there = (simulate(one, recorded) for one in (short, dataclasses.replace(short, profile=wider, believed=believed)))
+    figure: Figure = "tps" if setup.load.users is None else "throughput"
+    more = figure_of(there, figure) / figure_of(here, figure) - 1
+    longer_ms = 1e3 * (sum(here.step_s.values()) - sum(there.step_s.values()))
+    if not more >= _WORTH:
+        return ""
+    gain = f"{GAINS[figure]} {more:+.0%}" if more < 1 else f"{GAINS[figure]} × {1 + more:.1f}"
+    assumed = "" if profile.eager is not None or profile.launches is None else ", launching assumed"
+    return (
+        f"{GRAPHS} {profile.captured:,} tokens, and {found.outside:.0%} of steps are larger: {longer_ms:.1f} ms more in a "
+        f"step{assumed}; with {flag or 'graphs to'} {largest}: {gain}"
+    )
+
+
+def _largest_pass(setup: Setup, recorded: Prepared, found: Outcome) -> int:
+    """Tokens of a pass in which all requests verify as much as they may, and one prompt: the size to capture."""
+    most = setup.load.most_running(setup.limits.request_cap, setup.limits.replicas)
+    if setup.load.users is None:
+        most = min(most, math.ceil(2 * found.running))
+    verified = recorded.trace.gamma if setup.policy.k is None else setup.policy.k
+    prompt, _ = Mix(recorded.trace, setup.weights, setup.prompt_tokens, setup.output_tokens).mean_lengths()
+    tokens = min(math.ceil(most * (1 + verified) + prompt), setup.limits.step_tokens)
+    return -(-tokens // _STEP_TOKENS) * _STEP_TOKENS
 
 
 def sample(

@@ -142,6 +142,8 @@ class Outcome:
     """Mean share of the KV capacity held by running requests, lookahead included."""
     step_s: dict[str, float]
     """Mean seconds of a step by part: overhead, draft, attention, target."""
+    outside: float
+    """Share of steps that are larger than any captured size."""
     preemptions: int
     attainment: float
     """Share of requests that kept every bound by themselves; 1 without bounds."""
@@ -202,6 +204,7 @@ def outcome(
         running=_ratio(kept.total("request_s"), busy_s),
         kv_used=_ratio(kept.total("kv_token_s"), busy_s * kv_tokens),
         step_s={part.removesuffix("_s"): _ratio(kept.total(part), kept.total("steps")) for part in PARTS},
+        outside=_ratio(kept.total("outside"), kept.total("steps")),
         preemptions=int(kept.total("preemptions")),
         attainment=_ratio(sum(s.good for s in kept.slices), kept.finished),
         goodput=_ratio(sum(s.good_tokens for s in kept.slices), kept.seconds * gpus),

@@ -23,6 +23,11 @@ def walked(recording: Recording, recorded: Sequence[Recording]) -> Recording:
     return recorded[0] if recording == NO_RECORDING else recording
 
 
+def capacity_of(profile: Profile, policy: PolicySpec, trace: Recording | Trace) -> int:
+    """Context tokens that fit under a policy that walks a trace. Raises InputError where its drafter does not fit."""
+    return profile.kv_capacity_tokens if policy == NO_DRAFTER else profile.capacity(trace.drafter, trace.kind)
+
+
 def cost_of(profile: Profile, policy: PolicySpec, trace: Recording | Trace, requests: int, tokens: int) -> StepCost:
     """A profile's tables for steps under a policy that walks a trace. Raises InputError; see `Profile.cost`."""
     drafter = NO_RECORDING.drafter if policy == NO_DRAFTER else trace.drafter

@@ -20,6 +20,7 @@ from simulator.hardware.cost import StepCost
 from simulator.load import RecordedArrivals
 from simulator.metrics import Kind, Ledger, Outcome, outcome
 from simulator.mix import Mix
+from simulator.plain import capacity_of
 from simulator.policies import Fixed, Policy
 from simulator.records import Anchors
 from simulator.requests import CHUNK, requests
@@ -130,7 +131,7 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     policy = setup.policy.bind(believed)  # a bound knows the truth
     users = setup.load.users or 0
     begin_s = np.sort(np.random.default_rng((setup.seed, users)).random(users) * setup.ramp * setup.seconds)
-    kv_tokens = limits.kv_capacity_tokens or setup.profile.kv_capacity_tokens
+    kv_tokens = limits.kv_capacity_tokens or capacity_of(setup.profile, setup.policy, trace)
     stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
     return simulator_for(policy)(
         recorded, policy, cost, limits, kv_tokens, stream, users=users, seed=setup.seed, on_rows=on_rows, begin_s=begin_s

@@ -32,7 +32,8 @@ PROVENANCE = {
     "draft": "timed over requests for a whole block, 7 tokens in the engine's tests; the same is taken for 5",
     "overhead": "0.742 ms: median time per token of one user without speculation, 5.851 ms (same blog), less the pass at "
     "one token, 5.109 ms. Host work for each request is not published: 0",
-    "kv_capacity_tokens": "not published: the arithmetic of simulator/hardware/roofline.py for 4 × 288 GB, cache replicated",
+    "kv_capacity_tokens": "not published: the arithmetic of simulator/hardware/roofline.py for 4 × 288 GB beside DSpark, "
+    "cache replicated",
 }
 
 
@@ -50,7 +51,7 @@ def published(folder: Path) -> Profile:
         model=model.name,
         source="published",
         provenance=PROVENANCE,
-        kv_capacity_tokens=kv_capacity_tokens(device, model, GPUS, Assumptions(context_tokens=8192)),
+        kv_capacity_tokens=kv_capacity_tokens(device, model, GPUS, Assumptions(context_tokens=8192), "dspark"),
         verify=_curve(inside),
         eager=_curve(outside),
         captured_tokens=tuple(inside),

@@ -8,22 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness.console import Watcher
 from results.store.database import Store
 from results.store.decisions import keep_decision, models_of
 from results.store.recordings import accepted_otherwise
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity
+from simulator.capacity import shorter
 from simulator.configuration import Configuration
 from simulator.decision import Decision, refused
 from simulator.drafter_kinds import KINDS
+from simulator.draws import beyond_graphs
 from simulator.load import Load
 from simulator.mix import Mix
 from simulator.numbers import counted
+from simulator.plain import walked
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER, PolicyKind, PolicySpec
 from simulator.recommendation import Question, decision_of
 from simulator.serving.engine import ServingEngine
-from simulator.simulation import prepare, start
+from simulator.simulation import prepare, simulate, start
 from tuner.by_load import by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
 from tuner.decision import StudyEvidence
@@ -175,7 +180,7 @@ def _finish(
         )  # fmt: skip
         able = functools.partial(_able, plan.engine, models.target)
         decision = decision_of(question, StudyEvidence(what, trials, found.recorded, able, run, advance))
-        decisions.append(decision)
+        decisions.append(_with_graphs(decision, scenario, found, plan, seconds))
         best = ranked(trials)
         if not best:
             continue
@@ -192,6 +197,19 @@ def _finish(
     for decision in decisions:
         keep_decision(studies.store, study_id, decision)
     studies.finish(study_id, confirmations, sensitive)
+
+
+def _with_graphs(decision: Decision, scenario: Scenario, found: StudyInputs, plan: StudyPlan, seconds: float) -> Decision:
+    """A decision, with a note of what it costs that steps of the one to run are larger than the captured graphs."""
+    run = decision.candidate
+    if run is None or not plan.profile.captured:
+        return decision
+    recorded = prepare(found.traffic.trace(TraceKey(PART, walked(run.recording, [found.plain]))))
+    for setup, _ in scenario.setups(run, seconds, plan.seed):
+        short = replace(setup, seconds=shorter(seconds))
+        if told := beyond_graphs(short, recorded, simulate(short, recorded), plan.served_by.flags.captured):
+            return msgspec.structs.replace(decision, notes=[*decision.notes, told])
+    return decision
 
 
 def _able(engine: ServingEngine | None, target: str, candidate: Configuration) -> bool:

@@ -125,8 +125,8 @@ def _calibrated(
     with watching() as watcher:
         measured = read_measured(file, watcher.say)
         profile = profile_of(base, model, gpus, weights, kv)
-        if captured is not None and profile.captured_tokens and captured != profile.captured_tokens[-1]:
-            raise InputError(f"--captured {captured}: {profile.name} itself has sizes to {profile.captured_tokens[-1]}")
+        if captured is not None and profile.eager is not None and profile.captured not in (0, captured):
+            raise InputError(f"--captured {captured}: {profile.name} itself has sizes to {profile.captured}")
         if run is not None:
             measured = _accepted_as_in(measured, run, out, file, watcher)
         try:
@@ -153,14 +153,17 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
 def _fitted(measured: Measured, profile: Profile, captured: int | None, step_tokens: int, watcher: Watcher) -> Calibration:
     from harness.hardware.calibration import calibrate
     from harness.hardware.terms import Base
-    from simulator.hardware.catalogue import kernels_of
+    from simulator.hardware.graphs import CAPTURED, capturing
     from simulator.simulation import ready
 
     ready(watcher.say)
     largest = captured or measured.captured
-    if largest is None and not profile.captured_tokens:
-        watcher.say("note: captured sizes are taken to end at 512, as vLLM's do; --captured says otherwise")
-    made = Base.of(profile, largest or 512, kernels_of(profile), step_tokens)
+    if largest is None and (profile.launches or not profile.captured):
+        watcher.say(f"note: captured sizes are taken to end at {CAPTURED}, as vLLM's do; --captured says otherwise")
+    kernels = 0
+    if profile.eager is None and profile.launches is not None:
+        kernels, profile = profile.launches.kernels, capturing(profile, largest or CAPTURED)
+    made = Base.of(profile, largest or CAPTURED, kernels, step_tokens)
     return calibrate(measured.points, made, lambda done, total: watcher.advance("simulating what was measured", done, total))
 
 

@@ -11,6 +11,7 @@ import typer
 from harness.console import plain_console, print_json, print_table, user_errors, watching
 from harness.options import (
     AsJson,
+    Captured,
     Drafters,
     DraftsChosen,
     Hardware,
@@ -40,6 +41,7 @@ def sensitivity(
     tp: TensorParallel = None,
     weights: Weights = None,
     kv: KvFormat = None,
+    captured: Captured = None,
     concurrency: Annotated[
         list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
     ] = None,
@@ -64,7 +66,7 @@ def sensitivity(
     with user_errors("harness"):
         policies = policies_of(listed(policy))
         check_void_of_policies(context, policies)
-        profile = profile_of(hardware, model, tp, weights, kv)
+        profile = profile_of(hardware, model, tp, weights, kv, captured)
         store = Store(out / "specyard.duckdb")
         loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():

@@ -35,6 +35,7 @@ def simulate(
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
+    captured: options.Captured = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: options.ThinkSeconds = 0.0,
@@ -109,7 +110,7 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                profile = options.profile_of(hardware, model, tp, weights, kv)
+                profile = options.profile_of(hardware, model, tp, weights, kv, captured)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)

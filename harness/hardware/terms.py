@@ -14,7 +14,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.graphs import captured_sizes
+from simulator.hardware.profile import LAUNCH_S, Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
 from simulator.setup import EngineLimits
 
@@ -65,8 +66,6 @@ TOKEN_SHARE: Final = 0.1
 """The unit of `token`: this share of what a token costs in large passes of the base."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
-LAUNCH_S: Final = 60e-6
-"""Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes have it: 104.5 ms for about 1,720."""
 EAGER_TOKENS: Final = 5000
 """The unit of `eager_token`: what launching takes, over so many tokens, where the base does not say. DeepSeek-V4-Flash on
 B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and
@@ -230,12 +229,6 @@ def with_factors(base: Base, factors: Factors) -> Profile:
         variety_s=total("variety_s"),
         context_by_width=None if width is None else scaled(width, factors["context"]),
     )  # fmt: skip
-
-
-def captured_sizes(largest: int) -> tuple[int, ...]:
-    """Sizes that vLLM captures, up to the largest: 1, 2, 4, then every eighth, from 256 on every sixteenth."""
-    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16))
-    return tuple(sorted({size for size in sizes if size <= largest} | {largest}))
 
 
 def _of_draft(curve: DraftCurve, factor: float, pass_s: float) -> DraftCurve:

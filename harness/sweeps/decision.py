@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
 from harness.console import Watcher
 from harness.sweeps.plan import SweepPoint
 from results.store.database import Store
@@ -16,7 +18,7 @@ from results.store.simulations import Simulation
 from simulator.capacity import MOST_TRIED, enough, too_few
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Decision, Draw, Figure, Range, Sampled, Simulated, refused
-from simulator.draws import HOLDING, fits, headroom_of, holding, sample, under, varied
+from simulator.draws import GRAPHS, HOLDING, fits, headroom_of, holding, sample, under, varied
 from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
 from simulator.plain import walked
@@ -50,7 +52,9 @@ def sweep_decision(
         plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds,
         draws=plan.decision_draws, note=accepted_otherwise(store, run_id, plan.drafting),
     )  # fmt: skip
-    return decision_of(question, evidence)
+    decision = decision_of(question, evidence)
+    told = evidence.graphs(decision.candidate)
+    return msgspec.structs.replace(decision, notes=[*decision.notes, told]) if told else decision
 
 
 class SweepEvidence:
@@ -108,6 +112,11 @@ class SweepEvidence:
             return None
         searched = next((row.headroom for row in self._rows(run)), None)
         return _holds(*self._tasks[run], searched, self.plan, self._watcher)
+
+    def graphs(self, run: Configuration | None) -> str:
+        """What is told of the size of graphs, of the one to run; empty where that is nothing."""
+        rows = [] if run is None else self._rows(run)
+        return next((told for row in rows for told in row.warnings if told.startswith(GRAPHS)), "")
 
     def _rows(self, run: Configuration) -> list[Simulation]:
         return [row for point, row in self.at if point.configuration == run]

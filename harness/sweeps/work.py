@@ -26,7 +26,7 @@ from results.store.rows import profile_row
 from results.store.simulations import read_simulations
 from results.store.subjects import SWEEP
 from results.store.unfinished import keeping
-from simulator.draws import headroom_of
+from simulator.draws import beyond_graphs, headroom_of
 from simulator.engine.state import ROW, Records
 from simulator.errors import InputError
 from simulator.load import RecordedArrivals
@@ -48,9 +48,10 @@ SLOW_S = 2.0
 class SweepWorker:
     """Simulates points; as a Ray actor or here."""
 
-    def __init__(self, traces: dict[Recording, Any], rows: Path | None) -> None:
-        """Traces by key, or references to them in Ray's object store, which a node holds once."""
-        self.traces, self.rows = traces, rows
+    def __init__(self, traces: dict[Recording, Any], rows: Path | None, flag: str) -> None:
+        """Traces by key, or references to them in Ray's object store, which a node holds once; `flag` is the engine's for
+        the largest captured size."""
+        self.traces, self.rows, self.flag = traces, rows, flag
 
     def check(self, point: SweepPoint) -> None:
         """Raises InputError for a point that cannot be simulated."""
@@ -62,6 +63,8 @@ class SweepWorker:
         try:
             with _writing(self.rows and self.rows / f"point_{point.number:05}.parquet") as on_rows:
                 found = simulate(point.setup, self._recorded(point), on_rows=on_rows, progress=progress)
+            if told := beyond_graphs(point.setup, self._recorded(point), found, self.flag):
+                found = dataclasses.replace(found, warnings=(*found.warnings, told))
             if point.headroom:
                 found = dataclasses.replace(found, headroom=headroom_of(point.setup, self._recorded(point), found))
             return found, time.perf_counter() - started
@@ -119,6 +122,7 @@ def sweep(
     worker = SweepWorker(
         {key: prepare(recordings.trace(key)) for key in dict.fromkeys(p.recording for p in every)},
         rows and rows.absolute(),  # a name with a colon is no address
+        plan.served_by.flags.captured,
     )
     alike = {(p.recording, p.setup.policy, p.setup.load): p for p in every}
     for point in alike.values():  # refuse before anything is stored
@@ -178,7 +182,7 @@ def _results(
         import ray  # after what `joined` tells it
 
         shared = {key: ray.put(value) for key, value in worker.traces.items()}
-        pool = Pool(cluster, SweepWorker, (shared, worker.rows), watcher.say)
+        pool = Pool(cluster, SweepWorker, (shared, worker.rows, worker.flag), watcher.say)
         for (point,), result in pool.map("simulate", [(p,) for p in left]):
             yield point, result
 
@@ -208,6 +212,8 @@ def _row(point: SweepPoint, recordings: Recordings, result: Outcome | str, wall_
     if isinstance(result, str):
         return row | {"error": result}
     for field in dataclasses.fields(result):
+        if field.name == "outside":  # told in a warning, where it matters
+            continue
         value = getattr(result, field.name)
         if isinstance(value, Estimate):
             row |= {field.name: value.value, f"{field.name}_half_width": value.half_width}

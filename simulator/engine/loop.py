@@ -133,6 +133,7 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     step_s = total_s(parts)
 
     totals.steps += 1
+    totals.outside += 0 < cost.captured < prefill_tokens + n + verified
     totals.request_steps += n
     totals.overhead_s += parts.overhead_s
     totals.draft_s += parts.draft_s

@@ -189,7 +189,8 @@ class Reference:
         parts = self.cost.step(load, asked, verified, longest)
         step_s = parts.seconds
         sums = {
-            "steps": 1, "request_steps": len(decoding), "rounds": len(decoding), "verified": verified,
+            "steps": 1, "outside": 0 < self.cost.captured < load.prefill_tokens + len(decoding) + verified,
+            "request_steps": len(decoding), "rounds": len(decoding), "verified": verified,
             "prefill_tokens": load.prefill_tokens, "prefills": load.finishing_prefill,
             "drafted": sum(round_.drafted for round_ in rounds), "accepted": sum(round_.accepted for round_ in rounds),
             **parts._asdict(),

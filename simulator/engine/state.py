@@ -50,7 +50,7 @@ REPLICA = np.dtype(
 )  # fmt: skip
 TOTALS = np.dtype(
     [
-        ("steps", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
+        ("steps", "i8"), ("outside", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
         ("accepted", "i8"), ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("prefills", "i8"),
         ("preemptions", "i8"), ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
         ("overhead_s", "f8"), ("draft_s", "f8"), ("attention_s", "f8"), ("target_s", "f8"),
@@ -58,8 +58,9 @@ TOTALS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-"""Sums over all replicas. `committed` counts tokens of rounds, `emitted` those of prefills too; the areas are integrals
-over time of KV tokens, decoding requests and requests in the system."""
+"""Sums over all replicas. `outside` counts steps larger than any captured size; `committed` counts tokens of rounds,
+`emitted` those of prefills too; the areas are integrals over time of KV tokens, decoding requests and requests in the
+system."""
 CONTROL = np.dtype(
     [("next", "i8"), ("filled", "i8"), ("last", "i8"), ("due", "i8"), ("free", "i8"), ("rows", "i8"), ("turn", "i8")],
     align=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 from simulator.errors import InputError, first_paragraph
 from simulator.hardware.architecture import model_of, named
+from simulator.hardware.graphs import capturing
 from simulator.hardware.profile import Profile, load_profile, same_model
 from simulator.hardware.roofline import FORMAT_BYTES, Attention, Device, Drafters, Format, Model, roofline
 
@@ -26,11 +27,13 @@ class Asked:
     weights: Format | None = None
     cache: Format | None = None
     """Number formats of weights, and of keys and values; None takes the model's own."""
+    captured: int | None = None
+    """Tokens of the largest pass that the engine captures; None takes the profile's own. Of any profile that has some."""
 
     @property
     def usual(self) -> bool:
-        """Whether nothing is said."""
-        return self == Asked()
+        """Whether nothing is said of the roofline itself."""
+        return replace(self, captured=None) == Asked()
 
     @property
     def said(self) -> str:
@@ -44,8 +47,14 @@ def find_profile(name: str, asked: Asked = Asked()) -> Profile:
 
     Raises InputError that lists what is known.
     """
-    if not asked.usual:
-        return _modelled(name, asked)
+    found = _found(name) if asked.usual else _modelled(name, asked)
+    if asked.captured is None:
+        return found
+    return replace(capturing(found, asked.captured), name=f"{found.name},captured{asked.captured}")
+
+
+def _found(name: str) -> Profile:
+    """A profile as usual."""
     if name in (files := _files()):
         return load_profile(files[name])
     device, _, model = name.partition("/")
@@ -144,15 +153,6 @@ def _own(file: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{what} {file}: must be a JSON object")
     return content
-
-
-def kernels_of(profile: Profile) -> int:
-    """Kernels of a pass of a profile's target, as its roofline counts them; 0 where nobody knows.
-
-    A profile of one's own says so in its provenance, as those that are made here do.
-    """
-    told = profile.provenance.get("kernels", "")
-    return int(told) if told.isdecimal() else 0
 
 
 def bundled_profiles() -> list[str]:

@@ -190,7 +190,7 @@ def attention_s(cost: _Fields, load: StepLoad) -> float:
     """What depends on whose texts are in a step: reading contexts for one token of each request, prefill's attention, and
     their variety."""
     reading_s = cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
-    return reading_s + cost.variety_s * float(load.decoding + load.prefilling) ** 0.5
+    return float(reading_s + cost.variety_s * float(load.decoding + load.prefilling) ** 0.5)
 
 
 def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:

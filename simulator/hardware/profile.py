@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +123,37 @@ class DraftCurve:
         return np.asarray(np.maximum(curves[right - 1] + share * (curves[right] - curves[right - 1]), 0))
 
 
+LAUNCH_S = 60e-6
+"""Launching one kernel, as DeepSeek-V4-Flash's passes outside of captured sizes on B300 have it: 104.5 ms for some 1,720."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """What passes outside of captured sizes take where nobody timed one: their kernels are launched one by one, and none is
+    shorter than that takes. Assumed, until a profile has an `eager` curve."""
+
+    kernels: int
+    """Of a pass of the target."""
+    each_s: float = LAUNCH_S
+    """Launching one."""
+    with_prompt: float = 0.25
+    """The share of them that a step with a prompt has to launch though it is no larger than a captured size; 1 where the
+    engine leaves its graphs for a prompt."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.kernels <= 10**6:
+            raise ValueError("kernels must be from 1 to 1,000,000")
+        if not 0 <= self.each_s <= 1:
+            raise ValueError("each_s must be from 0 to 1")
+        if not 0 <= self.with_prompt <= 1:
+            raise ValueError("with_prompt must be from 0 to 1")
+
+    @property
+    def seconds(self) -> float:
+        """Launching all of them."""
+        return self.kernels * self.each_s
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
@@ -136,7 +167,10 @@ class Profile:
     provenance: Mapping[str, str]
     """Where the numbers come from: sources, date, versions, assumptions, in words."""
     kv_capacity_tokens: int
-    """Context tokens that fit beside the weights, over all GPUs of a replica."""
+    """Context tokens that fit beside the target's weights, over all GPUs of a replica."""
+    kv_capacity_by_drafter: Mapping[str, int] = field(default_factory=dict)
+    """The same beside a drafter's weights, and with its own keys and values; by drafter: its own name, or its kind. 0 where
+    it does not fit. Those that are not named take no memory, or it is not known."""
     verify: Curve
     """The target pass over B tokens, contexts left out."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
@@ -165,7 +199,10 @@ class Profile:
     captured_tokens: tuple[int, ...] = ()
     """Sizes the target pass is padded up to, while it is not larger than the last and holds no prefill."""
     eager: Curve | None = None
-    """The target pass outside of captured sizes; by default `verify`, unpadded."""
+    """The target pass outside of captured sizes, as it was timed or fitted; by default what `launches` makes of `verify`,
+    unpadded."""
+    launches: Launches | None = None
+    """What the pass outside of captured sizes is taken to be, where there is no `eager`."""
     eager_s_per_token: float = 0.0
     """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
     it of passes without prompts, which engines time, and of no others."""
@@ -182,6 +219,8 @@ class Profile:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
+        if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
+            raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
         if self.gpus < 1 or self.kv_capacity_tokens < 1:
@@ -190,6 +229,8 @@ class Profile:
             raise ValueError("captured_tokens must rise from 1 or more")
         if self.eager_s_per_token and not self.captured_tokens:
             raise ValueError("eager_s_per_token: is of passes outside of captured_tokens, which it lacks")
+        if self.launches and not self.captured_tokens:
+            raise ValueError("launches: are of passes outside of captured_tokens, which it lacks")
         if min(self.verify.seconds) <= 0:
             raise ValueError("verify: seconds must be above 0: a pass of the target takes time")
 
@@ -203,6 +244,21 @@ class Profile:
         """How far its parts may be off."""
         return self.errors or ERRORS[self.source]
 
+    @property
+    def captured(self) -> int:
+        """Tokens of the largest pass that is captured; 0 where none is."""
+        return self.captured_tokens[-1] if self.captured_tokens else 0
+
+    def outside(self, tokens: npt.ArrayLike) -> Seconds:
+        """Seconds of target passes over so many tokens that hold a prompt, or are larger than any captured size."""
+        if self.eager is not None:
+            return self.eager.at(tokens)
+        passes_s = self.verify.at(tokens)
+        if self.launches is None:
+            return passes_s
+        launched = np.where(np.asarray(tokens) <= self.captured, self.launches.with_prompt, 1.0)
+        return np.maximum(passes_s, launched * self.launches.seconds)
+
     def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
 
@@ -210,19 +266,16 @@ class Profile:
         where the profile knows neither.
         """
         padded = np.arange(tokens + 1)
-        eager = (self.eager or self.verify).at(padded)
+        eager = self.outside(padded)
         if self.captured_tokens:
             sizes = np.asarray(self.captured_tokens)
-            inside = padded <= sizes[-1]
+            inside = padded <= self.captured
             padded[inside] = sizes[np.searchsorted(sizes, padded[inside])]
             verify = np.where(inside, self.verify.at(padded), eager + self.eager_s_per_token * padded)
         else:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
-        known = ("none", *self.draft, *self.free_drafters)
-        as_another = drafter in KINDS and drafter != "none"  # a name, and no kind of its own
-        if kind and (as_another or (drafter not in known and kind in known)):
-            drafter = kind
+        drafter = _entry(drafter, kind, ("none", *self.draft, *self.free_drafters))
         if gamma and drafter not in ("none", *self.free_drafters):
             curve = self._draft_curve(drafter, gamma)
             draft_prefill_s = curve.prefill_s_per_token
@@ -234,9 +287,18 @@ class Profile:
             self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
             widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
-            eager_s_per_token=self.eager_s_per_token, captured=self.captured_tokens[-1] if self.captured_tokens else 0,
-            variety_s=self.variety_s,
+            eager_s_per_token=self.eager_s_per_token, captured=self.captured, variety_s=self.variety_s,
         )  # fmt: skip
+
+    def capacity(self, drafter: str, kind: str = "") -> int:
+        """Context tokens that fit beside a drafter, named as `cost` has it. Raises InputError where it does not fit."""
+        entry = _entry(drafter, kind, ("none", *self.kv_capacity_by_drafter))
+        tokens = self.kv_capacity_by_drafter.get(entry, self.kv_capacity_tokens)
+        if not tokens:
+            raise InputError(
+                f"hardware {self.name}: {drafter} does not fit beside {self.model} on {self.gpus} GPU; give more"
+            )
+        return tokens
 
     def _widening(self, gamma: int) -> Seconds:
         if self.context_by_width is None:
@@ -251,6 +313,12 @@ class Profile:
         if len(curve.drafted) == 1 and curve.drafted[0] != gamma:
             raise InputError(f"hardware {self.name}: knows {drafter} at γ = {curve.drafted[0]} only, not at γ = {gamma}")
         return curve
+
+
+def _entry(drafter: str, kind: str, known: Sequence[str]) -> str:
+    """By which of the known names a profile has a drafter: its own, unless that is another kind's, or its kind."""
+    as_another = drafter in KINDS and drafter != "none"  # a name, and no kind of its own
+    return kind if kind and (as_another or (drafter not in known and kind in known)) else drafter
 
 
 def load_profile(file: Path) -> Profile:
@@ -275,7 +343,7 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
-    for name in ("eager_s_per_token", "variety_s"):
+    for name in ("eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s"):
         if not content[name]:
             del content[name]
     text = json.dumps(content, indent=1, ensure_ascii=False)
@@ -292,6 +360,8 @@ def _profile(raw: Any) -> Profile:
             raw[name] = _curve(raw[name], name)
     if raw.get("errors") is not None:
         raw["errors"] = _made("errors", Errors, _fields(raw["errors"], Errors, "errors"))
+    if raw.get("launches") is not None:
+        raw["launches"] = _made("launches", Launches, _fields(raw["launches"], Launches, "launches"))
     raw["draft"] = {name: _draft_curve(curve, f"draft.{name}") for name, curve in raw.get("draft", {}).items()}
     return Profile(**raw)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from simulator.drafter_kinds import FREE, KINDS
 from simulator.errors import InputError
 from simulator.hardware.cost import Seconds
-from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.graphs import CAPTURED, captured_sizes
+from simulator.hardware.profile import LAUNCH_S, Curve, DraftCurve, Launches, Profile
 
 Format = Literal["bf16", "fp8", "fp4"]
 FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 32}
@@ -172,11 +173,36 @@ class Model:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of the weights of the target and of DSpark, the largest drafter; they share embedding and head, in bf16."""
+        """Bytes of the target's weights; embedding and head in bf16."""
         head = self.head_parameters * (1 if self.tied_head else 2) * FORMAT_BYTES["bf16"]
-        markov = 2 * MARKOV_RANK * self.vocabulary * FORMAT_BYTES["bf16"]
-        drafter = self.layer_bytes(self.drafters.attention) + markov
-        return sum(self.layer_bytes(a) for a in self.attention) + head + drafter
+        return sum(self.layer_bytes(a) for a in self.attention) + head
+
+    def drafter_bytes(self, drafter: str) -> float:
+        """Bytes of a kind's weights beside the target's, whose embedding and head they share; of no other kinds 0."""
+        deep, square = self.drafters.attention, self.width**2 * FORMAT_BYTES[self.dense_format]
+        bf16 = FORMAT_BYTES["bf16"]
+        match drafter:
+            case "dspark":
+                return self.drafter_bytes("dflash") + 2 * MARKOV_RANK * self.vocabulary * bf16
+            case "dflash":
+                return self.layer_bytes(deep) + self.drafters.taps * square
+            case "eagle3":
+                return self.drafters.eagle_parameters * bf16
+            case "mtp":
+                return self.layer_bytes(deep) / deep.layers + 2 * square
+        return 0.0
+
+    def drafter_cache_bytes(self, drafter: str, context: int) -> float:
+        """Memory of a token's keys and values in a kind's own layers, on average over a context."""
+        deep = self.drafters.attention
+        match drafter:
+            case "dspark" | "dflash":
+                return deep.held_bytes(context) / context * self.kv_padding
+            case "eagle3":
+                return self.drafters.eagle_entry_bytes * self.kv_padding
+            case "mtp":
+                return deep.held_bytes(context) / context / deep.layers * self.kv_padding
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +214,9 @@ class Assumptions:
     attention_efficiency: float = 0.5
     """Share of the bf16 peak that prefill's attention reaches."""
     kernel_s: float = 2e-6
-    """Between two kernels of a CUDA graph, which is assumed at every size."""
+    """Between two kernels of a CUDA graph."""
+    launch_s: float = LAUNCH_S
+    """Launching a kernel outside of a graph."""
     all_reduce_s: float = 10e-6
     """Latency of one, two a layer; the bytes come on top."""
     logit_passes: int = 6
@@ -197,7 +225,7 @@ class Assumptions:
     """Host work of a step that is not hidden behind the GPU."""
     mixture_share_per_token: float = 1 / 1024
     """What each further token adds to a mixture's pass, of one over a single token, beside arithmetic and weights: routing,
-    small matrices, uneven experts. Set on DeepSeek-V4-Flash on four B300 (20.6 ms at 1,024 tokens), and on no other mixture."""
+    small matrices, uneven experts. Set on DeepSeek-V4-Flash on four B300 (20.6 ms at 1,024 tokens) alone."""
     overhead_s_per_request: float = 5e-6
     memory_share: float = 0.9
     """Share of a GPU's memory for weights, activations and cache: vLLM's default."""
@@ -277,17 +305,21 @@ def cache_bytes_per_token(model: Model, context: int) -> float:
     return sum(a.held_bytes(context) for a in model.attention) / context * model.kv_padding
 
 
-def kv_capacity_tokens(device: Device, model: Model, gpus: int, given: Assumptions) -> int:
-    """(memory · share − weights − reserve) / bytes of a token; below 1 where it does not fit."""
-    room = device.memory_bytes * given.memory_share - model.weight_bytes / gpus - given.reserve_bytes
-    return math.floor(room * min(gpus, model.kv_shards) / cache_bytes_per_token(model, given.context_tokens))
+def kv_capacity_tokens(device: Device, model: Model, gpus: int, given: Assumptions, drafter: str = "none") -> int:
+    """(memory · share − weights − reserve) / bytes of a token, a drafter's included; below 1 where it does not fit."""
+    weights, context = model.weight_bytes + model.drafter_bytes(drafter), given.context_tokens
+    room = device.memory_bytes * given.memory_share - weights / gpus - given.reserve_bytes
+    token = cache_bytes_per_token(model, context) + model.drafter_cache_bytes(drafter, context)
+    return math.floor(room * min(gpus, model.kv_shards) / token)
 
 
 def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
-    """The fewest GPUs, 1, 2, 4, …, that hold the weights and leave a share of the memory for the cache."""
+    """The fewest GPUs, 1, 2, 4, …, that hold the weights, the largest drafter's too, and leave a share of the memory for the
+    cache."""
     room = device.memory_bytes * (given.memory_share - given.least_cache_share) - given.reserve_bytes
+    weights = model.weight_bytes + max(map(model.drafter_bytes, KINDS))
     for gpus in (1 << i for i in range(MOST_GPUS.bit_length())):
-        if model.weight_bytes / gpus <= room:
+        if weights / gpus <= room:
             return gpus
     raise InputError(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
 
@@ -295,7 +327,10 @@ def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
 def roofline(
     device: Device, model: Model, *, name: str, gpus: int | None = None, given: Assumptions | None = None
 ) -> Profile:
-    """The profile of a model on a device, on the fewest GPUs that hold it unless told. Raises InputError where none do."""
+    """The profile of a model on a device, on the fewest GPUs that hold it unless told; sizes are captured as vLLM does.
+
+    Raises InputError where no GPUs hold it.
+    """
     given = given or Assumptions()
     gpus = gpus or gpus_needed(device, model, given)
     capacity = kv_capacity_tokens(device, model, gpus, given)
@@ -313,6 +348,9 @@ def roofline(
         source="roofline",
         provenance=_provenance(device, model, gpus, given),
         kv_capacity_tokens=capacity,
+        kv_capacity_by_drafter={
+            kind: max(kv_capacity_tokens(device, model, gpus, given, kind), 0) for kind in KINDS if model.drafter_bytes(kind)
+        },
         verify=Curve(TOKENS, tuple(machine.verify(model, np.array(TOKENS, np.float64)).tolist())),
         draft=_drafts(machine, model),
         free_drafters=FREE,
@@ -321,6 +359,8 @@ def roofline(
         overhead_s_per_request=given.overhead_s_per_request,
         context_s_per_token=read / machine.bandwidth / shards,
         prefill_s_per_pair=flops / (device.bf16_flops * given.attention_efficiency) / gpus,
+        captured_tokens=captured_sizes(CAPTURED),
+        launches=Launches(kernels=model.layers * model.kernels_per_layer, each_s=given.launch_s),
     )
 
 
@@ -377,10 +417,12 @@ def _provenance(device: Device, model: Model, gpus: int, given: Assumptions) -> 
         "method": "roofline, simulator/hardware/roofline.py; nothing here was measured on this device",
         "device": device.source,
         "model": model.source,
-        "weights": f"{' and '.join(low) or 'bf16'}, {model.weight_bytes / 1e9:.1f} GB with the DSpark drafter"
+        "weights": f"{' and '.join(low) or 'bf16'}, {model.weight_bytes / 1e9:.1f} GB; drafters beside: "
+        + ", ".join(f"{kind} {bytes_ / 1e9:.1f} GB" for kind in KINDS if (bytes_ := model.drafter_bytes(kind)))
         + (f"; no FP8 tensor cores: {' and '.join(low)} weights are multiplied at the bf16 rate" if lacking else ""),
         "parallelism": f"tensor parallel over {gpus}, even split, all links as fast as the datasheet's"
         + ("; cache replicated on every GPU" if gpus > 1 and model.kv_shards == 1 else ""),
-        "kernels": f"{model.layers * model.kernels_per_layer}",
+        "graphs": "sizes as vLLM captures them; outside of them a pass launches its kernels one by one, and a share of them "
+        "for a prompt inside: assumed",
         "assumptions": ", ".join(f"{f} {getattr(given, f):g}" for f in Assumptions.__slots__),
     }

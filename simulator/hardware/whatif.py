@@ -33,6 +33,8 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
     changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in _OF_TARGET}
     curves = {name: getattr(profile, name) for name in ("verify", "eager", "context_by_width")}
     changes |= {name: None if curve is None else scaled(curve, factor) for name, curve in curves.items()}
+    if profile.launches is not None:
+        changes["launches"] = replace(profile.launches, each_s=min(profile.launches.each_s * factor, 1.0))
     return replace(profile, **changes)
 
 

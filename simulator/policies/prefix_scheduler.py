@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from simulator.hardware.cost import StepCost
 from simulator.policies.contract import Policy, StepView
 from simulator.policies.ranking import best_first
@@ -22,6 +24,15 @@ class PrefixScheduler(Policy):
     @property
     def name(self) -> str:
         return "prefix_scheduler"
+
+    @classmethod
+    def believed_cost(cls, cost: StepCost) -> StepCost:
+        """The cost with straight lines between captured sizes: of a staircase the first token of a stair would have to pay
+        for all of it, and the algorithm would stop there for good."""
+        passes_s = cost.verify_s[: cost.captured + 1]
+        ends = np.append(np.flatnonzero(np.diff(passes_s) > 0), len(passes_s) - 1)
+        lines_s = np.interp(np.arange(len(passes_s)), ends, passes_s[ends])
+        return cost._replace(verify_s=np.concatenate([lines_s, cost.verify_s[cost.captured + 1 :]]))
 
     def admit(self, step: StepView) -> None:
         fixed = self.cost.fixed(step.load, step.longest_draft)

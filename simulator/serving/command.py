@@ -88,6 +88,7 @@ def serve(
     gpus: int,
     replicas: int,
     drafting: Drafting,
+    captured: int = 0,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Serving:
@@ -98,6 +99,7 @@ def serve(
         gpus: that share a replica.
         replicas: copies of the engine behind a router.
         drafting: how drafts were chosen; at temperature 0 it makes no difference.
+        captured: tokens of the largest pass that is captured; 0 is whatever the engine does.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
@@ -124,6 +126,8 @@ def serve(
                 notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
         parts += engine.spelled(speculative)
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
+    if captured and flags.captured and captured != engine.captured:
+        parts.append(f"{flags.captured} {captured}")
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
     words, said = copies(engine, speculative, replicas)

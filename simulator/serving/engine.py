@@ -44,6 +44,8 @@ class Flags:
     """GPUs that share a model."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
+    captured: str = ""
+    """Tokens of the largest pass that is captured as a graph; empty where that cannot be set."""
     speculative: str = ""
     """The configuration of drafting, as JSON; empty where it is spelled otherwise, see `ServingEngine.spell`."""
 
@@ -88,6 +90,8 @@ class ServingEngine:
     """What it is told, above temperature 0; empty where nobody can choose."""
     flags: Flags
     fields: Fields
+    captured: int = 0
+    """Tokens of the largest pass that it captures unless told; 0 where it captures none, or nobody knows."""
     spell: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     """The words of the command that say how it drafts, from the fields; None is JSON after `Flags.speculative`."""
 

@@ -1,9 +1,10 @@
-"""vLLM 0.32, read in its source: `vllm/config/speculative.py`, `vllm/engine/arg_utils.py`."""
+"""vLLM 0.32, read in its source: `vllm/config/speculative.py`, `vllm/config/compilation.py`, `vllm/engine/arg_utils.py`."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from simulator.hardware.graphs import CAPTURED
 from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
 
 VLLM: Final = ServingEngine(
@@ -38,12 +39,14 @@ VLLM: Final = ServingEngine(
     policies=("none", "fixed", "cutoff", "k_by_batch", "vllm_adaptive"),
     adaptive="vllm_adaptive",
     drafting="greedy",
+    captured=CAPTURED,
     drafting_option={"sampled": "probabilistic", "greedy": "greedy"},
     flags=Flags(
         request_cap="--max-num-seqs",
         step_tokens="--max-num-batched-tokens",
         gpus="--tensor-parallel-size",
         replicas="--data-parallel-size",
+        captured="--max-cudagraph-capture-size",
         speculative="--speculative-config",
     ),
     fields=Fields(

@@ -16,11 +16,12 @@ from harness.hardware.calibration import Calibration, calibrate, next_measuremen
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
 from harness.hardware.measured import MeasuredPoint, read_measured
-from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, captured_sizes, with_factors
+from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile, kernels_of
+from simulator.hardware.catalogue import find_profile
 from simulator.hardware.cost import StepLoad
+from simulator.hardware.graphs import captured_sizes
 from simulator.hardware.profile import dump_profile, parse_profile
 from simulator.load import Arrivals, Users
 from simulator.policies import PolicySpec
@@ -33,7 +34,8 @@ LINE = [1, 8, 32, 64, 128]
 
 
 def base(kernels: int | None = None) -> Base:
-    return Base.of(PROFILE, 512, kernels_of(PROFILE) if kernels is None else kernels)
+    assert PROFILE.launches is not None
+    return Base.of(PROFILE, 512, PROFILE.launches.kernels if kernels is None else kernels)
 
 
 def drawn(seed: int) -> dict[TermName, float]:
@@ -79,7 +81,7 @@ def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
     """288 kernels of 60 µs are 17.3 ms, whatever a pass of 600 tokens takes else; 512 tokens are captured."""
     profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | dict.fromkeys(("token", "draft_pass", "eager_token"), 1e-9))
     assert profile.eager is not None
-    assert kernels_of(PROFILE) == 288
+    assert base().launch_s == pytest.approx(288 * 60e-6)
     cost = profile.cost("none", 0, 16, 8192)
     assert cost.verify_s[600] == pytest.approx(288 * 60e-6, rel=1e-6)
     assert cost.verify_s[512] == pytest.approx(float(PROFILE.verify.at([512])[0]), rel=1e-6)
@@ -91,7 +93,7 @@ def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
 def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more() -> None:
     """0.02 ms a decoding token for 104 ms of launching, prompts' tokens none; a prompt inside a quarter of launching."""
     profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "draft_pass": 1e-9})
-    launch_s, plain = 288 * 60e-6, PROFILE.cost("none", 0, 1024, 8192)
+    launch_s, plain = 288 * 60e-6, replace(PROFILE, launches=None).cost("none", 0, 1024, 8192)
     cost = profile.cost("none", 0, 1024, 8192)
 
     def more(decoding: int, prompt: int) -> float:

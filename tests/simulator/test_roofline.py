@@ -55,7 +55,8 @@ def test_projections_follow_the_configuration() -> None:
 
 def test_weights_of_v4_flash_weigh_what_the_checkpoint_weighs() -> None:
     """huggingface.co/fraserprice/DeepSeek-V4-Flash-DSpark: about 167 GB with the DSpark module."""
-    assert models()["deepseek-v4-flash"].weight_bytes == pytest.approx(167e9, rel=0.02)
+    model = models()["deepseek-v4-flash"]
+    assert model.weight_bytes + model.drafter_bytes("dspark") == pytest.approx(167e9, rel=0.02)
 
 
 # --- rooflines against hand-worked values ---------------------------------------------------------------------------------
@@ -98,9 +99,40 @@ def test_context_is_read_once_for_a_request() -> None:
 
 def test_cache_gets_what_the_weights_leave() -> None:
     device, model = devices()["h100"], models()["qwen3-4b"]
-    drafter = (5 * (26_214_400 + 74_711_040) + 2 * MARKOV_RANK * 151_936) * 2
-    room = 80e9 * 0.9 - 4.022272e9 * 2 - drafter - 3e9
+    room = 80e9 * 0.9 - 4.022272e9 * 2 - 3e9
     assert kv_capacity_tokens(device, model, 1, Assumptions()) == int(room / 147_456)
+    assert find_profile("h100/qwen3-4b").kv_capacity_tokens == int(room / 147_456)
+
+
+LAYER, ENTRY = 26_214_400 + 74_711_040, 4096
+"""Parameters of a layer of Qwen3-4B, and bytes that it keeps of a token: 2 · 8 · 128 · 2."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "entries"),
+    [
+        ("dspark", 5 * LAYER + 5 * 2560**2 + 2 * MARKOV_RANK * 151_936, 5),
+        ("dflash", 5 * LAYER + 5 * 2560**2, 5),
+        ("eagle3", 2 * 2560 * (32 + 16) * 128 + 32 * 128 * 2560 + 3 * 2560 * 9728, 1),
+        ("mtp", LAYER + 2 * 2560**2, 1),
+    ],
+)
+def test_a_drafter_takes_memory_with_its_weights_and_its_cache(kind: str, parameters: int, entries: int) -> None:
+    room = 80e9 * 0.9 - 4.022272e9 * 2 - 3e9 - 2 * parameters
+    assert find_profile("h100/qwen3-4b").capacity("mine", kind) == int(room / ((36 + entries) * ENTRY))
+
+
+def test_none_and_what_has_no_weights_pay_for_no_drafter() -> None:
+    profile = find_profile("h100/qwen3-4b")
+    for name in ("none", "ngram"):
+        assert profile.capacity(name, name) == profile.kv_capacity_tokens
+    assert profile.capacity("dspark", "mtp") == profile.capacity("mtp", "mtp")  # a name that is another kind's
+
+
+def test_a_drafter_that_does_not_fit_is_refused() -> None:
+    profile = replace(find_profile("h100/qwen3-4b"), kv_capacity_by_drafter={"dspark": 0})
+    with pytest.raises(InputError, match="dspark does not fit beside Qwen/Qwen3-4B on 1 GPU"):
+        profile.capacity("dspark", "dspark")
 
 
 @pytest.mark.parametrize(("tokens", "loaded"), [(0, 0.0), (1, 6.0), (2, 6 + 6 * (1 - 6 / 256)), (10_000, 256.0)])

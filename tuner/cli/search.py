@@ -25,6 +25,7 @@ def search(
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
+    captured: options.Captured = None,
     concurrency: Annotated[
         list[str] | None,
         typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
@@ -100,7 +101,7 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
-                profile, run_id = options.profile_of(hardware, model, tp, weights, kv), store.find_run(name)
+                profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
                 asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
                 if (rate or arrivals) and objective == "throughput":
