@@ -1,8 +1,9 @@
-"""Pairs: a target and its drafters, named in a YAML file."""
+"""Pairs: a target and its drafters, named in a YAML file or on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,11 +31,16 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if "none" in (*self.drafters, *self.drafters.values()):
             raise ValueError("drafters: 'none' is always there as the baseline; leave it out")
+        for name in self.drafters:
+            if not name.strip() or not name.isprintable() or "," in name or "=" in name:
+                raise ValueError(f"drafters: {name!a} is no name; a word without , and = is one")
 
 
-def load_pair(name: str) -> Pair:
-    """Read a pair: the path of a YAML file, or the name of a bundled pair. Raises InputError."""
-    known = sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
+def load_pair(name: str | Pair) -> Pair:
+    """Read a pair: the path of a YAML file, or the name of a bundled pair; one that is read stays. Raises InputError."""
+    if isinstance(name, Pair):
+        return name
+    known = _bundled()
     path = BUNDLED_PAIRS / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
         raise InputError(f"pair {name}: no such file, and no bundled pair of that name (bundled: {', '.join(known)})")
@@ -48,6 +55,47 @@ def load_pair(name: str) -> Pair:
     if pair.target in known and not Path(target).exists():  # that of the bundled pair
         target = load_pair(pair.target).target
     return msgspec.structs.replace(pair, target=target, drafters=resolved)
+
+
+def asked_pair(
+    pair: str, target: str | None = None, drafters: Sequence[str] | None = None
+) -> tuple[str | Pair, list[str] | None]:
+    """The pair that a command line asks for, independent of the current folder, and the drafters to run; None is all.
+
+    Args:
+        pair: a pair's file, or the name of a bundled one.
+        target: stands in for `pair`: a folder, a hub id, or the name of a bundled pair, whose target it is.
+        drafters: names of the pair's, or NAME=PATH for one's own beside them; several names may have commas between.
+
+    Raises:
+        InputError: a name stands twice, or a source is neither here nor written as a hub id.
+    """
+    texts = [part for text in drafters or () for part in ([text] if "=" in text else text.split(","))]
+    split = [(name.strip(), source.strip() if joint else None) for name, joint, source in (t.partition("=") for t in texts)]
+    own = {name: _sourced(f"--drafter {name}={source}", source) for name, source in split if source is not None}
+    chosen = [name for name, _ in split] if drafters else None
+    if target is not None:  # kinds without weights need no path
+        own |= {name: name for name, source in split if source is None and name in WEIGHTLESS and name != "none"}
+    elif not own:
+        path = Path(pair)
+        return (str(path.resolve()) if path.is_file() else pair), chosen
+    named = [name for name, source in split if source is not None]
+    base = load_pair(pair) if target is None else Pair(_sourced(f"--target {target}", target), {})
+    if twice := next((name for name in named if named.count(name) > 1 or name in base.drafters), None):
+        raise InputError(f"--drafter {twice}: two drafters would have this name; call one otherwise")
+    try:
+        made = msgspec.structs.replace(base, drafters={**base.drafters, **own})
+    except ValueError as error:
+        raise InputError(f"--drafter: {error}") from None
+    choose_drafters(made, chosen)
+    return made, chosen
+
+
+def pair_name(pair: str | Pair) -> str:
+    """What reports call a pair: a file goes by its stem, one of the command line by its target."""
+    if isinstance(pair, Pair):
+        return Path(pair.target).name
+    return Path(pair).stem if pair.endswith((".yaml", ".yml")) else pair
 
 
 def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
@@ -85,6 +133,28 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
 
 _ANSWER_S = 5.0
 """Seconds that the hub has to take a connection, and to answer on it."""
+
+
+def _bundled() -> list[str]:
+    """Names of the pairs that come with the package."""
+    return sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
+
+
+def _sourced(option: str, source: str) -> str:
+    """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
+    if source in _bundled() and option.startswith("--target"):
+        return load_pair(source).target
+    if source in WEIGHTLESS:
+        return source
+    try:
+        path = Path(source).expanduser()
+        if source and path.exists():
+            return str(path.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, or no name of a file
+        pass
+    if not _HUB_ID.fullmatch(source):
+        raise InputError(f"{option}: no such folder, and not written as the hub writes names, owner/model")
+    return source
 
 
 def _resolve(source: str, folder: Path) -> str:

@@ -22,7 +22,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.loading import check_files
 from drafters.target import Target, choose_dtype
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.pair import Pair, choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt
 from results.store.rows import TARGET, dense_tables, readings, response_tables
@@ -121,7 +121,7 @@ class Probe:
 class RecorderOptions:
     """What decides a recorder's results, beside the prompts."""
 
-    pair: str
+    pair: str | Pair
     drafters: list[str] | None
     block_sizes: list[int] | None
     """γ to record; None leaves each drafter its own."""
