@@ -131,7 +131,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("name: a\nversion: 1\ntasks: [{name: t, domain: d}]\n")
     with pytest.raises(InputError, match="names no hub file"):
         load_suite(str(tmp_path), source="hub")
-    with pytest.raises(InputError, match="bundled: .*qwen3-4b, .*qwen3-8b, .*tiny"):
+    with pytest.raises(InputError, match=r"bundled: .*qwen3-4b, .*qwen3-8b, .*tiny"):
         load_pair("nothing")
     with pytest.raises(InputError, match="which has none, dspark, dflash, eagle3, mtp, ngram"):
         choose_drafters(load_pair("tiny"), ["medusa"])
