@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from drafters.gguf import SMOLLM2, is_gguf
 from harness import stops
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
@@ -116,7 +117,7 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     for source in (pair.target, *choose_drafters(pair, wanted).values()):
-        if source in WEIGHTLESS or Path(source).exists() or constants.HF_HUB_OFFLINE:
+        if source in WEIGHTLESS or is_gguf(source) or Path(source).exists() or constants.HF_HUB_OFFLINE:
             continue
         try:
             if not isinstance(try_to_load_from_cache(source, "config.json"), str):
@@ -144,7 +145,7 @@ def _sourced(option: str, source: str) -> str:
     """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
     if source in _bundled() and option.startswith("--target"):
         return load_pair(source).target
-    if source in WEIGHTLESS:
+    if source in (*WEIGHTLESS, SMOLLM2):
         return source
     try:
         path = Path(source).expanduser()
