@@ -37,6 +37,8 @@ _EXACT_WEIGHTS = 2 * 10**9
 """Files of more weights are kept in 16 bits."""
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """How Llama 3's rotary angles are stretched; a file has the factors alone."""
+_LEFT_OUT = {"head_dim": "attention.key_length", "sliding_window": "attention.sliding_window"}
+"""Fields of configurations that libraries leave at a default, and where files have them."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """What files call tokens that end an answer."""
 Say = Callable[[str], None]
@@ -140,51 +142,59 @@ def _convert(file: Path, folder: Path, source: str, say: Say) -> None:
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"target {source}: {package} is missing, with which GGUF is read: pip install 'specyard[gguf]'")
-    import torch
     from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from drafters.loading import check_config, check_weights
     from drafters.pretokens import repaired
 
     try:
         header = _Header(GGUFReader(file), source)
     except (ValueError, OSError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"target {source}: cannot be read as a GGUF file ({first_paragraph(error)})") from None
-    dtype = torch.float32 if header.weights <= _EXACT_WEIGHTS else torch.bfloat16
-    _check_room(header.weights * dtype.itemsize, folder, source)
     with _quiet():
-        try:
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=dtype, output_loading_info=True, trust_remote_code=False
-            )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-        except Exception as error:  # of many kinds, by what the file holds
-            why = f"{type(error).__name__}: {first_paragraph(error)}"
-            raise InputError(f"target {source}: transformers cannot take it from GGUF: {why}") from error
-        check_config(model.config, source)
-        check_weights(model, loaded, source)
-        if (count := sum(p.numel() for p in model.parameters())) != header.weights:
-            raise InputError(
-                f"target {source}: its file holds {header.weights:,} weights, and {count:,} would be used of them"
-            )
+        model, tokenizer = _read(file, folder, header, source)
         if told := repaired(tokenizer, header.tokenizer, source):
             say(told)
-        config = type(model.config).from_dict(
-            {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        )
-        config.rope_parameters = header.rotary(config.rope_parameters)
-        with torch.device("meta"):  # a converted model refuses to be saved: the same weights in a plain one
-            plain = type(model)(config)
-        plain.load_state_dict(model.state_dict(), assign=True)
-        plain.tie_weights()
-        plain.generation_config = model.generation_config
-        if ends := header.ends:
-            plain.generation_config.eos_token_id = ends
-        plain.save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    told_of = {"file": file.name, "sha256": file_hash(file), "tensors": header.kinds, "name": header.name, "tokenizer": told}
-    (folder / "converted.json").write_text(json.dumps(told_of, indent=2) + "\n", encoding="utf-8")
+    about = {"file": file.name, "sha256": file_hash(file), "tensors": header.kinds, "name": header.name, "tokenizer": told}
+    (folder / "converted.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(file: Path, folder: Path, header: _Header, source: str) -> tuple[Any, Any]:
+    """The plain model of a GGUF file, and its tokenizer as transformers reads it. Raises InputError."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from drafters.loading import check_config, check_weights
+
+    dtype = torch.float32 if header.weights <= _EXACT_WEIGHTS else torch.bfloat16
+    _check_room(header.weights * dtype.itemsize, folder, source)
+    try:
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        header.complete(config)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, config=config, dtype=dtype, output_loading_info=True,
+            ignore_mismatched_sizes=True, trust_remote_code=False,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, by what the file holds
+        why = f"{type(error).__name__}: {first_paragraph(error)}"
+        raise InputError(f"target {source}: transformers cannot take it from GGUF: {why}") from error
+    check_config(model.config, source)
+    check_weights(model, loaded, source)
+    if (count := sum(p.numel() for p in model.parameters())) != header.weights:
+        raise InputError(f"target {source}: its file holds {header.weights:,} weights, and {count:,} would be used of them")
+    own = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
+    with torch.device("meta"):  # a converted model refuses to be saved: the same weights in a plain one
+        plain = type(model)(type(config).from_dict(own))
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    if header.ends:
+        plain.generation_config.eos_token_id = header.ends
+    return plain, tokenizer
 
 
 class _Header:
@@ -193,7 +203,7 @@ class _Header:
     def __init__(self, reader: Any, source: str) -> None:
         self._source = source
         self._fields = dict(reader.fields)
-        architecture = str(self._value("general.architecture"))
+        self._architecture = architecture = str(self._value("general.architecture"))
         if (kind := self._value("general.type", "model")) != "model":
             raise InputError(f"target {source}: is a GGUF file of the type {kind!r}, and a whole model is needed")
         if int(self._value("split.count", 1)) > 1:
@@ -227,19 +237,24 @@ class _Header:
         found = [self._value(f"tokenizer.ggml.{name}") for name in _ENDS]
         return sorted({int(token) for token in found if token is not None})
 
-    def rotary(self, read: Mapping[str, Any]) -> dict[str, Any]:
-        """Rotary parameters, with what the library has left out of them. Raises InputError where that is not known."""
+    def complete(self, config: Any) -> None:
+        """Put into a model's configuration what the library leaves out of it. Raises InputError where that is not known."""
+        for field, name in _LEFT_OUT.items():
+            if (value := self._value(f"{self._architecture}.{name}")) is not None and getattr(
+                config, field, None
+            ) is not None:
+                setattr(config, field, value)
         if self._factors is None:
-            if self._scaling not in ("none", read.get("rope_type")):
+            if self._scaling not in ("none", config.rope_parameters.get("rope_type")):
                 raise InputError(
                     f"target {self._source}: stretches its rotary angles ({self._scaling}), which is not read from GGUF; "
                     "give its folder"
                 )
-            return dict(read)
+            return
         made = {"rope_type": "llama3", "rope_theta": self._base, "factor": max(self._factors), **_LLAMA3}
         if any(abs(a / b - 1) > 1e-3 for a, b in zip(self._factors, _llama3_factors(made, len(self._factors)), strict=True)):
             raise InputError(f"target {self._source}: stretches its rotary angles otherwise than Llama 3; give its folder")
-        return made
+        config.rope_parameters = made
 
 
 def _llama3_factors(parameters: Mapping[str, Any], count: int) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from drafters.gguf import SMOLLM2, is_gguf
+from drafters.gguf import SMOLLM2, is_gguf, plain_source
 from harness import stops
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
@@ -111,8 +111,10 @@ def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
 def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], None] = stops.say) -> None:
     """Raise InputError within seconds where something is to come from the hub and nothing answers there.
 
-    What downloads would try again and again. What is in the cache needs no network.
+    What downloads would try again and again. What is in the cache needs no network. A target from GGUF is converted here,
+    once, before several workers would.
     """
+    plain_source(pair.target, say)
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

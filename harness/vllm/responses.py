@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from drafters.gguf import plain_source
 from drafters.target import Target
 from harness.console import Watcher
 from harness.recording.pair import choose_drafters, load_pair
@@ -32,6 +33,7 @@ def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> R
         raise InputError("--engine vllm: makes the responses itself, for dense recording; leave --responses and --mode out")
     require()
     pair = load_pair(plan.pair)
+    pair = msgspec.structs.replace(pair, target=plain_source(pair.target, watcher.say))
     choose_drafters(pair, plan.drafters)
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)

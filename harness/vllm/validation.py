@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from drafters.gguf import plain_source
 from drafters.target import Target
 from harness.console import Watcher
 from harness.parts import Parts
@@ -99,6 +100,7 @@ def validate_vllm(
     if row["plan"].get("pair") is None or not recordings.keys:
         raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
     pair, sampling = load_pair(pair_of(row)), msgspec.convert(row["sampling"], Generation).sampling
+    pair = msgspec.structs.replace(pair, target=plain_source(pair.target, watcher.say))
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
