@@ -53,7 +53,7 @@ def load_pair(name: str | Pair) -> Pair:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     resolved = {drafter: _resolve(source, path.parent) for drafter, source in pair.drafters.items()}
     target = _resolve(pair.target, path.parent)
-    if pair.target in known and not Path(target).exists():  # that of the bundled pair
+    if pair.target in known and not is_gguf(target) and not Path(target).exists():  # that of the bundled pair
         target = load_pair(pair.target).target
     return msgspec.structs.replace(pair, target=target, drafters=resolved)
 
@@ -81,7 +81,12 @@ def asked_pair(
         path = Path(pair)
         return (str(path.resolve()) if path.is_file() else pair), chosen
     named = [name for name, source in split if source is not None]
-    base = load_pair(pair) if target is None else Pair(_sourced(f"--target {target}", target), {})
+    if target is None:
+        base = load_pair(pair)
+    elif target in _bundled():  # with its numeric type
+        base = msgspec.structs.replace(load_pair(target), drafters={})
+    else:
+        base = Pair(_sourced(f"--target {target}", target), {})
     if twice := next((name for name in named if named.count(name) > 1 or name in base.drafters), None):
         raise InputError(f"--drafter {twice}: two drafters would have this name; call one otherwise")
     try:
@@ -145,8 +150,6 @@ def _bundled() -> list[str]:
 
 def _sourced(option: str, source: str) -> str:
     """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
-    if source in _bundled() and option.startswith("--target"):
-        return load_pair(source).target
     if source in (*WEIGHTLESS, SMOLLM2):
         return source
     try:

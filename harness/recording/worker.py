@@ -216,6 +216,11 @@ class Recorder:
             spoken = self._converse(unit.prompts, self.generation.max_new_tokens, beyond)
         return self._dense_tables(spoken, variants)
 
+    def answer(self, prompts: Sequence[Prompt]) -> list[GivenResponse]:
+        """The target's own responses to every turn, as a file of responses has them."""
+        spoken = self._converse(prompts, self.generation.max_new_tokens)
+        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn) for r, _ in spoken]
+
     def _converse(
         self, prompts: Sequence[Prompt], limit: int, beyond: int = 0, *, live: tuple[str, Drafter] | None = None,
         drafting: Drafting = "sampled",
