@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Qwen3Config
 
 from drafters.configs import declared_field, read_config
+from drafters.gguf import plain_source
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
@@ -73,7 +74,8 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
 
 
 def find_folder(source: str) -> Path:
-    """The local folder of a checkpoint, downloaded from the hub where `source` is no folder."""
+    """The local folder of a checkpoint: downloaded where `source` is the hub's, converted where it is a GGUF file."""
+    source = plain_source(source)
     if Path(source).is_dir():
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:

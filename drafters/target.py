@@ -19,6 +19,7 @@ from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, outpu
 from drafters.cache import Positions, TargetCache
 from drafters.chat import TEMPLATE_DATE, ChatTemplate
 from drafters.configs import OWN_MASKS, folded_state, layer_kinds
+from drafters.gguf import plain_source
 from drafters.loading import check_config, check_files, check_weights
 from drafters.sampling import finite
 from simulator.errors import InputError, first_paragraph
@@ -89,11 +90,12 @@ class Target:
 
     @classmethod
     def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", live: bool = False) -> Target:
-        """Load model and tokenizer from a folder or a hub id.
+        """Load model and tokenizer from a folder, a hub id or a GGUF file.
 
         Raises InputError with the reason when that fails, or where `live` decoding is wanted of a target that cannot: before
         its weights are loaded where its configuration tells.
         """
+        source = plain_source(source)
         try:
             if (folder := Path(source)).is_dir():
                 check_files(folder, source)

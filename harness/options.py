@@ -43,6 +43,14 @@ Captured = Annotated[
     int | None, typer.Option(help="Tokens of the largest pass the engine captures as a graph; by default the profile's.")
 ]
 Drafters = Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")]
+PairName = Annotated[str, typer.Option("--pair", help="A pair's YAML file, or the name of a bundled one.")]
+TargetSource = Annotated[
+    str | None, typer.Option("--target", help="In place of --pair: the target's folder, hub id or GGUF file, or `smollm2`.")
+]
+PairDrafters = Annotated[
+    list[str] | None,
+    typer.Option("--drafter", help="Only this drafter of the pair; NAME=PATH: one of your own (repeatable)."),
+]
 Policies = Annotated[
     list[str] | None,
     typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),

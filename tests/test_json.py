@@ -61,6 +61,7 @@ ELSEWHERE = {
     "harness record": "tests/harness/test_record.py",
     "harness run": "tests/harness/test_run.py",
     "harness profile": "tests/harness/test_profiling.py",
+    "harness regenerate": "tests/harness/test_regenerating.py",
     "harness validate": "tests/harness/test_validation.py",
     "harness reproduce": "tests/harness/test_field.py",
 }

@@ -30,7 +30,8 @@ def entries() -> list[tuple[Requirement, int]]:
 def asked() -> Iterator[Requirement]:
     """What pyproject.toml asks for, torch apart."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    texts = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"]]
+    extras = project["project"]["optional-dependencies"]
+    texts = [*project["project"]["dependencies"], *extras["dev"], *extras["gguf"]]
     texts += [*project["build-system"]["requires"], *project["dependency-groups"]["setup"]]
     yield from (r for r in map(Requirement, texts) if r.name != "torch")
 

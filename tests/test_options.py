@@ -65,6 +65,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness run": (("suites/math_code_chat",), {"--limit": "1"}),
     "harness simulate": (("latest",), {**SMALL, "--concurrency": "2", "--decision-draws": "0", "--policy": "none,fixed:1"}),
     "harness profile": ((), {"--time-limit": "1"}),
+    "harness regenerate": ((), {"--target": "tiny", "--prompts": "suites/math_code_chat/prompts/gsm8k.jsonl"}),
     "harness synthesize": ((), dict(zip(RUN[2::2], RUN[3::2], strict=True))),
     "harness check-policy": (("threshold:0.5",), {"--texts": "10000"}),
     "harness compare": (("latest", "latest"), {}),
@@ -86,7 +87,8 @@ ANSWERS = {
 
 
 WORK = (
-    "harness.recording.run.joined", "drafters.target.Target.load", "harness.cluster.Pool.__init__",
+    "harness.recording.run.joined", "harness.recording.regenerate.joined", "drafters.target.Target.load",
+    "harness.cluster.Pool.__init__",
     "harness.published.field.predict.reproduce_field",
 )  # fmt: skip
 """Where work begins that takes long."""

@@ -15,7 +15,7 @@ for package in $("${compile[@]}" --no-header --no-annotate tools/torch.txt | sed
     apart+=(--no-emit-package "$package")
 done
 "${compile[@]}" "$@" --generate-hashes --no-emit-index-url --custom-compile-command "make lock" "${apart[@]}" \
-    --constraints tools/torch.txt --extra dev --group setup pyproject.toml -o requirements.lock
+    --constraints tools/torch.txt --extra dev --extra gguf --group setup pyproject.toml -o requirements.lock
 if grep -nE '^(torch|triton|nvidia|cuda)|://' requirements.lock >&2; then
     echo "lock: requirements.lock holds the lines above, which it must not" >&2
     exit 1

@@ -48,10 +48,10 @@ if ! "$python" -c "$installed" "$torch" 2>/dev/null; then
 fi
 
 case $lock in
-none) "${pip[@]}" install --upgrade --upgrade-strategy eager --constraint tools/torch.txt --editable ".[dev]" ;;
-lowest) "$venv/bin/uv" pip install --quiet --python "$python" --resolution lowest-direct --constraints tools/torch.txt --editable ".[dev]" ;;
+none) "${pip[@]}" install --upgrade --upgrade-strategy eager --constraint tools/torch.txt --editable ".[dev,gguf]" ;;
+lowest) "$venv/bin/uv" pip install --quiet --python "$python" --resolution lowest-direct --constraints tools/torch.txt --editable ".[dev,gguf]" ;;
 *) # Everything is there, and nothing more may come: what pyproject.toml asks for beyond that is not in the lock.
-    "${pip[@]}" install --no-index --no-build-isolation --check-build-dependencies --editable ".[dev]" ||
+    "${pip[@]}" install --no-index --no-build-isolation --check-build-dependencies --editable ".[dev,gguf]" ||
         stop "$lock does not hold what pyproject.toml asks for: make it anew with \`make lock\`"
     ;;
 esac

@@ -9,6 +9,7 @@ from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
 from harness.cli.profile import profile
 from harness.cli.record import record
+from harness.cli.regenerate import regenerate
 from harness.cli.remove import prune, remove, rescue
 from harness.cli.replay import replay
 from harness.cli.report import report
@@ -39,6 +40,7 @@ app.command("hardware fit")(fit)
 app.command()(predict)
 app.command()(profile)
 app.command()(synthesize)
+app.command()(regenerate)
 app.command()(report)
 app.command()(compare)
 app.command()(baseline)

@@ -10,23 +10,25 @@ import typer
 from rich.table import Table
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, Drafters, Out, check_void, given_options, listed
+from harness.options import AsJson, Out, PairDrafters, PairName, TargetSource, check_void, given_options, listed
 from simulator.drafter_kinds import LEARNED
 from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from harness.hardware.measure import ProfileQuality
+    from harness.recording.pair import Pair
     from simulator.hardware.profile import Profile
 
 
 def profile(
     context: typer.Context,
-    pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
+    pair: PairName = "tiny",
+    target: TargetSource = None,
     architecture: Annotated[
         str | None, typer.Option(help="Instead of a pair, random weights: qwen3-4b, -8b, -14b, or a config.json.")
     ] = None,
-    drafter: Drafters = None,
+    drafter: PairDrafters = None,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; by default the pair's, or a GPU where there is one.")
     ] = None,
@@ -46,26 +48,28 @@ def profile(
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
     from drafters.configs import read_architecture
     from harness.hardware.effort import Effort
-    from harness.recording.pair import check_hub, choose_drafters, load_pair
+    from harness.recording.pair import asked_pair, check_hub, choose_drafters, load_pair
 
     with user_errors("harness"):
-        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture"})
-        _check_graphs(context, device, pair if architecture is None else None)
+        check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture", "target": "architecture"})
+        check_void(context, {}, apart={"pair": "target"})
+        named, chosen = asked_pair(pair, target, drafter) if architecture is None else (None, None)
+        _check_graphs(context, device, named)
         effort = Effort(
             time_limit_s=time_limit, seed=seed, max_requests=max_requests, context_tokens=context_tokens,
             memory_gb=memory_gb, graphs=graphs,
         )  # fmt: skip
-        if architecture is None:  # before what takes seconds to import
-            choose_drafters(load_pair(pair), listed(drafter))
-            check_hub(load_pair(pair), listed(drafter))
-        else:
+        if named is not None:  # before what takes seconds to import
+            choose_drafters(load_pair(named), chosen)
+            check_hub(load_pair(named), chosen)
+        elif architecture is not None:
             read_architecture(architecture)
         from harness.hardware.measure import profile_architecture, profile_file, profile_pair
 
         with watching() as watcher:
-            if architecture is None:
-                made, quality = profile_pair(pair, effort, watcher, device=device, drafters=listed(drafter), out=out)
-            else:
+            if named is not None:
+                made, quality = profile_pair(named, effort, watcher, device=device, drafters=chosen, out=out)
+            elif architecture is not None:
                 kinds = {name.partition("=")[0]: name.partition("=")[2] or name for name in listed(drafter) or LEARNED}
                 made, quality = profile_architecture(
                     architecture, kinds, effort, watcher, device=device or "auto", dtype=dtype, out=out
@@ -73,7 +77,7 @@ def profile(
         print_profile(made, quality, profile_file(out, made.name), as_json=as_json)
 
 
-def _check_graphs(context: typer.Context, device: str | None, pair: str | None) -> None:
+def _check_graphs(context: typer.Context, device: str | None, pair: str | Pair | None) -> None:
     """Raise InputError where graphs are asked for, or not to be captured, on a CPU, which has none."""
     from harness.cluster import may_have_gpu
     from harness.recording.pair import load_pair

@@ -12,7 +12,17 @@ import typer
 from harness.cli.report import write_report
 from harness.cli.show import print_run
 from harness.console import Watcher, print_json, user_errors, watching
-from harness.options import AsJson, Out, check_resumed, check_void, checked, joined, listed
+from harness.options import (
+    AsJson,
+    Out,
+    PairDrafters,
+    PairName,
+    TargetSource,
+    check_resumed,
+    check_void,
+    checked,
+    joined,
+)
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -28,8 +38,9 @@ if TYPE_CHECKING:  # these take seconds
 def record(
     context: typer.Context,
     suite: Annotated[str | None, typer.Argument(help="A suite's folder, or the name of a bundled one.")] = None,
-    pair: Annotated[str, typer.Option(help="A pair's YAML file, or the name of a bundled one.")] = "tiny",
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` always runs.")] = None,
+    pair: PairName = "tiny",
+    target: TargetSource = None,
+    drafter: PairDrafters = None,
     mode: Annotated[
         Literal["dense", "live"],
         typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
@@ -83,7 +94,7 @@ def record(
         if resume is not None:
             check_resumed(context)
         greedy = {"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {}
-        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses", **greedy})
+        check_void(context, {}, apart={"source": "data_dir", "max_new_tokens": "responses", "pair": "target", **greedy})
         if dry_run and engine == "vllm":
             raise InputError(
                 "--engine: is of no use beside --dry-run, which times this project's own loop; leave one of them out"
@@ -104,13 +115,16 @@ def record(
 
                 resume_run(run_id, store, cluster, watcher)
             else:
+                from harness.recording.pair import asked_pair
+
+                named, chosen = asked_pair(pair, target, drafter)
                 with checked():
                     plan = RecordingPlan(
                         generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),
-                        suite=_absolute(suite), pair=_absolute(pair), block_sizes=_block_sizes(joined(block_sizes)),
+                        suite=_absolute(suite), pair=named, block_sizes=_block_sizes(joined(block_sizes)),
                         data_dir=None if data_dir is None else str(data_dir.resolve()),
                         responses=_files(responses), drafting=_draftings(joined(drafting), mode), mode=mode,
-                        source=source, limit=limit, drafters=listed(drafter),
+                        source=source, limit=limit, drafters=chosen,
                         fresh_tails=fresh_tails, batch=batch, seed=seed,
                         speed_passes=2 * reported if speed_passes is None else speed_passes,
                     )  # fmt: skip

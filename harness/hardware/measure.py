@@ -33,7 +33,7 @@ from harness.hardware.effort import Effort
 from harness.hardware.fit import Costs, fit_costs, host_seconds, predicted_seconds, prompt_seconds
 from harness.hardware.timing import LivePass, Timed, live_pass, time_points
 from harness.parts import Keep, Parts, keep_nothing
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.pair import Pair, choose_drafters, load_pair, pair_name
 from results.store.provenance import git_revision, package_versions
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -98,7 +98,7 @@ class Measured:
 
 
 def profile_pair(
-    pair: str, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None,
+    pair: str | Pair, effort: Effort, watcher: Watcher, *, device: str | None = None, drafters: list[str] | None = None,
     out: Path | None = None,
 ) -> tuple[Profile, ProfileQuality]:  # fmt: skip
     """Profile a pair on this machine; `device` None is the pair's own, `drafters` None all of them. Raises InputError.
@@ -111,7 +111,7 @@ def profile_pair(
 
 @contextmanager
 def loaded_pair(
-    pair: str,
+    pair: str | Pair,
     *,
     device: str | None = None,
     drafters: list[str] | None = None,
@@ -124,7 +124,7 @@ def loaded_pair(
     with _one_thread(device):
         target = Target.load(named.target, dtype=choose_dtype(named.dtype, device), device=device, live=True)
         loaded = {n: load_drafter(source, target, gamma=(gammas or {}).get(n)) for n, source in sources.items()}
-        name = Path(pair).stem
+        name = pair_name(pair)
         model = name if Path(named.target).is_dir() else named.target
         weights = f"of {model}, SHA-256 {folder_hash(find_folder(named.target))[:16]}"
         yield Measured(target, loaded, name, model, weights)

@@ -1,6 +1,7 @@
 """What a user has measured of a server: a CSV, a row a point, as `harness hardware fit` and `harness predict` read it.
 
-A blank cell is unknown. Lines that begin with # are for people; of them only captured sizes are read.
+A blank cell is unknown. Lines that begin with # are for people; of them only captured sizes are read, and settings by which
+a server verifies trees, or not losslessly, are told.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from simulator.load import Arrivals, Load, Users
 from simulator.numbers import counted, real, whole
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
+from simulator.serving.verification import departures
 
 Metric = Literal["output_tok_s", "output_tok_s_per_gpu", "tpot_ms", "tpot_mean_ms", "step_ms"]
 METRICS: Final[Mapping[Metric, str]] = {
@@ -130,6 +132,8 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
             raise InputError(f"{file}, line {number}: {error}") from None
     if any(point.given and not point.values for point in points):
         say("note: given rows without anything measured say nothing")
+    for shown in departures("\n".join(told)):
+        say(f"note: {file} names {shown}; its rows are taken as a lossless chain's")
     sizes = [match[1].replace(",", "").lstrip("0") for line in told for match in _CAPTURED.finditer(line)]
     if wrong := [size for size in sizes if not 0 < len(size) <= 5 or int(size) > MOST_CAPTURED]:
         raise InputError(f"{file}: captured sizes to {wrong[0] or 0}: must be from 1 to {MOST_CAPTURED:,}")

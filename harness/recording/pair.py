@@ -1,18 +1,21 @@
-"""Pairs: a target and its drafters, named in a YAML file."""
+"""Pairs: a target and its drafters, named in a YAML file or on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from drafters.gguf import SMOLLM2, is_gguf, plain_source
 from harness import stops
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,11 +32,16 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if "none" in (*self.drafters, *self.drafters.values()):
             raise ValueError("drafters: 'none' is always there as the baseline; leave it out")
+        for name in self.drafters:
+            if not name.strip() or not name.isprintable() or "," in name or "=" in name:
+                raise ValueError(f"drafters: {name!a} is no name; a word without , and = is one")
 
 
-def load_pair(name: str) -> Pair:
-    """Read a pair: the path of a YAML file, or the name of a bundled pair. Raises InputError."""
-    known = sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
+def load_pair(name: str | Pair) -> Pair:
+    """Read a pair: the path of a YAML file, or the name of a bundled pair; one that is read stays. Raises InputError."""
+    if isinstance(name, Pair):
+        return name
+    known = _bundled()
     path = BUNDLED_PAIRS / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
         raise InputError(f"pair {name}: no such file, and no bundled pair of that name (bundled: {', '.join(known)})")
@@ -45,9 +53,55 @@ def load_pair(name: str) -> Pair:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     resolved = {drafter: _resolve(source, path.parent) for drafter, source in pair.drafters.items()}
     target = _resolve(pair.target, path.parent)
-    if pair.target in known and not Path(target).exists():  # that of the bundled pair
+    if pair.target in known and not is_gguf(target) and not Path(target).exists():  # that of the bundled pair
         target = load_pair(pair.target).target
     return msgspec.structs.replace(pair, target=target, drafters=resolved)
+
+
+def asked_pair(
+    pair: str, target: str | None = None, drafters: Sequence[str] | None = None
+) -> tuple[str | Pair, list[str] | None]:
+    """The pair that a command line asks for, independent of the current folder, and the drafters to run; None is all.
+
+    Args:
+        pair: a pair's file, or the name of a bundled one.
+        target: stands in for `pair`: a folder, a hub id, or the name of a bundled pair, whose target it is.
+        drafters: names of the pair's, or NAME=PATH for one's own beside them; several names may have commas between.
+
+    Raises:
+        InputError: a name stands twice, or a source is neither here nor written as a hub id.
+    """
+    texts = [part for text in drafters or () for part in ([text] if "=" in text else text.split(","))]
+    split = [(name.strip(), source.strip() if joint else None) for name, joint, source in (t.partition("=") for t in texts)]
+    own = {name: _sourced(f"--drafter {name}={source}", source) for name, source in split if source is not None}
+    chosen = [name for name, _ in split] if drafters else None
+    if target is not None:  # kinds without weights need no path
+        own |= {name: name for name, source in split if source is None and name in WEIGHTLESS and name != "none"}
+    elif not own:
+        path = Path(pair)
+        return (str(path.resolve()) if path.is_file() else pair), chosen
+    named = [name for name, source in split if source is not None]
+    if target is None:
+        base = load_pair(pair)
+    elif target in _bundled():  # with its numeric type
+        base = msgspec.structs.replace(load_pair(target), drafters={})
+    else:
+        base = Pair(_sourced(f"--target {target}", target), {})
+    if twice := next((name for name in named if named.count(name) > 1 or name in base.drafters), None):
+        raise InputError(f"--drafter {twice}: two drafters would have this name; call one otherwise")
+    try:
+        made = msgspec.structs.replace(base, drafters={**base.drafters, **own})
+    except ValueError as error:
+        raise InputError(f"--drafter: {error}") from None
+    choose_drafters(made, chosen)
+    return made, chosen
+
+
+def pair_name(pair: str | Pair) -> str:
+    """What reports call a pair: a file goes by its stem, one of the command line by its target."""
+    if isinstance(pair, Pair):
+        return Path(pair.target).name
+    return Path(pair).stem if pair.endswith((".yaml", ".yml")) else pair
 
 
 def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
@@ -62,13 +116,15 @@ def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
 def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], None] = stops.say) -> None:
     """Raise InputError within seconds where something is to come from the hub and nothing answers there.
 
-    What downloads would try again and again. What is in the cache needs no network.
+    What downloads would try again and again. What is in the cache needs no network. A target from GGUF is converted here,
+    once, before several workers would.
     """
+    plain_source(pair.target, say)
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     for source in (pair.target, *choose_drafters(pair, wanted).values()):
-        if source in WEIGHTLESS or Path(source).exists() or constants.HF_HUB_OFFLINE:
+        if source in WEIGHTLESS or is_gguf(source) or Path(source).exists() or constants.HF_HUB_OFFLINE:
             continue
         try:
             if not isinstance(try_to_load_from_cache(source, "config.json"), str):
@@ -85,6 +141,26 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
 
 _ANSWER_S = 5.0
 """Seconds that the hub has to take a connection, and to answer on it."""
+
+
+def _bundled() -> list[str]:
+    """Names of the pairs that come with the package."""
+    return sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
+
+
+def _sourced(option: str, source: str) -> str:
+    """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
+    if source in (*WEIGHTLESS, SMOLLM2):
+        return source
+    try:
+        path = Path(source).expanduser()
+        if source and path.exists():
+            return str(path.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, or no name of a file
+        pass
+    if not _HUB_ID.fullmatch(source):
+        raise InputError(f"{option}: no such folder, and not written as the hub writes names, owner/model")
+    return source
 
 
 def _resolve(source: str, folder: Path) -> str:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from harness.recording.pair import Pair
+from harness.recording.pair import pair_name as name_of_pair
 from harness.recording.suite import Generation
 from simulator.records import DRAFTINGS, MAX_GAMMA, Drafting
 
@@ -15,7 +17,8 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides what a run computes. Kept with the run; `--resume` starts from it."""
 
     suite: str
-    pair: str
+    pair: str | Pair
+    """A pair's name or file, or what the command line says of it."""
     data_dir: str | None = None
     source: Literal["bundled", "hub"] = "bundled"
     limit: int | None = None
@@ -56,8 +59,8 @@ class RecordingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pair_name(self) -> str:
-        """The pair's name in reports: a file goes by its stem."""
-        return Path(self.pair).stem if self.pair.endswith((".yaml", ".yml")) else self.pair
+        """The pair's name in reports."""
+        return name_of_pair(self.pair)
 
     def __post_init__(self) -> None:
         sizes = self.block_sizes or []

@@ -92,6 +92,11 @@ class GivenResponses:
             )
 
 
+def responses_file(sampling: Sampling, responses: Iterable[GivenResponse]) -> bytes:
+    """What `read_responses` reads: a line that says how tokens were drawn, and a line a response."""
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in (sampling, *responses))
+
+
 def read_responses(
     paths: Sequence[Path], prompts: Iterable[Prompt], sampling: Sampling, *, file_hash: str | None = None
 ) -> GivenResponses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from glob import glob
@@ -182,10 +182,11 @@ def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
-        turns = row.get("turns") if isinstance(row, dict) else None
-        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
-            raise InputError(f'{path}, line {number}: "turns" must be a list of at least one non-empty string')
-        prompt_id = str(row.get("id", number - 1))
+        try:
+            turns = turns_of(row)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        prompt_id = str(next((row[name] for name in _IDS if name in row), number - 1))
         try:
             "".join([prompt_id, *turns]).encode()
         except UnicodeEncodeError as error:
@@ -202,6 +203,48 @@ def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
     if not prompts:
         raise InputError(f"{path}: has no prompts")
     return prompts
+
+
+_IDS = ("id", "question_id")
+"""What files call a prompt's name."""
+_SAID = {"messages": ("role", "content"), "conversations": ("from", "value")}
+"""Conversations in the shapes of chat templates and of ShareGPT: who speaks, and what."""
+_USERS, _MODELS = ("user", "human"), ("assistant", "gpt", "chatgpt", "bard", "bing")
+"""What users and models are called; what models said is left out, for the target says it itself."""
+
+
+def turns_of(row: object) -> list[str]:
+    """The user's turns of a line: `turns`, a `prompt`, `messages`, or ShareGPT's `conversations`.
+
+    Raises ValueError where there are none, or where more than users and models speak.
+    """
+    turns: object = None
+    if isinstance(row, dict):
+        turns = row.get("turns", [row["prompt"]] if "prompt" in row else None)
+        for field, (who, what) in _SAID.items():
+            if turns is None and isinstance(row.get(field), list):
+                said = [part if isinstance(part, dict) else {} for part in row[field]]
+                if others := [part.get(who) for part in said if part.get(who) not in (*_USERS, *_MODELS)]:
+                    raise ValueError(f'"{field}" has a part of {others[0]!r}; only users and models can speak here')
+                turns = [part.get(what) for part in said if part[who] in _USERS]
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
+        raise ValueError(
+            '"turns" must be a list of at least one non-empty string (or "prompt", "messages", "conversations")'
+        )
+    return turns
+
+
+def read_prompts(paths: Sequence[Path], limit: int | None = None) -> tuple[Prompt, ...]:
+    """The prompts of files, each a task by its stem, as a suite would name them; `limit` keeps the first of each file.
+
+    Raises InputError, naming file and line.
+    """
+    found: list[Prompt] = []
+    for path in paths:
+        if path.stem in {p.task for p in found}:
+            raise InputError(f"--prompts {path}: another file is called {path.stem} too, and prompts go by that; rename one")
+        found += _jsonl_prompts(Task(path.stem, path.stem), path, limit)
+    return tuple(found)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

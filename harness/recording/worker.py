@@ -22,7 +22,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.loading import check_files
 from drafters.target import Target, choose_dtype
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.pair import Pair, choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt
 from results.store.rows import TARGET, dense_tables, readings, response_tables
@@ -121,7 +121,7 @@ class Probe:
 class RecorderOptions:
     """What decides a recorder's results, beside the prompts."""
 
-    pair: str
+    pair: str | Pair
     drafters: list[str] | None
     block_sizes: list[int] | None
     """γ to record; None leaves each drafter its own."""
@@ -215,6 +215,11 @@ class Recorder:
         else:
             spoken = self._converse(unit.prompts, self.generation.max_new_tokens, beyond)
         return self._dense_tables(spoken, variants)
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[GivenResponse]:
+        """The target's own responses to every turn, as a file of responses has them."""
+        spoken = self._converse(prompts, self.generation.max_new_tokens)
+        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn) for r, _ in spoken]
 
     def _converse(
         self, prompts: Sequence[Prompt], limit: int, beyond: int = 0, *, live: tuple[str, Drafter] | None = None,

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from harness.recording.pair import Pair
 from results.store.recordings import Recordings
 from simulator.configuration import System
 from simulator.errors import InputError
@@ -15,9 +18,9 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, Drafting, Recording
 
 
-def pair_of(run: Mapping[str, Any]) -> str:
+def pair_of(run: Mapping[str, Any]) -> str | Pair:
     """The pair a stored run was recorded with. Raises InputError where it had none, which nothing can run live."""
-    pair: str | None = run["plan"].get("pair")
+    pair = msgspec.convert(run["plan"].get("pair"), str | Pair | None)
     if pair is None:
         raise InputError(f"run {run['run_id']}: was not recorded with a pair; nothing can run live")
     return pair

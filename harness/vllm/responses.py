@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from drafters.gguf import plain_source
 from drafters.target import Target
 from harness.console import Watcher
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.pair import Pair, choose_drafters, load_pair
 from harness.recording.plan import RecordingPlan
-from harness.recording.responses import GivenResponse
+from harness.recording.responses import GivenResponse, responses_file
 from harness.recording.suite import Generation, Prompt, load_suite
 from harness.recording.worker import conversation_tokens
 from harness.vllm.engine import VllmEngine, outline, require, running, version
@@ -36,22 +37,31 @@ def generate_responses(plan: RecordingPlan, folder: Path, watcher: Watcher) -> R
     data_dir = Path(plan.data_dir) if plan.data_dir else None
     suite = load_suite(plan.suite, data_dir=data_dir, source=plan.source, limit=plan.limit)
     generation = plan.generation or suite.file.generation
-    target = outline(pair.target, pair.dtype)
-    longest = _longest(target, suite.prompts, generation)
-    watcher.say(f"starting {version()}")
-
-    async def ask() -> list[GivenResponse]:
-        requests = min(_REQUESTS, len(suite.prompts))
-        async with running(pair.target, target, requests=requests, longest=longest, seed=plan.seed) as engine:
-            return await _converse(engine, target, suite.prompts, generation, plan.seed, watcher)
-
-    given = asyncio.run(ask())
-    content = b"".join(msgspec.json.encode(line) + b"\n" for line in (generation.sampling, *given))
+    given = answers(pair, suite.prompts, generation, plan.seed, watcher)
+    content = responses_file(generation.sampling, given)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"vllm-{suite.file.name}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
     file.write_bytes(content)
     watcher.say(f"{counted(len(given), 'response')} of {version()}: {file}")
     return msgspec.structs.replace(plan, responses=str(file.resolve()))
+
+
+def answers(
+    pair: Pair, prompts: tuple[Prompt, ...], generation: Generation, seed: int, watcher: Watcher
+) -> list[GivenResponse]:
+    """What the pair's target says to every turn of the prompts, by vLLM. Raises InputError."""
+    require()
+    source = plain_source(pair.target, watcher.say)
+    target = outline(source, pair.dtype)
+    longest = _longest(target, prompts, generation)
+    watcher.say(f"starting {version()}")
+
+    async def ask() -> list[GivenResponse]:
+        requests = min(_REQUESTS, len(prompts))
+        async with running(source, target, requests=requests, longest=longest, seed=seed) as engine:
+            return await _converse(engine, target, prompts, generation, seed, watcher)
+
+    return asyncio.run(ask())
 
 
 async def _converse(

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+from simulator.serving.verification import departures
 from simulator.serving.vllm import VLLM
 
 
 def check(speculative: Mapping[str, Any] | None) -> str:
-    """Whether vLLM knows the fields and takes their values, in words; None is plain decoding."""
+    """Whether vLLM knows the fields and takes their values, and verifies losslessly, in words; None is plain decoding."""
     if not speculative:
         return f"plain decoding: nothing to check against {VLLM.name}"
+    if shown := departures(speculative):
+        return f"not lossless chains: {shown[0]}"
     try:
         import vllm  # type: ignore[import-not-found, unused-ignore]
         from pydantic import TypeAdapter, ValidationError

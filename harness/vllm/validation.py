@@ -20,12 +20,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from drafters.gguf import plain_source
 from drafters.target import Target
 from harness.console import Watcher
 from harness.parts import Parts
 from harness.recording.pair import load_pair
 from harness.recording.suite import Generation
-from harness.validation.plan import LivePoint, ValidationPlan
+from harness.validation.plan import LivePoint, ValidationPlan, pair_of
 from harness.validation.points import LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
 from harness.vllm.checkpoints import speculative
@@ -98,7 +99,8 @@ def validate_vllm(
     row, recordings = store.run(run_id), Recordings(store, run_id, drafting)
     if row["plan"].get("pair") is None or not recordings.keys:
         raise InputError(f"run {run_id}: vLLM needs a dense recording of a pair")
-    pair, sampling = load_pair(row["plan"]["pair"]), msgspec.convert(row["sampling"], Generation).sampling
+    pair, sampling = load_pair(pair_of(row)), msgspec.convert(row["sampling"], Generation).sampling
+    pair = msgspec.structs.replace(pair, target=plain_source(pair.target, watcher.say))
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)

