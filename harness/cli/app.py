@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.cli.advise import advise
 from harness.cli.baseline import baseline
 from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
@@ -38,6 +39,7 @@ app.command("hardware show")(show_profile)
 app.command("hardware fit")(fit)
 app.command()(predict)
 app.command()(profile)
+app.command()(advise)
 app.command()(synthesize)
 app.command()(report)
 app.command()(compare)

@@ -1,0 +1,152 @@
+"""How often drafts of k tokens would be accepted, for every k up to the one that was served: an estimate, with its draws.
+
+A server's rounds begin at the anchors that its own policy visits. With fewer tokens drafted they would begin elsewhere, so
+that shares of rounds are an estimate of what shorter drafts would give, not a replay. Longer drafts, and other drafters, are
+not in them at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.observed import Drafts, Interval, ServedRequest
+from harness.served.server import DESIGN, Server
+
+Floats = npt.NDArray[np.float64]
+LABEL: Final = "estimated from served rounds"
+DRAWS: Final = 2000
+_FEWEST: Final = 8
+"""Requests, or stretches of a log, of which fewer say nothing of how they differ."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Shares of drafts whose position k is accepted, and of steps that have a draft, as draws of what they may be."""
+
+    survival: Floats
+    """[K], never rising."""
+    coverage: float
+    """Share of a request's steps with a proposal."""
+    survivals: Floats
+    """[draws, K]."""
+    coverages: Floats
+    """[draws]."""
+    basis: str
+    """What the intervals come from, in words."""
+    clustered: bool
+    """Whether requests, or stretches of time, are told apart."""
+    by_position: bool
+    """Whether positions are counted; else all are taken to be alike."""
+
+    @property
+    def gamma(self) -> int:
+        """K that was served."""
+        return len(self.survival)
+
+    def tokens(self, k: int) -> float:
+        """Tokens of a request in a step, were k tokens drafted."""
+        return float(1 + self.coverage * self.survival[:k].sum())
+
+    def tokens_drawn(self, k: int) -> Floats:
+        """[draws]."""
+        return np.asarray(1 + self.coverages * self.survivals[:, :k].sum(1), np.float64)
+
+    def lengths_drawn(self, k: int) -> Floats:
+        """Tokens of a draft, [draws]."""
+        return np.asarray(1 + self.survivals[:, :k].sum(1), np.float64)
+
+
+def interval(draws: npt.ArrayLike) -> tuple[float, float]:
+    """95 % of them."""
+    low, high = np.quantile(np.asarray(draws, np.float64), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
+    """The acceptance of a server that drafts, at least one of whose files counts drafts or states their length."""
+    rng = np.random.default_rng([seed, 22])
+    positions = bool(server.drafts.accepted_at)
+    drafts = server.drafts if positions else _alike(server)
+    coverage = 1.0 if server.coverage is None else server.coverage
+    units, what = _units(server)
+    if len(units) >= _FEWEST:
+        survivals, coverages = _resampled(units, drafts, coverage, rng)
+        basis = f"between {len(units)} {what}"
+    else:
+        survivals, coverages = _assumed(drafts, coverage, rng)
+        basis = f"no requests told apart: rounds taken to scatter {DESIGN:g} times as much as independent ones"
+    return Acceptance(
+        np.array(drafts.survival), coverage, survivals, coverages, basis, len(units) >= _FEWEST, positions
+    )  # fmt: skip
+
+
+def _alike(server: Server) -> Drafts:
+    """Drafts whose positions nobody counted, all positions alike."""
+    from simulator.averages import Averages
+
+    gamma = max(server.gamma, 1)
+    known = server.drafts.drafts
+    averages = Averages.of_accepted_length(min(max(server.length, 1.0), gamma + 1.0), gamma)
+    number = known or 100.0  # an average alone: taken to be of so many drafts
+    accepted = number * (averages.accepted_length - 1)
+    at = tuple(number * share for share in averages.survival)
+    return Drafts(drafts=number, drafted=max(number * gamma, accepted), accepted=accepted, accepted_at=at)
+
+
+def _units(server: Server) -> tuple[Sequence[ServedRequest] | Sequence[Interval], str]:
+    """What is told apart: requests, else stretches of the log."""
+    requests = [one for one in server.told_apart if one.output_tokens > 1 and one.drafts.accepted_at]
+    if len(requests) >= _FEWEST:
+        return requests, "requests"
+    stretches = [one for one in server.intervals if one.drafts is not None and one.request_steps > 0]
+    return (stretches, "stretches of the log") if len(stretches) >= len(requests) else (requests, "requests")
+
+
+def _resampled(
+    units: Sequence[ServedRequest] | Sequence[Interval], drafts: Drafts, coverage: float, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Bootstrap over units: what they vary by, around what was counted in all."""
+    gamma = len(drafts.survival)
+    counts = np.zeros((len(units), gamma + 2))
+    for i, unit in enumerate(units):
+        own = unit.drafts
+        steps = unit.steps if isinstance(unit, ServedRequest) else unit.request_steps
+        if own is not None:
+            counts[i, 0] = own.drafts
+            counts[i, 1 : gamma + 1] = [own.accepted_at[k] if k < len(own.accepted_at) else 0.0 for k in range(gamma)]
+        counts[i, -1] = steps
+    n = len(units)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    sums, whole = weights @ counts, counts.sum(0)
+    wider = np.sqrt(n / (n - 1))
+
+    def around(drawn: Floats, own: Floats | float, centre: Floats | float) -> Floats:
+        return np.asarray(np.clip(centre + wider * (drawn - own), 0.0, 1.0), np.float64)
+
+    shares = sums[:, 1 : gamma + 1] / np.maximum(sums[:, :1], 1e-9)
+    survivals = around(shares, whole[1 : gamma + 1] / whole[0], np.array(drafts.survival))
+    covered = np.minimum(sums[:, 0] / np.maximum(sums[:, -1], 1e-9), 1.0)
+    coverages = around(covered, min(whole[0] / max(whole[-1], 1e-9), 1.0), coverage) if coverage < 1 else np.ones(DRAWS)
+    # Where every draft was accepted, or none, resampling shows no doubt; so many rounds leave some.
+    floors, _ = _assumed(drafts, coverage, rng)
+    flat = survivals.std(0) < floors.std(0) / np.sqrt(DESIGN)
+    survivals[:, flat] = floors[:, flat]
+    return np.minimum.accumulate(survivals, 1), coverages
+
+
+def _assumed(drafts: Drafts, coverage: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of averages: conditional acceptances as so many fewer independent rounds would leave them open."""
+    before = np.array([drafts.drafts, *drafts.accepted_at[:-1]]) / DESIGN
+    kept = np.array(drafts.accepted_at) / DESIGN
+    alphas = rng.beta(kept + 0.5, np.maximum(before - kept, 0.0) + 0.5, size=(DRAWS, len(kept)))
+    survivals = np.cumprod(alphas, 1)
+    if coverage >= 1:
+        return survivals, np.ones(DRAWS)
+    with_draft = drafts.drafts / DESIGN
+    without = with_draft * (1 / max(coverage, 1e-9) - 1)
+    return survivals, rng.beta(with_draft + 0.5, without + 0.5, size=DRAWS)
