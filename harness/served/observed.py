@@ -119,6 +119,10 @@ class ServedRequest:
     drafts: Drafts
     rounds: tuple[int, ...] = ()
     """Accepted in each draft, in order; empty where nobody says."""
+    verified: tuple[int, ...] = ()
+    """Verified in each draft; empty where all of it was."""
+    confidences: tuple[tuple[float, ...], ...] = ()
+    """Of each draft, by position; empty where nobody says."""
     output_s: float | None = None
     """Seconds from its first to its last token."""
 
@@ -142,7 +146,9 @@ class Interval:
     generated_tok_s: float
     prompt_tok_s: float = 0.0
     drafts: Drafts | None = None
-    """None where nothing was drafted in it."""
+    """None where nothing was drafted in it, or nobody says."""
+    plain: bool = False
+    """Whether it is known that nothing was drafted."""
     step_s: float | None = None
     """Seconds of one step, where it is measured and not worked out."""
 

@@ -96,7 +96,11 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         gamma = next(iter(gammas), settings.gamma or 0)
         by, drafts, length = _counted(drafting)
         notes += _checked(drafting)
-    plain = [one for one in observations if not _drafts(one)]
+    plain = [one for one in observations if not _drafts(one) and not one.settings.speculates]
+    if not drafting and (told := [one for one in observations if one.settings.speculates]):
+        raise InputError(
+            f"{told[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or metrics too"
+        )
     if drafting and plain:
         notes.append(f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline")
     steps = _steps(drafting or observations)
@@ -108,8 +112,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         tokens_per_step=None if steps is None else steps.tokens_per_step or _estimated(steps),
         coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
-        intervals=tuple(i for i in intervals if i.drafts is not None or not gamma),
-        plain=tuple(i for i in intervals if i.drafts is None), points=tuple(p for one in observations for p in one.points),
+        intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
+        points=tuple(p for one in observations for p in one.points),
         context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt, output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
@@ -174,7 +178,7 @@ def _error(drafts: Drafts) -> float:
 
 def _steps(observations: Sequence[Observation]) -> Observation | None:
     """The observation that knows best how many steps requests took: counted by the engine before worked out."""
-    known = [one for one in observations if one.request_steps and one.drafts is not None]
+    known = [one for one in observations if one.request_steps]
     exact = [one for one in known if one.engine_steps]
     return max(exact or [one for one in known if one.requests] or known, key=lambda one: one.request_steps or 0, default=None)
 

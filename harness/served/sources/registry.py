@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from harness.served.observed import Observation
+from harness.served.sources.aiperf import Aiperf
+from harness.served.sources.aiperf_server import AiperfServer
 from harness.served.sources.contract import Source
+from harness.served.sources.guidellm import Guidellm
+from harness.served.sources.llama_cpp_answers import LlamaCppAnswers
+from harness.served.sources.llama_cpp_log import LlamaCppLog
+from harness.served.sources.llama_cpp_metrics import LlamaCppMetrics
+from harness.served.sources.sglang_dspark import SglangDspark
+from harness.served.sources.sglang_metrics import SglangMetrics
 from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
@@ -15,7 +23,10 @@ from harness.served.sources.vllm_requests import VllmRequests
 from harness.served.text import Text, read_texts
 from simulator.errors import InputError
 
-SOURCES: Final[tuple[Source, ...]] = (VllmMetrics(), VllmLog(), VllmRequests(), VllmBench())
+SOURCES: Final[tuple[Source, ...]] = (
+    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), LlamaCppLog(), SglangDspark(), AiperfServer(), Guidellm(),
+    VllmBench(), Aiperf(), VllmRequests(), LlamaCppAnswers(),
+)  # fmt: skip
 
 
 def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:

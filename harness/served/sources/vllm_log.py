@@ -282,7 +282,7 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
         intervals.append(
             Interval(
                 seconds=seconds, running=running, steady=steady, waiting=float(one.waiting),
-                generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts,
+                generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts, plain=one.drafts is None,
             )
         )  # fmt: skip
     return intervals

@@ -115,7 +115,7 @@ def _intervals(window: Window, gamma: int) -> list[Interval]:
         found.append(
             Interval(
                 seconds=each_s * steps, running=slots / steps, steady=True, generated_tok_s=grown["generated"] / steps / each_s,
-                prompt_tok_s=grown.get("prompt", 0.0) / steps / each_s, drafts=drafts, step_s=each_s,
+                prompt_tok_s=grown.get("prompt", 0.0) / steps / each_s, drafts=drafts, plain=drafts is None, step_s=each_s,
             )
         )  # fmt: skip
     return found
