@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
     from harness.console import Watcher
-    from harness.served.advice import Advice, AtLoad, Estimate
+    from harness.served.advice import Advice, Estimate
     from harness.served.server import Server
 
 Files = Annotated[
@@ -156,9 +156,9 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
     console.print()
     _print_positions(console, advice)
     say(console, _speed(advice))
-    if len(advice.loads) > 1:
+    if any(one.best != one.as_served or one.over_none is not None for one in advice.loads):
         console.print()
-        _print_loads(console, advice.loads)
+        _print_loads(console, advice)
     say(console, f"times: {advice.basis}")
     console.print()
     say(console, _after(advice))
@@ -197,7 +197,7 @@ def _why(advice: Advice) -> list[str]:
     lines = []
     if advice.verdict == "keep":
         best = max((one for one in advice.loads if one.served or len(advice.loads) == 1), key=lambda one: one.gain.value, default=None)
-        if best is not None and best.best != advice.acceptance.gamma:
+        if best is not None and best.best != best.as_served:
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: not surely more, "
                 "nor worth a restart"
@@ -251,16 +251,18 @@ def _speed(advice: Advice) -> str:
     )
 
 
-def _print_loads(console: Console, loads: Sequence[AtLoad]) -> None:
-    rows = [
-        [
-            f"{one.running}{'' if one.served else ' *'}", str(one.best) if one.best else "none", _signed(one.gain),
-            "–" if one.over_none is None else _signed(one.over_none),
-        ]
-        for one in loads
-    ]  # fmt: skip
-    print_table(console, ("running", "best k", "over what was served", "served over none"), rows, ())
-    if not all(one.served for one in loads):
+def _print_loads(console: Console, advice: Advice) -> None:
+    gamma, rows = advice.acceptance.gamma, list[list[str]]()
+    for one in advice.loads:
+        best = "as served" if one.best == one.as_served else (f"k = {one.best}" if one.best else "none") + ("" if one.sure else " ?")
+        gain = "–" if one.best == one.as_served else _signed(one.gain)
+        over = [] if one.over_none is None else [_signed(one.over_none)]
+        rows.append([f"{one.running}{'' if one.served else ' *'}", best, gain, *over])
+    heads = ["running", "most tokens/s", "over what was served", *([f"K = {gamma} over none"] if advice.knows_off else [])]
+    print_table(console, heads, rows, ())
+    if any(" ?" in row[1] for row in rows):
+        say(console, "? not surely: the interval holds 0, or it is less than 1 %")
+    if not all(one.served for one in advice.loads):
         say(console, "* so many did not run in these files")
 
 

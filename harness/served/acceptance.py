@@ -72,7 +72,7 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
     rng = np.random.default_rng([seed, 22])
     positions = bool(server.drafts.accepted_at)
     drafts = server.drafts if positions else _alike(server)
-    coverage = 1.0 if server.coverage is None else server.coverage
+    coverage = server.proposing
     units, what = _units(server)
     if len(units) >= _FEWEST:
         survivals, coverages = _resampled(units, drafts, coverage, rng)
@@ -140,13 +140,15 @@ def _resampled(
 
 
 def _assumed(drafts: Drafts, coverage: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Of averages: conditional acceptances as so many fewer independent rounds would leave them open."""
-    before = np.array([drafts.drafts, *drafts.accepted_at[:-1]]) / DESIGN
-    kept = np.array(drafts.accepted_at) / DESIGN
-    alphas = rng.beta(kept + 0.5, np.maximum(before - kept, 0.0) + 0.5, size=(DRAWS, len(kept)))
-    survivals = np.cumprod(alphas, 1)
+    """Of averages: drafts by how many of their tokens were accepted, as so many fewer independent rounds would leave them
+    open (Dirichlet, a prior of one draft spread over all of 0, …, K)."""
+    survival = np.array(drafts.survival)
+    shares = -np.diff(np.concatenate([[1.0], survival, [0.0]]))
+    rounds = drafts.drafts / DESIGN
+    counts = rng.gamma(np.maximum(shares * rounds, 0.0) + 1 / len(shares), size=(DRAWS, len(shares)))
+    drawn = counts / counts.sum(1, keepdims=True)
+    survivals = np.cumsum(drawn[:, ::-1], 1)[:, -2::-1]
     if coverage >= 1:
         return survivals, np.ones(DRAWS)
-    with_draft = drafts.drafts / DESIGN
-    without = with_draft * (1 / max(coverage, 1e-9) - 1)
-    return survivals, rng.beta(with_draft + 0.5, without + 0.5, size=DRAWS)
+    without = rounds * (1 / max(coverage, 1e-9) - 1)
+    return survivals, rng.beta(rounds + 0.5, without + 0.5, size=DRAWS)

@@ -6,7 +6,7 @@ known: from the log itself, or from a profile. Longer drafts are never one: noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -37,6 +37,12 @@ class Estimate:
     high: float
 
     @classmethod
+    def around(cls, value: float, draws: npt.ArrayLike) -> Estimate:
+        """What was counted, and the interval of draws, which holds it."""
+        low, high = interval(draws)
+        return cls(value, min(low, value), max(high, value))
+
+    @classmethod
     def of(cls, draws: npt.ArrayLike) -> Estimate:
         """The median of draws, and their interval."""
         return cls(float(np.median(np.asarray(draws))), *interval(draws))
@@ -53,6 +59,8 @@ class AtLoad:
     running: int
     served: bool
     """Whether so many, or about, ran in the files."""
+    as_served: int
+    """The k that was served with so many."""
     best: int
     """The k with most tokens a second, by the median."""
     sure: bool
@@ -60,7 +68,7 @@ class AtLoad:
     gain: Estimate
     """Of the best over what was served, a share."""
     over_none: Estimate | None
-    """Of what was served over no drafts; None where steps without drafts are not known."""
+    """Of K over no drafts; None where steps without drafts are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +116,25 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     least = 0 if costs.knows_off else 1
     served, looked = _loads(server, costs)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
-    at = [_at(speeds[r], r, r in served or _inside(server, r), least, gamma) for r in sorted(speeds)]
-    weights = {r: served.count(r) / len(served) for r in dict.fromkeys(served)}
-    # One k for all loads that were served: harmonic, for a server's work is so many tokens, not so many seconds.
-    whole = np.stack([_mean([speeds[r][:, i] for r in weights], list(weights.values())) for i in range(gamma + 1 - least)], 1)
-    best, k = _chosen(whole, least, gamma)
-    rows, by_batch = _rows(at, gamma, least), None
-    verdict: Verdict = "keep" if k == gamma else "off" if k == 0 else "set"
-    own = whole[:, -1]
-    gain = Estimate.of(whole[:, k - least] / own - 1)
-    if rows:
-        each = [speeds[r][:, _k_at(rows, r) - least] for r in weights]
-        by_batch = _mean(each, list(weights.values()))
-        over = Estimate.of(by_batch / np.maximum(whole[:, k - least], 1e-12) - 1)
-        if over.value > _WORTH and over.low > -_WORTH / 2:
-            verdict, gain, k = "by_batch", Estimate.of(by_batch / own - 1), max(k for _, _, k in rows)
+    own = {r: server.served_k(r) for r in speeds}
+    at = [_at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least]
+    weights = {one.running: served.count(one.running) for one in at if one.running in served}
+
+    def mean(k_at: Callable[[int], int]) -> Floats:
+        """Tokens a second over the loads that were served, each as often as it was."""
+        return np.asarray(sum(n * speeds[r][:, k_at(r) - least] for r, n in weights.items()), np.float64)
+
+    before = mean(own.__getitem__)
+    gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, gamma + 1)], 1)  # type: ignore[misc]
+    k, rows = _chosen(gains, least), _rows(at)
+    verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
+    gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
+    if len({*(one.best if one.sure else one.as_served for one in at)}) > 1 and any(one.sure for one in at):
+        by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
+        more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
+        if more.value > _WORTH and more.low > -_WORTH / 2 or (k is None and any(one.sure and not one.served for one in at)):
+            verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
+    k = gamma if k is None else k
     turns = _turns(acceptance, costs, max(looked)) if costs.knows_off else None
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
@@ -160,41 +172,38 @@ def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> F
     return np.stack(columns, 1)
 
 
-def _at(speeds: Floats, running: int, served: bool, least: int, gamma: int) -> AtLoad:
-    best, k = _chosen(speeds, least, gamma)
+def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> AtLoad:
+    gains = speeds / speeds[:, own - least, None] - 1
+    best = int(np.argmax(np.median(gains, 0))) + least
     return AtLoad(
-        running=running, served=served, best=best, sure=k != gamma, gain=Estimate.of(speeds[:, best - least] / speeds[:, -1] - 1),
+        running=running, served=served, as_served=own, best=best, sure=_chosen(gains, least) is not None,
+        gain=Estimate.of(gains[:, best - least]),
         over_none=Estimate.of(speeds[:, -1] / speeds[:, 0] - 1) if least == 0 else None,
     )  # fmt: skip
 
 
-def _chosen(speeds: Floats, least: int, gamma: int) -> tuple[int, int]:
-    """(best k by the median; what to run: that, where it is surely better than K, else K)."""
-    gains = speeds / speeds[:, -1:] - 1
+def _chosen(gains: Floats, least: int) -> int | None:
+    """The k with most tokens a second by the median, where it is surely better than what was served; else None."""
     best = int(np.argmax(np.median(gains, 0)))
     sure = float(np.quantile(gains[:, best], 0.025)) > 0 and float(np.median(gains[:, best])) > _WORTH
-    return best + least, best + least if sure else gamma
+    return best + least if sure else None
 
 
-def _mean(speeds: Sequence[Floats], shares: Sequence[float]) -> Floats:
-    """Tokens a second over loads, each load's in units of its own mean: what runs there counts as often as it was."""
-    return np.asarray(sum(share * own for share, own in zip(shares, speeds, strict=True)), np.float64)
-
-
-def _rows(at: Sequence[AtLoad], gamma: int, least: int) -> tuple[tuple[int, int, int], ...]:
-    """k by running requests, from the loads at which another k is surely better; empty where all are alike."""
+def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:
+    """k by running requests: where another k is surely better that one, else what was served; never rising with the load."""
     rows, first = list[tuple[int, int, int]](), 1
     for one, following in zip(at, [*at[1:], None], strict=True):
-        k = one.best if one.sure else gamma
+        k = one.best if one.sure else one.as_served
         last = one.running if following is None else (one.running + following.running) // 2
         if last < first:
             continue
-        if rows and (rows[-1][2] == k or k > rows[-1][2]):  # k never rises with the load
-            rows[-1] = (rows[-1][0], last, min(rows[-1][2], k) if rows[-1][2] != k else k)
+        k = min(k, rows[-1][2]) if rows else k
+        if rows and rows[-1][2] == k:
+            rows[-1] = (rows[-1][0], last, k)
         else:
             rows.append((first, last, k))
         first = last + 1
-    return tuple(rows) if len({k for *_, k in rows}) > 1 else ()
+    return tuple(rows)
 
 
 def _k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
@@ -210,11 +219,17 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
         tokens, drafting, plain = acceptance.tokens_drawn(gamma), costs.seconds(gamma, running), costs.seconds(0, running)
         size = min(len(tokens), len(drafting))
         gains.append(tokens[:size] * plain[:size] / drafting[:size])
-    above = np.stack(gains, 1) >= 1
-    last = np.where(above.any(1), loads[above.shape[1] - 1 - np.argmax(above[:, ::-1], 1)], 0)
-    if float(np.quantile(last, 0.5)) >= loads[-1]:
-        return None
-    return Estimate.of(last)
+    logs = np.log(np.stack(gains, 1))
+    pays = logs >= 0
+    last = np.where(pays.any(1), len(loads) - 1 - np.argmax(pays[:, ::-1], 1), -1)
+    turns = np.zeros(len(logs))
+    for i, j in enumerate(last):
+        if j == len(loads) - 1:
+            turns[i] = loads[-1]
+        elif j >= 0:
+            share = logs[i, j] / (logs[i, j] - logs[i, j + 1])
+            turns[i] = loads[j] + share * (loads[j + 1] - loads[j])
+    return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns)
 
 
 def _expected(acceptance: Acceptance, k: int) -> Expected:
@@ -226,17 +241,17 @@ def _expected(acceptance: Acceptance, k: int) -> Expected:
 
 def per_draft(acceptance: Acceptance, k: int) -> Estimate:
     """Tokens of a draft of k tokens, the bonus token included."""
-    return Estimate(float(1 + acceptance.survival[:k].sum()), *interval(acceptance.lengths_drawn(k)))
+    return Estimate.around(float(1 + acceptance.survival[:k].sum()), acceptance.lengths_drawn(k))
 
 
 def per_step(acceptance: Acceptance, k: int) -> Estimate:
     """Tokens of a request in a step, with a draft of k tokens or none."""
-    return Estimate(acceptance.tokens(k), *interval(acceptance.tokens_drawn(k)))
+    return Estimate.around(acceptance.tokens(k), acceptance.tokens_drawn(k))
 
 
 def positions(acceptance: Acceptance) -> list[Estimate]:
     """Shares of drafts whose position k is accepted, as counted, with their intervals."""
-    return [Estimate(float(value), *interval(acceptance.survivals[:, i])) for i, value in enumerate(acceptance.survival)]
+    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(acceptance.survival)]
 
 
 def _cannot(server: Server, acceptance: Acceptance, costs: Costs) -> list[str]:

@@ -39,6 +39,8 @@ Eagle3 head or an MTP module is one layer and a head of some thirty layers; a dr
 _UNKNOWN_PASS: Final = (0.04, 1.0)
 _OFF: Final = 0.1
 """What medians of a log's steps are off by."""
+_OFF_FORM: Final = 0.03
+"""What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
 _BINS: Final = 6
 _FEWEST: Final = 3
 """Stretches in a bin."""
@@ -149,13 +151,16 @@ class Seen:
     coverage: float
     block: bool
     basis: str
+    off: Floats
+    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
     knows_off: bool = True
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`."""
         a, b, g = self.fits.T
         drafting = (1.0 if self.block and k else k / self.gamma) * g
-        return np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9)
+        far = _OFF_FORM * (self.gamma - k) / self.gamma * self.off
+        return np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far)
 
 
 def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
@@ -182,7 +187,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         fits[i], _ = nnls(design[some] / each[some, None], np.ones(len(some)))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
-    return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis)
+    return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis, rng.standard_normal(DRAWS))
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,14 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
 
     base = Base.of(profile, 512, kernels_of(profile))
     points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
-    found = calibrate(points, base)
+    try:
+        found = calibrate(points, base)
+    except InputError:
+        told = ", ".join(f"{1e3 * one.each_s:.3g} ms at {one.running:.0f} running" for one in bins[:3])
+        raise InputError(
+            f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and formats "
+            "the server's?"
+        ) from None
     rng = np.random.default_rng([seed, 25])
     logs = found.log_factors + rng.standard_normal((DRAWS, len(found.names))) @ np.linalg.cholesky(
         found.covariance + 1e-12 * np.eye(len(found.names))

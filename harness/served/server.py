@@ -16,6 +16,10 @@ _SURE: Final = 3.0
 """Standard errors, requests taken to differ, beyond which two sources are said to differ."""
 _DIFFER: Final = 0.05
 """What lengths of two sources that count the same may be off by, where each was rounded, or began and ended elsewhere."""
+_ALWAYS: Final = 0.9
+"""A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+_NEAR: Final = 9
+"""Stretches that say what was served at a load."""
 DESIGN: Final = 4.0
 """How many times as wide squared errors are as independent rounds would have them, where requests are not told apart:
 assumed; `docs/served.md` has what the bundled pair shows."""
@@ -62,9 +66,36 @@ class Server:
         return kind_of_method(self.settings.method)
 
     @property
+    def _stretches(self) -> tuple[Interval, ...]:
+        return (*self.intervals, *self.plain) if self.gamma else self.plain
+
+    @property
+    def proposing(self) -> float:
+        """Share of requests' steps with a proposal while drafting is on. A drafter that always proposes may have been
+        switched off at some loads: then stretches with drafts say it; n-gram look-up may find nothing at any."""
+        drafting = [one for one in self.intervals if one.drafts is not None and one.request_steps > 0]
+        steps = sum(one.request_steps for one in drafting)
+        inside = sum(one.drafts.drafts for one in drafting if one.drafts is not None) / steps if steps else 0.0
+        if inside > _ALWAYS and not one_hot(self.kind):
+            return 1.0
+        if self.coverage is None or self.coverage > _ALWAYS:
+            return 1.0
+        return self.coverage
+
+    def served_k(self, running: float) -> int:
+        """K as it was served with so many requests running: 0 where it was switched off."""
+        for first, last, k in self.settings.table:
+            if first <= running <= last:
+                return min(k, self.gamma)
+        if self.proposing < 1 or not self.plain:
+            return self.gamma
+        near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
+        return 0 if sum(one.plain for one in near) > len(near) / 2 else self.gamma
+
+    @property
     def running(self) -> tuple[float, ...]:
         """Requests that ran, by stretches in which some did, each as often as it is long."""
-        return tuple(sorted(one.running for one in self.intervals if one.running >= 0.5))
+        return tuple(sorted(one.running for one in self._stretches if one.running >= 0.5))
 
 
 def kind_of_method(method: str) -> str:
@@ -166,7 +197,7 @@ def _checked(drafting: Sequence[Observation]) -> list[str]:
             f"the files DIFFER: {high:.2f} tokens per draft by {high_name}, {low:.2f} by {low_name}, more than chance: "
             "of other hours, or of other servers"
         ]
-    return [f"the files agree: {low:.2f} to {high:.2f} tokens per draft"]
+    return [f"the files agree within chance: {low:.2f} ({low_name}) to {high:.2f} ({high_name}) tokens per draft"]
 
 
 def _error(drafts: Drafts) -> float:
