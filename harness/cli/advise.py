@@ -24,7 +24,8 @@ Files = Annotated[
     typer.Argument(metavar="FILE…", help="What engines and load generators wrote, or folders of it; see docs/served.md."),
 ]
 ServedDrafter = Annotated[
-    str | None, typer.Option("--drafter", help="The drafter's kind, as eagle3, where no file says: it decides what drafts cost.")
+    str | None,
+    typer.Option("--drafter", help="The drafter's kind, as eagle3, where no file says: it decides what drafts cost."),
 ]
 _HELD, _NOT_HELD, _UNSURE = 0, 1, 3
 _SHOWN = 8
@@ -45,7 +46,7 @@ def advise(
     kv: KvFormat = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which K a server should run, from its own metrics and logs: keep it, lower it, K by batch size, off above a load."""
+    """Say which K a server should run, from its own metrics and logs: keep it, lower it, by batch size, off above a load."""
     with user_errors("harness"):
         with watching() as watcher:
             advice = advised(files, drafter, (hardware, model, tp, weights, kv), watcher)
@@ -97,8 +98,8 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
 
 def read_server(files: Sequence[Path], watcher: Watcher) -> Server:
     """What files say of one server. Raises InputError."""
-    from harness.served.sources.registry import read_files
     from harness.served.server import together
+    from harness.served.sources.registry import read_files
 
     watcher.doing("reading")
     return together(*read_files(files))
@@ -116,8 +117,8 @@ def _kind(drafter: str | None) -> str:
 
 def _checked(check: Sequence[Path], advice: Advice) -> Any:
     from harness.served.check import check as check_of
-    from harness.served.sources.registry import read_files
     from harness.served.server import together
+    from harness.served.sources.registry import read_files
 
     return check_of(advice, together(*read_files(check)))
 
@@ -196,7 +197,11 @@ def _why(advice: Advice) -> list[str]:
     """The gain, and where it turns."""
     lines = []
     if advice.verdict == "keep":
-        best = max((one for one in advice.loads if one.served or len(advice.loads) == 1), key=lambda one: one.gain.value, default=None)
+        best = max(
+            (one for one in advice.loads if one.served or len(advice.loads) == 1),
+            key=lambda one: one.gain.value,
+            default=None,
+        )
         if best is not None and best.best != best.as_served:
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: not surely more, "
@@ -206,10 +211,13 @@ def _why(advice: Advice) -> list[str]:
         lines.append(f"expected: {_signed(advice.gain)} tokens a second at the loads that were served")
     if advice.off_above is not None:
         turn = advice.off_above
-        lines.append(
-            f"no drafts at all are faster above {turn.value:.0f} running ({turn.low:.0f} to {turn.high:.0f})"
-            if turn.value else f"no drafts at all are faster at every load (up to {turn.high:.0f} running it may be otherwise)"
-        )  # fmt: skip
+        ends = f"({turn.low:.0f} to {turn.high:.0f})"
+        above = (
+            f"above {turn.value:.0f} running {ends}"
+            if turn.value
+            else f"at every load, above {turn.high:.0f} running surely"
+        )
+        lines.append(f"off above {turn.value:.0f}: no drafts at all are faster {above}")
     elif advice.knows_off:
         lines.append(f"drafting pays up to {max(one.running for one in advice.loads)} running, the most looked at")
     return lines
@@ -223,7 +231,9 @@ def _print_positions(console: Console, advice: Advice) -> None:
     from harness.served.advice import positions
 
     found = positions(advice.acceptance)
-    shown = range(len(found)) if len(found) <= _SHOWN else sorted({*range(4), *(len(found) * i // 4 - 1 for i in range(2, 5))})
+    shown = (
+        range(len(found)) if len(found) <= _SHOWN else sorted({*range(4), *(len(found) * i // 4 - 1 for i in range(2, 5))})
+    )
     heads = ["position", *(str(i + 1) for i in shown)]
     rows = [
         ["accepted, of drafts", *(f"{found[i].value:.0%}" for i in shown)],
@@ -254,7 +264,11 @@ def _speed(advice: Advice) -> str:
 def _print_loads(console: Console, advice: Advice) -> None:
     gamma, rows = advice.acceptance.gamma, list[list[str]]()
     for one in advice.loads:
-        best = "as served" if one.best == one.as_served else (f"k = {one.best}" if one.best else "none") + ("" if one.sure else " ?")
+        best = (
+            "as served"
+            if one.best == one.as_served
+            else (f"k = {one.best}" if one.best else "none") + ("" if one.sure else " ?")
+        )
         gain = "–" if one.best == one.as_served else _signed(one.gain)
         over = [] if one.over_none is None else [_signed(one.over_none)]
         rows.append([f"{one.running}{'' if one.served else ' *'}", best, gain, *over])

@@ -8,6 +8,7 @@ from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
+from harness.cli.import_ import import_
 from harness.cli.profile import profile
 from harness.cli.record import record
 from harness.cli.remove import prune, remove, rescue
@@ -40,6 +41,7 @@ app.command("hardware fit")(fit)
 app.command()(predict)
 app.command()(profile)
 app.command()(advise)
+app.command("import")(import_)
 app.command()(synthesize)
 app.command()(report)
 app.command()(compare)

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from harness.served.observed import Drafts, Interval, ServedRequest
 from harness.served.server import DESIGN, Server
+from simulator.records import SERVED
 
 Floats = npt.NDArray[np.float64]
-LABEL: Final = "estimated from served rounds"
+LABEL: Final = SERVED
 DRAWS: Final = 2000
 _FEWEST: Final = 8
 """Requests, or stretches of a log, of which fewer say nothing of how they differ."""
@@ -98,7 +99,7 @@ def _alike(server: Server) -> Drafts:
     return Drafts(drafts=number, drafted=max(number * gamma, accepted), accepted=accepted, accepted_at=at)
 
 
-def _units(server: Server) -> tuple[Sequence[ServedRequest] | Sequence[Interval], str]:
+def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
     """What is told apart: requests, else stretches of the log."""
     requests = [one for one in server.told_apart if one.output_tokens > 1 and one.drafts.accepted_at]
     if len(requests) >= _FEWEST:
@@ -108,7 +109,7 @@ def _units(server: Server) -> tuple[Sequence[ServedRequest] | Sequence[Interval]
 
 
 def _resampled(
-    units: Sequence[ServedRequest] | Sequence[Interval], drafts: Drafts, coverage: float, rng: np.random.Generator
+    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Bootstrap over units: what they vary by, around what was counted in all."""
     gamma = len(drafts.survival)

@@ -117,7 +117,9 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     served, looked = _loads(server, costs)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
     own = {r: server.served_k(r) for r in speeds}
-    at = [_at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least]
+    at = [
+        _at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least
+    ]
     weights = {one.running: served.count(one.running) for one in at if one.running in served}
 
     def mean(k_at: Callable[[int], int]) -> Floats:
@@ -132,14 +134,16 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     if len({*(one.best if one.sure else one.as_served for one in at)}) > 1 and any(one.sure for one in at):
         by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
-        if more.value > _WORTH and more.low > -_WORTH / 2 or (k is None and any(one.sure and not one.served for one in at)):
+        beyond = k is None and any(one.sure and not one.served for one in at)
+        if beyond or (more.value > _WORTH and more.low > -_WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
     turns = _turns(acceptance, costs, max(looked)) if costs.knows_off else None
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, loads=tuple(at), off_above=turns, basis=costs.basis, knows_off=costs.knows_off,
-        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs)), next=_next(server, acceptance, costs),
+        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs)),
+        next=_next(server, acceptance, costs),
     )  # fmt: skip
 
 
@@ -233,9 +237,9 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
 
 
 def _expected(acceptance: Acceptance, k: int) -> Expected:
+    step = per_step(acceptance, k) if acceptance.coverage < 1 else None
     return Expected(
-        gamma=k, length=per_draft(acceptance, k), tokens_per_step=per_step(acceptance, k) if acceptance.coverage < 1 else None,
-        positions=tuple(positions(acceptance)[:k]),
+        gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def check(advice: Advice, later: Server) -> Checked:
         _check_gain(advice, gain, bad, unsure, good)
     held = False if bad else None if unsure and not (good and advice.verdict == "keep") else True
     return Checked(
-        held=held, why=tuple([*bad, *unsure, *good]), length=length, expected_length=advice.expected.length, gain=gain,
+        held=held, why=(*bad, *unsure, *good), length=length, expected_length=advice.expected.length, gain=gain,
         expected_gain=advice.gain,
     )  # fmt: skip
 
@@ -92,7 +92,8 @@ def _check_length(advice: Advice, later: Server, bad: list[str], good: list[str]
     if apart.high < 0 and length.value < promised.value * (1 - _CLOSE):
         differences = now.survival[:k] / np.maximum(advice.acceptance.survival[:k], 1e-9) - 1
         first = int(np.argmax(differences < -_CLOSE)) if (differences < -_CLOSE).any() else k - 1
-        position = f"position {first + 1} is accepted in {now.survival[first]:.0%} of drafts, not {advice.acceptance.survival[first]:.0%}"
+        was, is_now = advice.acceptance.survival[first], now.survival[first]
+        position = f"position {first + 1} is accepted in {is_now:.0%} of drafts, not {was:.0%}"
         bad.append(f"{told}: {position}; " + _reason(first))
     else:
         good.append(told)
@@ -136,7 +137,9 @@ def _check_gain(advice: Advice, gain: Estimate | None, bad: list[str], unsure: l
     if advice.verdict == "keep":
         good.append(told)
     elif gain.high < expected.low:
-        bad.append(f"{told}, {expected.value:+.0%} ({expected.low:+.0%} to {expected.high:+.0%}) were expected: {_slow(advice)}")
+        bad.append(
+            f"{told}, {expected.value:+.0%} ({expected.low:+.0%} to {expected.high:+.0%}) were expected: {_slow(advice)}"
+        )
     elif gain.low <= 0 < expected.low and gain.value < expected.low:
         unsure.append(f"{told}: that may be nothing; {expected.value:+.0%} were expected")
     else:
@@ -149,8 +152,9 @@ def _slow(advice: Advice) -> str:
 
 def content(checked: Checked) -> dict[str, Any]:
     """As JSON has it."""
+    length, gain = (None if own is None else own.row() for own in (checked.length, checked.gain))
     return {
-        "held": checked.held, "why": list(checked.why), "tokens_per_draft": None if checked.length is None else checked.length.row(),
-        "expected_tokens_per_draft": checked.expected_length.row(), "gain": None if checked.gain is None else checked.gain.row(),
+        "held": checked.held, "why": list(checked.why), "tokens_per_draft": length,
+        "expected_tokens_per_draft": checked.expected_length.row(), "gain": gain,
         "expected_gain": checked.expected_gain.row(),
     }  # fmt: skip

@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _KNEE: Final = (300.0, 0.7)
-"""Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory to
-arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes)."""
+"""Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
+to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes)."""
 _PASS: Final[Mapping[str, tuple[float, float]]] = {
-    "ngram": (0.003, 0.7), "suffix": (0.003, 0.7), "eagle3": (0.04, 0.6), "mtp": (0.04, 0.6), "draft_model": (0.10, 0.8),
+    "ngram": (0.003, 0.7),
+    "suffix": (0.003, 0.7),
+    "eagle3": (0.04, 0.6),
+    "mtp": (0.04, 0.6),
+    "draft_model": (0.10, 0.8),
 }
 """A pass of the drafter for one token, as a share of the target's over one token, and the spread of its logarithm: an
-Eagle3 head or an MTP module is one layer and a head of some thirty layers; a draft model is a tenth of its target, or less."""
+Eagle3 head or an MTP module is one layer and a head beside some thirty layers; a draft model is a tenth of its target."""
 _UNKNOWN_PASS: Final = (0.04, 1.0)
 _OFF: Final = 0.1
 """What medians of a log's steps are off by."""
@@ -51,10 +55,15 @@ _EITHER: Final = 5
 class Costs(Protocol):
     """How long steps take, relative to each other."""
 
-    basis: str
-    """Where they come from, in words."""
-    knows_off: bool
-    """Whether a step without drafts is among what is known."""
+    @property
+    def basis(self) -> str:
+        """Where they come from, in words."""
+        ...
+
+    @property
+    def knows_off(self) -> bool:
+        """Whether a step without drafts is among what is known."""
+        ...
 
     def seconds(self, k: int, running: float) -> Floats:
         """Of a step of so many requests with k tokens drafted, [draws], to a factor that is the same for all k of a draw."""
@@ -67,8 +76,8 @@ class StepBin(NamedTuple):
     running: float
     each_s: float
     """Seconds of a step, the median of its stretches."""
-    count: int
-    """Stretches."""
+    stretches: int
+    """That it is the median of."""
     prompt_share: float
     """Of all tokens, prompts', in the median."""
 
@@ -123,7 +132,7 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     made = Believed(knee, passes, block, acceptance.coverage, "")
-    bins = [one for one in step_bins(server.intervals) if one.count >= _FEWEST]
+    bins = [one for one in step_bins(server.intervals) if one.stretches >= _FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
         seen = np.log(bins[-1].each_s / bins[0].each_s)
@@ -160,15 +169,15 @@ class Seen:
         a, b, g = self.fits.T
         drafting = (1.0 if self.block and k else k / self.gamma) * g
         far = _OFF_FORM * (self.gamma - k) / self.gamma * self.off
-        return np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far)
+        return np.asarray(np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far), np.float64)
 
 
 def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
     """None where steps without drafts are too few, or of loads far from those with drafts."""
     from scipy.optimize import nnls
 
-    with_drafts = [(one.running, each) for one in server.intervals if (each := one.each_s) is not None and one.drafts]
-    without = [(one.running, each) for one in server.plain if (each := one.each_s) is not None]
+    with_drafts = [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts]
+    without = [(one.running, s) for one in server.plain if (s := one.each_s) is not None]
     if min(len(with_drafts), len(without)) < _EITHER:
         return None
     ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
@@ -176,7 +185,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         return None
     coverage, gamma = acceptance.coverage, server.gamma
     rows = [(1.0, r * (1 + coverage * gamma), 1.0) for r, _ in with_drafts] + [(1.0, r, 0.0) for r, _ in without]
-    design, each = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
+    design, took_s = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
     rng = np.random.default_rng([seed, 24])
     fits = np.empty((DRAWS // 4, 3))
     for i in range(len(fits)):
@@ -184,7 +193,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
             rng.integers(len(with_drafts), size=len(with_drafts)),
             len(with_drafts) + rng.integers(len(without), size=len(without)),
         ])  # fmt: skip
-        fits[i], _ = nnls(design[some] / each[some, None], np.ones(len(some)))
+        fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
     return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis, rng.standard_normal(DRAWS))
@@ -227,13 +236,15 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     except InputError:
         told = ", ".join(f"{1e3 * one.each_s:.3g} ms at {one.running:.0f} running" for one in bins[:3])
         raise InputError(
-            f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and formats "
-            "the server's?"
+            f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and "
+            "formats the server's?"
         ) from None
     rng = np.random.default_rng([seed, 25])
-    logs = found.log_factors + rng.standard_normal((DRAWS, len(found.names))) @ np.linalg.cholesky(
-        found.covariance + 1e-12 * np.eye(len(found.names))
-    ).T
+    logs = (
+        found.log_factors
+        + rng.standard_normal((DRAWS, len(found.names)))
+        @ np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
+    )
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
     ones = np.ones(DRAWS)
 

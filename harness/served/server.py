@@ -128,12 +128,16 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         by, drafts, length = _counted(drafting)
         notes += _checked(drafting)
     plain = [one for one in observations if not _drafts(one) and not one.settings.speculates]
-    if not drafting and (told := [one for one in observations if one.settings.speculates]):
+    uncounted = [one for one in observations if one.settings.speculates]
+    if not drafting and uncounted:
         raise InputError(
-            f"{told[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or metrics too"
+            f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "
+            "metrics too"
         )
     if drafting and plain:
-        notes.append(f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline")
+        notes.append(
+            f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline"
+        )
     steps = _steps(drafting or observations)
     known = [one for one in observations if one.generated and one.requests]
     prompt, output = _lengths(known)
@@ -145,7 +149,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
         intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
         points=tuple(p for one in observations for p in one.points),
-        context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt, output_tokens=output,
+        context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,
+        output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
 
@@ -184,7 +189,9 @@ def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
 def _checked(drafting: Sequence[Observation]) -> list[str]:
     """Whether the sources' tokens per draft agree, in sentences; nothing of one source."""
     lengths = [
-        (one.source, one.drafts.length, _error(one.drafts)) if one.drafts and one.drafts.drafts else (one.source, one.length, 0.0)
+        (one.source, one.drafts.length, _error(one.drafts))
+        if one.drafts and one.drafts.drafts
+        else (one.source, one.length, 0.0)
         for one in drafting
     ]
     found = [(name, value, error) for name, value, error in lengths if value is not None]
@@ -203,7 +210,9 @@ def _checked(drafting: Sequence[Observation]) -> list[str]:
 def _error(drafts: Drafts) -> float:
     """Standard error of tokens per draft, requests taken to differ."""
     mean = drafts.length - 1
-    second = sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
+    second = (
+        sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
+    )
     return math.sqrt(DESIGN * max(second - mean**2, 0.0) / drafts.drafts)
 
 
@@ -211,7 +220,9 @@ def _steps(observations: Sequence[Observation]) -> Observation | None:
     """The observation that knows best how many steps requests took: counted by the engine before worked out."""
     known = [one for one in observations if one.request_steps]
     exact = [one for one in known if one.engine_steps]
-    return max(exact or [one for one in known if one.requests] or known, key=lambda one: one.request_steps or 0, default=None)
+    return max(
+        exact or [one for one in known if one.requests] or known, key=lambda one: one.request_steps or 0, default=None
+    )
 
 
 def _estimated(one: Observation) -> float | None:

@@ -174,7 +174,7 @@ def _unwrapped(text: str) -> str:
     except (ValueError, RecursionError):
         return text
     key = next((k for k in _WRAPPED if isinstance(head.get(k), str)), None) if isinstance(head, dict) else None
-    if key is None or len(head) > 1 and {"metrics", "timings", "choices"} & head.keys():
+    if key is None or (len(head) > 1 and {"metrics", "timings", "choices"} & head.keys()):
         return text
     lines = list[str]()
     for line in text.splitlines():

@@ -35,7 +35,9 @@ class Guidellm:
                         without += 1
                         continue
                     output, each = one.get("output_tokens"), one.get("inter_token_latency_ms")
-                    seconds = each * (output - 1) / 1e3 if isinstance(each, int | float) and isinstance(output, int) else None
+                    seconds = (
+                        each * (output - 1) / 1e3 if isinstance(each, int | float) and isinstance(output, int) else None
+                    )
                     found.append(request_of(text.name, told, output, one.get("prompt_tokens"), seconds))
                     gammas.add(gamma_of(told))
                 points += _points(benchmark, own)

@@ -46,8 +46,9 @@ class LlamaCppAnswers:
                 settings=Settings(
                     engine="llama.cpp", method=method, gamma=most or None, model=model, speculates=True if drafted else None
                 ),
-                drafts=None if total.drafted else NOTHING, requests=len(found), generated=sum(o.output_tokens for o in found),
-                prompt_tokens=sum(o.prompt_tokens or 0 for o in found), request_steps=sum(one.steps for one in found),
+                drafts=None if total.drafted else NOTHING, requests=len(found),
+                generated=sum(one.output_tokens for one in found), prompt_tokens=sum(o.prompt_tokens or 0 for o in found),
+                request_steps=sum(one.steps for one in found),
                 told_apart=tuple(found), notes=tuple(notes),
             )
         ]  # fmt: skip

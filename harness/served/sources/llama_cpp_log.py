@@ -47,7 +47,9 @@ class LlamaCppLog:
         drafts = pooled([one.drafts for one in requests])
         notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says"]
         if without:
-            notes.append(f"{counted(without, 'request')} whose drafts all failed left out: how many there were is not written")
+            notes.append(
+                f"{counted(without, 'request')} whose drafts all failed left out: how many there were is not written"
+            )
         gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in requests), default=0))
         return [
             Observation(
@@ -56,7 +58,8 @@ class LlamaCppLog:
                     engine="llama.cpp", method=method, gamma=gamma or None, speculates=True if drafts.drafts else None
                 ),
                 drafts=drafts, requests=len(requests), generated=sum(one.output_tokens for one in requests),
-                prompt_tokens=sum(one.prompt_tokens or 0 for one in requests), request_steps=sum(one.steps for one in requests),
+                prompt_tokens=sum(one.prompt_tokens or 0 for one in requests),
+                request_steps=sum(one.steps for one in requests),
                 told_apart=tuple(requests), notes=tuple(notes),
             )
         ]  # fmt: skip

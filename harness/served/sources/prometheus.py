@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
         if len(own) == 1:
             found.append(Window(tuple(own), last, True))
             continue
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in itertools.pairwise(own):
             earlier, later = counters(before), counters(after)
             if fell := [name for name, value in earlier.items() if later.get(name, 0.0) < value - 0.5]:
                 raise InputError(

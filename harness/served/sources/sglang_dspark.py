@@ -35,7 +35,9 @@ class SglangDspark:
                         if isinstance(record, dict):
                             steps.setdefault((text.name, int(record.get("forward_ct", i))), record)
         if len(gammas) != 1:
-            raise InputError(f"{texts[0].name}: dumps of γ = {', '.join(map(str, sorted(gammas)))}: give those of one server")
+            raise InputError(
+                f"{texts[0].name}: dumps of γ = {', '.join(map(str, sorted(gammas)))}: give those of one server"
+            )
         [gamma] = gammas
         try:
             return [_observation(texts, list(steps.values()), gamma, model, modes)]
@@ -78,13 +80,14 @@ def _observation(
     notes = ["verify_len and acc_len hold the anchor and the bonus token: 1 less is what was drafted and accepted"]
     if trimmed:
         notes.append(
-            f"{counted(trimmed, 'draft')} of {len(every):,} verified less than γ = {gamma}: acceptance of late positions is of "
-            "those that were verified, which were likelier to be accepted: it is too high"
+            f"{counted(trimmed, 'draft')} of {len(every):,} verified less than γ = {gamma}: acceptance of late positions is "
+            "of those that were verified, which were likelier to be accepted: it is too high"
         )
     return Observation(
         source=SglangDspark.name, files=tuple(text.name for text in texts),
         settings=Settings(
-            engine="SGLang", model=model, method="dspark", gamma=gamma, speculates=True, adaptive=bool(trimmed) or "compact" in modes
+            engine="SGLang", model=model, method="dspark", gamma=gamma, speculates=True,
+            adaptive=bool(trimmed) or "compact" in modes,
         ),
         drafts=_drafts(every, gamma), requests=None, request_steps=len(every), engine_steps=len(steps),
         told_apart=tuple(_request(own, gamma) for own in rounds.values()), intervals=tuple(intervals), notes=tuple(notes),

@@ -46,9 +46,15 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
         notes.append("its acceptance rate is in percent, its rates by position are shares of drafts")
     users, model = one.get("max_concurrency"), str(one.get("model_id") or "")
     output, requests = count("total_output_tokens"), count("completed")
-    points = ()
+    points: tuple[Point, ...] = ()
     if isinstance(users, int | float) and users > 0:
-        points = (Point(concurrency=float(users), output_tok_s=count("output_throughput"), what="speculating" if speculates else "none"),)
+        points = (
+            Point(
+                concurrency=float(users),
+                output_tok_s=count("output_throughput"),
+                what="speculating" if speculates else "none",
+            ),
+        )
     return Observation(
         source=VllmBench.name, files=(text.name,),
         settings=Settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import statistics
@@ -58,9 +59,7 @@ class VllmLog:
 
     def recognises(self, text: Text) -> bool:
         """A line of load or of acceptance."""
-        return text.whole is None and (
-            "Avg generation throughput: " in text.text or "SpecDecoding metrics: " in text.text
-        )
+        return text.whole is None and ("Avg generation throughput: " in text.text or "SpecDecoding metrics: " in text.text)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All parts of a log together, put in order by their stamps; lines that two parts share count once."""
@@ -141,7 +140,7 @@ def of_speculative(config: dict[str, Any]) -> Settings:
     """From vLLM's speculative configuration."""
     tokens, table = config.get("num_speculative_tokens"), config.get("num_speculative_tokens_per_batch_size")
     method = config.get("draft_sample_method")
-    rows = tuple((int(a), int(b), int(k)) for a, b, k in table) if _is_table(table) else ()
+    rows = tuple((int(a), int(b), int(k)) for a, b, k in table or ()) if _is_table(table) else ()
     return Settings(
         engine="vLLM", method=str(config.get("method") or ""), drafter=str(config.get("model") or ""),
         gamma=tokens if isinstance(tokens, int) and tokens > 0 else None, table=rows,
@@ -199,7 +198,9 @@ def _lines(lines: Sequence[str], file: str, notes: list[str]) -> Iterator[_Line]
     if waiting is not None:
         yield waiting
     if cut:
-        notes.append(f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} left out")
+        notes.append(
+            f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} left out"
+        )
 
 
 def _drafts(line: str, file: str) -> Drafts | None:
@@ -250,7 +251,7 @@ def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Draf
     sizes = [len(one.accepted_at) for one in some]
     if len(set(sizes)) == 1:
         return pooled(some), sizes[0]
-    changes = sum(a != b for a, b in zip(sizes, sizes[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(sizes))
     told = ", ".join(f"K = {k} in {counted(n, 'line')}" for k, n in Counter(sizes).most_common())
     if changes >= len(set(sizes)):
         raise InputError(f"{file}: lines of several K alternate ({told}): logs of two servers; give each its own file")
@@ -282,7 +283,8 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
         intervals.append(
             Interval(
                 seconds=seconds, running=running, steady=steady, waiting=float(one.waiting),
-                generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts, plain=one.drafts is None,
+                generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts,
+                plain=one.drafts is None,
             )
         )  # fmt: skip
     return intervals

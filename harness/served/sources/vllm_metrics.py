@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -103,9 +104,8 @@ def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
 def _intervals(window: Window, gamma: int) -> list[Interval]:
     """Between scrapes that follow each other: how many ran in a step on average, and what a step took."""
     counted = [_counts(scrape) for scrape in window.scrapes]
-    pairs = list(zip(counted, counted[1:], strict=False))
     found = []
-    for before, after in pairs:
+    for before, after in itertools.pairwise(counted):
         grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
         slots, steps, seconds = grown.get("slots", 0.0), grown.get("steps", 0.0), grown.get("slots_s", 0.0)
         if slots < 20 or steps < 1 or seconds <= 0:
@@ -114,7 +114,8 @@ def _intervals(window: Window, gamma: int) -> list[Interval]:
         drafts = _drafts(window.scrapes[-1].text, grown, gamma) if grown.get("drafts") else None
         found.append(
             Interval(
-                seconds=each_s * steps, running=slots / steps, steady=True, generated_tok_s=grown["generated"] / steps / each_s,
+                seconds=each_s * steps, running=slots / steps, steady=True,
+                generated_tok_s=grown["generated"] / steps / each_s,
                 prompt_tok_s=grown.get("prompt", 0.0) / steps / each_s, drafts=drafts, plain=drafts is None, step_s=each_s,
             )
         )  # fmt: skip

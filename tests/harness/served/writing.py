@@ -36,10 +36,15 @@ class Truth:
 
 
 def vllm_log(
-    truth: Truth, running: Sequence[int], seed: int = 0, *, k: Callable[[int], int] | None = None, clumped: float = 0.0,
+    truth: Truth,
+    running: Sequence[int],
+    seed: int = 0,
+    *,
+    k: Callable[[int], int] | None = None,
+    clumped: float = 0.0,
     method: str = "eagle3",
 ) -> str:
-    """vLLM's log of stretches of ten seconds with so many requests; `clumped` is the spread of acceptance between them."""  # fmt: skip
+    """vLLM's log of stretches of ten seconds, so many running; `clumped` is the spread of acceptance between them."""
     rng, at = np.random.default_rng(seed), datetime(2024, 11, 26, 10, 0, 0)
     gamma = len(truth.survival)
     lines = [
@@ -77,7 +82,14 @@ def vllm_log(
 
 
 def vllm_metrics(
-    drafts: int, at: Sequence[int], slots: int, requests: int, *, began: float = 1000.0, cut: int = 0, steps: int = 100,
+    drafts: int,
+    at: Sequence[int],
+    slots: int,
+    requests: int,
+    *,
+    began: float = 1000.0,
+    cut: int = 0,
+    steps: int = 100,
     model: str = "m",
 ) -> str:
     """vLLM's metrics, as they stand once so much was served."""
