@@ -34,6 +34,8 @@ _MADE = 200
 """Answers that are made of averages."""
 _OUTPUT, _PROMPT = 256, 512
 """Tokens of answers and prompts, where nobody says."""
+_MOSTLY = 0.5
+"""A few requests of many stand for nobody: what is told apart must be at least this share of the drafts, or `_FEW`."""
 _FEW = 20
 """Requests of which fewer leave wide intervals, and small parts of a study."""
 
@@ -52,8 +54,8 @@ def traces_of(server: Server, acceptance: Acceptance, name: str, kind: str, seed
     """The trace of a served drafter, and how it was made, in sentences."""
     rng = np.random.default_rng([seed, 27])
     requests = [one for one in server.told_apart if one.output_tokens > 1 and (one.rounds or one.drafts.accepted_at)]
-    gamma = acceptance.gamma
-    if sum(one.drafts.drafts for one in requests) > 0:
+    gamma, told_apart = acceptance.gamma, sum(one.drafts.drafts for one in requests)
+    if told_apart and (len(requests) >= _FEW or told_apart >= _MOSTLY * server.drafts.drafts):
         steps = [_steps_of(one, gamma, rng) for one in requests]
         sizes = [(one.prompt_tokens or round(server.prompt_tokens or _PROMPT), one.output_tokens) for one in requests]
         rounds = any(one.rounds for one in requests)

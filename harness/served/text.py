@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulator.errors import InputError
-from simulator.numbers import counted
 
 _MOST_BYTES: Final = 4 << 30
 _GZIP: Final = b"\x1f\x8b"
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?", re.MULTILINE)
+_CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
 _WRAPPED: Final = ("log", "message", "MESSAGE", "textPayload", "line", "msg")
 """Under which a runtime or a collector keeps the line itself, where it writes JSON: Docker's, vLLM's own formatter's,
 journald's, Google's, Loki's."""
@@ -163,9 +162,7 @@ def _decoded(file: Path, data: bytes) -> str:
 def _unwrapped(text: str) -> str:
     """Lines as the program wrote them, of a runtime's file of them."""
     if _CRI.match(text.lstrip()):
-        # P is a part of a longer line, which the next one continues.
-        joined = re.sub(_CRI, lambda match: "\x00" if match[1] == "P" else "\x01", text)
-        return re.sub(r"\x00([^\n]*)\n[\x00\x01]", r"\1", joined.replace("\x01", "")).replace("\x00", "")
+        return _joined(text)
     first = text.lstrip().partition("\n")[0]
     if not first.startswith("{"):
         return text
@@ -187,6 +184,13 @@ def _unwrapped(text: str) -> str:
     return _ANSI.sub("", "\n".join(lines) + "\n")
 
 
-def of_files(count: int) -> str:
-    """`1 file`, `3 files`."""
-    return counted(count, "file")
+def _joined(text: str) -> str:
+    """Lines of a container's runtime: P is a part of a longer line, which the next one continues."""
+    lines, begun = list[str](), ""
+    for line in text.splitlines():
+        match = _CRI.match(line)
+        begun += line if match is None else line[match.end() :]
+        if match is None or match[1] == "F":
+            lines.append(begun)
+            begun = ""
+    return _ANSI.sub("", "\n".join([*lines, begun]) + "\n")
