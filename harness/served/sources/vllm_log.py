@@ -32,6 +32,8 @@ _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
+_COUNTS_AT_ALL: Final = re.compile("Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine ")
+"""Lines that say something here: the others are most of a log."""
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
@@ -66,13 +68,12 @@ class VllmLog:
         parts = sorted((text for text in texts), key=lambda text: (_first_stamp(text) or datetime.max, text.name))
         lines, seen = list[str](), set[str]()
         for text in parts:
-            fresh = [line for line in text.lines if not (_stamp(line) and line in seen)]
+            fresh = [line for line in text.lines if _COUNTS_AT_ALL.search(line) and not (_stamp(line) and line in seen)]
             lines += fresh
             seen.update(fresh)
         files, notes = tuple(text.name for text in parts), list[str]()
         lines, settings = _last_server(lines, notes)
-        found = list(_lines(lines, files[0], notes))
-        drafts, gamma = _of_one_k(found, files[0], notes)
+        found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], notes)), files[0], notes)
         if not any(one.generated_tok_s or one.drafts for one in found):
             raise InputError(f"{files[0]}: nothing was generated in what it holds")
         intervals = _intervals(found, notes)
@@ -243,21 +244,22 @@ def _counts_at(rates: Sequence[float], drafts: float, accepted: int) -> tuple[fl
     return tuple(min(counts[: k + 1]) for k in range(len(counts)))
 
 
-def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Drafts, int | None]:
-    """All drafts, where they are of one K. Raises InputError where lines of several alternate."""
+def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Sequence[_Line], Drafts, int | None]:
+    """(lines, all their drafts, K): those since K was last changed. Raises InputError where lines of several alternate."""
     some = [one.drafts for one in found if one.drafts is not None]
     if not some:
-        return NOTHING, None
+        return found, NOTHING, None
     sizes = [len(one.accepted_at) for one in some]
     if len(set(sizes)) == 1:
-        return pooled(some), sizes[0]
+        return found, pooled(some), sizes[0]
     changes = sum(a != b for a, b in itertools.pairwise(sizes))
     told = ", ".join(f"K = {k} in {counted(n, 'line')}" for k, n in Counter(sizes).most_common())
     if changes >= len(set(sizes)):
         raise InputError(f"{file}: lines of several K alternate ({told}): logs of two servers; give each its own file")
-    last = [one for one in some if len(one.accepted_at) == sizes[-1]]
     notes.append(f"K was changed in this log ({told}): what it was last counts")
-    return pooled(last), sizes[-1]
+    others = [i for i, one in enumerate(found) if one.drafts is not None and len(one.drafts.accepted_at) != sizes[-1]]
+    since = found[others[-1] + 1 :]
+    return since, pooled([one.drafts for one in since if one.drafts is not None]), sizes[-1]
 
 
 def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
@@ -308,7 +310,7 @@ def _observation(
     told = [*notes, "a line of acceptance is written only where something was drafted since the last one"]
     return Observation(
         source=VllmLog.name, files=files,
-        settings=settings.beside(Settings(engine="vLLM", gamma=gamma, speculates=True if drafts.drafts else None)),
+        settings=Settings(gamma=gamma, speculates=True if drafts.drafts else None).beside(settings),
         drafts=drafts, generated=generated or None, prompt_tokens=sum(one.prompt_tok_s * one.seconds for one in intervals),
         request_steps=max(generated - drafts.accepted, drafts.drafts) or None if intervals else None,
         intervals=tuple(intervals), notes=tuple(told),
