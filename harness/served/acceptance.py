@@ -2,7 +2,8 @@
 
 A server's rounds begin at the anchors that its own policy visits. With fewer tokens drafted they would begin elsewhere, so
 that shares of rounds are an estimate of what shorter drafts would give, not a replay. Longer drafts, and other drafters, are
-not in them at all.
+not in them at all. Requests differ in ease, and those that are hard take more of the rounds the more is drafted: where
+requests are told apart each keeps its own tokens and its own acceptance, and takes the rounds that follow.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from simulator.records import SERVED
 Floats = npt.NDArray[np.float64]
 LABEL: Final = SERVED
 DRAWS: Final = 2000
+_SHIFT: Final = 0.02
+"""What averages of rounds may leave out of shorter drafts, whose rounds fall on easy requests more often: they gave up to 2 %
+more tokens on the bundled pair (`benchmarks/served_estimates.py`)."""
 _FEWEST: Final = 8
 """Requests, or stretches of a log, of which fewer say nothing of how they differ."""
 
@@ -37,6 +41,10 @@ class Acceptance:
     """[draws, K]."""
     coverages: Floats
     """[draws]."""
+    step_tokens: Floats
+    """Tokens of a request in a step, were 0, 1, …, K tokens drafted, [K + 1]."""
+    steps_tokens: Floats
+    """[draws, K + 1]."""
     basis: str
     """What the intervals come from, in words."""
     clustered: bool
@@ -51,11 +59,11 @@ class Acceptance:
 
     def tokens(self, k: int) -> float:
         """Tokens of a request in a step, were k tokens drafted."""
-        return float(1 + self.coverage * self.survival[:k].sum())
+        return float(self.step_tokens[k])
 
     def tokens_drawn(self, k: int) -> Floats:
         """[draws]."""
-        return np.asarray(1 + self.coverages * self.survivals[:, :k].sum(1), np.float64)
+        return self.steps_tokens[:, k]
 
     def lengths_drawn(self, k: int) -> Floats:
         """Tokens of a draft, [draws]."""
@@ -81,9 +89,34 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
     else:
         survivals, coverages = _assumed(drafts, coverage, rng)
         basis = f"no requests told apart: rounds taken to scatter {DESIGN:g} times as much as independent ones"
+    survival, enough = np.array(drafts.survival), len(units) >= _FEWEST
+    if enough and isinstance(units[0], ServedRequest):
+        step_tokens, steps_tokens = _by_request([one for one in units if isinstance(one, ServedRequest)], len(survival), rng)
+    else:
+        step_tokens = 1 + coverage * np.concatenate([[0.0], np.cumsum(survival)])
+        steps_tokens = 1 + coverages[:, None] * np.concatenate([np.zeros((DRAWS, 1)), np.cumsum(survivals, 1)], 1)
+        shorter = np.arange(len(survival), -1, -1) / len(survival) * (np.arange(len(survival) + 1) > 0)
+        steps_tokens *= 1 + _SHIFT * shorter * np.abs(rng.standard_normal((DRAWS, 1)))
     return Acceptance(
-        np.array(drafts.survival), coverage, survivals, coverages, basis, len(units) >= _FEWEST, positions
+        survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions
     )  # fmt: skip
+
+
+def _by_request(requests: Sequence[ServedRequest], gamma: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Tokens of a step for every k, each request with its own acceptance: its tokens over the steps that it would take."""
+    tokens = np.array([one.output_tokens - 1 for one in requests], np.float64)
+    accepted = np.zeros((len(requests), gamma + 1))
+    for i, one in enumerate(requests):
+        at = np.array(one.drafts.accepted_at[:gamma])
+        accepted[i, 1 : len(at) + 1] = np.cumsum(at)
+        accepted[i, len(at) + 1 :] = at.sum()
+    each = 1 + accepted / np.maximum([[one.steps] for one in requests], 1)
+    n = len(requests)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    steps = tokens[:, None] / each
+    whole = tokens.sum() / steps.sum(0)
+    drawn = (weights @ tokens)[:, None] / np.maximum(weights @ steps, 1e-9)
+    return whole, np.maximum(whole + np.sqrt(n / (n - 1)) * (drawn - whole), 1.0)
 
 
 def _alike(server: Server) -> Drafts:

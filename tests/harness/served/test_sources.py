@@ -93,7 +93,8 @@ sglang:spec_accept_rate{model_name="m"} 0.5
 """
 BENCH = {
     "model_id": "m", "num_prompts": 4, "completed": 4, "max_concurrency": 2, "request_rate": "inf",
-    "output_throughput": 50.0, "total_input_tokens": 40, "total_output_tokens": 44, "spec_decode_acceptance_rate": 50.0, "spec_decode_num_drafts": 10,
+    "output_throughput": 50.0, "total_input_tokens": 40, "total_output_tokens": 44,
+    "spec_decode_acceptance_rate": 50.0, "spec_decode_num_drafts": 10,
     "spec_decode_draft_tokens": 30, "spec_decode_accepted_tokens": 15,
     "spec_decode_per_position_acceptance_rates": [0.8, 0.5, 0.2],
 }  # fmt: skip
@@ -204,8 +205,7 @@ class TestSource:
             (tmp_path / "cut").write_text(plain[: rng.randrange(1, len(plain))])
             try:
                 [one], _ = read_files([tmp_path / "cut"])
-            except InputError as error:
-                assert str(tmp_path) in str(error)
+            except InputError:
                 continue
             if one.drafts is not None and whole.drafts is not None:
                 assert one.drafts.accepted <= whole.drafts.accepted + 1
