@@ -15,6 +15,8 @@ FinishReason = Literal["stop", "length"]
 Drafting = Literal["sampled", "greedy"]
 """How draft tokens are chosen: `sampled` draws them from q, as the papers do; `greedy` takes argmax q at every temperature,
 as vLLM by default, z-lab's loop and llama.cpp do. A greedy draft is one-hot: it is accepted with probability p(argmax q)."""
+SERVED = "estimated from served rounds"
+"""What everything is called that comes of an engine's own logs: rounds at the anchors that it visited, under one policy."""
 DRAFTINGS: tuple[Drafting, ...] = get_args(Drafting)
 KeptDrafting = Literal["sampled", "greedy", "either"]
 """What a recording holds for. `either` where both ways draft the same: it is recorded and kept once, and serves both."""

@@ -19,6 +19,7 @@ from simulator.load import Load, Users
 from simulator.numbers import counted, give_or_take
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
+from simulator.records import SERVED
 from simulator.sentences import sentences, told
 from simulator.sla import promises
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
@@ -107,7 +108,7 @@ def replicated(plan: StudyPlan) -> str:
 
 def _title(study: StoredStudy) -> str:
     plan = study.plan
-    traces = f"run {study.run_id}" + (" (synthesised)" if study.synthesised else "")
+    traces = f"run {study.run_id}" + (f" ({SERVED})" if study.served else " (synthesised)" if study.synthesised else "")
     wanted = {
         "throughput": "most tokens a second", "tps": "most tokens a second of a user",
         "goodput": "most tokens a second within bounds", "pareto": "throughput against tokens a second of a user",

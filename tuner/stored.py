@@ -70,6 +70,8 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None
     """The model that was recorded, where anybody knows."""
     synthesised: bool
+    served: bool = False
+    """Whether its run is of an engine's own logs."""
     kinds: dict[str, str]
     """Kinds of the run's drafters, by name."""
     loads: dict[Load, AtLoad]
@@ -119,5 +121,6 @@ def read_study(store: Store, name: str) -> StoredStudy:
         )
     return StoredStudy(
         study_id=study_id, run_id=str(row["run_id"]), finished=row["finished_at"] is not None, plan=plan,
-        target=target.get("source"), synthesised=bool(target.get("synthesised")), kinds=kinds, loads=loads, row=row,
+        target=target.get("source"), synthesised=bool(target.get("synthesised")),
+        served=bool(target.get("served")), kinds=kinds, loads=loads, row=row,
     )  # fmt: skip

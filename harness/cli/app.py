@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from harness.cli.advise import advise
 from harness.cli.baseline import baseline
 from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
 from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
+from harness.cli.import_ import import_
 from harness.cli.profile import profile
 from harness.cli.record import record
 from harness.cli.regenerate import regenerate
@@ -39,6 +41,8 @@ app.command("hardware show")(show_profile)
 app.command("hardware fit")(fit)
 app.command()(predict)
 app.command()(profile)
+app.command()(advise)
+app.command("import")(import_)
 app.command()(synthesize)
 app.command()(regenerate)
 app.command()(report)

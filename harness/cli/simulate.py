@@ -140,6 +140,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     from results.store.rows import read_plan
     from results.store.simulations import read_simulations
     from simulator.plan import SweepPlan
+    from simulator.records import SERVED
     from simulator.sentences import told
 
     sweep = store.sweep(sweep_id)
@@ -158,6 +159,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     console = plain_console()
     head = f"sweep {sweep_id} · run {sweep['run_id']} · {plan.drafting} drafts"
     say(console, f"{head} · {plan.profile.name} ({plan.profile.source})")
+    if store.run(sweep["run_id"])["prompt_source"] == "served":
+        say(console, SERVED)
     loads = list(dict.fromkeys(r.load for r in rows))
     if len(loads) == 1:
         say(console, loads[0].label)

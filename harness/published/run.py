@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -77,6 +77,8 @@ class SynthesizedRun:
     seed: int
     plan: dict[str, Any]
     """synthesised, sources and assumptions."""
+    prompt_source: Literal["synthesised", "served"] = "synthesised"
+    """What it was made of: averages, or an engine's own logs."""
 
     def run_info(self, traces: Sequence[Trace]) -> RunInfo:
         """The row of `runs`."""
@@ -93,7 +95,7 @@ class SynthesizedRun:
             suite=self.suite,
             suite_version=1,
             suite_hash=hashlib.sha256(json.dumps(self.content).encode()).hexdigest(),
-            prompt_source="synthesised",
+            prompt_source=self.prompt_source,
             pair=self.pair,
             target={
                 "source": self.target,
@@ -102,6 +104,7 @@ class SynthesizedRun:
                 "dtype": None,
                 "device": None,
                 "synthesised": True,
+                "served": self.prompt_source == "served",
             },
             drafters={"none": none, **drafters},
             sampling=self.sampling,

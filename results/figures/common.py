@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import polars as pl
 
 from results.figures.section import LegendEntry, entry, slugs
-from results.figures.style import MANNERS, STYLES, Evidence, Series
+from results.figures.style import MANNERS, STYLES, Evidence, Series, recorded_evidence
 from results.published import PAPER_TARGET
 from results.store.runs import Provenance
 from simulator.configuration import System
 from simulator.policies import NO_DRAFTER
+from simulator.records import SERVED
 
 if TYPE_CHECKING:  # takes a second, and numbers need none of it
     import plotly.graph_objects as go
@@ -35,6 +36,7 @@ PROMPT_SOURCES: Final[Mapping[str, str]] = {
     "data-dir": "prompts from a local data directory",
     "hub": "prompts from the Hugging Face Hub",
     "synthesised": "synthesised from averages, no model was run",
+    "served": SERVED,
 }
 IN_PAPER: Final = f"{PAPER_TARGET} in the paper"
 
@@ -43,7 +45,7 @@ def evidence_of(runs: Sequence[Provenance], published: bool = False) -> list[Evi
     """What kinds of numbers recorded figures of these runs show."""
     found: list[Evidence] = []
     for run in runs:
-        kind: Evidence = "synthesised" if run.prompt_source == "synthesised" else "measured"
+        kind = recorded_evidence(run)
         found += [kind] if kind not in found else []
     return found + (["published"] if published else [])
 
@@ -99,7 +101,7 @@ def run_name(run: Provenance) -> str:
 
 
 def legend_of(series: Sequence[Series]) -> list[LegendEntry]:
-    """Drafters, each once however many runs there are; measured and synthesised ones apart."""
+    """Drafters, each once however many runs there are; measured, synthesised and served ones apart."""
     mixed = len({s.evidence for s in series}) > 1
     found = {(s.name, s.evidence): entry(s, f"{s.name}, {s.evidence}" if mixed else s.name) for s in reversed(series)}
     return list(found.values())[::-1]

@@ -12,8 +12,9 @@ from results.store.runs import Provenance
 from simulator.drafter_kinds import KINDS
 from simulator.records import Recording
 
-Evidence = Literal["measured", "simulated", "synthesised", "published"]
-"""Where a number comes from: a model that ran, a model of load, traces fitted to published averages, a publication."""
+Evidence = Literal["measured", "simulated", "synthesised", "served", "published"]
+"""Where a number comes from: a model that ran, a model of load, traces fitted to published averages, an engine's own logs, a
+publication."""
 
 SYMBOLS: Final[Mapping[str, str]] = {
     "circle": "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
@@ -73,6 +74,7 @@ MANNERS: Final[Mapping[Evidence, Manner]] = {
     "measured": Manner("solid", "", 2, "", "M-17,0H17"),
     "simulated": Manner("solid", "-open-dot", 2, "", "M-17,0H17"),
     "synthesised": Manner("2px,3px", "", 2, "/", "M-17,0h3M-12,0h3M-7,0h3M-2,0h3M3,0h3M8,0h3M13,0h3"),
+    "served": Manner("5px,2px,1px,2px", "-open", 2, "x", "M-17,0h7M-8,0h2M-4,0h7M5,0h2M9,0h7"),
     "published": Manner("7px,5px", "-open", 1.2, "", "M-17,0H-8M8,0H17"),
 }
 
@@ -131,9 +133,17 @@ def series_of(runs: Sequence[Provenance], frames: Iterable[pl.DataFrame]) -> lis
         several = len({r.gamma for _, r in keys if r.drafter == name}) > 1
         label = (recording.short if several else name) + (f" ({run})" if len(runs) > 1 else "")
         colour, symbol = styles[name]
-        evidence: Evidence = "synthesised" if runs[numbers[run]].prompt_source == "synthesised" else "measured"
+        evidence = recorded_evidence(runs[numbers[run]])
         found.append(Series(run, name, gamma, kind, label, colour, symbol, evidence))
     return found
+
+
+def recorded_evidence(run: Provenance) -> Evidence:
+    """Where a run's own numbers come from."""
+    match run.prompt_source:
+        case "synthesised" | "served" as made:
+            return made
+    return "measured"
 
 
 def longest(series: Sequence[Series]) -> list[Series]:

@@ -10,7 +10,7 @@ import polars as pl
 from results.figures import sweep as sweep_figure
 from results.figures.common import draw_line
 from results.figures.section import LegendEntry, entry, note
-from results.figures.style import STYLES, Evidence, Series
+from results.figures.style import STYLES, Evidence, Series, recorded_evidence
 from results.figures.sweep import PAPER_LABEL, Sweep, by_system, capacities, leaders, main_kind, paper_curves
 from results.store.runs import Provenance
 from results.store.simulations import Simulation
@@ -51,8 +51,8 @@ class View:
         self.kind = main_kind(points)
         self.systems = sweep_figure.systems(points)
         self.every = by_system(points)
-        synthesised = any(r.run_id == sweep.run_id and r.prompt_source == "synthesised" for r in runs)
-        self.evidence: list[Evidence] = ["simulated", *(["synthesised"] if synthesised else [])]  # type: ignore[list-item]
+        own = [recorded_evidence(run) for run in runs if run.run_id == sweep.run_id]
+        self.evidence: list[Evidence] = ["simulated", *(kind for kind in own if kind != "measured")]
         sizes = {(s.recording.drafter, s.recording.gamma) for s in self.systems}
         self._several = {name for name, gamma in sizes if any(n == name and g != gamma for n, g in sizes)}
 

@@ -29,7 +29,7 @@ from results.figures import sweep as sweep_figure
 from results.figures.common import by_drafter
 from results.figures.frontier import LEDE
 from results.figures.section import Figure, Section
-from results.figures.style import Evidence, Series, series_of
+from results.figures.style import Evidence, Series, recorded_evidence, series_of
 from results.figures.sweep import Sweep
 from results.figures.view import View
 from results.report import notes
@@ -228,7 +228,8 @@ class _Draft:
     def _evidence(self, run_id: str) -> list[Evidence]:
         """The kinds of evidence of what is simulated from a run."""
         run = self._run(run_id)
-        return ["simulated", "synthesised"] if run is not None and run.prompt_source == "synthesised" else ["simulated"]
+        made = "measured" if run is None else recorded_evidence(run)
+        return ["simulated"] if made == "measured" else ["simulated", made]
 
     def _remark(self, text: str) -> None:
         """The first of the answer's remarks."""

@@ -19,6 +19,7 @@ from results.store.studies import Study
 from results.store.validations import Validation
 from simulator.hardware.profile import Profile, same_model
 from simulator.numbers import counted
+from simulator.records import SERVED
 
 Facts = list[tuple[str, list[str]]]
 Profiles = Sequence[Profile]
@@ -56,7 +57,7 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
     """
     model = _model_name(run.target)
     when = run.created_at if made is None else made.created_at
-    suite = f"{run.suite} v{run.suite_version}{' (synthesised)' if run.prompt_source == 'synthesised' else ''}"
+    suite = f"{run.suite} v{run.suite_version}{_origin(run)}"
     if made is None:
         hardware = run.host.get("gpu") or run.host.get("cpu")
         asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
@@ -64,6 +65,11 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
         model = model or _model_name(made.profile.model)
         asked = f"What to run for {model} on {made.profile.name} under {_traffic(made)}?"
     return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
+
+
+def _origin(run: Provenance) -> str:
+    """Of a run that no model made here, what it was made of."""
+    return {"synthesised": " (synthesised)", "served": f" ({SERVED})"}.get(run.prompt_source, "")
 
 
 def _model_name(model: str) -> str:
@@ -101,6 +107,11 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
         found.append(
             "Synthesised: no model was run. Everything here comes from traces that were made to have stated averages; which "
             "ones, and what was assumed, is told at the end."
+        )
+    if run.prompt_source == "served":
+        found.append(
+            f"{SERVED.capitalize()}: an engine logged them, at the anchors that it visited under the policy that ran. At "
+            "the served K a replay is exact, below it an estimate; longer drafts, and other drafters, are not in them."
         )
     if run.finished_at is None:
         found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")

@@ -104,7 +104,7 @@ class Provenance:
     suite_version: int
     suite_hash: str
     prompt_source: str
-    """'bundled', 'suite' (of one's own), 'data-dir', 'hub' or 'synthesised'."""
+    """'bundled', 'suite' (of one's own), 'data-dir', 'hub', 'synthesised' or 'served'."""
     pair: str
     target: str
     """The model that answers, as the pair names it."""

@@ -1,0 +1,291 @@
+"""`harness advise`: from what a server logs to what it should run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson, Hardware, KvFormat, ModelFile, TensorParallel, Weights, profile_of
+
+if TYPE_CHECKING:  # these take seconds
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from harness.console import Watcher
+    from harness.served.advice import Advice, Estimate
+    from harness.served.server import Server
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE…", help="What engines and load generators wrote, or folders of it; see docs/served.md."),
+]
+ServedDrafter = Annotated[
+    str | None,
+    typer.Option("--drafter", help="The drafter's kind, as eagle3, where no file says: it decides what drafts cost."),
+]
+_HELD, _NOT_HELD, _UNSURE = 0, 1, 3
+_SHOWN = 8
+"""Positions that fit side by side."""
+
+
+def advise(
+    files: Files,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="What it wrote after the change (repeatable): did it hold what FILE… promised?"),
+    ] = None,
+    drafter: ServedDrafter = None,
+    hardware: Hardware = None,
+    model: ModelFile = None,
+    tp: TensorParallel = None,
+    weights: Weights = None,
+    kv: KvFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which K a server should run, from its own metrics and logs: keep it, lower it, by batch size, off above a load."""
+    with user_errors("harness"):
+        with watching() as watcher:
+            advice = advised(files, drafter, (hardware, model, tp, weights, kv), watcher)
+            later = None if check is None else _checked(check, advice)
+        flags = flags_of(advice)
+        if later is not None:
+            from harness.served.check import content as content_of_check
+
+            if as_json:
+                print_json("check", content_of_check(later))
+            else:
+                for line in later.sentences:
+                    say(plain_console(), line)
+            raise typer.Exit({True: _HELD, False: _NOT_HELD, None: _UNSURE}[later.held])
+        if as_json:
+            from harness.served.advice import content
+
+            print_json("advice", {**content(advice), "flags": flags})
+            return
+        print_advice(plain_console(), advice, flags, files)
+
+
+def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], watcher: Watcher) -> Advice:
+    """The advice on files. Raises InputError, AnswerIsNo."""
+    from simulator.errors import AnswerIsNo, InputError
+
+    if any(value is not None for value in asked[1:]) and asked[0] is None:
+        raise InputError("--model, --tp, --weights and --kv: are of a profile; name its device with --hardware")
+    profile = None if asked[0] is None else profile_of(*asked)
+    kind = _kind(drafter)
+    server = read_server(files, watcher)
+    if not server.speculates:
+        raise AnswerIsNo(
+            f"{files[0]}: of a server that drafts nothing: no file says how often any draft would be accepted; record a "
+            "drafter (`harness record`), or serve with one and give that log"
+        )
+    from harness.served.acceptance import acceptance_of
+    from harness.served.advice import advise as advice_of
+    from harness.served.costs import believed, profiled, seen
+
+    kind = kind or server.kind
+    acceptance = acceptance_of(server)
+    if profile is not None:
+        watcher.doing("moving the profile to the log's steps")
+        return advice_of(server, acceptance, kind, profiled(profile, server, kind, acceptance))
+    costs = seen(server, kind, acceptance)
+    return advice_of(server, acceptance, kind, costs or believed(server, kind, acceptance))
+
+
+def read_server(files: Sequence[Path], watcher: Watcher) -> Server:
+    """What files say of one server. Raises InputError."""
+    from harness.served.server import together
+    from harness.served.sources.registry import read_files
+
+    watcher.doing("reading")
+    return together(*read_files(files))
+
+
+def _kind(drafter: str | None) -> str:
+    from simulator.drafter_kinds import KINDS
+    from simulator.errors import InputError
+
+    if drafter is not None and (drafter not in KINDS or drafter == "none"):
+        kinds = ", ".join(kind for kind in KINDS if kind != "none")
+        raise InputError(f"--drafter {drafter}: there are {kinds}")
+    return drafter or ""
+
+
+def _checked(check: Sequence[Path], advice: Advice) -> Any:
+    from harness.served.check import check as check_of
+    from harness.served.server import together
+    from harness.served.sources.registry import read_files
+
+    return check_of(advice, together(*read_files(check)))
+
+
+def flags_of(advice: Advice) -> str:
+    """The words of the engine's command; empty where it drafts nothing any more."""
+    from harness.served.advice import settings_of
+    from simulator.serving.vllm import VLLM
+
+    engine, k = advice.server.settings.engine, advice.k
+    if advice.verdict == "off":
+        return ""
+    if engine == "SGLang":
+        return f"--speculative-num-steps {k} --speculative-num-draft-tokens {k + 1}"
+    if engine == "llama.cpp":
+        return f"--spec-draft-n-max {k}"
+    return " ".join(VLLM.spelled(settings_of(advice) or {}))
+
+
+def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[Path]) -> None:
+    """One screen."""
+    from harness.served.acceptance import LABEL
+
+    server, settings = advice.server, advice.server.settings
+    engine = f"{settings.engine} {settings.version}".strip() or "an engine that no file names"
+    say(console, f"{settings.model or 'a model'} on {engine} · {_drafter(advice)}, K = {advice.acceptance.gamma}")
+    say(console, f"{LABEL}: {_sources(server)}")
+    for note in server.notes:
+        say(console, f"· {note}")
+    console.print()
+    say(console, f"{_verdict(advice)}")
+    for line in _why(advice):
+        say(console, line)
+    if flags and advice.verdict != "keep":
+        say(console, f"  {flags}")
+    console.print()
+    _print_positions(console, advice)
+    say(console, _speed(advice))
+    if any(one.best != one.as_served or one.over_none is not None for one in advice.loads):
+        console.print()
+        _print_loads(console, advice)
+    say(console, f"times: {advice.basis}")
+    console.print()
+    say(console, _after(advice))
+    say(console, f"  harness advise {' '.join(map(str, files))} --check LATER.log")
+    for line in advice.cannot:
+        say(console, f"not in these files: {line}")
+    say(console, f"measure next: {advice.next}")
+
+
+def _drafter(advice: Advice) -> str:
+    return advice.kind or advice.server.settings.method or "a drafter that no file names (--drafter)"
+
+
+def _sources(server: Server) -> str:
+    counts: dict[str, int] = {}
+    for one in server.observations:
+        counts[one.source] = counts.get(one.source, 0) + len(one.files)
+    return ", ".join(name if n == 1 else f"{name} ({n} files)" for name, n in counts.items())
+
+
+def _verdict(advice: Advice) -> str:
+    match advice.verdict:
+        case "keep":
+            return f"keep K = {advice.acceptance.gamma}"
+        case "off":
+            return "turn speculation off at these loads"
+        case "by_batch":
+            rows = "; ".join(f"{first} to {last} running: {k}" for first, last, k in advice.rows)
+            return f"K by batch size: {rows}"
+        case _:
+            return f"set K to {advice.k}, from {advice.acceptance.gamma}"
+
+
+def _why(advice: Advice) -> list[str]:
+    """The gain, and where it turns."""
+    lines = []
+    if advice.verdict == "keep":
+        best = max(
+            (one for one in advice.loads if one.served or len(advice.loads) == 1),
+            key=lambda one: one.gain.value,
+            default=None,
+        )
+        if best is not None and best.best != best.as_served:
+            lines.append(
+                f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: not surely more, "
+                "nor worth a restart"
+            )
+    else:
+        lines.append(f"expected: {_signed(advice.gain)} tokens a second at the loads that were served")
+    if advice.off_above is not None:
+        turn = advice.off_above
+        ends = f"({turn.low:.0f} to {turn.high:.0f})"
+        above = (
+            f"above {turn.value:.0f} running {ends}"
+            if turn.value
+            else f"at every load, above {turn.high:.0f} running surely"
+        )
+        lines.append(f"off above {turn.value:.0f}: no drafts at all are faster {above}")
+    elif advice.knows_off:
+        lines.append(f"drafting pays up to {max(one.running for one in advice.loads)} running, the most looked at")
+    return lines
+
+
+def _signed(gain: Estimate) -> str:
+    return f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})"
+
+
+def _print_positions(console: Console, advice: Advice) -> None:
+    from harness.served.advice import positions
+
+    found = positions(advice.acceptance)
+    shown = (
+        range(len(found)) if len(found) <= _SHOWN else sorted({*range(4), *(len(found) * i // 4 - 1 for i in range(2, 5))})
+    )
+    heads = ["position", *(str(i + 1) for i in shown)]
+    rows = [
+        ["accepted, of drafts", *(f"{found[i].value:.0%}" for i in shown)],
+        ["95 %", *(f"{found[i].low * 100:.0f}–{found[i].high * 100:.0f}" for i in shown)],
+    ]
+    print_table(console, heads, rows, ())
+    say(console, f"intervals: {advice.acceptance.basis}")
+
+
+def _speed(advice: Advice) -> str:
+    from harness.served.advice import per_draft, per_step
+
+    a, server = advice.acceptance, advice.server
+    length = per_draft(a, a.gamma)
+    draft = f"a draft commits {length.value:.2f} tokens ({length.low:.2f} to {length.high:.2f})"
+    if server.coverage is None:
+        return f"{draft}; no file says in how many steps something is drafted"
+    step = per_step(a, a.gamma)
+    seen = server.tokens_per_step or step.value
+    if a.coverage > 0.97:
+        return f"{draft}; nearly every step of a request has one: {seen:.2f} tokens a step"
+    return (
+        f"{draft}, but only {a.coverage:.0%} of a request's steps have one: it gets {seen:.2f} tokens a step "
+        f"({step.low:.2f} to {step.high:.2f}), and that is what drafting can make faster, not {length.value:.2f}"
+    )
+
+
+def _print_loads(console: Console, advice: Advice) -> None:
+    gamma, rows = advice.acceptance.gamma, list[list[str]]()
+    for one in advice.loads:
+        best = (
+            "as served"
+            if one.best == one.as_served
+            else (f"k = {one.best}" if one.best else "none") + ("" if one.sure else " ?")
+        )
+        gain = "–" if one.best == one.as_served else _signed(one.gain)
+        over = [] if one.over_none is None else [_signed(one.over_none)]
+        rows.append([f"{one.running}{'' if one.served else ' *'}", best, gain, *over])
+    heads = ["running", "most tokens/s", "over what was served", *([f"K = {gamma} over none"] if advice.knows_off else [])]
+    print_table(console, heads, rows, ())
+    if any(" ?" in row[1] for row in rows):
+        say(console, "? not surely: the interval holds 0, or it is less than 1 %")
+    if not all(one.served for one in advice.loads):
+        say(console, "* so many did not run in these files")
+
+
+def _after(advice: Advice) -> str:
+    e = advice.expected
+    if not e.gamma:
+        return "after the change the log should hold no lines of acceptance; check it:"
+    rates = ", ".join(f"{one.value:.2f}" for one in e.positions[:_SHOWN]) + (", …" if len(e.positions) > _SHOWN else "")
+    return (
+        f"{'the log should go on to show' if advice.verdict == 'keep' else 'after the change the log should show'} "
+        f"{e.length.value:.2f} ({e.length.low:.2f} to {e.length.high:.2f}) tokens per draft, by position {rates}; check it:"
+    )

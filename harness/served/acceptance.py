@@ -1,0 +1,188 @@
+"""How often drafts of k tokens would be accepted, for every k up to the one that was served: an estimate, with its draws.
+
+A server's rounds begin at the anchors that its own policy visits. With fewer tokens drafted they would begin elsewhere, so
+that shares of rounds are an estimate of what shorter drafts would give, not a replay. Longer drafts, and other drafters, are
+not in them at all. Requests differ in ease, and those that are hard take more of the rounds the more is drafted: where
+requests are told apart each keeps its own tokens and its own acceptance, and takes the rounds that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.observed import Drafts, Interval, ServedRequest
+from harness.served.server import DESIGN, Server
+from simulator.records import SERVED
+
+Floats = npt.NDArray[np.float64]
+LABEL: Final = SERVED
+DRAWS: Final = 2000
+_SHIFT: Final = 0.02
+"""What averages of rounds may leave out of shorter drafts, whose rounds fall on easy requests more often: they gave up to 2 %
+more tokens on the bundled pair (`benchmarks/served_estimates.py`)."""
+_FEWEST: Final = 8
+"""Requests, or stretches of a log, of which fewer say nothing of how they differ."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Shares of drafts whose position k is accepted, and of steps that have a draft, as draws of what they may be."""
+
+    survival: Floats
+    """[K], never rising."""
+    coverage: float
+    """Share of a request's steps with a proposal."""
+    survivals: Floats
+    """[draws, K]."""
+    coverages: Floats
+    """[draws]."""
+    step_tokens: Floats
+    """Tokens of a request in a step, were 0, 1, …, K tokens drafted, [K + 1]."""
+    steps_tokens: Floats
+    """[draws, K + 1]."""
+    basis: str
+    """What the intervals come from, in words."""
+    clustered: bool
+    """Whether requests, or stretches of time, are told apart."""
+    by_position: bool
+    """Whether positions are counted; else all are taken to be alike."""
+
+    @property
+    def gamma(self) -> int:
+        """K that was served."""
+        return len(self.survival)
+
+    def tokens(self, k: int) -> float:
+        """Tokens of a request in a step, were k tokens drafted."""
+        return float(self.step_tokens[k])
+
+    def tokens_drawn(self, k: int) -> Floats:
+        """[draws]."""
+        return self.steps_tokens[:, k]
+
+    def lengths_drawn(self, k: int) -> Floats:
+        """Tokens of a draft, [draws]."""
+        return np.asarray(1 + self.survivals[:, :k].sum(1), np.float64)
+
+
+def interval(draws: npt.ArrayLike) -> tuple[float, float]:
+    """95 % of them."""
+    low, high = np.quantile(np.asarray(draws, np.float64), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
+    """The acceptance of a server that drafts, at least one of whose files counts drafts or states their length."""
+    rng = np.random.default_rng([seed, 22])
+    positions = bool(server.drafts.accepted_at)
+    drafts = server.drafts if positions else _alike(server)
+    coverage = server.proposing
+    units, what = _units(server)
+    if len(units) >= _FEWEST:
+        survivals, coverages = _resampled(units, drafts, coverage, rng)
+        basis = f"between {len(units)} {what}"
+    else:
+        survivals, coverages = _assumed(drafts, coverage, rng)
+        basis = f"no requests told apart: rounds taken to scatter {DESIGN:g} times as much as independent ones"
+    survival, enough = np.array(drafts.survival), len(units) >= _FEWEST
+    if enough and isinstance(units[0], ServedRequest):
+        step_tokens, steps_tokens = _by_request([one for one in units if isinstance(one, ServedRequest)], len(survival), rng)
+    else:
+        step_tokens = 1 + coverage * np.concatenate([[0.0], np.cumsum(survival)])
+        steps_tokens = 1 + coverages[:, None] * np.concatenate([np.zeros((DRAWS, 1)), np.cumsum(survivals, 1)], 1)
+        shorter = np.arange(len(survival), -1, -1) / len(survival) * (np.arange(len(survival) + 1) > 0)
+        steps_tokens *= 1 + _SHIFT * shorter * np.abs(rng.standard_normal((DRAWS, 1)))
+    return Acceptance(
+        survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions
+    )  # fmt: skip
+
+
+def _by_request(requests: Sequence[ServedRequest], gamma: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Tokens of a step for every k, each request with its own acceptance: its tokens over the steps that it would take."""
+    tokens = np.array([one.output_tokens - 1 for one in requests], np.float64)
+    accepted = np.zeros((len(requests), gamma + 1))
+    for i, one in enumerate(requests):
+        at = np.array(one.drafts.accepted_at[:gamma])
+        accepted[i, 1 : len(at) + 1] = np.cumsum(at)
+        accepted[i, len(at) + 1 :] = at.sum()
+    each = 1 + accepted / np.maximum([[one.steps] for one in requests], 1)
+    n = len(requests)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    steps = tokens[:, None] / each
+    whole = tokens.sum() / steps.sum(0)
+    drawn = (weights @ tokens)[:, None] / np.maximum(weights @ steps, 1e-9)
+    return whole, np.maximum(whole + np.sqrt(n / (n - 1)) * (drawn - whole), 1.0)
+
+
+def _alike(server: Server) -> Drafts:
+    """Drafts whose positions nobody counted, all positions alike."""
+    from simulator.averages import Averages
+
+    gamma = max(server.gamma, 1)
+    known = server.drafts.drafts
+    averages = Averages.of_accepted_length(min(max(server.length, 1.0), gamma + 1.0), gamma)
+    number = known or 100.0  # an average alone: taken to be of so many drafts
+    accepted = number * (averages.accepted_length - 1)
+    at = tuple(number * share for share in averages.survival)
+    return Drafts(drafts=number, drafted=max(number * gamma, accepted), accepted=accepted, accepted_at=at)
+
+
+def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
+    """What is told apart: requests, else stretches of the log."""
+    requests = [one for one in server.told_apart if one.output_tokens > 1 and one.drafts.accepted_at]
+    if len(requests) >= _FEWEST:
+        return requests, "requests"
+    stretches = [one for one in server.intervals if one.drafts is not None and one.request_steps > 0]
+    return (stretches, "stretches of the log") if len(stretches) >= len(requests) else (requests, "requests")
+
+
+def _resampled(
+    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Bootstrap over units: what they vary by, around what was counted in all."""
+    gamma = len(drafts.survival)
+    counts = np.zeros((len(units), gamma + 2))
+    for i, unit in enumerate(units):
+        own = unit.drafts
+        steps = unit.steps if isinstance(unit, ServedRequest) else unit.request_steps
+        if own is not None:
+            counts[i, 0] = own.drafts
+            counts[i, 1 : gamma + 1] = [own.accepted_at[k] if k < len(own.accepted_at) else 0.0 for k in range(gamma)]
+        counts[i, -1] = steps
+    n = len(units)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    sums, whole = weights @ counts, counts.sum(0)
+    wider = np.sqrt(n / (n - 1))
+
+    def around(drawn: Floats, own: Floats | float, centre: Floats | float) -> Floats:
+        return np.asarray(np.clip(centre + wider * (drawn - own), 0.0, 1.0), np.float64)
+
+    shares = sums[:, 1 : gamma + 1] / np.maximum(sums[:, :1], 1e-9)
+    survivals = around(shares, whole[1 : gamma + 1] / whole[0], np.array(drafts.survival))
+    covered = np.minimum(sums[:, 0] / np.maximum(sums[:, -1], 1e-9), 1.0)
+    coverages = around(covered, min(whole[0] / max(whole[-1], 1e-9), 1.0), coverage) if coverage < 1 else np.ones(DRAWS)
+    # Where every draft was accepted, or none, resampling shows no doubt; so many rounds leave some.
+    floors, _ = _assumed(drafts, coverage, rng)
+    flat = survivals.std(0) < floors.std(0) / np.sqrt(DESIGN)
+    survivals[:, flat] = floors[:, flat]
+    return np.minimum.accumulate(survivals, 1), coverages
+
+
+def _assumed(drafts: Drafts, coverage: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of averages: drafts by how many of their tokens were accepted, as so many fewer independent rounds would leave them
+    open (Dirichlet, a prior of one draft spread over all of 0, …, K)."""
+    survival = np.array(drafts.survival)
+    shares = -np.diff(np.concatenate([[1.0], survival, [0.0]]))
+    rounds = drafts.drafts / DESIGN
+    counts = rng.gamma(np.maximum(shares * rounds, 0.0) + 1 / len(shares), size=(DRAWS, len(shares)))
+    drawn = counts / counts.sum(1, keepdims=True)
+    survivals = np.cumsum(drawn[:, ::-1], 1)[:, -2::-1]
+    if coverage >= 1:
+        return survivals, np.ones(DRAWS)
+    without = rounds * (1 / max(coverage, 1e-9) - 1)
+    return survivals, rng.beta(rounds + 0.5, without + 0.5, size=DRAWS)

@@ -1,0 +1,338 @@
+"""What to run, from what a server was seen to do: keep K, lower it, K by batch size, or off above so many requests.
+
+From a log alone the answer is to keep or to lower K. Drafting nothing is an answer only where steps without drafts are
+known: from the log itself, or from a profile. Longer drafts are never one: nothing of them was served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.acceptance import LABEL, Acceptance, interval
+from harness.served.costs import Costs
+from harness.served.server import Server
+
+Floats = npt.NDArray[np.float64]
+Verdict = Literal["keep", "set", "by_batch", "off", "plain"]
+_LOADS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_OVER: Final = 2
+"""Loads are looked at up to so many times what ran, for where it turns."""
+_WORTH: Final = 0.01
+"""A gain that nobody restarts a server for."""
+_CURVE: Final = 33
+"""Loads at which draws are asked for where they turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, value: float, draws: npt.ArrayLike) -> Estimate:
+        """What was counted, and the interval of draws, which holds it."""
+        low, high = interval(draws)
+        return cls(value, min(low, value), max(high, value))
+
+    @classmethod
+    def of(cls, draws: npt.ArrayLike) -> Estimate:
+        """The median of draws, and their interval."""
+        return cls(float(np.median(np.asarray(draws))), *interval(draws))
+
+    def row(self) -> dict[str, float]:
+        """As JSON has it."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtLoad:
+    """What is best at one load."""
+
+    running: int
+    served: bool
+    """Whether so many, or about, ran in the files."""
+    as_served: int
+    """The k that was served with so many."""
+    best: int
+    """The k with most tokens a second, by the median."""
+    sure: bool
+    """Whether it is surely better than what was served: 95 %, and by more than nobody restarts a server for."""
+    gain: Estimate
+    """Of the best over what was served, a share."""
+    over_none: Estimate | None
+    """Of K over no drafts; None where steps without drafts are not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What files should show after the change, and by which it is checked."""
+
+    gamma: int
+    length: Estimate
+    """Tokens per draft."""
+    tokens_per_step: Estimate | None
+    positions: tuple[Estimate, ...]
+    """Shares of drafts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """The answer."""
+
+    server: Server
+    acceptance: Acceptance
+    kind: str
+    verdict: Verdict
+    k: int
+    """To be set; of `by_batch` the largest."""
+    rows: tuple[tuple[int, int, int], ...] = ()
+    """(first, last, k) by running requests, of `by_batch`."""
+    gain: Estimate
+    """Over what was served, at the loads that were served, each as often as it was."""
+    loads: tuple[AtLoad, ...]
+    off_above: Estimate | None
+    """Running requests above which no drafts are faster; None where that is not known, or beyond every load looked at."""
+    basis: str
+    """Where times come from."""
+    knows_off: bool
+    expected: Expected
+    cannot: tuple[str, ...]
+    """What the files cannot tell, each with what is missing."""
+    next: str
+    """What to measure."""
+
+
+def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> Advice:
+    """Weigh k = 0 or 1, …, K at the loads that were served, and beyond them where that is asked for."""
+    gamma = acceptance.gamma
+    least = 0 if costs.knows_off else 1
+    served, looked = _loads(server, costs)
+    speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
+    own = {r: server.served_k(r) for r in speeds}
+    at = [
+        _at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least
+    ]
+    weights = {one.running: served.count(one.running) for one in at if one.running in served}
+
+    def mean(k_at: Callable[[int], int]) -> Floats:
+        """Tokens a second over the loads that were served, each as often as it was."""
+        return np.asarray(sum(n * speeds[r][:, k_at(r) - least] for r, n in weights.items()), np.float64)
+
+    before = mean(own.__getitem__)
+    gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, gamma + 1)], 1)  # type: ignore[misc]
+    k, rows = _chosen(gains, least), _rows(at)
+    verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
+    gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
+    if len({*(one.best if one.sure else one.as_served for one in at)}) > 1 and any(one.sure for one in at):
+        by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
+        more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
+        beyond = k is None and any(one.sure and not one.served for one in at)
+        if beyond or (more.value > _WORTH and more.low > -_WORTH / 2):
+            verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
+    k = gamma if k is None else k
+    turns = _turns(acceptance, costs, max(looked)) if costs.knows_off else None
+    return Advice(
+        server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
+        gain=gain, loads=tuple(at), off_above=turns, basis=costs.basis, knows_off=costs.knows_off,
+        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs)),
+        next=_next(server, acceptance, costs),
+    )  # fmt: skip
+
+
+def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
+    """(those that were served, each as often as it was; those looked at besides)."""
+    ran = server.running
+    if ran:
+        served = [max(1, round(float(np.quantile(ran, q)))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
+        most = max(ran)
+    else:
+        served = [max(1, round(point.concurrency)) for point in server.points] or [1]
+        most = max(served)
+    if not costs.knows_off:
+        return served, sorted({load for load in _LOADS if load <= most} | {max(1, round(most))})
+    return served, [load for load in _LOADS if load <= _OVER * max(most, 32)]
+
+
+def _inside(server: Server, running: int) -> bool:
+    ran = server.running
+    return bool(ran) and ran[0] / 1.5 <= running <= ran[-1] * 1.5
+
+
+def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> Floats:
+    """Tokens a second of a request for every k, [draws, K + 1 − least], to a factor of each draw."""
+    columns = []
+    for k in range(least, acceptance.gamma + 1):
+        tokens, seconds = acceptance.tokens_drawn(k), costs.seconds(k, running)
+        size = min(len(tokens), len(seconds))
+        columns.append(tokens[:size] / seconds[:size])
+    return np.stack(columns, 1)
+
+
+def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> AtLoad:
+    gains = speeds / speeds[:, own - least, None] - 1
+    best = int(np.argmax(np.median(gains, 0))) + least
+    return AtLoad(
+        running=running, served=served, as_served=own, best=best, sure=_chosen(gains, least) is not None,
+        gain=Estimate.of(gains[:, best - least]),
+        over_none=Estimate.of(speeds[:, -1] / speeds[:, 0] - 1) if least == 0 else None,
+    )  # fmt: skip
+
+
+def _chosen(gains: Floats, least: int) -> int | None:
+    """The k with most tokens a second by the median, where it is surely better than what was served; else None."""
+    best = int(np.argmax(np.median(gains, 0)))
+    sure = float(np.quantile(gains[:, best], 0.025)) > 0 and float(np.median(gains[:, best])) > _WORTH
+    return best + least if sure else None
+
+
+def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:
+    """k by running requests: where another k is surely better that one, else what was served; never rising with the load."""
+    rows, first = list[tuple[int, int, int]](), 1
+    for one, following in zip(at, [*at[1:], None], strict=True):
+        k = one.best if one.sure else one.as_served
+        last = one.running if following is None else (one.running + following.running) // 2
+        if last < first:
+            continue
+        k = min(k, rows[-1][2]) if rows else k
+        if rows and rows[-1][2] == k:
+            rows[-1] = (rows[-1][0], last, k)
+        else:
+            rows.append((first, last, k))
+        first = last + 1
+    return tuple(rows)
+
+
+def _k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
+    return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])
+
+
+def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
+    """Running requests at which K stops paying, by draws; a draw that never turns counts as beyond the largest load."""
+    loads = np.unique(np.geomspace(1, most, _CURVE).round().astype(int))
+    gamma = acceptance.gamma
+    gains = []
+    for running in map(int, loads):
+        tokens, drafting, plain = acceptance.tokens_drawn(gamma), costs.seconds(gamma, running), costs.seconds(0, running)
+        size = min(len(tokens), len(drafting))
+        gains.append(tokens[:size] * plain[:size] / drafting[:size])
+    logs = np.log(np.stack(gains, 1))
+    pays = logs >= 0
+    last = np.where(pays.any(1), len(loads) - 1 - np.argmax(pays[:, ::-1], 1), -1)
+    turns = np.zeros(len(logs))
+    for i, j in enumerate(last):
+        if j == len(loads) - 1:
+            turns[i] = loads[-1]
+        elif j >= 0:
+            share = logs[i, j] / (logs[i, j] - logs[i, j + 1])
+            turns[i] = loads[j] + share * (loads[j + 1] - loads[j])
+    return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns)
+
+
+def _expected(acceptance: Acceptance, k: int) -> Expected:
+    step = per_step(acceptance, k) if acceptance.coverage < 1 else None
+    return Expected(
+        gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
+    )  # fmt: skip
+
+
+def per_draft(acceptance: Acceptance, k: int) -> Estimate:
+    """Tokens of a draft of k tokens, the bonus token included."""
+    return Estimate.around(float(1 + acceptance.survival[:k].sum()), acceptance.lengths_drawn(k))
+
+
+def per_step(acceptance: Acceptance, k: int) -> Estimate:
+    """Tokens of a request in a step, with a draft of k tokens or none."""
+    return Estimate.around(acceptance.tokens(k), acceptance.tokens_drawn(k))
+
+
+def positions(acceptance: Acceptance) -> list[Estimate]:
+    """Shares of drafts whose position k is accepted, as counted, with their intervals."""
+    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(acceptance.survival)]
+
+
+def _cannot(server: Server, acceptance: Acceptance, costs: Costs) -> list[str]:
+    gamma = acceptance.gamma
+    said = [f"more than {gamma} tokens a draft, or another drafter: nothing of them was served"]
+    if not costs.knows_off:
+        said.append(
+            "whether no drafts at all would be faster, and above how many requests: no steps without drafts are in the "
+            "files; name a profile (--hardware, and --drafter), or log some time without speculation"
+        )
+    if not acceptance.clustered:
+        said.append("how requests differ: none are told apart; the intervals assume it")
+    if not acceptance.by_position:
+        said.append("acceptance by position: only an average is in the files; all positions are taken to be alike")
+    if server.coverage is None:
+        said.append("in how many steps nothing is proposed: a draft is taken for every step")
+    return said
+
+
+def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
+    if not costs.knows_off:
+        return "ten minutes of this traffic without speculation, and the log of it beside these files"
+    if not acceptance.clustered and server.settings.engine in ("", "vLLM"):
+        return "an hour with --per-request-spec-decode-metrics detailed, and the answers beside these files"
+    if not server.intervals:
+        return "two scrapes of /metrics ten minutes apart, or the log: step times by load"
+    return f"a recording of this drafter (`harness record`): it would answer for every k, beyond {acceptance.gamma} too"
+
+
+def settings_of(advice: Advice) -> dict[str, Any] | None:
+    """vLLM's fields of the advice; None where speculation is to be left out, or the engine's are spelled otherwise."""
+    if advice.verdict == "off" or advice.server.settings.engine not in ("", "vLLM"):
+        return None
+    settings = advice.server.settings
+    fields: dict[str, Any] = {"method": settings.method or "METHOD"}
+    if settings.drafter:
+        fields["model"] = settings.drafter
+    fields["num_speculative_tokens"] = advice.k
+    if advice.rows:
+        fields["num_speculative_tokens_per_batch_size"] = [list(row) for row in advice.rows]
+    return fields
+
+
+def content(advice: Advice) -> dict[str, Any]:
+    """As JSON has it, without flags."""
+    a, s = advice.acceptance, advice.server
+    return {
+        "label": LABEL, "engine": s.settings.engine, "model": s.settings.model, "method": s.settings.method,
+        "drafter": advice.kind, "served_tokens": a.gamma, "verdict": advice.verdict, "tokens": advice.k,
+        "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),
+        "off_above": None if advice.off_above is None else advice.off_above.row(), "knows_off": advice.knows_off,
+        "basis": advice.basis,
+        "acceptance": {
+            "drafts": s.drafts.drafts, "drafted": s.drafts.drafted, "accepted": s.drafts.accepted,
+            "counted_by": s.counted_by, "positions": [e.row() for e in positions(a)], "basis": a.basis,
+            "by_position": a.by_position, "tokens_per_draft": per_draft(a, a.gamma).row(),
+            "tokens_per_step": per_step(a, a.gamma).row(), "coverage": s.coverage,
+        },
+        "loads": [
+            {
+                "running": one.running, "served": one.served, "best": one.best, "sure": one.sure, "gain": one.gain.row(),
+                "over_none": None if one.over_none is None else one.over_none.row(),
+            }
+            for one in advice.loads
+        ],
+        "expected": {
+            "tokens": advice.expected.gamma, "tokens_per_draft": advice.expected.length.row(),
+            "tokens_per_step": None if advice.expected.tokens_per_step is None else advice.expected.tokens_per_step.row(),
+            "positions": [one.row() for one in advice.expected.positions],
+        },
+        "cannot": list(advice.cannot), "next": advice.next, "notes": list(s.notes),
+        "sources": [
+            {
+                "source": o.source, "files": list(o.files), "drafts": None if o.drafts is None else o.drafts.drafts,
+                "tokens_per_draft": o.length if o.drafts is None or not o.drafts.drafts else o.drafts.length,
+                "tokens_per_step": o.tokens_per_step, "notes": list(o.notes),
+            }
+            for o in s.observations
+        ],
+    }  # fmt: skip

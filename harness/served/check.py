@@ -1,0 +1,160 @@
+"""Whether a change held what was promised of it: acceptance, and tokens a second at the loads that ran before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.served.acceptance import acceptance_of
+from harness.served.advice import Advice, Estimate, per_draft
+from harness.served.observed import Interval
+from harness.served.server import Server
+from simulator.numbers import counted
+
+_CLOSE: Final = 0.05
+"""Tokens per draft that are no further off than this are as promised."""
+_FEWEST: Final = 30
+"""Drafts that tell anything."""
+_STRETCHES: Final = 5
+"""Of a log, at a load."""
+_DRAWS: Final = 1000
+_NEAR: Final = 1.25
+"""Loads that are one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What came of a change."""
+
+    held: bool | None
+    """None where it is too early to say."""
+    why: tuple[str, ...]
+    length: Estimate | None
+    """Tokens per draft, afterwards."""
+    expected_length: Estimate
+    gain: Estimate | None
+    """In tokens a second of a request at the loads that ran before and after; None without such loads."""
+    expected_gain: Estimate
+
+    @property
+    def sentences(self) -> list[str]:
+        """For people: the answer first."""
+        head = {True: "held", False: "not held", None: "too early to say"}[self.held]
+        return [f"{head}: {self.why[0]}", *self.why[1:]]
+
+
+def check(advice: Advice, later: Server) -> Checked:
+    """Hold files that were written after a change against the advice."""
+    before = advice.server
+    length = None
+    bad, unsure, good = list[str](), list[str](), list[str]()
+    for what in ("engine", "model", "method"):
+        here, there = getattr(before.settings, what), getattr(later.settings, what)
+        if here and there and here != there:
+            bad.append(f"the later files are of {what} {there}, not {here}: another server")
+    _check_k(advice, later, bad)
+    if later.speculates and not bad and advice.k:
+        if later.drafts.drafts < _FEWEST:
+            unsure.append(f"the later files hold {counted(round(later.drafts.drafts), 'draft')}: too few to tell")
+        else:
+            length = _check_length(advice, later, bad, good)
+    gain = _gain(before, later)
+    if not bad:
+        _check_gain(advice, gain, bad, unsure, good)
+    held = False if bad else None if unsure and not (good and advice.verdict == "keep") else True
+    return Checked(
+        held=held, why=(*bad, *unsure, *good), length=length, expected_length=advice.expected.length, gain=gain,
+        expected_gain=advice.gain,
+    )  # fmt: skip
+
+
+def _check_k(advice: Advice, later: Server, bad: list[str]) -> None:
+    if advice.verdict == "off":
+        if later.speculates:
+            bad.append(f"the server still drafts, K = {later.gamma}: speculation was to be turned off")
+    elif not later.speculates:
+        bad.append(f"the later files hold no drafts, and K = {advice.k} was to be")
+    elif later.gamma and later.gamma != advice.k:
+        bad.append(f"K is {later.gamma} in the later files, and was to be {advice.k}: the change was not made")
+    elif advice.rows and later.settings.table and later.settings.table != advice.rows:
+        bad.append(f"the later table of K by batch size is {list(map(list, later.settings.table))}, not what was advised")
+
+
+def _check_length(advice: Advice, later: Server, bad: list[str], good: list[str]) -> Estimate:
+    """Tokens per draft, and where they fall behind."""
+    now, k = acceptance_of(later, seed=1), min(advice.k, later.gamma)
+    length, promised = per_draft(now, k), per_draft(advice.acceptance, k)
+    apart = Estimate.of(now.lengths_drawn(k) - advice.acceptance.lengths_drawn(k))
+    told = f"{length.value:.2f} ({length.low:.2f} to {length.high:.2f}) tokens per draft, {promised.value:.2f} were expected"
+    if apart.high < 0 and length.value < promised.value * (1 - _CLOSE):
+        differences = now.survival[:k] / np.maximum(advice.acceptance.survival[:k], 1e-9) - 1
+        first = int(np.argmax(differences < -_CLOSE)) if (differences < -_CLOSE).any() else k - 1
+        was, is_now = advice.acceptance.survival[first], now.survival[first]
+        position = f"position {first + 1} is accepted in {is_now:.0%} of drafts, not {was:.0%}"
+        bad.append(f"{told}: {position}; " + _reason(first))
+    else:
+        good.append(told)
+    return length
+
+
+def _reason(first: int) -> str:
+    if first == 0:
+        return "from the first on: the traffic, the temperature, or the drafter is another"
+    return "shares of longer drafts did not carry over so far: rounds begin elsewhere now"
+
+
+def _gain(before: Server, later: Server) -> Estimate | None:
+    """In tokens a second of a request, over loads that ran in both; 95 % between stretches."""
+    earlier, after = _timed(before), _timed(later)
+    rng = np.random.default_rng(0)
+    ratios = []
+    for load in dict.fromkeys(round(one.running) for one in earlier):
+        first, second = (
+            [one.generated_tok_s / one.running for one in own if load / _NEAR <= one.running <= load * _NEAR]
+            for own in (earlier, after)
+        )
+        if min(len(first), len(second)) >= _STRETCHES:
+            means = [np.array(own)[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1) for own in (first, second)]
+            ratios.append(np.log(means[1] / means[0]))
+    return Estimate.of(np.exp(np.mean(ratios, 0)) - 1) if ratios else None
+
+
+def _timed(server: Server) -> Sequence[Interval]:
+    own = server.intervals if not server.gamma else (*server.intervals, *server.plain)
+    return [one for one in own if one.steady and one.generated_tok_s > 0 and one.step_s is None]
+
+
+def _check_gain(advice: Advice, gain: Estimate | None, bad: list[str], unsure: list[str], good: list[str]) -> None:
+    expected = advice.gain
+    if gain is None:
+        if advice.verdict != "keep":
+            unsure.append("no load ran long enough both before and after: what it gave in tokens a second is not known")
+        return
+    told = f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%}) tokens a second at the loads of before"
+    if advice.verdict == "keep":
+        good.append(told)
+    elif gain.high < expected.low:
+        bad.append(
+            f"{told}, {expected.value:+.0%} ({expected.low:+.0%} to {expected.high:+.0%}) were expected: {_slow(advice)}"
+        )
+    elif gain.low <= 0 < expected.low and gain.value < expected.low:
+        unsure.append(f"{told}: that may be nothing; {expected.value:+.0%} were expected")
+    else:
+        good.append(f"{told}, {expected.value:+.0%} were expected")
+
+
+def _slow(advice: Advice) -> str:
+    return f"steps did not become as much shorter as was taken ({advice.basis})"
+
+
+def content(checked: Checked) -> dict[str, Any]:
+    """As JSON has it."""
+    length, gain = (None if own is None else own.row() for own in (checked.length, checked.gain))
+    return {
+        "held": checked.held, "why": list(checked.why), "tokens_per_draft": length,
+        "expected_tokens_per_draft": checked.expected_length.row(), "gain": gain,
+        "expected_gain": checked.expected_gain.row(),
+    }  # fmt: skip

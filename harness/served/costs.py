@@ -1,0 +1,302 @@
+"""How long a step would take with k tokens drafted, as draws: believed, from a log's own steps, or from a profile.
+
+Times of one server at one K do not say what another K would take. What is believed is stated, and what a log shows narrows
+it: steps that hardly grow with what runs leave little room for tokens to cost much; steps without drafts tell what drafting
+takes. A profile of the machine, moved to the log's steps as `harness hardware fit` does, tells the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.acceptance import DRAWS, Acceptance
+from harness.served.observed import Interval
+from harness.served.server import Server, one_hot
+from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.hardware.measured import MeasuredPoint
+    from simulator.hardware.profile import Profile
+
+Floats = npt.NDArray[np.float64]
+
+_KNEE: Final = (300.0, 0.7)
+"""Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
+to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes)."""
+_PASS: Final[Mapping[str, tuple[float, float]]] = {
+    "ngram": (0.003, 0.7),
+    "suffix": (0.003, 0.7),
+    "eagle3": (0.04, 0.6),
+    "mtp": (0.04, 0.6),
+    "draft_model": (0.10, 0.8),
+}
+"""A pass of the drafter for one token, as a share of the target's over one token, and the spread of its logarithm: an
+Eagle3 head or an MTP module is one layer and a head beside some thirty layers; a draft model is a tenth of its target."""
+_UNKNOWN_PASS: Final = (0.04, 1.0)
+_OFF: Final = 0.1
+"""What medians of a log's steps are off by."""
+_OFF_FORM: Final = 0.03
+"""What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
+_BINS: Final = 6
+_FEWEST: Final = 3
+"""Stretches in a bin."""
+_EITHER: Final = 5
+"""Stretches with drafts, and without, that are compared."""
+
+
+class Costs(Protocol):
+    """How long steps take, relative to each other."""
+
+    @property
+    def basis(self) -> str:
+        """Where they come from, in words."""
+        ...
+
+    @property
+    def knows_off(self) -> bool:
+        """Whether a step without drafts is among what is known."""
+        ...
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """Of a step of so many requests with k tokens drafted, [draws], to a factor that is the same for all k of a draw."""
+        ...
+
+
+class StepBin(NamedTuple):
+    """Steps of about as many requests."""
+
+    running: float
+    each_s: float
+    """Seconds of a step, the median of its stretches."""
+    stretches: int
+    """That it is the median of."""
+    prompt_share: float
+    """Of all tokens, prompts', in the median."""
+
+
+def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:
+    """Median step times by how many requests ran, in up to six bins of a log's steady stretches, few prompts preferred."""
+    timed = sorted(((one.running, each, one) for one in intervals if (each := one.each_s) is not None), key=lambda x: x[0])
+    if not timed:
+        return []
+    edges = np.unique(np.geomspace(max(timed[0][0], 1.0), max(timed[-1][0] + 0.01, 1.01), _BINS + 1))
+    found = []
+    for low, high in zip(edges, [*edges[1:-1], np.inf], strict=False):
+        own = [(r, each, one) for r, each, one in timed if max(r, 1.0) >= low and max(r, 1.0) < high]
+        if not own:
+            continue
+        shares = [one.prompt_tok_s / max(one.generated_tok_s + one.prompt_tok_s, 1e-9) for *_, one in own]
+        quiet = [item for item, share in zip(own, shares, strict=True) if share <= np.median(shares)]
+        found.append(
+            StepBin(
+                float(np.median([r for r, *_ in quiet])), float(np.median([each for _, each, _ in quiet])), len(own),
+                float(np.median(shares)),
+            )
+        )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True)
+class Believed:
+    """From what is believed of drafters and devices, as far as a log's steps leave it open."""
+
+    knee: Floats
+    pass_share: Floats
+    block: bool
+    """Whether a block takes one pass however long it is."""
+    coverage: float
+    basis: str
+    knows_off: bool = False
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`; in units of a pass over one token."""
+        passes = (1 if self.block and k else k) * self.coverage
+        return 1 + running * (1 + self.coverage * k) / self.knee + passes * self.pass_share
+
+
+def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Believed:
+    """The prior, weighed by how a log's steps grow with what runs."""
+    rng = np.random.default_rng([seed, 23])
+    many = 4 * DRAWS
+    middle, spread = _KNEE
+    knee = middle * np.exp(spread * rng.standard_normal(many))
+    share, wide = _PASS.get(kind, _UNKNOWN_PASS)
+    passes = share * np.exp(wide * rng.standard_normal(many))
+    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
+    made = Believed(knee, passes, block, acceptance.coverage, "")
+    bins = [one for one in step_bins(server.intervals) if one.stretches >= _FEWEST]
+    weight, told = np.ones(many), "nothing: no steps of several loads are timed"
+    if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
+        seen = np.log(bins[-1].each_s / bins[0].each_s)
+        grown = np.log(made.seconds(server.gamma, bins[-1].running) / made.seconds(server.gamma, bins[0].running))
+        # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
+        weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / _OFF) ** 2)
+        told = (
+            f"steps of {bins[0].each_s * 1e3:.3g} ms at {bins[0].running:.0f} running, {bins[-1].each_s * 1e3:.3g} ms at "
+            f"{bins[-1].running:.0f}"
+        )
+    if weight.sum() < 1e-9:
+        weight = np.ones(many)
+    chosen = rng.choice(many, DRAWS, p=weight / weight.sum())
+    basis = f"assumed of drafters and devices, narrowed by {told}"
+    return Believed(knee[chosen], passes[chosen], block, acceptance.coverage, basis)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """From a log that holds steps with drafts and without: t = a + b · tokens in the pass + g · drafting."""
+
+    fits: Floats
+    """[draws, 3]: a, b, g in seconds."""
+    gamma: int
+    coverage: float
+    block: bool
+    basis: str
+    off: Floats
+    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
+    knows_off: bool = True
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`."""
+        a, b, g = self.fits.T
+        drafting = (1.0 if self.block and k else k / self.gamma) * g
+        far = _OFF_FORM * (self.gamma - k) / self.gamma * self.off
+        return np.asarray(np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far), np.float64)
+
+
+def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
+    """None where steps without drafts are too few, or of loads far from those with drafts."""
+    from scipy.optimize import nnls
+
+    with_drafts = [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts]
+    without = [(one.running, s) for one in server.plain if (s := one.each_s) is not None]
+    if min(len(with_drafts), len(without)) < _EITHER:
+        return None
+    ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
+    if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
+        return None
+    coverage, gamma = acceptance.coverage, server.gamma
+    rows = [(1.0, r * (1 + coverage * gamma), 1.0) for r, _ in with_drafts] + [(1.0, r, 0.0) for r, _ in without]
+    design, took_s = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
+    rng = np.random.default_rng([seed, 24])
+    fits = np.empty((DRAWS // 4, 3))
+    for i in range(len(fits)):
+        some = np.concatenate([
+            rng.integers(len(with_drafts), size=len(with_drafts)),
+            len(with_drafts) + rng.integers(len(without), size=len(without)),
+        ])  # fmt: skip
+        fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
+    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
+    basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
+    return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis, rng.standard_normal(DRAWS))
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """From a profile, moved to the log's steps where it has some."""
+
+    of: Callable[[int, float], Floats]
+    basis: str
+    knows_off: bool = True
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`."""
+        return self.of(k, running)
+
+
+def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Profiled:
+    """Raises InputError where the profile has no such drafter, or its steps are far from the log's."""
+    if kind not in KINDS or (kind not in profile.draft and not one_hot(kind)):
+        there = ", ".join([*profile.draft, "ngram"])
+        raise InputError(
+            f"{profile.name} knows drafters of the kinds {there}; say with --drafter which of them this server's is"
+            + (f" ({kind})" if kind else "")
+        )
+    context = int(server.context or 512)
+    bins = step_bins(server.intervals)
+    if not bins:
+        return _unfitted(profile, kind, context, acceptance, seed)
+    from harness.hardware.calibration import calibrate
+    from harness.hardware.loops import timed
+    from harness.hardware.terms import TERMS, Base
+    from simulator.hardware.catalogue import kernels_of
+
+    base = Base.of(profile, 512, kernels_of(profile))
+    points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
+    try:
+        found = calibrate(points, base)
+    except InputError:
+        told = ", ".join(f"{1e3 * one.each_s:.3g} ms at {one.running:.0f} running" for one in bins[:3])
+        raise InputError(
+            f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and "
+            "formats the server's?"
+        ) from None
+    rng = np.random.default_rng([seed, 25])
+    logs = (
+        found.log_factors
+        + rng.standard_normal((DRAWS, len(found.names)))
+        @ np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
+    )
+    factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
+    ones = np.ones(DRAWS)
+
+    def of(k: int, running: float) -> Floats:
+        low = timed(_asked(kind, k, max(int(running), 1), context), base).seconds
+        plain = timed(_asked(kind, 0, max(int(running), 1), context), base).seconds
+        whole = {name: acceptance.coverage * low[name] + (1 - acceptance.coverage) * plain[name] for name in low}
+        return np.asarray(sum(factors.get(name, ones) * s for name, s in whole.items()), np.float64)
+
+    assert set(found.names) <= set(TERMS), found.names
+    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the log")
+
+
+def _unfitted(profile: Profile, kind: str, context: int, acceptance: Acceptance, seed: int) -> Profiled:
+    """A profile as it is, with its own errors."""
+    from simulator.hardware.whatif import perturbed
+
+    rng = np.random.default_rng([seed, 26])
+    profiles = [perturbed(profile, rng)[0] for _ in range(DRAWS // 20)]
+
+    def of(k: int, running: float) -> Floats:
+        users = max(int(running), 1)
+        each = [_step_s(one, kind, k, users, context, acceptance.coverage) for one in profiles]
+        return np.tile(np.array(each), 20)
+
+    return Profiled(of, f"{profile.name} ({profile.source}) as it is: no file has step times")
+
+
+def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, coverage: float) -> float:
+    from simulator.hardware.cost import Longest, StepLoad
+
+    load = StepLoad(users, context_tokens=users * context)
+    cost = profile.cost(kind, max(k, 1), users, users * (k + 1))
+    plain = profile.cost("none", 0, users, users).step(load, 0, 0, Longest(0, context)).seconds
+    if not k:
+        return plain
+    return coverage * cost.step(load, k, users * k, Longest(k, context)).seconds + (1 - coverage) * plain
+
+
+def _point(line: int, kind: str, gamma: int, one: StepBin, context: int, acceptance: Acceptance) -> MeasuredPoint:
+    """Where only some requests have a draft, a pass holds as many tokens as if all had a shorter one."""
+    width = round(gamma * acceptance.coverage)
+    asked = _asked(kind, width, max(round(one.running), 1), context)
+    return replace(asked, line=line, values={"step_ms": 1e3 * one.each_s}, given=True)
+
+
+def _asked(kind: str, k: int, users: int, context: int) -> MeasuredPoint:
+    from harness.hardware.measured import MeasuredPoint
+    from simulator.load import Users
+    from simulator.policies import NO_DRAFTER, PolicySpec
+
+    return MeasuredPoint(
+        line=0, load=Users(users), kind=kind if k else "none", policy=PolicySpec.fixed(k) if k else NO_DRAFTER, gamma=k,
+        prompt_tokens=512, output_tokens=256, values={"step_ms": 1.0}, context=context, given=False,
+    )  # fmt: skip

@@ -1,0 +1,255 @@
+"""What a server was seen to do, in Specyard's words, whatever engine and tool wrote it down.
+
+Engines count *drafts*: rounds in which something was proposed. A request also takes steps in which nothing was, of which no
+draft speaks. Tokens per draft (1 + accepted / drafts) and tokens per step of a request are two numbers wherever the drafter
+does not always propose, and only the second one is a speed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from simulator.records import Drafting
+
+MOST_POSITIONS: Final = 64
+_SLACK: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafts:
+    """Rounds in which something was proposed, counted. Raises ValueError for counts that contradict each other."""
+
+    drafts: float
+    """Rounds with a proposal. Whole, unless worked out of rounded averages."""
+    drafted: float
+    """Tokens proposed; 0 where nobody says."""
+    accepted: float
+    """Tokens kept."""
+    accepted_at: tuple[float, ...] = ()
+    """Drafts whose position k was accepted, k = 1, 2, …; empty where only the sum is known."""
+    trimmed: bool = False
+    """Whether less than was drafted may have been verified: late positions then look worse than they are."""
+
+    def __post_init__(self) -> None:
+        values = (self.drafts, self.drafted, self.accepted, *self.accepted_at)
+        if not all(math.isfinite(value) and value >= 0 for value in values):
+            raise ValueError(f"counts must be finite and 0 or more, got {values}")
+        if self.drafted and self.accepted > self.drafted * (1 + _SLACK):
+            raise ValueError(f"{self.accepted:,.0f} tokens accepted of {self.drafted:,.0f} drafted: more than there were")
+        at = self.accepted_at
+        if at and at[0] > self.drafts * (1 + _SLACK) + 0.5:
+            raise ValueError(f"position 1 was accepted in {at[0]:,.0f} of {self.drafts:,.0f} drafts: more than there were")
+        rises = [k for k in range(1, len(at)) if at[k] > at[k - 1] * (1 + _SLACK) + 0.5]
+        if rises:
+            raise ValueError(
+                f"position {rises[0] + 1} was accepted {at[rises[0]]:,.0f} times, position {rises[0]} before it "
+                f"{at[rises[0] - 1]:,.0f} times: shares of all drafts cannot rise"
+            )
+
+    @property
+    def survival(self) -> tuple[float, ...]:
+        """Share of drafts whose position k was accepted; never rising, empty without a draft or positions."""
+        if not self.drafts:
+            return ()
+        shares, least = [], 1.0
+        for count in self.accepted_at:
+            least = min(least, count / self.drafts)
+            shares.append(least)
+        return tuple(shares)
+
+    @property
+    def length(self) -> float:
+        """Tokens per draft, the bonus token included."""
+        return 1 + self.accepted / self.drafts if self.drafts else math.nan
+
+    def __add__(self, other: Drafts) -> Drafts:
+        size = max(len(self.accepted_at), len(other.accepted_at))
+        whole = bool(self.accepted_at or not self.drafts) and bool(other.accepted_at or not other.drafts)
+        at = tuple(_at(self, k) + _at(other, k) for k in range(size)) if whole else ()
+        return Drafts(
+            drafts=self.drafts + other.drafts, drafted=self.drafted + other.drafted, accepted=self.accepted + other.accepted,
+            accepted_at=at, trimmed=self.trimmed or other.trimmed,
+        )  # fmt: skip
+
+
+def _at(drafts: Drafts, k: int) -> float:
+    return drafts.accepted_at[k] if k < len(drafts.accepted_at) else 0.0
+
+
+NOTHING: Final = Drafts(drafts=0, drafted=0, accepted=0)
+"""No proposal."""
+
+
+def pooled(many: Sequence[Drafts]) -> Drafts:
+    """All of them together."""
+    total = NOTHING
+    for one in many:
+        total = total + one
+    return total
+
+
+def of_rounds(accepted: Sequence[int], drafted: Sequence[int], gamma: int) -> Drafts:
+    """Drafts of single rounds, those left out in which nothing was drafted. Raises ValueError."""
+    if len(accepted) != len(drafted):
+        raise ValueError(f"{len(accepted)} rounds have accepted tokens and {len(drafted)} drafted ones")
+    some = [(a, d) for a, d in zip(accepted, drafted, strict=True) if d > 0]
+    if any(not 0 <= a <= d for a, d in some):
+        raise ValueError("a round accepted more tokens than it drafted")
+    at = tuple(float(sum(a >= k for a, _ in some)) for k in range(1, gamma + 1))
+    return Drafts(
+        drafts=len(some), drafted=sum(d for _, d in some), accepted=sum(a for a, _ in some), accepted_at=at
+    )  # fmt: skip
+
+
+def of_histogram(steps: Sequence[float], drafted: float) -> Drafts:
+    """Drafts from how many of them accepted 0, 1, …, K tokens; all of it 0 where nothing was proposed. Raises ValueError."""
+    at = tuple(float(sum(steps[k:])) for k in range(1, len(steps)))
+    return Drafts(drafts=float(sum(steps)), drafted=drafted, accepted=float(sum(at)), accepted_at=at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRequest:
+    """One request."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int
+    drafts: Drafts
+    rounds: tuple[int, ...] = ()
+    """Accepted in each draft, in order; empty where nobody says."""
+    verified: tuple[int, ...] = ()
+    """Verified in each draft; empty where all of it was."""
+    confidences: tuple[tuple[float, ...], ...] = ()
+    """Of each draft, by position; empty where nobody says."""
+    output_s: float | None = None
+    """Seconds from its first to its last token."""
+
+    @property
+    def steps(self) -> float:
+        """Steps after its first token, one token each and those accepted. Drafts that an end cuts count as accepted, so it
+        may be a step or two more."""
+        return max(self.output_tokens - 1 - self.drafts.accepted, self.drafts.drafts, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A stretch of time, some seconds long, as a server logs it."""
+
+    seconds: float
+    running: float
+    """Requests, on average of its ends."""
+    steady: bool
+    """Whether about as many ran at both ends: else a step's time is none of any load."""
+    waiting: float = 0.0
+    generated_tok_s: float
+    prompt_tok_s: float = 0.0
+    drafts: Drafts | None = None
+    """None where nothing was drafted in it, or nobody says."""
+    plain: bool = False
+    """Whether it is known that nothing was drafted."""
+    step_s: float | None = None
+    """Seconds of one step, where it is measured and not worked out."""
+
+    @property
+    def generated(self) -> float:
+        """Tokens."""
+        return self.generated_tok_s * self.seconds
+
+    @property
+    def request_steps(self) -> float:
+        """Steps of all its requests: a token each, and those accepted beside."""
+        return max(self.generated - (self.drafts.accepted if self.drafts else 0.0), 0.0)
+
+    @property
+    def each_s(self) -> float | None:
+        """Seconds that a step of a request took; None where too little ran to tell."""
+        if self.step_s is not None:
+            return self.step_s
+        if not self.steady or self.request_steps < 20 or self.running < 0.5:
+            return None
+        return self.running * self.seconds / self.request_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a server was set, as far as a file says."""
+
+    engine: str = ""
+    """As its makers write it."""
+    version: str = ""
+    model: str = ""
+    method: str = ""
+    """The engine's own word for what drafts."""
+    drafter: str = ""
+    """Its checkpoint."""
+    gamma: int | None = None
+    """K: tokens drafted in a round at most."""
+    drafting: Drafting | None = None
+    """How drafts are chosen; None where nobody says."""
+    table: tuple[tuple[int, int, int], ...] = ()
+    """(first, last, K) by running requests, where K changes with them."""
+    adaptive: bool = False
+    """Whether it verifies less than it drafts, by its own policy."""
+    request_cap: int | None = None
+    temperature: float | None = None
+    speculates: bool | None = None
+    """Whether it drafts at all; None where nobody says."""
+
+    def beside(self, other: Settings) -> Settings:
+        """What either says; this one's where both do."""
+        names = self.__dataclass_fields__
+        own = {name: getattr(self, name) for name in names}
+        missing = {name for name, value in own.items() if value is None or value == "" or value == ()}
+        merged = {name: getattr(other, name) if name in missing else value for name, value in own.items()}
+        return Settings(**{**merged, "adaptive": self.adaptive or other.adaptive})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Throughput under a load, as a benchmark measured it."""
+
+    concurrency: float
+    output_tok_s: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one kind of file says of a server."""
+
+    source: str
+    """Name of the source."""
+    files: tuple[str, ...]
+    settings: Settings = field(default_factory=Settings)
+    drafts: Drafts | None = None
+    """All of them; None where the file could not tell, `NOTHING` where nothing was proposed."""
+    length: float | None = None
+    """Tokens per draft, where it is an average and nothing is counted."""
+    requests: float | None = None
+    """How many were answered."""
+    prompt_tokens: float | None = None
+    generated: float | None = None
+    request_steps: float | None = None
+    """Steps after the first token, of all requests: with a proposal or without."""
+    engine_steps: float | None = None
+    told_apart: tuple[ServedRequest, ...] = ()
+    intervals: tuple[Interval, ...] = ()
+    points: tuple[Point, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How its definitions were converted, and what was left out."""
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a request got in each of its steps after the first token."""
+        if self.generated is None or self.requests is None or not self.request_steps:
+            return None
+        return (self.generated - self.requests) / self.request_steps
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of requests' steps in which something was proposed."""
+        if self.drafts is None or not self.request_steps:
+            return None
+        return min(self.drafts.drafts / self.request_steps, 1.0)

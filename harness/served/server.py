@@ -1,0 +1,244 @@
+"""What all the files together say of one server: checked against each other, and each quantity from the one that knows it
+best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, ServedRequest, Settings, pooled
+from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
+
+_SURE: Final = 3.0
+"""Standard errors, requests taken to differ, beyond which two sources are said to differ."""
+_DIFFER: Final = 0.05
+"""What lengths of two sources that count the same may be off by, where each was rounded, or began and ended elsewhere."""
+_ALWAYS: Final = 0.9
+"""A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+_NEAR: Final = 9
+"""Stretches that say what was served at a load."""
+DESIGN: Final = 6.0
+"""How many times as wide squared errors are as independent rounds would have them, where requests are not told apart:
+4.7 to 8.4 for the drafters of the bundled pair, 3.7 for a captured n-gram server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One server, as its files have it."""
+
+    observations: tuple[Observation, ...]
+    settings: Settings
+    gamma: int
+    """K that was served; 0 where it does not draft."""
+    drafts: Drafts
+    counted_by: str
+    """The source of `drafts`."""
+    length: float
+    """Tokens per draft, bonus token included."""
+    tokens_per_step: float | None
+    """Of a request, after its first token; None where no file counts steps."""
+    coverage: float | None
+    """Share of requests' steps with a proposal."""
+    steps_by: str
+    """The source of those two; empty without one."""
+    told_apart: tuple[ServedRequest, ...]
+    intervals: tuple[Interval, ...]
+    plain: tuple[Interval, ...]
+    """Stretches in which nothing was drafted though something ran."""
+    points: tuple[Point, ...]
+    context: float | None
+    """Mean tokens of a request half-way through its answer."""
+    prompt_tokens: float | None
+    output_tokens: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def speculates(self) -> bool:
+        """Whether anything was ever drafted."""
+        return self.gamma > 0
+
+    @property
+    def kind(self) -> str:
+        """The kind of drafter, as Specyard calls it; empty where no file says."""
+        return kind_of_method(self.settings.method)
+
+    @property
+    def _stretches(self) -> tuple[Interval, ...]:
+        return (*self.intervals, *self.plain) if self.gamma else self.plain
+
+    @property
+    def proposing(self) -> float:
+        """Share of requests' steps with a proposal while drafting is on. A drafter that always proposes may have been
+        switched off at some loads: then stretches with drafts say it; n-gram look-up may find nothing at any."""
+        drafting = [one for one in self.intervals if one.drafts is not None and one.request_steps > 0]
+        steps = sum(one.request_steps for one in drafting)
+        inside = sum(one.drafts.drafts for one in drafting if one.drafts is not None) / steps if steps else 0.0
+        if inside > _ALWAYS and not one_hot(self.kind):
+            return 1.0
+        if self.coverage is None or self.coverage > _ALWAYS:
+            return 1.0
+        return self.coverage
+
+    def served_k(self, running: float) -> int:
+        """K as it was served with so many requests running: 0 where it was switched off."""
+        for first, last, k in self.settings.table:
+            if first <= running <= last:
+                return min(k, self.gamma)
+        if self.proposing < 1 or not self.plain:
+            return self.gamma
+        near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
+        return 0 if sum(one.plain for one in near) > len(near) / 2 else self.gamma
+
+    @property
+    def running(self) -> tuple[float, ...]:
+        """Requests that ran, by stretches in which some did, each as often as it is long."""
+        return tuple(sorted(one.running for one in self._stretches if one.running >= 0.5))
+
+
+def kind_of_method(method: str) -> str:
+    """The kind of a drafter that engines call so; their own word where there is no such kind here, empty for none."""
+    word = method.lower().replace("-", "_")
+    if word.startswith("ngram"):
+        return "ngram"
+    if word.endswith("mtp") or word == "nextn":
+        return "mtp"
+    if word.startswith("draft_"):
+        word = "draft_model" if word in ("draft_simple", "draft_model") else word.removeprefix("draft_")
+    return "eagle3" if word in ("eagle", "eagle3") else word
+
+
+def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> Server:
+    """All observations as of one server. Raises InputError where they cannot be of one."""
+    settings = Settings()
+    for one in sorted(observations, key=lambda one: not one.settings.method):
+        _check_same(settings, one)
+        settings = settings.beside(one.settings)
+    drafting = [one for one in observations if _drafts(one)]
+    notes = [*said]
+    gamma, drafts, by, length = 0, NOTHING, "", 1.0
+    if drafting:
+        gammas = {g for one in drafting if (g := _gamma(one))}
+        if len(gammas) > 1:
+            told = "; ".join(f"{one.files[0]}: K = {_gamma(one)}" for one in drafting)
+            raise InputError(f"the files are of servers set otherwise ({told}): give those of one")
+        gamma = next(iter(gammas), settings.gamma or 0)
+        by, drafts, length = _counted(drafting)
+        notes += _checked(drafting)
+    plain = [one for one in observations if not _drafts(one) and not one.settings.speculates]
+    uncounted = [one for one in observations if one.settings.speculates]
+    if not drafting and uncounted:
+        raise InputError(
+            f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "
+            "metrics too"
+        )
+    if drafting and plain:
+        notes.append(
+            f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline"
+        )
+    steps = _steps(drafting or observations)
+    known = [one for one in observations if one.generated and one.requests]
+    prompt, output = _lengths(known)
+    intervals = [i for one in observations for i in one.intervals if i.generated_tok_s > 0 and i.running >= 0.5]
+    return Server(
+        observations=tuple(observations), settings=settings, gamma=gamma, drafts=drafts, counted_by=by, length=length,
+        tokens_per_step=None if steps is None else steps.tokens_per_step or _estimated(steps),
+        coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
+        told_apart=max((one.told_apart for one in drafting), key=len, default=()),
+        intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
+        points=tuple(p for one in observations for p in one.points),
+        context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,
+        output_tokens=output,
+        notes=tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def _drafts(one: Observation) -> bool:
+    return bool((one.drafts is not None and one.drafts.drafts) or one.length)
+
+
+def _gamma(one: Observation) -> int:
+    return one.settings.gamma or (len(one.drafts.accepted_at) if one.drafts else 0)
+
+
+def _check_same(settings: Settings, one: Observation) -> None:
+    for what in ("engine", "model"):
+        here, there = getattr(settings, what), getattr(one.settings, what)
+        if here and there and here.rpartition("/")[2] != there.rpartition("/")[2]:
+            raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
+
+
+def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
+    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft)."""
+    whole = [one for one in drafting if one.drafts is not None and one.drafts.drafts]
+    if not whole:
+        one = drafting[0]
+        return one.source, NOTHING, one.length or math.nan
+    benches = [one for one in whole if one.points]
+    sets = [(one.source, one.drafts) for one in whole if not one.points]
+    if benches:
+        sets.append((benches[0].source, pooled([one.drafts for one in benches if one.drafts])))
+    with_positions = [(name, d) for name, d in sets if d is not None and d.accepted_at] or sets
+    name, drafts = max(with_positions, key=lambda one: one[1].drafts if one[1] else 0)
+    assert drafts is not None
+    return name, drafts, drafts.length
+
+
+def _checked(drafting: Sequence[Observation]) -> list[str]:
+    """Whether the sources' tokens per draft agree, in sentences; nothing of one source."""
+    lengths = [
+        (one.source, one.drafts.length, _error(one.drafts))
+        if one.drafts and one.drafts.drafts
+        else (one.source, one.length, 0.0)
+        for one in drafting
+    ]
+    found = [(name, value, error) for name, value, error in lengths if value is not None]
+    if len({name for name, *_ in found}) < 2:
+        return []
+    (low_name, low, low_error), *_, (high_name, high, high_error) = sorted(found, key=lambda one: one[1])
+    apart, error = high - low, math.hypot(low_error, high_error)
+    if apart > max(_SURE * error, _DIFFER * (high - 1)):
+        return [
+            f"the files DIFFER: {high:.2f} tokens per draft by {high_name}, {low:.2f} by {low_name}, more than chance: "
+            "of other hours, or of other servers"
+        ]
+    return [f"the files agree within chance: {low:.2f} ({low_name}) to {high:.2f} ({high_name}) tokens per draft"]
+
+
+def _error(drafts: Drafts) -> float:
+    """Standard error of tokens per draft, requests taken to differ."""
+    mean = drafts.length - 1
+    second = (
+        sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
+    )
+    return math.sqrt(DESIGN * max(second - mean**2, 0.0) / drafts.drafts)
+
+
+def _steps(observations: Sequence[Observation]) -> Observation | None:
+    """The observation that knows best how many steps requests took: counted by the engine before worked out."""
+    known = [one for one in observations if one.request_steps]
+    exact = [one for one in known if one.engine_steps]
+    return max(
+        exact or [one for one in known if one.requests] or known, key=lambda one: one.request_steps or 0, default=None
+    )
+
+
+def _estimated(one: Observation) -> float | None:
+    """Tokens per step where nobody says how many requests there were: each has a first token, which comes from no step."""
+    if not one.request_steps or one.generated is None:
+        return None
+    return one.generated / one.request_steps
+
+
+def _lengths(known: Sequence[Observation]) -> tuple[float | None, float | None]:
+    best = max((one for one in known if one.prompt_tokens), key=lambda one: one.requests or 0, default=None)
+    if best is None or not best.requests:
+        return None, None
+    return (best.prompt_tokens or 0.0) / best.requests, (best.generated or 0.0) / best.requests
+
+
+def one_hot(kind: str) -> bool:
+    """Whether a kind drafts the same however its drafts are chosen."""
+    return kind in KINDS and KINDS[kind].one_hot

@@ -1,0 +1,1 @@
+"""One file for each kind of file that engines and load generators write, behind one contract."""

@@ -1,0 +1,117 @@
+"""llama.cpp's server log: a few lines for every request when it ends, of its drafts only where something was drafted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from harness.served.observed import NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
+from harness.served.text import Text
+from simulator.errors import InputError
+from simulator.numbers import counted
+
+_SLOT: Final = re.compile(r"id\s+(\d+) \| task (\d+) \|\s*(.*)")
+_PROMPT: Final = re.compile(r"prompt eval time =\s*([\d.]+) ms /\s*(\d+) tokens")
+_OUTPUT: Final = re.compile(r"(?<!prompt )eval time =\s*([\d.]+) ms /\s*(\d+) tokens")
+_DRAFTS: Final = re.compile(
+    r"draft acceptance(?: rate)? =\s*([\d.]+) \(\s*(\d+) accepted /\s*(\d+) generated\)(?:, mean len =\s*([\d.]+))?"
+)
+_POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
+_TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
+_MOST: Final = re.compile(r"- n_max=(\d+)")
+_MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
+
+
+class LlamaCppLog:
+    """See the module."""
+
+    name: ClassVar[str] = "llama.cpp's log"
+
+    def recognises(self, text: Text) -> bool:
+        """`print_timing` of a slot."""
+        return text.whole is None and "print_timing: id " in text.text
+
+    def read(self, texts: Sequence[Text]) -> list[Observation]:
+        """All requests that ended in the logs."""
+        requests, method, most = list[ServedRequest](), "", 0
+        without = 0
+        for text in texts:
+            found, left = _requests(text)
+            requests += found
+            without += left
+            method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
+            most = max([most, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
+        if not requests:
+            raise InputError(f"{texts[0].name}: holds the end of no request")
+        drafts = pooled([one.drafts for one in requests])
+        notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says"]
+        if without:
+            notes.append(
+                f"{counted(without, 'request')} whose drafts all failed left out: how many there were is not written"
+            )
+        gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in requests), default=0))
+        return [
+            Observation(
+                source=self.name, files=tuple(text.name for text in texts),
+                settings=Settings(
+                    engine="llama.cpp", method=method, gamma=gamma or None, speculates=True if drafts.drafts else None
+                ),
+                drafts=drafts, requests=len(requests), generated=sum(one.output_tokens for one in requests),
+                prompt_tokens=sum(one.prompt_tokens or 0 for one in requests),
+                request_steps=sum(one.steps for one in requests),
+                told_apart=tuple(requests), notes=tuple(notes),
+            )
+        ]  # fmt: skip
+
+
+def _longest(drafts: Drafts) -> int:
+    return round(drafts.drafted / drafts.drafts + 0.49) if drafts.drafts else 0
+
+
+def _requests(text: Text) -> tuple[list[ServedRequest], int]:
+    """(requests, those left out), by slot and task; one that was cut is left out."""
+    told: dict[tuple[str, str], dict[str, str]] = {}
+    for line in text.lines:
+        if "print_timing" not in line or (slot := _SLOT.search(line)) is None:
+            continue
+        own = told.setdefault((slot[1], slot[2]), {})
+        for name, pattern in (("prompt", _PROMPT), ("output", _OUTPUT), ("drafts", _DRAFTS), ("at", _POSITIONS)):
+            if pattern.search(slot[3]) and name not in own:
+                own[name] = slot[3]
+    found, without = list[ServedRequest](), 0
+    for own in told.values():
+        output = _OUTPUT.search(own.get("output", ""))
+        if output is None:
+            continue
+        try:
+            drafts = _drafts(own)
+        except ValueError as error:
+            raise InputError(f"{text.name}: {own['drafts'].strip()}: {error}") from None
+        if drafts is None:
+            without += 1
+            continue
+        prompt = _PROMPT.search(own.get("prompt", ""))
+        found.append(
+            ServedRequest(
+                prompt_tokens=int(prompt[2]) if prompt else None, output_tokens=int(output[2]), drafts=drafts,
+                output_s=float(output[1]) / 1e3,
+            )
+        )  # fmt: skip
+    return found, without
+
+
+def _drafts(own: dict[str, str]) -> Drafts | None:
+    """What became of a request's drafts: `NOTHING` without any, None where their number cannot be told."""
+    line = _DRAFTS.search(own.get("drafts", ""))
+    if line is None:
+        return NOTHING
+    accepted, drafted = int(line[2]), int(line[3])
+    if not drafted:
+        return NOTHING
+    if not accepted or line[4] is None or float(line[4]) <= 1:
+        return None
+    number = float(max(1, round(accepted / (float(line[4]) - 1))))
+    at = _POSITIONS.search(own.get("at", ""))
+    counts = tuple(round(float(share) * number) for share in at[1].split(",")) if at else ()
+    return Drafts(drafts=number, drafted=drafted, accepted=accepted, accepted_at=tuple(map(float, counts)))

@@ -1,0 +1,120 @@
+"""Metrics as Prometheus scrapes them: text, a sample a line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from harness.served.text import Text
+from simulator.errors import InputError
+
+_SAMPLE: Final = re.compile(r"^\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s+([-+]?[\w.+-]+)(?:\s+(-?\d+))?\s*(?:#.*)?$")
+_LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The samples of one scrape."""
+
+    text: Text
+    samples: Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
+
+    @classmethod
+    def of(cls, text: Text, prefix: str) -> Scrape:
+        """Those whose name begins so, and when the process began. Raises InputError for a value that is no number."""
+        samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        for number, line in enumerate(text.lines, 1):
+            match = _SAMPLE.match(line)
+            if match is None or not match[1].startswith((prefix, "process_start_time_seconds")):
+                continue
+            try:
+                value = float(match[3])
+            except ValueError:
+                raise InputError(f"{text.name}, line {number}: {match[1]} is {match[3]!r}, which is no number") from None
+            samples.setdefault(match[1], []).append((dict(_LABEL.findall(match[2] or "")), value))
+        return cls(text, samples)
+
+    def total(self, name: str) -> float | None:
+        """A counter over all its labels, with or without `_total`; None where it is not there."""
+        found = self.samples.get(f"{name}_total", self.samples.get(name))
+        return None if found is None else sum(value for _, value in found)
+
+    def mean(self, name: str) -> float | None:
+        """A gauge over all its labels; None where it is not there."""
+        found = self.samples.get(name)
+        return None if not found else sum(value for _, value in found) / len(found)
+
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """A counter by the values of one label, summed over the others."""
+        sums: dict[str, float] = {}
+        for labels, value in self.samples.get(f"{name}_total", self.samples.get(name, ())):
+            if label in labels:
+                sums[labels[label]] = sums.get(labels[label], 0.0) + value
+        return sums
+
+    def labels(self, label: str) -> list[str]:
+        """The values that a label has anywhere."""
+        return sorted({labels[label] for found in self.samples.values() for labels, _ in found if label in labels})
+
+    @cached_property
+    def began(self) -> float | None:
+        """When the server began to count, in seconds of its clock; None where it does not say."""
+        created = [
+            value for name, found in self.samples.items() if name.endswith("_created") for labels, value in found
+        ]  # fmt: skip
+        start = self.samples.get("process_start_time_seconds")
+        return min(created) if created else start[0][1] if start else None
+
+
+Counts = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What counters grew by between scrapes of one server, or since it began."""
+
+    scrapes: tuple[Scrape, ...]
+    grown: Counts
+    since_start: bool
+
+
+def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> list[Window]:
+    """What counters grew by, server by server: a server's scrapes are told by when it began to count, and put in order by
+    what they counted. Raises InputError where some rose and others fell: those are not scrapes of one server.
+
+    A server that was scraped once counts since it began.
+
+    Args:
+        clock: the counter that rises with everything that is served.
+    """
+    servers: list[list[Scrape]] = []
+    for scrape in scrapes:
+        own = next((s for s in servers if _same(s[0].began, scrape.began)), None)
+        if own is None:
+            servers.append([scrape])
+        else:
+            own.append(scrape)
+    found = []
+    for own in servers:
+        own.sort(key=lambda scrape: counters(scrape).get(clock, 0.0))
+        first, last = counters(own[0]), counters(own[-1])
+        if len(own) == 1:
+            found.append(Window(tuple(own), last, True))
+            continue
+        for before, after in itertools.pairwise(own):
+            earlier, later = counters(before), counters(after)
+            if fell := [name for name, value in earlier.items() if later.get(name, 0.0) < value - 0.5]:
+                raise InputError(
+                    f"{before.text.name} and {after.text.name}: {clock} rises from one to the other while {fell[0]} falls: "
+                    "scrapes of two servers, or of one that began anew; give those of one"
+                )
+        found.append(Window(tuple(own), {name: value - first.get(name, 0.0) for name, value in last.items()}, False))
+    return found
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is None or other is None or abs(one - other) < 1.0

@@ -1,0 +1,50 @@
+"""All sources, in the order in which a file is tried: it is of the first that knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from harness.served.observed import Observation
+from harness.served.sources.aiperf import Aiperf
+from harness.served.sources.aiperf_server import AiperfServer
+from harness.served.sources.contract import Source
+from harness.served.sources.guidellm import Guidellm
+from harness.served.sources.llama_cpp_answers import LlamaCppAnswers
+from harness.served.sources.llama_cpp_log import LlamaCppLog
+from harness.served.sources.llama_cpp_metrics import LlamaCppMetrics
+from harness.served.sources.sglang_dspark import SglangDspark
+from harness.served.sources.sglang_metrics import SglangMetrics
+from harness.served.sources.vllm_bench import VllmBench
+from harness.served.sources.vllm_log import VllmLog
+from harness.served.sources.vllm_metrics import VllmMetrics
+from harness.served.sources.vllm_requests import VllmRequests
+from harness.served.text import Text, read_texts
+from simulator.errors import InputError
+
+SOURCES: Final[tuple[Source, ...]] = (
+    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), LlamaCppLog(), SglangDspark(), AiperfServer(), Guidellm(),
+    VllmBench(), Aiperf(), VllmRequests(), LlamaCppAnswers(),
+)  # fmt: skip
+
+
+def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
+    """What files, and files in folders, say; and what was left out.
+
+    Raises InputError for a file that nothing here knows, unless it only lies in a folder beside others that are known.
+    """
+    by_source: dict[int, list[Text]] = {}
+    unknown, notes = list[tuple[Text, bool]](), list[str]()
+    for text, named in read_texts(list(dict.fromkeys(paths))):
+        i = next((i for i, source in enumerate(SOURCES) if source.recognises(text)), None)
+        if i is None:
+            unknown.append((text, named))
+        else:
+            by_source.setdefault(i, []).append(text)
+            notes += [f"{text.name}: {note}" for note in text.notes]
+    for text, named in unknown:
+        if named or not by_source:
+            raise InputError(f"{text.name}: is none of what is read here: {', '.join(source.name for source in SOURCES)}")
+        notes.append(f"{text.name}: is none of what is read here, and left out")
+    return [one for i in sorted(by_source) for one in SOURCES[i].read(by_source[i])], notes

@@ -1,0 +1,122 @@
+"""vLLM's `/metrics`: counters since the server began, so that two scrapes say what was in between."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
+from harness.served.sources.prometheus import Counts, Scrape, Window, windows
+from harness.served.text import Text
+from simulator.errors import InputError
+
+_SPEC = "vllm:spec_decode_num_"
+_COUNTERS: Mapping[str, str] = {
+    "generated": "vllm:generation_tokens", "prompt": "vllm:prompt_tokens", "first": "vllm:time_to_first_token_seconds_count",
+    "slots": "vllm:inter_token_latency_seconds_count", "slots_s": "vllm:inter_token_latency_seconds_sum",
+    "steps": "vllm:iteration_tokens_total_count", "drafts": f"{_SPEC}drafts", "drafted": f"{_SPEC}draft_tokens",
+    "accepted": f"{_SPEC}accepted_tokens",
+}  # fmt: skip
+_POSITIONS = f"{_SPEC}accepted_tokens_per_pos"
+
+
+class VllmMetrics:
+    """See the module."""
+
+    name: ClassVar[str] = "vLLM's /metrics"
+
+    def recognises(self, text: Text) -> bool:
+        """Samples whose names begin with `vllm:`."""
+        return text.whole is None and any(line.startswith("vllm:") for line in text.lines)
+
+    def read(self, texts: Sequence[Text]) -> list[Observation]:
+        """One observation of all servers together, scraped once or often."""
+        scrapes = [Scrape.of(text, "vllm:") for text in texts]
+        for scrape in scrapes:
+            if scrape.total("vllm:generation_tokens") is None:
+                raise InputError(f"{scrape.text.name}: has no vllm:generation_tokens_total: it was cut, or filtered")
+        models = sorted({name for scrape in scrapes for name in scrape.labels("model_name")})
+        if len(models) > 1:
+            raise InputError(
+                f"{scrapes[0].text.name}: metrics of {len(models)} models ({', '.join(models)}): give those of one server"
+            )
+        found = windows(scrapes, _counts, "generated")
+        if all(not window.grown.get("generated") for window in found):
+            raise InputError(
+                f"{found[0].scrapes[0].text.name}: nothing was generated "
+                + ("since the server began" if found[0].since_start else "between the scrapes")
+            )
+        speculating = [window for window in found if "drafts" in window.grown]
+        gammas = {_gamma(window) for window in speculating}
+        if len(gammas) > 1 or (speculating and len(speculating) < len(found)):
+            told = ", ".join("none" if "drafts" not in w.grown else f"K = {_gamma(w)}" for w in found)
+            raise InputError(
+                f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
+            )
+        return [_observation(texts, found, models[0] if models else "", next(iter(gammas), None))]
+
+
+def _counts(scrape: Scrape) -> Counts:
+    found = {name: value for name, counter in _COUNTERS.items() if (value := scrape.total(counter)) is not None}
+    at = {f"at {int(position)}": value for position, value in scrape.by_label(_POSITIONS, "position").items()}
+    return {**found, **at}
+
+
+def _gamma(window: Window) -> int:
+    return max((int(name[3:]) + 1 for name in window.grown if name.startswith("at ")), default=0)
+
+
+def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gamma: int | None) -> Observation:
+    total: dict[str, float] = {}
+    for window in found:
+        for name, value in window.grown.items():
+            total[name] = total.get(name, 0.0) + value
+    notes = list[str]()
+    if any(window.since_start for window in found):
+        notes.append("scraped once: everything since the server began counts, its warm-up too")
+    if len(found) > 1:
+        notes.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
+    speculates = "drafts" in total
+    drafts = None
+    if speculates:
+        drafts = _drafts(texts[0], total, gamma or 0)
+        notes.append("a draft is a step in which something was proposed; per-position shares are of all drafts")
+    return Observation(
+        source=VllmMetrics.name, files=tuple(text.name for text in texts),
+        settings=Settings(engine="vLLM", model=model, gamma=gamma or None, speculates=speculates),
+        drafts=drafts if speculates else NOTHING, requests=total.get("first"), prompt_tokens=total.get("prompt"),
+        generated=total.get("generated"), request_steps=total.get("slots"), engine_steps=total.get("steps"),
+        intervals=tuple(one for window in found for one in _intervals(window, gamma or 0)), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
+    try:
+        return Drafts(
+            drafts=grown["drafts"], drafted=grown.get("drafted", 0.0), accepted=grown.get("accepted", 0.0),
+            accepted_at=tuple(grown.get(f"at {k}", 0.0) for k in range(gamma)),
+        )  # fmt: skip
+    except ValueError as error:
+        raise InputError(f"{text.name}: {error}") from None
+
+
+def _intervals(window: Window, gamma: int) -> list[Interval]:
+    """Between scrapes that follow each other: how many ran in a step on average, and what a step took."""
+    counted = [_counts(scrape) for scrape in window.scrapes]
+    found = []
+    for before, after in itertools.pairwise(counted):
+        grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        slots, steps, seconds = grown.get("slots", 0.0), grown.get("steps", 0.0), grown.get("slots_s", 0.0)
+        if slots < 20 or steps < 1 or seconds <= 0:
+            continue
+        each_s = seconds / slots
+        drafts = _drafts(window.scrapes[-1].text, grown, gamma) if grown.get("drafts") else None
+        found.append(
+            Interval(
+                seconds=each_s * steps, running=slots / steps, steady=True,
+                generated_tok_s=grown["generated"] / steps / each_s,
+                prompt_tok_s=grown.get("prompt", 0.0) / steps / each_s, drafts=drafts, plain=drafts is None, step_s=each_s,
+            )
+        )  # fmt: skip
+    return found

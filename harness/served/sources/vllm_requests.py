@@ -1,0 +1,97 @@
+"""vLLM's answers with `--per-request-spec-decode-metrics`: what became of every draft of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from harness.served.observed import Drafts, Observation, ServedRequest, Settings, of_histogram, of_rounds, pooled
+from harness.served.text import Text
+from simulator.errors import InputError
+from simulator.numbers import counted
+
+
+class VllmRequests:
+    """See the module. A file holds an answer, a list of them, one a line, or the events of a stream."""
+
+    name: ClassVar[str] = "vLLM's answers"
+
+    def recognises(self, text: Text) -> bool:
+        """`metrics.speculative_decoding` in what an OpenAI server answers."""
+        return any(_told(one) is not None for one in text.documents())
+
+    def read(self, texts: Sequence[Text]) -> list[Observation]:
+        """All answers together."""
+        found, gammas, models, without = list[ServedRequest](), set[int](), set[str](), 0
+        for text in texts:
+            for one in text.documents():
+                told = _told(one)
+                if told is None:
+                    without += "usage" in one
+                    continue
+                usage = one.get("usage") or {}
+                found.append(request_of(text.name, told, usage.get("completion_tokens"), usage.get("prompt_tokens")))
+                gammas.add(gamma_of(told))
+                models.add(str(one.get("model") or ""))
+        return [observation_of(self.name, texts, found, gammas, models, without)]
+
+
+def _told(one: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    metrics = one.get("metrics")
+    told = metrics.get("speculative_decoding") if isinstance(metrics, dict) else None
+    return told if isinstance(told, dict) and "acceptance_histogram" in told else None
+
+
+def gamma_of(told: Mapping[str, Any]) -> int:
+    """K."""
+    size = told.get("num_spec_tokens")
+    return size if isinstance(size, int) and size > 0 else len(told.get("acceptance_histogram") or ()) - 1
+
+
+def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, output_s: float | None = None) -> ServedRequest:
+    """A request from vLLM's `speculative_decoding`, wherever it was kept. Raises InputError for what cannot be right."""
+    try:
+        if not isinstance(output, int) or output < 0:
+            raise ValueError(f"completion_tokens are needed, got {output!r}")
+        gamma = gamma_of(told)
+        rounds, drafted = told.get("per_step_accepted"), told.get("per_step_drafted")
+        if rounds is not None and drafted is not None:
+            drafts = of_rounds(rounds, drafted, gamma)
+            walked = tuple(int(a) for a, d in zip(rounds, drafted, strict=True) if d > 0)
+        else:
+            drafts, walked = _of_histogram(told), ()
+        return ServedRequest(
+            prompt_tokens=prompt if isinstance(prompt, int) else None, output_tokens=output, drafts=drafts, rounds=walked,
+            output_s=output_s,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: speculative_decoding: {error}") from None
+
+
+def _of_histogram(told: Mapping[str, Any]) -> Drafts:
+    """Counts by accepted tokens: a list, or an object whose keys are strings and that leaves zeros out."""
+    steps = told.get("acceptance_histogram")
+    size = gamma_of(told)
+    if isinstance(steps, Mapping):
+        steps = [steps.get(str(k), 0) for k in range(max([size, *(int(k) for k in steps)]) + 1)]
+    return of_histogram([float(n) for n in steps or ()], float(told.get("num_draft_tokens") or 0))
+
+
+def observation_of(
+    source: str, texts: Sequence[Text], found: Sequence[ServedRequest], gammas: set[int], models: set[str], without: int
+) -> Observation:
+    """What requests told apart come to. Raises InputError where they are of several servers."""
+    if len(gammas) > 1 or len(models - {""}) > 1:
+        told = f"K = {', '.join(map(str, sorted(gammas)))}" if len(gammas) > 1 else ", ".join(sorted(models))
+        raise InputError(f"{texts[0].name}: requests of servers set otherwise ({told}): give those of one")
+    drafts = pooled([one.drafts for one in found])
+    notes = ["steps without a draft are worked out of answers' lengths: drafts that an end cuts make them a little few"]
+    if without:
+        notes.append(f"{counted(without, 'answer')} without speculative metrics left out")
+    return Observation(
+        source=source, files=tuple(text.name for text in texts),
+        settings=Settings(engine="vLLM", model=next(iter(models - {""}), ""), gamma=next(iter(gammas)), speculates=True),
+        drafts=drafts, requests=len(found), generated=sum(one.output_tokens for one in found),
+        prompt_tokens=sum(one.prompt_tokens or 0 for one in found) or None, request_steps=sum(one.steps for one in found),
+        told_apart=tuple(found), notes=tuple(notes),
+    )  # fmt: skip

@@ -1,0 +1,371 @@
+"""Every source: one class of checks that all of them pass, files of our own making, and files captured from engines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.served.observed import Observation
+from harness.served.sources.contract import Source
+from harness.served.sources.registry import SOURCES, read_files
+from harness.served.text import read_text
+from simulator.errors import InputError
+from tests.harness.served.writing import Truth, vllm_log, vllm_metrics
+
+CAPTURED = Path(os.environ.get("SPECYARD_SERVED", Path(__file__).parents[4] / "shared" / "served"))
+captured = pytest.mark.skipif(not CAPTURED.is_dir(), reason="no captured files: SPECYARD_SERVED names their folder")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file of our own, and what it must say."""
+
+    text: str
+    drafts: float | None
+    accepted_at: tuple[float, ...]
+    tokens_per_step: float | None
+
+
+def answer(accepted: list[int] | None, histogram: list[int], tokens: int, k: int = 3) -> dict[str, object]:
+    told = {
+        "mean_acceptance_length": 1.0, "draft_acceptance_rate": 0.0, "acceptance_histogram": histogram,
+        "num_spec_steps": sum(histogram), "num_accepted_draft_tokens": sum(i * n for i, n in enumerate(histogram)),
+        "num_draft_tokens": k * sum(histogram), "num_spec_tokens": k, "per_step_accepted": accepted,
+        "per_step_drafted": None if accepted is None else [k] * len(accepted),
+    }  # fmt: skip
+    usage = {"prompt_tokens": 7, "completion_tokens": tokens}
+    return {"id": "x", "model": "m", "usage": usage, "metrics": {"speculative_decoding": told}}
+
+
+def aiperf_row(histogram: dict[str, int], tokens: int) -> dict[str, object]:
+    told = {
+        "engine": "vllm", "acceptance_histogram": histogram, "num_spec_tokens": 3, "completion_tokens": tokens,
+        "num_draft_tokens": 3 * sum(histogram.values()),
+    }  # fmt: skip
+    metrics = {"input_sequence_length": {"value": 9, "unit": "tokens"}}
+    return {"metadata": {"credit_issued_ns": 1, "was_cancelled": False}, "metrics": metrics, "spec_decode_acceptance": told}
+
+
+def dspark_dump() -> dict[str, object]:
+    def request(rid: str, verify: int, accepted: int) -> dict[str, object]:
+        return {
+            "rid": rid, "prefix_len": 10, "verify_len": verify + 1, "acc_len": accepted + 1, "correct_drafts": accepted,
+            "cap_trim": 0, "bonus_token": 1, "draft_tokens": [1] * 3, "confidence": [0.9, 0.8, 0.7],
+        }  # fmt: skip
+
+    steps = [[("a", 3, 3), ("b", 3, 1)], [("a", 1, 1), ("b", 3, 0)]]
+    records = [
+        {"forward_ct": i, "bs": 2, "step_gpu_ms": 10.0, "reqs": [request(*one) for one in own]}
+        for i, own in enumerate(steps)
+    ]  # fmt: skip
+    return {"internal_states": [{"dspark_info_record": {"mode": "compact", "gamma": 3, "records": records}}]}
+
+
+LLAMA_LOG = """0.57.288.104 I slot print_timing: id  1 | task 1 | prompt eval time =   16995.30 ms /   127 tokens (  133 ms)
+0.57.288.117 I slot print_timing: id  1 | task 1 |        eval time =   32574.63 ms /    21 tokens (  342.89 ms per token)
+0.57.288.127 I slot print_timing: id 1 | task 1 | draft acceptance = 0.75000 (  15 accepted /  20 generated), mean len = 4.00
+0.57.288.128 I slot print_timing: id  1 | task 1 |      acc per pos = (1.000, 0.800, 0.600, 0.600)
+0.58.000.000 I slot print_timing: id  0 | task 9 |        eval time =     100.00 ms /    11 tokens (   10.00 ms per token)
+"""
+LLAMA_METRICS = """# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 32
+llamacpp:prompt_tokens_total 127
+llamacpp:n_decode_total 16
+llamacpp:n_busy_slots_per_decode 1
+llamacpp:spec_decode_num_drafts_total 5
+llamacpp:spec_decode_num_draft_tokens_total 20
+llamacpp:spec_decode_num_accepted_tokens_total 15
+""" + "".join(
+    f'llamacpp:spec_decode_num_accepted_tokens_per_pos_total{{position="{i}"}} {n}\n' for i, n in enumerate((5, 4, 3, 3))
+)
+SGLANG_METRICS = """sglang:num_running_reqs{model_name="m"} 4.0
+sglang:gen_throughput{model_name="m"} 400.0
+sglang:spec_accept_length{model_name="m"} 2.5
+sglang:spec_accept_rate{model_name="m"} 0.5
+"""
+BENCH = {
+    "model_id": "m", "num_prompts": 4, "completed": 4, "max_concurrency": 2, "request_rate": "inf",
+    "output_throughput": 50.0, "total_input_tokens": 40, "total_output_tokens": 44,
+    "spec_decode_acceptance_rate": 50.0, "spec_decode_num_drafts": 10,
+    "spec_decode_draft_tokens": 30, "spec_decode_accepted_tokens": 15,
+    "spec_decode_per_position_acceptance_rates": [0.8, 0.5, 0.2],
+}  # fmt: skip
+AIPERF_SERVER = {
+    "metrics": {
+        **{
+            name: {"series": [{"labels": {"model_name": "m"}, "stats": {"total": total}}]}
+            for name, total in (
+                ("vllm:generation_tokens", 44.0), ("vllm:spec_decode_num_drafts", 10.0),
+                ("vllm:spec_decode_num_draft_tokens", 30.0), ("vllm:spec_decode_num_accepted_tokens", 15.0),
+            )
+        },
+        "vllm:spec_decode_num_accepted_tokens_per_pos": {
+            "series": [{"labels": {"position": str(i)}, "stats": {"total": n}} for i, n in enumerate((8.0, 5.0, 2.0))]
+        },
+        "vllm:time_to_first_token_seconds": {"series": [{"labels": {}, "stats": {"count": 4, "sum": 1.0}}]},
+        "vllm:inter_token_latency_seconds": {"series": [{"labels": {}, "stats": {"count": 25, "sum": 1.0}}]},
+        "vllm:iteration_tokens_total": {"series": [{"labels": {}, "stats": {"count": 13, "sum": 60.0}}]},
+    }
+}  # fmt: skip
+GUIDELLM = {
+    "metadata": {"version": 2},
+    "benchmarks": [
+        {
+            "config": {"strategy": {"streams": 2}}, "duration": 2.0,
+            "requests": {
+                "successful": [
+                    {
+                        "prompt_tokens": 5, "output_tokens": 12, "inter_token_latency_ms": 1.0,
+                        "response_metrics": answer([3, 1], [0, 1, 0, 1], 12)["metrics"],
+                    }
+                ],
+                "errored": [], "incomplete": [{"response_metrics": None}], "total": None,
+            },
+        }
+    ],
+}  # fmt: skip
+
+MADE: dict[str, Made] = {
+    "vLLM's /metrics": Made(vllm_metrics(100, (80, 60, 30), 400, 20), 100, (80, 60, 30), 570 / 400),
+    "vLLM's log": Made(vllm_log(Truth(), [8] * 20), None, (), None),
+    "vLLM's answers": Made(
+        "\n".join(json.dumps(one) for one in (answer([3, 0], [1, 0, 0, 1], 10), answer(None, [0, 0, 2, 0], 8))) + "\n",
+        4, (3, 3, 1), 16 / (6 + 3),
+    ),
+    "vllm bench serve": Made(json.dumps(BENCH), 10, (8, 5, 2), 40 / 25),
+    "aiperf's rows": Made(
+        "\n".join(json.dumps(aiperf_row(*one)) for one in (({"0": 2, "3": 1}, 12), ({}, 5))) + "\n", 3, (1, 1, 1), 15 / 12
+    ),
+    "aiperf's server metrics": Made(json.dumps(AIPERF_SERVER), 10, (8, 5, 2), 40 / 25),
+    "guidellm's report": Made(json.dumps(GUIDELLM), 2, (2, 1, 1), 11 / 7),
+    "SGLang's dspark_info_record": Made(json.dumps(dspark_dump()), 4, (3, 1.5, 1.5), None),
+    "SGLang's /metrics": Made(SGLANG_METRICS, None, (), None),
+    "llama.cpp's log": Made(LLAMA_LOG, 5, (5, 4, 3, 3), 30 / (5 + 10)),
+    "llama.cpp's /metrics": Made(LLAMA_METRICS, 5, (5, 4, 3, 3), None),
+    "llama.cpp's answers": Made(
+        json.dumps({"timings": {"prompt_n": 5, "predicted_n": 21, "draft_n": 20, "draft_n_accepted": 15}}), None, (), 20 / 5
+    ),
+}  # fmt: skip
+
+
+def observed(folder: Path, text: str, name: str = "file") -> Observation:
+    """What one file says."""
+    (folder / name).write_text(text)
+    [one], _ = read_files([folder / name])
+    return one
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+class TestSource:
+    """What every source keeps."""
+
+    def test_says_what_it_must(self, source: Source, tmp_path: Path) -> None:
+        made = MADE[source.name]
+        one = observed(tmp_path, made.text)
+        assert one.source == source.name
+        if made.drafts is not None:
+            assert one.drafts is not None
+            assert one.drafts.drafts == made.drafts
+        if made.accepted_at:
+            assert one.drafts is not None
+            assert one.drafts.accepted_at == pytest.approx(made.accepted_at)
+        if made.tokens_per_step is not None:
+            assert one.tokens_per_step == pytest.approx(made.tokens_per_step)
+
+    def test_is_known_by_its_content_and_is_of_one_kind(self, source: Source, tmp_path: Path) -> None:
+        (tmp_path / "anything.bin").write_text(MADE[source.name].text)
+        text = read_text(tmp_path / "anything.bin")
+        assert [other.name for other in SOURCES if other.recognises(text)] == [source.name]
+
+    @pytest.mark.parametrize("wrap", ["gzip", "bom", "crlf", "docker", "cri", "ansi"])
+    def test_however_it_was_copied(self, source: Source, wrap: str, tmp_path: Path) -> None:
+        plain = MADE[source.name].text
+        if wrap in ("docker", "cri", "ansi") and not source.name.endswith("log"):
+            pytest.skip("no runtime wraps it")
+        file = tmp_path / "wrapped"
+        file.write_bytes(WRAPS[wrap](plain))
+        [one], _ = read_files([file])
+        expected = observed(tmp_path, plain)
+        assert (one.drafts, one.request_steps, one.length) == (expected.drafts, expected.request_steps, expected.length)
+
+    def test_nothing_is_dropped_in_silence_when_it_is_cut_anywhere(self, source: Source, tmp_path: Path) -> None:
+        """A part gives a sentence, or counts no more than the whole."""
+        plain = MADE[source.name].text
+        whole = observed(tmp_path, plain)
+        rng = random.Random(source.name)
+        for _ in range(25):
+            (tmp_path / "cut").write_text(plain[: rng.randrange(1, len(plain))])
+            try:
+                [one], _ = read_files([tmp_path / "cut"])
+            except InputError:
+                continue
+            if one.drafts is not None and whole.drafts is not None:
+                assert one.drafts.accepted <= whole.drafts.accepted + 1
+
+    def test_damage_is_told_in_a_sentence(self, source: Source, tmp_path: Path) -> None:
+        """Digits made other ones, signs and words: no traceback, whatever comes of it."""
+        plain = MADE[source.name].text
+        rng = random.Random(source.name)
+        for _ in range(60):
+            letters = list(plain)
+            for _ in range(4):
+                letters[rng.randrange(len(letters))] = rng.choice(["9", "-", "e", "nan", "", "0", '"', "null", "[", "\x00"])
+            (tmp_path / "damaged").write_text("".join(letters))
+            try:
+                found, _ = read_files([tmp_path / "damaged"])
+            except InputError:
+                continue
+            for one in found:
+                if one.drafts is not None:
+                    assert math.isfinite(one.drafts.drafts)
+
+
+WRAPS: dict[str, Callable[[str], bytes]] = {
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
+    "docker": lambda text: "".join(
+        json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026-11-26T02:25:50.1Z"}) + "\n"
+        for line in text.splitlines()
+    ).encode(),
+    "cri": lambda text: "".join(
+        f"2026-11-26T02:25:50.123456789Z stderr P {line[:40]}\n2026-11-26T02:25:50.2Z stderr F {line[40:]}\n"
+        for line in text.splitlines()
+    ).encode(),
+    "ansi": lambda text: "".join(f"\x1b[0;36m{line[:9]}\x1b[0m{line[9:]}\n" for line in text.splitlines()).encode(),
+}  # fmt: skip
+
+
+NGRAM, DRAFT, NONE = "vllm_ngram5", "vllm_draft3", "vllm_none"
+AT_C1, AT_C4, AT_AIPERF = (45, 37, 35, 33, 30), (110, 99, 91, 86, 78), (65, 60, 51, 46, 38)
+TABLE = {
+    # files: requests, generated, drafts, drafted, accepted at, slots
+    (f"{NGRAM}/metrics_before_c1.prom", f"{NGRAM}/metrics_after_c1.prom"): (8, 747, 60, 300, AT_C1, 568),
+    (f"{NGRAM}/metrics_before_c4.prom", f"{NGRAM}/metrics_after_c4.prom"): (20, 1810, 148, 740, AT_C4, 1341),
+    (f"{NONE}/metrics_before_c4.prom", f"{NONE}/metrics_after_c4.prom"): (20, 1810, 0, 0, (), 1790),
+    (f"{NONE}/metrics_before_c16.prom", f"{NONE}/metrics_after_c16.prom"): (48, 4340, 0, 0, (), 4292),
+    (f"{DRAFT}/metrics_before_c4.prom", f"{DRAFT}/metrics_after_c4.prom"): (20, 1810, 453, 1359, (453,) * 3, 453),
+    ("aiperf_c4/metrics_before.prom", "aiperf_c4/metrics_after.prom"): (20, 1468, 85, 425, AT_AIPERF, 1205),
+    ("aiperf_c4/server_metrics_export.json",): (20, 1468, 85, 425, AT_AIPERF, 1205),
+    ("aiperf_c4/profile_export.jsonl",): (20, 1468, 85, 425, AT_AIPERF, None),
+    ("guidellm_c2/report.json",): (8, 640, 48, 240, (35, 23, 20, 13, 12), None),
+    (f"{NGRAM}/bench_c4.json",): (20, 1810, 148, 740, AT_C4, None),
+    (f"{DRAFT}/response_chat.json",): (1, 60, 15, 45, (15, 15, 15), None),
+    ("llamacpp_draft/server.log",): (6, 576, 114, 456, (114,) * 4, 114),
+    ("llamacpp_ngram/server.log",): (10, 917, 14, 452, (), 739),
+    ("llamacpp_ngram/timings.jsonl",): (10, 917, None, None, (), 739),
+}  # fmt: skip
+"""Files that engines wrote, and what is true of them."""
+
+
+@captured
+@pytest.mark.parametrize("files", TABLE, ids=lambda files: files[-1])
+def test_captured_files_say_what_is_true_of_them(files: tuple[str, ...]) -> None:
+    requests, generated, number, drafted, at, slots = TABLE[files]
+    [one], _ = read_files([CAPTURED / file for file in files])
+    assert (one.requests, one.generated) == (requests, generated)
+    if number is not None:
+        assert one.drafts is not None
+        assert (one.drafts.drafts, one.drafts.drafted) == (number, drafted)
+        assert one.drafts.accepted_at == pytest.approx(at)
+    if slots is not None:
+        assert one.request_steps == slots
+        assert one.tokens_per_step == pytest.approx((generated - requests) / slots)
+
+
+@captured
+def test_captured_logs_say_what_is_true_of_them() -> None:
+    for name, drafts, drafted, accepted, generated in (
+        ("vllm_ngram5/server.log", 210, 1050, 645, None), ("vllm_draft3/server.log", 453, 1359, 1359, 1810),
+        ("vllm_none/server.log", 0, 0, 0, 1810), ("vllm_none/server_c16.log", 0, 0, 0, 4340),
+    ):  # fmt: skip
+        [one], _ = read_files([CAPTURED / name])
+        assert one.drafts is not None
+        assert (one.drafts.drafts, one.drafts.drafted, one.drafts.accepted) == (drafts, drafted, accepted)
+        if generated is not None:  # throughputs are rounded, and stamps to seconds
+            assert one.generated == pytest.approx(generated, rel=0.005)
+
+
+def test_a_draft_is_no_step(tmp_path: Path) -> None:
+    """An n-gram server that proposes in a tenth of its steps: 4 tokens per draft, 1.3 per step."""
+    one = observed(tmp_path, vllm_metrics(100, (90, 80, 70, 60), 1000, 20))
+    assert one.drafts is not None
+    assert one.drafts.length == 4
+    assert one.tokens_per_step == pytest.approx(1.3)
+    assert one.coverage == pytest.approx(0.1)
+
+
+def test_two_scrapes_are_what_was_between_them(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text(vllm_metrics(100, (80, 60, 30), 400, 20, steps=100))
+    (tmp_path / "a").write_text(vllm_metrics(300, (200, 150, 90), 900, 50, steps=300))
+    for order in (["a", "b"], ["b", "a"]):
+        [one], _ = read_files([tmp_path / name for name in order])
+        assert one.drafts is not None
+        assert (one.drafts.drafts, one.drafts.accepted_at, one.request_steps) == (200, (120, 90, 60), 500)
+        assert one.intervals[0].running == pytest.approx(500 / 200)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (vllm_metrics(100, (80, 60), 400, 20), vllm_metrics(90, (85, 70), 900, 50), "falls"),
+        (vllm_metrics(100, (80, 60), 400, 20), vllm_metrics(10, (8, 7, 6), 900, 50, began=5000), "set otherwise"),
+        (vllm_metrics(100, (80, 60), 400, 20), vllm_metrics(200, (90, 70), 900, 50, model="other"), "2 models"),
+        (vllm_metrics(100, (80, 60), 400, 20), vllm_metrics(100, (80, 60), 400, 20), "nothing was generated between"),
+    ],
+)  # fmt: skip
+def test_scrapes_that_cannot_be_of_one_server_are_refused(first: str, second: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(first)
+    (tmp_path / "b").write_text(second)
+    with pytest.raises(InputError, match=told):
+        read_files([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_restart_between_scrapes_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_metrics(100, (80, 60), 400, 20))
+    (tmp_path / "b").write_text(vllm_metrics(50, (40, 30), 200, 10, began=9000))
+    [one], _ = read_files([tmp_path / "a", tmp_path / "b"])
+    assert one.drafts is not None
+    assert one.drafts.drafts == 150
+    assert any("2 servers" in note for note in one.notes)
+
+
+def test_parts_of_a_rotated_log_count_once(tmp_path: Path) -> None:
+    lines = vllm_log(Truth(), [8] * 40).splitlines(keepends=True)
+    (tmp_path / "log.1").write_text("".join(lines[:50]))
+    (tmp_path / "log").write_text("".join(lines[44:]))
+    (tmp_path / "whole").write_text("".join(lines))
+    [parts], _ = read_files([tmp_path / "log", tmp_path / "log.1"])
+    [whole], _ = read_files([tmp_path / "whole"])
+    assert (parts.drafts, parts.generated) == (whole.drafts, whole.generated)
+
+
+def test_logs_of_two_engines_that_interleave(tmp_path: Path) -> None:
+    """Lines of a data-parallel server: each engine's own load, all of their acceptance; other K's are refused."""
+    lines = vllm_log(Truth(), [8] * 20).splitlines()
+    other = [line.replace("Engine 000", "Engine 001") for line in vllm_log(Truth(), [8] * 20, seed=1).splitlines()]
+    pairs = zip(*(zip(own[2::2], own[3::2], strict=True) for own in (lines, other)), strict=True)
+    both = [line for group in pairs for pair in group for line in pair]
+    one = observed(tmp_path, "\n".join(both) + "\n")
+    assert len(one.intervals) == 40
+    assert {interval.running for interval in one.intervals} == {4.0, 8.0}
+    shorter = vllm_log(Truth(survival=(0.7, 0.5)), [8] * 20).splitlines()
+    mixed = [line for pair in zip(lines[2:], shorter[2:], strict=True) for line in pair]
+    with pytest.raises(InputError, match="alternate"):
+        observed(tmp_path, "\n".join(mixed) + "\n")
+
+
+def test_another_k_from_some_time_on(tmp_path: Path) -> None:
+    text = vllm_log(Truth(), [8] * 20) + "\n".join(vllm_log(Truth(survival=(0.7, 0.5)), [8] * 20).splitlines()[2:]) + "\n"
+    one = observed(tmp_path, text)
+    assert one.drafts is not None
+    assert (one.settings.gamma, len(one.drafts.accepted_at), len(one.intervals)) == (2, 2, 20)
+    assert any("K was changed" in note for note in one.notes)

@@ -1,0 +1,110 @@
+"""Files as engines write them, of servers whose truth is known: made here, so that a clone alone tests every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+SURVIVAL = (0.75, 0.5, 0.3)
+EVERY_S = 10
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A server: how it is accepted, and how long its steps take."""
+
+    survival: tuple[float, ...] = SURVIVAL
+    base_s: float = 0.010
+    token_s: float = 0.00002
+    draft_s: float = 0.0004
+    """Of each drafted token."""
+
+    def step_s(self, k: int, running: float) -> float:
+        """Seconds of a step of so many requests with k drafted tokens."""
+        return self.base_s + self.token_s * running * (1 + k) + self.draft_s * k
+
+    def tokens(self, k: int) -> float:
+        """Of a request, in a step."""
+        return 1 + sum(self.survival[:k])
+
+    def speed(self, k: int, running: float) -> float:
+        """Tokens a second of a request."""
+        return self.tokens(k) / self.step_s(k, running)
+
+
+def vllm_log(
+    truth: Truth,
+    running: Sequence[int],
+    seed: int = 0,
+    *,
+    k: Callable[[int], int] | None = None,
+    clumped: float = 0.0,
+    method: str = "eagle3",
+) -> str:
+    """vLLM's log of stretches of ten seconds, so many running; `clumped` is the spread of acceptance between them."""
+    rng, at = np.random.default_rng(seed), datetime(2024, 11, 26, 10, 0, 0)
+    gamma = len(truth.survival)
+    lines = [
+        "(APIServer pid=1) INFO 11-26 09:59:00 [api_utils.py:286] non-default args: {'model': 'Org/Model-8B', "
+        f"'speculative_config': {{'method': '{method}', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}",
+        "(APIServer pid=1) INFO 11-26 09:59:01 [x.py:1] Application startup complete.",
+    ]
+    for n in running:
+        at += timedelta(seconds=EVERY_S)
+        now = gamma if k is None else k(n)
+        steps = int(EVERY_S / truth.step_s(now, n)) * n
+        shift = clumped * rng.standard_normal()
+        shares = np.clip(np.array(truth.survival) * np.exp(shift), 0, 0.99)
+        alphas = shares / np.concatenate([[1.0], shares[:-1]])
+        counts, left = [], steps
+        for alpha in alphas[:now]:
+            left = rng.binomial(left, min(alpha, 1.0))
+            counts.append(left)
+        accepted = sum(counts)
+        stamp = f"(APIServer pid=1) INFO {at:%m-%d %H:%M:%S}"
+        lines.append(
+            f"{stamp} [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: "
+            f"{(steps + accepted) / EVERY_S:.1f} tokens/s, Running: {n} reqs, Waiting: 0 reqs, GPU KV cache usage: 10.0%, "
+            "Prefix cache hit rate: 0.0%"
+        )
+        if now:
+            rates = ", ".join(f"{c / steps:.3f}" for c in [*counts, *[0] * (gamma - now)])
+            lines.append(
+                f"{stamp} [metrics.py:120] SpecDecoding metrics: Mean acceptance length: {1 + accepted / steps:.2f}, "
+                f"Accepted throughput: {accepted / EVERY_S:.2f} tokens/s, Drafted throughput: "
+                f"{steps * gamma / EVERY_S:.2f} tokens/s, Accepted: {accepted} tokens, Drafted: {steps * gamma} tokens, "
+                f"Per-position acceptance rate: {rates}, Avg Draft acceptance rate: {100 * accepted / steps / gamma:.1f}%"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def vllm_metrics(
+    drafts: int,
+    at: Sequence[int],
+    slots: int,
+    requests: int,
+    *,
+    began: float = 1000.0,
+    cut: int = 0,
+    steps: int = 100,
+    model: str = "m",
+) -> str:
+    """vLLM's metrics, as they stand once so much was served."""
+    label, accepted = f'{{engine="0",model_name="{model}"}}', sum(at)
+    generated = slots + accepted + requests - cut
+    rows = {
+        "vllm:generation_tokens_total": generated, "vllm:generation_tokens_created": began,
+        "vllm:prompt_tokens_total": 100 * requests, "vllm:time_to_first_token_seconds_count": requests,
+        "vllm:inter_token_latency_seconds_count": slots, "vllm:inter_token_latency_seconds_sum": slots * 0.02,
+        "vllm:iteration_tokens_total_count": steps, "vllm:iteration_tokens_total_sum": 5 * steps,
+        "vllm:spec_decode_num_drafts_total": drafts, "vllm:spec_decode_num_draft_tokens_total": drafts * len(at),
+        "vllm:spec_decode_num_accepted_tokens_total": accepted, "vllm:num_requests_running": 0,
+    }  # fmt: skip
+    lines = ["# HELP vllm:generation_tokens_total Tokens.", "# TYPE vllm:generation_tokens_total counter"]
+    lines += [f"{name}{label} {float(value)}" for name, value in rows.items() if drafts or "spec_decode" not in name]
+    name = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    lines += [f'{name}{{engine="0",model_name="{model}",position="{i}"}} {float(n)}' for i, n in enumerate(at)]
+    return "\n".join(lines) + "\n"
