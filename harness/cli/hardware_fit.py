@@ -153,17 +153,14 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
 def _fitted(measured: Measured, profile: Profile, captured: int | None, step_tokens: int, watcher: Watcher) -> Calibration:
     from harness.hardware.calibration import calibrate
     from harness.hardware.terms import Base
-    from simulator.hardware.graphs import CAPTURED, capturing
+    from simulator.hardware.graphs import CAPTURED
     from simulator.simulation import ready
 
     ready(watcher.say)
     largest = captured or measured.captured
     if largest is None and (profile.launches or not profile.captured):
         watcher.say(f"note: captured sizes are taken to end at {CAPTURED}, as vLLM's do; --captured says otherwise")
-    kernels = 0
-    if profile.eager is None and profile.launches is not None:
-        kernels, profile = profile.launches.kernels, capturing(profile, largest or CAPTURED)
-    made = Base.of(profile, largest or CAPTURED, kernels, step_tokens)
+    made = Base.of(profile, largest or CAPTURED, step_tokens)
     return calibrate(measured.points, made, lambda done, total: watcher.advance("simulating what was measured", done, total))
 
 

@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from simulator.hardware.graphs import captured_sizes
-from simulator.hardware.profile import LAUNCH_S, Curve, DraftCurve, Profile
+from simulator.hardware.graphs import captured_sizes, capturing
+from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
 from simulator.setup import EngineLimits
 
@@ -102,16 +102,19 @@ class Base:
     """The engine's most tokens of a pass, prompts included."""
 
     @classmethod
-    def of(cls, profile: Profile, captured: int, kernels: int, step_tokens: int = EngineLimits().step_tokens) -> Base:
+    def of(cls, profile: Profile, captured: int, step_tokens: int = EngineLimits().step_tokens) -> Base:
         """A profile whose engine captures sizes up to `captured`, where it does not say itself.
 
         What launching takes is the least pass outside of captured sizes, where the profile knows one that is longer than
-        the largest inside, else `LAUNCH_S` for each of the kernels. A step with a prompt stays in its graph while it is no
-        larger than that, but for what the profile, or else a share of launching, adds to it.
+        the largest inside, else what is assumed of each of its kernels, if it says how many. A step with a prompt stays in
+        its graph while it is no larger than that, but for what the profile, or else a share of launching, adds to it.
         """
         if profile.eager is None or not profile.captured_tokens:
-            sizes, launch_s = profile.captured_tokens or captured_sizes(captured), LAUNCH_S * kernels
-            made = replace(profile, captured_tokens=sizes, eager=profile.verify)
+            launch_s = 0.0
+            if profile.launches is not None:
+                launch_s, profile = profile.launches.seconds, capturing(profile, captured)
+            sizes = profile.captured_tokens or captured_sizes(captured)
+            made = replace(profile, captured_tokens=sizes, eager=profile.verify, launches=None)
             return cls(made, launch_s, PROMPT_SHARE * launch_s, step_tokens=step_tokens)
         largest = profile.captured_tokens[-1]
         prompt_s = float(profile.eager.at([1])[0] - profile.verify.at([1])[0])

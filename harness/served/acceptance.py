@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 LABEL: Final = SERVED
 DRAWS: Final = 2000
 _SHIFT: Final = 0.02
-"""What averages of rounds may leave out of shorter drafts, whose rounds fall on easy requests more often: they gave up to 2 %
-more tokens on the bundled pair (`benchmarks/served_estimates.py`)."""
+"""What averages of rounds may leave out of shorter drafts, whose rounds fall on easy requests more often: they gave up to
+2 % more tokens on the bundled pair (`benchmarks/served_estimates.py`)."""
 _FEWEST: Final = 8
 """Requests, or stretches of a log, of which fewer say nothing of how they differ."""
 

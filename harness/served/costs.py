@@ -227,9 +227,9 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     from harness.hardware.calibration import calibrate
     from harness.hardware.loops import timed
     from harness.hardware.terms import TERMS, Base
-    from simulator.hardware.catalogue import kernels_of
+    from simulator.hardware.graphs import CAPTURED
 
-    base = Base.of(profile, 512, kernels_of(profile))
+    base = Base.of(profile, CAPTURED)
     points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
     try:
         found = calibrate(points, base)

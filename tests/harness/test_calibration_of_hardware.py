@@ -33,9 +33,8 @@ HEAD = "concurrency,drafter,drafted_tokens,accepted_length,prompt_tokens,output_
 LINE = [1, 8, 32, 64, 128]
 
 
-def base(kernels: int | None = None) -> Base:
-    assert PROFILE.launches is not None
-    return Base.of(PROFILE, 512, PROFILE.launches.kernels if kernels is None else kernels)
+def base(launched: bool = True) -> Base:
+    return Base.of(PROFILE if launched else replace(PROFILE, launches=None), 512)
 
 
 def drawn(seed: int) -> dict[TermName, float]:
@@ -68,8 +67,8 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
     """Simulated once for every part, and once with all of them together: the same times to a millionth."""
     [point] = points(f"{row}\n", tmp_path)
     factors = drawn(3)
-    parts = serve(point, base(0)).times(factors)
-    made = Base(with_factors(base(0), factors), 0, 0)
+    parts = serve(point, base(launched=False)).times(factors)
+    made = Base(with_factors(base(launched=False), factors), 0, 0)
     profile, units = made.profile, made.units
     alone = {"step": profile.overhead_s / units["step"], "request": profile.overhead_s_per_request / units["request"]}
     whole = serve(point, made).times(dict.fromkeys(TERMS, 1.0) | {"token": 0.0, "draft_pass": 0.0} | alone)  # type: ignore[arg-type]
@@ -136,7 +135,7 @@ def test_a_fitted_profile_is_a_base_again() -> None:
     """What it says of launching, of tokens outside and of prompts inside of captured sizes is read back."""
     factors = drawn(2)
     fitted_to = base()
-    again = Base.of(with_factors(fitted_to, factors), 512, 1)
+    again = Base.of(with_factors(fitted_to, factors), 512)
     units, before = again.units, fitted_to.units
     for name in ("launch", "eager_token", "prompt"):
         assert units[name] == pytest.approx(factors[name] * before[name], rel=0.05), (
@@ -285,10 +284,10 @@ def test_arrivals_are_a_queue_that_shares_the_server(rate: float, kind: str, tmp
     )
     [point] = read_measured(file).points
     factors = drawn(1)
-    loop = opened(point, base(0))
+    loop = opened(point, base(launched=False))
     setup = Setup(
-        load=Arrivals(rate), policy=point.policy, profile=with_factors(base(0), factors), seed=7, seconds=240 + 4000 / rate,
-        prompt_tokens=200, output_tokens=150, limits=EngineLimits(request_cap=1024), ramp=0.25,
+        load=Arrivals(rate), policy=point.policy, profile=with_factors(base(launched=False), factors), seed=7,
+        seconds=240 + 4000 / rate, prompt_tokens=200, output_tokens=150, limits=EngineLimits(request_cap=1024), ramp=0.25,
     )  # fmt: skip
     found = simulate(setup, recorded_of(point))
     assert loop.value("tpot_mean_ms", factors, 1) == pytest.approx(1e3 * found.means["tpot"], rel=0.05)
