@@ -245,6 +245,7 @@ print(found == list(range(9)), said)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_frozen_worker_is_replaced_and_finished_ones_are_left_alone() -> None:
     began = time.monotonic()

@@ -44,6 +44,7 @@ def test_dense_and_live_recording_agree_where_nothing_is_random(tmp_path: Path) 
     assert max(abs(ours - theirs) for (ours,), (theirs,) in pairs) < 1e-3
 
 
+@pytest.mark.slow
 def test_responses_of_another_engine_are_recorded(tmp_path: Path) -> None:
     """Fed its own responses from a file, a recording comes out the same; what does not fit is refused."""
     options = [

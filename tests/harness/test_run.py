@@ -141,6 +141,7 @@ def test_a_killed_worker_is_replaced_and_its_prompts_redone(reference: Path, tmp
     assert recorded(tmp_path) == recorded(reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_stopped_driver_resumes(how: signal.Signals, reference: Path, tmp_path: Path) -> None:
     run = start("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
@@ -182,6 +183,7 @@ def test_a_cluster_is_joined_and_left_running(reference: Path, tmp_path: Path) -
             cluster.terminate()
 
 
+@pytest.mark.slow
 def test_a_run_whose_pair_or_prompts_changed_does_not_resume(reference: Path, tmp_path: Path) -> None:
     shutil.copy(reference / "specyard.duckdb", tmp_path)
     resume = ["run", "--resume", "latest", "--out", str(tmp_path)]

@@ -82,6 +82,7 @@ def test_defaults_cover_what_can_be_and_say_what_cannot(out: Path) -> None:
     assert "h100/qwen3-4b (roofline)" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A small recording of the bundled pair: Eagle3 says nothing of itself, yet its drafts are cut where they get worse."""
