@@ -146,6 +146,20 @@ def change(root: Path, page: str) -> None:
             (root / name).write_text(text, encoding="utf-8")
 
 
+def test_what_the_page_adds_fits_where_it_says(tmp_path: Path) -> None:
+    """Every hunk stands once in its file, and what comes of all of them is Python."""
+    here = Path(__file__).parents[1]
+    names = set(re.findall(r"^--- (\S+)$", ADDED, re.MULTILINE))
+    assert len(names) > 5
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(here / name, tmp_path / name)
+    change(tmp_path, ADDED)
+    for name in names:
+        if name.endswith(".py"):
+            compile((tmp_path / name).read_text(encoding="utf-8"), name, "exec")
+
+
 @pytest.mark.slow
 def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
     """All of it at once, in a copy of the package: the files, the lines, then the commands, as they stand there."""

@@ -22,7 +22,7 @@ class GrowingText(Protocol):
         """One token more."""
 
     def follow(self, gamma: int) -> list[int]:
-        """The draft after the last token: at most γ tokens, or none."""
+        """The draft after the last token: at most γ tokens, or an empty list."""
 
 
 class TextState:
@@ -88,6 +88,10 @@ class TextDrafter(ABC):
 
     def _draft(self, text: GrowingText) -> list[int]:
         draft = text.follow(self.gamma)
+        if not isinstance(draft, list) or not all(type(token) is int for token in draft):
+            raise InputError(
+                f"drafter {self.kind}: its text drafts {draft!r:.60}; a list of token ids, or an empty one, is needed"
+            )
         if len(draft) > self.gamma:
             raise InputError(
                 f"drafter {self.kind}: its text drafts {len(draft)} tokens where at most {self.gamma} are asked for"

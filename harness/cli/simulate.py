@@ -84,12 +84,15 @@ def simulate(
     as_json: options.AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""
+    from simulator.errors import InputError
     from simulator.policies import PolicySpec, policies_of
 
     with user_errors("harness"):
         if resume is not None:
             options.check_resumed(context)
         options.check_void_of_loads(context, {"share": "sla", "router": "replicas"})
+        if decision_draws == 0 and against is not None:
+            raise InputError("--decision-draws 0: --against compares draws; give some, or leave it out")
         if decision_draws == 0:
             options.check_void(context, {}, apart={"engine": "decision_draws"})
         policies = policies_of(options.listed(policy))
@@ -131,6 +134,9 @@ def simulate(
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
+        wrong = [row["error"] for row in store.simulations(sweep_id)]
+        if wrong and all(wrong):
+            raise InputError(f"sweep {sweep_id}: nothing could be simulated: {wrong[0]}")
 
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:

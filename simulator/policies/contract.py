@@ -9,6 +9,7 @@ position at a time, and what is admitted stays admitted.
 
 from __future__ import annotations
 
+import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -137,6 +138,7 @@ class StepView:
 
     def drafted(self, request: int) -> int:
         """Positions that can be admitted."""
+        self._check_request(request)
         return self._drafted[request]
 
     def admitted(self, request: int) -> int:
@@ -144,16 +146,29 @@ class StepView:
         return self._admitted[request]
 
     def admit(self, request: int, count: int = 1) -> None:
-        """Admit the next `count` positions of a request, for good."""
+        """Admit the next `count` positions of a request, for good. Raises ValueError for what is no request or no count."""
+        self._check_request(request)
+        if isinstance(count, bool) or not hasattr(count, "__index__"):
+            raise ValueError(f"admits {count!r} positions of request {request}; it must be a whole number")
         if not 0 <= count <= self._drafted[request] - self._admitted[request]:
             raise CausalityError(
                 f"{self._policy.name}: admits {count} more positions of a request that has "
                 f"{self._drafted[request] - self._admitted[request]} left"
             )
-        self._admitted[request] += count
+        self._admitted[request] += operator.index(count)
+
+    def _check_request(self, request: int) -> None:
+        if isinstance(request, bool) or not hasattr(request, "__index__") or not 0 <= request < len(self._drafted):
+            raise ValueError(f"asks for request {request!r} of a step that has {len(self._drafted)}, counted from 0")
 
     def confidence(self, request: int, position: int) -> float:
-        """c of a position, counted from 1, once all positions before it are admitted."""
+        """c of a position, counted from 1, once all positions before it are admitted.
+
+        Raises ValueError where the policy does not say that it reads them.
+        """
+        if not self._policy.reads_confidences:
+            raise ValueError("reads confidences, which not every drafter has: its class must say `reads_confidences = True`")
+        self._check_request(request)
         if position < 1:
             raise CausalityError(f"{self._policy.name}: asks for position {position}; positions are counted from 1")
         if position > self._admitted[request] + 1:

@@ -188,7 +188,7 @@ class PolicySpec:
         Raises InputError where it needs a cost and there is none.
         """
         if self.needs_cost and cost is None:
-            raise InputError(f"policy {self}: decides by what a step costs; name a hardware profile")
+            raise InputError(f"policy {self}: decides by what a step costs, which a replay does not know; simulate it")
         if cost is not None and cost.eager_s_per_token:  # engines time passes without prompts
             cost = cost._replace(eager_s_per_token=0.0)
         if self.own is not None:

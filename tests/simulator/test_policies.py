@@ -248,6 +248,7 @@ class Asking(Policy):
     question: Any
 
     name = "asking"
+    reads_confidences = True
 
     def admit(self, step: StepView) -> None:
         self.question(step)
@@ -278,6 +279,28 @@ def test_the_contract_refuses(question: Any, why: str) -> None:
         verify_lengths(policy, step_for(policy))
 
 
+class AskingWithout(Asking):
+    reads_confidences = False
+
+
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [
+        (lambda s: s.admit(0, 1.5), "admits 1.5 positions of request 0; it must be a whole number"),
+        (lambda s: s.admit(0, True), "must be a whole number"),
+        (lambda s: s.admit(-1), "request -1 of a step that has 1"),
+        (lambda s: s.drafted(1), "request 1 of a step that has 1"),
+        (lambda s: s.admit(0.0), "request 0.0 of a step"),
+        (lambda s: s.confidence(0, 1), "must say `reads_confidences = True`"),
+        (lambda s: s.survival(0, 1), "must say `reads_confidences = True`"),
+    ],
+)
+def test_what_is_no_request_and_no_count_is_told(question: Any, why: str) -> None:
+    policy = AskingWithout(question)
+    with pytest.raises(ValueError, match=why):
+        verify_lengths(policy, step_for(policy))
+
+
 def test_the_past_is_shown_as_far_as_it_was_verified() -> None:
     seen: list[Any] = []
     policy = Asking(lambda s: seen.extend([s.past(0), s.past(0, 2)]))
@@ -297,7 +320,7 @@ def test_the_past_is_shown_as_far_as_it_was_verified() -> None:
         ("fixed:x", "is written fixed:K"),
         ("fixed:-1", "k must be 0 or more"),
         ("threshold:1.5", "from 0 to 1"),
-        ("prefix_scheduler", "name a hardware profile"),
+        ("prefix_scheduler", "which a replay does not know; simulate it"),
         ("prefix_scheduler:", "is written prefix_scheduler$"),
         ("k_by_batch:8", "is written k_by_batch"),
         ("k_by_batch:8=3/8=2", "must rise"),

@@ -70,7 +70,9 @@ def test_what_is_known_of_a_policy_without_a_cost_is_what_it_does_with_one(text:
     for drafting in DRAFTINGS:
         assert replays_exactly(spec, drafting) == replays_exactly(made, drafting)
     if spec.needs_cost:
-        with pytest.raises(InputError, match=f"policy {text}: decides by what a step costs; name a hardware profile"):
+        with pytest.raises(
+            InputError, match=f"policy {text}: decides by what a step costs, which a replay does not know; simulate it"
+        ):
             spec.bind()
     else:
         assert spec.bind() == made
