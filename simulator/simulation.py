@@ -14,7 +14,7 @@ from simulator.engine.compilation import heard
 from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
 from simulator.engine.reference import Reference
 from simulator.engine.rules import COMPILED, Rule, rule_of
-from simulator.engine.state import ROW, TOTALS, Limits, Records, State, Tables, new_state, with_more_jobs
+from simulator.engine.state import ROW, TOTALS, Ints, Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.load import RecordedArrivals
@@ -177,7 +177,7 @@ def simulate(
         done = np.concatenate(rows)
         rows.clear()
         end_s = until_s if more else max(simulator.clock_s, last_s)
-        ledger.close_slice(simulator.totals, done, (end_s - last_s) * replicas)
+        ledger.close_slice(simulator.totals, done, (end_s - last_s) * replicas, simulator.bursts)
         last_s = end_s
         if on_rows is not None:
             on_rows(done)
@@ -261,6 +261,11 @@ class Simulator:
     def totals(self) -> Records:
         """Sums so far, one of `simulator.engine.state.TOTALS`."""
         return self.state.totals
+
+    @property
+    def bursts(self) -> Ints:
+        """How often users waited so long between bursts so far; see `simulator.engine.state.State`."""
+        return self.state.bursts
 
     @property
     def clock_s(self) -> float:
@@ -365,6 +370,11 @@ class SlowSimulator:
     def totals(self) -> Records:
         """See `Simulator`."""
         return np.array([tuple(self._engine.totals.values())], TOTALS)
+
+    @property
+    def bursts(self) -> Ints:
+        """See `Simulator`."""
+        return self._engine.bursts
 
     @property
     def clock_s(self) -> float:

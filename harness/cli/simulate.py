@@ -244,8 +244,9 @@ def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
 
 
 Cell = Callable[["Simulation"], str]
-_FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
-_LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
+_TPOT, _BURSTS = "TPOT p50/90/99", "bursts p50/90/99 ms"
+_FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", _TPOT, _BURSTS, "τ", "budget")
+_LEAST_FIRST = (_TPOT, _BURSTS, "budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
 """What goes where a terminal is too narrow."""
 _DOLLARS = "$ / M tokens"
 
@@ -303,11 +304,18 @@ def _simulation_cells(r: Simulation, plan: SweepPlan) -> list[str]:
     ttft = [None if overload else r.quantiles[q] for q in ("p50_ttft", "p95_ttft")]
     cells = [r.told("throughput", ",.0f"), r.told("tps", ".1f")]
     cells += ["grows" if overload else "–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
+    cells += [_quantiles(r, "tpot"), _quantiles(r, "burst")]
     cells += ["–" if figure is None else f"{figure:.2f}" for figure in (r.tau, r.budget)]
     for promise in promises(plan.slas):
         verdict = r.slas.get(promise.name) if _tells(r, plan) else None
         cells.append("overload ✗" if overload else promise.attained(r.attained.get(promise.name), verdict))
     return cells
+
+
+def _quantiles(r: Simulation, of: str) -> str:
+    """Milliseconds that half, 90 and 99 of 100 do not exceed; a dash where nobody knows, as in older databases."""
+    known = [t for q in (50, 90, 99) if (t := r.quantiles.get(f"p{q}_{of}")) is not None]
+    return "/".join(f"{1e3 * t:.3g}" for t in known) if len(known) == 3 else "–"
 
 
 def _cost_columns(plan: SweepPlan, rows: Sequence[Simulation], decided: Mapping[Load, Decision]) -> dict[str, Cell]:
