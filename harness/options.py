@@ -62,6 +62,12 @@ DraftsChosen = Annotated[
 RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join.")]
 
 ThinkSeconds = Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")]
+Requests = Annotated[
+    int | None, typer.Option(help="Requests that users ask in all, as a benchmark's client; by default without end.")
+]
+Staggered = Annotated[
+    bool, typer.Option("--staggered", help="Those users begin spread over the time of an answer, not all at once.")
+]
 Rates = Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")]
 Cv = Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")]
 Arrivals = Annotated[
@@ -133,12 +139,14 @@ def profile_of(
 
 def loads_of(
     concurrency: list[str] | None, think_s: float, rate: list[str] | None, cv: float, arrivals: Sequence[Path] | None,
-    speed: float, say: Callable[[str], None],
+    speed: float, say: Callable[[str], None], requests: int | None = None, staggered: bool = False,
 ) -> list[Load]:  # fmt: skip
     """The loads that are asked for, at least one. Raises InputError; `say` hears how they were read."""
     from simulator.load import loads
 
-    found = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say)
+    found = loads(
+        joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say, requests=requests, staggered=staggered
+    )
     if not found:
         raise InputError("name a load: --concurrency, --rate or --arrivals")
     return found
@@ -160,7 +168,9 @@ def check_resumed(context: typer.Context) -> None:
 
 LENGTHS = ("prompt_tokens", "output_tokens")
 """Parameters that say what recorded arrivals say themselves."""
-OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
+OF_LOADS = {
+    "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals"
+}  # fmt: skip
 """What parameters say something about which loads."""
 
 

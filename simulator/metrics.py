@@ -171,23 +171,24 @@ class Outcome:
         return self.keeps_up is not False and all(self.slas.values())
 
 
-Kind = Literal["closed", "open", "recorded"]
-"""A kind of load: users who wait for answers, arrivals without end, or recorded ones until all are served."""
+Kind = Literal["closed", "open", "recorded", "finite"]
+"""A kind of load: users who wait for answers, arrivals without end; recorded ones, or users who ask so much in all, until
+all are served."""
 
 
 def outcome(
     ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int, beginning: int = 0
 ) -> Outcome:
-    """The figures of a finished simulation under a kind of load; recorded arrivals have no warm-up.
+    """The figures of a finished simulation under a kind of load; loads that end have no warm-up.
 
     `arriving` slices are those in which requests could arrive, `beginning` those in which users begin, no more than half.
     """
-    endless = load != "recorded"
+    endless = load in ("closed", "open")
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
     skip = max(_warm_up(ledger.slices, rates), beginning) if endless else 0
     kept = _Window(ledger.slices[skip:])
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
-    keeps_up = Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
+    keeps_up = load == "finite" or Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
     stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
     shared = [sla for sla in ledger.slas if sla.share is not None]
     attained = {name: kept.attained(name) for name in [*map(str, shared), *(promise.name for promise in promises(shared))]}
@@ -359,7 +360,7 @@ def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
 
 def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, finished: int, load: Kind) -> list[str]:
     found = []
-    more = "record a longer log" if load == "recorded" else "simulate longer"
+    more = {"recorded": "record a longer log", "finite": "give more --requests"}.get(load, "simulate longer")
     if keeps_up is False and load == "recorded":
         found.append("overload: the queue was still growing when the last request came; more of the same would wait longer")
     elif keeps_up is False:
@@ -370,7 +371,7 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
         found.append("too short to tell whether it keeps up with what arrives; " + more)
     if finished < FEW:
         found.append(f"fewer than {FEW} requests finished: quantiles mean little; {more}")
-    if load != "recorded" and not throughput.half_width <= 0.02 * throughput.value:
+    if load in ("closed", "open") and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
     return found
 

@@ -39,6 +39,8 @@ def simulate(
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: options.ThinkSeconds = 0.0,
+    requests: options.Requests = None,
+    staggered: options.Staggered = False,
     rate: options.Rates = None,
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
@@ -114,7 +116,7 @@ def simulate(
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,

@@ -31,6 +31,8 @@ def search(
         typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
     ] = None,
     think_s: options.ThinkSeconds = 0.0,
+    requests: options.Requests = None,
+    staggered: options.Staggered = False,
     rate: options.Rates = None,
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
@@ -103,7 +105,7 @@ def search(
             else:
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
