@@ -16,7 +16,7 @@ CHUNK = 8192
 
 
 def requests(mix: Mix, load: Load, rng: np.random.Generator) -> Iterator[Records]:
-    """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded, or users ask."""
+    """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded or asked."""
     of_response, arrivals, thoughts = rng.spawn(3)
     p, (prompt, output) = mix.probabilities(), mix.lengths()
     cumulative = np.cumsum(p)
