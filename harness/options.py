@@ -35,6 +35,9 @@ ModelFile = Annotated[
     typer.Option("--model", help="The target's config.json, or its folder: --hardware then names a device, as l40s."),
 ]
 TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that share the model, of a modelled profile.")]
+Gpus = Annotated[
+    int | None, typer.Option(help="GPUs in all, of a modelled profile: --replicas of --tp each; one of the two follows.")
+]
 Weights = Annotated[Literal["bf16", "fp8", "fp4"] | None, typer.Option(help="Format of weights, of a modelled profile.")]
 KvFormat = Annotated[
     Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
@@ -135,6 +138,24 @@ def profile_of(
     if tp is not None and not 1 <= tp <= MOST_GPUS:
         raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
     return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv, captured=captured))
+
+
+def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replicas: int) -> tuple[int | None, int]:
+    """(GPUs of a replica, replicas) where so many GPUs are given in all. Raises InputError where they do not share out."""
+    if gpus is None:
+        return tp, replicas
+    if gpus < 1:
+        raise InputError(f"--gpus {gpus}: must be 1 or more")
+    given = given_options(context)
+    if "replicas" not in given:
+        each = gpus if tp is None else tp
+        if each < 1 or gpus % each:
+            raise InputError(f"--gpus {gpus}: is no multiple of --tp {each}")
+        return each, gpus // each
+    if replicas < 1 or gpus % replicas or tp not in (None, gpus // replicas):
+        told = f"--replicas {replicas}" + ("" if tp is None else f" of --tp {tp} each")
+        raise InputError(f"--gpus {gpus}: cannot be {told}; leave one of them out")
+    return gpus // replicas, replicas
 
 
 def loads_of(

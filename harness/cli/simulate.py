@@ -32,6 +32,7 @@ def simulate(
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
     model: options.ModelFile = None,
+    gpus: options.Gpus = None,
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
@@ -112,6 +113,7 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
+                tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile = options.profile_of(hardware, model, tp, weights, kv, captured)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)

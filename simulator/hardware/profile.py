@@ -173,6 +173,8 @@ class Profile:
     it does not fit. Those that are not named take no memory, or it is not known."""
     verify: Curve
     """The target pass over B tokens, contexts left out."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Number formats of `weights` and `cache` that are not the checkpoint's own, as fp8: what is served is made so."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
     """By drafter: its own name, or its kind. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
     free_drafters: tuple[str, ...] = ()
@@ -225,6 +227,8 @@ class Profile:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
+        if unknown := sorted(set(self.formats) - {"weights", "cache"}):
+            raise ValueError(f"formats: there are weights and cache, not {unknown[0]}")
         if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
             raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
         for name in ("idle_share", "deciding_share"):
@@ -358,7 +362,7 @@ def dump_profile(profile: Profile) -> str:
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
     for name in (
-        "eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s", "idle_share", "deciding_share",
+        "eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s", "idle_share", "deciding_share", "formats",
     ):  # fmt: skip
         if not content[name]:
             del content[name]
@@ -437,6 +441,12 @@ _JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
     "Source": (lambda v: v in get_args(Source), f"one of {', '.join(get_args(Source))}"),
 }
+
+
+def formats_told(profile: Profile) -> str:
+    """The number formats of a profile that are not the checkpoint's own, in words; empty where all are."""
+    words = {"weights": "{} weights", "cache": "{} keys and values"}
+    return " and ".join(words[what].format(kind) for what, kind in profile.formats.items())
 
 
 def same_model(one: str, other: str) -> bool:

@@ -22,6 +22,7 @@ def search(
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
     model: options.ModelFile = None,
+    gpus: options.Gpus = None,
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
@@ -103,6 +104,7 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
+                tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
                 asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
