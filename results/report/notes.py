@@ -128,7 +128,7 @@ def model_notice(profile: Profile, run: Provenance | None) -> list[str]:
     found = []
     if formats:
         found.append(
-            f"The hardware profile {profile.name} is of {formats}, which the checkpoint has not of itself: what was recorded "
+            f"The hardware profile {profile.name} is of {formats}, which are not the checkpoint's own: what was recorded "
             "may be accepted otherwise."
         )
     if same_model(profile.model, target):
