@@ -121,9 +121,12 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
     tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]
     beyond = (0.01 * rng.random(2) * rng.integers(0, 2, 2)).tolist()
     widening = 0.01 * rng.random(gamma + 3) if rng.random() < 0.5 else np.zeros(2)
-    padded, shares = bool(rng.integers(0, 2)), (0.2 * rng.random(2) * rng.integers(0, 2, 2)).tolist()
-    graphs = [0.001 * rng.random(), int(rng.choice([0, tokens // 4, tokens]))]
-    return StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, padded, *graphs, *shares])
+    cost = StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, bool(rng.integers(0, 2))])
+    variety_s, idle, deciding = (0.2 * rng.random(3) * rng.integers(0, 2, 3)).tolist()
+    return cost._replace(
+        eager_s_per_token=0.001 * rng.random(), captured=rng.choice([0, tokens // 4, tokens]), variety_s=variety_s,
+        idle_share=idle, deciding_share=deciding,
+    )  # fmt: skip
 
 
 def some_requests(rng: np.random.Generator, trace: Trace, count: int, *, as_recorded: bool) -> Records:
