@@ -408,8 +408,11 @@ def fitting(needs: Mapping[str, int], expendable: Sequence[str], width: int) -> 
 
 def say_model(store: Store, run_id: str, profile: Profile, watcher: Watcher) -> None:
     """A profile of another model than was recorded is a question one may ask, but not by accident."""
-    from simulator.hardware.profile import same_model
+    from simulator.hardware.profile import formats_told, same_model
 
-    target = str(store.run(run_id)["target"].get("source", ""))
+    recorded = store.run(run_id)["target"]
+    target = str(recorded.get("source", ""))
+    if (told := formats_told(profile)) and (kind := recorded.get("dtype")):
+        watcher.say(f"note: profile {profile.name} is of {told}, the traces were recorded in {kind}: acceptance may differ")
     if not same_model(profile.model, target):
         watcher.say(f"note: profile {profile.name} is of {profile.model}, the traces are of {target}")

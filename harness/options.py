@@ -35,6 +35,9 @@ ModelFile = Annotated[
     typer.Option("--model", help="The target's config.json, or its folder: --hardware then names a device, as l40s."),
 ]
 TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that share the model, of a modelled profile.")]
+Gpus = Annotated[
+    int | None, typer.Option(help="GPUs in all, of a modelled profile: --replicas of --tp each; one of the two follows.")
+]
 Weights = Annotated[Literal["bf16", "fp8", "fp4"] | None, typer.Option(help="Format of weights, of a modelled profile.")]
 KvFormat = Annotated[
     Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
@@ -62,6 +65,12 @@ DraftsChosen = Annotated[
 RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join.")]
 
 ThinkSeconds = Annotated[float, typer.Option(help="Mean pause of a user between an answer and the next request.")]
+Requests = Annotated[
+    int | None, typer.Option(help="Requests that users ask in all, as a benchmark's client; by default without end.")
+]
+Staggered = Annotated[
+    bool, typer.Option("--staggered", help="Those users begin spread over the time of an answer, not all at once.")
+]
 Rates = Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")]
 Cv = Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")]
 Arrivals = Annotated[
@@ -131,14 +140,34 @@ def profile_of(
     return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv, captured=captured))
 
 
+def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replicas: int) -> tuple[int | None, int]:
+    """(GPUs of a replica, replicas) where so many GPUs are given in all. Raises InputError where they do not share out."""
+    if gpus is None:
+        return tp, replicas
+    if gpus < 1:
+        raise InputError(f"--gpus {gpus}: must be 1 or more")
+    given = given_options(context)
+    if "replicas" not in given:
+        each = gpus if tp is None else tp
+        if each < 1 or gpus % each:
+            raise InputError(f"--gpus {gpus}: is no multiple of --tp {each}")
+        return each, gpus // each
+    if replicas < 1 or gpus % replicas or tp not in (None, gpus // replicas):
+        told = f"--replicas {replicas}" + ("" if tp is None else f" of --tp {tp} each")
+        raise InputError(f"--gpus {gpus}: cannot be {told}; leave one of them out")
+    return gpus // replicas, replicas
+
+
 def loads_of(
     concurrency: list[str] | None, think_s: float, rate: list[str] | None, cv: float, arrivals: Sequence[Path] | None,
-    speed: float, say: Callable[[str], None],
+    speed: float, say: Callable[[str], None], requests: int | None = None, staggered: bool = False,
 ) -> list[Load]:  # fmt: skip
     """The loads that are asked for, at least one. Raises InputError; `say` hears how they were read."""
     from simulator.load import loads
 
-    found = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say)
+    found = loads(
+        joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say, requests=requests, staggered=staggered
+    )
     if not found:
         raise InputError("name a load: --concurrency, --rate or --arrivals")
     return found
@@ -160,7 +189,9 @@ def check_resumed(context: typer.Context) -> None:
 
 LENGTHS = ("prompt_tokens", "output_tokens")
 """Parameters that say what recorded arrivals say themselves."""
-OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
+OF_LOADS = {
+    "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals"
+}  # fmt: skip
 """What parameters say something about which loads."""
 
 

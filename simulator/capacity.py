@@ -116,6 +116,8 @@ def too_few(finished: int, slas: Sequence[Sla], load: Load, seconds: float) -> s
     wanted = needed(slas)
     few = f"only {counted(finished, 'request')}" if finished else "no request"
     said = f"{few} finished, and it takes {wanted} to tell"
+    if load.users is not None and load.ends:
+        return f"{said}: give --requests {wanted} or more"
     if isinstance(load, RecordedArrivals):
         return f"{said}: give a log of {wanted} requests or more"
     if not finished:

@@ -19,8 +19,10 @@ from simulator.errors import InputError
 from simulator.memory import check_memory, jobs_of
 from simulator.numbers import counted, written
 
-USAGE = "users:N[/THINK_S], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
+USAGE = "users:N[/THINK_S][#REQUESTS[+staggered]], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
 """How loads are written."""
+_MOST_REQUESTS = 100_000_000
+"""That users ask in all."""
 _MOST_PER_S = 10_000_000
 """Requests a second that users may ask for: beyond, a queue fills any memory within a simulated second."""
 _DIGITS = 16
@@ -37,9 +39,15 @@ class Load(ABC):
     rate_per_s: float | None
     """Requests a second of an open loop; None where there is no such rate."""
 
+    @property
+    def ends(self) -> bool:
+        """Whether it ends by itself, when all that was asked is answered; else it is simulated as long as somebody says."""
+        return False
+
     @staticmethod
     def parse(text: str) -> Load:
-        """A load as users write it: users:64, users:64/2.5 (mean think seconds), rate:5, rate:5/2 (cv), file:PATH[@SPEED].
+        """A load as users write it: users:64, users:64/2.5 (mean think seconds), users:64#880 (requests in all), rate:5,
+        rate:5/2 (cv), file:PATH[@SPEED].
 
         No file is read yet. Raises InputError.
         """
@@ -47,7 +55,7 @@ class Load(ABC):
         first, _, second = rest.partition("/")
         try:
             if kind == "users":
-                return Users(int(first), float(second or 0))
+                return _users(rest)
             if kind == "rate":
                 return Arrivals(float(first), float(second or 1))
             if kind == "file" and rest:
@@ -96,21 +104,45 @@ class Users(Load):
     users: int
     think_s: float = 0.0
     """Mean of the exponential pause between an answer and the next request."""
+    requests_in_all: int | None = None
+    """What they ask together, as a benchmark's client does, until the last answer; None asks without end."""
+    staggered: bool = False
+    """Whether they begin spread over the time of an answer without speculation, where they come to an end; else at once."""
 
     def __post_init__(self) -> None:
         if self.users < 1 or not 0 <= self.think_s < float("inf"):
             raise ValueError("users must be 1 or more, think_s 0 or more")
+        if self.requests_in_all is not None and not 1 <= self.requests_in_all <= _MOST_REQUESTS:
+            raise ValueError(f"requests in all must be from 1 to {_MOST_REQUESTS:,}")
+        if self.staggered and self.requests_in_all is None:
+            raise ValueError("users who ask without end begin one after the other anyway")
+
+    @property
+    def ends(self) -> bool:
+        return self.requests_in_all is not None
 
     def __str__(self) -> str:
-        return f"users:{self.users}/{written(self.think_s)}"
+        asked = "" if self.requests_in_all is None else f"#{self.requests_in_all}{'+staggered' if self.staggered else ''}"
+        return f"users:{self.users}/{written(self.think_s)}{asked}"
 
     @property
     def label(self) -> str:
         thinking = f" thinking {written(self.think_s)} s" if self.think_s else ""
-        return f"{counted(self.users, 'user')}{thinking}"
+        asked = "" if self.requests_in_all is None else f", {counted(self.requests_in_all, 'request')} in all"
+        return f"{counted(self.users, 'user')}{thinking}{asked}"
 
     def times(self, factor: float) -> Users:
-        return Users(max(1, round(self.users * factor)), self.think_s)
+        return replace(self, users=max(1, round(self.users * factor)))
+
+
+def _users(text: str) -> Users:
+    """Users as they write themselves, from behind the colon. Raises ValueError."""
+    who, many, asked = text.partition("#")
+    count, _, think = who.partition("/")
+    number, _, how = asked.partition("+")
+    if how not in ("", "staggered"):
+        raise ValueError(f"{how}: users begin all at once, or staggered")
+    return Users(int(count), float(think or 0), int(number) if many else None, bool(how))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +187,10 @@ class RecordedArrivals(Load):
     def of(cls, file: Path, speed: float = 1.0) -> RecordedArrivals:
         """The arrivals of a file as it is now. Raises ValueError for a wrong speed, OSError without a file."""
         return cls(file.resolve(), speed, _digest(file.read_bytes()))
+
+    @property
+    def ends(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         if not 0 < self.speed < float("inf"):
@@ -265,21 +301,29 @@ def loads(
     arrivals: Sequence[Path] = (),
     speed: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    requests: int | None = None,
+    staggered: bool = False,
 ) -> list[Load]:
     """The loads of a command line: users, rates, recorded arrivals. Raises InputError.
 
-    `say` hears how a file of arrivals was read, and weights that were not shares of 1.
+    `say` hears how a file of arrivals was read, and weights that were not shares of 1. `requests` is what users ask in all,
+    None without end.
     """
+    if requests is not None and not 1 <= requests <= _MOST_REQUESTS:
+        raise InputError(f"--requests {requests}: must be from 1 to {_MOST_REQUESTS:,}")
     for name, value in {"--think-s": think_s, "--cv": cv}.items():
         if not 0 <= value < math.inf:
             raise InputError(f"{name} {value:g}: must be 0 or more")
     found: list[Load] = []
     if users and "=" in users:
+        if requests is not None:
+            raise InputError("--requests: is of users of one load, not of loads with weights; give them apart: 8,64")
         several = _weighted("--concurrency", users, lambda n: Users(int(n), think_s), say)
         _check_users("--concurrency", max(load.users or 0 for load, _ in several.parts))
         found = [several]
     else:
-        found = [Users(n, think_s) for n in counts("--concurrency", users)]
+        found = [Users(n, think_s, requests, staggered) for n in counts("--concurrency", users)]
     if rate and "=" in rate:
         found.append(_weighted("--rate", rate, lambda r: _arriving(rate, r, cv), say))
     elif rate:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine.state import TOTALS, Records
+from simulator.engine.state import BINS, GROWTH, LEAST, TOTALS, Records
 from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
@@ -28,8 +28,6 @@ Requests that stay for more than this share of half a run have not shown yet wha
 FEW = 100
 """Finished requests with fewer of which quantiles mean little."""
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
-_LEAST, _GROWTH, _BINS = 1e-6, np.log(1.01), 2777
-"""Histograms: from a microsecond to a million seconds."""
 _WHOLE = sum(TOTALS[name].kind == "i" for name in TOTALS.names or ())
 """Fields of `TOTALS` that are whole numbers; they come first."""
 
@@ -44,8 +42,10 @@ class Slice:
     """Replica-seconds."""
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MEASURES), np.int64))
     sums: Floats = field(default_factory=lambda: np.zeros(len(MEASURES)))
-    histograms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(MEASURES), _BINS), np.int64))
+    histograms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(MEASURES), BINS), np.int64))
     """Histograms, [measures, bins]; they, `counts` and `sums`, [measures], are of requests that finished in the slice."""
+    bursts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    """Times between bursts of tokens, as a histogram, [bins]."""
     finished: int = 0
     good: int = 0
     good_tokens: int = 0
@@ -61,14 +61,17 @@ class Ledger:
         self.slas = slas
         self.slices: list[Slice] = []
         self._before = np.zeros(1, TOTALS)
+        self._bursts_before = np.zeros(BINS, np.int64)
 
-    def close_slice(self, totals: Records, rows: Records, seconds: float) -> None:
-        """The slice ends: `totals` so far, requests finished in it, replica-seconds it lasted."""
+    def close_slice(self, totals: Records, rows: Records, seconds: float, bursts: npt.NDArray[np.int64]) -> None:
+        """The slice ends: `totals` so far, requests finished in it, replica-seconds it lasted, and times between bursts so
+        far."""
         change = totals.copy()
         change.view(np.int64)[:_WHOLE] -= self._before.view(np.int64)[:_WHOLE]
         change.view(np.float64)[_WHOLE:] -= self._before.view(np.float64)[_WHOLE:]
         self._before = totals.copy()
-        here = Slice(change[0], seconds)
+        here = Slice(change[0], seconds, bursts=bursts - self._bursts_before)
+        self._bursts_before = bursts.copy()
         self.slices.append(here)
         if len(rows):
             self._take(here, rows)
@@ -125,7 +128,8 @@ class Outcome:
     tps: Estimate
     """Mean over users of (n − 1)/(last − first)."""
     quantiles: dict[str, float]
-    """p5_tps, p50_ttft, …: tps and times in seconds, also of e2e and tpot."""
+    """p5_tps, p50_ttft, …: tps and times in seconds, also of e2e and tpot, and of bursts (p50_burst): what a user waits from
+    some tokens to the next."""
     means: dict[str, float]
     """tps, ttft, tpot, e2e."""
     burst_s: float
@@ -167,23 +171,24 @@ class Outcome:
         return self.keeps_up is not False and all(self.slas.values())
 
 
-Kind = Literal["closed", "open", "recorded"]
-"""A kind of load: users who wait for answers, arrivals without end, or recorded ones until all are served."""
+Kind = Literal["closed", "open", "recorded", "finite"]
+"""A kind of load: users who wait for answers, arrivals without end; recorded ones, or users who ask so much in all, until
+all are served."""
 
 
 def outcome(
     ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int, beginning: int = 0
 ) -> Outcome:
-    """The figures of a finished simulation under a kind of load; recorded arrivals have no warm-up.
+    """The figures of a finished simulation under a kind of load; loads that end have no warm-up.
 
     `arriving` slices are those in which requests could arrive, `beginning` those in which users begin, no more than half.
     """
-    endless = load != "recorded"
+    endless = load in ("closed", "open")
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
     skip = max(_warm_up(ledger.slices, rates), beginning) if endless else 0
     kept = _Window(ledger.slices[skip:])
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
-    keeps_up = Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
+    keeps_up = load == "finite" or Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
     stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
     shared = [sla for sla in ledger.slas if sla.share is not None]
     attained = {name: kept.attained(name) for name in [*map(str, shared), *(promise.name for promise in promises(shared))]}
@@ -195,7 +200,7 @@ def outcome(
         finished=kept.finished,
         throughput=throughput,
         tps=kept.estimate(lambda w: w.mean("tps")),
-        quantiles={f"p{q:g}_{name}": v for name in MEASURES for q, v in zip(_PERCENT, kept.quantiles(name), strict=True)},
+        quantiles={f"p{q:g}_{name}": v for name in TIMED for q, v in zip(PERCENT, kept.quantiles(name), strict=True)},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
         tau=kept.estimate(lambda w: _ratio(w.total("committed"), w.total("rounds"))),
@@ -267,8 +272,11 @@ class Backlog:
         return None
 
 
-_PERCENT = (5.0, 50.0, 95.0, 99.0)
+PERCENT = (5.0, 50.0, 90.0, 95.0, 99.0)
 """Quantiles that are always of interest."""
+BURST = "burst"
+TIMED = (*MEASURES, BURST)
+"""What there are quantiles of."""
 
 
 class _Window:
@@ -289,13 +297,13 @@ class _Window:
         return _ratio(sum(s.sums[i] for s in self.slices), sum(s.counts[i] for s in self.slices))
 
     def quantiles(self, measure: str) -> list[float]:
-        """By `_PERCENT`, the middle of the bin below whose end so many percent of requests lie."""
-        i = MEASURES.index(measure)
-        reached = np.cumsum(sum((s.histograms[i] for s in self.slices), np.zeros(_BINS, np.int64)))
+        """By `PERCENT`, the middle of the bin below whose end so many percent of requests lie."""
+        counts = (s.bursts if measure == BURST else s.histograms[MEASURES.index(measure)] for s in self.slices)
+        reached = np.cumsum(sum(counts, np.zeros(BINS, np.int64)))
         if reached[-1] == 0:
-            return [math.nan for _ in _PERCENT]
-        found = np.searchsorted(reached, np.array(_PERCENT) / 100 * reached[-1], side="left")
-        return [float(v) for v in _LEAST * np.exp((found + 0.5) * _GROWTH)]
+            return [math.nan for _ in PERCENT]
+        found = np.searchsorted(reached, np.array(PERCENT) / 100 * reached[-1], side="left")
+        return [float(v) for v in LEAST * np.exp((found + 0.5) * GROWTH)]
 
     def attained(self, bounds: str) -> float:
         """Share of finished requests that kept them."""
@@ -352,7 +360,7 @@ def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
 
 def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, finished: int, load: Kind) -> list[str]:
     found = []
-    more = "record a longer log" if load == "recorded" else "simulate longer"
+    more = {"recorded": "record a longer log", "finite": "give more --requests"}.get(load, "simulate longer")
     if keeps_up is False and load == "recorded":
         found.append("overload: the queue was still growing when the last request came; more of the same would wait longer")
     elif keeps_up is False:
@@ -363,14 +371,14 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
         found.append("too short to tell whether it keeps up with what arrives; " + more)
     if finished < FEW:
         found.append(f"fewer than {FEW} requests finished: quantiles mean little; {more}")
-    if load != "recorded" and not throughput.half_width <= 0.02 * throughput.value:
+    if load in ("closed", "open") and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
     return found
 
 
 def _bin(values: Floats) -> npt.NDArray[np.int64]:
-    index = np.log(np.maximum(values, _LEAST) / _LEAST) / _GROWTH
-    return np.asarray(np.minimum(index, _BINS - 1), np.int64)
+    index = np.log(np.maximum(values, LEAST) / LEAST) / GROWTH
+    return np.asarray(np.minimum(index, BINS - 1), np.int64)
 
 
 def _ratio(top: float, bottom: float) -> float:

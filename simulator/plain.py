@@ -31,4 +31,4 @@ def capacity_of(profile: Profile, policy: PolicySpec, trace: Recording | Trace) 
 def cost_of(profile: Profile, policy: PolicySpec, trace: Recording | Trace, requests: int, tokens: int) -> StepCost:
     """A profile's tables for steps under a policy that walks a trace. Raises InputError; see `Profile.cost`."""
     drafter = NO_RECORDING.drafter if policy == NO_DRAFTER else trace.drafter
-    return profile.cost(drafter, trace.gamma, requests, tokens, kind=trace.kind)
+    return profile.cost(drafter, trace.gamma, requests, tokens, kind=trace.kind, decides=policy.reads_confidences)

@@ -11,7 +11,7 @@ import msgspec
 from simulator.capacity import crowded, falls_short, needed, share_low
 from simulator.configuration import Configuration
 from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sampled, Simulated, choose, decide, settle
-from simulator.load import Load, RecordedArrivals
+from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
 from simulator.plan import Plan
 from simulator.serving.command import Models, Serving, serve
@@ -138,7 +138,7 @@ def serving_of(
     return serve(
         engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
         step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
-        captured=plan.profile.captured,
+        captured=plan.profile.captured, formats=plan.profile.formats,
         most_running=plan.most_running, fields=fields,
     )  # fmt: skip
 
@@ -165,7 +165,11 @@ def draws_at_load(
 ) -> tuple[float, list[Draw]]:
     """Simulated seconds of a draw at a load, and the draws, where so many tokens come a second; see `seconds_for`."""
     each_s = seconds_for(load, throughput, seconds, answer_tokens, requests)
-    tokens = float(load.requests.output_tokens.sum()) if isinstance(load, RecordedArrivals) else each_s * throughput
+    tokens = each_s * throughput
+    if isinstance(load, RecordedArrivals):
+        tokens = float(load.requests.output_tokens.sum())
+    elif isinstance(load, Users) and load.requests_in_all is not None:
+        tokens = load.requests_in_all * answer_tokens
     return each_s, draws_for(tokens, count)
 
 
@@ -180,14 +184,14 @@ def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
 
 
 def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float, requests: float = 0) -> float:
-    """Simulated seconds of a draw, `seconds` at most; recorded arrivals run until all are served.
+    """Simulated seconds of a draw, `seconds` at most; loads that end run until all are served.
 
     Args:
         throughput: tokens a second, of all GPUs and replicas.
         answer_tokens: of an answer, on average.
         requests: that have to finish in it, for its figures to tell anything.
     """
-    if isinstance(load, RecordedArrivals):
+    if load.ends:
         return seconds
     answers = max(ANSWERS * (load.users or 0), requests / (1 - RAMP))
     tokens = max(TOKENS, answers * answer_tokens)

@@ -16,19 +16,21 @@ CHUNK = 8192
 
 
 def requests(mix: Mix, load: Load, rng: np.random.Generator) -> Iterator[Records]:
-    """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded."""
+    """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded or asked."""
     of_response, arrivals, thoughts = rng.spawn(3)
     p, (prompt, output) = mix.probabilities(), mix.lengths()
     cumulative = np.cumsum(p)
     start_s, at = 0.0, 0
     recorded = load.requests if isinstance(load, RecordedArrivals) else None
-    while recorded is None or at < len(recorded.arrival_s):
+    asked = load.requests_in_all if isinstance(load, Users) else None if recorded is None else len(recorded.arrival_s)
+    while asked is None or at < asked:
         chunk = np.zeros(CHUNK, REQUEST)
         drawn = np.searchsorted(cumulative, of_response.random(CHUNK) * cumulative[-1], side="right")
         chunk["response"] = drawn
         chunk["prompt_tokens"], chunk["output_tokens"] = prompt[drawn], output[drawn]
         if isinstance(load, Users):
-            chunk["think_s"] = thoughts.exponential(load.think_s, CHUNK) if load.think_s else 0.0
+            chunk = chunk if asked is None else chunk[: asked - at]
+            chunk["think_s"] = thoughts.exponential(load.think_s, CHUNK)[: len(chunk)] if load.think_s else 0.0
         elif isinstance(load, Arrivals):
             gaps = _gaps(load, arrivals)
             chunk["arrival_s"] = start_s + np.cumsum(gaps)

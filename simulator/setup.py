@@ -71,7 +71,7 @@ class Setup:
     output_tokens: int | None = None
     """Lengths in place of the recorded ones."""
     seconds: float = 600.0
-    """Seconds of simulated time; recorded arrivals run until all are served."""
+    """Seconds of simulated time; loads that end run until all are served."""
     ramp: float = 0.05
     """Share of them in which the users of a closed loop begin, each at a random moment: all at once, answers of one length
     would stay in lockstep for ever."""

@@ -14,10 +14,10 @@ from simulator.engine.compilation import heard
 from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
 from simulator.engine.reference import Reference
 from simulator.engine.rules import COMPILED, Rule, rule_of
-from simulator.engine.state import ROW, TOTALS, Limits, Records, State, Tables, new_state, with_more_jobs
+from simulator.engine.state import ROW, TOTALS, Ints, Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
-from simulator.hardware.cost import StepCost
-from simulator.load import RecordedArrivals
+from simulator.hardware.cost import StepCost, StepLoad
+from simulator.load import RecordedArrivals, Users
 from simulator.metrics import Kind, Ledger, Outcome, outcome
 from simulator.mix import Mix
 from simulator.plain import capacity_of
@@ -130,12 +130,29 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
     policy = setup.policy.bind(believed)  # a bound knows the truth
     users = setup.load.users or 0
-    begin_s = np.sort(np.random.default_rng((setup.seed, users)).random(users) * setup.ramp * setup.seconds)
+    begin_s = np.sort(np.random.default_rng((setup.seed, users)).random(users) * _beginning_s(setup, trace, mix, cost))
     kv_tokens = limits.kv_capacity_tokens or capacity_of(setup.profile, setup.policy, trace)
     stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
     return simulator_for(policy)(
         recorded, policy, cost, limits, kv_tokens, stream, users=users, seed=setup.seed, on_rows=on_rows, begin_s=begin_s
     )
+
+
+def _beginning_s(setup: Setup, trace: Trace, mix: Mix, cost: StepCost) -> float:
+    """Seconds within which users of a closed loop begin."""
+    if not setup.load.ends:
+        return setup.ramp * setup.seconds
+    if not isinstance(setup.load, Users) or not setup.load.staggered:
+        return 0.0
+    return _answer_s(setup, trace, mix, cost)
+
+
+def _answer_s(setup: Setup, trace: Trace, mix: Mix, cost: StepCost) -> float:
+    """About what an answer takes without speculation, with as many requests beside it as the load has."""
+    running = setup.load.most_running(setup.limits.request_cap, setup.limits.replicas)
+    prompt, output = mix.mean_lengths()
+    load = StepLoad(running, context_tokens=round(running * (prompt + output / 2)))
+    return output * cost.seconds(load, 0, 0)
 
 
 def simulator_for(policy: Policy) -> type[Simulator] | type[SlowSimulator]:
@@ -162,8 +179,7 @@ def simulate(
         InputError: the setup cannot serve what is asked.
         AssertionError: tokens or requests were lost: the simulator is wrong.
     """
-    recorded_s = float(setup.load.requests.arrival_s[-1]) or 1.0 if isinstance(setup.load, RecordedArrivals) else None
-    endless, slice_s = recorded_s is None, (recorded_s or setup.seconds) / slices
+    endless, slice_s = not setup.load.ends, _expected_s(setup, recorded) / slices
     ledger, rows = Ledger(setup.slas), list[Records]()
     simulator = start(setup, recorded, rows.append)
     more, done_slices, last_s, until_s, replicas = True, 0, 0.0, 0.0, setup.limits.replicas
@@ -177,18 +193,31 @@ def simulate(
         done = np.concatenate(rows)
         rows.clear()
         end_s = until_s if more else max(simulator.clock_s, last_s)
-        ledger.close_slice(simulator.totals, done, (end_s - last_s) * replicas)
+        ledger.close_slice(simulator.totals, done, (end_s - last_s) * replicas, simulator.bursts)
         last_s = end_s
         if on_rows is not None:
             on_rows(done)
         if progress is not None:
             progress(min(done_slices / slices, 1.0))
     simulator.check_conservation()
-    kind: Kind = "recorded" if not endless else "open" if setup.load.users is None else "closed"
+    closed = setup.load.users is not None
+    kind: Kind = ("closed" if closed else "open") if endless else "finite" if closed else "recorded"
     return outcome(
         ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=simulator.kv_tokens, load=kind,
         arriving=min(done_slices, slices), beginning=math.ceil(setup.ramp * slices) if kind == "closed" else 0,
     )  # fmt: skip
+
+
+def _expected_s(setup: Setup, recorded: Prepared) -> float:
+    """What a simulation takes: as asked for, to the last recorded arrival, or about what users' requests take in all."""
+    load = setup.load
+    if isinstance(load, RecordedArrivals):
+        return float(load.requests.arrival_s[-1]) or 1.0
+    if not isinstance(load, Users) or load.requests_in_all is None:
+        return setup.seconds
+    mix = Mix(recorded.trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
+    waves = max(load.requests_in_all / min(load.users, setup.limits.request_cap * setup.limits.replicas), 1.0)
+    return waves * (_answer_s(setup, recorded.trace, mix, setup.cost(recorded.trace)) + load.think_s)
 
 
 def _check_limits(policy: Policy, trace: Trace, limits: EngineLimits) -> None:
@@ -261,6 +290,11 @@ class Simulator:
     def totals(self) -> Records:
         """Sums so far, one of `simulator.engine.state.TOTALS`."""
         return self.state.totals
+
+    @property
+    def bursts(self) -> Ints:
+        """How often users waited so long between bursts so far; see `simulator.engine.state.State`."""
+        return self.state.bursts
 
     @property
     def clock_s(self) -> float:
@@ -365,6 +399,11 @@ class SlowSimulator:
     def totals(self) -> Records:
         """See `Simulator`."""
         return np.array([tuple(self._engine.totals.values())], TOTALS)
+
+    @property
+    def bursts(self) -> Ints:
+        """See `Simulator`."""
+        return self._engine.bursts
 
     @property
     def clock_s(self) -> float:

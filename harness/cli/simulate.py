@@ -32,6 +32,7 @@ def simulate(
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
     model: options.ModelFile = None,
+    gpus: options.Gpus = None,
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
@@ -39,6 +40,8 @@ def simulate(
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
     think_s: options.ThinkSeconds = 0.0,
+    requests: options.Requests = None,
+    staggered: options.Staggered = False,
     rate: options.Rates = None,
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
@@ -113,11 +116,12 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
+                tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile = options.profile_of(hardware, model, tp, weights, kv, captured)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,
@@ -250,8 +254,9 @@ def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
 
 
 Cell = Callable[["Simulation"], str]
-_FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", "τ", "budget")
-_LEAST_FIRST = ("budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
+_TPOT, _BURSTS = "TPOT p50/90/99", "bursts p50/90/99 ms"
+_FIGURES = ("tok/s/GPU", "mean tok/s of a user", "TTFT p50", "TTFT p95 ms", _TPOT, _BURSTS, "τ", "budget")
+_LEAST_FIRST = (_TPOT, _BURSTS, "budget", "TTFT p50", "τ", "TTFT p95 ms", "mean tok/s of a user")
 """What goes where a terminal is too narrow."""
 _DOLLARS = "$ / M tokens"
 
@@ -309,11 +314,18 @@ def _simulation_cells(r: Simulation, plan: SweepPlan) -> list[str]:
     ttft = [None if overload else r.quantiles[q] for q in ("p50_ttft", "p95_ttft")]
     cells = [r.told("throughput", ",.0f"), r.told("tps", ".1f")]
     cells += ["grows" if overload else "–" if t is None else f"{t * 1e3:.0f}" for t in ttft]
+    cells += [_quantiles(r, "tpot"), _quantiles(r, "burst")]
     cells += ["–" if figure is None else f"{figure:.2f}" for figure in (r.tau, r.budget)]
     for promise in promises(plan.slas):
         verdict = r.slas.get(promise.name) if _tells(r, plan) else None
         cells.append("overload ✗" if overload else promise.attained(r.attained.get(promise.name), verdict))
     return cells
+
+
+def _quantiles(r: Simulation, of: str) -> str:
+    """Milliseconds that half, 90 and 99 of 100 do not exceed; a dash where nobody knows, as in older databases."""
+    known = [t for q in (50, 90, 99) if (t := r.quantiles.get(f"p{q}_{of}")) is not None]
+    return "/".join(f"{1e3 * t:.3g}" for t in known) if len(known) == 3 else "–"
 
 
 def _cost_columns(plan: SweepPlan, rows: Sequence[Simulation], decided: Mapping[Load, Decision]) -> dict[str, Cell]:

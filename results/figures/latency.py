@@ -7,12 +7,14 @@ from typing import Final
 
 from results.figures.section import Figure, Panel, Section, empty_plot
 from results.figures.style import Series
+from results.figures.sweep import PERCENT
 from results.figures.view import View
 from simulator.load import Load
 
 _LATENCIES: Final = {
     "ttft": ("time to first token, ms", 1e3),
     "tpot": ("time per token after it, ms", 1e3),
+    "burst": ("time between bursts of tokens, ms", 1e3),
     "e2e": ("whole answer, s", 1.0),
 }
 
@@ -23,6 +25,8 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
     chosen = [s for s in view.leaders if any(r.load == load for r in view.rows(s))]
     panels = []
     for measure, (title, scale) in _LATENCIES.items():
+        if chosen and not any(f"p50_{measure}" in r.quantiles for r in view.rows(chosen[0])):  # of an older database
+            continue
         plot = empty_plot(height=70 + 44 * len(chosen))
         for place, system in enumerate(reversed(chosen)):
             s = view.series(system, colours)
@@ -46,13 +50,14 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
         )  # fmt: skip
         plot.update_xaxes(rangemode="tozero")
         panels.append(Panel(f"latency-{measure}", title, plot))
-    columns = [f"p{q}_{m}" for m in ("ttft", "tpot", "e2e", "tps") for q in (5, 50, 95, 99)]
+    columns = [f"p{q}_{m}" for m in ("ttft", "tpot", "burst", "e2e", "tps") for q in PERCENT]
     return Section(
         "latency", "Latencies of requests",
         f"{view.where} at {load.label}, every drafter with its best policy; other loads are in the CSV.",
         Figure(
-            (), panels, "A mark is the median, the line runs from 5 to 95 % of requests and on to 99 %: what users wait for "
-            "is at the right ends.",
+            (), panels, "A mark is the median, the line runs from 5 to 95 % of requests, or of bursts, and on to 99 %: what "
+            "users wait for is at the right ends. A burst is what a round commits: a client that streams sees its tokens "
+            "together.",
         ),
         (), view.evidence, view.table("drafter", "gamma", "policy", "load", "load_x", *columns),
     )  # fmt: skip

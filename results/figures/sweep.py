@@ -28,7 +28,8 @@ from simulator.sla import MEASURES, Promise, Sla, promises
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
 _HALVES: Final = ("throughput", "tps", "tau", "budget")
-_QUANTILES: Final = [f"p{q}_{measure}" for measure in MEASURES for q in (5, 50, 95, 99)]
+PERCENT: Final = (5, 50, 90, 95, 99)
+_QUANTILES: Final = [f"p{q}_{measure}" for measure in (*MEASURES, "burst") for q in PERCENT]
 _PLAIN: Final = ("wasted", "running", "kv_used", "attainment", "goodput", "burst_s")
 
 
@@ -94,8 +95,9 @@ def frame(points: Sequence[Simulation]) -> pl.DataFrame:
     Columns: run, drafter, gamma, policy, confidences, lossless, exact, load (as `users:64`), load_kind ('users', 'rate' or
     'arrivals'), load_x (users, or requests per second), seeds, error; throughput, tps, tau, budget with `…_half_width`;
     wasted, running, kv_used, attainment, goodput, burst_s; overhead_s, draft_s, attention_s, target_s; means and quantiles
-    of tps, ttft, tpot and e2e (seconds); kept (all bounds; null without any), stationary, warnings; attained (JSON: the
-    share of requests that keeps each bound, or the mean), keeps_up (whether what arrives is answered; null where unknown).
+    of tps, ttft, tpot and e2e (seconds), quantiles of bursts, the times between tokens that a user gets together; kept (all
+    bounds; null without any), stationary, warnings; attained (JSON: the share of requests that keeps each bound, or the
+    mean), keeps_up (whether what arrives is answered; null where unknown).
     """
     return pl.DataFrame([_flat(point) for point in points], schema=_SIMULATED)
 

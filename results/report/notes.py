@@ -17,7 +17,7 @@ from results.store.sensitivities import Sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import Study
 from results.store.validations import Validation
-from simulator.hardware.profile import Profile, same_model
+from simulator.hardware.profile import Profile, formats_told, same_model
 from simulator.numbers import counted
 from simulator.records import SERVED
 
@@ -123,13 +123,20 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
 
 
 def model_notice(profile: Profile, run: Provenance | None) -> list[str]:
-    """Warns of a profile that is of another model than the traces."""
-    target = "" if run is None else run.target
+    """Warns of a profile that is of another model than the traces, or of other number formats than its checkpoint has."""
+    target, formats = "" if run is None else run.target, formats_told(profile)
+    found = []
+    if formats:
+        found.append(
+            f"The hardware profile {profile.name} is of {formats}, which are not the checkpoint's own: what was recorded "
+            "may be accepted otherwise."
+        )
     if same_model(profile.model, target):
-        return []
+        return found
     return [
+        *found,
         f"The hardware profile {profile.name} is of {profile.model}, the traces are of {target or 'another'}: "
-        "what is simulated is no system that exists."
+        "what is simulated is no system that exists.",
     ]
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulator.engine.compilation import Kept, inlined, part
+from simulator.engine.compilation import Kept, copied, inlined, part
 from simulator.engine.rules import Kind, draft_tokens, foreseen_tokens, verify_lengths
+from simulator.engine.state import bin_of
 from simulator.hardware.cost import Longest, StepLoad, step_parts, total_s
+
+copied(bin_of)
 
 SLICE_DONE, ALL_DONE, NEED_REQUESTS, NEED_JOBS, ROWS_FULL = range(5)
 """Why `advance` came back."""
@@ -250,7 +253,8 @@ def _commit(state, tables, limits, rule, r, n):  # type: ignore[no-untyped-def]
     """What the target said: tokens enter responses, prompts move on, finished requests leave."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
     before = totals.emitted
-    tried = accepted_sum = 0
+    tried = accepted_sum = burst_bin = 0
+    gap_s = -1.0
     for i in range(n):
         j = state.decoding[i]
         job = state.jobs[j]
@@ -261,6 +265,11 @@ def _commit(state, tables, limits, rule, r, n):  # type: ignore[no-untyped-def]
             at = job.since % rule.lag
             state.memory.anchors[j, at], state.memory.lengths[j, at] = job.anchor, length
             state.memory.whole[j, at] = accepted == length
+        if replica.clock_s - job.burst_s != gap_s:  # most have waited for this step alone
+            gap_s = replica.clock_s - job.burst_s
+            burst_bin = bin_of(gap_s)
+        state.bursts[burst_bin] += 1
+        job.burst_s = replica.clock_s
         job.since += 1
         job.rounds += 1
         job.drafted += s.drafted[i]
@@ -325,7 +334,9 @@ def _move_prefill(state, tables, limits, r):  # type: ignore[no-untyped-def]
             job.emitted = 1
             _emit(job, tables, limits, 0)
         else:
+            state.bursts[bin_of(replica.clock_s - job.burst_s)] += 1
             _emit(job, tables, limits, 1)
+        job.burst_s = replica.clock_s
 
 
 @part

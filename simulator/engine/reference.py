@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.engine.state import ROW, TOTALS, Records
+from simulator.engine.state import BINS, ROW, TOTALS, Ints, Records, bin_of
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.records import Round
@@ -56,6 +56,8 @@ class Job:
     left: int
     """Tokens it still wants."""
     first_s: float = 0.0
+    burst_s: float = 0.0
+    """When it got its last tokens."""
     emitted: int = 0
     segment: int = 0
     """How often it has changed to another response."""
@@ -101,6 +103,8 @@ class Reference:
         self.replicas = [Replica(deepcopy(policy)) for _ in range(limits.replicas)]
         self.rows: list[Any] = []
         self.totals: Any = dict.fromkeys(TOTALS.names or (), 0)
+        self.bursts: Ints = np.zeros(BINS, np.int64)
+        """How often a user waited so long between two bursts of tokens; see `simulator.engine.state.State`."""
         self.events: list[tuple[float, int, int, Any]] = []
         self.numbers = count()
         self.clock_s, self.inside_s = 0.0, 0.0
@@ -276,6 +280,7 @@ class Reference:
             job.verified += round_.verified
             job.accepted += round_.accepted
             job.remembered.append(round_)
+            self._burst(time_s, job)
             self.totals["committed"] += round_.committed
             self._emit(job, round_.committed, round_.committed)
         for job in replica.running:
@@ -283,14 +288,20 @@ class Reference:
                 job.prefill_left -= job.chunk
                 job.chunk = 0
                 if job.prefill_left == 0 and job.emitted == 0:
-                    job.first_s = time_s
+                    job.first_s = job.burst_s = time_s
                     self._emit(job, 1, 0)
                 elif job.prefill_left == 0:
+                    self._burst(time_s, job)
                     self._emit(job, 1, 1)
         for job in [job for job in replica.running if job.left == 0]:
             self._finish(time_s, r, job)
         replica.stepping = False
         self._plan_step(time_s, r)
+
+    def _burst(self, time_s: float, job: Job) -> None:
+        """A user who has seen tokens before sees more of them."""
+        self.bursts[bin_of(time_s - job.burst_s)] += 1
+        job.burst_s = time_s
 
     def _emit(self, job: Job, tokens: int, anchors: int) -> None:
         """So many tokens enter the response. Who goes on leaves a response while drafts there can be accepted whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,12 +35,13 @@ JOB = np.dtype(
         ("request", "i8"), ("response", "i8"), ("segment", "i8"), ("prompt_tokens", "i8"), ("output_tokens", "i8"),
         ("arrival_s", "f8"), ("think_s", "f8"), ("first_s", "f8"), ("emitted", "i8"), ("prefill_left", "i8"),
         ("chunk", "i8"), ("anchor", "i8"), ("limit", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
-        ("accepted", "i8"), ("preemptions", "i8"), ("since", "i8"), ("next", "i8"),
+        ("accepted", "i8"), ("preemptions", "i8"), ("since", "i8"), ("next", "i8"), ("burst_s", "f8"),
     ],
     align=True,
 )  # fmt: skip
 """A request in the system. `anchor` and `limit` point into the trace; at the limit it goes on with another response.
-`since` counts rounds since it was admitted; `next` is the one behind it in its replica's queue."""
+`since` counts rounds since it was admitted; `next` is the one behind it in its replica's queue; at `burst_s` it got its last
+tokens."""
 assert JOB.itemsize == JOB_BYTES
 REPLICA = np.dtype(
     [
@@ -66,6 +68,15 @@ CONTROL = np.dtype(
     align=True,
 )
 """Cursors: next request of the chunk, requests in it, whether it is the last chunk; sizes of the heaps and buffers."""
+
+
+LEAST, GROWTH, BINS = 1e-6, math.log(1.01), 2777
+"""Histograms: from a microsecond to a million seconds, bins of 1 %."""
+
+
+def bin_of(value: float) -> int:
+    """The bin of a histogram that a value falls in; numba reads this too."""
+    return int(min(math.log(max(value, LEAST) / LEAST) / GROWTH, BINS - 1))
 
 
 class Tables(NamedTuple):
@@ -130,6 +141,8 @@ class State(NamedTuple):
     requests: Records
     rows: Records
     totals: Records
+    bursts: Ints
+    """How often a user waited so long between two bursts of tokens, by `bin_of` seconds, [BINS]."""
     control: Records
     memory: Memory
     paid: Floats
@@ -144,7 +157,8 @@ def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int,
     state = State(
         np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
-        np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(1, CONTROL),
+        np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(BINS, np.int64),
+        np.zeros(1, CONTROL),
         _memory(jobs, limits.gamma, rule), np.zeros((replicas, limits.requests + 1, 2)),
         scratch(limits.requests, limits.gamma),
     )  # fmt: skip

@@ -89,9 +89,11 @@ def _modelled(name: str, asked: Asked) -> Profile:
     if asked.gpus is not None and (uneven := [a.heads for a in model.attention if a.heads % asked.gpus]):
         raise InputError(f"--tp {asked.gpus}: does not divide the {uneven[0]} heads of {model.name}; engines refuse it")
     try:
-        return roofline(device, model, name=called + asked.said, gpus=asked.gpus)
+        made = roofline(device, model, name=called + asked.said, gpus=asked.gpus)
     except ValueError as error:
         raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
+    told = {"weights": asked.weights, "cache": asked.cache}
+    return replace(made, formats={what: kind for what, kind in told.items() if kind is not None})
 
 
 def _in_formats(model: Model, asked: Asked) -> Model:

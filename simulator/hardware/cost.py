@@ -97,6 +97,10 @@ class _Fields(NamedTuple):
     """Tokens of the largest pass that is captured."""
     variety_s: float = 0.0
     """What the target's pass takes more for different texts, times the square root of their number."""
+    idle_share: float = 0.0
+    """What keeping the drafter's state in step adds where nothing is drafted: a share of the step, prompts left out."""
+    deciding_share: float = 0.0
+    """What deciding how much to verify, and the ragged passes of it, add: a share of the step, prompts left out."""
 
 
 class StepCost(_Fields):
@@ -126,6 +130,8 @@ class StepCost(_Fields):
         eager_s_per_token: float = 0.0,
         captured: int = 0,
         variety_s: float = 0.0,
+        idle_share: float = 0.0,
+        deciding_share: float = 0.0,
     ) -> Self:
         """Tables are copied only where they are not flat arrays of doubles."""
         return super().__new__(
@@ -146,6 +152,8 @@ class StepCost(_Fields):
             eager_s_per_token=float(eager_s_per_token),
             captured=int(captured),
             variety_s=float(variety_s),
+            idle_share=float(idle_share),
+            deciding_share=float(deciding_share),
         )
 
     @classmethod
@@ -179,11 +187,14 @@ def overhead_s(cost: _Fields, load: StepLoad) -> float:
 
 
 def draft_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
-    """Drafting `drafted` tokens for every decoding request, prompts left out."""
-    if drafted == 0 or load.decoding == 0:
+    """Drafting `drafted` tokens for every decoding request, or keeping the drafter in step; prompts left out."""
+    if load.decoding == 0:
         return 0.0
-    reading_s = cost.draft_context_s_per_token[drafted] * context_tokens(cost, load)
-    return float(cost.draft_s[drafted, load.decoding] + reading_s)
+    context = context_tokens(cost, load)
+    if drafted == 0:
+        host_s = cost.overhead_s + cost.overhead_s_per_request * (load.decoding + load.prefilling)
+        return float(cost.idle_share * (host_s + cost.context_s_per_token * context + cost.verify_s[load.decoding]))
+    return float(cost.draft_s[drafted, load.decoding] + cost.draft_context_s_per_token[drafted] * context)
 
 
 def attention_s(cost: _Fields, load: StepLoad) -> float:
@@ -251,10 +262,14 @@ def step_parts(cost: _Fields, load: StepLoad, drafted: int, verified: int, longe
     read = StepLoad(
         load.decoding, load.prefilling, load.finishing_prefill, load.prefill_tokens, load.prefill_pairs, context
     )  # compiled code knows no `_replace`
+    host_s, drafting_s, wider_s = overhead_s(cost, load), draft_s(cost, read, drafted), widening_s(cost, read, tokens)
+    reading_s, pairs_s = attention_s(cost, read) + wider_s, cost.prefill_s_per_pair * load.prefill_pairs
+    alone_s = host_s + drafting_s + reading_s - pairs_s + float(cost.verify_s[tokens])
+    deciding_s = cost.deciding_share * alone_s if load.decoding else 0.0
     return Parts(
-        overhead_s(cost, load) + cost.overhead_s_per_prompt * load.finishing_prefill,
-        draft_s(cost, read, drafted) + cost.draft_prefill_s_per_token * load.prefill_tokens,
-        attention_s(cost, read) + widening_s(cost, read, tokens),
+        host_s + cost.overhead_s_per_prompt * load.finishing_prefill + deciding_s,
+        drafting_s + cost.draft_prefill_s_per_token * load.prefill_tokens,
+        reading_s,
         padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified),
     )
 

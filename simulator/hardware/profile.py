@@ -173,6 +173,8 @@ class Profile:
     it does not fit. Those that are not named take no memory, or it is not known."""
     verify: Curve
     """The target pass over B tokens, contexts left out."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Number formats of `weights` and `cache` that are not the checkpoint's own, as fp8: what is served is made so."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
     """By drafter: its own name, or its kind. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
     free_drafters: tuple[str, ...] = ()
@@ -209,6 +211,12 @@ class Profile:
     variety_s: float = 0.0
     """What the target's pass takes more for different texts, times the square root of their number: each takes a mixture to
     other experts. A fit's form, and no law."""
+    idle_share: float = 0.0
+    """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
+    step, prompts left out."""
+    deciding_share: float = 0.0
+    """What a step takes more under a policy that decides by confidences, and verifies more of one request than of another: a
+    share of the step, prompts left out. Policies do not foresee it."""
     errors: Errors | None = None
     """How far it may be off; None is what its source says. See `relative_errors`."""
 
@@ -219,8 +227,13 @@ class Profile:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
+        if unknown := sorted(set(self.formats) - {"weights", "cache"}):
+            raise ValueError(f"formats: there are weights and cache, not {unknown[0]}")
         if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
             raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
+        for name in ("idle_share", "deciding_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1")
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
         if self.gpus < 1 or self.kv_capacity_tokens < 1:
@@ -259,9 +272,12 @@ class Profile:
         launched = np.where(np.asarray(tokens) <= self.captured, self.launches.with_prompt, 1.0)
         return np.maximum(passes_s, launched * self.launches.seconds)
 
-    def cost(self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "") -> StepCost:
+    def cost(
+        self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "", decides: bool = False
+    ) -> StepCost:
         """The profile as the simulator reads it, for γ drafted tokens, up to so many requests and tokens in a step.
 
+        `decides` is whether the policy does so by confidences.
         A drafter has the entry of its `kind`, unless one of its own name, which is no kind's, is there. Raises InputError
         where the profile knows neither.
         """
@@ -276,7 +292,8 @@ class Profile:
             verify = self.verify.at(padded)
         draft, context, draft_prefill_s = np.zeros((gamma + 1, requests + 1)), np.zeros(gamma + 1), 0.0
         drafter = _entry(drafter, kind, ("none", *self.draft, *self.free_drafters))
-        if gamma and drafter not in ("none", *self.free_drafters):
+        drafts = bool(gamma) and drafter not in ("none", *self.free_drafters)
+        if drafts:
             curve = self._draft_curve(drafter, gamma)
             draft_prefill_s = curve.prefill_s_per_token
             for k in range(1, gamma + 1):
@@ -288,6 +305,7 @@ class Profile:
             widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
             overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
             eager_s_per_token=self.eager_s_per_token, captured=self.captured, variety_s=self.variety_s,
+            idle_share=self.idle_share if drafts else 0.0, deciding_share=self.deciding_share if decides else 0.0,
         )  # fmt: skip
 
     def capacity(self, drafter: str, kind: str = "") -> int:
@@ -343,7 +361,9 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
-    for name in ("eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s"):
+    for name in (
+        "eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s", "idle_share", "deciding_share", "formats",
+    ):  # fmt: skip
         if not content[name]:
             del content[name]
     text = json.dumps(content, indent=1, ensure_ascii=False)
@@ -421,6 +441,12 @@ _JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
     "Source": (lambda v: v in get_args(Source), f"one of {', '.join(get_args(Source))}"),
 }
+
+
+def formats_told(profile: Profile) -> str:
+    """The number formats of a profile that are not the checkpoint's own, in words; empty where all are."""
+    words = {"weights": "{} weights", "cache": "{} keys and values"}
+    return " and ".join(words[what].format(kind) for what, kind in profile.formats.items())
 
 
 def same_model(one: str, other: str) -> bool:

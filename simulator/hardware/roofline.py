@@ -227,6 +227,12 @@ class Assumptions:
     """What each further token adds to a mixture's pass, of one over a single token, beside arithmetic and weights: routing,
     small matrices, uneven experts. Set on DeepSeek-V4-Flash on four B300 (20.6 ms at 1,024 tokens) alone."""
     overhead_s_per_request: float = 5e-6
+    idle_share: float = 0.07
+    """Keeping a drafter's state in step while nothing is drafted: 4 to 11 % of a step were seen in vLLM."""
+    deciding_share: float = 0.05
+    """Deciding by confidences, and ragged passes. Where both verify nearly all, vLLM's adaptive verification gave 5 to 8 %
+    less than a fixed block on 8 MI355X (vllm#52362, 4 to 32 users), and 2 % less to 1 % more on 4 B300 (vLLM blog of
+    2026-08-14)."""
     memory_share: float = 0.9
     """Share of a GPU's memory for weights, activations and cache: vLLM's default."""
     reserve_bytes: float = 3e9
@@ -357,6 +363,8 @@ def roofline(
         gpus=gpus,
         overhead_s=given.overhead_s,
         overhead_s_per_request=given.overhead_s_per_request,
+        idle_share=given.idle_share,
+        deciding_share=given.deciding_share,
         context_s_per_token=read / machine.bandwidth / shards,
         prefill_s_per_pair=flops / (device.bf16_flops * given.attention_efficiency) / gpus,
         captured_tokens=captured_sizes(CAPTURED),

@@ -89,6 +89,7 @@ def serve(
     replicas: int,
     drafting: Drafting,
     captured: int = 0,
+    formats: Mapping[str, str] | None = None,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Serving:
@@ -100,6 +101,7 @@ def serve(
         replicas: copies of the engine behind a router.
         drafting: how drafts were chosen; at temperature 0 it makes no difference.
         captured: tokens of the largest pass that is captured; 0 is whatever the engine does.
+        formats: number formats of weights and cache that are not the checkpoint's own.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
@@ -126,6 +128,12 @@ def serve(
                 notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
         parts += engine.spelled(speculative)
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
+    for what, kind in (formats or {}).items():
+        flag = flags.weights if what == "weights" else flags.cache
+        if kind == "fp8" and flag:
+            parts.append(f"{flag} {kind}")
+        else:
+            notes.append(f"the numbers are of {kind} {what}: name a checkpoint that has them, or set the engine so")
     if captured and flags.captured and captured != engine.captured:
         parts.append(f"{flags.captured} {captured}")
     if gpus > 1:

@@ -44,6 +44,10 @@ class Flags:
     """GPUs that share a model."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
+    weights: str = ""
+    """Number format of weights, of a checkpoint in another; empty where it cannot be set."""
+    cache: str = ""
+    """Number format of keys and values; empty where it cannot be set."""
     captured: str = ""
     """Tokens of the largest pass that is captured as a graph; empty where that cannot be set."""
     speculative: str = ""

@@ -46,6 +46,8 @@ VLLM: Final = ServingEngine(
         step_tokens="--max-num-batched-tokens",
         gpus="--tensor-parallel-size",
         replicas="--data-parallel-size",
+        weights="--quantization",
+        cache="--kv-cache-dtype",
         captured="--max-cudagraph-capture-size",
         speculative="--speculative-config",
     ),

@@ -14,7 +14,12 @@ from drafters.configs import known_architectures
 from simulator.errors import InputError
 from simulator.hardware.architecture import model_of, named
 from simulator.hardware.catalogue import Asked, find_profile, models
+from simulator.hardware.profile import dump_profile, formats_told, load_profile
 from simulator.hardware.roofline import Model
+from simulator.policies import NO_DRAFTER
+from simulator.records import NO_RECORDING
+from simulator.serving.command import Models, serve
+from simulator.serving.vllm import VLLM
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -137,3 +142,26 @@ def test_what_cannot_be_made_is_one_sentence(name: str, asked: Asked, said: str)
     with pytest.raises(InputError, match=said) as raised:
         find_profile(name, asked)
     assert "\n" not in str(raised.value)
+
+
+def test_number_formats_are_part_of_a_profile_and_of_what_serves_it(tmp_path: Path) -> None:
+    """They are in its name, survive its file, and are flags of the engine; of the model's own nothing is said."""
+    asked = find_profile("l40s/qwen3-8b", Asked(weights="fp8", cache="fp8"))
+    assert asked.name == "l40s/qwen3-8b,fp8,kv-fp8"
+    assert formats_told(asked) == "fp8 weights and fp8 keys and values"
+    assert formats_told(find_profile("l40s/qwen3-8b")) == ""
+    (tmp_path / "own.json").write_text(dump_profile(asked))
+    assert load_profile(tmp_path / "own.json") == asked
+    common: dict[str, Any] = {
+        "modelled": "Qwen/Qwen3-8B", "request_cap": 8, "step_tokens": 64, "gpus": 1, "replicas": 1, "drafting": "greedy",
+    }  # fmt: skip
+    served = Models(target="Qwen/Qwen3-8B")
+    told = serve(VLLM, served, NO_RECORDING, NO_DRAFTER, **common, formats=asked.formats, captured=1024)
+    for flag in ("--quantization fp8", "--kv-cache-dtype fp8", "--max-cudagraph-capture-size 1024"):
+        assert flag in told.command
+    plain = serve(VLLM, served, NO_RECORDING, NO_DRAFTER, **common, captured=512)
+    assert not any(flag in plain.command for flag in ("--quantization", "--kv-cache-dtype", "--max-cudagraph"))
+    other = serve(VLLM, served, NO_RECORDING, NO_DRAFTER, **common, formats={"weights": "fp4"})
+    assert any("fp4" in note for note in other.notes)
+    with pytest.raises(ValueError, match="formats: there are weights and cache, not scales"):
+        replace(asked, formats={"scales": "fp8"})

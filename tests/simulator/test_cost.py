@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_origin, get_type_hints
 
 import numpy as np
@@ -68,3 +69,48 @@ def test_no_speculation_pays_for_no_drafter() -> None:
 
     assert step_s(NO_DRAFTER) == pytest.approx(0.010)
     assert step_s(PolicySpec.fixed(3)) == pytest.approx(0.017)
+
+
+def shared() -> Profile:
+    """A pass of 10 ms, 1 ms of the host and 0.5 for each request, 1 µs a context token; a block is drafted in 2 ms."""
+    draft = DraftCurve((3,), (Curve((1,), (0.002,)),), block=True)
+    return Profile(
+        name="test", device="none", model="none", source="user", provenance={}, kv_capacity_tokens=100,
+        verify=Curve((1,), (0.01,)), draft={"dspark": draft, "ngram": draft}, free_drafters=("suffix",), overhead_s=0.001,
+        overhead_s_per_request=0.0005, context_s_per_token=1e-6, idle_share=0.1, deciding_share=0.05,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "drafter", "drafted", "more"),
+    [
+        ("none", "dspark", 0, 0.0),  # no drafter is loaded
+        ("fixed:3", "dspark", 3, 0.002),
+        ("k_by_batch:1=3/9=0", "dspark", 0, 0.1 * (0.010 + 0.001 + 0.002 + 0.001)),  # 10 % of the step
+        ("k_by_batch:1=3/9=0", "suffix", 0, 0.0),  # has no state
+        ("threshold:0.5", "dspark", 3, 0.002 + 0.05 * (0.010 + 0.001 + 0.002 + 0.001 + 0.002)),  # 5 % of the step
+    ],
+)
+def test_keeping_a_drafter_in_step_and_deciding_are_shares_of_a_step(
+    policy: str, drafter: str, drafted: int, more: float
+) -> None:
+    """Four requests and 1,000 tokens of context: 10 ms, 1, 2 and 1."""
+    cost = cost_of(shared(), PolicySpec.parse(policy), Recording(drafter, 3, kind=drafter), 8, 40)
+    load = StepLoad(4, context_tokens=1000)
+    parts = cost.step(load, drafted, 0, Longest(0, 300))
+    assert parts.seconds == pytest.approx(0.014 + more)
+    assert cost.seconds(load, drafted, 0) == pytest.approx(0.014 + (more if drafted == 0 else 0.002))  # deciding: unforeseen
+
+
+def test_prompts_are_no_part_of_what_shares_are_of() -> None:
+    cost = cost_of(shared(), PolicySpec.parse("k_by_batch:1=3/9=0"), Recording("dspark", 3, kind="dspark"), 8, 4000)
+    alone, beside = StepLoad(4, context_tokens=1000), StepLoad(4, 1, 1, 3000, 9000, 1000)
+    idle = [cost.step(load, 0, 0, Longest(0, 300)).draft_s for load in (alone, beside)]
+    assert idle[1] - idle[0] == pytest.approx(0.1 * 0.0005)  # one request more to look after
+    assert cost.step(StepLoad(0, 1, 1, 3000, 9000), 0, 0, Longest(0, 0)).draft_s == 0
+
+
+@pytest.mark.parametrize("field", ["idle_share", "deciding_share"])
+def test_shares_are_shares(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be from 0 to 1"):
+        replace(shared(), **{field: 1.5})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from simulator import simulation
 from simulator.engine.loop import _mix
 from simulator.engine.reference import Reference, draw
 from simulator.engine.rules import rule_of
-from simulator.engine.state import REQUEST, Limits, Records, new_state, with_more_jobs
+from simulator.engine.state import REQUEST, Limits, Records, bin_of, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.policies import PolicySpec
@@ -120,7 +121,12 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
     tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]
     beyond = (0.01 * rng.random(2) * rng.integers(0, 2, 2)).tolist()
     widening = 0.01 * rng.random(gamma + 3) if rng.random() < 0.5 else np.zeros(2)
-    return StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, bool(rng.integers(0, 2))])
+    cost = StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, bool(rng.integers(0, 2))])
+    variety_s, idle, deciding = (0.2 * rng.random(3) * rng.integers(0, 2, 3)).tolist()
+    return cost._replace(
+        eager_s_per_token=0.001 * rng.random(), captured=rng.choice([0, tokens // 4, tokens]), variety_s=variety_s,
+        idle_share=idle, deciding_share=deciding,
+    )  # fmt: skip
 
 
 def some_requests(rng: np.random.Generator, trace: Trace, count: int, *, as_recorded: bool) -> Records:
@@ -172,6 +178,7 @@ def assert_same(case: Case) -> None:
     expected = {name: reference.totals[name] for name in sums}
     assert sums.pop("sojourn_s") == pytest.approx(expected.pop("sojourn_s"), rel=1e-12)  # added up in another order
     assert sums == expected
+    np.testing.assert_array_equal(simulator.bursts, reference.bursts)
 
 
 class TestAgainstTheReference:
@@ -254,6 +261,9 @@ class TestHandWorked:
         assert rows["preemptions"].tolist() == [0, 1]
         totals = simulator.state.totals[0]
         assert (totals["prefill_tokens"], totals["prefills"], totals["emitted"], totals["committed"]) == (8, 3, 12, 9)
+        # The first sees its second token after 2 s, the others a second apart; the second waits from 6 to 14, then as long.
+        waits = Counter(map(bin_of, [2, 1, 1, 1, 1, 2, 8, 1, 1, 1]))
+        assert {int(b): int(simulator.bursts[b]) for b in np.flatnonzero(simulator.bursts)} == waits
         assert_same(case)
 
     def test_the_least_loaded_replica_counts_what_is_in_flight(self) -> None:
@@ -381,7 +391,7 @@ def test_more_requests_than_memory_holds_are_a_sentence(monkeypatch: pytest.Monk
     """Users at once, and a queue where it grows beyond; numpy would tell of terabytes, or the machine would end us."""
     limits = Limits(requests=8, step_tokens=64, kv_tokens=10**6, gamma=1, closed=True, least_loaded=True, seed=0)
     rule = rule_of(PolicySpec.parse("none").bind(), 8, by_tokens(1, first_s=1.0, cap=8))
-    with pytest.raises(InputError, match=r"99,999,999,999 users would take 32,000 GB of memory, and a simulation has"):
+    with pytest.raises(InputError, match=r"99,999,999,999 users would take 33,600 GB of memory, and a simulation has"):
         new_state(limits, rule, 1, 99_999_999_999, 8, 8)
     state = new_state(limits, rule, 1, 0, 8, 8)
     monkeypatch.setattr("simulator.memory.MOST_BYTES", 1.5 * state.jobs.nbytes)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.engine.state import ROW, TOTALS, Records
+from simulator.engine.state import BINS, ROW, TOTALS, Records
 from simulator.errors import InputError
 from simulator.metrics import Ledger, Outcome, Slice, outcome
 from simulator.sla import MEASURES, Promise, Sla, share_of
@@ -86,7 +86,7 @@ def finished(slas: list[Sla], served: Records) -> Outcome:
     ledger, totals = Ledger(slas), np.zeros(1, TOTALS)
     totals["arrived"] = totals["finished"] = len(served)
     totals["emitted"] = 11 * len(served)
-    ledger.close_slice(totals, served, 1.0)
+    ledger.close_slice(totals, served, 1.0, np.zeros(BINS, np.int64))
     return outcome(ledger, gpus=1, replicas=1, kv_tokens=1, load="recorded", arriving=1)
 
 

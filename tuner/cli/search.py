@@ -22,6 +22,7 @@ def search(
     name: options.RunName = "latest",
     hardware: options.Hardware = None,
     model: options.ModelFile = None,
+    gpus: options.Gpus = None,
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
@@ -31,6 +32,8 @@ def search(
         typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
     ] = None,
     think_s: options.ThinkSeconds = 0.0,
+    requests: options.Requests = None,
+    staggered: options.Staggered = False,
     rate: options.Rates = None,
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
@@ -101,9 +104,10 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
+                tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
