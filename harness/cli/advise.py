@@ -211,13 +211,8 @@ def _why(advice: Advice) -> list[str]:
         lines.append(f"expected: {_signed(advice.gain)} tokens a second at the loads that were served")
     if advice.off_above is not None:
         turn = advice.off_above
-        ends = f"({turn.low:.0f} to {turn.high:.0f})"
-        above = (
-            f"above {turn.value:.0f} running {ends}"
-            if turn.value
-            else f"at every load, above {turn.high:.0f} running surely"
-        )
-        lines.append(f"off above {turn.value:.0f}: no drafts at all are faster {above}")
+        where = f"above {turn.value:.0f} running" if turn.value else "at every load"
+        lines.append(f"off {where} ({turn.low:.0f} to {turn.high:.0f}): there no drafts at all are faster than any k")
     elif advice.knows_off:
         lines.append(f"drafting pays up to {max(one.running for one in advice.loads)} running, the most looked at")
     return lines

@@ -99,7 +99,7 @@ class Advice:
     """Over what was served, at the loads that were served, each as often as it was."""
     loads: tuple[AtLoad, ...]
     off_above: Estimate | None
-    """Running requests above which no drafts are faster; None where that is not known, or beyond every load looked at."""
+    """Running requests above which no k pays; None where that is not known, or beyond every load looked at."""
     basis: str
     """Where times come from."""
     knows_off: bool
@@ -215,14 +215,13 @@ def _k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
 
 
 def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
-    """Running requests at which K stops paying, by draws; a draw that never turns counts as beyond the largest load."""
+    """Running requests above which no k pays, the best of each load taken; a draw that never turns counts as the largest."""
     loads = np.unique(np.geomspace(1, most, _CURVE).round().astype(int))
-    gamma = acceptance.gamma
     gains = []
     for running in map(int, loads):
-        tokens, drafting, plain = acceptance.tokens_drawn(gamma), costs.seconds(gamma, running), costs.seconds(0, running)
-        size = min(len(tokens), len(drafting))
-        gains.append(tokens[:size] * plain[:size] / drafting[:size])
+        speeds = _speeds(acceptance, costs, running, 0)
+        over = speeds[:, 1:] / speeds[:, :1]
+        gains.append(over[:, int(np.argmax(np.median(over, 0)))])
     logs = np.log(np.stack(gains, 1))
     pays = logs >= 0
     last = np.where(pays.any(1), len(loads) - 1 - np.argmax(pays[:, ::-1], 1), -1)

@@ -15,6 +15,10 @@ from typing import Final
 from simulator.records import Drafting
 
 MOST_POSITIONS: Final = 64
+MOST: Final = 1e12
+"""No server counts more."""
+MOST_TOKENS: Final = 10_000_000
+"""No answer is longer."""
 _SLACK: Final = 1e-6
 
 
@@ -35,8 +39,10 @@ class Drafts:
 
     def __post_init__(self) -> None:
         values = (self.drafts, self.drafted, self.accepted, *self.accepted_at)
-        if not all(math.isfinite(value) and value >= 0 for value in values):
-            raise ValueError(f"counts must be finite and 0 or more, got {values}")
+        if not all(0 <= value <= MOST for value in values):
+            raise ValueError(f"counts must be from 0 to {MOST:.0e}, got {', '.join(f'{value:g}' for value in values)}")
+        if len(self.accepted_at) > MOST_POSITIONS:
+            raise ValueError(f"{len(self.accepted_at)} positions are more than {MOST_POSITIONS}")
         if self.drafted and self.accepted > self.drafted * (1 + _SLACK):
             raise ValueError(f"{self.accepted:,.0f} tokens accepted of {self.drafted:,.0f} drafted: more than there were")
         at = self.accepted_at
@@ -125,6 +131,12 @@ class ServedRequest:
     """Of each draft, by position; empty where nobody says."""
     output_s: float | None = None
     """Seconds from its first to its last token."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.output_tokens <= MOST_TOKENS or not 0 <= (self.prompt_tokens or 0) <= MOST_TOKENS:
+            raise ValueError(
+                f"a request of {self.prompt_tokens} and {self.output_tokens} tokens: 0 to {MOST_TOKENS:,} are read"
+            )
 
     @property
     def steps(self) -> float:

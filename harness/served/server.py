@@ -127,8 +127,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         gamma = next(iter(gammas), settings.gamma or 0)
         by, drafts, length = _counted(drafting)
         notes += _checked(drafting)
-    plain = [one for one in observations if not _drafts(one) and not one.settings.speculates]
-    uncounted = [one for one in observations if one.settings.speculates]
+    plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
+    uncounted = [one for one in observations if one.settings.speculates and one.drafts is None]
     if not drafting and uncounted:
         raise InputError(
             f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "
