@@ -214,7 +214,15 @@ def _why(advice: Advice) -> list[str]:
         where = f"above {turn.value:.0f} running" if turn.value else "at every load"
         lines.append(f"off {where} ({turn.low:.0f} to {turn.high:.0f}): there no drafts at all are faster than any k")
     elif advice.knows_off:
-        lines.append(f"drafting pays up to {max(one.running for one in advice.loads)} running, the most looked at")
+        most = max(one.running for one in advice.loads)
+        surely = (
+            ""
+            if (advice.pays_to or 0) >= most
+            else f"; surely up to {advice.pays_to:.0f}"
+            if advice.pays_to
+            else "; not surely"
+        )
+        lines.append(f"drafting pays up to {most} running, the most looked at{surely}")
     return lines
 
 
