@@ -85,15 +85,15 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
         )
     from harness.served.acceptance import acceptance_of
     from harness.served.advice import advise as advice_of
-    from harness.served.costs import believed, profiled, seen
+    from harness.served.costs import believed, profiled, recorded, seen
 
     kind = kind or server.kind
     acceptance = acceptance_of(server)
     if profile is not None:
         watcher.doing("moving the profile to the log's steps")
         return advice_of(server, acceptance, kind, profiled(profile, server, kind, acceptance))
-    costs = seen(server, kind, acceptance)
-    return advice_of(server, acceptance, kind, costs or believed(server, kind, acceptance))
+    costs = recorded(server) or seen(server, kind, acceptance) or believed(server, kind, acceptance)
+    return advice_of(server, acceptance, kind, costs)
 
 
 def read_server(files: Sequence[Path], watcher: Watcher) -> Server:

@@ -51,6 +51,8 @@ _UNLIKE: Final = 4.0
 _BINS: Final = 6
 _FEWEST: Final = 3
 """Stretches in a bin."""
+LEAST_TIMED: Final = 20
+"""Steps with their parts timed that say how long others take, at least."""
 _EITHER: Final = 5
 """Stretches with drafts, and without, that are compared."""
 
@@ -200,6 +202,54 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
     return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis, rng.standard_normal(DRAWS))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """From steps whose parts were timed: lines through the target's pass over its tokens, the draft and the rest over R."""
+
+    verify: Floats
+    """[draws, 2]: seconds of a pass, and of each of its tokens."""
+    draft: Floats
+    """[draws, 2]: seconds of drafting, and for each request."""
+    rest: Floats
+    """[draws, 2]: seconds of everything else, and for each request."""
+    off: Floats
+    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
+    gamma: int
+    basis: str
+    knows_off: bool = True
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`. The drafter makes its block in one pass, however long it is."""
+        passes = self.verify @ [1.0, running * (1 + k)] + self.rest @ [1.0, running]
+        drafting = self.draft @ [1.0, running] if k else 0.0
+        return np.asarray((passes + drafting) * np.exp(_OFF_FORM * (self.gamma - k) / self.gamma * self.off), np.float64)
+
+
+def recorded(server: Server, seed: int = 0) -> Recorded | None:
+    """None where too few steps have their parts timed."""
+    from scipy.optimize import nnls
+
+    if len(server.steps) < LEAST_TIMED:
+        return None
+    running, tokens, step_s, draft_s, verify_s = np.array(server.steps, np.float64).T
+    ones, rng = np.ones(len(running)), np.random.default_rng([seed, 28])
+    rest_s = np.maximum(step_s - draft_s - verify_s, 0.0)
+    lines = [
+        (np.stack([ones, tokens], 1), verify_s),
+        (np.stack([ones, running], 1), draft_s),
+        (np.stack([ones, running], 1), rest_s),
+    ]
+    fits = np.empty((3, DRAWS // 4, 2))
+    for i in range(DRAWS // 4):
+        some = rng.integers(len(ones), size=len(ones))
+        for j, (design, seconds) in enumerate(lines):
+            weight = 1 / np.maximum(step_s[some], 1e-9)
+            fits[j, i], _ = nnls(design[some] * weight[:, None], seconds[some] * weight)
+    verify, draft, rest = (np.tile(own, (4, 1)) for own in fits)
+    basis = f"{len(ones):,} steps of the dump, their parts timed"
+    return Recorded(verify, draft, rest, rng.standard_normal(DRAWS), server.gamma, basis)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from simulator.records import Drafting
 
@@ -184,6 +184,17 @@ class Interval:
         return self.running * self.seconds / self.request_steps
 
 
+class TimedStep(NamedTuple):
+    """A step of an engine that times its parts."""
+
+    running: int
+    tokens: int
+    """Of the target's pass, anchors included."""
+    step_s: float
+    draft_s: float
+    verify_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a server was set, as far as a file says."""
@@ -249,6 +260,10 @@ class Observation:
     told_apart: tuple[ServedRequest, ...] = ()
     intervals: tuple[Interval, ...] = ()
     points: tuple[Point, ...] = ()
+    steps: tuple[TimedStep, ...] = ()
+    """Steps whose parts were timed."""
+    context_capacity: int | None = None
+    """Context tokens that fit, where it says so."""
     notes: tuple[str, ...] = ()
     """How its definitions were converted, and what was left out."""
 
