@@ -4,9 +4,9 @@
     python benchmarks/served_estimates.py latest [--out runs]
 
 Half of a recording's prompts are served with verifying whole drafts, as an engine would log them: round by round, by
-request (how many drafts accepted 0, 1, …, K tokens), or as averages of all. From each, tokens a step are estimated for every
-k below K, and held against the dense replay at k: on the same answers, which differ by where rounds begin alone, and on the
-other half of the prompts, which differ by traffic too. Requests that are told apart have intervals from between them;
+request (how many drafts accepted 0, 1, …, K tokens), or as averages of all. From each, tokens a step are estimated for
+every k below K, and held against the dense replay at k: on the same answers, which differ by where rounds begin alone, and
+on the other half of the prompts, which differ by traffic too. Requests that are told apart have intervals from between them;
 averages have assumed ones.
 """
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app as harness
 from harness.console import print_json
 from tests.documented import differences, page
+from tests.harness.served.writing import write_served
 from tuner.cli.app import app as tuner
 
 APPS = {"harness": harness, "tuner": tuner}
@@ -38,6 +39,13 @@ PRINTED = {
     "harness hardware show": ["harness hardware show b300/deepseek-v4-flash"],
     "harness hardware fit": ["harness hardware fit measured.csv --base h100/qwen3-4b"],
     "harness predict": ["harness predict measured.csv --base h100/qwen3-4b"],
+    "harness advise": [
+        "harness advise served.log",
+        "harness advise served.log --check served.log",
+        "harness advise table.log",
+        "harness advise answers.jsonl --hardware h100/qwen3-4b --drafter eagle3",
+    ],
+    "harness import": ["harness import answers.jsonl --drafter eagle3 --out other"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [
         "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
@@ -83,6 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("json")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
+        write_served(made)
         rows = "1,none,0,,100,given\n8,none,0,,700,predict\n1,mtp,1,1.7,150,given\n8,mtp,1,1.7,,predict\n"
         Path("measured.csv").write_text(f"concurrency,drafter,drafted_tokens,accepted_length,output_tok_s,role\n{rows}")
         for line in (RUN, SWEEP, SEARCH, "harness baseline latest base.json"):

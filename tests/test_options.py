@@ -21,6 +21,7 @@ import typer
 from typer.testing import CliRunner
 
 from harness.cli.app import app as harness
+from tests.harness.served.writing import write_served
 from tuner.cli.app import app as tuner
 
 APPS = {"harness": harness, "tuner": tuner}
@@ -74,6 +75,8 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness reproduce": (("field",), {}),
     "harness hardware fit": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
     "harness hardware show": (("h100/qwen3-4b",), {}),
+    "harness advise": (("served.log",), {}),
+    "harness import": (("answers.jsonl",), {"--drafter": "eagle3"}),
     "harness predict": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
     "tuner search": ((), SEARCH),
 }
@@ -81,6 +84,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 ANSWERS = {
     "harness compare": {0, 1, 2, 3},
     "harness check-policy": {0, 1, 2},
+    "harness advise": {0, 1, 2, 3},
     **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")},
 }
 """Exit codes; 0 and 2 where none are named."""
@@ -167,6 +171,7 @@ def here(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         (folder / f"FILE{i}").write_bytes(content)
     (folder / "own.py").write_text("class P: pass\n")
     (folder / "measured.csv").write_text("concurrency,output_tok_s\n1,100\n8,700\n16,\n")
+    write_served(folder)
     (folder / "bad.py").write_text("raise RuntimeError('no')\n")
     monkeypatch.chdir(folder)
 

@@ -20,11 +20,16 @@ from harness.published.averages import target_of
 from harness.recording.pair import load_pair
 from harness.recording.responses import read_responses
 from harness.recording.suite import Prompt, load_suite
+from harness.served.acceptance import acceptance_of
+from harness.served.kept import traces_of
+from harness.served.server import together
+from harness.served.sources.registry import read_files
 from simulator.arrivals import RecordedRequests
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import dump_profile, load_profile
 from simulator.records import Sampling
 from tests.drafters.conftest import micro_config
+from tests.harness.served.writing import Truth, answers, dspark_dump, vllm_log, vllm_metrics
 
 SUITE = "name: s\nversion: 1\ntasks: [{name: t, domain: math, hub: {file: HUB, turns: ['{q}']}}]\n"
 CONFIG = json.dumps({"model_type": "qwen3", "_name_or_path": "mine"})
@@ -35,6 +40,13 @@ def suite(file: Path, source: Any = "bundled") -> Any:
     folder = file if (file / "suite.yaml").exists() else file.parent
     folder = folder if (folder / "suite.yaml").exists() else folder.parent
     return load_suite(str(folder), source=source).prompts
+
+
+def server_of(file: Path) -> Any:
+    """What a server was seen to do, as a trace of it."""
+    server = together(*read_files([file]))
+    trace, _ = traces_of(server, acceptance_of(server), "mine", "eagle3", 0)
+    return trace.anchors.accepted.tolist()
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -61,6 +73,10 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         json.dumps(micro_config(vocab_size=64).to_dict()),
         lambda file: random_target(str(file), device="cpu", dtype=torch.float32, seed=0).num_layers,
     ),
+    "served.log": (vllm_log(Truth(), [4] * 12), server_of),
+    "served.prom": (vllm_metrics(100, (80, 60, 30), 400, 20), server_of),
+    "served.jsonl": (answers(12), server_of),
+    "dump.json": (dspark_dump(), server_of),
     "texts/a.jsonl": (
         '{"domain": "math", "source": "s", "prompt": "1?", "response": "1"}\n', lambda file: read_documents(file.parent)
     ),

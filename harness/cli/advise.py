@@ -85,15 +85,15 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
         )
     from harness.served.acceptance import acceptance_of
     from harness.served.advice import advise as advice_of
-    from harness.served.costs import believed, profiled, seen
+    from harness.served.costs import believed, profiled, recorded, seen
 
     kind = kind or server.kind
     acceptance = acceptance_of(server)
     if profile is not None:
         watcher.doing("moving the profile to the log's steps")
         return advice_of(server, acceptance, kind, profiled(profile, server, kind, acceptance))
-    costs = seen(server, kind, acceptance)
-    return advice_of(server, acceptance, kind, costs or believed(server, kind, acceptance))
+    costs = recorded(server) or seen(server, kind, acceptance) or believed(server, kind, acceptance)
+    return advice_of(server, acceptance, kind, costs)
 
 
 def read_server(files: Sequence[Path], watcher: Watcher) -> Server:
@@ -211,15 +211,18 @@ def _why(advice: Advice) -> list[str]:
         lines.append(f"expected: {_signed(advice.gain)} tokens a second at the loads that were served")
     if advice.off_above is not None:
         turn = advice.off_above
-        ends = f"({turn.low:.0f} to {turn.high:.0f})"
-        above = (
-            f"above {turn.value:.0f} running {ends}"
-            if turn.value
-            else f"at every load, above {turn.high:.0f} running surely"
-        )
-        lines.append(f"off above {turn.value:.0f}: no drafts at all are faster {above}")
+        where = f"above {turn.value:.0f} running" if turn.value else "at every load"
+        lines.append(f"off {where} ({turn.low:.0f} to {turn.high:.0f}): there no drafts at all are faster than any k")
     elif advice.knows_off:
-        lines.append(f"drafting pays up to {max(one.running for one in advice.loads)} running, the most looked at")
+        most = max(one.running for one in advice.loads)
+        surely = (
+            ""
+            if (advice.pays_to or 0) >= most
+            else f"; surely up to {advice.pays_to:.0f}"
+            if advice.pays_to
+            else "; not surely"
+        )
+        lines.append(f"drafting pays up to {most} running, the most looked at{surely}")
     return lines
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.advise import Files, read_server
 from harness.cli.report import write_report
 from harness.cli.show import print_run
-from harness.console import user_errors, watching
+from harness.console import Watcher, user_errors, watching
 from harness.options import AsJson, Out
+
+if TYPE_CHECKING:
+    from harness.served.server import Server
 
 
 def import_(
@@ -46,4 +49,18 @@ def import_(
             run_id = keep_served(
                 server, name or server.kind or "served", kind or server.kind, target or "", seed, store, watcher.say
             )
+            _keep_profile(server, f"served-{run_id}", kind or server.kind, out, watcher)
         print_run(store, run_id, write_report(store, run_id), as_json=as_json)
+
+
+def _keep_profile(server: Server, name: str, kind: str, out: Path, watcher: Watcher) -> None:
+    """Write the profile that steps with timed parts make, where there are enough of them."""
+    from harness.served.profile import profile_of
+    from simulator.hardware.profile import dump_profile
+
+    profile = profile_of(server, name, kind)
+    if profile is not None:
+        file = out / "hardware" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dump_profile(profile), encoding="utf-8")
+        watcher.say(f"its steps make a profile: --hardware {file}")

@@ -99,7 +99,9 @@ class Advice:
     """Over what was served, at the loads that were served, each as often as it was."""
     loads: tuple[AtLoad, ...]
     off_above: Estimate | None
-    """Running requests above which no drafts are faster; None where that is not known, or beyond every load looked at."""
+    """Running requests above which no k pays; None where that is not known, or beyond every load looked at."""
+    pays_to: float | None
+    """Running requests up to which drafting surely pays; None where that is not known."""
     basis: str
     """Where times come from."""
     knows_off: bool
@@ -138,10 +140,10 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         if beyond or (more.value > _WORTH and more.low > -_WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
-    turns = _turns(acceptance, costs, max(looked)) if costs.knows_off else None
+    off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
-        gain=gain, loads=tuple(at), off_above=turns, basis=costs.basis, knows_off=costs.knows_off,
+        gain=gain, loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
         expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
@@ -214,15 +216,15 @@ def _k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
     return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])
 
 
-def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
-    """Running requests at which K stops paying, by draws; a draw that never turns counts as beyond the largest load."""
+def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | None, float]:
+    """Running requests above which no k pays, the best of each load taken, None beyond the most; and up to which one surely
+    does. A draw that never turns counts as the most."""
     loads = np.unique(np.geomspace(1, most, _CURVE).round().astype(int))
-    gamma = acceptance.gamma
     gains = []
     for running in map(int, loads):
-        tokens, drafting, plain = acceptance.tokens_drawn(gamma), costs.seconds(gamma, running), costs.seconds(0, running)
-        size = min(len(tokens), len(drafting))
-        gains.append(tokens[:size] * plain[:size] / drafting[:size])
+        speeds = _speeds(acceptance, costs, running, 0)
+        over = speeds[:, 1:] / speeds[:, :1]
+        gains.append(over[:, int(np.argmax(np.median(over, 0)))])
     logs = np.log(np.stack(gains, 1))
     pays = logs >= 0
     last = np.where(pays.any(1), len(loads) - 1 - np.argmax(pays[:, ::-1], 1), -1)
@@ -233,7 +235,9 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> Estimate | None:
         elif j >= 0:
             share = logs[i, j] / (logs[i, j] - logs[i, j + 1])
             turns[i] = loads[j] + share * (loads[j + 1] - loads[j])
-    return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns)
+    unsure = np.quantile(logs, 0.025, axis=0) <= 0
+    surely = loads[-1] if not unsure.any() else 0 if unsure[0] else loads[int(np.argmax(unsure)) - 1]
+    return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns), float(surely)
 
 
 def _expected(acceptance: Acceptance, k: int) -> Expected:
@@ -306,7 +310,8 @@ def content(advice: Advice) -> dict[str, Any]:
         "label": LABEL, "engine": s.settings.engine, "model": s.settings.model, "method": s.settings.method,
         "drafter": advice.kind, "served_tokens": a.gamma, "verdict": advice.verdict, "tokens": advice.k,
         "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),
-        "off_above": None if advice.off_above is None else advice.off_above.row(), "knows_off": advice.knows_off,
+        "off_above": None if advice.off_above is None else advice.off_above.row(), "pays_to": advice.pays_to,
+        "knows_off": advice.knows_off,
         "basis": advice.basis,
         "acceptance": {
             "drafts": s.drafts.drafts, "drafted": s.drafts.drafted, "accepted": s.drafts.accepted,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -45,9 +46,13 @@ _OFF: Final = 0.1
 """What medians of a log's steps are off by."""
 _OFF_FORM: Final = 0.03
 """What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
+_UNLIKE: Final = 4.0
+"""Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
 _BINS: Final = 6
 _FEWEST: Final = 3
 """Stretches in a bin."""
+LEAST_TIMED: Final = 20
+"""Steps with their parts timed that say how long others take, at least."""
 _EITHER: Final = 5
 """Stretches with drafts, and without, that are compared."""
 
@@ -200,6 +205,54 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """From steps whose parts were timed: lines through the target's pass over its tokens, the draft and the rest over R."""
+
+    verify: Floats
+    """[draws, 2]: seconds of a pass, and of each of its tokens."""
+    draft: Floats
+    """[draws, 2]: seconds of drafting, and for each request."""
+    rest: Floats
+    """[draws, 2]: seconds of everything else, and for each request."""
+    off: Floats
+    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
+    gamma: int
+    basis: str
+    knows_off: bool = True
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`. The drafter makes its block in one pass, however long it is."""
+        passes = self.verify @ [1.0, running * (1 + k)] + self.rest @ [1.0, running]
+        drafting = self.draft @ [1.0, running] if k else 0.0
+        return np.asarray((passes + drafting) * np.exp(_OFF_FORM * (self.gamma - k) / self.gamma * self.off), np.float64)
+
+
+def recorded(server: Server, seed: int = 0) -> Recorded | None:
+    """None where too few steps have their parts timed."""
+    from scipy.optimize import nnls
+
+    if len(server.steps) < LEAST_TIMED:
+        return None
+    running, tokens, step_s, draft_s, verify_s = np.array(server.steps, np.float64).T
+    ones, rng = np.ones(len(running)), np.random.default_rng([seed, 28])
+    rest_s = np.maximum(step_s - draft_s - verify_s, 0.0)
+    lines = [
+        (np.stack([ones, tokens], 1), verify_s),
+        (np.stack([ones, running], 1), draft_s),
+        (np.stack([ones, running], 1), rest_s),
+    ]
+    fits = np.empty((3, DRAWS // 4, 2))
+    for i in range(DRAWS // 4):
+        some = rng.integers(len(ones), size=len(ones))
+        for j, (design, seconds) in enumerate(lines):
+            weight = 1 / np.maximum(step_s[some], 1e-9)
+            fits[j, i], _ = nnls(design[some] * weight[:, None], seconds[some] * weight)
+    verify, draft, rest = (np.tile(own, (4, 1)) for own in fits)
+    basis = f"{len(ones):,} steps of the dump, their parts timed"
+    return Recorded(verify, draft, rest, rng.standard_normal(DRAWS), server.gamma, basis)
+
+
+@dataclass(frozen=True)
 class Profiled:
     """From a profile, moved to the log's steps where it has some."""
 
@@ -225,8 +278,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     if not bins:
         return _unfitted(profile, kind, context, acceptance, seed)
     from harness.hardware.calibration import calibrate
-    from harness.hardware.loops import timed
-    from harness.hardware.terms import TERMS, Base
+    from harness.hardware.terms import Base, part_of
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
@@ -234,28 +286,33 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     try:
         found = calibrate(points, base)
     except InputError:
-        told = ", ".join(f"{1e3 * one.each_s:.3g} ms at {one.running:.0f} running" for one in bins[:3])
-        raise InputError(
-            f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and "
-            "formats the server's?"
-        ) from None
+        raise _unlike(profile, bins) from None
     rng = np.random.default_rng([seed, 25])
     logs = (
         found.log_factors
         + rng.standard_normal((DRAWS, len(found.names)))
         @ np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
     )
+    if np.abs(found.log_factors / [found.prior(name) for name in found.names]).max() > _UNLIKE:
+        raise _unlike(profile, bins)
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
-    ones = np.ones(DRAWS)
+    parts = {name: part_of(base, name) for name in base.linear}
 
+    @cache
     def of(k: int, running: float) -> Floats:
-        low = timed(_asked(kind, k, max(int(running), 1), context), base).seconds
-        plain = timed(_asked(kind, 0, max(int(running), 1), context), base).seconds
-        whole = {name: acceptance.coverage * low[name] + (1 - acceptance.coverage) * plain[name] for name in low}
-        return np.asarray(sum(factors.get(name, ones) * s for name, s in whole.items()), np.float64)
+        users = max(round(running), 1)
+        each = {name: _step_s(part, kind, k, users, context, acceptance.coverage) for name, part in parts.items()}
+        return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
-    assert set(found.names) <= set(TERMS), found.names
-    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the log")
+    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files")
+
+
+def _unlike(profile: Profile, bins: Sequence[StepBin]) -> InputError:
+    told = ", ".join(f"{1e3 * one.each_s:.3g} ms at {one.running:.0f} running" for one in bins[:3])
+    return InputError(
+        f"{profile.name}: no machine like it takes what the files' steps took ({told}): are device, model, GPUs and "
+        "formats the server's?"
+    )
 
 
 def _unfitted(profile: Profile, kind: str, context: int, acceptance: Acceptance, seed: int) -> Profiled:
@@ -265,8 +322,9 @@ def _unfitted(profile: Profile, kind: str, context: int, acceptance: Acceptance,
     rng = np.random.default_rng([seed, 26])
     profiles = [perturbed(profile, rng)[0] for _ in range(DRAWS // 20)]
 
+    @cache
     def of(k: int, running: float) -> Floats:
-        users = max(int(running), 1)
+        users = max(round(running), 1)
         each = [_step_s(one, kind, k, users, context, acceptance.coverage) for one in profiles]
         return np.tile(np.array(each), 20)
 
@@ -277,10 +335,10 @@ def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, cover
     from simulator.hardware.cost import Longest, StepLoad
 
     load = StepLoad(users, context_tokens=users * context)
-    cost = profile.cost(kind, max(k, 1), users, users * (k + 1))
     plain = profile.cost("none", 0, users, users).step(load, 0, 0, Longest(0, context)).seconds
     if not k:
         return plain
+    cost = profile.cost(kind, k, users, users * (k + 1))
     return coverage * cost.step(load, k, users * k, Longest(k, context)).seconds + (1 - coverage) * plain
 
 

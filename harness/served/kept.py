@@ -62,6 +62,8 @@ def traces_of(server: Server, acceptance: Acceptance, name: str, kind: str, seed
         told = [f"{counted(len(requests), 'request')} told apart, {'' if rounds else 'in random order '}round by round"]
         if len(requests) < _FEW:
             told.append(f"only {counted(len(requests), 'request')}: intervals over prompts are wide, parts of a study small")
+        if any(v < gamma for one in requests for v in one.verified):
+            told.append("drafts are as long as they were verified: in a replay no policy verifies more of one")
         undrafted = sum(one.steps - one.drafts.drafts for one in requests)
         if undrafted >= 1:
             told.append(f"{undrafted:,.0f} steps without a draft stand at random places among each request's rounds")

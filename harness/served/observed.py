@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from simulator.records import Drafting
 
 MOST_POSITIONS: Final = 64
+MOST: Final = 1e12
+"""No server counts more."""
+MOST_TOKENS: Final = 10_000_000
+"""No answer is longer."""
 _SLACK: Final = 1e-6
 
 
@@ -35,8 +39,10 @@ class Drafts:
 
     def __post_init__(self) -> None:
         values = (self.drafts, self.drafted, self.accepted, *self.accepted_at)
-        if not all(math.isfinite(value) and value >= 0 for value in values):
-            raise ValueError(f"counts must be finite and 0 or more, got {values}")
+        if not all(0 <= value <= MOST for value in values):
+            raise ValueError(f"counts must be from 0 to {MOST:.0e}, got {', '.join(f'{value:g}' for value in values)}")
+        if len(self.accepted_at) > MOST_POSITIONS:
+            raise ValueError(f"{len(self.accepted_at)} positions are more than {MOST_POSITIONS}")
         if self.drafted and self.accepted > self.drafted * (1 + _SLACK):
             raise ValueError(f"{self.accepted:,.0f} tokens accepted of {self.drafted:,.0f} drafted: more than there were")
         at = self.accepted_at
@@ -126,6 +132,12 @@ class ServedRequest:
     output_s: float | None = None
     """Seconds from its first to its last token."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.output_tokens <= MOST_TOKENS or not 0 <= (self.prompt_tokens or 0) <= MOST_TOKENS:
+            raise ValueError(
+                f"a request of {self.prompt_tokens} and {self.output_tokens} tokens: 0 to {MOST_TOKENS:,} are read"
+            )
+
     @property
     def steps(self) -> float:
         """Steps after its first token, one token each and those accepted. Drafts that an end cuts count as accepted, so it
@@ -170,6 +182,17 @@ class Interval:
         if not self.steady or self.request_steps < 20 or self.running < 0.5:
             return None
         return self.running * self.seconds / self.request_steps
+
+
+class TimedStep(NamedTuple):
+    """A step of an engine that times its parts."""
+
+    running: int
+    tokens: int
+    """Of the target's pass, anchors included."""
+    step_s: float
+    draft_s: float
+    verify_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +260,10 @@ class Observation:
     told_apart: tuple[ServedRequest, ...] = ()
     intervals: tuple[Interval, ...] = ()
     points: tuple[Point, ...] = ()
+    steps: tuple[TimedStep, ...] = ()
+    """Steps whose parts were timed."""
+    context_capacity: int | None = None
+    """Context tokens that fit, where it says so."""
     notes: tuple[str, ...] = ()
     """How its definitions were converted, and what was left out."""
 

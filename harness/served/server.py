@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, ServedRequest, Settings, pooled
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, ServedRequest, Settings, TimedStep, pooled
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 
@@ -49,6 +49,10 @@ class Server:
     plain: tuple[Interval, ...]
     """Stretches in which nothing was drafted though something ran."""
     points: tuple[Point, ...]
+    steps: tuple[TimedStep, ...]
+    """Steps whose parts were timed."""
+    context_capacity: int | None
+    """Context tokens that fit; None where no file says."""
     context: float | None
     """Mean tokens of a request half-way through its answer."""
     prompt_tokens: float | None
@@ -127,8 +131,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         gamma = next(iter(gammas), settings.gamma or 0)
         by, drafts, length = _counted(drafting)
         notes += _checked(drafting)
-    plain = [one for one in observations if not _drafts(one) and not one.settings.speculates]
-    uncounted = [one for one in observations if one.settings.speculates]
+    plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
+    uncounted = [one for one in observations if one.settings.speculates and one.drafts is None]
     if not drafting and uncounted:
         raise InputError(
             f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "
@@ -137,6 +141,11 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     if drafting and plain:
         notes.append(
             f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline"
+        )
+    if settings.adaptive:
+        notes.append(
+            "the engine verifies less than it drafts by its own policy: late positions are less well known, and gains here are "
+            "of drafts that are verified whole"
         )
     steps = _steps(drafting or observations)
     known = [one for one in observations if one.generated and one.requests]
@@ -149,6 +158,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
         intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
         points=tuple(p for one in observations for p in one.points),
+        steps=tuple(s for one in observations for s in one.steps),
+        context_capacity=next((one.context_capacity for one in observations if one.context_capacity), None),
         context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,
         output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),

@@ -47,4 +47,15 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
         if named or not by_source:
             raise InputError(f"{text.name}: is none of what is read here: {', '.join(source.name for source in SOURCES)}")
         notes.append(f"{text.name}: is none of what is read here, and left out")
-    return [one for i in sorted(by_source) for one in SOURCES[i].read(by_source[i])], notes
+    return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
+
+
+def _read(source: Source, texts: Sequence[Text]) -> list[Observation]:
+    """What texts say. Raises InputError, also for values of another type than the source writes."""
+    try:
+        return source.read(texts)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        named = ", ".join(text.name for text in texts)
+        raise InputError(f"{named}: is not as {source.name} has it: {' '.join(str(error).split())}") from None

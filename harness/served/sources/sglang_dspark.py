@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from harness.served.observed import Drafts, Interval, Observation, ServedRequest, Settings
+from harness.served.observed import Drafts, Interval, Observation, ServedRequest, Settings, TimedStep
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -23,11 +23,12 @@ class SglangDspark:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All steps of all dumps. Of ranks that wrote the same steps, the first's."""
-        gammas, model, modes = set[int](), "", set[str]()
+        gammas, model, modes, capacity = set[int](), "", set[str](), None
         steps: dict[tuple[str, int], Mapping[str, Any]] = {}
         for text in texts:
             for document in text.documents():
                 model = str(document.get("served_model_name") or document.get("model_path") or model)
+                capacity = _capacity(document) or capacity
                 for dump in _dumps(document):
                     gammas.add(_whole(text, dump.get("gamma"), "gamma"))
                     modes.add(str(dump.get("mode") or ""))
@@ -40,7 +41,7 @@ class SglangDspark:
             )
         [gamma] = gammas
         try:
-            return [_observation(texts, list(steps.values()), gamma, model, modes)]
+            return [_observation(texts, list(steps.values()), gamma, model, modes, capacity)]
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{texts[0].name}: dspark_info_record: {error}") from None
 
@@ -56,6 +57,24 @@ def _dumps(document: Any) -> Iterator[Mapping[str, Any]]:
             yield own
 
 
+def _capacity(document: Mapping[str, Any]) -> int | None:
+    """Context tokens that fit, as the server says of itself."""
+    states = [one for one in document.get("internal_states") or () if isinstance(one, dict)]
+    memory = [usage for one in states if isinstance(usage := one.get("memory_usage"), dict)]
+    told = [document.get("max_total_num_tokens"), *(one.get("token_capacity") for one in memory)]
+    return next((n for n in told if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1e12), None)
+
+
+def _timed(step: Mapping[str, Any], own: Sequence[tuple[int, int, Sequence[float] | None]]) -> list[TimedStep]:
+    """The step, where its parts were timed."""
+    whole, draft, verify = (step.get(name) for name in ("step_gpu_ms", "draft_gpu_ms", "target_verify_gpu_ms"))
+    if not whole or not draft or not verify or not draft + verify <= 1.01 * whole:
+        return []
+    tokens = step.get("num_verify_tokens")
+    tokens = tokens if isinstance(tokens, int) and tokens >= len(own) else sum(1 + verified for _, verified, _ in own)
+    return [TimedStep(len(own), tokens, whole / 1e3, draft / 1e3, verify / 1e3)]
+
+
 def _whole(text: Text, value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
         raise InputError(f"{text.name}: dspark_info_record: {name} must be a whole number from 1 to 64, got {value!r}")
@@ -63,16 +82,17 @@ def _whole(text: Text, value: Any, name: str) -> int:
 
 
 def _observation(
-    texts: Sequence[Text], steps: Sequence[Mapping[str, Any]], gamma: int, model: str, modes: set[str]
+    texts: Sequence[Text], steps: Sequence[Mapping[str, Any]], gamma: int, model: str, modes: set[str], capacity: int | None
 ) -> Observation:
     rounds: dict[str, list[tuple[int, int, Sequence[float] | None]]] = {}
-    intervals = list[Interval]()
+    intervals, timed = list[Interval](), list[TimedStep]()
     for step in steps:
         own = [_round(one, gamma) for one in step.get("reqs") or ()]
         for one, told in zip(step.get("reqs") or (), own, strict=True):
             rounds.setdefault(str(one.get("rid") or one.get("req_pool_index")), []).append(told)
         if (interval := _interval(step, own, gamma)) is not None:
             intervals.append(interval)
+            timed += _timed(step, own)
     if not any(rounds.values()):
         raise ValueError("no record holds reqs: set SGLANG_DSPARK_DEBUG_DUMP to all")
     every = [one for own in rounds.values() for one in own]
@@ -90,7 +110,8 @@ def _observation(
             adaptive=bool(trimmed) or "compact" in modes,
         ),
         drafts=_drafts(every, gamma), requests=None, request_steps=len(every), engine_steps=len(steps),
-        told_apart=tuple(_request(own, gamma) for own in rounds.values()), intervals=tuple(intervals), notes=tuple(notes),
+        told_apart=tuple(_request(own, gamma) for own in rounds.values()), intervals=tuple(intervals), steps=tuple(timed),
+        context_capacity=capacity, notes=tuple(notes),
     )  # fmt: skip
 
 

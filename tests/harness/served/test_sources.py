@@ -18,7 +18,7 @@ from harness.served.sources.contract import Source
 from harness.served.sources.registry import SOURCES, read_files
 from harness.served.text import read_text
 from simulator.errors import InputError
-from tests.harness.served.writing import Truth, vllm_log, vllm_metrics
+from tests.harness.served.writing import Truth, answer, dspark_dump, vllm_log, vllm_metrics
 
 CAPTURED = Path(os.environ.get("SPECYARD_SERVED", Path(__file__).parents[4] / "shared" / "served"))
 captured = pytest.mark.skipif(not CAPTURED.is_dir(), reason="no captured files: SPECYARD_SERVED names their folder")
@@ -34,17 +34,6 @@ class Made:
     tokens_per_step: float | None
 
 
-def answer(accepted: list[int] | None, histogram: list[int], tokens: int, k: int = 3) -> dict[str, object]:
-    told = {
-        "mean_acceptance_length": 1.0, "draft_acceptance_rate": 0.0, "acceptance_histogram": histogram,
-        "num_spec_steps": sum(histogram), "num_accepted_draft_tokens": sum(i * n for i, n in enumerate(histogram)),
-        "num_draft_tokens": k * sum(histogram), "num_spec_tokens": k, "per_step_accepted": accepted,
-        "per_step_drafted": None if accepted is None else [k] * len(accepted),
-    }  # fmt: skip
-    usage = {"prompt_tokens": 7, "completion_tokens": tokens}
-    return {"id": "x", "model": "m", "usage": usage, "metrics": {"speculative_decoding": told}}
-
-
 def aiperf_row(histogram: dict[str, int], tokens: int) -> dict[str, object]:
     told = {
         "engine": "vllm", "acceptance_histogram": histogram, "num_spec_tokens": 3, "completion_tokens": tokens,
@@ -52,21 +41,6 @@ def aiperf_row(histogram: dict[str, int], tokens: int) -> dict[str, object]:
     }  # fmt: skip
     metrics = {"input_sequence_length": {"value": 9, "unit": "tokens"}}
     return {"metadata": {"credit_issued_ns": 1, "was_cancelled": False}, "metrics": metrics, "spec_decode_acceptance": told}
-
-
-def dspark_dump() -> dict[str, object]:
-    def request(rid: str, verify: int, accepted: int) -> dict[str, object]:
-        return {
-            "rid": rid, "prefix_len": 10, "verify_len": verify + 1, "acc_len": accepted + 1, "correct_drafts": accepted,
-            "cap_trim": 0, "bonus_token": 1, "draft_tokens": [1] * 3, "confidence": [0.9, 0.8, 0.7],
-        }  # fmt: skip
-
-    steps = [[("a", 3, 3), ("b", 3, 1)], [("a", 1, 1), ("b", 3, 0)]]
-    records = [
-        {"forward_ct": i, "bs": 2, "step_gpu_ms": 10.0, "reqs": [request(*one) for one in own]}
-        for i, own in enumerate(steps)
-    ]  # fmt: skip
-    return {"internal_states": [{"dspark_info_record": {"mode": "compact", "gamma": 3, "records": records}}]}
 
 
 LLAMA_LOG = """0.57.288.104 I slot print_timing: id  1 | task 1 | prompt eval time =   16995.30 ms /   127 tokens (  133 ms)
@@ -146,7 +120,7 @@ MADE: dict[str, Made] = {
     ),
     "aiperf's server metrics": Made(json.dumps(AIPERF_SERVER), 10, (8, 5, 2), 40 / 25),
     "guidellm's report": Made(json.dumps(GUIDELLM), 2, (2, 1, 1), 11 / 7),
-    "SGLang's dspark_info_record": Made(json.dumps(dspark_dump()), 4, (3, 1.5, 1.5), None),
+    "SGLang's dspark_info_record": Made(dspark_dump(), 4, (3, 1.5, 1.5), None),
     "SGLang's /metrics": Made(SGLANG_METRICS, None, (), None),
     "llama.cpp's log": Made(LLAMA_LOG, 5, (5, 4, 3, 3), 30 / (5 + 10)),
     "llama.cpp's /metrics": Made(LLAMA_METRICS, 5, (5, 4, 3, 3), None),

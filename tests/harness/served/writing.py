@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,3 +111,56 @@ def vllm_metrics(
     name = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
     lines += [f'{name}{{engine="0",model_name="{model}",position="{i}"}} {float(n)}' for i, n in enumerate(at)]
     return "\n".join(lines) + "\n"
+
+
+def answer(accepted: Sequence[int] | None, histogram: Sequence[int], tokens: int, k: int = 3) -> dict[str, Any]:
+    """One answer of vLLM's with what became of its drafts."""
+    told = {
+        "mean_acceptance_length": 1.0, "draft_acceptance_rate": 0.0, "acceptance_histogram": list(histogram),
+        "num_spec_steps": sum(histogram), "num_accepted_draft_tokens": sum(i * n for i, n in enumerate(histogram)),
+        "num_draft_tokens": k * sum(histogram), "num_spec_tokens": k,
+        "per_step_accepted": None if accepted is None else list(accepted),
+        "per_step_drafted": None if accepted is None else [k] * len(accepted),
+    }  # fmt: skip
+    usage = {"prompt_tokens": 7, "completion_tokens": tokens}
+    return {"id": "x", "model": "m", "usage": usage, "metrics": {"speculative_decoding": told}}
+
+
+def answers(count: int, seed: int = 0, survival: Sequence[float] = SURVIVAL, rounds: int = 30) -> str:
+    """Answers, one a line, of requests that differ in ease."""
+    rng, k = np.random.default_rng(seed), len(survival)
+    lines = []
+    for _ in range(count):
+        shares = np.clip(np.array(survival) * np.exp(0.2 * rng.standard_normal()), 0, 1)
+        accepted = (rng.random((rounds, 1)) < shares).sum(1)
+        histogram = np.bincount(accepted, minlength=k + 1).tolist()
+        lines.append(json.dumps(answer(accepted.tolist(), histogram, int(1 + rounds + accepted.sum()), k)))
+    return "\n".join(lines) + "\n"
+
+
+def dspark_dump() -> str:
+    """SGLang's record of two steps of two requests, one of them with less verified."""
+
+    def request(rid: str, verify: int, accepted: int) -> dict[str, Any]:
+        return {
+            "rid": rid, "prefix_len": 10, "verify_len": verify + 1, "acc_len": accepted + 1, "correct_drafts": accepted,
+            "cap_trim": 0, "bonus_token": 1, "draft_tokens": [1] * 3, "confidence": [0.9, 0.8, 0.7],
+        }  # fmt: skip
+
+    steps = [[("a", 3, 3), ("b", 3, 1)], [("a", 1, 1), ("b", 3, 0)]]
+    records = [
+        {
+            "forward_ct": i, "bs": 2, "num_verify_tokens": sum(1 + v for _, v, _ in own), "step_gpu_ms": 10.0,
+            "draft_gpu_ms": 2.0, "target_verify_gpu_ms": 7.0, "reqs": [request(*one) for one in own],
+        }
+        for i, own in enumerate(steps)
+    ]  # fmt: skip
+    return json.dumps({"internal_states": [{"dspark_info_record": {"mode": "compact", "gamma": 3, "records": records}}]})
+
+
+def write_served(folder: Path) -> None:
+    """Files of a server, in a folder: a log, one that switches off above a load, and answers."""
+    loads = [4, 8, 16, 32] * 6
+    (folder / "served.log").write_text(vllm_log(Truth(), loads))
+    (folder / "table.log").write_text(vllm_log(Truth(), sorted(loads), k=lambda n: 3 if n < 20 else 0))
+    (folder / "answers.jsonl").write_text(answers(12))

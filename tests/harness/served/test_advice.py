@@ -1,0 +1,309 @@
+"""The advice against servers whose truth is known, and what becomes of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from harness.cli.app import app
+from harness.served.acceptance import acceptance_of, interval
+from harness.served.kept import traces_of
+from harness.served.server import together
+from harness.served.sources.registry import read_files
+from results.store.database import Store
+from simulator.policies import PolicySpec
+from simulator.replay import replay
+from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
+
+LOADS = [int(n) for n in np.clip(np.round(16 * np.exp(0.9 * np.sin(np.arange(180) / 20))), 1, 64)]
+POOR = Truth(survival=(0.6, 0.2, 0.04, 0.01, 0.002))
+"""A server whose K is too large."""
+HEAVY = Truth(survival=(0.5, 0.3, 0.15), token_s=0.0001, draft_s=0.0005)
+"""One that should draft nothing above about 40 running."""
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def advised(folder: Path, text: str, *words: object) -> dict[str, object]:
+    """The advice on a file, as JSON."""
+    (folder / "file.log").write_text(text)
+    done = run("advise", folder / "file.log", *words, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_a_k_that_is_too_large_is_lowered(tmp_path: Path) -> None:
+    told = advised(tmp_path, vllm_log(POOR, LOADS, clumped=0.1))
+    assert (told["verdict"], told["tokens"], told["knows_off"]) == ("set", 2, False)
+    assert '"num_speculative_tokens": 2' in str(told["flags"])
+    gain = told["gain"]
+    assert isinstance(gain, dict)
+    truth = float(np.mean([POOR.speed(2, n) for n in LOADS]) / np.mean([POOR.speed(5, n) for n in LOADS])) - 1
+    assert gain["low"] < truth < gain["high"]
+    assert "no steps without drafts" in str(told["cannot"])
+
+
+def test_a_k_that_is_right_stays(tmp_path: Path) -> None:
+    told = advised(tmp_path, vllm_log(Truth(survival=(0.8, 0.7, 0.6)), LOADS))
+    assert (told["verdict"], told["tokens"], told["off_above"]) == ("keep", 3, None)
+
+
+def test_steps_without_drafts_say_where_it_turns(tmp_path: Path) -> None:
+    loads = [int(n) for n in np.clip(np.round(24 * np.exp(1.2 * np.sin(np.arange(240) / 27))), 1, 128)]
+    told = advised(tmp_path, vllm_log(HEAVY, loads, k=lambda n: 3 if n <= 40 else 0, clumped=0.1))
+    turns = next(n for n in range(1, 200) if max(HEAVY.speed(k, n) for k in (1, 2, 3)) < HEAVY.speed(0, n))
+    off = told["off_above"]
+    assert isinstance(off, dict)
+    assert told["knows_off"]
+    assert off["low"] <= turns <= off["high"]
+    assert told["verdict"] == "by_batch"
+    rows = told["rows"]
+    assert isinstance(rows, list)
+    # At 64 running 1 and 0 are 6 % apart.
+    best = [max(range(4), key=lambda k: HEAVY.speed(k, n)) for n in (4, 16, 64)]
+    assert [next(k for first, last, k in rows if first <= n <= last) for n in (4, 16, 64)] == best
+
+
+def test_switched_off_above_a_load_is_no_ngram(tmp_path: Path) -> None:
+    """Stretches without drafts, by the engine's own table, do not make drafts rare where it drafts."""
+    (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
+    server = together(*read_files([tmp_path / "f"]))
+    assert server.proposing == 1
+    assert (server.served_k(4), server.served_k(40)) == (3, 0)
+
+
+def test_a_profile_says_it_without_such_steps(tmp_path: Path) -> None:
+    told = advised(tmp_path, vllm_log(HEAVY, LOADS), "--hardware", "h100/qwen3-8b")
+    assert told["knows_off"]
+    assert "moved to" in str(told["basis"])
+
+
+def test_a_profile_of_another_machine_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text(vllm_log(Truth(base_s=3.0), LOADS))
+    done = run("advise", tmp_path / "f", "--hardware", "h100/qwen3-8b")
+    assert done.exit_code == 2
+    assert "no machine like it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("later", "code", "told"),
+    [
+        (Truth(survival=POOR.survival[:2]), 0, "held"),
+        (POOR, 1, "K is 5"),
+        (Truth(survival=(0.4, 0.1)), 1, "position 1"),
+        (Truth(survival=POOR.survival[:2], base_s=0.0125), 1, "steps did not become"),
+    ],
+)  # fmt: skip
+def test_what_became_of_a_change(later: Truth, code: int, told: str, tmp_path: Path) -> None:
+    (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
+    (tmp_path / "after").write_text(vllm_log(later, LOADS, seed=9, clumped=0.1))
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
+    assert (done.exit_code, told in done.stdout) == (code, True), done.output
+
+
+def test_too_early_to_say(tmp_path: Path) -> None:
+    (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
+    (tmp_path / "after").write_text(vllm_metrics(12, (7, 2), 12, 1, model="Org/Model-8B"))
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
+    assert done.exit_code == 3, done.output
+
+
+def test_one_screen_of_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrapped as a terminal would, what is to be copied apart."""
+    import textwrap
+
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "a").write_text(vllm_log(POOR, LOADS, clumped=0.1))
+    lines = run("advise", tmp_path / "a").stdout.splitlines()
+    wrapped = [part for line in lines for part in (textwrap.wrap(line, 80) or [""])]
+    assert len(wrapped) <= 50
+
+
+def test_a_server_that_drafts_nothing_has_no_advice(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(Truth(), LOADS, k=lambda n: 0))
+    done = run("advise", tmp_path / "a")
+    assert done.exit_code == 1
+    assert "drafts nothing" in done.stderr
+
+
+def test_intervals_hold_the_truth_where_requests_are_told_apart(tmp_path: Path) -> None:
+    """In nearly all of 40 servers, for every k: tokens a step of the traffic that their requests are drawn from."""
+    (tmp_path / "much").write_text(answers(1500, seed=999))
+    truth = acceptance_of(together(*read_files([tmp_path / "much"])))
+    inside = []
+    for seed in range(40):
+        (tmp_path / "some").write_text(answers(30, seed=seed))
+        found = acceptance_of(together(*read_files([tmp_path / "some"])), seed)
+        for k in (1, 2, 3):
+            low, high = interval(found.tokens_drawn(k))
+            inside.append(low <= truth.tokens(k) <= high)
+    assert np.mean(inside) > 0.85
+
+
+def test_averages_leave_more_open_than_requests(tmp_path: Path) -> None:
+    (tmp_path / "requests").write_text(answers(40))
+    requests = together(*read_files([tmp_path / "requests"]))
+    counts = requests.drafts
+    (tmp_path / "averages").write_text(vllm_metrics(int(counts.drafts), [int(n) for n in counts.accepted_at], 1200, 40))
+    averages = acceptance_of(together(*read_files([tmp_path / "averages"])))
+    told = acceptance_of(requests)
+    assert averages.survival == pytest.approx(told.survival)
+    widths = [np.subtract(*interval(own.tokens_drawn(3))[::-1]) for own in (averages, told)]
+    assert widths[0] > widths[1]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_served_run_replays_to_what_was_served(rounds: bool, tmp_path: Path) -> None:
+    """Round by round where rounds are told, and in sum where only their histogram is."""
+    text = answers(20) if rounds else "\n".join(_without_rounds(line) for line in answers(20).splitlines()) + "\n"
+    (tmp_path / "a").write_text(text)
+    server = together(*read_files([tmp_path / "a"]))
+    trace, _ = traces_of(server, acceptance_of(server), "mine", "eagle3", 0)
+    policy = PolicySpec.fixed(3).bind()
+    for (_, anchors), request in zip(trace, server.told_apart, strict=True):
+        walked = [r.accepted for r in replay(anchors, policy)]
+        if rounds:
+            assert tuple(walked) == request.rounds
+        assert (len(walked), sum(walked)) == (request.drafts.drafts, request.drafts.accepted)
+
+
+def _without_rounds(line: str) -> str:
+    one = json.loads(line)
+    one["metrics"]["speculative_decoding"].update(per_step_accepted=None, per_step_drafted=None)
+    return json.dumps(one)
+
+
+def test_averages_are_met_by_the_run_made_of_them(tmp_path: Path) -> None:
+    """Acceptance by position, and the steps in which nothing is proposed."""
+    (tmp_path / "a").write_text(vllm_metrics(300, (240, 180, 90), 1200, 40))
+    server = together(*read_files([tmp_path / "a"]))
+    trace, _ = traces_of(server, acceptance_of(server), "mine", "ngram", 0)
+    drafted = trace.anchors.drafted > 0
+    assert drafted.mean() == pytest.approx(0.25, abs=0.01)
+    shares = [(trace.anchors.accepted >= k)[drafted].mean() for k in (1, 2, 3)]
+    assert shares == pytest.approx([0.8, 0.6, 0.3], abs=0.03)
+
+
+def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(answers(30))
+    out = ("--out", tmp_path / "runs")
+    assert run("import", tmp_path / "a", "--drafter", "mine=eagle3", *out).exit_code == 0
+    store = Store(tmp_path / "runs" / "specyard.duckdb")
+    row = store.run(store.find_run("latest"))
+    assert (row["prompt_source"], row["plan"]["label"]) == ("served", "estimated from served rounds")
+    small = ("--hardware", "h100/qwen3-4b", "--concurrency", "2", "--seconds", "1", "--policy", "none,fixed:2")
+    done = run("simulate", "latest", *small, "--decision-draws", "0", *out)
+    assert done.exit_code == 0, done.output
+    assert "estimated from served rounds" in done.stdout
+    assert run("report", "latest", *out).exit_code == 0
+    page = next((tmp_path / "runs").glob("*/report.html")).read_text()
+    assert "estimated from served rounds" in page.lower()
+
+
+def test_longer_drafts_than_were_served_are_not_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(answers(30))
+    assert run("import", tmp_path / "a", "--drafter", "eagle3", "--out", tmp_path).exit_code == 0
+    small = ("--hardware", "h100/qwen3-4b", "--concurrency", "2", "--policy", "fixed:5", "--out", tmp_path)
+    assert run("simulate", "latest", *small).exit_code == 2
+
+
+def test_files_of_two_servers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(Truth(), LOADS))
+    (tmp_path / "b").write_text(vllm_metrics(100, (80, 60), 400, 20, model="Org/Model-8B"))
+    done = run("advise", tmp_path / "a", tmp_path / "b")
+    assert (done.exit_code, "set otherwise" in done.stderr) == (2, True)
+    (tmp_path / "b").write_text(vllm_metrics(100, (80, 60, 30), 400, 20, model="other"))
+    done = run("advise", tmp_path / "a", tmp_path / "b")
+    assert (done.exit_code, "of model" in done.stderr) == (2, True)
+
+
+def test_files_that_differ_are_said_to(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(Truth(), LOADS))
+    (tmp_path / "b").write_text(vllm_metrics(4000, (1200, 400, 100), 4000, 20, model="Org/Model-8B"))
+    done = run("advise", tmp_path / "a", tmp_path / "b")
+    assert (done.exit_code, "DIFFER" in done.stdout) == (0, True)
+
+
+SERVED = Path(os.environ.get("SPECYARD_SERVED", Path(__file__).parents[4] / "shared" / "served"))
+
+
+NGRAM = ("vllm_ngram5/metrics_after_c4.prom", "vllm_ngram5/server.log")
+
+
+@pytest.mark.skipif(not SERVED.is_dir(), reason="no captured files: SPECYARD_SERVED names their folder")
+@pytest.mark.parametrize(
+    ("files", "gamma", "tokens"),
+    [
+        (["vllm_ngram5/metrics_before_c4.prom", *NGRAM], 5, (1.2, 1.5)),
+        (["vllm_draft3"], 3, (3.8, 4.0)), (["llamacpp_ngram"], 48, (1.1, 1.4)), (["llamacpp_draft"], 4, (4.7, 5.0)),
+        (["aiperf_c4"], 5, (1.1, 1.4)), (["guidellm_c2"], 5, (1.1, 1.4)),
+    ],
+)  # fmt: skip
+def test_captured_files_have_advice(files: Sequence[str], gamma: int, tokens: tuple[float, float]) -> None:
+    """What an n-gram server gives in a step is no multiple of what its drafts commit."""
+    done = run("advise", *(SERVED / file for file in files), "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["served_tokens"] == gamma
+    assert tokens[0] <= told["acceptance"]["tokens_per_step"]["value"] <= tokens[1]
+    assert told["tokens"] <= gamma
+
+
+def sglang_dump(steps: int = 60, gamma: int = 4) -> str:
+    """SGLang's record of a server with 2 ms of drafting, 8 ms and 0.02 ms a token of a pass, 1 ms of everything else."""
+    rng, records = np.random.default_rng(0), []
+    for i in range(steps):
+        running = int(rng.integers(1, 33))
+        reqs = []
+        for r in range(running):
+            confidence = np.clip(0.8 + 0.1 * rng.standard_normal(gamma), 0.05, 0.99)
+            verified = int(rng.integers(1, gamma + 1))
+            accepted = int((rng.random(verified) < confidence[:verified]).cumprod().sum())
+            reqs.append({
+                "rid": f"{i // 10}-{r}", "verify_len": verified + 1, "acc_len": accepted + 1, "correct_drafts": accepted,
+                "cap_trim": 0, "confidence": confidence.tolist(),
+            })  # fmt: skip
+        tokens = sum(int(str(one["verify_len"])) for one in reqs)
+        times = {"draft_gpu_ms": 2.0, "target_verify_gpu_ms": 8 + 0.02 * tokens, "step_gpu_ms": 11 + 0.02 * tokens}
+        records.append({"forward_ct": i, "bs": running, "num_verify_tokens": tokens, **times, "reqs": reqs})
+    state = {"dspark_info_record": {"mode": "compact", "gamma": gamma, "records": records}}
+    return json.dumps({"model_path": "Org/M", "max_total_num_tokens": 9000, "internal_states": [state]})
+
+
+def test_acceptance_of_trimmed_rounds_is_of_those_that_were_verified(tmp_path: Path) -> None:
+    """The whole share of position k, though a quarter of the drafts was cut at each: 0.8, 0.8², … as they were drawn."""
+    (tmp_path / "a").write_text(sglang_dump(400))
+    survival = acceptance_of(together(*read_files([tmp_path / "a"]))).survival
+    assert survival == pytest.approx([0.8**k for k in (1, 2, 3, 4)], abs=0.02)
+
+
+def test_one_dump_gives_times_confidences_and_a_profile(tmp_path: Path) -> None:
+    from harness.served.costs import recorded
+    from simulator.hardware.profile import load_profile
+
+    (tmp_path / "a").write_text(sglang_dump())
+    server = together(*read_files([tmp_path / "a"]))
+    costs = recorded(server)
+    assert costs is not None
+    for k, running, ms in ((4, 10, 2 + 8 + 0.02 * 50 + 1), (0, 10, 8 + 0.02 * 10 + 1)):
+        assert float(np.median(costs.seconds(k, running))) == pytest.approx(ms / 1e3, rel=0.01)
+    done = run("import", tmp_path / "a", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    store = Store(tmp_path / "specyard.duckdb")
+    [recording] = [key for key in store.recordings(store.find_run("latest")) if key.gamma]
+    trace = store.trace(store.find_run("latest"), recording)
+    assert trace.anchors.confidence is not None
+    [file] = (tmp_path / "hardware").glob("*.json")
+    profile = load_profile(file)
+    assert (profile.kv_capacity_tokens, profile.source) == (9000, "measured")
+    assert float(profile.verify.at([100])[0]) == pytest.approx(0.010, rel=0.01)
+    assert float(profile.draft["dspark"].at(4, [10])[0]) == pytest.approx(0.002, rel=0.01)
