@@ -38,6 +38,7 @@ PRINTED = {
     "harness hardware show": ["harness hardware show b300/deepseek-v4-flash"],
     "harness hardware fit": ["harness hardware fit measured.csv --base h100/qwen3-4b"],
     "harness predict": ["harness predict measured.csv --base h100/qwen3-4b"],
+    "harness train": ["harness train dspark --target qwen3-4b --dry-run"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [
         "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
@@ -54,7 +55,8 @@ PRINTED = {
 }
 """Command lines by command, in an order in which nothing that is needed is removed."""
 STANDING_ALONE = {
-    "harness synthesize", "harness hardware", "harness hardware list", "harness hardware show", "harness check-policy"
+    "harness synthesize", "harness hardware", "harness hardware list", "harness hardware show", "harness check-policy",
+    "harness train",
 }  # fmt: skip
 """Commands that need nothing to be there."""
 ELSEWHERE = {

@@ -75,6 +75,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness hardware fit": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
     "harness hardware show": (("h100/qwen3-4b",), {}),
     "harness predict": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
+    "harness train": (("dspark",), {"--target": "qwen3-4b"}),
     "tuner search": ((), SEARCH),
 }
 """Arguments and options of a command that is right, and quick; others are right without any."""
