@@ -46,6 +46,7 @@ PRINTED = {
         "harness advise answers.jsonl --hardware h100/qwen3-4b --drafter eagle3",
     ],
     "harness import": ["harness import answers.jsonl --drafter eagle3 --out other"],
+    "harness train": ["harness train dspark --target qwen3-4b --dry-run"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [
         "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
@@ -62,7 +63,8 @@ PRINTED = {
 }
 """Command lines by command, in an order in which nothing that is needed is removed."""
 STANDING_ALONE = {
-    "harness synthesize", "harness hardware", "harness hardware list", "harness hardware show", "harness check-policy"
+    "harness synthesize", "harness hardware", "harness hardware list", "harness hardware show", "harness check-policy",
+    "harness train",
 }  # fmt: skip
 """Commands that need nothing to be there."""
 ELSEWHERE = {

@@ -78,6 +78,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness advise": (("served.log",), {}),
     "harness import": (("answers.jsonl",), {"--drafter": "eagle3"}),
     "harness predict": (("measured.csv",), {"--base": "h100/qwen3-4b"}),
+    "harness train": (("dspark",), {"--target": "qwen3-4b"}),
     "tuner search": ((), SEARCH),
 }
 """Arguments and options of a command that is right, and quick; others are right without any."""

@@ -21,6 +21,7 @@ from harness.cli.sensitivity import sensitivity
 from harness.cli.show import show
 from harness.cli.simulate import simulate
 from harness.cli.synthesize import synthesize
+from harness.cli.train import train
 from harness.cli.validate import validate
 from harness.console import program
 
@@ -45,6 +46,7 @@ app.command()(advise)
 app.command("import")(import_)
 app.command()(synthesize)
 app.command()(regenerate)
+app.command()(train)
 app.command()(report)
 app.command()(compare)
 app.command()(baseline)

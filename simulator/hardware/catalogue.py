@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def _modelled(name: str, asked: Asked) -> Profile:
     short, _, bundled = name.partition("/")
     if asked.model is not None:
         device = devices().get(name) or _device(name)
-        model = _model_file(asked.model, asked)
+        model = model_file(asked.model, asked)
         called = f"{name if name in devices() else Path(name).stem}/{model.name.rpartition('/')[2].lower()}"
     elif short in devices() and bundled in models() and name not in _files():
         device, called = devices()[short], name
@@ -107,7 +108,7 @@ def _in_formats(model: Model, asked: Asked) -> Model:
     return replace(model, **changes)
 
 
-def _model_file(file: Path, asked: Asked) -> Model:
+def model_file(file: Path, asked: Asked) -> Model:
     """A model of one's own, in either form."""
     source = file / "config.json" if file.is_dir() else file
     raw = _own(source, "model")
@@ -177,6 +178,16 @@ def devices() -> dict[str, Device]:
 def models() -> dict[str, Model]:
     """Targets by short name."""
     return {name: _model(raw) for name, raw in _read("models.json").items()}
+
+
+def configs() -> dict[str, dict[str, Any]]:
+    """Configurations of further targets by short name, as their checkpoints have them, as far as `model_of` reads them."""
+    return _read("configs.json")
+
+
+def config_of(raw: Mapping[str, Any]) -> str:
+    """What a configuration calls its model."""
+    return str(raw["_name_or_path"])
 
 
 def _model(raw: dict[str, Any]) -> Model:

@@ -1,0 +1,187 @@
+"""What training a drafter takes: tokens, arithmetic, memory, disk and hours, from shapes and a datasheet. Nothing is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from simulator.drafter_kinds import KINDS, LEARNED
+from simulator.errors import InputError
+from simulator.hardware.architecture import model_of
+from simulator.hardware.catalogue import Asked, config_of, configs, model_file, models
+from simulator.hardware.roofline import FORMAT_BYTES, MARKOV_RANK, Assumptions, Device, Machine, Model
+
+EFFICIENCY: Final = (0.25, 0.5)
+"""Share of a GPU's peak that training reaches, the worst and the best that is assumed."""
+ANSWERING: Final = (0.5, 1.0)
+"""Share of the roofline's speed that a server reaches while it answers."""
+ANSWERED_TOGETHER: Final = 256
+"""Requests that a GPU answers at once."""
+STATE_BYTES: Final = 16
+"""Of a trained parameter: itself and its gradient in bf16, a copy and two moments in 32 bits."""
+LOGIT_COPIES: Final = 4
+"""Tables of drafted positions × vocabulary in 32 bits held at once: the target's, the drafter's, its gradient, another."""
+_FORWARD, _BOTH = 2, 6
+"""Operations of a parameter for one position: forwards, and backwards too where it is trained."""
+_THROUGH = 4
+"""The same of a frozen one that gradients pass through."""
+_WRITTEN_BYTES = 7
+"""Of a token in a file of responses."""
+_CACHED_BYTES = 2
+"""Of a number of a hidden state, in bf16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How long, and at how many places, a drafter is trained. Raises InputError for what makes no sense."""
+
+    tokens: float
+    """Of the text, prompts included."""
+    epochs: int
+    sequence_tokens: int = 4096
+    """Of one text, at most."""
+    anchors: int = 512
+    """Blocks drafted in a text of that length by kinds that draft one at a time; others draft at every token."""
+    gamma: int = 7
+
+    def __post_init__(self) -> None:
+        for option, value, most in (
+            ("--tokens", self.tokens, 1e15), ("--epochs", self.epochs, 10**4), ("--anchors", self.anchors, 10**6),
+            ("--gamma", self.gamma, 64), ("--sequence-tokens", self.sequence_tokens, 10**7),
+        ):  # fmt: skip
+            if not 1 <= value <= most:
+                raise InputError(f"{option} {value:g}: must be from 1 to {most:g}")
+
+
+PUBLISHED: Final = Recipe(tokens=38e12 / 30_720, epochs=10)
+"""DeepSpec's for Qwen3-4B: its README's 38 TB of hidden states are of so many tokens, five taps and the last state of 2,560
+numbers in bf16 each; epochs, anchors and γ as in its config/."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingCost:
+    """What a recipe takes, on one or several GPUs that each hold the target and share the texts."""
+
+    tokens: float
+    epochs: int
+    drafted_positions: float
+    """Over all epochs."""
+    parameters: int
+    """That are trained."""
+    target_flops: float
+    """Of reading the texts once in every epoch."""
+    target_flops_kept: float
+    """Of reading them once, where hidden states are kept."""
+    drafter_flops: float
+    answer_hours: tuple[float, float]
+    """For the target to say as many tokens, the least and the most."""
+    hours: tuple[float, float]
+    """Of training with hidden states computed anew, the least and the most."""
+    hours_kept: tuple[float, float]
+    """Of training where they are kept: reading them from disk is not counted."""
+    memory_bytes: float
+    """Of each GPU, a text at a time."""
+    answers_bytes: float
+    hidden_state_bytes: float
+    """On disk, where they are kept."""
+    checkpoint_bytes: float
+    """Of the drafter, and of what training goes on from."""
+
+
+def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Recipe) -> TrainingCost:
+    """What it takes to train a drafter of a kind for a target. Raises InputError for kinds that are not trained."""
+    if kind not in LEARNED:
+        raise InputError(f"KIND {kind}: must be one of {', '.join(LEARNED)}")
+    if not 1 <= gpus <= 10**5:
+        raise InputError(f"--gpus {gpus}: must be from 1 to 100,000")
+    texts, drafts = recipe.tokens / recipe.sequence_tokens, model.drafters
+    sparse = KINDS[kind].one_pass
+    gamma = 1 if kind == "mtp" else recipe.gamma
+    positions = (texts * recipe.anchors if sparse else recipe.tokens) * gamma
+    layer, per_text_token, per_position = _parts(kind, model)
+    context = recipe.sequence_tokens / 2
+    attended = sum(a.flops(context) for a in model.attention)
+    reading = recipe.tokens * (_FORWARD * model.active_parameters + attended)
+    of_draft = replace(drafts.attention, layers=drafts.attention.layers if sparse else 1)
+    drafter = recipe.epochs * (
+        recipe.tokens * _BOTH * per_text_token
+        + positions * (_BOTH * per_position + _THROUGH * model.head_parameters + 3 * of_draft.flops(context))
+    )
+    states = _taps(kind, model) + 1
+    at_once = (recipe.anchors if sparse else recipe.sequence_tokens) * gamma
+    held = model.width * recipe.sequence_tokens * states * _CACHED_BYTES
+    bare = (
+        model.weight_bytes - model.layer_bytes(drafts.attention) - 2 * MARKOV_RANK * model.vocabulary * FORMAT_BYTES["bf16"]
+    )
+    return TrainingCost(
+        tokens=recipe.tokens, epochs=recipe.epochs, drafted_positions=positions * recipe.epochs, parameters=layer,
+        target_flops=recipe.epochs * reading, target_flops_kept=reading, drafter_flops=drafter,
+        answer_hours=_answering(model, device, gpus, recipe),
+        hours=_hours(recipe.epochs * reading + drafter, device, gpus), hours_kept=_hours(reading + drafter, device, gpus),
+        memory_bytes=bare + STATE_BYTES * layer + held + LOGIT_COPIES * 4 * at_once * model.vocabulary,
+        answers_bytes=_WRITTEN_BYTES * recipe.tokens,
+        hidden_state_bytes=recipe.tokens * states * model.width * _CACHED_BYTES,
+        checkpoint_bytes=(2 + STATE_BYTES) * layer,
+    )  # fmt: skip
+
+
+def target_of(name: str) -> Model:
+    """A target by its short name, or by a `config.json` or the folder of one. Raises InputError."""
+    if name in (known := models()):
+        return known[name]
+    if name in (raw := configs()):
+        return model_of(raw[name], config_of(raw[name]), f"configuration of huggingface.co/{config_of(raw[name])}")
+    try:
+        there = Path(name).exists()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise InputError(f"--target {name}: no such file, and not one of {', '.join([*known, *raw])}")
+    return model_file(Path(name), Asked())
+
+
+def _parts(kind: str, model: Model) -> tuple[int, int, int]:
+    """Trained parameters, those that are used for every token of the text, and those used for every drafted position.
+
+    Of a mixture the drafter is assumed to have a dense MLP of as many parameters as are active for a token.
+    """
+    d, drafts = model.width, model.drafters
+    mlp = model.mlp_parameters + model.active_experts * model.expert_parameters
+    projections = drafts.attention.projection_parameters
+    if kind == "eagle3":
+        joined = 3 * d * d
+        return drafts.eagle_parameters + joined, joined, drafts.eagle_parameters
+    if kind == "mtp":
+        return projections + mlp + 2 * d * d, 0, projections + mlp + 2 * d * d
+    layers, joined = drafts.attention.layers, drafts.taps * d * d
+    kept = round(d * drafts.attention.entry_bytes / FORMAT_BYTES["bf16"])  # keys and values of the context, every layer's
+    block = layers * (projections + mlp)
+    head = 2 * MARKOV_RANK * model.vocabulary + d + MARKOV_RANK + 1 if kind == "dspark" else 0
+    used = (
+        MARKOV_RANK * model.vocabulary + d + MARKOV_RANK if kind == "dspark" else 0
+    )  # of the other table a row is looked up
+    return block + joined + head, joined + layers * kept, block + used
+
+
+def _taps(kind: str, model: Model) -> int:
+    """Hidden states of a token that the drafter reads."""
+    return model.drafters.taps if KINDS[kind].one_pass else 3 if kind == "eagle3" else 1
+
+
+def _hours(flops: float, device: Device, gpus: int) -> tuple[float, float]:
+    worst, best = EFFICIENCY
+    return flops / (gpus * device.bf16_flops * best) / 3600, flops / (gpus * device.bf16_flops * worst) / 3600
+
+
+def _answering(model: Model, device: Device, gpus: int, recipe: Recipe) -> tuple[float, float]:
+    """Hours for the target to say as many tokens: steps of many requests, by the roofline."""
+    machine = Machine(device, 1, Assumptions())
+    context = recipe.sequence_tokens / 2
+    read = ANSWERED_TOGETHER * sum(a.read_bytes(context) for a in model.attention)
+    step_s = float(machine.verify(model, np.array([float(ANSWERED_TOGETHER)]))[0]) + read / machine.bandwidth
+    hours = recipe.tokens / (gpus * ANSWERED_TOGETHER / step_s) / 3600
+    worst, best = ANSWERING
+    return hours / best, hours / worst
