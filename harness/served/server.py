@@ -144,8 +144,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         )
     if settings.adaptive:
         notes.append(
-            "the engine verifies less than it drafts by its own policy: late positions are less well known, and gains here are "
-            "of drafts that are verified whole"
+            "the engine verifies less than it drafts by its own policy: late positions are less well known, and gains here "
+            "are of drafts that are verified whole"
         )
     steps = _steps(drafting or observations)
     known = [one for one in observations if one.generated and one.requests]
