@@ -135,6 +135,17 @@ def test_a_server_that_drafts_nothing_has_no_advice(tmp_path: Path) -> None:
     assert "drafts nothing" in done.stderr
 
 
+def test_logs_that_were_not_measured_alike_are_not_compared(tmp_path: Path) -> None:
+    """A slower machine without drafts says nothing of what drafts give."""
+    (tmp_path / "a").write_text(vllm_log(HEAVY, LOADS))
+    (tmp_path / "b").write_text(vllm_log(Truth(base_s=0.05), LOADS, k=lambda n: 0))
+    done = run("advise", tmp_path / "a", tmp_path / "b", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert not told["knows_off"]
+    assert "not measured alike" in str(told["cannot"])
+
+
 def test_intervals_hold_the_truth_where_requests_are_told_apart(tmp_path: Path) -> None:
     """In nearly all of 40 servers, for every k: tokens a step of the traffic that their requests are drawn from."""
     (tmp_path / "much").write_text(answers(1500, seed=999))

@@ -322,6 +322,13 @@ def test_parts_of_a_rotated_log_count_once(tmp_path: Path) -> None:
     assert (parts.drafts, parts.generated) == (whole.drafts, whole.generated)
 
 
+def test_logs_of_two_servers_are_two(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(Truth(), [8] * 20))
+    (tmp_path / "b").write_text(vllm_log(Truth(), [8] * 20, k=lambda n: 0).replace("'num_spec", "'x"))
+    found, _ = read_files([tmp_path / "a", tmp_path / "b"])
+    assert [one.drafts is not None and one.drafts.drafts > 0 for one in found] == [True, False]
+
+
 def test_logs_of_two_engines_that_interleave(tmp_path: Path) -> None:
     """Lines of a data-parallel server: each engine's own load, all of their acceptance; other K's are refused."""
     lines = vllm_log(Truth(), [8] * 20).splitlines()
