@@ -25,6 +25,9 @@ DRAWS: Final = 2000
 _SHIFT: Final = 0.02
 """What rounds may leave out of shorter drafts, which begin more often where it is easy: they gave up to 2 % more tokens than
 averages say on the bundled pair, look-up up to 1.5 % more than its own requests do (`benchmarks/served_estimates.py`)."""
+_TILT: Final = 0.4
+"""By how much, a position, the logit of the conditional acceptance may rise or fall where only an average is known: assumed;
+of drafters on model cards it falls by less, of look-up it rises by more."""
 _FEWEST: Final = 8
 """Requests, or stretches of a log, of which fewer say nothing of how they differ."""
 
@@ -82,13 +85,15 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
     positions = bool(server.drafts.accepted_at)
     drafts = server.drafts if positions else _alike(server)
     coverage = server.proposing
-    units, what = _units(server)
+    units, what = _units(server) if positions else ((), "")
     if len(units) >= _FEWEST:
         survivals, coverages = _resampled(units, drafts, coverage, rng)
         basis = f"between {len(units)} {what}"
     else:
         survivals, coverages = _assumed(drafts, coverage, rng)
         basis = f"no requests told apart: rounds taken to scatter {DESIGN:g} times as much as independent ones"
+    if not positions:
+        survivals = _tilted(1 + survivals.sum(1), len(drafts.survival), rng)
     survival, enough = np.array(drafts.survival), len(units) >= _FEWEST
     if enough and isinstance(units[0], ServedRequest):
         step_tokens, steps_tokens = _by_request([one for one in units if isinstance(one, ServedRequest)], len(survival), rng)
@@ -130,6 +135,20 @@ def _alike(server: Server) -> Drafts:
     accepted = number * (averages.accepted_length - 1)
     at = tuple(number * share for share in averages.survival)
     return Drafts(drafts=number, drafted=max(number * gamma, accepted), accepted=accepted, accepted_at=at)
+
+
+def _tilted(lengths: Floats, gamma: int, rng: np.random.Generator) -> Floats:
+    """Survivals that give so many tokens a draft, [draws, γ], of conditional acceptances that rise or fall along the draft
+    as much as nobody knows: in logits, evenly."""
+    tilt = _TILT * rng.standard_normal((len(lengths), 1)) * np.arange(gamma)
+    wanted = np.clip(lengths - 1, 1e-6, gamma - 1e-6)
+    low, high = np.full((len(lengths), 1), -60.0), np.full((len(lengths), 1), 60.0)
+    for _ in range(60):  # halves: to the last bit
+        middle = (low + high) / 2
+        survivals = np.cumprod(1 / (1 + np.exp(-np.clip(middle + tilt, -60, 60))), 1)
+        short = survivals.sum(1, keepdims=True) < wanted[:, None]
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    return np.asarray(survivals, np.float64)
 
 
 def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:

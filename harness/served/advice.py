@@ -266,9 +266,13 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs) -> list[str]:
     gamma = acceptance.gamma
     said = [f"more than {gamma} tokens a draft, or another drafter: nothing of them was served"]
     if not costs.knows_off:
+        there = (
+            "too few steps without drafts are in the files, of other loads, or slower ones than with drafts, so that they "
+        )
+        why = there + "were not measured alike" if server.plain else "no steps without drafts are in the files"
         said.append(
-            "whether no drafts at all would be faster, and above how many requests: no steps without drafts are in the "
-            "files; name a profile (--hardware, and --drafter), or log some time without speculation"
+            f"whether no drafts at all would be faster, and above how many requests: {why}; name a profile (--hardware, and "
+            "--drafter), or log some time without speculation"
         )
     if not acceptance.clustered:
         said.append("how requests differ: none are told apart; the intervals assume it")

@@ -53,6 +53,8 @@ _FEWEST: Final = 3
 """Stretches in a bin."""
 LEAST_TIMED: Final = 20
 """Steps with their parts timed that say how long others take, at least."""
+_ALIKE: Final = 1.25
+"""Loads that are compared."""
 _EITHER: Final = 5
 """Stretches with drafts, and without, that are compared."""
 
@@ -178,7 +180,7 @@ class Seen:
 
 
 def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
-    """None where steps without drafts are too few, or of loads far from those with drafts."""
+    """None where steps without drafts are too few, of loads far from those with drafts, or took longer than those."""
     from scipy.optimize import nnls
 
     with_drafts = [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts]
@@ -187,6 +189,13 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         return None
     ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
     if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
+        return None
+    near = [
+        np.log(np.median(own) / took)
+        for running, took in with_drafts
+        if (own := [s for r, s in without if running / _ALIKE <= r <= running * _ALIKE])
+    ]
+    if near and float(np.median(near)) > _OFF:  # steps without drafts took longer: not of this machine, or this hour
         return None
     coverage, gamma = acceptance.coverage, server.gamma
     rows = [(1.0, r * (1 + coverage * gamma), 1.0) for r, _ in with_drafts] + [(1.0, r, 0.0) for r, _ in without]

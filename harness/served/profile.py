@@ -30,7 +30,7 @@ def profile_of(server: Server, name: str, kind: str) -> Profile | None:
     return Profile(
         name=name, device="served", model=server.settings.model or "unknown", source="measured",
         provenance={
-            "steps": f"{len(server.steps):,} steps that {server.settings.engine} timed: draft_gpu_ms, target_verify_gpu_ms "
+            "steps": f"{len(server.steps):,} steps that {server.settings.engine} timed: draft_gpu_ms, target_verify_gpu_ms, "
             "and the rest of step_gpu_ms; medians, made to rise",
             "assumed": f"contexts are in the passes as they were; prompts take what such passes do; {capacity:,} tokens "
             f"fit, {said}",

@@ -16,6 +16,8 @@ _SURE: Final = 3.0
 """Standard errors, requests taken to differ, beyond which two sources are said to differ."""
 _DIFFER: Final = 0.05
 """What lengths of two sources that count the same may be off by, where each was rounded, or began and ended elsewhere."""
+_TOO_MUCH: Final = 1.1
+"""What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
 _NEAR: Final = 9
@@ -147,17 +149,20 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
             "the engine verifies less than it drafts by its own policy: late positions are less well known, and gains here "
             "are of drafts that are verified whole"
         )
+    points = tuple(p for one in observations for p in one.points)
     steps = _steps(drafting or observations)
+    step_tokens = None if steps is None else steps.tokens_per_step or _estimated(steps)
+    notes += _measured(points, step_tokens)
     known = [one for one in observations if one.generated and one.requests]
     prompt, output = _lengths(known)
     intervals = [i for one in observations for i in one.intervals if i.generated_tok_s > 0 and i.running >= 0.5]
     return Server(
         observations=tuple(observations), settings=settings, gamma=gamma, drafts=drafts, counted_by=by, length=length,
-        tokens_per_step=None if steps is None else steps.tokens_per_step or _estimated(steps),
+        tokens_per_step=step_tokens,
         coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
         intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
-        points=tuple(p for one in observations for p in one.points),
+        points=points,
         steps=tuple(s for one in observations for s in one.steps),
         context_capacity=next((one.context_capacity for one in observations if one.context_capacity), None),
         context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,
@@ -225,6 +230,25 @@ def _error(drafts: Drafts) -> float:
         sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
     )
     return math.sqrt(DESIGN * max(second - mean**2, 0.0) / drafts.drafts)
+
+
+def _measured(points: Sequence[Point], step_tokens: float | None) -> list[str]:
+    """What benchmarks with drafts and without say of the same load, in sentences: a step with drafts is no shorter than one
+    without, so that nobody gains more than the tokens of a step."""
+    said = []
+    for one in points:
+        plain = next((p for p in points if p.what == "none" and p.concurrency == one.concurrency), None)
+        if one.what == "none" or plain is None or not plain.output_tok_s:
+            continue
+        times = one.output_tok_s / plain.output_tok_s
+        both = f"{one.output_tok_s:.3g} tokens/s with drafts, {plain.output_tok_s:.3g} without"
+        told = f"at concurrency {one.concurrency:g} {both}"
+        if step_tokens is not None and times > _TOO_MUCH * step_tokens:
+            told += f": {times:.1f} times, where a step gives {step_tokens:.2f}: the two were NOT measured alike"
+        else:
+            told += f": {times - 1:+.0%}"
+        said.append(told)
+    return said
 
 
 def _steps(observations: Sequence[Observation]) -> Observation | None:

@@ -15,6 +15,7 @@ from harness.served.sources.llama_cpp_answers import LlamaCppAnswers
 from harness.served.sources.llama_cpp_log import LlamaCppLog
 from harness.served.sources.llama_cpp_metrics import LlamaCppMetrics
 from harness.served.sources.sglang_dspark import SglangDspark
+from harness.served.sources.sglang_log import SglangLog
 from harness.served.sources.sglang_metrics import SglangMetrics
 from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
@@ -24,8 +25,8 @@ from harness.served.text import Text, read_texts
 from simulator.errors import InputError
 
 SOURCES: Final[tuple[Source, ...]] = (
-    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), LlamaCppLog(), SglangDspark(), AiperfServer(), Guidellm(),
-    VllmBench(), Aiperf(), VllmRequests(), LlamaCppAnswers(),
+    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), SglangLog(), LlamaCppLog(), SglangDspark(), AiperfServer(),
+    Guidellm(), VllmBench(), Aiperf(), VllmRequests(), LlamaCppAnswers(),
 )  # fmt: skip
 
 

@@ -64,20 +64,34 @@ class VllmLog:
         return text.whole is None and ("Avg generation throughput: " in text.text or "SpecDecoding metrics: " in text.text)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """All parts of a log together, put in order by their stamps; lines that two parts share count once."""
-        parts = sorted((text for text in texts), key=lambda text: (_first_stamp(text) or datetime.max, text.name))
-        lines, seen = list[str](), set[str]()
+        """An observation a server. Parts of its log are put in order by their stamps, and lines that two parts share count
+        once; a file in which a server starts is the first part of another log."""
+        parts = sorted(texts, key=lambda text: (_first_stamp(text) or datetime.max, text.name))
+        logs = list[list[Text]]()
         for text in parts:
-            fresh = [line for line in text.lines if _COUNTS_AT_ALL.search(line) and not (_stamp(line) and line in seen)]
-            lines += fresh
-            seen.update(fresh)
-        files, notes = tuple(text.name for text in parts), list[str]()
-        lines, settings = _last_server(lines, notes)
-        found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], notes)), files[0], notes)
-        if not any(one.generated_tok_s or one.drafts for one in found):
-            raise InputError(f"{files[0]}: nothing was generated in what it holds")
-        intervals = _intervals(found, notes)
-        return [_observation(files, settings, drafts, gamma, intervals, notes)]
+            if logs and not any(_starts(line) for line in text.lines):
+                logs[-1].append(text)
+            else:
+                logs.append([text])
+        return [_read(own) for own in logs]
+
+
+def _read(parts: Sequence[Text]) -> Observation:
+    lines, seen = list[str](), set[str]()
+    for text in parts:
+        fresh = [line for line in text.lines if _COUNTS_AT_ALL.search(line) and not (_stamp(line) and line in seen)]
+        lines += fresh
+        seen.update(fresh)
+    files, notes = tuple(text.name for text in parts), list[str]()
+    lines, settings = _last_server(lines, notes)
+    found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], notes)), files[0], notes)
+    if not any(one.generated_tok_s or one.drafts for one in found):
+        raise InputError(f"{files[0]}: nothing was generated in what it holds")
+    return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
+
+
+def _starts(line: str) -> bool:
+    return "non-default args: " in line or "V1 LLM engine " in line
 
 
 def _first_stamp(text: Text) -> datetime | None:

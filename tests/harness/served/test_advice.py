@@ -135,6 +135,29 @@ def test_a_server_that_drafts_nothing_has_no_advice(tmp_path: Path) -> None:
     assert "drafts nothing" in done.stderr
 
 
+def test_logs_that_were_not_measured_alike_are_not_compared(tmp_path: Path) -> None:
+    """A slower machine without drafts says nothing of what drafts give."""
+    (tmp_path / "a").write_text(vllm_log(HEAVY, LOADS))
+    (tmp_path / "b").write_text(vllm_log(Truth(base_s=0.05), LOADS, k=lambda n: 0))
+    done = run("advise", tmp_path / "a", tmp_path / "b", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert not told["knows_off"]
+    assert "not measured alike" in str(told["cannot"])
+
+
+def test_an_average_leaves_the_shape_open(tmp_path: Path) -> None:
+    """Tokens a draft are known, the share of its first position is not."""
+    rows = [
+        f"Decode batch, #running-req: 4, accept len: {2 + i % 3 / 10}, gen throughput (token/s): 400.0" for i in range(90)
+    ]
+    (tmp_path / "a").write_text("server_args=ServerArgs(speculative_num_draft_tokens=4)\n" + "\n".join(rows) + "\n")
+    found = acceptance_of(together(*read_files([tmp_path / "a"])))
+    low, high = interval(found.survivals[:, 0])
+    assert high - low > 0.2
+    assert np.subtract(*interval(found.lengths_drawn(3))[::-1]) < 0.1
+
+
 def test_intervals_hold_the_truth_where_requests_are_told_apart(tmp_path: Path) -> None:
     """In nearly all of 40 servers, for every k: tokens a step of the traffic that their requests are drawn from."""
     (tmp_path / "much").write_text(answers(1500, seed=999))

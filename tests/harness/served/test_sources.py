@@ -65,6 +65,16 @@ sglang:gen_throughput{model_name="m"} 400.0
 sglang:spec_accept_length{model_name="m"} 2.5
 sglang:spec_accept_rate{model_name="m"} 0.5
 """
+SGLANG_LOG = (
+    """[2026-11-26 10:00:00] server_args=ServerArgs(model_path='Org/M', speculative_algorithm='EAGLE3', \
+speculative_num_steps=3, speculative_eagle_topk=1, speculative_num_draft_tokens=4)
+""".replace("\\\n", "")
+    + "".join(
+        f"[2026-11-26 10:00:{i:02d} TP0] Decode batch, #running-req: 4, #token: 9, accept len: {length}, accept rate: 0.50, "
+        "cuda graph: True, gen throughput (token/s): 400.00, #queue-req: 0\n"
+        for i, length in enumerate((2.0, 3.0))
+    )
+)
 BENCH = {
     "model_id": "m", "num_prompts": 4, "completed": 4, "max_concurrency": 2, "request_rate": "inf",
     "output_throughput": 50.0, "total_input_tokens": 40, "total_output_tokens": 44,
@@ -121,6 +131,7 @@ MADE: dict[str, Made] = {
     "aiperf's server metrics": Made(json.dumps(AIPERF_SERVER), 10, (8, 5, 2), 40 / 25),
     "guidellm's report": Made(json.dumps(GUIDELLM), 2, (2, 1, 1), 11 / 7),
     "SGLang's dspark_info_record": Made(dspark_dump(), 4, (3, 1.5, 1.5), None),
+    "SGLang's log": Made(SGLANG_LOG, 320, (), None),
     "SGLang's /metrics": Made(SGLANG_METRICS, None, (), None),
     "llama.cpp's log": Made(LLAMA_LOG, 5, (5, 4, 3, 3), 30 / (5 + 10)),
     "llama.cpp's /metrics": Made(LLAMA_METRICS, 5, (5, 4, 3, 3), None),
@@ -320,6 +331,13 @@ def test_parts_of_a_rotated_log_count_once(tmp_path: Path) -> None:
     [parts], _ = read_files([tmp_path / "log", tmp_path / "log.1"])
     [whole], _ = read_files([tmp_path / "whole"])
     assert (parts.drafts, parts.generated) == (whole.drafts, whole.generated)
+
+
+def test_logs_of_two_servers_are_two(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(Truth(), [8] * 20))
+    (tmp_path / "b").write_text(vllm_log(Truth(), [8] * 20, k=lambda n: 0).replace("'num_spec", "'x"))
+    found, _ = read_files([tmp_path / "a", tmp_path / "b"])
+    assert [one.drafts is not None and one.drafts.drafts > 0 for one in found] == [True, False]
 
 
 def test_logs_of_two_engines_that_interleave(tmp_path: Path) -> None:

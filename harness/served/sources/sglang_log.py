@@ -1,0 +1,93 @@
+"""SGLang's log: every so many decoding steps a line of the load, with the average acceptance since the last one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.text import Text
+from simulator.errors import InputError
+from simulator.numbers import counted
+
+_DECODE: Final = re.compile(r"Decode batch(?: \[\d+\])?[,.] ?#running-req: (\d+),")
+_RATE: Final = re.compile(r"gen throughput \(token/s\): ([\d.]+)")
+_LENGTH: Final = re.compile(r"accept len: ([\d.]+)")
+_SHARE: Final = re.compile(r"accept rate: ([\d.]+)")
+_ARGUMENT: Final = r"{name}='?([\w./-]+)"
+_EVERY: Final = 40
+"""Decoding steps between two lines, unless the server is told otherwise."""
+
+
+class SglangLog:
+    """See the module. The accepted length holds the bonus token."""
+
+    name: ClassVar[str] = "SGLang's log"
+
+    def recognises(self, text: Text) -> bool:
+        """A line of a decoding batch."""
+        return text.whole is None and any(_DECODE.search(line) for line in text.lines if "Decode batch" in line)
+
+    def read(self, texts: Sequence[Text]) -> list[Observation]:
+        """All lines of all parts."""
+        settings, every = _settings(texts)
+        intervals, cut = list[Interval](), 0
+        rates = list[float]()
+        for line in (line for text in texts for line in text.lines if "Decode batch" in line):
+            head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
+            if head is None or rate is None:
+                cut += 1
+                continue
+            running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
+            if running and tokens_s > 0 and tokens >= 1:
+                intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
+                rates += [float(share[1]) for share in [_SHARE.search(line)] if share and length]
+        if not intervals:
+            raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
+        drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
+        gamma = settings.gamma
+        if drafts.drafts and not gamma and rates and sum(rates):
+            gamma = max(1, round((drafts.length - 1) / (sum(rates) / len(rates))))
+        notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
+        if cut:
+            notes.append(f"{counted(cut, 'line')} could not be read whole, and {'is' if cut == 1 else 'are'} left out")
+        known = Settings(engine="SGLang", gamma=gamma, speculates=True if drafts.drafts else None)
+        return [
+            Observation(
+                source=self.name, files=tuple(text.name for text in texts), settings=known.beside(settings),
+                drafts=drafts if drafts.drafts else NOTHING, intervals=tuple(intervals),
+                request_steps=sum(every * one.running for one in intervals), notes=tuple(notes),
+            )
+        ]  # fmt: skip
+
+
+def _interval(running: int, tokens_s: float, tokens: float, every: int, *, drafting: bool) -> Interval:
+    """So many steps of so many requests, each of which gave `tokens`."""
+    steps, each_s = every * running, running * tokens / tokens_s
+    drafts = Drafts(drafts=steps, drafted=0, accepted=steps * (tokens - 1)) if drafting else None
+    return Interval(
+        seconds=every * each_s, running=running, steady=True, generated_tok_s=tokens_s, drafts=drafts, plain=not drafting,
+        step_s=each_s,
+    )  # fmt: skip
+
+
+def _settings(texts: Sequence[Text]) -> tuple[Settings, int]:
+    """What the server was started with, as far as it is there; and steps between two lines."""
+    line = next((line for text in texts for line in text.lines if "server_args=ServerArgs(" in line), "")
+
+    def told(name: str) -> str:
+        match = re.search(r"\b" + _ARGUMENT.format(name=name), line)
+        return "" if match is None or match[1] == "None" else match[1]
+
+    tokens, top = told("speculative_num_draft_tokens"), told("speculative_eagle_topk")
+    if top.isdigit() and int(top) > 1:
+        raise InputError(
+            f"{texts[0].name}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here"
+        )
+    every = told("decode_log_interval")
+    return Settings(
+        engine="SGLang", model=told("served_model_name") or told("model_path"), method=told("speculative_algorithm").lower(),
+        drafter=told("speculative_draft_model_path"),
+        gamma=int(tokens) - 1 if tokens.isdigit() and int(tokens) > 1 else None,
+    ), int(every) if every.isdigit() and int(every) else _EVERY  # fmt: skip
