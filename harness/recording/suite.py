@@ -243,7 +243,11 @@ def read_prompts(paths: Sequence[Path], limit: int | None = None) -> tuple[Promp
     for path in paths:
         if path.stem in {p.task for p in found}:
             raise InputError(f"--prompts {path}: another file is called {path.stem} too, and prompts go by that; rename one")
-        found += _jsonl_prompts(Task(path.stem, path.stem), path, limit)
+        try:
+            task = Task(path.stem, path.stem)
+        except ValueError as error:
+            raise InputError(f"--prompts {path}: {error}") from None
+        found += _jsonl_prompts(task, path, limit)
     return tuple(found)
 
 
