@@ -58,6 +58,10 @@ Arrivals = Annotated[
     typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
 ]
 Speed = Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="FROM..TO", help="A stretch of recorded arrivals: 10m..20m, 600..1200 (s), ..1h or 2d.."),
+]
 Mix = Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")]
 PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
@@ -121,12 +125,12 @@ def profile_of(
 
 def loads_of(
     concurrency: list[str] | None, think_s: float, rate: list[str] | None, cv: float, arrivals: Sequence[Path] | None,
-    speed: float, say: Callable[[str], None],
+    speed: float, window: str | None, say: Callable[[str], None],
 ) -> list[Load]:  # fmt: skip
     """The loads that are asked for, at least one. Raises InputError; `say` hears how they were read."""
     from simulator.load import loads
 
-    found = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say)
+    found = loads(joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say, window)
     if not found:
         raise InputError("name a load: --concurrency, --rate or --arrivals")
     return found
@@ -148,7 +152,7 @@ def check_resumed(context: typer.Context) -> None:
 
 LENGTHS = ("prompt_tokens", "output_tokens")
 """Parameters that say what recorded arrivals say themselves."""
-OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals"}
+OF_LOADS = {"think_s": "concurrency", "cv": "rate", "speed": "arrivals", "window": "arrivals"}
 """What parameters say something about which loads."""
 
 

@@ -42,6 +42,7 @@ def simulate(
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
+    window: options.Window = None,
     policy: options.Policies = None,
     against: Annotated[
         str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
@@ -113,7 +114,7 @@ def simulate(
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say)
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,

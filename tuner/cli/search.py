@@ -34,6 +34,7 @@ def search(
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
+    window: options.Window = None,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
         typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
@@ -102,7 +103,7 @@ def search(
             else:
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say)
+                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say)
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:
