@@ -66,7 +66,7 @@ def simulate(
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: options.Share = "95%",
-    engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="That is to run it: vllm, sglang, tensorrt-llm, llama.cpp or any.")] = "vllm",
     decision_draws: Annotated[
         int, typer.Option(help="Draws of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,

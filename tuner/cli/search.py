@@ -62,7 +62,7 @@ def search(
     confirmation_draws: Annotated[
         int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")
     ] = 12,
-    engine: Annotated[str, typer.Option(help="That is to run it: vllm, or any.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="That is to run it: vllm, sglang, tensorrt-llm, llama.cpp or any.")] = "vllm",
     decision_draws: Annotated[
         int | None,
         typer.Option(help="Draws of prompts, seeds and the profile's errors, to decide; by default 200, of many loads 100."),
