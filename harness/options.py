@@ -78,6 +78,10 @@ Arrivals = Annotated[
     typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
 ]
 Speed = Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="FROM..TO", help="A stretch of recorded arrivals: 10m..20m, 600..1200 (s), ..1h or 2d.."),
+]
 Mix = Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")]
 PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
@@ -160,14 +164,15 @@ def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replica
 
 def loads_of(
     concurrency: list[str] | None, think_s: float, rate: list[str] | None, cv: float, arrivals: Sequence[Path] | None,
-    speed: float, say: Callable[[str], None], requests: int | None = None, staggered: bool = False,
+    speed: float, window: str | None, say: Callable[[str], None], requests: int | None = None, staggered: bool = False,
 ) -> list[Load]:  # fmt: skip
     """The loads that are asked for, at least one. Raises InputError; `say` hears how they were read."""
     from simulator.load import loads
 
     found = loads(
-        joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say, requests=requests, staggered=staggered
-    )
+        joined(concurrency), think_s, joined(rate), cv, arrivals or (), speed, say, window,
+        requests=requests, staggered=staggered,
+    )  # fmt: skip
     if not found:
         raise InputError("name a load: --concurrency, --rate or --arrivals")
     return found
@@ -190,7 +195,8 @@ def check_resumed(context: typer.Context) -> None:
 LENGTHS = ("prompt_tokens", "output_tokens")
 """Parameters that say what recorded arrivals say themselves."""
 OF_LOADS = {
-    "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals"
+    "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals",
+    "window": "arrivals",
 }  # fmt: skip
 """What parameters say something about which loads."""
 

@@ -1,29 +1,30 @@
 """Recorded arrivals: when requests came to a real service and how long they were, as gateways and published traces write it.
 
-A file is recognised by its first line, a gateway's log by any line with usage. Each form is a row of `_FORMS`: which
-columns say so, and how a row is read.
+A file is recognised by its first row, a gateway's log by any row with usage. Each form is a row of `_FORMS`: which
+columns say so, and how a row is read. `simulator.tabular` has the rows; `simulator.prefixes` what prompts have in common.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import itertools
 import math
+import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.errors import InputError
-from simulator.numbers import counted
+from simulator.numbers import counted, written
+from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
+from simulator.tabular import Row, folded, rows
 
-Row = Mapping[str, Any]
 _DURATIONS = {"duration_s": 1.0, "duration_ms": 1e-3, "latency_s": 1.0, "latency_ms": 1e-3, "request_time": 1.0,
               "response_time_ms": 1e-3, "elapsed_s": 1.0, "elapsed_ms": 1e-3}  # fmt: skip
 """Fields beside a time that say how long the request took, in seconds each; nginx's request_time is one."""
@@ -31,10 +32,55 @@ _BARE_DURATIONS = ("duration", "latency", "elapsed", "response_time")
 """Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
+_SINCE_1970 = 1e9
+"""Numbers above are times since 1970 in any unit, also where a form counts from its own beginning."""
 _MOST_TOKENS = 10**9
 """No request has more."""
+_PLAUSIBLE_PER_S = (1e-3, 1e3)
+"""Requests a second: a service outside of these is rather one whose times have another unit."""
+_FEW = 20
+"""Requests of which a rate is not judged."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NAMED = 4
 """Reasons and places that a line of counts names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a log, in seconds since its first request and before it is sped up: from the first to before the last."""
+
+    from_s: float = 0.0
+    to_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_s < self.to_s or math.isnan(self.to_s):
+            raise ValueError("a window begins at 0 or later, and ends later than it begins")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A window as users write it: 600..1200, 10m..20m, ..1h, 2d.. (seconds unless said). Raises InputError."""
+        number = r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)([smhd]?)"
+        found = re.fullmatch(rf"(?:{number})?\.\.(?:{number})?", text.strip())
+        try:
+            if found is None or not (found[1] or found[3]):
+                raise ValueError("is written FROM..TO, as 10m..20m, 600..1200, ..1h or 2d..")
+            ends = ((found[1], found[2], 0.0), (found[3], found[4], math.inf))
+            return cls(*(float(n) * _UNITS[unit or "s"] if n else default for n, unit, default in ends))
+        except ValueError as error:
+            raise InputError(f"window {text}: {error}") from None
+
+    def __str__(self) -> str:
+        """The window as `parse` reads it back equal, in seconds."""
+        return f"{written(self.from_s)}.." + ("" if self.to_s == math.inf else written(self.to_s))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it leaves nothing out."""
+        return self == WHOLE
+
+
+WHOLE: Final = Window()
+"""Leaves nothing out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +93,8 @@ class RecordedRequests:
     output_tokens: npt.NDArray[np.int64]
     notes: tuple[str, ...] = ()
     """What a person should know of how the file was read: sentences."""
+    blocks: PrefixBlocks | None = None
+    """What prompts have in common, where the file says so."""
 
     def __post_init__(self) -> None:
         if len(self.arrival_s) == 0 or (np.diff(self.arrival_s) < 0).any() or self.arrival_s[0] < 0:
@@ -65,76 +113,72 @@ class RecordedRequests:
         return replace(self, arrival_s=self.arrival_s / factor)
 
     @classmethod
-    def read(cls, file: Path, speed: float = 1.0) -> RecordedRequests:
-        """The requests of a file, `speed` times as fast as they came, the first of them at 0.
+    def read(cls, file: Path, speed: float = 1.0, window: Window = WHOLE) -> RecordedRequests:
+        """The requests of a stretch of a file, `speed` times as fast as they came, the first of them at 0.
 
         Raises InputError with the line of what is wrong, OSError where the file cannot be read.
         """
-        rows = list(_rows(file))
-        if not rows:
-            raise InputError(f"{file}: holds no requests")
-        form = _form_of(file, [row for _, row in rows])
-        taken: list[tuple[float, int, int]] = []
-        load: list[Row] = []
-        left_out: Counter[str] = Counter()
-        for line, row in rows:
+        form, read = _recognised(file, rows(file))
+        arrival, prompt, output = array("d"), array("q"), array("q")
+        hashes: list[Sequence[object]] = []
+        block_sizes: Counter[int | None] = Counter()
+        load, left_out = Counter[tuple[str, str | None]](), Counter[str]()
+        for line, row in read:
             try:
                 found = form.read(row)
+                if isinstance(found, str):
+                    left_out[found] += 1
+                    continue
+                ids, block_tokens = hashes_of(row)
+                load[form.times(row)] += 1
             except (KeyError, TypeError, ValueError) as error:
                 what = f"misses {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{file}, line {line}: {what}") from None
-            if isinstance(found, str):
-                left_out[found] += 1
-            else:
-                taken.append(found)
-                load.append(row)
-        if not taken:
-            raise InputError(f"{file}: none of its {len(rows):,} lines is a request with tokens ({_named(left_out)})")
-        taken.sort(key=lambda request: request[0])  # logs are written as requests end
-        arrival, prompt, output = (np.array(column) for column in zip(*taken, strict=True))
-        said = [f"{file.name}: {form.name}, {counted(len(taken), 'request')}"]
-        if form.note:
-            said.append(form.note(load))
+            arrival.append(found[0])
+            prompt.append(found[1])
+            output.append(found[2])
+            hashes.append(ids)
+            block_sizes[block_tokens] += 1
+        if not arrival:
+            raise InputError(
+                f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
+                if left_out else f"{file}: holds no requests"
+            )  # fmt: skip
+        came = np.asarray(arrival)
+        order = np.argsort(came, kind="stable")  # logs are written as requests end
+        seconds = came[order] - came[order[0]]
+        kept = (seconds >= window.from_s) & (seconds < window.to_s)
+        if not kept.any():
+            raise InputError(f"{file}: no request came within {window}; the last came after {seconds[-1]:,.0f} s")
+        order, seconds = order[kept], seconds[kept]
+        prompts, outputs = np.asarray(prompt, np.int64)[order], np.asarray(output, np.int64)[order]
+        blocks, of_blocks = blocks_of([hashes[i] for i in order], prompts, block_sizes, form.block_tokens)
+        said = [f"{file.name}: {form.name}, {counted(len(came), 'request')}"]
+        if not window.whole:
+            said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
+        said += [note for note in (form.note(load) if form.note else "", _unit_note(form, came), of_blocks) if note]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
-        seconds = (arrival - arrival[0]).astype(np.float64) / speed
-        return cls(seconds, prompt.astype(np.int64), output.astype(np.int64), tuple(said))
+        return cls((seconds - seconds[0]) / speed, prompts, outputs, tuple(said), blocks)
+
+
+def _unit_note(form: _Form, came: npt.NDArray[np.float64]) -> str:
+    """What to know where so many requests a second are hardly a service's."""
+    span_s, (few, many) = float(came.max() - came.min()), _PLAUSIBLE_PER_S
+    if not form.unit or len(came) < _FEW or span_s == 0 or few <= len(came) / span_s <= many:
+        return ""
+    fewer = len(came) / span_s < few
+    unit, factor = ("milliseconds", "1000") if fewer else ("seconds", "0.001")
+    return (
+        f"its times are taken for {form.unit}, as {form.name} has them: {len(came) / span_s:,.3g} requests a second; "
+        f"where they are {unit}, give --speed {factor}"
+    )
 
 
 def _named(counts: Counter[str]) -> str:
     """Counts by reason, the most frequent first."""
     named = [f"{n:,} {why}" for why, n in counts.most_common(_NAMED)]
     return ", ".join([*named, f"{len(counts) - _NAMED} more reasons"] if len(counts) > _NAMED else named)
-
-
-def _rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """(line, columns) of a CSV or of JSON lines. Raises InputError for what is neither."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: is not UTF-8 text") from None
-    if text.lstrip().startswith("{"):
-        for number, line in enumerate(text.split("\n"), 1):  # to splitlines, a line ends at U+2028 too
-            if line.strip():
-                yield number, _json(file, number, line)
-        return
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        if None in row or None in row.values():
-            raise InputError(
-                f"{file}, line {reader.line_num}: has {'more' if None in row else 'fewer'} columns than the first"
-            )
-        yield reader.line_num, row
-
-
-def _json(file: Path, number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{file}, line {number}: is no JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{file}, line {number}: is no JSON object")
-    return row
 
 
 Read = Callable[[Row], tuple[float, int, int] | str]
@@ -147,22 +191,44 @@ class _Form:
 
     name: str
     columns: frozenset[str]
-    """Those that the first row must have."""
+    """Those that the first row must have, in any order and spelling."""
     read: Read
-    note: Callable[[Sequence[Row]], str] | None = None
-    """A sentence on how its columns were taken, by the rows that are load."""
+    note: Callable[[Counter[tuple[str, str | None]]], str] | None = None
+    """A sentence on how its times were taken, by how often `times` found what."""
+    unit: str = ""
+    """Of its times, where they count from the trace's own beginning."""
+    block_tokens: int = 0
+    """Tokens of a block whose hash it gives, unless the file says otherwise; 0 where it gives none."""
+    others: frozenset[str] = frozenset()
+    """Further columns that it reads."""
+
+    def times(self, row: Row) -> tuple[str, str | None]:
+        """The fields of a row that say when it came: a time, and how long it took."""
+        return ("time" if "time" in row else "timestamp", _duration_of(row)) if self.note else ("", None)
+
+    def spelled(self, row: Row) -> Row:
+        """The row with the columns that it reads called as it calls them."""
+        known = {folded(column): column for column in (*self.columns, *self.others)}
+        return {known.get(folded(name), name): value for name, value in row.items()}
 
 
-def _form_of(file: Path, rows: Sequence[Row]) -> _Form:
-    """By the first row; a gateway's log, of which any line may be no request, by any row with usage."""
-    first = rows[0]
-    for form in _FORMS:
-        if form.columns <= set(first):
-            return form
-    if any({"time", "timestamp"} & set(row) and not isinstance(row.get("usage", 0), int) for row in rows):
-        return _GATEWAY
+def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Iterator[tuple[int, Row]]]:
+    """By the first row; a gateway's log, of which any line may be no request, by any row with usage. Raises InputError."""
+    before: list[tuple[int, Row]] = []
+    for line, row in read:
+        if not before:
+            names = {folded(name) for name in row}
+            for form in _FORMS:
+                if {folded(column) for column in form.columns} <= names:
+                    return form, ((at, form.spelled(each)) for at, each in itertools.chain([(line, row)], read))
+        before.append((line, row))
+        if {"time", "timestamp"} & set(row) and not isinstance(row.get("usage", 0), int):
+            return _GATEWAY, itertools.chain(before, read)
+    if not before:
+        raise InputError(f"{file}: holds no requests")
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in (*_FORMS, _GATEWAY))
-    raise InputError(f"{file}: its columns ({', '.join(map(str, first))}) are of no form known here ({known})")
+    columns = ", ".join(map(str, before[0][1]))
+    raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known})")
 
 
 def _plain(row: Row) -> tuple[float, int, int]:
@@ -177,19 +243,27 @@ def _azure(row: Row) -> tuple[float, int, int] | str:
 
 
 def _burst_gpt(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_number(row, "Timestamp"), row, "Request tokens", "Response tokens")
+    return _unless_empty(_relative(row, "Timestamp", 1.0), row, "Request tokens", "Response tokens")
 
 
 def _mooncake(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_number(row, "timestamp") / 1000, row, "input_length", "output_length")
+    """Newer ones name sessions whose later turns come so long after an answer, and requests by their text."""
+    if row.get("timestamp") is None and "delay" in row:
+        return "with a delay after an answer in place of a timestamp"
+    if row.get("input_length") is None and {"text_input", "messages", "payload"} & set(row):
+        return "with its text in place of input_length"
+    return _unless_empty(_relative(row, "timestamp", 1e-3), row, "input_length", "output_length")
 
 
 def _bailian(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_number(row, "timestamp"), row, "input_length", "output_length")
+    return _unless_empty(_relative(row, "timestamp", 1.0), row, "input_length", "output_length")
 
 
 def _weka(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_number(row, "t"), row, "in", "out")
+    """Its sessions mark where another agent takes over; what that asked has no length of its own there."""
+    if row.get("type") == "subagent":
+        return "markers of subagents"
+    return _unless_empty(_relative(row, "t", 1.0), row, "in", "out")
 
 
 def _gateway(row: Row) -> tuple[float, int, int] | str:
@@ -217,14 +291,16 @@ def _duration_of(row: Row) -> str | None:
     return known[0] if known else None
 
 
-def _arrival_note(load: Sequence[Row]) -> str:
+def _arrival_note(load: Counter[tuple[str, str | None]]) -> str:
     """How the times of the lines that are load were taken: each by what stands beside it."""
-    named = _either("time" if "time" in row else "timestamp" for row in load)
-    fields = Counter(_duration_of(row) for row in load)
-    bare = fields.pop(None, 0)
+    named = _either(time for time, _ in load)
+    fields = Counter[str]()
+    for (_, field), n in load.items():
+        fields[field or ""] += n
+    bare = fields.pop("", 0)
     if not fields:
         return f"{named} is taken for the arrival, since no duration stands beside it"
-    beside = _either(name for name in fields if name)
+    beside = _either(fields)
     if not bare:
         return f"{named} is taken for the end of a request, since {beside} stands beside it: it came so much earlier"
     return (
@@ -241,6 +317,17 @@ def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[f
     """Published traces keep failures, as requests without an answer."""
     tokens = _tokens(row, output, least=0)
     return (seconds, _tokens(row, prompt), tokens) if tokens else "without an answer"
+
+
+def _relative(row: Row, name: str, unit_s: float) -> float:
+    """Seconds since a trace began, of a number in such units; since 1970 of what can only be such a time."""
+    try:
+        number = _number(row, name)
+    except ValueError:
+        if isinstance(row[name], str) and "-" in row[name][1:]:  # a date
+            return _time(row[name])
+        raise
+    return _time(number) if abs(number) >= _SINCE_1970 else number * unit_s
 
 
 def _number(row: Row, name: str) -> float:
@@ -268,7 +355,7 @@ def _time(text: object) -> float:
         number = float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         try:
-            moment = datetime.fromisoformat(str(text))
+            moment = datetime.fromisoformat(str(text).strip())
         except ValueError:
             raise ValueError(f"time {text!r}: is neither ISO 8601 nor a number") from None
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -277,12 +364,22 @@ def _time(text: object) -> float:
     return number * next((unit for above, unit in _EPOCHS if number > above), 1.0)
 
 
+_HASHED = frozenset({"hash_ids", "block_size"})
+_MOONCAKE = frozenset({"timestamp", "delay"}) | _HASHED
 _FORMS = (
     _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain),
     _Form("an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure),
-    _Form("a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt),
-    _Form("a Bailian trace", frozenset({"chat_id", "timestamp", "input_length", "output_length"}), _bailian),
-    _Form("a Mooncake trace", frozenset({"timestamp", "input_length", "output_length"}), _mooncake),
-    _Form("a weka trace", frozenset({"t", "in", "out"}), _weka),
-)
+    _Form("a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt, unit="seconds"),
+    _Form(
+        "a Bailian trace", frozenset({"chat_id", "timestamp", "input_length", "output_length"}), _bailian,
+        unit="seconds", block_tokens=16, others=_HASHED,
+    ),
+    _Form(
+        "a Mooncake trace", frozenset({"input_length", "output_length"}), _mooncake,
+        unit="milliseconds", block_tokens=512, others=_MOONCAKE,
+    ),
+    _Form("a weka trace", frozenset({"t", "in", "out"}), _weka, unit="seconds", block_tokens=64, others=_HASHED),
+)  # fmt: skip
+"""Blocks are of so many tokens in Mooncake's paper (arXiv 2407.00079, §4), in the readme of Alibaba's traces of Bailian, and
+in the `block_size` of the published weka traces."""
 _GATEWAY = _Form("a gateway's log", frozenset({"time", "usage"}), _gateway, _arrival_note)

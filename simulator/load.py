@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from simulator.arrivals import RecordedRequests
+from simulator.arrivals import WHOLE, RecordedRequests, Window
 from simulator.errors import InputError
 from simulator.memory import check_memory, jobs_of
 from simulator.numbers import counted, written
 
-USAGE = "users:N[/THINK_S][#REQUESTS[+staggered]], rate:R[/CV], file:PATH[@SPEED] or several:LOAD=WEIGHT,…"
+USAGE = "users:N[/THINK_S][#REQUESTS[+staggered]], rate:R[/CV], file:PATH[@SPEED[/FROM..TO]] or several:LOAD=WEIGHT,…"
 """How loads are written."""
 _MOST_REQUESTS = 100_000_000
 """That users ask in all."""
@@ -59,7 +59,7 @@ class Load(ABC):
             if kind == "rate":
                 return Arrivals(float(first), float(second or 1))
             if kind == "file" and rest:
-                return RecordedArrivals(*_file_speed_digest(rest))
+                return _recorded(rest)
             if kind == "several":
                 parts = (part.rpartition("=") for part in rest.split(","))
                 return SeveralLoads(tuple((Load.parse(load), float(weight)) for load, _, weight in parts))
@@ -182,11 +182,13 @@ class RecordedArrivals(Load):
     """How many times as fast as they were recorded."""
     digest: str = ""
     """Digest of the file's content, by which a plan knows that it is still the same; empty in plans of older versions."""
+    window: Window = WHOLE
+    """The stretch of the file that is replayed."""
 
     @classmethod
-    def of(cls, file: Path, speed: float = 1.0) -> RecordedArrivals:
+    def of(cls, file: Path, speed: float = 1.0, window: Window = WHOLE) -> RecordedArrivals:
         """The arrivals of a file as it is now. Raises ValueError for a wrong speed, OSError without a file."""
-        return cls(file.resolve(), speed, _digest(file.read_bytes()))
+        return cls(file.resolve(), speed, _digest(file), window)
 
     @property
     def ends(self) -> bool:
@@ -197,17 +199,19 @@ class RecordedArrivals(Load):
             raise ValueError(f"the speed must be above 0, got {self.speed:g}")
 
     def __str__(self) -> str:
-        return f"file:{self.file}@{written(self.speed)}" + (f"#{self.digest}" if self.digest else "")
+        stretch = "" if self.window.whole else f"/{self.window}"
+        return f"file:{self.file}@{written(self.speed)}{stretch}" + (f"#{self.digest}" if self.digest else "")
 
     @property
     def label(self) -> str:
         faster = f", {written(self.speed)} times as fast" if self.speed != 1 else ""
-        return f"recorded arrivals ({self.file.name}{faster})"
+        stretch = "" if self.window.whole else f", {self.window} s"
+        return f"recorded arrivals ({self.file.name}{stretch}{faster})"
 
     @property
     def name(self) -> str:
-        """The file's name with the speed, without its folder."""
-        return f"{self.file.name}@{written(self.speed)}"
+        """The file's name with speed and window, without its folder."""
+        return f"{self.file.name}@{written(self.speed)}" + ("" if self.window.whole else f"/{self.window}")
 
     @cached_property
     def requests(self) -> RecordedRequests:
@@ -215,12 +219,12 @@ class RecordedArrivals(Load):
 
         Raises InputError for a wrong file, or another one than was planned with; OSError without one.
         """
-        if self.digest and _digest(self.file.read_bytes()) != self.digest:
+        if self.digest and _digest(self.file) != self.digest:
             raise InputError(
                 f"{self.file}: has changed since it was planned with, so its arrivals are another load; "
                 "bring the old file back, or begin anew"
             )
-        return RecordedRequests.read(self.file, self.speed)
+        return RecordedRequests.read(self.file, self.speed, self.window)
 
     def times(self, factor: float) -> RecordedArrivals:
         faster = replace(self, speed=self.speed * factor)
@@ -260,17 +264,23 @@ class SeveralLoads(Load):
         return SeveralLoads(tuple((load.times(factor), weight) for load, weight in self.weighted))
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:_DIGITS]
 
 
-def _file_speed_digest(text: str) -> tuple[Path, float, str]:
-    """(path, speed, digest) of PATH[@SPEED[#DIGEST]]; what follows the last @ is a speed if it is a number."""
-    found = re.fullmatch(rf"(?P<path>.+)@(?P<speed>[^@#]+)(?:#(?P<digest>[0-9a-f]{{{_DIGITS}}}))?", text, re.DOTALL)
+def _recorded(text: str) -> RecordedArrivals:
+    """Of PATH[@SPEED[/WINDOW][#DIGEST]]; what follows the last @ is a speed if it is a number. Raises ValueError."""
+    digest = rf"(?:#(?P<digest>[0-9a-f]{{{_DIGITS}}}))?"
+    found = re.fullmatch(rf"(?P<path>.+)@(?P<speed>[^@#/]+)(?:/(?P<window>[^@#/]+))?{digest}", text, re.DOTALL)
     try:
-        return (Path(found["path"]), float(found["speed"]), found["digest"] or "") if found else (Path(text), 1.0, "")
-    except ValueError:
-        return Path(text), 1.0, ""
+        speed = float(found["speed"]) if found else 1.0
+        window = Window.parse(found["window"]) if found and found["window"] else WHOLE
+    except (ValueError, InputError):  # a path with an @ in it
+        return RecordedArrivals(Path(text))
+    if not found:
+        return RecordedArrivals(Path(text))
+    return RecordedArrivals(Path(found["path"]), speed, found["digest"] or "", window)
 
 
 def counts(option: str, text: str | None) -> list[int]:
@@ -301,6 +311,7 @@ def loads(
     arrivals: Sequence[Path] = (),
     speed: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
+    window: str | None = None,
     *,
     requests: int | None = None,
     staggered: bool = False,
@@ -328,15 +339,24 @@ def loads(
         found.append(_weighted("--rate", rate, lambda r: _arriving(rate, r, cv), say))
     elif rate:
         found += [_arriving(rate, r, cv) for r in rate.split(",")]
+    stretch = Window() if window is None else _window(window)
     for file in dict.fromkeys(arrivals):
         try:
-            recorded = RecordedArrivals.of(file, speed)
+            recorded = RecordedArrivals.of(file, speed, stretch)
         except ValueError as error:
             raise InputError(f"{file}: {error}") from None
         for line in recorded.requests.notes:  # what is wrong with the file is said before anything runs
             say(line)
         found.append(recorded)
     return found
+
+
+def _window(text: str) -> Window:
+    """What `--window` says. Raises InputError."""
+    try:
+        return Window.parse(text)
+    except InputError as error:
+        raise InputError(f"--{error}") from None
 
 
 def _arriving(rate: str, one: str, cv: float) -> Arrivals:

@@ -66,7 +66,7 @@ def regenerate(
         with watching() as watcher:
             if to is not None and to.is_dir():
                 raise InputError(f"--to {to}: is a folder; name a file")
-            asked = read_prompts(prompts, _limit(limit))
+            asked = read_prompts(prompts, _limit(limit), watcher.say)
             pair = load_pair(asked_pair("tiny", target)[0])
             with checked():
                 generation = Generation(

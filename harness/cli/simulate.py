@@ -46,6 +46,7 @@ def simulate(
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
+    window: options.Window = None,
     policy: options.Policies = None,
     against: Annotated[
         str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
@@ -69,7 +70,7 @@ def simulate(
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
     sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: options.Share = "95%",
-    engine: Annotated[str, typer.Option(help="That is to run what is recommended: vllm, or any.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="That is to run it: vllm, sglang, tensorrt-llm, llama.cpp or any.")] = "vllm",
     decision_draws: Annotated[
         int, typer.Option(help="Draws of prompts, seeds and the profile's errors, for the recommendation; 0 for none.")
     ] = 200,
@@ -121,7 +122,9 @@ def simulate(
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
+                asked = options.loads_of(
+                    concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say, requests, staggered
+                )
                 with options.checked():
                     plan = SweepPlan(
                         profile=profile, believed=believed, loads=asked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ def read_inputs(plan: RecordingPlan) -> tuple[Suite, GivenResponses | None]:
     if files := plan.responses_files:
         given = read_responses(files, suite.prompts, generation.sampling, file_hash=plan.responses_hash)
         generation = msgspec.structs.replace(generation, max_new_tokens=given.longest)
-    suite = Suite(msgspec.structs.replace(suite.file, generation=generation), suite.source, suite.prompts)
+    suite = replace(suite, file=msgspec.structs.replace(suite.file, generation=generation))
     return without(suite, plan.skipped), given
 
 
@@ -36,7 +37,7 @@ def without(suite: Suite, skipped: Sequence[str]) -> Suite:
     prompts = tuple(p for p in suite.prompts if p.prompt_id not in set(skipped))
     if not prompts:
         raise InputError("every prompt is too long for the target's context; lower --max-new-tokens")
-    return Suite(suite.file, suite.source, prompts)
+    return replace(suite, prompts=prompts)
 
 
 def check_blocks(sources: Mapping[str, str], sizes: Sequence[int] | None) -> None:

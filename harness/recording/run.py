@@ -356,6 +356,8 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
     name = f"{suite.file.name} v{suite.file.version}"
     target = f"{checked.target['dtype']} on {checked.target['device']}"
     watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · {target} · seed {plan.seed} · run {run_id}")
+    for note in suite.notes:
+        watcher.say(note)
     if checked.target["dated"]:
         watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
     if asked := checked.target["left_out"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from glob import glob
@@ -14,11 +15,15 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.recording.conversations import Unusable, conversation_of
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
+from simulator.tabular import Row, rows
 
 Source = Literal["bundled", "suite", "data-dir", "hub"]
 """Whose prompts they are: of a suite that comes with the package, or of a folder of one's own; of `--data-dir`, the hub."""
+_ENDINGS = (".jsonl", ".json")
+"""Of files of prompts."""
 BUNDLED_SUITES = Path(__file__).parents[2] / "suites"
 
 
@@ -102,6 +107,13 @@ class Prompt:
     domain: str
     prompt_id: str
     turns: tuple[str, ...]
+    system: str = ""
+    """Instructions before the first turn; empty without any."""
+
+    @property
+    def opening(self) -> list[dict[str, str]]:
+        """The messages before the first turn."""
+        return [{"role": "system", "content": self.system}] if self.system else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +123,17 @@ class Suite:
     file: SuiteFile
     source: Source
     prompts: tuple[Prompt, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the prompts were read: sentences."""
 
     @property
     def content_hash(self) -> str:
         """SHA-256 over settings and prompts: equal hashes mean equal work."""
         source = "bundled" if self.source == "suite" else self.source  # as it was before the two were told apart
         content = {"suite": msgspec.to_builtins(self.file), "source": source}
-        content["prompts"] = [[p.task, p.domain, p.prompt_id, list(p.turns)] for p in self.prompts]
+        content["prompts"] = [
+            [p.task, p.domain, p.prompt_id, list(p.turns), *([p.system] if p.system else [])] for p in self.prompts
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -139,7 +155,8 @@ def load_suite(
     """Read a suite and its prompts.
 
     Args:
-        data_dir: folder with one `<task>.jsonl` a task; takes precedence over `source`.
+        data_dir: folder with one `<task>.jsonl` (or .json, or .gz of either) a task, of rows as `conversation_of` reads
+            them; with files of other names alone, a task a file. Takes precedence over `source`.
         limit: first prompts of each task to keep; None keeps all.
 
     Raises:
@@ -152,12 +169,20 @@ def load_suite(
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
     prompts: list[Prompt] = []
-    for task in file.tasks:
+    left_out: Counter[str] = Counter()
+    tasks = _tasks(file, data_dir)
+    for task in tasks:
         if chosen == "hub":
             prompts += _hub_prompts(task, limit)
         else:
-            prompts += _jsonl_prompts(task, (data_dir or folder / "prompts") / f"{task.name}.jsonl", limit)
-    return Suite(file, chosen, tuple(prompts))
+            stem = (data_dir or folder / "prompts") / task.name
+            prompts += _file_prompts(task, _found(stem) or stem.with_name(f"{stem.name}.jsonl"), limit, left_out)
+    notes = _said(left_out)
+    if tasks != file.tasks:
+        notes.append(
+            f"{data_dir} has none of the suite's tasks: each of its files is one ({', '.join(t.name for t in tasks)})"
+        )
+    return Suite(msgspec.structs.replace(file, tasks=tasks), chosen, tuple(prompts), tuple(notes))
 
 
 def read_suite_file(path: Path) -> SuiteFile:
@@ -172,98 +197,95 @@ def read_suite_file(path: Path) -> SuiteFile:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _jsonl_prompts(task: Task, path: Path, limit: int | None) -> list[Prompt]:
+def _tasks(file: SuiteFile, data_dir: Path | None) -> tuple[Task, ...]:
+    """The suite's tasks; where a folder of prompts has files of none of them, a task a file. Raises InputError."""
+    if data_dir is None or not data_dir.is_dir() or any(_found(data_dir / task.name) for task in file.tasks):
+        return file.tasks
+    names = sorted({path.name.removesuffix(".gz") for path in data_dir.iterdir() if path.is_file()})
+    stems = [name.removesuffix(ending) for name in names for ending in _ENDINGS if name.endswith(ending)]
+    try:
+        return tuple(Task(name, name) for name in dict.fromkeys(stems)) or file.tasks
+    except ValueError as error:
+        raise InputError(f"{data_dir}: {error}") from None
+
+
+def _found(stem: Path) -> Path | None:
+    """The file of a task, whatever its ending; None without one."""
+    names = (stem.with_name(f"{stem.name}{ending}{packed}") for ending in _ENDINGS for packed in ("", ".gz"))
+    return next((path for path in names if path.is_file()), None)
+
+
+def _said(left_out: Counter[str]) -> list[str]:
+    """What is told of prompts that cannot be asked again."""
+    return [f"prompts left out: {', '.join(f'{n:,} {why}' for why, n in left_out.most_common())}"] if left_out else []
+
+
+def _file_prompts(task: Task, path: Path, limit: int | None, left_out: Counter[str]) -> list[Prompt]:
+    """Prompts of a task's file; what cannot be asked again is counted in `left_out`. Raises InputError."""
     prompts: list[Prompt] = []
     seen: set[str] = set()
-    for number, line in _lines(path):
-        if limit is not None and len(prompts) == limit:
-            break
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
-        try:
-            turns = turns_of(row)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        prompt_id = str(next((row[name] for name in _IDS if name in row), number - 1))
-        try:
-            "".join([prompt_id, *turns]).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise InputError(
-                f"{path}, line {number}: holds {half!a}, one half of a character; cut text between whole characters"
-            ) from None
-        if not prompt_id.startswith(f"{task.name}/"):  # unique over the suite, whatever the file calls it
-            prompt_id = f"{task.name}/{prompt_id}"
-        if prompt_id in seen:
-            raise InputError(f"{path}, line {number}: id {prompt_id!r} stands in an earlier line too")
-        seen.add(prompt_id)
-        prompts.append(Prompt(task.name, task.domain, prompt_id, tuple(turns)))
+    try:
+        for number, row in rows(path):
+            if limit is not None and len(prompts) == limit:
+                break
+            try:
+                prompt = _prompt(task, number, row)
+            except Unusable as reason:
+                left_out[str(reason)] += 1
+                continue
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: {error}") from None
+            if prompt.prompt_id in seen:
+                raise InputError(f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too")
+            seen.add(prompt.prompt_id)
+            prompts.append(prompt)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a prompt folder has one <task>.jsonl for each task of the suite") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not prompts:
         raise InputError(f"{path}: has no prompts")
     return prompts
 
 
-_IDS = ("id", "question_id")
-"""What files call a prompt's name."""
-_SAID = {"messages": ("role", "content"), "conversations": ("from", "value")}
-"""Conversations in the shapes of chat templates and of ShareGPT: who speaks, and what."""
-_USERS, _MODELS = ("user", "human"), ("assistant", "gpt", "chatgpt", "bard", "bing")
-"""What users and models are called; what models said is left out, for the target says it itself."""
+def read_prompts(
+    paths: Sequence[Path], limit: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> tuple[Prompt, ...]:
+    """The prompts of files, each a task by its name, as a suite would name them; `limit` keeps the first of each file.
 
-
-def turns_of(row: object) -> list[str]:
-    """The user's turns of a line: `turns`, a `prompt`, `messages`, or ShareGPT's `conversations`.
-
-    Raises ValueError where there are none, or where more than users and models speak.
-    """
-    turns: object = None
-    if isinstance(row, dict):
-        turns = row.get("turns", [row["prompt"]] if "prompt" in row else None)
-        for field, (who, what) in _SAID.items():
-            if turns is None and isinstance(row.get(field), list):
-                said = [part if isinstance(part, dict) else {} for part in row[field]]
-                if others := [part.get(who) for part in said if part.get(who) not in (*_USERS, *_MODELS)]:
-                    raise ValueError(f'"{field}" has a part of {others[0]!r}; only users and models can speak here')
-                turns = [part.get(what) for part in said if part[who] in _USERS]
-    if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
-        raise ValueError(
-            '"turns" must be a list of at least one non-empty string (or "prompt", "messages", "conversations")'
-        )
-    return turns
-
-
-def read_prompts(paths: Sequence[Path], limit: int | None = None) -> tuple[Prompt, ...]:
-    """The prompts of files, each a task by its stem, as a suite would name them; `limit` keeps the first of each file.
-
-    Raises InputError, naming file and line.
+    `say` hears what is left out. Raises InputError, naming file and line.
     """
     found: list[Prompt] = []
+    left_out: Counter[str] = Counter()
     for path in paths:
-        if path.stem in {p.task for p in found}:
-            raise InputError(f"--prompts {path}: another file is called {path.stem} too, and prompts go by that; rename one")
+        name = path.name.removesuffix(".gz")
+        name = next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+        if name in {p.task for p in found}:
+            raise InputError(f"--prompts {path}: another file is called {name} too, and prompts go by that; rename one")
         try:
-            task = Task(path.stem, path.stem)
+            task = Task(name, name)
         except ValueError as error:
             raise InputError(f"--prompts {path}: {error}") from None
-        found += _jsonl_prompts(task, path, limit)
+        found += _file_prompts(task, path, limit, left_out)
+    for told in _said(left_out):
+        say(told)
     return tuple(found)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Non-empty lines with their numbers, from 1."""
+def _prompt(task: Task, number: int, row: Row) -> Prompt:
+    """What a row asks. Raises ValueError, and Unusable for what cannot be asked again."""
+    asked = conversation_of(row)
+    prompt_id = asked.name or str(number - 1)
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; a prompt folder has one <task>.jsonl for each task of the suite") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        "".join([prompt_id, asked.category, asked.system, *asked.turns]).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"holds {half!a}, one half of a character; cut text between whole characters") from None
+    if not asked.category.isprintable():
+        raise ValueError(f"category {asked.category!r}: must be words that can be printed")
+    if not prompt_id.startswith(f"{task.name}/"):  # unique over the suite, whatever the file calls it
+        prompt_id = f"{task.name}/{prompt_id}"
+    return Prompt(task.name, asked.category or task.domain, prompt_id, asked.turns, asked.system)
 
 
 def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:

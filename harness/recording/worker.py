@@ -44,7 +44,7 @@ def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) 
     """
 
     def tokens(reply: str) -> int:
-        messages: list[dict[str, str]] = []
+        messages = prompt.opening
         for turn in prompt.turns:
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": reply}]
         return len(target.encode_chat(messages[:-1], thinking=generation.thinking, today=generation.today))
@@ -231,7 +231,7 @@ class Recorder:
         text is read as in the next prompt. Where these are more, and that prompt with a full response no longer fits the
         target's context, or its chat template refuses an empty reply, the conversation ends before it.
         """
-        histories: list[list[dict[str, str]]] = [[] for _ in prompts]
+        histories = [prompt.opening for prompt in prompts]
         responses: list[tuple[Response, tuple[int, ...]]] = []
         active = list(range(len(prompts)))
         for turn in range(max(len(p.turns) for p in prompts)):
@@ -360,7 +360,7 @@ class Recorder:
         for name, gamma in variants[first:] + variants[:first]:
             drafter = self._drafter(name, gamma)
             limit = min(self.generation.max_new_tokens, _TIMED_TOKENS)
-            request = self._request(name, prompt, 0, [{"role": "user", "content": prompt.turns[0]}], limit)
+            request = self._request(name, prompt, 0, [*prompt.opening, {"role": "user", "content": prompt.turns[0]}], limit)
             room = self.target.max_positions - len(request.prompt) - drafter.gamma  # given responses may be of other lengths
             if room < 1:
                 continue
@@ -421,8 +421,7 @@ class Recorder:
 
     def _contexts(self, prompt: Prompt, given: Sequence[GivenResponse]) -> list[tuple[int, ...]]:
         """What stands before each turn's response, the given ones being the replies; in order of turns."""
-        history: list[dict[str, str]] = []
-        contexts = []
+        history, contexts = prompt.opening, list[tuple[int, ...]]()
         for asked, response in zip(prompt.turns, given, strict=True):
             history.append({"role": "user", "content": asked})
             contexts.append(self._encoded(history))

@@ -121,7 +121,7 @@ def read_prompts(store: Store, run_id: str, target: Target, wanted: Sequence[str
         raise InputError(f"run {run_id}: suite {plan.suite} no longer has prompt {missing[0]}")
     tasks: defaultdict[str, list[LiveRequest]] = defaultdict(list)
     for prompt in (known[p] for p in wanted):
-        messages = [{"role": "user", "content": prompt.turns[0]}]
+        messages = [*prompt.opening, {"role": "user", "content": prompt.turns[0]}]
         ids = target.encode_chat(messages, thinking=generation.thinking, today=generation.today)
         tasks[prompt.task].append(LiveRequest(prompt, tuple(ids)))
     return dict(tasks)

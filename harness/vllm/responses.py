@@ -71,7 +71,7 @@ async def _converse(
     said: list[GivenResponse] = []
 
     async def converse(prompt: Prompt) -> None:
-        history: list[dict[str, str]] = []
+        history = prompt.opening
         for turn, asked in enumerate(prompt.turns):
             history.append({"role": "user", "content": asked})
             ids = target.encode_chat(history, thinking=generation.thinking, today=generation.today)

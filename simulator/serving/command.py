@@ -59,8 +59,14 @@ def cannot_run(
         return f"{engine.name} has no {kind} for {target}"
     if policy.name not in engine.policies:
         return f"{engine.name} has no {policy.name}"
+    if policy.name not in (engine.kinds[kind].policies or engine.policies):
+        return f"{engine.name} has no {policy.name} with {kind}"
     if (policy.k or 0) > recording.gamma:
         return f"{policy}: only {recording.gamma} drafted tokens were recorded"
+    if policy.k_by_batch is not None and engine.refuses_rows is not None:
+        why = engine.refuses_rows(batch_rows(policy, recording.gamma, request_cap))
+        if why:
+            return f"{engine.name} {why}"
     if KINDS[kind].prefix:
         return ""
     counts = {policy.k} if policy.k is not None else set()
@@ -122,11 +128,17 @@ def serve(
         if names.batch_rows and names.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
         if models.temperature and not KINDS[kind].one_hot:
-            if names.drafting:  # said though it be the default: that may change
+            if served.drafting is not None:
+                if drafting != served.drafting:
+                    notes.append(
+                        f"{engine.name}: the numbers are of {drafting} drafts; its {kind} has {served.drafting} ones"
+                    )
+            elif names.drafting:  # said though it be the default: that may change
                 speculative[names.drafting] = engine.drafting_option[drafting]
             elif drafting != engine.drafting:
                 notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
         parts += engine.spelled(speculative)
+        notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
     parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
     for what, kind in (formats or {}).items():
         flag = flags.weights if what == "weights" else flags.cache
@@ -140,6 +152,8 @@ def serve(
         parts.append(f"{flags.gpus} {gpus}")
     words, said = copies(engine, speculative, replicas)
     parts, notes = parts + words, notes + said
+    if by_hand := [part for part in parts[1:] if not part.startswith("-")]:  # a comment, so at the end
+        parts = [*(part for part in parts if part not in by_hand), f"# {' '.join(by_hand)} by hand"]
     return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None)
 
 
@@ -161,7 +175,8 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
     """Words of the command that start so many replicas, or a note where one command cannot."""
     if replicas == 1:
         return [], []
-    if not engine.fields.batch_rows or engine.fields.batch_rows not in fields:
+    alike = not engine.fields.batch_rows or engine.fields.batch_rows not in fields
+    if alike or not engine.flags.replicas.startswith("-"):
         return [f"{engine.flags.replicas} {replicas}"], []
     note = (  # replicas of one command might choose another k each
         f"simulated as {replicas} replicas: start {replicas} such servers behind a router to the least loaded; "
@@ -172,9 +187,7 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
 
 def unsearched(engine: ServingEngine, most: int) -> str:
     """What is to be known of a table of k by batch size that ends below the request cap."""
-    above = (
-        f"no more than {counted(most, 'request')} ran in any load searched; above, {engine.name} goes on with the last row"
-    )
+    above = f"no more than {counted(most, 'request')} ran in any load searched; above, {engine.name} {engine.above}"
     return f"{engine.fields.batch_rows}: {above}"
 
 

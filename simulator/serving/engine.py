@@ -30,11 +30,15 @@ class ServedKind:
     """Regular expression of the targets' names that the note is about; empty for all."""
     not_for: str = ""
     """Regular expression of the names of targets that the engine has no such drafter for."""
+    policies: tuple[str, ...] | None = None
+    """Kinds of policies that the engine runs with it; None is all that it runs."""
+    drafting: Drafting | None = None
+    """How drafts are chosen with it, where nobody can choose; None is as with the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """Options of the engine's command."""
+    """Options of the engine's command. What it has no option for has a word without dashes: it stands in a comment."""
 
     request_cap: str
     """Requests running at once."""
@@ -90,14 +94,22 @@ class ServingEngine:
     """Its own policy, one of those, that reads confidences; empty where it has none."""
     drafting: Drafting
     """How it chooses drafts unless told."""
-    drafting_option: Mapping[Drafting, str] = field(default_factory=dict)
+    drafting_option: Mapping[Drafting, str | bool] = field(default_factory=dict)
     """What it is told, above temperature 0; empty where nobody can choose."""
     flags: Flags
     fields: Fields
     captured: int = 0
     """Tokens of the largest pass that it captures unless told; 0 where it captures none, or nobody knows."""
     spell: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
-    """The words of the command that say how it drafts, from the fields; None is JSON after `Flags.speculative`."""
+    """The words of the command that say how it drafts, from the fields; None is one word after `Flags.speculative`."""
+    written: Callable[[Mapping[str, Any]], str] = json.dumps
+    """That word."""
+    files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    """Files that the command names, by name, from the fields; None needs none."""
+    refuses_rows: Callable[[list[tuple[int, int, int]]], str] | None = None
+    """Why rows (first, last, k) of k by batch size cannot be written; None writes all."""
+    above: str = "goes on with the last row"
+    """What it does above the last of such rows."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.kinds) - set(KINDS)):
@@ -114,5 +126,5 @@ class ServingEngine:
     def spelled(self, fields: Mapping[str, Any]) -> list[str]:
         """The words of the command that say how it drafts, quoted for a shell."""
         if self.spell is None:
-            return [f"{self.flags.speculative} {shlex.quote(json.dumps(fields))}"]
+            return [f"{self.flags.speculative} {shlex.quote(self.written(fields))}"]
         return [" ".join(map(shlex.quote, word.split(" ", 1))) for word in self.spell(fields)]

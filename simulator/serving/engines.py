@@ -7,11 +7,20 @@ from typing import Final
 
 from simulator.errors import InputError
 from simulator.serving.engine import ServingEngine
+from simulator.serving.llama_cpp import LLAMA_CPP
+from simulator.serving.sglang import SGLANG
+from simulator.serving.tensorrt_llm import TENSORRT_LLM
 from simulator.serving.vllm import VLLM
 
 DEFAULT_ENGINE: Final = VLLM
 """The one that is meant where nobody says."""
-ENGINES: Final[Mapping[str, ServingEngine | None]] = {"vllm": VLLM, "any": None}
+ENGINES: Final[Mapping[str, ServingEngine | None]] = {
+    "vllm": VLLM,
+    "sglang": SGLANG,
+    "tensorrt-llm": TENSORRT_LLM,
+    "llama.cpp": LLAMA_CPP,
+    "any": None,
+}
 """`any` is none in particular: everything that is lossless runs on it."""
 
 

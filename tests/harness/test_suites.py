@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import date
 from pathlib import Path
@@ -74,6 +75,70 @@ def test_data_dir_and_limit(folder: Path, tmp_path: Path) -> None:
     assert [p.prompt_id for p in suite.prompts] == ["sums/0", "sums/1", "talk/0", "talk/1"]
 
 
+_SHARE_GPT = {"user": "human", "assistant": "gpt"}
+SAID = [("user", "Hello?"), ("assistant", "Hi."), ("user", "More.")]
+ROWS: dict[str, dict[str, object]] = {
+    "turns": {"turns": ["Hello?", "More."]},
+    "messages": {"messages": [{"role": role, "content": said} for role, said in SAID]},
+    "parts": {"messages": [{"role": role, "content": [{"type": "text", "text": said}]} for role, said in SAID]},
+    "ShareGPT": {"conversations": [{"from": _SHARE_GPT[r], "value": said} for r, said in SAID]},
+    "quoted": {"conversations": [{"from": "gpt", "value": "?"}, *({"from": r, "value": said} for r, said in SAID)]},
+    "SPEED-Bench": {
+        "question_id": "q1",
+        "category": "coding",
+        "messages": [{"role": r, "content": said} for r, said in SAID],
+    },
+    "prompts": {"prompt": [{"role": role, "content": said} for role, said in SAID]},
+}
+
+
+@pytest.mark.parametrize("how", ["jsonl", "json", "jsonl.gz"])
+@pytest.mark.parametrize("form", ROWS)
+def test_prompts_in_any_form_say_the_same(form: str, how: str, folder: Path, tmp_path: Path) -> None:
+    """Of a folder whose files are none of the suite's tasks, each is a task; a category is the domain of its row."""
+    data = tmp_path / "data"
+    data.mkdir()
+    content = json.dumps([ROWS[form]], indent=1) if how == "json" else json.dumps(ROWS[form]) + "\r\n"
+    (data / f"mine.{how}").write_bytes(gzip.compress(content.encode()) if how.endswith("gz") else content.encode())
+    suite = load_suite(str(folder), data_dir=data)
+    [prompt] = suite.prompts
+    assert (prompt.task, prompt.turns, prompt.system) == ("mine", ("Hello?", "More."), "")
+    assert (prompt.prompt_id, prompt.domain) == (("mine/q1", "coding") if form == "SPEED-Bench" else ("mine/0", "mine"))
+    assert any("mine" in note for note in suite.notes)
+
+
+def test_instructions_stay_and_what_cannot_be_asked_again_is_counted(folder: Path) -> None:
+    told, tool = {"role": "system", "content": "Be brief."}, {"role": "tool", "content": "3"}
+    asked = {"role": "user", "content": "Hello?"}
+    rows = [{"messages": m} for m in ([told, asked], [asked, tool], [asked, told], [], [told])]
+    write(folder / "prompts" / "sums.jsonl", rows)
+    before = load_suite(str(folder), limit=1)
+    [prompt] = [p for p in before.prompts if p.task == "sums"]
+    assert prompt.opening == [told]
+    note = " ".join(load_suite(str(folder)).notes)
+    assert all(words in note for words in ("1 with tools", "1 with instructions", "2 without a user's turn"))
+    write(folder / "prompts" / "sums.jsonl", [{"messages": [asked]}])
+    assert load_suite(str(folder), limit=1).content_hash != before.content_hash
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": "Hello"}, '"messages" must be a list'),
+        ({"messages": [{"role": "user"}]}, "has no prompts"),
+        ({"messages": [{"content": "a"}]}, "message 1: must be an object"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, '"content" must be a text'),
+        ({"conversations": [{"from": "human", "value": 3}]}, '"value" must be a text'),
+        ({"prompt": 3}, '"turns" must be there'),
+        ({"turns": ["a"], "category": "a\nb"}, "category"),
+    ],
+)
+def test_rows_that_are_no_conversations_are_named(row: dict[str, object], message: str, folder: Path) -> None:
+    write(folder / "prompts" / "sums.jsonl", [row])
+    with pytest.raises(InputError, match=message):
+        load_suite(str(folder))
+
+
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_hub_prompts_fill_templates_from_columns(folder: Path, tmp_path: Path, ending: str) -> None:
     frame = pl.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
@@ -97,7 +162,7 @@ def test_hub_prompts_fill_templates_from_columns(folder: Path, tmp_path: Path, e
         ("suite.yaml", SUITE + "generation: {temperature: .nan}\n", "temperature: 0"),
         ("suite.yaml", SUITE + "generation: {max_new_tokens: 1}\n", "max_new_tokens ≥ 2 is needed, got 1"),
         ("suite.yaml", SUITE + "generation: {today: yesterday}\n", r"\$.generation.today"),
-        ("prompts/sums.jsonl", '{"turns": ["a"]}\n{"turns": [\n', r"sums\.jsonl, line 2: not JSON"),
+        ("prompts/sums.jsonl", '{"turns": ["a"]}\n{"turns": [\n', r"sums\.jsonl, line 2: is no JSON"),
         ("prompts/sums.jsonl", '{"turns": ["a"]}\n\n{"turn": ["a"]}\n', r'sums\.jsonl, line 3: "turns" must be'),
         ("prompts/sums.jsonl", '{"turns": [""]}\n', r'line 1: "turns" must be'),
         ("prompts/sums.jsonl", '{"id": 1, "turns": ["a"]}\n{"id": 1, "turns": ["b"]}\n', "line 2: id 'sums/1'"),

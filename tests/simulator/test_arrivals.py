@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulator.arrivals import RecordedRequests
+from simulator.arrivals import RecordedRequests, Window
 from simulator.errors import InputError
 
 
@@ -136,6 +138,13 @@ HEAD = "arrival_s,prompt_tokens,output_tokens\n"
         (gateway() + "[1]\n", "line 2: is no JSON object"),
         (gateway(time="yesterday"), "line 1: time 'yesterday'"),
         (gateway(duration=12), "line 1: duration 12: has no unit; call the field duration_s or duration_ms"),
+        ('{"t": 0, "in": 1, "out": 1, "hash_ids": 3}\n', "line 1: hash_ids: must be a list"),
+        ('{"t": 0, "in": 1, "out": 1, "hash_ids": [1], "block_size": 0}\n', "line 1: block_size 0"),
+        ("[1, 2]", "line 1: is no JSON object"),
+        ("[{", "is no JSON"),
+        ("[]", "holds no requests"),
+        ("[" * 100000, "is no JSON"),
+        (HEAD + "0,1,1\n" + "9" * 200000 + ",1,1\n", "is no CSV|no finite"),
         (gateway(usage=None), "none of its 1 lines is a request with tokens"),
     ],
 )
@@ -144,8 +153,118 @@ def test_what_is_wrong_is_named(text: str, message: str, written: Write) -> None
         RecordedRequests.read(written("some.txt", text))  # type: ignore[operator]
 
 
+def test_a_broken_archive(tmp_path: Path) -> None:
+    for content in (b"\x1f\x8b", b"\x1f\x8bnoise", gzip.compress(HEAD.encode() * 99)[:-9]):
+        (tmp_path / "a.csv.gz").write_bytes(content)
+        with pytest.raises(InputError, match="gzip"):
+            RecordedRequests.read(tmp_path / "a.csv.gz")
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     file = tmp_path / "noise.csv"
     file.write_bytes(np.random.default_rng(0).bytes(200) + b"\xff")
     with pytest.raises(InputError, match=r"is not UTF-8 text|holds no requests|columns"):
         RecordedRequests.read(file)
+
+
+SHARED = Path(os.environ.get("SPECYARD_SERVED", Path(__file__).parents[2] / "../shared/served"))
+"""Files that programs wrote."""
+
+
+@pytest.mark.parametrize("file", sorted(SHARED.glob("traces/*")) or [Path("none")], ids=lambda file: file.name)
+def test_real_excerpts_are_read(file: Path) -> None:
+    if not file.exists():
+        pytest.skip("no captured files here")
+    found = RecordedRequests.read(file)
+    with file.open() as lines:
+        assert len(found.arrival_s) == sum(1 for _ in lines)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name != "bom.csv"])
+@pytest.mark.parametrize("how", ["gz", "crlf", "bom", "reversed", "spelled", "array"])
+def test_files_as_they_are_downloaded(name: str, how: str, tmp_path: Path) -> None:
+    """Compressed, with other ends of lines, a mark at the start, other orders and spellings of columns, as one document."""
+    text, file = FORMS[name], tmp_path / name
+    as_json = name.endswith("jsonl")
+    if how == "reversed" and not as_json:
+        text = "\n".join(",".join(reversed(line.split(","))) for line in text.splitlines()) + "\n"
+    if how == "spelled":
+        head, rest = text.split("\n", 1)
+        text = (
+            text
+            if as_json
+            else head.upper().replace(" ", "_").replace(",", ", ") + "\n" + rest + "," * head.count(",") + "\n"
+        )
+    if how == "array" and as_json:
+        text = json.dumps([json.loads(line) for line in text.splitlines()], indent=1)
+    content = (text.replace("\n", "\r\n") if how == "crlf" else text).encode("utf-8-sig" if how == "bom" else "utf-8")
+    file.write_bytes(gzip.compress(content) if how == "gz" else content)
+    found = RecordedRequests.read(file)
+    assert found.arrival_s == pytest.approx([0, 2])
+    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([5, 7], [3, 2])
+
+
+@pytest.mark.parametrize(
+    ("window", "arrivals"),
+    [("..", None), ("1..", [0, 2, 4]), ("..5", [0, 2, 4]), ("2..6", [0, 2]), ("0.05m..0.1m", [0]), ("9..", None)],
+)  # fmt: skip
+def test_a_stretch_of_a_log(window: str, arrivals: list[float] | None, written: Write) -> None:
+    """Whoever came from its beginning to before its end, in seconds since the first request of the file."""
+    rows = "".join(f"{10 + 2 * i},{i + 1},1\n" for i in range(4))
+    file = written("own.csv", "arrival_s,prompt_tokens,output_tokens\n" + rows)  # type: ignore[operator]
+    if arrivals is None:
+        with pytest.raises(InputError, match=r"window|within"):
+            RecordedRequests.read(file, 1.0, Window.parse(window))
+        return
+    found = RecordedRequests.read(file, 2.0, Window.parse(window))
+    assert found.arrival_s == pytest.approx([a / 2 for a in arrivals])
+    assert Window.parse(str(Window.parse(window))) == Window.parse(window)
+
+
+def mooncake(**more: object) -> str:
+    return json.dumps({"timestamp": 0, "input_length": 1030, "output_length": 2, "hash_ids": [0, 1, 2]} | more) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "ids"),
+    [
+        (mooncake() + mooncake(hash_ids=[0, 7, 8]), 512, [0, 1, 0, 2]),
+        (mooncake(input_length=33) + mooncake(hash_ids=["a", "b"], input_length=31), 16, [0, 1, 2]),
+        (mooncake(block_size=16) + mooncake(hash_ids=[], block_size=16), 16, [0, 1, 2]),
+        (mooncake(input_length=3), None, []),
+        (mooncake(block_size=16) + mooncake(block_size=32), None, []),
+    ],
+)
+def test_blocks_that_prompts_have_in_common(text: str, tokens: int | None, ids: list[int], written: Write) -> None:
+    """Whole blocks alone; of a size that the file says, its format has, or its numbers fit; else none, and that is said."""
+    found = RecordedRequests.read(written("mooncake.jsonl", text))  # type: ignore[operator]
+    if tokens is None:
+        assert found.blocks is None
+        assert "left out" in found.notes[-1]
+    else:
+        assert found.blocks is not None
+        assert (found.blocks.tokens, found.blocks.ids.tolist()) == (tokens, ids)
+
+
+def test_sessions_of_weka_have_blocks_of_their_own(written: Write) -> None:
+    """A document a session, whose hashes count from 1 in each; markers of subagents are counted."""
+    asked = [{"t": 0.0, "type": "n", "in": 64, "out": 3, "hash_ids": [1]}, {"t": 2, "in": 70, "out": 2, "hash_ids": [1, 2]}]
+    session = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": [*asked, {"t": 3.0, "type": "subagent"}]}
+    found = RecordedRequests.read(written("weka.jsonl", (json.dumps(session) + "\n") * 2))  # type: ignore[operator]
+    assert found.arrival_s.tolist() == [0, 0, 2, 2]
+    assert found.blocks is not None
+    assert (found.blocks.tokens, found.blocks.ids.tolist()) == (64, [0, 1, 0, 1])
+    assert "2 markers of subagents" in found.notes[-1]
+
+
+def test_turns_that_come_after_an_answer_are_counted_not_guessed(written: Write) -> None:
+    later = json.dumps({"session_id": "a", "delay": 500, "input_length": 9, "output_length": 1}) + "\n"
+    found = RecordedRequests.read(written("mooncake.jsonl", mooncake() + later))  # type: ignore[operator]
+    assert len(found.arrival_s) == 1
+    assert "delay" in found.notes[-1]
+
+
+def test_times_in_another_unit_than_the_formats_are_noticed(written: Write) -> None:
+    text = "".join(mooncake(timestamp=i / 2, hash_ids=[]) for i in range(40))
+    found = RecordedRequests.read(written("mooncake.jsonl", text))  # type: ignore[operator]
+    assert any("milliseconds" in note and "--speed 0.001" in note for note in found.notes)

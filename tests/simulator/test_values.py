@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from simulator.arrivals import Window
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.cost import StepCost
@@ -162,6 +163,12 @@ def test_a_load_prints_itself_and_reads_back_equal(load: Load) -> None:
         ("rate:0.1/0", Arrivals(0.1, 0), "rate:0.1/0", "0.1 requests/s"),
         ("file:/a.csv", RecordedArrivals(Path("/a.csv")), "file:/a.csv@1", "recorded arrivals (a.csv)"),
         ("file:/a@2x.csv", RecordedArrivals(Path("/a@2x.csv")), "file:/a@2x.csv@1", "recorded arrivals (a@2x.csv)"),
+        (
+            "file:/a.csv@2/600..",
+            RecordedArrivals(Path("/a.csv"), 2.0, window=Window(600.0)),
+            "file:/a.csv@2/600..",
+            "recorded arrivals (a.csv, 600.. s, 2 times as fast)",
+        ),
         ("file:/a@b.csv", RecordedArrivals(Path("/a@b.csv")), "file:/a@b.csv@1", "recorded arrivals (a@b.csv)"),
         (
             "several:users:8=1,rate:2=3",

@@ -38,6 +38,7 @@ def search(
     cv: options.Cv = 1.0,
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
+    window: options.Window = None,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
         typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
@@ -65,7 +66,7 @@ def search(
     confirmation_draws: Annotated[
         int, typer.Option(help="Times the held-out prompts are drawn to confirm the winner.")
     ] = 12,
-    engine: Annotated[str, typer.Option(help="That is to run it: vllm, or any.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="That is to run it: vllm, sglang, tensorrt-llm, llama.cpp or any.")] = "vllm",
     decision_draws: Annotated[
         int | None,
         typer.Option(help="Draws of prompts, seeds and the profile's errors, to decide; by default 200, of many loads 100."),
@@ -107,7 +108,9 @@ def search(
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
-                asked = options.loads_of(concurrency, think_s, rate, cv, arrivals, speed, watcher.say, requests, staggered)
+                asked = options.loads_of(
+                    concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say, requests, staggered
+                )
                 if (rate or arrivals) and objective == "throughput":
                     watcher.say("note: where arrivals are given every configuration that keeps up has the same throughput")
                 if time_limit is not None and not time_limit > 0:

@@ -1,0 +1,28 @@
+"""llama.cpp at commit 0c1e570 (1 October 2026): options as its server was started with and names them in its log.
+
+Left out are its n-gram drafts, which look further back than ours, and MTP and DFlash, of which nobody has seen here what
+checkpoints they take.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
+
+_GGUF = "llama.cpp reads GGUF: convert target and drafter first, the drafter with --target-model-dir (docs/speculative.md)"
+
+LLAMA_CPP: Final = ServingEngine(
+    name="llama.cpp",
+    serve="llama-server -m",
+    version="0c1e570",
+    kinds={
+        "eagle3": ServedKind(method="draft-eagle3", note=_GGUF),
+        "dspark": ServedKind(method="draft-dspark", note=_GGUF),
+    },
+    policies=("none", "fixed"),
+    drafting="greedy",
+    flags=Flags(request_cap="-np", step_tokens="-b", gpus="GPUs:", replicas="copies:"),
+    fields=Fields(method="--spec-type", checkpoint="-md", tokens="--spec-draft-n-max"),
+    spell=lambda fields: [f"{flag} {value}" for flag, value in fields.items()],
+)

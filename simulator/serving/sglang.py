@@ -1,0 +1,74 @@
+"""SGLang 0.5.23, read in its source: `srt/arg_groups/fields/`, `srt/arg_groups/speculative_hook.py`, `srt/speculative/`.
+
+Left out are its n-gram drafts, which grow a trie over all requests, and its DFLASH, whose checkpoints have another layout
+than DeepSpec's: what was recorded here says nothing of either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
+
+_ALGORITHM, _STEPS, _ROWS = "speculative_algorithm", "speculative_num_steps", "speculative_adaptive_config"
+_SAMPLED = "speculative_use_rejection_sampling"
+_STEPS_FILE = "adaptive_steps.json"
+
+
+def _spelled(fields: Mapping[str, Any]) -> list[str]:
+    """Words of the command. A chain of k drafted tokens is k steps of one candidate each, and k + 1 tokens to verify."""
+    others = {name: value for name, value in fields.items() if name not in (_STEPS, _ROWS, _SAMPLED)}
+    words = [f"{_flag(name)} {value}" for name, value in others.items()]
+    k = fields[_STEPS]
+    if fields[_ALGORITHM] == "DSPARK":
+        return [*words, f"--speculative-dspark-block-size {k}"]
+    words += [f"{_flag(_STEPS)} {k}", "--speculative-eagle-topk 1", f"--speculative-num-draft-tokens {k + 1}"]
+    if fields.get(_SAMPLED):
+        words.append(_flag(_SAMPLED))
+    return [*words, "--speculative-adaptive", f"{_flag(_ROWS)} {_STEPS_FILE}"] if _ROWS in fields else words
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def adaptive_steps(rows: list[tuple[int, int, int]]) -> dict[str, dict[str, list[int]]]:
+    """Its file of candidate steps from a batch size on; with one candidate each it is k by batch size, and nothing moves."""
+    return {str(first): {"candidate_steps": [k]} for first, _, k in rows}
+
+
+def _files(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {_STEPS_FILE: json.dumps(adaptive_steps(fields[_ROWS]))} if _ROWS in fields else {}
+
+
+SGLANG: Final = ServingEngine(
+    name="SGLang",
+    serve="python -m sglang.launch_server --model-path",
+    version="0.5.23",
+    kinds={
+        "eagle3": ServedKind(method="EAGLE3"),
+        "mtp": ServedKind(
+            method="EAGLE",
+            checkpoint=False,
+            note="SGLang takes MTP weights from the target's own checkpoint: it must hold some",
+            not_for=r"qwen3-\d+(\.\d+)?b",  # plain dense Qwen3 has none
+        ),
+        "dspark": ServedKind(method="DSPARK", gpu_only=True, policies=("none", "fixed"), drafting="sampled"),
+    },
+    policies=("none", "fixed", "cutoff", "k_by_batch"),
+    drafting="greedy",
+    drafting_option={"sampled": True, "greedy": False},
+    flags=Flags(
+        request_cap="--max-running-requests",
+        step_tokens="--chunked-prefill-size",  # of a step's prompts alone
+        gpus="--tp-size",
+        replicas="--dp-size",
+    ),
+    fields=Fields(
+        method=_ALGORITHM, checkpoint="speculative_draft_model_path", tokens=_STEPS, batch_rows=_ROWS, drafting=_SAMPLED
+    ),
+    spell=_spelled,
+    files=_files,
+)

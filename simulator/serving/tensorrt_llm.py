@@ -1,0 +1,60 @@
+"""TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and pull
+request 10860, which says what `draft_len_schedule` does.
+
+Left out are its n-gram drafts, whose look-up was not compared with ours, and MTP and DFlash, whose fields were not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
+
+_ROWS = "draft_len_schedule"
+
+
+def draft_len_schedule(rows: list[tuple[int, int, int]]) -> dict[int, int]:
+    """Up to which batch size how many tokens; above the last nothing is drafted, which is how it writes 0."""
+    return {last: k for _, last, k in rows if k}
+
+
+def _refuses(rows: list[tuple[int, int, int]]) -> str:
+    """Why rows (first, last, k) cannot be written so; empty where they can."""
+    drafted = [k > 0 for _, _, k in rows]
+    if drafted != sorted(drafted, reverse=True) or not any(drafted):
+        return "cannot leave drafting off at few requests and on at more"
+    return ""
+
+
+def _configuration(fields: Mapping[str, Any]) -> str:
+    """Its own configuration, as YAML in one line: keys may be numbers there."""
+    inner = {name: draft_len_schedule(value) if name == _ROWS else value for name, value in fields.items()}
+    return f"{{speculative_config: {_flow(inner)}}}"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+TENSORRT_LLM: Final = ServingEngine(
+    name="TensorRT-LLM",
+    serve="trtllm-serve",
+    version="1.4.0rc4",
+    kinds={"eagle3": ServedKind(method="Eagle3", gpu_only=True)},
+    policies=("none", "fixed", "cutoff", "k_by_batch"),
+    drafting="greedy",
+    flags=Flags(
+        request_cap="--max_batch_size",
+        step_tokens="--max_num_tokens",
+        gpus="--tp_size",
+        replicas="copies:",
+        speculative="--config /dev/stdin <<<",
+    ),
+    fields=Fields(method="decoding_type", checkpoint="speculative_model", tokens="max_draft_len", batch_rows=_ROWS),
+    written=_configuration,
+    refuses_rows=_refuses,
+    above="drafts nothing",
+)
