@@ -118,7 +118,7 @@ def written(
 
 
 def _texts(prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
-    return [prompt.turns for prompt in prompts]
+    return [(prompt.system, *prompt.turns) for prompt in prompts]
 
 
 def _answers(pool: Pool, units: Sequence[tuple[Prompt, ...]], parts: Parts, watcher: Watcher) -> list[GivenResponse]:
