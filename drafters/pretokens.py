@@ -8,15 +8,18 @@ and cut text as GPT-2 does for others: texts then become tokens that the model h
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from simulator.errors import InputError
 
+_MARK = "\u2581"
+"""What SentencePiece writes for a space."""
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -80,15 +83,13 @@ def repaired(tokenizer: Any, declared: Mapping[str, Any], name: str) -> str:
         InputError: the file declares what is not known here, or the tokenizer cannot be made to do it.
     """
     kind, tokens = declared.get("model"), list(declared.get("tokens", ()))
-    before = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
-    said = ""
+    before, how = _read(tokenizer), str(declared.get("pre"))
     if kind == "gpt2":
         _cut_as_declared(tokenizer.backend_tokenizer, declared, name)
-        after = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
-        if count := sum(one != other for one, other in zip(before, after, strict=True)):
-            said = f"text is cut as {declared['pre']} does: {count} of {len(TEXTS)} texts were read as other tokens before"
     elif kind == "llama":
-        for text, found in zip(TEXTS, before, strict=True):
+        how = "SentencePiece"
+        _marked_as_declared(tokenizer.backend_tokenizer, declared)
+        for text, found in zip(TEXTS, _read(tokenizer), strict=True):
             if found != (own := merged_by_score(text, declared)):
                 raise InputError(
                     f"target {name}: its tokenizer cannot be rebuilt: {text!r} becomes {found[:8]}…, and by the scores of "
@@ -99,7 +100,13 @@ def repaired(tokenizer: Any, declared: Mapping[str, Any], name: str) -> str:
             f"target {name}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known; give the folder of the model"
         )
     _check_vocabulary(tokenizer, tokens, declared, name)
-    return said
+    count = sum(one != other for one, other in zip(before, _read(tokenizer), strict=True))
+    return f"text is cut as {how} does: {count} of {len(TEXTS)} texts were read as other tokens before" if count else ""
+
+
+def _read(tokenizer: Any) -> list[list[int]]:
+    """Token ids of the texts."""
+    return [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
 
 
 def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str) -> None:
@@ -117,6 +124,14 @@ def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str)
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)]
     )
     backend.model.ignore_merges = way.whole
+
+
+def _marked_as_declared(backend: Tokenizer, declared: Mapping[str, Any]) -> None:
+    """Write spaces as SentencePiece does: a mark for each, and one before a text, even where that begins with a space."""
+    marks: list[Any] = [normalizers.Replace(" ", _MARK)]
+    if declared.get("add_space_prefix", True):
+        marks.insert(0, normalizers.Prepend(_MARK))
+    backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(marks), None
 
 
 def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[str, Any], name: str) -> None:
@@ -139,21 +154,33 @@ def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[s
 
 def merged_by_score(text: str, declared: Mapping[str, Any]) -> list[int]:
     """Token ids of a text by SentencePiece's byte pairs: the neighbours whose union has the best score are merged first, the
-    leftmost of equals; what is no token at the end is bytes. As llama.cpp reads files of the kind `llama`."""
-    tokens, scores = list(declared["tokens"]), list(declared["scores"])
+    leftmost of equals; what is no token at the end is bytes. Tokens of a user's own stand out of the text before that.
+
+    As llama.cpp reads files of the kind `llama`.
+    """
+    tokens = list(declared["tokens"])
     ids = {token: i for i, token in enumerate(tokens)}
-    prefix = "\u2581" if declared.get("add_space_prefix", True) else ""
-    pieces: list[str | None] = list(prefix + text.replace(" ", "\u2581"))
-    following = list(range(1, len(pieces) + 1))
-    before = list(range(-1, len(pieces) - 1))
+    own = sorted((t for t, kind in zip(tokens, declared.get("token_type", ()), strict=False) if kind == 4), key=len)
+    parts = re.split(f"({'|'.join(map(re.escape, reversed(own)))})", text) if own else [text]
+    prefix = _MARK if declared.get("add_space_prefix", True) else ""
+    found: list[int] = []
+    for part in filter(None, parts):
+        whole = [part] if part in own else _merged(prefix + part.replace(" ", _MARK), ids, declared["scores"])
+        for piece in whole:
+            found += [ids[piece]] if piece in ids else [ids[f"<0x{byte:02X}>"] for byte in piece.encode()]
+    return found
+
+
+def _merged(text: str, ids: Mapping[str, int], scores: Sequence[float]) -> list[str]:
+    """The pieces of a text when nothing can be merged any more."""
+    pieces: list[str | None] = list(text)
+    following, before = list(range(1, len(pieces) + 1)), list(range(-1, len(pieces) - 1))
     queue: list[tuple[float, int, int, str]] = []
 
     def offer(left: int) -> None:
         right = following[left] if left >= 0 else len(pieces)
-        if left >= 0 and right < len(pieces):
-            both = f"{pieces[left]}{pieces[right]}"
-            if both in ids:
-                heapq.heappush(queue, (-scores[ids[both]], left, right, both))
+        if right < len(pieces) and (both := f"{pieces[left]}{pieces[right]}") in ids:
+            heapq.heappush(queue, (-scores[ids[both]], left, right, both))
 
     for left in range(len(pieces) - 1):
         offer(left)
@@ -167,7 +194,4 @@ def merged_by_score(text: str, declared: Mapping[str, Any]) -> list[int]:
             before[following[right]] = left
         offer(before[left])
         offer(left)
-    found: list[int] = []
-    for piece in (p for p in pieces if p is not None):
-        found += [ids[piece]] if piece in ids else [ids[f"<0x{byte:02X}>"] for byte in piece.encode()]
-    return found
+    return [piece for piece in pieces if piece is not None]

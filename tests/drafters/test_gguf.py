@@ -74,11 +74,13 @@ def model_of(family: str, vocab: int) -> PreTrainedModel:
 
 def written(
     path: Path, family: str = "llama", pre: str = "smollm", *, quantised: gguf.GGMLQuantizationType | None = None,
-    factors: np.ndarray | None = None, **other: Any,
+    factors: np.ndarray | None = None, pieces: tuple[list[str], list[float], list[int]] | None = None, **other: Any,
 ) -> tuple[PreTrainedModel, Tokenizer]:  # fmt: skip
     """Write a model as llama.cpp's converter does; `other` fields stand in for those of the file."""
     tokenizer = tokenizer_of(pre)
     model = model_of(family, tokenizer.get_vocab_size())
+    if pieces is not None:
+        model = model_of(family, len(pieces[0]))
     config, writer = model.config, gguf.GGUFWriter(path, family)
     writer.add_context_length(128)
     writer.add_block_count(2)
@@ -92,13 +94,20 @@ def written(
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(other.pop("tokenizer_pre", pre))
-    ordered = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1])]
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    writer.add_token_list(ordered)
-    writer.add_token_types([3 if token in CONTROL else 1 for token in ordered])
-    writer.add_token_merges(merges)
+    if pieces is not None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(pieces[0])
+        writer.add_token_scores(pieces[1])
+        writer.add_token_types(pieces[2])
+        writer.add_bos_token_id(1)
+        writer.add_unk_token_id(0)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(other.pop("tokenizer_pre", pre))
+        ordered = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1])]
+        writer.add_token_list(ordered)
+        writer.add_token_types([3 if token in CONTROL else 1 for token in ordered])
+        writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
     for name, value in other.items():
@@ -122,6 +131,19 @@ def written(
     writer.write_tensors_to_file()
     writer.close()
     return model, tokenizer
+
+
+def sentencepieces() -> tuple[list[str], list[float], list[int]]:
+    """Tokens, scores and types of a small vocabulary of SentencePiece's byte pairs: what is merged earlier scores higher."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trained.train_from_iterator([*TEXTS[:3], "the then there"] * 4, trainers.BpeTrainer(vocab_size=400, show_progress=False))
+    merges = ["".join(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    learned = [*dict.fromkeys(merges), *sorted({letter for token in trained.get_vocab() for letter in token})]
+    learned = [token for token in learned if not set(token) & set("\n\t\r")]  # no vocabulary has tokens across lines
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
+    scores = [0.0] * 259 + [-float(rank) for rank in range(len(learned))]
+    return tokens, scores, [2, 3, 3] + [6] * 256 + [1] * len(learned)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -254,6 +276,23 @@ def test_sentencepieces_are_merged_by_their_scores() -> None:
     assert merged_by_score("abc", declared) == [ids["\u2581a"], ids["bc"]]
     assert merged_by_score("abc", declared | {"add_space_prefix": False}) == [ids["abc"]]
     assert merged_by_score("é", declared | {"add_space_prefix": False}) == [ids["<0xC3>"], ids["<0xA9>"]]
+    assert merged_by_score(" a", declared) == [ids["\u2581"], ids["\u2581a"]]
+    own = declared | {"token_type": [1] * 258 + [4] + [1] * 6, "add_space_prefix": False}
+    assert merged_by_score("abc", own) == [ids["a"], ids["bc"]]  # "a" is a user's own
+
+
+def test_sentencepieces_of_a_file_are_read_as_its_scores_say(tmp_path: Path) -> None:
+    pieces = sentencepieces()
+    model, _ = written(tmp_path / "m.gguf", pieces=pieces)
+    target = Target.load(str(tmp_path / "m.gguf"))
+    assert target.tokenizer is not None
+    declared = {"tokens": pieces[0], "scores": pieces[1]}
+    for text in (*TEXTS, "the thenthere 5", "x  y   z"):
+        ids = list(target.tokenizer(text, add_special_tokens=False).input_ids)
+        assert ids == merged_by_score(text, declared), text
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.allclose(target.model(ids).logits, model.eval()(ids).logits, atol=1e-5)
 
 
 @pytest.mark.slow
