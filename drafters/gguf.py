@@ -39,6 +39,9 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 """How Llama 3's rotary angles are stretched; a file has the factors alone."""
 _LEFT_OUT = {"head_dim": "attention.key_length", "sliding_window": "attention.sliding_window"}
 """Fields of configurations that libraries leave at a default, and where files have them."""
+_SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
+"""Families whose scale of attention no file has: by the width of heads or, of the model of so many layers, by its own width
+over its heads, as llama.cpp knows them."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """What files call tokens that end an answer."""
 Say = Callable[[str], None]
@@ -244,17 +247,31 @@ class _Header:
                 config, field, None
             ) is not None:
                 setattr(config, field, value)
+        if self._architecture in _SCALED_BY_WIDTH:
+            heads, layers = (int(self._value(f"{self._architecture}.{n}")) for n in ("attention.head_count", "block_count"))
+            wide = layers == _SCALED_BY_WIDTH[self._architecture]
+            config.query_pre_attn_scalar = config.hidden_size // heads if wide else config.head_dim
         if self._factors is None:
-            if self._scaling not in ("none", config.rope_parameters.get("rope_type")):
-                raise InputError(
-                    f"target {self._source}: stretches its rotary angles ({self._scaling}), which is not read from GGUF; "
-                    "give its folder"
-                )
+            self._stretch(config)
             return
         made = {"rope_type": "llama3", "rope_theta": self._base, "factor": max(self._factors), **_LLAMA3}
         if any(abs(a / b - 1) > 1e-3 for a, b in zip(self._factors, _llama3_factors(made, len(self._factors)), strict=True)):
             raise InputError(f"target {self._source}: stretches its rotary angles otherwise than Llama 3; give its folder")
         config.rope_parameters = made
+
+    def _stretch(self, config: Any) -> None:
+        """Put a linear stretch of all angles, of global layers where layers differ, into the configuration."""
+        rotary = config.rope_parameters
+        own = rotary.get("full_attention", rotary)
+        if self._scaling in ("none", own.get("rope_type")):
+            return
+        if self._scaling != "linear":
+            raise InputError(
+                f"target {self._source}: stretches its rotary angles ({self._scaling}), which is not read from GGUF; give "
+                "its folder"
+            )
+        own |= {"rope_type": "linear", "factor": float(self._value(f"{self._architecture}.rope.scaling.factor", 1.0))}
+        config.rope_parameters = rotary
 
 
 def _llama3_factors(parameters: Mapping[str, Any], count: int) -> list[float]:

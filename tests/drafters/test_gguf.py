@@ -16,7 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from drafters import gguf as converting
 from drafters.gguf import SMOLLM2, cache_folder, plain_source
@@ -62,14 +72,31 @@ def tokenizer_of(pre: str) -> Tokenizer:
     return made
 
 
+FAMILIES: dict[str, tuple[gguf.MODEL_ARCH, type[PreTrainedModel], type[Any], dict[str, Any]]] = {
+    "llama": (gguf.MODEL_ARCH.LLAMA, LlamaForCausalLM, LlamaConfig, {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen2": (gguf.MODEL_ARCH.QWEN2, Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": False}),
+    "qwen3": (gguf.MODEL_ARCH.QWEN3, Qwen3ForCausalLM, Qwen3Config, {"head_dim": 16, "tie_word_embeddings": False}),
+    "gemma3": (
+        gguf.MODEL_ARCH.GEMMA3, Gemma3ForCausalLM, Gemma3TextConfig,
+        {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, "num_hidden_layers": 7},
+    ),
+}  # fmt: skip
+"""What GGUF calls a family, its model and configuration, and what is its own."""
+
+
 def model_of(family: str, vocab: int) -> PreTrainedModel:
+    _, model, config, own = FAMILIES[family]
     shape = {
         "vocab_size": vocab, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "tie_word_embeddings": family == "llama",
-        "bos_token_id": None, "eos_token_id": 2, "initializer_range": 0.2,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": 2,
+        "initializer_range": 0.2,
     }  # fmt: skip
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen3ForCausalLM(Qwen3Config(**shape))
+    made = model(config(**shape | own))
+    for parameter in made.parameters():
+        if parameter.ndim == 1:  # norms that do nothing hide mistakes
+            parameter.data.normal_(0.1, 0.3)
+    return made.eval()
 
 
 def written(
@@ -83,7 +110,7 @@ def written(
         model = model_of(family, len(pieces[0]))
     config, writer = model.config, gguf.GGUFWriter(path, family)
     writer.add_context_length(128)
-    writer.add_block_count(2)
+    writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(64)
     writer.add_feed_forward_length(96)
     writer.add_head_count(4)
@@ -92,7 +119,11 @@ def written(
     writer.add_value_length(16)
     writer.add_rope_dimension_count(16)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rotary = config.rope_parameters
+    writer.add_rope_freq_base(rotary.get("full_attention", rotary)["rope_theta"])
+    if family == "gemma3":
+        writer.add_sliding_window(8)
+        writer.add_add_space_prefix(False)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if pieces is not None:
         writer.add_tokenizer_model("llama")
@@ -111,12 +142,13 @@ def written(
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
     for name, value in other.items():
-        (writer.add_uint32 if isinstance(value, int) else writer.add_string)(name.replace("__", "."), value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA if family == "llama" else gguf.MODEL_ARCH.QWEN3, 2)
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(name.replace("__", "."), value)
+    names = gguf.get_tensor_name_map(FAMILIES[family][0], config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        data = tensor.float().numpy()
+        data = tensor.float().numpy() + (family == "gemma3" and name.endswith("norm.weight"))  # its norms are 1 + w
         if family == "llama" and (heads := {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])):
             data = data.reshape(heads, 2, 8, 64).swapaxes(1, 2).reshape(data.shape)  # as GGML rotates pairs side by side
         own = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -133,7 +165,9 @@ def written(
     return model, tokenizer
 
 
-def sentencepieces() -> tuple[list[str], list[float], list[int]]:
+def sentencepieces(
+    control: tuple[str, ...] = ("<unk>", "<s>", "</s>"), types: tuple[int, ...] = (2, 3, 3)
+) -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and types of a small vocabulary of SentencePiece's byte pairs: what is merged earlier scores higher."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -141,12 +175,16 @@ def sentencepieces() -> tuple[list[str], list[float], list[int]]:
     merges = ["".join(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     learned = [*dict.fromkeys(merges), *sorted({letter for token in trained.get_vocab() for letter in token})]
     learned = [token for token in learned if not set(token) & set("\n\t\r")]  # no vocabulary has tokens across lines
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
-    scores = [0.0] * 259 + [-float(rank) for rank in range(len(learned))]
-    return tokens, scores, [2, 3, 3] + [6] * 256 + [1] * len(learned)
+    tokens = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
+    scores = [0.0] * (len(control) + 256) + [-float(rank) for rank in range(len(learned))]
+    return tokens, scores, [*types, *[6] * 256, *[1] * len(learned)]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+GEMMAS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"), (3, 3, 3, 2, 4)
+"""What Gemma's control tokens are called, and their types."""
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_the_same_logits_tokens_and_ends(family: str, tmp_path: Path) -> None:
     model, tokenizer = written(tmp_path / "m.gguf", family)
     assert cache_folder() in Path(plain_source(str(tmp_path / "m.gguf"))).parents
@@ -156,7 +194,7 @@ def test_the_same_logits_tokens_and_ends(family: str, tmp_path: Path) -> None:
     ids = torch.tensor([target.encode_chat([{"role": "user", "content": "12 + 1234 = ?"}])])
     assert ids[0].tolist() == tokenizer.encode("<|im_start|>user\n12 + 1234 = ?<|im_end|>\n").ids
     with torch.no_grad():
-        assert torch.allclose(target.model(ids).logits, model.eval()(ids).logits, atol=1e-5)
+        assert torch.allclose(target.model(ids).logits, model(ids).logits, atol=1e-5)
 
 
 def test_quantised_weights_are_the_numbers_that_their_blocks_stand_for(tmp_path: Path) -> None:
@@ -281,18 +319,27 @@ def test_sentencepieces_are_merged_by_their_scores() -> None:
     assert merged_by_score("abc", own) == [ids["a"], ids["bc"]]  # "a" is a user's own
 
 
-def test_sentencepieces_of_a_file_are_read_as_its_scores_say(tmp_path: Path) -> None:
-    pieces = sentencepieces()
-    model, _ = written(tmp_path / "m.gguf", pieces=pieces)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_sentencepieces_of_a_file_are_read_as_its_scores_say(family: str, tmp_path: Path) -> None:
+    """With a mark before a text, and without (Gemma, whose scale of attention is in no file)."""
+    pieces = sentencepieces(*GEMMAS) if family == "gemma3" else sentencepieces()
+    model, _ = written(tmp_path / "m.gguf", family, pieces=pieces)
     target = Target.load(str(tmp_path / "m.gguf"))
     assert target.tokenizer is not None
-    declared = {"tokens": pieces[0], "scores": pieces[1]}
+    declared = {"tokens": pieces[0], "scores": pieces[1], "add_space_prefix": family == "llama"}
     for text in (*TEXTS, "the thenthere 5", "x  y   z"):
         ids = list(target.tokenizer(text, add_special_tokens=False).input_ids)
         assert ids == merged_by_score(text, declared), text
-    ids = torch.arange(20)[None]
+    ids = torch.arange(30)[None]
     with torch.no_grad():
-        assert torch.allclose(target.model(ids).logits, model.eval()(ids).logits, atol=1e-5)
+        assert torch.allclose(target.model(ids).logits, model(ids).logits, atol=1e-5)
+
+
+def test_a_linear_stretch_of_angles_is_read(tmp_path: Path) -> None:
+    stretch = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
+    written(tmp_path / "m.gguf", **stretch)
+    found = Target.load(str(tmp_path / "m.gguf")).config.rope_parameters
+    assert (found["rope_type"], found["factor"]) == ("linear", 4.0)
 
 
 @pytest.mark.slow
