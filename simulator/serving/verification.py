@@ -78,6 +78,9 @@ _SIGNS: Final[tuple[tuple[str, Callable[[str], bool], Departure], ...]] = (
     ("sglang_simulate_acc_len", _above(0), "synthetic"),
 )
 """(setting, which of its values, what they do). Settings that end in one of these names, as older ones did, count too."""
+_LONG = 1 << 20
+"""Of a text of more characters only lines are looked at that may name a setting: logs are of gigabytes."""
+_HINT: Final = re.compile("specul|accept|choices|dynamic.tree|rejection|posterior|simulate", re.IGNORECASE)
 _VALUE: Final = r"(\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^\s,\"'()\[\]{}]+)"
 """A word, or a list that may hold lists."""
 _NAMED: Final = {
@@ -96,6 +99,8 @@ def departures(settings: str | Mapping[str, Any]) -> tuple[Shown, ...]:
             of a log, variables of an environment; `--speculative-eagle-topk 8`, `speculative_eagle_topk=8` and JSON alike.
     """
     text = settings if isinstance(settings, str) else json.dumps(settings, default=str)
+    if len(text) > _LONG:
+        text = "\n".join(line for line in text.splitlines() if _HINT.search(line))
     text = text.replace('\\"', '"')  # JSON within JSON
     found: dict[str, Shown] = {}
     for name, means, departure in _SIGNS:

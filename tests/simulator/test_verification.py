@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.serving.verification import departures
+from simulator.serving.verification import _HINT, _SIGNS, departures
 
 SHOWN: list[tuple[dict[str, Any], str]] = [
     ({"speculative_eagle_topk": 8}, "tree"),
@@ -61,6 +61,14 @@ def test_what_departs_is_told_however_it_is_spelled(settings: dict[str, Any], de
 def test_a_lossless_chain_shows_nothing(settings: dict[str, Any]) -> None:
     for spelled in spellings(settings):
         assert not departures(spelled), spelled
+
+
+def test_a_setting_is_found_in_a_long_log() -> None:
+    long = "INFO 10:00:00 nothing to see in this line\n" * 40_000
+    [shown] = departures(f"{long}server_args=ServerArgs(speculative_eagle_topk=4, speculative_num_steps=5)\n{long}")
+    assert shown.setting == "speculative_eagle_topk 4"
+    for name, *_ in _SIGNS:  # whatever is a sign is looked for in long texts
+        assert _HINT.search(name), name
 
 
 @given(st.text())

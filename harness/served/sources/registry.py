@@ -23,6 +23,7 @@ from harness.served.sources.vllm_metrics import VllmMetrics
 from harness.served.sources.vllm_requests import VllmRequests
 from harness.served.text import Text, read_texts
 from simulator.errors import InputError
+from simulator.serving.verification import departures
 
 SOURCES: Final[tuple[Source, ...]] = (
     VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), SglangLog(), LlamaCppLog(), SglangDspark(), AiperfServer(),
@@ -43,7 +44,7 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
             unknown.append((text, named))
         else:
             by_source.setdefault(i, []).append(text)
-            notes += [f"{text.name}: {note}" for note in text.notes]
+            notes += [f"{text.name}: {note}" for note in (*text.notes, *departures(text.text))]
     for text, named in unknown:
         if named or not by_source:
             raise InputError(f"{text.name}: is none of what is read here: {', '.join(source.name for source in SOURCES)}")

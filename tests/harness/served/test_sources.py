@@ -361,3 +361,16 @@ def test_another_k_from_some_time_on(tmp_path: Path) -> None:
     assert one.drafts is not None
     assert (one.settings.gamma, len(one.drafts.accepted_at), len(one.intervals)) == (2, 2, 20)
     assert any("K was changed" in note for note in one.notes)
+
+
+def test_a_server_that_does_not_verify_losslessly_is_told(tmp_path: Path) -> None:
+    """Whatever the source: its rounds must not be taken for those of a lossless chain without a word. Trees are refused."""
+    (tmp_path / "chain.log").write_text(SGLANG_LOG)
+    assert not any("lossless" in note for note in read_files([tmp_path / "chain.log"])[1])
+    lossy = SGLANG_LOG.replace("eagle_topk=1", "eagle_topk=1, speculative_accept_threshold_single=0.5")
+    (tmp_path / "lossy.log").write_text(lossy)
+    [note] = [note for note in read_files([tmp_path / "lossy.log"])[1] if "lossless" in note]
+    assert "lossy.log: speculative_accept_threshold_single 0.5" in note
+    (tmp_path / "tree.log").write_text(SGLANG_LOG.replace("eagle_topk=1", "eagle_topk=4"))
+    with pytest.raises(InputError, match="trees"):
+        read_files([tmp_path / "tree.log"])
