@@ -100,7 +100,8 @@ def asked_pair(
 def pair_name(pair: str | Pair) -> str:
     """What reports call a pair: a file goes by its stem, one of the command line by its target."""
     if isinstance(pair, Pair):
-        return Path(pair.target).name
+        bundled = (name for name in _bundled() if Path(pair.target).is_dir() and load_pair(name).target == pair.target)
+        return next(bundled, Path(pair.target).name)
     return Path(pair).stem if pair.endswith((".yaml", ".yml")) else pair
 
 

@@ -243,6 +243,7 @@ def test_a_pair_may_be_named_in_a_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert chosen == ["mine", "hub", "ngram"]
     assert (load_pair(made), pair_name(made), pair_name("some/mine.yaml")) == (made, "target", "mine")
     assert asked_pair("qwen3-4b", "tiny") == (Pair(load_pair("tiny").target, {}, dtype="float32"), None)
+    assert pair_name(asked_pair("qwen3-4b", "tiny")[0]) == "tiny"
 
 
 def test_one_drafter_more_stands_beside_those_of_a_pair() -> None:
