@@ -216,6 +216,7 @@ def test_averages_are_met_by_the_run_made_of_them(tmp_path: Path) -> None:
     assert shares == pytest.approx([0.8, 0.6, 0.3], abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(answers(30))
     out = ("--out", tmp_path / "runs")
