@@ -11,7 +11,7 @@ from harness.console import plain_console, print_json, print_table, say, user_er
 from harness.options import AsJson, Hardware, KvFormat, ModelFile, TensorParallel, Weights, profile_of
 
 if TYPE_CHECKING:  # these take seconds
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -64,7 +64,7 @@ def advise(
         if as_json:
             from harness.served.advice import content
 
-            print_json("advice", {**content(advice), "flags": flags})
+            print_json("advice", {**content(advice), "flags": flags, "files": files_of(advice)})
             return
         print_advice(plain_console(), advice, flags, files)
 
@@ -125,17 +125,18 @@ def _checked(check: Sequence[Path], advice: Advice) -> Any:
 
 def flags_of(advice: Advice) -> str:
     """The words of the engine's command; empty where it drafts nothing any more."""
-    from harness.served.advice import settings_of
-    from simulator.serving.vllm import VLLM
+    from harness.served.advice import engine_of, fields_of
 
-    engine, k = advice.server.settings.engine, advice.k
-    if advice.verdict == "off":
-        return ""
-    if engine == "SGLang":
-        return f"--speculative-num-steps {k} --speculative-num-draft-tokens {k + 1}"
-    if engine == "llama.cpp":
-        return f"--spec-draft-n-max {k}"
-    return " ".join(VLLM.spelled(settings_of(advice) or {}))
+    fields = fields_of(advice)
+    return " ".join(engine_of(advice.server).spelled(fields)) if fields else ""
+
+
+def files_of(advice: Advice) -> Mapping[str, str]:
+    """The files that those words name, and what they hold."""
+    from harness.served.advice import engine_of, fields_of
+
+    fields, made = fields_of(advice), engine_of(advice.server).files
+    return made(fields) if fields and made is not None else {}
 
 
 def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[Path]) -> None:
@@ -154,6 +155,8 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
         say(console, line)
     if flags and advice.verdict != "keep":
         say(console, f"  {flags}")
+        for name, held in files_of(advice).items():
+            say(console, f"  {name}: {held}")
     console.print()
     _print_positions(console, advice)
     say(console, _speed(advice))

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from harness.served.acceptance import LABEL, Acceptance, interval
 from harness.served.costs import Costs
 from harness.served.server import Server
+from simulator.drafter_kinds import KINDS
+from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import DEFAULT_ENGINE, engine_called
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["keep", "set", "by_batch", "off", "plain"]
@@ -133,7 +136,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     k, rows = _chosen(gains, least), _rows(at)
     verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
     gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
-    if len({*(one.best if one.sure else one.as_served for one in at)}) > 1 and any(one.sure for one in at):
+    differing = len({one.best if one.sure else one.as_served for one in at}) > 1 and any(one.sure for one in at)
+    if differing and _takes_rows(server, kind):
         by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         beyond = k is None and any(one.sure and not one.served for one in at)
@@ -144,7 +148,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
-        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs)),
+        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
 
@@ -262,9 +266,12 @@ def positions(acceptance: Acceptance) -> list[Estimate]:
     return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(acceptance.survival)]
 
 
-def _cannot(server: Server, acceptance: Acceptance, costs: Costs) -> list[str]:
+def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> list[str]:
     gamma = acceptance.gamma
     said = [f"more than {gamma} tokens a draft, or another drafter: nothing of them was served"]
+    if kind in KINDS and not KINDS[kind].prefix:
+        whole = f"it computes a block at once, and what was served is the first k of {gamma}"
+        said.append(f"what {kind} drafts in a shorter block: {whole}")
     if not costs.knows_off:
         there = (
             "too few steps without drafts are in the files, of other loads, or slower ones than with drafts, so that they "
@@ -293,18 +300,32 @@ def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
     return f"a recording of this drafter (`harness record`): it would answer for every k, beyond {acceptance.gamma} too"
 
 
-def settings_of(advice: Advice) -> dict[str, Any] | None:
-    """vLLM's fields of the advice; None where speculation is to be left out, or the engine's are spelled otherwise."""
-    if advice.verdict == "off" or advice.server.settings.engine not in ("", "vLLM"):
-        return None
-    settings = advice.server.settings
-    fields: dict[str, Any] = {"method": settings.method or "METHOD"}
+def engine_of(server: Server) -> ServingEngine:
+    """The engine that serves; vLLM where no file says."""
+    return engine_called(server.settings.engine) or DEFAULT_ENGINE if server.settings.engine else DEFAULT_ENGINE
+
+
+def fields_of(advice: Advice) -> dict[str, Any]:
+    """The engine's own fields for the advice; none where speculation is to be left out."""
+    if advice.verdict == "off":
+        return {}
+    settings, engine = advice.server.settings, engine_of(advice.server)
+    names, kind = engine.fields, engine.kinds.get(advice.kind)
+    method = settings.method or (kind.method if kind else "METHOD")
+    fields: dict[str, Any] = {names.method: method.upper() if engine.name == "SGLang" else method}
     if settings.drafter:
-        fields["model"] = settings.drafter
-    fields["num_speculative_tokens"] = advice.k
+        fields[names.checkpoint] = settings.drafter
+    fields[names.tokens] = advice.k
     if advice.rows:
-        fields["num_speculative_tokens_per_batch_size"] = [list(row) for row in advice.rows]
+        fields[names.batch_rows] = list(advice.rows)
     return fields
+
+
+def _takes_rows(server: Server, kind: str) -> bool:
+    """Whether the engine can have K by batch size, with this kind of drafter."""
+    engine = engine_of(server)
+    own = engine.kinds[kind].policies if kind in engine.kinds else ()
+    return "k_by_batch" in (own or engine.policies)
 
 
 def content(advice: Advice) -> dict[str, Any]:

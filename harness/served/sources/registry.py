@@ -47,7 +47,9 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
             notes += [f"{text.name}: {note}" for note in (*text.notes, *departures(text.text))]
     for text, named in unknown:
         if named or not by_source:
-            raise InputError(f"{text.name}: is none of what is read here: {', '.join(source.name for source in SOURCES)}")
+            told = f" ({'; '.join(text.notes)})" if text.notes else ""
+            known = ", ".join(source.name for source in SOURCES)
+            raise InputError(f"{text.name}: is none of what is read here{told}: {known}")
         notes.append(f"{text.name}: is none of what is read here, and left out")
     return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
 

@@ -154,7 +154,7 @@ def test_an_average_leaves_the_shape_open(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("server_args=ServerArgs(speculative_num_draft_tokens=4)\n" + "\n".join(rows) + "\n")
     found = acceptance_of(together(*read_files([tmp_path / "a"])))
     low, high = interval(found.survivals[:, 0])
-    assert high - low > 0.2
+    assert high - low > 0.15
     assert np.subtract(*interval(found.lengths_drawn(3))[::-1]) < 0.1
 
 
@@ -216,6 +216,7 @@ def test_averages_are_met_by_the_run_made_of_them(tmp_path: Path) -> None:
     assert shares == pytest.approx([0.8, 0.6, 0.3], abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(answers(30))
     out = ("--out", tmp_path / "runs")

@@ -149,7 +149,7 @@ def observed(folder: Path, text: str, name: str = "file") -> Observation:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-class TestSource:
+class TestEverySource:
     """What every source keeps."""
 
     def test_says_what_it_must(self, source: Source, tmp_path: Path) -> None:
