@@ -17,6 +17,7 @@ from harness.served.acceptance import LABEL, Acceptance, interval
 from harness.served.costs import Costs
 from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE, engine_called
 
@@ -301,8 +302,15 @@ def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
 
 
 def engine_of(server: Server) -> ServingEngine:
-    """The engine that serves; vLLM where no file says."""
-    return engine_called(server.settings.engine) or DEFAULT_ENGINE if server.settings.engine else DEFAULT_ENGINE
+    """The engine that serves; vLLM where no file says. Raises InputError for one that is not known here."""
+    if not (name := server.settings.engine):
+        return DEFAULT_ENGINE
+    try:
+        return engine_called(name) or DEFAULT_ENGINE
+    except InputError:
+        raise InputError(
+            f"the files are of {name}, whose settings are not known here; docs/extending.md adds an engine"
+        ) from None
 
 
 def fields_of(advice: Advice) -> dict[str, Any]:
