@@ -59,8 +59,9 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
         return LayerShape(
             family=family, hidden_size=_size(config, read, "hidden_size"), inner_size=read.intermediate_size,
             heads=read.num_attention_heads,
-            kv_heads=read.num_global_key_value_heads if shared else read.num_key_value_heads,
-            head_dim=read.global_head_dim if full else read.head_dim or read.hidden_size // read.num_attention_heads,
+            kv_heads=(config.get("num_global_key_value_heads") if shared else None) or read.num_key_value_heads,
+            head_dim=config.get("global_head_dim", 512) if full
+            else read.head_dim or read.hidden_size // read.num_attention_heads,
             norm_eps=float(read.rms_norm_eps), layers=layers, rotary=_rotary(read, kinds),
             windows=tuple(getattr(read, "sliding_window", None) if k == "sliding_attention" else None for k in kinds),
             activation=read.hidden_activation if full else read.hidden_act, attention_bias=bool(read.attention_bias),
