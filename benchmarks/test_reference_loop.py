@@ -26,7 +26,7 @@ from transformers import DynamicCache
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
-from drafters.families.qwen3 import KeyValue
+from drafters.families.layers import KeyValue
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import Context, LearnedDrafter
 from drafters.target import Target
@@ -146,11 +146,14 @@ class _Grown:
     def grow(self, taps: Tensor, following: Tensor) -> None:
         features = self.drafter.project(taps)
         positions = torch.arange(self.length, self.length + taps.shape[1])[None]
-        new = self.drafter.context_entries(features, following[None], positions)
-        for i, entry in enumerate(new):
-            added = [x.transpose(1, 2) for x in entry]
+
+        def extend(i: int, new: KeyValue) -> KeyValue:
+            added = [x.transpose(1, 2) for x in new]
             whole = [torch.cat(x, 2) for x in zip(self.entries[i], added, strict=True)] if self.length else added
             self.entries[i] = KeyValue(*whole)
+            return self.entries[i]
+
+        self.drafter.take_in(features, following[None], positions, extend)
         self.length += taps.shape[1]
         self.feature = features[:, -1:]
 

@@ -74,7 +74,8 @@ def output_of(module: nn.Module) -> Iterator[list[Any]]:
 
 
 class Taps:
-    """The outputs of decoder layers, taken out of a pass. Layer −1 is what the first layer reads.
+    """The outputs of decoder layers, taken out of a pass. Layer −1 is what the first layer reads, layer L the last one's
+    output after the final norm.
 
     A layer is hooked once, when it is first asked for, and stays so: hooking layers anew in every pass takes half as long as
     a layer of a small model.
@@ -83,12 +84,13 @@ class Taps:
     def __init__(self, layers: nn.ModuleList) -> None:
         self._layers = layers
         self._hooked: set[int] = set()
+        self._after = {len(layers)} if len(layers) else set()
         self._wanted: list[int] = []
         self._taken: dict[int, Tensor] = {}
 
     def ask(self, tap_layers: Sequence[int]) -> None:
         """Take the outputs of these layers out of the coming pass."""
-        for layer in set(tap_layers) - self._hooked:
+        for layer in set(tap_layers) - self._hooked - self._after:
             tap = _Tap(layer, self._wanted, self._taken)
             if layer == -1:
                 self._layers[0].register_forward_pre_hook(tap.before, with_kwargs=True)
@@ -99,8 +101,9 @@ class Taps:
         self._wanted[:] = tap_layers
 
     def side_by_side(self, hidden: Tensor) -> Tensor:
-        """What was taken, [B, N, m·d] in the order asked for; `hidden` [B, N, d] is for its shape where nothing was."""
-        taps = torch.cat([self._taken[i] for i in self._wanted], -1) if self._wanted else hidden.narrow(-1, 0, 0)
+        """What was taken, [B, N, m·d] in the order asked for, from a pass that gave `hidden` [B, N, d] after its norm."""
+        taken = [hidden if i in self._after else self._taken[i] for i in self._wanted]
+        taps = torch.cat(taken, -1) if taken else hidden.narrow(-1, 0, 0)
         self._taken.clear()
         self._wanted.clear()
         return taps

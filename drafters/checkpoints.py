@@ -1,4 +1,4 @@
-"""Loading and saving drafters in the published format, with every mismatch named before a model is built."""
+"""Loading drafters of every published format, and saving ours; every mismatch is named before a model is built."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Qwen3Config
 
-from drafters.configs import declared_field, read_config
+from drafters.configs import read_config
+from drafters.families.layers import RMSNorm
+from drafters.families.registry import make_embedding
+from drafters.formats.contract import Checkpoint, Declared, TargetFacts
+from drafters.formats.registry import declare, make
 from drafters.gguf import plain_source
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
-from drafters.kinds.registry import OF_ARCHITECTURE, OF_TEXT
+from drafters.kinds.registry import OF_TEXT
+from drafters.kinds.settings import BlockSettings, Settings
 from drafters.loading import GENERATION_FILE
 from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
@@ -36,8 +40,6 @@ TEXT = (
 GENERATION = (GENERATION_FILE,)
 """Files that say how answers are generated, and end."""
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
-_MOST_LAYERS = 1000
-"""The most layers of a drafter; what has more is none."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -47,7 +49,7 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
 
     Args:
         source: a folder, a hub id, a kind without weights or `none`.
-        gamma: γ; None takes the checkpoint's, or the kind's own. Block-parallel drafters cannot exceed their block size.
+        gamma: γ; None takes the checkpoint's, or the kind's own. Block-parallel drafters cannot exceed their block.
 
     Raises:
         InputError: the source does not exist or does not fit the target; the message says which tensor or field.
@@ -59,17 +61,49 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
     if source in OF_TEXT:
         return OF_TEXT[source]() if gamma is None else OF_TEXT[source](gamma)
     folder = find_folder(source)
+    return load_declared(read_declared(folder, target, source), folder, target, gamma=gamma, name=source)
+
+
+def read_declared(folder: Path, target: Target, name: str) -> Declared:
+    """What a checkpoint's files declare, without reading its weights. Raises InputError, naming field, tensor or format."""
     raw = read_config(folder)
+    if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for f in folder.glob("*.bin"))):
+        raise InputError(
+            f"checkpoint {name}: its weights are pickled ({pickled[0]}), which can run any code when read; convert them "
+            "with safetensors"
+        )
+    shapes = {key: list(stream.get_slice(key).get_shape()) for stream, key in _stored(folder, name)}
+    return declare(Checkpoint(name, raw, shapes), _facts(target))
+
+
+def load_declared(
+    declared: Declared,
+    folder: Path,
+    target: Target,
+    *,
+    name: str,
+    gamma: int | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> LearnedDrafter:
+    """The drafter of a folder's weights, read as `declared` says: its own declaration, or one with a convention replaced.
+
+    Args:
+        tensors: the folder's, where they have been read before.
+
+    Raises:
+        InputError: the tensors are not those that the declaration asks for.
+    """
     try:
         with torch.device("meta"):  # a size that no memory holds is found out before there is memory for it
-            shape = _module(raw, target, gamma, source)
+            shape = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     except InputError:
         raise
     except Exception as error:  # of many kinds, by what a field holds
-        raise InputError(f"checkpoint {source}: config.json describes no drafter: {first_paragraph(error)}") from error
-    _check_shapes(shape, folder, source)
-    drafter = build_drafter(raw, target, gamma=gamma, name=source)
-    _load_weights(drafter, folder, target, source)
+        raise InputError(f"checkpoint {name}: config.json describes no drafter: {first_paragraph(error)}") from error
+    _check_shapes(shape, declared, folder, name)
+    drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
+    target.check_taps(drafter.tap_layers)
+    _load_weights(drafter, declared, tensors or read_tensors(folder, name), target, name)
     return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
 
 
@@ -89,31 +123,33 @@ def find_folder(source: str) -> Path:
 
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
     """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
-    drafter = _module(raw, target, gamma, name)
+    declared = declare(Checkpoint(name, raw), _facts(target))
+    drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
+    if declared.settings.reduced:
+        shape = declared.settings.shape
+        drafter.lm_head = torch.nn.Linear(shape.hidden_size, declared.settings.draft_vocabulary, bias=False)
     target.check_taps(drafter.tap_layers)
     return drafter
 
 
-def _module(raw: Mapping[str, Any], target: Target, gamma: int | None, name: str) -> LearnedDrafter:
-    """The same, whatever `target` lets be tapped: on the meta device, it computes nothing and takes no memory."""
-    if raw.get("model_type") != "qwen3":
-        raise InputError(f"checkpoint {name}: model_type {raw.get('model_type')!r} is not supported; qwen3 is")
-    named = raw.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else "?"
-    made = OF_ARCHITECTURE.get(architecture)
-    taps = _check_fields(raw, target, name)
-    if raw.get("use_sliding_window"):
-        raise InputError(f"checkpoint {name}: use_sliding_window is not supported for drafters")
-    try:
-        # `layer_types` may still be the target's, one entry for each of its layers.
-        config = Qwen3Config.from_dict({k: v for k, v in raw.items() if k != "layer_types"})
-    except Exception as error:  # transformers' validation has exception types of its own
-        raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
-    if made is None:
-        raise InputError(f"checkpoint {name}: architecture {architecture!r} is not one of {', '.join(OF_ARCHITECTURE)}")
-    drafter = made.declared(raw, config, taps, gamma, name)
+def _facts(target: Target) -> TargetFacts:
+    named = getattr(target.model.config, "architectures", None) or [type(target.model).__name__]
+    return TargetFacts(target.hidden_size, target.vocab_size, target.num_layers, str(named[0]))
+
+
+def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
     drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
     return drafter
+
+
+def _gamma(declared: Declared, gamma: int | None, name: str) -> int:
+    settings = declared.settings
+    if gamma is not None and isinstance(settings, BlockSettings) and not 1 <= gamma <= settings.most_drafted:
+        slots = "" if settings.most_drafted == settings.block else f", which drafts {settings.most_drafted}"
+        raise InputError(
+            f"checkpoint {name}: was trained with block_size {settings.block}{slots}; a block size of {gamma} does not fit"
+        )
+    return declared.gamma if gamma is None else gamma
 
 
 def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Path, *, with_tables: bool = False) -> None:
@@ -141,40 +177,27 @@ def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
     return digest.hexdigest()
 
 
-def _check_fields(raw: Mapping[str, Any], target: Target, name: str) -> tuple[int, ...]:
-    """Compare with the target what configuration alone can tell; returns the tapped layers."""
-    for field, own in (
-        ("vocab_size", target.vocab_size),
-        ("hidden_size", target.hidden_size),
-        ("num_target_layers", target.num_layers),
-    ):
-        if field in raw and raw[field] != own:
-            raise InputError(
-                f"checkpoint {name}: {field} is {raw[field]!r}, but the target has {own}; it was trained for another target"
-            )
-    layers = raw.get("num_hidden_layers", 1)
-    if not isinstance(layers, int) or not 1 <= layers <= _MOST_LAYERS:
-        raise InputError(
-            f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {layers!r}"
-        )
-    taps = declared_field(raw, "target_layer_ids", name)
-    if not isinstance(taps, list) or not taps or not all(isinstance(i, int) and -1 <= i < target.num_layers for i in taps):
-        raise InputError(
-            f"checkpoint {name}: target_layer_ids {taps!r} must be layers of the target, -1 to {target.num_layers - 1}"
-        )
-    return tuple(taps)
-
-
-def _check_shapes(drafter: LearnedDrafter, folder: Path, name: str) -> None:
+def _check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name: str) -> None:
     """Raise InputError unless the tensors in every *.safetensors of `folder` are those of `drafter`, by their shapes."""
-    found = {key: list(stream.get_slice(key).get_shape()) for stream, key in _stored(folder, name)}
-    wanted = {n: list(value.shape) for n, value in drafter.state_dict().items()}
-    problems = [f"has no tensor {n}" for n in wanted if n not in found and n not in _SHARED]
-    problems += [f"has an unknown tensor {n}" for n in found if n not in wanted]
+    settings, found = declared.settings, {}
+    for stream, key in _stored(folder, name):
+        if (ours := declared.names(key)) is not None:
+            found[ours] = (key, list(stream.get_slice(key).get_shape()))
+    wanted = {n: list(value.shape) for n, value in drafter.state_dict().items() if n not in _SHARED}
+    size, draft = settings.shape.hidden_size, settings.draft_vocabulary
+    needed = {**wanted}
+    if settings.reduced:
+        needed |= {"d2t": [draft], "lm_head.weight": [draft, size]}
+    if size != settings.target_size:  # the target's tables are of another width
+        needed |= {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size]}
+    optional = {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size], "lm_head.bias": [draft],
+                "d2t": [draft]}  # fmt: skip
+    problems = [f"has no tensor {n}" for n in needed if n not in found]
+    problems += [f"has an unknown tensor {key}" for n, (key, _) in found.items() if n not in needed | optional]
     problems += [
-        f"{n} has shape {found[n]}, but the target and config.json need {wanted[n]}"
-        for n in wanted
-        if n in found and found[n] != wanted[n]
+        f"{found[n][0]} has shape {found[n][1]}, but the target and config.json need {shape}"
+        for n, shape in (optional | needed).items()
+        if n in found and found[n][1] != shape
     ]
     _raise_first(problems, name)
 
@@ -185,23 +208,49 @@ def _raise_first(problems: Sequence[str], name: str) -> None:
         raise InputError(f"checkpoint {name}: {problems[0]}{more}")
 
 
-def _load_weights(drafter: LearnedDrafter, folder: Path, target: Target, name: str) -> None:
-    """Fill `drafter` from every *.safetensors of `folder`, whose shapes fit. Raises InputError for what is not finite."""
-    found = read_tensors(folder, name)
+def _load_weights(
+    drafter: LearnedDrafter, declared: Declared, tensors: Mapping[str, Tensor], target: Target, name: str
+) -> None:
+    """Fill `drafter` with tensors, whose shapes fit. Raises InputError for what is not finite, or no vocabulary."""
+    named = {declared.names(key): value for key, value in tensors.items()}
+    found = {key: value for key, value in named.items() if key is not None}
+    settings, shape = declared.settings, declared.settings.shape
+    table = found.pop("d2t", None)
+    if settings.reduced and table is not None:
+        drafter.set_vocabulary(_vocabulary(table, settings, name))
     # The checkpoint's own copies get modules of their own: never write through to the target's.
     if "embed_tokens.weight" in found:
-        drafter.embed_tokens = torch.nn.Embedding(target.vocab_size, target.hidden_size)
+        drafter.embed_tokens = make_embedding(shape, settings.vocabulary)
     if "lm_head.weight" in found:
-        drafter.lm_head = torch.nn.Linear(target.hidden_size, target.vocab_size, bias="lm_head.bias" in found)
+        drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.draft_vocabulary, bias="lm_head.bias" in found)
     else:
         found.pop("lm_head.bias", None)  # without its matrix it is a copy
     _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
+    if settings.norm_weight == "1 + w":
+        norms = {f"{path}.weight" for path, module in drafter.named_modules() if isinstance(module, RMSNorm)}
+        found = {n: value + 1 if n in norms else value for n, value in found.items()}
     drafter.load_state_dict(found, strict=False)
+    if settings.head == "own embedding" and "lm_head.weight" not in found:
+        drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.vocabulary, bias=False)
+        drafter.lm_head.weight = drafter.embed_tokens.get_parameter("weight")
     # Most checkpoints bring exact copies; over a large vocabulary these are gigabytes.
-    for table, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
-        parts = {f"{table}.{name}": value for name, value in own.named_parameters(recurse=False)}
+    for module, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
+        parts = {f"{module}.{name}": value for name, value in own.named_parameters(recurse=False)}
         if all(name in found and torch.equal(found[name].to(value), value) for name, value in parts.items()):
-            setattr(drafter, table, own)
+            setattr(drafter, module, own)
+
+
+def _vocabulary(table: Tensor, settings: Settings, name: str) -> Tensor:
+    """Target ids of a reduced vocabulary, from `d2t` [V_d]. Raises InputError where they are none, or repeat."""
+    if table.is_floating_point():
+        raise InputError(f"checkpoint {name}: d2t must hold whole numbers")
+    ids = table.long() + (torch.arange(len(table)) if settings.vocabulary_map == "offsets" else 0)
+    if int(ids.min()) < 0 or int(ids.max()) >= settings.vocabulary or len(set(ids.tolist())) < len(ids):
+        raise InputError(
+            f"checkpoint {name}: d2t, read as {settings.vocabulary_map}, does not name {len(ids)} different tokens of the "
+            f"target's {settings.vocabulary}"
+        )
+    return ids
 
 
 def _finite(tensor: Tensor) -> bool:

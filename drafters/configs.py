@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from simulator.errors import InputError, first_paragraph
-from simulator.records import MAX_GAMMA
 
 _SHAPES = Path(__file__).parent / "architectures.json"
 _MASKED = {"full_attention", "sliding_attention"}
@@ -35,21 +34,6 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{file}: must be a JSON object")
     return config
-
-
-def declared_field(config: Mapping[str, Any], field: str, name: str) -> Any:
-    """A field of the configuration of checkpoint `name`. Raises InputError where it is missing."""
-    if field not in config:
-        raise InputError(f"checkpoint {name}: config.json lacks {field}")
-    return config[field]
-
-
-def block_size(config: Mapping[str, Any], field: str, name: str) -> int:
-    """How many tokens the checkpoint `name` drafts, by a field of its configuration. Raises InputError."""
-    value = declared_field(config, field, name)
-    if not isinstance(value, int) or not 1 <= value <= MAX_GAMMA:
-        raise InputError(f"checkpoint {name}: {field} must be a whole number from 1 to {MAX_GAMMA}, got {value!r}")
-    return value
 
 
 def known_architectures() -> dict[str, dict[str, Any]]:

@@ -148,7 +148,7 @@ def _anchors_at_once(
     """Anchors of one pass: logits and distributions of the blocks, and attention scores over the longest context."""
     longest = max(len(t.prompt) + len(t.response) for t in texts)
     logits = [(6 + 2 * ways) * target.vocab_size * (d.gamma + 3) for d in drafters]
-    scores = [3 * d.config.num_attention_heads * longest * d.gamma for d in drafters]
+    scores = [3 * d.settings.shape.heads * longest * d.gamma for d in drafters]
     alone = 6 * target.vocab_size  # where the target reads for nobody but itself
     return max(1, budget_bytes // int(4 * (max(logits, default=alone) + max(scores, default=0))))
 

@@ -13,15 +13,18 @@ from simulator.errors import InputError
 
 
 class Rotation(NamedTuple):
-    """The rotation at some positions: cosines and sines, each [..., 1, head_dim], one for all heads."""
+    """The rotation at some positions: cosines and sines, each [..., 1, r], one for all heads; r ≤ head_dim is rotated."""
 
     cos: Tensor
     sin: Tensor
 
     def of(self, x: Tensor) -> Tensor:
         """Rotate `x` [..., heads, head_dim]."""
-        first, second = x.chunk(2, -1)
-        return x * self.cos + torch.cat([-second, first], -1) * self.sin
+        width = self.cos.shape[-1]
+        turned, rest = (x, None) if width == x.shape[-1] else (x[..., :width], x[..., width:])
+        first, second = turned.chunk(2, -1)
+        turned = turned * self.cos + torch.cat([-second, first], -1) * self.sin
+        return turned if rest is None else torch.cat([turned, rest], -1)
 
 
 class Rotary:
@@ -33,7 +36,7 @@ class Rotary:
     def __init__(self, head_dim: int, parameters: Mapping[str, Any]) -> None:
         """Angles for heads of `head_dim`; `parameters` as in the `rope_parameters` of a configuration.
 
-        Raises InputError for a kind of scaling that is not default, linear, llama3 or yarn.
+        Raises InputError for a kind of scaling that is not default, linear, llama3, yarn or proportional.
         """
         self._frequencies, self._scale = frequencies(head_dim, parameters)
         self._on: dict[torch.device, Tensor] = {}
@@ -56,9 +59,17 @@ def frequencies(head_dim: int, parameters: Mapping[str, Any]) -> tuple[list[floa
 
     default: θ^(−2i/d) (Su et al. 2021). linear: divided by `factor`. llama3: long waves divided, short ones kept, a ramp
     between (Llama 3.1's configuration). yarn: the same by rotations within the trained context, and a temperature of
-    attention (Peng et al. 2023).
+    attention (Peng et al. 2023). proportional: the first `partial_rotary_factor` of the pairs turn, at the frequencies they
+    have in the whole head, the others not at all (Gemma-4's full layers). In all other kinds that factor narrows what is
+    rotated.
     """
     kind, base = parameters.get("rope_type", "default"), float(parameters["rope_theta"])
+    share = float(parameters.get("partial_rotary_factor") or 1.0)
+    if kind == "proportional":
+        turning = int(share * head_dim // 2)
+        factor = float(parameters.get("factor") or 1.0)
+        return [base ** (-2 * i / head_dim) / factor if i < turning else 0.0 for i in range(head_dim // 2)], 1.0
+    head_dim = int(head_dim * share)
     plain = [base ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     if kind == "default":
         return plain, 1.0
@@ -68,7 +79,7 @@ def frequencies(head_dim: int, parameters: Mapping[str, Any]) -> tuple[list[floa
         return [_llama3(f, parameters) for f in plain], 1.0
     if kind == "yarn":
         return _yarn(plain, base, head_dim, parameters)
-    raise InputError(f"rope_type {kind!r} is not supported for drafters; default, linear, llama3 and yarn are")
+    raise InputError(f"rope_type {kind!r} is not supported for drafters; default, linear, llama3, yarn and proportional are")
 
 
 def _llama3(frequency: float, parameters: Mapping[str, Any]) -> float:

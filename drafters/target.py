@@ -292,7 +292,8 @@ class Target:
     ) -> TargetPass:
         """One pass over `ids` [B, N] at `positions` of `rows` (B of them), attending to all earlier positions.
 
-        `tap_layers` counts decoder layers from 0; −1 taps what the first layer reads. Keys and values go to `cache`.
+        `tap_layers` counts decoder layers from 0; −1 taps what the first layer reads, L what the last norm gives. Keys and
+        values go to `cache`.
         """
         run = self._by_row if not positions.aligned and self._apart else self._together
         return run(ids, positions, cache, rows, tap_layers)

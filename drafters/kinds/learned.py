@@ -1,29 +1,33 @@
 """What the learned drafters share: a context to draft from, and, where they extend their own hidden state token by
-token, one decoder layer over pairs."""
+token, decoder layers over pairs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config
 
 from drafters.cache import KVCache, Positions
-from drafters.families.qwen3 import DraftLayer, KeyValue, RMSNorm
-from drafters.rotary import Rotary
+from drafters.families.layers import DraftLayer, KeyValue, Masks, RMSNorm
+from drafters.families.registry import make_layer
+from drafters.kinds.settings import PairSettings, Settings, conventions
+from drafters.rotary import Rotary, Rotation
 from drafters.sampling import Draws, Proposal, probabilities, sample
 from simulator.records import Sampling
+
+_TAKEN_AT_ONCE = 256
+"""Positions of a context at which a second layer's inputs are computed at once."""
 
 
 class Draft(NamedTuple):
     """A drafted or teacher-forced block, for A anchors of each of B texts."""
 
     logits: Tensor
-    """U_k plus any head bias, [B, A, γ, V]."""
+    """U_k plus any head bias, [B, A, γ, V]; −∞ for tokens outside a reduced vocabulary."""
     confidence_logits: Tensor | None
     """c_k before the sigmoid, [B, A, γ]; None without a confidence head."""
 
@@ -41,14 +45,20 @@ class Context:
     whole: bool = False
     """Whether every anchor sees all of the context, as the host knows of texts of one length."""
 
-    def unseen(self) -> Tensor | None:
-        """Which context positions an anchor may not see, bool [B, 1, A, 1, C]; None where it sees all."""
-        if self.whole:
+    def unseen(self, first: Tensor | None = None) -> Tensor | None:
+        """Which context positions an anchor may not see, bool [B, 1, A, Q or 1, C]; None where it sees all.
+
+        A sliding layer sees none before `first` [B, A, Q or 1].
+        """
+        if self.whole and first is None:
             return None
         position = torch.arange(self.layers[0].keys.shape[2], device=self.visible.device)
-        return position >= self.visible[:, None, :, None, None]
+        unseen = position >= self.visible[:, None, :, None, None]
+        return unseen if first is None else unseen | (position < first[:, None, :, :, None])
 
 
+Extend = Callable[[int, KeyValue], KeyValue]
+"""(layer, its keys and values [B, N, kv_heads, head_dim] of new positions) to those of all positions up to the newest."""
 Choose = Callable[[int, Tensor], Tensor]
 """(k from 0, logits [B, A, V]) to the token at draft position k, [B, A]: a draw when live, given when teacher-forced."""
 
@@ -78,35 +88,38 @@ class LearnedDrafter(nn.Module, ABC):
     layers: nn.ModuleList
     embed_tokens: nn.Module
     lm_head: nn.Module
+    draft_ids: Tensor | None
+    """Target ids of the reduced vocabulary, int64 [V_d]; None where it has all of the target's tokens."""
+    format: str = "deepspec"
+    """The published format it was read from."""
 
-    def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...]) -> None:
+    def __init__(self, settings: Settings, gamma: int) -> None:
         super().__init__()
-        self.config, self.gamma, self.tap_layers = config, gamma, tap_layers
+        self.settings, self.gamma, self.tap_layers = settings, gamma, settings.taps
+        self.rotary = Rotary(settings.shape.head_dim, settings.shape.rotary)
+        ids = torch.arange(settings.draft_vocabulary) if settings.reduced else None
+        self.register_buffer("draft_ids", ids, persistent=False)
+        outside = None if ids is None else torch.ones(settings.vocabulary, dtype=torch.bool).index_fill_(0, ids, False)
+        self.register_buffer("outside", outside, persistent=False)
 
-    @classmethod
-    @abstractmethod
-    def declared(
-        cls, raw: Mapping[str, Any], config: Qwen3Config, taps: tuple[int, ...], gamma: int | None, name: str
-    ) -> LearnedDrafter:
-        """The drafter that `config.json` declares, with fresh weights.
+    @property
+    def conventions(self) -> dict[str, Any]:
+        """How its checkpoint was read, in words."""
+        return conventions(self.settings)
 
-        Args:
-            raw: the file's fields.
-            config: what of them the layers read.
-            taps: which layers of the target it taps.
-            gamma: γ; None takes the file's.
-            name: what messages call the checkpoint.
-
-        Raises InputError, naming the field.
-        """
+    def set_vocabulary(self, ids: Tensor) -> None:
+        """Say which target ids [V_d] a reduced vocabulary holds."""
+        assert self.draft_ids is not None
+        self.draft_ids = ids.to(self.draft_ids.device)
+        self.outside = torch.ones(self.settings.vocabulary, dtype=torch.bool).index_fill_(0, ids.cpu(), False).to(ids.device)
 
     @abstractmethod
     def project(self, taps: Tensor) -> Tensor:
-        """Features [..., d] from concatenated taps [..., m·d]."""
+        """Features [..., d] from concatenated taps [..., m·d_t]."""
 
     @abstractmethod
-    def context_entries(self, features: Tensor, tokens: Tensor, positions: Tensor) -> list[KeyValue]:
-        """Per layer, keys and values [B, N, kv_heads, head_dim] of text positions `positions` [B, N].
+    def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
+        """Extend each layer by its keys and values of text positions `positions` [B, N], in the order of layers.
 
         `tokens` [B, N] are the text's tokens one position further on, which paired drafters combine with the features.
         """
@@ -119,19 +132,40 @@ class LearnedDrafter(nn.Module, ABC):
         """A block after each of the `anchor` tokens [B, A]."""
         return self.drafts(context, anchor, [choose])[0]
 
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits over the draft's own vocabulary, [..., V_d], from normed states [..., d]."""
+        logits: Tensor = self.lm_head(hidden)
+        cap = self.settings.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def over_target(self, logits: Tensor) -> Tensor:
+        """Logits [..., V] over the target's vocabulary from [..., V_d]: −∞ for what the draft cannot say.
+
+        So q is 0 there, and acceptance min(1, p / q) and residual (p − q)⁺ stay exact.
+        """
+        if self.draft_ids is None:
+            return logits
+        wide = logits.new_full((*logits.shape[:-1], self.settings.vocabulary), -torch.inf)
+        return wide.index_copy_(-1, self.draft_ids, logits)
+
     def read(self, taps: Tensor, tokens: Tensor, anchors: Tensor) -> Context:
         """The context of many anchors of whole texts.
 
         Args:
-            taps: [B, N, m·d] of text positions 0..N−1.
+            taps: [B, N, m·d_t] of text positions 0..N−1.
             tokens: the texts, int64 [B, N].
             anchors: positions of the anchors, int64 [B, A], each at least 1.
         """
         features = self.project(taps)
         positions = torch.arange(taps.shape[1], device=taps.device).expand(taps.shape[:2])
         following = torch.cat([tokens[:, 1:], tokens[:, -1:]], 1)
-        entries = self.context_entries(features, following, positions)
-        layers = [KeyValue(k.transpose(1, 2), v.transpose(1, 2)) for k, v in entries]
+        layers: list[KeyValue] = []
+
+        def extend(_: int, entries: KeyValue) -> KeyValue:
+            layers.append(KeyValue(*(x.transpose(1, 2) for x in entries)))
+            return layers[-1]
+
+        self.take_in(features, following, positions, extend)
         rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
         return Context(layers, features[rows, anchors - 1], anchors)
 
@@ -145,14 +179,18 @@ class LearnedDrafter(nn.Module, ABC):
         return self.draft(context, tokens.gather(1, anchors), lambda k, _: forced[..., k])
 
     def start(self, rows: int, capacity: int) -> ContextState:
-        return ContextState(rows, capacity, next(self.parameters()).new_zeros(self.config.hidden_size))
+        return ContextState(rows, capacity, next(self.parameters()).new_zeros(self.settings.shape.hidden_size))
 
     def observe(
         self, state: ContextState, rows: slice, positions: Positions, taps: Tensor, tokens: Tensor, length: Tensor
     ) -> None:
         features = self.project(taps)
-        for i, (keys, values) in enumerate(self.context_entries(features, tokens[:, 1:], positions.tensor)):
-            state.cache.write(i, rows, positions, keys.transpose(1, 2), values.transpose(1, 2))
+
+        def extend(i: int, entries: KeyValue) -> KeyValue:
+            state.cache.write(i, rows, positions, *(x.transpose(1, 2) for x in entries))
+            return KeyValue(*state.cache.read(i, rows, positions.length))
+
+        self.take_in(features, tokens[:, 1:], positions.tensor, extend)
         last = (length - 1).view(-1, 1, 1).expand(-1, 1, features.shape[2])
         state.feature[rows] = features.gather(1, last)
 
@@ -180,45 +218,71 @@ class LearnedDrafter(nn.Module, ABC):
 
 
 class AutoregressiveDrafter(LearnedDrafter):
-    """One decoder layer over pairs (feature of position i, token i + 1), at rotary position i.
+    """Decoder layers over pairs (feature of position i, token i + 1), at rotary position i.
 
-    The pair before the anchor is the first step of a draft; later steps pair the layer's own output with the token just
+    The pair before the anchor is the first step of a draft; later steps pair the layers' own output with the token just
     drafted. Their keys and values live for one block only: after verification the context is extended from taps.
     """
 
-    def __init__(self, config: Qwen3Config, gamma: int, tap_layers: tuple[int, ...], *, paired_input: bool) -> None:
-        super().__init__(config, gamma, tap_layers)
-        self.layers = nn.ModuleList([DraftLayer(config, paired_input=paired_input)])
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary = Rotary(config.head_dim, config.rope_parameters)
+    settings: PairSettings
 
-    @property
-    def layer(self) -> DraftLayer:
-        """The one decoder layer."""
-        return cast(DraftLayer, self.layers[0])
+    def __init__(self, settings: PairSettings, gamma: int, *, paired_input: bool) -> None:
+        super().__init__(settings, gamma)
+        shape = settings.shape
+        self.layers = nn.ModuleList([make_layer(shape, paired_input=paired_input and i == 0) for i in range(shape.layers)])
+        self.norm = RMSNorm(shape.hidden_size, shape.norm_eps)
 
     @abstractmethod
     def pair(self, feature: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """(residual [..., d], attention input [..., input_size]) from a feature and a token embedding, each [..., d]."""
 
-    def context_entries(self, features: Tensor, tokens: Tensor, positions: Tensor) -> list[KeyValue]:
-        _, x = self.pair(features, self.embed_tokens(tokens))
-        return [self.layer.self_attn.project(x, self.rotary.at(positions, x.dtype))]
+    def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
+        residual, x = self.pair(features, self.embed_tokens(tokens))
+        rotation, count = self.rotary.at(positions, x.dtype), positions.shape[1]
+        layers = self._layers()
+        for i, layer in enumerate(layers):
+            x = x if i == 0 else layer.enter(residual)
+            entries = extend(i, layer.self_attn.project(x, rotation))
+            if layer is layers[-1]:
+                return
+            # Causal attention is a block of one query at each position; some at a time, since scores are of all contexts.
+            outputs = []
+            for at in (slice(start, start + _TAKEN_AT_ONCE) for start in range(0, count, _TAKEN_AT_ONCE)):
+                seen = Context([entries], residual[:, at], positions[:, at] + 1)
+                queries = Rotation(rotation.cos[:, at].unsqueeze(2), rotation.sin[:, at].unsqueeze(2))
+                attended = layer.self_attn(x[:, at].unsqueeze(2), queries, entries, self._masks(i, seen, 0), None)
+                outputs.append(layer.leave(residual[:, at].unsqueeze(2), attended).squeeze(2))
+            residual = torch.cat(outputs, 1)
 
     def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
         return [self._unroll(context, anchor, choose) for choose in chooses]
 
     def _unroll(self, context: Context, anchor: Tensor, choose: Choose) -> Draft:
-        token, hidden, own, unseen = anchor, context.feature, None, context.unseen()
-        logits = []
+        token, state, logits = anchor, context.feature, []
+        own: list[KeyValue | None] = [None] * len(self.layers)
         for k in range(self.gamma):
-            residual, x = (t.unsqueeze(2) for t in self.pair(hidden, self.embed_tokens(token)))
+            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed_tokens(token)))
             rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
-            if k > 0:  # the first step's entry already stands in the context
-                new = self.layer.self_attn.project(x, rotation)
-                own = new if own is None else KeyValue(*(torch.cat(both, 2) for both in zip(own, new, strict=True)))
-            attended = self.layer.self_attn(x, rotation, context.layers[0], unseen, own)
-            hidden = self.layer.feed_forward(residual + attended).squeeze(2)
-            logits.append(self.lm_head(self.norm(hidden)))
+            for i, layer in enumerate(self._layers()):
+                x = x if i == 0 else layer.enter(residual)
+                kept = own[i]
+                if k > 0:  # the first step's entry already stands in the context
+                    new = layer.self_attn.project(x, rotation)
+                    both = (new,) if kept is None else (kept, new)
+                    kept = own[i] = KeyValue(*(torch.cat(parts, 2) for parts in zip(*both, strict=True)))
+                attended = layer.self_attn(x, rotation, context.layers[i], self._masks(i, context, k), kept)
+                residual = layer.leave(residual, attended)
+            output = residual.squeeze(2)
+            normed = self.norm(output)
+            state = normed if self.settings.fed_back == "after the norm" else output
+            logits.append(self.over_target(self.head(normed)))
             token = choose(k, logits[k])
         return Draft(torch.stack(logits, 2), None)
+
+    def _masks(self, layer: int, context: Context, k: int) -> Masks:
+        """What the query k steps after the last of the context may not see of it."""
+        window = self.settings.shape.windows[layer]
+        return Masks(context.unseen(None if window is None else (context.visible + k - window).unsqueeze(-1)))
+
+    def _layers(self) -> list[DraftLayer]:
+        return cast(list[DraftLayer], list(self.layers))

@@ -1,0 +1,101 @@
+"""The families that layers of a draft may be of, and how a configuration says their shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final
+
+from torch import nn
+
+from drafters.families import gemma4, llama, qwen3
+from drafters.families.layers import DraftLayer, LayerShape
+from simulator.errors import InputError, first_paragraph
+
+_FAMILIES: Final[Mapping[str, ModuleType]] = {"llama": llama, "qwen3": qwen3, "gemma4": gemma4}
+_OF_MODEL_TYPE: Final = {model_type: name for name, of in _FAMILIES.items() for model_type in of.MODEL_TYPES}
+MOST_LAYERS: Final = 1000
+"""The most layers of a drafter; what has more is none."""
+_WIDEST: Final = 1 << 20
+
+
+def make_layer(shape: LayerShape, *, paired_input: bool = False) -> DraftLayer:
+    """A layer of the family that `shape` names; with `paired_input` attention reads two states side by side."""
+    layer: DraftLayer = _FAMILIES[shape.family].Layer(shape, paired_input=paired_input)
+    return layer
+
+
+def make_embedding(shape: LayerShape, vocabulary: int) -> nn.Embedding:
+    """An embedding of the draft's own."""
+    kind = gemma4.ScaledEmbedding if shape.family == "gemma4" else nn.Embedding
+    return kind(vocabulary, shape.hidden_size)
+
+
+def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
+    """The shape that a configuration declares; what it leaves out is its family's default in transformers.
+
+    Raises InputError, naming the field, where it is of no family here, or of sizes that are none.
+    """
+    model_type = config.get("model_type")
+    family = _OF_MODEL_TYPE.get(str(model_type))
+    if family is None:
+        raise InputError(f"checkpoint {name}: model_type {model_type!r} is not supported; {', '.join(_OF_MODEL_TYPE)} are")
+    layers = config.get("num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise InputError(
+            f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {MOST_LAYERS}, got {layers!r}"
+        )
+    kinds = _layer_kinds(config, layers, name)
+    try:
+        # `layer_types` may still be the target's, one entry for each of its layers.
+        read = _FAMILIES[family].MODEL_TYPES[model_type].from_dict({**config, "layer_types": list(kinds)})
+    except Exception as error:  # transformers' validation has exception types of its own
+        raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
+    full = family == "gemma4"
+    if full and set(kinds) != {"full_attention"}:
+        raise InputError(f"checkpoint {name}: sliding layers of a Gemma-4 draft are not supported")
+    shared = full and bool(read.attention_k_eq_v)
+    try:
+        return LayerShape(
+            family=family, hidden_size=_size(config, read, "hidden_size"), inner_size=read.intermediate_size,
+            heads=read.num_attention_heads,
+            kv_heads=(config.get("num_global_key_value_heads") if shared else None) or read.num_key_value_heads,
+            head_dim=config.get("global_head_dim", 512) if full
+            else read.head_dim or read.hidden_size // read.num_attention_heads,
+            norm_eps=float(read.rms_norm_eps), layers=layers, rotary=_rotary(read, kinds),
+            windows=tuple(getattr(read, "sliding_window", None) if k == "sliding_attention" else None for k in kinds),
+            activation=read.hidden_activation if full else read.hidden_act, attention_bias=bool(read.attention_bias),
+            mlp_bias=bool(getattr(read, "mlp_bias", False)), values_are_keys=shared,
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
+
+
+def _size(config: Mapping[str, Any], read: Any, field: str) -> int:
+    value = getattr(read, field)
+    if field not in config:
+        raise ValueError(f"lacks {field}")
+    if not isinstance(value, int) or not 1 <= value <= _WIDEST:
+        raise ValueError(f"{field} must be a whole number from 1 to {_WIDEST}, got {value!r}")
+    return value
+
+
+def _layer_kinds(config: Mapping[str, Any], layers: int, name: str) -> tuple[str, ...]:
+    """What the draft's layers see, each `full_attention` or `sliding_attention`; what lists other layers is the target's."""
+    declared = config.get("layer_types")
+    if not isinstance(declared, list) or len(declared) != layers:
+        if config.get("use_sliding_window"):
+            raise InputError(f"checkpoint {name}: use_sliding_window is not supported without layer_types for each layer")
+        return ("full_attention",) * layers
+    if unknown := sorted({str(kind) for kind in declared} - {"full_attention", "sliding_attention"}):
+        raise InputError(f"checkpoint {name}: layer_types {unknown[0]!r} is not supported for drafters")
+    return tuple(declared)
+
+
+def _rotary(read: Any, kinds: tuple[str, ...]) -> Mapping[str, Any]:
+    """One set of rotary parameters for all layers: nested ones are of a kind of layer (as speculators reads them)."""
+    parameters = read.rope_parameters
+    nested = {kind: parameters[kind] for kind in ("sliding_attention", "full_attention") if kind in parameters}
+    if not nested:
+        return dict(parameters)
+    return dict(next((nested[kind] for kind in nested if kind in kinds), next(iter(nested.values()))))

@@ -1,0 +1,68 @@
+"""DeepSpec's checkpoints (deepseek-ai/dspark_qwen3_4b_block7 and its like, for Qwen3 and Gemma-4): the format ours are in.
+
+`config.json` is the target's, with the draft's fields at the top level; source: deepspec/modeling of DeepSpec afdfa7c.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from drafters.families.registry import read_shape
+from drafters.formats.contract import (
+    Checkpoint,
+    Declared,
+    Fields,
+    Format,
+    TargetFacts,
+    check_target,
+    confidence_of,
+    head_of,
+    markov_of,
+    mask_token,
+)  # fmt: skip
+from drafters.kinds.settings import BlockSettings, PairSettings
+
+CORES: Final = {
+    "Qwen3DSparkModel": ("qwen3", "block"),  # also DFlash
+    "Qwen3Eagle3Model": ("qwen3", "eagle3"),
+    "Qwen3MTPModel": ("qwen3", "mtp"),
+    "Gemma4DSparkModel": ("gemma4", "block"),
+    "Gemma4Eagle3Model": ("gemma4", "eagle3"),
+}
+"""Family and core by architecture."""
+_REFUSED: Final = ("enable_moe_block", "hidden_size_per_layer_input")
+"""What DeepSpec refuses itself."""
+
+
+def _read(of: Checkpoint, target: TargetFacts) -> Declared:
+    family, core = CORES[of.architecture]
+    fields = Fields(of, of.raw)
+    check_target(of, fields, target, "vocab_size", "hidden_size", "num_target_layers")
+    if not str(of.raw.get("model_type")).startswith(family):
+        raise of.fail(f"model_type {of.raw.get('model_type')!r} is not supported for {of.architecture}; {family} is")
+    if refused := next((name for name in _REFUSED if family == "gemma4" and of.raw.get(name)), None):
+        raise of.fail(f"{refused} is not supported for drafters")
+    shape = read_shape(of.raw, of.name)
+    if "target_layer_ids" not in of.raw:
+        raise of.fail("config.json lacks target_layer_ids")
+    taps = fields.layers(["target_layer_ids"], offset=1, default=[], target=target)
+    cap = fields.number("final_logit_softcapping") if family == "gemma4" else None
+    settings: BlockSettings | PairSettings
+    every: dict[str, Any] = {
+        "shape": shape, "target_size": target.hidden_size, "vocabulary": target.vocab_size, "taps": taps,
+        "draft_vocabulary": target.vocab_size, "softcap": cap, "head": head_of(fields, of),
+    }  # fmt: skip
+    if core == "block":
+        block, (rank, head) = fields.gamma("block_size"), markov_of(fields)
+        settings = BlockSettings(
+            **every, block=block, mask_token=mask_token(of, fields, target), markov_rank=rank, markov_head=head,
+            confidence=confidence_of(fields, rank, on=False, joined=False),
+        )  # fmt: skip
+        return Declared("DeepSpec", settings, "block", block, str)
+    if core == "eagle3":
+        return Declared("DeepSpec", PairSettings(**every), "eagle3", fields.gamma("ttt_length"), str)
+    settings = PairSettings(**every, order="feature, embedding", fused=False)
+    return Declared("DeepSpec", settings, "mtp", fields.gamma("mtp_length", 1), str)
+
+
+DEEPSPEC: Final = Format("DeepSpec", lambda of: of.architecture in CORES, _read)

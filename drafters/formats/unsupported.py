@@ -1,0 +1,78 @@
+"""What is published and not read here, refused by name: better no number than one of a drafter misread."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from drafters.formats.contract import Checkpoint
+
+
+class _Unsupported(NamedTuple):
+    name: str
+    """What it is called, and why it is not read."""
+    found: Callable[[Checkpoint], Any]
+
+
+def _kind(of: Checkpoint) -> str:
+    return str(of.raw.get("speculators_model_type"))
+
+
+def _dflash(of: Checkpoint) -> Any:
+    own = of.raw.get("dflash_config")
+    return own if isinstance(own, dict) else {}
+
+
+def _any(of: Checkpoint, pattern: str) -> bool:
+    return any(re.search(pattern, name) for name in of.tensors or ())
+
+
+_V4: Final = r"^(model\.)?mtp\.\d+\.(main_proj|main_norm|hc_head)"
+_UNSUPPORTED: Final = (
+    _Unsupported(
+        "P-EAGLE (drafts all tokens in one parallel pass)",
+        lambda of: _kind(of) == "peagle" or re.match(r"P[Ee]agle", of.architecture) or of.has("mask_hidden"),
+    ),
+    _Unsupported(
+        "Domino (a recurrent head over the drafted prefix)",
+        lambda of: of.architecture == "DominoDraftModel" or _dflash(of).get("projector_type") == "domino"
+        or _any(of, r"(^|\.)prefix_gru\."),
+    ),
+    _Unsupported(
+        "XPress (refines its block in several passes)",
+        lambda of: _kind(of) == "xpress" or of.architecture == "Qwen3XPressModel" or of.has("xpress_head."),
+    ),
+    _Unsupported(
+        "LiLiCorr (a lattice head)",
+        lambda of: of.architecture.lower().startswith("lilicorr") or _dflash(of).get("lilicorr_enabled")
+        or of.has("lilicorr."),
+    ),
+    _Unsupported(
+        "DeepSeek-V4's DSpark (its blocks are the target's own)",
+        lambda of: str(of.raw.get("model_type")).startswith("deepseek_v4") or "dspark_target_layer_ids" in of.raw
+        or "dspark_block_size" in of.raw or _any(of, _V4),
+    ),
+    _Unsupported(
+        "EAGLE with multi-head latent attention (MLA)",
+        lambda of: re.match(r"Eagle\w*(Deepseek|Kimi)|Kimi\w*Eagle", of.architecture)
+        or (_any(of, r"kv_a_proj|q_a_proj|fused_qkv_a_proj") and (of.has("midlayer.") or of.has("d2t") or of.has("fc."))),
+    ),
+    _Unsupported(
+        "native MTP (layers of the target's own checkpoint that predict further tokens)",
+        lambda of: _any(of, r"^(model\.)?mtp\.|^model\.mtp_layers\.|^model\.layers\.\d+\.(eh_proj|enorm|hnorm)")
+        or re.search(r"(?<!Qwen3)MTP(Model|ForCausalLM)?$", of.architecture) or "assistant" in str(of.raw.get("model_type")),
+    ),
+    _Unsupported(
+        "EAGLE-1 or EAGLE-2 (another drafter than EAGLE-3)",
+        lambda of: _kind(of) == "eagle" or of.architecture in ("LlamaForCausalLMEagle", "EagleLlamaForCausalLM"),
+    ),
+    _Unsupported("MiMo's DFlash (attention sinks)", lambda of: _any(of, r"\.(sinks?|attention_sink_bias)$")),
+)  # fmt: skip
+
+
+def refuse(of: Checkpoint) -> None:
+    """Raise InputError where the files are of a format that is known by name, and not read."""
+    for one in _UNSUPPORTED:
+        if one.found(of):
+            raise of.fail(f"is of the format {one.name}, which is not supported")
