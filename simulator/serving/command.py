@@ -146,7 +146,11 @@ def serve(
             parts.append(f"{flag} {kind}")
         else:
             notes.append(f"the numbers are of {kind} {what}: name a checkpoint that has them, or set the engine so")
-    if captured and flags.captured and captured != engine.captured:
+    if captured and not flags.captured:
+        notes.append(
+            f"simulated with captured sizes to {captured:,} tokens, as vLLM has them: {engine.name}'s own are not known here"
+        )
+    elif captured and captured != engine.captured:
         parts.append(f"{flags.captured} {captured}")
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")

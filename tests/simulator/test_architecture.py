@@ -19,6 +19,7 @@ from simulator.hardware.roofline import Model
 from simulator.policies import NO_DRAFTER
 from simulator.records import NO_RECORDING
 from simulator.serving.command import Models, serve
+from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 
 LLAMA = {
@@ -163,5 +164,7 @@ def test_number_formats_are_part_of_a_profile_and_of_what_serves_it(tmp_path: Pa
     assert not any(flag in plain.command for flag in ("--quantization", "--kv-cache-dtype", "--max-cudagraph"))
     other = serve(VLLM, served, NO_RECORDING, NO_DRAFTER, **common, formats={"weights": "fp4"})
     assert any("fp4" in note for note in other.notes)
+    elsewhere = serve(SGLANG, served, NO_RECORDING, NO_DRAFTER, **common, captured=512)
+    assert any("captured sizes to 512 tokens, as vLLM has them" in note for note in elsewhere.notes)
     with pytest.raises(ValueError, match="formats: there are weights and cache, not scales"):
         replace(asked, formats={"scales": "fp8"})

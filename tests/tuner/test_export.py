@@ -23,6 +23,7 @@ from results.store.decisions import models_of
 from results.store.studies import StudyConfirmation
 from simulator.decision import Decision
 from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.mix import Mix
 from simulator.plan import StudyPlan
@@ -296,10 +297,19 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
+    """Fewer tokens the more requests; with captured sizes no more than fit into the largest, as long as that pays."""
     plan: StudyPlan = plan_of()
     found: StudyInputs = grounds(plan)
     trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
     mix = Mix(trace, found.weights)
-    rows = batch_rows(k_by_batch(trace, mix, plan.profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)]), 7, 256)
-    assert rows[0][2] == 7
-    assert [k for *_, k in rows] == sorted((k for *_, k in rows), reverse=True)
+
+    def rows(profile: Profile) -> list[tuple[int, int, int]]:
+        table = k_by_batch(trace, mix, profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)])
+        return batch_rows(table, 7, 256)
+
+    assert plan.profile.captured == 512
+    smooth, captured = rows(dataclasses.replace(plan.profile, captured_tokens=(), launches=None)), rows(plan.profile)
+    assert smooth[0][2] == captured[0][2] == 7
+    assert [k for *_, k in smooth] == sorted((k for *_, k in smooth), reverse=True)
+    [at_128] = [k for first, last, k in captured if first <= 128 <= last]
+    assert 128 * (1 + at_128) == 512
