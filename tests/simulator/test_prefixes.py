@@ -29,7 +29,7 @@ def hits(blocks: list[int], capacity: int) -> float:
     asked = np.zeros(len(blocks), REQUEST)
     asked["prompt_tokens"], asked["output_tokens"] = TOKENS + 1, 1
     asked["arrival_s"] = 1e6 * np.arange(len(blocks))
-    reserved = TOKENS + 1 + 2  # a running request's, with what it may write
+    reserved = TOKENS + 1 + 3  # a request, with its answer and what it may write
     kept = PrefixBlocks(TOKENS, np.array(blocks), np.arange(len(blocks) + 1))
     limits = EngineLimits(request_cap=1, step_tokens=64)
     simulator = Simulator(
@@ -82,7 +82,7 @@ def simulated(file: Path, **limits: object) -> Outcome:
 
 
 def test_what_is_found_is_told_and_need_not_be_kept(tmp_path: Path) -> None:
-    """Ten prompts that share three of their four blocks: nine tenths of three quarters are found, and answers come earlier."""
+    """Ten prompts that share three of their four blocks: nine tenths of three quarters are found, and answers come early."""
     file = tmp_path / "mooncake.jsonl"
     rows = [
         {"timestamp": 1e4 * i, "input_length": 2048, "output_length": 4, "hash_ids": [1, 2, 3, 10 + i]} for i in range(10)
