@@ -29,6 +29,7 @@ from simulator.serving.command import Models, Serving, batch_rows, cannot_run, s
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import engine_of
 from simulator.serving.vllm import VLLM
+from tuner.acceptance import golden_yaml, synthetic_fields
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
@@ -53,6 +54,8 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
     study = read_study(store, study_id)
     if form == "optuna":
         return _optuna(store, study)
+    if form in ("synthetic", "inferencex"):
+        return _acceptance(store, study, form, users)
     engine = engine_of(form) or VLLM
     if users is None and (text := _command_for_all(store, study, engine)):
         return text
@@ -82,6 +85,28 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
         *([f"no recommendation: {reason}"] if reason else []),
         *gains_by_load({each: study.loads[each] for each in won}, winner),
         *capacity(load, study), *made.notes, checked,
+    ]  # fmt: skip
+    return _commented(head, made.command)
+
+
+def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) -> str:
+    """The acceptance of the winner's recording, for benches. Raises as `export_study`, InputError where nothing drafts."""
+    won = _winners(study, users, VLLM)
+    load = list(won)[-1]
+    winner, run = won[load].configuration, store.run(study.run_id)
+    if winner.policy == NO_DRAFTER:
+        raise InputError(f"study {study.study_id}: drafts nothing at {load.label}: there is no acceptance to export")
+    trace = store.trace(study.run_id, winner.recording.showing("none"))
+    models = models_of(run)
+    if form == "inferencex":
+        thinking = bool(run["sampling"].get("thinking"))
+        return golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
+    drafted = winner.policy.k or winner.recording.gamma
+    made = serving_of(study.plan, VLLM, models, winner, synthetic_fields(trace, drafted))
+    head = [
+        f"specyard study {study.study_id}: accepts drafts of any text at random, as often as of {winner.recording.short}",
+        "for benches alone: what it answers is no model's, and requests do not differ in acceptance as real ones do",
+        *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
 
