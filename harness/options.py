@@ -82,6 +82,10 @@ Window = Annotated[
     str | None,
     typer.Option(metavar="FROM..TO", help="A stretch of recorded arrivals: 10m..20m, 600..1200 (s), ..1h or 2d.."),
 ]
+PrefixCache = Annotated[
+    bool,
+    typer.Option("--prefix-cache/--no-prefix-cache", help="Whether what prompts of --arrivals begin with is kept."),
+]
 Mix = Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")]
 PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
@@ -196,7 +200,7 @@ LENGTHS = ("prompt_tokens", "output_tokens")
 """Parameters that say what recorded arrivals say themselves."""
 OF_LOADS = {
     "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals",
-    "window": "arrivals",
+    "window": "arrivals", "prefix_cache": "arrivals",
 }  # fmt: skip
 """What parameters say something about which loads."""
 

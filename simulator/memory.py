@@ -10,7 +10,7 @@ MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """This machine's memory."""
 MOST_BYTES = MACHINE_BYTES // 4
 """The share of this machine's memory that the requests of one simulation may take: others run beside it."""
-JOB_BYTES = 168
+JOB_BYTES = 176
 """What a request in the system takes."""
 
 

@@ -177,10 +177,12 @@ all are served."""
 
 
 def outcome(
-    ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int, beginning: int = 0
-) -> Outcome:
+    ledger: Ledger, *, gpus: int, replicas: int, kv_tokens: int, load: Kind, arriving: int, beginning: int = 0,
+    cached: bool = False,
+) -> Outcome:  # fmt: skip
     """The figures of a finished simulation under a kind of load; loads that end have no warm-up.
 
+    `cached` says that there was a prefix cache, whose hits are told.
     `arriving` slices are those in which requests could arrive, `beginning` those in which users begin, no more than half.
     """
     endless = load in ("closed", "open")
@@ -217,8 +219,14 @@ def outcome(
         slas=verdicts(ledger.slas, attained, keeps_up=keeps_up),
         keeps_up=keeps_up,
         stationary=stationary,
-        warnings=tuple(_warnings(throughput, stationary, keeps_up, kept.finished, load)),
+        warnings=(*_warnings(throughput, stationary, keeps_up, kept.finished, load), *([_hits(kept)] if cached else [])),
     )
+
+
+def _hits(kept: _Window) -> str:
+    """What share of prompts was found in the prefix cache."""
+    found, computed = kept.total("hit_tokens"), kept.total("prefill_tokens")
+    return f"prefix cache: {_ratio(found, found + computed):.1%} of the tokens of prompts were found there"
 
 
 def verdicts(slas: Sequence[Sla], attained: Mapping[str, float], *, keeps_up: bool | None = None) -> dict[str, bool]:

@@ -45,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     step_tokens: int = 8192
     kv_capacity_tokens: int | None = None
     replicas: int = 1
+    prefix_cache: bool = True
+    """Whether what prompts of recorded arrivals have in common is kept; see `EngineLimits`."""
     seconds: float = 600.0
     """Seconds of simulated time, of every simulation in full length."""
     seed: int = 0
@@ -75,7 +77,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """What the engine allows; its copies are behind a router to the least loaded."""
         return EngineLimits(
             request_cap=self.request_cap, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_capacity_tokens,
-            replicas=self.replicas,
+            replicas=self.replicas, prefix_cache=self.prefix_cache,
         )  # fmt: skip
 
 

@@ -28,6 +28,10 @@ class PrefixBlocks:
     offsets: Ints
     """Blocks of request i are ids[offsets[i] : offsets[i + 1]], [n + 1]."""
 
+    def of(self, request: int) -> tuple[int, ...]:
+        """The blocks of a request, by its number."""
+        return tuple(self.ids[self.offsets[request] : self.offsets[request + 1]].tolist())
+
     @property
     def distinct(self) -> int:
         """Different blocks."""
@@ -70,9 +74,11 @@ def blocks_of(
     tokens = next(iter(sizes)) if sizes else fitting[0]
     known: dict[object, int] = {}
     whole = np.minimum(numbers, prompt_tokens // tokens)
-    ids = [known.setdefault(h, len(known)) for own, n in zip(hashes, whole.tolist(), strict=True) for h in own[:n]]
+    own = [list(dict.fromkeys(given[:n])) for given, n in zip(hashes, whole.tolist(), strict=True)]
+    ids = [known.setdefault(block, len(known)) for one in own for block in one]
     if not ids:
         return None, ""
+    whole = np.fromiter(map(len, own), np.int64, len(own))  # a hash takes in all before it: twice in a prompt is noise
     blocks = PrefixBlocks(tokens, np.array(ids, np.int64), np.concatenate([[0], np.cumsum(whole)]).astype(np.int64))
     note = f"prompts have blocks of {tokens} tokens in common: {counted(len(ids), 'block')}, {len(known):,} different ones"
     return blocks, note

@@ -8,9 +8,10 @@ from typing import Literal
 
 from simulator.hardware.cost import StepCost
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, RecordedArrivals
 from simulator.plain import cost_of
 from simulator.policies import PolicySpec
+from simulator.prefixes import PrefixBlocks
 from simulator.sla import Sla
 from simulator.traces import Trace
 
@@ -27,6 +28,8 @@ class EngineLimits:
     """Context tokens that fit on a replica; None takes the hardware profile's."""
     replicas: int = 1
     router: Literal["round_robin", "least_loaded"] = "least_loaded"
+    prefix_cache: bool = True
+    """Whether blocks of prompts are kept for prompts that begin alike, where a load says which do."""
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -82,6 +85,13 @@ class Setup:
         check_seconds(self.seconds)
         if not 0 <= self.ramp <= 0.5:
             raise ValueError("users begin within the first half of a simulation")
+
+    @property
+    def blocks(self) -> PrefixBlocks | None:
+        """What the prefix cache keeps; None without one, or where nobody says which prompts begin alike."""
+        if not self.limits.prefix_cache or not isinstance(self.load, RecordedArrivals):
+            return None
+        return self.load.requests.blocks
 
     def cost(self, trace: Trace, *, believed: bool = False) -> StepCost:
         """The profile's tables for a trace, or those the policy believes in. Raises InputError; see `Profile.cost`."""

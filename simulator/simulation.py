@@ -22,6 +22,7 @@ from simulator.metrics import Kind, Ledger, Outcome, outcome
 from simulator.mix import Mix
 from simulator.plain import capacity_of
 from simulator.policies import Fixed, Policy
+from simulator.prefixes import PrefixBlocks
 from simulator.records import Anchors
 from simulator.requests import CHUNK, requests
 from simulator.setup import EngineLimits, Setup
@@ -134,8 +135,9 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     kv_tokens = limits.kv_capacity_tokens or capacity_of(setup.profile, setup.policy, trace)
     stream = requests(mix, setup.load, np.random.default_rng(setup.seed))
     return simulator_for(policy)(
-        recorded, policy, cost, limits, kv_tokens, stream, users=users, seed=setup.seed, on_rows=on_rows, begin_s=begin_s
-    )
+        recorded, policy, cost, limits, kv_tokens, stream, users=users, seed=setup.seed, on_rows=on_rows, begin_s=begin_s,
+        blocks=setup.blocks,
+    )  # fmt: skip
 
 
 def _beginning_s(setup: Setup, trace: Trace, mix: Mix, cost: StepCost) -> float:
@@ -205,6 +207,7 @@ def simulate(
     return outcome(
         ledger, gpus=setup.profile.gpus, replicas=replicas, kv_tokens=simulator.kv_tokens, load=kind,
         arriving=min(done_slices, slices), beginning=math.ceil(setup.ramp * slices) if kind == "closed" else 0,
+        cached=setup.blocks is not None,
     )  # fmt: skip
 
 
@@ -265,10 +268,11 @@ class Simulator:
         seed: int,
         on_rows: Callable[[Records], None],
         begin_s: Sequence[float] | Floats = (),
+        blocks: PrefixBlocks | None = None,
     ) -> None:
         """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.engine.state.ROW`.
 
-        `begin_s` is when each user begins, rising; by default all begin at once.
+        `begin_s` is when each user begins, rising; by default all begin at once. `blocks` are kept in a prefix cache.
         """
         _check_limits(policy, recorded.trace, limits)
         gamma = recorded.trace.gamma
@@ -280,8 +284,11 @@ class Simulator:
             assert known.draft_s.shape[1] > limits.request_cap, "a cost table is too short for the request cap"
             assert min(len(known.verify_s), len(known.eager_s)) > limits.step_tokens, "a cost table is too short for a step"
         least_loaded = limits.router == "least_loaded"
-        self.limits = Limits(limits.request_cap, limits.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed)
-        self.state: State = new_state(self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap)
+        kept = blocks.tokens if blocks else 0
+        self.limits = Limits(limits.request_cap, limits.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed, kept)
+        self.state: State = new_state(
+            self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap, blocks
+        )
         self.state.due_s[: len(begin_s)] = begin_s  # sorted is a heap
         self._stream, self._on_rows = stream, on_rows
         self._refill()
@@ -375,6 +382,7 @@ class SlowSimulator:
         seed: int,
         on_rows: Callable[[Records], None],
         begin_s: Sequence[float] | Floats = (),
+        blocks: PrefixBlocks | None = None,
     ) -> None:
         """See `Simulator`."""
         _check_limits(policy, recorded.trace, limits)
@@ -392,7 +400,7 @@ class SlowSimulator:
 
         self._engine = Reference(
             recorded.trace, policy, cost, limits, kv_tokens, one_by_one, users=users, seed=seed, begin_s=begin_s,
-            times=None if recorded.times is None else recorded.times.tolist(),
+            times=None if recorded.times is None else recorded.times.tolist(), blocks=blocks,
         )  # fmt: skip
 
     @property

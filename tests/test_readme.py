@@ -43,7 +43,7 @@ def test_commands_and_options_exist(page: Path) -> None:
         group = typer.main.get_command(of)
         commands = group.commands  # type: ignore[attr-defined]
         options |= {*group.context_settings["help_option_names"], *(o for p in group.params for o in p.opts)}
-        options |= {o for c in commands.values() for p in c.params for o in p.opts}
+        options |= {o for c in commands.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
         words = re.findall(rf"(?:`|^    ){program} ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", TEXT[page.name], re.MULTILINE)
         used = [" ".join(two) if " ".join(two) in commands else two[0] for two in words]
         assert set(used) <= set(commands)

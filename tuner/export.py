@@ -1,6 +1,6 @@
-"""A study's winner as a configuration to serve with: a vLLM command, JSON, or Optuna's own file.
+"""A study's winner as a configuration to serve with: an engine's command, JSON, or Optuna's own file.
 
-Names and fields are those of `simulator.serving.vllm`. What vLLM cannot do as simulated is said in a comment, with what
+Names and fields are those of `simulator.serving`. What an engine cannot do as simulated is said in a comment, with what
 comes closest.
 """
 
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from harness.vllm.speculative import check
 from results.store.database import Store
@@ -25,8 +25,11 @@ from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.recommendation import serving_of
 from simulator.sentences import sentences
-from simulator.serving.command import Models, Serving, batch_rows, speculative_fields
+from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
+from simulator.serving.engine import ServingEngine
+from simulator.serving.engines import engine_of
 from simulator.serving.vllm import VLLM
+from tuner.acceptance import golden_yaml, synthetic_fields
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
@@ -43,31 +46,37 @@ _DRAFTING_NOTES = {
 }
 
 
-def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], users: int | None) -> str:
-    """The winner at a load, as text. Raises AnswerIsNo where there is none, InputError where a load is to be chosen."""
+def export_study(store: Store, study_id: str, form: str, users: int | None) -> str:
+    """The winner at a load, as text, for an engine by its name or for `optuna`.
+
+    Raises AnswerIsNo where there is none, InputError where a load is to be chosen.
+    """
     study = read_study(store, study_id)
     if form == "optuna":
         return _optuna(store, study)
-    if users is None and (text := _command_for_all(store, study)):
+    if form in ("synthetic", "inferencex"):
+        return _acceptance(store, study, form, users)
+    engine = engine_of(form) or VLLM
+    if users is None and (text := _command_for_all(store, study, engine)):
         return text
-    won = _winners(study, users)
+    won = _winners(study, users, engine)
     load = list(won)[-1]
     found = study.loads[load]
     decision = found.decision
     reason = "" if decision is None else decision.reason
-    if decision is not None and decision.candidate is not None and decision.command and decision.engine == VLLM:
+    if decision is not None and decision.candidate is not None and decision.command and decision.engine == engine:
         told = sentences(decision)
         elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
         head = [
             f"specyard study {study_id}", *told, *elsewhere, *capacity(load, study), *decision.notes,
-            check(decision.settings),
+            checked_by(engine, decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
     winner = won[load].configuration
-    if reason and refused(VLLM, winner, study.target or ""):
+    if reason and refused(engine, winner, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
-    made = serving(winner, found, study, models_of(store.run(study.run_id)))
-    checked = check(made.speculative)
+    made = serving(winner, found, study, models_of(store.run(study.run_id)), engine)
+    checked = checked_by(engine, made.speculative)
     where = " and for ".join(each.label for each in won)
     expected = "; ".join(map(_expected, won.values()))
     head = [
@@ -76,6 +85,28 @@ def export_study(store: Store, study_id: str, form: Literal["vllm", "optuna"], u
         *([f"no recommendation: {reason}"] if reason else []),
         *gains_by_load({each: study.loads[each] for each in won}, winner),
         *capacity(load, study), *made.notes, checked,
+    ]  # fmt: skip
+    return _commented(head, made.command)
+
+
+def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) -> str:
+    """The acceptance of the winner's recording, for benches. Raises as `export_study`, InputError where nothing drafts."""
+    won = _winners(study, users, VLLM)
+    load = list(won)[-1]
+    winner, run = won[load].configuration, store.run(study.run_id)
+    if winner.policy == NO_DRAFTER:
+        raise InputError(f"study {study.study_id}: drafts nothing at {load.label}: there is no acceptance to export")
+    trace = store.trace(study.run_id, winner.recording.showing("none"))
+    models = models_of(run)
+    if form == "inferencex":
+        thinking = bool(run["sampling"].get("thinking"))
+        return golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
+    drafted = winner.policy.k or winner.recording.gamma
+    made = serving_of(study.plan, VLLM, models, winner, synthetic_fields(trace, drafted))
+    head = [
+        f"specyard study {study.study_id}: accepts drafts of any text at random, as often as of {winner.recording.short}",
+        "for benches alone: what it answers is no model's, and requests do not differ in acceptance as real ones do",
+        *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
 
@@ -103,23 +134,50 @@ def _commented(head: Sequence[str], command: str) -> str:
     return "\n".join([*(f"# {line}" for line in wrapped), command])
 
 
-def serving(winner: Configuration, found: AtLoad, study: StoredStudy, models: Models) -> Serving:
-    """vLLM's closest to a configuration. Raises InputError."""
+def serving(
+    winner: Configuration, found: AtLoad, study: StoredStudy, models: Models, engine: ServingEngine = VLLM
+) -> Serving:
+    """An engine's closest to a configuration. Raises InputError."""
     plan = study.plan
     kind, notes, fields = winner.recording.kind, list[str](), dict[str, Any]()
     if winner.policy != NO_DRAFTER:
-        if kind not in VLLM.kinds:
-            raise InputError(f"drafter {winner.recording.drafter}: vLLM has no method for {kind}; export with --format json")
-        fields, notes = _closest(winner, found, study.plan.most_running)
-        if not KINDS[kind].one_hot and models.temperature:
+        if kind not in engine.kinds:
+            raise InputError(
+                f"drafter {winner.recording.drafter}: {engine.name} has no method for {kind}; export with --format json"
+            )
+        fields, notes = (_closest if engine == VLLM else _nearest)(winner, found, study.plan.most_running, engine)
+        if engine == VLLM and not KINDS[kind].one_hot and models.temperature:
             notes.append(_DRAFTING_NOTES[plan.drafting])
     if plan.kv_capacity_tokens:
-        notes.append(f"context capacity: simulated with {plan.kv_capacity_tokens} tokens; vLLM takes what memory is left")
-    made = serving_of(plan, VLLM, models, winner, fields)
+        taken = f"{engine.name} takes what memory is left"
+        notes.append(f"context capacity: simulated with {plan.kv_capacity_tokens} tokens; {taken}")
+    made = serving_of(plan, engine, models, winner, fields)
     return dataclasses.replace(made, notes=(*made.notes, *notes))
 
 
-def _closest(winner: Configuration, found: AtLoad, most: int) -> tuple[dict[str, Any], list[str]]:
+def checked_by(engine: ServingEngine, fields: Mapping[str, Any] | None) -> str:
+    """What is known of whether an engine takes these fields, in words."""
+    if engine == VLLM:
+        return check(fields)
+    return f"not checked: written for {engine.name} {engine.version}, as it is documented"
+
+
+def _nearest(winner: Configuration, found: AtLoad, most: int, engine: ServingEngine) -> tuple[dict[str, Any], list[str]]:
+    """An engine's fields for a policy, and what to know of them: drafts of one length where it does not run the policy."""
+    recording, most = winner.recording, min(winner.request_cap, most)
+    why = cannot_run(engine, recording, winner.policy, most)
+    if not why:
+        return speculative_fields(engine, recording.gamma, winner.policy, most), []
+    table, lost = _in_place(found, K_BY_BATCH)
+    if table is not None and not cannot_run(engine, recording, table, most):
+        return speculative_fields(engine, recording.gamma, table, most), [f"{why}; instead a table of k by batch size{lost}"]
+    note = f"{why}: every batch drafts {recording.gamma}, and what that loses was not simulated"
+    return speculative_fields(engine, recording.gamma, PolicySpec.fixed(recording.gamma), most), [note]
+
+
+def _closest(
+    winner: Configuration, found: AtLoad, most: int, engine: ServingEngine = VLLM
+) -> tuple[dict[str, Any], list[str]]:
     """vLLM's fields for a policy, and what to know of them; `most` requests ran on a replica in what was searched."""
     gamma, policy, most = winner.recording.gamma, winner.policy, min(winner.request_cap, most)
     if policy.name in VLLM.policies:
@@ -194,25 +252,27 @@ def _expected(winner: StudyConfirmation) -> str:
     return f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU, {tps:.0f} tok/s of a user"
 
 
-def _command_for_all(store: Store, study: StoredStudy) -> str:
+def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
-    plan, runs = study.plan, {_to_run(found) for found in study.loads.values()}
+    plan, runs = study.plan, {_to_run(found, engine) for found in study.loads.values()}
     same = None not in runs and len(runs) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
     studies = Studies(store)
     trials = {int(load.users or 0): read_trials(studies, study.study_id, load, plan, study.kinds) for load in study.loads}
-    found = by_load(trials, whole_blocks(VLLM, study.kinds), plan.replicas)
+    found = by_load(trials, whole_blocks(engine, study.kinds), plan.replicas)
     if found is None:
         return ""
-    made = serving_of(plan, VLLM, models_of(store.run(study.run_id)), found.configuration)
+    if engine != VLLM and cannot_run(engine, found.recording, found.policy, plan.most_running):
+        return ""
+    made = serving_of(plan, engine, models_of(store.run(study.run_id)), found.configuration)
     confirmed = confirmed_gains(study, found.policy)
     whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
     head = [
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, study.target or ""),
-        *made.notes, check(made.speculative),
+        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, study.target or "", engine),
+        *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
 
@@ -253,11 +313,13 @@ def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[fl
     return found
 
 
-def better(found: ByLoad, trials: Mapping[int, Sequence[Trial]], target: str = "") -> Iterator[str]:
-    """The loads at which vLLM can run something, of `target`, that gives at least 1 % more than the table."""
+def better(
+    found: ByLoad, trials: Mapping[int, Sequence[Trial]], target: str = "", engine: ServingEngine = VLLM
+) -> Iterator[str]:
+    """The loads at which an engine can run something, of `target`, that gives at least 1 % more than the table."""
     for row in found.rows:
         best = ranked(trials[row.users])
-        able = [t for t in best if not refused(VLLM, t.configuration, target)]
+        able = [t for t in best if not refused(engine, t.configuration, target)]
         more = able[0].last.values[0] / row.value - 1 if able else 0.0
         if more >= WORTH_SAYING:
             at = f"at {counted(row.users, 'user')} {able[0].configuration.in_full} gives {more:.1%} more"
@@ -272,21 +334,21 @@ def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
     return chosen
 
 
-def _winners(study: StoredStudy, users: int | None) -> dict[Load, StudyConfirmation]:
+def _winners(study: StoredStudy, users: int | None, engine: ServingEngine) -> dict[Load, StudyConfirmation]:
     """The winner at the load that was chosen; without a choice at all of them, where one serves all. Raises as above."""
     chosen = _chosen(study, users)
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
         raise AnswerIsNo(_no_winner(study, lost))
-    if len({_to_run(study.loads[load]) for load in winners}) > 1:
+    if len({_to_run(study.loads[load], engine) for load in winners}) > 1:
         raise InputError(_choose(study))
     return winners
 
 
-def _to_run(found: AtLoad) -> Configuration | None:
-    """What vLLM is to run at a load: what was decided for it, else the search's winner; None without one."""
+def _to_run(found: AtLoad, engine: ServingEngine) -> Configuration | None:
+    """What an engine is to run at a load: what was decided for it, else the search's winner; None without one."""
     decision = found.decision
-    if decision is not None and decision.candidate is not None and decision.engine == VLLM:
+    if decision is not None and decision.candidate is not None and decision.engine == engine:
         return decision.candidate
     return None if found.winner is None else found.winner.configuration
 

@@ -47,6 +47,7 @@ def simulate(
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
     window: options.Window = None,
+    prefix_cache: options.PrefixCache = True,
     policy: options.Policies = None,
     against: Annotated[
         str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
@@ -131,7 +132,8 @@ def simulate(
                         policies=policies, against=against_policy, drafters=options.listed(drafter),
                         confidences=confidences, weights=shares, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
-                        replicas=replicas, router=router, seconds=seconds, seed=seed, replications=replications,
+                        replicas=replicas, prefix_cache=prefix_cache, router=router, seconds=seconds, seed=seed,
+                        replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
                         slas=options.slas_of(sla, share),
                         headroom=headroom, gpu_hour=gpu_hour, users=users,

@@ -78,7 +78,7 @@ def _arrive(state, tables, limits, arrival_s):  # type: ignore[no-untyped-def]
     job.response, job.segment = asked.response, 0
     job.prompt_tokens, job.output_tokens = asked.prompt_tokens, asked.output_tokens
     job.arrival_s, job.think_s, job.first_s = arrival_s, asked.think_s, 0.0
-    job.emitted = job.rounds = job.drafted = job.verified = job.accepted = job.preemptions = job.since = 0
+    job.emitted = job.rounds = job.drafted = job.verified = job.accepted = job.preemptions = job.since = job.held = 0
     job.prefill_left = asked.prompt_tokens
     job.anchor = tables.first[asked.response]
     whole = asked.output_tokens <= tables.last[asked.response] - tables.first[asked.response] + 1
@@ -111,9 +111,9 @@ def _route(state, limits, now_s):  # type: ignore[no-untyped-def]
 def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     """One engine iteration of replica r: preempt, admit, draft, verify, commit."""
     replica, totals, s = state.replicas[r], state.totals[0], state.scratch
-    _preempt(state, limits, r)
+    admits = not _preempt(state, limits, r)
     n, context, longest_context = _gather_decoding(state, r)
-    prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n)
+    prefilling, finishing, prefill_tokens, pairs = _give_prefill(state, limits, r, n, admits)
 
     load = StepLoad(n, prefilling, finishing, prefill_tokens, pairs, context)
     if rule.kind == Kind.ORACLE:
@@ -160,13 +160,18 @@ def _foresee(state, tables, n):  # type: ignore[no-untyped-def]
 
 @inlined
 def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
-    """The last admitted give way until what everybody may write in this step fits; they begin anew, keeping their tokens."""
+    """The last admitted give way until what everybody may write in this step fits; they begin anew, keeping their tokens.
+
+    Returns whether anybody did.
+    """
     replica = state.replicas[r]
+    before = replica.running
     while replica.kv_tokens > limits.kv_tokens:
         replica.running -= 1
         j = state.order[r, replica.running]
         job = state.jobs[j]
         replica.kv_tokens -= _reserved(job, limits)
+        _release(state.cache, limits, replica, r, job)
         job.prefill_left = job.prompt_tokens + job.emitted
         job.preemptions += 1
         job.since = 0
@@ -176,6 +181,8 @@ def _preempt(state, limits, r):  # type: ignore[no-untyped-def]
         if replica.tail < 0:
             replica.tail = j
         replica.waiting += 1
+    _evict(state.cache, limits, replica, r)
+    return replica.running < before
 
 
 @inlined
@@ -198,11 +205,11 @@ def _gather_decoding(state, r):  # type: ignore[no-untyped-def]
 
 
 @part
-def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
+def _give_prefill(state, limits, r, n, admits):  # type: ignore[no-untyped-def]
     """Share what the decoding requests leave of the step's tokens among prompts, admitted ones first, in order.
 
     Some are always left, so only the last prompt served stays unfinished, and the next step serves it first: every
-    running prompt has a chunk of this step. After a preemption nobody is admitted: the first in line has just not fitted.
+    running prompt has a chunk of this step. After a preemption nobody is admitted.
     """
     replica = state.replicas[r]
     left = limits.step_tokens - n * (limits.gamma + 1)
@@ -212,7 +219,7 @@ def _give_prefill(state, limits, r, n):  # type: ignore[no-untyped-def]
     budget = left
     i = 0
     while left > 0:
-        if i == replica.running and not _admit_next(state, limits, r):
+        if i == replica.running and not (admits and _admit_next(state, limits, r)):
             break
         job = state.jobs[state.order[r, i]]
         i += 1
@@ -235,7 +242,8 @@ def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
         return False
     j = replica.head
     job = state.jobs[j]
-    needed = _reserved(job, limits)
+    hits, shared = _look_up(state.cache, limits, r, job)
+    needed = _reserved(job, limits) - shared * limits.block_tokens
     if replica.kv_tokens + needed > limits.kv_tokens:
         return False
     replica.head = job.next
@@ -245,7 +253,82 @@ def _admit_next(state, limits, r):  # type: ignore[no-untyped-def]
     replica.kv_tokens += needed
     state.order[r, replica.running] = j
     replica.running += 1
+    if hits > 0:
+        _hold(state.cache, replica, r, job, hits)
+        job.prefill_left -= hits * limits.block_tokens
+        state.totals[0].hit_tokens += hits * limits.block_tokens
+    _evict(state.cache, limits, replica, r)
     return True
+
+
+@part
+def _look_up(cache, limits, r, job):  # type: ignore[no-untyped-def]
+    """Blocks of a prompt that are kept, from its beginning, and how many others hold; one token is left to compute."""
+    hits = shared = 0
+    if limits.block_tokens == 0:
+        return hits, shared
+    first = cache.offsets[job.request]
+    most = min(cache.offsets[job.request + 1] - first, (job.prefill_left - 1) // limits.block_tokens)
+    while hits < most:
+        holders = cache.holders[r, cache.ids[first + hits]]
+        if holders < 0:
+            break
+        shared += holders > 0
+        hits += 1
+    return hits, shared
+
+
+@part
+def _hold(cache, replica, r, job, blocks):  # type: ignore[no-untyped-def]
+    """The request holds so many more blocks of its prompt; returns how many of them others hold too."""
+    shared = 0
+    first = cache.offsets[job.request] + job.held
+    for i in range(first, first + blocks):
+        b = cache.ids[i]
+        if cache.holders[r, b] > 0:
+            shared += 1
+        elif cache.holders[r, b] == 0:
+            _unlink(cache, r, b)
+            replica.idle -= 1
+        cache.holders[r, b] = max(cache.holders[r, b], 0) + 1
+    job.held += blocks
+    return shared
+
+
+@part
+def _release(cache, limits, replica, r, job):  # type: ignore[no-untyped-def]
+    """The request holds its blocks no more. Those that nobody else holds are kept, the end of the prompt to go first."""
+    if job.held == 0:
+        return
+    first, end = cache.offsets[job.request], len(cache.after[r]) - 1
+    for i in range(first + job.held - 1, first - 1, -1):
+        b = cache.ids[i]
+        cache.holders[r, b] -= 1
+        if cache.holders[r, b] > 0:
+            replica.kv_tokens += limits.block_tokens
+            continue
+        last = cache.before[r, end]
+        cache.after[r, last] = cache.before[r, end] = b
+        cache.before[r, b], cache.after[r, b] = last, end
+        replica.idle += 1
+    job.held = 0
+
+
+@inlined
+def _unlink(cache, r, b):  # type: ignore[no-untyped-def]
+    before, after = cache.before[r, b], cache.after[r, b]
+    cache.after[r, before], cache.before[r, after] = after, before
+
+
+@part
+def _evict(cache, limits, replica, r):  # type: ignore[no-untyped-def]
+    """Blocks that nobody holds give way, least recently held first, until all fits."""
+    end = len(cache.after[r]) - 1
+    while replica.idle > 0 and replica.kv_tokens + replica.idle * limits.block_tokens > limits.kv_tokens:
+        b = cache.after[r, end]
+        _unlink(cache, r, b)
+        cache.holders[r, b] = -1
+        replica.idle -= 1
 
 
 @part
@@ -327,6 +410,9 @@ def _move_prefill(state, tables, limits, r):  # type: ignore[no-untyped-def]
         job.prefill_left -= job.chunk
         if job.prefill_left > 0:
             continue
+        if limits.block_tokens > 0:
+            blocks = state.cache.offsets[job.request + 1] - state.cache.offsets[job.request] - job.held
+            replica.kv_tokens -= limits.block_tokens * _hold(state.cache, replica, r, job, blocks)
         totals.prefills += 1
         totals.emitted += 1
         if job.emitted == 0:
@@ -352,6 +438,7 @@ def _retire(state, limits, r):  # type: ignore[no-untyped-def]
             kept += 1
             continue
         replica.kv_tokens -= _reserved(job, limits)
+        _release(state.cache, limits, replica, r, job)
         row = state.rows[control.rows]
         control.rows += 1
         row.request, row.response, row.replica = job.request, job.response, r

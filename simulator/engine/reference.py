@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, takewhile
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from simulator.engine.state import BINS, ROW, TOTALS, Ints, Records, bin_of
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
+from simulator.prefixes import PrefixBlocks
 from simulator.records import Round
 from simulator.traces import Trace
 
@@ -69,6 +70,10 @@ class Job:
     verified: int = 0
     accepted: int = 0
     """Sums over all its rounds."""
+    blocks: tuple[int, ...] = ()
+    """Whole blocks of its prompt, by what they hold."""
+    held: tuple[int, ...] = ()
+    """The first of them, which it shares with the prefix cache."""
     remembered: list[Round] = field(default_factory=list)
     """Those since it was last admitted, as a policy may see them."""
 
@@ -80,6 +85,8 @@ class Replica:
     policy: Policy
     running: list[Job] = field(default_factory=list)
     waiting: list[Job] = field(default_factory=list)
+    idle: list[int] = field(default_factory=list)
+    """Blocks of prompts that are kept and nobody's, least recently held first."""
     stepping: bool = False
     """Whether a step is in flight or about to start."""
 
@@ -90,15 +97,17 @@ class Reference:
     def __init__(
         self, trace: Trace, policy: Policy, cost: StepCost, limits: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
         users: int, seed: int, begin_s: Iterable[float] = (), times: Sequence[int] | None = None,
+        blocks: PrefixBlocks | None = None,
     ) -> None:  # fmt: skip
         """`stream` gives requests one by one, where `Simulator` takes chunks of them; `users` is 0 in an open loop.
 
         Each user begins at one of `begin_s`, by default all at once; `times` is how often a response counts among those that
-        requests go on with, by default once each.
+        requests go on with, by default once each; `blocks` are those that prompts have in common, and kept.
         """
         self.trace, self.cost, self.limits, self.kv_tokens = trace, cost, limits, kv_tokens
         self.stream, self.closed, self.seed = iter(stream), users > 0, seed
         self.gamma, self.offsets = trace.gamma, trace.offsets.tolist()
+        self.blocks, self.block_tokens = blocks, blocks.tokens if blocks else 0
         self.others = _others(trace, times)
         self.replicas = [Replica(deepcopy(policy)) for _ in range(limits.replicas)]
         self.rows: list[Any] = []
@@ -158,6 +167,7 @@ class Reference:
         job = Job(
             number, time_s, think_s, response, prompt, output,
             reading=response, at=first, goes_on=goes_on, prefill_left=prompt, tokens=prompt, left=output,
+            blocks=() if self.blocks is None else self.blocks.of(number),
         )  # fmt: skip
         if self.limits.router == "round_robin":
             r = number % len(self.replicas)
@@ -205,20 +215,46 @@ class Reference:
         self._plan(time_s + step_s, END, (r, decoding, rounds))
 
     def _reserved(self, jobs: list[Job]) -> int:
-        """KV tokens these requests hold or may write in a step."""
-        return sum(job.tokens + self.gamma + 1 for job in jobs)
+        """KV tokens these requests hold or may write in a step; a block that several hold is there once."""
+        held = [block for job in jobs for block in job.held]
+        return sum(job.tokens + self.gamma + 1 for job in jobs) - self.block_tokens * (len(held) - len(set(held)))
 
     def _preempt(self, replica: Replica) -> bool:
         """The last admitted leave until the others fit; they keep their tokens and wait in front."""
         preempted = False
         while self._reserved(replica.running) > self.kv_tokens:
             job = replica.running.pop()
+            self._release(replica, job)
             job.prefill_left, job.remembered = job.tokens, []
             job.preemptions += 1
             self.totals["preemptions"] += 1
             replica.waiting.insert(0, job)
             preempted = True
+        self._evict(replica)
         return preempted
+
+    def _evict(self, replica: Replica) -> None:
+        """What nobody holds gives way until all fits."""
+        while replica.idle and self._reserved(replica.running) + self.block_tokens * len(replica.idle) > self.kv_tokens:
+            replica.idle.pop(0)
+
+    @staticmethod
+    def _hold(replica: Replica, job: Job, blocks: tuple[int, ...]) -> None:
+        job.held = blocks
+        replica.idle = [block for block in replica.idle if block not in blocks]
+
+    @staticmethod
+    def _release(replica: Replica, job: Job) -> None:
+        """A request that runs no more; of its prompt the end is to go first."""
+        others = {block for other in replica.running for block in other.held}
+        replica.idle += [block for block in reversed(job.held) if block not in others]
+        job.held = ()
+
+    def _kept(self, replica: Replica, job: Job) -> tuple[int, ...]:
+        """Blocks of a prompt that are kept, from its beginning; one token at least is left to compute."""
+        kept = {*replica.idle, *(block for other in replica.running for block in other.held)}
+        most = (job.prefill_left - 1) // self.block_tokens if self.block_tokens else 0
+        return tuple(takewhile(kept.__contains__, job.blocks[:most]))
 
     def _share_prefill(self, replica: Replica, decoding: int, admits: bool) -> None:
         """What decoding leaves of the step's tokens goes to prompts: those that run already, then new ones."""
@@ -227,10 +263,17 @@ class Reference:
             job.chunk = min(left, job.prefill_left)
             left -= job.chunk
         while admits and left > 0 and replica.waiting and len(replica.running) < self.limits.request_cap:
-            if self._reserved([*replica.running, replica.waiting[0]]) > self.kv_tokens:
+            job = replica.waiting[0]
+            job.held = self._kept(replica, job)
+            if self._reserved([*replica.running, job]) > self.kv_tokens:
+                job.held = ()
                 break
-            job = replica.waiting.pop(0)
+            replica.waiting.pop(0)
             replica.running.append(job)
+            self._hold(replica, job, job.held)
+            job.prefill_left -= len(job.held) * self.block_tokens
+            self.totals["hit_tokens"] += len(job.held) * self.block_tokens
+            self._evict(replica)
             job.chunk = min(left, job.prefill_left)
             left -= job.chunk
 
@@ -287,6 +330,8 @@ class Reference:
             if job.chunk > 0:
                 job.prefill_left -= job.chunk
                 job.chunk = 0
+                if job.prefill_left == 0:
+                    self._hold(replica, job, job.blocks)
                 if job.prefill_left == 0 and job.emitted == 0:
                     job.first_s = job.burst_s = time_s
                     self._emit(job, 1, 0)
@@ -318,6 +363,7 @@ class Reference:
 
     def _finish(self, time_s: float, r: int, job: Job) -> None:
         self.replicas[r].running.remove(job)
+        self._release(self.replicas[r], job)
         sums = self.totals
         sums["finished"] += 1
         sums["finished_tokens"] += job.emitted

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from simulator.engine.rules import Kind, Rule, Scratch, scratch
 from simulator.memory import JOB_BYTES, check_memory, jobs_of
 from simulator.numbers import counted
+from simulator.prefixes import PrefixBlocks
 
 Records = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int64]
@@ -36,25 +37,29 @@ JOB = np.dtype(
         ("arrival_s", "f8"), ("think_s", "f8"), ("first_s", "f8"), ("emitted", "i8"), ("prefill_left", "i8"),
         ("chunk", "i8"), ("anchor", "i8"), ("limit", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
         ("accepted", "i8"), ("preemptions", "i8"), ("since", "i8"), ("next", "i8"), ("burst_s", "f8"),
+        ("held", "i8"),
     ],
     align=True,
 )  # fmt: skip
 """A request in the system. `anchor` and `limit` point into the trace; at the limit it goes on with another response.
 `since` counts rounds since it was admitted; `next` is the one behind it in its replica's queue; at `burst_s` it got its last
-tokens."""
+tokens; the first `held` blocks of its prompt are shared with the cache."""
 assert JOB.itemsize == JOB_BYTES
+_BLOCK_BYTES = 24
+"""What a block takes on a replica."""
 REPLICA = np.dtype(
     [
         ("clock_s", "f8"), ("running", "i8"), ("waiting", "i8"), ("leaving", "i8"), ("head", "i8"), ("tail", "i8"),
-        ("kv_tokens", "i8"), ("in_system_area_s", "f8"), ("alpha", "f8"),
+        ("kv_tokens", "i8"), ("idle", "i8"), ("in_system_area_s", "f8"), ("alpha", "f8"),
     ],
     align=True,
 )  # fmt: skip
+"""`kv_tokens` are those of running requests, blocks that several hold counted once; `idle` blocks are kept, and nobody's."""
 TOTALS = np.dtype(
     [
         ("steps", "i8"), ("outside", "i8"), ("request_steps", "i8"), ("rounds", "i8"), ("drafted", "i8"), ("verified", "i8"),
-        ("accepted", "i8"), ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("prefills", "i8"),
-        ("preemptions", "i8"), ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
+        ("accepted", "i8"), ("emitted", "i8"), ("committed", "i8"), ("prefill_tokens", "i8"), ("hit_tokens", "i8"),
+        ("prefills", "i8"), ("preemptions", "i8"), ("arrived", "i8"), ("finished", "i8"), ("finished_tokens", "i8"),
         ("overhead_s", "f8"), ("draft_s", "f8"), ("attention_s", "f8"), ("target_s", "f8"),
         ("kv_token_s", "f8"), ("request_s", "f8"), ("sojourn_s", "f8"),
     ],
@@ -62,7 +67,7 @@ TOTALS = np.dtype(
 )  # fmt: skip
 """Sums over all replicas. `outside` counts steps larger than any captured size; `committed` counts tokens of rounds,
 `emitted` those of prefills too; the areas are integrals over time of KV tokens, decoding requests and requests in the
-system."""
+system. `hit_tokens` of prompts were found in the prefix cache."""
 CONTROL = np.dtype(
     [("next", "i8"), ("filled", "i8"), ("last", "i8"), ("due", "i8"), ("free", "i8"), ("rows", "i8"), ("turn", "i8")],
     align=True,
@@ -113,6 +118,8 @@ class Limits(NamedTuple):
     """Whether a finished request brings its user's next one."""
     least_loaded: bool
     seed: int
+    block_tokens: int = 0
+    """Of a block of the prefix cache; 0 without one."""
 
 
 class Memory(NamedTuple):
@@ -124,6 +131,19 @@ class Memory(NamedTuple):
     lengths: Ints
     whole: Ints
     """The last rounds' anchors, ℓ and whether all verified was accepted, [jobs, lag]."""
+
+
+class Cache(NamedTuple):
+    """Blocks of prompts that replicas keep, and those of each request."""
+
+    ids: Ints
+    offsets: Ints
+    """As in `simulator.prefixes.PrefixBlocks`."""
+    holders: Ints
+    """Running requests that hold a block, [replicas, blocks]; −1 where it is not kept."""
+    before: Ints
+    after: Ints
+    """Blocks that nobody holds, by when they were last held, as a ring: [replicas, blocks + 1], the last is no block."""
 
 
 class State(NamedTuple):
@@ -145,12 +165,15 @@ class State(NamedTuple):
     """How often a user waited so long between two bursts of tokens, by `bin_of` seconds, [BINS]."""
     control: Records
     memory: Memory
+    cache: Cache
     paid: Floats
     """Tokens and seconds of decoding by decoding requests, for `oracle`, [replicas, requests + 1, 2]."""
     scratch: Scratch
 
 
-def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int) -> State:
+def new_state(
+    limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int, blocks: PrefixBlocks | None = None
+) -> State:
     """An empty system; `users` is 0 in an open loop. Raises InputError for more users than memory holds."""
     jobs = jobs_of(users)
     check_memory(jobs, f"{counted(users, 'user')}")
@@ -159,13 +182,23 @@ def new_state(limits: Limits, rule: Rule, replicas: int, users: int, chunk: int,
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
         np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(BINS, np.int64),
         np.zeros(1, CONTROL),
-        _memory(jobs, limits.gamma, rule), np.zeros((replicas, limits.requests + 1, 2)),
+        _memory(jobs, limits.gamma, rule), _cache(replicas, blocks), np.zeros((replicas, limits.requests + 1, 2)),
         scratch(limits.requests, limits.gamma),
     )  # fmt: skip
     state.replicas["head"] = state.replicas["tail"] = -1
     state.replicas["alpha"] = 1.0
     state.control["due"], state.control["free"] = users, jobs
     return state
+
+
+def _cache(replicas: int, blocks: PrefixBlocks | None) -> Cache:
+    """Empty ones. Raises InputError for more blocks than memory holds."""
+    distinct = blocks.distinct if blocks else 0
+    check_memory(replicas * (distinct + 1) * _BLOCK_BYTES // JOB_BYTES, f"a prefix cache of {counted(distinct, 'block')}")
+    ends = np.full((replicas, distinct + 1), distinct)
+    none = np.zeros(0, np.int64), np.zeros(1, np.int64)
+    ids, offsets = (blocks.ids.copy(), blocks.offsets.copy()) if blocks else none
+    return Cache(ids, offsets, np.full((replicas, distinct), -1), ends, ends.copy())
 
 
 def with_more_jobs(state: State, gamma: int, rule: Rule) -> State:

@@ -1,7 +1,8 @@
 """TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and pull
 request 10860, which says what `draft_len_schedule` does.
 
-Left out are its n-gram drafts, whose look-up was not compared with ours, and MTP and DFlash, whose fields were not read.
+Left out are its n-gram drafts, whose look-up was not compared with ours, MTP and DFlash, whose fields were not read, and
+`use_rejection_sampling`, off by default, of which it is not known here how drafts are chosen then.
 """
 
 from __future__ import annotations

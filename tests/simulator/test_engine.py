@@ -22,6 +22,7 @@ from simulator.engine.state import REQUEST, Limits, Records, bin_of, new_state, 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost
 from simulator.policies import PolicySpec
+from simulator.prefixes import PrefixBlocks
 from simulator.records import Anchors
 from simulator.replay import replay
 from simulator.setup import EngineLimits
@@ -58,6 +59,8 @@ class Case:
     """Requests handed to the compiled engine at a time."""
     rows: int
     """Finished requests it hands back at a time."""
+    blocks: PrefixBlocks | None = None
+    """What prompts have in common."""
 
     def run(self, cuts: tuple[float, ...] = ()) -> tuple[Records, Simulator]:
         """Compiled; rows by request."""
@@ -66,7 +69,7 @@ class Case:
         with patch.multiple(simulation, CHUNK=self.chunk, ROWS=self.rows):
             simulator = Simulator(
                 prepare(self.trace), policy, self.cost, self.limits, self.kv_tokens, self._chunks(),
-                users=self.users, seed=self.seed, on_rows=parts.append,
+                users=self.users, seed=self.seed, on_rows=parts.append, blocks=self.blocks,
             )  # fmt: skip
             for until_s in cuts:
                 simulator.run_until(until_s)
@@ -79,8 +82,9 @@ class Case:
         """Slow; rows by request."""
         policy = PolicySpec.parse(self.policy).bind(self.believed)
         slow = Reference(
-            self.trace, policy, self.cost, self.limits, self.kv_tokens, iter(self.requests), users=self.users, seed=self.seed
-        )
+            self.trace, policy, self.cost, self.limits, self.kv_tokens, iter(self.requests),
+            users=self.users, seed=self.seed, blocks=self.blocks,
+        )  # fmt: skip
         rows = slow.run()
         assert (np.diff(rows["finish_s"]) >= 0).all()
         return rows[np.argsort(rows["request"])], slow
@@ -141,6 +145,19 @@ def some_requests(rng: np.random.Generator, trace: Trace, count: int, *, as_reco
     return asked
 
 
+def some_blocks(rng: np.random.Generator, prompt_tokens: Any, tokens: int) -> PrefixBlocks:
+    """Prompts of two families, some of which leave it at a random block for one of their own."""
+    numbers = prompt_tokens // tokens - rng.integers(0, 2, len(prompt_tokens)) * (rng.random() < 0.3)
+    known: dict[object, int] = {}
+    ids: list[int] = []
+    for request, n in enumerate(np.maximum(numbers, 0).tolist()):
+        family, leaves = rng.integers(0, 2), rng.choice([0, 2, 5, 99])
+        names = [(int(family), i) if i < leaves else (request, i, "own") for i in range(n)]
+        ids += [known.setdefault(name, len(known)) for name in names]
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(numbers, 0))])
+    return PrefixBlocks(tokens, np.array(ids, np.int64), offsets.astype(np.int64))
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """The structure is drawn piece by piece, the contents of arrays by a seeded generator."""
@@ -163,7 +180,9 @@ def cases(draw: st.DrawFn) -> Case:
     limits = EngineLimits(
         request_cap=cap, step_tokens=tokens, replicas=replicas, router=draw(st.sampled_from(["round_robin", "least_loaded"]))
     )
-    return Case(trace, policy, cost, believed, limits, kv_tokens, requests, users, draw(st.integers(0, 99)), chunk, rows)
+    blocks = some_blocks(rng, requests["prompt_tokens"], tokens) if (tokens := draw(st.integers(0, 3))) else None
+    seed = draw(st.integers(0, 99))
+    return Case(trace, policy, cost, believed, limits, kv_tokens, requests, users, seed, chunk, rows, blocks)
 
 
 def assert_same(case: Case) -> None:
@@ -391,7 +410,7 @@ def test_more_requests_than_memory_holds_are_a_sentence(monkeypatch: pytest.Monk
     """Users at once, and a queue where it grows beyond; numpy would tell of terabytes, or the machine would end us."""
     limits = Limits(requests=8, step_tokens=64, kv_tokens=10**6, gamma=1, closed=True, least_loaded=True, seed=0)
     rule = rule_of(PolicySpec.parse("none").bind(), 8, by_tokens(1, first_s=1.0, cap=8))
-    with pytest.raises(InputError, match=r"99,999,999,999 users would take 33,600 GB of memory, and a simulation has"):
+    with pytest.raises(InputError, match=r"99,999,999,999 users would take 35,200 GB of memory, and a simulation has"):
         new_state(limits, rule, 1, 99_999_999_999, 8, 8)
     state = new_state(limits, rule, 1, 0, 8, 8)
     monkeypatch.setattr("simulator.memory.MOST_BYTES", 1.5 * state.jobs.nbytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 
 import pytest
@@ -109,3 +110,51 @@ def test_a_target_that_nobody_named_is_said_to_be_missing() -> None:
     )  # fmt: skip
     assert made.command.startswith("vllm serve MODEL")
     assert any("MODEL is the target" in note and "llama-3.1-8b" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "policy", "words"),
+    [
+        (
+            "sglang",
+            "eagle3",
+            "fixed:3",
+            "--speculative-num-steps 3 --speculative-eagle-topk 1",
+        ),
+        ("sglang", "dspark", "fixed:7", "--speculative-algorithm DSPARK"),
+        (
+            "sglang",
+            "eagle3",
+            "k_by_batch:2=5/4=1",
+            "--speculative-adaptive --speculative-adaptive-config adaptive_steps.json",
+        ),
+        ("tensorrt-llm", "eagle3", "k_by_batch:2=5/4=1", "draft_len_schedule: {2: 5, 96: 1}"),
+        ("tensorrt-llm", "eagle3", "cutoff:3", "draft_len_schedule: {3: 7}"),
+        ("llama.cpp", "eagle3", "fixed:3", "--spec-type draft-eagle3 -md"),
+    ],
+)
+def test_how_each_engine_is_told(engine: str, kind: str, policy: str, words: str) -> None:
+    known = engine_of(engine)
+    assert known is not None
+    made = served(known, kind, PolicySpec.parse(policy))
+    assert words in " ".join(made.command.replace("\\\n", "").split())
+
+
+def test_sglangs_steps_by_batch_size_are_a_file() -> None:
+    """A batch size's slot is the largest that is not above it: `_find_closest_bs` of adaptive_spec_params.py."""
+    engine = engine_of("sglang")
+    assert engine is not None
+    [note] = [
+        n for n in served(engine, "eagle3", PolicySpec.parse("k_by_batch:2=5/4=1")).notes if "adaptive_steps.json" in n
+    ]
+    steps = json.loads(note[note.index("{") :])
+    assert steps == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
+
+
+def test_what_an_engine_cannot_write_it_does_not_run() -> None:
+    """TensorRT-LLM's schedule ends where drafting does; SGLang's steps by batch size are of EAGLE's alone."""
+    tensorrt, sglang = engine_of("tensorrt-llm"), engine_of("sglang")
+    assert tensorrt is not None
+    assert sglang is not None
+    assert cannot_run(tensorrt, recording("eagle3"), PolicySpec.parse("k_by_batch:2=0/4=1"), CAP)
+    assert cannot_run(sglang, recording("dspark"), PolicySpec.parse("cutoff:3"), CAP)

@@ -14,8 +14,8 @@ from tuner.cli.options import Out, StudyName
 def export(
     name: StudyName = "latest",
     form: Annotated[
-        Literal["vllm", "json", "optuna"],
-        typer.Option("--format", help="A vLLM command, JSON, or an Optuna journal beside the database."),
+        Literal["vllm", "sglang", "tensorrt-llm", "llama.cpp", "json", "optuna", "synthetic", "inferencex"],
+        typer.Option("--format", help="An engine's command, JSON, an Optuna journal, or acceptance for benches."),
     ] = "vllm",
     concurrency: Annotated[int | None, typer.Option(help="Only for so many users, of a study over several loads.")] = None,
     out: Out = Path("runs"),

@@ -39,6 +39,7 @@ def search(
     arrivals: options.Arrivals = None,
     speed: options.Speed = 1.0,
     window: options.Window = None,
+    prefix_cache: options.PrefixCache = True,
     objective: Annotated[
         Literal["throughput", "tps", "goodput", "pareto"] | None,
         typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
@@ -128,7 +129,7 @@ def search(
                         seconds=seconds, confirmation_draws=confirmation_draws, seed=seed, request_cap=request_cap,
                         prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens,
                         kv_capacity_tokens=kv_capacity_tokens,
-                        replicas=replicas, gpu_hour=gpu_hour, users=users,
+                        replicas=replicas, prefix_cache=prefix_cache, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 study_id = start_study(
                     store, run_id, plan, watcher, drafting=drafting, cluster=cluster, time_limit_s=time_limit
