@@ -50,7 +50,8 @@ def simulate(
     prefix_cache: options.PrefixCache = True,
     policy: options.Policies = None,
     against: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load.")
+        str | None,
+        typer.Option(metavar="POLICY", help="Compare all policies with this one, paired, at every load, in up to 60 draws."),
     ] = None,
     drafter: options.Drafters = None,
     confidences: Annotated[
@@ -96,8 +97,6 @@ def simulate(
         if resume is not None:
             options.check_resumed(context)
         options.check_void_of_loads(context, {"share": "sla", "router": "replicas"})
-        if decision_draws == 0 and against is not None:
-            raise InputError("--decision-draws 0: --against compares draws; give some, or leave it out")
         if decision_draws == 0:
             options.check_void(context, {}, apart={"engine": "decision_draws"})
         policies = policies_of(options.listed(policy))

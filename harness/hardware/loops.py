@@ -22,7 +22,7 @@ from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Profile
 from simulator.load import Arrivals, Users
-from simulator.plain import cost_of
+from simulator.plain import capacity_of, cost_of
 from simulator.policies import NO_DRAFTER
 from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
@@ -214,12 +214,14 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
     step_tokens = max(base.step_tokens, users * (recorded.trace.gamma + 1) + _BESIDE)
     asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
 
+    room = capacity_of(base.profile, point.policy, recorded.trace)
+
     def walk(profile: Profile) -> _Walk:
         cost = cost_of(profile, point.policy, recorded.trace, users, step_tokens)
         believed = cost_of(base.profile, point.policy, recorded.trace, users, step_tokens)
         rows = list[Records]()
         simulator = Simulator(
-            recorded, point.policy.bind(believed), cost, limits, base.profile.kv_capacity_tokens, _in_chunks(asked),
+            recorded, point.policy.bind(believed), cost, limits, room, _in_chunks(asked),
             users=users, seed=seed, on_rows=lambda some: rows.append(some.copy()),
         )  # fmt: skip
         simulator.run_until(np.inf)
@@ -317,13 +319,10 @@ def _in_chunks(asked: Records) -> Iterator[Records]:
 def timed(point: MeasuredPoint, base: Base) -> Timed:
     """A point's step, by term; launching is left out, for engines time captured sizes."""
     assert isinstance(point.load, Users), point
-    users, gamma = point.load.users, point.gamma
-    load = StepLoad(users, context_tokens=users * (point.context or 0))
-    if load.context_tokens > base.profile.kv_capacity_tokens:
-        raise InputError(
-            f"context {point.context} of {users} users: {base.profile.name} holds {base.profile.kv_capacity_tokens:,} tokens"
-        )
-    recorded, step_tokens = recorded_of(point), users * (gamma + 1)
+    users, gamma, recorded = point.load.users, point.gamma, recorded_of(point)
+    load, step_tokens = StepLoad(users, context_tokens=users * (point.context or 0)), users * (gamma + 1)
+    if load.context_tokens > (room := capacity_of(base.profile, point.policy, recorded.trace)):
+        raise InputError(f"context {point.context} of {users} users: {base.profile.name} holds {room:,} tokens")
     seconds = {}
     for name in base.linear:
         cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, step_tokens)

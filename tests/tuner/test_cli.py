@@ -157,7 +157,7 @@ def test_a_profile_of_another_model_is_said(out: Path) -> None:
         ([*QUICK, "--concurrency", "4", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
         ([*QUICK, "--concurrency", "4", "--mix", "law=1"], "; it has chat, code, math"),
         ([*QUICK, "--concurrency", "4", "--sampler", "cma"], "--sampler cma: there are tpe, gp"),
-        ([*QUICK, "--concurrency", "4", "--engine", "triton"], "--engine triton: there are vllm, any"),
+        ([*QUICK, "--concurrency", "4", "--engine", "triton"], "--engine triton: there are vllm, sglang"),
         ([*QUICK, "--concurrency", "4", "--objective", "goodput"], "counts what keeps a bound; give one with --sla"),
         ([*QUICK, "--concurrency", "4", "--confirmation-draws", "2"], "needs 5 draws"),
         ([*QUICK, "--concurrency", "4", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
