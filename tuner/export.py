@@ -28,12 +28,14 @@ from simulator.sentences import sentences
 from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import engine_of
+from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 from tuner.acceptance import golden_yaml, synthetic_fields
 from tuner.by_load import ByLoad, bars, by_load, whole_blocks
 from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
+from tuner.sglang_tables import with_tables
 from tuner.stored import AtLoad, StoredStudy, read_study
 from tuner.trial import Trial, ranked, read_trials
 
@@ -76,6 +78,8 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
     if reason and refused(engine, winner, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
     made = serving(winner, found, study, models_of(store.run(study.run_id)), engine)
+    if engine == SGLANG:
+        made = with_tables(store, study, winner, made)
     checked = checked_by(engine, made.speculative)
     where = " and for ".join(each.label for each in won)
     expected = "; ".join(map(_expected, won.values()))

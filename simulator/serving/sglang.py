@@ -7,7 +7,7 @@ than DeepSpec's: what was recorded here says nothing of either.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
@@ -72,3 +72,23 @@ SGLANG: Final = ServingEngine(
     spell=_spelled,
     files=_files,
 )
+
+
+def sts_json(temperatures: Sequence[float], dataset: str, samples: int) -> str:
+    """Its calibration of confidences, a temperature a position: `DSparkStsCalibration` of dspark_sts.py.
+
+    Raises ValueError for temperatures that it refuses.
+    """
+    if not temperatures or min(temperatures) <= 0:
+        raise ValueError("temperatures above 0 are needed")
+    return json.dumps({"temperatures": list(temperatures), "dataset": dataset, "num_samples": samples})
+
+
+def sps_json(seconds: Mapping[int, float]) -> str:
+    """Its table of steps a second by tokens of a target pass, from seconds by tokens: `SpsCostTable` of dspark_sps.py.
+
+    It reads the row at or below a number of tokens.
+    """
+    tokens = sorted(seconds)
+    table = {"sample_batch_tokens": tokens, "sample_steps_per_sec": [1 / seconds[n] for n in tokens]}
+    return json.dumps(table | {"max_batch_tokens": tokens[-1]})

@@ -14,6 +14,7 @@ from simulator.records import Recording
 from simulator.serving.command import Models, Serving, cannot_run, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
+from simulator.serving.sglang import sps_json, sts_json
 from simulator.serving.vllm import VLLM
 
 SPECS = [
@@ -158,3 +159,12 @@ def test_what_an_engine_cannot_write_it_does_not_run() -> None:
     assert sglang is not None
     assert cannot_run(tensorrt, recording("eagle3"), PolicySpec.parse("k_by_batch:2=0/4=1"), CAP)
     assert cannot_run(sglang, recording("dspark"), PolicySpec.parse("cutoff:3"), CAP)
+
+
+def test_sglangs_tables_are_as_it_reads_them() -> None:
+    """`SpsCostTable` wants rising tokens and as many steps a second; `DSparkStsCalibration` temperatures above 0."""
+    table = json.loads(sps_json({16: 0.02, 8: 0.01}))
+    assert table == {"sample_batch_tokens": [8, 16], "sample_steps_per_sec": [100.0, 50.0], "max_batch_tokens": 16}
+    assert json.loads(sts_json([1.5, 0.5], "mine", 3))["temperatures"] == [1.5, 0.5]
+    with pytest.raises(ValueError, match="above 0"):
+        sts_json([1.0, 0.0], "mine", 3)

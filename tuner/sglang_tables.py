@@ -1,0 +1,43 @@
+"""The files by which SGLang's DSpark decides how much of a block to verify: temperatures, and what a step takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from results.store.database import Store
+from simulator.configuration import Configuration
+from simulator.hardware.cost import Longest, StepLoad
+from simulator.plain import cost_of
+from simulator.serving.command import Serving
+from simulator.serving.sglang import sps_json, sts_json
+from tuner.stored import StoredStudy
+
+_STS, _SPS = "sts.json", "sps.json"
+_RAGGED: Final = "its scheduler is on with SGLANG_RAGGED_VERIFY_MODE=compact in the environment; it is not the one simulated"
+
+
+def with_tables(store: Store, study: StoredStudy, winner: Configuration, made: Serving) -> Serving:
+    """The command with these files, for a winner that reads a DSpark head's confidences; as it was for others."""
+    recording, plan = winner.recording.showing("none"), study.plan
+    if not winner.policy.reads_confidences or recording.kind != "dspark":
+        return made
+    trace = store.trace(study.run_id, recording)
+    cost = cost_of(plan.profile, winner.policy, trace, winner.request_cap, plan.step_tokens)
+    responses = len(trace.responses)
+    context = (sum(r.prompt_tokens for r in trace.responses) + len(trace.anchors.accepted) // 2) // responses
+    seconds: dict[int, float] = {}
+    running = 1
+    while running <= winner.request_cap:
+        load = StepLoad.of(running)._replace(context_tokens=running * context)
+        verified = running * trace.gamma
+        step = cost.step(load, trace.gamma, verified, Longest(trace.gamma, context))
+        seconds[running + verified] = step.seconds
+        running *= 2
+    words = [f"--speculative-dspark-sps-table-path {_SPS}"]
+    notes = [_RAGGED, f"{_SPS} is a file, simulated at {context:,} tokens of context a request: {sps_json(seconds)}"]
+    if temperatures := store.temperatures(study.run_id, recording):
+        words.append(f"--speculative-dspark-confidence-sts-path {_STS}")
+        notes.append(f"{_STS} is a file: {sts_json(temperatures, f'run {study.run_id}', responses)}")
+    command = " \\\n  ".join([made.command, *words])
+    return dataclasses.replace(made, command=command, notes=(*made.notes, *notes))
