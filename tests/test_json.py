@@ -32,6 +32,7 @@ PRINTED = {
     "harness show": ["harness show"],
     "harness replay": ["harness replay"],
     "harness check-policy": ["harness check-policy threshold:0.5 --texts 10000"],
+    "harness doctor": ["harness doctor drafters/tiny/mtp --target tiny --texts 4 --max-new-tokens 8"],
     "harness simulate": [SWEEP],
     "harness sensitivity": [f"harness sensitivity {SMALL} --concurrency 2 --policy none,fixed:1"],
     "harness hardware": ["harness hardware"],

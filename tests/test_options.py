@@ -69,6 +69,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness regenerate": ((), {"--target": "tiny", "--prompts": "suites/math_code_chat/prompts/gsm8k.jsonl"}),
     "harness synthesize": ((), dict(zip(RUN[2::2], RUN[3::2], strict=True))),
     "harness check-policy": (("threshold:0.5",), {"--texts": "10000"}),
+    "harness doctor": (("drafters/tiny/dspark",), {"--target": "tiny"}),
     "harness compare": (("latest", "latest"), {}),
     "harness baseline": (("latest", "new.json"), {}),
     "harness sensitivity": (("latest",), {**SMALL, "--concurrency": "2"}),
@@ -85,6 +86,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 ANSWERS = {
     "harness compare": {0, 1, 2, 3},
     "harness check-policy": {0, 1, 2},
+    "harness doctor": {0, 1, 2},
     "harness advise": {0, 1, 2, 3},
     **{key: {0, 1, 2} for key in ("tuner search", "tuner show", "tuner export")},
 }

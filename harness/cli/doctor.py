@@ -1,0 +1,134 @@
+"""`harness doctor`: whether a checkpoint was read as it was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson
+from simulator.errors import AnswerIsNo, InputError
+
+if TYPE_CHECKING:
+    from drafters.doctor import Diagnosis, Reading
+
+
+def doctor(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A drafter's folder, or its id on the hub.")],
+    target: Annotated[
+        str, typer.Option(metavar="MODEL", help="Its target: a folder, a hub id, a GGUF file, tiny or smollm2.")
+    ],
+    prompts: Annotated[
+        list[Path] | None, typer.Option(help="Files of prompts (repeatable); by default the bundled suite's.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=4, max=10_000, help="Answers of the target to judge by.")] = 24,
+    max_new_tokens: Annotated[int, typer.Option(min=8, max=4096, help="Tokens of an answer at most.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Say in which format a drafter's checkpoint is, and whether it drafts better when read under other conventions: exit 0
+    where the declared ones fit, 1 where none beats chance or another is clearly better."""
+    with user_errors("harness"):
+        from harness.recording.pair import asked_pair, load_pair
+        from harness.recording.suite import load_suite, read_prompts
+
+        with watching() as watcher:
+            asked = read_prompts(prompts, None, watcher.say) if prompts else load_suite("math_code_chat").prompts
+            if len(asked) < 4:
+                raise InputError("--prompts: at least 4 prompts are needed")
+            if not Path(checkpoint).is_dir() and (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1):
+                raise InputError(f"checkpoint {checkpoint}: no such folder")
+            source = load_pair(asked_pair("tiny", target)[0]).target
+            chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
+            watcher.doing("loading the target")
+            from transformers.utils import logging as transformers_logging
+
+            from drafters.checkpoints import find_folder, read_declared
+            from drafters.doctor import diagnose, texts_of
+            from drafters.target import Target
+
+            transformers_logging.disable_progress_bar()  # its bars would stand among ours
+            folder = find_folder(checkpoint)
+            model = Target.load(source, live=True)
+            declared = read_declared(folder, model, checkpoint)
+            watcher.doing(f"letting the target answer {len(chosen)} prompts")
+            made = texts_of(model, [_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma)
+            stage = f"reading {checkpoint} in other ways"
+            found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
+        if as_json:
+            print_json("doctor", {"doctor": _row(found, checkpoint, target)})
+        else:
+            _print(found, checkpoint)
+        _judge(found, checkpoint)
+
+
+def _ids(target: Any, text: str) -> list[int]:
+    """A prompt's tokens: by the chat template, or as plain text where the target has none."""
+    if target.tokenizer is None:
+        raise InputError(f"target {target.name}: has no tokenizer, so no prompt can be asked")
+    if getattr(target.tokenizer, "chat_template", None):
+        return [int(i) for i in target.encode_chat([{"role": "user", "content": text}])]
+    return [int(i) for i in target.tokenizer(text)["input_ids"]]
+
+
+def _judge(found: Diagnosis, checkpoint: str) -> None:
+    """Raise AnswerIsNo where the declared conventions are not those to draft with."""
+    if not found.beats_chance:
+        raise AnswerIsNo(
+            f"{checkpoint}: drafts no better than the commonest token would ({found.chance:.0%}) however it is read: "
+            "another target, or a convention that is not known here"
+        )
+    if found.better is not None:
+        more, low, high = found.gain(found.better)
+        raise AnswerIsNo(
+            f"{checkpoint}: drafts better with {found.better.variant.name}: {more:+.2f} tokens a draft "
+            f"({low:+.2f} to {high:+.2f}) over what it declares"
+        )
+
+
+def _print(found: Diagnosis, checkpoint: str) -> None:
+    console = plain_console()
+    say(console, f"{checkpoint}: {found.format} · γ = {found.gamma}")
+    say(console, "declared: " + ", ".join(f"{name} {value}" for name, value in found.conventions.items()))
+    heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
+    lines = []
+    for reading in sorted(found.readings, key=found.length, reverse=True):
+        more, low, high = found.gain(reading)
+        change = f"{more:+.2f} ({low:+.2f} to {high:+.2f})" if reading.variant.changes else "–"
+        shares = [f"{share:.0%}" for share in reading.survival]
+        lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, *shares])
+    print_table(console, heads, lines, tuple(str(k) for k in range(found.gamma, 1, -1)))
+    anchors = int(found.anchors.sum())
+    say(
+        console,
+        f"accepted tokens of a draft at temperature 0, at {anchors:,} positions of {len(found.anchors)} answers; intervals "
+        "are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose position is accepted.",
+    )
+    if found.impossible:
+        say(console, f"its tensors cannot be read with {', '.join(found.impossible)}")
+    if found.beats_chance and found.better is None:
+        alike = [reading.variant.name for reading in found.alike]
+        told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
+        say(console, f"The declared conventions fit: none is clearly better{told}.")
+
+
+def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
+    verdict = "chance" if not found.beats_chance else "other" if found.better is not None else "declared"
+    more, low, high = found.gain(found.best)
+    return {
+        "checkpoint": checkpoint, "target": target, "format": found.format, "gamma": found.gamma,
+        "declared": {name: str(value) for name, value in found.conventions.items()}, "verdict": verdict,
+        "best": found.best.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
+        "positions": int(found.anchors.sum()), "texts": len(found.anchors),
+        "alike": [reading.variant.name for reading in found.alike], "impossible": list(found.impossible),
+        "table": [_line(found, reading) for reading in found.readings],
+    }  # fmt: skip
+
+
+def _line(found: Diagnosis, reading: Reading) -> dict[str, Any]:
+    more, low, high = found.gain(reading)
+    return {
+        "reading": reading.variant.name, "accepted": found.length(reading), "gain": more, "interval": [low, high],
+        "survival": list(reading.survival),
+    }  # fmt: skip
