@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from drafters.doctor import Diagnosis, Reading, Variant
 from harness.cli.app import app
+from tests.documented import differences
 
 TINY = Path(__file__).parents[2] / "drafters" / "tiny"
 TEXTS, ANCHORS = 24, 60
@@ -81,6 +82,13 @@ def test_layers_declared_one_too_high_are_found(tmp_path: Path) -> None:
     assert (told["verdict"], told["best"]) == ("other", "taps one lower")
     assert told["interval"][0] > 0
     assert "taps one lower" in said.splitlines()[-1]
+
+
+def test_json_has_the_documented_keys() -> None:
+    options = [str(TINY / "mtp"), "--target", "tiny", "--texts", "4", "--max-new-tokens", "8", "--json"]
+    done = CliRunner().invoke(app, ["doctor", *options])
+    assert done.exit_code in (0, 1), done.output
+    assert differences(done.stdout) == []
 
 
 def test_a_folder_that_is_not_there_is_told_at_once() -> None:
