@@ -90,7 +90,7 @@ class LearnedDrafter(nn.Module, ABC):
     lm_head: nn.Module
     draft_ids: Tensor | None
     """Target ids of the reduced vocabulary, int64 [V_d]; None where it has all of the target's tokens."""
-    format: str = "deepspec"
+    format: str = "DeepSpec"
     """The published format it was read from."""
 
     def __init__(self, settings: Settings, gamma: int) -> None:

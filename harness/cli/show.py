@@ -51,6 +51,9 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         heads = ("drafter", "kind", "γ", "recorded γ", "checkpoint", "hash")
         drafters = [_drafter(*item) for item in row["drafters"].items()]
         print_table(console, heads, drafters, ("hash", "recorded γ"))
+        for name, drafter in row["drafters"].items():
+            if read := drafter.get("format"):
+                say(console, f"{name} was read as {read}: {_listed(drafter['conventions'])}")
     if row["finished_at"] is None:
         say(console, "this run is not finished: what follows is what it has so far")
     _print_lengths(console, row["drafters"], lengths, speeds)

@@ -387,13 +387,15 @@ class Recorder:
     def _describe(self, name: str) -> dict[str, Any]:
         drafters, source = [self._drafter(*v) for v in self.variants() if v[0] == name], self.sources[name]
         weightless = source in WEIGHTLESS
-        gammas = sorted({d.gamma for d in drafters})
+        gammas, first = sorted({d.gamma for d in drafters}), drafters[0]
+        read = {"format": first.format, "conventions": first.conventions} if isinstance(first, LearnedDrafter) else {}
         return {
-            "kind": drafters[0].kind,
+            "kind": first.kind,
             "gamma": gammas[-1],
             "gammas": gammas,
             "checkpoint": source,
             "checkpoint_hash": None if weightless else folder_hash(find_folder(source)),
+            **read,
         }
 
     def _host(self) -> dict[str, Any]:
