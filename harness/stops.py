@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import NoReturn
 
@@ -253,9 +254,28 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """The handler of signals: the first interrupts. While a command puts its things away `_watch` alone hears the next."""
     assert _command is not None
     _command.signal = _command.signal or number
-    if not _command.raised:
-        _command.raised = True
-        raise KeyboardInterrupt
+    if _command.raised:
+        return
+    if _makes_compiled(frame):
+        _interrupt_soon(_command)
+        return
+    _command.raised = True
+    raise KeyboardInterrupt
+
+
+def _makes_compiled(frame: FrameType | None) -> bool:
+    """Whether a compiled module is being made: some end the process where anything is raised into that."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt_soon(command: _Command) -> None:
+    again = threading.Timer(_AGAIN_S, _interrupt_again, [command])
+    again.daemon = True
+    again.start()
 
 
 def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
@@ -264,9 +284,7 @@ def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
         return
     _command.raised = False
-    again = threading.Timer(_AGAIN_S, _interrupt_again, [_command])
-    again.daemon = True
-    again.start()
+    _interrupt_soon(_command)
 
 
 def _interrupt_again(command: _Command) -> None:

@@ -104,7 +104,8 @@ def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) 
     models = models_of(run)
     if form == "inferencex":
         thinking = bool(run["sampling"].get("thinking"))
-        return golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
+        golden = golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
+        return f"# specyard study {study.study_id}, run {study.run_id}\n{golden}"
     drafted = winner.policy.k or winner.recording.gamma
     made = serving_of(study.plan, VLLM, models, winner, synthetic_fields(trace, drafted))
     head = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from drafters.families.layers import LayerShape
 from drafters.families.registry import read_shape
@@ -58,7 +58,8 @@ class Declared:
     format: str
     """The format's name, for people."""
     settings: PairSettings | BlockSettings
-    core: Literal["block", "eagle3", "mtp"]
+    core: str
+    """Which of `formats.registry` builds it."""
     gamma: int
     """Tokens that it drafts where nobody says: its author's γ."""
     names: Names

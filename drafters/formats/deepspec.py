@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from drafters.families.registry import read_shape
 from drafters.formats.contract import (
@@ -22,20 +24,36 @@ from drafters.formats.contract import (
 )  # fmt: skip
 from drafters.kinds.settings import BlockSettings, PairSettings
 
-CORES: Final = {
-    "Qwen3DSparkModel": ("qwen3", "block"),  # also DFlash
-    "Qwen3Eagle3Model": ("qwen3", "eagle3"),
-    "Qwen3MTPModel": ("qwen3", "mtp"),
-    "Gemma4DSparkModel": ("gemma4", "block"),
-    "Gemma4Eagle3Model": ("gemma4", "eagle3"),
+
+class Core(NamedTuple):
+    """What an architecture is."""
+
+    family: str
+    """Of its layers."""
+    name: str
+    """Which core builds it."""
+    gamma: str
+    """The field that holds γ."""
+    default_gamma: int | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """Conventions that are other than usual."""
+
+
+CORES: Final[Mapping[str, Core]] = {
+    "Qwen3DSparkModel": Core("qwen3", "block", "block_size"),  # also DFlash
+    "Qwen3Eagle3Model": Core("qwen3", "eagle3", "ttt_length"),
+    "Qwen3MTPModel": Core("qwen3", "mtp", "mtp_length", 1, {"order": "feature, embedding", "fused": False}),
+    "Gemma4DSparkModel": Core("gemma4", "block", "block_size"),
+    "Gemma4Eagle3Model": Core("gemma4", "eagle3", "ttt_length"),
 }
-"""Family and core by architecture."""
+"""By architecture."""
 _REFUSED: Final = ("enable_moe_block", "hidden_size_per_layer_input")
 """What DeepSpec refuses itself."""
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
-    family, core = CORES[of.architecture]
+    core = CORES[of.architecture]
+    family = core.family
     fields = Fields(of, of.raw)
     check_target(of, fields, target, "vocab_size", "hidden_size", "num_target_layers")
     if not str(of.raw.get("model_type")).startswith(family):
@@ -52,17 +70,16 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         "shape": shape, "target_size": target.hidden_size, "vocabulary": target.vocab_size, "taps": taps,
         "draft_vocabulary": target.vocab_size, "softcap": cap, "head": head_of(fields, of),
     }  # fmt: skip
-    if core == "block":
-        block, (rank, head) = fields.gamma("block_size"), markov_of(fields)
+    gamma = fields.gamma(core.gamma, core.default_gamma)
+    if core.name == "block":
+        rank, head = markov_of(fields)
         settings = BlockSettings(
-            **every, block=block, mask_token=mask_token(of, fields, target), markov_rank=rank, markov_head=head,
+            **every, block=gamma, mask_token=mask_token(of, fields, target), markov_rank=rank, markov_head=head,
             confidence=confidence_of(fields, rank, on=False, joined=False),
         )  # fmt: skip
-        return Declared("DeepSpec", settings, "block", block, str)
-    if core == "eagle3":
-        return Declared("DeepSpec", PairSettings(**every), "eagle3", fields.gamma("ttt_length"), str)
-    settings = PairSettings(**every, order="feature, embedding", fused=False)
-    return Declared("DeepSpec", settings, "mtp", fields.gamma("mtp_length", 1), str)
+    else:
+        settings = PairSettings(**every, **core.settings)
+    return Declared("DeepSpec", settings, core.name, gamma, str)
 
 
 DEEPSPEC: Final = Format("DeepSpec", lambda of: of.architecture in CORES, _read)

@@ -17,7 +17,11 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.mtp import MTP
 
 FORMATS: Final = (SPECULATORS, DEEPSPEC, DFLASH, EAGLE3)
-_CORE: Final[Mapping[str, type[LearnedDrafter]]] = {"block": DSpark, "eagle3": Eagle3, "mtp": MTP}
+_CORE: Final[Mapping[str, type[LearnedDrafter]]] = {
+    "block": DSpark,
+    "eagle3": Eagle3,
+    "mtp": MTP,
+}
 
 
 def declare(of: Checkpoint, target: TargetFacts) -> Declared:

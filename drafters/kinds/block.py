@@ -92,7 +92,7 @@ class DSpark(LearnedDrafter):
 
     def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
         rotation = self.rotary.at(positions, features.dtype)
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.draft_layers()):
             extend(i, layer.self_attn.project(features, rotation))
 
     def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
@@ -141,7 +141,7 @@ class DSpark(LearnedDrafter):
         x = self._embed(torch.cat([anchor.unsqueeze(-1), masks], -1))
         rotation = self.rotary.at(positions, x.dtype)
         seen = {window: self._masks(context, positions, window) for window in set(self.settings.shape.windows)}
-        for layer, entries, window in zip(self._layers(), context.layers, self.settings.shape.windows, strict=True):
+        for layer, entries, window in zip(self.draft_layers(), context.layers, self.settings.shape.windows, strict=True):
 
             def attend(
                 x: Tensor, at: ContextAttention = layer.self_attn, entries: KeyValue = entries, unseen: Masks = seen[window]
@@ -164,5 +164,5 @@ class DSpark(LearnedDrafter):
         later = torch.ones(count, count, dtype=torch.bool, device=positions.device).triu(1) if causal else None
         return Masks(context.unseen(first), later)
 
-    def _layers(self) -> list[DraftLayer]:
+    def draft_layers(self) -> list[DraftLayer]:
         return cast(list[DraftLayer], list(self.layers))

@@ -34,7 +34,7 @@ class Eagle3(AutoregressiveDrafter):
         return self.fc(taps) if self.settings.fused else taps
 
     def pair(self, feature: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        first = self._layers()[0]
+        first = self.draft_layers()[0]
         normed, embedded = first.hidden_norm(feature), first.input_layernorm(embedded)
         both = [embedded, normed] if self.settings.order == "embedding, feature" else [normed, embedded]
         return normed if self.settings.residual == "normed feature" else feature, torch.cat(both, -1)

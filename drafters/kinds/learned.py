@@ -239,7 +239,7 @@ class AutoregressiveDrafter(LearnedDrafter):
     def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
         residual, x = self.pair(features, self.embed_tokens(tokens))
         rotation, count = self.rotary.at(positions, x.dtype), positions.shape[1]
-        layers = self._layers()
+        layers = self.draft_layers()
         for i, layer in enumerate(layers):
             x = x if i == 0 else layer.enter(residual)
             entries = extend(i, layer.self_attn.project(x, rotation))
@@ -263,7 +263,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         for k in range(self.gamma):
             residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed_tokens(token)))
             rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
-            for i, layer in enumerate(self._layers()):
+            for i, layer in enumerate(self.draft_layers()):
                 x = x if i == 0 else layer.enter(residual)
                 kept = own[i]
                 if k > 0:  # the first step's entry already stands in the context
@@ -284,5 +284,5 @@ class AutoregressiveDrafter(LearnedDrafter):
         window = self.settings.shape.windows[layer]
         return Masks(context.unseen(None if window is None else (context.visible + k - window).unsqueeze(-1)))
 
-    def _layers(self) -> list[DraftLayer]:
+    def draft_layers(self) -> list[DraftLayer]:
         return cast(list[DraftLayer], list(self.layers))

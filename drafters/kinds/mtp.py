@@ -31,4 +31,4 @@ class MTP(AutoregressiveDrafter):
     def pair(self, feature: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
         both = [self.enorm(embedded), self.hnorm(feature)]
         x = self.eh_proj(torch.cat(both if self.settings.order == "embedding, feature" else both[::-1], -1))
-        return x, self._layers()[0].enter(x)
+        return x, self.draft_layers()[0].enter(x)

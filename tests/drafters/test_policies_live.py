@@ -93,6 +93,7 @@ class Retrospective(Policy):
     look: Callable[[StepView, int], float]
 
     name = "retrospective"
+    reads_confidences = True
 
     def admit(self, step: StepView) -> None:
         for request in range(step.running):

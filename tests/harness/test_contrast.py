@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from harness.cli.app import app
 from results.report.compose import compose
 from results.store.contrasts import read_contrasts
 from results.store.database import Store
+from simulator.hardware.catalogue import find_profile
+from simulator.hardware.profile import dump_profile
 from tests.documented import differences
 
 SMALL = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--drafter", "dspark", "--decision-draws", "10")
@@ -33,9 +36,12 @@ def simulated(out: Path, *more: str, code: int = 0) -> str:
 
 
 def test_what_does_the_same_differs_in_nothing(out: Path) -> None:
-    """A table of one k is that k; a threshold of 0 is the whole block."""
+    """A table of one k is that k; a threshold of 0 is the whole block, where deciding takes no time."""
+    hardware = out / "deciding is free.json"
+    hardware.write_text(dump_profile(replace(find_profile("h100/qwen3-4b"), deciding_share=0.0)))
     for twin, against in (("k_by_batch:1000=3", "fixed:3"), ("threshold:0", "fixed:7")):
-        printed = simulated(out, "--concurrency", "4", "--policy", f"{twin},{against}", "--against", against, "--json")
+        asked = ("--hardware", str(hardware), "--concurrency", "4", "--policy", f"{twin},{against}", "--against", against)
+        printed = simulated(out, *asked, "--json")
         [one] = json.loads(printed)["contrasts"]
         assert one["against"] == against
         assert one["gain"]["all"] == one["gain"]["held"] == {"value": 0, "low": 0, "high": 0}

@@ -82,6 +82,9 @@ class TestEveryExport:
     def test_it_names_what_it_is_of_and_changes_nothing(self, form: str, searched: dict[str, Any], out: Path) -> None:
         name = searched["study"]["study_id"]
         done = tuner("export", name[:5], "--format", form, out=out)
+        if done.returncode == 2:  # an engine that has no such drafter
+            assert "has no method for dspark" in done.stderr
+            return
         assert done.returncode == 0, done.stderr
         assert name in done.stdout
         assert tuner("export", name, "--format", form, out=out).stdout == done.stdout
