@@ -121,6 +121,7 @@ def test_a_run_records_every_prompt_with_every_drafter(reference: Path) -> None:
     assert query(reference, "SELECT count(DISTINCT prompt_id) FROM speed_samples") == [(9,)]
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(reference: Path, tmp_path: Path) -> None:
     done = harness("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -129,6 +130,7 @@ def test_results_do_not_depend_on_the_number_of_workers(reference: Path, tmp_pat
     assert recorded(tmp_path) == recorded(reference)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_prompts_redone(reference: Path, tmp_path: Path) -> None:
     run = start("run", *SMALL, "--actors", "2", "--speed-passes", "0", "--out", str(tmp_path))
     wait_for(lambda: something_recorded(tmp_path), "the first recorded unit")

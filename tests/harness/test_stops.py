@@ -334,6 +334,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> str:
     return stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_frozen_raylet_is_noticed(tmp_path: Path) -> None:
     """Ray itself would wait for ever, or end the process without a word."""

@@ -208,6 +208,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_validate_for_real(recorded: Path) -> None:
     command = [
