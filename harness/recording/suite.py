@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -212,7 +213,7 @@ def _tasks(file: SuiteFile, data_dir: Path | None) -> tuple[Task, ...]:
 def _found(stem: Path) -> Path | None:
     """The file of a task, whatever its ending; None without one."""
     names = (stem.with_name(f"{stem.name}{ending}{packed}") for ending in _ENDINGS for packed in ("", ".gz"))
-    return next((path for path in names if path.is_file()), None)
+    return next((path for path in names if os.path.isfile(path)), None)  # of a name that is too long it says no
 
 
 def _said(left_out: Counter[str]) -> list[str]:

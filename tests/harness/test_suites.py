@@ -36,6 +36,12 @@ def write(file: Path, rows: list[object]) -> None:
     file.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n", encoding="utf-8")
 
 
+def test_a_task_of_too_long_a_name_is_told(folder: Path) -> None:
+    (folder / "suite.yaml").write_text(f"name: mine\nversion: 3\ntasks:\n  - {{name: {'x' * 300}, domain: math}}\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_suite(str(folder))
+
+
 def test_a_folder_anywhere_is_a_suite(folder: Path) -> None:
     suite = load_suite(str(folder))
     assert (suite.file.name, suite.file.version, suite.source) == ("mine", 3, "suite")

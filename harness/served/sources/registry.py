@@ -39,7 +39,7 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
     by_source: dict[int, list[Text]] = {}
     unknown, notes = list[tuple[Text, bool]](), list[str]()
     for text, named in read_texts(list(dict.fromkeys(paths))):
-        i = next((i for i, source in enumerate(SOURCES) if source.recognises(text)), None)
+        i = next((i for i, source in enumerate(SOURCES) if _knows(source, text)), None)
         if i is None:
             unknown.append((text, named))
         else:
@@ -52,6 +52,14 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
             raise InputError(f"{text.name}: is none of what is read here{told}: {known}")
         notes.append(f"{text.name}: is none of what is read here, and left out")
     return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
+
+
+def _knows(source: Source, text: Text) -> bool:
+    """Whether a file is of a source's kind; what holds values of other types than it writes is not."""
+    try:
+        return source.recognises(text)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _read(source: Source, texts: Sequence[Text]) -> list[Observation]:

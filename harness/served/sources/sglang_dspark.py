@@ -51,16 +51,21 @@ def _dumps(document: Any) -> Iterator[Mapping[str, Any]]:
         return
     if isinstance(document.get("records"), list) and "gamma" in document:
         yield document
-    for holder in (document, *(one for one in document.get("internal_states") or () if isinstance(one, dict))):
+    for holder in (document, *_states(document)):
         own = holder.get("dspark_info_record")
         if isinstance(own, dict) and isinstance(own.get("records"), list):
             yield own
 
 
+def _states(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What each of the server's ranks says of itself."""
+    states = document.get("internal_states")
+    return [one for one in states if isinstance(one, dict)] if isinstance(states, list) else []
+
+
 def _capacity(document: Mapping[str, Any]) -> int | None:
     """Context tokens that fit, as the server says of itself."""
-    states = [one for one in document.get("internal_states") or () if isinstance(one, dict)]
-    memory = [usage for one in states if isinstance(usage := one.get("memory_usage"), dict)]
+    memory = [usage for one in _states(document) if isinstance(usage := one.get("memory_usage"), dict)]
     told = [document.get("max_total_num_tokens"), *(one.get("token_capacity") for one in memory)]
     return next((n for n in told if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1e12), None)
 
