@@ -35,6 +35,7 @@ from drafters.kinds.settings import (
     TapNorm,
     VocabularyMap,
     WindowFrom,
+    conventions,
 )
 from drafters.target import Target
 from simulator.errors import InputError
@@ -80,6 +81,8 @@ class Reading:
     variant: Variant
     accepted: Floats
     """Tokens accepted in all, by text."""
+    first: Floats
+    """Anchors whose first position is accepted, by text."""
     survival: tuple[float, ...]
     """Share of anchors whose position k is accepted."""
 
@@ -130,9 +133,7 @@ class Diagnosis:
     @property
     def beats_chance(self) -> bool:
         """Whether the best reading's first position is accepted more often than the commonest token would be."""
-        first = self.best.survival[0] * self.anchors.sum()
-        of_text = self.best.accepted / max(self.best.accepted.sum(), 1e-12) * first  # spread as all positions are
-        drawn = (self.weights @ (of_text - self.commonest)) / (self.weights @ self.anchors)
+        drawn = (self.weights @ (self.best.first - self.commonest)) / (self.weights @ self.anchors)
         return bool(np.quantile(drawn, _ERROR / 2) > 0)
 
     @property
@@ -194,8 +195,8 @@ def diagnose(
     values, counts = np.unique(np.concatenate(following), return_counts=True)
     commonest = np.array([(of_text == values[counts.argmax()]).sum() for of_text in following], np.float64)
     anchors = np.array([text.anchors for text in texts], np.float64)
-    made = load_declared(replace(declared, gamma=gamma), folder, target, name=name, tensors=tensors)
-    return Diagnosis(declared.format, made.conventions, gamma, anchors, commonest, tuple(readings), tuple(impossible))
+    told = conventions(declared.settings)
+    return Diagnosis(declared.format, told, gamma, anchors, commonest, tuple(readings), tuple(impossible))
 
 
 def _reading(
@@ -209,7 +210,8 @@ def _reading(
     by_text = [anchors.accepted.astype(np.int64) for anchors in next(iter(recorded.values()))]
     every = np.concatenate(by_text)
     survival = tuple(float((every >= k).mean()) for k in range(1, gamma + 1))
-    return Reading(variant, np.array([accepted.sum() for accepted in by_text], np.float64), survival)
+    total, first = ([float(part.sum()) for part in parts] for parts in (by_text, [own > 0 for own in by_text]))
+    return Reading(variant, np.array(total), np.array(first), survival)
 
 
 def _common_gamma(declared: Declared) -> int:

@@ -25,7 +25,8 @@ def diagnosis(*lengths: float, commonest: float = 0.1, seed: int = 0, spread: fl
     easy = np.exp(spread * rng.standard_normal(TEXTS))
     readings = [
         Reading(Variant({"order": i} if i else {}, (f"reading {i}",) if i else ()), rng.poisson(length * ANCHORS * easy)
-                .astype(np.float64), (min(length, 1.0) / 2,))
+                .astype(np.float64), rng.poisson(min(length, 1.0) / 2 * ANCHORS * easy).astype(np.float64),
+                (min(length, 1.0) / 2,))
         for i, length in enumerate(lengths)
     ]  # fmt: skip
     anchors = np.full(TEXTS, float(ANCHORS))
