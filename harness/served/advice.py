@@ -320,7 +320,7 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     settings, engine = advice.server.settings, engine_of(advice.server)
     names, kind = engine.fields, engine.kinds.get(advice.kind)
     method = settings.method or (kind.method if kind else "METHOD")
-    fields: dict[str, Any] = {names.method: method.upper() if engine.name == "SGLang" else method}
+    fields: dict[str, Any] = {names.method: method}
     if settings.drafter:
         fields[names.checkpoint] = settings.drafter
     fields[names.tokens] = advice.k

@@ -89,7 +89,7 @@ def _drafting(server: Server) -> Drafting:
     """How the engine chose drafts: as it says, or as it does unless told."""
     if server.settings.drafting is not None:
         return server.settings.drafting
-    return "sampled" if server.settings.method == "dspark" and server.settings.engine == "SGLang" else "greedy"
+    return "sampled" if server.settings.method.lower() == "dspark" and server.settings.engine == "SGLang" else "greedy"
 
 
 def _steps_of(one: ServedRequest, gamma: int, rng: np.random.Generator) -> Steps:

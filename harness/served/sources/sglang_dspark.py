@@ -111,7 +111,7 @@ def _observation(
     return Observation(
         source=SglangDspark.name, files=tuple(text.name for text in texts),
         settings=Settings(
-            engine="SGLang", model=model, method="dspark", gamma=gamma, speculates=True,
+            engine="SGLang", model=model, method="DSPARK", gamma=gamma, speculates=True,
             adaptive=bool(trimmed) or "compact" in modes,
         ),
         drafts=_drafts(every, gamma), requests=None, request_steps=len(every), engine_steps=len(steps),

@@ -87,7 +87,7 @@ def _settings(texts: Sequence[Text]) -> tuple[Settings, int]:
         )
     every = told("decode_log_interval")
     return Settings(
-        engine="SGLang", model=told("served_model_name") or told("model_path"), method=told("speculative_algorithm").lower(),
+        engine="SGLang", model=told("served_model_name") or told("model_path"), method=told("speculative_algorithm").upper(),
         drafter=told("speculative_draft_model_path"),
         gamma=int(tokens) - 1 if tokens.isdigit() and int(tokens) > 1 else None,
     ), int(every) if every.isdigit() and int(every) else _EVERY  # fmt: skip
