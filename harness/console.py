@@ -93,6 +93,8 @@ class Commands(TyperGroup):
             stops.end_of_pipe()
         except _USAGE_ERROR as error:
             self._refuse(error, f"{self.name} {ctx.invoked_subcommand or ''}")
+        except InputError as error:  # of an option that is checked where it is read
+            _fail(str(self.name), str(error), 2)
         except Exception:
             if stops.stopped():  # what an interrupted query or worker raises in its turn
                 stops.end_stopped()

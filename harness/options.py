@@ -23,7 +23,29 @@ if TYPE_CHECKING:  # these take seconds
     from simulator.load import Load
     from simulator.policies import PolicySpec
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of the database, the reports and everything else a run writes.")]
+_OUT = "Folder of the database, the reports and everything else a run writes."
+
+
+def _folder_of_results(context: typer.Context, out: Path) -> Path:
+    """An --out as it was typed. Raises InputError at once where a file stands in its place."""
+    if not context.resilient_parsing:
+        from results.store.connection import check_folder
+
+        check_folder(out)
+    return out
+
+
+def _writable_folder(context: typer.Context, out: Path) -> Path:
+    """An --out that a command writes into. Raises InputError at once where nothing could be."""
+    if not context.resilient_parsing:
+        from results.store.connection import check_folder
+
+        check_folder(out, writable=True)
+    return out
+
+
+Out = Annotated[Path, typer.Option("--out", callback=_folder_of_results, help=_OUT)]
+WritableOut = Annotated[Path, typer.Option("--out", callback=_writable_folder, help=_OUT)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout; progress goes to stderr.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the start of one, or `latest`.")]
 

@@ -75,6 +75,7 @@ def stoppable(program: str) -> Iterator[None]:
     # What was started in the background, or with nohup, ignores some of them already; that is left so.
     handled = tuple(s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
     _command = _Command(program, handled)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal has no character for ends no command
@@ -104,6 +105,17 @@ def stoppable(program: str) -> Iterator[None]:
         traceback.print_exception(error)
         say(f"{program}: internal error, please report it with the lines above{way_on()}")
         raise SystemExit(INTERNAL) from None
+
+
+def _open_closed_streams() -> None:
+    """Nowhere to read from or write to, for streams that whoever started this has closed: else files take their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _done(command: _Command, code: int) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, profile_of
+from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, WritableOut, profile_of
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def fit(
     step_tokens: StepTokens = 8192,
     run: RunOfAcceptance = None,
     name: Annotated[str | None, typer.Option(help="What the profile is called; by default as the file is.")] = None,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a profile to what was measured of a server, and say what the measurements cannot tell."""

@@ -11,7 +11,7 @@ from harness.cli.advise import Files, read_server
 from harness.cli.report import write_report
 from harness.cli.show import print_run
 from harness.console import Watcher, user_errors, watching
-from harness.options import AsJson, Out
+from harness.options import AsJson, WritableOut
 
 if TYPE_CHECKING:
     from harness.served.server import Server
@@ -25,7 +25,7 @@ def import_(
     ] = None,
     target: Annotated[str | None, typer.Option(help="The model that was served, where no file says.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Keep what engines log as a run, estimated from served rounds: simulate, tuner search and report work on it."""

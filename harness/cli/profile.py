@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, Out, PairDrafters, PairName, TargetSource, check_void, given_options, listed
+from harness.options import AsJson, PairDrafters, PairName, TargetSource, WritableOut, check_void, given_options, listed
 from simulator.drafter_kinds import LEARNED
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -42,7 +42,7 @@ def profile(
     memory_gb: Annotated[float | None, typer.Option(help="For keys and values; by default half of what is free.")] = None,
     graphs: Annotated[bool, typer.Option(help="Capture passes as CUDA graphs on a GPU.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the order of measurements.")] = 0,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""

@@ -14,10 +14,10 @@ from harness.cli.show import print_run
 from harness.console import Watcher, print_json, user_errors, watching
 from harness.options import (
     AsJson,
-    Out,
     PairDrafters,
     PairName,
     TargetSource,
+    WritableOut,
     check_resumed,
     check_void,
     checked,
@@ -82,7 +82,7 @@ def record(
     ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default a local one is started.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     reported = context.info_name == "run"

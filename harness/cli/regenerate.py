@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, Out, RayAddress, check_void, checked
+from harness.options import AsJson, RayAddress, WritableOut, check_void, checked
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -43,7 +43,7 @@ def regenerate(
         float | None, typer.Option(help="GPUs of each worker; by default one where there are any.")
     ] = None,
     ray_address: RayAddress = None,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Let a model answer prompts, on all workers, as a file that `--responses` reads. Stopped, the same command goes on."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.console import plain_console, print_json, user_errors
-from harness.options import AsJson, Out
+from harness.options import AsJson, WritableOut
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -30,7 +30,7 @@ def remove(
         list[str], typer.Argument(metavar="RUN…", help="Ids of runs, sweeps or studies, or the starts of them.")
     ],
     yes: Yes = False,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Remove runs with all that stands on them, or sweeps or studies, and give their space back."""
@@ -51,7 +51,7 @@ def prune(
         int | None, typer.Option(metavar="N", help="Leave the N newest, of runs, sweeps and studies each.")
     ] = None,
     yes: Yes = False,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Remove runs, sweeps and studies that are old, or not among the newest, and give their space back."""
@@ -73,7 +73,7 @@ def rescue(
     to: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The new database; by default specyard.rescued.duckdb in --out.")
     ] = None,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Copy what can still be read of a damaged database into a new one; the damaged one stays as it is."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.console import plain_console, print_json, say_listed, say_markdown, user_errors
-from harness.options import AsJson, Out
+from harness.options import AsJson, WritableOut
 from simulator.errors import InputError
 
 
@@ -20,7 +20,7 @@ def reproduce(
         ),
     ] = "paper",
     alternatives: Annotated[bool, typer.Option(help="paper: how errors change with every choice that was made.")] = False,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Predict what others published of served systems, and say how far off every published point is."""

@@ -17,11 +17,11 @@ from harness.options import (
     Hardware,
     KvFormat,
     ModelFile,
-    Out,
     Policies,
     RunName,
     TensorParallel,
     Weights,
+    WritableOut,
     check_void_of_policies,
     checked,
     joined,
@@ -53,7 +53,7 @@ def sensitivity(
     ] = "throughput",
     seconds: Annotated[float, typer.Option(help="Seconds of simulated time, for each point.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """How wrong a profile, acceptances or lengths may be before another configuration would have won."""

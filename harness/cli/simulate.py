@@ -86,7 +86,7 @@ def simulate(
     actors: Annotated[int | None, typer.Option(help="Ray workers; none for a small sweep, else one a core.")] = None,
     ray_address: options.RayAddress = None,
     resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep.")] = None,
-    out: options.Out = Path("runs"),
+    out: options.WritableOut = Path("runs"),
     as_json: options.AsJson = False,
 ) -> None:
     """Replay a run's dense recordings on modelled hardware, under load: throughput, TPS, latencies, budget."""

@@ -11,7 +11,7 @@ import typer
 from harness.cli.report import write_report
 from harness.cli.show import print_run
 from harness.console import Watcher, user_errors, watching
-from harness.options import AsJson, Out
+from harness.options import AsJson, WritableOut
 from simulator.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds
@@ -49,7 +49,7 @@ def synthesize(
     output_tokens: Annotated[int, typer.Option(help="Tokens of each response.")] = 512,
     prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of each prompt of averages; 512.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Make dense traces from averages, published ones or your own, to study an operating range without running a model."""

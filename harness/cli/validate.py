@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, Out, RunName, check_void_of_policies, joined, listed
+from harness.options import AsJson, RunName, WritableOut, check_void_of_policies, joined, listed
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -42,7 +42,7 @@ def validate(
     ] = 420.0,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 48,
     seed: Annotated[int, typer.Option(help="Seed of prompts' halves, their turns, and all that is drawn.")] = 0,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Serve a run's prompts live under load, and simulate the same from other prompts' traces: how far off is it?"""

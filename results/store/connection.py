@@ -125,14 +125,25 @@ def clear_leftovers(file: Path) -> None:
 
 def check_writable(file: Path) -> None:
     """Raise StoreError where a file, or one still to be made, could not be written; it and its folder stay as they are."""
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
-    for path in (file, Path(f"{file}.wal"), folder):
+    for path in (file, Path(f"{file}.wal")):
         if path.exists() and not os.access(path, os.W_OK):
-            raise StoreError(f"{path}: cannot be written; choose another --out, or a copy")
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: is no folder; choose another --out")
+            raise _not_writable(path)
+    check_folder(file.parent, writable=True)
     if not file.exists() and Path(f"{file}.wal").exists():
         raise StoreError(f"{file}.wal: its database {file.name} is gone; move it away, or bring the database back")
+
+
+def check_folder(folder: Path, *, writable: bool = False) -> None:
+    """Raise StoreError where a folder that may be yet to be made could not be, or could not be written; makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise StoreError(f"{there}: is no folder; choose another --out")
+    if writable and not os.access(there, os.W_OK):
+        raise _not_writable(there)
+
+
+def _not_writable(path: Path) -> StoreError:
+    return StoreError(f"{path}: cannot be written; choose another --out, or a copy")
 
 
 def first_line(error: BaseException) -> str:

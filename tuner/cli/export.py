@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from harness.console import print_json, user_errors
-from tuner.cli.options import Out, StudyName
+from harness.options import Out
+from tuner.cli.options import StudyName
 
 
 def export(

@@ -11,7 +11,6 @@ from harness import options, stops
 from harness.console import user_errors, watching
 from simulator.errors import InputError
 from simulator.sla import USAGE
-from tuner.cli.options import Out
 
 SMALL = 32
 """Trials up to which starting Ray takes longer than it saves."""
@@ -85,7 +84,7 @@ def search(
     resume: Annotated[
         str | None, typer.Option(metavar="STUDY", help="Go on with a study, as it was planned, or to more --trials.")
     ] = None,
-    out: Out = Path("runs"),
+    out: options.WritableOut = Path("runs"),
     as_json: options.AsJson = False,
 ) -> None:
     """Search a run's recordings for the configuration to run, confirm it on other prompts, and show what it gains."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.console import user_errors
-from harness.options import AsJson
-from tuner.cli.options import Out, StudyName
+from harness.options import AsJson, Out
+from tuner.cli.options import StudyName
 
 
 def show(name: StudyName = "latest", out: Out = Path("runs"), as_json: AsJson = False) -> None:
