@@ -84,6 +84,7 @@ def stoppable(program: str) -> Iterator[None]:
     sys.unraisablehook = _swallowed
     rearm()
     try:
+        _check_working_folder(program)
         yield
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -116,6 +117,15 @@ def _open_closed_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _check_working_folder(program: str) -> None:
+    """End the program where the folder that it works in has been deleted: no path can be told apart from there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        say(f"{program}: the working folder: {error.strerror}; change into one that is there")
+        raise SystemExit(2) from None
 
 
 def _done(command: _Command, code: int) -> None:

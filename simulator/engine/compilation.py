@@ -11,11 +11,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from numba import njit
 from numba.core import event
 from numba.extending import register_jitable
+
+from simulator.errors import InputError
 
 _OPTIONS: dict[str, Any] = {"_nrt": False}
 """Leaves out the counting of references to arrays: Python holds them while compiled code runs.
@@ -23,6 +26,8 @@ _OPTIONS: dict[str, Any] = {"_nrt": False}
 The loop is compiled sooner and runs faster. numba does not document the option and ignores those it does not know: without
 it everything is right, and slower.
 """
+_DISABLED = isinstance(njit(lambda: None), FunctionType)
+"""Whether NUMBA_DISABLE_JIT is set."""
 part: Any = register_jitable(**_OPTIONS)
 """Decorates a function that is called by compiled code alone."""
 inlined: Any = njit(inline="always")
@@ -47,6 +52,9 @@ class Kept:
         self._function = function
         self.kept = True
         """Whether later processes find it compiled."""
+        if _DISABLED:
+            self._forget()
+            return
         try:
             self._compiled = njit(cache=True, **_OPTIONS)(function)
             _drop_unless_made_of(_sources(function), Path(str(self._compiled.stats.cache_path)))
@@ -54,6 +62,8 @@ class Kept:
             self._forget()
 
     def __call__(self, *arguments: Any) -> Any:
+        if _DISABLED:
+            raise InputError("NUMBA_DISABLE_JIT: is set, and the simulator runs as machine code alone; unset it")
         try:
             return self._compiled(*arguments)
         except OSError:  # from the folder, before anything has run: it is full, or holds what may not be read

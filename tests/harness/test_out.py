@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app as harness
 from tuner.cli.app import app as tuner
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     pytest.param(app, [*name.split(), "--out"], id=f"{program} {name}")
     for program, app in (("harness", harness), ("tuner", tuner))
@@ -52,3 +53,12 @@ def test_closed_streams_end_nothing(closed: str, tmp_path: Path) -> None:
     ended = subprocess.run(f"{sys.executable} -m harness hardware {closed}", shell=True, cwd=tmp_path, capture_output=True)
     assert ended.returncode == 0, ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    """As after a job's folder was cleared under a shell."""
+    shell = f"cd {tmp_path} && rmdir {tmp_path} && {sys.executable} -m harness synthesize"
+    ended = subprocess.run(shell, shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "working folder" in ended.stderr

@@ -98,6 +98,15 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, cache: Path, monkeypatch: 
     assert loop(0, 0, 0, 0, 0, 0) == 0
 
 
+def test_without_a_compiler_there_is_no_simulator(tmp_path: Path) -> None:
+    """NUMBA_DISABLE_JIT, left over from measuring coverage, is named."""
+    code = "from simulator.simulation import ready; ready(print)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert "InputError: NUMBA_DISABLE_JIT" in ended.stderr
+
+
 def test_no_folder_at_all(tmp_path: Path) -> None:
     """The whole simulator, where neither its own folder nor the user's cache nor the one asked for can be written. Files
     stand where folders would have to be: that stops root as well."""
