@@ -52,8 +52,8 @@ class Kept:
         self._function = function
         self.kept = True
         """Whether later processes find it compiled."""
+        self._compiled: Any = function
         if _DISABLED:
-            self._forget()
             return
         try:
             self._compiled = njit(cache=True, **_OPTIONS)(function)
