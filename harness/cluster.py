@@ -337,6 +337,10 @@ def _start(actors: int | None) -> None:
             _init(address="local", num_cpus=actors, include_dashboard=False, runtime_env=runtime)
         except InputError:
             raise
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"{error.filename or 'Ray'}: {error.strerror}; Ray keeps its sockets there, see TMPDIR"
+            ) from None
         except Exception as error:  # Ray raises all kinds, a bare Exception after 30 s among them
             why = first_paragraph(error)
             ray.shutdown()

@@ -113,6 +113,16 @@ def elsewhere() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.ray
+def test_a_temporary_folder_that_is_no_place_is_told() -> None:
+    """Trying again would change nothing."""
+    code = "from harness.cluster import Cluster, joined\nwith joined(Cluster(None, 1)): pass"
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, "TMPDIR": "/proc"})
+    assert "InputError: /proc/ray: " in ended.stderr
+    assert "TMPDIR" in ended.stderr
+
+
+@pytest.mark.ray
 def test_another_machine_without_the_token_gets_nothing(
     own: subprocess.Popen[str], elsewhere: tuple[str, str], home: Path
 ) -> None:
