@@ -114,7 +114,8 @@ def beyond_graphs(setup: Setup, recorded: Prepared, found: Outcome, flag: str) -
     short = dataclasses.replace(setup, seconds=shorter(setup.seconds), slas=())
     here, there = (simulate(one, recorded) for one in (short, dataclasses.replace(short, profile=wider, believed=believed)))
     figure: Figure = "tps" if setup.load.users is None else "throughput"
-    more = figure_of(there, figure) / figure_of(here, figure) - 1
+    before, after = figure_of(here, figure), figure_of(there, figure)
+    more = after / before - 1 if before else 0.0  # nobody may have been served anything in so short a time
     longer_ms = 1e3 * (sum(here.step_s.values()) - sum(there.step_s.values()))
     if not more >= _WORTH:
         return ""
@@ -129,7 +130,7 @@ def beyond_graphs(setup: Setup, recorded: Prepared, found: Outcome, flag: str) -
 def _largest_pass(setup: Setup, recorded: Prepared, found: Outcome) -> int:
     """Tokens of a pass in which all requests verify as much as they may, and one prompt: the size to capture."""
     most = setup.load.most_running(setup.limits.request_cap, setup.limits.replicas)
-    if setup.load.users is None:
+    if setup.load.users is None and not math.isnan(found.running):
         most = min(most, math.ceil(2 * found.running))
     verified = recorded.trace.gamma if setup.policy.k is None else setup.policy.k
     prompt, _ = Mix(recorded.trace, setup.weights, setup.prompt_tokens, setup.output_tokens).mean_lengths()

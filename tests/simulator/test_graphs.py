@@ -154,3 +154,14 @@ def test_the_size_advised_holds_all_that_run() -> None:
     told = beyond_graphs(setup, recorded, simulate(setup, recorded), "")
     assert "tokens/s of a user" in told
     assert "with graphs to 256" in told
+
+
+def test_where_hardly_anything_was_served_nothing_is_said_of_graphs() -> None:
+    """In so short a time shorter simulations serve nobody, or nobody arrives after the warm-up: there is no ratio."""
+    recorded = prepare(trace_of("dspark", {"chat": Averages.of_conditional([0.8] * 3)}, np.random.default_rng(0),
+                                responses=20, tokens=4, prompt_tokens=1))  # fmt: skip
+    for load in (Users(4, think_s=1e308), Arrivals(0.5)):
+        setup = Setup(load=load, policy=PolicySpec.parse("fixed:3"), profile=small(), seconds=1.0, prompt_tokens=1)
+        found = replace(simulate(setup, recorded), outside=1.0, step_s={"verify": 0.03})
+        beyond_graphs(setup, recorded, found, "--captured")
+        beyond_graphs(setup, recorded, replace(found, running=float("nan")), "--captured")
