@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -244,7 +243,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
     proxies = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"), "")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         hubs = [f"http://127.0.0.1:{port}" for port in (9, mute.getsockname()[1])]
-        for hub, command in itertools.product(hubs, (["run", "math_code_chat"], ["profile"])):
+        for hub, command in zip(hubs, (["run", "math_code_chat"], ["profile"]), strict=True):
             environment = {**os.environ, **proxies, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
             began = time.monotonic()
             options = ["--pair", str(tmp_path / "pair.yaml"), "--out", str(tmp_path / "runs")]
@@ -292,6 +291,15 @@ def test_no_disk_space(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+def suite_with_a_long_prompt(folder: Path) -> Path:
+    suite = folder / "suite"
+    (suite / "prompts").mkdir(parents=True)
+    (suite / "suite.yaml").write_text("name: s\nversion: 1\ntasks: [{name: t, domain: math}]\n")
+    rows = [{"turns": ["word " * 3000]}, {"turns": ["1 + 1?"]}]
+    (suite / "prompts" / "t.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    return suite
+
+
 @pytest.mark.ray
 def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: Path) -> None:
     """Found before anything is recorded, in one sentence that names the culprit."""
@@ -303,16 +311,18 @@ def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: 
     sentence = refused("run", "math_code_chat", "--pair", str(tmp_path / "pair.yaml"), *out)
     assert "target_layer_ids [0, 2, 4, 99] must be layers of the target" in sentence
 
-    suite = tmp_path / "suite"
-    (suite / "prompts").mkdir(parents=True)
-    (suite / "suite.yaml").write_text("name: s\nversion: 1\ntasks: [{name: t, domain: math}]\n")
-    rows = [{"turns": ["word " * 3000]}, {"turns": ["1 + 1?"]}]
-    (suite / "prompts" / "t.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    suite = suite_with_a_long_prompt(tmp_path)
     sentence = refused("run", str(suite), "--drafter", "ngram", *out)
     assert "prompt t/0: needs up to" in sentence
     assert "--skip-long-prompts" in sentence
     assert not (tmp_path / "runs" / "specyard.duckdb").exists()
 
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_prompts_that_are_too_long_are_left_out_on_request(tmp_path: Path) -> None:
+    suite = suite_with_a_long_prompt(tmp_path)
+    out = ["--out", str(tmp_path / "runs"), "--actors", "1"]
     done = harness("run", str(suite), "--drafter", "ngram", "--skip-long-prompts", "--max-new-tokens", "8", *out)
     assert done.returncode == 0, done.stderr
     assert "left out as too long for the target's context: t/0" in done.stderr

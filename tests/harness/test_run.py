@@ -162,6 +162,7 @@ def test_a_stopped_driver_resumes(how: signal.Signals, reference: Path, tmp_path
     assert query(tmp_path, "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_cluster_is_joined_and_left_running(reference: Path, tmp_path: Path) -> None:
     code = (
         "import ray, time; context = ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR'); "
