@@ -35,7 +35,6 @@ from drafters.kinds.settings import (
     TapNorm,
     VocabularyMap,
     WindowFrom,
-    conventions,
 )
 from drafters.target import Target
 from simulator.errors import InputError
@@ -195,7 +194,7 @@ def diagnose(
     values, counts = np.unique(np.concatenate(following), return_counts=True)
     commonest = np.array([(of_text == values[counts.argmax()]).sum() for of_text in following], np.float64)
     anchors = np.array([text.anchors for text in texts], np.float64)
-    told = conventions(declared.settings)
+    told = {word: value for word, value in declared.conventions.items() if word != "γ"}
     return Diagnosis(declared.format, told, gamma, anchors, commonest, tuple(readings), tuple(impossible))
 
 

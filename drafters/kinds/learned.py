@@ -92,6 +92,8 @@ class LearnedDrafter(nn.Module, ABC):
     """Target ids of the reduced vocabulary, int64 [V_d]; None where it has all of the target's tokens."""
     format: str = "DeepSpec"
     """The published format it was read from."""
+    assumed: frozenset[str] = frozenset()
+    """Conventions that its files leave out."""
 
     def __init__(self, settings: Settings, gamma: int) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class LearnedDrafter(nn.Module, ABC):
     @property
     def conventions(self) -> dict[str, Any]:
         """How its checkpoint was read, in words."""
-        return conventions(self.settings)
+        return conventions(self.settings, self.assumed)
 
     def set_vocabulary(self, ids: Tensor) -> None:
         """Say which target ids [V_d] a reduced vocabulary holds."""
