@@ -14,11 +14,13 @@ from drafters.checkpoints import check_shapes, find_folder, plain_tensors, read_
 from drafters.configs import read_config
 from drafters.formats.contract import Declared, TargetFacts
 from drafters.formats.registry import make
-from drafters.formats.writing import Draft, write
+from drafters.formats.writing import FORMATS, Draft, write
 from simulator.errors import InputError, first_paragraph
 
 _TABLES = {"embed_tokens.weight": ("embed_tokens.weight", "wte.weight"), "lm_head.weight": ("lm_head.weight",)}
 """Names of a drafter's tables, and how those of the target's tensors end that are the same."""
+_NEAREST = {"DeepSpec": "deepspec", "DSpark (SpecForge)": "deepspec", "DFlash": "zlab", "EAGLE": "vllm"}
+"""How names of formats begin, and the format that is written that is nearest to it."""
 _UNKNOWN_LAYERS = (1000, 999)
 """As many layers as a target may have whose number nobody says: what differs between the two depends on it."""
 
@@ -59,15 +61,34 @@ def convert(source: str, to: str, folder: Path, target: TargetFiles | None = Non
     Raises InputError where the format cannot express it, or where its target, of which it leaves something to be known, is
     not given; nothing is written then.
     """
+    declared, facts = _declared(find_folder(source), source, target)
+    write_read(declared, source, to, folder, TargetFiles(facts, {} if target is None else target.tables))
+    return declared
+
+
+def correct(declared: Declared, source: str, folder: Path, target: TargetFiles) -> str:
+    """Write a checkpoint so that it declares how it is read in `declared`: in its own format or, where that has no place for
+    it, in another; returns which. Raises InputError where none has."""
+    own = next((to for start, to in _NEAREST.items() if declared.format.startswith(start)), "speculators")
+    refused: InputError | None = None
+    for to in (own, *(name for name in FORMATS if name != own)):
+        try:
+            write_read(declared, source, to, folder, target)
+            return to
+        except InputError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def write_read(declared: Declared, source: str, to: str, folder: Path, target: TargetFiles) -> None:
+    """Write a checkpoint, read as `declared` says, to `folder`. Raises InputError as `convert`."""
     found = find_folder(source)
-    declared, facts = _declared(found, source, target)
     with torch.device("meta"):
         shape = make(declared, declared.gamma)
     check_shapes(shape, declared, found, source)
     tensors = plain_tensors(shape, declared, read_tensors(found, source), source)
-    tables = {} if target is None else target.tables
-    write(Draft(source, declared.core, declared.settings, declared.gamma, tensors, facts, tables), to, folder)
-    return declared
+    write(Draft(source, declared.core, declared.settings, declared.gamma, tensors, *target), to, folder)
 
 
 def _declared(folder: Path, source: str, target: TargetFiles | None) -> tuple[Declared, TargetFacts]:

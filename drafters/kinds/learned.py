@@ -140,6 +140,14 @@ class LearnedDrafter(nn.Module, ABC):
         cap = self.settings.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [..., d] of tokens [...]."""
+        scale = self.settings.embedding_scale
+        if scale is None:
+            embedded: Tensor = self.embed_tokens(tokens)
+            return embedded
+        return nn.functional.embedding(tokens, self.embed_tokens.get_parameter("weight")) * scale
+
     def over_target(self, logits: Tensor) -> Tensor:
         """Logits [..., V] over the target's vocabulary from [..., V_d]: −∞ for what the draft cannot say.
 
@@ -239,7 +247,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         """(residual [..., d], attention input [..., input_size]) from a feature and a token embedding, each [..., d]."""
 
     def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
-        residual, x = self.pair(features, self.embed_tokens(tokens))
+        residual, x = self.pair(features, self.embed(tokens))
         rotation, count = self.rotary.at(positions, x.dtype), positions.shape[1]
         layers = self.draft_layers()
         for i, layer in enumerate(layers):
@@ -251,7 +259,7 @@ class AutoregressiveDrafter(LearnedDrafter):
             outputs = []
             for at in (slice(start, start + _TAKEN_AT_ONCE) for start in range(0, count, _TAKEN_AT_ONCE)):
                 seen = Context([entries], residual[:, at], positions[:, at] + 1)
-                queries = Rotation(rotation.cos[:, at].unsqueeze(2), rotation.sin[:, at].unsqueeze(2))
+                queries = Rotation(rotation.cos[:, at].unsqueeze(2), rotation.sin[:, at].unsqueeze(2), rotation.interleaved)
                 attended = layer.self_attn(x[:, at].unsqueeze(2), queries, entries, self._masks(i, seen, 0), None)
                 outputs.append(layer.leave(residual[:, at].unsqueeze(2), attended).squeeze(2))
             residual = torch.cat(outputs, 1)
@@ -263,7 +271,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         token, state, logits = anchor, context.feature, []
         own: list[KeyValue | None] = [None] * len(self.layers)
         for k in range(self.gamma):
-            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed_tokens(token)))
+            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed(token)))
             rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
             for i, layer in enumerate(self.draft_layers()):
                 x = x if i == 0 else layer.enter(residual)

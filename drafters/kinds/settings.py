@@ -44,6 +44,8 @@ class Settings:
     """By what norms multiply."""
     softcap: float | None = None
     """Cap c of logits x, c · tanh(x / c), before a head's bias."""
+    embedding_scale: float | None = None
+    """Factor on the bare table's embeddings; None where the embedding scales by itself, if at all."""
     head: Literal["own", "own embedding", "target"] = "target"
     """Whose output projection it has where the files hold none under that name; the embedding likewise is the target's."""
 
@@ -91,8 +93,6 @@ class BlockSettings(Settings):
     """Taps and channels a group of the convolutions around each half layer (DFlash2)."""
     selector: tuple[int, int] | None = None
     """Rank and candidates of the selector (DFlash2)."""
-    embedding_scale: float | None = None
-    """Factor on the bare table's embeddings; None where the embedding scales by itself, if at all."""
     logit_scale: float | None = None
     """Factor on logits, before a cap."""
 
@@ -126,6 +126,7 @@ def conventions(settings: Settings, assumed: Collection[str] = ()) -> dict[str, 
     for field in fields(settings):
         if field.name in _SHOWN and not moot.get(field.name):
             told[_SHOWN[field.name]] = getattr(settings, field.name)
-    kind, base = settings.shape.rotary.get("rope_type", "default"), settings.shape.rotary.get("rope_theta")
-    told["rotary"] = f"{kind}, base {base:g}"
+    turned = settings.shape.rotary
+    kind, base = turned.get("rope_type", "default"), turned.get("rope_theta")
+    told["rotary"] = f"{kind}, base {base:g}" + (", interleaved" if turned.get("interleaved") else "")
     return {word: marked(word, value, assumed) for word, value in told.items()}

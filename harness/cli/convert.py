@@ -45,5 +45,5 @@ def convert(
             return
         console = plain_console()
         say(console, f"{checkpoint}: {read.format}")
-        say(console, "read with " + ", ".join(f"{name} {value}" for name, value in read.conventions.items()))
+        say(console, "read with " + "; ".join(f"{name} {value}" for name, value in read.conventions.items()))
         say(console, f"{folder}: the same drafter as {to} writes it")

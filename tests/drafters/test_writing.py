@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from drafters.checkpoints import load_drafter, publish
 from drafters.conversion import convert, read_target
 from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
+from harness.cli.app import app
 from simulator.errors import InputError
+from tests.documented import differences
 from tests.drafters.test_golden_formats import GOLDEN, check_logits, of_each, reference, target_of
-from tests.drafters.test_golden_formats import pytestmark as pytestmark
 
+TINY = Path(__file__).parents[2] / "drafters" / "tiny"
 HOLDS = {
     "deepspec_gemma4_dspark": "deepspec",
     "eagle3_1_specforge": "speculators vllm",
@@ -100,3 +105,35 @@ def test_tensors_and_fields_are_named_as_their_publisher_does(folder: Path, tmp_
         free = FREE | (GEMMAS if to == "deepspec" else set()) | {"transformer_layer_config"}
         kept = {name: value for name, value in one.items() if name not in free}
         assert {name: other.get(name, "nothing") for name in kept} == kept
+
+
+def converted(*options: str) -> Any:
+    return CliRunner().invoke(app, ["convert", *options])
+
+
+def test_the_bundled_drafter_in_another_format(tmp_path: Path) -> None:
+    done = converted(
+        str(TINY / "dspark"), "--to", "speculators", "--target", "tiny", "--out", str(tmp_path / "made"), "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert differences(done.stdout) == []
+    written = json.loads((tmp_path / "made" / "config.json").read_text())
+    assert (written["speculators_model_type"], written["sample_from_anchor"]) == ("dspark", True)
+    tensors = load_file(tmp_path / "made" / "model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    assert "lm_head.weight" not in tensors
+
+
+@pytest.mark.parametrize(
+    ("drafter", "to", "message"),
+    [
+        ("dspark", "zlab", "no sequential head"), ("dspark", "speculators", "name the target|name it"),
+        ("eagle3", "deepspec", "name the target"), ("eagle3", "zlab", "no EAGLE-3"), ("mtp", "vllm", "MTP modules"),
+        ("nowhere", "vllm", "no such folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_and_nothing_is(drafter: str, to: str, message: str, tmp_path: Path) -> None:
+    done = converted(str(TINY / drafter), "--to", to, "--out", str(tmp_path / "made"))
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr)
+    assert not (tmp_path / "made").exists()
