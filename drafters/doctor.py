@@ -155,7 +155,8 @@ class Diagnosis:
         base = self.better or self.readings[0]
         near = 0.1 * max(self.length(base), 1e-12)
         others = ((r, self.gain(r, base)) for r in self.readings if r is not base)
-        return [r for r, (_, low, high) in others if low <= 0 <= high and low > -near]
+        found = [r for r, (_, low, high) in others if low <= 0 <= high and low > -near]
+        return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
 
 
 def texts_of(target: Target, prompts: Sequence[Sequence[int]], tokens: int, gamma: int) -> list[DenseText]:
@@ -267,18 +268,19 @@ def _flips(settings: PairSettings | BlockSettings, target: Target) -> Iterator[V
             yield Variant({"shape": replace(settings.shape, rotary=rotary)}, (f"rotary {words}",))
     if settings.softcap is not None:
         yield Variant({"softcap": None}, ("no softcap",))
+    if isinstance(settings, BlockSettings):
+        yield from _of_blocks(settings, target)
+
+
+def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
+    """What only blocks have: their length, the anchor's slot counted in or not, the sequential head, and embeddings that are
+    not normed before they are read."""
     root = settings.shape.hidden_size**0.5
     scales = settings.shape.family == "gemma4" or hasattr(target.embedding, "embed_scale")
     scaled = settings.embedding_scale or (root if scales else 1.0)
     for scale, words in ((1.0, "embeddings unscaled"), (root, "embeddings × √d")):
         if scale != scaled:
             yield Variant({"embedding_scale": scale}, (words,))
-    if isinstance(settings, BlockSettings):
-        yield from _of_blocks(settings)
-
-
-def _of_blocks(settings: BlockSettings) -> Iterator[Variant]:
-    """What only blocks have: their length, the anchor's slot counted in or not, and the sequential head."""
     yield Variant({"block": settings.block + 1}, ("block one longer",))
     if settings.most_drafted > 1 and settings.block > 2:
         yield Variant({"block": settings.block - 1}, ("block one shorter",))

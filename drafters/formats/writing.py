@@ -114,7 +114,7 @@ def _features(draft: Draft) -> dict[str, str]:
         "after the norm": (s.taps[-1] == draft.target.num_layers, "a tap of the state after the target's last norm"),
         "reduced": (s.reduced, "reduced vocabulary"),
         "softcap": (s.softcap is not None, "cap on logits"),
-        "scales": (s.embedding_scale or (block and block.logit_scale), "factors on embeddings or logits"),
+        "scales": (block and (block.embedding_scale or block.logit_scale), "factors on embeddings or logits"),
         "interleaved": (s.shape.rotary.get("interleaved"), "interleaved rotary dimensions"),
         "bias": ("lm_head.bias" in draft.tensors, "bias of the head"),
         "tables": (draft.own(_EMBEDDING) or draft.own(_HEAD), "embedding or head of the draft's own" if draft.tables else

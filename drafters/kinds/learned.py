@@ -140,14 +140,6 @@ class LearnedDrafter(nn.Module, ABC):
         cap = self.settings.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings [..., d] of tokens [...]."""
-        scale = self.settings.embedding_scale
-        if scale is None:
-            embedded: Tensor = self.embed_tokens(tokens)
-            return embedded
-        return nn.functional.embedding(tokens, self.embed_tokens.get_parameter("weight")) * scale
-
     def over_target(self, logits: Tensor) -> Tensor:
         """Logits [..., V] over the target's vocabulary from [..., V_d]: −∞ for what the draft cannot say.
 
@@ -247,7 +239,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         """(residual [..., d], attention input [..., input_size]) from a feature and a token embedding, each [..., d]."""
 
     def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
-        residual, x = self.pair(features, self.embed(tokens))
+        residual, x = self.pair(features, self.embed_tokens(tokens))
         rotation, count = self.rotary.at(positions, x.dtype), positions.shape[1]
         layers = self.draft_layers()
         for i, layer in enumerate(layers):
@@ -271,7 +263,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         token, state, logits = anchor, context.feature, []
         own: list[KeyValue | None] = [None] * len(self.layers)
         for k in range(self.gamma):
-            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed(token)))
+            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed_tokens(token)))
             rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
             for i, layer in enumerate(self.draft_layers()):
                 x = x if i == 0 else layer.enter(residual)

@@ -44,8 +44,6 @@ class Settings:
     """By what norms multiply."""
     softcap: float | None = None
     """Cap c of logits x, c · tanh(x / c), before a head's bias."""
-    embedding_scale: float | None = None
-    """Factor on the bare table's embeddings; None where the embedding scales by itself, if at all."""
     head: Literal["own", "own embedding", "target"] = "target"
     """Whose output projection it has where the files hold none under that name; the embedding likewise is the target's."""
 
@@ -93,6 +91,8 @@ class BlockSettings(Settings):
     """Taps and channels a group of the convolutions around each half layer (DFlash2)."""
     selector: tuple[int, int] | None = None
     """Rank and candidates of the selector (DFlash2)."""
+    embedding_scale: float | None = None
+    """Factor on the bare table's embeddings; None where the embedding scales by itself, if at all."""
     logit_scale: float | None = None
     """Factor on logits, before a cap."""
 
