@@ -224,10 +224,11 @@ def _drafted(
             every = [blocks.follow, *(choose for some in chooses.values() for choose in some)]
             drafts = drafter.drafts(context, texts.ids.gather(1, context.visible), every)
             sure = [_sure(draft) for draft in drafts[1:]]
+            lost = [] if drafter.outside is None else [verdicts.outside(drafter.outside, drafter.gamma)]
             fine = torch.stack([finite(d.logits).all(-1) for d in drafts] + [s.isfinite().all(-1) for s in sure]).all(0)
             in_turn = iter(sure)
             for way, some in chooses.items():
-                part[way].append([fine, *blocks.judged(way), *islice(in_turn, len(some))])
+                part[way].append([fine, *blocks.judged(way), *islice(in_turn, len(some)), *lost])
     recorded = [
         {way: _cut_up(texts.texts, pieces, drafter, target.dtype) for way, pieces in part.items()}
         for drafter, part in zip(drafters, parts, strict=True)
@@ -257,11 +258,12 @@ def _sure(draft: Draft) -> Tensor:
 
 def _anchors(text: DenseText, columns: Sequence[npt.NDArray[Any]], drafter: LearnedDrafter, dtype: torch.dtype) -> Anchors:
     fine, accepted, accept_prob, *sure = columns
+    outside = None if drafter.outside is None else sure.pop().astype(np.float32)
     if not fine.all():
         position = len(text.prompt) + int(fine.argmin())
         raise not_finite(f"logits or confidences of {drafter.kind} for drafts", text.name, position, dtype)
     drafted = np.full(text.anchors, drafter.gamma, np.uint8)
-    anchors = Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32))
+    anchors = Anchors(drafted, accepted.astype(np.uint8), accept_prob.astype(np.float32), outside=outside)
     names = ("confidence", "fresh_confidence") if drafter.confident else ("certainty",)
     return replace(anchors, **dict(zip(names, sure, strict=False)))
 
@@ -299,6 +301,14 @@ class _Verdicts:
         """p_k with the response in front [B, A, V], y_k [B, A] and p_k(y_k) [B, A], for each k."""
         self.real = by_position(known)
         """Whether there is a y_k, [B, A] for each k: false beyond the end token."""
+
+    def outside(self, lacking: Tensor, gamma: int) -> Tensor:
+        """What the target gives to tokens that a vocabulary is `lacking`, bool [V], at each of γ positions, [B, A, γ]."""
+        lost = [
+            torch.where(real, probs @ lacking.to(probs.dtype), torch.nan)
+            for probs, real in zip(self.probs[:gamma], self.real[:gamma], strict=True)
+        ]
+        return torch.stack(lost, -1)
 
     def _read(self, probs: Tensor, p_said: Tensor, outside: Tensor, own: Tensor) -> Tensor:
         """A `Reading`'s numbers, [B, 3], of tokens said at anchors [B, A] with `probs` [B, A, V]; only `own` ones count."""

@@ -35,7 +35,6 @@ from drafters.kinds.settings import (
     TapNorm,
     VocabularyMap,
     WindowFrom,
-    conventions,
 )
 from drafters.target import Target
 from simulator.errors import InputError
@@ -54,6 +53,10 @@ _FLIPPED: Final[Mapping[str, tuple[str, ...]]] = {
     "norm_weight": get_args(NormWeight), "vocabulary_map": get_args(VocabularyMap),
 }  # fmt: skip
 """Conventions by field, and what each can be."""
+_BASES: Final = (1e4, 5e5, 1e6)
+"""Bases of rotary angles that most models have."""
+_HEADS: Final = ("markov_head.", "confidence_head.")
+"""Tensors of a sequential head, and of confidences that read it."""
 _WORDS: Final = {
     "order": "order", "residual": "residual", "fed_back": "fed back", "tap_norm": "norm of taps", "layout": "layout",
     "in_block": "inside the block", "window_from": "windows from the", "norm_weight": "norms ×", "vocabulary_map": "d2t",
@@ -112,9 +115,10 @@ class Diagnosis:
         """Tokens accepted of a draft, on average."""
         return float(reading.accepted.sum() / self.anchors.sum())
 
-    def gain(self, reading: Reading) -> tuple[float, float, float]:
-        """(tokens more than as declared, and an interval that holds for all readings together), paired by text."""
-        more = reading.accepted - self.readings[0].accepted
+    def gain(self, reading: Reading, base: Reading | None = None) -> tuple[float, float, float]:
+        """(tokens more than `base`, by default as declared, and an interval that holds for all readings together), paired by
+        text."""
+        more = reading.accepted - (base or self.readings[0]).accepted
         drawn = (self.weights @ more) / (self.weights @ self.anchors)
         tail = _ERROR / max(len(self.readings) - 1, 1) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail])
@@ -122,8 +126,11 @@ class Diagnosis:
 
     @cached_property
     def best(self) -> Reading:
-        """The reading of which most is accepted."""
-        return max(self.readings, key=self.length)
+        """The reading of which most is accepted, or the nearest to what is declared that cannot be told from it."""
+        most = max(self.readings, key=self.length)
+        rivals = [r for r in self.readings if r is most or self.gain(r, most)[2] >= 0]
+        clear = [r for r in rivals if not r.variant.changes or r is most or self.gain(r)[1] > 0]
+        return min(clear, key=lambda r: (len(r.variant.words), -self.length(r)))
 
     @property
     def chance(self) -> float:
@@ -143,9 +150,13 @@ class Diagnosis:
 
     @property
     def alike(self) -> list[Reading]:
-        """Readings that cannot be told from the declared one: their intervals hold 0, and no large loss."""
-        near = 0.1 * max(self.length(self.readings[0]), 1e-12)
-        return [r for r in self.readings[1:] if (g := self.gain(r))[1] <= 0 <= g[2] and g[1] > -near]
+        """Readings that cannot be told from the best, or from the declared one where none is clearly better: their intervals
+        hold 0, and no large loss."""
+        base = self.better or self.readings[0]
+        near = 0.1 * max(self.length(base), 1e-12)
+        others = ((r, self.gain(r, base)) for r in self.readings if r is not base)
+        found = [r for r, (_, low, high) in others if low <= 0 <= high and low > -near]
+        return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
 
 
 def texts_of(target: Target, prompts: Sequence[Sequence[int]], tokens: int, gamma: int) -> list[DenseText]:
@@ -168,24 +179,29 @@ def diagnose(
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Diagnosis:  # fmt: skip
     """Read a checkpoint in every way that its tensors allow. Raises InputError where not even as it declares."""
-    tensors, gamma = read_tensors(folder, name), _common_gamma(declared)
+    tensors = read_tensors(folder, name)
     singles = list(_flips(declared.settings, target))
+    gamma = min(own_gamma(declared, replace(declared.settings, **one.changes)) for one in [Variant({}, ()), *singles])
     total = 1 + len(singles) + _BEST
-    done, impossible, readings = 0, list[str](), list[Reading]()
+    done, impossible, readings, first_failure = 0, list[str](), list[Reading](), list[InputError]()
 
     def read(variant: Variant) -> None:
         nonlocal done
         try:
             readings.append(_reading(variant, declared, gamma, folder, target, texts, tensors, name))
         except (InputError, ValueError) as error:
-            if not variant.changes:
-                raise InputError(str(error)) from None
             impossible.append(variant.name)
+            if not variant.changes:  # it drafts nothing then, and something else may be better
+                first_failure.append(InputError(str(error)))
+                nothing = np.zeros(len(texts))
+                readings.append(Reading(variant, nothing, nothing, (0.0,) * gamma))
         done += 1
         advance(done, total)
 
     for variant in [Variant({}, ()), *singles]:
         read(variant)
+    if first_failure and not any(reading.accepted.any() for reading in readings):
+        raise first_failure[0]
     best = sorted(readings[1:], key=lambda r: -float(r.accepted.sum()))[:_BEST]
     for one, other in combinations([r.variant for r in best], 2):
         if not one.changes.keys() & other.changes.keys():
@@ -195,29 +211,38 @@ def diagnose(
     values, counts = np.unique(np.concatenate(following), return_counts=True)
     commonest = np.array([(of_text == values[counts.argmax()]).sum() for of_text in following], np.float64)
     anchors = np.array([text.anchors for text in texts], np.float64)
-    told = conventions(declared.settings)
-    return Diagnosis(declared.format, told, gamma, anchors, commonest, tuple(readings), tuple(impossible))
+    return Diagnosis(declared.format, declared.conventions, gamma, anchors, commonest, tuple(readings), tuple(impossible))
 
 
 def _reading(
     variant: Variant, declared: Declared, gamma: int, folder: Path, target: Target, texts: Sequence[DenseText],
     tensors: Mapping[str, Tensor], name: str,
 ) -> Reading:  # fmt: skip
-    settings = replace(declared.settings, **variant.changes)
-    read_so = replace(declared, settings=settings, gamma=gamma)
-    drafter = load_declared(read_so, folder, target, name=name, gamma=gamma, tensors=tensors)
+    read_so = read_otherwise(declared, variant)
+    drafter = load_declared(read_so, folder, target, name=name, tensors=tensors)
     [recorded] = record_anchors(target, [drafter], texts, Sampling(temperature=0))
-    by_text = [anchors.accepted.astype(np.int64) for anchors in next(iter(recorded.values()))]
+    by_text = [np.minimum(anchors.accepted, gamma).astype(np.int64) for anchors in next(iter(recorded.values()))]
     every = np.concatenate(by_text)
     survival = tuple(float((every >= k).mean()) for k in range(1, gamma + 1))
     total, first = ([float(part.sum()) for part in parts] for parts in (by_text, [own > 0 for own in by_text]))
     return Reading(variant, np.array(total), np.array(first), survival)
 
 
-def _common_gamma(declared: Declared) -> int:
-    """γ that every layout has."""
-    if isinstance(declared.settings, BlockSettings):
-        return min(declared.gamma, max(declared.settings.block - 1, 1))
+def read_otherwise(declared: Declared, variant: Variant) -> Declared:
+    """The declaration with a variant's conventions in place of its own."""
+    settings = replace(declared.settings, **variant.changes)
+    names = declared.names
+    if isinstance(settings, BlockSettings) and "markov_rank" in variant.changes:
+        names = lambda name: None if (o := declared.names(name)) is None or o.startswith(_HEADS) else o  # noqa: E731
+    left = declared.assumed if not variant.changes else frozenset()
+    return replace(declared, settings=settings, gamma=own_gamma(declared, settings), names=names, assumed=left)
+
+
+def own_gamma(declared: Declared, settings: PairSettings | BlockSettings) -> int:
+    """γ of a reading: a block is drafted whole where it was, since its length changes what is computed."""
+    if isinstance(settings, BlockSettings) and isinstance(declared.settings, BlockSettings):
+        whole = declared.gamma == declared.settings.most_drafted
+        return settings.most_drafted if whole else min(declared.gamma, settings.most_drafted)
     return declared.gamma
 
 
@@ -236,15 +261,37 @@ def _flips(settings: PairSettings | BlockSettings, target: Target) -> Iterator[V
         for value in values:
             if value != declared:
                 yield Variant({field: value}, (f"{_WORDS[field]} {value}",))
-    for words, rotary in _rotaries(target):
-        if rotary != dict(settings.shape.rotary):
+    seen = [dict(settings.shape.rotary)]
+    for words, rotary in _rotaries(target, settings):
+        if rotary not in seen:
+            seen.append(rotary)
             yield Variant({"shape": replace(settings.shape, rotary=rotary)}, (f"rotary {words}",))
     if settings.softcap is not None:
         yield Variant({"softcap": None}, ("no softcap",))
+    if isinstance(settings, BlockSettings):
+        yield from _of_blocks(settings, target)
 
 
-def _rotaries(target: Target) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "plain, base 10000", {"rope_type": "default", "rope_theta": 10000.0}
+def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
+    """What only blocks have: their length, the anchor's slot counted in or not, the sequential head, and embeddings that are
+    not normed before they are read."""
+    root = settings.shape.hidden_size**0.5
+    scales = settings.shape.family == "gemma4" or hasattr(target.embedding, "embed_scale")
+    scaled = settings.embedding_scale or (root if scales else 1.0)
+    for scale, words in ((1.0, "embeddings unscaled"), (root, "embeddings × √d")):
+        if scale != scaled:
+            yield Variant({"embedding_scale": scale}, (words,))
+    yield Variant({"block": settings.block + 1}, ("block one longer",))
+    if settings.most_drafted > 1 and settings.block > 2:
+        yield Variant({"block": settings.block - 1}, ("block one shorter",))
+    if settings.markov_rank:
+        yield Variant({"markov_rank": 0, "confidence": "none"}, ("no sequential head",))
+
+
+def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "interleaved", {**settings.shape.rotary, "interleaved": True}
+    for base in _BASES:
+        yield f"plain, base {base:g}", {"rope_type": "default", "rope_theta": base}
     try:
         yield "the target's", dict(read_shape(target.model.config.to_dict(), target.name).rotary)
     except InputError:

@@ -17,13 +17,20 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+    interleaved: bool = False
+    """Whether neighbouring dimensions are a pair, as GPT-J has it; else those half a head apart."""
 
     def of(self, x: Tensor) -> Tensor:
         """Rotate `x` [..., heads, head_dim]."""
         width = self.cos.shape[-1]
         turned, rest = (x, None) if width == x.shape[-1] else (x[..., :width], x[..., width:])
-        first, second = turned.chunk(2, -1)
-        turned = turned * self.cos + torch.cat([-second, first], -1) * self.sin
+        if self.interleaved:
+            first, second = turned[..., ::2], turned[..., 1::2]
+            across = torch.stack([-second, first], -1).flatten(-2)
+        else:
+            first, second = turned.chunk(2, -1)
+            across = torch.cat([-second, first], -1)
+        turned = turned * self.cos + across * self.sin
         return turned if rest is None else torch.cat([turned, rest], -1)
 
 
@@ -39,6 +46,7 @@ class Rotary:
         Raises InputError for a kind of scaling that is not default, linear, llama3, yarn or proportional.
         """
         self._frequencies, self._scale = frequencies(head_dim, parameters)
+        self._interleaved = bool(parameters.get("interleaved"))
         self._on: dict[torch.device, Tensor] = {}
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
@@ -47,11 +55,11 @@ class Rotary:
         if device not in self._on:
             self._on[device] = torch.tensor(self._frequencies, dtype=torch.float32, device=device)
         angles = positions.unsqueeze(-1).unsqueeze(-1).float() * self._on[device]
-        angles = torch.cat([angles, angles], -1)
+        angles = angles.repeat_interleave(2, -1) if self._interleaved else torch.cat([angles, angles], -1)
         cos, sin = angles.cos(), angles.sin()
         if self._scale != 1:
             cos, sin = cos * self._scale, sin * self._scale
-        return Rotation(cos.to(dtype), sin.to(dtype))
+        return Rotation(cos.to(dtype), sin.to(dtype), self._interleaved)
 
 
 def frequencies(head_dim: int, parameters: Mapping[str, Any]) -> tuple[list[float], float]:

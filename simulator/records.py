@@ -175,11 +175,14 @@ class Anchors:
     certainty: Floats | None = None
     """max_v q_k(v) along the coupled draft, [n − 1, γ], q at temperature 1 with nothing cut off, whatever the sampling
     settings; what confidences are estimated from. None with a confidence head, or without distributions (n-gram)."""
+    outside: Floats | None = None
+    """Σ p_k(v) over tokens that a reduced vocabulary lacks, [n − 1, γ]: β_k averages at most what is left. NaN where the
+    response is over; None where the drafter has all of the target's tokens. Kept for tables, no simulation reads it."""
 
     def __post_init__(self) -> None:
         count, gamma = self.accept_prob.shape
         shapes = [self.drafted.shape == (count,), self.accepted.shape == (count,)]
-        optional = (self.confidence, self.fresh_confidence, self.certainty)
+        optional = (self.confidence, self.fresh_confidence, self.certainty, self.outside)
         shapes += [c is None or c.shape == (count, gamma) for c in optional]
         if not all(shapes):
             raise ValueError(f"anchors: one entry for each of {count} anchors, γ = {gamma} wide, needed")

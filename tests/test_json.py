@@ -72,6 +72,7 @@ ELSEWHERE = {
     "harness run": "tests/harness/test_run.py",
     "harness profile": "tests/harness/test_profiling.py",
     "harness doctor": "tests/drafters/test_doctor.py",
+    "harness convert": "tests/drafters/test_writing.py",
     "harness regenerate": "tests/harness/test_regenerating.py",
     "harness validate": "tests/harness/test_validation.py",
     "harness reproduce": "tests/harness/test_field.py",

@@ -70,6 +70,7 @@ BASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "harness synthesize": ((), dict(zip(RUN[2::2], RUN[3::2], strict=True))),
     "harness check-policy": (("threshold:0.5",), {"--texts": "10000"}),
     "harness doctor": (("drafters/tiny/dspark",), {"--target": "tiny"}),
+    "harness convert": (("drafters/tiny/dspark",), {"--to": "speculators", "--target": "tiny"}),
     "harness compare": (("latest", "latest"), {}),
     "harness baseline": (("latest", "new.json"), {}),
     "harness sensitivity": (("latest",), {**SMALL, "--concurrency": "2"}),

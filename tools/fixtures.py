@@ -28,7 +28,7 @@ FIXTURES = ROOT / "tests" / "results" / "fixtures"
 CONTENTS = FIXTURES / "contents.json"
 MADE_BY = {
     2: "d5a9f7c", 4: "44c8191", 5: "1310c07", 6: "b0d47a5", 7: "6cd04b2", 8: "6d5dfd3", 9: "9407b09", 10: "4ffed0d",
-    11: "1fb8668", 12: "a4a7044", 13: "c4ab694",
+    11: "1fb8668", 12: "a4a7044", 13: "c4ab694", 14: "5f22146",
 }  # fmt: skip
 """A commit whose code made databases of a schema version. That of version 1 was kept when it was current."""
 SYNTHESIZE = "harness synthesize paper:qwen3-4b --responses-per-task 2 --output-tokens 12"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from drafters.families.layers import LayerShape
 from drafters.families.registry import read_shape
-from drafters.kinds.settings import BlockSettings, ConfidenceInput, HeadType, PairSettings
+from drafters.kinds.settings import BlockSettings, ConfidenceInput, HeadType, PairSettings, conventions, marked
 from simulator.errors import InputError
 from simulator.records import MAX_GAMMA
 
@@ -23,6 +23,10 @@ class TargetFacts(NamedTuple):
     vocab_size: int
     num_layers: int
     architecture: str = "?"
+    name: str = ""
+    """What it is called: a folder, or the hub's id."""
+    max_positions: int | None = None
+    """The longest context that it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,13 @@ class Declared:
     names: Names
     trained_for: str | None = None
     """Architecture of the target that it names."""
+    assumed: frozenset[str] = frozenset()
+    """Conventions that its files have a field for, and leave out: by their words in `kinds.settings.conventions`, and γ."""
+
+    @property
+    def conventions(self) -> dict[str, str]:
+        """How it is read, in words, γ first."""
+        return {"γ": marked("γ", self.gamma, self.assumed), **conventions(self.settings, self.assumed)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +94,17 @@ class Fields:
     def __init__(self, of: Checkpoint, *places: Mapping[str, Any]) -> None:
         """`places` in the order of precedence."""
         self._of, self._places = of, places
+        self.missing: set[str] = set()
+        """Fields that were asked for, and are not there."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """A field, null being as good as missing."""
         return next((p[name] for p in self._places if p.get(name) is not None), default)
+
+    def _or(self, name: str, default: Any) -> Any:
+        if self.get(name) is None:
+            self.missing.add(name)
+        return self.get(name, default)
 
     def has(self, name: str) -> bool:
         """Whether a field is there at all."""
@@ -103,21 +121,21 @@ class Fields:
         else:
             if default is None:
                 raise self._of.fail(f"config.json lacks {name}")
-            value = default
+            value = self._or(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self._of.fail(f"{name} must be a whole number from {least} to {most}, got {value!r}")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
-        value = self.get(name, default)
+        value = self._or(name, default)
         if not isinstance(value, bool):
             raise self._of.fail(f"{name} must be true or false, got {value!r}")
         return value
 
     def choice(self, name: str, options: Sequence[str], default: str) -> Any:
         """One of some words."""
-        value = self.get(name, default)
+        value = self._or(name, default)
         if value not in options:
             raise self._of.fail(f"{name} {value!r} is not one of {', '.join(options)}")
         return value
@@ -137,7 +155,7 @@ class Fields:
         `offset` 1: ids count layers' outputs; 0: ids count what enters layers, so that id 0 is the embeddings.
         """
         name = next((n for n in names if self.get(n) is not None), names[0])
-        ids = self.get(name, list(default))
+        ids = self._or(name, list(default))
         own = offset - 1
         least, most = -1 - own, target.num_layers - 1 - own
         if not isinstance(ids, list) or not ids or not all(type(i) is int and least <= i <= most for i in ids):
@@ -147,6 +165,24 @@ class Fields:
     def gamma(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         """How many tokens are drafted, or slots a block has."""
         return self.whole(name, default, least=least, most=MAX_GAMMA)
+
+
+_WORDS: Final[Mapping[str, str]] = {
+    "eagle_aux_hidden_state_layer_ids": "taps", "aux_hidden_state_layer_ids": "taps", "target_layer_ids": "taps",
+    "layer_ids": "taps", "sample_from_anchor": "layout", "sliding_window_non_causal": "inside the block", "block_size": "γ",
+    "norm_before_residual": "residual", "norm_output": "fed back", "speculative_tokens": "γ", "mtp_length": "γ",
+}  # fmt: skip
+"""Fields, and the conventions that they say."""
+
+
+def assumed(layer: Mapping[str, Any], *fields: Fields) -> frozenset[str]:
+    """Conventions that no field says, in words: of those asked for, and of the configuration of the layers."""
+    left_out = {_WORDS[name] for one in fields for name in one.missing if name in _WORDS}
+    parameters = layer.get("rope_parameters")
+    nested = [parameters, *parameters.values()] if isinstance(parameters, Mapping) else []
+    if not any("rope_theta" in place for place in [layer, *nested] if isinstance(place, Mapping)):
+        left_out.add("rotary")
+    return frozenset(left_out)
 
 
 def check_target(of: Checkpoint, fields: Fields, target: TargetFacts, *names: str) -> None:

@@ -16,6 +16,7 @@ from drafters.formats.contract import (
     Fields,
     Format,
     TargetFacts,
+    assumed,
     check_target,
     confidence_of,
     head_of,
@@ -79,7 +80,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         )  # fmt: skip
     else:
         settings = PairSettings(**every, **core.settings)
-    return Declared("DeepSpec", settings, core.name, gamma, str)
+    return Declared("DeepSpec", settings, core.name, gamma, str, assumed=assumed(of.raw, fields))
 
 
 DEEPSPEC: Final = Format("DeepSpec", lambda of: of.architecture in CORES, _read)

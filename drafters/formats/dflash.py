@@ -14,6 +14,7 @@ from drafters.formats.contract import (
     Fields,
     Format,
     TargetFacts,
+    assumed,
     check_target,
     confidence_of,
     draft_vocabulary,
@@ -43,6 +44,8 @@ def layout_of(fields: Fields, anchor_first: bool) -> Layout:
         if fields.get(key) is not None:
             anchor_first = fields.flag(key, means) is means
             break
+    else:
+        fields.missing.add("sample_from_anchor")
     return "anchor-first" if anchor_first else "fill-in"
 
 
@@ -94,7 +97,10 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         logit_scale=fields.number("output_multiplier"),
     )  # fmt: skip
     name = "DFlash2 (z-lab)" if second else "DSpark (SpecForge)" if spark else "DFlash (z-lab, SpecForge)"
-    return Declared(name, settings, "block", settings.most_drafted, block_names)
+    left_out = assumed(of.raw, fields)
+    if not spark:
+        left_out -= {"layout"}  # z-lab's has one alone
+    return Declared(name, settings, "block", settings.most_drafted, block_names, assumed=left_out)
 
 
 def _in_block(fields: Fields) -> InBlock:

@@ -15,6 +15,7 @@ from drafters.formats.contract import (
     Fields,
     Format,
     TargetFacts,
+    assumed,
     check_target,
     draft_vocabulary,
     fused_size,
@@ -103,7 +104,9 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         dialect = "EAGLE-3 (NVIDIA)"
     else:
         dialect = "EAGLE-3 (SafeAILab)" if of.architecture == "LlamaForCausalLM" else "EAGLE-3 (SpecForge, SGLang)"
-    return Declared(dialect, settings, "eagle3", USUAL_GAMMA, lambda name: pair_names(of, name))
+    # Without their keys, what norms do is as it was before there were any; taps differ between trainings.
+    left_out = assumed(of.raw, top, nested) - {"residual", "fed back"} | {"γ"}
+    return Declared(dialect, settings, "eagle3", USUAL_GAMMA, lambda name: pair_names(of, name), assumed=left_out)
 
 
 EAGLE3: Final = Format("EAGLE-3", _recognises, _read)

@@ -47,5 +47,5 @@ def declare(of: Checkpoint, target: TargetFacts) -> Declared:
 def make(declared: Declared, gamma: int) -> LearnedDrafter:
     """The drafter, with fresh weights and without tables."""
     made = _CORE[declared.core](declared.settings, gamma)
-    made.format = declared.format
+    made.format, made.assumed = declared.format, declared.assumed
     return made

@@ -11,6 +11,7 @@ from drafters.formats.contract import (
     Fields,
     Format,
     TargetFacts,
+    assumed,
     check_target,
     confidence_of,
     draft_vocabulary,
@@ -24,9 +25,10 @@ from drafters.formats.dflash import block_names, convolution_of, layout_of, sele
 from drafters.formats.eagle3 import USUAL_GAMMA, default_taps, pair_names, tap_norm_of
 from drafters.kinds.settings import BlockSettings, PairSettings
 
-_MTP_NAMES: Final = {
+MTP_NAMES: Final = {
     "hidden_layernorm": "hnorm", "token_layernorm": "enorm", "input_proj": "eh_proj", "final_layernorm": "norm",
 }  # fmt: skip
+"""Tensors of an MTP module beside its layer, and what ours are called."""
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
@@ -58,6 +60,10 @@ def _proposed(of: Checkpoint) -> int | None:
     return Fields(of, first[0]).gamma("speculative_tokens") if first and "speculative_tokens" in first[0] else None
 
 
+def _assumed(of: Checkpoint, layer: Mapping[str, Any], fields: Fields) -> frozenset[str]:
+    return assumed(layer, fields) - {"γ"} | (frozenset() if _proposed(of) else {"γ"})
+
+
 def _trained_for(of: Checkpoint) -> str | None:
     verifier = _nested(of, _nested(of, of.raw, "speculators_config"), "verifier")
     named = verifier.get("architectures")
@@ -76,7 +82,10 @@ def _eagle3(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFact
         fed_back="after the norm" if fields.flag("norm_output", False) else "before the norm", head=head_of(fields, of),
     )  # fmt: skip
     names = lambda name: None if name.startswith("verifier_") else pair_names(of, name)  # noqa: E731
-    return Declared("speculators eagle3", settings, "eagle3", _proposed(of) or USUAL_GAMMA, names, _trained_for(of))
+    return Declared(
+        "speculators eagle3", settings, "eagle3", _proposed(of) or USUAL_GAMMA, names, _trained_for(of),
+        _assumed(of, layer, fields),
+    )  # fmt: skip
 
 
 def _block(of: Checkpoint, layer: Mapping[str, Any], kind: str, target: TargetFacts) -> Declared:
@@ -98,7 +107,8 @@ def _block(of: Checkpoint, layer: Mapping[str, Any], kind: str, target: TargetFa
     if second and settings.reduced:
         raise of.fail("dflash2 drafts all of the target's tokens; draft_vocab_size says fewer")
     gamma = min(_proposed(of) or settings.most_drafted, settings.most_drafted)
-    return Declared(f"speculators {kind}", settings, "block", gamma, block_names, _trained_for(of))
+    left_out = _assumed(of, layer, fields)
+    return Declared(f"speculators {kind}", settings, "block", gamma, block_names, _trained_for(of), left_out)
 
 
 def _mtp(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) -> Declared:
@@ -111,7 +121,8 @@ def _mtp(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) 
         shape=shape, target_size=target.hidden_size, vocabulary=target.vocab_size, draft_vocabulary=target.vocab_size,
         taps=(target.num_layers - 1,), fused=False, fed_back="after the norm",
     )  # fmt: skip
-    return Declared("speculators mtp", settings, "mtp", _proposed(of) or 1, _mtp_names, _trained_for(of))
+    left_out = _assumed(of, layer, fields)
+    return Declared("speculators mtp", settings, "mtp", _proposed(of) or 1, _mtp_names, _trained_for(of), left_out)
 
 
 def _mtp_names(name: str) -> str | None:
@@ -121,7 +132,7 @@ def _mtp_names(name: str) -> str | None:
     part, _, rest = own.partition(".")
     if own == name:
         return name
-    return f"{_MTP_NAMES[part]}.{rest}" if part in _MTP_NAMES else f"layers.0.{own}"
+    return f"{MTP_NAMES[part]}.{rest}" if part in MTP_NAMES else f"layers.0.{own}"
 
 
 SPECULATORS: Final = Format(

@@ -92,6 +92,8 @@ class LearnedDrafter(nn.Module, ABC):
     """Target ids of the reduced vocabulary, int64 [V_d]; None where it has all of the target's tokens."""
     format: str = "DeepSpec"
     """The published format it was read from."""
+    assumed: frozenset[str] = frozenset()
+    """Conventions that its files leave out."""
 
     def __init__(self, settings: Settings, gamma: int) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class LearnedDrafter(nn.Module, ABC):
     @property
     def conventions(self) -> dict[str, Any]:
         """How its checkpoint was read, in words."""
-        return conventions(self.settings)
+        return conventions(self.settings, self.assumed)
 
     def set_vocabulary(self, ids: Tensor) -> None:
         """Say which target ids [V_d] a reduced vocabulary holds."""
@@ -249,7 +251,7 @@ class AutoregressiveDrafter(LearnedDrafter):
             outputs = []
             for at in (slice(start, start + _TAKEN_AT_ONCE) for start in range(0, count, _TAKEN_AT_ONCE)):
                 seen = Context([entries], residual[:, at], positions[:, at] + 1)
-                queries = Rotation(rotation.cos[:, at].unsqueeze(2), rotation.sin[:, at].unsqueeze(2))
+                queries = Rotation(rotation.cos[:, at].unsqueeze(2), rotation.sin[:, at].unsqueeze(2), rotation.interleaved)
                 attended = layer.self_attn(x[:, at].unsqueeze(2), queries, entries, self._masks(i, seen, 0), None)
                 outputs.append(layer.leave(residual[:, at].unsqueeze(2), attended).squeeze(2))
             residual = torch.cat(outputs, 1)

@@ -6,6 +6,7 @@ and can be replaced by itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
@@ -108,8 +109,16 @@ _SHOWN: Final = {
 """Conventions by field, and what they are called where they are shown."""
 
 
-def conventions(settings: Settings) -> dict[str, Any]:
-    """How a checkpoint was read, in words: what is moot for it (d2t without a reduced vocabulary) is left out."""
+def marked(word: str, value: Any, assumed: Collection[str]) -> str:
+    """A value, and whether nobody declares it."""
+    return f"{value} (assumed)" if word in assumed else str(value)
+
+
+def conventions(settings: Settings, assumed: Collection[str] = ()) -> dict[str, str]:
+    """How a checkpoint was read, in words: what is moot for it (d2t without a reduced vocabulary) is left out.
+
+    What stands in `assumed` is said to be.
+    """
     told: dict[str, Any] = {"taps": " ".join(f"h[{tap + 1}]" for tap in settings.taps)}
     sliding = any(settings.shape.windows)
     moot = {"vocabulary_map": not settings.reduced, "window_from": not sliding, "in_block": not sliding,
@@ -117,5 +126,7 @@ def conventions(settings: Settings) -> dict[str, Any]:
     for field in fields(settings):
         if field.name in _SHOWN and not moot.get(field.name):
             told[_SHOWN[field.name]] = getattr(settings, field.name)
-    kind, base = settings.shape.rotary.get("rope_type", "default"), settings.shape.rotary.get("rope_theta")
-    return told | {"rotary": f"{kind}, base {base:g}"}
+    turned = settings.shape.rotary
+    kind, base = turned.get("rope_type", "default"), turned.get("rope_theta")
+    told["rotary"] = f"{kind}, base {base:g}" + (", interleaved" if turned.get("interleaved") else "")
+    return {word: marked(word, value, assumed) for word, value in told.items()}

@@ -6,6 +6,7 @@ from harness.cli.advise import advise
 from harness.cli.baseline import baseline
 from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
+from harness.cli.convert import convert
 from harness.cli.doctor import doctor
 from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
@@ -48,6 +49,7 @@ app.command("import")(import_)
 app.command()(synthesize)
 app.command()(regenerate)
 app.command()(doctor)
+app.command()(convert)
 app.command()(train)
 app.command()(report)
 app.command()(compare)

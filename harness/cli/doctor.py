@@ -13,6 +13,8 @@ from simulator.errors import AnswerIsNo, InputError
 
 if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
+    from drafters.formats.contract import Declared
+    from drafters.target import Target
 
 
 def doctor(
@@ -25,6 +27,9 @@ def doctor(
     ] = None,
     texts: Annotated[int, typer.Option(min=4, max=10_000, help="Answers of the target to judge by.")] = 24,
     max_new_tokens: Annotated[int, typer.Option(min=8, max=4096, help="Tokens of an answer at most.")] = 64,
+    corrected: Annotated[
+        Path | None, typer.Option(help="Where another reading is clearly better: write the checkpoint so, to this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say in which format a drafter's checkpoint is, and whether it drafts better when read under other conventions: exit 0
@@ -39,28 +44,50 @@ def doctor(
                 raise InputError("--prompts: at least 4 prompts are needed")
             if not Path(checkpoint).is_dir() and (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1):
                 raise InputError(f"checkpoint {checkpoint}: no such folder")
+            if corrected is not None and corrected.exists() and (not corrected.is_dir() or any(corrected.iterdir())):
+                raise InputError(f"--corrected {corrected}: is there already; name another folder")
             source = load_pair(asked_pair("tiny", target)[0]).target
             chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
             watcher.doing("loading the target")
             from transformers.utils import logging as transformers_logging
 
-            from drafters.checkpoints import find_folder, read_declared
-            from drafters.doctor import diagnose, texts_of
+            from drafters.checkpoints import facts_of, find_folder, read_declared
+            from drafters.doctor import diagnose, read_otherwise, texts_of
             from drafters.target import Target
 
             transformers_logging.disable_progress_bar()  # its bars would stand among ours
             folder = find_folder(checkpoint)
             model = Target.load(source, live=True)
-            declared = read_declared(folder, model, checkpoint)
+            declared = read_declared(folder, facts_of(model), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
-            made = texts_of(model, [_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma)
+            made = texts_of(model, [_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1)
             stage = f"reading {checkpoint} in other ways"
             found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
+            written = None
+            if corrected is not None and found.beats_chance and found.better is not None:
+                written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
         if as_json:
-            print_json("doctor", {"doctor": _row(found, checkpoint, target)})
+            print_json("doctor", {"doctor": {**_row(found, checkpoint, target), "corrected": written and str(corrected)}})
         else:
             _print(found, checkpoint)
+            if written is not None:
+                say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
+            elif corrected is not None:
+                say(
+                    plain_console(),
+                    f"--corrected: nothing is written to {corrected}, for no other reading is clearly better",
+                )
         _judge(found, checkpoint)
+
+
+def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -> str:
+    """Write a checkpoint that declares what fits; returns in which format."""
+    from drafters.checkpoints import facts_of
+    from drafters.conversion import TargetFiles, correct
+
+    tables = {"embed_tokens.weight": model.embedding, "lm_head.weight": model.lm_head}
+    theirs = {name: module.get_parameter("weight").detach().cpu() for name, module in tables.items()}
+    return correct(declared, checkpoint, folder, TargetFiles(facts_of(model), theirs))
 
 
 def _ids(target: Any, text: str) -> list[int]:
@@ -81,16 +108,18 @@ def _judge(found: Diagnosis, checkpoint: str) -> None:
         )
     if found.better is not None:
         more, low, high = found.gain(found.better)
+        alike = [reading.variant.name for reading in found.alike]
         raise AnswerIsNo(
             f"{checkpoint}: drafts better with {found.better.variant.name}: {more:+.2f} tokens a draft "
             f"({low:+.2f} to {high:+.2f}) over what it declares"
+            + (f"; cannot be told apart from: {', '.join(alike)}" if alike else "")
         )
 
 
 def _print(found: Diagnosis, checkpoint: str) -> None:
     console = plain_console()
-    say(console, f"{checkpoint}: {found.format} · γ = {found.gamma}")
-    say(console, "declared: " + ", ".join(f"{name} {value}" for name, value in found.conventions.items()))
+    say(console, f"{checkpoint}: {found.format}")
+    say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
     lines = []
     for reading in sorted(found.readings, key=found.length, reverse=True):
@@ -118,7 +147,7 @@ def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
     more, low, high = found.gain(found.best)
     return {
         "checkpoint": checkpoint, "target": target, "format": found.format, "gamma": found.gamma,
-        "declared": {name: str(value) for name, value in found.conventions.items()}, "verdict": verdict,
+        "declared": dict(found.conventions), "verdict": verdict,
         "best": found.best.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
         "positions": int(found.anchors.sum()), "texts": len(found.anchors),
         "alike": [reading.variant.name for reading in found.alike], "impossible": list(found.impossible),

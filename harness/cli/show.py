@@ -30,19 +30,22 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
 
     `details` adds what was run with what.
     """
+    from results.figures.acceptance import lost, lost_in_words
     from results.figures.accepted_length import accepted_length
     from results.figures.speed import speed
     from results.report.headline import of_run
+    from results.store.runs import read_as
     from simulator.records import DRAFTINGS
 
     row = store.run(run_id)
     with store.reading() as connection:
         lengths = [row for way in DRAFTINGS for row in accepted_length(connection, run_id, way).to_dicts()]
         speeds = speed(connection, run_id).to_dicts()
+        shares = lost(connection, run_id)
         answer = None if as_json else of_run(connection, run_id, store.file.parent)
     if answer is None:
         of = {**row, "report": report, "database": store.file}
-        print_json("run", {"run": of, "accepted_length": lengths, "speed": speeds})
+        print_json("run", {"run": of, "accepted_length": lengths, "speed": speeds, "lost": shares.to_dicts()})
         return
     console = plain_console()
     if details:
@@ -52,8 +55,10 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         drafters = [_drafter(*item) for item in row["drafters"].items()]
         print_table(console, heads, drafters, ("hash", "recorded γ"))
         for name, drafter in row["drafters"].items():
-            if read := drafter.get("format"):
-                say(console, f"{name} was read as {read}: {_listed(drafter['conventions'])}")
+            if told := read_as(drafter):
+                say(console, f"{name}: {told}")
+        for name, told in lost_in_words(shares).items():
+            say(console, f"{name}: {told}")
     if row["finished_at"] is None:
         say(console, "this run is not finished: what follows is what it has so far")
     _print_lengths(console, row["drafters"], lengths, speeds)

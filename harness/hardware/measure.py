@@ -360,6 +360,13 @@ def _quality(
     )
 
 
+def _formats(drafters: Mapping[str, Drafter]) -> dict[str, str]:
+    """How checkpoints were read."""
+    read = {name: d for name, d in drafters.items() if isinstance(d, LearnedDrafter)}
+    told = (f"{n}: {d.format} ({'; '.join(f'{k} {v}' for k, v in d.conventions.items())})" for n, d in read.items())
+    return {"drafters": ". ".join(told)} if read else {}
+
+
 def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: ProfileQuality) -> dict[str, str]:
     """Where the numbers come from and how far they go, in words."""
     target, points = measured.target, [t.point for t in timed.timings]
@@ -372,6 +379,7 @@ def _provenance(measured: Measured, timed: Timed, effort: Effort, quality: Profi
     found = {
         "date": datetime.now(UTC).date().isoformat(),
         "weights": measured.weights,
+        **_formats(measured.drafters),
         "dtype": str(target.dtype).removeprefix("torch."),
         "timing": timed.method,
         "attention": timed.attention,

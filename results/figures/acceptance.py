@@ -58,12 +58,49 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
     return join_paper(measured, provenance(con, run_id), paper_alpha())
 
 
-def section(alpha: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series]) -> Section:
-    """α_k by position, one panel per domain; published values dashed with hollow marks."""
+def lost(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
+    """What the target gives to tokens that a drafter's reduced vocabulary lacks, by draft position: a mean over anchors.
+
+    So much of the drafts is rejected, whatever is drafted. Drafters with all of the target's tokens have no rows.
+    Columns: drafter, gamma, position (from 1), share.
+    """
+    return query(
+        con,
+        """
+        SELECT drafter, gamma, p.position, avg(outside[p.position]) AS share
+        FROM anchors JOIN range(1, 256) AS p(position) ON p.position <= gamma
+        WHERE run_id = $run AND outside IS NOT NULL
+        GROUP BY ALL HAVING share IS NOT NULL ORDER BY ALL
+        """,
+        run_id,
+    )
+
+
+def lost_in_words(shares: pl.DataFrame) -> dict[str, str]:
+    """The same by drafter, of its longest drafts, in a sentence."""
+    longest_first = shares.sort("gamma", descending=True)
+    told = {}
+    for name in shares["drafter"].unique(maintain_order=True):
+        own = longest_first.filter(drafter=name)
+        own = own.filter(gamma=own["gamma"][0]).sort("position")
+        at = ", ".join(f"{share:.1%}" for share in own["share"])
+        where = "at position 1" if len(own) == 1 else f"at positions 1 to {len(own)}"
+        told[name] = f"lost to the reduced vocabulary: {at} of the target's probability {where}"
+    return told
+
+
+def section(alpha: pl.DataFrame, runs: Sequence[Provenance], series: Sequence[Series], lost: Sequence[str] = ()) -> Section:
+    """α_k by position, one panel per domain; published values dashed with hollow marks. `lost` are sentences on what
+    vocabularies lack, which bounds it."""
     return Section(
         "conditional-acceptance",
         "Conditional acceptance by position",
-        "α at position k is how often the target keeps draft position k once it has kept all positions before it.",
+        " ".join(
+            [
+                "α at position k is how often the target keeps draft position k once it has kept all positions before it.",
+                *lost,
+            ]
+        ),
         _positions(alpha, longest(series), runs),
         (),
         evidence_of(runs, alpha["paper"].drop_nulls().len() > 0),

@@ -121,7 +121,7 @@ def compose(
     draft.add_validation(latest_of(con, "validations", "validation_id", names))
     draft.sections += [
         accepted_length.section(tau, runs, draft.series, out),
-        acceptance.section(alpha, runs, draft.series),
+        acceptance.section(alpha, runs, draft.series, draft.lost),
         *_confidences(con, names, runs, tau, draft.series),
         speed.section(speeds, runs, draft.series),
     ]
@@ -145,7 +145,10 @@ class _Draft:
         self.notices: list[str] = []
         for run in runs:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
-        self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run)) for run in runs]
+        lost = {run.run_id: acceptance.lost_in_words(acceptance.lost(con, run.run_id)) for run in runs}
+        self.lost = [f"{name}: {told}." for own in lost.values() for name, told in own.items()]
+        """What drafters' vocabularies lack, in sentences."""
+        self.provenance = [(f"run {run.run_id}" if several else "", notes.of_run(run, lost[run.run_id])) for run in runs]
         self._profiles: list[Profile] = []
         self.served = False
         """Whether the paper's served systems are drawn."""

@@ -155,17 +155,17 @@ def sweep_notices(sweep: Sweep, points: Sequence[Simulation]) -> list[str]:
     return found
 
 
-def of_run(run: Provenance) -> Facts:
-    """Name and lines of each fact about a run."""
+def of_run(run: Provenance, lost: Mapping[str, str] | None = None) -> Facts:
+    """Name and lines of each fact about a run; `lost` says of drafters what their vocabularies lack."""
     host = dict(run.host)
     memory = host.pop("memory_bytes", None)
     machine = [f"{name} {value}" for name, value in host.items() if value is not None]
     if memory is not None:
         machine.append(f"memory {memory / 2**30:.1f} GiB")
-    drafters = [
-        " ".join(filter(None, [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]))
-        for d in run.drafters
-    ]
+    drafters = []
+    for d in run.drafters:
+        parts = [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]
+        drafters += [" ".join(filter(None, parts)), *filter(None, [d.read_as, (lost or {}).get(d.name)])]
     rounds = counted(run.replayed, "round")
     replayed = f"{rounds} replayed from a dense record, every drafted token verified; the others are plain decoding"
     if not run.rounds:

@@ -10,6 +10,7 @@ import duckdb
 
 from results.store.database import Store, insert_row
 from results.store.queries import has_table
+from results.store.runs import read_as
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.serving.command import Models
@@ -29,6 +30,7 @@ def models_of(run: Mapping[str, Any]) -> Models:
         target=str(target.get("source") or ""), named_after=str(target.get("named_after") or ""),
         checkpoints={name: str(drafter["checkpoint"]) for name, drafter in drafters.items() if drafter.get("checkpoint")},
         temperature=run["sampling"].get("temperature"),
+        formats={name: told for name, drafter in drafters.items() if (told := read_as(drafter))},
     )  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def anchor_table(recording: Recording, prompt_id: str, turn: int, anchors: Ancho
     def lists(values: npt.NDArray[np.float32] | None) -> pa.Array:
         if values is None:
             return pa.nulls(count, _FLOATS)
-        return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values, np.float32).ravel()))
+        return pa.ListArray.from_arrays(
+            offsets, pa.array(np.ascontiguousarray(values, np.float32).ravel(), from_pandas=True)
+        )
 
     key = key_columns(recording)
     columns = {
@@ -99,6 +101,7 @@ def anchor_table(recording: Recording, prompt_id: str, turn: int, anchors: Ancho
         "confidence": lists(anchors.confidence),
         "fresh_confidence": lists(anchors.fresh_confidence),
         "certainty": lists(anchors.certainty),
+        "outside": lists(anchors.outside),
     }
     return pa.table(columns)
 

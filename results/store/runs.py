@@ -67,6 +67,14 @@ class DeclaredDrafter:
     """Drafted block size, tokens; 0 for 'none'."""
     checkpoint: str | None
     checkpoint_hash: str | None
+    read_as: str = ""
+    """The published format that it was read from and how, in a line; empty where that is not known."""
+
+
+def read_as(drafter: Mapping[str, Any]) -> str:
+    """The published format that a run's drafter was read from, with which conventions; empty where that is not known."""
+    told = "; ".join(f"{name} {value}" for name, value in (drafter.get("conventions") or {}).items())
+    return f"read as {drafter['format']}: {told}" if drafter.get("format") else ""
 
 
 def kinds_of(run: Mapping[str, Any]) -> dict[str, str]:
@@ -159,6 +167,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
             gamma=settings.get("gamma", 0),
             checkpoint=settings.get("checkpoint"),
             checkpoint_hash=settings.get("checkpoint_hash"),
+            read_as=read_as(settings),
         )
         for name, settings in json.loads(run["drafters"]).items()
     )

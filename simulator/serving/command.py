@@ -29,6 +29,8 @@ class Models:
     """The drafters' by their names, as far as they are known."""
     temperature: float | None = None
     """None where nobody knows."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """In which published format each checkpoint was read, and with which conventions, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ def serve(
             speculative[names.checkpoint] = models.checkpoints.get(recording.drafter, "CHECKPOINT")
             if recording.drafter not in models.checkpoints:
                 notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
+        if told := models.formats.get(recording.drafter):
+            notes.append(f"{recording.drafter} was {told}: an engine that reads it otherwise drafts worse in silence")
         if served.note and (not served.note_of or _named(served.note_of, models.target)):
             notes.append(served.note)
         most = request_cap if most_running is None else min(most_running, request_cap)

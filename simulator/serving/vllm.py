@@ -16,14 +16,13 @@ VLLM: Final = ServingEngine(
         "dflash": ServedKind(
             method="dspark",
             gpu_only=True,
-            note="a checkpoint of DeepSpec's has another layout than vLLM's dflash: convert it to dspark's with "
-            "markov_rank 1, zero markov_w1 and markov_w2 [V, 1] and no confidence head",
+            note="a checkpoint of DeepSpec's has another layout than vLLM's dflash: `harness convert CHECKPOINT --to vllm "
+            "--target MODEL` writes it as a dspark whose head adds nothing",
         ),
         "eagle3": ServedKind(
             method="eagle3",
-            note="a checkpoint of DeepSpec's needs changes in its config.json: set architectures to Eagle3Qwen3ForCausalLM, "
-            "eagle_aux_hidden_state_layer_ids to target_layer_ids + 1, draft_vocab_size to the vocabulary's size, and "
-            "norm_before_residual, norm_before_fc, fc_norm and norm_output to false",
+            note="a checkpoint of DeepSpec's counts taps otherwise and lacks fields that vLLM reads: `harness convert "
+            "CHECKPOINT --to vllm --target MODEL` writes it so",
             note_of=r"qwen3",
         ),
         "mtp": ServedKind(

@@ -8,12 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from drafters.checkpoints import build_drafter, load_drafter
 from drafters.kinds.learned import LearnedDrafter
+from drafters.sampling import probabilities
 from drafters.target import Target
 from simulator.errors import InputError
 from simulator.policies import PolicySpec
@@ -246,3 +248,23 @@ def test_a_draft_of_another_target_is_told(build: Build, target: Target, tmp_pat
     folder = publish(build(name), {**PUBLISHED[name], **verifier}, tmp_path / "checkpoint")
     with pytest.raises(InputError, match="was trained for a LlamaForCausalLM"):
         load_drafter(str(folder), target)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0)])
+def test_what_a_reduced_vocabulary_lacks_is_recorded(sampling: Sampling, build: Build, target: Target) -> None:
+    drafter = build("EAGLE-3.1")
+    said = texts(target, [PROMPT] * 40, NEW_TOKENS, sampling, 5, drafter.gamma)
+    recorded = record_of(target, drafter, said, sampling)
+    missing = [v for v in range(VOCAB) if v not in SAID]
+    for text, anchors in zip(said, recorded, strict=True):
+        assert anchors.outside is not None
+        p = probabilities(sampling, target.head(target.read(torch.tensor([text.ids]), ()).hidden)[0])
+        expected = p[:, missing].sum(-1)[len(text.prompt) :]
+        for i, found in enumerate(anchors.outside):
+            there = min(len(expected) - i - 1, drafter.gamma)  # after the last token nothing is judged
+            torch.testing.assert_close(torch.tensor(found[:there]), expected[i : i + there], atol=1e-5, rtol=0)
+            assert bool(torch.tensor(found[there:]).isnan().all())
+    beta, outside = (np.concatenate([getattr(a, name)[:, 0] for a in recorded]) for name in ("accept_prob", "outside"))
+    assert beta.mean() <= 1 - outside.mean() + 3 * beta.std() / np.sqrt(len(beta))
+    [whole] = {a.outside is None for a in record_of(target, build("speculators mtp"), said, sampling)}
+    assert whole
