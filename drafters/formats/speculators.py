@@ -24,7 +24,7 @@ from drafters.formats.dflash import block_names, convolution_of, layout_of, sele
 from drafters.formats.eagle3 import USUAL_GAMMA, default_taps, pair_names, tap_norm_of
 from drafters.kinds.settings import BlockSettings, PairSettings
 
-_MTP_NAMES: Final = {
+MTP_NAMES: Final = {
     "hidden_layernorm": "hnorm", "token_layernorm": "enorm", "input_proj": "eh_proj", "final_layernorm": "norm",
 }  # fmt: skip
 
@@ -121,7 +121,7 @@ def _mtp_names(name: str) -> str | None:
     part, _, rest = own.partition(".")
     if own == name:
         return name
-    return f"{_MTP_NAMES[part]}.{rest}" if part in _MTP_NAMES else f"layers.0.{own}"
+    return f"{MTP_NAMES[part]}.{rest}" if part in MTP_NAMES else f"layers.0.{own}"
 
 
 SPECULATORS: Final = Format(

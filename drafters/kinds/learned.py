@@ -92,6 +92,8 @@ class LearnedDrafter(nn.Module, ABC):
     """Target ids of the reduced vocabulary, int64 [V_d]; None where it has all of the target's tokens."""
     format: str = "DeepSpec"
     """The published format it was read from."""
+    narrow: bool = False
+    """Whether drafts have logits over the draft's own vocabulary alone, [..., V_d], as training reads them."""
 
     def __init__(self, settings: Settings, gamma: int) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class LearnedDrafter(nn.Module, ABC):
 
         So q is 0 there, and acceptance min(1, p / q) and residual (p − q)⁺ stay exact.
         """
-        if self.draft_ids is None:
+        if self.draft_ids is None or self.narrow:
             return logits
         wide = logits.new_full((*logits.shape[:-1], self.settings.vocabulary), -torch.inf)
         return wide.index_copy_(-1, self.draft_ids, logits)

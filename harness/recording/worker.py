@@ -56,6 +56,18 @@ def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) 
     return asked + len(prompt.turns) * generation.max_new_tokens
 
 
+def contexts(
+    target: Target, prompt: Prompt, given: Sequence[GivenResponse], generation: Generation
+) -> list[tuple[int, ...]]:
+    """What stands before each turn's response, the given ones being the replies; in order of turns."""
+    history, found = prompt.opening, list[tuple[int, ...]]()
+    for asked, response in zip(prompt.turns, given, strict=True):
+        history.append({"role": "user", "content": asked})
+        found.append(tuple(target.encode_chat(history, thinking=generation.thinking, today=generation.today)))
+        history.append({"role": "assistant", "content": target.text(response.token_ids)})
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Prompts recorded together. Fixed by the plan alone, so that results do not depend on workers."""
@@ -219,7 +231,7 @@ class Recorder:
     def answer(self, prompts: Sequence[Prompt]) -> list[GivenResponse]:
         """The target's own responses to every turn, as a file of responses has them."""
         spoken = self._converse(prompts, self.generation.max_new_tokens)
-        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn) for r, _ in spoken]
+        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn, r.domain, context) for r, context in spoken]
 
     def _converse(
         self, prompts: Sequence[Prompt], limit: int, beyond: int = 0, *, live: tuple[str, Drafter] | None = None,
@@ -422,13 +434,7 @@ class Recorder:
         return conversation_tokens(self.target, prompt, self.generation) + beyond
 
     def _contexts(self, prompt: Prompt, given: Sequence[GivenResponse]) -> list[tuple[int, ...]]:
-        """What stands before each turn's response, the given ones being the replies; in order of turns."""
-        history, contexts = prompt.opening, list[tuple[int, ...]]()
-        for asked, response in zip(prompt.turns, given, strict=True):
-            history.append({"role": "user", "content": asked})
-            contexts.append(self._encoded(history))
-            history.append({"role": "assistant", "content": self.target.text(response.token_ids)})
-        return contexts
+        return contexts(self.target, prompt, given, self.generation)
 
     def _encoded(self, history: Sequence[dict[str, str]]) -> tuple[int, ...]:
         settings = self.generation
