@@ -166,7 +166,7 @@ def save_drafter(
     norms = {f"{path}.weight" for path, module in drafter.named_modules() if isinstance(module, RMSNorm)}
     less = norms if drafter.settings.norm_weight == "1 + w" else frozenset()
     tensors = {
-        names(name): (value.detach() - (name in less)).to("cpu", torch.bfloat16).contiguous().clone()
+        names(name): (value.detach() - 1 if name in less else value.detach()).to("cpu", torch.bfloat16).contiguous().clone()
         for name, value in drafter.state_dict().items()
         if with_tables or name in own or name not in _SHARED
     }

@@ -209,7 +209,7 @@ def _layer(target: Target, family: str) -> dict[str, Any]:
 
 
 def save_made(made: Made, target: Target, folder: Path) -> None:
-    """Write a trained drafter as its configuration says, so that the loader reads it; tables where they are not the target's."""
+    """Write a trained drafter as its configuration says, for the loader; tables where they are not the target's."""
     shared = made.drafter.embed_tokens is target.embedding
     names = _mtp_names if made.config.get("speculators_model_type") == "mtp" else str
     save_drafter(made.drafter, made.config, folder, with_tables=not shared, names=names)

@@ -1,4 +1,4 @@
-"""The training loop: one for every kind and any number of processes; what it has is kept whole, and goes on to the same bits."""
+"""The training loop, one for every kind and any number of processes; what it keeps, it goes on from to the same bits."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ class Trainer:
         if not bool(loss.isfinite()):
             raise self._not_finite("loss", indices)
         (loss * self.processes.count).backward()  # DistributedDataParallel takes the mean of the processes
-        return float(loss)
+        return float(loss.detach())
 
     def _apart(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged with the last part alone."""

@@ -21,8 +21,8 @@ _FILL_TOKENS: Final = 4096
 class States:
     """Taps and final hidden states of texts, read as recording reads them.
 
-    The cache is one file, mapped into memory: the states of the first texts, one after the other, in the target's own numeric
-    type, so that they are what would be computed.
+    The cache is one file, mapped into memory: the states of the first texts, one after the other, in the target's own
+    numeric type, so that they are what would be computed.
     """
 
     def __init__(

@@ -186,10 +186,12 @@ def _plan(
 ) -> TrainingPlan:  # fmt: skip
     """Everything that decides what comes out. Raises InputError."""
     from harness.recording.pair import asked_pair, load_pair
-    from harness.training.plan import TrainingPlan, hash_of
+    from harness.training.plan import TrainingPlan, check_installed, hash_of
 
     if not 1 <= processes <= 4096:
         raise InputError(f"--processes {processes}: must be from 1 to 4,096")
+    if processes > 1:
+        check_installed()
     if recipe.batch % (processes * recipe.accumulate):
         parts = processes * recipe.accumulate
         raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")

@@ -59,7 +59,7 @@ def prepare(
         facts |= {"vocabulary": count, "coverage": coverage}
         say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
     made = _made(plan, target, parts, vocabulary)
-    dtype = _precision(plan, target.device, say)
+    dtype = _precision(plan, target.device, folder, say)
     _told_drafter(made, facts, say)
     recipe, taps = plan.recipe, made.drafter.tap_layers
     states = States(target, taps, parts.train, folder / "cache" if recipe.cache_bytes else None, recipe.cache_bytes)
@@ -115,12 +115,19 @@ def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int
     return make_drafter(plan.design, target, texts, vocabulary, plan.recipe.seed)
 
 
-def _precision(plan: TrainingPlan, device: torch.device, say: Callable[[str], None]) -> torch.dtype:
+def _precision(plan: TrainingPlan, device: torch.device, folder: Path, say: Callable[[str], None]) -> torch.dtype:
+    """What products are computed in: as asked, or as measured when the training began."""
+    kept = folder / "precision"
     if plan.recipe.precision != "auto":
-        named: torch.dtype = getattr(torch, plan.recipe.precision)
-        return named
-    dtype, ratio = fastest(device)
-    say(f"precision: {str(dtype)[6:]}; bfloat16 is {ratio:.1f} times as fast as float32 here")
+        name = plan.recipe.precision
+    elif kept.exists():
+        name = "bfloat16" if kept.read_text() == "bfloat16" else "float32"
+    else:
+        measured, ratio = fastest(device)
+        name = "bfloat16" if measured == torch.bfloat16 else "float32"
+        kept.write_text(name)
+        say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
@@ -135,7 +142,8 @@ def _told_texts(parts: Split, say: Callable[[str], None]) -> dict[str, Any]:
         f"{tokens[1]:,} tokens"
     )
     say(
-        f"overlap: {of_prompts:.1%} of held-out prompts' runs of 13 tokens are in what is trained on, {of_answers:.1%} of answers'"
+        f"overlap: {of_prompts:.1%} of the held-out prompts' runs of 13 tokens are in what is trained on, {of_answers:.1%} "
+        "of the answers'"
     )
     return {
         "train_texts": len(parts.train), "train_tokens": tokens[0], "held_out_texts": len(parts.held_out),

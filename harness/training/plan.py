@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from simulator.errors import InputError
 from simulator.records import Sampling
 
 PLAN = "plan.json"
+_NEEDED = ("pandas", "fsspec", "requests", "tensorboardX")
+"""What Ray Train imports beside Ray."""
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,8 +62,8 @@ def read_given(responses: Sequence[Path], prompts: Sequence[Path]) -> Given:
     bare = [r for r in found if r.prompt_token_ids is msgspec.UNSET]
     if bare and not prompts:
         raise InputError(
-            f"--responses: {bare[0].prompt_id}, turn {bare[0].turn}: does not say what was asked (prompt_token_ids); name the "
-            "prompts' file with --prompts"
+            f"--responses: {bare[0].prompt_id}, turn {bare[0].turn}: does not say what was asked (prompt_token_ids); name "
+            "the prompts' file with --prompts"
         )
     if lost := next((r for r in bare if r.prompt_id not in known or r.turn >= len(known[r.prompt_id].turns)), None):
         raise InputError(f"--prompts: have no {lost.prompt_id}, turn {lost.turn}, which --responses answer")
@@ -115,3 +118,9 @@ def kept_plan(out: Path, name: str) -> TrainingPlan:
     ):
         raise InputError(f"--resume {name}: the answers have changed since it began; begin anew")
     return plan
+
+
+def check_installed() -> None:
+    """Raise InputError where Ray Train cannot be imported; without a look at it, which takes seconds."""
+    if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise InputError(f"--processes: Ray Train needs {', '.join(lacking)}; pip install 'specyard[train]'")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging as transformers_logging
+
 from drafters.training.design import save_made
 from drafters.training.held_out import Drafting
 from drafters.training.loop import Evaluated, Processes, Trainer, Watch
@@ -65,6 +67,7 @@ Finished = tuple[Sequence[Evaluated], int, int, dict[str, Any]]
 
 def train_alone(plan: TrainingPlan, given: Given, folder: Path, to: Path, watcher: Watcher) -> Finished:
     """Train in this process."""
+    transformers_logging.disable_progress_bar()  # its bars would stand among ours
     watcher.doing("loading the target")
     prepared = prepare(plan, given, folder, watcher.say, watcher.advance)
     watch = Watch(
