@@ -73,6 +73,7 @@ ELSEWHERE = {
     "harness profile": "tests/harness/test_profiling.py",
     "harness doctor": "tests/drafters/test_doctor.py",
     "harness regenerate": "tests/harness/test_regenerating.py",
+    "harness train": "tests/harness/test_training.py",
     "harness validate": "tests/harness/test_validation.py",
     "harness reproduce": "tests/harness/test_field.py",
 }

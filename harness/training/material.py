@@ -67,6 +67,7 @@ def prepare(
     states.open(fill=fills, advance=lambda done, total: advance("reading texts", done, total))
     chosen = by_domain(parts.held_out, recipe.evaluated)
     held_out = read_held_out(target, chosen, taps, given.sampling)
+    facts["cache_bytes"] = states.kept_bytes
     facts |= {
         "target_hash": folder_hash(find_folder(plan.pair.target)),
         "device": target.device.type,

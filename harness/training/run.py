@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,12 +48,14 @@ def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher
     check_free(to)
     folder = folder_of(out, plan.name)
     keep_plan(plan, folder)
+    began_s = time.monotonic()
     if plan.processes > 1:
         from harness.training.together import train_together
 
         finished = train_together(plan, given, folder, to, cluster, watcher)
     else:
         finished = train_alone(plan, given, folder, to, watcher)
+    finished[-1]["seconds"] = time.monotonic() - began_s  # since it was begun or resumed
     result = _trained(plan, to, *finished)
     stops.finished("the training")
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,8 @@ from harness.training.run import Finished, fit, told
 from simulator.errors import InputError, first_paragraph
 
 _POLL_S = 1.0
+_PATIENCE_S = 6 * 3600
+"""Seconds that processes wait for one another: the first fills the cache meanwhile."""
 
 
 def train_together(plan: TrainingPlan, given: Given, folder: Path, to: Path, cluster: Cluster, watcher: Watcher) -> Finished:
@@ -27,7 +29,7 @@ def train_together(plan: TrainingPlan, given: Given, folder: Path, to: Path, clu
     with joined(cluster, watcher.doing):
         import ray
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
         from ray.util.queue import Queue
 
         told_here = Queue(actor_options={"num_cpus": 0})
@@ -37,7 +39,8 @@ def train_together(plan: TrainingPlan, given: Given, folder: Path, to: Path, clu
         }  # fmt: skip
         gpus = bool(ray.cluster_resources().get("GPU")) and plan.pair.device != "cpu"
         trainer = TorchTrainer(
-            _process, train_loop_config=config, scaling_config=ScalingConfig(num_workers=plan.processes, use_gpu=gpus),
+            _process, train_loop_config=config, torch_config=TorchConfig(timeout_s=_PATIENCE_S),
+            scaling_config=ScalingConfig(num_workers=plan.processes, use_gpu=gpus),
             run_config=RunConfig(name="processes", storage_path=str(folder.absolute() / "ray")),
         )  # fmt: skip
         failed: list[Exception] = []

@@ -20,7 +20,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training.design import Made, make_drafter, save_made, warm_drafter
-from drafters.training.held_out import HeldOut, acceptances, drafting_on, walk
+from drafters.training.held_out import acceptances, drafting_on, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
 from drafters.training.losses import TRAINING, draft_loss
