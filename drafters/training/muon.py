@@ -50,4 +50,5 @@ def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     for _ in range(_ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    whole: Tensor = x.mT if tall else x
+    return whole

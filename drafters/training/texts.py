@@ -122,7 +122,7 @@ def _share(grams: npt.NDArray[np.uint64], among: npt.NDArray[np.uint64]) -> floa
 def _template(prompts: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     """Tokens that all prompts begin with, and end with."""
 
-    def shared(rows: Sequence[Sequence[int]]) -> int:
+    def shared(rows: Sequence[tuple[int, ...]]) -> int:
         low, high = min(rows), max(rows)  # what the first and the last in order share, all do
         return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
