@@ -20,12 +20,13 @@ from drafters.families.layers import RMSNorm
 from drafters.families.registry import make_embedding
 from drafters.formats.contract import Checkpoint, Declared, TargetFacts
 from drafters.formats.registry import declare, make
+from drafters.formats.writing import Draft, write
 from drafters.gguf import plain_source
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.registry import OF_TEXT
-from drafters.kinds.settings import BlockSettings, Settings
+from drafters.kinds.settings import BlockSettings, PairSettings, Settings
 from drafters.loading import GENERATION_FILE
 from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
@@ -61,10 +62,10 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
     if source in OF_TEXT:
         return OF_TEXT[source]() if gamma is None else OF_TEXT[source](gamma)
     folder = find_folder(source)
-    return load_declared(read_declared(folder, target, source), folder, target, gamma=gamma, name=source)
+    return load_declared(read_declared(folder, facts_of(target), source), folder, target, gamma=gamma, name=source)
 
 
-def read_declared(folder: Path, target: Target, name: str) -> Declared:
+def read_declared(folder: Path, target: TargetFacts, name: str) -> Declared:
     """What a checkpoint's files declare, without reading its weights. Raises InputError, naming field, tensor or format."""
     raw = read_config(folder)
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for f in folder.glob("*.bin"))):
@@ -73,7 +74,7 @@ def read_declared(folder: Path, target: Target, name: str) -> Declared:
             "with safetensors"
         )
     shapes = {key: list(stream.get_slice(key).get_shape()) for stream, key in _stored(folder, name)}
-    return declare(Checkpoint(name, raw, shapes), _facts(target))
+    return declare(Checkpoint(name, raw, shapes), target)
 
 
 def load_declared(
@@ -100,7 +101,7 @@ def load_declared(
         raise
     except Exception as error:  # of many kinds, by what a field holds
         raise InputError(f"checkpoint {name}: config.json describes no drafter: {first_paragraph(error)}") from error
-    _check_shapes(shape, declared, folder, name)
+    check_shapes(shape, declared, folder, name)
     drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     target.check_taps(drafter.tap_layers)
     _load_weights(drafter, declared, tensors or read_tensors(folder, name), target, name)
@@ -123,7 +124,7 @@ def find_folder(source: str) -> Path:
 
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
     """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
-    declared = declare(Checkpoint(name, raw), _facts(target))
+    declared = declare(Checkpoint(name, raw), facts_of(target))
     drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     if declared.settings.reduced:
         shape = declared.settings.shape
@@ -132,9 +133,11 @@ def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, 
     return drafter
 
 
-def _facts(target: Target) -> TargetFacts:
+def facts_of(target: Target) -> TargetFacts:
+    """What formats need to know of a target."""
     named = getattr(target.model.config, "architectures", None) or [type(target.model).__name__]
-    return TargetFacts(target.hidden_size, target.vocab_size, target.num_layers, str(named[0]))
+    longest = getattr(target.config, "max_position_embeddings", None)
+    return TargetFacts(target.hidden_size, target.vocab_size, target.num_layers, str(named[0]), target.name, longest)
 
 
 def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
@@ -180,6 +183,21 @@ def save_drafter(
     os.replace(folder / "partial", folder / "model.safetensors")
 
 
+def publish(drafter: LearnedDrafter, to: str, folder: Path, target: Target, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write `drafter` to `folder` in a published format, one of `formats.writing.FORMATS`.
+
+    Raises InputError where the format cannot express it.
+    """
+    tensors = {name: value.detach().to(dtype) for name, value in drafter.state_dict().items()}
+    if drafter.draft_ids is not None:
+        tensors["d2t"] = (drafter.draft_ids - torch.arange(len(drafter.draft_ids), device=drafter.draft_ids.device)).cpu()
+    tables = {"embed_tokens.weight": target.embedding, "lm_head.weight": target.lm_head}
+    theirs = {name: module.get_parameter("weight").detach() for name, module in tables.items()}
+    core, settings = drafter.kind if drafter.kind in ("eagle3", "mtp") else "block", drafter.settings
+    assert isinstance(settings, BlockSettings | PairSettings)
+    write(Draft(drafter.kind, core, settings, drafter.gamma, tensors, facts_of(target), theirs), to, folder)
+
+
 def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
     """SHA-256 over files of a checkpoint, by default its configuration and weights: its identity, whatever its path."""
     digest = hashlib.sha256()
@@ -191,7 +209,7 @@ def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
     return digest.hexdigest()
 
 
-def _check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name: str) -> None:
+def check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name: str) -> None:
     """Raise InputError unless the tensors in every *.safetensors of `folder` are those of `drafter`, by their shapes."""
     settings, found = declared.settings, {}
     for stream, key in _stored(folder, name):
@@ -225,13 +243,12 @@ def _raise_first(problems: Sequence[str], name: str) -> None:
 def _load_weights(
     drafter: LearnedDrafter, declared: Declared, tensors: Mapping[str, Tensor], target: Target, name: str
 ) -> None:
-    """Fill `drafter` with tensors, whose shapes fit. Raises InputError for what is not finite, or no vocabulary."""
-    named = {declared.names(key): value for key, value in tensors.items()}
-    found = {key: value for key, value in named.items() if key is not None}
+    """Fill `drafter` with tensors, whose shapes fit. Raises InputError as `plain_tensors`."""
+    found = plain_tensors(drafter, declared, tensors, name)
     settings, shape = declared.settings, declared.settings.shape
     table = found.pop("d2t", None)
     if settings.reduced and table is not None:
-        drafter.set_vocabulary(_vocabulary(table, settings, name))
+        drafter.set_vocabulary(table + torch.arange(len(table)))
     # The checkpoint's own copies get modules of their own: never write through to the target's.
     if "embed_tokens.weight" in found:
         drafter.embed_tokens = make_embedding(shape, settings.vocabulary)
@@ -239,10 +256,6 @@ def _load_weights(
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.draft_vocabulary, bias="lm_head.bias" in found)
     else:
         found.pop("lm_head.bias", None)  # without its matrix it is a copy
-    _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
-    if settings.norm_weight == "1 + w":
-        norms = {f"{path}.weight" for path, module in drafter.named_modules() if isinstance(module, RMSNorm)}
-        found = {n: value + 1 if n in norms else value for n, value in found.items()}
     drafter.load_state_dict(found, strict=False)
     if settings.head == "own embedding" and "lm_head.weight" not in found:
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.vocabulary, bias=False)
@@ -252,6 +265,25 @@ def _load_weights(
         parts = {f"{module}.{name}": value for name, value in own.named_parameters(recurse=False)}
         if all(name in found and torch.equal(found[name].to(value), value) for name, value in parts.items()):
             setattr(drafter, module, own)
+
+
+def plain_tensors(
+    drafter: LearnedDrafter, declared: Declared, tensors: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """A checkpoint's tensors by our names and conventions: norms multiply by w, and `d2t` holds offsets.
+
+    Raises InputError for what is not finite, or no vocabulary.
+    """
+    named = {declared.names(key): value for key, value in tensors.items()}
+    found = {key: value for key, value in named.items() if key is not None}
+    if declared.settings.reduced and "d2t" in found:
+        ids = _vocabulary(found["d2t"], declared.settings, name)
+        found["d2t"] = ids - torch.arange(len(ids))
+    _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
+    if declared.settings.norm_weight == "1 + w":
+        norms = {f"{path}.weight" for path, module in drafter.named_modules() if isinstance(module, RMSNorm)}
+        found = {n: value + 1 if n in norms else value for n, value in found.items()}
+    return found
 
 
 def _vocabulary(table: Tensor, settings: Settings, name: str) -> Tensor:
@@ -273,9 +305,9 @@ def _finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def read_tensors(folder: Path, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's *.safetensors, by name; `wanted` None takes all. Raises InputError, naming the file."""
-    return {key: stream.get_tensor(key) for stream, key in _stored(folder, name) if wanted is None or key in wanted}
+def read_tensors(folder: Path, name: str, wanted: Callable[[str], bool] = lambda key: True) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's *.safetensors, by name: those `wanted`. Raises InputError, naming the file."""
+    return {key: stream.get_tensor(key) for stream, key in _stored(folder, name) if wanted(key)}
 
 
 def _stored(folder: Path, name: str) -> Iterator[tuple[Any, str]]:

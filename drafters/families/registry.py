@@ -71,6 +71,29 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
 
 
+def shape_config(shape: LayerShape, vocabulary: int, max_positions: int | None = None) -> dict[str, Any]:
+    """A configuration that declares a shape, as `read_shape` reads it."""
+    family, gemma = _FAMILIES[shape.family], shape.family == "gemma4"
+    said: dict[str, Any] = {
+        "model_type": next(iter(family.MODEL_TYPES)), "vocab_size": vocabulary, "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.inner_size, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "rms_norm_eps": shape.norm_eps,
+        "attention_bias": shape.attention_bias, "tie_word_embeddings": False, "rope_parameters": dict(shape.rotary),
+        "hidden_activation" if gemma else "hidden_act": shape.activation,
+    }  # fmt: skip
+    if max_positions is not None:
+        said["max_position_embeddings"] = max_positions
+    if shape.family == "llama":
+        return said | {"mlp_bias": shape.mlp_bias}
+    said["layer_types"] = ["full_attention" if window is None else "sliding_attention" for window in shape.windows]
+    window = next((window for window in shape.windows if window is not None), None)
+    if gemma:
+        said |= {"global_head_dim": shape.head_dim, "attention_k_eq_v": shape.values_are_keys, "enable_moe_block": False}
+        said |= {"rope_parameters": {"full_attention": dict(shape.rotary)}, "hidden_size_per_layer_input": 0}
+        return said | ({"num_global_key_value_heads": shape.kv_heads} if shape.values_are_keys else {})
+    return said | {"sliding_window": window, "use_sliding_window": window is not None}
+
+
 def _size(config: Mapping[str, Any], read: Any, field: str) -> int:
     value = getattr(read, field)
     if field not in config:

@@ -23,6 +23,10 @@ class TargetFacts(NamedTuple):
     vocab_size: int
     num_layers: int
     architecture: str = "?"
+    name: str = ""
+    """What it is called: a folder, or the hub's id."""
+    max_positions: int | None = None
+    """The longest context that it knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from drafters.kinds.settings import BlockSettings, PairSettings
 MTP_NAMES: Final = {
     "hidden_layernorm": "hnorm", "token_layernorm": "enorm", "input_proj": "eh_proj", "final_layernorm": "norm",
 }  # fmt: skip
+"""Tensors of an MTP module beside its layer, and what ours are called."""
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:

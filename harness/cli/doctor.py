@@ -44,14 +44,14 @@ def doctor(
             watcher.doing("loading the target")
             from transformers.utils import logging as transformers_logging
 
-            from drafters.checkpoints import find_folder, read_declared
+            from drafters.checkpoints import facts_of, find_folder, read_declared
             from drafters.doctor import diagnose, texts_of
             from drafters.target import Target
 
             transformers_logging.disable_progress_bar()  # its bars would stand among ours
             folder = find_folder(checkpoint)
             model = Target.load(source, live=True)
-            declared = read_declared(folder, model, checkpoint)
+            declared = read_declared(folder, facts_of(model), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
             made = texts_of(model, [_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma)
             stage = f"reading {checkpoint} in other ways"

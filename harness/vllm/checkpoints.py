@@ -107,7 +107,7 @@ def _eagle3(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _add_tables(tensors: dict[str, Tensor], target: str) -> None:
     """Embedding and head, where the drafter's checkpoint leaves them to its target."""
     if missing := {name: theirs for name, theirs in _TABLES.items() if name not in tensors}:
-        found = read_tensors(find_folder(target), target, _TABLES.values())
+        found = read_tensors(find_folder(target), target, lambda name: name in _TABLES.values())
         embedding = found["model.embed_tokens.weight"]
         for name, theirs in missing.items():  # a tied head has no tensor of its own
             tensors[name] = found.get(theirs, embedding).clone()

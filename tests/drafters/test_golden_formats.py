@@ -64,7 +64,11 @@ def test_golden_conventions(folder: Path) -> None:
 
 @of_each
 def test_golden_logits_and_confidences(folder: Path) -> None:
-    target, drafter = loaded(folder)
+    check_logits(folder, *loaded(folder))
+
+
+def check_logits(folder: Path, target: Target, drafter: LearnedDrafter) -> None:
+    """A drafter of `folder` computes what its publisher's code does."""
     expected = load_file(folder / "reference.safetensors")
     cases = reference(folder)["cases"]
     texts = [d["output_ids"] for d in reference(folder)["decode_greedy"]]
