@@ -155,28 +155,14 @@ def _gamma(declared: Declared, gamma: int | None, name: str) -> int:
     return declared.gamma if gamma is None else gamma
 
 
-def save_drafter(
-    drafter: LearnedDrafter, config: Mapping[str, Any], folder: Path, *, with_tables: bool = False,
-    names: Callable[[str], str] = str,
-) -> None:  # fmt: skip
-    """Write `drafter` in the published format, bfloat16; `with_tables` adds the embedding and head other engines expect.
-
-    A reduced vocabulary comes with its head, and with the tables that say which tokens it holds. `names` are those on disk.
-    """
+def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Path, *, with_tables: bool = False) -> None:
+    """Write `drafter` in the published format, bfloat16; `with_tables` adds the embedding and head other engines expect."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = drafter.draft_ids
-    own = () if ids is None else ("lm_head.weight",)
-    norms = {f"{path}.weight" for path, module in drafter.named_modules() if isinstance(module, RMSNorm)}
-    less = norms if drafter.settings.norm_weight == "1 + w" else frozenset()
     tensors = {
-        names(name): (value.detach() - 1 if name in less else value.detach()).to("cpu", torch.bfloat16).contiguous().clone()
+        name: value.detach().to(torch.bfloat16).contiguous().clone()
         for name, value in drafter.state_dict().items()
-        if with_tables or name in own or name not in _SHARED
+        if with_tables or name not in _SHARED
     }
-    if ids is not None:
-        start = torch.arange(len(ids)) if drafter.settings.vocabulary_map == "offsets" else 0
-        outside = torch.ones(drafter.settings.vocabulary, dtype=torch.bool).index_fill_(0, ids.cpu(), False)
-        tensors |= {"d2t": ids.cpu() - start, "t2d": ~outside}
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
     # Weights last and at once: where they are, the checkpoint is whole.
     save_file(tensors, folder / "partial", metadata={"format": "pt"})

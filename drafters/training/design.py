@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from drafters.checkpoints import build_drafter, find_folder, load_drafter, save_drafter
-from drafters.configs import read_config
+from drafters.checkpoints import build_drafter, load_drafter, publish
 from drafters.formats.eagle3 import default_taps as default_pair_taps
-from drafters.formats.speculators import MTP_NAMES
+from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from drafters.training.losses import TRAINING, Shape
@@ -38,9 +38,8 @@ class Made:
 
     drafter: LearnedDrafter
     kind: str
-    config: Mapping[str, Any]
-    """`config.json`."""
-    gamma: int
+    format: str
+    """One of `formats.writing.FORMATS`, in which it is written."""
 
 
 def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabulary: Sequence[int] | None, seed: int) -> Made:
@@ -52,7 +51,8 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
     mask = mask_token(target, texts)
     family = family_of(target)
     sizes = _Sizes(design.kind, layers, tuple(taps), design.rank or RANK, gamma, mask, vocabulary)
-    if written_as(design, family) == "deepspec":
+    written = written_as(design, family, layers)
+    if written == "deepspec":
         config = deepspec_config(design.kind, target, sizes.taps, layers=layers, block=gamma, rank=sizes.rank, mask=mask)
     else:
         config = _speculators_config(sizes, target, family)
@@ -64,26 +64,42 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
         drafter.set_vocabulary(torch.tensor(vocabulary))
         rows = target.lm_head.get_parameter("weight").detach()[torch.tensor(vocabulary, device=target.device)]
         drafter.lm_head.get_parameter("weight").data = rows.clone()
-    return Made(_trainable(drafter, target), design.kind, config, gamma)
+    return Made(_trainable(drafter, target), design.kind, written)
 
 
 def warm_drafter(source: str, kind: str, target: Target) -> Made:
-    """A drafter that goes on from a checkpoint of any format that loads, and is written as that is. Raises InputError."""
+    """A drafter that goes on from a checkpoint of any format that loads, and is written in that where it can be.
+
+    Raises InputError.
+    """
     drafter = load_drafter(source, target)
     if not isinstance(drafter, LearnedDrafter) or drafter.kind != kind:
         raise InputError(f"--from {source}: is of kind {drafter.kind}, and {kind} is to be trained")
-    return Made(_trainable(drafter, target), kind, read_config(find_folder(source)), drafter.gamma)
+    trained, refused = _trainable(drafter, target), None
+    for written in sorted(FORMATS, key=lambda name: name not in drafter.format.lower().replace("-", "")):
+        made = Made(trained, kind, written)
+        try:
+            with TemporaryDirectory() as folder:
+                save_made(made, target, Path(folder))
+        except InputError as error:
+            refused = refused or error
+            continue
+        return made
+    raise InputError(f"--from {source}: what is trained could not be written: {refused}")
 
 
-def written_as(design: Design, family: str) -> str:
+def written_as(design: Design, family: str, layers: int) -> str:
     """The format of a design for a target of a family. Raises InputError where none has a word for it."""
-    reduced = design.vocabulary is not None
-    if family == "gemma4" and (reduced or design.format == "speculators") and design.kind != "mtp":
-        what = "--vocabulary" if reduced else "--format speculators"
-        raise InputError(f"{what}: Gemma-4's drafters are written as DeepSpec's alone, which have all tokens; leave it out")
+    reduced, several = design.vocabulary is not None, design.kind == "eagle3" and layers > 1
+    pair = family == "llama" or reduced or several
+    if family == "gemma4" and (pair or design.format == "speculators") and design.kind != "mtp":
+        what = "--vocabulary" if reduced else f"--layers {layers}" if several else "--format speculators"
+        raise InputError(f"{what}: no format for Gemma-4's drafters has a place for it; leave it out")
+    if several and design.format == "deepspec":
+        raise InputError(f"--layers {layers}: DeepSpec's eagle3 has one; leave it out, or --format")
     if design.format != "auto":
         return design.format
-    return "speculators" if reduced or family == "llama" else "deepspec"
+    return "speculators" if pair else "deepspec"
 
 
 def family_of(target: Target) -> str:
@@ -209,19 +225,8 @@ def _layer(target: Target, family: str) -> dict[str, Any]:
 
 
 def save_made(made: Made, target: Target, folder: Path) -> None:
-    """Write a trained drafter as its configuration says, for the loader; tables where they are not the target's."""
-    shared = made.drafter.embed_tokens is target.embedding
-    names = _mtp_names if made.config.get("speculators_model_type") == "mtp" else str
-    save_drafter(made.drafter, made.config, folder, with_tables=not shared, names=names)
-
-
-def _mtp_names(name: str) -> str:
-    """What speculators calls a tensor of a multi-token prediction layer."""
-    part, _, rest = name.partition(".")
-    if part == "layers":
-        return f"mtp_layers.0.{rest.partition('.')[2]}"
-    theirs = {ours: theirs for theirs, ours in MTP_NAMES.items()}
-    return f"mtp_layers.0.{theirs[part]}.{rest}" if part in theirs else name
+    """Write a drafter in the format that it was made for. Raises InputError where that cannot express it."""
+    publish(made.drafter, made.format, folder, target)
 
 
 def _trainable(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:

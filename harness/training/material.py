@@ -157,10 +157,13 @@ def _told_drafter(made: Made, facts: dict[str, Any], say: Callable[[str], None])
     shape = made.drafter.settings.shape
     taps = " ".join(str(tap) for tap in made.drafter.tap_layers)
     say(
-        f"drafter: {made.kind}, {counted(shape.layers, 'layer')} as {shape.family}'s, taps {taps}, γ = {made.gamma}, "
-        f"{trained / 1e6:.1f} M trained parameters; written as {made.drafter.format}"
+        f"drafter: {made.kind}, {counted(shape.layers, 'layer')} as {shape.family}'s, taps {taps}, "
+        f"γ = {made.drafter.gamma}, {trained / 1e6:.1f} M parameters to train; written as {made.format}"
     )
-    facts |= {"trained_parameters": trained, "gamma": made.gamma, "format": made.drafter.format, "config": dict(made.config)}
+    facts |= {
+        "trained_parameters": trained, "gamma": made.drafter.gamma, "format": made.format,
+        "conventions": made.drafter.conventions,
+    }  # fmt: skip
 
 
 def _told_cache(states: States, texts: int, say: Callable[[str], None]) -> None:

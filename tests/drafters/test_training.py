@@ -188,7 +188,7 @@ def test_held_out_answers_are_accepted_as_a_recording_says(kind: str, target: Ta
         finally:
             made.drafter.train()
         [[anchors]] = recorded.values()
-        inside = np.arange(len(ours))[:, None] + np.arange(1, made.gamma + 1) <= len(ours)
+        inside = np.arange(len(ours))[:, None] + np.arange(1, made.drafter.gamma + 1) <= len(ours)
         np.testing.assert_allclose(ours[inside], anchors.accept_prob[inside], atol=1e-4)
 
 
