@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
 from typer.testing import CliRunner
 
 from drafters.training.loop import Trainer
@@ -26,7 +26,7 @@ from harness.recording.worker import Recorder, RecorderOptions, Unit
 from harness.training.material import load_target, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
 from tests.documented import differences
-from tests.drafters.families import FAMILIES, family_model
+from tests.drafters.families import FAMILIES
 from tests.harness.targets import TINY
 
 SHORT = ["--steps", "4", "--batch", "4", "--anchors", "4", "--evaluations", "2", "--held-out", "0.2"]
@@ -41,18 +41,12 @@ def micro(family: str, folder: Path) -> Path:
         "bos_token_id": None,
     }  # fmt: skip
     torch.manual_seed(0)
-    model: PreTrainedModel
     if family == "gemma4":
-        from tests.drafters import families
-
-        small, families._SMALL = families._SMALL, {**families._SMALL, **sizes}
-        try:
-            assert "gemma4 (text)" in FAMILIES
-            model = family_model("gemma4 (text)")
-        finally:
-            families._SMALL = small
+        own = {**FAMILIES["gemma4 (text)"][1], "layer_types": ["sliding_attention", "full_attention"] * 3}
+        config = AutoConfig.for_model(FAMILIES["gemma4 (text)"][0], **{**own, **sizes, "global_head_dim": 8})
     else:
-        model = AutoModelForCausalLM.from_config({"llama": LlamaConfig, "qwen3": Qwen3Config}[family](**sizes))
+        config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[family](**sizes)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / "target" / file, folder / file)
