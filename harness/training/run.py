@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from transformers.utils import logging as transformers_logging
 
 from drafters.training.design import save_made
@@ -20,7 +21,11 @@ from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.training.material import Prepared, prepare
 from harness.training.plan import Given, TrainingPlan, folder_of, keep_plan
+from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
+
+MADE: Final = "training.json"
+"""What lies beside a checkpoint: its plan, what was found on the way, every evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,18 @@ def fit(plan: TrainingPlan, prepared: Prepared, folder: Path, to: Path, watch: W
     )  # fmt: skip
     trainer.run(watch)
     if processes.rank == 0:
-        write_whole(lambda partial: save_made(prepared.made, prepared.target, partial), to)
+        write_whole(lambda partial: _written(plan, prepared, trainer, partial), to)
     return trainer.evaluated, trainer.step, trainer.best.step, prepared.facts
+
+
+def _written(plan: TrainingPlan, prepared: Prepared, trainer: Trainer, folder: Path) -> None:
+    """The checkpoint, and beside it what it was made from, and how."""
+    save_made(prepared.made, prepared.target, folder)
+    made = {
+        "version": 1, "git_revision": git_revision(), "packages": package_versions(), "plan": plan, "facts": prepared.facts,
+        "steps": trainer.step, "best_step": trainer.best.step, "evaluated": trainer.evaluated,
+    }  # fmt: skip
+    (folder / MADE).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
 
 
 def write_whole(write: Callable[[Path], None], to: Path) -> None:

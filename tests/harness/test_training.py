@@ -113,6 +113,9 @@ def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> 
     assert differences(done.stdout) == []
     trained = json.loads(done.stdout)["trained"]
     assert trained["tau"].keys() == {"gsm8k", "humaneval", "mbpp"}
+    kept = json.loads((here / "new" / "training.json").read_text())
+    assert kept["plan"]["design"]["kind"] == "mtp"
+    assert [e["step"] for e in kept["evaluated"]] == [0, 2, 4]
     assert trained["best_step"] in {e["step"] for e in trained["evaluated"]}
     for said in ("held out by prompt", "runs of 13 tokens", "precision:", "cache: none", r"step 4, loss [\d.]+: τ gsm8k"):
         assert re.search(said, done.stderr), said
