@@ -10,7 +10,7 @@ import typer
 
 from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, Out, RayAddress, check_resumed, checked, given_options
+from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -123,7 +123,7 @@ def train(
         float, typer.Option(help="Tokens of the text that is trained on, as 1e8.", rich_help_panel=_DRY)
     ] = 1e8,
     sequence_tokens: Annotated[int, typer.Option(help="Length of a text.", rich_help_panel=_DRY)] = 4096,
-    out: Out = Path("runs"),
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train a drafter on a target's own answers; stopped, it goes on. With --dry-run, say what that would take instead."""
@@ -216,8 +216,9 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     """Train as planned, and print what came out."""
     from harness.cluster import Cluster
     from harness.recording.pair import check_hub
-    from harness.training.plan import read_given
+    from harness.training.plan import check_free, checkpoint_of, read_given
 
+    check_free(checkpoint_of(plan, out))
     cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
     cluster.check()
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,3 +125,21 @@ def check_installed() -> None:
     """Raise InputError where Ray Train cannot be imported; without a look at it, which takes seconds."""
     if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"--processes: Ray Train needs {', '.join(lacking)}; pip install 'specyard[train]'")
+
+
+def checkpoint_of(plan: TrainingPlan, out: Path) -> Path:
+    """Where the checkpoint will be."""
+    return Path(plan.to) if plan.to else out / "drafters" / f"{plan.design.kind}-{plan.name}"
+
+
+def check_free(to: Path) -> None:
+    """Raise InputError where something is in the way of a checkpoint, or nothing can be written there."""
+    there = next(path for path in to.absolute().parents if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--to {to}: {there} is no folder that can be written; name another")
+    try:
+        taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    except OSError as error:
+        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
+    if taken:
+        raise InputError(f"--to {to}: is there, and is not written over; name a new folder")

@@ -20,7 +20,7 @@ from harness import stops
 from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.training.material import Prepared, prepare
-from harness.training.plan import Given, TrainingPlan, folder_of, keep_plan
+from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
 from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
 
@@ -49,8 +49,7 @@ class Trained:
 
 def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher: Watcher) -> Trained:
     """Train as planned and write the checkpoint, whole or not at all. Raises InputError."""
-    to = Path(plan.to) if plan.to else out / "drafters" / f"{plan.design.kind}-{plan.name}"
-    check_free(to)
+    to = checkpoint_of(plan, out)
     folder = folder_of(out, plan.name)
     keep_plan(plan, folder)
     began_s = time.monotonic()
@@ -119,16 +118,6 @@ def write_whole(write: Callable[[Path], None], to: Path) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
-
-
-def check_free(to: Path) -> None:
-    """Raise InputError where something is in the way of a checkpoint."""
-    try:
-        taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
-    except OSError as error:
-        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
-    if taken:
-        raise InputError(f"--to {to}: is there, and is not written over; name a new folder")
 
 
 def told(evaluated: Evaluated) -> str:
