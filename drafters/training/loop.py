@@ -140,6 +140,8 @@ class Trainer:
         self._course, self._consistent = _Course(), True
         if (folder / STATE).exists():
             self._restore()
+        if self.processes.count > 1:
+            torch.distributed.barrier()  # none begins while another looks for what was kept
 
     @property
     def step(self) -> int:
@@ -266,9 +268,15 @@ class Trainer:
         ]
 
     def _evaluate(self, watch: Watch) -> None:
-        """Draft on the held-out answers; every process has the same weights, and finds the same."""
+        """Draft on the held-out answers: the first process does, and the others take its word."""
         material, losses = self.material, self._course.losses
-        found = drafting_on(self.made.drafter, material.held_out, material.sampling, self._dtype)
+        found: list[Drafting] = []
+        if self.processes.rank == 0:
+            found = drafting_on(self.made.drafter, material.held_out, material.sampling, self._dtype)
+        if self.processes.count > 1:
+            told: list[Any] = [found]
+            torch.distributed.broadcast_object_list(told)
+            [found] = told
         evaluated = Evaluated(self.step, sum(losses) / len(losses) if losses else float("nan"), tuple(found))
         self._consistent = False
         if self._course.better(evaluated):

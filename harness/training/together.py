@@ -90,12 +90,15 @@ def _process(config: dict[str, Any]) -> None:
     """One process of several: prepares what the others prepare, and takes its share of every step."""
     import torch
     from ray.train import get_context
+    from ray.train.torch import get_device
 
     plan = msgspec.json.decode(config["plan"], type=TrainingPlan)
     given = msgspec.json.decode(config["given"], type=Given)
     context, folder = get_context(), Path(config["folder"])
     processes = Processes(context.get_world_rank(), context.get_world_size())
     first = processes.rank == 0
+    if get_device().type == "cuda":  # every process sees all GPUs
+        torch.cuda.set_device(get_device())
 
     def tell(what: str, value: Any) -> None:
         if first:
