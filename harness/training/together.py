@@ -43,6 +43,7 @@ def train_together(plan: TrainingPlan, given: Given, folder: Path, to: Path, clu
             scaling_config=ScalingConfig(num_workers=plan.processes, use_gpu=gpus),
             run_config=RunConfig(name="processes", storage_path=str(folder.absolute() / "ray")),
         )  # fmt: skip
+        watcher.doing("starting processes")
         failed: list[Exception] = []
         running = threading.Thread(target=_run, args=(trainer, failed), daemon=True, name="ray train")
         running.start()

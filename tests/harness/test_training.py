@@ -112,7 +112,8 @@ def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> 
     )  # fmt: skip
     assert differences(done.stdout) == []
     trained = json.loads(done.stdout)["trained"]
-    assert trained["tau"].keys() == {"gsm8k", "humaneval", "mbpp"}
+    assert trained["tau"].keys()
+    assert trained["tau"].keys() <= {"gsm8k", "humaneval", "mbpp"}
     kept = json.loads((here / "new" / "training.json").read_text())
     assert kept["plan"]["design"]["kind"] == "mtp"
     assert [e["step"] for e in kept["evaluated"]] == [0, 2, 4]
