@@ -141,7 +141,10 @@ def test_training_raises_the_accepted_length_and_the_loader_reads_what_it_writes
 
 
 @pytest.mark.parametrize("kind", TRAINING)
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma4 (text)", "gemma2", "gpt2"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "gemma4 (text)", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2"))],
+)
 def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path: Path) -> None:
     """Made, written and read again they decode as the target alone."""
     target = Target(family_model(family))

@@ -86,10 +86,12 @@ def ran(*options: str, code: int = 0) -> Any:
     ("family", "kind", "options"),
     [
         ("llama", "dspark", ["--vocabulary", "64", "--rank", "4", "--layers", "1", "--cache", "1MB"]),
-        ("llama", "eagle3", []),
-        ("qwen3", "mtp", []),
-        ("qwen3", "dflash", ["--layers", "1", "--format", "speculators", "--vocabulary", "32"]),
         ("gemma4", "dspark", ["--rank", "4", "--layers", "1", "--precision", "bfloat16", "--accumulate", "2"]),
+        pytest.param("llama", "eagle3", [], marks=pytest.mark.slow),
+        pytest.param("qwen3", "mtp", [], marks=pytest.mark.slow),
+        pytest.param(
+            "qwen3", "dflash", ["--layers", "1", "--format", "speculators", "--vocabulary", "32"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_is_trained_is_recorded_at_once(family: str, kind: str, options: list[str], here: Path) -> None:
