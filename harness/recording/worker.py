@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import time
@@ -400,6 +401,7 @@ class Recorder:
         drafters, source = [self._drafter(*v) for v in self.variants() if v[0] == name], self.sources[name]
         weightless = source in WEIGHTLESS
         gammas, first = sorted({d.gamma for d in drafters}), drafters[0]
+        told = {} if weightless else _training(find_folder(source))
         read = {"format": first.format, "conventions": first.conventions} if isinstance(first, LearnedDrafter) else {}
         return {
             "kind": first.kind,
@@ -408,6 +410,7 @@ class Recorder:
             "checkpoint": source,
             "checkpoint_hash": None if weightless else folder_hash(find_folder(source)),
             **read,
+            **told,
         }
 
     def _host(self) -> dict[str, Any]:
@@ -469,6 +472,15 @@ class Recorder:
             prompt.task, prompt.domain, prompt.prompt_id, turn, prompt_tokens, given.token_ids,
             self.target.text(given.token_ids), given.finish, rounds, beyond,
         )  # fmt: skip
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """How a drafter was trained, where a file beside its weights says so as `harness train` writes it."""
+    try:
+        told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return {"training": {name: told[name] for name in ("steps", "best_step", "evaluated", "facts")}}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _named(prompt_id: str, turn: int) -> str:

@@ -102,6 +102,7 @@ def test_what_is_trained_is_recorded_at_once(family: str, kind: str, options: li
     recorder = Recorder(RecorderOptions(load_pair(pair), chosen, None, Generation(max_new_tokens=6), 0))
     [declared] = [d for name, d in recorder.check([], {}).drafters.items() if name == "new"]
     assert declared["kind"] == kind
+    assert declared["training"]["steps"] == 4
     prompts = read_prompts([PROMPTS / "gsm8k.jsonl"], 1)
     rows = recorder.record(Unit(prompts))["anchors"].to_pylist()
     assert {row["drafter"] for row in rows} == {"new"}
