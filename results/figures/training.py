@@ -24,14 +24,8 @@ def trainings(found: Mapping[str, Mapping[str, DrafterTraining]]) -> pl.DataFram
         for e in training.evaluated
         for d in e.drafting
     ]
-    schema = {
-        "run": pl.String,
-        "drafter": pl.String,
-        "step": pl.Int64,
-        "domain": pl.String,
-        "tau": pl.Float64,
-        "loss": pl.Float64,
-    }
+    names, numbers = dict.fromkeys(("run", "drafter"), pl.String), dict.fromkeys(("tau", "loss"), pl.Float64)
+    schema = {**names, "step": pl.Int64, "domain": pl.String, **numbers}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -73,9 +67,7 @@ def _figure(frame: pl.DataFrame, shown: Sequence[Series]) -> Figure:
         plot.update_yaxes(title_text="loss of a position" if column == "loss" else "τ, tokens per round")
         plot.update_layout(margin={"l": 44, "b": 40})
         panels.append(Panel(f"training-{slug}", what, plot))
-    return Figure(
-        legend_of(shown), panels, "Held-out answers are few: where lines flatten says more than how high they are."
-    )
+    return Figure(legend_of(shown), panels, "Held-out answers are few: where lines flatten says more than their height.")
 
 
 def _table(found: Mapping[str, Mapping[str, DrafterTraining]]) -> Table:
@@ -94,11 +86,5 @@ def _table(found: Mapping[str, Mapping[str, DrafterTraining]]) -> Table:
             ]  # fmt: skip
             rows.append((cells, False))
         groups.append(rows)
-    heads = [
-        ("drafter", ""),
-        ("kept", "step"),
-        ("taken", "steps"),
-        ("trained on", "tokens"),
-        ("accepted", "by position, held out"),
-    ]
-    return Table(heads, groups)
+    heads = [("drafter", ""), ("kept", "step"), ("taken", "steps"), ("trained on", "tokens")]
+    return Table([*heads, ("accepted", "by position, held out")], groups)

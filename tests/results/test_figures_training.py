@@ -27,14 +27,8 @@ TOLD = {
 def test_what_a_checkpoint_tells_is_drawn_and_what_is_no_training_is_not(other: object) -> None:
     con = empty()
     add_run(con)
-    con.execute(
-        "UPDATE runs SET drafters = ?",
-        [
-            json.dumps(
-                {"dspark": {"kind": "dspark", "gamma": 2, "training": TOLD}, "mtp": {"kind": "mtp", "training": other}}
-            )
-        ],
-    )
+    told = {"dspark": {"kind": "dspark", "gamma": 2, "training": TOLD}, "mtp": {"kind": "mtp", "training": other}}
+    con.execute("UPDATE runs SET drafters = ?", [json.dumps(told)])
     found = {RUN: read_trainings(con, RUN)}
     assert list(found[RUN]) == ["dspark"]
     frame = trainings(found)
