@@ -45,6 +45,8 @@ class Made:
 def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabulary: Sequence[int] | None, seed: int) -> Made:
     """A drafter with fresh weights; `vocabulary` holds the target ids of a reduced one. Raises InputError."""
     block = KINDS[design.kind].one_pass
+    if vocabulary is not None and len(vocabulary) == target.vocab_size:
+        vocabulary = None  # all of them
     layers = design.layers or (LAYERS if block else 1)
     taps = design.taps or default_taps(design.kind, target.num_layers, layers)
     gamma = design.gamma or (1 if design.kind == "mtp" else GAMMA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from simulator.drafter_kinds import LEARNED
 from simulator.records import MAX_GAMMA
@@ -139,8 +139,3 @@ def taps_of(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--taps {text}: is written as layers from 0, as 1,9,17") from None
-
-
-def told(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's values by name, for whoever keeps them."""
-    return {name: getattr(recipe, name) for name in Recipe.__slots__}
