@@ -1,4 +1,4 @@
-"""What is trained, and how: plain values, checked before anything heavy is imported."""
+"""What is trained, and how: plain values, without an import that takes time; commands show the defaults in their help."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from simulator.drafter_kinds import LEARNED
-from simulator.records import MAX_GAMMA
 
 Format = Literal["auto", "deepspec", "speculators"]
 Precision = Literal["auto", "float32", "bfloat16"]
 _MOST: Final = 1 << 31
+_LONGEST: Final = 253
+"""γ at most: records and formats hold one more. Not imported from there: what is there imports numpy."""
 
 
 def _check(**ranges: tuple[float | None, float, float]) -> None:
@@ -46,7 +47,7 @@ class Design:
         if self.format not in ("auto", "deepspec", "speculators"):
             raise ValueError(f"--format {self.format}: must be auto, deepspec or speculators")
         _check(
-            layers=(self.layers, 1, 100), rank=(self.rank, 1, 1 << 16), gamma=(self.gamma, 1, MAX_GAMMA - 1),
+            layers=(self.layers, 1, 100), rank=(self.rank, 1, 1 << 16), gamma=(self.gamma, 1, _LONGEST),
             vocabulary=(self.vocabulary, 2, _MOST),
         )  # fmt: skip
         if self.rank is not None and self.kind != "dspark":

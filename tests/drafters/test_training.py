@@ -29,7 +29,7 @@ from drafters.training.recipe import Design, Recipe, cache_bytes
 from drafters.training.states import States
 from drafters.training.texts import Split, Text, TextBatch, batches, most_frequent, overlap, split, usable
 from simulator.errors import InputError
-from simulator.records import Sampling
+from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
 from tests.drafters.families import family_model, generated, prompts
 
@@ -340,6 +340,12 @@ def test_an_orthogonal_update_has_singular_values_of_about_one() -> None:
         )
         assert values.min() > 0.3
         assert values.max() < 1.3
+
+
+def test_the_longest_draft_is_one_that_records_hold() -> None:
+    assert Design(kind="dflash", gamma=MAX_GAMMA - 1).gamma == 253
+    with pytest.raises(ValueError, match="--gamma 254"):
+        Design(kind="dflash", gamma=MAX_GAMMA)
 
 
 def test_rates_rise_and_fall() -> None:
