@@ -15,7 +15,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.loading import check_config
 from drafters.target import Target
-from drafters.training.drafter import drafter_config
+from drafters.training.design import deepspec_config
 from simulator.drafter_kinds import KINDS, LEARNED
 from simulator.errors import InputError, first_paragraph
 
@@ -92,5 +92,6 @@ def _standard(kind: str, target: Target) -> dict[str, Any]:
         raise InputError(f"drafter {kind}: published shapes are known for Qwen3 targets; name a config.json instead")
     count = min(_TAPS if KINDS[kind].one_pass else 3, target.num_layers)
     taps = tuple(int(i) for i in torch.linspace(0, target.num_layers - 1, count).round().tolist())
-    config = drafter_config(kind, target, taps, layers=_LAYERS, block=_BLOCK, rank=_RANK)
+    layers, block = _LAYERS if KINDS[kind].one_pass else 1, KINDS[kind].default_tokens or _BLOCK
+    config = deepspec_config(kind, target, taps, layers=layers, block=block, rank=_RANK)
     return config | {"mask_token_id": target.vocab_size - 1}

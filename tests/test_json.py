@@ -74,6 +74,7 @@ ELSEWHERE = {
     "harness doctor": "tests/drafters/test_doctor.py",
     "harness convert": "tests/drafters/test_writing.py",
     "harness regenerate": "tests/harness/test_regenerating.py",
+    "harness train": "tests/harness/test_training.py",
     "harness validate": "tests/harness/test_validation.py",
     "harness reproduce": "tests/harness/test_field.py",
 }

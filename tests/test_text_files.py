@@ -15,7 +15,6 @@ import torch
 
 from drafters.configs import read_config
 from drafters.random_models import random_target
-from drafters.training.corpus import read_documents
 from harness.published.averages import target_of
 from harness.recording.pair import load_pair
 from harness.recording.responses import read_responses
@@ -24,6 +23,7 @@ from harness.served.acceptance import acceptance_of
 from harness.served.kept import traces_of
 from harness.served.server import together
 from harness.served.sources.registry import read_files
+from harness.training.plan import read_given
 from simulator.arrivals import RecordedRequests
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import dump_profile, load_profile
@@ -77,8 +77,9 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "served.prom": (vllm_metrics(100, (80, 60, 30), 400, 20), server_of),
     "served.jsonl": (answers(12), server_of),
     "dump.json": (dspark_dump(), server_of),
-    "texts/a.jsonl": (
-        '{"domain": "math", "source": "s", "prompt": "1?", "response": "1"}\n', lambda file: read_documents(file.parent)
+    "answers.jsonl": (
+        '{"temperature": 0}\n{"prompt_id": "t/0", "token_ids": [1, 2], "finish": "length", "prompt_token_ids": [3]}\n',
+        lambda file: read_given([file], []).responses,
     ),
 }  # fmt: skip
 """By file: what it holds, and what reads it."""

@@ -184,6 +184,27 @@ FAULTS = (
         "ratio = np.array(top.value) / np.roll(less, 2) - 1",
         "tests/simulator/test_decision.py::test_intervals_are_of_paired_draws",
     ),
+    Fault(
+        "what a reduced vocabulary cannot say counts for nothing",
+        "drafters/training/losses.py",
+        "(1 - p.sum(-1)).clamp(min=0)",
+        "0 * (1 - p.sum(-1))",
+        "tests/drafters/test_training.py::test_on_a_reduced_vocabulary_what_cannot_be_said_counts_in_l1_alone",
+    ),
+    Fault(
+        "a resumed training that draws its first batches again",
+        "drafters/training/loop.py",
+        "self.recipe.batch, self.recipe.seed, self.step)",
+        "self.recipe.batch, self.recipe.seed)",
+        "tests/drafters/test_training.py::test_a_killed_run_ends_with_the_same_bits[Killed-False]",
+    ),
+    Fault(
+        "held-out rounds that begin everywhere alike",
+        "drafters/training/held_out.py",
+        "+= begins[t] * exactly[t, accepted]",
+        "+= exactly[t, accepted]",
+        "tests/drafters/test_training.py::test_the_walk_is_the_mean_of_walks",
+    ),
 )
 
 

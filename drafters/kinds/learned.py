@@ -94,6 +94,8 @@ class LearnedDrafter(nn.Module, ABC):
     """The published format it was read from."""
     assumed: frozenset[str] = frozenset()
     """Conventions that its files leave out."""
+    narrow: bool = False
+    """Whether drafts have logits over the draft's own vocabulary alone, [..., V_d], as training reads them."""
 
     def __init__(self, settings: Settings, gamma: int) -> None:
         super().__init__()
@@ -145,7 +147,7 @@ class LearnedDrafter(nn.Module, ABC):
 
         So q is 0 there, and acceptance min(1, p / q) and residual (p − q)⁺ stay exact.
         """
-        if self.draft_ids is None:
+        if self.draft_ids is None or self.narrow:
             return logits
         wide = logits.new_full((*logits.shape[:-1], self.settings.vocabulary), -torch.inf)
         return wide.index_copy_(-1, self.draft_ids, logits)

@@ -1,1 +1,1 @@
-"""Training: the tiny target, and the four learned drafters against any frozen target."""
+"""Training the learned drafters on a frozen target's own answers."""

@@ -1,51 +1,267 @@
-"""`harness train`: what training a drafter would take."""
+"""`harness train`: a drafter for a target of one's own from its own answers; or what training one would take."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.console import plain_console, print_json, print_table, say, user_errors
-from harness.options import AsJson
+from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
+from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted
 
 if TYPE_CHECKING:
+    from harness.training.plan import TrainingPlan
+    from harness.training.run import Trained
     from simulator.hardware.roofline import Device, Model
     from simulator.hardware.training import TrainingCost
 
+_DATA, _MODEL, _COURSE, _DRY = "What it learns from", "What it is", "How it is trained", "An estimate alone"
+_OF_DRY_RUN = ("hardware", "gpus", "tokens", "sequence_tokens")
+_OF_BOTH = ("kind", "target", "gamma", "epochs", "anchors", "dry_run", "as_json")
+_DEFAULT = Recipe()
+
 
 def train(
-    kind: Annotated[str, typer.Argument(help="What is trained: dspark, dflash, eagle3 or mtp.")],
-    target: Annotated[str, typer.Option(help="qwen3-4b, llama-3.1-8b, gpt-oss-20b, another known one, or a config.json.")],
-    hardware: Annotated[str, typer.Option(help="The GPU: h100, h200, or another of `harness hardware list`.")] = "h100",
-    gpus: Annotated[int, typer.Option(help="GPUs that share the texts.")] = 1,
-    tokens: Annotated[float, typer.Option(help="Tokens of the text that is trained on, as 1e8.")] = 1e8,
-    epochs: Annotated[int, typer.Option(help="How often it is read.")] = 3,
-    sequence_tokens: Annotated[int, typer.Option(help="Length of a text.")] = 4096,
-    anchors: Annotated[int, typer.Option(help="Blocks drafted in a text by dspark and dflash.")] = 512,
-    gamma: Annotated[int, typer.Option(help="Tokens of a block.")] = 7,
-    dry_run: Annotated[bool, typer.Option(help="Say what it would take, and train nothing.")] = False,
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Argument(help="What is trained: dspark, dflash, eagle3 or mtp.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Folder, hub id or GGUF file, `smollm2`, or a pair; with --dry-run a known one or a config.json."),
+    ] = None,
+    responses: Annotated[
+        list[Path] | None,
+        typer.Option(help="The target's answers, as `harness regenerate` writes them (repeatable).", rich_help_panel=_DATA),
+    ] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="What was asked, where --responses do not say (repeatable).", rich_help_panel=_DATA),
+    ] = None,
+    thinking: Annotated[
+        bool, typer.Option(help="Whether these answers were asked for with a thinking section.", rich_help_panel=_DATA)
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longer texts are cut there.", rich_help_panel=_DATA)
+    ] = _DEFAULT.max_tokens,
+    held_out: Annotated[
+        float, typer.Option(help="Share of prompts, by a hash, that are never trained on.", rich_help_panel=_DATA)
+    ] = _DEFAULT.held_out,
+    cache: Annotated[
+        str,
+        typer.Option(help="Disk for the target's states, as 20GB; others are computed anew.", rich_help_panel=_DATA),
+    ] = "0",
+    layers: Annotated[int | None, typer.Option(help="Layers; by default 5, eagle3 1.", rich_help_panel=_MODEL)] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(help="Target layers it reads, from 0, as 1,9,17; by default as published.", rich_help_panel=_MODEL),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of dspark's sequential head; 256.", rich_help_panel=_MODEL)] = None,
+    gamma: Annotated[
+        int | None, typer.Option(help="Tokens drafted a round; by default 7, mtp 1.", rich_help_panel=_MODEL)
+    ] = None,
+    vocabulary: Annotated[
+        int | None,
+        typer.Option(help="Tokens it can say: the most frequent of the answers; by default all.", rich_help_panel=_MODEL),
+    ] = None,
+    written_as: Annotated[
+        Literal["auto", "deepspec", "speculators"],
+        typer.Option("--format", help="The published format it is written in.", rich_help_panel=_MODEL),
+    ] = "auto",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Go on from a drafter, in place of these.", rich_help_panel=_MODEL),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoint; by default in --out, in drafters.", rich_help_panel=_MODEL)
+    ] = None,
+    epochs: Annotated[
+        float, typer.Option(help="How often the texts are read, at most.", rich_help_panel=_COURSE)
+    ] = _DEFAULT.epochs,
+    steps: Annotated[int | None, typer.Option(help="Steps at most, in place of --epochs.", rich_help_panel=_COURSE)] = None,
+    batch: Annotated[int, typer.Option(help="Texts of a step.", rich_help_panel=_COURSE)] = _DEFAULT.batch,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a step, for less memory.", rich_help_panel=_COURSE)
+    ] = _DEFAULT.accumulate,
+    anchors: Annotated[
+        int | None, typer.Option(help="Blocks drafted in a text at once; 32, of --dry-run 512.", rich_help_panel=_COURSE)
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak rate of tables, norms and heads (AdamW).", rich_help_panel=_COURSE)
+    ] = _DEFAULT.learning_rate,
+    matrix_rate: Annotated[
+        float, typer.Option(help="Peak rate of hidden matrices (Muon).", rich_help_panel=_COURSE)
+    ] = _DEFAULT.matrix_rate,
+    evaluations: Annotated[
+        int, typer.Option(help="How often held-out answers are drafted on.", rich_help_panel=_COURSE)
+    ] = _DEFAULT.evaluations,
+    evaluated: Annotated[
+        int, typer.Option(help="Held-out answers of a domain, at most.", rich_help_panel=_COURSE)
+    ] = _DEFAULT.evaluated,
+    patience: Annotated[
+        int, typer.Option(help="Evaluations without a longer accepted length, then it stops.", rich_help_panel=_COURSE)
+    ] = _DEFAULT.patience,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of matrix products; by default what is measured to be fastest.", rich_help_panel=_COURSE),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.", rich_help_panel=_COURSE)] = 0,
+    processes: Annotated[int, typer.Option(help="Processes, or GPUs, that share every step.", rich_help_panel=_COURSE)] = 1,
+    ray_address: RayAddress = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with a training that was stopped.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what it would take on GPUs, and train nothing.", rich_help_panel=_DRY)
+    ] = False,
+    hardware: Annotated[
+        str, typer.Option(help="The GPU: h100, h200, or another of `harness hardware list`.", rich_help_panel=_DRY)
+    ] = "h100",
+    gpus: Annotated[int, typer.Option(help="GPUs that share the texts.", rich_help_panel=_DRY)] = 1,
+    tokens: Annotated[
+        float, typer.Option(help="Tokens of the text that is trained on, as 1e8.", rich_help_panel=_DRY)
+    ] = 1e8,
+    sequence_tokens: Annotated[int, typer.Option(help="Length of a text.", rich_help_panel=_DRY)] = 4096,
+    out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Say what it takes to train a drafter for a target, on GPUs of a kind; with --dry-run, and nothing else yet."""
-    from simulator.hardware.catalogue import devices
-    from simulator.hardware.training import PUBLISHED, Recipe, target_of, training_cost
-
+    """Train a drafter on a target's own answers; stopped, it goes on. With --dry-run, say what that would take instead."""
     with user_errors("harness"):
-        if hardware not in (known := devices()):
-            raise InputError(f"--hardware {hardware}: must be one of {', '.join(known)}")
-        device, model = known[hardware], target_of(target)
-        recipe = Recipe(tokens=tokens, epochs=epochs, sequence_tokens=sequence_tokens, anchors=anchors, gamma=gamma)
-        asked, published = (training_cost(kind, model, device, gpus, r) for r in (recipe, PUBLISHED))
-        if not dry_run:
-            raise InputError("--dry-run: is needed: what training takes is told here, and nothing is trained yet")
-        if as_json:
-            content = {"drafter": kind, "target": model.name, "device": device.name, "gpus": gpus}
-            print_json("training", {**content, "asked": asked, "published": published, "assumed": assumed(model)})
+        given = given_options(context)
+        if resume is not None:
+            check_resumed(context)
+            _train_on(resume, ray_address, out, as_json)
             return
-        _print(kind, model, device, gpus, asked, published)
+        kind, target = _named(kind, target)
+        if dry_run:
+            own = (*_OF_BOTH, *_OF_DRY_RUN)
+            _refuse([option for name, option in given.items() if name not in own], "--dry-run, which trains nothing")
+            asked = {"epochs": int(epochs) if "epochs" in given else 3, "anchors": anchors or 512, "gamma": gamma or 7}
+            _estimate(kind, target, hardware, gpus, {"tokens": tokens, "sequence_tokens": sequence_tokens, **asked}, as_json)
+            return
+        _refuse([given[name] for name in _OF_DRY_RUN if name in given], "training; it is of --dry-run")
+        if start is not None:
+            sizes = ("layers", "taps", "rank", "gamma", "vocabulary", "written_as")
+            _refuse([given[name] for name in sizes if name in given], "--from, which brings its own")
+        if not responses:
+            raise InputError(
+                "--responses: name the target's answers, as `harness regenerate` writes them, or give --dry-run"
+            )
+        with checked():
+            design = Design(
+                kind=kind, layers=layers, taps=None if taps is None else taps_of(taps), rank=rank, gamma=gamma,
+                vocabulary=vocabulary, format=written_as,
+            )  # fmt: skip
+            recipe = Recipe(
+                epochs=epochs, steps=steps, batch=batch, accumulate=accumulate,
+                anchors=_DEFAULT.anchors if anchors is None else anchors, max_tokens=max_tokens,
+                learning_rate=learning_rate, matrix_rate=matrix_rate, held_out=held_out, evaluations=evaluations,
+                evaluated=evaluated, patience=patience, precision=precision, cache_bytes=cache_bytes(cache), seed=seed,
+            )  # fmt: skip
+        where = (responses, prompts or [], thinking, processes, start, to)
+        _train(_plan(target, design, recipe, *where), ray_address, out, as_json)
+
+
+def _named(kind: str | None, target: str | None) -> tuple[str, str]:
+    """What must be said. Raises InputError."""
+    from simulator.drafter_kinds import LEARNED
+
+    if kind is None or kind not in LEARNED:
+        raise InputError(f"KIND {'' if kind is None else f'{kind}'}: must be one of {', '.join(LEARNED)}".replace(" :", ":"))
+    if target is None:
+        raise InputError("--target: name the model that a drafter is trained for")
+    return kind, target
+
+
+def _refuse(options: list[str], what: str) -> None:
+    """Raise InputError for the first of some options."""
+    if options:
+        raise InputError(f"{options[0]}: is of no use beside {what}; leave it out")
+
+
+def _plan(
+    target: str, design: Design, recipe: Recipe, responses: list[Path], prompts: list[Path], thinking: bool, processes: int,
+    start: str | None, to: Path | None,
+) -> TrainingPlan:  # fmt: skip
+    """Everything that decides what comes out. Raises InputError."""
+    from harness.recording.pair import asked_pair, load_pair
+    from harness.training.plan import TrainingPlan, check_installed, hash_of
+
+    if not 1 <= processes <= 4096:
+        raise InputError(f"--processes {processes}: must be from 1 to 4,096")
+    if processes > 1:
+        check_installed()
+    if recipe.batch % (processes * recipe.accumulate):
+        parts = processes * recipe.accumulate
+        raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")
+    files, asked = (tuple(str(path.resolve()) for path in paths) for paths in (responses, prompts))
+    pair = load_pair(asked_pair("tiny", target)[0])
+    if start is not None:
+        start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
+    return TrainingPlan(
+        pair=pair, design=design, recipe=recipe, responses=files, responses_hash=hash_of(responses), prompts=asked,
+        thinking=thinking, start=start, processes=processes, to="" if to is None else str(to.absolute()),
+    )  # fmt: skip
+
+
+def _train_on(name: str, ray_address: str | None, out: Path, as_json: bool) -> None:
+    """Go on with a training that was stopped."""
+    from harness.training.plan import kept_plan
+
+    _train(kept_plan(out, name), ray_address, out, as_json)
+
+
+def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool) -> None:
+    """Train as planned, and print what came out."""
+    from harness.cluster import Cluster
+    from harness.recording.pair import check_hub
+    from harness.training.plan import check_free, checkpoint_of, read_given
+
+    check_free(checkpoint_of(plan, out))
+    cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
+    cluster.check()
+    given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])
+    with watching() as watcher:
+        if cluster.address is None:
+            check_hub(plan.pair, [], watcher.say)
+        from harness.training.run import train as trained
+
+        watcher.say(f"training {plan.name}: {plan.design.kind} for {plan.pair.target}, seed {plan.recipe.seed}")
+        result = trained(plan, given, out, cluster, watcher)
+    if as_json:
+        print_json("trained", {"trained": dataclasses.asdict(result)})
+        return
+    print_trained(result)
+
+
+def print_trained(result: Trained) -> None:
+    """What came out, and what may be done with it."""
+    console = plain_console()
+    rows = [
+        [domain, f"{tau:.2f}", " ".join(f"{a:.2f}" for a in result.acceptance[domain])] for domain, tau in result.tau.items()
+    ]
+    say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers (expected)")
+    print_table(console, ["domain", "τ", "accepted by position"], rows, ())
+    say(console, f"  {result.checkpoint}")
+    say(console, "record it: harness record SUITE --target … --drafter new=THAT FOLDER")
+
+
+def _estimate(kind: str, target: str, hardware: str, gpus: int, asked_of: dict[str, Any], as_json: bool) -> None:
+    """Say what training would take on GPUs. Raises InputError."""
+    from simulator.hardware.catalogue import devices
+    from simulator.hardware.training import PUBLISHED, target_of, training_cost
+    from simulator.hardware.training import Recipe as Asked
+
+    if hardware not in (known := devices()):
+        raise InputError(f"--hardware {hardware}: must be one of {', '.join(known)}")
+    device, model = known[hardware], target_of(target)
+    asked, published = (training_cost(kind, model, device, gpus, r) for r in (Asked(**asked_of), PUBLISHED))
+    if as_json:
+        content = {"drafter": kind, "target": model.name, "device": device.name, "gpus": gpus}
+        print_json("training", {**content, "asked": asked, "published": published, "assumed": assumed(model)})
+        return
+    _print(kind, model, device, gpus, asked, published)
 
 
 def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCost, published: TrainingCost) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -45,6 +45,10 @@ class GivenResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """With the end token, if it has one."""
     finish: Literal["stop", "length"]
     turn: int = 0
+    domain: str | msgspec.UnsetType = msgspec.UNSET
+    """The prompt's, where the file says so."""
+    prompt_token_ids: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What stands before the response, where the file says so: such a file can be trained on by itself."""
 
     def check(self, stop_tokens: frozenset[int], vocab_size: int) -> None:
         """Raise InputError if the target cannot have said this."""
@@ -136,25 +140,51 @@ def read_responses(
 
 def _read_file(path: Path, content: bytes, sampling: Sampling, found: dict[tuple[str, int], GivenResponse]) -> None:
     """Add the responses of a file to those found so far. Raises InputError."""
-    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise InputError(f"--responses {path}: is empty")
-    found_sampling = _decode(path, *lines[0], ResponsesHeader).sampling
+    found_sampling, responses = _responses(path, content)
     if found_sampling != sampling:
         raise InputError(
             f"--responses {path}: were sampled with {found_sampling}, the run has {sampling}; "
             "make them match with --temperature, --top-p and --top-k"
         )
-    for number, line in lines[1:]:
-        response = _decode(path, number, line, GivenResponse)
+    for number, response in responses:
         key = response.prompt_id, response.turn
-        if not response.token_ids:
-            raise InputError(f"--responses {path}, line {number}: token_ids is empty")
         if key in found:
             raise InputError(
                 f"--responses {path}, line {number}: a second response to {key[0]}, turn {key[1]}; leave one out"
             )
         found[key] = response
+
+
+def every_response(paths: Sequence[Path]) -> tuple[Sampling, list[GivenResponse]]:
+    """How the responses of files were drawn, and all of them. Raises InputError, naming file and line."""
+    found: dict[tuple[str, int], GivenResponse] = {}
+    sampling: Sampling | None = None
+    for path in paths:
+        try:
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        except OSError as error:
+            raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
+        sampling = sampling or _responses(path, content)[0]
+        _read_file(path, content, sampling, found)
+    if sampling is None or not found:
+        raise InputError(f"--responses {', '.join(map(str, paths))}: hold no response")
+    return sampling, list(found.values())
+
+
+def _responses(path: Path, content: bytes) -> tuple[Sampling, Iterator[tuple[int, GivenResponse]]]:
+    """How the responses of a file were drawn, and each with the number of its line. Raises InputError."""
+    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise InputError(f"--responses {path}: is empty")
+
+    def read() -> Iterator[tuple[int, GivenResponse]]:
+        for number, line in lines[1:]:
+            response = _decode(path, number, line, GivenResponse)
+            if not response.token_ids:
+                raise InputError(f"--responses {path}, line {number}: token_ids is empty")
+            yield number, response
+
+    return _decode(path, *lines[0], ResponsesHeader).sampling, read()
 
 
 def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:

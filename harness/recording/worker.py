@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import time
@@ -54,6 +55,18 @@ def conversation_tokens(target: Target, prompt: Prompt, generation: Generation) 
     except InputError:
         asked = tokens(".")
     return asked + len(prompt.turns) * generation.max_new_tokens
+
+
+def contexts(
+    target: Target, prompt: Prompt, given: Sequence[GivenResponse], generation: Generation
+) -> list[tuple[int, ...]]:
+    """What stands before each turn's response, the given ones being the replies; in order of turns."""
+    history, found = prompt.opening, list[tuple[int, ...]]()
+    for asked, response in zip(prompt.turns, given, strict=True):
+        history.append({"role": "user", "content": asked})
+        found.append(tuple(target.encode_chat(history, thinking=generation.thinking, today=generation.today)))
+        history.append({"role": "assistant", "content": target.text(response.token_ids)})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +232,7 @@ class Recorder:
     def answer(self, prompts: Sequence[Prompt]) -> list[GivenResponse]:
         """The target's own responses to every turn, as a file of responses has them."""
         spoken = self._converse(prompts, self.generation.max_new_tokens)
-        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn) for r, _ in spoken]
+        return [GivenResponse(r.prompt_id, r.token_ids, r.finish, r.turn, r.domain, context) for r, context in spoken]
 
     def _converse(
         self, prompts: Sequence[Prompt], limit: int, beyond: int = 0, *, live: tuple[str, Drafter] | None = None,
@@ -388,6 +401,7 @@ class Recorder:
         drafters, source = [self._drafter(*v) for v in self.variants() if v[0] == name], self.sources[name]
         weightless = source in WEIGHTLESS
         gammas, first = sorted({d.gamma for d in drafters}), drafters[0]
+        told = {} if weightless else _training(find_folder(source))
         read = {"format": first.format, "conventions": first.conventions} if isinstance(first, LearnedDrafter) else {}
         return {
             "kind": first.kind,
@@ -396,6 +410,7 @@ class Recorder:
             "checkpoint": source,
             "checkpoint_hash": None if weightless else folder_hash(find_folder(source)),
             **read,
+            **told,
         }
 
     def _host(self) -> dict[str, Any]:
@@ -422,13 +437,7 @@ class Recorder:
         return conversation_tokens(self.target, prompt, self.generation) + beyond
 
     def _contexts(self, prompt: Prompt, given: Sequence[GivenResponse]) -> list[tuple[int, ...]]:
-        """What stands before each turn's response, the given ones being the replies; in order of turns."""
-        history, contexts = prompt.opening, list[tuple[int, ...]]()
-        for asked, response in zip(prompt.turns, given, strict=True):
-            history.append({"role": "user", "content": asked})
-            contexts.append(self._encoded(history))
-            history.append({"role": "assistant", "content": self.target.text(response.token_ids)})
-        return contexts
+        return contexts(self.target, prompt, given, self.generation)
 
     def _encoded(self, history: Sequence[dict[str, str]]) -> tuple[int, ...]:
         settings = self.generation
@@ -463,6 +472,15 @@ class Recorder:
             prompt.task, prompt.domain, prompt.prompt_id, turn, prompt_tokens, given.token_ids,
             self.target.text(given.token_ids), given.finish, rounds, beyond,
         )  # fmt: skip
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """How a drafter was trained, where a file beside its weights says so as `harness train` writes it."""
+    try:
+        told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return {"training": {name: told[name] for name in ("steps", "best_step", "evaluated", "facts")}}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _named(prompt_id: str, turn: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from results.figures import (
     speed,
     step_time,
     threshold,
+    training,
     validation,
 )
 from results.figures import study as study_figure
@@ -44,6 +45,7 @@ from results.store.queries import Origin, latest_of
 from results.store.runs import Provenance, missing_responses
 from results.store.sensitivities import read_sensitivity
 from results.store.studies import Study, read_study
+from results.store.trainings import DrafterTraining, read_trainings
 from results.store.validations import read_validation
 from simulator.hardware.profile import Profile
 from simulator.load import Load
@@ -125,6 +127,7 @@ def compose(
         *_confidences(con, names, runs, tau, draft.series),
         speed.section(speeds, runs, draft.series),
     ]
+    draft.add_trainings({name: read_trainings(con, name) for name in names})
     first = runs[0]
     about = next((run for run in runs if draft.made is not None and run.run_id == draft.made.run_id), first)
     answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)
@@ -216,6 +219,11 @@ class _Draft:
         found = read_validation(self.con, validation_id)
         self.sections.append(validation.section(found, self.series))
         self._tell("validation", notes.of_validation(found, self._profiles), found)
+
+    def add_trainings(self, found: Mapping[str, Mapping[str, DrafterTraining]]) -> None:
+        """How drafters were trained, where their checkpoints tell."""
+        if (section := training.section(found, self.series)) is not None:
+            self.sections.append(section)
 
     def _decided(self, subject: str, loads: Sequence[Load]) -> Headline | None:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""

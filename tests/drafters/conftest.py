@@ -16,7 +16,7 @@ from drafters.kinds.ngram import NGram
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.target import Target
-from drafters.training.drafter import TRAINING, Shape
+from drafters.training.losses import TRAINING, Shape
 from simulator.drafter_kinds import KINDS
 
 torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other

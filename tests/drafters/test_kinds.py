@@ -9,7 +9,7 @@ import pytest
 
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
-from drafters.training.drafter import TRAINING
+from drafters.training.losses import TRAINING
 from simulator.drafter_kinds import KINDS, LEARNED, WEIGHTLESS, DrafterKind, kind_of
 from simulator.records import kept_drafting
 from simulator.serving.engine import ServedKind, ServingEngine

@@ -1,38 +1,81 @@
-"""The trainer: losses against plain formulas, learning that happens, runs that resume to the same weights."""
+"""The trainer: losses against plain formulas, learning that happens, runs that resume to the same bits."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from drafters.checkpoints import build_drafter, load_drafter
+from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
+from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
-from drafters.training import corpus
-from drafters.training import drafter as training
-from drafters.training.card import write_drafter_card
-from drafters.training.drafter import TRAINING, draft_loss, train_drafter
-from drafters.training.onpolicy import Example, TextBatch, generate, read_examples, text_batches
-from drafters.training.tokenizer import save_tokenizer, train_tokenizer
-from drafters.training.trainer import Schedule
+from drafters.training.design import Made, make_drafter, save_made, warm_drafter
+from drafters.training.held_out import acceptances, drafting_on, walk
+from drafters.training.held_out import prepare as read_held_out
+from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
+from drafters.training.losses import TRAINING, draft_loss
+from drafters.training.muon import orthogonal
+from drafters.training.recipe import Design, Recipe, cache_bytes
+from drafters.training.states import States
+from drafters.training.texts import Split, Text, TextBatch, batches, most_frequent, overlap, split, usable
 from simulator.errors import InputError
-from simulator.records import Sampling
-from tests.drafters.conftest import drafter_config
+from simulator.records import MAX_GAMMA, Sampling
+from tests.drafters.conftest import END, VOCAB
 from tests.drafters.families import family_model, generated, prompts
+
+SMALL = {"layers": 1, "gamma": 3}
+RECIPE = Recipe(steps=12, batch=4, anchors=4, evaluations=3, patience=3, warmup=0.2)
 
 
 @pytest.fixture(scope="module")
-def examples() -> list[Example]:
+def texts(target: Target) -> list[Text]:
+    """Its own answers to random prompts."""
     rng = np.random.default_rng(0)
-    texts = [tuple(int(t) for t in rng.choice([1, 3, 4, 5], size=24)) for _ in range(64)]
-    return [Example("math", t[:6], t[6 : 10 + i % 14]) for i, t in enumerate(texts)]
+    asked = [tuple(int(t) for t in rng.choice([1, 3, 4, 5], size=6)) for _ in range(48)]
+    requests = [DecodeRequest(prompt, 10 + i % 9, (i,)) for i, prompt in enumerate(asked)]
+    from drafters.kinds.none import NoDrafter
+
+    said = dict(decode(target, NoDrafter(), requests, Sampling(), max_batch=48))
+    found = [Text(f"t/{i}", "math" if i % 2 else "code", asked[i], tuple(said[i].token_ids)) for i in range(len(asked))]
+    return usable(found, 64)
+
+
+def design(kind: str, **changes: Any) -> Design:
+    sizes = {**SMALL, **({"rank": 4} if kind == "dspark" else {}), **changes}
+    return Design(kind=kind, **{k: v for k, v in sizes.items() if not (kind == "mtp" and k == "layers")})
+
+
+def material_of(made: Made, target: Target, texts: Sequence[Text], folder: Path | None = None, most: int = 0) -> Material:
+    states = States(target, made.drafter.tap_layers, texts[:24], folder, most)
+    states.open(fill=True)
+    held_out = read_held_out(target, texts[24:32], made.drafter.tap_layers, Sampling())
+    return Material(texts[:24], states, held_out, Sampling())
+
+
+def trainer_of(
+    kind: str, target: Target, texts: Sequence[Text], folder: Path, recipe: Recipe = RECIPE, **changes: Any
+) -> Trainer:
+    made = make_drafter(design(kind), target, texts, None, recipe.seed)
+    return Trainer(made, target, material_of(made, target, texts, **changes), recipe, torch.float32, folder)
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.made.drafter.named_parameters()}
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    for name, value in weights(one).items():
+        assert torch.equal(value, weights(other)[name]), name
 
 
 @pytest.mark.parametrize("kind", TRAINING)
@@ -40,12 +83,12 @@ def test_the_loss_is_the_formula(kind: str, make: Callable[[str], Drafter], targ
     """One anchor of one text, each term written out."""
     drafter = make(kind)
     assert isinstance(drafter, LearnedDrafter)
-    ids = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1]])
-    batch = TextBatch(ids, torch.tensor([5]), torch.tensor([7]))  # the only anchor possible is 5: token 6 is the last
-    loss, _ = draft_loss(kind, target, drafter, batch, 1, torch.Generator().manual_seed(0))
+    ids, gamma = torch.tensor([[1, 3, 4, 1, 3, 5, 4, 1]]), drafter.gamma
+    batch = TextBatch(ids, torch.tensor([5]), torch.tensor([7]))  # token 6 is the last: position 1 alone counts
     seen = target.read(ids, drafter.tap_layers)
+    loss, survival = draft_loss(kind, target, drafter, batch, seen, torch.tensor([[5]]))
     p = target.head(seen.hidden)[0, 5].softmax(-1)
-    draft = drafter.teacher_forced(seen.taps, ids, torch.tensor([[5]]), ids[:, None, [6, 7, 7]])
+    draft = drafter.teacher_forced(seen.taps, ids, torch.tensor([[5]]), ids[:, None, [6, 7, 7][:gamma]])
     q, y = draft.logits[0, 0, 0].softmax(-1), 4
     l1 = (q - p).abs().sum()
     if kind == "eagle3":
@@ -56,139 +99,282 @@ def test_the_loss_is_the_formula(kind: str, make: Callable[[str], Drafter], targ
         expected = 0.1 * -q[y].log() + 0.9 * l1
         if kind == "dspark":
             assert draft.confidence_logits is not None
-            c, overlap = draft.confidence_logits[0, 0, 0].sigmoid(), torch.minimum(p, q).sum()
-            expected = expected - (overlap * c.log() + (1 - overlap) * (1 - c).log())
+            c, overlap_ = draft.confidence_logits[0, 0, 0].sigmoid(), torch.minimum(p, q).sum()
+            expected = expected - (overlap_ * c.log() + (1 - overlap_) * (1 - c).log())
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(survival, torch.minimum(p, q).sum(), atol=1e-5, rtol=1e-5)
+
+
+def test_on_a_reduced_vocabulary_what_cannot_be_said_counts_in_l1_alone(target: Target, texts: list[Text]) -> None:
+    said = [0, 1, 3, 5]
+    made = make_drafter(design("dspark", vocabulary=4), target, texts, said, 0)
+    ids = torch.tensor([[1, 3, 4, 1, 3, 5, 4]])
+    batch, at = TextBatch(ids, torch.tensor([5]), torch.tensor([7])), torch.tensor([[5]])
+    seen = target.read(ids, made.drafter.tap_layers)
+    loss, survival = draft_loss("dspark", target, made.drafter, batch, seen, at)
+    p = target.head(seen.hidden)[0, 5].softmax(-1)
+    draft = made.drafter.teacher_forced(seen.taps, ids, at, ids[:, None, [6, 6, 6]])
+    q = draft.logits[0, 0, 0].softmax(-1)
+    assert draft.logits.shape[-1] == VOCAB
+    assert q[[2, 4]].tolist() == [0, 0]
+    shared = torch.minimum(p, q).sum()
+    bce = shared * 0.5 + (1 - shared) * 0.5  # a fresh confidence head says ½
+    torch.testing.assert_close(survival, shared, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, 0.9 * (q - p).abs().sum() + bce * 2 * np.log(2), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", TRAINING)
-def test_training_raises_the_expected_accepted_length(
-    kind: str, target: Target, examples: list[Example], tmp_path: Path
+def test_training_raises_the_accepted_length_and_the_loader_reads_what_it_writes(
+    kind: str, target: Target, texts: list[Text], tmp_path: Path
 ) -> None:
-    config = drafter_config(kind, target)
-    train_drafter(kind, target, examples, config, tmp_path / kind, Schedule(60, warmup_steps=5), 0, rows=8, anchors=8)
-    log = [json.loads(line) for line in (tmp_path / kind / "training" / "log.jsonl").read_text().splitlines()]
-    trained = load_drafter(str(tmp_path / kind), target)
-    assert isinstance(trained, LearnedDrafter)
-    batch = next(text_batches(examples, 32, 9))
-    _, after = draft_loss(kind, target, trained, batch, 16, torch.Generator().manual_seed(1))
-    before = untrained_accepted_length(kind, target, batch)
-    assert after["tau"] > before + 0.15
-    assert log[-1]["step"] == 60
+    trainer = trainer_of(kind, target, texts, tmp_path / "state", replace(RECIPE, steps=60, evaluations=4, patience=9))
+    trainer.run()
+    first = trainer.evaluated[0]
+    assert trainer.best.tau > first.tau + 0.05
+    save_made(trainer.made, target, tmp_path / "checkpoint")
+    loaded = load_drafter(str(tmp_path / "checkpoint"), target)
+    assert isinstance(loaded, LearnedDrafter)
+    assert loaded.kind == kind
+    held_out = trainer.material.held_out
+    again = drafting_on(loaded, held_out, Sampling(), torch.float32)
+    assert [d.tau for d in again] == pytest.approx([d.tau for d in trainer.best.drafting], abs=0.03)  # bfloat16
 
 
 @pytest.mark.parametrize("kind", TRAINING)
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_targets_of_other_families_have_drafters_too(family: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "gemma4 (text)", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2"))],
+)
+def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path: Path) -> None:
+    """Made, written and read again they decode as the target alone."""
     target = Target(family_model(family))
-    config = training.drafter_config(kind, target, (0, 2), layers=2, block=4, rank=8)
-    drafter = build_drafter(config, target, gamma=None, name=kind)
-    request = DecodeRequest(prompts()[0], 12, (0,))
-    [(_, done)] = decode(target, drafter.eval(), [request], Sampling(temperature=0), max_batch=1)
-    assert done.token_ids == generated(target.model, prompts()[0], 12)
+    made = make_drafter(design(kind, layers=1 if kind == "eagle3" else 2), target, [], None, 0)
+    save_made(made, target, tmp_path)
+    drafter = load_drafter(str(tmp_path), target)
+    own = {"llama": "llama", "gemma4 (text)": "qwen3" if kind == "mtp" else "gemma4"}
+    assert isinstance(drafter, LearnedDrafter)
+    assert drafter.settings.shape.family == own.get(family, "qwen3")
+    request = DecodeRequest(prompts()[0], 8, (0,))
+    [(_, done)] = decode(target, drafter, [request], Sampling(temperature=0), max_batch=1)
+    assert done.token_ids == generated(target.model, prompts()[0], 8)
 
 
-def test_a_card_of_what_was_not_trained_here_is_refused(target: Target, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"log\.jsonl: missing; cards are written of what was trained here"):
-        write_drafter_card("mtp", target, tmp_path, 0, [])
-
-
-def untrained_accepted_length(kind: str, target: Target, batch: TextBatch) -> float:
-    """τ expected of untrained weights."""
-    from drafters.training.drafter import _initialise
-
-    torch.manual_seed(0)
-    drafter = build_drafter(drafter_config(kind, target), target, gamma=None, name=kind)
-    _initialise(drafter)
-    return draft_loss(kind, target, drafter, batch, 16, torch.Generator().manual_seed(1))[1]["tau"]
-
-
-def test_an_interrupted_run_ends_with_the_same_weights(
-    target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_a_reduced_vocabulary_is_written_and_gone_on_from(
+    kind: str, target: Target, texts: list[Text], tmp_path: Path
 ) -> None:
-    from drafters.training.trainer import Trainer
-
-    config, schedule = drafter_config("dspark", target), Schedule(12, warmup_steps=2)
-    train_drafter("dspark", target, examples, config, tmp_path / "whole", schedule, 3, rows=4, anchors=4)
-
-    update = Trainer._update
-
-    def killed(self: Trainer[TextBatch]) -> None:
-        if self.step == 7:
-            self._save()
-            raise KeyboardInterrupt
-        update(self)
-
-    monkeypatch.setattr(Trainer, "_update", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_drafter("dspark", target, examples, config, tmp_path / "parts", schedule, 3, rows=4, anchors=4)
-    monkeypatch.setattr(Trainer, "_update", update)
-    train_drafter("dspark", target, examples, config, tmp_path / "parts", schedule, 3, rows=4, anchors=4)
-    one, other = (load_drafter(str(tmp_path / n), target) for n in ("whole", "parts"))
-    assert isinstance(one, LearnedDrafter)
-    assert isinstance(other, LearnedDrafter)
-    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
-        assert torch.equal(a, b), name
+    ids, coverage = most_frequent(texts, 4, VOCAB)
+    said = [token for text in texts for token in text.response]
+    assert coverage == pytest.approx(np.isin(said, ids).mean())
+    made = make_drafter(design(kind, vocabulary=4), target, texts, ids, 0)
+    save_made(made, target, tmp_path / "one")
+    warm = warm_drafter(str(tmp_path / "one"), kind, target)
+    assert warm.drafter.draft_ids is not None
+    assert warm.drafter.draft_ids.tolist() == ids
+    save_made(warm, target, tmp_path / "two")
+    assert (tmp_path / "two" / "model.safetensors").read_bytes() == (tmp_path / "one" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=f"is of kind {kind}, and mtp"):
+        warm_drafter(str(tmp_path / "one"), "mtp", target)
 
 
-def test_dialogues_become_turns() -> None:
-    assert corpus.split_dialogue("User: Hi\nAssistant: Hello\nUser: Bye") == ("Hi", "Hello", "Bye")
-    assert corpus.split_dialogue("What is 2 + 2?") == ("What is 2 + 2?",)
-    assert corpus.split_dialogue("User: a\nUser: b") == ("User: a\nUser: b",)
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_held_out_answers_are_accepted_as_a_recording_says(kind: str, target: Target, texts: list[Text]) -> None:
+    """β of dense recording, at every anchor whose position lies in the answer."""
+    made = make_drafter(design(kind), target, texts, None, 3)
+    for sampling in (Sampling(), Sampling(0.7, 0.9), Sampling(0)):
+        text = next(t for t in texts if t.response[-1] == END) if sampling.temperature else texts[0]
+        [one] = read_held_out(target, [text], made.drafter.tap_layers, sampling)
+        ours = acceptances(made.drafter, one, sampling)
+        dense = DenseText(text.prompt, text.response, () if text.response[-1] == END else (1,) * 3, True, (0,))
+        try:
+            [recorded] = record_anchors(target, [made.drafter.eval()], [dense], sampling)
+        finally:
+            made.drafter.train()
+        [[anchors]] = recorded.values()
+        inside = np.arange(len(ours))[:, None] + np.arange(1, made.drafter.gamma + 1) <= len(ours)
+        np.testing.assert_allclose(ours[inside], anchors.accept_prob[inside], atol=1e-4)
 
 
-def test_documents_may_hold_any_character(tmp_path: Path) -> None:
-    row = {"domain": "chat", "source": "test", "prompt": "Hi", "response": "a\u2028b\x85c"}
-    text = json.dumps(row, ensure_ascii=False)
-    (tmp_path / "a.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
-    assert [d.turns for d in corpus.read_documents(tmp_path)] == [("Hi", "a\u2028b\x85c")] * 2
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_the_walk_is_the_mean_of_walks(anchors: int, gamma: int, seed: int) -> None:
+    """Against every way to walk, counted out one by one."""
+    accept = np.random.default_rng(seed).random((anchors, gamma))
+
+    def rounds_from(t: int) -> float:
+        if t >= anchors:
+            return 0.0
+        total, reach, left = 1.0, 1.0, anchors - t
+        for a in range(gamma + 1):
+            stops = reach * (1 - accept[t, a]) if a < gamma else reach
+            total += stops * rounds_from(t + min(a + 1, left))
+            reach = reach * accept[t, a] if a < gamma else 0.0
+        return total
+
+    tokens, rounds, counts = walk(accept)
+    assert tokens == anchors
+    assert rounds == pytest.approx(rounds_from(0))
+    assert (counts[0] <= counts[1] + 1e-12).all()
 
 
-def test_rows_start_with_a_document_and_batches_follow_the_step() -> None:
-    encoded = [np.full(n, i + 1, dtype=np.uint16) for i, n in enumerate([5, 30, 40, 7, 64, 90, 12, 33, 8, 21])]
-    rows = corpus.pack(encoded, 64, np.random.default_rng(0))
-    assert rows.shape[1] == 64
-    assert all(row[0] != 0 for row in rows)
-    batches = corpus.batches(encoded, 64, 128, seed=1)
-    first = [next(batches) for _ in range(6)]
-    later = corpus.batches(encoded, 64, 128, seed=1, start_step=4)
-    assert np.array_equal(first[4], next(later))
-    assert np.array_equal(first[5], next(later))
+def test_acceptance_one_everywhere_commits_whole_blocks() -> None:
+    tokens, rounds, counts = walk(np.ones((12, 3)))
+    assert tokens / rounds == 4
+    assert (counts[0] == counts[1]).all()
 
 
-def test_too_little_text_is_refused(examples: list[Example], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="do not fill one batch of 4"):
-        next(corpus.batches([np.ones(20, dtype=np.uint16)], 64, 256, seed=0))
-    with pytest.raises(InputError, match="3 usable responses do not fill one batch of 4"):
-        next(text_batches(examples[:3], 4, seed=0))
-    with pytest.raises(InputError, match=r"no \*\.jsonl"):
-        corpus.read_documents(tmp_path)
+class Killed(BaseException):
+    """As from outside."""
 
 
-def test_tokenizer_files_load_and_responses_resume(target: Target, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("stop", [Killed, KeyboardInterrupt])
+def test_a_killed_run_ends_with_the_same_bits(
+    stop: type[BaseException], cached: bool, target: Target, texts: list[Text], tmp_path: Path
+) -> None:
+    def begun(name: str) -> Trainer:
+        more = {"folder": tmp_path / f"{name} cache", "most": 10**6} if cached else {}
+        made = make_drafter(design("dspark"), target, texts, None, 0)
+        material = material_of(made, target, texts, **more)
+        return Trainer(made, target, material, RECIPE, torch.float32, tmp_path / name, save_every_s=0)
 
-    texts = ["def f(x):\n    return x + 1", "The answer is 42. " * 3, "Tom has 3 apples & 4 pears."] * 4
-    save_tokenizer(train_tokenizer(texts, 300), tmp_path / "tokenizer", 128)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    text = "Tom has 3 apples: é → 7\n\n    done"
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
-    assert chat == corpus.chat_text(["Hi"])
+    whole = begun("whole")
+    whole.run()
+    parts = begun("parts")
 
-    class Words:
-        """Any text to a few of the micro target's tokens."""
+    def kill(done: int, total: int) -> None:
+        if done == 7:
+            raise stop
 
-        def encode(self, text: str) -> list[int]:
-            return [1 + 2 * (len(text) % 2), 4, 1]
+    with pytest.raises(stop):
+        parts.run(Watch(advance=kill))
+    again = begun("parts")
+    assert again.step in (6, 7)
+    again.run()
+    assert_same(whole, again)
+    assert str(again.evaluated) == str(whole.evaluated)
 
-    micro = Target(target.model)
-    micro.tokenizer = Words()  # type: ignore[assignment]
-    documents = [corpus.Document("chat", "test", ("a" * i, "b")) for i in range(1, 700)]
-    file = tmp_path / "responses.jsonl"
-    generate(micro, documents, file, seed=4)
-    whole = read_examples(file)
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[:600]))
-    generate(micro, documents, file, seed=4)
-    assert read_examples(file) == whole
-    assert len(whole) == 699
+
+def test_parts_of_a_step_add_up_to_the_step(target: Target, texts: list[Text], tmp_path: Path) -> None:
+    one = trainer_of("dspark", target, texts, tmp_path / "one", replace(RECIPE, steps=3))
+    four = trainer_of("dspark", target, texts, tmp_path / "four", replace(RECIPE, steps=3, accumulate=4))
+    one.run()
+    four.run()
+    assert [e.loss for e in one.evaluated[1:]] == pytest.approx([e.loss for e in four.evaluated[1:]], rel=1e-4)
+
+
+def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts: list[Text], tmp_path: Path) -> None:
+    """As many as fit; the others are read anew beside them."""
+    bare = States(target, (0, 1), texts)
+    some = States(target, (0, 1), texts, tmp_path / "cache", bare.all_bytes // 3)
+    some.open(fill=True)
+    assert 0 < some.kept < len(texts)
+    assert some.kept_bytes <= bare.all_bytes // 3
+    assert (tmp_path / "cache" / "states").stat().st_size == some.kept_bytes
+    chosen = [0, some.kept - 1, some.kept, len(texts) - 1]
+    (batch, kept), (_, anew) = some.read(chosen), bare.read(chosen)
+    for row, length in enumerate(batch.length.tolist()):
+        torch.testing.assert_close(kept.hidden[row, :length], anew.hidden[row, :length], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(kept.taps[row, :length], anew.taps[row, :length], atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(target: Target, texts: list[Text], tmp_path: Path) -> None:
+    trainer = trainer_of("mtp", target, texts, tmp_path / "state")
+    next(iter(trainer.made.drafter.layers.parameters())).data.fill_(torch.nan)
+    trainer._course.evaluated.append(Evaluated(0, 1.0, ()))
+    with pytest.raises(InputError, match=r"step 1: the loss of the batch of t/\d+, .* is not finite; lower"):
+        trainer.run()
+    assert not (tmp_path / "state" / STATE).exists()
+
+
+def test_it_stops_when_the_accepted_length_no_longer_rises(target: Target, texts: list[Text], tmp_path: Path) -> None:
+    """Rates of nothing change nothing: the first evaluation stays the best."""
+    recipe = replace(RECIPE, steps=100, evaluations=50, patience=3, learning_rate=1e-9, matrix_rate=1e-9)
+    trainer = trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+    trainer.run()
+    assert (trainer.step, trainer.best.step) == (6, 0)
+
+
+def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> None:
+    made = [Text(f"{i}.{t}", "d", (i % 50, *range(t)), (1, 2, 3), str(i)) for i in range(100) for t in range(3)]
+    parts = split(made, 0.3)
+    sides = [{t.prompt[0] for t in part} for part in parts]
+    assert not sides[0] & sides[1]
+    assert 0.1 < len(parts.held_out) / len(made) < 0.5
+    assert split(made, 0.3) == parts
+    with pytest.raises(InputError, match="none of 1 prompts is held out"):
+        split(made[:3], 0.01)
+
+
+def test_overlap_counts_runs_of_13_tokens_and_no_template() -> None:
+    template, rng = (7, 7, 7), np.random.default_rng(0)
+    rows = [tuple(int(x) for x in rng.integers(10, 1000, 30)) for _ in range(4)]
+    train = [Text(str(i), "d", template + rows[i] + template, rows[i + 1]) for i in range(2)]
+    fresh = Text("x", "d", template + rows[3] + template, (1, 2, 3))
+    assert overlap(Split(train, [fresh])) == (0, 0)
+    known = Text("y", "d", template + rows[0][:20] + rows[3][:10] + template, rows[2])
+    of_prompts, of_answers = overlap(Split(train, [known]))
+    assert of_prompts == pytest.approx(8 / 18)
+    assert of_answers == 1
+
+
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_batches_follow_the_step_alone(count: int, size: int, start: int) -> None:
+    some = [Text(str(i), "d", (1,) * (i % 7 + 1), (2,) * 3) for i in range(count)]
+    whole, later = batches(some, size, 5), batches(some, size, 5, start)
+    drawn = [next(whole) for _ in range(start + 3)]
+    assert drawn[start:] == [next(later) for _ in range(3)]
+    assert all(len({*batch}) == size for batch in drawn)
+
+
+def test_too_few_answers_for_a_batch_are_refused(texts: list[Text]) -> None:
+    with pytest.raises(InputError, match="--batch 4: there are 3 usable answers"):
+        next(batches(texts[:3], 4, 0))
+
+
+def test_an_orthogonal_update_has_singular_values_of_about_one() -> None:
+    for shape in ((8, 8), (16, 6), (5, 20)):
+        values = torch.linalg.svdvals(
+            orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1)), torch.float32)
+        )
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+
+
+def test_the_longest_draft_is_one_that_records_hold() -> None:
+    assert Design(kind="dflash", gamma=MAX_GAMMA - 1).gamma == 253
+    with pytest.raises(ValueError, match="--gamma 254"):
+        Design(kind="dflash", gamma=MAX_GAMMA)
+
+
+def test_rates_rise_and_fall() -> None:
+    recipe = Recipe(warmup=0.1, decay=0.5)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates[:2] == pytest.approx([0.1, 0.2])
+    assert rates[10:50] == [1.0] * 40
+    assert rates[75] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7", 7)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert cache_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("make_one", "said"),
+    [
+        (lambda: Design(kind="ngram"), "KIND ngram"),
+        (lambda: Design(kind="eagle3", rank=4), "--rank 4"),
+        (lambda: Design(kind="mtp", layers=2), "--layers 2"),
+        (lambda: Design(kind="mtp", vocabulary=8), "--vocabulary 8"),
+        (lambda: Design(kind="dspark", taps=(1, 1)), "--taps 1,1"),
+        (lambda: Recipe(learning_rate=float("nan")), "--learning-rate nan"),
+        (lambda: Recipe(accumulate=99), "--accumulate 99"),
+        (lambda: cache_bytes("20 goblins"), "--cache 20 goblins"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(make_one: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_one()

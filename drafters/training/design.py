@@ -1,0 +1,259 @@
+"""From a design to a drafter: the published `config.json` that says it, read as any checkpoint's is, and fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from drafters.checkpoints import build_drafter, load_drafter, publish
+from drafters.formats.eagle3 import default_taps as default_pair_taps
+from drafters.formats.writing import FORMATS
+from drafters.kinds.learned import LearnedDrafter
+from drafters.target import Target
+from drafters.training.losses import TRAINING, Shape
+from drafters.training.recipe import Design
+from drafters.training.texts import Text
+from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
+
+LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
+"""Of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
+_SIZES: Final = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
+    "rope_parameters", "max_position_embeddings", "hidden_act", "vocab_size",
+)  # fmt: skip
+"""What a draft's layers take of the target's configuration."""
+_FRESH_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A drafter to train, and what its checkpoint will say of it."""
+
+    drafter: LearnedDrafter
+    kind: str
+    format: str
+    """One of `formats.writing.FORMATS`, in which it is written."""
+
+
+def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabulary: Sequence[int] | None, seed: int) -> Made:
+    """A drafter with fresh weights; `vocabulary` holds the target ids of a reduced one. Raises InputError."""
+    block = KINDS[design.kind].one_pass
+    if vocabulary is not None and len(vocabulary) == target.vocab_size:
+        vocabulary = None  # all of them
+    layers = design.layers or (LAYERS if block else 1)
+    taps = design.taps or default_taps(design.kind, target.num_layers, layers)
+    gamma = design.gamma or (1 if design.kind == "mtp" else GAMMA)
+    mask = mask_token(target, texts)
+    family = family_of(target)
+    sizes = _Sizes(design.kind, layers, tuple(taps), design.rank or RANK, gamma, mask, vocabulary)
+    written = written_as(design, family, layers)
+    if written == "deepspec":
+        config = deepspec_config(design.kind, target, sizes.taps, layers=layers, block=gamma, rank=sizes.rank, mask=mask)
+    else:
+        config = _speculators_config(sizes, target, family)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drafter = build_drafter(config, target, gamma=gamma, name=f"of {design.kind}")
+        _initialise(drafter)
+    if vocabulary is not None:
+        drafter.set_vocabulary(torch.tensor(vocabulary))
+        rows = target.lm_head.get_parameter("weight").detach()[torch.tensor(vocabulary, device=target.device)]
+        drafter.lm_head.get_parameter("weight").data = rows.clone()
+    return Made(_trainable(drafter, target), design.kind, written)
+
+
+def warm_drafter(source: str, kind: str, target: Target) -> Made:
+    """A drafter that goes on from a checkpoint of any format that loads, and is written in that where it can be.
+
+    Raises InputError.
+    """
+    drafter = load_drafter(source, target)
+    if not isinstance(drafter, LearnedDrafter) or drafter.kind != kind:
+        raise InputError(f"--from {source}: is of kind {drafter.kind}, and {kind} is to be trained")
+    trained, refused = _trainable(drafter, target), None
+    for written in sorted(FORMATS, key=lambda name: name not in drafter.format.lower().replace("-", "")):
+        made = Made(trained, kind, written)
+        try:
+            with TemporaryDirectory() as folder:
+                save_made(made, target, Path(folder))
+        except InputError as error:
+            refused = refused or error
+            continue
+        return made
+    raise InputError(f"--from {source}: what is trained could not be written: {refused}")
+
+
+def written_as(design: Design, family: str, layers: int) -> str:
+    """The format of a design for a target of a family. Raises InputError where none has a word for it."""
+    reduced, several = design.vocabulary is not None, design.kind == "eagle3" and layers > 1
+    pair = family == "llama" or reduced or several
+    if family == "gemma4" and (pair or design.format == "speculators") and design.kind != "mtp":
+        what = "--vocabulary" if reduced else f"--layers {layers}" if several else "--format speculators"
+        raise InputError(f"{what}: no format for Gemma-4's drafters has a place for it; leave it out")
+    if several and design.format == "deepspec":
+        raise InputError(f"--layers {layers}: DeepSpec's eagle3 has one; leave it out, or --format")
+    if design.format != "auto":
+        return design.format
+    return "speculators" if pair else "deepspec"
+
+
+def family_of(target: Target) -> str:
+    """The family of the draft's layers: the target's where there is one, else Qwen3's."""
+    model_type = str(target.config.model_type)
+    return next(
+        (family for family in ("llama", "gemma4") if model_type.startswith(family) and model_type != "llama4"), "qwen3"
+    )
+
+
+def default_taps(kind: str, target_layers: int, draft_layers: int) -> tuple[int, ...]:
+    """Layers of the target that a draft reads where nobody says: as published, for a target of any depth."""
+    if kind == "mtp":
+        return (target_layers - 1,)
+    if not KINDS[kind].one_pass:
+        of_all = [index - 1 for index in default_pair_taps(target_layers)]
+        return tuple(sorted({min(max(tap, 0), target_layers - 1) for tap in of_all}))
+    first, last = (1, target_layers - 3) if target_layers > 4 else (0, target_layers - 1)
+    count = min(TAPS, last - first + 1)
+    return tuple(int(i) for i in torch.linspace(first, last, count).round().tolist())
+
+
+def mask_token(target: Target, texts: Sequence[Text]) -> int:
+    """The token that stands for what is to be drafted: the tokenizer's mask, a row of the embedding beyond it, a special
+    token that no text has, or else the last one that none has."""
+    tokenizer, size = target.tokenizer, target.vocab_size
+    own = getattr(tokenizer, "mask_token_id", None)
+    if own is not None and own < size:
+        return int(own)
+    if tokenizer is not None and len(tokenizer) < size:
+        return len(tokenizer)
+    said = {token for text in texts for token in text.ids} | target.stop_tokens
+    special = [i for i in getattr(tokenizer, "all_special_ids", None) or [] if i < size]
+    added = [i for i in getattr(tokenizer, "added_tokens_decoder", None) or {} if i < size]
+    unsaid = [token for token in (*special, *added) if token not in said]
+    return max(unsaid, default=next((t for t in range(size - 1, -1, -1) if t not in said), size - 1))
+
+
+def deepspec_config(
+    kind: str, target: Target, taps: tuple[int, ...], *, layers: int, block: int, rank: int, mask: int | None = None
+) -> dict[str, Any]:
+    """DeepSpec's `config.json` for a drafter of `target`: the target's configuration with the drafter's fields.
+
+    Layers are Gemma-4's for such a target, and Qwen3's for any other.
+    """
+    gemma = family_of(target) == "gemma4" and kind != "mtp"
+    config = dict(target.config.to_dict()) if gemma else _layer(target, "qwen3")
+    config.pop("_name_or_path", None)  # a path of the machine that trained it
+    config |= {"tie_word_embeddings": False, "dtype": "bfloat16", "vocab_size": target.vocab_size}
+    config |= {"hidden_size": target.hidden_size, "num_target_layers": target.num_layers, "target_layer_ids": list(taps)}
+    config |= TRAINING[kind].declared(Shape(layers, block, rank, target.num_layers))
+    if "mask_token_id" in config and mask is not None:
+        config["mask_token_id"] = mask
+    if gemma:
+        config["architectures"] = [config["architectures"][0].replace("Qwen3", "Gemma4")]
+    config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """A design with nothing left open."""
+
+    kind: str
+    layers: int
+    taps: tuple[int, ...]
+    rank: int
+    gamma: int
+    mask: int
+    vocabulary: Sequence[int] | None
+
+
+def _speculators_config(sizes: _Sizes, target: Target, family: str) -> dict[str, Any]:
+    """The speculators library's `config.json`: the layer nested, the target named, taps counted by what enters layers."""
+    kind, block = sizes.kind, KINDS[sizes.kind].one_pass
+    named = {
+        "dspark": "DSparkDraftModel",
+        "dflash": "DFlashDraftModel",
+        "eagle3": "Eagle3DraftModel",
+        "mtp": "MTPDraftModel",
+    }
+    layer = _layer(target, family) | {
+        "num_hidden_layers": sizes.layers, "layer_types": ["full_attention"] * sizes.layers, "use_cache": True,
+    }  # fmt: skip
+    method = {"proposal_type": "greedy", "speculative_tokens": sizes.gamma}
+    architecture = getattr(target.model.config, "architectures", None) or [type(target.model).__name__]
+    config: dict[str, Any] = {
+        "architectures": [named[kind]], "speculators_model_type": kind, "transformer_layer_config": layer,
+        "tie_word_embeddings": False, "dtype": "bfloat16",
+        "speculators_config": {
+            "algorithm": kind, "default_proposal_method": "greedy", "proposal_methods": [method],
+            "verifier": {"name_or_path": Path(target.name).name, "architectures": list(architecture)},
+        },
+    }  # fmt: skip
+    if kind == "mtp":
+        return config | {"num_nextn_predict_layers": 1}
+    config["draft_vocab_size"] = target.vocab_size if sizes.vocabulary is None else len(sizes.vocabulary)
+    config["target_hidden_size"] = target.hidden_size
+    ids = [tap + 1 for tap in sizes.taps]
+    if not block:
+        return config | {"eagle_aux_hidden_state_layer_ids": ids, "norm_before_residual": False}
+    config |= {"aux_hidden_state_layer_ids": ids, "mask_token_id": sizes.mask, "sample_from_anchor": kind == "dspark"}
+    config["block_size"] = sizes.gamma + (kind != "dspark")
+    if kind == "dspark":
+        config |= {"markov_rank": sizes.rank, "markov_head_type": "vanilla", "enable_confidence_head": True}
+        config |= {"confidence_head_with_markov": True}
+    return config
+
+
+def _layer(target: Target, family: str) -> dict[str, Any]:
+    """What a draft's layers are over a target, in the words of a family's configuration."""
+    own, size = target.config, target.hidden_size
+    found = {name: value for name in _SIZES if (value := getattr(own, name, None)) is not None}
+    heads = int(found.setdefault("num_attention_heads", max(1, size // 64)))
+    found.setdefault("num_key_value_heads", heads)
+    found.setdefault("head_dim", max(2, size // heads))
+    found.setdefault("intermediate_size", 4 * size)
+    rotary = found.get("rope_parameters")
+    if isinstance(rotary, Mapping) and "rope_theta" not in rotary:  # by kinds of layers
+        found["rope_parameters"] = next((dict(v) for v in rotary.values() if isinstance(v, Mapping)), None)
+    found = {name: value for name, value in found.items() if value is not None}
+    return found | {"model_type": family, "hidden_size": size, "vocab_size": target.vocab_size, "attention_bias": False}
+
+
+def save_made(made: Made, target: Target, folder: Path) -> None:
+    """Write a drafter in the format that it was made for. Raises InputError where that cannot express it."""
+    publish(made.drafter, made.format, folder, target)
+
+
+def _trainable(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
+    """Its own weights in float32 on the target's device, to be trained; tables stay as they are."""
+    for name, module in drafter.named_children():
+        if name not in ("embed_tokens", "lm_head"):
+            module.to(device=target.device, dtype=torch.float32).requires_grad_(True)
+    for table in (drafter.embed_tokens, drafter.lm_head):
+        table.to(device=target.device).requires_grad_(False)
+    for name, buffer in drafter.named_buffers(recurse=False):
+        setattr(drafter, name, buffer.to(target.device))
+    return drafter.train()
+
+
+def trained_parameters(drafter: LearnedDrafter) -> dict[str, nn.Parameter]:
+    """By name; without the tables that it shares."""
+    return {name: value for name, value in drafter.named_parameters() if value.requires_grad}
+
+
+def _initialise(drafter: LearnedDrafter) -> None:
+    """Small normal matrices; the sequential head starts as no bias at all."""
+    for name, parameter in drafter.named_parameters():
+        if name in ("embed_tokens.weight", "lm_head.weight"):
+            continue
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=_FRESH_STD)
+        if "markov_w2" in name or "confidence_head" in name:
+            torch.nn.init.zeros_(parameter)

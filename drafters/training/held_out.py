@@ -1,0 +1,133 @@
+"""Accepted length and acceptance by position of a drafter on held-out answers: what a recording of them says in the mean.
+
+At every token of an answer y the positions of a block are accepted with β_k = min(1, q_k(y_k) / p_k(y_k)), given those
+before (the law of dense recording). So the walk of a replay that verifies whole blocks has exact expectations, without a
+coin: the chance that a round begins at a token, and from there how many tokens it commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drafters.kinds.learned import LearnedDrafter
+from drafters.sampling import probabilities
+from drafters.target import Target, TargetPass
+from drafters.training.losses import own_tokens
+from drafters.training.texts import Text, TextBatch
+from simulator.records import Sampling
+
+_NUMBERS: Final = 1 << 25
+"""Probabilities that are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """What a drafter does on the answers of a domain."""
+
+    domain: str
+    tau: float
+    """Tokens committed in rounds over rounds."""
+    acceptance: tuple[float, ...]
+    """α_k by position: accepted, of the rounds whose earlier positions were accepted and whose answer goes on so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A held-out text with what the target makes of it, which does not change while a drafter is trained."""
+
+    text: Text
+    seen: TargetPass
+    """Of the whole text, [1, N, …]."""
+    p: Tensor
+    """The target's probability of each response token but the first, [n − 1]."""
+
+
+@torch.no_grad()
+def prepare(target: Target, texts: Sequence[Text], taps: Sequence[int], sampling: Sampling) -> list[HeldOut]:
+    """Let the target read held-out texts; the states stay in memory."""
+    found = []
+    for text in texts:
+        ids = torch.tensor([text.ids], device=target.device)
+        seen = target.read(ids, taps)
+        first = len(text.prompt)
+        said, p = ids[0, first + 1 :], []
+        states = seen.hidden[0, first : len(text) - 1]
+        for some, tokens in zip(
+            *(torch.split(x, max(1, _NUMBERS // target.vocab_size)) for x in (states, said)), strict=True
+        ):
+            p.append(probabilities(sampling, target.head(some)).gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+        found.append(HeldOut(text, seen, torch.cat(p)))
+    return found
+
+
+def drafting_on(
+    drafter: LearnedDrafter, held_out: Sequence[HeldOut], sampling: Sampling, dtype: torch.dtype
+) -> list[Drafting]:
+    """What a drafter does on held-out answers, by domain; whole blocks are verified."""
+    totals: dict[str, tuple[float, float, npt.NDArray[np.float64]]] = {}
+    was = drafter.training
+    drafter.eval()
+    for one in held_out:
+        accept = acceptances(drafter, one, sampling, dtype)
+        tokens, rounds, counts = walk(accept)
+        before = totals.get(one.text.domain, (0.0, 0.0, np.zeros((2, drafter.gamma))))
+        totals[one.text.domain] = before[0] + tokens, before[1] + rounds, before[2] + counts
+    drafter.train(was)
+    return [
+        Drafting(domain, tokens / rounds, tuple(float(a) for a in counts[0] / np.maximum(counts[1], 1e-12)))
+        for domain, (tokens, rounds, counts) in sorted(totals.items())
+    ]
+
+
+@torch.no_grad()
+def acceptances(
+    drafter: LearnedDrafter, one: HeldOut, sampling: Sampling, dtype: torch.dtype = torch.float32
+) -> npt.NDArray[np.float64]:
+    """β_k at every anchor of an answer, [n − 1, γ]; 0 beyond the answer's end."""
+    text, gamma = one.text, drafter.gamma
+    batch = TextBatch.of([text], one.p.device)
+    first, last = len(text.prompt), len(text) - 1
+    vocabulary = drafter.settings.draft_vocabulary
+    found = []
+    drafter.narrow = True
+    try:
+        for at in torch.split(torch.arange(first, last, device=one.p.device), max(1, _NUMBERS // (gamma * vocabulary))):
+            places = at.unsqueeze(-1) + torch.arange(1, gamma + 1, device=at.device)
+            tokens = batch.ids[0, places.clamp(max=last)]
+            with torch.autocast(at.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                draft = drafter.teacher_forced(one.seen.taps, batch.ids, at.unsqueeze(0), tokens.unsqueeze(0))
+            own = own_tokens(drafter, tokens)
+            q = probabilities(sampling, draft.logits[0]).gather(-1, own.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+            p = one.p[(places - first - 1).clamp(max=len(one.p) - 1)]
+            beta = (q / p.clamp(min=1e-30)).clamp(max=1) * (own >= 0) * (places <= last)
+            found.append(beta.double().cpu().numpy())
+    finally:
+        drafter.narrow = False
+    return np.concatenate(found)
+
+
+def walk(accept: npt.NDArray[np.float64]) -> tuple[float, float, npt.NDArray[np.float64]]:
+    """(tokens committed in rounds, expected rounds, [2, γ] expected positions accepted, and tried) of an answer.
+
+    `accept` [n − 1, γ] is β at its anchors. A round at anchor t commits min(a + 1, tokens that remain).
+    """
+    anchors, gamma = accept.shape
+    survival = np.concatenate([np.ones((anchors, 1)), np.cumprod(accept, 1)], 1)
+    exactly = survival - np.concatenate([survival[:, 1:], np.zeros((anchors, 1))], 1)
+    begins, counts = np.zeros(anchors + 1), np.zeros((2, gamma))
+    begins[0] = 1
+    for t in range(anchors):
+        left = anchors - t
+        for accepted in range(min(gamma, left - 1) + 1):
+            begins[t + accepted + 1] += begins[t] * exactly[t, accepted]
+        seen = min(gamma, left)
+        counts[0, :seen] += begins[t] * survival[t, 1 : seen + 1]
+        counts[1, :seen] += begins[t] * survival[t, :seen]
+    return float(anchors), float(begins[:-1].sum()), counts

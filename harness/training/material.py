@@ -1,0 +1,174 @@
+"""From a plan to what the loop needs: the target, texts in its tokens, the split, the drafter, states kept."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from drafters.checkpoints import find_folder, folder_hash
+from drafters.target import Target, choose_dtype
+from drafters.training.design import Made, make_drafter, warm_drafter
+from drafters.training.held_out import prepare as read_held_out
+from drafters.training.loop import Material
+from drafters.training.numerics import fastest
+from drafters.training.states import States
+from drafters.training.texts import Split, Text, by_domain, most_frequent, overlap, split, usable
+from harness.recording.responses import GivenResponse
+from harness.recording.worker import contexts
+from harness.training.plan import Given, TrainingPlan, generation_of
+from simulator.errors import InputError
+from simulator.numbers import counted
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that a training needs."""
+
+    target: Target
+    made: Made
+    material: Material
+    dtype: torch.dtype
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was found on the way, for people and for the database."""
+
+
+def prepare(
+    plan: TrainingPlan, given: Given, folder: Path, say: Callable[[str], None], advance: Callable[[str, int, int], None],
+    *, fills: bool = True,
+) -> Prepared:  # fmt: skip
+    """Load the target, make its texts and the drafter, and keep states in `folder`. Raises InputError.
+
+    `fills` says whether this process fills the cache, or finds it filled.
+    """
+    target = load_target(plan)
+    for response in given.responses:
+        response.check(target.stop_tokens, target.vocab_size)
+    parts = split(
+        usable(texts_of(plan, given, target), min(plan.recipe.max_tokens, target.max_positions)), plan.recipe.held_out
+    )
+    facts = _told_texts(parts, say)
+    vocabulary = None
+    if (count := plan.design.vocabulary) is not None:
+        vocabulary, coverage = most_frequent(parts.train, count, target.vocab_size)
+        facts |= {"vocabulary": count, "coverage": coverage}
+        say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
+    made = _made(plan, target, parts, vocabulary)
+    dtype = _precision(plan, target.device, folder, say)
+    _told_drafter(made, facts, say)
+    recipe, taps = plan.recipe, made.drafter.tap_layers
+    states = States(target, taps, parts.train, folder / "cache" if recipe.cache_bytes else None, recipe.cache_bytes)
+    _told_cache(states, len(parts.train), say)
+    states.open(fill=fills, advance=lambda done, total: advance("reading texts", done, total))
+    chosen = by_domain(parts.held_out, recipe.evaluated)
+    held_out = read_held_out(target, chosen, taps, given.sampling)
+    facts["cache_bytes"] = states.kept_bytes
+    facts |= {
+        "target_hash": folder_hash(find_folder(plan.pair.target)),
+        "device": target.device.type,
+        "precision": str(dtype)[6:],
+    }
+    return Prepared(target, made, Material(parts.train, states, held_out, given.sampling), dtype, facts)
+
+
+def load_target(plan: TrainingPlan) -> Target:
+    """The target, as recording loads it."""
+    pair, device = plan.pair, plan.pair.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Target.load(pair.target, dtype=choose_dtype(pair.dtype, device), device=device)
+
+
+def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
+    """Answers with what stood before them, in the order of the files."""
+    turns: Mapping[str, list[GivenResponse]] = defaultdict(list)
+    for response in given.responses:
+        turns[response.prompt_id].append(response)
+    found = []
+    for prompt_id, said in turns.items():
+        said = sorted(said, key=lambda r: r.turn)
+        prompt = given.prompts.get(prompt_id)
+        if prompt is None:
+            before = [() if r.prompt_token_ids is msgspec.UNSET else r.prompt_token_ids for r in said]
+        else:
+            before = contexts(target, replace(prompt, turns=prompt.turns[: len(said)]), said, generation_of(plan, given))
+        for response, context in zip(said, before, strict=True):
+            own = prompt.domain if prompt else response.domain
+            domain = own if isinstance(own, str) else prompt_id.partition("/")[0]
+            wrong = [token for token in context if not 0 <= token < target.vocab_size]
+            if not context or wrong:
+                what = f"token {wrong[0]} is outside the target's vocabulary" if wrong else "it is empty"
+                raise InputError(f"--responses: {prompt_id}, turn {response.turn}: prompt_token_ids: {what}")
+            name = f"{prompt_id}, turn {response.turn}" if len(said) > 1 else prompt_id
+            found.append(Text(name, domain, tuple(context), response.token_ids, prompt_id))
+    return found
+
+
+def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int] | None) -> Made:
+    texts = [*parts.train, *parts.held_out]
+    if plan.start is not None:
+        return warm_drafter(plan.start, plan.design.kind, target)
+    return make_drafter(plan.design, target, texts, vocabulary, plan.recipe.seed)
+
+
+def _precision(plan: TrainingPlan, device: torch.device, folder: Path, say: Callable[[str], None]) -> torch.dtype:
+    """What products are computed in: as asked, or as measured when the training began."""
+    kept = folder / "precision"
+    if plan.recipe.precision != "auto":
+        name = plan.recipe.precision
+    elif kept.exists():
+        name = "bfloat16" if kept.read_text() == "bfloat16" else "float32"
+    else:
+        measured, ratio = fastest(device)
+        name = "bfloat16" if measured == torch.bfloat16 else "float32"
+        kept.write_text(name)
+        say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _told_texts(parts: Split, say: Callable[[str], None]) -> dict[str, Any]:
+    """What there is to train on."""
+    tokens = [sum(len(t.response) for t in part) for part in parts]
+    domains = Counter(t.domain for t in parts.train)
+    of_prompts, of_answers = overlap(parts)
+    say(
+        f"texts: {counted(len(parts.train), 'answer')}, {tokens[0]:,} tokens "
+        f"({', '.join(f'{name} {n}' for name, n in sorted(domains.items()))}); held out by prompt: {len(parts.held_out)}, "
+        f"{tokens[1]:,} tokens"
+    )
+    say(
+        f"overlap: {of_prompts:.1%} of the held-out prompts' runs of 13 tokens are in what is trained on, {of_answers:.1%} "
+        "of the answers'"
+    )
+    return {
+        "train_texts": len(parts.train), "train_tokens": tokens[0], "held_out_texts": len(parts.held_out),
+        "held_out_tokens": tokens[1], "prompt_overlap": of_prompts, "answer_overlap": of_answers,
+    }  # fmt: skip
+
+
+def _told_drafter(made: Made, facts: dict[str, Any], say: Callable[[str], None]) -> None:
+    trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
+    shape = made.drafter.settings.shape
+    taps = " ".join(str(tap) for tap in made.drafter.tap_layers)
+    say(
+        f"drafter: {made.kind}, {counted(shape.layers, 'layer')} as {shape.family}'s, taps {taps}, "
+        f"γ = {made.drafter.gamma}, {trained / 1e6:.1f} M parameters to train; written as {made.format}"
+    )
+    facts |= {
+        "trained_parameters": trained, "gamma": made.drafter.gamma, "format": made.format,
+        "conventions": made.drafter.conventions,
+    }  # fmt: skip
+
+
+def _told_cache(states: States, texts: int, say: Callable[[str], None]) -> None:
+    """What is kept of the target's states, and what it would take to keep all."""
+    if states.kept:
+        say(f"cache: states of {states.kept} of {texts} texts, {states.kept_bytes / 1e9:.2f} GB of disk until training ends")
+    else:
+        say(f"cache: none, the target reads every batch; all states would take {states.all_bytes / 1e9:.2f} GB (--cache)")

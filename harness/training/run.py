@@ -1,0 +1,144 @@
+"""Train a drafter as planned, and write its checkpoint; stopped, it goes on where it was."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from transformers.utils import logging as transformers_logging
+
+from drafters.training.design import save_made
+from drafters.training.held_out import Drafting
+from drafters.training.loop import Evaluated, Processes, Trainer, Watch
+from harness import stops
+from harness.cluster import Cluster
+from harness.console import Watcher
+from harness.training.material import Prepared, prepare
+from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
+from results.store.provenance import git_revision, package_versions
+from simulator.errors import InputError
+
+MADE: Final = "training.json"
+"""What lies beside a checkpoint: its plan, what was found on the way, every evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out."""
+
+    name: str
+    checkpoint: Path
+    kind: str
+    steps: int
+    """Taken."""
+    best_step: int
+    """Whose weights were kept."""
+    tau: dict[str, float]
+    """Accepted length on held-out answers, by domain."""
+    acceptance: dict[str, list[float]]
+    """By position, by domain."""
+    evaluated: list[Evaluated]
+    facts: dict[str, Any]
+
+
+def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher: Watcher) -> Trained:
+    """Train as planned and write the checkpoint, whole or not at all. Raises InputError."""
+    to = checkpoint_of(plan, out)
+    folder = folder_of(out, plan.name)
+    keep_plan(plan, folder)
+    began_s = time.monotonic()
+    if plan.processes > 1:
+        from harness.training.together import train_together
+
+        finished = train_together(plan, given, folder, to, cluster, watcher)
+    else:
+        finished = train_alone(plan, given, folder, to, watcher)
+    finished[-1]["seconds"] = time.monotonic() - began_s  # since it was begun or resumed
+    result = _trained(plan, to, *finished)
+    stops.finished("the training")
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+    return result
+
+
+Finished = tuple[Sequence[Evaluated], int, int, dict[str, Any]]
+"""Evaluations, steps taken, the best step, what was found on the way."""
+
+
+def train_alone(plan: TrainingPlan, given: Given, folder: Path, to: Path, watcher: Watcher) -> Finished:
+    """Train in this process."""
+    transformers_logging.disable_progress_bar()  # its bars would stand among ours
+    watcher.doing("loading the target")
+    prepared = prepare(plan, given, folder, watcher.say, watcher.advance)
+    watch = Watch(
+        lambda done, total: watcher.advance("training", done, total), lambda e: watcher.say(told(e)),
+        lambda: watcher.began(f"training {plan.name}", plan.name),
+    )  # fmt: skip
+    return fit(plan, prepared, folder, to, watch, Processes())
+
+
+def fit(plan: TrainingPlan, prepared: Prepared, folder: Path, to: Path, watch: Watch, processes: Processes) -> Finished:
+    """Run the loop to its end, and write the best weights."""
+    trainer = Trainer(
+        prepared.made, prepared.target, prepared.material, plan.recipe, prepared.dtype, folder, processes
+    )  # fmt: skip
+    trainer.run(watch)
+    if processes.rank == 0:
+        write_whole(lambda partial: _written(plan, prepared, trainer, partial), to)
+    return trainer.evaluated, trainer.step, trainer.best.step, prepared.facts
+
+
+def _written(plan: TrainingPlan, prepared: Prepared, trainer: Trainer, folder: Path) -> None:
+    """The checkpoint, and beside it what it was made from, and how."""
+    save_made(prepared.made, prepared.target, folder)
+    made = {
+        "version": 1, "git_revision": git_revision(), "packages": package_versions(), "plan": plan, "facts": prepared.facts,
+        "steps": trainer.step, "best_step": trainer.best.step, "evaluated": trainer.evaluated,
+    }  # fmt: skip
+    (folder / MADE).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
+
+
+def write_whole(write: Callable[[Path], None], to: Path) -> None:
+    """Write a folder under another name, and give it its own when all is there."""
+    partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        with suppress(OSError):
+            to.rmdir()  # an empty one
+        partial.rename(to)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
+
+
+def told(evaluated: Evaluated) -> str:
+    """An evaluation in a line."""
+    drafting = evaluated.drafting
+    lengths = " · ".join(f"{d.domain} {d.tau:.2f}" for d in drafting)
+    positions = " ".join(f"{a:.2f}"[1:] if a < 1 else "1" for a in _mean_acceptance(drafting))
+    loss = "" if evaluated.loss != evaluated.loss else f", loss {evaluated.loss:.3f}"
+    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position {positions}"
+
+
+def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float]:
+    """Over domains, each counted alike."""
+    return [sum(at) / len(drafting) for at in zip(*(d.acceptance for d in drafting), strict=True)]
+
+
+def _trained(
+    plan: TrainingPlan, to: Path, evaluated: Sequence[Evaluated], steps: int, best: int, facts: dict[str, Any]
+) -> Trained:
+    of_best = next(e for e in evaluated if e.step == best)
+    return Trained(
+        plan.name, to.resolve(), plan.design.kind, steps, best, {d.domain: d.tau for d in of_best.drafting},
+        {d.domain: list(d.acceptance) for d in of_best.drafting}, list(evaluated), facts,
+    )  # fmt: skip

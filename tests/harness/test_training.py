@@ -1,0 +1,247 @@
+"""`harness train`: from answers to a checkpoint that a recording takes, stopped or not, on targets of several families."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
+from typer.testing import CliRunner
+
+from drafters.training.loop import Trainer
+from harness.cli.app import app
+from harness.recording.pair import asked_pair, load_pair
+from harness.recording.suite import Generation, read_prompts
+from harness.recording.worker import Recorder, RecorderOptions, Unit
+from harness.training.material import load_target, texts_of
+from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
+from tests.documented import differences
+from tests.drafters.families import FAMILIES
+from tests.harness.targets import TINY
+
+SHORT = ["--steps", "4", "--batch", "4", "--anchors", "4", "--evaluations", "2", "--held-out", "0.2"]
+PROMPTS = Path(__file__).parents[2] / "suites" / "math_code_chat" / "prompts"
+
+
+def micro(family: str, folder: Path) -> Path:
+    """A target of random weights with the bundled one's tokenizer."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "eos_token_id": 2, "pad_token_id": 0,
+        "bos_token_id": None,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if family == "gemma4":
+        own = {**FAMILIES["gemma4 (text)"][1], "layer_types": ["sliding_attention", "full_attention"] * 3}
+        config = AutoConfig.for_model(FAMILIES["gemma4 (text)"][0], **{**own, **sizes, "global_head_dim": 8})
+    else:
+        config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[family](**sizes)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / "target" / file, folder / file)
+    return folder
+
+
+def answers(file: Path, *, count: int = 40, said: bool = True) -> Path:
+    """Random answers to the suite's prompts, as if cut by the length limit; `said` with what was asked."""
+    rng = np.random.default_rng(0)
+    prompts = read_prompts([PROMPTS / "gsm8k.jsonl", PROMPTS / "humaneval.jsonl", PROMPTS / "mbpp.jsonl"])
+    lines: list[dict[str, Any]] = [{"temperature": 1.0}]
+    for i in range(count):
+        prompt, more = prompts[i % len(prompts)], {}
+        if said:
+            more = {"prompt_token_ids": rng.integers(4, 4096, 8).tolist(), "domain": prompt.domain}
+        name = prompt.prompt_id if i < len(prompts) else f"{prompt.prompt_id}/{i}"
+        ids = rng.integers(4, 40, 12).tolist()
+        lines.append({"prompt_id": name, "token_ids": ids, "finish": "length", "turn": 0, **more})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    answers(tmp_path / "a.jsonl")
+    return tmp_path
+
+
+def ran(*options: str, code: int = 0) -> Any:
+    done = CliRunner().invoke(app, ["train", *options])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "options"),
+    [
+        ("llama", "dspark", ["--vocabulary", "64", "--rank", "4", "--layers", "1", "--cache", "1MB"]),
+        ("gemma4", "dspark", ["--rank", "4", "--layers", "1", "--precision", "bfloat16", "--accumulate", "2"]),
+        pytest.param("llama", "eagle3", [], marks=pytest.mark.slow),
+        pytest.param("qwen3", "mtp", [], marks=pytest.mark.slow),
+        pytest.param(
+            "qwen3", "dflash", ["--layers", "1", "--format", "speculators", "--vocabulary", "32"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_is_trained_is_recorded_at_once(family: str, kind: str, options: list[str], here: Path) -> None:
+    target = micro(family, here / "target")
+    ran(kind, "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT, *options)
+    assert not (here / "runs" / "unfinished").exists()
+    pair, chosen = asked_pair("tiny", str(target), ["new=new"])
+    recorder = Recorder(RecorderOptions(load_pair(pair), chosen, None, Generation(max_new_tokens=6), 0))
+    [declared] = [d for name, d in recorder.check([], {}).drafters.items() if name == "new"]
+    assert declared["kind"] == kind
+    assert declared["training"]["steps"] == 4
+    prompts = read_prompts([PROMPTS / "gsm8k.jsonl"], 1)
+    rows = recorder.record(Unit(prompts))["anchors"].to_pylist()
+    assert {row["drafter"] for row in rows} == {"new"}
+
+
+def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> None:
+    done = ran(
+        "mtp", "--target", str(micro("qwen3", here / "target")), "--responses", "a.jsonl", "--to", "new", *SHORT, "--json",
+        "--precision", "auto",
+    )  # fmt: skip
+    assert differences(done.stdout) == []
+    trained = json.loads(done.stdout)["trained"]
+    assert trained["tau"].keys()
+    assert trained["tau"].keys() <= {"gsm8k", "humaneval", "mbpp"}
+    kept = json.loads((here / "new" / "training.json").read_text())
+    assert kept["plan"]["design"]["kind"] == "mtp"
+    assert [e["step"] for e in kept["evaluated"]] == [0, 2, 4]
+    assert trained["best_step"] in {e["step"] for e in trained["evaluated"]}
+    for said in ("held out by prompt", "runs of 13 tokens", "precision:", "cache: none", r"step 4, loss [\d.]+: τ gsm8k"):
+        assert re.search(said, done.stderr), said
+
+
+def test_stopped_it_says_how_to_go_on_and_ends_with_the_same_weights(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed by name, or by the same command."""
+    micro("llama", here / "target")
+    options = ["dspark", "--target", "target", "--responses", "a.jsonl", "--rank", "4", "--layers", "1", *SHORT]
+    ran(*options, "--to", "whole", "--out", "other")
+    update, names = Trainer._update, []
+    monkeypatch.setattr(Trainer, "__init__", _keeping_every_step(Trainer.__init__))
+
+    def interrupted(self: Trainer, indices: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, indices)
+
+    for again in ("resume", "same"):
+        monkeypatch.setattr(Trainer, "_update", interrupted)
+        to = here / again
+        kept: list[str] = []
+        monkeypatch.setattr("harness.stops.keep", lambda name, resume, kept=kept: kept.append(resume))
+        ran(*options, "--to", str(to), code=130)
+        assert not to.exists()
+        [name] = {*kept}
+        names.append(name)
+        assert (folder_of(here / "runs", name) / PLAN).exists()
+        monkeypatch.setattr(Trainer, "_update", update)
+        ran(*(["--resume", name[:6]] if again == "resume" else [*options, "--to", str(to)]))
+        assert (to / "model.safetensors").read_bytes() == (here / "whole" / "model.safetensors").read_bytes()
+        assert not (here / "runs" / "unfinished").exists()
+    assert len({*names}) == 2
+
+
+def _keeping_every_step(made: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Trainer, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **{**options, "save_every_s": 0})
+
+    return init
+
+
+def test_contexts_are_those_of_a_recording_where_a_file_does_not_say_them(here: Path) -> None:
+    answers(here / "bare.jsonl", count=6, said=False)
+    refused = ran("mtp", "--target", "tiny", "--responses", "bare.jsonl", code=2)
+    assert "name the prompts' file with --prompts" in refused.stderr.replace("\n", " ")
+    files = [PROMPTS / "gsm8k.jsonl", PROMPTS / "humaneval.jsonl", PROMPTS / "mbpp.jsonl"]
+    given = read_given([here / "bare.jsonl"], files)
+    from drafters.training.recipe import Design, Recipe
+
+    pair = load_pair(asked_pair("tiny", "tiny")[0])
+    plan = TrainingPlan(pair=pair, design=Design(kind="mtp"), recipe=Recipe(), responses=(), responses_hash="")
+    target = load_target(plan)
+    texts = texts_of(plan, given, target)
+    [first] = [text for text in texts if text.name == "gsm8k/b00"]
+    [prompt] = [p for p in read_prompts(files) if p.prompt_id == "gsm8k/b00"]
+    assert list(first.prompt) == target.encode_chat([{"role": "user", "content": prompt.turns[0]}])
+    assert first.domain == "gsm8k"
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=TrainingPlan) == plan
+
+
+def test_an_old_drafter_is_gone_on_from(here: Path) -> None:
+    """Its first evaluation is the old one's last."""
+    target = str(micro("qwen3", here / "target"))
+    base = ["--target", target, "--responses", "a.jsonl", *SHORT, "--json"]
+    old = json.loads(ran("eagle3", *base, "--to", "old").stdout)["trained"]
+    new = json.loads(ran("eagle3", *base, "--from", "old", "--to", "new").stdout)["trained"]
+    [kept] = [e for e in old["evaluated"] if e["step"] == old["best_step"]]
+    assert new["evaluated"][0]["drafting"][0]["tau"] == pytest.approx(kept["drafting"][0]["tau"], abs=5e-3)
+    refused = ran("eagle3", *base[:-1], "--from", "old", "--gamma", "3", code=2)
+    assert "--gamma: is of no use beside --from" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["mtp"], "--target: name the model"),
+        (["tree", "--target", "tiny"], "KIND tree: must be one of dspark"),
+        (["mtp", "--target", "tiny"], "--responses: name the target's answers"),
+        (["mtp", "--target", "tiny", "--responses", "no.jsonl"], "no.jsonl: cannot be read"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--rank", "3"], "--rank 3"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--hardware", "h200"], "--hardware: is of no use beside"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--batch", "6", "--accumulate", "4"], "--batch 6"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", "a.jsonl"], "is there, and is not written over"),
+        (["mtp", "--target", "qwen3-4b", "--dry-run", "--steps", "3"], "--steps: is of no use beside --dry-run"),
+        (["--resume", "ffff"], "--resume ffff: is not the start of one training"),
+        (["--resume", "ffff", "--steps", "3"], "--steps: cannot stand beside --resume"),
+        (
+            ["dspark", "--target", "tiny", "--responses", "a.jsonl", "--vocabulary", "99999"],
+            "--vocabulary 99999: the target",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_sentence(options: list[str], message: str, here: Path) -> None:
+    done = ran(*options, code=2)
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not (here / "runs" / "drafters").exists()
+
+
+def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom harness.cli.app import app\n"
+        "done = CliRunner().invoke(app, ['train', 'mtp', '--target', 'tiny', '--responses', 'b.jsonl'])\n"
+        "assert done.exit_code == 2, done.output\nassert not {'torch', 'ray', 'transformers'} & {*sys.modules}\n"
+    )
+    (here / "b.jsonl").write_text('{"temperature": 1}\n{"prompt_id": 3}\n')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_processes_have_the_loss_curve_of_one(here: Path) -> None:
+    pytest.importorskip("pandas", reason="Ray Train needs it: pip install 'specyard[train]'")
+    target = str(micro("llama", here / "target"))
+    base = ["dspark", "--target", target, "--responses", "a.jsonl", "--layers", "1", "--rank", "4", *SHORT, "--json"]
+    curves = []
+    for processes in ("1", "2"):
+        command = [sys.executable, "-m", "harness", "train", *base, "--processes", processes, "--to", f"new{processes}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        curves.append([e["loss"] for e in json.loads(done.stdout)["trained"]["evaluated"]][1:])
+    assert len(curves[0]) == 2
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
