@@ -122,9 +122,9 @@ def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
         say(console, "record it, with a suite for its settings (a task is a file of the folder):")
         sampling = made.generation.sampling
         rest = "" if not sampling.temperature else f" --top-p {sampling.top_p:g} --top-k {sampling.top_k}"
+        folder, file, target = (shlex.quote(str(name)) for name in (made.data_dir, made.file, made.target))
         say(
             console,
-            f"  harness record suites/math_code_chat --data-dir {shlex.quote(str(made.data_dir))} --responses "
-            f"{shlex.quote(str(made.file))} --temperature {sampling.temperature:g}{rest} --target {shlex.quote(made.target)} "
-            "--drafter NAME=FOLDER",
+            f"  harness record suites/math_code_chat --data-dir {folder} --responses {file} --temperature "
+            f"{sampling.temperature:g}{rest} --target {target} --drafter NAME=FOLDER",
         )
