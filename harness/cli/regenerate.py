@@ -53,7 +53,7 @@ def regenerate(
     with user_errors("harness"):
         check_void(context, {}, apart={"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {})
         if engine != "specyard":
-            void = ("batch", "actors", "gpus_per_actor", "ray_address", "skip_long_prompts")
+            void: tuple[str, ...] = ("batch", "actors", "gpus_per_actor", "ray_address", "skip_long_prompts")
             void += ("max_new_tokens", "seed", "thinking") if engine == "logged" else ()
             check_void(context, {}, apart=dict.fromkeys(void, "engine"))
         from harness.cluster import Cluster

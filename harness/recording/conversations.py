@@ -168,7 +168,7 @@ def _failed(row: Mapping[str, Any], answered: Mapping[str, Any] | None) -> bool:
     holder = row.get("response")
     if isinstance(holder, dict):
         codes += [holder.get("status"), holder.get("status_code")]
-    wrong = any(code == "failure" or (_is_number(code) and code >= 400) for code in codes)
+    wrong = any(code == "failure" or (isinstance(code, int) and code >= 400) for code in codes)
     return wrong or bool(answered and answered.get("error") and not answered.get("choices"))
 
 
@@ -207,10 +207,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _sampling(settings: Mapping[str, Any]) -> Mapping[str, float] | None:
-    asked = {name: settings.get(name) for name in ("temperature", "top_p", "top_k")}
-    if not _is_number(asked["temperature"]):
-        return None
-    return {name: value for name, value in asked.items() if _is_number(value)}
+    asked = {name: float(settings[name]) for name in ("temperature", "top_p", "top_k") if _is_number(settings.get(name))}
+    return asked if "temperature" in asked else None
 
 
 def _otherwise(message: Mapping[str, Any], settings: Mapping[str, Any], finish: Any) -> str:
@@ -301,7 +299,8 @@ def merged(conversations: Sequence[Conversation]) -> list[Conversation | None]:
 
 def _beginnings(one: Conversation) -> list[tuple[Any, ...]]:
     """What stands at the end of each turn that was answered, as far as every one before was."""
-    keys, key = list[tuple[Any, ...]](), (one.system,)
+    keys = list[tuple[Any, ...]]()
+    key: tuple[Any, ...] = (one.system,)
     for turn, reply in zip(one.turns, one.replies, strict=True):
         if reply is None:
             break

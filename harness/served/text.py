@@ -170,7 +170,7 @@ def _unwrapped(text: str) -> str:
         head = json.loads(first)
     except (ValueError, RecursionError):
         return text
-    key = next((k for k in _WRAPPED if isinstance(head.get(k), str)), None) if isinstance(head, dict) else None
+    key = next((k for k in _WRAPPED if _line(head.get(k)) is not None), None) if isinstance(head, dict) else None
     if key is None or (len(head) > 1 and {"metrics", "timings", "choices"} & head.keys()):
         return text
     lines = list[str]()
@@ -179,9 +179,16 @@ def _unwrapped(text: str) -> str:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get(key), str):
-            lines.append(row[key].rstrip("\n"))
+        if isinstance(row, dict) and (said := _line(row.get(key))) is not None:
+            lines.append(said.rstrip("\n"))
     return _ANSI.sub("", "\n".join(lines) + "\n")
+
+
+def _line(value: Any) -> str | None:
+    """A line as a collector keeps it; journald has those with colours as their bytes."""
+    if isinstance(value, list) and value and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
+        return bytes(value).decode("utf-8", errors="replace")
+    return value if isinstance(value, str) else None
 
 
 def _joined(text: str) -> str:
