@@ -199,8 +199,10 @@ def _check_same(settings: Settings, one: Observation) -> None:
 
 
 def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
-    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft). Of one source,
-    observations are of servers or times apart."""
+    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft).
+
+    Of one source, observations are of servers or times apart.
+    """
     whole = [one for one in drafting if one.drafts is not None and one.drafts.drafts]
     if not whole:
         one = drafting[0]

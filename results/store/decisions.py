@@ -24,10 +24,14 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
 
 def models_of(run: Mapping[str, Any]) -> Models:
     """The models of a run, of which `run` is the row, as a command names them."""
-    target, drafters = run["target"], {} if run["target"].get("synthesised") else run["drafters"]
+    target, made = (
+        run["target"],
+        run["pair"] if run["target"].get("synthesised") else None,
+    )  # what nobody names stands as that
+    named = {name: drafter.get("checkpoint") for name, drafter in run["drafters"].items()}
     return Models(
         target=str(target.get("source") or ""), named_after=str(target.get("named_after") or ""),
-        checkpoints={name: str(drafter["checkpoint"]) for name, drafter in drafters.items() if drafter.get("checkpoint")},
+        checkpoints={name: str(source) for name, source in named.items() if source not in (None, "", "none", made)},
         temperature=run["sampling"].get("temperature"),
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ _SUMS: Final = re.compile(r"statistics +([\w+-]+):.*#gen drafts = *(\d+),.*#gen 
 """Sums over a slot's requests so far, of one way to draft."""
 _POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
 _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
+_DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
 _MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
 
@@ -29,6 +30,10 @@ class LlamaCppLog:
     """See the module."""
 
     name: ClassVar[str] = "llama.cpp's log"
+    counts: ClassVar[str] = (
+        r"print_timing|eval time =|draft acceptance|acc per pos|statistics |\| task \d+ \||loading draft model|adding spec"
+        r"|- n_max="
+    )
 
     def recognises(self, text: Text) -> bool:
         """`print_timing` of a slot."""
@@ -36,13 +41,14 @@ class LlamaCppLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All requests that ended in the logs."""
-        requests, method, most = list[ServedRequest](), "", 0
+        requests, method, most, drafter = list[ServedRequest](), "", 0, ""
         without = 0
         for text in texts:
             found, left = _requests(text)
             requests += found
             without += left
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
+            drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
             most = max([most, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
         if not requests:
             why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
@@ -58,7 +64,8 @@ class LlamaCppLog:
             Observation(
                 source=self.name, files=tuple(text.name for text in texts),
                 settings=Settings(
-                    engine="llama.cpp", method=method, gamma=gamma or None, speculates=True if drafts.drafts else None
+                    engine="llama.cpp", method=method, drafter=drafter, gamma=gamma or None,
+                    speculates=True if drafts.drafts else None,
                 ),
                 drafts=drafts, requests=len(requests), generated=sum(one.output_tokens for one in requests),
                 prompt_tokens=sum(one.prompt_tokens or 0 for one in requests),

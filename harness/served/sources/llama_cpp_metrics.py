@@ -21,6 +21,7 @@ class LlamaCppMetrics:
     """See the module."""
 
     name: ClassVar[str] = "llama.cpp's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `llamacpp:`."""

@@ -25,6 +25,7 @@ class SglangLog:
     """See the module. The accepted length holds the bonus token."""
 
     name: ClassVar[str] = "SGLang's log"
+    counts: ClassVar[str] = f"Decode batch|{re.escape(_STARTED)}"
 
     def recognises(self, text: Text) -> bool:
         """A line of a decoding batch."""

@@ -19,6 +19,7 @@ class SglangMetrics:
     """See the module."""
 
     name: ClassVar[str] = "SGLang's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `sglang:`."""

@@ -40,8 +40,6 @@ _TIMES: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]?|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?|\[\d+\]|Z\b|[+-]\d\d:?\d\d\b"
 )
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
-_COUNTS_AT_ALL: Final = re.compile("Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine ")
-"""Lines that say something here: the others are most of a log."""
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
@@ -66,6 +64,7 @@ class VllmLog:
     """See the module."""
 
     name: ClassVar[str] = "vLLM's log"
+    counts: ClassVar[str] = "Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine "
 
     def recognises(self, text: Text) -> bool:
         """A line of load or of acceptance."""
@@ -102,8 +101,9 @@ class _Part:
 def _parts(text: Text) -> dict[str, _Part]:
     """Lines that count, by the container or the host that a collector has put before them."""
     found: dict[str, _Part] = {}
+    counts = re.compile(VllmLog.counts)
     for line in text.lines:
-        if _COUNTS_AT_ALL.search(line):
+        if counts.search(line):
             own = _SAYS.search(line)
             whose = _TIMES.sub("", line[: own.start()] if own else "").strip()
             found.setdefault(whose, _Part(text.name, [])).lines.append(line)

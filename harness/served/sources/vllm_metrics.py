@@ -28,6 +28,7 @@ class VllmMetrics:
     """See the module."""
 
     name: ClassVar[str] = "vLLM's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `vllm:`."""

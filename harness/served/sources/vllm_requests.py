@@ -15,6 +15,7 @@ class VllmRequests:
     """See the module. A file holds an answer, a list of them, one a line, or the events of a stream."""
 
     name: ClassVar[str] = "vLLM's answers"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """`metrics.speculative_decoding` in what an OpenAI server answers."""

@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -342,3 +344,26 @@ def test_bench_results_of_several_runs(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in (BENCH, other)))
     with pytest.raises(InputError, match="set otherwise"):
         together(*read_files([tmp_path / "runs.jsonl"]))
+
+
+@pytest.mark.slow
+def test_a_log_of_two_gigabytes_is_not_held_whole(tmp_path: Path) -> None:
+    """In a process of its own, whose memory the system measures; 200 MB stand for the two, which take as much."""
+    noise = "INFO 11-26 10:00:00 [x.py:1] 127.0.0.1:40000 - POST /v1/chat/completions HTTP/1.1 200 OK\n" * 1000
+    with (tmp_path / "server.log").open("w") as stream:
+        for line in vllm_log(Truth(), [8] * 200).splitlines(keepends=True):
+            stream.write(noise * 6 + line)
+    size = (tmp_path / "server.log").stat().st_size
+    code = (
+        "import resource, sys; from pathlib import Path; from harness.served.sources.registry import read_files\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "[one], _ = read_files([Path(sys.argv[1])])\n"
+        "print(len(one.intervals), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "server.log")], capture_output=True, text=True, check=True
+    )
+    intervals, grown_kb = map(int, done.stdout.split())
+    assert size > 150e6
+    assert intervals == 200
+    assert grown_kb < 30_000
