@@ -24,10 +24,8 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
 
 def models_of(run: Mapping[str, Any]) -> Models:
     """The models of a run, of which `run` is the row, as a command names them."""
-    target, made = (
-        run["target"],
-        run["pair"] if run["target"].get("synthesised") else None,
-    )  # what nobody names stands as that
+    target = run["target"]
+    made = run.get("pair") if target.get("synthesised") else None  # stands for a checkpoint that nobody names
     named = {name: drafter.get("checkpoint") for name, drafter in run["drafters"].items()}
     return Models(
         target=str(target.get("source") or ""), named_after=str(target.get("named_after") or ""),
