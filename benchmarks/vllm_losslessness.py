@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2_contingency
 
+from drafters.target import Target
 from harness.recording.pair import load_pair
 from harness.recording.suite import load_suite
 from harness.vllm.checkpoints import speculative
-from harness.vllm.engine import outline, require, running, version
+from harness.vllm.engine import require, running, version
 from simulator.records import Sampling
 from simulator.serving.vllm import VLLM
 
@@ -36,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     require()
     pair = load_pair("tiny")
-    target = outline(pair.target, pair.dtype)
+    target = Target.outline(pair.target, pair.dtype)
     prompts = [
         target.encode_chat([{"role": "user", "content": p.turns[0]}]) for p in load_suite("math_code_chat", limit=1).prompts
     ][:PROMPTS]

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, output_of, without_decoder
 from drafters.cache import Positions, TargetCache
@@ -123,6 +130,23 @@ class Target:
         if live and target.cannot_decode is not None:
             raise InputError(f"target {source}: cannot decode live: {target.cannot_decode}")
         return target
+
+    @classmethod
+    def outline(cls, source: str, dtype: str) -> Target:
+        """A target's tokenizer, shape and end tokens, without weights. Raises InputError."""
+        source = plain_source(source)
+        try:
+            kind = choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=kind)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # files, hub and configuration each have exception types of their own
+            raise InputError(f"target {source}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:  # none there: the configuration names the end tokens
+            model.generation_config = None
+        return cls(model, tokenizer)
 
     @property
     def name(self) -> str:
@@ -269,6 +293,19 @@ class Target:
     def dated(self, *, thinking: bool = False) -> bool:
         """Whether what its chat template says of a conversation changes with the date."""
         return self._template.dated(thinking=thinking)
+
+    def tokens(self, text: str) -> list[int]:
+        """A reply's tokens, as the tokenizer reads its text by itself: one of the ways in which it may have been said."""
+        assert self.tokenizer is not None
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    @cached_property
+    def reply_end(self) -> int | None:
+        """The end token that its chat template puts after a reply; where it puts none, one that ends texts, None without."""
+        asked = [{"role": "user", "content": "Hello"}]
+        whole = self.encode_chat([*asked, {"role": "assistant", "content": "Hi"}, *asked])
+        after = whole[len(self.encode_chat(asked)) :]
+        return next((token for token in after if token in self.stop_tokens), min(self.stop_tokens, default=None))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """What tokens read as; those that the tokenizer does not know, of a padded vocabulary, read as nothing."""

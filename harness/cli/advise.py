@@ -11,7 +11,7 @@ from harness.console import plain_console, print_json, print_table, say, user_er
 from harness.options import AsJson, Hardware, KvFormat, ModelFile, TensorParallel, Weights, profile_of
 
 if TYPE_CHECKING:  # these take seconds
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -50,7 +50,7 @@ def advise(
     with user_errors("harness"):
         with watching() as watcher:
             advice = advised(files, drafter, (hardware, model, tp, weights, kv), watcher)
-            later = None if check is None else _checked(check, advice)
+            later = None if check is None else _checked(check, advice, watcher)
         flags = flags_of(advice)
         if later is not None:
             from harness.served.check import content as content_of_check
@@ -102,7 +102,12 @@ def read_server(files: Sequence[Path], watcher: Watcher) -> Server:
     from harness.served.sources.registry import read_files
 
     watcher.doing("reading")
-    return together(*read_files(files))
+    return together(*read_files(files, told_by(watcher)))
+
+
+def told_by(watcher: Watcher) -> Callable[[Path, int, int], None]:
+    """What tells how far a long file is read, in megabytes."""
+    return lambda file, done, total: watcher.advance(f"reading {file.name}, MB", done >> 20, max(total >> 20, 1))
 
 
 def _kind(drafter: str | None) -> str:
@@ -115,12 +120,10 @@ def _kind(drafter: str | None) -> str:
     return drafter or ""
 
 
-def _checked(check: Sequence[Path], advice: Advice) -> Any:
+def _checked(check: Sequence[Path], advice: Advice, watcher: Watcher) -> Any:
     from harness.served.check import check as check_of
-    from harness.served.server import together
-    from harness.served.sources.registry import read_files
 
-    return check_of(advice, together(*read_files(check)))
+    return check_of(advice, read_server(check, watcher))
 
 
 def flags_of(advice: Advice) -> str:
@@ -173,7 +176,9 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
 
 
 def _drafter(advice: Advice) -> str:
-    return advice.kind or advice.server.settings.method or "a drafter that no file names (--drafter)"
+    settings = advice.server.settings
+    named = f" ({settings.drafter})" if settings.drafter else ""
+    return (advice.kind or settings.method or "a drafter that no file names (--drafter)") + named
 
 
 def _sources(server: Server) -> str:

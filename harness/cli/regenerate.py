@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, RayAddress, WritableOut, check_void, checked
+from harness.options import AsJson, RayAddress, WritableOut, check_void, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -21,11 +22,13 @@ def regenerate(
     context: typer.Context,
     target: Annotated[str, typer.Option(help="The model: a folder, a hub id or a GGUF file, `smollm2`, or a pair's name.")],
     prompts: Annotated[
-        list[Path], typer.Option(help="A JSONL file: turns, prompt, messages or conversations a line (repeatable).")
+        list[Path],
+        typer.Option(help="A JSONL file: turns, prompt, messages or conversations a line, or a gateway's log (repeatable)."),
     ],
     to: Annotated[Path | None, typer.Option(help="The file to write; by default one in --out, in responses.")] = None,
     engine: Annotated[
-        Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
+        Literal["specyard", "vllm", "logged"],
+        typer.Option(help="Who answers: vLLM is an optional extra; logged: whoever did, the answers stand in the files."),
     ] = "specyard",
     limit: Annotated[int | None, typer.Option(help="First N prompts of each file.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
@@ -49,24 +52,23 @@ def regenerate(
     """Let a model answer prompts, on all workers, as a file that `--responses` reads. Stopped, the same command goes on."""
     with user_errors("harness"):
         check_void(context, {}, apart={"top_p": "temperature", "top_k": "temperature"} if temperature == 0 else {})
-        if engine == "vllm":
-            check_void(
-                context,
-                {},
-                apart=dict.fromkeys(("batch", "actors", "gpus_per_actor", "ray_address", "skip_long_prompts"), "engine"),
-            )
+        if engine != "specyard":
+            void: tuple[str, ...] = ("batch", "actors", "gpus_per_actor", "ray_address", "skip_long_prompts")
+            void += ("max_new_tokens", "seed", "thinking") if engine == "logged" else ()
+            check_void(context, {}, apart=dict.fromkeys(void, "engine"))
         from harness.cluster import Cluster
 
         cluster = Cluster(ray_address, actors, gpus_per_actor)
         cluster.check()
 
         from harness.recording.pair import asked_pair, check_hub, load_pair
-        from harness.recording.suite import Generation, read_prompts
+        from harness.recording.suite import Generation, read_conversations
 
         with watching() as watcher:
             if to is not None and to.is_dir():
                 raise InputError(f"--to {to}: is a folder; name a file")
-            asked = read_prompts(prompts, _limit(limit), watcher.say)
+            found = read_conversations(prompts, _limit(limit), watcher.say)
+            asked = tuple(prompt for prompt, _ in found)
             pair = load_pair(asked_pair("tiny", target)[0])
             with checked():
                 generation = Generation(
@@ -74,13 +76,16 @@ def regenerate(
                 )
             if cluster.address is None:  # other machines have caches and networks of their own
                 check_hub(pair, [], watcher.say)
-            from harness.recording.regenerate import RegenerationPlan, file_in, written
+            from harness.recording.regenerate import RegenerationPlan, file_in, logged, written
             from harness.recording.regenerate import regenerate as answered
 
             files = tuple(str(path.resolve()) for path in prompts)
             with checked():
                 plan = RegenerationPlan(pair=pair, prompts=files, generation=generation, limit=limit, batch=batch, seed=seed)
-            if engine == "vllm":
+            if engine == "logged":
+                sampled = {"temperature", "top_p", "top_k"} & given_options(context).keys()
+                made = logged(plan, found, generation.sampling if sampled else None, to, out, watcher)
+            elif engine == "vllm":
                 from harness.vllm.responses import answers
 
                 given = answers(pair, asked, generation, seed, watcher)
@@ -102,7 +107,7 @@ def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
         print_json("regenerated", {"regenerated": dataclasses.asdict(made)})
         return
     console = plain_console()
-    cut = f"{made.cut:,} cut at {made.generation.max_new_tokens}"
+    cut = f"{made.cut:,} cut" + (f" at {made.generation.max_new_tokens}" if made.data_dir is None else "")
     say(
         console, f"{counted(made.responses, 'response')} to {counted(made.prompts, 'prompt')}: {made.tokens:,} tokens, {cut}"
     )
@@ -110,4 +115,16 @@ def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
         say(console, f"{counted(made.unreached, 'turn')} not reached: the conversation did not fit the target's context")
     if made.left_out:
         say(console, f"left out as too long: {', '.join(made.left_out)}")
+    for note in made.notes:
+        say(console, f"· {note}")
     say(console, f"  {made.file}")
+    if made.data_dir is not None:
+        say(console, "record it, with a suite for its settings (a task is a file of the folder):")
+        sampling = made.generation.sampling
+        rest = "" if not sampling.temperature else f" --top-p {sampling.top_p:g} --top-k {sampling.top_k}"
+        folder, file, target = (shlex.quote(str(name)) for name in (made.data_dir, made.file, made.target))
+        say(
+            console,
+            f"  harness record suites/math_code_chat --data-dir {folder} --responses {file} --temperature "
+            f"{sampling.temperature:g}{rest} --target {target} --drafter NAME=FOLDER",
+        )

@@ -79,14 +79,16 @@ class SynthesizedRun:
     """synthesised, sources and assumptions."""
     prompt_source: Literal["synthesised", "served"] = "synthesised"
     """What it was made of: averages, or an engine's own logs."""
+    checkpoint: str = ""
+    """What drafted, as an engine's own log names it; empty where nothing does."""
 
     def run_info(self, traces: Sequence[Trace]) -> RunInfo:
         """The row of `runs`."""
         none = {"kind": "none", "gamma": 0, "gammas": [0], "checkpoint": "none", "checkpoint_hash": None}
         drafters = {
             t.drafter: {
-                "kind": t.recording.kind, "gamma": t.gamma, "gammas": [t.gamma], "checkpoint": self.pair,
-                "checkpoint_hash": None,
+                "kind": t.recording.kind, "gamma": t.gamma, "gammas": [t.gamma],
+                "checkpoint": self.checkpoint or self.pair, "checkpoint_hash": None,
             }
             for t in traces
         }  # fmt: skip

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from drafters.target import Target
 from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
 from harness.parts import Parts
+from harness.recording.conversations import Conversation
+from harness.recording.logged import responses_of, sampling_of, write_prompts
 from harness.recording.pair import Pair
 from harness.recording.responses import GivenResponse, responses_file
 from harness.recording.suite import Generation, Prompt
 from harness.recording.worker import Checked, Recorder, RecorderOptions
 from simulator.errors import InputError
 from simulator.numbers import counted
+from simulator.records import Sampling
 
 _MEASURED = 1000
 """Prompts whose length is looked at together, before any is answered."""
@@ -58,6 +62,10 @@ class Regenerated:
     """Turns that no conversation came to: it no longer fitted the target's context, or its chat template refused it."""
     left_out: tuple[str, ...]
     """Prompts that do not fit the target's context."""
+    data_dir: Path | None = None
+    """Folder of the prompts that have these responses, as they were logged; None where the files asked for are those."""
+    notes: tuple[str, ...] = ()
+    """What is not exact, of answers that were logged."""
 
 
 def regenerate(
@@ -115,6 +123,26 @@ def written(
         file.resolve(), plan.pair.target, plan.generation, len(prompts), len(said), sum(len(r.token_ids) for r in said),
         sum(r.finish == "length" for r in said), sum(len(p.turns) for p in prompts) - len(said), tuple(left_out),
     )  # fmt: skip
+
+
+def logged(
+    plan: RegenerationPlan, found: Sequence[tuple[Prompt, Conversation]], asked: Sampling | None, file: Path | None,
+    out: Path, watcher: Watcher,
+) -> Regenerated:  # fmt: skip
+    """Write the answers that the plan's files hold, with the prompts to them beside. Raises InputError."""
+    sampling = sampling_of([one for _, one in found], asked)
+    watcher.say("reading the target's tokenizer")
+    target = Target.outline(plan.pair.target, plan.pair.dtype)
+    told = responses_of(found, target, sampling, lambda done, total: watcher.advance("tokenising", done, total))
+    generation = msgspec.structs.replace(
+        plan.generation, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+        max_new_tokens=max(2, *(len(r.token_ids) for r in told.responses)),
+    )  # fmt: skip
+    plan = msgspec.structs.replace(plan, generation=generation)
+    made = written(plan, told.prompts, told.responses, (), file or file_in(out, plan, "logged"))
+    folder = made.file.with_suffix(".prompts")
+    write_prompts(told.prompts, folder)
+    return replace(made, data_dir=folder, notes=told.notes)
 
 
 def _texts(prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:

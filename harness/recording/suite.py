@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.recording.conversations import Unusable, conversation_of
+from harness.recording.conversations import Conversation, Unusable, conversation_of
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
-from simulator.tabular import Row, rows
+from simulator.tabular import rows
 
 Source = Literal["bundled", "suite", "data-dir", "hub"]
 """Whose prompts they are: of a suite that comes with the package, or of a folder of one's own; of `--data-dir`, the hub."""
@@ -223,14 +223,22 @@ def _said(left_out: Counter[str]) -> list[str]:
 
 def _file_prompts(task: Task, path: Path, limit: int | None, left_out: Counter[str]) -> list[Prompt]:
     """Prompts of a task's file; what cannot be asked again is counted in `left_out`. Raises InputError."""
-    prompts: list[Prompt] = []
+    return [prompt for prompt, _ in _file_conversations(task, path, limit, left_out)]
+
+
+def _file_conversations(
+    task: Task, path: Path, limit: int | None, left_out: Counter[str]
+) -> list[tuple[Prompt, Conversation]]:
+    """`_file_prompts`, each with what was answered."""
+    found: list[tuple[Prompt, Conversation]] = []
     seen: set[str] = set()
     try:
         for number, row in rows(path):
-            if limit is not None and len(prompts) == limit:
+            if limit is not None and len(found) == limit:
                 break
             try:
-                prompt = _prompt(task, number, row)
+                asked = conversation_of(row)
+                prompt = _prompt(task, number, asked)
             except Unusable as reason:
                 left_out[str(reason)] += 1
                 continue
@@ -239,14 +247,15 @@ def _file_prompts(task: Task, path: Path, limit: int | None, left_out: Counter[s
             if prompt.prompt_id in seen:
                 raise InputError(f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too")
             seen.add(prompt.prompt_id)
-            prompts.append(prompt)
+            found.append((prompt, asked))
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a prompt folder has one <task>.jsonl for each task of the suite") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not prompts:
-        raise InputError(f"{path}: has no prompts")
-    return prompts
+    if not found:
+        told = "; ".join(_said(left_out))
+        raise InputError(f"{path}: has no prompts{f' ({told})' if told else ''}")
+    return found
 
 
 def read_prompts(
@@ -256,26 +265,32 @@ def read_prompts(
 
     `say` hears what is left out. Raises InputError, naming file and line.
     """
-    found: list[Prompt] = []
+    return tuple(prompt for prompt, _ in read_conversations(paths, limit, say))
+
+
+def read_conversations(
+    paths: Sequence[Path], limit: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[tuple[Prompt, Conversation]]:
+    """`read_prompts`, each with what was answered."""
+    found: list[tuple[Prompt, Conversation]] = []
     left_out: Counter[str] = Counter()
     for path in paths:
         name = path.name.removesuffix(".gz")
         name = next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
-        if name in {p.task for p in found}:
+        if name in {p.task for p, _ in found}:
             raise InputError(f"--prompts {path}: another file is called {name} too, and prompts go by that; rename one")
         try:
             task = Task(name, name)
         except ValueError as error:
             raise InputError(f"--prompts {path}: {error}") from None
-        found += _file_prompts(task, path, limit, left_out)
+        found += _file_conversations(task, path, limit, left_out)
     for told in _said(left_out):
         say(told)
-    return tuple(found)
+    return found
 
 
-def _prompt(task: Task, number: int, row: Row) -> Prompt:
-    """What a row asks. Raises ValueError, and Unusable for what cannot be asked again."""
-    asked = conversation_of(row)
+def _prompt(task: Task, number: int, asked: Conversation) -> Prompt:
+    """What a row asks. Raises ValueError."""
     prompt_id = asked.name or str(number - 1)
     try:
         "".join([prompt_id, asked.category, asked.system, *asked.turns]).encode()

@@ -341,7 +341,8 @@ def content(advice: Advice) -> dict[str, Any]:
     a, s = advice.acceptance, advice.server
     return {
         "label": LABEL, "engine": s.settings.engine, "model": s.settings.model, "method": s.settings.method,
-        "drafter": advice.kind, "served_tokens": a.gamma, "verdict": advice.verdict, "tokens": advice.k,
+        "drafter": advice.kind, "checkpoint": s.settings.drafter,
+        "served_tokens": a.gamma, "verdict": advice.verdict, "tokens": advice.k,
         "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),
         "off_above": None if advice.off_above is None else advice.off_above.row(), "pays_to": advice.pays_to,
         "knows_off": advice.knows_off,

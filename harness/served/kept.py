@@ -174,6 +174,7 @@ def keep_served(
         suite="served", pair=f"{name} as served by {settings.engine or 'an engine'}", target=target or settings.model,
         content=[name, kind, seed, server.drafts.drafts, list(acceptance.survival), acceptance.coverage, sources],
         sampling={**sampling, "max_new_tokens": int(np.diff(trace.offsets).max()) + 1}, seed=seed, prompt_source="served",
+        checkpoint=settings.drafter,
         plan={"synthesised": "served", "label": SERVED, "sources": sources, "assumptions": assumptions},
     )  # fmt: skip
     return keep(info, [trace], store, say)

@@ -20,6 +20,8 @@ _TOO_MUCH: Final = 1.1
 """What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+_WHOLE: Final = 0.99
+"""Of K: drafts of fewer tokens on average are not all of that length."""
 _NEAR: Final = 9
 """Stretches that say what was served at a load."""
 DESIGN: Final = 6.0
@@ -131,7 +133,17 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
             told = "; ".join(f"{one.files[0]}: K = {_gamma(one)}" for one in drafting)
             raise InputError(f"the files are of servers set otherwise ({told}): give those of one")
         gamma = next(iter(gammas), settings.gamma or 0)
+        if not gamma:
+            raise InputError(
+                f"{drafting[0].files[0]}: no file says how many tokens a draft has: give the log from where the server "
+                "starts"
+            )
         by, drafts, length = _counted(drafting)
+        if drafts.drafts and drafts.drafted and drafts.drafted < _WHOLE * gamma * drafts.drafts:
+            notes.append(
+                f"drafts had {drafts.drafted / drafts.drafts:.1f} tokens on average, {gamma} at most: shares of late "
+                "positions are of all drafts, shorter ones too"
+            )
         notes += _checked(drafting)
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
     uncounted = [one for one in observations if one.settings.speculates and one.drafts is None]
@@ -187,18 +199,18 @@ def _check_same(settings: Settings, one: Observation) -> None:
 
 
 def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
-    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft)."""
+    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft).
+
+    Of one source, observations are of servers or times apart.
+    """
     whole = [one for one in drafting if one.drafts is not None and one.drafts.drafts]
     if not whole:
         one = drafting[0]
         return one.source, NOTHING, one.length or math.nan
-    benches = [one for one in whole if one.points]
-    sets = [(one.source, one.drafts) for one in whole if not one.points]
-    if benches:
-        sets.append((benches[0].source, pooled([one.drafts for one in benches if one.drafts])))
-    with_positions = [(name, d) for name, d in sets if d is not None and d.accepted_at] or sets
-    name, drafts = max(with_positions, key=lambda one: one[1].drafts if one[1] else 0)
-    assert drafts is not None
+    names = dict.fromkeys(one.source for one in whole)
+    sets = [(name, pooled([one.drafts for one in whole if one.drafts and one.source == name])) for name in names]
+    with_positions = [(name, drafts) for name, drafts in sets if drafts.accepted_at] or sets
+    name, drafts = max(with_positions, key=lambda one: one[1].drafts)
     return name, drafts, drafts.length
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,11 @@ from typing import Any, Final
 from simulator.errors import InputError
 
 _MOST_BYTES: Final = 4 << 30
+"""Of a file that is held whole."""
+LONG_BYTES: Final = 64 << 20
+"""Of a file that is longer, if it is a log, only the lines are held that say something here."""
+_EVERY: Final = 100_000
+"""Lines after which progress is told."""
 _GZIP: Final = b"\x1f\x8b"
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
@@ -95,17 +102,98 @@ class Text:
         return self.rows or self.events
 
 
-def read_texts(paths: list[Path]) -> Iterator[tuple[Text, bool]]:
-    """The texts of files, and of the files in folders; whether it was named itself. Raises InputError."""
+Progress = Callable[[Path, int, int], None]
+"""Hears the file that is read, and how many of its bytes are, of how many."""
+
+
+def read_texts(paths: list[Path], counts: re.Pattern[str], progress: Progress) -> Iterator[tuple[Text, bool]]:
+    """The texts of files, and of the files in folders; whether it was named itself. Raises InputError.
+
+    Of a long log only the lines are kept in which `counts` is found.
+    """
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
             if not inside:
                 raise InputError(f"{path}: is a folder without files")
             for file in inside:
-                yield read_text(file), False
+                yield _read(file, counts, progress), False
         else:
-            yield read_text(path), True
+            yield _read(path, counts, progress), True
+
+
+def _read(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
+    """Raises InputError."""
+    try:
+        if file.is_file() and file.stat().st_size > LONG_BYTES and (found := _read_long(file, counts, progress)) is not None:
+            return found
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from None
+    return read_text(file)
+
+
+def _read_long(file: Path, counts: re.Pattern[str], progress: Progress) -> Text | None:
+    """The lines of a long log that count; None where it is no log but JSON, or metrics, which are read whole.
+
+    Raises OSError, and InputError where nothing in it counts.
+    """
+    total, kept, notes, begun = file.stat().st_size, list[str](), list[str](), ""
+    unwrap: Callable[[str], tuple[str, bool]] | None = None
+    with file.open("rb") as raw:
+        packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        stream = io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8-sig", "replace", newline="\n")
+        try:
+            for number, line in enumerate(stream):
+                if number % _EVERY == 0:
+                    progress(file, raw.tell(), total)
+                if unwrap is None and (not line.strip() or (unwrap := _wrapping(line)) is None):
+                    if line.strip():
+                        return None
+                    continue
+                said, ends = unwrap(line.rstrip("\r\n"))
+                begun += said
+                if ends:
+                    if counts.search(begun):
+                        kept.append(_ANSI.sub("", begun))
+                    begun = ""
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            notes.append("the compressed file ends early: what is there was read")
+    if not kept:
+        raise InputError(f"{file}: is a long log in which no line is one that is read here")
+    return Text(file, "\n".join(kept) + "\n", tuple(notes))
+
+
+def _wrapping(first: str) -> Callable[[str], tuple[str, bool]] | None:
+    """How a log's lines are wrapped, by its first: a function from a line to (what the program wrote, whether it ends)."""
+    if _CRI.match(first):
+        return _cri
+    if not first.lstrip().startswith(("{", "[{", "#", "vllm:", "vllm_", "sglang:", "llamacpp:", "process_", "python_")):
+        return lambda line: (line, True)
+    head = _object(first)
+    key = None if head is None else _key(head)
+    if key is None:
+        return None
+    return lambda line: (_line((_object(line) or {}).get(key)) or "", True)
+
+
+def _cri(line: str) -> tuple[str, bool]:
+    match = _CRI.match(line)
+    return (line, True) if match is None else (line[match.end() :], match[1] == "F")
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _key(head: Mapping[str, Any]) -> str | None:
+    """Under which a collector's row keeps the line; None where it is no such row."""
+    key = next((k for k in _WRAPPED if _line(head.get(k)) is not None), None)
+    return None if len(head) > 1 and {"metrics", "timings", "choices"} & head.keys() else key
 
 
 def read_text(file: Path) -> Text:
@@ -163,34 +251,28 @@ def _unwrapped(text: str) -> str:
     """Lines as the program wrote them, of a runtime's file of them."""
     if _CRI.match(text.lstrip()):
         return _joined(text)
-    first = text.lstrip().partition("\n")[0]
-    if not first.startswith("{"):
+    head = _object(text.lstrip().partition("\n")[0])
+    if head is None or (key := _key(head)) is None:
         return text
-    try:
-        head = json.loads(first)
-    except (ValueError, RecursionError):
-        return text
-    key = next((k for k in _WRAPPED if isinstance(head.get(k), str)), None) if isinstance(head, dict) else None
-    if key is None or (len(head) > 1 and {"metrics", "timings", "choices"} & head.keys()):
-        return text
-    lines = list[str]()
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and isinstance(row.get(key), str):
-            lines.append(row[key].rstrip("\n"))
+    rows = (_object(line) for line in text.splitlines())
+    lines = [said.rstrip("\n") for row in rows if row is not None and (said := _line(row.get(key))) is not None]
     return _ANSI.sub("", "\n".join(lines) + "\n")
+
+
+def _line(value: Any) -> str | None:
+    """A line as a collector keeps it; journald has those with colours as their bytes."""
+    if isinstance(value, list) and value and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
+        return bytes(value).decode("utf-8", errors="replace")
+    return value if isinstance(value, str) else None
 
 
 def _joined(text: str) -> str:
     """Lines of a container's runtime: P is a part of a longer line, which the next one continues."""
     lines, begun = list[str](), ""
     for line in text.splitlines():
-        match = _CRI.match(line)
-        begun += line if match is None else line[match.end() :]
-        if match is None or match[1] == "F":
+        said, ends = _cri(line)
+        begun += said
+        if ends:
             lines.append(begun)
             begun = ""
     return _ANSI.sub("", "\n".join([*lines, begun]) + "\n")

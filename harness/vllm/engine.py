@@ -15,10 +15,7 @@ from importlib.util import find_spec
 from itertools import count
 from typing import Any, Literal
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-from drafters.target import Target, choose_dtype
+from drafters.target import Target
 from harness.console import WorkerDied
 from simulator.errors import InputError
 from simulator.records import Sampling
@@ -173,22 +170,6 @@ async def running(
         made.shutdown()
         del made, engine._llm
         gc.collect()  # it would complain when the interpreter ends
-
-
-def outline(source: str, dtype: str) -> Target:
-    """A target's tokenizer, shape and end tokens, without weights. Raises InputError."""
-    try:
-        kind = choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=kind)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # files, hub and configuration each have exception types of their own
-        raise InputError(f"target {source}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-    try:
-        model.generation_config = GenerationConfig.from_pretrained(source)
-    except OSError:  # none there: the configuration names the end tokens
-        model.generation_config = None
-    return Target(model, tokenizer)
 
 
 def require() -> None:

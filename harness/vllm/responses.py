@@ -16,7 +16,7 @@ from harness.recording.plan import RecordingPlan
 from harness.recording.responses import GivenResponse, responses_file
 from harness.recording.suite import Generation, Prompt, load_suite
 from harness.recording.worker import conversation_tokens
-from harness.vllm.engine import VllmEngine, outline, require, running, version
+from harness.vllm.engine import VllmEngine, require, running, version
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -52,7 +52,7 @@ def answers(
     """What the pair's target says to every turn of the prompts, by vLLM. Raises InputError."""
     require()
     source = plain_source(pair.target, watcher.say)
-    target = outline(source, pair.dtype)
+    target = Target.outline(source, pair.dtype)
     longest = _longest(target, prompts, generation)
     watcher.say(f"starting {version()}")
 

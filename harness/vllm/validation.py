@@ -30,7 +30,7 @@ from harness.validation.plan import LivePoint, ValidationPlan, pair_of
 from harness.validation.points import LiveRequest, read_prompts, split_prompts, turns
 from harness.validation.replicas import Replicas, halves
 from harness.vllm.checkpoints import speculative
-from harness.vllm.engine import VllmEngine, on_cpu, outline, require, running, version
+from harness.vllm.engine import VllmEngine, on_cpu, require, running, version
 from harness.vllm.load import Bystanders, Loop, accepted_at, closed_loop, joined, loop_figures
 from harness.vllm.lookup import lookup_trace
 from harness.vllm.profile import FittedLoops, fit_profile, mean_step_error
@@ -104,7 +104,7 @@ def validate_vllm(
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
-    target = outline(pair.target, pair.dtype)
+    target = Target.outline(pair.target, pair.dtype)
     halves = {"live": live, "traced": traced}
     asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
     watcher.say(

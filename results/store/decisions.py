@@ -25,12 +25,14 @@ def keep_decision(store: Store, subject: str, decision: Decision) -> None:
 
 def models_of(run: Mapping[str, Any]) -> Models:
     """The models of a run, of which `run` is the row, as a command names them."""
-    target, drafters = run["target"], {} if run["target"].get("synthesised") else run["drafters"]
+    target = run["target"]
+    made = run.get("pair") if target.get("synthesised") else None  # stands for a checkpoint that nobody names
+    named = {name: drafter.get("checkpoint") for name, drafter in run["drafters"].items()}
     return Models(
         target=str(target.get("source") or ""), named_after=str(target.get("named_after") or ""),
-        checkpoints={name: str(drafter["checkpoint"]) for name, drafter in drafters.items() if drafter.get("checkpoint")},
+        checkpoints={name: str(source) for name, source in named.items() if source not in (None, "", "none", made)},
         temperature=run["sampling"].get("temperature"),
-        formats={name: told for name, drafter in drafters.items() if (told := read_as(drafter))},
+        formats={name: told for name, drafter in run["drafters"].items() if (told := read_as(drafter))},
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and pull
-request 10860, which says what `draft_len_schedule` does.
+"""TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and
+pull request 10860, which says what `draft_len_schedule` does: before it, keys were batch sizes from which on a length holds, and 1
+had to be among them. Pull request 16888, open then, drafts 1 token instead of none above the last key.
 
 Left out are its n-gram drafts, whose look-up was not compared with ours, MTP and DFlash, whose fields were not read, and
 `use_rejection_sampling`, off by default, of which it is not known here how drafts are chosen then.
@@ -13,6 +14,10 @@ from typing import Any, Final
 from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
 
 _ROWS = "draft_len_schedule"
+_KEYS = (
+    "TensorRT-LLM reads a draft_len_schedule as lengths up to these batch sizes since its pull request 10860 (2026); older "
+    "versions as lengths from these sizes on"
+)
 
 
 def draft_len_schedule(rows: list[tuple[int, int, int]]) -> dict[int, int]:
@@ -44,7 +49,7 @@ TENSORRT_LLM: Final = ServingEngine(
     name="TensorRT-LLM",
     serve="trtllm-serve",
     version="1.4.0rc4",
-    kinds={"eagle3": ServedKind(method="Eagle3", gpu_only=True)},
+    kinds={"eagle3": ServedKind(method="Eagle3", gpu_only=True, note=_KEYS)},
     policies=("none", "fixed", "cutoff", "k_by_batch"),
     drafting="greedy",
     flags=Flags(

@@ -35,9 +35,11 @@ from harness.vllm.engine import EngineAnswer, EngineStep, StepLog
 from harness.vllm.load import Loop, accepted_at, loop_figures
 from harness.vllm.lookup import EarliestLookup
 from harness.vllm.profile import FittedLoops, fit_profile, mean_step_error
+from harness.vllm.speculative import check
 from harness.vllm.validation import _WARM_UP_S, LoopBench, Method, closing_lines, fitted_users
 from simulator.errors import InputError
 from simulator.records import NO_RECORDING, Sampling
+from simulator.serving.vllm import VLLM
 from tests.documented import differences
 
 PAIR = load_pair("tiny")
@@ -330,3 +332,23 @@ def test_a_cpu_build_is_not_trusted_above_temperature_0(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["validate", "--engine", "vllm", "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "verifies drafts wrongly above temperature 0" in result.output
+
+
+@pytest.mark.slow
+@with_vllm
+@pytest.mark.parametrize("kind", VLLM.kinds)
+def test_exports_are_taken_by_vllms_own_class(kind: str) -> None:
+    """Every kind's fields, with K by batch size, off above some, and with synthetic acceptance; what is wrong is refused."""
+    own, names = VLLM.kinds[kind], VLLM.fields
+    fields = {names.method: own.method, **own.options, names.tokens: 5}
+    if own.checkpoint:
+        fields[names.checkpoint] = "folder/of/a/drafter"
+    synthetic = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": [0.7, 0.5, 0.3, 0.2, 0.1]}
+    rows = {names.batch_rows: [(1, 8, 5), (9, 32, 2), (33, 64, 0)]}
+    for more in ({}, rows, {names.adaptive: True}, {names.drafting: "probabilistic"}):
+        assert check({**fields, **more}).endswith("whose class takes the numbers")
+    assert "whose class takes the numbers; rejection_sample_method synthetic is not lossless" in check(
+        {**fields, **synthetic}
+    )
+    assert "non-increasing" in check({**fields, **synthetic, "synthetic_acceptance_rates": [0.1, 0.2, 0.2, 0.2, 0.2]})
+    assert "refuses" in check({**fields, names.tokens: 0})

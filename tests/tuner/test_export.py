@@ -282,6 +282,12 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
         method: Literal["dspark", "ngram"] | None = None
         num_speculative_tokens: int | None = None
         num_speculative_tokens_per_batch_size: list[tuple[int, int, int]] | None = None
+        prompt_lookup_max: int | None = None
+        prompt_lookup_min: int | None = None
+
+        def __post_init__(self) -> None:
+            if self.num_speculative_tokens == 13:
+                raise ValueError("an unlucky number")
 
     SpeculativeConfig.__annotations__ = {
         "method": Literal["dspark", "ngram"] | None, "num_speculative_tokens": int | None,
@@ -291,7 +297,8 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
     vllm.__version__, config.SpeculativeConfig = "9.9", SpeculativeConfig  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setitem(sys.modules, "vllm.config", config)
-    assert check({"method": "dspark", "num_speculative_tokens_per_batch_size": [(1, 8, 7)]}).endswith("against vLLM 9.9")
+    assert check({"method": "dspark", "num_speculative_tokens_per_batch_size": [(1, 8, 7)]}).endswith("the numbers")
+    assert "refuses the numbers: an unlucky" in check({"method": "dspark", "num_speculative_tokens": 13})
     assert "does not know enable_adaptive_verification" in check({"enable_adaptive_verification": True})
     assert "refuses method" in check({"method": "medusa"})
 

@@ -15,6 +15,7 @@ class Aiperf:
     """See the module."""
 
     name: ClassVar[str] = "aiperf's rows"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Rows of `metadata` and `metrics` whose values have units."""

@@ -16,6 +16,7 @@ class AiperfServer:
     """See the module."""
 
     name: ClassVar[str] = "aiperf's server metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Metrics of vLLM's names, with series and stats."""

@@ -14,6 +14,8 @@ class Source(Protocol):
 
     name: ClassVar[str]
     """In words, as `vLLM's log`."""
+    counts: ClassVar[str]
+    """Regular expression of the lines that it reads, of a log; empty for what is read whole."""
 
     def recognises(self, text: Text) -> bool:
         """Whether a file is of this kind; cheap, and sure: no file is of two."""

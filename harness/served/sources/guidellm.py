@@ -15,6 +15,7 @@ class Guidellm:
     """See the module."""
 
     name: ClassVar[str] = "guidellm's report"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Benchmarks of successful, errored and incomplete requests."""

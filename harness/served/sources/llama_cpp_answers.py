@@ -14,6 +14,7 @@ class LlamaCppAnswers:
     """See the module. A file holds answers, or their `timings` alone, one or one a line."""
 
     name: ClassVar[str] = "llama.cpp's answers"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """`predicted_n` and `prompt_n`."""

@@ -17,8 +17,11 @@ _OUTPUT: Final = re.compile(r"(?<!prompt )eval time =\s*([\d.]+) ms /\s*(\d+) to
 _DRAFTS: Final = re.compile(
     r"draft acceptance(?: rate)? =\s*([\d.]+) \(\s*(\d+) accepted /\s*(\d+) generated\)(?:, mean len =\s*([\d.]+))?"
 )
+_SUMS: Final = re.compile(r"statistics +([\w+-]+):.*#gen drafts = *(\d+),.*#gen tokens = *(\d+), #acc tokens = *(\d+)")
+"""Sums over a slot's requests so far, of one way to draft."""
 _POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
 _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
+_DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
 _MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
 
@@ -27,23 +30,29 @@ class LlamaCppLog:
     """See the module."""
 
     name: ClassVar[str] = "llama.cpp's log"
+    counts: ClassVar[str] = (
+        r"print_timing|eval time =|draft acceptance|acc per pos|statistics |\| task \d+ \||loading draft model|adding spec"
+        r"|- n_max="
+    )
 
     def recognises(self, text: Text) -> bool:
         """`print_timing` of a slot."""
-        return text.whole is None and "print_timing: id " in text.text
+        return text.whole is None and ("print_timing: id " in text.text or "print_timings: id " in text.text)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All requests that ended in the logs."""
-        requests, method, most = list[ServedRequest](), "", 0
+        requests, method, most, drafter = list[ServedRequest](), "", 0, ""
         without = 0
         for text in texts:
             found, left = _requests(text)
             requests += found
             without += left
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
+            drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
             most = max([most, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
         if not requests:
-            raise InputError(f"{texts[0].name}: holds the end of no request")
+            why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
+            raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")
         drafts = pooled([one.drafts for one in requests])
         notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says"]
         if without:
@@ -55,7 +64,8 @@ class LlamaCppLog:
             Observation(
                 source=self.name, files=tuple(text.name for text in texts),
                 settings=Settings(
-                    engine="llama.cpp", method=method, gamma=gamma or None, speculates=True if drafts.drafts else None
+                    engine="llama.cpp", method=method, drafter=drafter, gamma=gamma or None,
+                    speculates=True if drafts.drafts else None,
                 ),
                 drafts=drafts, requests=len(requests), generated=sum(one.output_tokens for one in requests),
                 prompt_tokens=sum(one.prompt_tokens or 0 for one in requests),
@@ -72,13 +82,23 @@ def _longest(drafts: Drafts) -> int:
 def _requests(text: Text) -> tuple[list[ServedRequest], int]:
     """(requests, those left out), by slot and task; one that was cut is left out."""
     told: dict[tuple[str, str], dict[str, str]] = {}
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+    own, slot_id = dict[str, str](), ""
     for line in text.lines:
-        if "print_timing" not in line or (slot := _SLOT.search(line)) is None:
-            continue
-        own = told.setdefault((slot[1], slot[2]), {})
+        slot = _SLOT.search(line)
+        if slot is not None and "print_timing" in line:
+            own, slot_id = told.setdefault((slot[1], slot[2]), {}), slot[1]
+        elif slot is not None:  # of something else
+            own, slot_id = {}, ""
+        said = slot[3] if slot else line  # older versions go on in lines of their own
         for name, pattern in (("prompt", _PROMPT), ("output", _OUTPUT), ("drafts", _DRAFTS), ("at", _POSITIONS)):
-            if pattern.search(slot[3]) and name not in own:
-                own[name] = slot[3]
+            if slot_id and pattern.search(said) and name not in own:
+                own[name] = said
+        if slot_id and (counts := _SUMS.search(line)) is not None:
+            now = (int(counts[2]), int(counts[3]), int(counts[4]))
+            before = sums.get((slot_id, counts[1]), (0, 0, 0))
+            sums[slot_id, counts[1]] = now
+            own["grown"] = f"{own.get('grown', '')} {' '.join(str(a - b) for a, b in zip(now, before, strict=True))}"
     found, without = list[ServedRequest](), 0
     for own in told.values():
         output = _OUTPUT.search(own.get("output", ""))
@@ -109,9 +129,19 @@ def _drafts(own: dict[str, str]) -> Drafts | None:
     accepted, drafted = int(line[2]), int(line[3])
     if not drafted:
         return NOTHING
-    if not accepted or line[4] is None or float(line[4]) <= 1:
+    if accepted and line[4] is not None and float(line[4]) > 1:
+        number = float(max(1, round(accepted / (float(line[4]) - 1))))
+    elif not (number := _counted(own.get("grown", ""), drafted, accepted)):
         return None
-    number = float(max(1, round(accepted / (float(line[4]) - 1))))
     at = _POSITIONS.search(own.get("at", ""))
-    counts = tuple(round(float(share) * number) for share in at[1].split(",")) if at else ()
+    none = () if accepted else (0.0,) * max(1, round(drafted / number))
+    counts = tuple(round(float(share) * number) for share in at[1].split(",")) if at else none
     return Drafts(drafts=number, drafted=drafted, accepted=accepted, accepted_at=tuple(map(float, counts)))
+
+
+def _counted(grown: str, drafted: int, accepted: int) -> float:
+    """Drafts of a request by what the sums of its slot grew by, where their tokens are its own; else 0."""
+    counts = [int(word) for word in grown.split()]
+    if (sum(counts[1::3]), sum(counts[2::3])) != (drafted, accepted) or min(counts, default=-1) < 0:
+        return 0.0
+    return float(sum(counts[::3]))

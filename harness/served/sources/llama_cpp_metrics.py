@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, windows
+from harness.served.sources.prometheus import Counts, Scrape, begins, clockless, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -21,10 +21,11 @@ class LlamaCppMetrics:
     """See the module."""
 
     name: ClassVar[str] = "llama.cpp's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `llamacpp:`."""
-        return text.whole is None and any(line.startswith("llamacpp:") for line in text.lines)
+        return text.whole is None and any(begins(line, "llamacpp") for line in text.lines)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all scrapes."""
@@ -32,13 +33,19 @@ class LlamaCppMetrics:
         for scrape in scrapes:
             if scrape.total("llamacpp:tokens_predicted") is None:
                 raise InputError(f"{scrape.text.name}: has no llamacpp:tokens_predicted_total: it was cut, or filtered")
-        [window] = windows(scrapes, _counts, "generated")
+        found = windows(scrapes, _counts, "generated")
+        if len(found) > 1:
+            raise InputError(
+                f"{texts[0].name}: scrapes of {len(found)} servers, or of one that began anew; give those of one"
+            )
+        [window] = found
         grown = window.grown
         if not grown.get("generated"):
             raise InputError(f"{texts[0].name}: nothing was generated {_when(window.since_start)}")
         notes = ["a draft is a step in which something was proposed; requests are not counted"]
         if window.since_start:
             notes.append("scraped once: everything since the server began counts")
+        notes += clockless(found)
         drafts = _drafts(texts[0], grown)
         # One request at a time: a decode is a step of it. More at a time share one, and steps of requests are not known.
         alone = scrapes[-1].mean("llamacpp:n_busy_slots_per_decode")

@@ -12,8 +12,14 @@ from typing import Final
 from harness.served.text import Text
 from simulator.errors import InputError
 
-_SAMPLE: Final = re.compile(r"^\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s+([-+]?[\w.+-]+)(?:\s+(-?\d+))?\s*(?:#.*)?$")
+_LABELS: Final = r'(?:[^"}]|"(?:[^"\\]|\\.)*")*'
+_SAMPLE: Final = re.compile(
+    rf"^\s*([a-zA-Z_:][\w:]*)\s*(?:\{{({_LABELS})\}})?\s+([-+]?[\w.+-]+)(?:\s+(-?[\d.]+(?:e[-+]?\d+)?))?\s*(?:#.*)?$"
+)
+"""Prometheus's text and OpenMetrics' alike: a time in milliseconds or seconds, an example after a `#`."""
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp)_")
+"""How collectors that know no colons write the names."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,17 @@ class Scrape:
     def of(cls, text: Text, prefix: str) -> Scrape:
         """Those whose name begins so, and when the process began. Raises InputError for a value that is no number."""
         samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        whole = text.text.endswith("\n")
         for number, line in enumerate(text.lines, 1):
-            match = _SAMPLE.match(line)
-            if match is None or not match[1].startswith((prefix, "process_start_time_seconds")):
+            match = _SAMPLE.match(line) if whole or number < len(text.lines) else None  # a number may have been cut
+            name = "" if match is None else _FLAT.sub(r"\1:", match[1])
+            if match is None or not name.startswith((prefix, "process_start_time_seconds")):
                 continue
             try:
                 value = float(match[3])
             except ValueError:
-                raise InputError(f"{text.name}, line {number}: {match[1]} is {match[3]!r}, which is no number") from None
-            samples.setdefault(match[1], []).append((dict(_LABEL.findall(match[2] or "")), value))
+                raise InputError(f"{text.name}, line {number}: {name} is {match[3]!r}, which is no number") from None
+            samples.setdefault(name, []).append((dict(_LABEL.findall(match[2] or "")), value))
         return cls(text, samples)
 
     def total(self, name: str) -> float | None:
@@ -47,6 +55,16 @@ class Scrape:
         """A gauge over all its labels; None where it is not there."""
         found = self.samples.get(name)
         return None if not found else sum(value for _, value in found) / len(found)
+
+    def positive(self, name: str) -> float | None:
+        """Its mean over the labels under which it is above 0: that is a gauge that was never set, as of an idle rank's."""
+        found = [value for _, value in self.samples.get(name, ()) if value > 0]
+        return sum(found) / len(found) if found else None
+
+    def without(self, label: str, value: str) -> Scrape:
+        """The samples whose label is another one."""
+        kept = {name: [one for one in own if one[0].get(label) != value] for name, own in self.samples.items()}
+        return Scrape(self.text, {name: own for name, own in kept.items() if own})
 
     def by_label(self, name: str, label: str) -> dict[str, float]:
         """A counter by the values of one label, summed over the others."""
@@ -80,6 +98,17 @@ class Window:
     scrapes: tuple[Scrape, ...]
     grown: Counts
     since_start: bool
+
+
+def begins(line: str, engine: str) -> bool:
+    """Whether a line is a sample of an engine's."""
+    return line.startswith((f"{engine}:", f"{engine}_"))
+
+
+def clockless(found: Sequence[Window]) -> list[str]:
+    """What to know where scrapes do not say when their server began, in sentences."""
+    several = any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found)
+    return ["the scrapes do not say when the server began: had it begun anew in between, this would be wrong"] * several
 
 
 def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> list[Window]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,9 @@ from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
 from harness.served.sources.vllm_requests import VllmRequests
-from harness.served.text import Text, read_texts
+from harness.served.text import Progress, Text, read_texts
 from simulator.errors import InputError
-from simulator.serving.verification import departures
+from simulator.serving.verification import HINTS, departures
 
 SOURCES: Final[tuple[Source, ...]] = (
     VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), SglangLog(), LlamaCppLog(), SglangDspark(), AiperfServer(),
@@ -31,14 +32,17 @@ SOURCES: Final[tuple[Source, ...]] = (
 )  # fmt: skip
 
 
-def read_files(paths: Sequence[Path]) -> tuple[list[Observation], list[str]]:
-    """What files, and files in folders, say; and what was left out.
+def read_files(
+    paths: Sequence[Path], progress: Progress = lambda file, done, total: None
+) -> tuple[list[Observation], list[str]]:
+    """What files, and files in folders, say; and what was left out. `progress` hears how far a long file is read.
 
     Raises InputError for a file that nothing here knows, unless it only lies in a folder beside others that are known.
     """
     by_source: dict[int, list[Text]] = {}
     unknown, notes = list[tuple[Text, bool]](), list[str]()
-    for text, named in read_texts(list(dict.fromkeys(paths))):
+    counts = re.compile("|".join([*(source.counts for source in SOURCES if source.counts), HINTS]))
+    for text, named in read_texts(list(dict.fromkeys(paths)), counts, progress):
         i = next((i for i, source in enumerate(SOURCES) if _knows(source, text)), None)
         if i is None:
             unknown.append((text, named))

@@ -16,6 +16,7 @@ class SglangDspark:
     """See the module. `verify_len` and `acc_len` hold the anchor, and the bonus token; Specyard's counts do not."""
 
     name: ClassVar[str] = "SGLang's dspark_info_record"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Records of steps with γ beside them, in what the server says of itself or alone."""

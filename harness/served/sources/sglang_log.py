@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -16,6 +16,7 @@ _RATE: Final = re.compile(r"gen throughput \(token/s\): ([\d.]+)")
 _LENGTH: Final = re.compile(r"accept len: ([\d.]+)")
 _SHARE: Final = re.compile(r"accept rate: ([\d.]+)")
 _ARGUMENT: Final = r"{name}='?([\w./-]+)"
+_STARTED: Final = "server_args=ServerArgs("
 _EVERY: Final = 40
 """Decoding steps between two lines, unless the server is told otherwise."""
 
@@ -24,6 +25,7 @@ class SglangLog:
     """See the module. The accepted length holds the bonus token."""
 
     name: ClassVar[str] = "SGLang's log"
+    counts: ClassVar[str] = f"Decode batch|{re.escape(_STARTED)}"
 
     def recognises(self, text: Text) -> bool:
         """A line of a decoding batch."""
@@ -31,10 +33,11 @@ class SglangLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All lines of all parts."""
-        settings, every = _settings(texts)
+        lines, restarts = _since_start(texts)
+        settings, every = _settings(texts[0].name, lines)
         intervals, cut = list[Interval](), 0
-        rates = list[float]()
-        for line in (line for text in texts for line in text.lines if "Decode batch" in line):
+        rates = list[tuple[float, float]]()
+        for line in (line for line in lines if "Decode batch" in line):
             head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
             if head is None or rate is None:
                 cut += 1
@@ -42,14 +45,16 @@ class SglangLog:
             running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
             if running and tokens_s > 0 and tokens >= 1:
                 intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
-                rates += [float(share[1]) for share in [_SHARE.search(line)] if share and length]
+                rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
         if not intervals:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
         drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
         gamma = settings.gamma
-        if drafts.drafts and not gamma and rates and sum(rates):
-            gamma = max(1, round((drafts.length - 1) / (sum(rates) / len(rates))))
+        if drafts.drafts and not gamma:
+            gamma = drafted_tokens(rates, 0.00501)
         notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
+        if restarts:
+            notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
         if cut:
             notes.append(f"{counted(cut, 'line')} could not be read whole, and {'is' if cut == 1 else 'are'} left out")
         known = Settings(engine="SGLang", gamma=gamma, speculates=True if drafts.drafts else None)
@@ -72,9 +77,34 @@ def _interval(running: int, tokens_s: float, tokens: float, every: int, *, draft
     )  # fmt: skip
 
 
-def _settings(texts: Sequence[Text]) -> tuple[Settings, int]:
+def _since_start(texts: Sequence[Text]) -> tuple[list[str], int]:
+    """(lines that count since the server was last started and served, how often it was before)."""
+    lines = [line for text in texts for line in text.lines if "Decode batch" in line or _STARTED in line]
+    starts = [
+        i for i, line in enumerate(lines) if _STARTED in line and i + 1 < len(lines) and _STARTED not in lines[i + 1]
+    ]  # fmt: skip
+    return (lines[starts[-1] :], len(starts) - 1) if len(starts) > 1 else (lines, 0)
+
+
+def drafted_tokens(seen: Sequence[tuple[float, float]], rounded: float, kinds: Sequence[int] = (0, 1)) -> int | None:
+    """K from accepted lengths L and rates, each off by at most `rounded`; None where it does not follow.
+
+    What a rate is of has changed: (L - 1) / K of drafted tokens, kind 0, or L / (K + 1) with anchor and bonus token on both
+    sides, kind 1.
+    """
+    some = [(length, rate) for length, rate in seen if length > 1 and rate > 0]
+    found = {
+        k
+        for k in range(1, MOST_POSITIONS + 1)
+        for held in kinds
+        if all(abs(length - 1 + held - (k + held) * rate) <= rounded * (1 + k + held) for length, rate in some)
+    }
+    return next(iter(found)) if some and len(found) == 1 else None
+
+
+def _settings(file: str, lines: Sequence[str]) -> tuple[Settings, int]:
     """What the server was started with, as far as it is there; and steps between two lines."""
-    line = next((line for text in texts for line in text.lines if "server_args=ServerArgs(" in line), "")
+    line = next((line for line in lines if _STARTED in line), "")
 
     def told(name: str) -> str:
         match = re.search(r"\b" + _ARGUMENT.format(name=name), line)
@@ -82,9 +112,7 @@ def _settings(texts: Sequence[Text]) -> tuple[Settings, int]:
 
     tokens, top = told("speculative_num_draft_tokens"), told("speculative_eagle_topk")
     if top.isdigit() and int(top) > 1:
-        raise InputError(
-            f"{texts[0].name}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here"
-        )
+        raise InputError(f"{file}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here")
     every = told("decode_log_interval")
     return Settings(
         engine="SGLang", model=told("served_model_name") or told("model_path"), method=told("speculative_algorithm").upper(),

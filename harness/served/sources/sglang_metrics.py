@@ -6,36 +6,40 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Interval, Observation, Settings
-from harness.served.sources.prometheus import Scrape
+from harness.served.sources.prometheus import Scrape, begins
+from harness.served.sources.sglang_log import drafted_tokens
 from harness.served.text import Text
 from simulator.errors import InputError
+
+_OF_DRAFTS = "accepted drafts / proposed drafts"
+"""How newer versions explain their rate."""
 
 
 class SglangMetrics:
     """See the module."""
 
     name: ClassVar[str] = "SGLang's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `sglang:`."""
-        return text.whole is None and any(line.startswith("sglang:") for line in text.lines)
+        return text.whole is None and any(begins(line, "sglang") for line in text.lines)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all scrapes: a gauge is a moment's, and its mean over scrapes that of those moments."""
-        scrapes = [Scrape.of(text, "sglang:") for text in texts]
+        scrapes = [Scrape.of(text, "sglang:").without("engine_type", "draft") for text in texts]
         models = sorted({name for scrape in scrapes for name in scrape.labels("model_name")})
         if len(models) > 1:
             raise InputError(f"{texts[0].name}: metrics of {len(models)} models ({', '.join(models)}): give those of one")
         # 0 is a gauge that was never set: no batch was drafted for.
-        lengths = [v for s in scrapes if (v := _positive(s, "sglang:spec_accept_length")) is not None]
-        rates = [v for s in scrapes if (v := _positive(s, "sglang:spec_accept_rate")) is not None]
+        lengths = [v for s in scrapes if (v := s.positive("sglang:spec_accept_length")) is not None]
         length = sum(lengths) / len(lengths) if lengths else None
         if length is not None and length < 1:
             raise InputError(f"{texts[0].name}: sglang:spec_accept_length {length:g}: a step gives 1 token at least")
-        gamma = _gamma(scrapes, length, sum(rates) / len(rates) if rates else None)
+        gamma = _gamma(scrapes)
         notes = ["gauges: each scrape is of the last batches alone; the accepted length holds the bonus token"]
-        whole = [v for s in scrapes if (v := _positive(s, "sglang:spec_block_accept_length")) is not None]
-        caps = [v for s in scrapes if (v := _positive(s, "sglang:spec_cap_length")) is not None]
+        whole = [v for s in scrapes if (v := s.positive("sglang:spec_block_accept_length")) is not None]
+        caps = [v for s in scrapes if (v := s.positive("sglang:spec_cap_length")) is not None]
         if whole and length:
             notes.append(f"drafts were cut by confidence: whole blocks would have given {sum(whole) / len(whole):.2f}")
             length = sum(whole) / len(whole)
@@ -54,26 +58,30 @@ class SglangMetrics:
         ]  # fmt: skip
 
 
-def _positive(scrape: Scrape, name: str) -> float | None:
-    value = scrape.mean(name)
-    return value if value is not None and value > 0 else None
-
-
-def _gamma(scrapes: Sequence[Scrape], length: float | None, rate: float | None) -> int | None:
-    """K: one less than the tokens of a verified block, the anchor among them; else accepted over the rate of acceptance."""
-    blocks = [v for s in scrapes if (v := _positive(s, "sglang:spec_num_draft_tokens")) is not None]
+def _gamma(scrapes: Sequence[Scrape]) -> int | None:
+    """K: one less than the tokens of a verified block, the anchor among them; else by length and rate."""
+    blocks = [v for s in scrapes if (v := s.positive("sglang:spec_num_draft_tokens")) is not None]
     if blocks:
         return max(1, round(max(blocks)) - 1)
-    return max(1, round((length - 1) / rate)) if length and rate and length > 1 else None
+    return drafted_tokens(
+        [
+            (length, rate)
+            for s in scrapes
+            for length, rate in [(s.positive("sglang:spec_accept_length"), s.positive("sglang:spec_accept_rate"))]
+            if length and rate
+        ],
+        1e-4,
+        (0,) if any(_OF_DRAFTS in scrape.text.text for scrape in scrapes) else (0, 1),
+    )
 
 
 def _intervals(scrapes: Sequence[Scrape], length: float | None) -> list[Interval]:
     """What a step took, from the throughput of the last batches."""
     found = []
     for scrape in scrapes:
-        running, rate = _positive(scrape, "sglang:num_running_reqs"), _positive(scrape, "sglang:gen_throughput")
+        running, rate = scrape.positive("sglang:num_running_reqs"), scrape.positive("sglang:gen_throughput")
         if running and rate:
-            own = _positive(scrape, "sglang:spec_accept_length") or length or 1.0
+            own = scrape.positive("sglang:spec_accept_length") or length or 1.0
             found.append(
                 Interval(seconds=1.0, running=running, steady=True, generated_tok_s=rate, step_s=running * own / rate)
             )

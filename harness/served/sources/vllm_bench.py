@@ -14,6 +14,7 @@ class VllmBench:
     """See the module."""
 
     name: ClassVar[str] = "vllm bench serve"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Its totals and throughputs; a file holds one result, or one a line where they were appended."""

@@ -32,8 +32,14 @@ _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
-_COUNTS_AT_ALL: Final = re.compile("Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine ")
-"""Lines that say something here: the others are most of a log."""
+_SAYS: Final = re.compile(
+    r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}|\d+ Engines|SpecDecoding metrics"
+)
+"""Where what the server itself writes begins; before it stands what a collector puts there."""
+_TIMES: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]?|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?|\[\d+\]|Z\b|[+-]\d\d:?\d\d\b"
+)
+_PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
@@ -58,6 +64,7 @@ class VllmLog:
     """See the module."""
 
     name: ClassVar[str] = "vLLM's log"
+    counts: ClassVar[str] = "Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine "
 
     def recognises(self, text: Text) -> bool:
         """A line of load or of acceptance."""
@@ -65,37 +72,80 @@ class VllmLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """An observation a server. Parts of its log are put in order by their stamps, and lines that two parts share count
-        once; a file in which a server starts is the first part of another log."""
-        parts = sorted(texts, key=lambda text: (_first_stamp(text) or datetime.max, text.name))
-        logs = list[list[Text]]()
-        for text in parts:
-            if logs and not any(_starts(line) for line in text.lines):
-                logs[-1].append(text)
-            else:
-                logs.append([text])
-        return [_read(own) for own in logs]
+        once; a file in which a server starts is the first part of another log, and so are lines of another container."""
+        apart: dict[str, list[_Part]] = {}
+        for text in texts:
+            for whose, part in _parts(text).items():
+                apart.setdefault(whose if len(texts) == 1 else "", []).append(part)
+        logs = list[list[_Part]]()
+        for parts in apart.values():
+            for i, part in enumerate(sorted(parts, key=lambda one: (_first_stamp(one) or datetime.max, one.file))):
+                if i and not any(_starts(line) for line in part.lines):
+                    logs[-1].append(part)
+                else:
+                    logs.append([part])
+        found = [_read(own) for own in logs if _generated(own) or len(apart) == 1]
+        if not found:
+            raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
+        return found
 
 
-def _read(parts: Sequence[Text]) -> Observation:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The lines of one server in a file that count."""
+
+    file: str
+    lines: list[str]
+
+
+def _parts(text: Text) -> dict[str, _Part]:
+    """Lines that count, by the container or the host that a collector has put before them."""
+    found: dict[str, _Part] = {}
+    counts = re.compile(VllmLog.counts)
+    for line in text.lines:
+        if counts.search(line):
+            own = _SAYS.search(line)
+            whose = _TIMES.sub("", line[: own.start()] if own else "").strip()
+            found.setdefault(whose, _Part(text.name, [])).lines.append(line)
+    return found
+
+
+def _generated(parts: Sequence[_Part]) -> bool:
+    return any("throughput: " in line for part in parts for line in part.lines)
+
+
+def _read(parts: Sequence[_Part]) -> Observation:
     lines, seen = list[str](), set[str]()
-    for text in parts:
-        fresh = [line for line in text.lines if _COUNTS_AT_ALL.search(line) and not (_stamp(line) and line in seen)]
+    for part in parts:
+        fresh = [line for line in part.lines if not (_stamp(line) and line in seen)]
         lines += fresh
         seen.update(fresh)
-    files, notes = tuple(text.name for text in parts), list[str]()
+    files, notes = tuple(part.file for part in parts), list[str]()
     lines, settings = _last_server(lines, notes)
+    _check_one_server(lines, files[0])
     found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], notes)), files[0], notes)
     if not any(one.generated_tok_s or one.drafts for one in found):
         raise InputError(f"{files[0]}: nothing was generated in what it holds")
     return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
 
 
+def _check_one_server(lines: Sequence[str], file: str) -> None:
+    """Raise InputError where processes of two servers write side by side, or of one whose lines were not told apart."""
+    pids = [pid[1] for line in lines if _LOAD.search(line) and (pid := _PID.search(line))]
+    changes = sum(a != b for a, b in itertools.pairwise(pids))
+    if changes >= len(set(pids)):
+        raise InputError(
+            f"{file}: {len(set(pids))} processes write their loads in turns ({', '.join(sorted(set(pids)))}): logs of "
+            "several servers; give each its own file"
+        )
+
+
 def _starts(line: str) -> bool:
     return "non-default args: " in line or "V1 LLM engine " in line
 
 
-def _first_stamp(text: Text) -> datetime | None:
-    return next((at for line in text.lines if (at := _stamp(line)) is not None), None)
+def _first_stamp(part: _Part) -> datetime | None:
+    return next((at for line in part.lines if (at := _stamp(line)) is not None), None)
 
 
 def _stamp(line: str) -> datetime | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, Window, windows
+from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -20,15 +20,19 @@ _COUNTERS: Mapping[str, str] = {
 }  # fmt: skip
 _POSITIONS = f"{_SPEC}accepted_tokens_per_pos"
 
+_ROUND = 64
+"""Tokens of a step: a scrape may fall between two counters."""
+
 
 class VllmMetrics:
     """See the module."""
 
     name: ClassVar[str] = "vLLM's /metrics"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """Samples whose names begin with `vllm:`."""
-        return text.whole is None and any(line.startswith("vllm:") for line in text.lines)
+        return text.whole is None and any(begins(line, "vllm") for line in text.lines)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all servers together, scraped once or often."""
@@ -77,6 +81,7 @@ def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gam
         notes.append("scraped once: everything since the server began counts, its warm-up too")
     if len(found) > 1:
         notes.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
+    notes += clockless(found)
     speculates = "drafts" in total
     drafts = None
     if speculates:
@@ -92,6 +97,13 @@ def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gam
 
 
 def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
+    whole, accepted = sum(grown.get(f"at {k}", 0.0) for k in range(gamma)), grown.get("accepted", 0.0)
+    apart = abs(whole - accepted) > max(_ROUND, 0.005 * accepted) or not {"drafted", "accepted"} <= grown.keys()
+    if grown["drafts"] and (apart or grown["drafted"] > grown["drafts"] * gamma + 0.5):
+        raise InputError(
+            f"{text.name}: {accepted:,.0f} tokens were accepted, {whole:,.0f} of them at the {gamma} positions that it has: "
+            "it was cut, or filtered"
+        )
     try:
         return Drafts(
             drafts=grown["drafts"], drafted=grown.get("drafted", 0.0), accepted=grown.get("accepted", 0.0),

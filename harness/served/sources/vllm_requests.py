@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.served.observed import Drafts, Observation, ServedRequest, Settings, of_histogram, of_rounds, pooled
@@ -15,16 +15,17 @@ class VllmRequests:
     """See the module. A file holds an answer, a list of them, one a line, or the events of a stream."""
 
     name: ClassVar[str] = "vLLM's answers"
+    counts: ClassVar[str] = ""
 
     def recognises(self, text: Text) -> bool:
         """`metrics.speculative_decoding` in what an OpenAI server answers."""
-        return any(_told(one) is not None for one in text.documents())
+        return any(_told(one) is not None for one in _answers(text))
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All answers together."""
         found, gammas, models, without = list[ServedRequest](), set[int](), set[str](), 0
         for text in texts:
-            for one in text.documents():
+            for one in _answers(text):
                 told = _told(one)
                 if told is None:
                     without += "usage" in one
@@ -34,6 +35,14 @@ class VllmRequests:
                 gammas.add(gamma_of(told))
                 models.add(str(one.get("model") or ""))
         return [observation_of(self.name, texts, found, gammas, models, without)]
+
+
+def _answers(text: Text) -> Iterator[Mapping[str, Any]]:
+    """Answers, as they are or as batches and gateways keep them: in `response`, or in its `body`."""
+    for one in text.documents():
+        inner = one.get("response")
+        inner = inner.get("body", inner) if isinstance(inner, dict) else None
+        yield inner if isinstance(inner, dict) and "metrics" not in one else one
 
 
 def _told(one: Mapping[str, Any]) -> Mapping[str, Any] | None:

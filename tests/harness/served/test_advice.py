@@ -17,6 +17,7 @@ from harness.served.kept import traces_of
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from results.store.database import Store
+from results.store.decisions import models_of
 from simulator.policies import PolicySpec
 from simulator.replay import replay
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
@@ -331,3 +332,20 @@ def test_one_dump_gives_times_confidences_and_a_profile(tmp_path: Path) -> None:
     assert (profile.kv_capacity_tokens, profile.source) == (9000, "measured")
     assert float(profile.verify.at([100])[0]) == pytest.approx(0.010, rel=0.01)
     assert float(profile.draft["dspark"].at(4, [10])[0]) == pytest.approx(0.002, rel=0.01)
+
+
+def test_a_served_drafter_keeps_its_checkpoint(tmp_path: Path) -> None:
+    """In the advice, in the run, and so in exports and reports; one that nobody names stays unnamed."""
+    log = vllm_log(Truth(), [8] * 20)
+    for name, text, named in (
+        ("named", log, {"eagle3": "Org/Draft"}),
+        ("not", log.replace("'model': 'Org/Draft', ", ""), {}),
+    ):
+        (tmp_path / name).write_text(text)
+        told = CliRunner().invoke(app, ["advise", str(tmp_path / name), "--json"])
+        assert json.loads(told.stdout)["checkpoint"] == named.get("eagle3", "")
+        out = tmp_path / f"{name}.runs"
+        done = CliRunner().invoke(app, ["import", str(tmp_path / name), "--out", str(out), "--json"])
+        assert done.exit_code == 0, (done.output, done.exception)
+        store = Store(out / "specyard.duckdb")
+        assert models_of(store.run(store.find_run("latest"))).checkpoints == named

@@ -181,6 +181,24 @@ class TestEverySource:
         expected = observed(tmp_path, plain)
         assert (one.drafts, one.request_steps, one.length) == (expected.drafts, expected.request_steps, expected.length)
 
+    @pytest.mark.parametrize("wrap", ["plain", "gzip", "crlf", "docker", "cri", "ansi"])
+    def test_however_long(self, source: Source, wrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a long log only the lines that count are held, and it says the same; so does what is no log."""
+        monkeypatch.setattr("harness.served.text.LONG_BYTES", 0)
+        plain = MADE[source.name].text
+        if source.counts:
+            noise = "INFO 11-26 10:00:00 [x.py:1] 127.0.0.1 - POST /v1/chat/completions 200 OK\n"
+            plain = "".join(f"{noise}{line}" for line in plain.splitlines(keepends=True))
+        elif wrap in ("docker", "cri", "ansi"):
+            pytest.skip("no runtime wraps it")
+        file, heard = tmp_path / "wrapped", list[int]()
+        file.write_bytes(plain.encode() if wrap == "plain" else WRAPS[wrap](plain))
+        [one], _ = read_files([file], lambda _, done, total: heard.append(done))
+        assert heard or not source.counts
+        monkeypatch.undo()
+        expected = observed(tmp_path, MADE[source.name].text)
+        assert (one.drafts, one.request_steps, one.length) == (expected.drafts, expected.request_steps, expected.length)
+
     def test_nothing_is_dropped_in_silence_when_it_is_cut_anywhere(self, source: Source, tmp_path: Path) -> None:
         """A part gives a sentence, or counts no more than the whole."""
         plain = MADE[source.name].text
