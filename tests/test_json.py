@@ -29,7 +29,7 @@ SEARCH = (
 )
 PRINTED = {
     "harness synthesize": [f"{RUN} --out other"],
-    "harness show": ["harness show"],
+    "harness show": ["harness show", "harness show SHOWN"],
     "harness replay": ["harness replay"],
     "harness check-policy": ["harness check-policy threshold:0.5 --texts 10000"],
     "harness simulate": [SWEEP],
@@ -107,9 +107,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", PRINTED)
 def test_json_has_the_documented_keys(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    run = json.loads(printed("harness show"))["run"]["run_id"]
+    shown = json.loads(printed("harness show"))
+    [sweep] = [one["id"] for one in shown["on_it"] if one["kind"] == "sweep"]
     for line in PRINTED[command]:
-        assert differences(printed(line.replace("REMOVED", run))) == [], line
+        assert differences(printed(line.replace("REMOVED", shown["run"]["run_id"]).replace("SHOWN", sweep))) == [], line
 
 
 def test_no_command_and_no_kind_is_left_out() -> None:

@@ -1,12 +1,15 @@
-"""`harness show`: a run, what was run with what, and its results."""
+"""`harness show`: a run, what was run with what, and its results; or a sweep, as it was printed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from harness.cli.simulate import print_sweep
 from harness.console import plain_console, print_json, print_table, say, user_errors
-from harness.options import AsJson, Out, RunName
+from harness.options import AsJson, Out
 
 if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
@@ -14,26 +17,47 @@ if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
 
 
-def show(name: RunName = "latest", out: Out = Path("runs"), as_json: AsJson = False) -> None:
-    """Show a run: what was run, with what, and its results."""
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="The id of a run or sweep, the start of one, or `latest`, a run.")
+    ] = "latest",
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Show a run, what was run with what, and its results; or a sweep, as `harness simulate` printed it."""
+    from results.store.commands import typed
     from results.store.database import Store
+    from results.store.housekeeping import found
+    from results.store.subjects import RUN, SWEEP
+    from simulator.errors import InputError
 
     with user_errors("harness"):
         store = Store(out / "specyard.duckdb")
-        run_id = store.find_run(name)
-        report_file = out / run_id / "report.html"
-        print_run(store, run_id, report_file if report_file.exists() else None, as_json=as_json, details=True)
+        subject, key = RUN, name
+        if name == "latest":
+            key = store.find_run(name)
+        else:
+            subject, key = (one := found(store, name)).subject, one.id
+        if subject is SWEEP:
+            print_sweep(store, key, as_json=as_json)
+            return
+        if subject is not RUN:
+            raise InputError(f"{name}: is a study; `{typed('tuner', 'show', key, out=out)}` shows it")
+        report_file = out / key / "report.html"
+        print_run(store, key, report_file if report_file.exists() else None, as_json=as_json, details=True)
 
 
 def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, details: bool = False) -> None:
     """Accepted length by domain and speed against `none` of a run, and what that comes to, as its report says it.
 
-    `details` adds what was run with what.
+    `details` adds what was run with what, and what stands on it.
     """
     from results.figures.acceptance import lost, lost_in_words
     from results.figures.accepted_length import accepted_length
     from results.figures.speed import speed
     from results.report.headline import of_run
+    from results.store.commands import typed
+    from results.store.housekeeping import holdings
     from results.store.runs import read_as
     from simulator.records import DRAFTINGS
 
@@ -43,9 +67,13 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
         speeds = speed(connection, run_id).to_dicts()
         shares = lost(connection, run_id)
         answer = None if as_json else of_run(connection, run_id, store.file.parent)
+    on_it = [one for one in holdings(store) if one.run_id == run_id and one.id != run_id]
     if answer is None:
         of = {**row, "report": report, "database": store.file}
-        print_json("run", {"run": of, "accepted_length": lengths, "speed": speeds, "lost": shares.to_dicts()})
+        beside = [{"kind": one.word, "id": one.id, "created_at": one.created_at} for one in on_it]
+        print_json(
+            "run", {"run": of, "accepted_length": lengths, "speed": speeds, "lost": shares.to_dicts(), "on_it": beside}
+        )
         return
     console = plain_console()
     if details:
@@ -59,6 +87,10 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
                 say(console, f"{name}: {told}")
         for name, told in lost_in_words(shares).items():
             say(console, f"{name}: {told}")
+        for one in on_it:
+            program = "tuner" if one.word == "study" else "harness"
+            shows = typed(program, "show", one.id, out=store.file.parent)
+            say(console, f"{one.word} {one.id}, {one.created_at:%Y-%m-%d %H:%M} UTC: `{shows}` shows it")
     if row["finished_at"] is None:
         say(console, "this run is not finished: what follows is what it has so far")
     _print_lengths(console, row["drafters"], lengths, speeds)

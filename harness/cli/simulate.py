@@ -173,6 +173,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     console = plain_console()
     head = f"sweep {sweep_id} · run {sweep['run_id']} · {plan.drafting} drafts"
     say(console, f"{head} · {plan.profile.name} ({plan.profile.source})")
+    if sweep["finished_at"] is None:
+        say(console, "this sweep is not finished: what follows is what it has so far")
     if store.run(sweep["run_id"])["prompt_source"] == "served":
         say(console, SERVED)
     loads = list(dict.fromkeys(r.load for r in rows))

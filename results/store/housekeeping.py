@@ -55,18 +55,22 @@ def holdings(store: Store) -> list[Holding]:
     return sorted(whole, key=lambda each: each.created_at, reverse=True)
 
 
+def found(store: Store, name: str) -> Holding:
+    """The run, sweep or study of an id, or the start of one. Raises InputError."""
+    alike = [each for each in holdings(store) if name and each.id.startswith(name)]
+    matches = [each for each in alike if each.id == name] or alike
+    if len(matches) != 1:
+        problem = f"fits {', '.join(e.id for e in matches)}" if matches else "no such run, sweep or study"
+        runs, show = (typed("harness", *words, out=store.file.parent) for words in (["runs"], ["show", "RUN"]))
+        raise InputError(
+            f"{name or repr(name)}: {problem} in {store.file}; `{runs}` lists runs, `{show}` what stands on one of them"
+        )
+    return matches[0]
+
+
 def named(store: Store, names: Sequence[str]) -> list[Holding]:
     """What has these ids, or starts of them, and what stands on it. Raises InputError, as for what is being worked on."""
-    found = holdings(store)
-    chosen: dict[str, Holding] = {}
-    for name in names:
-        alike = [each for each in found if name and each.id.startswith(name)]
-        matches = [each for each in alike if each.id == name] or alike
-        if len(matches) != 1:
-            problem = f"fits {', '.join(e.id for e in matches)}" if matches else "no such run, sweep or study"
-            shows = typed("harness", "runs", out=store.file.parent)
-            raise InputError(f"{name or repr(name)}: {problem} in {store.file}; give ids, as `{shows}` shows them")
-        chosen[matches[0].id] = matches[0]
+    chosen = {each.id: each for each in (found(store, name) for name in names)}
     with store.reading() as con:
         for each in chosen.values():
             check_free(con, each.subject, each.id)
@@ -75,7 +79,7 @@ def named(store: Store, names: Sequence[str]) -> list[Holding]:
             raise InputError(
                 f"{each.word} {each.id}: work on a sweep or study of it goes on; let it finish, or stop it first"
             )
-    return _with_what_stands_on(list(chosen.values()), found)
+    return _with_what_stands_on(list(chosen.values()), holdings(store))
 
 
 def outdated(store: Store, *, older: timedelta | None, keep: int | None) -> list[Holding]:

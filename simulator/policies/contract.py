@@ -143,6 +143,7 @@ class StepView:
 
     def admitted(self, request: int) -> int:
         """Positions admitted so far."""
+        self._check_request(request)
         return self._admitted[request]
 
     def admit(self, request: int, count: int = 1) -> None:
@@ -176,7 +177,10 @@ class StepView:
                 f"{self._policy.name}: looks at the confidence of position {position} before position {position - 1} is "
                 "admitted; it depends on the token drafted there, and the decision would bias the output"
             )
-        return self._confidence[request][position - 1]
+        try:
+            return self._confidence[request][position - 1]
+        except (IndexError, TypeError):
+            raise ValueError(f"asks for position {position!r} of a draft of {self._drafted[request]}") from None
 
     def survival(self, request: int, position: int) -> float:
         """s_k = c_1···c_k, once all positions before it are admitted."""
@@ -188,6 +192,7 @@ class StepView:
 
     def past(self, request: int, ago: int = 1) -> Seen | None:
         """What the request's round `ago` rounds ago showed, 1 the latest; None before its first."""
+        self._check_request(request)
         self._check_ago(ago)
         if ago > len(self._past[request]):
             return None
@@ -196,12 +201,14 @@ class StepView:
 
     def rounds(self, request: int) -> int:
         """How many rounds the request has behind it."""
+        self._check_request(request)
         return len(self._past[request])
 
     def stale_confidence(self, request: int, ago: int) -> tuple[float, ...] | None:
         """All confidences of an old round. Lossless, but a replay draws them coupled with what came next."""
         if self._policy.replays_exactly:
             raise CausalityError(f"{self._policy.name}: looks at unverified old confidences but claims to replay exactly")
+        self._check_request(request)
         self._check_ago(ago)
         return self._past[request][-ago].confidence if ago <= len(self._past[request]) else None
 
@@ -213,6 +220,7 @@ class StepView:
         """What will be accepted and is still wanted, for bounds that do not claim to be lossless."""
         if self._policy.lossless or self._accepted is None:
             raise CausalityError(f"{self._policy.name}: looks at the acceptances of this step, which nobody knows yet")
+        self._check_request(request)
         return self._accepted[request]
 
 

@@ -14,8 +14,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from inspect import ismethod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,8 @@ _WRITTEN = re.compile(
     r"(?P<file>.+\.py):(?P<class_name>[A-Za-z_]\w*)(?:#(?P<digest>[0-9a-f]{8}))?(?P<colon>:(?P<parameter>.*))?", re.DOTALL
 )
 _LONGEST_BYTES = 1 << 20
+_LONGEST_SAID = 300
+"""Characters of what an error says."""
 FACTS = ("lossless", "replays_exactly", "reads_confidences", "wants_raw_confidences", "needs_cost")
 """What every policy's class says of itself."""
 
@@ -68,9 +71,9 @@ class OwnPolicy:
         if not self.named:
             raise InputError(f"policy {self.name}: is known from a database, from which nothing is run; name its file")
         kind = self.policy_class
-        with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
+        arguments = self._arguments(parameter)
+        with self._told(parameter):
             make: Callable[..., Policy] = kind
-            arguments = kind.parameters(parameter)
             policy = make(*arguments) if cost is None else make(kind.believed_cost(cost), *arguments)
         return _Watched(policy, self)
 
@@ -79,8 +82,20 @@ class OwnPolicy:
         if self.named and not self.needs_cost:
             self.made(parameter, None)
         elif self.named:
-            with _told(f"{self.name}:{parameter}".rstrip(":"), self.file):
-                self.policy_class.parameters(parameter)
+            self._arguments(parameter)
+
+    def _arguments(self, parameter: str) -> tuple[Any, ...]:
+        """What its class makes of a parameter."""
+        with self._told(parameter):
+            read: Any = self.policy_class.parameters
+            if not ismethod(read):
+                raise TypeError("its `parameters` must be a class method, of `cls` and the text")
+            if not isinstance(arguments := read(parameter), tuple):
+                raise TypeError(f"its `parameters` returns {arguments!r}; it must be a tuple of arguments, as (0.5,)")
+            return arguments
+
+    def _told(self, parameter: str) -> AbstractContextManager[None]:
+        return _told(f"{self.name}:{parameter}".rstrip(":"), self.file)
 
 
 _known: dict[str, OwnPolicy] = {}
@@ -206,20 +221,24 @@ def _module(file: str, digest: str, text: str) -> ModuleType:
 
 @contextmanager
 def _told(policy: str, file: str) -> Iterator[None]:
-    """Whatever the code of a user's file raises is one sentence, with the line of the file."""
+    """Whatever the code of a user's file raises is one sentence, with the line of the file; and what it prints goes where
+    progress does, since stdout is for results."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except InputError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         if isinstance(error, SyntaxError) and error.filename == file:
             lines = [error.lineno]
         line = f"line {lines[-1]}: " if lines else ""
         if isinstance(error, CausalityError):
             raise PeekError(f"policy {policy}: {line}{str(error).removeprefix(f'{policy}: ')}") from None
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise InputError(f"policy {policy}: {line}{kind}{error}") from None
+        said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+        said = said if len(said) <= _LONGEST_SAID else f"{said[:_LONGEST_SAID]} …"
+        kind = "" if isinstance(error, ValueError) and said else type(error).__name__
+        raise InputError(f"policy {policy}: {line}{': '.join(filter(None, (kind, said)))}") from None
 
 
 class _Watched(Policy):
@@ -263,7 +282,11 @@ class _Watched(Policy):
     def admit(self, step: StepView) -> None:
         if step.running:
             with _told(self.name, self._own.file):
-                self._policy.admit(step)
+                returned: object = self._policy.admit(step)
+            if returned is not None:
+                raise InputError(
+                    f"policy {self.name}: its `admit` returns {returned!r:.60}; it must call step.admit(request, n) instead"
+                )
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
         if verified:

@@ -1,6 +1,6 @@
 """TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and
-pull request 10860, which says what `draft_len_schedule` does: before it, keys were batch sizes from which on a length holds, and 1
-had to be among them. Pull request 16888, open then, drafts 1 token instead of none above the last key.
+pull request 10860, which says what `draft_len_schedule` does: before it, keys were batch sizes from which on a length
+holds, and 1 had to be among them. Pull request 16888, open then, drafts 1 token instead of none above the last key.
 
 Left out are its n-gram drafts, whose look-up was not compared with ours, MTP and DFlash, whose fields were not read, and
 `use_rejection_sampling`, off by default, of which it is not known here how drafts are chosen then.

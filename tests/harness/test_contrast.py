@@ -35,6 +35,12 @@ def simulated(out: Path, *more: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+def shown(out: Path, *more: str) -> str:
+    done = CliRunner().invoke(app, ["show", *more, "--out", str(out)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
 def test_what_does_the_same_differs_in_nothing(out: Path) -> None:
     """A table of one k is that k; a threshold of 0 is the whole block, where deciding takes no time."""
     hardware = out / "deciding is free.json"
@@ -59,6 +65,8 @@ def test_what_differs_differs_as_its_simulations_do(out: Path) -> None:
         assert gain["low"] <= gain["value"] <= gain["high"]
         assert gain["value"] == pytest.approx(rows[policy, load] / rows["fixed:7", load] - 1, abs=0.12)
     sweep = printed["sweep"]["sweep_id"]
+    assert shown(out, sweep, "--json") == text
+    assert shown(out, sweep).count("prefix_scheduler") >= 2
     with Store(out / "specyard.duckdb").reading() as con:
         stored = read_contrasts(con, sweep)
         sections = {section.name: section for section in compose(con, printed["sweep"]["run_id"], sweep_id=sweep).sections}
@@ -69,8 +77,8 @@ def test_what_differs_differs_as_its_simulations_do(out: Path) -> None:
 
 
 def test_no_speculation_is_the_twin_of_all(out: Path) -> None:
-    shown = simulated(out, "--concurrency", "4", "--policy", "fixed:7,none", "--against", "none", "--decision-draws", "0")
-    assert "Against none, on the same recording and in the same draws of prompts and seeds:" in shown
+    asked = ("--concurrency", "4", "--policy", "fixed:7,none", "--against", "none", "--decision-draws", "0")
+    assert "Against none, on the same recording and in the same draws of prompts and seeds:" in simulated(out, *asked)
 
 
 def test_what_is_not_simulated_is_nothing_to_compare_with(out: Path) -> None:
@@ -87,8 +95,10 @@ def test_what_gives_no_figure_is_no_contrast(out: Path) -> None:
 def test_loads_of_two_kinds_are_told_apart(out: Path) -> None:
     """What is made large differs; one axis holds one kind."""
     asked = ("--concurrency", "2,64", "--rate", "2", "--policy", "fixed:1,fixed:7", "--against", "fixed:7")
-    shown = simulated(out, *asked)
-    assert shown.count("tokens/s/GPU  95 %") == shown.count("tokens/s of a user on average  95 %") == 1
+    first = simulated(out, *asked)
+    assert first.count("tokens/s/GPU  95 %") == first.count("tokens/s of a user on average  95 %") == 1
+    assert shown(out, first.split()[1]) == first
+    assert f"sweep {first.split()[1]}, " in shown(out)
     with Store(out / "specyard.duckdb").reading() as con:
         [section] = [
             one for one in compose(con, Store(out / "specyard.duckdb").find_run("latest")).sections if one.name == "contrast"

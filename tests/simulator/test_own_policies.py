@@ -173,6 +173,12 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
         (ALL, "mine.py:All#01234567", "has changed since, to #"),
         (ALL, "yours.py:All", "No such file"),
         (THRESHOLD, "mine.py:Mine:high", "line 12: could not convert string to float: 'high'"),
+        (
+            THRESHOLD.replace('(float(text or "0.5"),)', "0.5"),
+            "mine.py:Mine",
+            "its `parameters` returns 0.5; it must be a tuple",
+        ),
+        (THRESHOLD.replace("@classmethod", ""), "mine.py:Mine", "its `parameters` must be a class method"),
         ("class All(:\n", "mine.py:All", "line 1: SyntaxError"),
         (
             "import nothing_of_that_name\n",
@@ -204,6 +210,13 @@ def test_what_cannot_be_loaded_is_one_sentence(
     ("body", "told"),
     [
         ("return 1 / 0", "line 5: ZeroDivisionError: division by zero"),
+        ("raise ValueError", "line 5: ValueError"),
+        ("raise ValueError('of\\ntwo lines')", "line 5: of two lines"),
+        ("raise GeneratorExit", "line 5: GeneratorExit"),
+        ("return [1] * step.running", "its `admit` returns [1, 1]; it must call step.admit(request, n) instead"),
+        ("step.past(-1)", "asks for request -1 of a step that has"),
+        ("step.confidence(0, 1.0)", "asks for position 1.0 of a draft of 5"),
+        ("step.admit(0, 5); step.confidence(0, 6)", "asks for position 6 of a draft of 5"),
         ("step.admit(0, step.drafted(0) + 1)", "admits 6 more positions of a request that has 5 left"),
         ("step.confidence(0, 0)", "asks for position 0; positions are counted from 1"),
         ("step.past(0, 0)", "asks for the round 0 rounds ago; they are counted from 1"),
@@ -218,6 +231,19 @@ def test_what_it_does_wrong_is_one_sentence(body: str, told: str, tmp_path: Path
     with pytest.raises(InputError, match=r"^policy mine\.py:Bad#") as refused:
         simulate(asked, prepare(traced()))
     assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_it_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever of it runs: stdout is for results, of which JSON must stand alone."""
+    text = THRESHOLD.replace("\nclass", "print('file')\nclass").replace("self.least =", "print('made'); self.least =")
+    text = text.replace("return (float", "print('read'); return (float").replace(
+        "for request in", "print('step')\n        for request in"
+    )
+    simulate(setup(f"{own(tmp_path, text)}:Mine", "users:2"), prepare(traced()))
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert set(told.err.split()) == {"file", "made", "read", "step"}
 
 
 def test_a_policy_that_cannot_be_copied_is_one_sentence(tmp_path: Path) -> None:
