@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.calibration import DOUBLING, Calibration, Forecast
+from harness.hardware.calibration import Calibration, Forecast, combined
 from harness.hardware.loops import Timed
 from harness.hardware.measured import MeasuredPoint, Metric
 from simulator.load import Users
@@ -75,7 +75,7 @@ def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
     """By load, where there is something to choose from."""
     best = []
     for here in _comparable(found, points):
-        values = {point.line: found.speed(point)[0] for point in here}
+        values = {point.line: found.speed(point).value for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
         told = [_measured(found, point) for point in here]
@@ -90,10 +90,8 @@ def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
 
 def _gain(found: Calibration, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
     """What one gives more than the other; what moves both alike cancels, the noise of two measurements does not."""
-    (speed, its), (before, other) = found.speed(one), found.speed(plain)
-    slope, ratio = its - other, speed / before
-    far = DOUBLING * np.hypot(found.doublings(one), found.doublings(plain))
-    deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2 + far**2))
+    speed, before = found.speed(one), found.speed(plain)
+    ratio, deviation = speed.value / before.value, found.deviation(combined({1.0: speed, -1.0: before}), noise=2)
     ends = (float(ratio * np.exp(sign * 1.96 * deviation)) - 1 for sign in (-1, 1))
     return Forecast(ratio - 1, *ends)
 
@@ -108,7 +106,7 @@ def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Cros
             if plain is not None and point is not plain and isinstance(point.load, Users):
                 pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
     for at in (loads for loads in pairs.values() if len(loads) > 1):
-        predicted = {u: found.speed(one)[0] / found.speed(none)[0] for u, (one, none) in at.items()}
+        predicted = {u: found.speed(one).value / found.speed(none).value for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
         gains = {u: _gain(found, one, none) for u, (one, none) in at.items()}

@@ -25,6 +25,7 @@ TermName = Literal[
     "target",
     "growth",
     "token",
+    "root",
     "context",
     "draft",
     "draft_pass",
@@ -52,6 +53,7 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "target": Term("a pass of the target over one token", 0.25),
     "growth": Term("what a pass takes beyond that, as the base has it", 0.5),
     "token": Term("more for each token of a pass", 1.2),
+    "root": Term("more for different tokens of a pass, by the root of their number", 1.2),
     "context": Term("reading contexts, and prompts' attention", 0.4),
     "draft": Term("the drafter's passes", 0.5),
     "draft_pass": Term("a fixed cost of each pass of a drafter", 1.2),
@@ -64,6 +66,8 @@ LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""
 TOKEN_SHARE: Final = 0.1
 """The unit of `token`: this share of what a token costs in large passes of the base."""
+ROOT_SHARE: Final = 0.02
+"""The unit of `root`: this share of a pass of the target over one token, times the root of its tokens."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 EAGER_TOKENS: Final = 5000
@@ -80,6 +84,8 @@ _TIMED_SPREAD: Final = 0.25
 """Of launching, where the base has it: as of its other passes."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
+_ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))
+"""Knots of a root, to 16,384 tokens."""
 
 
 _NOTHING_S: Final = 1e-15
@@ -141,6 +147,7 @@ class Base:
             "step": max(profile.overhead_s, LEAST_STEP_S),
             "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
             "token": TOKEN_SHARE * slope,
+            "root": ROOT_SHARE * float(profile.verify.at([1])[0]),
             "draft_pass": DRAFT_PASS_S,
             "launch": self.launch_s,
             "prompt": self.prompt_s,
@@ -181,6 +188,9 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "token":
             line = Curve((1, _LARGE), (units["token"], _LARGE * units["token"]))
             return replace(none, verify=line, eager=line)
+        case "root":
+            root = Curve(_ROOTS, tuple(float(units["root"] * n**0.5) for n in _ROOTS))
+            return replace(none, verify=root, eager=root)
         case "context":
             return replace(
                 none, context_s_per_token=profile.context_s_per_token, prefill_s_per_pair=profile.prefill_s_per_pair,
