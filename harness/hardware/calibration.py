@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from harness.hardware.discrepancy import Combined, Left, Place, scatter
-from harness.hardware.loops import Floats, Loop, Timed, Unsure, acceptance_of, loop_of
+from harness.hardware.loops import Floats, Kept, Loop, Timed, Unsure, acceptance_of, loop_of
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
@@ -100,6 +100,8 @@ class Calibration:
     """Of the logarithms of fitted values, by the factors' logarithms: [values, names]."""
     scale: float
     """Variance of what is left, in units of what is assumed of it; 1 at least."""
+    evidence: float
+    """Logarithm of how probable what was measured is with this base, but for what is the same for all: Laplace's."""
 
     @property
     def factors(self) -> dict[str, float]:
@@ -174,21 +176,31 @@ class Calibration:
         ]  # fmt: skip
 
 
+Advance = Callable[[int, int], None]
+
+
 def calibrate(
-    points: Sequence[MeasuredPoint], base: Base, advance: Callable[[int, int], None] = lambda done, total: None
-) -> Calibration:
-    """Fit the base's factors to the given ones among points. All are simulated, so that the others can be predicted.
+    points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+) -> tuple[Calibration, ...]:
+    """Fit the factors of each base to the given ones among points. All are simulated, so that the others can be predicted.
 
     Raises InputError where nothing is given, or a drafter's acceptance or time is not known.
     """
-    given = [point for point in points if point.given]
-    if not given:
+    if not any(point.given for point in points):
         raise InputError("no row is given: nothing to fit to")
-    loops: dict[int, Loop] = {}
+    loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
-        loops[point.line] = loop_of(point, base)
+        kept: Kept = {}
+        for own, base in zip(loops, bases, strict=True):
+            own[point.line] = loop_of(point, base, kept)
     advance(len(points), len(points))
+    return tuple(_calibrated(points, base, own) for base, own in zip(bases, loops, strict=True))
+
+
+def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int, Loop]) -> Calibration:
+    """Raises InputError where nothing comes close."""
+    given = [point for point in points if point.given]
     unknown = dict.fromkeys(acceptance_of(loop.kind) for loop in loops.values() if isinstance(loop, Unsure))
     names, gpus = (*base.terms, *unknown), base.profile.gpus
     wanted = [(point, metric, value) for point in given for metric, value in point.values.items()]
@@ -221,7 +233,10 @@ def calibrate(
             f"comes to ({worst.fitted:,.4g} at the closest): are unit, GPUs, model and device those?"
         )
     left = Left.of(places, -misses(z), LEAST_NOISE)
-    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, left, slopes, scale)
+    told = np.linalg.slogdet(np.eye(len(z)) + told * np.outer(spreads, spreads))[1]
+    evidence = -0.5 * float(((white @ misses(z)) ** 2).sum() / scale + ((z / spreads) ** 2).sum() + told)
+    evidence -= 0.5 * len(wanted) * float(np.log(scale))
+    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, left, slopes, scale, evidence)
 
 
 def place_of(point: MeasuredPoint, loop: Loop) -> Place:
@@ -274,42 +289,3 @@ def errors_of(found: Calibration) -> Errors:
     slopes = _gradient(log_parts, found.log_factors)
     verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2)
     return Errors(min(float(verify), _MOST_ERROR), min(float(draft), _MOST_ERROR), min(float(host), _MOST_ERROR))
-
-
-# --- what to measure next -------------------------------------------------------------------------------------------------
-
-
-class Suggestion(NamedTuple):
-    """A measurement that would make a decision surer."""
-
-    point: MeasuredPoint
-    before: float
-    """Half of the 95 % interval of the gain over no speculation, averaged over loads: a share."""
-    after: float
-
-
-def next_measurement(found: Calibration, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """Of the points that were not measured, the one whose throughput would narrow most what speculation gains; None without
-    any."""
-    points = [point for point in points if not isinstance(found.loops[point.line], Timed)]
-    plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
-    gains = [
-        combined({1.0: found.speed(point), -1.0: found.speed(plain[point.traffic])})
-        for point in points if point.policy != NO_DRAFTER and point.traffic in plain
-    ]  # fmt: skip
-    unmeasured = [point for point in points if not point.values]
-    if not gains or not unmeasured:
-        return None
-    variances = np.array([found.covariance_of(gain, gain) for gain in gains])
-
-    def half(variances: Floats) -> float:
-        return float(np.mean(1.96 * np.sqrt(np.maximum(variances, 0.0))))
-
-    best: Suggestion | None = None
-    for point in unmeasured:
-        seen = combined({1.0: found.speed(point)})
-        moved = np.array([found.covariance_of(gain, seen) for gain in gains])
-        after = half(variances - moved**2 / found.deviation(seen, noise=1) ** 2)
-        if best is None or after < best.after:
-            best = Suggestion(point, half(variances), after)
-    return best

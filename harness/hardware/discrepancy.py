@@ -8,7 +8,6 @@ alone, and is unsure by so much. Sizes are assumed: what tables that others publ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-_E = [float(x) for x in os.environ.get("DISC", ".06,.12,.06,2.5").split(",")]
-ALL: Final = _E[0]
+ALL: Final = 0.06
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
-DRAFTING: Final = _E[1]
+DRAFTING: Final = 0.12
 """Of what is off wherever something drafts: acceptance, drafts, wider passes."""
-OWN: Final = _E[2]
+OWN: Final = 0.06
 """Of what is off for one way to draft alone."""
-LENGTH: Final = _E[3]
-"""Doublings of the load over which it changes."""
+LENGTH: Final = 5.0
+"""Doublings of the load over which its correlation falls to 1/e: a form may change at any load, as where passes leave graphs."""
 
 
 class Place(NamedTuple):
@@ -40,7 +38,7 @@ class Place(NamedTuple):
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
     """Covariances of the logarithms at some places with those at others: [some, others]."""
     apart = np.array([[a.doublings - b.doublings for b in others] for a in some]).reshape(len(some), len(others))
-    near = np.exp(-0.5 * (apart / LENGTH) ** 2)
+    near = np.exp(-np.abs(apart) / LENGTH)
     both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
     same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
     return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)), np.float64)

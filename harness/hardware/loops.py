@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.hardware.measured import MeasuredPoint, Metric
-from harness.hardware.steps import Walk, stepped
+from harness.hardware.steps import Steps, Walk, stepped
 from harness.hardware.terms import TERMS, Base, Factors, TermName, launched, part_of
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records
@@ -202,7 +202,11 @@ class Timed:
         return 1e3 * sum(factors[name] * seconds for name, seconds in self.seconds.items())
 
 
-def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
+Kept = dict[object, Steps]
+"""Loops that were simulated, by what they depend on: bases that differ in what they capture share them."""
+
+
+def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int = 0) -> Served:
     """A point's closed loop, simulated once, and what every term makes of it."""
     assert isinstance(point.load, Users), point
     rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
@@ -214,7 +218,10 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
         return cost_of(profile, point.policy, recorded.trace, users, step_tokens)
 
     room = capacity_of(base.profile, point.policy, recorded.trace)
-    steps = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
+    kept, key = {} if kept is None else kept, (point.line, point.load, point.averages, step_tokens, room)
+    if key not in kept:
+        kept[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
+    steps = kept[key]
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
     floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
@@ -223,18 +230,18 @@ def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
     return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"])
 
 
-def opened(point: MeasuredPoint, base: Base) -> Open:
+def opened(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Open:
     """A point's arrivals, by closed loops of 1, 2, 4, … users, as many as leave room for the profile to be wrong."""
     assert isinstance(point.load, Arrivals), point
     ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
-    users, loops = [1], [serve(replace(point, load=Users(1)), base)]
+    users, loops = [1], [serve(replace(point, load=Users(1)), base, kept)]
     rate = point.load.rate_per_s
     while users[-1] < _MOST_USERS:
         answered = loops[-1].value("output_tok_s", ones, 1) / point.output_tokens
         if answered > _ROOM * rate:
             break
         users.append(2 * users[-1])
-        loops.append(serve(replace(point, load=Users(users[-1])), base))
+        loops.append(serve(replace(point, load=Users(users[-1])), base, kept))
     return Open(rate, point.output_tokens, tuple(users), tuple(loops))
 
 
@@ -315,20 +322,21 @@ def timed(point: MeasuredPoint, base: Base) -> Timed:
 Loop = Served | Open | Unsure | Timed
 
 
-def loop_of(point: MeasuredPoint, base: Base) -> Loop:
+def loop_of(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Loop:
     """A point, simulated. Raises InputError, naming its line, where the base does not know what it needs."""
     try:
         if set(point.values) == {"step_ms"}:
             return timed(point, base)
         if point.gamma and point.averages is None:
-            return Unsure(point.kind, tuple(_steady(replace(point, averages=at), base) for at in _averages(point.gamma)))
-        return _steady(point, base)
+            some = (replace(point, averages=at) for at in _averages(point.gamma))
+            return Unsure(point.kind, tuple(_steady(one, base, kept) for one in some))
+        return _steady(point, base, kept)
     except InputError as error:
         raise InputError(f"line {point.line}: {error}") from None
 
 
-def _steady(point: MeasuredPoint, base: Base) -> Served | Open:
-    return opened(point, base) if isinstance(point.load, Arrivals) else serve(point, base)
+def _steady(point: MeasuredPoint, base: Base, kept: Kept | None) -> Served | Open:
+    return opened(point, base, kept) if isinstance(point.load, Arrivals) else serve(point, base, kept)
 
 
 def _averages(gamma: int) -> list[Averages]:
