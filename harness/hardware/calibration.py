@@ -14,14 +14,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.discrepancy import Combined, Left, Place, scatter
-from harness.hardware.loops import Floats, Kept, Loop, Timed, Unsure, acceptance_of, loop_of
+from harness.hardware.discrepancy import ALL, Combined, Left, Place, scatter
+from harness.hardware.loops import Floats, Kept, Loop, Unsure, acceptance_of, loop_of
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile
-from simulator.policies import NO_DRAFTER
 
 _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
@@ -287,5 +286,5 @@ def errors_of(found: Calibration) -> Errors:
         return np.log([parts.target_s + parts.attention_s, max(parts.draft_s, 1e-12), max(parts.overhead_s, 1e-12)])
 
     slopes = _gradient(log_parts, found.log_factors)
-    verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2)
+    verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2 + ALL**2)
     return Errors(min(float(verify), _MOST_ERROR), min(float(draft), _MOST_ERROR), min(float(host), _MOST_ERROR))

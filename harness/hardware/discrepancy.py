@@ -23,7 +23,7 @@ DRAFTING: Final = 0.12
 OWN: Final = 0.06
 """Of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
-"""Doublings of the load over which its correlation falls to 1/e: a form may change at any load, as where passes leave graphs."""
+"""Doublings of the load over which its correlation falls to 1/e."""
 
 
 class Place(NamedTuple):
@@ -70,7 +70,7 @@ class Left:
     def of(cls, places: Sequence[Place], left: Floats, noise: float) -> Left:
         """`left` are logarithms of measured over fitted values."""
         covariance = scatter(places, noise)
-        return cls(tuple(places), covariance, np.linalg.solve(covariance, left))
+        return cls(tuple(places), covariance, np.asarray(np.linalg.solve(covariance, left), np.float64))
 
     def weights(self, place: Place) -> Floats:
         """How much each of the places tells of another."""

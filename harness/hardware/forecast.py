@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from harness.hardware.calibration import Forecast
-from harness.hardware.posterior import Posterior
 from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.posterior import Posterior
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER
 

@@ -33,7 +33,9 @@ class Posterior:
     weights: Floats
 
     @classmethod
-    def of(cls, points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None) -> Posterior:
+    def of(
+        cls, points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+    ) -> Posterior:
         """Fit all bases; see `calibrate`."""
         found = calibrate(points, bases, advance)
         before = np.log([CAPTURED_SIZES.get(base.captured, 1.0) for base in bases])

@@ -134,8 +134,10 @@ class Base:
         return cls(made, launch_s, max(prompt_s, 0.0) or PROMPT_SHARE * launch_s, launch_s > 0, step_tokens)
 
     @classmethod
-    def several(cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens) -> tuple[Base, ...]:
-        """One for each largest captured size that an engine may have: the one that is known, or those of `CAPTURED_SIZES`."""
+    def several(
+        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens
+    ) -> tuple[Base, ...]:
+        """One for each largest captured size that an engine may have: what is known, or all of `CAPTURED_SIZES`."""
         if captured is None and profile.launches is not None:
             return tuple(cls.of(profile, size, step_tokens) for size in CAPTURED_SIZES)
         return (cls.of(profile, captured or CAPTURED, step_tokens),)
