@@ -26,6 +26,8 @@ _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
 LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
+_AS_ASSUMED: Final = 4.0
+"""Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
 """Of the logarithm of the odds that a draft token is accepted: from 0.3 to 0.88 in 95 of 100 cases."""
 _MOST_ERROR: Final = 1.9
@@ -204,24 +206,24 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     names, gpus = (*base.terms, *unknown), base.profile.gpus
     wanted = [(point, metric, value) for point in given for metric, value in point.values.items()]
     spreads = np.array([_prior(base, name) for name in names])
-
     told_speeds = np.array([_sign(metric) * np.log(value) for _, metric, value in wanted])
 
     def misses(z: Floats) -> Floats:
         factors = _factors(names, z)
         fitted = [_sign(metric) * _log(loops[p.line], metric, factors, gpus) for p, metric, _ in wanted]
-        return np.array(fitted) - told_speeds
+        return np.asarray(np.array(fitted) - told_speeds, np.float64)
 
     places = [place_of(point, loops[point.line]) for point, _, _ in wanted]
     white = np.linalg.inv(np.linalg.cholesky(scatter(places, LEAST_NOISE)))
     z, scale = np.zeros(len(names)), 1.0
     for _ in range(3):
-        z = _mode(lambda at, by=scale: white @ misses(at) / by**0.5, spreads, z)
+        z = _mode(misses, white / scale**0.5, spreads, z)
         slopes = _gradient(misses, z)
         told = (white @ slopes).T @ (white @ slopes) / scale
         covariance = np.asarray(np.linalg.inv(told + np.diag(spreads**-2)), np.float64)
         used = float(np.trace(told @ covariance))  # as many measurements as the factors take up
-        scale = max(1.0, float(((white @ misses(z)) ** 2).sum()) / max(len(wanted) - used, 1.0))
+        left = float(((white @ misses(z)) ** 2).sum())
+        scale = max(1.0, (left + _AS_ASSUMED) / (max(len(wanted) - used, 0.0) + _AS_ASSUMED))
     noise = float(np.sqrt(np.mean(misses(z) ** 2)))
     factors = _factors(names, z)
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
@@ -231,11 +233,11 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
             f"line {worst.point.line}: {worst.metric} {worst.measured:,.4g} is far from anything that {base.profile.name} "
             f"comes to ({worst.fitted:,.4g} at the closest): are unit, GPUs, model and device those?"
         )
-    left = Left.of(places, -misses(z), LEAST_NOISE)
+    rest = Left.of(places, -misses(z), LEAST_NOISE)
     told = np.linalg.slogdet(np.eye(len(z)) + told * np.outer(spreads, spreads))[1]
     evidence = -0.5 * float(((white @ misses(z)) ** 2).sum() / scale + ((z / spreads) ** 2).sum() + told)
     evidence -= 0.5 * len(wanted) * float(np.log(scale))
-    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, left, slopes, scale, evidence)
+    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, rest, slopes, scale, evidence)
 
 
 def place_of(point: MeasuredPoint, loop: Loop) -> Place:
@@ -247,10 +249,10 @@ def _prior(base: Base, name: str) -> float:
     return base.spread(name) if name in TERMS else _ACCEPTED_SPREAD  # type: ignore[arg-type]
 
 
-def _mode(misses: Callable[[Floats], Floats], spreads: Floats, start: Floats) -> Floats:
+def _mode(misses: Callable[[Floats], Floats], white: Floats, spreads: Floats, start: Floats) -> Floats:
     from scipy.optimize import least_squares
 
-    found = least_squares(lambda z: np.concatenate([misses(z), z / spreads]), start, x_scale=spreads)
+    found = least_squares(lambda z: np.concatenate([white @ misses(z), z / spreads]), start, x_scale=spreads)
     return np.asarray(found.x, np.float64)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-ALL: Final = 0.06
+ALL: Final = 0.04
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
 DRAFTING: Final = 0.12
 """Of what is off wherever something drafts: acceptance, drafts, wider passes."""

@@ -141,7 +141,7 @@ def test_experts_loaded(tokens: int, loaded: float) -> None:
 
 
 def test_experts_that_are_chosen_unevenly_fill_up_later() -> None:
-    """Popularities drawn from the gamma distribution that is assumed: a large shape is even routing, a small one is slower."""
+    """Popularities that are gamma distributed: a large shape is even routing, with a small one more tokens are needed."""
     tokens = np.array([1, 8, 64, 512, 1e6])
     even, uneven = experts_loaded(256, 6, tokens), experts_loaded(256, 6, tokens, 0.7)
     assert uneven[0] == pytest.approx(6)
