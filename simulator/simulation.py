@@ -269,10 +269,12 @@ class Simulator:
         on_rows: Callable[[Records], None],
         begin_s: Sequence[float] | Floats = (),
         blocks: PrefixBlocks | None = None,
+        logged: int = 0,
     ) -> None:
         """`users` is 0 in an open loop; `on_rows` takes finished requests, `simulator.engine.state.ROW`.
 
         `begin_s` is when each user begins, rising; by default all begin at once. `blocks` are kept in a prefix cache.
+        What so many steps hold is logged; see `log`.
         """
         _check_limits(policy, recorded.trace, limits)
         gamma = recorded.trace.gamma
@@ -287,7 +289,7 @@ class Simulator:
         kept = blocks.tokens if blocks else 0
         self.limits = Limits(limits.request_cap, limits.step_tokens, kv_tokens, gamma, users > 0, least_loaded, seed, kept)
         self.state: State = new_state(
-            self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap, blocks
+            self.limits, self.rule, limits.replicas, users, CHUNK, ROWS + limits.request_cap, blocks, logged
         )
         self.state.due_s[: len(begin_s)] = begin_s  # sorted is a heap
         self._stream, self._on_rows = stream, on_rows
@@ -312,6 +314,13 @@ class Simulator:
     def kv_tokens(self) -> int:
         """Context tokens that fit on a replica."""
         return self.limits.kv_tokens
+
+    def log(self) -> Records:
+        """What the steps since the last call held, `simulator.engine.state.LOGGED`; no more than are logged."""
+        control = self.state.control[0]
+        held = self.state.log[: control["logged"]].copy()
+        control["logged"] = 0
+        return held
 
     def run_until(self, until_s: float) -> bool:
         """Go on to a simulated time; False once nothing is left to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # these take seconds
     from harness.hardware.calibration import Calibration
     from harness.hardware.forecast import Crossover
     from harness.hardware.measured import Measured, MeasuredPoint
+    from harness.hardware.posterior import Posterior
     from simulator.hardware.profile import Profile
 
 MeasuredFile = Annotated[
@@ -54,11 +56,12 @@ def fit(
 ) -> None:
     """Calibrate a profile to what was measured of a server, and say what the measurements cannot tell."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
-        from harness.hardware.calibration import next_measurement
+        asked = _Asked(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
+        measured, found = asked.fitted()
+        from harness.hardware.posterior import next_measurement
 
         called = name or file.name.removesuffix(".csv")
-        profile = _named(found, called, file)
+        profile = _named(found.best, called, file)
         written = _write(profile, out / "hardware", called)
         suggested = next_measurement(found, measured.points)
         if as_json:
@@ -91,48 +94,72 @@ def predict(
 ) -> None:
     """Predict the rows marked `predict` from those marked `given`, and say how right that is where they were measured."""
     with user_errors("harness"):
-        measured, found = _calibrated(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
+        asked = _Asked(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
+        measured, found = asked.fitted()
         if as_json:
             print_json("predict", {**_content(found), **_predicted_content(found, measured.points)})
             return
         _print_predictions(plain_console(), found, measured.points)
 
 
-def _calibrated(
-    file: Path,
-    base: str | None,
-    model: Path | None,
-    gpus: int | None,
-    weights: Any,
-    kv: Any,
-    captured: int | None,
-    step_tokens: int,
-    run: str | None,
-    out: Path,
-) -> tuple[Measured, Calibration]:
-    from harness.hardware.measured import MOST_CAPTURED, read_measured
-    from simulator.errors import InputError
-    from simulator.setup import EngineLimits
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What both commands are told. Raises InputError where an option makes no sense."""
 
-    if captured is not None and not 1 <= captured <= MOST_CAPTURED:
-        raise InputError(f"--captured {captured}: must be from 1 to {MOST_CAPTURED:,}")
-    try:
-        limits = EngineLimits(step_tokens=step_tokens)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if base is None:
-        raise InputError("name the profile to start from with --base: device/model, as l40s/qwen3-8b, or l40s and --model")
-    with watching() as watcher:
-        measured = read_measured(file, watcher.say)
-        profile = profile_of(base, model, gpus, weights, kv)
-        if captured is not None and profile.eager is not None and profile.captured not in (0, captured):
-            raise InputError(f"--captured {captured}: {profile.name} itself has sizes to {profile.captured}")
-        if run is not None:
-            measured = _accepted_as_in(measured, run, out, file, watcher)
+    file: Path
+    base: str | None
+    model: Path | None
+    gpus: int | None
+    weights: Any
+    kv: Any
+    captured: int | None
+    step_tokens: int
+    run: str | None
+    out: Path
+
+    def __post_init__(self) -> None:
+        from harness.hardware.measured import MOST_CAPTURED
+        from simulator.errors import InputError
+        from simulator.setup import EngineLimits
+
+        if self.captured is not None and not 1 <= self.captured <= MOST_CAPTURED:
+            raise InputError(f"--captured {self.captured}: must be from 1 to {MOST_CAPTURED:,}")
         try:
-            return measured, _fitted(measured, profile, captured, limits.step_tokens, watcher)
-        except InputError as error:
-            raise InputError(f"{file}, {error}") from None
+            EngineLimits(step_tokens=self.step_tokens)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if self.base is None:
+            raise InputError(
+                "name the profile to start from with --base: device/model, as l40s/qwen3-8b, or l40s and --model"
+            )
+
+    def fitted(self) -> tuple[Measured, Posterior]:
+        """The file, and what follows of it."""
+        from harness.hardware.measured import read_measured
+        from simulator.errors import InputError
+
+        with watching() as watcher:
+            measured = read_measured(self.file, watcher.say)
+            profile = profile_of(self.base, self.model, self.gpus, self.weights, self.kv)
+            if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):
+                raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")
+            if self.run is not None:
+                measured = _accepted_as_in(measured, self.run, self.out, self.file, watcher)
+            try:
+                return measured, self._fit(measured, profile, watcher)
+            except InputError as error:
+                raise InputError(f"{self.file}, {error}") from None
+
+    def _fit(self, measured: Measured, profile: Profile, watcher: Watcher) -> Posterior:
+        from harness.hardware.posterior import Posterior
+        from harness.hardware.terms import Base
+        from simulator.simulation import ready
+
+        ready(watcher.say)
+        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens)
+        return Posterior.of(
+            measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
+        )
 
 
 def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher: Watcher) -> Measured:
@@ -148,20 +175,6 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
         return replace(measured, points=accepted_as_in(measured.points, store, run_id, watcher.say))
     except InputError as error:
         raise error if str(error).startswith("--run") else InputError(f"{file}, {error}") from None
-
-
-def _fitted(measured: Measured, profile: Profile, captured: int | None, step_tokens: int, watcher: Watcher) -> Calibration:
-    from harness.hardware.calibration import calibrate
-    from harness.hardware.terms import Base
-    from simulator.hardware.graphs import CAPTURED
-    from simulator.simulation import ready
-
-    ready(watcher.say)
-    largest = captured or measured.captured
-    if largest is None and (profile.launches or not profile.captured):
-        watcher.say(f"note: captured sizes are taken to end at {CAPTURED}, as vLLM's do; --captured says otherwise")
-    made = Base.of(profile, largest or CAPTURED, step_tokens)
-    return calibrate(measured.points, made, lambda done, total: watcher.advance("simulating what was measured", done, total))
 
 
 def _named(found: Calibration, called: str, file: Path) -> Profile:
@@ -195,7 +208,18 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
     return file
 
 
-def _print_fit(console: Console, found: Calibration, called: str) -> None:
+def _print_captured(console: Console, posterior: Posterior) -> None:
+    """Which captured sizes the engine may have, where nobody says."""
+    if len(posterior.members) > 1:
+        sizes = [
+            f"to {one.base.captured:,} {weight:.0%}"
+            for one, weight in zip(posterior.members, posterior.weights, strict=True)
+        ]
+        say(console, f"captured sizes, which nobody says, may go {', '.join(sizes)}; --captured N where you know")
+
+
+def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
+    found = posterior.best
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
     lines = [
@@ -211,7 +235,8 @@ def _print_fit(console: Console, found: Calibration, called: str) -> None:
         told = 1 - spread**2 / found.prior(name) ** 2
         lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
-    say(console, f"what is left: {found.noise:.1%}, of measurements and model together; every prediction holds it")
+    say(console, f"the factors leave {found.noise:.1%} on average, of measurements and model together; predictions hold it")
+    _print_captured(console, posterior)
     if untold := found.untold():
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
@@ -235,12 +260,13 @@ def _said(name: str) -> str:
     return words.get(name, f"{name}, which no row says: odds against those of 0.65")
 
 
-def _print_predictions(console: Console, found: Calibration, points: Sequence[MeasuredPoint]) -> None:
+def _print_predictions(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
     from harness.hardware.forecast import crossovers, predictions, winners
     from harness.hardware.measured import METRICS
 
-    told = predictions(found, points)
-    say(console, f"from {len(found.residuals)} values on {found.base.profile.name}; what is left: {found.noise:.1%}")
+    told, best = predictions(found, points), found.best
+    say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
+    _print_captured(console, found)
     if not told:
         say(console, "no row is to be predicted: mark some `predict`")
         return
@@ -260,10 +286,10 @@ def _print_predictions(console: Console, found: Calibration, points: Sequence[Me
             f"mean error {sum(errors) / len(errors):.1%}, worst {max(errors):.1%}; {inside} of {len(known)} inside "
             "their 95 % intervals",
         )
-    if best := winners(found, points):
+    if firsts := winners(found, points):
         console.print()
         rows = list[list[str]]()
-        for b in best:
+        for b in firsts:
             gain = "–" if b.gain is None else f"{b.gain.value:+.0%} ({b.gain.low:+.0%} to {b.gain.high:+.0%})"
             seen = "–" if b.measured is None else f"{b.measured:+.0%}"
             rows.append([b.load, b.name, gain, seen, "–" if b.regret is None else f"{b.regret:.1%}"])
@@ -282,7 +308,8 @@ def _crossing(crossed: Crossover) -> str:
     return f"{crossed.name}: {told}{doubt}{seen}"
 
 
-def _content(found: Calibration) -> dict[str, Any]:
+def _content(posterior: Posterior) -> dict[str, Any]:
+    found = posterior.best
     return {
         "base": found.base.profile.name, "noise": found.noise,
         "factors": [
@@ -292,11 +319,15 @@ def _content(found: Calibration) -> dict[str, Any]:
             {"line": r.point.line, "point": r.point.name, "metric": r.metric, "measured": r.measured, "fitted": r.fitted}
             for r in found.residuals
         ],
+        "captured": [
+            {"to": one.base.captured, "weight": float(weight)}
+            for one, weight in zip(posterior.members, posterior.weights, strict=True)
+        ],
         "untold": found.untold(), "alike": [list(pair) for pair in found.alike()],
     }  # fmt: skip
 
 
-def _predicted_content(found: Calibration, points: Sequence[MeasuredPoint]) -> dict[str, Any]:
+def _predicted_content(found: Posterior, points: Sequence[MeasuredPoint]) -> dict[str, Any]:
     from harness.hardware.forecast import crossovers, predictions, winners
 
     return {

@@ -14,22 +14,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.loops import Floats, Loop, Timed, Unsure, acceptance_of, loop_of
+from harness.hardware.discrepancy import ALL, Combined, Left, Place, scatter
+from harness.hardware.loops import Floats, Kept, Loop, Unsure, acceptance_of, loop_of
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors, Profile
-from simulator.policies import NO_DRAFTER
 
-DOUBLING: Final = 0.1
-"""What the form of the model may be off by for each doubling of the load beyond what was measured: assumed, and stated."""
-_NOTHING_NEAR: Final = 3.0
-"""Doublings that are counted where nothing was given of what drafts."""
 _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
-LEAST_NOISE: Final = 0.03
+LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
+_AS_ASSUMED: Final = 4.0
+"""Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
 """Of the logarithm of the odds that a draft token is accepted: from 0.3 to 0.88 in 95 of 100 cases."""
 _MOST_ERROR: Final = 1.9
@@ -48,6 +46,29 @@ class Residual(NamedTuple):
     metric: Metric
     measured: float
     fitted: float
+
+
+class Told(NamedTuple):
+    """A value that is told of a point, and what the logarithm of its speed hangs on."""
+
+    value: float
+    slope: Floats
+    """The factors' logarithms."""
+    place: Place
+    weights: Floats
+    """The logarithms of what was measured."""
+
+
+def combined(told: Mapping[float, Told]) -> Combined:
+    """A sum of logarithms, by how many times each counts."""
+    times, some = np.array(list(told), np.float64), list(told.values())
+    slope, weights = times @ np.stack([one.slope for one in some]), times @ np.stack([one.weights for one in some])
+    return Combined(times, tuple(one.place for one in some), slope, weights)
+
+
+def _sign(metric: Metric) -> int:
+    """Of its logarithm in that of speed."""
+    return -1 if metric.endswith("_ms") else 1
 
 
 class Forecast(NamedTuple):
@@ -70,10 +91,18 @@ class Calibration:
     covariance: Floats
     """Of the logarithms."""
     noise: float
-    """What measurements are off by, and the model: a share."""
+    """What measurements are off by, each by itself: a share."""
     residuals: tuple[Residual, ...]
     loops: Mapping[int, Loop]
     """By the line of their point."""
+    left: Left
+    """What the factors do not explain, and what follows of it at other loads."""
+    slopes: Floats
+    """Of the logarithms of fitted values, by the factors' logarithms: [values, names]."""
+    scale: float
+    """Variance of what is left, in units of what is assumed of it; 1 at least."""
+    evidence: float
+    """Logarithm of how probable what was measured is with this base, but for what is the same for all: Laplace's."""
 
     @property
     def factors(self) -> dict[str, float]:
@@ -105,26 +134,33 @@ class Calibration:
 
     def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
         """What a measurement at a point would come to, its own noise included."""
-        loop, slope = self.loops[point.line], self.gradient(point, metric)
-        value = loop.value(metric, self.factors, self.base.profile.gpus)
-        far = DOUBLING * self.doublings(point)
-        deviation = float(np.sqrt(slope @ self.covariance @ slope + self.noise**2 + far**2))
-        return Forecast(value, value * np.exp(-1.96 * deviation), value * np.exp(1.96 * deviation))
+        told = self.told(point, metric)
+        deviation = 1.96 * self.deviation(combined({1.0: told}), noise=1)
+        return Forecast(told.value, told.value * np.exp(-deviation), told.value * np.exp(deviation))
 
-    def speed(self, point: MeasuredPoint) -> tuple[float, Floats]:
-        """(how fast answers come, gradient of its logarithm): tokens a second; in an open loop, which has as many tokens a
-        second however they are made, one over what each takes."""
+    def told(self, point: MeasuredPoint, metric: Metric) -> Told:
+        """What a point comes to without noise: by the profile, and by what near rows have left of it."""
+        loop, sign = self.loops[point.line], _sign(metric)
+        place = place_of(point, loop)
+        weights = self.left.weights(place)
+        value = loop.value(metric, self.factors, self.base.profile.gpus) * float(np.exp(sign * self.left.at(place)))
+        return Told(value, sign * self.gradient(point, metric) - weights @ self.slopes, place, weights)
+
+    def speed(self, point: MeasuredPoint) -> Told:
+        """How fast answers come: tokens a second; in an open loop, which has as many tokens a second however they are made,
+        one over what each takes."""
         if point.load.users is not None:
-            metric: Metric = "output_tok_s"
-            return self.loops[point.line].value(metric, self.factors, self.base.profile.gpus), self.gradient(point, metric)
-        each_ms = self.loops[point.line].value("tpot_mean_ms", self.factors, self.base.profile.gpus)
-        return 1e3 / each_ms, -self.gradient(point, "tpot_mean_ms")
+            return self.told(point, "output_tok_s")
+        each = self.told(point, "tpot_mean_ms")
+        return each._replace(value=1e3 / each.value)
 
-    def doublings(self, point: MeasuredPoint) -> float:
-        """Doublings of the requests that run between a point and the nearest that was given of what drafts there."""
-        here = self.loops[point.line].running(self.factors)
-        near = [self.loops[r.point.line].running(self.factors) for r in self.residuals if r.point.what == point.what]
-        return min((abs(float(np.log2(here / there))) for there in near), default=_NOTHING_NEAR)
+    def covariance_of(self, one: Combined, other: Combined) -> float:
+        """Of the logarithms of two sums, noise left out."""
+        return float(one.slope @ self.covariance @ other.slope + self.scale * self.left.covariance_of(one, other))
+
+    def deviation(self, one: Combined, noise: int) -> float:
+        """Standard deviation of a sum, with the noise of so many measurements."""
+        return float(np.sqrt(max(self.covariance_of(one, one), 0.0) + noise * self.scale * LEAST_NOISE**2))
 
     def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
@@ -141,39 +177,54 @@ class Calibration:
         ]  # fmt: skip
 
 
+Advance = Callable[[int, int], None]
+
+
 def calibrate(
-    points: Sequence[MeasuredPoint], base: Base, advance: Callable[[int, int], None] = lambda done, total: None
-) -> Calibration:
-    """Fit the base's factors to the given ones among points. All are simulated, so that the others can be predicted.
+    points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+) -> tuple[Calibration, ...]:
+    """Fit the factors of each base to the given ones among points. All are simulated, so that the others can be predicted.
 
     Raises InputError where nothing is given, or a drafter's acceptance or time is not known.
     """
-    given = [point for point in points if point.given]
-    if not given:
+    if not any(point.given for point in points):
         raise InputError("no row is given: nothing to fit to")
-    loops: dict[int, Loop] = {}
+    loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
-        loops[point.line] = loop_of(point, base)
+        kept: Kept = {}
+        for own, base in zip(loops, bases, strict=True):
+            own[point.line] = loop_of(point, base, kept)
     advance(len(points), len(points))
+    return tuple(_calibrated(points, base, own) for base, own in zip(bases, loops, strict=True))
+
+
+def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int, Loop]) -> Calibration:
+    """Raises InputError where nothing comes close."""
+    given = [point for point in points if point.given]
     unknown = dict.fromkeys(acceptance_of(loop.kind) for loop in loops.values() if isinstance(loop, Unsure))
     names, gpus = (*base.terms, *unknown), base.profile.gpus
     wanted = [(point, metric, value) for point in given for metric, value in point.values.items()]
     spreads = np.array([_prior(base, name) for name in names])
+    told_speeds = np.array([_sign(metric) * np.log(value) for _, metric, value in wanted])
 
     def misses(z: Floats) -> Floats:
         factors = _factors(names, z)
-        return np.array([_log(loops[p.line], metric, factors, gpus) - np.log(value) for p, metric, value in wanted])
+        fitted = [_sign(metric) * _log(loops[p.line], metric, factors, gpus) for p, metric, _ in wanted]
+        return np.asarray(np.array(fitted) - told_speeds, np.float64)
 
-    z, noise = np.zeros(len(names)), LEAST_NOISE
+    places = [place_of(point, loops[point.line]) for point, _, _ in wanted]
+    white = np.linalg.inv(np.linalg.cholesky(scatter(places, LEAST_NOISE)))
+    z, scale = np.zeros(len(names)), 1.0
     for _ in range(3):
-        z = _mode(misses, spreads, noise, z)
+        z = _mode(misses, white / scale**0.5, spreads, z)
         slopes = _gradient(misses, z)
-        precision = slopes.T @ slopes / noise**2 + np.diag(spreads**-2)
-        covariance = np.asarray(np.linalg.inv(precision), np.float64)
-        used = float(np.trace(slopes @ covariance @ slopes.T)) / noise**2  # as many measurements as the factors take up
-        left = float((misses(z) ** 2).sum())
-        noise = max(LEAST_NOISE, float(np.sqrt(left / max(len(wanted) - used, 1.0))))
+        told = (white @ slopes).T @ (white @ slopes) / scale
+        covariance = np.asarray(np.linalg.inv(told + np.diag(spreads**-2)), np.float64)
+        used = float(np.trace(told @ covariance))  # as many measurements as the factors take up
+        left = float(((white @ misses(z)) ** 2).sum())
+        scale = max(1.0, (left + _AS_ASSUMED) / (max(len(wanted) - used, 0.0) + _AS_ASSUMED))
+    noise = float(np.sqrt(np.mean(misses(z) ** 2)))
     factors = _factors(names, z)
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
     if noise > _CLOSE:
@@ -182,7 +233,15 @@ def calibrate(
             f"line {worst.point.line}: {worst.metric} {worst.measured:,.4g} is far from anything that {base.profile.name} "
             f"comes to ({worst.fitted:,.4g} at the closest): are unit, GPUs, model and device those?"
         )
-    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops)
+    rest = Left.of(places, -misses(z), LEAST_NOISE)
+    told = np.linalg.slogdet(np.eye(len(z)) + told * np.outer(spreads, spreads))[1]
+    evidence = -0.5 * float(((white @ misses(z)) ** 2).sum() / scale + ((z / spreads) ** 2).sum() + told)
+    evidence -= 0.5 * len(wanted) * float(np.log(scale))
+    return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, rest, slopes, scale, evidence)
+
+
+def place_of(point: MeasuredPoint, loop: Loop) -> Place:
+    return Place(float(np.log2(loop.running(dict.fromkeys(TERMS, 1.0)))), point.what)
 
 
 def _prior(base: Base, name: str) -> float:
@@ -190,10 +249,10 @@ def _prior(base: Base, name: str) -> float:
     return base.spread(name) if name in TERMS else _ACCEPTED_SPREAD  # type: ignore[arg-type]
 
 
-def _mode(misses: Callable[[Floats], Floats], spreads: Floats, noise: float, start: Floats) -> Floats:
+def _mode(misses: Callable[[Floats], Floats], white: Floats, spreads: Floats, start: Floats) -> Floats:
     from scipy.optimize import least_squares
 
-    found = least_squares(lambda z: np.concatenate([misses(z) / noise, z / spreads]), start, x_scale=spreads)
+    found = least_squares(lambda z: np.concatenate([white @ misses(z), z / spreads]), start, x_scale=spreads)
     return np.asarray(found.x, np.float64)
 
 
@@ -229,43 +288,5 @@ def errors_of(found: Calibration) -> Errors:
         return np.log([parts.target_s + parts.attention_s, max(parts.draft_s, 1e-12), max(parts.overhead_s, 1e-12)])
 
     slopes = _gradient(log_parts, found.log_factors)
-    verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2)
+    verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2 + ALL**2)
     return Errors(min(float(verify), _MOST_ERROR), min(float(draft), _MOST_ERROR), min(float(host), _MOST_ERROR))
-
-
-# --- what to measure next -------------------------------------------------------------------------------------------------
-
-
-class Suggestion(NamedTuple):
-    """A measurement that would make a decision surer."""
-
-    point: MeasuredPoint
-    before: float
-    """Half of the 95 % interval of the gain over no speculation, averaged over loads: a share."""
-    after: float
-
-
-def next_measurement(found: Calibration, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """Of the points that were not measured, the one whose throughput would narrow most what speculation gains; None without
-    any."""
-    points = [point for point in points if not isinstance(found.loops[point.line], Timed)]
-    plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
-    gains = [
-        found.speed(point)[1] - found.speed(plain[point.traffic])[1]
-        for point in points if point.policy != NO_DRAFTER and point.traffic in plain
-    ]  # fmt: skip
-    unmeasured = [point for point in points if not point.values]
-    if not gains or not unmeasured:
-        return None
-
-    def half(covariance: Floats) -> float:
-        return float(np.mean([1.96 * np.sqrt(gain @ covariance @ gain) for gain in gains]))
-
-    best: Suggestion | None = None
-    for point in unmeasured:
-        slope = found.speed(point)[1]
-        moved = found.covariance @ slope
-        after = half(found.covariance - np.outer(moved, moved) / (found.noise**2 + slope @ moved))
-        if best is None or after < best.after:
-            best = Suggestion(point, half(found.covariance), after)
-    return best

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.calibration import DOUBLING, Calibration, Forecast
-from harness.hardware.loops import Timed
+from harness.hardware.calibration import Forecast
 from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.posterior import Posterior
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER
 
@@ -62,7 +62,7 @@ class Crossover(NamedTuple):
     """Loads at which its gain may be a loss, or its loss a gain."""
 
 
-def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Predicted]:
+def predictions(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Predicted]:
     """All values of the rows that are to be predicted."""
     return [
         Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
@@ -71,34 +71,24 @@ def predictions(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Pre
     ]  # fmt: skip
 
 
-def winners(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Best]:
+def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
     """By load, where there is something to choose from."""
     best = []
     for here in _comparable(found, points):
-        values = {point.line: found.speed(point)[0] for point in here}
+        values = {point.line: found.speed(point) for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
         told = [_measured(found, point) for point in here]
         chosen = _measured(found, first)
         regret = None if None in told or chosen is None else 1 - chosen / max(value for value in told if value is not None)
-        gain = None if plain in (None, first) or plain is None else _gain(found, first, plain)
+        gain = None if plain in (None, first) or plain is None else found.gain(first, plain)
         before = None if plain is None else _measured(found, plain)
         measured = None if gain is None or chosen is None or before is None else chosen / before - 1
         best.append(Best(here[0].load.label, first.what, gain, measured, regret))
     return best
 
 
-def _gain(found: Calibration, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
-    """What one gives more than the other; what moves both alike cancels, the noise of two measurements does not."""
-    (speed, its), (before, other) = found.speed(one), found.speed(plain)
-    slope, ratio = its - other, speed / before
-    far = DOUBLING * np.hypot(found.doublings(one), found.doublings(plain))
-    deviation = float(np.sqrt(slope @ found.covariance @ slope + 2 * found.noise**2 + far**2))
-    ends = (float(ratio * np.exp(sign * 1.96 * deviation)) - 1 for sign in (-1, 1))
-    return Forecast(ratio - 1, *ends)
-
-
-def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Crossover]:
+def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crossover]:
     """Of every way to draft that is among the rows beside no speculation, at two loads or more of the same traffic else."""
     crossed = []
     pairs: dict[tuple[object, ...], dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
@@ -108,10 +98,10 @@ def crossovers(found: Calibration, points: Sequence[MeasuredPoint]) -> list[Cros
             if plain is not None and point is not plain and isinstance(point.load, Users):
                 pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
     for at in (loads for loads in pairs.values() if len(loads) > 1):
-        predicted = {u: found.speed(one)[0] / found.speed(none)[0] for u, (one, none) in at.items()}
+        gains = {u: found.gain(one, none) for u, (one, none) in at.items()}
+        predicted = {u: 1 + gains[u].value for u in at}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
-        gains = {u: _gain(found, one, none) for u, (one, none) in at.items()}
         doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)
         own = _crossing(measured) if len(measured) == len(predicted) else None
         crossed.append(Crossover(next(iter(at.values()))[0].what, _crossing(predicted), own, doubtful))
@@ -131,21 +121,21 @@ def _crossing(gains: dict[int, float]) -> float | None:
     return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
 
 
-def _comparable(found: Calibration, points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
+def _comparable(found: Posterior, points: Sequence[MeasuredPoint]) -> list[list[MeasuredPoint]]:
     """Rows that differ in what drafts alone, one of each, where there is something to choose from; by load.
 
     A step that was timed is none: how long it takes does not say how many tokens come of it.
     """
     groups: dict[object, dict[str, MeasuredPoint]] = {}
     for point in points:
-        if isinstance(found.loops[point.line], Timed):
+        if found.timed(point):
             continue
         groups.setdefault(point.traffic, {}).setdefault(point.what, point)
     some = [list(group.values()) for group in groups.values() if len(group) > 1]
     return sorted(some, key=lambda here: here[0].load.users or 0)
 
 
-def _measured(found: Calibration, point: MeasuredPoint) -> float | None:
+def _measured(found: Posterior, point: MeasuredPoint) -> float | None:
     """As `Calibration.speed`: tokens a second of all GPUs as far as it was measured, else how fast a token comes."""
     values = point.values
     each_ms = values.get("tpot_mean_ms", values.get("tpot_ms"))
@@ -154,5 +144,5 @@ def _measured(found: Calibration, point: MeasuredPoint) -> float | None:
     if "output_tok_s" in values:
         return values["output_tok_s"]
     if "output_tok_s_per_gpu" in values:
-        return values["output_tok_s_per_gpu"] * found.base.profile.gpus
+        return values["output_tok_s_per_gpu"] * found.best.base.profile.gpus
     return None if each_ms is None else 1e3 * point.load.users / each_ms

@@ -7,26 +7,26 @@ long their tokens take.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.steps import Steps, Walk, stepped
 from harness.hardware.terms import TERMS, Base, Factors, TermName, launched, part_of
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
-from simulator.hardware.cost import Longest, StepLoad
+from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.hardware.profile import Profile
 from simulator.load import Arrivals, Users
 from simulator.plain import capacity_of, cost_of
 from simulator.policies import NO_DRAFTER
-from simulator.requests import CHUNK
 from simulator.setup import EngineLimits
-from simulator.simulation import Prepared, Simulator, prepare
+from simulator.simulation import Prepared, prepare
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +36,9 @@ _ANSWERS: Final = 12
 """Answers that each user of an endless load gets, of which those in the middle count."""
 _FEWEST, _MOST = 200, 3000
 """Requests of an endless load."""
+_WAVES: Final = 64
+"""Requests of each user of a finite client that are simulated at most, where they are more than the fewest: what so many are
+about, more are."""
 _MIDDLE: Final = (0.25, 0.85)
 """Of its requests, by when they finish."""
 _SPREAD: Final = 0.5
@@ -59,13 +62,6 @@ _RESPONSES, _TOKENS = 100, 400
 """Of the traces that requests walk."""
 
 
-class _Walk(NamedTuple):
-    """When requests had their first and their last token, by request."""
-
-    first_s: Floats
-    finish_s: Floats
-
-
 @dataclass(frozen=True, slots=True)
 class Served:
     """A closed loop, served: its times under any factors."""
@@ -74,8 +70,8 @@ class Served:
     tokens: Floats
     """Of each answer."""
     finite: bool
-    parts: Mapping[TermName, _Walk]
-    floors: tuple[_Walk, ...]
+    parts: Mapping[TermName, Walk]
+    floors: tuple[Walk, ...]
     """What launching adds, where it takes each of `_FLOORS_S`; empty where no pass has to be launched."""
     launch_s: float
     """What a factor of 1 on launching stands for."""
@@ -84,19 +80,19 @@ class Served:
         """Requests that run at once."""
         return self.users
 
-    def times(self, factors: Factors) -> _Walk:
+    def times(self, factors: Factors) -> Walk:
         """All requests' times."""
         walks = [(factors[name], walk) for name, walk in self.parts.items()]
         if self.floors:
             walks.append((factors["target"], self._launches(factors)))
-        return _Walk(*(np.sum([factor * walk[i] for factor, walk in walks], 0) for i in range(2)))
+        return Walk(*(np.sum([factor * walk[i] for factor, walk in walks], 0) for i in range(2)))
 
-    def _launches(self, factors: Factors) -> _Walk:
+    def _launches(self, factors: Factors) -> Walk:
         floor_s = min(factors["launch"] * self.launch_s / factors["target"], _FLOORS_S[-1])
         right = min(max(int(np.searchsorted(_FLOORS_S, floor_s)), 1), len(_FLOORS_S) - 1)
         share = (floor_s - _FLOORS_S[right - 1]) / (_FLOORS_S[right] - _FLOORS_S[right - 1])
         low, high = self.floors[right - 1], self.floors[right]
-        return _Walk(*(below + share * (above - below) for below, above in zip(low, high, strict=True)))
+        return Walk(*(below + share * (above - below) for below, above in zip(low, high, strict=True)))
 
     def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
         """What would be measured."""
@@ -206,50 +202,46 @@ class Timed:
         return 1e3 * sum(factors[name] * seconds for name, seconds in self.seconds.items())
 
 
-def serve(point: MeasuredPoint, base: Base, seed: int = 0) -> Served:
-    """A point's closed loop, simulated for every term."""
+Kept = dict[object, Steps]
+"""Loops that were simulated, by what they depend on: bases that differ in what they capture share them."""
+
+
+def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int = 0) -> Served:
+    """A point's closed loop, simulated once, and what every term makes of it."""
     assert isinstance(point.load, Users), point
     rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
     recorded = recorded_of(point)
     step_tokens = max(base.step_tokens, users * (recorded.trace.gamma + 1) + _BESIDE)
     asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
 
+    def cost(profile: Profile) -> StepCost:
+        return cost_of(profile, point.policy, recorded.trace, users, step_tokens)
+
     room = capacity_of(base.profile, point.policy, recorded.trace)
-
-    def walk(profile: Profile) -> _Walk:
-        cost = cost_of(profile, point.policy, recorded.trace, users, step_tokens)
-        believed = cost_of(base.profile, point.policy, recorded.trace, users, step_tokens)
-        rows = list[Records]()
-        simulator = Simulator(
-            recorded, point.policy.bind(believed), cost, limits, room, _in_chunks(asked),
-            users=users, seed=seed, on_rows=lambda some: rows.append(some.copy()),
-        )  # fmt: skip
-        simulator.run_until(np.inf)
-        simulator.flush()
-        done = np.concatenate(rows)
-        by_request = np.argsort(done["request"])
-        return _Walk(done["first_s"][by_request], done["finish_s"][by_request])
-
+    kept, key = {} if kept is None else kept, (point.line, point.load, point.averages, step_tokens, room)
+    if key not in kept:
+        kept[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
+    steps = kept[key]
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
-    floors = tuple(walk(launched(base, floor_s)) for floor_s in _FLOORS_S) if base.launch_s else ()
-    parts = {name: walk(part_of(base, name)) for name in names}
+    floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
+    parts = {name: steps.walk(cost(part_of(base, name))) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
     return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"])
 
 
-def opened(point: MeasuredPoint, base: Base) -> Open:
+def opened(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Open:
     """A point's arrivals, by closed loops of 1, 2, 4, … users, as many as leave room for the profile to be wrong."""
     assert isinstance(point.load, Arrivals), point
     ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
-    users, loops = [1], [serve(replace(point, load=Users(1)), base)]
+    users, loops = [1], [serve(replace(point, load=Users(1)), base, kept)]
     rate = point.load.rate_per_s
     while users[-1] < _MOST_USERS:
         answered = loops[-1].value("output_tok_s", ones, 1) / point.output_tokens
         if answered > _ROOM * rate:
             break
         users.append(2 * users[-1])
-        loops.append(serve(replace(point, load=Users(users[-1])), base))
+        loops.append(serve(replace(point, load=Users(users[-1])), base, kept))
     return Open(rate, point.output_tokens, tuple(users), tuple(loops))
 
 
@@ -288,7 +280,10 @@ def texts_of(averages: Averages) -> list[Averages]:
 
 def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator) -> Records:
     assert isinstance(point.load, Users)
-    count = point.requests or min(max(_ANSWERS * point.load.users, _FEWEST), max(_MOST, 4 * point.load.users))
+    users = point.load.users
+    count = point.requests or min(max(_ANSWERS * users, _FEWEST), max(_MOST, 4 * users))
+    if count > max(_WAVES * users, _FEWEST) and point.requests:
+        count = max(_WAVES * users, _FEWEST) // users * users + count % users
     asked = np.zeros(count, REQUEST)
     # Texts and lengths are spread evenly over every few requests: the middle of a load is as the whole of it.
     asked["response"] = _evenly(len(recorded.trace.responses), count, rng)
@@ -310,12 +305,6 @@ def _evenly(many: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.i
     return (stratum * (many // strata) + rng.integers(many // strata, size=count)).astype(np.int64)
 
 
-def _in_chunks(asked: Records) -> Iterator[Records]:
-    """As many at a time as a simulation takes."""
-    for begin in range(0, len(asked), CHUNK):
-        yield asked[begin : begin + CHUNK]
-
-
 def timed(point: MeasuredPoint, base: Base) -> Timed:
     """A point's step, by term; launching is left out, for engines time captured sizes."""
     assert isinstance(point.load, Users), point
@@ -333,20 +322,21 @@ def timed(point: MeasuredPoint, base: Base) -> Timed:
 Loop = Served | Open | Unsure | Timed
 
 
-def loop_of(point: MeasuredPoint, base: Base) -> Loop:
+def loop_of(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Loop:
     """A point, simulated. Raises InputError, naming its line, where the base does not know what it needs."""
     try:
         if set(point.values) == {"step_ms"}:
             return timed(point, base)
         if point.gamma and point.averages is None:
-            return Unsure(point.kind, tuple(_steady(replace(point, averages=at), base) for at in _averages(point.gamma)))
-        return _steady(point, base)
+            some = (replace(point, averages=at) for at in _averages(point.gamma))
+            return Unsure(point.kind, tuple(_steady(one, base, kept) for one in some))
+        return _steady(point, base, kept)
     except InputError as error:
         raise InputError(f"line {point.line}: {error}") from None
 
 
-def _steady(point: MeasuredPoint, base: Base) -> Served | Open:
-    return opened(point, base) if isinstance(point.load, Arrivals) else serve(point, base)
+def _steady(point: MeasuredPoint, base: Base, kept: Kept | None) -> Served | Open:
+    return opened(point, base, kept) if isinstance(point.load, Arrivals) else serve(point, base, kept)
 
 
 def _averages(gamma: int) -> list[Averages]:

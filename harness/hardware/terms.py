@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from simulator.hardware.graphs import captured_sizes, capturing
+from simulator.hardware.graphs import CAPTURED, captured_sizes, capturing
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
 from simulator.setup import EngineLimits
@@ -25,6 +25,7 @@ TermName = Literal[
     "target",
     "growth",
     "token",
+    "root",
     "context",
     "draft",
     "draft_pass",
@@ -59,11 +60,14 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "eager_token": Term("more for each decoding token, outside of captured sizes", 0.8),
     "prompt": Term("more for a prompt in a pass, inside of captured sizes", 1.2),
     "variety": Term("more for different texts in a pass", 0.8),
+    "root": Term("more for different tokens of a pass, by the root of their number", 1.2),
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""
 TOKEN_SHARE: Final = 0.1
 """The unit of `token`: this share of what a token costs in large passes of the base."""
+ROOT_SHARE: Final = 0.02
+"""The unit of `root`: this share of a pass of the target over one token, times the root of its tokens."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 EAGER_TOKENS: Final = 5000
@@ -71,15 +75,20 @@ EAGER_TOKENS: Final = 5000
 B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and
 7 drafted tokens take 141 and 156 ms; less launching, 104.5, and some 6 for drafts and the host that is 0.02 ms for each of
 1,536 and of 2,048 tokens."""
-PROMPT_SHARE: Final = 0.25
+PROMPT_SHARE: Final = 0.1
 """The unit of `prompt`, where the base does not say: this share of launching, for what of a step with a prompt engines do
 not capture. Assumed."""
 VARIETY_SHARE: Final = 0.1
 """The unit of `variety`: this share of a pass of the target over one token."""
+CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.45, 1024: 0.15, 2048: 0.1, 16384: 0.3}
+"""Largest captured sizes, where nobody says, and how probable each is: vLLM's default; what people set for long drafts; and
+all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM). Assumed."""
 _TIMED_SPREAD: Final = 0.25
 """Of launching, where the base has it: as of its other passes."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
+_ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))
+"""Knots of a root, to 16,384 tokens."""
 
 
 _NOTHING_S: Final = 1e-15
@@ -117,11 +126,21 @@ class Base:
             made = replace(profile, captured_tokens=sizes, eager=profile.verify, launches=None)
             return cls(made, launch_s, PROMPT_SHARE * launch_s, step_tokens=step_tokens)
         largest = profile.captured_tokens[-1]
-        prompt_s = float(profile.eager.at([1])[0] - profile.verify.at([1])[0])
+        known = profile.eager.counts[0] <= largest  # else nothing inside of captured sizes is known but for a held value
+        prompt_s = float(profile.eager.at([1])[0] - profile.verify.at([1])[0]) if known else 0.0
         outside_s, inside_s = float(profile.eager.at([largest + 1])[0]), float(profile.verify.at([largest])[0])
         launch_s = outside_s if outside_s > inside_s else 0.0
         made = replace(profile, eager=_unlaunched(profile, largest))
         return cls(made, launch_s, max(prompt_s, 0.0) or PROMPT_SHARE * launch_s, launch_s > 0, step_tokens)
+
+    @classmethod
+    def several(
+        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens
+    ) -> tuple[Base, ...]:
+        """One for each largest captured size that an engine may have: what is known, or all of `CAPTURED_SIZES`."""
+        if captured is None and profile.launches is not None:
+            return tuple(cls.of(profile, size, step_tokens) for size in CAPTURED_SIZES)
+        return (cls.of(profile, captured or CAPTURED, step_tokens),)
 
     @property
     def captured(self) -> int:
@@ -141,6 +160,7 @@ class Base:
             "step": max(profile.overhead_s, LEAST_STEP_S),
             "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
             "token": TOKEN_SHARE * slope,
+            "root": ROOT_SHARE * float(profile.verify.at([1])[0]),
             "draft_pass": DRAFT_PASS_S,
             "launch": self.launch_s,
             "prompt": self.prompt_s,
@@ -181,6 +201,9 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "token":
             line = Curve((1, _LARGE), (units["token"], _LARGE * units["token"]))
             return replace(none, verify=line, eager=line)
+        case "root":
+            root = Curve(_ROOTS, tuple(float(units["root"] * n**0.5) for n in _ROOTS))
+            return replace(none, verify=root, eager=root)
         case "context":
             return replace(
                 none, context_s_per_token=profile.context_s_per_token, prefill_s_per_pair=profile.prefill_s_per_pair,

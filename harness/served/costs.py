@@ -293,7 +293,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     base = Base.of(profile, CAPTURED)
     points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
     try:
-        found = calibrate(points, base)
+        [found] = calibrate(points, [base])
     except InputError:
         raise _unlike(profile, bins) from None
     rng = np.random.default_rng([seed, 25])

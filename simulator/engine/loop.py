@@ -135,6 +135,8 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     parts = step_parts(cost, load, k, verified, Longest(longest, longest_context))
     step_s = total_s(parts)
 
+    if state.control[0].logged < len(state.log):
+        _log(state, load, k, verified, longest, longest_context)
     totals.steps += 1
     totals.outside += 0 < cost.captured < prefill_tokens + n + verified
     totals.request_steps += n
@@ -148,6 +150,18 @@ def _step(state, tables, limits, rule, cost, r):  # type: ignore[no-untyped-def]
     replica.in_system_area_s += (replica.running + replica.waiting) * step_s
     replica.clock_s += step_s
     _commit(state, tables, limits, rule, r, n)
+
+
+@part
+def _log(state, load, drafted, verified, longest, longest_context):  # type: ignore[no-untyped-def]
+    """Write down what a step holds."""
+    held = state.log[state.control[0].logged]
+    state.control[0].logged += 1
+    held.decoding, held.prefilling, held.finishing_prefill = load.decoding, load.prefilling, load.finishing_prefill
+    held.prefill_tokens, held.prefill_pairs, held.context_tokens = (
+        load.prefill_tokens, load.prefill_pairs, load.context_tokens
+    )  # fmt: skip
+    held.drafted, held.verified, held.longest, held.longest_context = drafted, verified, longest, longest_context
 
 
 @inlined

@@ -69,10 +69,22 @@ TOTALS = np.dtype(
 `emitted` those of prefills too; the areas are integrals over time of KV tokens, decoding requests and requests in the
 system. `hit_tokens` of prompts were found in the prefix cache."""
 CONTROL = np.dtype(
-    [("next", "i8"), ("filled", "i8"), ("last", "i8"), ("due", "i8"), ("free", "i8"), ("rows", "i8"), ("turn", "i8")],
+    [
+        ("next", "i8"), ("filled", "i8"), ("last", "i8"), ("due", "i8"), ("free", "i8"), ("rows", "i8"), ("turn", "i8"),
+        ("logged", "i8"),
+    ],
     align=True,
-)
+)  # fmt: skip
 """Cursors: next request of the chunk, requests in it, whether it is the last chunk; sizes of the heaps and buffers."""
+LOGGED = np.dtype(
+    [
+        ("decoding", "i8"), ("prefilling", "i8"), ("finishing_prefill", "i8"), ("prefill_tokens", "i8"),
+        ("prefill_pairs", "i8"), ("context_tokens", "i8"), ("drafted", "i8"), ("verified", "i8"), ("longest", "i8"),
+        ("longest_context", "i8"),
+    ],
+    align=True,
+)  # fmt: skip
+"""What a step held: `StepLoad`, tokens drafted for each and verified of all, and `Longest`."""
 
 
 LEAST, GROWTH, BINS = 1e-6, math.log(1.01), 2777
@@ -164,6 +176,8 @@ class State(NamedTuple):
     bursts: Ints
     """How often a user waited so long between two bursts of tokens, by `bin_of` seconds, [BINS]."""
     control: Records
+    log: Records
+    """What steps held, one of `LOGGED` each, until it is full."""
     memory: Memory
     cache: Cache
     paid: Floats
@@ -172,16 +186,18 @@ class State(NamedTuple):
 
 
 def new_state(
-    limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int, blocks: PrefixBlocks | None = None
-) -> State:
-    """An empty system; `users` is 0 in an open loop. Raises InputError for more users than memory holds."""
+    limits: Limits, rule: Rule, replicas: int, users: int, chunk: int, rows: int, blocks: PrefixBlocks | None = None,
+    logged: int = 0,
+) -> State:  # fmt: skip
+    """An empty system that logs so many steps; `users` is 0 in an open loop. Raises InputError for more users than memory
+    holds."""
     jobs = jobs_of(users)
     check_memory(jobs, f"{counted(users, 'user')}")
     state = State(
         np.zeros(jobs, JOB), np.arange(jobs), np.zeros(replicas, REPLICA),
         np.zeros((replicas, limits.requests), np.int64), np.zeros(limits.requests, np.int64), np.zeros(max(users, 1)),
         np.zeros(chunk, REQUEST), np.zeros(rows, ROW), np.zeros(1, TOTALS), np.zeros(BINS, np.int64),
-        np.zeros(1, CONTROL),
+        np.zeros(1, CONTROL), np.zeros(logged, LOGGED),
         _memory(jobs, limits.gamma, rule), _cache(replicas, blocks), np.zeros((replicas, limits.requests + 1, 2)),
         scratch(limits.requests, limits.gamma),
     )  # fmt: skip

@@ -223,6 +223,9 @@ class Assumptions:
     """Passes over 32-bit logits: temperature, maximum, sum, normalise, draw, compare."""
     overhead_s: float = 0.5e-3
     """Host work of a step that is not hidden behind the GPU."""
+    routing_shape: float = 0.7
+    """How evenly experts are chosen: popularities are gamma distributed with this shape, 1 for exponential ones. Even ones
+    load nearly all experts at tens of tokens, which V4-Flash's passes on four B300 do not show."""
     mixture_share_per_token: float = 1 / 1024
     """What each further token adds to a mixture's pass, of one over a single token, beside arithmetic and weights: routing,
     small matrices, uneven experts. Set on DeepSeek-V4-Flash on four B300 (20.6 ms at 1,024 tokens) alone."""
@@ -279,7 +282,8 @@ class Machine:
             self.matmul(model.dense_format, p * tokens, p) for p in (attention.projection_parameters, model.mlp_parameters)
         )
         used = model.active_experts * model.expert_parameters * tokens
-        loaded = experts_loaded(model.experts, model.active_experts, tokens) * model.expert_parameters
+        loaded = experts_loaded(model.experts, model.active_experts, tokens, self.given.routing_shape)
+        loaded = loaded * model.expert_parameters
         experts = self.matmul(model.expert_format, used, loaded)
         launches = model.kernels_per_layer * self.given.kernel_s
         return attention.layers * (dense + experts + launches + 2 * self.all_reduce(model.width, tokens))
@@ -300,10 +304,19 @@ class Machine:
         )
 
 
-def experts_loaded(experts: int, active: int, tokens: npt.ArrayLike) -> Seconds:
-    """E·(1 − (1 − k/E)^B): the experts of a layer that at least one of B tokens is sent to, routed evenly and apart."""
+def experts_loaded(experts: int, active: int, tokens: npt.ArrayLike, shape: float | None = None) -> Seconds:
+    """The experts of a layer that at least one of B tokens is sent to, apart from each other.
+
+    Routed evenly, E·(1 − (1 − k/E)^B). Where experts differ in how often they are chosen, by factors that are gamma
+    distributed with a `shape`, E·(1 − (1 + B·k/(E·shape))^−shape): the mean over them of Poisson numbers of tokens.
+    """
     rows = np.asarray(tokens, np.float64)
-    return experts * (1 - (1 - active / experts) ** rows) if experts else np.zeros_like(rows)
+    if not experts:
+        return np.zeros_like(rows)
+    if shape is None:
+        return np.asarray(experts * (1 - (1 - active / experts) ** rows), np.float64)
+    few = 1 - (1 + active / experts / shape) ** -shape  # one token is sent to k experts, and no more
+    return np.minimum(active / few * (1 - (1 + rows * active / experts / shape) ** -shape), experts)
 
 
 def cache_bytes_per_token(model: Model, context: int) -> float:

@@ -140,6 +140,16 @@ def test_experts_loaded(tokens: int, loaded: float) -> None:
     assert float(experts_loaded(256, 6, tokens)) == pytest.approx(loaded)
 
 
+def test_experts_that_are_chosen_unevenly_fill_up_later() -> None:
+    """Popularities that are gamma distributed: a large shape is even routing, with a small one more tokens are needed."""
+    tokens = np.array([1, 8, 64, 512, 1e6])
+    even, uneven = experts_loaded(256, 6, tokens), experts_loaded(256, 6, tokens, 0.7)
+    assert uneven[0] == pytest.approx(6)
+    assert (uneven[1:4] < even[1:4]).all()
+    assert uneven[-1] == pytest.approx(256)
+    assert experts_loaded(256, 6, tokens[1:4], 1e6) == pytest.approx(even[1:4], rel=0.02)
+
+
 def test_experts_loaded_is_the_mean_of_a_draw() -> None:
     rng = np.random.default_rng(0)
     draws = [np.unique(np.concatenate([rng.choice(64, 4, replace=False) for _ in range(10)])).size for _ in range(2000)]
@@ -148,10 +158,11 @@ def test_experts_loaded_is_the_mean_of_a_draw() -> None:
 
 
 def test_mixture_reads_more_experts_the_more_tokens() -> None:
-    """V4-Flash on 4 B300: from 1 to 2 tokens a layer loads 6 · 250/256 experts of 13.4 MB more, a quarter on each GPU."""
+    """V4-Flash on 4 B300: from 1 to 2 tokens a layer loads so many more experts of 13.4 MB, a quarter on each GPU."""
     model = models()["deepseek-v4-flash"]
     one, two = machine("b300", 4).layers(model, model.attention[0], np.array([1.0, 2.0])) / model.attention[0].layers
-    loads = 6 * (250 / 256) * 3 * 4096 * 2048 * (0.5 + 1 / 32) / (0.8 * 8e12) / 4
+    more = float(experts_loaded(256, 6, 2, machine("b300", 4).given.routing_shape)) - 6
+    loads = more * 3 * 4096 * 2048 * (0.5 + 1 / 32) / (0.8 * 8e12) / 4
     moves = 2 * 2 * (3 / 4) * 4096 * 2 / 900e9
     assert two - one == pytest.approx(loads + moves, rel=1e-6)
 

@@ -1,0 +1,92 @@
+"""How far a profile's form may be off, whatever its factors: smooth over loads, and alike for whatever drafts.
+
+What a fit leaves of a measured value (the logarithm of measured over calibrated) is taken for a draw of a Gaussian process
+over the logarithm of the requests that run: one part is all rows', one all that draft share, one each way to draft has to
+itself. So a row between two given ones is told by what those have left of the profile, and one far from any by the profile
+alone, and is unsure by so much. Sizes are assumed: what tables that others published leave, one set for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+ALL: Final = 0.04
+"""Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
+DRAFTING: Final = 0.12
+"""Of what is off wherever something drafts: acceptance, drafts, wider passes."""
+OWN: Final = 0.06
+"""Of what is off for one way to draft alone."""
+LENGTH: Final = 5.0
+"""Doublings of the load over which its correlation falls to 1/e."""
+
+
+class Place(NamedTuple):
+    """Where a value was measured."""
+
+    doublings: float
+    """log2 of the requests that run."""
+    what: str
+    """What drafts; `none` where nothing does."""
+
+
+def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
+    """Covariances of the logarithms at some places with those at others: [some, others]."""
+    apart = np.array([[a.doublings - b.doublings for b in others] for a in some]).reshape(len(some), len(others))
+    near = np.exp(-np.abs(apart) / LENGTH)
+    both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
+    same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
+    return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)), np.float64)
+
+
+class Combined(NamedTuple):
+    """A sum of logarithms of values that are told of places, and what it hangs on."""
+
+    times: Floats
+    """How often each counts."""
+    places: tuple[Place, ...]
+    slope: Floats
+    """By the factors' logarithms."""
+    weights: Floats
+    """By the logarithms of what was measured."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a fit has left at some places, and what follows elsewhere."""
+
+    places: tuple[Place, ...]
+    covariance: Floats
+    """Of what is measured there about the calibrated profile: what is smooth, and noise."""
+    pull: Floats
+    """By place, how much it moves what is told of others: C⁻¹ · log(measured / fitted)."""
+
+    @classmethod
+    def of(cls, places: Sequence[Place], left: Floats, noise: float) -> Left:
+        """`left` are logarithms of measured over fitted values."""
+        covariance = scatter(places, noise)
+        return cls(tuple(places), covariance, np.asarray(np.linalg.solve(covariance, left), np.float64))
+
+    def weights(self, place: Place) -> Floats:
+        """How much each of the places tells of another."""
+        return np.asarray(np.linalg.solve(self.covariance, shared(self.places, [place])[:, 0]), np.float64)
+
+    def at(self, place: Place) -> float:
+        """What is left there, as a logarithm."""
+        return float(shared([place], self.places)[0] @ self.pull)
+
+    def covariance_of(self, one: Combined, other: Combined) -> float:
+        """Of what is left in two sums."""
+        return float(
+            one.times @ shared(one.places, other.places) @ other.times - one.weights @ self.covariance @ other.weights
+        )
+
+
+def scatter(places: Sequence[Place], noise: float) -> Floats:
+    """Covariance of what is measured at places about the profile."""
+    return np.asarray(shared(places, places) + noise**2 * np.eye(len(places)), np.float64)

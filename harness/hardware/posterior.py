@@ -1,0 +1,135 @@
+"""All that is believed after a fit: calibrations under every largest captured size that may be the engine's.
+
+Where nobody says up to which size an engine captures its passes, that is one more unknown: it has few values, each a base of
+its own, and what is told is their mean, each weighing as much as it is believed before, times how well it explains what was
+measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from harness.hardware.calibration import LEAST_NOISE, Advance, Calibration, Forecast, Told, calibrate, combined
+from harness.hardware.discrepancy import Combined
+from harness.hardware.loops import Floats, Timed
+from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.terms import CAPTURED_SIZES, Base
+from simulator.policies import NO_DRAFTER
+
+_Z: Final = 1.96
+"""Standard deviations to either end of 95 %."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Calibrations, and how probable each is."""
+
+    members: tuple[Calibration, ...]
+    weights: Floats
+
+    @classmethod
+    def of(
+        cls, points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+    ) -> Posterior:
+        """Fit all bases; see `calibrate`."""
+        found = calibrate(points, bases, advance)
+        before = np.log([CAPTURED_SIZES.get(base.captured, 1.0) for base in bases])
+        after = before + np.array([one.evidence for one in found])
+        weights = np.exp(after - after.max())
+        return cls(found, np.asarray(weights / weights.sum(), np.float64))
+
+    @cached_property
+    def best(self) -> Calibration:
+        """The most probable one."""
+        return self.members[int(self.weights.argmax())]
+
+    def timed(self, point: MeasuredPoint) -> bool:
+        """Whether a point is a step that was timed."""
+        return isinstance(self.best.loops[point.line], Timed)
+
+    def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
+        """What a measurement at a point would come to, its own noise included."""
+        told = [one.told(point, metric) for one in self.members]
+        value = float(np.exp(self.weights @ np.log([one.value for one in told])))
+        deviation = _Z * self._deviation([[(1.0, one)] for one in told], noise=1)
+        return Forecast(value, value * np.exp(-deviation), value * np.exp(deviation))
+
+    def speed(self, point: MeasuredPoint) -> float:
+        """See `Calibration.speed`."""
+        return float(np.exp(self.weights @ np.log([one.speed(point).value for one in self.members])))
+
+    def gain(self, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
+        """What one gives more than the other: what moves both alike cancels, the noise of two measurements does not."""
+        told = [[(1.0, own.speed(one)), (-1.0, own.speed(plain))] for own in self.members]
+        ratio = float(np.exp(self.weights @ [_log(pair) for pair in told]))
+        deviation = _Z * self._deviation(told, noise=2)
+        return Forecast(ratio - 1, ratio * np.exp(-deviation) - 1, ratio * np.exp(deviation) - 1)
+
+    def _deviation(self, told: Sequence[Sequence[tuple[float, Told]]], noise: int) -> float:
+        sums = [combined(dict(own)) for own in told]
+        logs = np.array([_log(own) for own in told])
+        within = [own.deviation(one, noise) ** 2 for own, one in zip(self.members, sums, strict=True)]
+        return float(np.sqrt(self.weights @ (np.array(within) + (logs - self.weights @ logs) ** 2)))
+
+
+def _log(told: Sequence[tuple[float, Told]]) -> float:
+    return float(sum(times * np.log(one.value) for times, one in told))
+
+
+class Suggestion(NamedTuple):
+    """A measurement that would make a decision surer."""
+
+    point: MeasuredPoint
+    before: float
+    """Half of the 95 % interval of the gain over no speculation, averaged over loads: a share."""
+    after: float
+
+
+def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Suggestion | None:
+    """Of the points that were not measured, the one whose throughput would narrow most what speculation gains; None without
+    any."""
+    points = [point for point in points if not found.timed(point)]
+    plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
+    pairs = [(point, plain[point.traffic]) for point in points if point.policy != NO_DRAFTER and point.traffic in plain]
+    unmeasured = [point for point in points if not point.values]
+    if not pairs or not unmeasured:
+        return None
+    gains = [[_Sum.of([(1.0, own.speed(a)), (-1.0, own.speed(b))]) for own in found.members] for a, b in pairs]
+    variances = np.array([_covariance(found, gain, gain) for gain in gains])
+
+    def half(variances: Floats) -> float:
+        return float(np.mean(_Z * np.sqrt(np.maximum(variances, 0.0))))
+
+    best: Suggestion | None = None
+    for point in unmeasured:
+        seen = [_Sum.of([(1.0, own.speed(point))]) for own in found.members]
+        moved = np.array([_covariance(found, gain, seen) for gain in gains])
+        own = _covariance(found, seen, seen) + found.best.scale * LEAST_NOISE**2
+        after = half(variances - moved**2 / own)
+        if best is None or after < best.after:
+            best = Suggestion(point, half(variances), after)
+    return best
+
+
+class _Sum(NamedTuple):
+    """A sum of logarithms, by one calibration."""
+
+    log: float
+    hangs_on: Combined
+
+    @classmethod
+    def of(cls, told: Sequence[tuple[float, Told]]) -> _Sum:
+        return cls(_log(told), combined(dict(told)))
+
+
+def _covariance(found: Posterior, one: Sequence[_Sum], other: Sequence[_Sum]) -> float:
+    """Of two sums, noise left out: within calibrations, and between them."""
+    within = [own.covariance_of(a.hangs_on, b.hangs_on) for own, a, b in zip(found.members, one, other, strict=True)]
+    logs, others = np.array([a.log for a in one]), np.array([b.log for b in other])
+    apart = (logs - found.weights @ logs) * (others - found.weights @ others)
+    return float(found.weights @ (np.array(within) + apart))

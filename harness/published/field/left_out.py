@@ -1,0 +1,137 @@
+"""Published tables as `harness predict` has them: the line without speculation and a point or two are given, the rest left out.
+
+One set of defaults for all tables, those of the command: nothing is set for a table but the profile it begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import polars as pl
+
+from harness.hardware.forecast import crossovers, predictions, winners
+from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.posterior import Posterior
+from harness.hardware.terms import Base
+from harness.published.field.page import Decision, Experiment, FieldPoint, field_point, summarised
+from harness.published.paper.fit import Tables
+from simulator.hardware.catalogue import Asked, find_profile
+from simulator.load import Users
+from simulator.policies import NO_DRAFTER, PolicySpec
+
+
+class LeftOut(NamedTuple):
+    """A table of two arms, and what is known beside it."""
+
+    name: str
+    file: str
+    column: str
+    metric: Metric
+    where: pl.Expr
+    arm: str
+    """The one that drafts; the other is `none`."""
+    kind: str
+    gamma: int
+    prompt_tokens: int
+    output_tokens: int
+    requests: int | None
+    base: str
+    gpus: int | None
+    """Of a modelled base."""
+
+
+def _arms(arm: str) -> pl.Expr:
+    return pl.col("arm").is_in(["none", arm])
+
+
+_B300, _MI355X, _EAGLE3 = "vllm_v4flash_b300_pareto", "vllm_52362", "vllmblog_eagle3_mi355x"
+_STAND_IN: Final = "mi355x/deepseek-v4-pro"
+"""The base of models of which no profile is here, on four GPUs: the wrong model, which factors move."""
+TABLES: Final = (
+    *(
+        LeftOut(
+            f"V4-Flash on 4 × B300, {arm}", _B300, "throughput_tok_s_total", "output_tok_s", _arms(arm), arm, "dspark", k,
+            338, 512, 880, "b300/deepseek-v4-flash", None,
+        )
+        for arm, k in (("k=7", 7), ("k=5", 5))
+    ),
+    LeftOut(
+        "V4-Flash on 8 × MI355X", _MI355X, "output_tok_s_total", "output_tok_s",
+        pl.col("run").str.starts_with("A") & _arms("fixed_k7"), "fixed_k7", "dspark", 7, 220, 512, 880,
+        "mi355x/deepseek-v4-flash", 8,
+    ),
+    *(
+        LeftOut(
+            f"{model}, {arm}", _EAGLE3, "output_tok_s_per_gpu", "output_tok_s_per_gpu",
+            (pl.col("model") == model) & _arms(arm), arm, "eagle3", 3, 1024, 1024, None, _STAND_IN, 4,
+        )
+        for model, arm in (("Kimi-K2.5-MXFP4", "eagle3_bf16_draft"), ("MiniMax-M2.5", "eagle3_bf16_draft_k3"))
+    ),
+)  # fmt: skip
+GIVEN: Final = (("the lowest", (0,)), ("the lowest and the third highest", (0, -3)))
+"""Loads at which drafting is given beside the line, in words and by their place."""
+
+
+def left_out(tables: Tables, table: LeftOut) -> Experiment:
+    """Predict a table twice: from one point beside the line, and from two."""
+    rows = _points(tables, table)
+    loads = sorted({point.load.users or 0 for point in rows})
+    profile = find_profile(table.base, Asked(gpus=table.gpus))
+    bases, found, decisions = Base.several(profile, None), list[FieldPoint](), list[Decision]()
+    for words, places in GIVEN:
+        chosen = {loads[place] for place in places}
+        some = [replace(p, given=p.policy == NO_DRAFTER or p.load.users in chosen) for p in rows]
+        posterior = Posterior.of(some, bases)
+        told = predictions(posterior, some)
+        case = f"given {words}"
+        found += [_point(case, p.point, p.metric, p.measured, p.forecast.value) for p in told]
+        decisions += _decided(posterior, some, case)
+        inside = sum(bool(p.inside) for p in told) / len(told)
+        decisions.append(Decision(f"{case}: left out, inside their 95 % intervals", "share", None, inside))
+    return Experiment(
+        f"`harness predict` · {table.name}",
+        table.file,
+        (f"the line without speculation, and drafting at the load that is {' or '.join(words for words, _ in GIVEN)}",),
+        (
+            f"the base is {profile.name} ({profile.source})"
+            + (", which is another model's: of this one none is here" if table.base == _STAND_IN else ""),
+            f"prompts of {table.prompt_tokens} tokens"
+            + (", answers of 1,024: neither is published" if table.requests is None else ""),
+            "acceptance, and captured sizes where the base does not know them, are unknowns with priors",
+        ),
+        tuple(found),
+        summarised(found),
+        tuple(decisions),
+    )
+
+
+def _points(tables: Tables, table: LeftOut) -> list[MeasuredPoint]:
+    points = []
+    for i, row in enumerate(tables[table.file].filter(table.where).sort("concurrency", "arm").iter_rows(named=True)):
+        drafts = row["arm"] != "none"
+        points.append(
+            MeasuredPoint(
+                line=i, load=Users(row["concurrency"]), requests=table.requests, kind=table.kind if drafts else "none",
+                policy=PolicySpec.fixed(table.gamma) if drafts else NO_DRAFTER, gamma=table.gamma if drafts else 0,
+                prompt_tokens=table.prompt_tokens, output_tokens=table.output_tokens,
+                values={table.metric: float(row[table.column])}, given=True,
+            )
+        )  # fmt: skip
+    return points
+
+
+def _point(case: str, point: MeasuredPoint, metric: Metric, measured: float | None, predicted: float) -> FieldPoint:
+    assert measured is not None, "all of a table is published"
+    return field_point(case, f"c={point.load.users}", "throughput", "predicted", measured, predicted)
+
+
+def _decided(posterior: Posterior, points: Sequence[MeasuredPoint], case: str) -> list[Decision]:
+    """Where drafting stops paying, and the most that following the predictions would lose."""
+    made = [
+        Decision(f"{case}: load at which drafting falls below none", "requests", one.measured, one.predicted)
+        for one in crossovers(posterior, points)
+    ]
+    regrets = [best.regret for best in winners(posterior, points) if best.regret is not None]
+    return [*made, Decision(f"{case}: most lost at any load by taking what is predicted to win", "share", 0.0, max(regrets))]
