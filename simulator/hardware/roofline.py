@@ -316,7 +316,8 @@ def experts_loaded(experts: int, active: int, tokens: npt.ArrayLike, shape: floa
     if shape is None:
         return np.asarray(experts * (1 - (1 - active / experts) ** rows), np.float64)
     few = 1 - (1 + active / experts / shape) ** -shape  # one token is sent to k experts, and no more
-    return np.minimum(active / few * (1 - (1 + rows * active / experts / shape) ** -shape), experts)
+    loaded = active / few * (1 - (1 + rows * active / experts / shape) ** -shape)
+    return np.asarray(np.minimum(loaded, experts), np.float64)
 
 
 def cache_bytes_per_token(model: Model, context: int) -> float:

@@ -1,4 +1,4 @@
-"""Published tables as `harness predict` has them: the line without speculation and a point or two are given, the rest left out.
+"""Published tables as `harness predict` has them: the line without speculation and a point or two given, the rest left out.
 
 One set of defaults for all tables, those of the command: nothing is set for a table but the profile it begins with.
 """
