@@ -37,7 +37,7 @@ RunOfAcceptance = Annotated[
     str | None,
     typer.Option("--run", metavar="RUN", help="A run whose drafters are accepted as these are, where rows do not say it."),
 ]
-Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, or 512 as in vLLM.")]
+Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, else weighed.")]
 
 
 def fit(
