@@ -59,7 +59,7 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
         print_json("replay", {"replays": rows})
         return
     domains = sorted({r.domain for r in rows}, key=lambda domain: domain_order({"domain": domain}))
-    heads, lines = ["accepted length τ / verified a round", *domains, "accepted"], list[list[str]]()
+    heads, lines = ["accepted length τ / budget", *domains, "accepted"], list[list[str]]()
     by_line: dict[str, list[Replayed]] = {}
     for r in rows:
         by_line.setdefault(_label(r), []).append(r)

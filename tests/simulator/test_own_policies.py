@@ -213,7 +213,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
         ("raise ValueError", "line 5: ValueError"),
         ("raise ValueError('of\\ntwo lines')", "line 5: of two lines"),
         ("raise GeneratorExit", "line 5: GeneratorExit"),
-        ("return [1] * step.running", "its `admit` returns [1, 1]; it must call step.admit(request, n) instead"),
+        ("return [1] * step.running", "its `admit` returns [1]; it must call step.admit(request, n) instead"),
         ("step.past(-1)", "asks for request -1 of a step that has"),
         ("step.confidence(0, 1.0)", "asks for position 1.0 of a draft of 5"),
         ("step.admit(0, 5); step.confidence(0, 6)", "asks for position 6 of a draft of 5"),
