@@ -270,7 +270,10 @@ def _digest(file: Path) -> str:
 
 
 def _recorded(text: str) -> RecordedArrivals:
-    """Of PATH[@SPEED[/WINDOW][#DIGEST]]; what follows the last @ is a speed if it is a number. Raises ValueError."""
+    """The arrivals that PATH[@SPEED[/WINDOW][#DIGEST]] names.
+
+    What follows the last @ is a speed if it is a number. Raises ValueError.
+    """
     digest = rf"(?:#(?P<digest>[0-9a-f]{{{_DIGITS}}}))?"
     found = re.fullmatch(rf"(?P<path>.+)@(?P<speed>[^@#/]+)(?:/(?P<window>[^@#/]+))?{digest}", text, re.DOTALL)
     try:

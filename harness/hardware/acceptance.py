@@ -29,7 +29,7 @@ class RunAcceptance(NamedTuple):
 
 
 def acceptance_in(trace: Trace, gamma: int) -> RunAcceptance:
-    """Of rounds of γ drafted tokens, all responses pooled, as `fixed:γ` replays them."""
+    """The acceptance of rounds of γ drafted tokens, all responses pooled, as `fixed:γ` replays them."""
     policy = PolicySpec.fixed(gamma).bind()
     counts = np.zeros(gamma + 1)
     of_prompt: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])

@@ -67,7 +67,7 @@ def combined(told: Mapping[float, Told]) -> Combined:
 
 
 def _sign(metric: Metric) -> int:
-    """Of its logarithm in that of speed."""
+    """The sign of a metric's logarithm in that of speed."""
     return -1 if metric.endswith("_ms") else 1
 
 
@@ -124,7 +124,7 @@ class Calibration:
         return float(np.sqrt(self.covariance[i, i]))
 
     def gradient(self, point: MeasuredPoint, metric: Metric) -> Floats:
-        """Of the logarithm of what would be measured, by the factors' logarithms."""
+        """The gradient of the logarithm of what would be measured, by the factors' logarithms."""
         loop = self.loops[point.line]
 
         def log(z: Floats) -> Floats:
@@ -155,7 +155,7 @@ class Calibration:
         return each._replace(value=1e3 / each.value)
 
     def covariance_of(self, one: Combined, other: Combined) -> float:
-        """Of the logarithms of two sums, noise left out."""
+        """The covariance of the logarithms of two sums, noise left out."""
         return float(one.slope @ self.covariance @ other.slope + self.scale * self.left.covariance_of(one, other))
 
     def deviation(self, one: Combined, noise: int) -> float:
@@ -245,7 +245,7 @@ def place_of(point: MeasuredPoint, loop: Loop) -> Place:
 
 
 def _prior(base: Base, name: str) -> float:
-    """Of a term, or of the odds that nobody knows."""
+    """The prior's spread of a term, or of the odds that nobody knows."""
     return base.spread(name) if name in TERMS else _ACCEPTED_SPREAD  # type: ignore[arg-type]
 
 

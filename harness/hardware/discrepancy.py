@@ -81,7 +81,7 @@ class Left:
         return float(shared([place], self.places)[0] @ self.pull)
 
     def covariance_of(self, one: Combined, other: Combined) -> float:
-        """Of what is left in two sums."""
+        """The covariance of what is left in two sums."""
         return float(
             one.times @ shared(one.places, other.places) @ other.times - one.weights @ self.covariance @ other.weights
         )

@@ -89,7 +89,7 @@ def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
 
 
 def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crossover]:
-    """Of every way to draft that is among the rows beside no speculation, at two loads or more of the same traffic else."""
+    """Where each way to draft crosses no speculation, if the rows have both at two loads or more of the same traffic."""
     crossed = []
     pairs: dict[tuple[object, ...], dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
     for here in _comparable(found, points):
@@ -136,7 +136,7 @@ def _comparable(found: Posterior, points: Sequence[MeasuredPoint]) -> list[list[
 
 
 def _measured(found: Posterior, point: MeasuredPoint) -> float | None:
-    """As `Calibration.speed`: tokens a second of all GPUs as far as it was measured, else how fast a token comes."""
+    """What `Calibration.speed` is of: tokens a second of all GPUs where that was measured, else how fast a token comes."""
     values = point.values
     each_ms = values.get("tpot_mean_ms", values.get("tpot_ms"))
     if point.load.users is None:

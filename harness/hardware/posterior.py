@@ -91,7 +91,7 @@ class Suggestion(NamedTuple):
 
 
 def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """Of the points that were not measured, the one whose throughput would narrow most what speculation gains; None without
+    """The point, of those that were not measured, whose throughput would narrow most what speculation gains; None without
     any."""
     points = [point for point in points if not found.timed(point)]
     plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
@@ -128,7 +128,7 @@ class _Sum(NamedTuple):
 
 
 def _covariance(found: Posterior, one: Sequence[_Sum], other: Sequence[_Sum]) -> float:
-    """Of two sums, noise left out: within calibrations, and between them."""
+    """The covariance of two sums, noise left out: within calibrations, and between them."""
     within = [own.covariance_of(a.hangs_on, b.hangs_on) for own, a, b in zip(found.members, one, other, strict=True)]
     logs, others = np.array([a.log for a in one]), np.array([b.log for b in other])
     apart = (logs - found.weights @ logs) * (others - found.weights @ others)

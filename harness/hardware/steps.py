@@ -113,6 +113,6 @@ def _kinds(columns: Ints) -> tuple[Ints, Ints]:
 
 
 def _in_chunks(asked: Records) -> Iterator[Records]:
-    """As many at a time as a simulation takes."""
+    """Parts of what is asked, each as many as a simulation takes at a time."""
     for begin in range(0, len(asked), CHUNK):
         yield asked[begin : begin + CHUNK]

@@ -193,8 +193,8 @@ def _resampled(
 
 
 def _assumed(drafts: Drafts, coverage: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Of averages: drafts by how many of their tokens were accepted, as so many fewer independent rounds would leave them
-    open (Dirichlet, a prior of one draft spread over all of 0, …, K)."""
+    """Draws of acceptance where only averages are known: drafts by how many of their tokens were accepted,
+    as so many fewer independent rounds would leave them open (Dirichlet, a prior of one draft spread over 0, …, K)."""
     survival = np.array(drafts.survival)
     shares = -np.diff(np.concatenate([[1.0], survival, [0.0]]))
     rounds = drafts.drafts / DESIGN

@@ -52,7 +52,7 @@ class Estimate:
         return cls(float(np.median(np.asarray(draws))), *interval(draws))
 
     def row(self) -> dict[str, float]:
-        """As JSON has it."""
+        """The estimate as JSON has it."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
@@ -337,7 +337,7 @@ def _takes_rows(server: Server, kind: str) -> bool:
 
 
 def content(advice: Advice) -> dict[str, Any]:
-    """As JSON has it, without flags."""
+    """The advice as JSON has it, without flags."""
     a, s = advice.acceptance, advice.server
     return {
         "label": LABEL, "engine": s.settings.engine, "model": s.settings.model, "method": s.settings.method,

@@ -151,7 +151,7 @@ def _slow(advice: Advice) -> str:
 
 
 def content(checked: Checked) -> dict[str, Any]:
-    """As JSON has it."""
+    """The check as JSON has it."""
     length, gain = (None if own is None else own.row() for own in (checked.length, checked.gain))
     return {
         "held": checked.held, "why": list(checked.why), "tokens_per_draft": length,

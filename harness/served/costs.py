@@ -73,7 +73,7 @@ class Costs(Protocol):
         ...
 
     def seconds(self, k: int, running: float) -> Floats:
-        """Of a step of so many requests with k tokens drafted, [draws], to a factor that is the same for all k of a draw."""
+        """Seconds of a step of so many requests with k tokens drafted, [draws], to a factor that all k of a draw share."""
         ...
 
 

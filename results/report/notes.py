@@ -68,7 +68,7 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
 
 
 def _origin(run: Provenance) -> str:
-    """Of a run that no model made here, what it was made of."""
+    """What a run was made of that no model made here; empty for others."""
     return {"synthesised": " (synthesised)", "served": f" ({SERVED})"}.get(run.prompt_source, "")
 
 

@@ -135,7 +135,10 @@ def check_writable(file: Path) -> None:
 
 def check_folder(folder: Path, *, writable: bool = False) -> None:
     """Raise StoreError where a folder that may be yet to be made could not be, or could not be written; makes nothing."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:  # its name is too long
+        raise StoreError(f"--out {folder!s:.60}…: {error.strerror}; choose another") from None
     if not there.is_dir():
         raise StoreError(f"{there}: is no folder; choose another --out")
     if writable and not os.access(there, os.W_OK):
