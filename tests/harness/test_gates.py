@@ -219,7 +219,7 @@ def test_what_is_suggested_can_be_pasted(out: Path, base: Path, tmp_path: Path) 
     later = harness(folder, "baseline", RUN, str(tmp_path / "my base.json")).stdout.splitlines()[-1]
     unfinished = harness(folder, "baseline", "c07e", str(tmp_path / "x.json")).stderr
     unknown = harness(folder, "remove", "gone").stderr
-    for line, code in ((later, 1), (re.findall("`(.*)`", unfinished)[0], None), (re.findall("`(.*)`", unknown)[0], 0)):
+    for line, code in ((later, 1), (re.findall("`(.*?)`", unfinished)[0], None), (re.findall("`(.*?)`", unknown)[0], 0)):
         program, command, *arguments = shlex.split(line)
         assert program == "harness"
         assert arguments[-2:] == ["--out", str(folder)]
@@ -232,8 +232,9 @@ def test_what_is_suggested_can_be_pasted(out: Path, base: Path, tmp_path: Path) 
 def test_the_default_folder_is_not_told_and_is_that_of_every_command() -> None:
     assert typed("harness", "runs", out=Path("runs")) == "harness runs"
     for program in (app, tuner_app):
-        for command in typer.main.get_command(program).commands.values():  # type: ignore[attr-defined]
-            assert {p.default for p in command.params if p.name == "out"} <= {DEFAULT_OUT}
+        for name, command in typer.main.get_command(program).commands.items():  # type: ignore[attr-defined]
+            if name != "convert":  # which has no database: its folder is the checkpoint that it writes
+                assert {p.default for p in command.params if p.name == "out"} <= {DEFAULT_OUT}
 
 
 def test_a_baseline_of_another_key_is_named(out: Path, base: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ COMMANDS = [
     pytest.param(app, [*name.split(), "--out"], id=f"{program} {name}")
     for program, app in (("harness", harness), ("tuner", tuner))
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    if any(parameter.name == "out" for parameter in command.params)
+    if any(parameter.name == "out" and parameter.default == Path("runs") for parameter in command.params)
 ]
 WRITING = {
     "run", "record", "synthesize", "profile", "reproduce", "regenerate", "import", "hardware fit", "simulate", "sensitivity",

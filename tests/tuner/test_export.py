@@ -174,7 +174,7 @@ def test_a_shorter_block_is_said_where_it_computes_something_else() -> None:
     speculative, notes = exported("eagle3", 7, "fixed:4")
     assert (speculative["method"], speculative["num_speculative_tokens"]) == ("eagle3", 4)
     assert "drafted tokens" not in notes
-    assert "Eagle3Qwen3ForCausalLM" in notes
+    assert "`harness convert CHECKPOINT --to vllm" in notes
     assert "block" not in exported("dspark", 7, "fixed:7")[1].replace("blocks", "")
 
 
@@ -263,7 +263,7 @@ def test_rows_cover_every_batch_once(policy: str) -> None:
 def test_other_drafters() -> None:
     speculative, notes = exported("mine", 5, "fixed:5", kind="dflash")
     assert speculative["method"] == "dspark"
-    assert "zero markov_w1 and markov_w2" in notes
+    assert "`harness convert CHECKPOINT --to vllm" in notes
     speculative, notes = exported("ngram", 4, "fixed:4")
     assert speculative == {
         "method": "ngram", "prompt_lookup_max": 4, "prompt_lookup_min": 2, "num_speculative_tokens": 4,
