@@ -78,7 +78,7 @@ PairDrafters = Annotated[
 ]
 Policies = Annotated[
     list[str] | None,
-    typer.Option(help="Policies, as fixed:3,none (repeatable); by default none, fixed:γ and prefix_scheduler."),
+    typer.Option(help="Policies, as fixed:3,none,FILE.py:CLASS (repeatable); by default none, fixed:γ, prefix_scheduler."),
 ]
 DraftsChosen = Annotated[
     Literal["sampled", "greedy"] | None,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # these take seconds
 def replay(
     name: RunName = "latest",
     policy: Annotated[
-        list[str] | None, typer.Option(help="fixed:K, threshold:C, oracle or none (repeatable); by default all drafted.")
+        list[str] | None,
+        typer.Option(help="fixed:K, threshold:C, oracle, none, FILE.py:CLASS (repeatable); by default all drafted."),
     ] = None,
     drafter: Drafters = None,
     drafting: Annotated[
