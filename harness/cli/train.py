@@ -168,7 +168,7 @@ def _named(kind: str | None, target: str | None) -> tuple[str, str]:
     from simulator.drafter_kinds import LEARNED
 
     if kind is None or kind not in LEARNED:
-        raise InputError(f"KIND {'' if kind is None else f'{kind}'}: must be one of {', '.join(LEARNED)}".replace(" :", ":"))
+        raise InputError(f"KIND{'' if kind is None else f' {kind}'}: must be one of {', '.join(LEARNED)}")
     if target is None:
         raise InputError("--target: name the model that a drafter is trained for")
     return kind, target
@@ -232,11 +232,13 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     if as_json:
         print_json("trained", {"trained": dataclasses.asdict(result)})
         return
-    print_trained(result)
+    print_trained(result, plan.pair.target, out)
 
 
-def print_trained(result: Trained) -> None:
-    """What came out, and what may be done with it."""
+def print_trained(result: Trained, target: str, out: Path) -> None:
+    """What came out, and the command that says what it is worth."""
+    from results.store.commands import typed
+
     console = plain_console()
     rows = [
         [domain, f"{tau:.2f}", " ".join(f"{a:.2f}" for a in result.acceptance[domain])] for domain, tau in result.tau.items()
@@ -244,7 +246,11 @@ def print_trained(result: Trained) -> None:
     say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers (expected)")
     print_table(console, ["domain", "τ", "accepted by position"], rows, ())
     say(console, f"  {result.checkpoint}")
-    say(console, "record it: harness record SUITE --target … --drafter new=THAT FOLDER")
+    say(console, "next, what it is worth on other prompts, with intervals:")
+    record = typed(
+        "harness", "record", "math_code_chat", "--target", target, "--drafter", f"new={result.checkpoint}", out=out
+    )
+    console.print(f"  {record}", markup=False, soft_wrap=True)
 
 
 def _estimate(kind: str, target: str, hardware: str, gpus: int, asked_of: dict[str, Any], as_json: bool) -> None:
