@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from drafters.training.recipe import Design, Recipe
 from harness.recording.pair import Pair
 from harness.recording.responses import GivenResponse, every_response
 from harness.recording.suite import Generation, Prompt, read_prompts
+from results.store.connection import check_folder
 from simulator.errors import InputError
 from simulator.records import Sampling
 
@@ -134,9 +134,7 @@ def checkpoint_of(plan: TrainingPlan, out: Path) -> Path:
 
 def check_free(to: Path) -> None:
     """Raise InputError where something is in the way of a checkpoint, or nothing can be written there."""
-    there = next(path for path in to.absolute().parents if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"--to {to}: {there} is no folder that can be written; name another")
+    check_folder(to.parent, writable=True, option="--to")
     try:
         taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
     except OSError as error:

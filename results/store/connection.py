@@ -133,20 +133,20 @@ def check_writable(file: Path) -> None:
         raise StoreError(f"{file}.wal: its database {file.name} is gone; move it away, or bring the database back")
 
 
-def check_folder(folder: Path, *, writable: bool = False) -> None:
+def check_folder(folder: Path, *, writable: bool = False, option: str = "--out") -> None:
     """Raise StoreError where a folder that may be yet to be made could not be, or could not be written; makes nothing."""
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:  # its name is too long
-        raise StoreError(f"--out {folder!s:.60}…: {error.strerror}; choose another") from None
+        raise StoreError(f"{option} {folder!s:.60}…: {error.strerror}; choose another") from None
     if not there.is_dir():
-        raise StoreError(f"{there}: is no folder; choose another --out")
+        raise StoreError(f"{there}: is no folder; choose another {option}")
     if writable and not os.access(there, os.W_OK):
-        raise _not_writable(there)
+        raise _not_writable(there, option)
 
 
-def _not_writable(path: Path) -> StoreError:
-    return StoreError(f"{path}: cannot be written; choose another --out, or a copy")
+def _not_writable(path: Path, option: str = "--out") -> StoreError:
+    return StoreError(f"{path}: cannot be written; choose another {option}" + (", or a copy" if option == "--out" else ""))
 
 
 def first_line(error: BaseException) -> str:
