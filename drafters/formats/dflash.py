@@ -97,9 +97,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         logit_scale=fields.number("output_multiplier"),
     )  # fmt: skip
     name = "DFlash2 (z-lab)" if second else "DSpark (SpecForge)" if spark else "DFlash (z-lab, SpecForge)"
-    left_out = assumed(of.raw, fields)
-    if not spark:
-        left_out -= {"layout"}  # z-lab's has one alone
+    left_out = assumed(of.raw, fields) - {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
     return Declared(name, settings, "block", settings.most_drafted, block_names, assumed=left_out)
 
 
