@@ -23,8 +23,9 @@ from drafters.clock import seconds_now
 from drafters.decoding import Batch, DecodeRequest
 from drafters.kinds.contract import Drafter
 from drafters.kinds.none import NoDrafter
+from drafters.precision import choose_dtype
 from drafters.random_models import random_drafters, random_target
-from drafters.target import Target, choose_dtype
+from drafters.target import Target
 from harness.console import Watcher
 from harness.hardware.effort import Effort
 from harness.hardware.measure import Measured, profile

@@ -6,7 +6,7 @@ then with pairs of the best three, and what each gains is compared text by text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -20,7 +20,6 @@ from torch import Tensor
 from drafters.checkpoints import load_declared, read_tensors
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
-from drafters.families.registry import read_shape
 from drafters.formats.contract import Declared
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.settings import (
@@ -180,7 +179,7 @@ def diagnose(
 ) -> Diagnosis:  # fmt: skip
     """Read a checkpoint in every way that its tensors allow. Raises InputError where not even as it declares."""
     tensors = read_tensors(folder, name)
-    singles = list(_flips(declared.settings, target))
+    singles = list(flips(declared, target, {declared.names(key) for key in tensors}))
     gamma = min(own_gamma(declared, replace(declared.settings, **one.changes)) for one in [Variant({}, ()), *singles])
     total = 1 + len(singles) + _BEST
     done, impossible, readings, first_failure = 0, list[str](), list[Reading](), list[InputError]()
@@ -188,6 +187,7 @@ def diagnose(
     def read(variant: Variant) -> None:
         nonlocal done
         try:
+            _check_taps(variant.changes.get("taps", declared.settings.taps), declared, target, name)
             readings.append(_reading(variant, declared, gamma, folder, target, texts, tensors, name))
         except (InputError, ValueError) as error:
             impossible.append(variant.name)
@@ -246,30 +246,64 @@ def own_gamma(declared: Declared, settings: PairSettings | BlockSettings) -> int
     return declared.gamma
 
 
-def _flips(settings: PairSettings | BlockSettings, target: Target) -> Iterator[Variant]:
-    """Every convention by itself, as it is not declared."""
-    for step, words in ((-1, "one lower"), (1, "one higher")):
-        taps = tuple(tap + step for tap in settings.taps)
-        if taps and min(taps) >= -1 and max(taps) < target.num_layers:
-            yield Variant({"taps": taps}, (f"taps {words}",))
+def _check_taps(taps: tuple[int, ...], declared: Declared, target: Target, name: str) -> None:
+    """Raise InputError for layers that the target has not: such may be declared where they are counted otherwise."""
+    fused = not isinstance(declared.settings, PairSettings) or declared.settings.fused
+    if min(taps) < -1 or max(taps) > target.num_layers - fused:
+        raise InputError(
+            f"checkpoint {name}: taps {' '.join(f'h[{tap + 1}]' for tap in taps)}, and the target has h[0] to "
+            f"h[{target.num_layers}]"
+        )
+
+
+def flips(declared: Declared, target: Target, tensors: Collection[str | None]) -> Iterator[Variant]:
+    """Every convention by itself, as it is not declared; `tensors` are those there are, by our names."""
+    settings = declared.settings
+    yield from _of_taps(settings, target)
     for field, values in _FLIPPED.items():
-        declared = getattr(settings, field, None)
-        if declared is None or (field == "vocabulary_map" and not settings.reduced):
+        own = getattr(settings, field, None)
+        if own is None or field in _moot(declared):
             continue
-        if field in ("in_block", "window_from") and not any(settings.shape.windows):
-            continue
+        if field == "in_block" and not any(settings.shape.windows):  # all layers are alike
+            values = ("bidirectional",) if own == "causal" else ("causal",)
         for value in values:
-            if value != declared:
+            if value != own:
                 yield Variant({field: value}, (f"{_WORDS[field]} {value}",))
     seen = [dict(settings.shape.rotary)]
     for words, rotary in _rotaries(target, settings):
         if rotary not in seen:
             seen.append(rotary)
             yield Variant({"shape": replace(settings.shape, rotary=rotary)}, (f"rotary {words}",))
+    if any(settings.shape.windows):
+        yield Variant({"shape": replace(settings.shape, windows=(None,) * settings.shape.layers)}, ("no windows",))
     if settings.softcap is not None:
         yield Variant({"softcap": None}, ("no softcap",))
+    if "embed_tokens.weight" in tensors and "lm_head.weight" not in tensors and not settings.reduced:
+        other = "target" if settings.head == "own embedding" else "own embedding"
+        yield Variant({"head": other}, (f"the head of {'its target' if other == 'target' else 'its own embedding'}",))
     if isinstance(settings, BlockSettings):
         yield from _of_blocks(settings, target)
+
+
+def _moot(declared: Declared) -> set[str]:
+    """Conventions that make no difference to a drafter."""
+    settings = declared.settings
+    found = set() if settings.reduced else {"vocabulary_map"}
+    found |= set() if any(settings.shape.windows) else {"window_from"}
+    if declared.core == "mtp":
+        found |= {"residual", "tap_norm"} | ({"fed_back"} if declared.gamma == 1 else set())
+    return found
+
+
+def _of_taps(settings: PairSettings | BlockSettings, target: Target) -> Iterator[Variant]:
+    """Layers counted otherwise and, where the last one's output is the feature, with the target's last norm or without."""
+    last, direct = target.num_layers, isinstance(settings, PairSettings) and not settings.fused
+    for step, words in ((-1, "one lower"), (1, "one higher")):
+        taps = tuple(tap + step for tap in settings.taps)
+        if direct and max(taps) >= last - 1 and max(settings.taps) >= last - 1:
+            words = f"the last, {'after' if taps[-1] == last else 'before'} the target's last norm"
+        if taps and min(taps) >= -1 and max(taps) < last + direct:
+            yield Variant({"taps": taps}, (f"taps {words}",))
 
 
 def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
@@ -289,10 +323,15 @@ def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
 
 
 def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "interleaved", {**settings.shape.rotary, "interleaved": True}
-    for base in _BASES:
+    declared = dict(settings.shape.rotary)
+    turned = {key: value for key, value in declared.items() if key != "interleaved"}
+    yield from (
+        [("not interleaved", turned)] if declared.get("interleaved") else [("interleaved", {**turned, "interleaved": True})]
+    )
+    own = getattr(target.config, "rope_parameters", None) or {}
+    theirs = dict(own.get("full_attention") or own)  # by kinds of layers, or of all
+    bases = {float(base) for of in (turned, theirs) if (base := of.get("rope_theta"))}
+    for base in sorted({*_BASES, *bases}):
         yield f"plain, base {base:g}", {"rope_type": "default", "rope_theta": base}
-    try:
-        yield "the target's", dict(read_shape(target.model.config.to_dict(), target.name).rotary)
-    except InputError:
-        return
+    if "rope_theta" in theirs:
+        yield "the target's", theirs

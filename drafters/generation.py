@@ -13,8 +13,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.kinds.none import NoDrafter
+from drafters.precision import tolerance, typical_error
 from drafters.sampling import finite, not_finite, probabilities, sample
-from drafters.target import Target, tolerance, typical_error
+from drafters.target import Target
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Round, Sampling
 

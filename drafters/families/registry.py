@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
@@ -40,15 +41,16 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
     family = _OF_MODEL_TYPE.get(str(model_type))
     if family is None:
         raise InputError(f"checkpoint {name}: model_type {model_type!r} is not supported; {', '.join(_OF_MODEL_TYPE)} are")
-    layers = config.get("num_hidden_layers", 1)
+    layers = 1 if config.get("num_hidden_layers") is None else config["num_hidden_layers"]
     if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
         raise InputError(
             f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {MOST_LAYERS}, got {layers!r}"
         )
     kinds = _layer_kinds(config, layers, name)
     try:
-        # `layer_types` may still be the target's, one entry for each of its layers.
-        read = _FAMILIES[family].MODEL_TYPES[model_type].from_dict({**config, "layer_types": list(kinds)})
+        # `layer_types` may still be the target's, one entry for each of its layers. What is given is written to.
+        own = copy.deepcopy({**config, "num_hidden_layers": layers, "layer_types": list(kinds)})
+        read = _FAMILIES[family].MODEL_TYPES[model_type].from_dict(own)
     except Exception as error:  # transformers' validation has exception types of its own
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
     full = family == "gemma4"
@@ -83,8 +85,10 @@ def shape_config(shape: LayerShape, vocabulary: int, max_positions: int | None =
     }  # fmt: skip
     if max_positions is not None:
         said["max_position_embeddings"] = max_positions
-    if shape.family == "llama":
-        return said | {"mlp_bias": shape.mlp_bias}
+    if shape.mlp_bias or shape.family == "llama":
+        said["mlp_bias"] = shape.mlp_bias
+    if shape.family == "llama" and not any(shape.windows):
+        return said
     said["layer_types"] = ["full_attention" if window is None else "sliding_attention" for window in shape.windows]
     window = next((window for window in shape.windows if window is not None), None)
     if gemma:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, get_args
@@ -16,6 +17,16 @@ Names = Callable[[str], str | None]
 """The name of a tensor on disk to the name that ours has; None for what computes nothing."""
 
 
+def bare(name: str) -> str:
+    """A tensor's name without the `model.` that some publishers' code writes before it."""
+    return name.removeprefix("model.")
+
+
+def computes_nothing(name: str) -> bool:
+    """Whether a tensor says what others say (tables of angles, of tokens), or is of the target."""
+    return name == "t2d" or name.startswith("verifier_") or name.endswith("rotary_emb.inv_freq")
+
+
 class TargetFacts(NamedTuple):
     """What a format needs to know of the target."""
 
@@ -27,6 +38,8 @@ class TargetFacts(NamedTuple):
     """What it is called: a folder, or the hub's id."""
     max_positions: int | None = None
     """The longest context that it knows."""
+    beyond: int = 0
+    """By how many layers declared taps may miss the target: 1 for who asks whether they are counted otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +60,12 @@ class Checkpoint:
         return str(named[0]) if isinstance(named, list) and named else "?"
 
     def has(self, prefix: str) -> bool | None:
-        """Whether a tensor's name begins so; None where nobody knows."""
-        return None if self.tensors is None else any(name.startswith(prefix) for name in self.tensors)
+        """Whether a tensor's name begins so, in a model or by itself; None where nobody knows."""
+        return None if self.tensors is None else any(bare(name).startswith(prefix) for name in self.tensors)
+
+    def shape(self, name: str) -> Sequence[int]:
+        """Of a tensor, in a model or by itself; empty where there is none, or nobody knows."""
+        return next((shape for key, shape in (self.tensors or {}).items() if bare(key) == name), ())
 
     def fail(self, what: str) -> InputError:
         """The error to raise."""
@@ -157,10 +174,11 @@ class Fields:
         name = next((n for n in names if self.get(n) is not None), names[0])
         ids = self._or(name, list(default))
         own = offset - 1
-        least, most = -1 - own, target.num_layers - 1 - own
-        if not isinstance(ids, list) or not ids or not all(type(i) is int and least <= i <= most for i in ids):
-            raise self._of.fail(f"{name} {ids!r} must be layers of the target, {least} to {most}")
-        return tuple(i + own for i in ids)
+        least, most, off = -1 - own, target.num_layers - 1 - own, target.beyond
+        fits = isinstance(ids, list) and ids and all(type(i) is int and least - off <= i <= most + off for i in ids)
+        if not fits or len(set(ids)) < len(ids):
+            raise self._of.fail(f"{name} {ids!r} must be layers of the target, {least} to {most}, each once")
+        return tuple(i + own for i in sorted(ids))  # engines put them side by side as the target passes them
 
     def gamma(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         """How many tokens are drafted, or slots a block has."""
@@ -195,8 +213,8 @@ def check_target(of: Checkpoint, fields: Fields, target: TargetFacts, *names: st
 
 
 def draft_vocabulary(of: Checkpoint, fields: Fields, target: TargetFacts) -> int:
-    """V_d; a smaller one needs the table that says which tokens these are."""
-    size = fields.whole("draft_vocab_size", target.vocab_size)
+    """V_d, by the table that says which tokens these are where no field does; a smaller one needs that table."""
+    size = fields.whole("draft_vocab_size", (*of.shape("d2t"), target.vocab_size)[0])
     if size > target.vocab_size:
         raise of.fail(f"draft_vocab_size is {size}, but the target has {target.vocab_size} tokens")
     if size < target.vocab_size and of.has("d2t") is False:
@@ -211,16 +229,23 @@ def head_of(fields: Fields, of: Checkpoint) -> Any:
 
 
 def shape_of(of: Checkpoint, config: Mapping[str, Any]) -> LayerShape:
-    """The layers' shape; of Llama's and Qwen3's layers, which differ in norms of queries and keys, tensors say which."""
+    """The layers' shape. Tensors say how many there are where no field does, and are right about norms of queries and keys,
+    which Qwen3's layers have and Llama's have not, and about biases."""
+    numbers = [int(found[1]) for name in of.tensors or () if (found := re.match(r"layers\.(\d+)\.", bare(name)))]
+    if numbers and config.get("num_hidden_layers") is None:
+        config = {**config, "num_hidden_layers": max(numbers) + 1}
     shape = read_shape(config, of.name)
+    if config.get("is_neox_style") is False:
+        shape = replace(shape, rotary={**shape.rotary, "interleaved": True})
     if of.tensors is None or shape.family not in ("llama", "qwen3"):
         return shape
-    return replace(shape, family="qwen3" if any(".q_norm." in name for name in of.tensors) else "llama")
+    family = "qwen3" if any(".q_norm." in name for name in of.tensors) else "llama"
+    return replace(shape, family=family, attention_bias=any(name.endswith(".q_proj.bias") for name in of.tensors))
 
 
 def fused_size(of: Checkpoint, taps: int, declared: int, target: TargetFacts) -> int:
     """Width of a tap, by the projection's tensor where there is one. Raises InputError where it is not the target's."""
-    columns = list((of.tensors or {}).get("fc.weight", ()))
+    columns = of.shape("fc.weight")
     size = columns[1] // taps if len(columns) == 2 else declared
     if size != target.hidden_size:
         raise of.fail(
@@ -229,17 +254,21 @@ def fused_size(of: Checkpoint, taps: int, declared: int, target: TargetFacts) ->
     return size
 
 
-def markov_of(fields: Fields, default: int | None = None) -> tuple[int, HeadType]:
-    """Rank and type of the sequential head."""
+def markov_of(of: Checkpoint, fields: Fields, default: int | None = None) -> tuple[int, HeadType]:
+    """Rank and type of the sequential head; where a format lets it be left out, its tensor says the rank, else `default`."""
+    if default is not None:
+        default = (*of.shape("markov_head.markov_w1.weight")[1:], default)[0]
     rank = fields.whole("markov_rank", default, least=0, most=1 << 16)
     head: HeadType = fields.choice("markov_head_type", get_args(HeadType), "vanilla") if rank else "vanilla"
     return rank, head
 
 
-def confidence_of(fields: Fields, rank: int, *, on: bool, joined: bool) -> ConfidenceInput:
-    """What the confidence head reads; `on` and `joined` are what a format says where its files do not."""
-    if not fields.flag("enable_confidence_head", on):
+def confidence_of(of: Checkpoint, fields: Fields, rank: int, *, on: bool, joined: bool) -> ConfidenceInput:
+    """What the confidence head reads; where no field says it, its tensor does, else `on` and `joined`."""
+    there, width, states = of.has("confidence_head."), of.shape("confidence_head.proj.weight"), of.shape("norm.weight")
+    if not fields.flag("enable_confidence_head", on if there is None else there):
         return "none"
+    joined = width[1] > states[0] if len(width) == 2 and states else joined
     return "hidden and token" if rank and fields.flag("confidence_head_with_markov", joined) else "hidden"
 
 

@@ -17,7 +17,9 @@ from drafters.formats.contract import (
     Format,
     TargetFacts,
     assumed,
+    bare,
     check_target,
+    computes_nothing,
     confidence_of,
     head_of,
     markov_of,
@@ -73,14 +75,23 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     }  # fmt: skip
     gamma = fields.gamma(core.gamma, core.default_gamma)
     if core.name == "block":
-        rank, head = markov_of(fields)
+        rank, head = markov_of(of, fields)
         settings = BlockSettings(
             **every, block=gamma, mask_token=mask_token(of, fields, target), markov_rank=rank, markov_head=head,
-            confidence=confidence_of(fields, rank, on=False, joined=False),
+            confidence=confidence_of(of, fields, rank, on=False, joined=False),
         )  # fmt: skip
     else:
         settings = PairSettings(**every, **core.settings)
-    return Declared("DeepSpec", settings, core.name, gamma, str, assumed=assumed(of.raw, fields))
+    return Declared("DeepSpec", settings, core.name, gamma, _names, assumed=assumed(of.raw, fields))
 
 
-DEEPSPEC: Final = Format("DeepSpec", lambda of: of.architecture in CORES, _read)
+def _names(name: str) -> str | None:
+    return None if computes_nothing(name := bare(name)) else name
+
+
+def _recognises(of: Checkpoint) -> bool:
+    """By its architecture; copies of others' drafters that are renamed so keep their nested fields."""
+    return of.architecture in CORES and ("target_layer_ids" in of.raw or not isinstance(of.raw.get("dflash_config"), dict))
+
+
+DEEPSPEC: Final = Format("DeepSpec", _recognises, _read)

@@ -6,7 +6,8 @@ algorithms/common/dflash_family_model.py; vllm 0.33.0 qwen3_dflash.py and qwen3_
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from drafters.formats.contract import (
     Checkpoint,
@@ -15,7 +16,9 @@ from drafters.formats.contract import (
     Format,
     TargetFacts,
     assumed,
+    bare,
     check_target,
+    computes_nothing,
     confidence_of,
     draft_vocabulary,
     fused_size,
@@ -29,6 +32,7 @@ from drafters.kinds.settings import BlockSettings, InBlock, Layout
 _ARCHITECTURES: Final = ("DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel")
 _REFUSED: Final = ("use_swa", "attention_sink_bias", "attention_value_scale")
 """Fields of variants (MiMo's) whose attention is another."""
+_NESTED: Final = ("dspark_config", "dflash_config")
 
 
 def default_taps(target_layers: int, draft_layers: int) -> list[int]:
@@ -51,8 +55,8 @@ def layout_of(fields: Fields, anchor_first: bool) -> Layout:
 
 def block_names(name: str) -> str | None:
     """Tensors by ours; early checkpoints have their heads in a `logit_head`."""
-    name = name.removeprefix("model.").removeprefix("logit_head.")
-    return None if name == "t2d" or name.startswith("verifier_") or name.endswith("rotary_emb.inv_freq") else name
+    name = bare(name).removeprefix("logit_head.")
+    return None if computes_nothing(name) else name
 
 
 def convolution_of(fields: Fields) -> tuple[int, int]:
@@ -66,39 +70,55 @@ def selector_of(fields: Fields) -> tuple[int, int]:
 
 
 def _recognises(of: Checkpoint) -> bool:
-    return of.architecture in _ARCHITECTURES or isinstance(of.raw.get("dflash_config"), dict)
+    return of.architecture in _ARCHITECTURES or any(isinstance(of.raw.get(name), dict) for name in _NESTED)
+
+
+def _fields(of: Checkpoint) -> tuple[Fields, Mapping[str, Any]]:
+    """Fields of the drafter, and the configuration of its layers; the more special place comes first (SGLang's reader)."""
+    places = [of.raw.get(name) or {} for name in (*_NESTED, "text_config")]
+    for name, place in zip((*_NESTED, "text_config"), places, strict=True):
+        if not isinstance(place, dict):
+            raise of.fail(f"{name} must be an object")
+    return Fields(of, *places, of.raw), {**of.raw, **places[-1]}
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
-    own = of.raw.get("dflash_config") or {}
-    if not isinstance(own, dict):
-        raise of.fail("dflash_config must be an object")
-    fields = Fields(of, own, of.raw)
+    fields, layer = _fields(of)
     check_target(of, fields, target, "vocab_size", "num_target_layers")
     if refused := next((name for name in _REFUSED if fields.get(name)), None):
         raise of.fail(f"{refused} is not supported for drafters")
-    shape = shape_of(of, of.raw)
-    if fields.get("target_layer_ids") is None and fields.get("layer_ids") is not None:
-        taps = fields.layers(["layer_ids"], offset=0, default=[], target=target)
-    else:
-        spaced = default_taps(target.num_layers, shape.layers)
-        taps = fields.layers(["target_layer_ids"], offset=1, default=spaced, target=target)
-    second = of.architecture == "DFlash2DraftModel"
-    spark = of.architecture == "DSparkDraftModel" or fields.get("projector_type") == "dspark"
-    rank, head = markov_of(fields, 256 if spark else 0)
+    kind = fields.choice("projector_type", ("dflash", "dspark"), "dspark" if "DSpark" in of.architecture else "dflash")
+    fields.choice("attention_mode", ("gqa", "mha"), "gqa")
+    shape, taps = shape_of(of, layer), _taps(of, fields, layer, target)
+    named = "DFlash2" in of.architecture
+    convolved = named or bool(fields.get("conv_kernel_size")) or bool(of.has("layers.0.attention_conv."))
+    chosen = named or bool(fields.get("selector_rank")) or bool(of.has("candidate_selector."))
+    rank, head = markov_of(of, fields, 256 if kind == "dspark" and of.tensors is None else 0)
     settings = BlockSettings(
         shape=shape, vocabulary=target.vocab_size, draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps,
         target_size=fused_size(of, len(taps), shape.hidden_size, target), head=head_of(fields, of),
         softcap=fields.number("final_logit_softcapping"), block=fields.gamma("block_size", 16),
-        mask_token=mask_token(of, fields, target), layout=layout_of(fields, spark), in_block=_in_block(fields),
-        markov_rank=rank, markov_head=head, confidence=confidence_of(fields, rank, on=bool(of.has("confidence_head.")),
-        joined=False), convolution=convolution_of(fields) if second else None,
-        selector=selector_of(fields) if second else None, embedding_scale=fields.number("input_embedding_scale"),
-        logit_scale=fields.number("output_multiplier"),
+        mask_token=mask_token(of, fields, target), layout=layout_of(fields, kind == "dspark"), in_block=_in_block(fields),
+        markov_rank=rank, markov_head=head, confidence=confidence_of(of, fields, rank, on=False, joined=False),
+        convolution=convolution_of(fields) if convolved else None, selector=selector_of(fields) if chosen else None,
+        embedding_scale=fields.number("input_embedding_scale"), logit_scale=fields.number("output_multiplier"),
     )  # fmt: skip
-    name = "DFlash2 (z-lab)" if second else "DSpark (SpecForge)" if spark else "DFlash (z-lab, SpecForge)"
-    left_out = assumed(of.raw, fields) - {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
+    spark = "DSpark (SpecForge)" if kind == "dspark" else "DFlash (z-lab, SpecForge)"
+    left_out = assumed(layer, fields)
+    if of.architecture in _ARCHITECTURES or not rank:
+        left_out -= {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
+    name = "DFlash2 (z-lab)" if convolved or chosen else spark
     return Declared(name, settings, "block", settings.most_drafted, block_names, assumed=left_out)
+
+
+def _taps(of: Checkpoint, fields: Fields, layer: Mapping[str, Any], target: TargetFacts) -> tuple[int, ...]:
+    """Of the fields that tell, the first that vLLM's reader looks for; ids of layers' outputs but in two of them."""
+    for key, offset in (("eagle_aux_hidden_state_layer_ids", 0), ("target_layer_ids", 1), ("layer_ids", 0)):
+        if fields.get(key) is not None:
+            return fields.layers([key], offset=offset, default=[], target=target)
+    layers = layer.get("num_hidden_layers")
+    spaced = default_taps(target.num_layers, layers if type(layers) is int else 1)
+    return fields.layers(["target_layer_ids"], offset=1, default=spaced, target=target)
 
 
 def _in_block(fields: Fields) -> InBlock:

@@ -16,7 +16,9 @@ from drafters.formats.contract import (
     Format,
     TargetFacts,
     assumed,
+    bare,
     check_target,
+    computes_nothing,
     draft_vocabulary,
     fused_size,
     head_of,
@@ -45,20 +47,18 @@ def tap_norm_of(of: Checkpoint, fields: Fields) -> TapNorm:
 
 def pair_names(of: Checkpoint, name: str) -> str | None:
     """Tensors of all dialects by ours."""
-    name = name.removeprefix("model.").replace("midlayer.", "layers.0.")
+    name = bare(name).replace("midlayer.", "layers.0.")
     for legacy, ours in _LEGACY.items():
         name = name.replace(legacy, ours)
     later = re.match(r"layers\.([1-9]\d*)\.hidden_norm\.", name)
     if later:  # SGLang calls so what norms the stream in later layers; where both are there, vLLM reads the other
-        other = f"layers.{later[1]}.input_layernorm."
-        return None if of.has(other) or of.has(f"model.{other}") else name.replace("hidden_norm", "input_layernorm")
-    return None if name in ("t2d",) or name.endswith("rotary_emb.inv_freq") else name
+        return None if of.has(f"layers.{later[1]}.input_layernorm.") else name.replace("hidden_norm", "input_layernorm")
+    return None if computes_nothing(name) else name
 
 
 def _recognises(of: Checkpoint) -> bool:
-    eagle = of.architecture in ("LlamaForCausalLMEagle3",) or re.fullmatch(r"Eagle3\w*ForCausalLM", of.architecture)
     reduced = of.architecture == "LlamaForCausalLM" and "draft_vocab_size" in of.raw
-    return bool(eagle) or reduced or bool(of.has("midlayer.") or of.has("model.midlayer."))
+    return "Eagle3" in of.architecture or reduced or any(of.has(name) for name in ("midlayer.", "d2t"))
 
 
 def _taps(of: Checkpoint, fields: Fields, nested: Fields, target: TargetFacts) -> tuple[int, ...]:

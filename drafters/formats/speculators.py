@@ -12,7 +12,9 @@ from drafters.formats.contract import (
     Format,
     TargetFacts,
     assumed,
+    bare,
     check_target,
+    computes_nothing,
     confidence_of,
     draft_vocabulary,
     fused_size,
@@ -80,11 +82,11 @@ def _eagle3(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFact
         draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps, tap_norm=tap_norm_of(of, fields),
         residual="normed feature" if fields.flag("norm_before_residual", False) else "feature",
         fed_back="after the norm" if fields.flag("norm_output", False) else "before the norm", head=head_of(fields, of),
+        window_from="anchor",
     )  # fmt: skip
-    names = lambda name: None if name.startswith("verifier_") else pair_names(of, name)  # noqa: E731
     return Declared(
-        "speculators eagle3", settings, "eagle3", _proposed(of) or USUAL_GAMMA, names, _trained_for(of),
-        _assumed(of, layer, fields),
+        "speculators eagle3", settings, "eagle3", _proposed(of) or USUAL_GAMMA, lambda name: pair_names(of, name),
+        _trained_for(of), _assumed(of, layer, fields),
     )  # fmt: skip
 
 
@@ -94,14 +96,14 @@ def _block(of: Checkpoint, layer: Mapping[str, Any], kind: str, target: TargetFa
         raise of.fail("config.json lacks aux_hidden_state_layer_ids")
     taps = fields.layers(["aux_hidden_state_layer_ids"], offset=0, default=[], target=target)
     spark, second = kind == "dspark", kind == "dflash2"
-    rank, head = markov_of(fields, 256) if spark else (0, "vanilla")
+    rank, head = markov_of(of, fields, 256) if spark else (0, "vanilla")
     together = fields.flag("sliding_window_non_causal", second)
     settings = BlockSettings(
         shape=shape, target_size=fused_size(of, len(taps), shape.hidden_size, target), vocabulary=target.vocab_size,
         draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps, head=head_of(fields, of),
         block=fields.gamma("block_size", 8), mask_token=mask_token(of, fields, target), layout=layout_of(fields, spark),
         in_block="bidirectional" if together else "causal where sliding", window_from="anchor", markov_rank=rank,
-        markov_head=head, confidence=confidence_of(fields, rank, on=True, joined=True) if spark else "none",
+        markov_head=head, confidence=confidence_of(of, fields, rank, on=True, joined=True) if spark else "none",
         convolution=convolution_of(fields) if second else None, selector=selector_of(fields) if second else None,
     )  # fmt: skip
     if second and settings.reduced:
@@ -126,7 +128,7 @@ def _mtp(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) 
 
 
 def _mtp_names(name: str) -> str | None:
-    if name.startswith("verifier_"):
+    if computes_nothing(name := bare(name)):
         return None
     own = name.removeprefix("mtp_layers.0.")
     part, _, rest = own.partition(".")

@@ -55,8 +55,8 @@ _UNSUPPORTED: Final = (
     ),
     _Unsupported(
         "EAGLE with multi-head latent attention (MLA)",
-        lambda of: re.match(r"Eagle\w*(Deepseek|Kimi)|Kimi\w*Eagle", of.architecture)
-        or (_any(of, r"kv_a_proj|q_a_proj|fused_qkv_a_proj") and (of.has("midlayer.") or of.has("d2t") or of.has("fc."))),
+        lambda of: re.search(r"Eagle\w*(Deepseek|Kimi)|(Deepseek|Kimi)\w*Eagle", of.architecture)
+        or (_any(of, r"kv_a_proj|q_a_proj|fused_qkv_a_proj") and any(of.has(n) for n in ("midlayer.", "d2t", "fc."))),
     ),
     _Unsupported(
         "native MTP (layers of the target's own checkpoint that predict further tokens)",
@@ -67,7 +67,16 @@ _UNSUPPORTED: Final = (
         "EAGLE-1 or EAGLE-2 (another drafter than EAGLE-3)",
         lambda of: _kind(of) == "eagle" or of.architecture in ("LlamaForCausalLMEagle", "EagleLlamaForCausalLM"),
     ),
-    _Unsupported("MiMo's DFlash (attention sinks)", lambda of: _any(of, r"\.(sinks?|attention_sink_bias)$")),
+    _Unsupported(
+        "MiMo's DFlash (attention sinks, a mask of its own)",
+        lambda of: _any(of, r"\.(sinks?|attention_sink_bias)$") or of.has("mask_embedding"),
+    ),
+    _Unsupported("Laguna's DFlash (gated attention)", lambda of: _any(of, r"\.self_attn\.(g_proj|qkv_proj)\.")),
+    _Unsupported("Muse-Glimmer's DFlash (an encoder of taps)", lambda of: of.has("encoder.")),
+    _Unsupported(
+        "compressed-tensors and its like (quantised weights)",
+        lambda of: _any(of, r"\.(weight_scale(_inv|_2)?|weight_packed|qweight|absmax)$"),
+    ),
 )  # fmt: skip
 
 

@@ -130,9 +130,8 @@ def _features(draft: Draft) -> dict[str, str]:
         "confidence": (block and block.confidence != "none", "confidence head"),
         "dflash2": (block and (block.convolution or block.selector), "convolution and selector (DFlash2)"),
         "causal": (causal, "causal block"),
-        "sliding pairs": (pair and sliding, "sliding layer"),
-        "windows of slots": (block and sliding and block.window_from == "slot", "window that moves with a block's slots"),
-        "windows of anchors": (block and sliding and block.window_from == "anchor", "window that stands at the anchor"),
+        "windows of slots": (sliding and s.window_from == "slot", "window that moves with the drafted token"),
+        "windows of anchors": (sliding and s.window_from == "anchor", "window that stands at the anchor"),
         "open windows": (block and sliding and block.in_block == "bidirectional", "sliding layer that is not causal"),
     }  # fmt: skip
     return {key: words for key, (there, words) in told.items() if there}

@@ -286,7 +286,8 @@ class AutoregressiveDrafter(LearnedDrafter):
     def _masks(self, layer: int, context: Context, k: int) -> Masks:
         """What the query k steps after the last of the context may not see of it."""
         window = self.settings.shape.windows[layer]
-        return Masks(context.unseen(None if window is None else (context.visible + k - window).unsqueeze(-1)))
+        moved = k if self.settings.window_from == "slot" else 0
+        return Masks(context.unseen(None if window is None else (context.visible + moved - window).unsqueeze(-1)))
 
     def draft_layers(self) -> list[DraftLayer]:
         return cast(list[DraftLayer], list(self.layers))

@@ -42,6 +42,8 @@ class Settings:
     """What `d2t` holds: target id − draft id, or target ids."""
     norm_weight: NormWeight = "w"
     """By what norms multiply."""
+    window_from: WindowFrom = "slot"
+    """From where a sliding layer's window reaches back into the context: from the token that is drafted, or the first."""
     softcap: float | None = None
     """Cap c of logits x, c · tanh(x / c), before a head's bias."""
     head: Literal["own", "own embedding", "target"] = "target"
@@ -80,8 +82,6 @@ class BlockSettings(Settings):
     """Whether a slot predicts the token after its own position, the anchor's slot too, or the one at it."""
     in_block: InBlock = "causal where sliding"
     """Which slots see later ones of their block."""
-    window_from: WindowFrom = "slot"
-    """From where a sliding layer's window reaches back into the context."""
     markov_rank: int = 0
     """Rank of the sequential head; 0 is none (DFlash)."""
     markov_head: HeadType = "vanilla"
@@ -121,7 +121,8 @@ def conventions(settings: Settings, assumed: Collection[str] = ()) -> dict[str, 
     """
     told: dict[str, Any] = {"taps": " ".join(f"h[{tap + 1}]" for tap in settings.taps)}
     sliding = any(settings.shape.windows)
-    moot = {"vocabulary_map": not settings.reduced, "window_from": not sliding, "in_block": not sliding,
+    causal = getattr(settings, "in_block", "") == "causal"
+    moot = {"vocabulary_map": not settings.reduced, "window_from": not sliding, "in_block": not (sliding or causal),
             "norm_weight": settings.norm_weight == "w"}  # fmt: skip
     for field in fields(settings):
         if field.name in _SHOWN and not moot.get(field.name):

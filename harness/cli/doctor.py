@@ -37,6 +37,7 @@ def doctor(
     with user_errors("harness"):
         from harness.recording.pair import asked_pair, load_pair
         from harness.recording.suite import load_suite, read_prompts
+        from results.store.connection import check_new_folder
 
         with watching() as watcher:
             asked = read_prompts(prompts, None, watcher.say) if prompts else load_suite("math_code_chat").prompts
@@ -44,8 +45,8 @@ def doctor(
                 raise InputError("--prompts: at least 4 prompts are needed")
             if not Path(checkpoint).is_dir() and (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1):
                 raise InputError(f"checkpoint {checkpoint}: no such folder")
-            if corrected is not None and corrected.exists() and (not corrected.is_dir() or any(corrected.iterdir())):
-                raise InputError(f"--corrected {corrected}: is there already; name another folder")
+            if corrected is not None:
+                check_new_folder(corrected, "--corrected")
             source = load_pair(asked_pair("tiny", target)[0]).target
             chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
             watcher.doing("loading the target")
@@ -58,9 +59,11 @@ def doctor(
             transformers_logging.disable_progress_bar()  # its bars would stand among ours
             folder = find_folder(checkpoint)
             model = Target.load(source, live=True)
-            declared = read_declared(folder, facts_of(model), checkpoint)
+            declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
-            made = texts_of(model, [_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1)
+            made = texts_of(
+                model, [prompt_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1
+            )
             stage = f"reading {checkpoint} in other ways"
             found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
             written = None
@@ -90,7 +93,7 @@ def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -
     return correct(declared, checkpoint, folder, TargetFiles(facts_of(model), theirs))
 
 
-def _ids(target: Any, text: str) -> list[int]:
+def prompt_ids(target: Any, text: str) -> list[int]:
     """A prompt's tokens: by the chat template, or as plain text where the target has none."""
     if target.tokenizer is None:
         raise InputError(f"target {target.name}: has no tokenizer, so no prompt can be asked")

@@ -216,9 +216,10 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     """Train as planned, and print what came out."""
     from harness.cluster import Cluster
     from harness.recording.pair import check_hub
-    from harness.training.plan import check_free, checkpoint_of, read_given
+    from harness.training.plan import checkpoint_of, read_given
+    from results.store.connection import check_new_folder
 
-    check_free(checkpoint_of(plan, out))
+    check_new_folder(checkpoint_of(plan, out), "--to")
     cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
     cluster.check()
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])

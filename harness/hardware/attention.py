@@ -14,7 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from drafters.cache import Positions
-from drafters.target import Target, tolerance, typical_error
+from drafters.precision import tolerance, typical_error
+from drafters.target import Target
 
 _NAME = "specyard_abreast"
 _PROMPT, _BLOCK = 48, 8

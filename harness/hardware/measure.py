@@ -24,8 +24,9 @@ from drafters.configs import known_architectures
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
+from drafters.precision import choose_dtype
 from drafters.random_models import random_drafters, random_target
-from drafters.target import Target, choose_dtype
+from drafters.target import Target
 from harness.console import Watcher
 from harness.hardware.attention import reads_once
 from harness.hardware.bench import Bench, BenchPoint

@@ -22,7 +22,8 @@ from drafters.generation import respond, rows_at_once, settings_left_out
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.loading import check_files
-from drafters.target import Target, choose_dtype
+from drafters.precision import choose_dtype
+from drafters.target import Target
 from harness.recording.pair import Pair, choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt

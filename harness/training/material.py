@@ -12,7 +12,8 @@ import msgspec
 import torch
 
 from drafters.checkpoints import find_folder, folder_hash
-from drafters.target import Target, choose_dtype
+from drafters.precision import choose_dtype
+from drafters.target import Target
 from drafters.training.design import Made, make_drafter, warm_drafter
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material

@@ -13,7 +13,6 @@ from drafters.training.recipe import Design, Recipe
 from harness.recording.pair import Pair
 from harness.recording.responses import GivenResponse, every_response
 from harness.recording.suite import Generation, Prompt, read_prompts
-from results.store.connection import check_folder
 from simulator.errors import InputError
 from simulator.records import Sampling
 
@@ -130,14 +129,3 @@ def check_installed() -> None:
 def checkpoint_of(plan: TrainingPlan, out: Path) -> Path:
     """Where the checkpoint will be."""
     return Path(plan.to) if plan.to else out / "drafters" / f"{plan.design.kind}-{plan.name}"
-
-
-def check_free(to: Path) -> None:
-    """Raise InputError where something is in the way of a checkpoint, or nothing can be written there."""
-    check_folder(to.parent, writable=True, option="--to")
-    try:
-        taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
-    except OSError as error:
-        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
-    if taken:
-        raise InputError(f"--to {to}: is there, and is not written over; name a new folder")

@@ -145,6 +145,17 @@ def check_folder(folder: Path, *, writable: bool = False, option: str = "--out")
         raise _not_writable(there, option)
 
 
+def check_new_folder(folder: Path, option: str) -> None:
+    """Raise StoreError where something is in the way of a folder to be written, or nothing can be written there."""
+    check_folder(folder.parent, writable=True, option=option)
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise StoreError(f"{option} {folder!s:.60}…: cannot be written ({error.strerror})") from None
+    if taken:
+        raise StoreError(f"{option} {folder}: is there, and is not written over; name a new folder")
+
+
 def _not_writable(path: Path, option: str = "--out") -> StoreError:
     return StoreError(f"{path}: cannot be written; choose another {option}" + (", or a copy" if option == "--out" else ""))
 

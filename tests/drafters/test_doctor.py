@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from typer.testing import CliRunner
 
-from drafters.doctor import Diagnosis, Reading, Variant
+from drafters.checkpoints import facts_of, read_declared
+from drafters.doctor import Diagnosis, Reading, Variant, diagnose, flips, texts_of
+from drafters.formats.contract import Checkpoint, Declared
+from drafters.formats.registry import declare
+from drafters.target import Target
 from harness.cli.app import app
+from harness.cli.doctor import prompt_ids
+from harness.recording.suite import load_suite
 from tests.documented import differences
+from tests.drafters.test_formats import LAYER, PUBLISHED
+from tests.drafters.test_golden_formats import GOLDEN, reference
 
 TINY = Path(__file__).parents[2] / "drafters" / "tiny"
 TEXTS, ANCHORS = 24, 60
@@ -96,3 +109,116 @@ def test_a_folder_that_is_not_there_is_told_at_once() -> None:
     done = CliRunner().invoke(app, ["doctor", "./nowhere", "--target", "tiny"])
     assert done.exit_code == 2
     assert "checkpoint ./nowhere: no such folder" in done.stderr
+
+
+def tried(raw: dict[str, Any], target: Target, *tensors: str) -> set[str]:
+    """Readings of what a configuration declares, beside it."""
+    declared = declare(Checkpoint("mine", raw), facts_of(target))
+    return {variant.name for variant in flips(declared, target, tensors)}
+
+
+def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target) -> None:
+    eagle = PUBLISHED["EAGLE-3 (SpecForge, SGLang)"]
+    found = tried({**eagle, "layer_types": None, "use_sliding_window": False}, target)
+    assert {"residual normed feature", "fed back after the norm", "norm of taps each", "norm of taps joined",
+            "order feature, embedding", "norms × 1 + w", "rotary interleaved", "taps one lower"} <= found  # fmt: skip
+    assert not {name for name in found if name.startswith(("d2t", "layout", "windows", "inside", "the head"))}
+    assert {"no windows", "windows from the anchor"} <= tried(eagle, target)
+    assert "the head of its own embedding" in tried(eagle, target, "embed_tokens.weight")
+    assert "d2t ids" in tried(PUBLISHED["EAGLE-3.1"], target)
+
+    zlab = {**PUBLISHED["DFlash (z-lab, SpecForge)"], "layer_types": None, "use_sliding_window": False}
+    assert {"layout anchor-first", "inside the block causal", "block one longer"} <= tried(zlab, target)
+    zlab["dflash_config"] = {**zlab["dflash_config"], "causal": True}
+    assert "inside the block bidirectional" in tried(zlab, target)
+
+    mtp = tried(PUBLISHED["speculators mtp"], target)
+    assert {"order feature, embedding", "taps the last, after the target's last norm"} <= mtp
+    assert not {name for name in mtp if name.startswith(("residual", "fed back", "norm of taps"))}
+    plain = tried({**eagle, "eagle_config": {"use_aux_hidden_state": False}}, target)
+    assert "taps the last, before the target's last norm" in plain
+    scaled = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 123.0}
+    turned = tried({**eagle, "is_neox_style": False, **scaled}, target)
+    assert {"rotary not interleaved", "rotary plain, base 123"} <= turned
+    assert LAYER["rope_theta"] not in (1e4, 5e5, 1e6)
+
+
+@cache
+def judged_by(name: str) -> tuple[Target, Any]:
+    """A golden target, and its answers to a few prompts."""
+    target = Target.load(str(GOLDEN / name), live=True)
+    asked = load_suite("math_code_chat").prompts
+    chosen = [asked[i * len(asked) // 12] for i in range(12)]
+    return target, texts_of(target, [prompt_ids(target, prompt.turns[0]) for prompt in chosen], 48, 9)
+
+
+Tensors = dict[str, Tensor]
+AUX = "eagle_aux_hidden_state_layer_ids"
+
+
+def taps(step: int) -> Callable[[dict[str, Any], Tensors], None]:
+    def wrong(raw: dict[str, Any], _: Tensors) -> None:
+        for of in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+            for field in [field for field in of if field.endswith("layer_ids")]:
+                of[field] = [i + step for i in of[field]]
+
+    return wrong
+
+
+def said(field: str, value: Any, *places: str) -> Callable[[dict[str, Any], Tensors], None]:
+    def wrong(raw: dict[str, Any], _: Tensors) -> None:
+        for place in places:
+            raw = raw[place]
+        raw[field] = value
+
+    return wrong
+
+
+def absolute(_: dict[str, Any], tensors: Tensors) -> None:
+    tensors["d2t"] = tensors["d2t"] + torch.arange(len(tensors["d2t"]))
+
+
+def reversed_pairs(_: dict[str, Any], tensors: Tensors) -> None:
+    for name in [n for n in tensors if n.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "input_proj.weight"))]:
+        if "eagle" not in name and tensors[name].shape[1] == 128:
+            tensors[name] = torch.cat(tensors[name].chunk(2, -1)[::-1], -1).contiguous()
+
+
+def less_one(_: dict[str, Any], tensors: Tensors) -> None:
+    for name in [name for name in tensors if name.endswith("norm.weight")]:
+        tensors[name] = tensors[name] - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("eagle3_specforge", taps(1), "taps one lower"),
+        ("eagle3_specforge", absolute, "d2t ids"),
+        ("eagle3_specforge", reversed_pairs, "order feature, embedding"),
+        ("eagle3_specforge", said("norm_before_residual", True), "residual feature"),
+        ("eagle3_nvidia", said("norm_before_fc", False, "eagle_config"), "norm of taps joined"),
+        ("eagle3_1_specforge", said("norm_output", False), "fed back after the norm"),
+        ("eagle3_1_specforge", said("fc_norm", False), "norm of taps each"),
+        ("speculators_eagle3", less_one, "norms × 1 + w"),
+        ("speculators_eagle3_residual", taps(1), "taps one lower"),
+        ("deepspec_gemma4_dspark", taps(1), "taps one lower"),  # one of them is no layer of the target then
+        ("speculators_dspark_anchor_first", said("sample_from_anchor", False), "layout anchor-first"),
+        ("specforge_dspark", said("sample_from_anchor", False, "dflash_config"), "layout anchor-first"),
+        ("zlab_dflash", taps(-1), "taps one higher"),
+        ("speculators_mtp", reversed_pairs, "order feature, embedding"),
+    ],
+)
+def test_a_convention_that_is_declared_wrong_is_named(name: str, wrong: Any, right: str, tmp_path: Path) -> None:
+    if not (GOLDEN / name).is_dir():
+        pytest.skip(f"no golden vectors in {GOLDEN}")
+    raw, tensors = json.loads((GOLDEN / name / "config.json").read_text()), load_file(GOLDEN / name / "model.safetensors")
+    wrong(raw, tensors)
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    save_file(tensors, tmp_path / "model.safetensors")
+    target, texts = judged_by(reference(GOLDEN / name)["target"])
+    declared: Declared = read_declared(tmp_path, facts_of(target)._replace(beyond=1), name)
+    found = diagnose(declared, tmp_path, target, texts, name)
+    assert found.beats_chance
+    assert found.better is not None
+    assert right in found.better.variant.words

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import drafters
+from drafters.precision import choose_dtype
 from drafters.sampling import probabilities
-from drafters.target import Target, choose_dtype
+from drafters.target import Target
 from simulator.errors import InputError
 from simulator.records import Sampling
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,42 @@ def test_tensors_and_fields_are_named_as_their_publisher_does(folder: Path, tmp_
         assert {name: other.get(name, "nothing") for name in kept} == kept
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [f for f in FOLDERS if f.name in HOLDS], ids=lambda folder: folder.name)
+def test_there_and_back_is_the_same_file(folder: Path, tmp_path: Path) -> None:
+    """Of every pair of formats that have a place for a drafter, in both directions."""
+    target = read_target(str(GOLDEN / reference(folder)["target"]))
+    formats = HOLDS[folder.name].split()
+    for to in formats:
+        convert(str(folder), to, tmp_path / to, target)
+    for to in formats:
+        for other in formats:
+            convert(str(tmp_path / other), to, tmp_path / f"{other} to {to}", target)
+            first, second = (load_file(tmp_path / name / "model.safetensors") for name in (to, f"{other} to {to}"))
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name], second[name]) for name in first)
+            configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in (to, f"{other} to {to}")]
+            assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("ids", [[0, 2, 99], [0, -2], [0, 0], []])
+def test_taps_that_the_target_has_not_are_told(ids: list[int], tmp_path: Path) -> None:
+    shutil.copytree(TINY / "dspark", tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text()) | {"target_layer_ids": ids}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
+    done = converted(str(tmp_path / "mine"), str(tmp_path / "made"), "--to", "speculators", "--target", "tiny")
+    assert done.exit_code == 2
+    [sentence] = done.stderr.splitlines()
+    assert "target_layer_ids" in sentence
+    assert not (tmp_path / "made").exists()
+
+
 def converted(*options: str) -> Any:
     return CliRunner().invoke(app, ["convert", *options])
 
 
 def test_the_bundled_drafter_in_another_format(tmp_path: Path) -> None:
-    done = converted(
-        str(TINY / "dspark"), "--to", "speculators", "--target", "tiny", "--out", str(tmp_path / "made"), "--json"
-    )
+    done = converted(str(TINY / "dspark"), str(tmp_path / "made"), "--to", "speculators", "--target", "tiny", "--json")
     assert done.exit_code == 0, done.output
     assert differences(done.stdout) == []
     written = json.loads((tmp_path / "made" / "config.json").read_text())
@@ -137,7 +166,7 @@ def test_the_bundled_drafter_in_another_format(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_told_and_nothing_is(drafter: str, to: str, message: str, tmp_path: Path) -> None:
-    done = converted(str(TINY / drafter), "--to", to, "--out", str(tmp_path / "made"))
+    done = converted(str(TINY / drafter), str(tmp_path / "made"), "--to", to)
     assert done.exit_code == 2
     assert re.search(message, done.stderr)
     assert not (tmp_path / "made").exists()

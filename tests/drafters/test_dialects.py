@@ -1,0 +1,422 @@
+"""One drafter in all the ways that publishers' code writes it: fields and tensors elsewhere, left out or renamed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drafters.checkpoints import facts_of, load_drafter, read_declared
+from drafters.families.layers import LayerShape
+from drafters.families.registry import read_shape, shape_config
+from drafters.kinds.learned import LearnedDrafter
+from drafters.rotary import frequencies
+from drafters.target import Target
+from simulator.errors import InputError
+from tests.drafters.conftest import GAMMA, MASK, VOCAB
+from tests.drafters.test_formats import LAYER, NESTED, PUBLISHED, Build, build, drafted, publish
+
+__all__ = ["build"]
+Raw = dict[str, Any]
+Tensors = dict[str, Tensor]
+Change = Callable[[Raw, Tensors], None]
+TOKENS = torch.tensor([[1, 3, 5, 1, 3], [5, 1, 1, 3, 0]])
+
+
+def renamed(tensors: Tensors, old: str, new: str) -> None:
+    for name in [name for name in tensors if old in name]:
+        tensors[name.replace(old, new)] = tensors.pop(name)
+
+
+def moved(raw: Raw, field: str, *places: str) -> None:
+    """Take a field from wherever it is to the nested object `places`, or to the top where there is none."""
+    found = [of for of in (raw, *(v for v in raw.values() if isinstance(v, dict))) if field in of]
+    if found:
+        value = found[0].pop(field)
+        for place in places:
+            raw = raw.setdefault(place, {})
+        raw[field] = value
+
+
+def to(field: str, *places: str) -> Change:
+    return lambda raw, _: moved(raw, field, *places)
+
+
+def without(*fields: str) -> Change:
+    def change(raw: Raw, _: Tensors) -> None:
+        for of in (raw, *(v for v in raw.values() if isinstance(v, dict))):
+            for field in fields:
+                of.pop(field, None)
+
+    return change
+
+
+def in_a_model(_: Raw, tensors: Tensors) -> None:
+    for name in [name for name in tensors if name.partition(".")[0] not in ("lm_head", "d2t", "t2d")]:
+        tensors[f"model.{name}"] = tensors.pop(name)
+
+
+def midlayer(_: Raw, tensors: Tensors) -> None:
+    renamed(tensors, "layers.0.", "midlayer.")
+
+
+def layers(_: Raw, tensors: Tensors) -> None:
+    renamed(tensors, "midlayer.", "layers.0.")
+
+
+def sglangs_norms(_: Raw, tensors: Tensors) -> None:
+    for i, name in enumerate(("low", "mid", "high")):
+        renamed(tensors, f"fc_norm.{i}.", f"aux_norm_{name}.")
+    for i in (1, 2):
+        renamed(tensors, f"layers.{i}.input_layernorm.", f"layers.{i}.hidden_norm.")
+
+
+def extras(_: Raw, tensors: Tensors) -> None:
+    tensors["rotary_emb.inv_freq"] = torch.ones(4)
+
+
+def verifiers(_: Raw, tensors: Tensors) -> None:
+    tensors["verifier_norm.weight"], tensors["verifier_lm_head.weight"] = torch.ones(16), torch.ones(VOCAB, 16)
+
+
+def narrow_table(_: Raw, tensors: Tensors) -> None:
+    if "d2t" in tensors:
+        tensors["d2t"] = tensors["d2t"].int()
+        tensors.pop("t2d", None)
+
+
+def rope_scaling(raw: Raw, _: Tensors) -> None:
+    """As configurations of transformers 4 say what nobody scales."""
+    raw["rope_scaling"] = None
+
+
+def rope_parameters(raw: Raw, _: Tensors) -> None:
+    for of in (raw, *(v for v in raw.values() if isinstance(v, dict))):
+        if "rope_theta" in of:
+            of["rope_parameters"] = {"rope_type": "default", "rope_theta": of.pop("rope_theta")}
+
+
+def rope_by_kind(raw: Raw, _: Tensors) -> None:
+    of = raw["transformer_layer_config"]
+    if "rope_theta" in of:
+        theta = {"rope_type": "default", "rope_theta": of.pop("rope_theta")}
+        of["rope_parameters"] = {"sliding_attention": theta, "full_attention": {"rope_type": "default", "rope_theta": 77.0}}
+
+
+def taps_at(key: str, *places: str, offset: int) -> Change:
+    """Say the taps by another field, which counts from another layer."""
+
+    def change(raw: Raw, _: Tensors) -> None:
+        for of, counted in ((raw, 0), (raw.get("eagle_config", {}), 1), (raw.get("dflash_config", {}), 1)):
+            for field in ("eagle_aux_hidden_state_layer_ids", "target_layer_ids"):
+                if field in of:
+                    ids = [i + (counted or field == "target_layer_ids") - offset for i in of.pop(field)]
+                    for place in places:
+                        raw = raw.setdefault(place, {})
+                    raw[key] = ids
+                    return
+
+    return change
+
+
+def architecture(name: str) -> Change:
+    return lambda raw, _: raw.update(architectures=[name])
+
+
+def unsorted(raw: Raw, _: Tensors) -> None:
+    for of in (raw, *(v for v in raw.values() if isinstance(v, dict))):
+        for field in of:
+            if field.endswith("layer_ids"):
+                of[field] = of[field][::-1]
+
+
+def algorithm(raw: Raw, _: Tensors) -> None:
+    raw["speculators_config"] = {"algorithm": raw.pop("speculators_model_type")}
+
+
+AUX = "eagle_aux_hidden_state_layer_ids"
+ANY: list[Change] = [in_a_model, extras, rope_parameters, rope_scaling, narrow_table, without("num_hidden_layers")]
+PAIRS: list[Change] = [
+    *ANY, midlayer, layers, sglangs_norms, taps_at(AUX, offset=0), taps_at(AUX, "eagle_config", offset=1),
+    taps_at("target_layer_ids", offset=1), taps_at("layer_ids", "eagle_config", offset=0), unsorted,
+    without("draft_vocab_size"), without("fc_norm", "norm_before_fc"), to("fc_norm", "eagle_config"),
+    to("norm_output", "eagle_config"), to("norm_before_fc"), architecture("Eagle3LlamaForCausalLM"),
+]  # fmt: skip
+BLOCKS: list[Change] = [
+    *ANY, taps_at(AUX, offset=0), taps_at("layer_ids", "dflash_config", offset=0), taps_at("target_layer_ids", offset=1),
+    unsorted, to("block_size", "dflash_config"), to("mask_token_id"), to("markov_rank"), to("markov_rank", "dspark_config"),
+    to("mask_token_id", "dspark_config"), without("markov_rank"), to("hidden_size", "text_config"),
+    to("rope_theta", "text_config"), to("layer_types", "text_config"),
+]  # fmt: skip
+SPECULATORS: list[Change] = [
+    *ANY, verifiers, algorithm, rope_by_kind, without("markov_rank", "confidence_head_with_markov"), unsorted,
+    without("draft_vocab_size"),
+]  # fmt: skip
+
+
+def changes_of(name: str) -> list[Change]:
+    return SPECULATORS if name.startswith("speculators") else PAIRS if name.startswith("EAGLE") else BLOCKS
+
+
+def written(folder: Path, raw: Mapping[str, Any], tensors: Tensors, shards: int = 1) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    names = sorted(tensors)
+    parts = [names[i::shards] for i in range(shards)]
+    files = ["model.safetensors"] if shards == 1 else [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    for part, file in zip(parts, files, strict=True):
+        save_file({name: tensors[name].contiguous() for name in part}, folder / file)
+    if shards > 1:
+        index = {"weight_map": {name: file for part, file in zip(parts, files, strict=True) for name in part}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if n != "speculators mtp"])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_other_spellings_of_one_drafter_compute_the_same(
+    name: str, build: Build, target: Target, data: st.DataObject
+) -> None:
+    drafter = build(name)
+    chosen = data.draw(st.lists(st.sampled_from(changes_of(name)), max_size=4, unique=True))
+    shards = data.draw(st.integers(1, 3))
+    with TemporaryDirectory() as place:
+        folder = publish(drafter, PUBLISHED[name], Path(place) / "published")
+        raw, tensors = copy.deepcopy(PUBLISHED[name]), load_file(folder / "model.safetensors")
+        for change in chosen:
+            change(raw, tensors)
+        loaded = load_drafter(str(written(Path(place) / "other", raw, tensors, shards)), target, gamma=drafter.gamma)
+        assert isinstance(loaded, LearnedDrafter)
+        tokens = TOKENS[:, : drafter.gamma]
+        assert torch.equal(drafted(loaded, target, tokens), drafted(drafter, target, tokens))
+
+
+def test_a_shape_is_read_as_it_was_written() -> None:
+    """Of each family, sliding layers of whatever kind and biases included."""
+    for family in ("llama", "qwen3"):
+        for windows in ((None, None), (3, None), (3, 3)):
+            for bias in (False, True):
+                shape = LayerShape(
+                    family=family, hidden_size=16, inner_size=32, heads=4, kv_heads=2, head_dim=8, norm_eps=1e-5, layers=2,
+                    rotary={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, windows=windows, attention_bias=bias,
+                    mlp_bias=bias,
+                )  # fmt: skip
+                assert read_shape(shape_config(shape, VOCAB, 64), "x") == shape
+
+
+SCALED = {"factor": 4.0, "original_max_position_embeddings": 16}
+ROPES: dict[str, Raw] = {
+    "llama3": {"rope_type": "llama3", **SCALED, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "linear": {"type": "linear", "factor": 2.0},
+    "yarn": {"rope_type": "yarn", **SCALED},
+    "half": {"rope_type": "default", "partial_rotary_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("scaling", list(ROPES))
+def test_rotary_parameters_are_read_wherever_they_stand(scaling: str, target: Target) -> None:
+    """Of transformers 4 (`rope_theta` and `rope_scaling`) and 5 (`rope_parameters`), and nested by kind of layer."""
+    scaled = ROPES[scaling]
+    theta, named = LAYER["rope_theta"], {"rope_type": scaled.get("type"), **scaled}
+    plain = {field: value for field, value in NESTED.items() if field != "rope_theta"}
+    at_top = {"partial_rotary_factor": scaled["partial_rotary_factor"]} if scaling == "half" else {"rope_scaling": scaled}
+    ways: list[Raw] = [
+        {**plain, "rope_theta": theta, **at_top}, {**plain, "rope_parameters": {**named, "rope_theta": theta}},
+        {**plain, "rope_parameters": {"full_attention": {**named, "rope_theta": theta}}},
+    ]  # fmt: skip
+    read = [frequencies(8, read_shape(copy.deepcopy(way), "x").rotary) for way in ways]
+    assert read[0] == read[1] == read[2]
+    assert read[0] != frequencies(8, {"rope_theta": theta})
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_what_turns_with_a_texts_length_is_refused_by_name(kind: str, build: Build, target: Target, tmp_path: Path) -> None:
+    name = "EAGLE-3 (SafeAILab)"
+    scaled = {"rope_type": kind, "factor": 2.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    raw = {**PUBLISHED[name], "rope_scaling": scaled}
+    with pytest.raises(InputError, match=f"rope_type '{kind}' is not supported"):
+        load_drafter(str(publish(build(name), raw, tmp_path / "checkpoint")), target)
+
+
+def test_biases_are_read_where_they_are(build: Build, target: Target, tmp_path: Path) -> None:
+    """An EAGLE-3 whose `attention_bias` nobody writes; a bias of 0 changes nothing, another does."""
+    name = "EAGLE-3.1"
+    drafter, raw = build(name), PUBLISHED[name]
+    tensors = load_file(publish(drafter, raw, tmp_path / "published") / "model.safetensors")
+    sizes = {n: len(t) for n, t in tensors.items() if "self_attn" in n and n.endswith("_proj.weight")}
+    found = {}
+    for value in (0.0, 0.5):
+        biased = tensors | {n.replace("weight", "bias"): torch.full((size,), value) for n, size in sizes.items()}
+        loaded = load_drafter(str(written(tmp_path / str(value), raw, biased)), target)
+        assert isinstance(loaded, LearnedDrafter)
+        found[value] = drafted(loaded, target, TOKENS[:, : drafter.gamma])
+    assert torch.equal(found[0.0], drafted(drafter, target, TOKENS[:, : drafter.gamma]))
+    assert not torch.allclose(found[0.0], found[0.5])
+
+
+def test_a_head_is_tied_to_what_the_files_say(build: Build, target: Target, tmp_path: Path) -> None:
+    """A draft with an embedding of its own and no head: tied to it, or the target's."""
+    name = "EAGLE-3 (SpecForge, SGLang)"
+    raw = {**PUBLISHED[name]}
+    tensors = load_file(publish(build(name), raw, tmp_path / "published") / "model.safetensors")
+    own = {**tensors, "embed_tokens.weight": 2 * target.embedding.get_parameter("weight").detach()}
+    heads = {}
+    for tied in (False, True):
+        loaded = load_drafter(str(written(tmp_path / str(tied), {**raw, "tie_word_embeddings": tied}, own)), target)
+        assert isinstance(loaded, LearnedDrafter)
+        assert torch.equal(loaded.embed_tokens.get_parameter("weight"), own["embed_tokens.weight"])
+        heads[tied] = loaded.lm_head.get_parameter("weight")
+    assert torch.equal(heads[False], target.lm_head.get_parameter("weight"))
+    assert torch.equal(heads[True], own["embed_tokens.weight"])
+
+
+def test_tensors_of_16_bits_are_read_in_the_targets_type(build: Build, target: Target, tmp_path: Path) -> None:
+    name = "speculators dspark"
+    tensors = load_file(publish(build(name), PUBLISHED[name], tmp_path / "published") / "model.safetensors")
+    short = {n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}
+    found = []
+    for way, these in (("short", short), ("long", {n: t.float() if n in short and t.is_floating_point() else t
+                                                  for n, t in short.items()})):  # fmt: skip
+        loaded = load_drafter(str(written(tmp_path / way, PUBLISHED[name], these)), target)
+        assert isinstance(loaded, LearnedDrafter)
+        found.append(drafted(loaded, target, TOKENS[:, : loaded.gamma]))
+    assert torch.equal(*found)
+
+
+def facts(raw: Raw, tensors: Mapping[str, tuple[int, ...]], target: Target, tmp_path: Path) -> Any:
+    folder = tmp_path / "files"
+    made = {name: torch.ones(shape) for name, shape in tensors.items()}
+    return read_declared(written(folder, raw, made), facts_of(target), "mine")
+
+
+EAGLE_TAPS = {"fc.weight": (16, 48), "midlayer.hidden_norm.weight": (16,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "taps"),
+    [
+        ({}, [2, 1, 0]),  # nobody says: h[2], h[L//2], h[L−3] of three layers are h[2], h[1], h[0]
+        ({AUX: [1, 2, 3]}, [1, 2, 3]),
+        ({"eagle_config": {AUX: [0, 1, 2]}}, [1, 2, 3]),
+        ({"eagle_config": {AUX: [1, 2, 3]}}, [1, 2, 3]),  # no layer has output L: what enters layers is counted
+        ({"target_layer_ids": [-1, 0, 2]}, [0, 1, 3]),
+        ({AUX: [0, 1, 2], "eagle_config": {AUX: [0, 1, 2]}}, [0, 1, 2]),
+        ({"eagle_config": {"layer_ids": [0, 1, 3]}}, [0, 1, 3]),
+        ({AUX: [3, 1, 2]}, [1, 2, 3]),
+    ],
+)
+def test_taps_of_eagle_are_counted_as_their_field_counts(
+    changes: Raw, taps: list[int], target: Target, tmp_path: Path
+) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **changes}
+    declared = facts(raw, EAGLE_TAPS, target, tmp_path)
+    assert [tap + 1 for tap in declared.settings.taps] == sorted(taps)
+    assert ("taps" in declared.assumed) == (not changes)
+
+
+@pytest.mark.parametrize(
+    ("ids", "offset"), [([0, 1, 4], 0), ([1, 1, 2], 0), ([], 0), ([True, 1], 0), ([-2, 0, 1], 1), ("all", 0)]
+)
+def test_taps_that_are_no_layers_are_refused(ids: Any, offset: int, target: Target, tmp_path: Path) -> None:
+    places = {"eagle_config": {AUX: ids}} if offset else {AUX: ids}
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **places}
+    with pytest.raises(InputError, match=f"{AUX} .* must be layers of the target") as raised:
+        facts(raw, EAGLE_TAPS, target, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+BLOCK_TENSORS = {"fc.weight": (16, 32), "norm.weight": (16,), "layers.0.self_attn.q_norm.weight": (8,)}
+HEADS = {"markov_head.markov_w1.weight": (VOCAB, 4), "confidence_head.proj.weight": (1, 20)}
+DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "tensors", "expected"),
+    [
+        ({}, {}, {}, {"layout": "fill-in", "markov_rank": 0, "confidence": "none", "in_block": "causal where sliding"}),
+        ({}, {"sample_from_anchor": True}, {}, {"layout": "anchor-first"}),
+        ({}, {"query_zero_predicts_next": True}, {}, {"layout": "anchor-first"}),
+        ({}, {"projector_type": "dspark"}, HEADS, {"layout": "anchor-first", "markov_rank": 4,
+                                                    "confidence": "hidden and token"}),
+        ({}, {"projector_type": "dspark"}, HEADS | {"confidence_head.proj.weight": (1, 16)}, {"confidence": "hidden"}),
+        ({"architectures": ["DSparkDraftModel"]}, {"dspark_bonus_anchor": True}, HEADS, {"layout": "fill-in"}),
+        ({"architectures": ["Qwen3DSparkModel"]}, {}, HEADS, {"layout": "anchor-first", "markov_rank": 4}),
+        ({}, {"causal": True}, {}, {"in_block": "causal"}),
+        ({"is_causal": False}, {"causal": True}, {}, {"in_block": "bidirectional"}),
+        ({"architectures": ["DFlash2DraftModel"]}, {}, {}, {"convolution": (2, 16), "selector": (256, 16)}),
+        ({}, {"conv_kernel_size": 3, "conv_group_size": 4}, {}, {"convolution": (3, 4), "selector": None}),
+        ({"input_embedding_scale": 4.0}, {"output_multiplier": 2.0, "final_logit_softcapping": 30.0}, {},
+         {"embedding_scale": 4.0, "logit_scale": 2.0, "softcap": 30.0}),
+        ({"is_neox_style": False}, {}, {}, {}),
+    ],
+)  # fmt: skip
+def test_what_blocks_declare(changes: Raw, own: Raw, tensors: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:
+    raw = {
+        **NESTED,
+        "architectures": ["DFlashDraftModel"],
+        "block_size": GAMMA + 1,
+        "dflash_config": {**DFLASH, **own},
+        **changes,
+    }
+    declared = facts(raw, BLOCK_TENSORS | tensors, target, tmp_path)
+    assert {field: getattr(declared.settings, field) for field in expected} == expected
+    assert declared.gamma == GAMMA + (declared.settings.layout == "anchor-first")
+    assert bool(declared.settings.shape.rotary.get("interleaved")) == ("is_neox_style" in changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"residual": "feature", "fed_back": "before the norm", "tap_norm": "none"}),
+        ({"norm_before_residual": True}, {"residual": "normed feature"}),
+        ({"norm_output": True}, {"fed_back": "after the norm"}),
+        ({"fc_norm": True}, {"tap_norm": "each"}),
+        ({"use_aux_norm": True}, {"tap_norm": "each"}),
+        ({"eagle_config": {"norm_before_fc": True}}, {"tap_norm": "joined"}),
+        ({"eagle_config": {"use_aux_hidden_state": False}}, {"fused": False, "taps": (3,)}),
+    ],
+)
+def test_what_eagle_declares(changes: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SpecForge, SGLang)"], "eagle_config": {}, **changes}
+    declared = facts(raw, EAGLE_TAPS, target, tmp_path)
+    assert {field: getattr(declared.settings, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "expected"),
+    [
+        ("dflash", {}, {"layout": "fill-in", "in_block": "causal where sliding", "block": 8}),
+        ("dflash2", {}, {"in_block": "bidirectional", "selector": (256, 16)}),
+        (
+            "dspark",
+            {"markov_rank": 4},
+            {"layout": "anchor-first", "markov_head": "vanilla", "confidence": "hidden and token"},
+        ),
+        ("dspark", {"markov_rank": 0}, {"markov_rank": 0, "confidence": "hidden"}),
+        ("dspark", {"markov_rank": 4, "sample_from_anchor": False}, {"layout": "fill-in"}),
+        ("dflash", {"sliding_window_non_causal": True}, {"in_block": "bidirectional"}),
+    ],
+)
+def test_what_speculators_blocks_declare(kind: str, changes: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:
+    raw = {
+        "speculators_model_type": kind, "transformer_layer_config": NESTED, "aux_hidden_state_layer_ids": [1, 3],
+        "mask_token_id": MASK, **changes,
+    }  # fmt: skip
+    folder = tmp_path / "files"
+    tensors = BLOCK_TENSORS | ({"confidence_head.proj.bias": (1,)} if kind == "dspark" else {})
+    declared = read_declared(written(folder, raw, {n: torch.ones(s) for n, s in tensors.items()}), facts_of(target), "mine")
+    assert {field: getattr(declared.settings, field) for field in expected} == expected
+    assert declared.settings.taps == (0, 2)
+    assert declared.settings.window_from == "anchor"
+    assert declared.gamma == declared.settings.most_drafted
