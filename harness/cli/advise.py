@@ -148,7 +148,7 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
 
     server, settings = advice.server, advice.server.settings
     engine = f"{settings.engine} {settings.version}".strip() or "an engine that no file names"
-    say(console, f"{settings.model or 'a model'} on {engine} · {_drafter(advice)}, K = {advice.acceptance.gamma}")
+    say(console, f"{settings.called or 'a model'} on {engine} · {_drafter(advice)}, K = {advice.acceptance.gamma}")
     say(console, f"{LABEL}: {_sources(server)}")
     for note in server.notes:
         say(console, f"· {note}")

@@ -192,10 +192,9 @@ def _gamma(one: Observation) -> int:
 
 
 def _check_same(settings: Settings, one: Observation) -> None:
-    for what in ("engine", "model"):
-        here, there = getattr(settings, what), getattr(one.settings, what)
-        if here and there and here.rpartition("/")[2] != there.rpartition("/")[2]:
-            raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
+    if (found := settings.unlike(one.settings)) is not None:
+        what, here, there = found
+        raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
 
 
 def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
