@@ -30,8 +30,8 @@ from simulator.replay import replay
 from simulator.traces import Trace
 
 SOURCES = ("averages", "by request", "by round")
-SPLITS = 200
-IMPORTED = 10
+SPLITS = 100
+IMPORTED = 5
 """Splits of which the imported run is replayed too."""
 Floats = npt.NDArray[np.float64]
 Chosen = npt.NDArray[np.bool_]
