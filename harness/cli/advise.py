@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +170,7 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
     say(console, f"times: {advice.basis}")
     console.print()
     say(console, _after(advice))
-    say(console, f"  harness advise {' '.join(map(str, files))} --check LATER.log")
+    say(console, f"  harness advise {shlex.join(map(str, files))} --check LATER.log")
     for line in advice.cannot:
         say(console, f"not in these files: {line}")
     say(console, f"measure next: {advice.next}")
