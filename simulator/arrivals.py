@@ -30,6 +30,10 @@ _DURATIONS = {"duration_s": 1.0, "duration_ms": 1e-3, "latency_s": 1.0, "latency
 """Fields beside a time that say how long the request took, in seconds each; nginx's request_time is one."""
 _BARE_DURATIONS = ("duration", "latency", "elapsed", "response_time")
 """Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there."""
+_STAMPS = ("time", "timestamp", "@timestamp", "ts")
+"""Fields of a gateway's log that say when, the first that is there."""
+_USAGE = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+"""Fields of usage as APIs have them: (prompt, answer)."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
 _SINCE_1970 = 1e9
@@ -204,7 +208,7 @@ class _Form:
 
     def times(self, row: Row) -> tuple[str, str | None]:
         """The fields of a row that say when it came: a time, and how long it took."""
-        return ("time" if "time" in row else "timestamp", _duration_of(row)) if self.note else ("", None)
+        return (next(name for name in _STAMPS if name in row), _duration_of(row)) if self.note else ("", None)
 
     def spelled(self, row: Row) -> Row:
         """The row with the columns that it reads called as it calls them."""
@@ -222,7 +226,7 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
                 if {folded(column) for column in form.columns} <= names:
                     return form, ((at, form.spelled(each)) for at, each in itertools.chain([(line, row)], read))
         before.append((line, row))
-        if {"time", "timestamp"} & set(row) and not isinstance(row.get("usage", 0), int):
+        if set(_STAMPS) & set(row) and not isinstance(row.get("usage", 0), int):
             return _GATEWAY, itertools.chain(before, read)
     if not before:
         raise InputError(f"{file}: holds no requests")
@@ -269,11 +273,13 @@ def _weka(row: Row) -> tuple[float, int, int] | str:
 def _gateway(row: Row) -> tuple[float, int, int] | str:
     """Whatever has usage is load, whatever its status: the engine has worked for it."""
     usage = row.get("usage")
-    if not isinstance(usage, dict) or not usage.get("prompt_tokens"):
+    if not isinstance(usage, dict) or not (names := next((own for own in _USAGE if usage.get(own[0])), None)):
         return " ".join(str(row[key]) for key in ("path", "status") if key in row) or "without usage"
-    prompt = _tokens(usage, "prompt_tokens")
-    output = max(1, _tokens(usage, "completion_tokens", least=0))  # a prefill gives one, wherever it went
-    seconds = _time(row["time"] if "time" in row else row["timestamp"])
+    if usage.get(names[1]) is None:
+        return f"{row.get('path', '')} without {names[1]}".strip()  # as of embeddings
+    prompt = _tokens(usage, names[0])
+    output = max(1, _tokens(usage, names[1], least=0))  # a prefill gives one, wherever it went
+    seconds = _time(row[next(name for name in _STAMPS if name in row)])
     field = _duration_of(row)
     took_s = 0.0 if field is None else _number(row, field) * _DURATIONS[field]
     if took_s < 0:
@@ -314,9 +320,9 @@ def _either(names: Iterable[str]) -> str:
 
 
 def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[float, int, int] | str:
-    """Published traces keep failures, as requests without an answer."""
-    tokens = _tokens(row, output, least=0)
-    return (seconds, _tokens(row, prompt), tokens) if tokens else "without an answer"
+    """Published traces keep failures, as requests without an answer, or without a prompt."""
+    asked, tokens = _tokens(row, prompt, least=0), _tokens(row, output, least=0)
+    return (seconds, asked, tokens) if asked and tokens else f"without {'an answer' if asked else 'a prompt'}"
 
 
 def _relative(row: Row, name: str, unit_s: float) -> float:

@@ -219,14 +219,20 @@ def outcome(
         slas=verdicts(ledger.slas, attained, keeps_up=keeps_up),
         keeps_up=keeps_up,
         stationary=stationary,
-        warnings=(*_warnings(throughput, stationary, keeps_up, kept.finished, load), *([_hits(kept)] if cached else [])),
+        warnings=(
+            *_warnings(throughput, stationary, keeps_up, kept.finished, load),
+            *([_hits(kept, replicas)] if cached else []),
+        ),
     )
 
 
-def _hits(kept: _Window) -> str:
-    """What share of prompts was found in the prefix cache."""
+def _hits(kept: _Window, replicas: int) -> str:
+    """What share of prompts was found in the prefix cache, of which each replica has its own."""
     found, computed = kept.total("hit_tokens"), kept.total("prefill_tokens")
-    return f"prefix cache: {_ratio(found, found + computed):.1%} of the tokens of prompts were found there"
+    told = f"prefix cache: {_ratio(found, found + computed):.1%} of the tokens of prompts were found there"
+    return (
+        told if replicas == 1 else f"{told}; each of {replicas} replicas has its own, and the router does not look into them"
+    )
 
 
 def verdicts(slas: Sequence[Sla], attained: Mapping[str, float], *, keeps_up: bool | None = None) -> dict[str, bool]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from simulator.numbers import counted
 
 Ints = npt.NDArray[np.int64]
+_MOSTLY = 0.98
+"""Of a trace's prompts; a few have lengths that were counted otherwise."""
 _SIZES = tuple(2**i for i in range(3, 13))
 """Tokens that blocks may have where a file does not say so."""
 
@@ -85,7 +87,7 @@ def blocks_of(
 
 
 def _fits(numbers: Ints, prompt_tokens: Ints, size: int) -> bool:
-    """Whether prompts with hashes have as many as such blocks, with or without the last, unfilled one."""
+    """Whether nearly all prompts with hashes have as many as such blocks, with or without the last, unfilled one."""
     given = numbers > 0
     prompts, found = prompt_tokens[given], numbers[given]
-    return bool(((found == prompts // size) | (found == -(-prompts // size))).all())
+    return bool(((found == prompts // size) | (found == -(-prompts // size))).mean() >= _MOSTLY)

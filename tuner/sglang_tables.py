@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+import numpy as np
+
 from results.store.database import Store
 from simulator.configuration import Configuration
 from simulator.hardware.cost import Longest, StepLoad
@@ -14,6 +16,8 @@ from simulator.serving.sglang import sps_json, sts_json
 from tuner.stored import StoredStudy
 
 _STS, _SPS = "sts.json", "sps.json"
+_ROWS: Final = 32
+"""Of its table, at whole blocks of more and more requests."""
 _RAGGED: Final = "its scheduler is on with SGLANG_RAGGED_VERIFY_MODE=compact in the environment; it is not the one simulated"
 
 
@@ -27,13 +31,12 @@ def with_tables(store: Store, study: StoredStudy, winner: Configuration, made: S
     responses = len(trace.responses)
     context = (sum(r.prompt_tokens for r in trace.responses) + len(trace.anchors.accepted) // 2) // responses
     seconds: dict[int, float] = {}
-    running = 1
-    while running <= winner.request_cap:
+    # It reads the row at or below: rows far apart would make tokens between them free.
+    whole = [(r, r * trace.gamma) for r in np.unique(np.geomspace(1, winner.request_cap, _ROWS).astype(int)).tolist()]
+    for running, verified in [*((1, v) for v in range(trace.gamma)), *whole]:
         load = StepLoad.of(running)._replace(context_tokens=running * context)
-        verified = running * trace.gamma
         step = cost.step(load, trace.gamma, verified, Longest(trace.gamma, context))
         seconds[running + verified] = step.seconds
-        running *= 2
     words = [f"--speculative-dspark-sps-table-path {_SPS}"]
     notes = [_RAGGED, f"{_SPS} is a file, simulated at {context:,} tokens of context a request: {sps_json(seconds)}"]
     if temperatures := store.temperatures(study.run_id, recording):

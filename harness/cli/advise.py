@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,7 +149,7 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
 
     server, settings = advice.server, advice.server.settings
     engine = f"{settings.engine} {settings.version}".strip() or "an engine that no file names"
-    say(console, f"{settings.model or 'a model'} on {engine} · {_drafter(advice)}, K = {advice.acceptance.gamma}")
+    say(console, f"{settings.called or 'a model'} on {engine} · {_drafter(advice)}, K = {advice.acceptance.gamma}")
     say(console, f"{LABEL}: {_sources(server)}")
     for note in server.notes:
         say(console, f"· {note}")
@@ -169,7 +170,7 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
     say(console, f"times: {advice.basis}")
     console.print()
     say(console, _after(advice))
-    say(console, f"  harness advise {' '.join(map(str, files))} --check LATER.log")
+    say(console, f"  harness advise {shlex.join(map(str, files))} --check LATER.log")
     for line in advice.cannot:
         say(console, f"not in these files: {line}")
     say(console, f"measure next: {advice.next}")

@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.observed import Drafts, Interval, ServedRequest
-from harness.served.server import DESIGN, Server
+from harness.served.server import Server, design
 from simulator.records import SERVED
 
 Floats = npt.NDArray[np.float64]
 LABEL: Final = SERVED
 DRAWS: Final = 2000
+_MORE: Final = (0.02, 0.01)
+"""What averages leave out of shorter drafts, which begin more often where it is easy, and by how much that may differ: they
+gave 1.7 to 2.3 % more tokens than averages say on the bundled pair (`benchmarks/served_estimates.py`)."""
 _SHIFT: Final = 0.02
-"""What rounds may leave out of shorter drafts, which begin more often where it is easy: they gave up to 2 % more tokens than
-averages say on the bundled pair, look-up up to 1.5 % more than its own requests do (`benchmarks/served_estimates.py`)."""
+"""What requests' own rounds may leave out: up to 1.5 % of look-up's tokens there."""
 _TILT: Final = 0.4
 """By how much, a position, the logit of the conditional acceptance may rise or fall where only an average is known: assumed;
 of drafters on model cards it falls by less, of look-up it rises by more."""
@@ -86,22 +88,28 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
     drafts = server.drafts if positions else _alike(server)
     coverage = server.proposing
     units, what = _units(server) if positions else ((), "")
+    wider = design(len(drafts.survival), server.kind)
     if len(units) >= _FEWEST:
-        survivals, coverages = _resampled(units, drafts, coverage, rng)
+        survivals, coverages = _resampled(units, drafts, coverage, wider, rng)
         basis = f"between {len(units)} {what}"
     else:
-        survivals, coverages = _assumed(drafts, coverage, rng)
-        basis = f"no requests told apart: rounds taken to scatter {DESIGN:g} times as much as independent ones"
+        survivals, coverages = _assumed(drafts, coverage, wider, rng)
+        times = f"{wider[0]:.1f} to {wider[-1]:.1f}" if len(wider) > 1 else f"{wider[0]:.1f}"
+        basis = f"no requests told apart: rounds taken to scatter {times} times as much as independent ones"
     if not positions:
         survivals = _tilted(1 + survivals.sum(1), len(drafts.survival), rng)
     survival, enough = np.array(drafts.survival), len(units) >= _FEWEST
+    shorter = np.arange(len(survival), -1, -1) / len(survival) * (np.arange(len(survival) + 1) > 0)
+    own = rng.standard_normal((DRAWS, 1))
     if enough and isinstance(units[0], ServedRequest):
         step_tokens, steps_tokens = _by_request([one for one in units if isinstance(one, ServedRequest)], len(survival), rng)
+        steps_tokens *= 1 + _SHIFT * shorter * np.abs(own)
     else:
         step_tokens = 1 + coverage * np.concatenate([[0.0], np.cumsum(survival)])
         steps_tokens = 1 + coverages[:, None] * np.concatenate([np.zeros((DRAWS, 1)), np.cumsum(survivals, 1)], 1)
-    shorter = np.arange(len(survival), -1, -1) / len(survival) * (np.arange(len(survival) + 1) > 0)
-    steps_tokens *= 1 + _SHIFT * shorter * np.abs(rng.standard_normal((DRAWS, 1)))
+        more, spread = _MORE
+        step_tokens *= 1 + more * shorter
+        steps_tokens *= 1 + shorter * (more + spread * own)
     return Acceptance(
         survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions
     )  # fmt: skip
@@ -161,7 +169,7 @@ def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
 
 
 def _resampled(
-    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, rng: np.random.Generator
+    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, design: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Bootstrap over units: what they vary by, around what was counted in all."""
     gamma = len(drafts.survival)
@@ -186,21 +194,30 @@ def _resampled(
     covered = np.minimum(sums[:, 0] / np.maximum(sums[:, -1], 1e-9), 1.0)
     coverages = around(covered, min(whole[0] / max(whole[-1], 1e-9), 1.0), coverage) if coverage < 1 else np.ones(DRAWS)
     # Where every draft was accepted, or none, resampling shows no doubt; so many rounds leave some.
-    floors, _ = _assumed(drafts, coverage, rng)
-    flat = survivals.std(0) < floors.std(0) / np.sqrt(DESIGN)
+    floors, _ = _assumed(drafts, coverage, design, rng)
+    flat = survivals.std(0) < floors.std(0) / np.sqrt(design)
     survivals[:, flat] = floors[:, flat]
     return np.minimum.accumulate(survivals, 1), coverages
 
 
-def _assumed(drafts: Drafts, coverage: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _assumed(drafts: Drafts, coverage: float, design: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Draws of acceptance where only averages are known: drafts by how many of their tokens were accepted,
-    as so many fewer independent rounds would leave them open (Dirichlet, a prior of one draft spread over 0, …, K)."""
+    as so many fewer independent rounds would leave them open (Dirichlet, a prior of one draft spread over 0, …, K).
+
+    Args:
+        design: how many times fewer rounds tell of tokens a draft of k = 1, …, K, [K].
+    """
     survival = np.array(drafts.survival)
     shares = -np.diff(np.concatenate([[1.0], survival, [0.0]]))
-    rounds = drafts.drafts / DESIGN
+    rounds = drafts.drafts / design[-1]
     counts = rng.gamma(np.maximum(shares * rounds, 0.0) + 1 / len(shares), size=(DRAWS, len(shares)))
     drawn = counts / counts.sum(1, keepdims=True)
     survivals = np.cumsum(drawn[:, ::-1], 1)[:, -2::-1]
+    # Drawn at the scatter of whole drafts; that of shorter ones is less.
+    tokens, known = np.cumsum(survivals, 1), np.cumsum(survival)
+    tokens = known + np.sqrt(design / design[-1]) * (tokens - known)
+    survivals = np.clip(np.diff(tokens, axis=1, prepend=0.0), 0.0, 1.0)
+    survivals = np.minimum.accumulate(survivals, 1)
     if coverage >= 1:
         return survivals, np.ones(DRAWS)
     without = rounds * (1 / max(coverage, 1e-9) - 1)

@@ -340,7 +340,7 @@ def content(advice: Advice) -> dict[str, Any]:
     """The advice as JSON has it, without flags."""
     a, s = advice.acceptance, advice.server
     return {
-        "label": LABEL, "engine": s.settings.engine, "model": s.settings.model, "method": s.settings.method,
+        "label": LABEL, "engine": s.settings.engine, "model": s.settings.called, "method": s.settings.method,
         "drafter": advice.kind, "checkpoint": s.settings.drafter,
         "served_tokens": a.gamma, "verdict": advice.verdict, "tokens": advice.k,
         "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),

@@ -51,10 +51,12 @@ def check(advice: Advice, later: Server) -> Checked:
     before = advice.server
     length = None
     bad, unsure, good = list[str](), list[str](), list[str]()
-    for what in ("engine", "model", "method"):
-        here, there = getattr(before.settings, what), getattr(later.settings, what)
-        if here and there and here != there:
-            bad.append(f"the later files are of {what} {there}, not {here}: another server")
+    apart = before.settings.unlike(later.settings)
+    methods = before.settings.method, later.settings.method
+    if apart is None and all(methods) and methods[0] != methods[1]:
+        apart = ("method", *methods)
+    if apart is not None:
+        bad.append("the later files are of {0} {2}, not {1}: another server".format(*apart))
     _check_k(advice, later, bad)
     if later.speculates and not bad and advice.k:
         if later.drafts.drafts < _FEWEST:

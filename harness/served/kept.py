@@ -171,7 +171,7 @@ def keep_served(
     settings = server.settings
     sampling = {} if settings.temperature is None else {"temperature": settings.temperature}
     info = SynthesizedRun(
-        suite="served", pair=f"{name} as served by {settings.engine or 'an engine'}", target=target or settings.model,
+        suite="served", pair=f"{name} as served by {settings.engine or 'an engine'}", target=target or settings.called,
         content=[name, kind, seed, server.drafts.drafts, list(acceptance.survival), acceptance.coverage, sources],
         sampling={**sampling, "max_new_tokens": int(np.diff(trace.offsets).max()) + 1}, seed=seed, prompt_source="served",
         checkpoint=settings.drafter,

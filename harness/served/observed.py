@@ -203,6 +203,9 @@ class Settings:
     """As its makers write it."""
     version: str = ""
     model: str = ""
+    """Its checkpoint."""
+    served_as: str = ""
+    """What its clients call it."""
     method: str = ""
     """The engine's own word for what drafts."""
     drafter: str = ""
@@ -219,6 +222,21 @@ class Settings:
     temperature: float | None = None
     speculates: bool | None = None
     """Whether it drafts at all; None where nobody says."""
+
+    @property
+    def called(self) -> str:
+        """The model's name; empty where no file has one."""
+        return self.model or self.served_as
+
+    def unlike(self, other: Settings) -> tuple[str, str, str] | None:
+        """What shows that the two are not of one server: (what, here, there). A checkpoint may be served by another name."""
+        names = [{one.rpartition("/")[2] for one in (own.model, own.served_as) if one} for own in (self, other)]
+        for what in ("engine", "model", "served_as"):
+            here, there = getattr(self, what), getattr(other, what)
+            apart = here and there and here.rpartition("/")[2] != there.rpartition("/")[2]
+            if apart and (what == "engine" or not names[0] & names[1]):
+                return ("engine" if what == "engine" else "model"), here, there
+        return None
 
     def beside(self, other: Settings) -> Settings:
         """What either says; this one's where both do."""

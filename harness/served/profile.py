@@ -28,7 +28,7 @@ def profile_of(server: Server, name: str, kind: str) -> Profile | None:
     draft = DraftCurve((server.gamma,), (_curve(running, draft_s),), block=True)
     capacity, said = server.context_capacity or _CONTEXT, "as the server says" if server.context_capacity else "assumed"
     return Profile(
-        name=name, device="served", model=server.settings.model or "unknown", source="measured",
+        name=name, device="served", model=server.settings.called or "unknown", source="measured",
         provenance={
             "steps": f"{len(server.steps):,} steps that {server.settings.engine} timed: draft_gpu_ms, target_verify_gpu_ms, "
             "and the rest of step_gpu_ms; medians, made to rise",

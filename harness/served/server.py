@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, ServedRequest, Settings, TimedStep, pooled
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -24,9 +27,6 @@ _WHOLE: Final = 0.99
 """Of K: drafts of fewer tokens on average are not all of that length."""
 _NEAR: Final = 9
 """Stretches that say what was served at a load."""
-DESIGN: Final = 6.0
-"""How many times as wide squared errors are as independent rounds would have them, where requests are not told apart:
-4.7 to 8.4 for the drafters of the bundled pair, 3.7 for a captured n-gram server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +192,9 @@ def _gamma(one: Observation) -> int:
 
 
 def _check_same(settings: Settings, one: Observation) -> None:
-    for what in ("engine", "model"):
-        here, there = getattr(settings, what), getattr(one.settings, what)
-        if here and there and here.rpartition("/")[2] != there.rpartition("/")[2]:
-            raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
+    if (found := settings.unlike(one.settings)) is not None:
+        what, here, there = found
+        raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
 
 
 def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
@@ -217,7 +216,7 @@ def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
 def _checked(drafting: Sequence[Observation]) -> list[str]:
     """Whether the sources' tokens per draft agree, in sentences; nothing of one source."""
     lengths = [
-        (one.source, one.drafts.length, _error(one.drafts))
+        (one.source, one.drafts.length, _error(one.drafts, kind_of_method(one.settings.method)))
         if one.drafts and one.drafts.drafts
         else (one.source, one.length, 0.0)
         for one in drafting
@@ -235,13 +234,23 @@ def _checked(drafting: Sequence[Observation]) -> list[str]:
     return [f"the files agree within chance: {low:.2f} ({low_name}) to {high:.2f} ({high_name}) tokens per draft"]
 
 
-def _error(drafts: Drafts) -> float:
+def design(gamma: int, kind: str) -> npt.NDArray[np.float64]:
+    """How many times as wide squared errors of tokens a draft of k = 1, …, γ are as independent rounds would have them where
+    requests are not told apart, [γ].
+
+    Of the bundled pair's drafters 2.0 to 2.6 at k = 1 and 7.7 to 9.6 at γ = 7, 5.2 of MTP-1; of look-up 1.4 to 3.4, 3.7 of a
+    captured server of it.
+    """
+    return np.asarray((2 + 5.5 * np.arange(1, gamma + 1) / gamma) * (0.6 if one_hot(kind) else 1), np.float64)
+
+
+def _error(drafts: Drafts, kind: str) -> float:
     """Standard error of tokens per draft, requests taken to differ."""
     mean = drafts.length - 1
     second = (
         sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
     )
-    return math.sqrt(DESIGN * max(second - mean**2, 0.0) / drafts.drafts)
+    return math.sqrt(float(design(1, kind)[-1]) * max(second - mean**2, 0.0) / drafts.drafts)
 
 
 def _measured(points: Sequence[Point], step_tokens: float | None) -> list[str]:

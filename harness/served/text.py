@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from harness.served.observed import MOST_POSITIONS
 from simulator.errors import InputError
+from simulator.numbers import counted
 
-_MOST_BYTES: Final = 4 << 30
-"""Of a file that is held whole."""
+_MOST_BYTES: Final = 1 << 30
+"""Of a file that is held whole: JSON takes several times as much."""
 LONG_BYTES: Final = 64 << 20
-"""Of a file that is longer, if it is a log, only the lines are held that say something here."""
+"""Of a file that is longer only that is held which says something here: lines of a log, JSON objects without their texts."""
+_PACKED: Final = 8
+"""How many times as long as a compressed file its text is taken to be."""
+_LONG_WORD: Final = 256
+"""Characters of a text that is no name."""
 _EVERY: Final = 100_000
 """Lines after which progress is told."""
 _GZIP: Final = b"\x1f\x8b"
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|process|python)[:_]\w+[{ ]\S*[\w\"{]")
+"""A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_END: Final = re.compile(r"\r?\n|\r")
+_VALUE: Final = re.compile(r"[^\s,]")
+"""Where the next JSON value begins."""
 _CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
 _WRAPPED: Final = ("log", "message", "MESSAGE", "textPayload", "line", "msg")
 """Under which a runtime or a collector keeps the line itself, where it writes JSON: Docker's, vLLM's own formatter's,
 journald's, Google's, Loki's."""
+_INNER: Final = ("jsonPayload", "_source")
+"""Under which Google's and Elastic's rows keep those."""
+_ANSWERS: Final = frozenset({"metrics", "timings", "choices", "object", "usage"})
+"""What an answer of a server has, an error's too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,8 @@ class Text:
     text: str
     notes: tuple[str, ...] = ()
     """What had to be done to read it."""
-    _parsed: dict[str, Any] = field(default_factory=dict, repr=False)
+    held: Sequence[dict[str, Any]] | None = None
+    """The JSON objects of a long file of them, of which no text is kept."""
 
     @property
     def name(self) -> str:
@@ -46,60 +64,70 @@ class Text:
 
     @cached_property
     def lines(self) -> list[str]:
-        """Its lines, without their ends."""
-        return self.text.splitlines()
+        """Its lines, without their ends; a bar of progress ends with a carriage return. U+2028 and others that
+        `str.splitlines` knows are characters of an answer."""
+        found = _END.split(self.text)
+        return found if found[-1] else found[:-1]
 
     @cached_property
     def whole(self) -> Any:
         """What it holds as one JSON value; None where it is none."""
-        if not self.text.lstrip().startswith(("{", "[")):
+        if self.held is not None:
+            return self.held[0] if len(self.held) == 1 else None
+        if not self._is_json:
             return None
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError):
             return None
 
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """The objects of its lines, where most lines are JSON objects; a last line that was cut is left out."""
-        found, broken = list[dict[str, Any]](), 0
-        for line in self.lines:
-            if not (stripped := line.strip()):
-                continue
-            try:
-                value = json.loads(stripped)
-            except (ValueError, RecursionError):
-                value = None
-            if isinstance(value, dict):
-                found.append(value)
-            else:
-                broken += 1
-        return found if broken <= max(1, len(found) // 20) else []
-
     @property
-    def cut_rows(self) -> int:
-        """Lines that are no JSON object, of a file of such lines."""
-        return sum(1 for line in self.lines if line.strip()) - len(self.rows) if self.rows else 0
+    def _is_json(self) -> bool:
+        return self.text.lstrip().startswith(("{", "["))
 
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        """The JSON objects of a stream of server-sent events."""
-        found = list[dict[str, Any]]()
-        for line in self.lines:
-            if line.startswith("data:") and line[5:].strip().startswith("{"):
-                try:
-                    found.append(json.loads(line[5:]))
-                except ValueError:
-                    continue
-        return found
+    def _parsed(self) -> tuple[list[dict[str, Any]], int]:
+        """(the JSON objects it holds, how many are left out: cut or no objects)."""
+        if self.held is not None:
+            return list(self.held), 0
+        if self.whole is not None:
+            values = self.whole if isinstance(self.whole, list) else [self.whole]
+            return [one for one in values if isinstance(one, dict)], 0
+        lines = [value for line in self.lines if (stripped := line.strip()) for value in [_object(stripped)]]
+        found = [value for value in lines if value is not None]
+        if found and len(lines) - len(found) <= max(1, len(found) // 20):
+            return found, len(lines) - len(found)
+        if self._is_json:
+            return _one_after_another(self.text)
+        return [value for line in self.lines if line.startswith("data:") and (value := _object(line[5:]))], 0
 
     def documents(self) -> list[dict[str, Any]]:
-        """The JSON objects it holds, however: one, a list, a line each, a stream of events."""
-        if isinstance(self.whole, dict):
-            return [self.whole]
-        if isinstance(self.whole, list):
-            return [one for one in self.whole if isinstance(one, dict)]
-        return self.rows or self.events
+        """The JSON objects it holds, however: one, a list, a line each, one after another, a stream of events."""
+        return self._parsed[0]
+
+    @property
+    def broken(self) -> str:
+        """What of its JSON could not be read, in a sentence; empty where all could, or where it is none."""
+        if not self._is_json or not (broken := self._parsed[1]):
+            return ""
+        return left_out(broken)
+
+
+def left_out(broken: int) -> str:
+    """What to say of so many values that are no JSON objects."""
+    return f"{counted(broken, 'value')} that {'is' if broken == 1 else 'are'} cut, or no JSON object, left out"
+
+
+def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
+    """(JSON objects that follow each other over several lines, as `jq` prints them; 1 where what follows is none)."""
+    decoder, at, found = json.JSONDecoder(), 0, list[dict[str, Any]]()
+    while (start := _VALUE.search(text, at)) is not None:
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            return found, 1
+        found += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
+    return found, 0
 
 
 Progress = Callable[[Path, int, int], None]
@@ -125,56 +153,107 @@ def read_texts(paths: list[Path], counts: re.Pattern[str], progress: Progress) -
 def _read(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
     """Raises InputError."""
     try:
-        if file.is_file() and file.stat().st_size > LONG_BYTES and (found := _read_long(file, counts, progress)) is not None:
+        if file.is_file() and _is_long(file) and (found := _read_long(file, counts, progress)) is not None:
             return found
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from None
     return read_text(file)
 
 
+def _is_long(file: Path) -> bool:
+    with file.open("rb") as raw:
+        packed = raw.read(2) == _GZIP
+    return file.stat().st_size > (LONG_BYTES // _PACKED if packed else LONG_BYTES)
+
+
 def _read_long(file: Path, counts: re.Pattern[str], progress: Progress) -> Text | None:
-    """The lines of a long log that count; None where it is no log but JSON, or metrics, which are read whole.
+    """The lines of a long log that count, or of a long file of JSON objects what is read of them; None where it is one JSON
+    value, or metrics, which are read whole.
 
     Raises OSError, and InputError where nothing in it counts.
     """
-    total, kept, notes, begun = file.stat().st_size, list[str](), list[str](), ""
-    unwrap: Callable[[str], tuple[str, bool]] | None = None
+    total, notes = file.stat().st_size, list[str]()
     with file.open("rb") as raw:
-        packed = raw.read(2) == _GZIP
-        raw.seek(0)
-        stream = io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8-sig", "replace", newline="\n")
-        try:
-            for number, line in enumerate(stream):
-                if number % _EVERY == 0:
-                    progress(file, raw.tell(), total)
-                if unwrap is None and (not line.strip() or (unwrap := _wrapping(line)) is None):
-                    if line.strip():
-                        return None
-                    continue
-                said, ends = unwrap(line.rstrip("\r\n"))
-                begun += said
-                if ends:
-                    if counts.search(begun):
-                        kept.append(_ANSI.sub("", begun))
-                    begun = ""
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            notes.append("the compressed file ends early: what is there was read")
-    if not kept:
-        raise InputError(f"{file}: is a long log in which no line is one that is read here")
-    return Text(file, "\n".join(kept) + "\n", tuple(notes))
+        stream = _decompressed(raw)
+
+        def lines() -> Iterator[str]:
+            try:
+                for number, line in enumerate(iter(lambda: stream.readline(_MOST_BYTES + 1), "")):
+                    if len(line) > _MOST_BYTES:
+                        raise _too_large(file)
+                    if number % _EVERY == 0 or len(line) > LONG_BYTES // 64:
+                        progress(file, raw.tell(), total)
+                    if line.strip("\x00\r\n\t "):
+                        yield line.lstrip("\x00")
+            except (EOFError, gzip.BadGzipFile, zlib.error):
+                notes.append("the compressed file ends early: what is there was read")
+
+        every = lines()
+        if (first := next(every, None)) is None:
+            raise InputError(f"{file}: is empty")
+        both = itertools.chain([first], every)
+        if (unwrap := _wrapping(first)) is not None:
+            kept = _lines_that_count(both, unwrap, counts)
+            if not kept:
+                raise InputError(f"{file}: is a long log in which no line is one that is read here")
+            return Text(file, "\n".join(kept) + "\n", tuple(notes))
+        if _object(first) is None:
+            return None
+        held, broken = list[dict[str, Any]](), 0
+        for line in both:
+            if (value := _object(line, _slim)) is not None:
+                held.append(value)
+            else:
+                broken += 1
+        if broken > max(1, len(held) // 20):
+            raise InputError(f"{file}: begins with a JSON object, and most of its lines are none")
+    return Text(file, "", (*notes, *([left_out(broken)] if broken else [])), held)
+
+
+def _decompressed(raw: BinaryIO) -> io.TextIOWrapper:
+    packed = raw.read(2) == _GZIP
+    raw.seek(0)
+    plain = gzip.GzipFile(fileobj=raw) if packed else raw
+    wide = plain.read(2) in _UTF16
+    plain.seek(0)
+    return io.TextIOWrapper(plain, "utf-16" if wide else "utf-8-sig", "replace", newline="\n")
+
+
+def _lines_that_count(lines: Iterable[str], unwrap: Callable[[str], tuple[str, bool]], counts: re.Pattern[str]) -> list[str]:
+    kept, begun = list[str](), ""
+    for line in lines:
+        said, ends = unwrap(line.rstrip("\r\n"))
+        begun += said
+        if ends:
+            if counts.search(begun):
+                kept.append(_ANSI.sub("", begun))
+            begun = ""
+    return kept
+
+
+def _slim(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object without what nothing here reads: texts, and long lists of times or of tokens' own values."""
+    return {name: one for name, one in value.items() if not _is_heavy(one)}
+
+
+def _is_heavy(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) > _LONG_WORD
+    return isinstance(value, list) and len(value) > MOST_POSITIONS and isinstance(value[0], float | str)
 
 
 def _wrapping(first: str) -> Callable[[str], tuple[str, bool]] | None:
     """How a log's lines are wrapped, by its first: a function from a line to (what the program wrote, whether it ends)."""
     if _CRI.match(first):
         return _cri
-    if not first.lstrip().startswith(("{", "[{", "#", "vllm:", "vllm_", "sglang:", "llamacpp:", "process_", "python_")):
+    if not first.lstrip().startswith(("{", "[{", "[\n", "[\r", "#", "data:")) and not _METRIC.match(first):
         return lambda line: (line, True)
     head = _object(first)
-    key = None if head is None else _key(head)
-    if key is None:
+    if head is None or not _is_wrapper(head):
         return None
-    return lambda line: (_line((_object(line) or {}).get(key)) or "", True)
+    return lambda line: ((_said(_object(line) or {}) or "").rstrip("\n"), True)
 
 
 def _cri(line: str) -> tuple[str, bool]:
@@ -182,36 +261,55 @@ def _cri(line: str) -> tuple[str, bool]:
     return (line, True) if match is None else (line[match.end() :], match[1] == "F")
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _object(line: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = json.loads(line, object_hook=hook)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _key(head: Mapping[str, Any]) -> str | None:
-    """Under which a collector's row keeps the line; None where it is no such row."""
-    key = next((k for k in _WRAPPED if _line(head.get(k)) is not None), None)
-    return None if len(head) > 1 and {"metrics", "timings", "choices"} & head.keys() else key
+def _is_wrapper(head: Any) -> bool:
+    """Whether it is a collector's row of a line, and no answer of a server's."""
+    return isinstance(head, dict) and not _ANSWERS & head.keys() and _said(head) is not None
+
+
+def _said(row: Mapping[str, Any]) -> str | None:
+    """The line that a collector's row keeps; journald has those with colours as their bytes."""
+    for held in (row, *(inner for name in _INNER if isinstance(inner := row.get(name), dict))):
+        for value in (held.get(name) for name in _WRAPPED):
+            if isinstance(value, list) and value and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
+                return bytes(value).decode("utf-8", errors="replace")
+            if isinstance(value, str):
+                return value
+    return None
 
 
 def read_text(file: Path) -> Text:
     """Raises InputError for a file that cannot be read, or is no text."""
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{file}: has more than {_MOST_BYTES >> 30} GiB; give the part that matters")
+            raise _too_large(file)
         data = file.read_bytes()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from None
     notes = list[str]()
     if data.startswith(_GZIP):
         data = _unzipped(file, data, notes)
-    if not data.strip():
+    if not data.strip(b"\x00\r\n\t "):
         raise InputError(f"{file}: is empty")
     text = _decoded(file, data)
     plain = _ANSI.sub("", text).replace("\r\n", "\n")
     return Text(file, _unwrapped(plain), tuple(notes))
+
+
+def _too_large(file: Path) -> InputError:
+    return InputError(
+        f"{file}: has more than {_MOST_BYTES >> 20:,} MiB, and is held whole as it is no log and no file of a JSON object a "
+        "line; give the part that matters"
+    )
 
 
 def _unzipped(file: Path, data: bytes, notes: list[str]) -> bytes:
@@ -224,7 +322,7 @@ def _unzipped(file: Path, data: bytes, notes: list[str]) -> bytes:
             parts.append(one.decompress(left, _MOST_BYTES - size))
             size += len(parts[-1])
             if one.unconsumed_tail:
-                raise InputError(f"{file}: has more than {_MOST_BYTES >> 30} GiB; give the part that matters")
+                raise _too_large(file)
             if not one.eof:
                 notes.append("the compressed file ends early: what is there was read")
                 break
@@ -237,39 +335,41 @@ def _unzipped(file: Path, data: bytes, notes: list[str]) -> bytes:
 
 
 def _decoded(file: Path, data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_UTF16):
         try:
             return data.decode("utf-16")
         except UnicodeDecodeError:
             raise InputError(f"{file}: is no text") from None
+    data = data.strip(b"\x00")  # of a log that was rotated, or whose machine went down, while it was written
     if data.count(b"\x00") > len(data) // 1000:
         raise InputError(f"{file}: is no text; a log, metrics, JSON or JSON lines are read")
     return data.decode("utf-8-sig", errors="replace")
 
 
 def _unwrapped(text: str) -> str:
-    """Lines as the program wrote them, of a runtime's file of them."""
-    if _CRI.match(text.lstrip()):
+    """Lines as the program wrote them, of a runtime's or a collector's file of them."""
+    start = text.lstrip()
+    if _CRI.match(start):
         return _joined(text)
-    head = _object(text.lstrip().partition("\n")[0])
-    if head is None or (key := _key(head)) is None:
+    rows: Iterable[Any]
+    if start.startswith("["):
+        try:
+            rows = json.loads(start)
+        except (ValueError, RecursionError):
+            return text
+        head = next(iter(rows), None)
+    else:
+        head, rows = _object(start.partition("\n")[0]), (_object(line) for line in _END.split(text))
+    if not _is_wrapper(head):
         return text
-    rows = (_object(line) for line in text.splitlines())
-    lines = [said.rstrip("\n") for row in rows if row is not None and (said := _line(row.get(key))) is not None]
+    lines = [said.rstrip("\n") for row in rows if isinstance(row, dict) and (said := _said(row)) is not None]
     return _ANSI.sub("", "\n".join(lines) + "\n")
-
-
-def _line(value: Any) -> str | None:
-    """A line as a collector keeps it; journald has those with colours as their bytes."""
-    if isinstance(value, list) and value and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
-        return bytes(value).decode("utf-8", errors="replace")
-    return value if isinstance(value, str) else None
 
 
 def _joined(text: str) -> str:
     """Lines of a container's runtime: P is a part of a longer line, which the next one continues."""
     lines, begun = list[str](), ""
-    for line in text.splitlines():
+    for line in _END.split(text):
         said, ends = _cri(line)
         begun += said
         if ends:

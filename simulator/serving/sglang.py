@@ -35,7 +35,8 @@ def _flag(field: str) -> str:
 
 
 def adaptive_steps(rows: list[tuple[int, int, int]]) -> dict[str, dict[str, list[int]]]:
-    """Its file of candidate steps from a batch size on; with one candidate each it is k by batch size, and nothing moves."""
+    """Its file of candidate steps from a batch size on; with one candidate each it is k by batch size, and nothing moves.
+    It rounds a batch up to the size of a captured graph before it looks."""
     return {str(first): {"candidate_steps": [k]} for first, _, k in rows}
 
 
@@ -87,8 +88,10 @@ def sts_json(temperatures: Sequence[float], dataset: str, samples: int) -> str:
 def sps_json(seconds: Mapping[int, float]) -> str:
     """Its table of steps a second by tokens of a target pass, from seconds by tokens: `SpsCostTable` of dspark_sps.py.
 
-    It reads the row at or below a number of tokens.
+    It reads the row at or below a number of tokens, and takes a table of one row for none: ValueError.
     """
+    if len(seconds) < 2:
+        raise ValueError("a table needs two rows")
     tokens = sorted(seconds)
     table = {"sample_batch_tokens": tokens, "sample_steps_per_sec": [1 / seconds[n] for n in tokens]}
     return json.dumps(table | {"max_batch_tokens": tokens[-1]})

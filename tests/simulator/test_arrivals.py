@@ -221,6 +221,47 @@ def test_a_stretch_of_a_log(window: str, arrivals: list[float] | None, written: 
     assert Window.parse(str(Window.parse(window))) == Window.parse(window)
 
 
+REAL = {
+    "AzureLLMInferenceTrace_conv.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:15:46.6805900,374,44\r\n"
+    "2023-11-16 18:15:50.9951690,396,109\r\n",
+    "AzureLLMInferenceTrace_code_1week.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2024-05-10 00:00:00.009930+00:00,374,44\n2024-05-10 02:00:04.324509+02:00,396,109\n2024-05-10 00:00:05+00:00,0,7\n",
+    "azure by pandas.csv": ",TIMESTAMP,ContextTokens,GeneratedTokens\n1,2023-11-16T18:15:50.9951690,396.0,109.0\n"
+    "0,2023-11-16T18:15:46.6805900,374.0,44.0\n",
+    "BurstGPT_1.csv": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "5,ChatGPT,374,44,418,Conversation log\n9.314579,GPT-4,396,109,505,API log\n"
+    "9,GPT-4,50,0,50,API log\n10,GPT-4,0,0,0,API log\n",
+    "BurstGPT_3.csv": "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "5.0,a,1.5,ChatGPT,374,44,418,Conversation log\n9.314579,b,2,GPT-4,396,109,505,API log\n",
+    "toolagent_trace.jsonl": '{"timestamp": 0, "input_length": 374, "output_length": 44, "hash_ids": [0]}\n'
+    '{"timestamp": 4314.579, "input_length": 396, "output_length": 109, "hash_ids": [0]}\n',
+    "qwen_traceA_blksz_16.jsonl": '{"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.0, "input_length": 374, '
+    '"output_length": 44, "type": "text", "turn": 2, "hash_ids": [1089, 1090]}\n{"chat_id": 160, "parent_chat_id": -1, '
+    '"timestamp": 65.314579, "input_length": 396, "output_length": 109, "type": "file", "turn": 1, "hash_ids": [7]}\n',
+    "access.jsonl": '{"@timestamp": "2026-11-03T09:00:00+01:00", "usage": {"input_tokens": 374, "output_tokens": 44}}\n'
+    '{"@timestamp": "2026-11-03T08:00:02Z", "path": "/v1/embeddings", "usage": {"prompt_tokens": 8, "total_tokens": 8}}\n'
+    '{"@timestamp": "2026-11-03 08:00:04.314579Z", "usage": {"prompt_tokens": 396, "completion_tokens": 109}}\n',
+}
+"""The first requests of Azure's trace, as each publisher writes its own: header, stamps and failures."""
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("packed", [False, True])
+def test_published_headers_stamps_and_failures(name: str, packed: bool, tmp_path: Path) -> None:
+    file = tmp_path / (name + ".gz" * packed)
+    file.write_bytes(gzip.compress(REAL[name].encode()) if packed else REAL[name].encode())
+    found = RecordedRequests.read(file)
+    assert found.arrival_s == pytest.approx([0, 4.314579], abs=2e-6)
+    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([374, 396], [44, 109])
+
+
+def test_a_few_lengths_that_fit_no_blocks_leave_the_others_theirs(written: Write) -> None:
+    rows = [mooncake(hash_ids=[0, 7, 8 + i]) for i in range(99)]
+    found = RecordedRequests.read(written("mooncake.jsonl", "".join([*rows, mooncake(hash_ids=[0])])))  # type: ignore[operator]
+    assert found.blocks is not None
+    assert found.blocks.tokens == 512
+
+
 def mooncake(**more: object) -> str:
     return json.dumps({"timestamp": 0, "input_length": 1030, "output_length": 2, "hash_ids": [0, 1, 2]} | more) + "\n"
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 
+import msgspec
 import pytest
 
 from simulator.drafter_kinds import KINDS
@@ -14,7 +15,7 @@ from simulator.records import Recording
 from simulator.serving.command import Models, Serving, cannot_run, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
-from simulator.serving.sglang import sps_json, sts_json
+from simulator.serving.sglang import adaptive_steps, sps_json, sts_json
 from simulator.serving.vllm import VLLM
 
 SPECS = [
@@ -161,10 +162,35 @@ def test_what_an_engine_cannot_write_it_does_not_run() -> None:
     assert cannot_run(sglang, recording("dspark"), PolicySpec.parse("cutoff:3"), CAP)
 
 
+class SpsCostTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of SGLang 0.5.23's, and their types."""
+
+    sample_batch_tokens: list[int]
+    sample_steps_per_sec: list[float]
+    max_batch_tokens: int
+
+
+class DSparkStsCalibration(msgspec.Struct, forbid_unknown_fields=True):
+    """As above."""
+
+    temperatures: list[float]
+    dataset: str = ""
+    num_samples: int = 0
+    ece_before: list[float] = []
+    ece_after: list[float] = []
+
+
 def test_sglangs_tables_are_as_it_reads_them() -> None:
-    """`SpsCostTable` wants rising tokens and as many steps a second; `DSparkStsCalibration` temperatures above 0."""
-    table = json.loads(sps_json({16: 0.02, 8: 0.01}))
-    assert table == {"sample_batch_tokens": [8, 16], "sample_steps_per_sec": [100.0, 50.0], "max_batch_tokens": 16}
-    assert json.loads(sts_json([1.5, 0.5], "mine", 3))["temperatures"] == [1.5, 0.5]
+    """`SpsCostTable` wants rising tokens, two at least, and as many steps a second; `DSparkStsCalibration` temperatures
+    above 0; candidate steps stand in lists under whole numbers (`_load_adaptive_config`)."""
+    table = msgspec.json.decode(sps_json({16: 0.02, 8: 0.01}), type=SpsCostTable)
+    assert table == SpsCostTable([8, 16], [100.0, 50.0], 16)
+    with pytest.raises(ValueError, match="two rows"):
+        sps_json({8: 0.01})
+    calibration = msgspec.json.decode(sts_json([1.5, 0.5], "mine", 3), type=DSparkStsCalibration)
+    assert calibration == DSparkStsCalibration([1.5, 0.5], "mine", 3)
     with pytest.raises(ValueError, match="above 0"):
         sts_json([1.0, 0.0], "mine", 3)
+    steps = msgspec.json.decode(json.dumps(adaptive_steps([(1, 4, 5), (5, 16, 0)])), type=dict[str, dict[str, list[int]]])
+    assert steps == {"1": {"candidate_steps": [5]}, "5": {"candidate_steps": [0]}}
+    assert all(key.isdigit() for key in steps)

@@ -59,7 +59,7 @@ def _observation(text: Text, metrics: Mapping[str, Any]) -> Observation:
     return Observation(
         source=AiperfServer.name, files=(text.name,),
         settings=Settings(
-            engine="vLLM", model=next(iter(models), ""), gamma=len(drafts.accepted_at) or None,
+            engine="vLLM", served_as=next(iter(models), ""), gamma=len(drafts.accepted_at) or None,
             speculates=True if drafts.drafts else None,
         ),
         drafts=drafts, requests=total("vllm:time_to_first_token_seconds", "count"), generated=generated,

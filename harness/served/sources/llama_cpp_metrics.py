@@ -29,7 +29,7 @@ class LlamaCppMetrics:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all scrapes."""
-        scrapes = [Scrape.of(text, "llamacpp:") for text in texts]
+        scrapes = Scrape.all_of(texts, "llamacpp:")
         for scrape in scrapes:
             if scrape.total("llamacpp:tokens_predicted") is None:
                 raise InputError(f"{scrape.text.name}: has no llamacpp:tokens_predicted_total: it was cut, or filtered")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -18,6 +18,8 @@ _SAMPLE: Final = re.compile(
 )
 """Prometheus's text and OpenMetrics' alike: a time in milliseconds or seconds, an example after a `#`."""
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_NAMES: Final = ("engine", "instance", "pod")
+"""Labels that name a server, or one of its engines."""
 _FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp)_")
 """How collectors that know no colons write the names."""
 
@@ -30,21 +32,10 @@ class Scrape:
     samples: Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
     @classmethod
-    def of(cls, text: Text, prefix: str) -> Scrape:
-        """Those whose name begins so, and when the process began. Raises InputError for a value that is no number."""
-        samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
-        whole = text.text.endswith("\n")
-        for number, line in enumerate(text.lines, 1):
-            match = _SAMPLE.match(line) if whole or number < len(text.lines) else None  # a number may have been cut
-            name = "" if match is None else _FLAT.sub(r"\1:", match[1])
-            if match is None or not name.startswith((prefix, "process_start_time_seconds")):
-                continue
-            try:
-                value = float(match[3])
-            except ValueError:
-                raise InputError(f"{text.name}, line {number}: {name} is {match[3]!r}, which is no number") from None
-            samples.setdefault(name, []).append((dict(_LABEL.findall(match[2] or "")), value))
-        return cls(text, samples)
+    def all_of(cls, texts: Sequence[Text], prefix: str) -> list[Scrape]:
+        """Those samples of each scrape whose name begins so, and when the process began. A sample that is there again
+        begins another scrape: files are appended to. Raises InputError for a value that is no number."""
+        return [cls(text, samples) for text in texts for samples in _scrapes(text, prefix)]
 
     def total(self, name: str) -> float | None:
         """A counter over all its labels, with or without `_total`; None where it is not there."""
@@ -87,6 +78,34 @@ class Scrape:
         start = self.samples.get("process_start_time_seconds")
         return min(created) if created else start[0][1] if start else None
 
+    def is_another(self, other: Scrape) -> bool:
+        """Whether the two say that they are of different servers: by when those began, or by names that they are given."""
+        if self.began is not None and other.began is not None and abs(self.began - other.began) >= 1:
+            return True
+        names = [(set(self.labels(label)), set(other.labels(label))) for label in _NAMES]
+        return any(here and there and not here & there for here, there in names)
+
+
+def _scrapes(text: Text, prefix: str) -> Iterator[dict[str, list[tuple[Mapping[str, str], float]]]]:
+    samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    seen = set[tuple[str, str]]()
+    whole = text.text.endswith("\n")
+    for number, line in enumerate(text.lines, 1):
+        match = _SAMPLE.match(line) if whole or number < len(text.lines) else None  # a number may have been cut
+        name = "" if match is None else _FLAT.sub(r"\1:", match[1])
+        if match is None or not name.startswith((prefix, "process_start_time_seconds")):
+            continue
+        try:
+            value = float(match[3])
+        except ValueError:
+            raise InputError(f"{text.name}, line {number}: {name} is {match[3]!r}, which is no number") from None
+        if (key := (name, match[2] or "")) in seen:
+            yield samples
+            samples, seen = {}, set()
+        seen.add(key)
+        samples.setdefault(name, []).append((dict(_LABEL.findall(match[2] or "")), value))
+    yield samples
+
 
 Counts = Mapping[str, float]
 
@@ -102,7 +121,7 @@ class Window:
 
 def begins(line: str, engine: str) -> bool:
     """Whether a line is a sample of an engine's."""
-    return line.startswith((f"{engine}:", f"{engine}_"))
+    return line.startswith((f"{engine}:", f"{engine}_")) and _SAMPLE.match(line) is not None
 
 
 def clockless(found: Sequence[Window]) -> list[str]:
@@ -112,8 +131,8 @@ def clockless(found: Sequence[Window]) -> list[str]:
 
 
 def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> list[Window]:
-    """What counters grew by, server by server: a server's scrapes are told by when it began to count, and put in order by
-    what they counted. Raises InputError where some rose and others fell: those are not scrapes of one server.
+    """What counters grew by, server by server: a server's scrapes are told by when it began to count and by its labels, and
+    put in order by what they counted. Raises InputError where some rose and others fell: those are not of one server.
 
     A server that was scraped once counts since it began.
 
@@ -122,7 +141,7 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
     """
     servers: list[list[Scrape]] = []
     for scrape in scrapes:
-        own = next((s for s in servers if _same(s[0].began, scrape.began)), None)
+        own = next((s for s in servers if not s[0].is_another(scrape)), None)
         if own is None:
             servers.append([scrape])
         else:
@@ -143,7 +162,3 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
                 )
         found.append(Window(tuple(own), {name: value - first.get(name, 0.0) for name, value in last.items()}, False))
     return found
-
-
-def _same(one: float | None, other: float | None) -> bool:
-    return one is None or other is None or abs(one - other) < 1.0

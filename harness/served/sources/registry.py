@@ -48,10 +48,11 @@ def read_files(
             unknown.append((text, named))
         else:
             by_source.setdefault(i, []).append(text)
-            notes += [f"{text.name}: {note}" for note in (*text.notes, *departures(text.text))]
+            notes += [f"{text.name}: {note}" for note in (*text.notes, *filter(None, [text.broken]), *departures(text.text))]
     for text, named in unknown:
         if named or not by_source:
-            told = f" ({'; '.join(text.notes)})" if text.notes else ""
+            why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]
+            told = f" ({'; '.join(why)})" if why else ""
             known = ", ".join(source.name for source in SOURCES)
             raise InputError(f"{text.name}: is none of what is read here{told}: {known}")
         notes.append(f"{text.name}: is none of what is read here, and left out")

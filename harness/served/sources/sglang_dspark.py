@@ -23,9 +23,9 @@ class SglangDspark:
         return any(True for document in text.documents() for _ in _dumps(document))
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """All steps of all dumps. Of ranks that wrote the same steps, the first's."""
+        """All steps of all dumps, each once: ranks that share a model write the same, and so do dumps that overlap."""
         gammas, model, modes, capacity = set[int](), "", set[str](), None
-        steps: dict[tuple[str, int], Mapping[str, Any]] = {}
+        steps: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         for text in texts:
             for document in text.documents():
                 model = str(document.get("served_model_name") or document.get("model_path") or model)
@@ -35,7 +35,7 @@ class SglangDspark:
                     modes.add(str(dump.get("mode") or ""))
                     for i, record in enumerate(dump["records"]):
                         if isinstance(record, dict):
-                            steps.setdefault((text.name, int(record.get("forward_ct", i))), record)
+                            steps.setdefault(_step(text, i, record), record)
         if len(gammas) != 1:
             raise InputError(
                 f"{texts[0].name}: dumps of γ = {', '.join(map(str, sorted(gammas)))}: give those of one server"
@@ -45,6 +45,12 @@ class SglangDspark:
             return [_observation(texts, list(steps.values()), gamma, model, modes, capacity)]
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{texts[0].name}: dspark_info_record: {error}") from None
+
+
+def _step(text: Text, number: int, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a step from others: its number and its requests, whose names no other server has."""
+    rids = tuple(str(one.get("rid")) for one in record.get("reqs") or () if isinstance(one, dict) and one.get("rid"))
+    return (int(record.get("forward_ct", number)), *(rids or (text.name,)))
 
 
 def _dumps(document: Any) -> Iterator[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ class SglangMetrics:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all scrapes: a gauge is a moment's, and its mean over scrapes that of those moments."""
-        scrapes = [Scrape.of(text, "sglang:").without("engine_type", "draft") for text in texts]
+        scrapes = [one.without("engine_type", "draft") for one in Scrape.all_of(texts, "sglang:")]
         models = sorted({name for scrape in scrapes for name in scrape.labels("model_name")})
         if len(models) > 1:
             raise InputError(f"{texts[0].name}: metrics of {len(models)} models ({', '.join(models)}): give those of one")

@@ -25,20 +25,24 @@ _LOAD: Final = re.compile(
 )
 _SPEC: Final = re.compile(r"SpecDecoding metrics: (.*)")
 _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
+_NEWER: Final = re.compile(r"acceptance length|Per-position")
 _COUNTS: Final = re.compile(r"Accepted: (\d+) tokens, Drafted: (\d+) tokens")
 _POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|\s*$)")
 _STAMP: Final = re.compile(r"\b(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
 _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
+_SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
 _SAYS: Final = re.compile(
     r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}|\d+ Engines|SpecDecoding metrics"
 )
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _TIMES: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]?|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?|\[\d+\]|Z\b|[+-]\d\d:?\d\d\b"
+    r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"|\[\d+\]|Z\b|[+-]\d\d:?\d\d\b|\[?\s*\b\d+\.\d{3,}\]?|\b\d{10,}\b"
 )
+"""Dates and times of the day, seconds since 1970 or since a start, and process ids."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
@@ -107,6 +111,10 @@ def _parts(text: Text) -> dict[str, _Part]:
             own = _SAYS.search(line)
             whose = _TIMES.sub("", line[: own.start()] if own else "").strip()
             found.setdefault(whose, _Part(text.name, [])).lines.append(line)
+    for part in found.values():
+        stamps = [at for line in part.lines if (at := _stamp(line)) is not None]
+        if sum(b < a for a, b in itertools.pairwise(stamps)) > sum(b > a for a, b in itertools.pairwise(stamps)):
+            part.lines.reverse()  # a collector's export begins with the latest
     return found
 
 
@@ -123,9 +131,11 @@ def _read(parts: Sequence[_Part]) -> Observation:
     files, notes = tuple(part.file for part in parts), list[str]()
     lines, settings = _last_server(lines, notes)
     _check_one_server(lines, files[0])
-    found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], notes)), files[0], notes)
+    _check_new_enough(lines, files[0], settings.gamma)
+    found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
     if not any(one.generated_tok_s or one.drafts for one in found):
-        raise InputError(f"{files[0]}: nothing was generated in what it holds")
+        told = f" ({'; '.join(notes)})" if notes else ""
+        raise InputError(f"{files[0]}: nothing was generated in what it holds{told}")
     return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
 
 
@@ -133,10 +143,25 @@ def _check_one_server(lines: Sequence[str], file: str) -> None:
     """Raise InputError where processes of two servers write side by side, or of one whose lines were not told apart."""
     pids = [pid[1] for line in lines if _LOAD.search(line) and (pid := _PID.search(line))]
     changes = sum(a != b for a, b in itertools.pairwise(pids))
-    if changes >= len(set(pids)):
+    if changes >= max(len(set(pids)), 1):
         raise InputError(
             f"{file}: {len(set(pids))} processes write their loads in turns ({', '.join(sorted(set(pids)))}): logs of "
             "several servers; give each its own file"
+        )
+
+
+def _check_new_enough(lines: Sequence[str], file: str, gamma: int | None) -> None:
+    """Raise InputError for lines of versions that do not say what is needed."""
+    if any("throughput: " in line and "Pending: " in line for line in lines) and not any(map(_LOAD.search, lines)):
+        raise InputError(
+            f"{file}: is a log of vLLM's V0 engine, whose lines are not read: it was removed in vLLM 0.11; serve with a "
+            "later one"
+        )
+    acceptance = [told[1] for line in lines if (told := _SPEC.search(line))]
+    if gamma is None and any(_COUNTS.search(told) and not _NEWER.search(told) for told in acceptance):
+        raise InputError(
+            f"{file}: its lines of acceptance say neither a mean length nor positions, as before vLLM 0.9.1, and no line "
+            "says how many tokens a draft has: give the log from where the server starts"
         )
 
 
@@ -175,7 +200,8 @@ def _last_server(lines: Sequence[str], notes: list[str]) -> tuple[list[str], Set
         if (match := _ARGUMENTS.search(line)) is not None:
             settings = _of_arguments(match[1]).beside(settings)
         if (match := _VERSION.search(line)) is not None:
-            settings = settings.beside(Settings(version=match[1], model=match[2]))
+            named = _SERVED_AS.search(line)
+            settings = settings.beside(Settings(version=match[1], model=match[2], served_as=named[1] if named else ""))
         if (match := _CONFIG.search(line)) is not None:
             settings = settings.beside(_of_config(match[1] or ""))
     return list(lines[begin:]), settings
@@ -193,10 +219,11 @@ def _of_arguments(text: str) -> Settings:
             config = json.loads(config)
         except ValueError:
             config = None
-    cap = given.get("max_num_seqs") if isinstance(given, dict) else None
+    given = given if isinstance(given, dict) else {}
+    cap, model, names = given.get("max_num_seqs"), str(given.get("model", "")), given.get("served_model_name")
     told = Settings(
-        engine="vLLM", model=str(given.get("model", "")), request_cap=cap if isinstance(cap, int) else None,
-        speculates=config is not None,
+        engine="vLLM", model=model, served_as=str(names[0] if isinstance(names, list) and names else names or model),
+        request_cap=cap if isinstance(cap, int) else None, speculates=config is not None,
     )  # fmt: skip
     return of_speculative(config).beside(told) if isinstance(config, dict) else told
 
@@ -233,10 +260,10 @@ def _of_config(text: str) -> Settings:
     )  # fmt: skip
 
 
-def _lines(lines: Sequence[str], file: str, notes: list[str]) -> Iterator[_Line]:
+def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str]) -> Iterator[_Line]:
     """Each line of load with the line of acceptance that belongs to it: the engine writes it right after."""
     waiting: _Line | None = None
-    cut = 0
+    cut, old = 0, False
     for line in lines:
         if (load := _LOAD.search(line)) is not None:
             if waiting is not None:
@@ -248,10 +275,11 @@ def _lines(lines: Sequence[str], file: str, notes: list[str]) -> Iterator[_Line]
             engine = load[1] or ("all" if load[2] else "0")
             waiting = _Line(_stamp(line), engine, rates[0], rates[1], int(load[5]), int(load[6]), None)
         elif "SpecDecoding metrics: " in line:
-            drafts = _drafts(line, file)
+            drafts = _drafts(line, file, gamma)
             if drafts is None:
-                cut += 1
+                cut, waiting = cut + 1, None  # something was drafted, and nobody knows what
                 continue
+            old = old or not drafts.accepted_at
             if waiting is not None and waiting.drafts is None:
                 yield _Line(
                     waiting.at, waiting.engine, waiting.prompt_tok_s, waiting.generated_tok_s, waiting.running,
@@ -262,16 +290,23 @@ def _lines(lines: Sequence[str], file: str, notes: list[str]) -> Iterator[_Line]
                 yield _Line(_stamp(line), "", 0.0, 0.0, 0, 0, drafts)
     if waiting is not None:
         yield waiting
+    if old:
+        notes.append(
+            f"lines of an older vLLM say no positions: there are as many drafts as {gamma} goes into drafted tokens"
+        )
     if cut:
         notes.append(
             f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} left out"
         )
 
 
-def _drafts(line: str, file: str) -> Drafts | None:
+def _drafts(line: str, file: str, gamma: int | None) -> Drafts | None:
     """A line of acceptance, in counts; None where it was cut. Raises InputError for what cannot be right."""
     told = _SPEC.search(line)
     length, counts, at = (pattern.search(told[1]) if told else None for pattern in (_LENGTH, _COUNTS, _POSITIONS))
+    if told and counts is not None and gamma and not _NEWER.search(told[1]):
+        drafted = int(counts[2])
+        return Drafts(drafts=round(drafted / gamma), drafted=drafted, accepted=int(counts[1])) if drafted >= gamma else None
     if length is None or counts is None or at is None:
         return None
     try:
@@ -315,7 +350,7 @@ def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Sequ
         return found, NOTHING, None
     sizes = [len(one.accepted_at) for one in some]
     if len(set(sizes)) == 1:
-        return found, pooled(some), sizes[0]
+        return found, pooled(some), sizes[0] or None
     changes = sum(a != b for a, b in itertools.pairwise(sizes))
     told = ", ".join(f"K = {k} in {counted(n, 'line')}" for k, n in Counter(sizes).most_common())
     if changes >= len(set(sizes)):

@@ -36,10 +36,15 @@ class VllmMetrics:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all servers together, scraped once or often."""
-        scrapes = [Scrape.of(text, "vllm:") for text in texts]
+        scrapes = Scrape.all_of(texts, "vllm:")
         for scrape in scrapes:
             if scrape.total("vllm:generation_tokens") is None:
                 raise InputError(f"{scrape.text.name}: has no vllm:generation_tokens_total: it was cut, or filtered")
+            if "drafts" not in (counted := _counts(scrape)) and {"drafted", "accepted"} & counted.keys():
+                raise InputError(
+                    f"{scrape.text.name}: counts drafted tokens and has no {_SPEC}drafts_total: it was filtered, or is of "
+                    "vLLM before 0.9.1, which counts no drafts; the log of such a server says more"
+                )
         models = sorted({name for scrape in scrapes for name in scrape.labels("model_name")})
         if len(models) > 1:
             raise InputError(
@@ -89,7 +94,7 @@ def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gam
         notes.append("a draft is a step in which something was proposed; per-position shares are of all drafts")
     return Observation(
         source=VllmMetrics.name, files=tuple(text.name for text in texts),
-        settings=Settings(engine="vLLM", model=model, gamma=gamma or None, speculates=speculates),
+        settings=Settings(engine="vLLM", served_as=model, gamma=gamma or None, speculates=speculates),
         drafts=drafts if speculates else NOTHING, requests=total.get("first"), prompt_tokens=total.get("prompt"),
         generated=total.get("generated"), request_steps=total.get("slots"), engine_steps=total.get("steps"),
         intervals=tuple(one for window in found for one in _intervals(window, gamma or 0)), notes=tuple(notes),

@@ -30,8 +30,12 @@ class VllmRequests:
                 if told is None:
                     without += "usage" in one
                     continue
-                usage = one.get("usage") or {}
-                found.append(request_of(text.name, told, usage.get("completion_tokens"), usage.get("prompt_tokens")))
+                usage = one.get("usage") or {}  # of /v1/responses, output and input
+                output, prompt = (
+                    usage.get(name, usage.get(other))
+                    for name, other in (("completion_tokens", "output_tokens"), ("prompt_tokens", "input_tokens"))
+                )
+                found.append(request_of(text.name, told, output, prompt))
                 gammas.add(gamma_of(told))
                 models.add(str(one.get("model") or ""))
         return [observation_of(self.name, texts, found, gammas, models, without)]
@@ -52,9 +56,9 @@ def _told(one: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def gamma_of(told: Mapping[str, Any]) -> int:
-    """K."""
+    """K; 0 where an answer does not say."""
     size = told.get("num_spec_tokens")
-    return size if isinstance(size, int) and size > 0 else len(told.get("acceptance_histogram") or ()) - 1
+    return size if isinstance(size, int) and size > 0 else max(len(told.get("acceptance_histogram") or ()) - 1, 0)
 
 
 def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, output_s: float | None = None) -> ServedRequest:
@@ -83,13 +87,17 @@ def _of_histogram(told: Mapping[str, Any]) -> Drafts:
     size = gamma_of(told)
     if isinstance(steps, Mapping):
         steps = [steps.get(str(k), 0) for k in range(max([size, *(int(k) for k in steps)]) + 1)]
-    return of_histogram([float(n) for n in steps or ()], float(told.get("num_draft_tokens") or 0))
+    drafted = float(told.get("num_draft_tokens") or 0)
+    if drafted and not steps:
+        raise ValueError(f"num_draft_tokens is {drafted:g}, and acceptance_histogram is not there")
+    return of_histogram([float(n) for n in steps or ()], drafted)
 
 
 def observation_of(
     source: str, texts: Sequence[Text], found: Sequence[ServedRequest], gammas: set[int], models: set[str], without: int
 ) -> Observation:
     """What requests told apart come to. Raises InputError where they are of several servers."""
+    gammas = gammas - {0} or {0}
     if len(gammas) > 1 or len(models - {""}) > 1:
         told = f"K = {', '.join(map(str, sorted(gammas)))}" if len(gammas) > 1 else ", ".join(sorted(models))
         raise InputError(f"{texts[0].name}: requests of servers set otherwise ({told}): give those of one")
@@ -99,7 +107,9 @@ def observation_of(
         notes.append(f"{counted(without, 'answer')} without speculative metrics left out")
     return Observation(
         source=source, files=tuple(text.name for text in texts),
-        settings=Settings(engine="vLLM", model=next(iter(models - {""}), ""), gamma=next(iter(gammas)), speculates=True),
+        settings=Settings(
+            engine="vLLM", served_as=next(iter(models - {""}), ""), gamma=next(iter(gammas)) or None, speculates=True
+        ),
         drafts=drafts, requests=len(found), generated=sum(one.output_tokens for one in found),
         prompt_tokens=sum(one.prompt_tokens or 0 for one in found) or None, request_steps=sum(one.steps for one in found),
         told_apart=tuple(found), notes=tuple(notes),

@@ -49,7 +49,7 @@ def engines(text: str) -> str:
     lines = []
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")
-        if line.startswith("#") or "_created" in name:
+        if line.startswith("#") or "_created" in name or 'engine="0"' not in name:
             lines.append(line)
             continue
         second = name.replace('engine="0"', 'engine="1"')
