@@ -180,10 +180,14 @@ def declared_by(sizes: Sizes, target: Target, written: str) -> Declared:
 
 
 def _layers_of(kind: str, target: Target, written: str) -> str:
-    """The family of a draft's layers; a format without the target's own has Qwen3's."""
+    """The family of a draft's layers: the target's where the format has them, else Qwen3's, which all have.
+
+    Llama's are in speculators' eagle3 alone: its block drafters norm queries and keys whatever the target, and its mtp and
+    DeepSpec know no Llama.
+    """
     own = family_of(target)
-    lacks = (own == "llama" and written == "deepspec") or (own == "gemma4" and kind == "mtp")
-    return "qwen3" if lacks else own
+    has = {"qwen3": True, "gemma4": kind != "mtp", "llama": kind == "eagle3" and written == "speculators"}
+    return own if has[own] else "qwen3"
 
 
 def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
