@@ -80,11 +80,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
+@pytest.fixture(scope="module")
+def written(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its archive."""
+    made = tmp_path_factory.mktemp("written") / "archive"
+    write_archive(store, RUN, made)
+    return made
+
+
 @pytest.fixture
-def folder(store: Store, tmp_path: Path) -> Path:
-    """Its archive, to break."""
-    write_archive(store, RUN, tmp_path / "archive")
-    return tmp_path / "archive"
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy of the archive, to break."""
+    return Path(shutil.copytree(written, tmp_path / "archive"))
 
 
 def test_every_table_of_the_schema_is_of_a_run_or_of_nobody(store: Store) -> None:
