@@ -71,10 +71,11 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
         if source in OF_TEXT:
             drafters[name] = OF_TEXT[source](GAMMA)
             continue
+        standard = _standard(source, target) if source in LEARNED else None
         with torch.random.fork_rng(), torch.device(target.device):
             torch.manual_seed(seed)
-            if source in LEARNED:
-                drafter = fresh_drafter(_standard(source, target), target)
+            if standard is not None:
+                drafter = fresh_drafter(standard, target)
             else:
                 drafter = build_drafter(read_architecture(source), target, gamma=None, name=source)
         drafters[name] = drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
