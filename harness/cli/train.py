@@ -306,8 +306,8 @@ def assumed(model: Model) -> list[str]:
         f"assumed: training reaches {worst:.0%} to {best:.0%} of a GPU's peak in bf16; answers, as many tokens as are "
         f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests on each GPU; "
         f"every GPU holds the target as it is published; {given.STATE_BYTES} bytes of state a trained parameter; "
-        f"{given.LOGIT_COPIES} tables of drafted positions × vocabulary, a text at a time; a drafter of the published shape over a target of width "
-        f"{model.width:,}",
+        f"{given.LOGIT_COPIES} tables of drafted positions × vocabulary, a text at a time; a drafter of the published shape "
+        f"over a target of width {model.width:,}",
         f"published recipe: DeepSpec's for Qwen3-4B, on this target and these GPUs: {recipe.tokens / 1e9:.2f} G tokens (its "
         f"38 TB of hidden states), {recipe.epochs} epochs, {recipe.anchors} anchors in {recipe.sequence_tokens:,} tokens; "
         "its node has eight GPUs",
