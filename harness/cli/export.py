@@ -41,6 +41,6 @@ def export(
         console = plain_console()
         say(
             console,
-            f"run {run_id}: {made.rows:,} rows of {counted(len(made.tables), 'table')}, {size / 1e6:.1f} MB",
+            f"run {run_id}: {made.rows:,} rows of {counted(len(made.tables), 'table')}, {size / 1e3:,.0f} kB",
         )
         say(console, f"{into}: read back, here or elsewhere, with\n  {typed('harness', 'import', into)}")
