@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,12 @@ def find_folder(source: str) -> Path:
 def build_drafter(raw: Mapping[str, Any], target: Target, *, gamma: int | None, name: str) -> LearnedDrafter:
     """A drafter of the architecture `raw` (a published `config.json`) describes, with fresh weights and shared tables."""
     declared = declare(Checkpoint(name, raw), facts_of(target))
-    drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
+    return fresh_drafter(replace(declared, gamma=_gamma(declared, gamma, name)), target)
+
+
+def fresh_drafter(declared: Declared, target: Target) -> LearnedDrafter:
+    """A drafter as it is declared, with fresh weights, and the target's tables unless its vocabulary is reduced."""
+    drafter = _with_tables(make(declared, declared.gamma), target)
     if declared.settings.reduced:
         shape = declared.settings.shape
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, declared.settings.draft_vocabulary, bias=False)

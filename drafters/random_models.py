@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
-from drafters.checkpoints import build_drafter
+from drafters.checkpoints import build_drafter, fresh_drafter
 from drafters.configs import folded_state, read_architecture
+from drafters.formats.contract import Declared
 from drafters.kinds.contract import Drafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.loading import check_config
 from drafters.target import Target
-from drafters.training.design import deepspec_config
+from drafters.training.design import GAMMA, LAYERS, RANK, Sizes, declared_by, default_taps
 from simulator.drafter_kinds import KINDS, LEARNED
 from simulator.errors import InputError, first_paragraph
 
-_LAYERS, _TAPS, _RANK, _BLOCK = 5, 5, 256, 7
-"""Layers, taps, Markov rank and block size of the published DSpark and DFlash drafters; Eagle3 has one layer, three taps."""
 _QUANTISED = "quantization_config"
 """What a configuration says of weights of fewer bits."""
 
@@ -71,12 +69,15 @@ def random_drafters(target: Target, configs: Mapping[str, str], *, seed: int) ->
     drafters: dict[str, Drafter] = {}
     for name, source in configs.items():
         if source in OF_TEXT:
-            drafters[name] = OF_TEXT[source](_BLOCK)
+            drafters[name] = OF_TEXT[source](GAMMA)
             continue
-        raw = _standard(source, target) if source in LEARNED else read_architecture(source)
+        standard = _standard(source, target) if source in LEARNED else None
         with torch.random.fork_rng(), torch.device(target.device):
             torch.manual_seed(seed)
-            drafter = build_drafter(raw, target, gamma=None, name=source)
+            if standard is not None:
+                drafter = fresh_drafter(standard, target)
+            else:
+                drafter = build_drafter(read_architecture(source), target, gamma=None, name=source)
         drafters[name] = drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
     return drafters
 
@@ -86,12 +87,10 @@ def _known_types() -> frozenset[str]:
     return frozenset(transformers.CONFIG_MAPPING)
 
 
-def _standard(kind: str, target: Target) -> dict[str, Any]:
+def _standard(kind: str, target: Target) -> Declared:
     """What the published drafters of the Qwen3 family look like, over this target."""
     if not isinstance(target.config, Qwen3Config):
         raise InputError(f"drafter {kind}: published shapes are known for Qwen3 targets; name a config.json instead")
-    count = min(_TAPS if KINDS[kind].one_pass else 3, target.num_layers)
-    taps = tuple(int(i) for i in torch.linspace(0, target.num_layers - 1, count).round().tolist())
-    layers, block = _LAYERS if KINDS[kind].one_pass else 1, KINDS[kind].default_tokens or _BLOCK
-    config = deepspec_config(kind, target, taps, layers=layers, block=block, rank=_RANK)
-    return config | {"mask_token_id": target.vocab_size - 1}
+    layers, block = LAYERS if KINDS[kind].one_pass else 1, KINDS[kind].default_tokens or GAMMA
+    taps = default_taps(kind, target.num_layers)
+    return declared_by(Sizes(kind, layers, taps, block, RANK, target.vocab_size - 1), target, "deepspec")

@@ -28,6 +28,8 @@ from drafters.checkpoints import build_drafter, load_drafter
 from drafters.target import Target
 from harness.cli.app import app as harness
 from results.baseline import read_baseline, write_baseline
+from results.store.archives import take_up
+from results.store.database import Store
 from simulator.errors import InputError
 from simulator.load import loads
 from tests.drafters.conftest import drafter_config, micro_config
@@ -197,3 +199,31 @@ def test_broken_databases(seed: int, database: bytes) -> None:
         assert "Traceback" not in done.stderr
         assert done.returncode == 0 or (done.stdout == "" and done.stderr.count("\n") == 1), done.stderr
         assert file.read_bytes() == broken
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of a run."""
+    out = tmp_path_factory.mktemp("archived")
+    made = "synthesize --survival .7,.5 --drafter mtp --responses-per-task 12 --output-tokens 16 --out"
+    for words in ([*made.split(), str(out)], ["export", "latest", "--folder", str(out / "archive"), "--out", str(out)]):
+        done = CliRunner().invoke(harness, words)
+        assert done.exit_code == 0, done.output
+    return out / "archive"
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_broken_archives(seed: int, archive: Path) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "archive"
+        shutil.copytree(archive, folder)
+        name = rng.choice(["archive.json"] * 4 + sorted(file.name for file in folder.iterdir()))
+        content = (folder / name).read_bytes()
+        structured = name == "archive.json" and rng.random() < 0.7
+        (folder / name).write_bytes(
+            broken_value(content.decode(), ".json", rng) if structured else broken_bytes(content, rng)
+        )
+        refused = judged(lambda file: take_up(Store(Path(made) / "new.duckdb"), file.parent), folder / name, folder)
+        assert not (refused and (Path(made) / "new.duckdb").exists())

@@ -181,9 +181,9 @@ def _speculators(draft: Draft) -> Written:
     s = draft.settings
     if not draft.target.name:
         raise draft.fail("speculators' format names the target; name it")
-    _check(draft, "speculators'", "eagle3, mtp, block, layers, qwen3, llama, width, reduced, tables, tap norms, "
+    _check(draft, "speculators'", "eagle3, mtp, block, layers, qwen3, width, reduced, tables, tap norms, "
            "normed residual, fed back normed, anchor-first, fill-in, head, confidence, dflash2, windows of anchors, "
-           "open windows" + (", fed back" if draft.core == "eagle3" else ""))  # fmt: skip
+           "open windows" + (", fed back, llama" if draft.core == "eagle3" else ""))  # fmt: skip
     layer = _layer(draft)
     tensors = draft.without_tables()
     own: dict[str, Any] = {"draft_vocab_size": s.draft_vocabulary, "target_hidden_size": s.target_size}

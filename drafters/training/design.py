@@ -1,4 +1,4 @@
-"""From a design to a drafter: the published `config.json` that says it, read as any checkpoint's is, and fresh weights."""
+"""From a design to a drafter: what a checkpoint of it would declare, and fresh weights; formats write it as any other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from drafters.checkpoints import build_drafter, load_drafter, publish
+from drafters.checkpoints import fresh_drafter, load_drafter, publish
+from drafters.families.registry import read_shape
+from drafters.formats.contract import Declared
 from drafters.formats.eagle3 import default_taps as default_pair_taps
 from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
+from drafters.kinds.settings import BlockSettings, PairSettings
 from drafters.target import Target
-from drafters.training.losses import TRAINING, Shape
 from drafters.training.recipe import Design
 from drafters.training.texts import Text
 from simulator.drafter_kinds import KINDS
@@ -26,7 +28,7 @@ LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
 """Of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
 _SIZES: Final = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
-    "rope_parameters", "max_position_embeddings", "hidden_act", "vocab_size",
+    "rope_parameters", "max_position_embeddings", "hidden_act",
 )  # fmt: skip
 """What a draft's layers take of the target's configuration."""
 _FRESH_STD = 0.02
@@ -48,19 +50,18 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
     if vocabulary is not None and len(vocabulary) == target.vocab_size:
         vocabulary = None  # all of them
     layers = design.layers or (LAYERS if block else 1)
-    taps = design.taps or default_taps(design.kind, target.num_layers, layers)
+    taps = design.taps or default_taps(design.kind, target.num_layers)
+    if outside := [tap for tap in taps if not -1 <= tap < target.num_layers]:
+        raise InputError(f"--taps {outside[0]}: the target has layers 0 to {target.num_layers - 1}, and −1 is the embedding")
     gamma = design.gamma or (1 if design.kind == "mtp" else GAMMA)
-    mask = mask_token(target, texts)
-    family = family_of(target)
-    sizes = _Sizes(design.kind, layers, tuple(taps), design.rank or RANK, gamma, mask, vocabulary)
-    written = written_as(design, family, layers)
-    if written == "deepspec":
-        config = deepspec_config(design.kind, target, sizes.taps, layers=layers, block=gamma, rank=sizes.rank, mask=mask)
-    else:
-        config = _speculators_config(sizes, target, family)
+    written = written_as(design, family_of(target), layers)
+    sizes = Sizes(
+        design.kind, layers, tuple(taps), gamma, design.rank or RANK, mask_token(target, texts),
+        None if vocabulary is None else len(vocabulary),
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        drafter = build_drafter(config, target, gamma=gamma, name=f"of {design.kind}")
+        drafter = fresh_drafter(declared_by(sizes, target, written), target)
         _initialise(drafter)
     if vocabulary is not None:
         drafter.set_vocabulary(torch.tensor(vocabulary))
@@ -112,7 +113,7 @@ def family_of(target: Target) -> str:
     )
 
 
-def default_taps(kind: str, target_layers: int, draft_layers: int) -> tuple[int, ...]:
+def default_taps(kind: str, target_layers: int) -> tuple[int, ...]:
     """Layers of the target that a draft reads where nobody says: as published, for a target of any depth."""
     if kind == "mtp":
         return (target_layers - 1,)
@@ -140,81 +141,62 @@ def mask_token(target: Target, texts: Sequence[Text]) -> int:
     return max(unsaid, default=next((t for t in range(size - 1, -1, -1) if t not in said), size - 1))
 
 
-def deepspec_config(
-    kind: str, target: Target, taps: tuple[int, ...], *, layers: int, block: int, rank: int, mask: int | None = None
-) -> dict[str, Any]:
-    """DeepSpec's `config.json` for a drafter of `target`: the target's configuration with the drafter's fields.
-
-    Layers are Gemma-4's for such a target, and Qwen3's for any other.
-    """
-    gemma = family_of(target) == "gemma4" and kind != "mtp"
-    config = dict(target.config.to_dict()) if gemma else _layer(target, "qwen3")
-    config.pop("_name_or_path", None)  # a path of the machine that trained it
-    config |= {"tie_word_embeddings": False, "dtype": "bfloat16", "vocab_size": target.vocab_size}
-    config |= {"hidden_size": target.hidden_size, "num_target_layers": target.num_layers, "target_layer_ids": list(taps)}
-    config |= TRAINING[kind].declared(Shape(layers, block, rank, target.num_layers))
-    if "mask_token_id" in config and mask is not None:
-        config["mask_token_id"] = mask
-    if gemma:
-        config["architectures"] = [config["architectures"][0].replace("Qwen3", "Gemma4")]
-    config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
-    return config
-
-
 @dataclass(frozen=True, slots=True)
-class _Sizes:
+class Sizes:
     """A design with nothing left open."""
 
     kind: str
     layers: int
     taps: tuple[int, ...]
-    rank: int
     gamma: int
+    rank: int
+    """Of the sequential head; dspark's alone."""
     mask: int
-    vocabulary: Sequence[int] | None
+    """The token that stands for what is to be drafted."""
+    vocabulary: int | None = None
+    """Tokens of a reduced vocabulary."""
 
 
-def _speculators_config(sizes: _Sizes, target: Target, family: str) -> dict[str, Any]:
-    """The speculators library's `config.json`: the layer nested, the target named, taps counted by what enters layers."""
-    kind, block = sizes.kind, KINDS[sizes.kind].one_pass
-    named = {
-        "dspark": "DSparkDraftModel",
-        "dflash": "DFlashDraftModel",
-        "eagle3": "Eagle3DraftModel",
-        "mtp": "MTPDraftModel",
-    }
-    layer = _layer(target, family) | {
-        "num_hidden_layers": sizes.layers, "layer_types": ["full_attention"] * sizes.layers, "use_cache": True,
+def declared_by(sizes: Sizes, target: Target, written: str) -> Declared:
+    """What a checkpoint of a design declares, in a format of `formats.writing.FORMATS`, some of which differ."""
+    kind, theirs = sizes.kind, written == "speculators"
+    shape = read_shape(_layer(target, _layers_of(kind, target, written), sizes.layers), f"of {kind}")
+    every: dict[str, Any] = {
+        "shape": shape, "target_size": target.hidden_size, "vocabulary": target.vocab_size, "taps": sizes.taps,
+        "draft_vocabulary": sizes.vocabulary or target.vocab_size,
+        "softcap": getattr(target.config, "final_logit_softcapping", None) if shape.family == "gemma4" else None,
     }  # fmt: skip
-    method = {"proposal_type": "greedy", "speculative_tokens": sizes.gamma}
-    architecture = getattr(target.model.config, "architectures", None) or [type(target.model).__name__]
-    config: dict[str, Any] = {
-        "architectures": [named[kind]], "speculators_model_type": kind, "transformer_layer_config": layer,
-        "tie_word_embeddings": False, "dtype": "bfloat16",
-        "speculators_config": {
-            "algorithm": kind, "default_proposal_method": "greedy", "proposal_methods": [method],
-            "verifier": {"name_or_path": Path(target.name).name, "architectures": list(architecture)},
-        },
-    }  # fmt: skip
-    if kind == "mtp":
-        return config | {"num_nextn_predict_layers": 1}
-    config["draft_vocab_size"] = target.vocab_size if sizes.vocabulary is None else len(sizes.vocabulary)
-    config["target_hidden_size"] = target.hidden_size
-    ids = [tap + 1 for tap in sizes.taps]
-    if not block:
-        return config | {"eagle_aux_hidden_state_layer_ids": ids, "norm_before_residual": False}
-    config |= {"aux_hidden_state_layer_ids": ids, "mask_token_id": sizes.mask, "sample_from_anchor": kind == "dspark"}
-    config["block_size"] = sizes.gamma + (kind != "dspark")
-    if kind == "dspark":
-        config |= {"markov_rank": sizes.rank, "markov_head_type": "vanilla", "enable_confidence_head": True}
-        config |= {"confidence_head_with_markov": True}
-    return config
+    settings: BlockSettings | PairSettings
+    if KINDS[kind].one_pass:
+        filled, headed = kind == "dflash" and theirs, kind == "dspark"
+        settings = BlockSettings(
+            **every, block=sizes.gamma + filled, mask_token=sizes.mask, layout="fill-in" if filled else "anchor-first",
+            markov_rank=sizes.rank if headed else 0, confidence="hidden and token" if headed else "none",
+        )  # fmt: skip
+    else:
+        after = kind == "mtp" and theirs
+        settings = PairSettings(**every, fused=kind != "mtp", fed_back="after the norm" if after else "before the norm")
+    return Declared(written, settings, "block" if KINDS[kind].one_pass else kind, sizes.gamma, str)
 
 
-def _layer(target: Target, family: str) -> dict[str, Any]:
+def _layers_of(kind: str, target: Target, written: str) -> str:
+    """The family of a draft's layers: the target's where the format has them, else Qwen3's, which all have.
+
+    Llama's are in speculators' eagle3 alone: its block drafters norm queries and keys whatever the target, and its mtp and
+    DeepSpec know no Llama.
+    """
+    own = family_of(target)
+    has = {"qwen3": True, "gemma4": kind != "mtp", "llama": kind == "eagle3" and written == "speculators"}
+    return own if has[own] else "qwen3"
+
+
+def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
     """What a draft's layers are over a target, in the words of a family's configuration."""
-    own, size = target.config, target.hidden_size
-    found = {name: value for name in _SIZES if (value := getattr(own, name, None)) is not None}
+    size = target.hidden_size
+    own = {"hidden_size": size, "num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
+    if family == "gemma4":
+        return {**target.config.to_dict(), **own}
+    found = {name: value for name in _SIZES if (value := getattr(target.config, name, None)) is not None}
     heads = int(found.setdefault("num_attention_heads", max(1, size // 64)))
     found.setdefault("num_key_value_heads", heads)
     found.setdefault("head_dim", max(2, size // heads))
@@ -223,7 +205,7 @@ def _layer(target: Target, family: str) -> dict[str, Any]:
     if isinstance(rotary, Mapping) and "rope_theta" not in rotary:  # by kinds of layers
         found["rope_parameters"] = next((dict(v) for v in rotary.values() if isinstance(v, Mapping)), None)
     found = {name: value for name, value in found.items() if value is not None}
-    return found | {"model_type": family, "hidden_size": size, "vocab_size": target.vocab_size, "attention_bias": False}
+    return found | own | {"model_type": family, "attention_bias": False}
 
 
 def save_made(made: Made, target: Target, folder: Path) -> None:

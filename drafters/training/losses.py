@@ -1,10 +1,10 @@
-"""How each kind of drafter is trained: what its checkpoint declares, and the loss of its blocks against the target."""
+"""How each kind of drafter is trained: the loss of its blocks against the target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,35 +52,14 @@ class Drafted(NamedTuple):
         return torch.exp(torch.tensor(-self.k / POSITION_DECAY))
 
 
-class Shape(NamedTuple):
-    """Sizes of a drafter; those of one layer or without a sequential head take what they need."""
-
-    layers: int
-    block: int
-    rank: int
-    target_layers: int
-
-
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How drafters of a kind are made, one row each."""
+    """How drafters of a kind are trained, one row each."""
 
-    declared: Callable[[Shape], dict[str, Any]]
-    """What DeepSpec's `config.json` says of one, beside what it has of the target."""
     loss: Callable[[Drafted], Tensor]
     """The loss of one position, [B, A]."""
     told: str
     """The loss in words."""
-
-
-def _of_block(shape: Shape) -> dict[str, Any]:
-    said = {"architectures": ["Qwen3DSparkModel"], "num_hidden_layers": shape.layers, "block_size": shape.block}
-    return said | {"mask_token_id": 3, "markov_rank": 0, "enable_confidence_head": False}
-
-
-def _of_dspark(shape: Shape) -> dict[str, Any]:
-    own = {"markov_rank": shape.rank, "enable_confidence_head": True, "markov_head_type": "vanilla"}
-    return _of_block(shape) | own | {"confidence_head_with_markov": True}
 
 
 def _block_loss(at: Drafted) -> Tensor:
@@ -94,23 +73,13 @@ def _block_loss(at: Drafted) -> Tensor:
 _DECAYING = f"position k weighted exp(−(k − 1)/{POSITION_DECAY:g})"
 _BLOCK_TOLD = f"{CE_WEIGHT} CE + {L1_WEIGHT} ‖q − p‖₁"
 TRAINING: Final[Mapping[str, Training]] = {
-    "dspark": Training(_of_dspark, _block_loss, f"{_BLOCK_TOLD} + {CONFIDENCE_WEIGHT} BCE(c, 1 − ½‖q − p‖₁), {_DECAYING}"),
-    "dflash": Training(_of_block, _block_loss, f"{_BLOCK_TOLD}, {_DECAYING}"),
+    "dspark": Training(_block_loss, f"{_BLOCK_TOLD} + {CONFIDENCE_WEIGHT} BCE(c, 1 − ½‖q − p‖₁), {_DECAYING}"),
+    "dflash": Training(_block_loss, f"{_BLOCK_TOLD}, {_DECAYING}"),
     "eagle3": Training(
-        lambda shape: {
-            "architectures": ["Qwen3Eagle3Model"], "num_hidden_layers": shape.layers, "ttt_length": shape.block,
-        },
         lambda at: EAGLE3_STEP_DECAY**at.k * -(at.p * at.log_q).sum(-1),
         f"cross-entropy against the target's distribution, unrolled step k weighted {EAGLE3_STEP_DECAY}^(k − 1)",
     ),
-    "mtp": Training(
-        lambda shape: {
-            "architectures": ["Qwen3MTPModel"], "num_hidden_layers": 1, "mtp_length": shape.block,
-            "target_layer_ids": [shape.target_layers - 1],
-        },
-        lambda at: (at.cross_entropy + at.l1) * at.decay,
-        "CE + ‖q − p‖₁",
-    ),
+    "mtp": Training(lambda at: (at.cross_entropy + at.l1) * at.decay, "CE + ‖q − p‖₁"),
 }  # fmt: skip
 """Every kind that has weights."""
 

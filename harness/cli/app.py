@@ -8,6 +8,7 @@ from harness.cli.check_policy import check_policy
 from harness.cli.compare import compare
 from harness.cli.convert import convert
 from harness.cli.doctor import doctor
+from harness.cli.export import export
 from harness.cli.hardware import hardware, list_profiles, show_profile
 from harness.cli.hardware_fit import fit, predict
 from harness.cli.import_ import import_
@@ -46,6 +47,7 @@ app.command()(predict)
 app.command()(profile)
 app.command()(advise)
 app.command("import")(import_)
+app.command()(export)
 app.command()(synthesize)
 app.command()(regenerate)
 app.command()(doctor)

@@ -92,7 +92,7 @@ def regenerate(
                 made = written(plan, asked, given, (), to or file_in(out, plan, "vllm"))
             else:
                 made = answered(plan, asked, to, out, cluster, watcher, skip_long=skip_long_prompts)
-        print_regenerated(made, as_json=as_json)
+        print_regenerated(made, target, out, as_json=as_json)
 
 
 def _limit(limit: int | None) -> int | None:
@@ -101,8 +101,10 @@ def _limit(limit: int | None) -> int | None:
     return limit
 
 
-def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
-    """What was answered, and where it lies."""
+def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: bool) -> None:
+    """What was answered, where it lies, and the command that takes it."""
+    from results.store.commands import typed
+
     if as_json:
         print_json("regenerated", {"regenerated": dataclasses.asdict(made)})
         return
@@ -118,13 +120,17 @@ def print_regenerated(made: Regenerated, *, as_json: bool) -> None:
     for note in made.notes:
         say(console, f"· {note}")
     say(console, f"  {made.file}")
-    if made.data_dir is not None:
-        say(console, "record it, with a suite for its settings (a task is a file of the folder):")
-        sampling = made.generation.sampling
-        rest = "" if not sampling.temperature else f" --top-p {sampling.top_p:g} --top-k {sampling.top_k}"
-        folder, file, target = (shlex.quote(str(name)) for name in (made.data_dir, made.file, made.target))
-        say(
-            console,
-            f"  harness record suites/math_code_chat --data-dir {folder} --responses {file} --temperature "
-            f"{sampling.temperature:g}{rest} --target {target} --drafter NAME=FOLDER",
-        )
+    if made.data_dir is None:
+        say(console, "next, a drafter that learns from them:")
+        train = typed("harness", "train", "dspark", "--target", target, "--responses", made.file, out=out)
+        console.print(f"  {train}", markup=False, soft_wrap=True)
+        return
+    say(console, "record it, with a suite for its settings (a task is a file of the folder):")
+    sampling = made.generation.sampling
+    rest = "" if not sampling.temperature else f" --top-p {sampling.top_p:g} --top-k {sampling.top_k}"
+    folder, file, target = (shlex.quote(str(name)) for name in (made.data_dir, made.file, made.target))
+    say(
+        console,
+        f"  harness record suites/math_code_chat --data-dir {folder} --responses {file} --temperature "
+        f"{sampling.temperature:g}{rest} --target {target} --drafter NAME=FOLDER",
+    )

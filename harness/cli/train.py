@@ -278,7 +278,8 @@ def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCo
     lines = [[name, one, other] for (name, one), (_, other) in zip(_cells(asked), _cells(published), strict=True)]
     print_table(console, ["", "as asked", "published recipe"], lines, ())
     if asked.memory_bytes > device.memory_bytes:
-        say(console, f"a text at a time does not fit a GPU's {device.memory_bytes / 1e9:.0f} GB: fewer --anchors, or shards")
+        room = f"a text at a time does not fit a GPU's {device.memory_bytes / 1e9:.0f} GB"
+        say(console, f"{room}: fewer --anchors, or a larger GPU; no target is shared out over several here")
     for line in assumed(model):
         say(console, line)
 
@@ -305,9 +306,9 @@ def assumed(model: Model) -> list[str]:
     return [
         f"assumed: training reaches {worst:.0%} to {best:.0%} of a GPU's peak in bf16; answers, as many tokens as are "
         f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests on each GPU; "
-        f"every GPU holds the target; {given.STATE_BYTES} bytes of state a trained parameter; {given.LOGIT_COPIES} tables "
-        "of drafted positions × vocabulary, a text at a time; a drafter of the published shape over a target of width "
-        f"{model.width:,}",
+        f"every GPU holds the target as it is published; {given.STATE_BYTES} bytes of state a trained parameter; "
+        f"{given.LOGIT_COPIES} tables of drafted positions × vocabulary, a text at a time; a drafter of the published shape "
+        f"over a target of width {model.width:,}",
         f"published recipe: DeepSpec's for Qwen3-4B, on this target and these GPUs: {recipe.tokens / 1e9:.2f} G tokens (its "
         f"38 TB of hidden states), {recipe.epochs} epochs, {recipe.anchors} anchors in {recipe.sequence_tokens:,} tokens; "
         "its node has eight GPUs",

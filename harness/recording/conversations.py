@@ -19,6 +19,8 @@ _SYSTEMS = {"system", "developer"}
 _TOOLS = {"tool", "function", "observation"}
 _NAMES = ("id", "question_id", "prompt_id", "custom_id")
 """Fields that name a row, the first of them that is there."""
+_DOMAINS = ("domain", "category")
+"""Fields that say what kind of work it is."""
 _REQUESTS: Final = ("request", "request_body", "requestBody", "request_payload", "input", "body", "kwargs", "payload")
 _RESPONSES: Final = ("response", "response_body", "responseBody", "response_payload", "output", "completion", "result")
 """Under which gateways keep what was asked, and what was answered."""
@@ -61,7 +63,8 @@ class Conversation:
     """What was answered to each turn; None where the row does not say."""
     system: str = ""
     """Instructions before the first turn; empty without any."""
-    category: str = ""
+    domain: str = ""
+    """What kind of work it is, where the row says so."""
     name: str = ""
     """Its own; empty without one."""
 
@@ -79,7 +82,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     """
     asked, answer = _exchange(row)
     named = next((str(row[name]) for name in _NAMES if row.get(name) not in (None, "")), "")
-    category = row.get("category")
+    domain = next((row[name] for name in _DOMAINS if row.get(name)), "")
     system, turns, replies = "", list[str](), list[Reply | None]()
     for speaker, said, otherwise in _spoken(asked):
         if speaker in _TOOLS or (speaker in _SYSTEMS and turns):
@@ -99,7 +102,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         if replies[-1] is not None:
             raise Unusable("that go on with an answer begun before")
         replies[-1] = answer
-    return Conversation(tuple(turns), tuple(replies), system, str(category).strip() if category else "", named)
+    return Conversation(tuple(turns), tuple(replies), system, str(domain).strip(), named)
 
 
 def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:

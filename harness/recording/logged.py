@@ -96,7 +96,7 @@ def write_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
             lines = [
                 {
                     "id": p.prompt_id, "messages": [*p.opening, *({"role": "user", "content": turn} for turn in p.turns)],
-                    **({"category": p.domain} if p.domain != task else {}),
+                    **({"domain": p.domain} if p.domain != task else {}),
                 }
                 for p in prompts
                 if p.task == task

@@ -293,15 +293,15 @@ def _prompt(task: Task, number: int, asked: Conversation) -> Prompt:
     """What a row asks. Raises ValueError."""
     prompt_id = asked.name or str(number - 1)
     try:
-        "".join([prompt_id, asked.category, asked.system, *asked.turns]).encode()
+        "".join([prompt_id, asked.domain, asked.system, *asked.turns]).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise ValueError(f"holds {half!a}, one half of a character; cut text between whole characters") from None
-    if not asked.category.isprintable():
-        raise ValueError(f"category {asked.category!r}: must be words that can be printed")
+    if not asked.domain.isprintable():
+        raise ValueError(f"domain {asked.domain!r:.60}: must be words that can be printed")
     if not prompt_id.startswith(f"{task.name}/"):  # unique over the suite, whatever the file calls it
         prompt_id = f"{task.name}/{prompt_id}"
-    return Prompt(task.name, asked.category or task.domain, prompt_id, asked.turns, asked.system)
+    return Prompt(task.name, asked.domain or task.domain, prompt_id, asked.turns, asked.system)
 
 
 def _hub_prompts(task: Task, limit: int | None) -> list[Prompt]:

@@ -95,7 +95,7 @@ def compact(file: Path, *, whatever: bool = False) -> None:
         [(block_bytes, total, free, name)] = sizes.fetchall()
         if not whatever and (free * block_bytes < _MIN_FREED_BYTES or free < total / 5):
             return
-        connection.execute(f"ATTACH '{str(partial).replace(chr(39), chr(39) * 2)}' AS compact")
+        connection.execute(f"ATTACH '{quoted(partial)}' AS compact")
         connection.execute(f'COPY FROM DATABASE "{name}" TO compact')
         connection.execute("DETACH compact")
         os.replace(partial, file)
@@ -105,6 +105,11 @@ def compact(file: Path, *, whatever: bool = False) -> None:
         connection.close()
         partial.unlink(missing_ok=True)
         partial.with_name(f"{partial.name}.wal").unlink(missing_ok=True)
+
+
+def quoted(file: Path) -> str:
+    """A path inside the quotes of SQL."""
+    return str(file).replace("'", "''")
 
 
 def beside(file: Path, purpose: str) -> Path:

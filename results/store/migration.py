@@ -42,9 +42,9 @@ def is_old(version: int) -> bool:
     return 0 < version < len(migrations())
 
 
-def migrate(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
-    """Bring the schema of an open database up to date, version by version, each whole or not at all."""
-    for number, sql in list(enumerate(migrations(), 1))[version_of(connection, file) :]:
+def migrate(connection: duckdb.DuckDBPyConnection, file: Path, up_to: int | None = None) -> None:
+    """Bring the schema of an open database up to date, or to a version, step by step, each whole or not at all."""
+    for number, sql in list(enumerate(migrations(), 1))[version_of(connection, file) : up_to]:
         connection.begin()
         if number == 1:
             connection.execute("CREATE TABLE specyard_schema (version INTEGER PRIMARY KEY, applied_at TIMESTAMP NOT NULL)")

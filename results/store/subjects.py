@@ -59,6 +59,26 @@ STUDY: Final = Subject(
     "tuner search",
 )
 SUBJECTS: Final = {subject.word: subject for subject in (RUN, SWEEP, STUDY)}
+_SWEEPS, _STUDIES = (f"SELECT {s.key} FROM {s.table} WHERE run_id = $run" for s in (SWEEP, STUDY))
+_SIMULATIONS = f"SELECT profile_hash, believed_hash FROM simulations WHERE sweep_id IN ({_SWEEPS})"
+OF_A_RUN: Final = {
+    **dict.fromkeys(reversed(RUN.tables), "run_id = $run"),
+    "profiles": f"""profile_hash IN (
+        SELECT unnest([profile_hash, believed_hash]) FROM ({_SIMULATIONS})
+        UNION SELECT profile_hash FROM studies WHERE run_id = $run
+        UNION SELECT profile_hash FROM tolerances WHERE run_id = $run
+        UNION SELECT unnest([profile_hash, believed_hash]) FROM validations WHERE run_id = $run
+    )""",
+    "own_policies": """EXISTS (
+        SELECT plan FROM sweeps WHERE run_id = $run AND contains(plan::VARCHAR, policy)
+        UNION ALL SELECT plan FROM studies WHERE run_id = $run AND contains(plan::VARCHAR, policy)
+        UNION ALL SELECT v.policy FROM validations v WHERE v.run_id = $run AND contains(v.policy, own_policies.policy)
+    )""",
+    **dict.fromkeys(reversed(SWEEP.tables), f"sweep_id IN ({_SWEEPS})"),
+    **dict.fromkeys(reversed(STUDY.tables), f"study_id IN ({_STUDIES})"),
+    "decisions": f"subject IN ({_SWEEPS} UNION {_STUDIES})",
+}
+"""Tables with rows of a run and of what stands on it, the run's own first, and which rows: SQL, of `$run`."""
 
 
 def find(con: duckdb.DuckDBPyConnection, subject: Subject, name: str, file: Path) -> str:

@@ -16,8 +16,6 @@ from drafters.kinds.ngram import NGram
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.target import Target
-from drafters.training.losses import TRAINING, Shape
-from simulator.drafter_kinds import KINDS
 
 torch.set_num_threads(1)  # these tensors are tiny; more threads only wait for each other
 
@@ -32,9 +30,6 @@ LEARNED: dict[str, dict[str, Any]] = {
     "eagle3": {"architectures": ["Qwen3Eagle3Model"], "ttt_length": GAMMA},
     "mtp": {"architectures": ["Qwen3MTPModel"], "mtp_length": GAMMA, "target_layer_ids": [2]},
 }
-_SHAPE = Shape(layers=1, block=GAMMA, rank=4, target_layers=3)
-LEARNED |= {kind: TRAINING[kind].declared(_SHAPE) for kind in KINDS if KINDS[kind].learned and kind not in LEARNED}
-"""Kinds that are new are built as they are trained."""
 ALL = [*LEARNED, *OF_TEXT, "none"]
 
 

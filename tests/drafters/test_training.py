@@ -151,7 +151,7 @@ def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path:
     made = make_drafter(design(kind, layers=1 if kind == "eagle3" else 2), target, [], None, 0)
     save_made(made, target, tmp_path)
     drafter = load_drafter(str(tmp_path), target)
-    own = {"llama": "llama", "gemma4 (text)": "qwen3" if kind == "mtp" else "gemma4"}
+    own = {"llama": "llama" if kind == "eagle3" else "qwen3", "gemma4 (text)": "qwen3" if kind == "mtp" else "gemma4"}
     assert isinstance(drafter, LearnedDrafter)
     assert drafter.settings.shape.family == own.get(family, "qwen3")
     request = DecodeRequest(prompts()[0], 8, (0,))

@@ -139,12 +139,14 @@ def test_what_does_not_fit_is_refused_or_left_out(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]}, ["a"]),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "x"}]}, ["a"]),
         ({"question_id": 3, "category": "c", "turns": ["a"]}, ["a"]),
+        ({"domain": "math", "category": "c", "turns": ["a"]}, ["a"]),
     ],
 )
 def test_prompts_come_in_several_shapes(row: dict[str, Any], turns: list[str], tmp_path: Path) -> None:
     (tmp_path / "task.jsonl").write_text(json.dumps(row) + "\n")
     [prompt] = read_prompts([tmp_path / "task.jsonl"])
     assert prompt.turns == tuple(turns)
+    assert prompt.domain == row.get("domain", row.get("category", "task"))
     assert prompt.prompt_id == f"task/{row.get('question_id', 0)}"
 
 

@@ -137,7 +137,8 @@ def test_instructions_stay_and_what_cannot_be_asked_again_is_counted(folder: Pat
         ({"messages": [{"role": "user", "content": 3}]}, '"content" must be a text'),
         ({"conversations": [{"from": "human", "value": 3}]}, '"value" must be a text'),
         ({"prompt": 3}, '"turns" must be there'),
-        ({"turns": ["a"], "category": "a\nb"}, "category"),
+        ({"turns": ["a"], "category": "a\nb"}, "domain"),
+        ({"turns": ["a"], "domain": "a\nb"}, "domain"),
     ],
 )
 def test_rows_that_are_no_conversations_are_named(row: dict[str, object], message: str, folder: Path) -> None:

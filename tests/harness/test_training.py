@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,34 @@ def test_what_is_trained_is_recorded_at_once(family: str, kind: str, options: li
     prompts = read_prompts([PROMPTS / "gsm8k.jsonl"], 1)
     rows = recorder.record(Unit(prompts))["anchors"].to_pylist()
     assert {row["drafter"] for row in rows} == {"new"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_answers_then_a_drafter_then_what_it_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three commands, each with what the one before printed, on a Llama in a folder as people name them."""
+    monkeypatch.chdir(tmp_path)
+    micro("llama", tmp_path / "My Llama v2")
+    rows = [{"domain": ("math", "chat")[i % 2], "prompt": f"What is {i} + {i * 3}?"} for i in range(24)]
+    Path("my prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def typed(line: str, *more: str) -> str:
+        done = CliRunner().invoke(app, [*shlex.split(line)[1:], *more])
+        assert done.exit_code == 0, (line, done.output, done.exception)
+        return done.stdout
+
+    printed = typed(
+        "harness regenerate --target 'My Llama v2' --prompts 'my prompts.jsonl' --max-new-tokens 12 --actors 1 --to a.jsonl"
+    )
+    [train] = [line for line in printed.splitlines() if line.startswith("  harness train")]
+    printed = typed(train, "--to", "new drafter", "--layers", "1", "--rank", "4", *SHORT)
+    [record] = [line for line in printed.splitlines() if line.startswith("  harness record")]
+    printed = typed(record, "--limit", "1", "--max-new-tokens", "8", "--actors", "1")
+    assert "new" in printed
+    page = Path(typed("harness report").strip()).read_text(encoding="utf-8")
+    assert "chat" in page
+    config = json.loads(Path("new drafter", "config.json").read_text())
+    assert config["speculators_config"]["verifier"]["name_or_path"].endswith("My Llama v2")
 
 
 def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> None:
