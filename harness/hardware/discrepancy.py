@@ -3,7 +3,9 @@
 What a fit leaves of a measured value (the logarithm of measured over calibrated) is taken for a draw of a Gaussian process
 over the logarithm of the requests that run: one part is all rows', one all that draft share, one each way to draft has to
 itself. So a row between two given ones is told by what those have left of the profile, and one far from any by the profile
-alone, and is unsure by so much. Sizes are assumed: what tables that others published leave, one set for all.
+alone, and is unsure by so much. A fourth part is all rows' of one load and of hardly another: how a server's batches and a
+client's waves fall there. By it a row without speculation tells one with it at the same load, as a ratio of the two does.
+Sizes are assumed: what tables that others published leave, one set for all.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ OWN: Final = 0.06
 """Of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""
+LOAD: Final = 0.03
+"""Standard deviation of what is off in all rows of one load."""
+_LOAD_LENGTH: Final = 0.5
+"""Doublings over which its correlation falls to 1/e."""
 
 
 class Place(NamedTuple):
@@ -38,10 +44,10 @@ class Place(NamedTuple):
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
     """Covariances of the logarithms at some places with those at others: [some, others]."""
     apart = np.array([[a.doublings - b.doublings for b in others] for a in some]).reshape(len(some), len(others))
-    near = np.exp(-np.abs(apart) / LENGTH)
+    near, here = np.exp(-np.abs(apart) / LENGTH), np.exp(-np.abs(apart) / _LOAD_LENGTH)
     both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
     same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
-    return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)), np.float64)
+    return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)) + here * LOAD**2, np.float64)
 
 
 class Combined(NamedTuple):
