@@ -5,6 +5,7 @@ over the logarithm of the requests that run: one part is all rows', one all that
 itself. So a row between two given ones is told by what those have left of the profile, and one far from any by the profile
 alone, and is unsure by so much. A fourth part is all rows' of one load and of hardly another: how a server's batches and a
 client's waves fall there. By it a row without speculation tells one with it at the same load, as a ratio of the two does.
+What drafts inside of captured sizes says nothing of what drafts outside of them: kernels and the host differ.
 Sizes are assumed: what tables that others published leave, one set for all.
 """
 
@@ -18,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-ALL: Final = 0.04
+ALL: Final = 0.03
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
-DRAFTING: Final = 0.12
+DRAFTING: Final = 0.08
 """Of what is off wherever something drafts: acceptance, drafts, wider passes."""
-OWN: Final = 0.06
+OWN: Final = 0.04
 """Of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""
@@ -39,6 +40,8 @@ class Place(NamedTuple):
     """log2 of the requests that run."""
     what: str
     """What drafts; `none` where nothing does."""
+    outside: float = 0.0
+    """The share of steps that are larger than any captured size."""
 
 
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
@@ -46,8 +49,9 @@ def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
     apart = np.array([[a.doublings - b.doublings for b in others] for a in some]).reshape(len(some), len(others))
     near, here = np.exp(-np.abs(apart) / LENGTH), np.exp(-np.abs(apart) / _LOAD_LENGTH)
     both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
+    alike = 1 - np.array([[abs(a.outside - b.outside) for b in others] for a in some]).reshape(len(some), len(others))
     same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
-    return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)) + here * LOAD**2, np.float64)
+    return np.asarray(near * (ALL**2 + alike * both * (DRAFTING**2 + same * OWN**2)) + here * LOAD**2, np.float64)
 
 
 class Combined(NamedTuple):

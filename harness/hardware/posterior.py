@@ -164,7 +164,8 @@ def errors_of(found: Posterior) -> Errors:
         covariance += weight * (within + np.outer(logs - at_best, logs - at_best))
     deviations = np.sqrt(np.diag(covariance))
     together = (covariance / np.outer(deviations, deviations))[np.triu_indices(3, 1)]
-    return Errors(*np.minimum(deviations, _MOST_ERROR).tolist(), correlation=tuple(together.tolist()))
+    verify, draft, host = np.minimum(deviations, _MOST_ERROR).tolist()
+    return Errors(verify, draft, host, tuple(together.tolist()))
 
 
 def _parts(own: Calibration, load: StepLoad) -> tuple[Floats, Floats]:

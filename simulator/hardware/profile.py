@@ -226,8 +226,8 @@ class Profile:
     """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
     it of passes without prompts, which engines time, and of no others."""
     variety_s: float = 0.0
-    """What the target's pass takes more for different texts, times the square root of their number: each takes a mixture to
-    other experts. A fit's form, and no law."""
+    """What the target's pass takes more for different texts, times the square root of their number less 1: each further one
+    takes a mixture to other experts. A fit's form, and no law."""
     idle_share: float = 0.0
     """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
     step, prompts left out."""
