@@ -146,7 +146,8 @@ def test_texts_that_differ_commit_as_many_tokens_a_round() -> None:
 
 def test_a_fitted_profile_is_a_base_again() -> None:
     """What it says of launching, of tokens outside and of prompts inside of captured sizes is read back."""
-    factors = drawn(2) | {"root": 1e-9}
+    factors = drawn(2) | {"root": 1e-9, "token": 1e-9}
+    factors["growth"] = factors["target"]
     fitted_to = base()
     again = Base.of(with_factors(fitted_to, factors), 512)
     units, before = again.units, fitted_to.units
@@ -179,7 +180,7 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 12 %, and nearly all inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 10 %, and nearly all inside the intervals."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -192,7 +193,7 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     )
     found = Posterior.of(rows, [base()])
     for one in predictions(found, rows):
-        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.12)
+        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.1)
         assert one.forecast.low < known[one.point.line] < one.forecast.high
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
