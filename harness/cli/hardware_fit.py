@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
     from harness.console import Watcher
-    from harness.hardware.calibration import Calibration
     from harness.hardware.forecast import Crossover
     from harness.hardware.measured import Measured, MeasuredPoint
     from harness.hardware.posterior import Posterior
@@ -61,7 +60,7 @@ def fit(
         from harness.hardware.posterior import next_measurement
 
         called = name or file.name.removesuffix(".csv")
-        profile = _named(found.best, called, file)
+        profile = _named(found, called, file)
         written = _write(profile, out / "hardware", called)
         suggested = next_measurement(found, measured.points)
         if as_json:
@@ -177,16 +176,17 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
         raise error if str(error).startswith("--run") else InputError(f"{file}, {error}") from None
 
 
-def _named(found: Calibration, called: str, file: Path) -> Profile:
-    """The calibrated profile, with where it comes from."""
+def _named(posterior: Posterior, called: str, file: Path) -> Profile:
+    """The most probable profile, with where it comes from."""
     from dataclasses import replace
 
-    from harness.hardware.calibration import errors_of
+    from harness.hardware.posterior import errors_of
 
+    found = posterior.best
     values = f"{len(found.residuals)} values of {file.name}"
     told = ", ".join(f"{name} × {factor:.3g}" for name, factor in found.factors.items() if name in found.names)
     return replace(
-        found.profile, name=called, source="fitted", errors=errors_of(found),
+        found.profile, name=called, source="fitted", errors=errors_of(posterior),
         provenance={
             **found.base.profile.provenance, "fit": f"`harness hardware fit`: {values} on {found.base.profile.name}: {told}",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -14,13 +14,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness.hardware.discrepancy import ALL, Combined, Left, Place, scatter
+from harness.hardware.discrepancy import Combined, Left, Place, scatter
 from harness.hardware.loops import Floats, Kept, Loop, Unsure, acceptance_of, loop_of
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
-from simulator.hardware.cost import Longest, StepLoad
-from simulator.hardware.profile import Errors, Profile
+from simulator.hardware.profile import Profile
 
 _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
@@ -30,10 +29,6 @@ _AS_ASSUMED: Final = 4.0
 """Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
 """Of the logarithm of the odds that a draft token is accepted: from 0.3 to 0.88 in 95 of 100 cases."""
-_MOST_ERROR: Final = 1.9
-"""Relative errors of a profile's parts end below 2."""
-_CONTEXT: Final = 400
-"""Tokens of a request where parts of a step are compared."""
 
 
 # --- the fit --------------------------------------------------------------------------------------------------------------
@@ -107,7 +102,7 @@ class Calibration:
     @property
     def factors(self) -> dict[str, float]:
         """The mode."""
-        return _factors(self.names, self.log_factors)
+        return factors_of(self.names, self.log_factors)
 
     @cached_property
     def profile(self) -> Profile:
@@ -128,9 +123,9 @@ class Calibration:
         loop = self.loops[point.line]
 
         def log(z: Floats) -> Floats:
-            return np.array([_log(loop, metric, _factors(self.names, z), self.base.profile.gpus)])
+            return np.array([_log(loop, metric, factors_of(self.names, z), self.base.profile.gpus)])
 
-        return np.asarray(_gradient(log, self.log_factors)[0], np.float64)
+        return np.asarray(slopes_of(log, self.log_factors)[0], np.float64)
 
     def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
         """What a measurement at a point would come to, its own noise included."""
@@ -209,7 +204,7 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     told_speeds = np.array([_sign(metric) * np.log(value) for _, metric, value in wanted])
 
     def misses(z: Floats) -> Floats:
-        factors = _factors(names, z)
+        factors = factors_of(names, z)
         fitted = [_sign(metric) * _log(loops[p.line], metric, factors, gpus) for p, metric, _ in wanted]
         return np.asarray(np.array(fitted) - told_speeds, np.float64)
 
@@ -218,14 +213,14 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     z, scale = np.zeros(len(names)), 1.0
     for _ in range(3):
         z = _mode(misses, white / scale**0.5, spreads, z)
-        slopes = _gradient(misses, z)
+        slopes = slopes_of(misses, z)
         told = (white @ slopes).T @ (white @ slopes) / scale
         covariance = np.asarray(np.linalg.inv(told + np.diag(spreads**-2)), np.float64)
         used = float(np.trace(told @ covariance))  # as many measurements as the factors take up
         left = float(((white @ misses(z)) ** 2).sum())
         scale = max(1.0, (left + _AS_ASSUMED) / (max(len(wanted) - used, 0.0) + _AS_ASSUMED))
     noise = float(np.sqrt(np.mean(misses(z) ** 2)))
-    factors = _factors(names, z)
+    factors = factors_of(names, z)
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
     if noise > _CLOSE:
         worst = max(residuals, key=lambda r: abs(np.log(r.fitted / r.measured)))
@@ -241,7 +236,7 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
 
 
 def place_of(point: MeasuredPoint, loop: Loop) -> Place:
-    return Place(float(np.log2(loop.running(dict.fromkeys(TERMS, 1.0)))), point.what)
+    return Place(float(np.log2(loop.running(dict.fromkeys(TERMS, 1.0)))), point.what, loop.outside)
 
 
 def _prior(base: Base, name: str) -> float:
@@ -260,33 +255,11 @@ def _log(loop: Loop, metric: Metric, factors: Factors, gpus: int) -> float:
     return float(np.log(max(loop.value(metric, factors, gpus), 1e-12)))
 
 
-def _factors(names: Sequence[str], logs: Floats) -> dict[str, float]:
+def factors_of(names: Sequence[str], logs: Floats) -> dict[str, float]:
     ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
     return ones | dict(zip(names, np.exp(logs).tolist(), strict=True))
 
 
-def _gradient(of: Callable[[Floats], Floats], at: Floats, step: float = 1e-4) -> Floats:
+def slopes_of(of: Callable[[Floats], Floats], at: Floats, step: float = 1e-4) -> Floats:
     """By central differences: [values, len(at)]."""
     return np.stack([(of(at + step * unit) - of(at - step * unit)) / (2 * step) for unit in np.eye(len(at))], -1)
-
-
-def errors_of(found: Calibration) -> Errors:
-    """How far parts of the calibrated profile may be off, each by itself, at the median of the loads that were fitted to.
-
-    Parts that the measurements cannot tell apart are unsure together, which taken one by one makes an interval wider.
-    """
-    running = sorted(found.loops[r.point.line].running(found.factors) for r in found.residuals)
-    users = max(round(running[len(running) // 2]), 1)
-    load = StepLoad(users, context_tokens=users * _CONTEXT)
-    drafter = next(iter(found.base.profile.draft), "none")
-    gamma = found.base.profile.draft[drafter].drafted[-1] if drafter != "none" else 0
-
-    def log_parts(z: Floats) -> Floats:
-        profile = with_factors(found.base, _factors(found.names, z))
-        cost = profile.cost(drafter, gamma, load.decoding, load.decoding * (gamma + 1))
-        parts = cost.step(load, gamma, 0, Longest(gamma, _CONTEXT))
-        return np.log([parts.target_s + parts.attention_s, max(parts.draft_s, 1e-12), max(parts.overhead_s, 1e-12)])
-
-    slopes = _gradient(log_parts, found.log_factors)
-    verify, draft, host = np.sqrt(np.einsum("ij,jk,ik->i", slopes, found.covariance, slopes) + found.noise**2 + ALL**2)
-    return Errors(min(float(verify), _MOST_ERROR), min(float(draft), _MOST_ERROR), min(float(host), _MOST_ERROR))

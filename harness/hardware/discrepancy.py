@@ -3,7 +3,10 @@
 What a fit leaves of a measured value (the logarithm of measured over calibrated) is taken for a draw of a Gaussian process
 over the logarithm of the requests that run: one part is all rows', one all that draft share, one each way to draft has to
 itself. So a row between two given ones is told by what those have left of the profile, and one far from any by the profile
-alone, and is unsure by so much. Sizes are assumed: what tables that others published leave, one set for all.
+alone, and is unsure by so much. A fourth part is all rows' of one load and of hardly another: how a server's batches and a
+client's waves fall there. By it a row without speculation tells one with it at the same load, as a ratio of the two does.
+What drafts inside of captured sizes says nothing of what drafts outside of them: kernels and the host differ.
+Sizes are assumed: what tables that others published leave, one set for all.
 """
 
 from __future__ import annotations
@@ -16,14 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-ALL: Final = 0.04
+ALL: Final = 0.03
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
-DRAFTING: Final = 0.12
+DRAFTING: Final = 0.08
 """Of what is off wherever something drafts: acceptance, drafts, wider passes."""
-OWN: Final = 0.06
+OWN: Final = 0.04
 """Of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""
+LOAD: Final = 0.03
+"""Standard deviation of what is off in all rows of one load."""
+_LOAD_LENGTH: Final = 0.5
+"""Doublings over which its correlation falls to 1/e."""
 
 
 class Place(NamedTuple):
@@ -33,15 +40,18 @@ class Place(NamedTuple):
     """log2 of the requests that run."""
     what: str
     """What drafts; `none` where nothing does."""
+    outside: float = 0.0
+    """The share of steps that are larger than any captured size."""
 
 
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
     """Covariances of the logarithms at some places with those at others: [some, others]."""
     apart = np.array([[a.doublings - b.doublings for b in others] for a in some]).reshape(len(some), len(others))
-    near = np.exp(-np.abs(apart) / LENGTH)
+    near, here = np.exp(-np.abs(apart) / LENGTH), np.exp(-np.abs(apart) / _LOAD_LENGTH)
     both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
+    alike = 1 - np.array([[abs(a.outside - b.outside) for b in others] for a in some]).reshape(len(some), len(others))
     same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
-    return np.asarray(near * (ALL**2 + both * (DRAFTING**2 + same * OWN**2)), np.float64)
+    return np.asarray(near * (ALL**2 + alike * both * (DRAFTING**2 + same * OWN**2)) + here * LOAD**2, np.float64)
 
 
 class Combined(NamedTuple):

@@ -42,8 +42,9 @@ about, more are."""
 _MIDDLE: Final = (0.25, 0.85)
 """Of its requests, by when they finish."""
 _SPREAD: Final = 0.5
-"""Coefficient of variation of the lengths of answers in an endless load: users whose answers are all as long would stay in
-lockstep."""
+"""Coefficient of variation of the lengths of answers: users whose answers are all as long would stay in lockstep."""
+_PROMPT_SPREAD: Final = 1.0
+"""The same of prompts, which differ more: where captured sizes leave some room beside drafts, short ones fit into it."""
 _FLOORS_S: Final = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 """What launching the kernels of a pass takes, at which the target's passes are simulated; linear in between."""
 _MOST_USERS, _ROOM = 1024, 4.0
@@ -57,7 +58,7 @@ _TEXTS: Final = 0.5
 _LEVELS: Final = (-1.4, -0.53, 0.0, 0.53, 1.4)
 """Texts, in standard deviations: five as likely ones."""
 _LENGTHS: Final = 20
-"""Different lengths of answers, as likely ones."""
+"""Different lengths of answers, and of prompts, as likely ones."""
 _RESPONSES, _TOKENS = 100, 400
 """Of the traces that requests walk."""
 
@@ -75,6 +76,8 @@ class Served:
     """What launching adds, where it takes each of `_FLOORS_S`; empty where no pass has to be launched."""
     launch_s: float
     """What a factor of 1 on launching stands for."""
+    outside: float
+    """The share of its steps that are larger than any captured size."""
 
     def running(self, factors: Factors) -> float:
         """Requests that run at once."""
@@ -138,6 +141,12 @@ class Open:
         """Requests that run at once, as who comes finds it, himself included."""
         return float(self._found(factors) @ np.arange(1, self.users[-1] + 1))
 
+    @property
+    def outside(self) -> float:
+        """The share of steps that are larger than any captured size, of as many requests as run by the base."""
+        running = self.running(dict.fromkeys(TERMS, 1.0))
+        return float(np.interp(np.log(running), np.log(self.users), [loop.outside for loop in self.loops]))
+
     def _found(self, factors: Factors) -> Floats:
         """Probabilities that who comes is one of 1, 2, … who run; all that wait are taken to find the most."""
         finished = self._between([loop.value("output_tok_s", factors, 1) for loop in self.loops]) / self.output_tokens
@@ -172,6 +181,11 @@ class Unsure:
         """Requests that run at once, whatever is accepted, roughly."""
         return self.loops[len(_ODDS) // 2].running(factors)
 
+    @property
+    def outside(self) -> float:
+        """The share of steps that are larger than any captured size, roughly."""
+        return self.loops[len(_ODDS) // 2].outside
+
     def value(self, metric: Metric, factors: Factors, gpus: int) -> float:
         """What would be measured."""
         odds = min(max(factors[acceptance_of(self.kind)], _ODDS[0]), _ODDS[-1])
@@ -192,6 +206,8 @@ class Timed:
 
     users: int
     seconds: Mapping[TermName, float]
+    outside: float
+    """1 where it is larger than any captured size, else 0."""
 
     def running(self, factors: Factors) -> float:
         """Requests in it."""
@@ -212,12 +228,12 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
     rng, users = np.random.default_rng([seed, point.load.users]), point.load.users
     recorded = recorded_of(point)
     step_tokens = max(base.step_tokens, users * (recorded.trace.gamma + 1) + _BESIDE)
-    asked, limits = _requests(point, recorded, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
+    room = capacity_of(base.profile, point.policy, recorded.trace)
+    asked, limits = _requests(point, recorded, room, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
 
     def cost(profile: Profile) -> StepCost:
         return cost_of(profile, point.policy, recorded.trace, users, step_tokens)
 
-    room = capacity_of(base.profile, point.policy, recorded.trace)
     kept, key = {} if kept is None else kept, (point.line, point.load, point.averages, step_tokens, room)
     if key not in kept:
         kept[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
@@ -227,7 +243,8 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
     floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
     parts = {name: steps.walk(cost(part_of(base, name))) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
-    return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"])
+    outside = steps.larger_than(base.captured)
+    return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"], outside)
 
 
 def opened(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Open:
@@ -278,7 +295,7 @@ def texts_of(averages: Averages) -> list[Averages]:
     return texts(float(brentq(long, -20.0, 20.0)))
 
 
-def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator) -> Records:
+def _requests(point: MeasuredPoint, recorded: Prepared, room: int, rng: np.random.Generator) -> Records:
     assert isinstance(point.load, Users)
     users = point.load.users
     count = point.requests or min(max(_ANSWERS * users, _FEWEST), max(_MOST, 4 * users))
@@ -287,14 +304,19 @@ def _requests(point: MeasuredPoint, recorded: Prepared, rng: np.random.Generator
     asked = np.zeros(count, REQUEST)
     # Texts and lengths are spread evenly over every few requests: the middle of a load is as the whole of it.
     asked["response"] = _evenly(len(recorded.trace.responses), count, rng)
-    asked["prompt_tokens"], asked["output_tokens"] = point.prompt_tokens, point.output_tokens
+    asked["output_tokens"] = _lengths(point.output_tokens, _SPREAD, 2, count, rng)
+    most = max(room - int(asked["output_tokens"].max()), point.prompt_tokens)
+    asked["prompt_tokens"] = np.minimum(_lengths(point.prompt_tokens, _PROMPT_SPREAD, 1, count, rng), most)
+    return asked
+
+
+def _lengths(mean: int, spread: float, least: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Lengths, gamma distributed about a mean, with a coefficient of variation."""
     from scipy.stats import gamma
 
-    lengths = gamma.ppf(
-        (_evenly(_LENGTHS, count, rng) + 0.5) / _LENGTHS, _SPREAD**-2, scale=point.output_tokens * _SPREAD**2
-    )
-    asked["output_tokens"] = np.maximum(lengths.round(), 2)
-    return asked
+    shares = gamma.ppf((np.arange(_LENGTHS) + 0.5) / _LENGTHS, spread**-2)
+    lengths = np.maximum((mean * shares / shares.mean()).round(), least).astype(np.int64)
+    return np.asarray(lengths[_evenly(_LENGTHS, count, rng)], np.int64)
 
 
 def _evenly(many: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -316,7 +338,7 @@ def timed(point: MeasuredPoint, base: Base) -> Timed:
     for name in base.linear:
         cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, step_tokens)
         seconds[name] = cost.step(load, gamma, users * gamma, Longest(gamma, point.context or 0)).seconds
-    return Timed(users, seconds)
+    return Timed(users, seconds, float(step_tokens > base.captured))
 
 
 Loop = Served | Open | Unsure | Timed

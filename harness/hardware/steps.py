@@ -69,6 +69,11 @@ class Steps:
         seconds = held_s[self.kind] + each_s[self.kind] * context + cost.prefill_s_per_pair * self.pairs
         return self.at(seconds)
 
+    def larger_than(self, captured: int) -> float:
+        """The share of steps of more tokens than a size."""
+        decoding, prompts, verified = (self.kinds[:, _KIND.index(n)] for n in ("decoding", "prefill_tokens", "verified"))
+        return float((decoding + prompts + verified > captured)[self.kind].mean())
+
     def at(self, seconds: Floats) -> Walk:
         """When requests had their tokens, where each step takes so long."""
         clock_s = np.concatenate([[0.0], np.cumsum(seconds)])

@@ -64,10 +64,11 @@ TERMS: Final[Mapping[TermName, Term]] = {
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""
-TOKEN_SHARE: Final = 0.1
-"""The unit of `token`: this share of what a token costs in large passes of the base."""
+TOKEN_SHARE: Final = 0.3
+"""The unit of `token`: this share of what a token costs in large passes of the base. Rooflines have a few tokens nearly for
+free, and kernels of mixtures, with a token or two an expert, are far from their best there."""
 ROOT_SHARE: Final = 0.02
-"""The unit of `root`: this share of a pass of the target over one token, times the root of its tokens."""
+"""The unit of `root`: this share of a pass of the target over one token, times the root of its tokens less 1."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 EAGER_TOKENS: Final = 5000
@@ -83,8 +84,8 @@ VARIETY_SHARE: Final = 0.1
 CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.45, 1024: 0.15, 2048: 0.1, 16384: 0.3}
 """Largest captured sizes, where nobody says, and how probable each is: vLLM's default; what people set for long drafts; and
 all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM). Assumed."""
-_TIMED_SPREAD: Final = 0.25
-"""Of launching, where the base has it: as of its other passes."""
+_TIMED_SPREAD: Final = 0.1
+"""Of launching, where the base has it timed: what nobody knows is how it goes on another day."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
 _ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))
@@ -199,10 +200,10 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "growth":
             return replace(none, verify=_beyond(profile.verify), eager=_beyond(_eager(profile)))
         case "token":
-            line = Curve((1, _LARGE), (units["token"], _LARGE * units["token"]))
+            line = Curve((1, _LARGE), (_NOTHING_S, (_LARGE - 1) * units["token"]))
             return replace(none, verify=line, eager=line)
         case "root":
-            root = Curve(_ROOTS, tuple(float(units["root"] * n**0.5) for n in _ROOTS))
+            root = Curve(_ROOTS, tuple(float(max(units["root"] * (n**0.5 - 1), _NOTHING_S)) for n in _ROOTS))
             return replace(none, verify=root, eager=root)
         case "context":
             return replace(

@@ -96,7 +96,7 @@ class _Fields(NamedTuple):
     captured: int = 0
     """Tokens of the largest pass that is captured."""
     variety_s: float = 0.0
-    """What the target's pass takes more for different texts, times the square root of their number."""
+    """What the target's pass takes more for different texts, times the square root of their number less 1."""
     idle_share: float = 0.0
     """What keeping the drafter's state in step adds where nothing is drafted: a share of the step, prompts left out."""
     deciding_share: float = 0.0
@@ -201,7 +201,7 @@ def attention_s(cost: _Fields, load: StepLoad) -> float:
     """What depends on whose texts are in a step: reading contexts for one token of each request, prefill's attention, and
     their variety."""
     reading_s = cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
-    return float(reading_s + cost.variety_s * float(load.decoding + load.prefilling) ** 0.5)
+    return float(reading_s + cost.variety_s * (max(float(load.decoding + load.prefilling), 1.0) ** 0.5 - 1.0))
 
 
 def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:

@@ -62,7 +62,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """How far a profile's parts may be off: relative standard errors, independent of each other."""
+    """How far a profile's parts may be off: relative standard errors, and how they hang together."""
 
     verify: float
     """The target's passes."""
@@ -70,11 +70,28 @@ class Errors:
     """Drafting."""
     host: float
     """Scheduling, sampling, launching: the overhead."""
+    correlation: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Between the errors of verify and draft, of verify and host, of draft and host: a fit knows sums better than parts."""
 
     def __post_init__(self) -> None:
         for name in ("verify", "draft", "host"):
             if not 0 <= getattr(self, name) < 2:
                 raise ValueError(f"{name} must be from 0 to less than 2")
+        if len(self.correlation) != 3 or not all(-1 < r < 1 for r in self.correlation):
+            raise ValueError("correlation must be three numbers above -1 and below 1")
+        if np.linalg.eigvalsh(self._correlations).min() <= 0:
+            raise ValueError("correlation: no three numbers hang together so")
+
+    @property
+    def _correlations(self) -> Seconds:
+        of_draft, of_host, between = self.correlation
+        return np.array([[1.0, of_draft, of_host], [of_draft, 1.0, between], [of_host, between, 1.0]])
+
+    def factors(self, rng: np.random.Generator) -> tuple[float, float, float]:
+        """By how many times verify, draft and host may be off: a draw, lognormal."""
+        together = np.linalg.cholesky(self._correlations) @ rng.standard_normal(3)
+        verify, draft, host = np.exp(np.array([self.verify, self.draft, self.host]) * together).tolist()
+        return verify, draft, host
 
 
 ERRORS: Mapping[Source, Errors] = {
@@ -209,8 +226,8 @@ class Profile:
     """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
     it of passes without prompts, which engines time, and of no others."""
     variety_s: float = 0.0
-    """What the target's pass takes more for different texts, times the square root of their number: each takes a mixture to
-    other experts. A fit's form, and no law."""
+    """What the target's pass takes more for different texts, times the square root of their number less 1: each further one
+    takes a mixture to other experts. A fit's form, and no law."""
     idle_share: float = 0.0
     """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
     step, prompts left out."""
@@ -361,6 +378,8 @@ def dump_profile(profile: Profile) -> str:
     content = {"schema": SCHEMA, **asdict(profile)}
     if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
         del content["errors"]
+    elif not any(profile.errors.correlation):
+        del content["errors"]["correlation"]
     for name in (
         "eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s", "idle_share", "deciding_share", "formats",
     ):  # fmt: skip

@@ -39,12 +39,11 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
 
 
 def perturbed(profile: Profile, rng: np.random.Generator) -> tuple[Profile, float]:
-    """A profile that might be the true one, each part off by a factor of its own, lognormal with its relative error; and how
-    many times as long a step can take for it, at most."""
-    errors = profile.relative_errors
-    parts: tuple[tuple[Part, float], ...] = (("verify", errors.verify), ("draft", errors.draft), ("overhead", errors.host))
-    factors = [float(np.exp(error * off)) for (_, error), off in zip(parts, rng.standard_normal(len(parts)), strict=True)]
-    for (part, _), factor in zip(parts, factors, strict=True):
+    """A profile that might be the true one, its parts off by factors as its errors draw them; and how many times as long a
+    step can take for it, at most."""
+    factors = profile.relative_errors.factors(rng)
+    parts: tuple[Part, ...] = ("verify", "draft", "overhead")
+    for part, factor in zip(parts, factors, strict=True):
         profile = slower(profile, part, factor)
     return profile, max(factors)
 

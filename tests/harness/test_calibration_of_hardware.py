@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
-from harness.hardware.calibration import calibrate
-from harness.hardware.discrepancy import ALL, DRAFTING, OWN, Left, Place, shared
+from harness.hardware.calibration import LEAST_NOISE, calibrate
+from harness.hardware.discrepancy import ALL, DRAFTING, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
 from harness.hardware.measured import MeasuredPoint, read_measured
-from harness.hardware.posterior import Posterior, next_measurement
+from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
 from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, with_factors
 from simulator.averages import Averages, trace_of
@@ -27,6 +29,7 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.graphs import captured_sizes
 from simulator.hardware.profile import dump_profile, parse_profile
+from simulator.hardware.whatif import perturbed
 from simulator.load import Arrivals, Users
 from simulator.plain import cost_of
 from simulator.policies import PolicySpec
@@ -119,11 +122,14 @@ def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more(
 
 
 def test_different_texts_cost_more_by_the_root_of_their_number() -> None:
-    """16 texts add four times what one does, whatever is drafted of them; a profile without is written as it always was."""
+    """One text adds nothing, 16 three times as much as 4, whatever is drafted of them; a profile without is written as it
+    always was."""
     profile = replace(PROFILE, variety_s=0.5e-3)
-    for drafted in (0, 16 * 7):
-        cost, plain = (p.cost("none", 0, 16, 8192) for p in (profile, PROFILE))
-        assert cost.seconds(StepLoad(16), 0, drafted) - plain.seconds(StepLoad(16), 0, drafted) == pytest.approx(2e-3)
+    for texts, more_s in ((1, 0.0), (4, 0.5e-3), (16, 1.5e-3)):
+        for drafted in (0, texts * 7):
+            cost, plain = (p.cost("none", 0, 16, 8192) for p in (profile, PROFILE))
+            load = StepLoad(texts)
+            assert cost.seconds(load, 0, drafted) - plain.seconds(load, 0, drafted) == pytest.approx(more_s)
     assert parse_profile(dump_profile(profile)) == profile
     assert "variety_s" not in dump_profile(PROFILE)
 
@@ -140,7 +146,8 @@ def test_texts_that_differ_commit_as_many_tokens_a_round() -> None:
 
 def test_a_fitted_profile_is_a_base_again() -> None:
     """What it says of launching, of tokens outside and of prompts inside of captured sizes is read back."""
-    factors = drawn(2) | {"root": 1e-9}
+    factors = drawn(2) | {"root": 1e-9, "token": 1e-9}
+    factors["growth"] = factors["target"]
     fitted_to = base()
     again = Base.of(with_factors(fitted_to, factors), 512)
     units, before = again.units, fitted_to.units
@@ -173,7 +180,7 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 12 %, and nearly all inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 10 %, and nearly all inside the intervals."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -186,7 +193,7 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     )
     found = Posterior.of(rows, [base()])
     for one in predictions(found, rows):
-        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.12)
+        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.1)
         assert one.forecast.low < known[one.point.line] < one.forecast.high
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
@@ -197,6 +204,84 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
             chosen = best[Users(users).label]
             in_doubt = chosen.gain is not None and chosen.gain.low < 0 < chosen.gain.high
             assert in_doubt or chosen.name == ("none" if none > drafted else "eagle3 fixed:5")
+
+
+class Planted:
+    """Measurements of servers whose profiles and whatever else their steps take are drawn as is believed beforehand: each
+    point is simulated once, whoever serves it."""
+
+    def __init__(self, rows: Sequence[MeasuredPoint], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows, self.base = rows, base()
+        self.loops = {point.line: serve(point, self.base) for point in rows}
+        monkeypatch.setattr(calibration, "loop_of", lambda point, base, kept=None: self.loops[point.line])
+
+    def measured(self, seed: int) -> tuple[dict[TermName, float], dict[int, float], Posterior]:
+        """(factors, what each row would be measured at without noise, what is believed of the given ones)."""
+        rng = np.random.default_rng([seed, 5])
+        factors = {n: float(np.exp(self.base.spread(n) * rng.standard_normal())) for n in self.base.terms}
+        places = [calibration.place_of(point, self.loops[point.line]) for point in self.rows]
+        smooth = np.exp(rng.multivariate_normal(np.zeros(len(places)), shared(places, places)))
+        truth = {
+            p.line: self.loops[p.line].value("output_tok_s", dict.fromkeys(TERMS, 1.0) | factors, 1) * float(more)
+            for p, more in zip(self.rows, smooth, strict=True)
+        }
+        noise = {line: float(np.exp(LEAST_NOISE * rng.standard_normal())) for line in truth}
+        seen = {line: value * noise[line] for line, value in truth.items()}
+        given = tuple(replace(p, values={"output_tok_s": seen[p.line]} if p.given else {}) for p in self.rows)
+        return factors, seen, Posterior.of(given, [self.base])
+
+    def at_base(self, point: MeasuredPoint) -> float:
+        """What the base makes of a point."""
+        return self.loops[point.line].value("output_tok_s", dict.fromkeys(TERMS, 1.0), 1)
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planted:
+    """A line without speculation, three points with it, and three in between and beyond that are asked for."""
+    told = [f"{users},none,0,,512,200,1,given" for users in LINE]
+    told += [f"{users},eagle3,5,2.9,512,200,1,given" for users in (1, 32, 128)]
+    told += [f"{users},eagle3,5,2.9,512,200,,predict" for users in (8, 64, 256)]
+    return Planted(points("\n".join(told), tmp_path), monkeypatch)
+
+
+@pytest.mark.slow
+def test_intervals_hold_what_they_say(planted: Planted) -> None:
+    """Over forty planted profiles: of values and of factors, 95 in 100 lie inside."""
+    values, terms = [], []
+    for seed in range(40):
+        factors, seen, found = planted.measured(seed)
+        for point in planted.rows:
+            if not point.given:
+                told = found.forecast(point, "output_tok_s")
+                values.append(told.low < seen[point.line] < told.high)
+        best = found.best
+        terms += [abs(np.log(factors[n] / best.factors[n])) < 1.96 * best.spread(n) for n in best.base.terms]
+    assert 0.89 < np.mean(values) < 0.99  # 120 of them
+    assert 0.90 < np.mean(terms) < 0.99  # 520, of which a server's hang together
+
+
+@pytest.mark.slow
+def test_between_measured_loads_nothing_is_lost_to_interpolation(planted: Planted) -> None:
+    """Rows between given ones, over forty planted profiles: no worse than what is between the ratios of measured to base,
+    or between the ratios of a drafter to none."""
+    ours, of_base, of_none = [], [], []
+    given = {p.load.users: p for p in planted.rows if p.gamma and p.given}
+    plain = {p.load.users: p for p in planted.rows if not p.gamma}
+    for seed in range(40):
+        _, seen, found = planted.measured(seed)
+        for point in planted.rows:
+            users = point.load.users
+            if point.given or users is None or users > 128:
+                continue
+            loads = np.log(list(given))
+            over_base = [np.log(seen[p.line] / planted.at_base(p)) for p in given.values()]
+            over_none = [np.log(seen[p.line] / seen[plain[u].line]) for u, p in given.items()]
+            known = np.log(seen[point.line])
+            ours.append(np.log(found.forecast(point, "output_tok_s").value) - known)
+            of_base.append(np.log(planted.at_base(point)) + np.interp(np.log(users), loads, over_base) - known)
+            of_none.append(np.log(seen[plain[users].line]) + np.interp(np.log(users), loads, over_none) - known)
+    errors = [float(np.abs(one).mean()) for one in (ours, of_base, of_none)]
+    assert errors[0] < min(errors[1:])
 
 
 def fitted(tmp_path: Path) -> tuple[Posterior, tuple[MeasuredPoint, ...]]:
@@ -244,6 +329,25 @@ def test_terms_nobody_measured_stay_as_unsure_as_they_were(tmp_path: Path) -> No
     found = Posterior.of(rows, [base()])
     assert {"draft", "draft_pass", "launch"} <= set(found.best.untold())
     assert found.best.spread("draft") == pytest.approx(TERMS["draft"].spread, rel=1e-3)
+
+
+def test_a_fitted_profile_knows_the_step_better_than_its_parts(tmp_path: Path) -> None:
+    """One user's speed is of host work and a pass together: which of them, it does not say. Draws keep the sum."""
+    rows = points("1,none,0,,512,200,150,given\n", tmp_path)
+    found = Posterior.of(rows, [base()])
+    profile = replace(found.best.profile, errors=errors_of(found))
+    assert profile.errors is not None
+    assert profile.errors.correlation[1] < -0.3
+    rng = np.random.default_rng(0)
+    apart = replace(profile, errors=replace(profile.errors, correlation=(0.0, 0.0, 0.0)))
+    spread = {
+        name: float(
+            np.std([np.log(perturbed(p, rng)[0].cost("none", 0, 1, 64).seconds(StepLoad(1), 0, 0)) for _ in range(300)])
+        )
+        for name, p in (("together", profile), ("apart", apart))
+    }
+    assert spread["together"] < 0.7 * spread["apart"]
+    assert spread["together"] < 0.1
 
 
 def test_a_step_that_was_timed_is_no_loop(tmp_path: Path) -> None:
@@ -362,13 +466,16 @@ def test_what_is_far_from_what_was_given_is_less_sure(tmp_path: Path) -> None:
 
 
 def test_what_is_left_is_told_of_near_rows() -> None:
-    """At a given place all but the noise of it; half a doubling away most; of nothing that drafts, only what all share."""
+    """At a given place all but the noise of it; half a doubling away most; of nothing that drafts, or of
+    drafts outside of captured sizes, only what all share."""
     here, near, plain = Place(3.0, "eagle3 fixed:3"), Place(3.5, "eagle3 fixed:3"), Place(3.0, "none")
     left = Left.of([here], np.array([0.1]), noise=0.01)
-    whole = ALL**2 + DRAFTING**2 + OWN**2
+    smooth = ALL**2 + DRAFTING**2 + OWN**2
+    whole = smooth + LOAD**2
     assert left.at(here) == pytest.approx(0.1 * whole / (whole + 0.01**2))
-    assert left.at(near) == pytest.approx(left.at(here) * np.exp(-0.1))
-    assert left.at(plain) == pytest.approx(left.at(here) * ALL**2 / whole)
+    assert left.at(near) == pytest.approx(left.at(here) * (smooth * np.exp(-0.1) + LOAD**2 * np.exp(-1)) / whole)
+    assert left.at(plain) == pytest.approx(left.at(here) * (ALL**2 + LOAD**2) / whole)
+    assert left.at(here._replace(outside=1.0)) == pytest.approx(left.at(plain))
     assert np.linalg.eigvalsh(shared([here, near, plain], [here, near, plain])).min() > 0
 
 

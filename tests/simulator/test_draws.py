@@ -12,7 +12,7 @@ import pytest
 from simulator.decision import Draw
 from simulator.draws import varied
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import Errors
+from simulator.hardware.profile import Errors, dump_profile, parse_profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
 from simulator.records import Anchors
@@ -64,3 +64,21 @@ def test_a_draw_has_the_errors_of_the_profile() -> None:
     )
     assert off.std(0).tolist() == pytest.approx([0.2, 0.1, 0.3], rel=0.15)
     assert np.abs(np.corrcoef(off.T)[np.triu_indices(3, 1)]).max() < 0.2
+
+
+def test_errors_that_hang_together_are_drawn_together() -> None:
+    """Correlations of a thousand draws are those of the errors; a profile without any is written as it always was."""
+    errors = Errors(0.2, 0.1, 0.3, (0.4, -0.7, 0.1))
+    rng = np.random.default_rng(3)
+    off = np.log([errors.factors(rng) for _ in range(4000)])
+    assert off.std(0) == pytest.approx([0.2, 0.1, 0.3], rel=0.05)
+    assert np.corrcoef(off.T)[np.triu_indices(3, 1)] == pytest.approx([0.4, -0.7, 0.1], abs=0.04)
+    profile = replace(find_profile("h100/qwen3-4b"), errors=errors)
+    assert parse_profile(dump_profile(profile)) == profile
+    assert "correlation" not in dump_profile(replace(profile, errors=Errors(0.2, 0.1, 0.3)))
+
+
+@pytest.mark.parametrize("correlation", [(0.5,), (1.0, 0.0, 0.0), (0.9, 0.9, -0.9), (float("nan"), 0.0, 0.0)])
+def test_errors_that_cannot_hang_together_are_refused(correlation: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="correlation"):
+        Errors(0.2, 0.1, 0.3, correlation)
