@@ -62,7 +62,7 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
     for line in commands("check-policy"):
         assert ": lossless as far as 10," in run(f"{line} --texts 10000")
     for line in commands("simulate"):
-        run(line.replace("4,16,64", "1,4").replace("--decision-draws 20", "--decision-draws 10 --seconds 5"))
+        run(line.replace("4,16,64", "1,4").replace("--seconds 60", "--seconds 5").replace("-draws 20", "-draws 10"))
     [line] = re.findall(r"^    (tuner search .*)$", OWN, re.MULTILINE)
     small = "--trials 3 --decision-draws 10 --confirmation-draws 5 --seconds 5 --drafter dspark --actors 0"
     done = CliRunner().invoke(tuner, shlex.split(f"{line} {small}")[1:])

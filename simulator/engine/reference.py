@@ -7,13 +7,14 @@ whose steps start together the first goes first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count, takewhile
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from simulator.engine.state import BINS, ROW, TOTALS, Ints, Records, bin_of
 from simulator.hardware.cost import Longest, StepCost, StepLoad
 from simulator.policies.contract import Policy, StepView, verify_lengths
 from simulator.prefixes import PrefixBlocks
-from simulator.records import Round
 from simulator.traces import Trace
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 END, ARRIVAL, START = range(3)
 WORD = 2**64
 """Arithmetic of the draws wraps around here."""
+
+
+class Visit(NamedTuple):
+    """A round, as `simulator.records.Round` has it: a tuple, for there is one of every request and step."""
+
+    drafted: int
+    verified: int
+    accepted: int
+    committed: int
+    confidence: tuple[float, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +84,7 @@ class Job:
     """Whole blocks of its prompt, by what they hold."""
     held: tuple[int, ...] = ()
     """The first of them, which it shares with the prefix cache."""
-    remembered: list[Round] = field(default_factory=list)
+    remembered: list[Visit] = field(default_factory=list)
     """Those since it was last admitted, as a policy may see them."""
 
 
@@ -191,22 +201,16 @@ class Reference:
         self._share_prefill(replica, len(decoding), admits=not preempted)
         load = self._load(replica, decoding)
 
-        anchors = np.array([job.at for job in decoding], np.int64)
-        whole = self.trace.anchors.accepted[anchors].tolist()
-        useful = [min(accepted, job.left - 1) for accepted, job in zip(whole, decoding, strict=True)]
-        if not replica.policy.lossless:
-            replica.policy.foresee(useful)
-        asked = min(replica.policy.draft(load, self.gamma), self.gamma)
-        rounds = self._rounds(replica, decoding, load, asked, useful)
-        verified = sum(round_.verified for round_ in rounds)
-        longest = Longest(max((x.verified for x in rounds), default=0), max((job.tokens for job in decoding), default=0))
+        rounds, asked = self._rounds(replica, decoding, load)
+        lengths, contexts = [round_.verified for round_ in rounds], [job.tokens for job in decoding]
+        verified, longest = sum(lengths), Longest(max(lengths, default=0), max(contexts, default=0))
         parts = self.cost.step(load, asked, verified, longest)
         step_s = parts.seconds
         sums = {
             "steps": 1, "outside": 0 < self.cost.captured < load.prefill_tokens + len(decoding) + verified,
             "request_steps": len(decoding), "rounds": len(decoding), "verified": verified,
             "prefill_tokens": load.prefill_tokens, "prefills": load.finishing_prefill,
-            "drafted": sum(round_.drafted for round_ in rounds), "accepted": sum(round_.accepted for round_ in rounds),
+            "drafted": sum([round_.drafted for round_ in rounds]), "accepted": sum([round_.accepted for round_ in rounds]),
             **parts._asdict(),
             "request_s": len(decoding) * step_s, "kv_token_s": self._reserved(replica.running) * step_s,
         }  # fmt: skip
@@ -216,8 +220,11 @@ class Reference:
 
     def _reserved(self, jobs: list[Job]) -> int:
         """KV tokens these requests hold or may write in a step; a block that several hold is there once."""
+        tokens = sum([job.tokens for job in jobs]) + len(jobs) * (self.gamma + 1)
+        if not self.block_tokens:
+            return tokens
         held = [block for job in jobs for block in job.held]
-        return sum(job.tokens + self.gamma + 1 for job in jobs) - self.block_tokens * (len(held) - len(set(held)))
+        return tokens - self.block_tokens * (len(held) - len(set(held)))
 
     def _preempt(self, replica: Replica) -> bool:
         """The last admitted leave until the others fit; they keep their tokens and wait in front."""
@@ -293,39 +300,41 @@ class Reference:
             context_tokens=sum(job.tokens for job in decoding),
         )
 
-    def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad, asked: int, useful: list[int]) -> list[Round]:
-        """What the policy verifies of each decoding request, and what comes of it.
-
-        `useful` are the tokens of a whole draft that would be accepted and are still wanted.
-        """
-        a, at = self.trace.anchors, np.array([job.at for job in decoding], np.int64)
+    def _rounds(self, replica: Replica, decoding: list[Job], load: StepLoad) -> tuple[list[Visit], int]:
+        """What the policy verifies of each decoding request, and what comes of it; and the tokens it asked to be drafted."""
+        policy, a, at = replica.policy, self.trace.anchors, np.array([job.at for job in decoding], np.int64)
+        whole, useful = a.accepted[at].tolist(), list[int]()
+        if not policy.lossless:  # tokens of a whole draft that would be accepted and are still wanted
+            useful = [min(accepted, job.left - 1) for accepted, job in zip(whole, decoding, strict=True)]
+            policy.foresee(useful)
+        asked = min(policy.draft(load, self.gamma), self.gamma)
         drafted = np.minimum(a.drafted[at], asked).tolist()
-        acceptable = np.minimum(a.accepted[at], drafted).tolist()
         known, fresh = (None if c is None else c[at].tolist() for c in (a.confidence, a.fresh_confidence))
-        shown = [() if known is None else known[i][:n] for i, n in enumerate(drafted)]
-        wanted = [min(tokens, n) for tokens, n in zip(useful, drafted, strict=True)]
-        step = StepView(replica.policy, drafted, shown, [job.remembered for job in decoding], wanted, load)
+        shown = [()] * len(decoding) if known is None else [c[:n] for c, n in zip(known, drafted, strict=True)]
+        wanted = list(map(min, useful, drafted)) or None
+        step = StepView(policy, drafted, shown, [job.remembered for job in decoding], wanted, load)
         rounds = []
-        for i, verified in enumerate(verify_lengths(replica.policy, step)):
-            accepted, confidence = min(acceptable[i], verified), shown[i]
+        for i, verified in enumerate(verify_lengths(policy, step)):
+            accepted, confidence = min(whole[i], verified), shown[i]
             if fresh is not None and accepted == verified and known is not None:
                 confidence = [*confidence[: verified + 1], *fresh[i][verified + 1 : drafted[i]]]
             committed = min(accepted + 1, decoding[i].left)
-            rounds.append(Round(drafted[i], verified, accepted, committed, tuple(confidence), len(decoding)))
-        return rounds
+            rounds.append(Visit(drafted[i], verified, accepted, committed, tuple(confidence)))
+        return rounds, asked
 
-    def _end_step(self, time_s: float, r: int, decoding: list[Job], rounds: list[Round]) -> None:
+    def _end_step(self, time_s: float, r: int, decoding: list[Job], rounds: list[Visit]) -> None:
         replica = self.replicas[r]
         replica.policy.learn([round_.verified for round_ in rounds], [round_.accepted for round_ in rounds])
+        self._burst(time_s, decoding)
+        self.totals["committed"] += sum([round_.committed for round_ in rounds])
         for job, round_ in zip(decoding, rounds, strict=True):
+            drafted, verified, accepted, committed, _ = round_
             job.rounds += 1
-            job.drafted += round_.drafted
-            job.verified += round_.verified
-            job.accepted += round_.accepted
+            job.drafted += drafted
+            job.verified += verified
+            job.accepted += accepted
             job.remembered.append(round_)
-            self._burst(time_s, job)
-            self.totals["committed"] += round_.committed
-            self._emit(job, round_.committed, round_.committed)
+            self._emit(job, committed, committed)
         for job in replica.running:
             if job.chunk > 0:
                 job.prefill_left -= job.chunk
@@ -336,17 +345,19 @@ class Reference:
                     job.first_s = job.burst_s = time_s
                     self._emit(job, 1, 0)
                 elif job.prefill_left == 0:
-                    self._burst(time_s, job)
+                    self._burst(time_s, [job])
                     self._emit(job, 1, 1)
         for job in [job for job in replica.running if job.left == 0]:
             self._finish(time_s, r, job)
         replica.stepping = False
         self._plan_step(time_s, r)
 
-    def _burst(self, time_s: float, job: Job) -> None:
-        """A user who has seen tokens before sees more of them."""
-        self.bursts[bin_of(time_s - job.burst_s)] += 1
-        job.burst_s = time_s
+    def _burst(self, time_s: float, jobs: list[Job]) -> None:
+        """Users who have seen tokens before see more of them; most have waited equally long, since the step before."""
+        for before_s, users in Counter([job.burst_s for job in jobs]).items():
+            self.bursts[bin_of(time_s - before_s)] += users
+        for job in jobs:
+            job.burst_s = time_s
 
     def _emit(self, job: Job, tokens: int, anchors: int) -> None:
         """So many tokens enter the response. Who goes on leaves a response while drafts there can be accepted whole."""

@@ -161,16 +161,19 @@ class StepCost(_Fields):
         return cls(*iterable)
 
     def fixed(self, load: StepLoad, drafted: int) -> float:
-        """Everything that does not depend on how much is verified."""
+        """Everything that does not depend on how much is verified. ValueError where no table holds it."""
+        _check_tokens(drafted, len(self.draft_s) - 1, "drafted")
         return fixed_s(self, load, drafted)
 
     def target(self, load: StepLoad, verified: int) -> float:
         """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
+        table = self.eager_s if load.prefill_tokens else self.verify_s
+        _check_tokens(verified, len(table) - 1 - load.prefill_tokens - load.decoding, "verified")
         return target_s(self, load, verified)
 
     def seconds(self, load: StepLoad, drafted: int, verified: int) -> float:
         """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
-        return foreseen_s(self, load, drafted, verified)
+        return self.fixed(load, drafted) + self.target(load, verified)
 
     def verifying(self, load: StepLoad, verified: int, longest: int) -> float:
         """What verifying adds to `fixed`, as it really is; `longest` is the most verified of one request."""
@@ -284,6 +287,13 @@ TERMS = (overhead_s, draft_s, attention_s, widening_s, context_tokens, target_s,
 they do."""
 SUMS = (fixed_s, verifying_s, foreseen_s, step_parts)
 """Those that are made of them: compiled once each, for copies of copies take long to compile."""
+
+
+def _check_tokens(tokens: int, most: int, what: str) -> None:
+    """Raise ValueError for what a table does not hold, of which Python would read some from its end."""
+    whole = hasattr(tokens, "__index__") and not isinstance(tokens, bool)
+    if not whole or not 0 <= tokens <= most:
+        raise ValueError(f"asks what a step of {tokens!r} {what} tokens costs; it must be a whole number from 0 to {most:,}")
 
 
 def _table(seconds: npt.ArrayLike) -> Seconds:

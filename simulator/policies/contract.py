@@ -13,11 +13,10 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
-from simulator.records import Round
 from simulator.traces import rounded_survival
 
 
@@ -27,6 +26,18 @@ class PeekError(InputError):
 
 class CausalityError(Exception):
     """A policy asked for something that its decision must not depend on."""
+
+
+class PastRound(Protocol):
+    """What a step needs of a round that was; `simulator.records.Round` is one."""
+
+    @property
+    def verified(self) -> int: ...
+    @property
+    def accepted(self) -> int: ...
+    @property
+    def confidence(self) -> tuple[float, ...]:
+        """c_1..c_drafted."""
 
 
 class Seen(NamedTuple):
@@ -101,7 +112,7 @@ class StepView:
         policy: Policy,
         drafted: Sequence[int],
         confidence: Sequence[Sequence[float]],
-        past: Sequence[Sequence[Round]],
+        past: Sequence[Sequence[PastRound]],
         accepted: Sequence[int] | None = None,
         load: StepLoad | None = None,
     ) -> None:
@@ -123,7 +134,7 @@ class StepView:
             policy, drafted, confidence, past, accepted,
         )  # fmt: skip
         self._admitted = [0] * len(drafted)
-        self._products: list[list[float]] = [[] for _ in drafted]
+        self._products: dict[int, list[float]] = {}
         self.load = load or StepLoad.of(len(drafted))
 
     @property
@@ -149,7 +160,7 @@ class StepView:
     def admit(self, request: int, count: int = 1) -> None:
         """Admit the next `count` positions of a request, for good. Raises ValueError for what is no request or no count."""
         self._check_request(request)
-        if isinstance(count, bool) or not hasattr(count, "__index__"):
+        if type(count) is not int and (isinstance(count, bool) or not hasattr(count, "__index__")):
             raise ValueError(f"admits {count!r} positions of request {request}; it must be a whole number")
         if not 0 <= count <= self._drafted[request] - self._admitted[request]:
             raise CausalityError(
@@ -159,7 +170,8 @@ class StepView:
         self._admitted[request] += operator.index(count)
 
     def _check_request(self, request: int) -> None:
-        if isinstance(request, bool) or not hasattr(request, "__index__") or not 0 <= request < len(self._drafted):
+        whole = type(request) is int or (hasattr(request, "__index__") and not isinstance(request, bool))
+        if not whole or not 0 <= request < len(self._drafted):
             raise ValueError(f"asks for request {request!r} of a step that has {len(self._drafted)}, counted from 0")
 
     def confidence(self, request: int, position: int) -> float:
@@ -185,7 +197,7 @@ class StepView:
     def survival(self, request: int, position: int) -> float:
         """s_k = c_1···c_k, once all positions before it are admitted."""
         self.confidence(request, position)
-        products, confidence = self._products[request], self._confidence[request]
+        products, confidence = self._products.setdefault(request, []), self._confidence[request]
         while len(products) < position:
             products.append((products[-1] if products else 1.0) * confidence[len(products)])
         return rounded_survival(products[position - 1])

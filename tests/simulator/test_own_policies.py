@@ -234,6 +234,19 @@ def test_what_it_does_wrong_is_one_sentence(body: str, told: str, tmp_path: Path
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("asked", ["target(step.load, {})", "fixed(step.load, {})", "seconds(step.load, 0, {})"])
+@pytest.mark.parametrize("tokens", ["-1", "-step.load.decoding - 1", "float('nan')", "1.5", "True", "10**9"])
+def test_what_no_step_holds_has_no_cost(asked: str, tokens: str, tmp_path: Path) -> None:
+    """Python would read a table from its end."""
+    text = (
+        "from simulator.policies import Policy\nclass Bad(Policy):\n  needs_cost = True\n"
+        "  def __init__(self, cost):\n    self.cost = cost\n"
+        f"  def admit(self, step):\n    self.cost.{asked.format(tokens)}\n"
+    )
+    with pytest.raises(InputError, match=r"^policy mine\.py:Bad#\w+: line 7: asks what .* whole number"):
+        texts_under(PolicySpec.asked(f"{own(tmp_path, text)}:Bad"), 10, 0)
+
+
 def test_what_it_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever of it runs: stdout is for results, of which JSON must stand alone."""
     text = THRESHOLD.replace("\nclass", "print('file')\nclass").replace("self.least =", "print('made'); self.least =")
