@@ -52,6 +52,8 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
 
     `details` adds what was run with what, and what stands on it.
     """
+    import polars as pl
+
     from results.figures.acceptance import lost, lost_in_words
     from results.figures.accepted_length import accepted_length
     from results.figures.speed import speed
@@ -63,7 +65,8 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
 
     row = store.run(run_id)
     with store.reading() as connection:
-        lengths = [row for way in DRAFTINGS for row in accepted_length(connection, run_id, way).to_dicts()]
+        either_way = pl.concat([accepted_length(connection, run_id, way) for way in DRAFTINGS])
+        lengths = either_way.unique(["drafter", "gamma", "drafting", "domain", "task"], maintain_order=True).to_dicts()
         speeds = speed(connection, run_id).to_dicts()
         shares = lost(connection, run_id)
         answer = None if as_json else of_run(connection, run_id, store.file.parent)

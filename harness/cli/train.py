@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
-from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
 from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -246,6 +246,11 @@ def print_trained(result: Trained, target: str, out: Path) -> None:
     ]
     say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers (expected)")
     print_table(console, ["domain", "τ", "accepted by position"], rows, ())
+    trained, tokens = f"{result.facts['trained_parameters'] / 1e6:.1f} M parameters", result.facts["train_tokens"]
+    say(
+        console,
+        f"took {span(result.facts['seconds'])} since it was begun or resumed: {trained}, {tokens:,} tokens of answers",
+    )
     say(console, f"  {result.checkpoint}")
     say(console, "next, what it is worth on other prompts, with intervals:")
     record = typed(
