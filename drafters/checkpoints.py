@@ -30,6 +30,7 @@ from drafters.kinds.registry import OF_TEXT
 from drafters.kinds.settings import BlockSettings, PairSettings, Settings
 from drafters.loading import GENERATION_FILE
 from drafters.target import Target
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError, first_paragraph
 
 WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json")
@@ -185,7 +186,7 @@ def publish(drafter: LearnedDrafter, to: str, folder: Path, target: Target, dtyp
         tensors["d2t"] = (drafter.draft_ids - torch.arange(len(drafter.draft_ids), device=drafter.draft_ids.device)).cpu()
     tables = {"embed_tokens.weight": target.embedding, "lm_head.weight": target.lm_head}
     theirs = {name: module.get_parameter("weight").detach() for name, module in tables.items()}
-    core, settings = drafter.kind if drafter.kind in ("eagle3", "mtp") else "block", drafter.settings
+    core, settings = "block" if KINDS[drafter.kind].one_pass else drafter.kind, drafter.settings
     assert isinstance(settings, BlockSettings | PairSettings)
     write(Draft(drafter.kind, core, settings, drafter.gamma, tensors, facts_of(target), theirs), to, folder)
 

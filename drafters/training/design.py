@@ -14,6 +14,7 @@ from torch import nn
 from drafters.checkpoints import fresh_drafter, load_drafter, publish
 from drafters.families.registry import read_shape
 from drafters.formats.contract import Declared
+from drafters.formats.deepspec import CORES
 from drafters.formats.eagle3 import default_taps as default_pair_taps
 from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
@@ -53,7 +54,7 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
     taps = design.taps or default_taps(design.kind, target.num_layers)
     if outside := [tap for tap in taps if not -1 <= tap < target.num_layers]:
         raise InputError(f"--taps {outside[0]}: the target has layers 0 to {target.num_layers - 1}, and −1 is the embedding")
-    gamma = design.gamma or (1 if design.kind == "mtp" else GAMMA)
+    gamma = design.gamma or KINDS[design.kind].default_tokens or GAMMA
     written = written_as(design, family_of(target), layers)
     sizes = Sizes(
         design.kind, layers, tuple(taps), gamma, design.rank or RANK, mask_token(target, texts),
@@ -113,9 +114,14 @@ def family_of(target: Target) -> str:
     )
 
 
+def _fuses(kind: str) -> bool:
+    """Whether a kind reads several layers of the target, or what its last one puts out."""
+    return all(core.settings.get("fused", True) for core in CORES.values() if core.name == kind)
+
+
 def default_taps(kind: str, target_layers: int) -> tuple[int, ...]:
     """Layers of the target that a draft reads where nobody says: as published, for a target of any depth."""
-    if kind == "mtp":
+    if not _fuses(kind):
         return (target_layers - 1,)
     if not KINDS[kind].one_pass:
         of_all = [index - 1 for index in default_pair_taps(target_layers)]
@@ -175,7 +181,7 @@ def declared_by(sizes: Sizes, target: Target, written: str) -> Declared:
         )  # fmt: skip
     else:
         after = kind == "mtp" and theirs
-        settings = PairSettings(**every, fused=kind != "mtp", fed_back="after the norm" if after else "before the norm")
+        settings = PairSettings(**every, fused=_fuses(kind), fed_back="after the norm" if after else "before the norm")
     return Declared(written, settings, "block" if KINDS[kind].one_pass else kind, sizes.gamma, str)
 
 

@@ -19,6 +19,7 @@ from drafters.kinds.ngram import NGram
 from drafters.kinds.text import TextDrafter
 from drafters.sampling import Draws, Proposal
 from drafters.target import Target
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.records import Sampling
 from tests.drafters.conftest import ALL, LEARNED, VOCAB
@@ -47,6 +48,10 @@ def propose(drafter: Drafter, target: Target, text: Tensor, anchors: list[int], 
     anchor = text[torch.arange(len(text)), torch.tensor(anchors)]
     position = Positions.of(anchors, 1, text.device)
     return drafter.propose(state, slice(0, len(text)), anchor, position, Sampling(), draws(len(text), drafter.gamma))
+
+
+def test_no_kind_is_left_out() -> None:
+    assert {name.partition("-")[0] for name in ALL} >= KINDS.keys()
 
 
 @pytest.mark.parametrize("name", ALL)
