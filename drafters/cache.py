@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,9 +95,18 @@ class KVCache:
             other._layers[layer] = (first, second)
         return other
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All keys and values there are, each [rows, kv_heads, capacity, head_dim]: none before a pass has written."""
+        return (x for pair in self._layers.values() for x in pair)
+
+    @property
+    def token_bytes(self) -> int:
+        """What a position of a row takes; layers may differ, and those that keep none take none."""
+        return sum(x.shape[1] * x.shape[3] * x.itemsize for x in self.tensors())
+
     def move(self, sources: Tensor, holes: Tensor) -> None:
         """Copy rows `sources` over rows `holes` (int64, equally many, disjoint)."""
-        for stored in (x for pair in self._layers.values() for x in pair):
+        for stored in self.tensors():
             stored[holes] = stored[sources]
 
 

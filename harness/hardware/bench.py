@@ -153,9 +153,8 @@ class Bench:
         self._memory = memory = self.target.new_cache(1, max(tokens, default=2))
         self.target.forward(self._ids(1, 2), Positions.of([0], 2, device), memory, first, ())
         if device.type == "cuda":  # zeros would be read with less power than what is really there
-            for layer in range(self.target.num_layers):
-                for kept in memory.kv.read(layer, first, memory.kv.capacity):
-                    kept.normal_(generator=self._noise)
+            for kept in memory.kv.tensors():
+                kept.normal_(generator=self._noise)
 
     def _target_work(self, point: BenchPoint) -> Work:
         rows, drafted = point.requests, point.tokens - 1

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from drafters.cache import Positions
 from drafters.checkpoints import find_folder, folder_hash, load_drafter
 from drafters.configs import known_architectures
 from drafters.kinds.contract import Drafter
@@ -430,10 +431,11 @@ def _variants(drafter: Drafter, others: Iterable[Drafter]) -> dict[int, Drafter]
 
 def _kv_capacity(target: Target, drafters: Iterable[Drafter], memory_gb: float | None) -> int:
     """Context tokens whose keys and values fit: of the target, whose cache is by far the largest."""
-    c = target.config
-    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    kv_heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    token_bytes = 2 * c.num_hidden_layers * kv_heads * head_dim * target.dtype.itemsize
+    cache = target.new_cache(1, 2)
+    with torch.inference_mode():
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=target.device)
+        target.forward(ids, Positions.of([0], 2, target.device), cache, slice(0, 1), ())
+    token_bytes = cache.kv.token_bytes
     if memory_gb is not None:
         room = memory_gb * 1e9
     elif target.device.type == "cuda":

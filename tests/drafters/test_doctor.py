@@ -71,6 +71,16 @@ def test_what_accepts_as_often_as_the_commonest_token_does_not_beat_chance() -> 
     assert diagnosis(1.0, 0.2, commonest=0.12).beats_chance
 
 
+def test_one_answer_of_one_token_hides_no_drafter() -> None:
+    """As found: eleven of twelve texts drafted, and one that says one token 46 times of 47."""
+    first = np.array([10.0, 3, 29, 4, 1, 1, 29, 2, 27, 7, 30, 5])
+    commonest = np.array([0.0, 0, 0, 0, 0, 46, 0, 0, 1, 0, 0, 0])
+    reading = Reading(Variant({}, ()), first, first, (0.26,))
+    found = Diagnosis("x", {}, 1, np.full(12, 47.0), commonest, (reading,), ())
+    assert found.beats_chance
+    assert not Diagnosis("x", {}, 1, np.full(12, 47.0), np.flip(first), (reading,), ()).beats_chance
+
+
 def run(*options: str) -> Any:
     done = CliRunner().invoke(app, ["doctor", *options, "--json"])
     return done.exit_code, json.loads(done.stdout)["doctor"], done.stderr

@@ -57,7 +57,7 @@ def test_published_drafters_go_all_the_way(target: str, tmp_path: Path) -> None:
 
     limits = ["--time-limit", "4", "--max-requests", "2", "--context-tokens", "64"]
     profile = json.loads(done(app, "profile", *pair, *limits, *out, "--json"))["profile"]
-    assert {*folders} <= {*profile["drafters"]}
+    assert {*folders} <= {*profile["draft"]}
     of_profile = ["--hardware", profile["name"], "--concurrency", "2", "--trials", "2", "--seconds", "5", "--actors", "0"]
     for name, folder in folders.items():
         told = CliRunner().invoke(
