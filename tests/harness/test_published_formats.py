@@ -43,7 +43,7 @@ def test_published_drafters_go_all_the_way(target: str, tmp_path: Path) -> None:
     for name, folder in folders.items():
         pair += ["--drafter", f"{name}={folder}"]
     out = ["--out", str(tmp_path)]
-    small = ["--limit", "1", "--max-new-tokens", "24", "--actors", "1"]
+    small = ["--limit", "2", "--max-new-tokens", "24", "--actors", "1"]
 
     recorded = json.loads(harness("run", str(SUITE), *pair, *small, *out, "--json", check=True).stdout)
     declared = recorded["run"]["drafters"]
@@ -56,9 +56,9 @@ def test_published_drafters_go_all_the_way(target: str, tmp_path: Path) -> None:
     assert ("lost to the reduced vocabulary" in report) == any(reduced(folder) for folder in folders.values())
 
     limits = ["--time-limit", "4", "--max-requests", "2", "--context-tokens", "64"]
-    profile = json.loads(done(app, "profile", *pair, *limits, *out, "--json"))["profile"]
-    assert {*folders} <= {*profile["draft"]}
-    of_profile = ["--hardware", profile["name"], "--concurrency", "2", "--trials", "2", "--seconds", "5", "--actors", "0"]
+    measured = json.loads(done(app, "profile", *pair, *limits, *out, "--json"))
+    assert {*folders} <= {*measured["profile"]["draft"]}
+    of_profile = ["--hardware", measured["file"], "--concurrency", "2", "--trials", "2", "--seconds", "5", "--actors", "0"]
     for name, folder in folders.items():
         told = CliRunner().invoke(
             app, ["doctor", str(folder), *pair[:2], "--texts", "4", "--max-new-tokens", "16", "--json"]
