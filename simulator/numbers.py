@@ -13,6 +13,11 @@ def counted(number: float, unit: str) -> str:
     return f"{f'{number:,.0f}' if number == int(number) else written(number)} {unit}{'s' * (number != 1)}"
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value of somebody's own code is a whole number, of whatever library, and no truth value."""
+    return type(value) is int or (hasattr(value, "__index__") and not isinstance(value, bool))
+
+
 def whole(text: str) -> int:
     """A whole number as people write it. Raises ValueError in words of theirs."""
     try:

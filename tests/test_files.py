@@ -206,7 +206,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of a run."""
     out = tmp_path_factory.mktemp("archived")
     made = "synthesize --survival .7,.5 --drafter mtp --responses-per-task 12 --output-tokens 16 --out"
-    for words in ([*made.split(), str(out)], ["export", "latest", "--folder", str(out / "archive"), "--out", str(out)]):
+    for words in ([*made.split(), str(out)], ["export", "latest", str(out / "archive"), "--out", str(out)]):
         done = CliRunner().invoke(harness, words)
         assert done.exit_code == 0, done.output
     return out / "archive"

@@ -47,7 +47,7 @@ PRINTED = {
         "harness advise answers.jsonl --hardware h100/qwen3-4b --drafter eagle3",
     ],
     "harness train": ["harness train dspark --target qwen3-4b --dry-run"],
-    "harness export": ["harness export latest --folder archive"],
+    "harness export": ["harness export latest archive"],
     "harness import": ["harness import answers.jsonl --drafter eagle3 --out other", "harness import archive --out other"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [

@@ -14,8 +14,11 @@ from simulator.numbers import counted
 
 def export(
     name: RunName,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="What to write; by default RUN-parquet here.")
+    ] = None,
+    *,
     to: Annotated[Literal["parquet"], typer.Option(help="The form to write: a folder of Parquet files.")] = "parquet",
-    folder: Annotated[Path | None, typer.Option(help="The folder to write; by default RUN-parquet here.")] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -39,8 +42,6 @@ def export(
             })  # fmt: skip
             return
         console = plain_console()
-        say(
-            console,
-            f"run {run_id}: {made.rows:,} rows of {counted(len(made.tables), 'table')}, {size / 1e3:,.0f} kB",
-        )
+        tables = counted(len(made.tables), "table")
+        say(console, f"run {run_id}: {made.rows:,} rows of {tables}, {size / 1e3:,.0f} kB")
         say(console, f"{into}: read back, here or elsewhere, with\n  {typed('harness', 'import', into)}")

@@ -19,6 +19,7 @@ from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, loa
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.dense import DenseText, Reading, record_anchors
 from drafters.generation import respond, rows_at_once, settings_left_out
+from drafters.gguf import SMOLLM2, SMOLLM2_FILE
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.loading import check_files
@@ -191,6 +192,7 @@ class Recorder:
         check_files(folder, self.pair.target)  # of the hub: where the files are is known only now
         target = {
             "source": self.pair.target,
+            **({"named_after": SMOLLM2_FILE} if self.pair.target == SMOLLM2 else {}),  # no engine knows it by its name here
             "hash": folder_hash(folder),
             "tokenizer_hash": folder_hash(folder, TEXT),
             "generation_hash": folder_hash(folder, GENERATION),

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.store.commands import typed
-from results.store.connection import beside, check_folder, connect, first_line, quoted
+from results.store.connection import beside, check_new_folder, connect, first_line, quoted
 from results.store.database import Store, utc_now
 from results.store.migration import migrate, migrations
 from results.store.provenance import package_versions
@@ -83,9 +83,7 @@ def write_archive(store: Store, run_id: str, folder: Path, progress: Progress = 
 
     Raises InputError for a run that is not finished, and for a folder that is there already or cannot be written.
     """
-    if folder.exists():
-        raise InputError(f"--folder {folder}: is there already; name another")
-    check_folder(folder.parent, writable=True, option="--folder")
+    check_new_folder(folder, "FOLDER")
     run = store.run(run_id)
     if run["finished_at"] is None:
         resume = typed("harness", "run", "--resume", run_id, out=store.file.parent)

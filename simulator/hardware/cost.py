@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from simulator.numbers import is_whole
+
 Seconds = npt.NDArray[np.float64]
 
 
@@ -291,8 +293,7 @@ SUMS = (fixed_s, verifying_s, foreseen_s, step_parts)
 
 def _check_tokens(tokens: int, most: int, what: str) -> None:
     """Raise ValueError for what a table does not hold, of which Python would read some from its end."""
-    whole = hasattr(tokens, "__index__") and not isinstance(tokens, bool)
-    if not whole or not 0 <= tokens <= most:
+    if not is_whole(tokens) or not 0 <= tokens <= most:
         raise ValueError(f"asks what a step of {tokens!r} {what} tokens costs; it must be a whole number from 0 to {most:,}")
 
 

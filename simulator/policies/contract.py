@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
+from simulator.numbers import is_whole
 from simulator.traces import rounded_survival
 
 
@@ -160,7 +161,7 @@ class StepView:
     def admit(self, request: int, count: int = 1) -> None:
         """Admit the next `count` positions of a request, for good. Raises ValueError for what is no request or no count."""
         self._check_request(request)
-        if type(count) is not int and (isinstance(count, bool) or not hasattr(count, "__index__")):
+        if not is_whole(count):
             raise ValueError(f"admits {count!r} positions of request {request}; it must be a whole number")
         if not 0 <= count <= self._drafted[request] - self._admitted[request]:
             raise CausalityError(
@@ -170,8 +171,7 @@ class StepView:
         self._admitted[request] += operator.index(count)
 
     def _check_request(self, request: int) -> None:
-        whole = type(request) is int or (hasattr(request, "__index__") and not isinstance(request, bool))
-        if not whole or not 0 <= request < len(self._drafted):
+        if not is_whole(request) or not 0 <= request < len(self._drafted):
             raise ValueError(f"asks for request {request!r} of a step that has {len(self._drafted)}, counted from 0")
 
     def confidence(self, request: int, position: int) -> float:

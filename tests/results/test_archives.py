@@ -212,8 +212,11 @@ class TestEveryArchive:
             add_run(con, "begun", finished=False)
         with pytest.raises(InputError, match="is not finished"):
             write_archive(store, "begun", tmp_path / "archive")
-        with pytest.raises(InputError, match="is there already"):
-            write_archive(store, RUN, tmp_path)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("mine")
+        with pytest.raises(InputError, match="not written over"):
+            write_archive(store, RUN, tmp_path / "mine")
+        assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
     def test_anything_reads_it(self, folder: Path) -> None:
         """The files are Parquet as others read it: polars, and DuckDB's own reader."""
