@@ -73,13 +73,12 @@ def doctor(
             print_json("doctor", {"doctor": {**_row(found, checkpoint, target), "corrected": written and str(corrected)}})
         else:
             _print(found, checkpoint)
-            if written is not None:
+            if corrected is not None and written is None:
+                told = f"nothing is written to {corrected}, for no other reading is clearly better"
+                say(plain_console(), f"--corrected: {told}")
+            elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            elif corrected is not None:
-                say(
-                    plain_console(),
-                    f"--corrected: nothing is written to {corrected}, for no other reading is clearly better",
-                )
+            _print_next(found, checkpoint, target, None if written is None else corrected)
         _judge(found, checkpoint)
 
 
@@ -143,6 +142,25 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
         say(console, f"The declared conventions fit: none is clearly better{told}.")
+
+
+def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None) -> None:
+    """The command that comes after a diagnosis, where there is one."""
+    from results.store.commands import typed
+
+    if not found.beats_chance:
+        return
+    if found.better is not None and corrected is None:
+        why, words = (
+            "a checkpoint that declares what fits",
+            ["doctor", checkpoint, "--target", target, "--corrected", "FOLDER"],
+        )
+    else:
+        drafter = f"new={corrected or checkpoint}"
+        why, words = "what it is worth by domain", ["record", "math_code_chat", "--target", target, "--drafter", drafter]
+    console = plain_console()
+    say(console, f"next, {why}:")
+    console.print(f"  {typed('harness', *words)}", markup=False, soft_wrap=True)
 
 
 def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
