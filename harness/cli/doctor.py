@@ -160,7 +160,7 @@ def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path 
         why, words = "what it is worth by domain", ["record", "math_code_chat", "--target", target, "--drafter", drafter]
     console = plain_console()
     say(console, f"next, {why}:")
-    console.print(f"  {typed('harness', *words)}", markup=False, soft_wrap=True)
+    say(console, f"  {typed('harness', *words)}")
 
 
 def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:

@@ -44,4 +44,5 @@ def export(
         console = plain_console()
         tables = counted(len(made.tables), "table")
         say(console, f"run {run_id}: {made.rows:,} rows of {tables}, {size / 1e3:,.0f} kB")
-        say(console, f"{into}: read back, here or elsewhere, with\n  {typed('harness', 'import', into)}")
+        say(console, f"{into}: read back, here or elsewhere, with")
+        say(console, f"  {typed('harness', 'import', into)}")

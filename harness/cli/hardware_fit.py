@@ -75,7 +75,8 @@ def fit(
                 f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
             )
         say(console, f"the profile is in {written}")
-        say(console, f"simulate, search and sensitivity take it: {shlex.join(['--hardware', str(written)])}")
+        say(console, "simulate, search and sensitivity take it:")
+        say(console, f"  {shlex.join(['--hardware', str(written)])}")
 
 
 def predict(

@@ -123,7 +123,7 @@ def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: boo
     if made.data_dir is None:
         say(console, "next, a drafter that learns from them:")
         train = typed("harness", "train", "dspark", "--target", target, "--responses", made.file, out=out)
-        console.print(f"  {train}", markup=False, soft_wrap=True)
+        say(console, f"  {train}")
         return
     say(console, "record it, with a suite for its settings (a task is a file of the folder):")
     sampling = made.generation.sampling

@@ -256,7 +256,7 @@ def print_trained(result: Trained, target: str, out: Path) -> None:
     record = typed(
         "harness", "record", "math_code_chat", "--target", target, "--drafter", f"new={result.checkpoint}", out=out
     )
-    console.print(f"  {record}", markup=False, soft_wrap=True)
+    say(console, f"  {record}")
 
 
 def _estimate(kind: str, target: str, hardware: str, gpus: int, asked_of: dict[str, Any], as_json: bool) -> None:
