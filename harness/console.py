@@ -163,6 +163,9 @@ def user_errors(program: str) -> Iterator[None]:
 def _check_word(program: str, word: str, option: str) -> None:
     """End the program where a word of the command line can be no value of any option: no database or library takes it."""
     at = f"{option} " if option else ""
+    if not word or (word.startswith("--") and word.endswith("=")):  # a path without a name would be this folder
+        where = f"{word[:-1]}: " if word else f"after {option}: " if option else ""
+        _fail(program, f"{where}a value is empty, as of a shell variable that is not set; give one, or leave it out", 2)
     try:
         word.encode()
     except UnicodeEncodeError:

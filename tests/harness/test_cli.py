@@ -208,6 +208,10 @@ def refused(*arguments: str) -> str:
         (["report", "latest"], "no such database"),
         (["runs"], "no such database"),
         (["show", "latest"], "no such database"),
+        (["advise", ""], "a value is empty"),
+        (["doctor", "", "--target", "tiny"], "a value is empty"),
+        (["replay", "--target", ""], "after --target: a value is empty"),
+        (["simulate", "--arrivals="], "--arrivals: a value is empty"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
