@@ -30,7 +30,7 @@ _EVERY: Final = 100_000
 """Lines after which progress is told."""
 _GZIP: Final = b"\x1f\x8b"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
-_METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|process|python)[:_]\w+[{ ]\S*[\w\"{]")
+_METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|trtllm|process|python)[:_]\w+[{ ]\S*[\w\"{]")
 """A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _END: Final = re.compile(r"\r?\n|\r")

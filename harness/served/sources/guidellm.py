@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from harness.served.observed import Observation, Point
@@ -48,8 +49,6 @@ class Guidellm:
                 "--per-request-spec-decode-metrics detailed"
             )
         made = observation_of(self.name, texts, found, gammas, set(), without)
-        from dataclasses import replace
-
         return [replace(made, points=tuple(points))]
 
 

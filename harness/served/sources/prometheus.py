@@ -20,8 +20,8 @@ _SAMPLE: Final = re.compile(
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 _NAMES: Final = ("engine", "instance", "pod")
 """Labels that name a server, or one of its engines."""
-_FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp)_")
-"""How collectors that know no colons write the names."""
+_FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp|trtllm)_")
+"""How collectors that know no colons write the names, and TensorRT-LLM itself."""
 
 
 @dataclass(frozen=True)

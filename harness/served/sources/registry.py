@@ -15,9 +15,14 @@ from harness.served.sources.guidellm import Guidellm
 from harness.served.sources.llama_cpp_answers import LlamaCppAnswers
 from harness.served.sources.llama_cpp_log import LlamaCppLog
 from harness.served.sources.llama_cpp_metrics import LlamaCppMetrics
+from harness.served.sources.sglang_answers import SglangAnswers
 from harness.served.sources.sglang_dspark import SglangDspark
+from harness.served.sources.sglang_info import SglangInfo
 from harness.served.sources.sglang_log import SglangLog
 from harness.served.sources.sglang_metrics import SglangMetrics
+from harness.served.sources.trtllm_answers import TrtllmAnswers
+from harness.served.sources.trtllm_metrics import TrtllmMetrics
+from harness.served.sources.trtllm_stats import TrtllmStats
 from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
@@ -27,8 +32,9 @@ from simulator.errors import InputError
 from simulator.serving.verification import HINTS, departures
 
 SOURCES: Final[tuple[Source, ...]] = (
-    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), VllmLog(), SglangLog(), LlamaCppLog(), SglangDspark(), AiperfServer(),
-    Guidellm(), VllmBench(), Aiperf(), VllmRequests(), LlamaCppAnswers(),
+    VllmMetrics(), SglangMetrics(), LlamaCppMetrics(), TrtllmMetrics(), VllmLog(), SglangLog(), LlamaCppLog(),
+    SglangDspark(), SglangInfo(), TrtllmStats(), AiperfServer(), Guidellm(), VllmBench(), Aiperf(), VllmRequests(),
+    SglangAnswers(), TrtllmAnswers(), LlamaCppAnswers(),
 )  # fmt: skip
 
 

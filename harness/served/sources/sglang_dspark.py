@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.served.observed import Drafts, Interval, Observation, ServedRequest, Settings, TimedStep
+from harness.served.sources.sglang_info import capacity_of, states_of
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -29,7 +30,7 @@ class SglangDspark:
         for text in texts:
             for document in text.documents():
                 model = str(document.get("served_model_name") or document.get("model_path") or model)
-                capacity = _capacity(document) or capacity
+                capacity = capacity_of(document) or capacity
                 for dump in _dumps(document):
                     gammas.add(_whole(text, dump.get("gamma"), "gamma"))
                     modes.add(str(dump.get("mode") or ""))
@@ -58,23 +59,10 @@ def _dumps(document: Any) -> Iterator[Mapping[str, Any]]:
         return
     if isinstance(document.get("records"), list) and "gamma" in document:
         yield document
-    for holder in (document, *_states(document)):
+    for holder in (document, *states_of(document)):
         own = holder.get("dspark_info_record")
         if isinstance(own, dict) and isinstance(own.get("records"), list):
             yield own
-
-
-def _states(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What each of the server's ranks says of itself."""
-    states = document.get("internal_states")
-    return [one for one in states if isinstance(one, dict)] if isinstance(states, list) else []
-
-
-def _capacity(document: Mapping[str, Any]) -> int | None:
-    """Context tokens that fit, as the server says of itself."""
-    memory = [usage for one in _states(document) if isinstance(usage := one.get("memory_usage"), dict)]
-    told = [document.get("max_total_num_tokens"), *(one.get("token_capacity") for one in memory)]
-    return next((n for n in told if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1e12), None)
 
 
 def _timed(step: Mapping[str, Any], own: Sequence[tuple[int, int, Sequence[float] | None]]) -> list[TimedStep]:

@@ -1,18 +1,23 @@
-"""SGLang's `/metrics`: gauges of the last batches, an average acceptance and no positions."""
+"""SGLang's `/metrics`: an average acceptance and no positions, by counters of newer versions, else by gauges."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from harness.served.observed import NOTHING, Interval, Observation, Settings
-from harness.served.sources.prometheus import Scrape, begins
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
+from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, windows
 from harness.served.sources.sglang_log import drafted_tokens
 from harness.served.text import Text
 from simulator.errors import InputError
 
 _OF_DRAFTS = "accepted drafts / proposed drafts"
 """How newer versions explain their rate."""
+_COUNTERS = {
+    "generated": "sglang:generation_tokens", "prompt": "sglang:prompt_tokens", "requests": "sglang:num_requests",
+    "steps": "sglang:spec_verify_calls",
+}  # fmt: skip
+"""Each grows when a request ends, by what it was in all."""
 
 
 class SglangMetrics:
@@ -37,6 +42,11 @@ class SglangMetrics:
         if length is not None and length < 1:
             raise InputError(f"{texts[0].name}: sglang:spec_accept_length {length:g}: a step gives 1 token at least")
         gamma = _gamma(scrapes)
+        found = windows(scrapes, _counts, "generated") if all("steps" in _counts(s) for s in scrapes) else []
+        if (ended := _ended(texts[0], found, gamma)) is not None and not any(
+            scrape.samples.get("sglang:spec_cap_length") for scrape in scrapes
+        ):
+            return [_counted(texts, ended, models, gamma, tuple(_intervals(scrapes, length)), found)]
         notes = ["gauges: each scrape is of the last batches alone; the accepted length holds the bonus token"]
         whole = [v for s in scrapes if (v := s.positive("sglang:spec_block_accept_length")) is not None]
         caps = [v for s in scrapes if (v := s.positive("sglang:spec_cap_length")) is not None]
@@ -56,6 +66,44 @@ class SglangMetrics:
                 notes=tuple(notes),
             )
         ]  # fmt: skip
+
+
+def _counts(scrape: Scrape) -> Counts:
+    return {name: value for name, counter in _COUNTERS.items() if (value := scrape.total(counter)) is not None}
+
+
+def _ended(text: Text, found: Sequence[Window], gamma: int | None) -> tuple[Drafts, dict[str, float]] | None:
+    """(drafts, counts) of the requests that ended; None where none did, or where nothing counts them."""
+    grown: dict[str, float] = {}
+    for window in found:
+        for name, value in window.grown.items():
+            grown[name] = grown.get(name, 0.0) + value
+    steps = grown.get("steps", 0.0)
+    if not steps or not {"generated", "requests"} <= grown.keys():
+        return None
+    accepted = grown["generated"] - grown["requests"] - steps
+    if accepted < -0.01 * steps or (gamma and accepted > gamma * steps * 1.01):
+        raise InputError(
+            f"{text.name}: {grown['generated']:,.0f} tokens of {grown['requests']:,.0f} requests do not come of "
+            f"{steps:,.0f} verifications{f' of {gamma} drafted tokens' if gamma else ''}: it was cut, or filtered"
+        )
+    accepted = min(max(accepted, 0.0), gamma * steps if gamma else accepted)
+    return Drafts(drafts=steps, drafted=(gamma or 0) * steps, accepted=accepted), grown
+
+
+def _counted(
+    texts: Sequence[Text], ended: tuple[Drafts, dict[str, float]], models: Sequence[str], gamma: int | None,
+    intervals: tuple[Interval, ...], found: Sequence[Window],
+) -> Observation:  # fmt: skip
+    drafts, grown = ended
+    notes = ["counters of requests that ended: a token of its prompt, one of each verification, the others were accepted"]
+    notes += ["scraped once: everything since the server began counts"] * any(window.since_start for window in found)
+    return Observation(
+        source=SglangMetrics.name, files=tuple(text.name for text in texts),
+        settings=Settings(engine="SGLang", model=models[0] if models else "", gamma=gamma, speculates=True),
+        drafts=drafts, requests=grown["requests"], generated=grown["generated"], prompt_tokens=grown.get("prompt"),
+        request_steps=drafts.drafts, intervals=intervals, notes=(*notes, *clockless(found)),
+    )  # fmt: skip
 
 
 def _gamma(scrapes: Sequence[Scrape]) -> int | None:

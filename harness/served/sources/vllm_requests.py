@@ -19,13 +19,13 @@ class VllmRequests:
 
     def recognises(self, text: Text) -> bool:
         """`metrics.speculative_decoding` in what an OpenAI server answers."""
-        return any(_told(one) is not None for one in _answers(text))
+        return any(_told(one) is not None for one in answers_of(text))
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All answers together."""
         found, gammas, models, without = list[ServedRequest](), set[int](), set[str](), 0
         for text in texts:
-            for one in _answers(text):
+            for one in answers_of(text):
                 told = _told(one)
                 if told is None:
                     without += "usage" in one
@@ -41,7 +41,7 @@ class VllmRequests:
         return [observation_of(self.name, texts, found, gammas, models, without)]
 
 
-def _answers(text: Text) -> Iterator[Mapping[str, Any]]:
+def answers_of(text: Text) -> Iterator[Mapping[str, Any]]:
     """Answers, as they are or as batches and gateways keep them: in `response`, or in its `body`."""
     for one in text.documents():
         inner = one.get("response")
@@ -94,23 +94,36 @@ def _of_histogram(told: Mapping[str, Any]) -> Drafts:
 
 
 def observation_of(
-    source: str, texts: Sequence[Text], found: Sequence[ServedRequest], gammas: set[int], models: set[str], without: int
+    source: str,
+    texts: Sequence[Text],
+    found: Sequence[ServedRequest],
+    gammas: set[int],
+    models: set[str],
+    without: int,
+    *,
+    engine: str = "vLLM",
+    adaptive: bool = False,
+    notes: Sequence[str] = (),
 ) -> Observation:
     """What requests told apart come to. Raises InputError where they are of several servers."""
     gammas = gammas - {0} or {0}
     if len(gammas) > 1 or len(models - {""}) > 1:
-        told = f"K = {', '.join(map(str, sorted(gammas)))}" if len(gammas) > 1 else ", ".join(sorted(models))
-        raise InputError(f"{texts[0].name}: requests of servers set otherwise ({told}): give those of one")
+        apart = f"K = {', '.join(map(str, sorted(gammas)))}" if len(gammas) > 1 else ", ".join(sorted(models))
+        raise InputError(f"{texts[0].name}: requests of servers set otherwise ({apart}): give those of one")
     drafts = pooled([one.drafts for one in found])
-    notes = ["steps without a draft are worked out of answers' lengths: drafts that an end cuts make them a little few"]
+    told = [
+        "steps without a draft are worked out of answers' lengths: drafts that an end cuts make them a little few",
+        *notes,
+    ]
     if without:
-        notes.append(f"{counted(without, 'answer')} without speculative metrics left out")
+        told.append(f"{counted(without, 'answer')} without speculative metrics left out")
     return Observation(
         source=source, files=tuple(text.name for text in texts),
         settings=Settings(
-            engine="vLLM", served_as=next(iter(models - {""}), ""), gamma=next(iter(gammas)) or None, speculates=True
+            engine=engine, served_as=next(iter(models - {""}), ""), gamma=next(iter(gammas)) or None, speculates=True,
+            adaptive=adaptive,
         ),
         drafts=drafts, requests=len(found), generated=sum(one.output_tokens for one in found),
         prompt_tokens=sum(one.prompt_tokens or 0 for one in found) or None, request_steps=sum(one.steps for one in found),
-        told_apart=tuple(found), notes=tuple(notes),
+        told_apart=tuple(found), notes=tuple(told),
     )  # fmt: skip

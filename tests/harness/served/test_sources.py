@@ -117,6 +117,54 @@ GUIDELLM = {
     ],
 }  # fmt: skip
 
+SGLANG_INFO = {
+    "model_path": "Org/M", "speculative_algorithm": "EAGLE3", "speculative_num_steps": 3, "speculative_eagle_topk": 1,
+    "speculative_num_draft_tokens": 4, "version": "0.5.9",
+    "internal_states": [
+        {"last_gen_throughput": 400.0, "avg_spec_accept_length": 2.5, "memory_usage": {"token_capacity": 9000}},
+    ],
+}  # fmt: skip
+SGLANG_META = {
+    "id": "r", "prompt_tokens": 9, "completion_tokens": 9, "spec_verify_ct": 4, "spec_num_correct_drafts": 4,
+    "spec_num_proposed_drafts": 12, "spec_correct_drafts_histogram": [2, 0, 2], "spec_accept_length": 2.25,
+}  # fmt: skip
+TRTLLM_METRICS = """# TYPE trtllm_generation_tokens_total counter
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 44
+trtllm_prompt_tokens_total{engine_type="trtllm",model_name="m"} 40
+trtllm_request_success_total{engine_type="trtllm",finished_reason="stop",model_name="m"} 4
+trtllm_spec_decode_num_draft_tokens_total{engine_type="trtllm",model_name="m"} 30
+trtllm_spec_decode_num_accepted_tokens_total{engine_type="trtllm",model_name="m"} 15
+trtllm_speculative_config_info{engine_type="trtllm",model_name="m",spec_method="Eagle3",spec_num_tokens="3"} 1
+""" + "".join(
+    f'trtllm_spec_decode_{word}_tokens_total{{engine_type="trtllm",model_name="m",token_position="{i}"}} {n}\n'
+    for word, counts in (("drafted", (10, 10, 10)), ("accepted", (8, 5, 2)))
+    for i, n in enumerate(counts)
+)
+
+
+def trtllm_row(running: int, drafted: int, accepted: int, ms: float = 10.0) -> dict[str, object]:
+    """An iteration of TensorRT-LLM's, of so many requests that all drafted."""
+    row: dict[str, object] = {
+        "iter": 1, "iterLatencyMS": ms, "numActiveRequests": running, "numQueuedRequests": 0, "maxBatchSizeRuntime": 64,
+        "inflightBatchingStats": {"numScheduledRequests": running, "numContextRequests": 0, "numGenRequests": running},
+    }  # fmt: skip
+    spec = {"numDraftTokens": drafted, "numAcceptedTokens": accepted, "numRequestsWithDraftTokens": running}
+    return {**row, "specDecodingStats": spec} if drafted else row
+
+
+TRTLLM_ANSWER = {
+    "id": "x", "model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 51},
+    "choices": [
+        {
+            "index": 0, "finish_reason": "stop", "avg_decoded_tokens_per_iter": 2.5,
+            "speculative_decoding": {
+                "acceptance_rate": 0.5, "total_accepted_draft_tokens": 30, "total_draft_tokens": 60, "num_spec_steps": 20,
+                "acceptance_histogram": [8, 0, 6, 6], "num_spec_tokens": 3,
+            },
+        }
+    ],
+}  # fmt: skip
+
 MADE: dict[str, Made] = {
     "vLLM's /metrics": Made(vllm_metrics(100, (80, 60, 30), 400, 20), 100, (80, 60, 30), 570 / 400),
     "vLLM's log": Made(vllm_log(Truth(), [8] * 20), None, (), None),
@@ -133,6 +181,11 @@ MADE: dict[str, Made] = {
     "SGLang's dspark_info_record": Made(dspark_dump(), 4, (3, 1.5, 1.5), None),
     "SGLang's log": Made(SGLANG_LOG, 320, (), None),
     "SGLang's /metrics": Made(SGLANG_METRICS, None, (), None),
+    "SGLang's /server_info": Made(json.dumps(SGLANG_INFO), None, (), None),
+    "SGLang's answers": Made(json.dumps({"text": "a", "meta_info": SGLANG_META}), 4, (2, 2, 0), 8 / 4),
+    "TensorRT-LLM's /prometheus/metrics": Made(TRTLLM_METRICS, 10, (8, 5, 2), 40 / 25),
+    "TensorRT-LLM's /metrics": Made(json.dumps([trtllm_row(4, 12, 6), trtllm_row(2, 6, 3)]), 6, (), None),
+    "TensorRT-LLM's answers": Made(json.dumps(TRTLLM_ANSWER), 20, (12, 12, 6), 50 / 20),
     "llama.cpp's log": Made(LLAMA_LOG, 5, (5, 4, 3, 3), 30 / (5 + 10)),
     "llama.cpp's /metrics": Made(LLAMA_METRICS, 5, (5, 4, 3, 3), None),
     "llama.cpp's answers": Made(
