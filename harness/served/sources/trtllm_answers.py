@@ -33,9 +33,9 @@ class TrtllmAnswers:
                     output = (
                         usage.get("completion_tokens")
                         if len(told) == 1
-                        else 1 + sum((k + 1) * n for k, n in enumerate(own["acceptance_histogram"]))
+                        else 1 + sum((k + 1) * n for k, n in enumerate(choice["acceptance_histogram"]))
                     )
-                    whole = {**own, "num_draft_tokens": own.get("total_draft_tokens")}
+                    whole = {**choice, "num_draft_tokens": choice.get("total_draft_tokens")}
                     found.append(request_of(text.name, whole, output, usage.get("prompt_tokens")))
                     longest = max(longest, gamma_of(choice))
                     gammas |= {size} if isinstance(size := choice.get("num_spec_tokens"), int) else set()
