@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import itertools
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +28,14 @@ _PACKED: Final = 8
 """How many times as long as a compressed file its text is taken to be."""
 _LONG_WORD: Final = 256
 """Characters of a text that is no name."""
+_HEAD: Final = 400
+"""Characters in which a document's first keys stand."""
 _EVERY: Final = 100_000
 """Lines after which progress is told."""
 _GZIP: Final = b"\x1f\x8b"
+_PACKERS: Final[Mapping[bytes, Callable[[bytes], bytes]]] = {b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
+"""What else files are compressed by, as their first bytes say."""
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|trtllm|process|python)[:_]\w+[{ ]\S*[\w\"{]")
 """A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
@@ -37,11 +44,17 @@ _END: Final = re.compile(r"\r?\n|\r")
 _VALUE: Final = re.compile(r"[^\s,]")
 """Where the next JSON value begins."""
 _CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
-_WRAPPED: Final = ("log", "message", "MESSAGE", "textPayload", "line", "msg")
+_WRAPPED: Final = ("log", "message", "MESSAGE", "textPayload", "line", "msg", "LogMessage", "_raw", "event", "body")
 """Under which a runtime or a collector keeps the line itself, where it writes JSON: Docker's, vLLM's own formatter's,
-journald's, Google's, Loki's."""
-_INNER: Final = ("jsonPayload", "_source")
-"""Under which Google's and Elastic's rows keep those."""
+journald's, Google's, Loki's, Azure's, Splunk's, structlog's, OpenTelemetry's."""
+_INNER: Final = ("jsonPayload", "_source", "content", "result")
+"""Under which Google's, Elastic's, Datadog's and Splunk's rows keep those."""
+_WHOSE: Final = (
+    ("kubernetes", "pod_name"), ("kubernetes", "container_name"), ("resource", "labels", "pod_name"), ("labels", "pod"),
+    ("labels", "instance"), ("labels", "container"), ("PodName",), ("pod",), ("CONTAINER_NAME",), ("container_name",),
+    ("_HOSTNAME",), ("_SYSTEMD_UNIT",), ("hostname",), ("host",), ("content", "host"), ("result", "host"),
+)  # fmt: skip
+"""Where those rows say which server wrote a line."""
 _ANSWERS: Final = frozenset({"metrics", "timings", "choices", "object", "usage"})
 """What an answer of a server has, an error's too."""
 
@@ -164,7 +177,10 @@ def _read(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
 
 def _is_long(file: Path) -> bool:
     with file.open("rb") as raw:
-        packed = raw.read(2) == _GZIP
+        first = raw.read(8)
+    if first.startswith((*_PACKERS, _ZSTD)):
+        return False
+    packed = first.startswith(_GZIP)
     return file.stat().st_size > (LONG_BYTES // _PACKED if packed else LONG_BYTES)
 
 
@@ -275,7 +291,21 @@ def _is_wrapper(head: Any) -> bool:
 
 
 def _said(row: Mapping[str, Any]) -> str | None:
-    """The line that a collector's row keeps; journald has those with colours as their bytes."""
+    """The line that a collector's row keeps, whose it is before it."""
+    if (line := _line(row)) is None:
+        return None
+    names = [name for path in _WHOSE if (name := _at(row, path))]
+    return f"{' '.join(dict.fromkeys(names))} | {line}" if names else line
+
+
+def _at(row: Any, path: Sequence[str]) -> str:
+    for key in path:
+        row = row.get(key) if isinstance(row, dict) else None
+    return row if isinstance(row, str) else ""
+
+
+def _line(row: Mapping[str, Any]) -> str | None:
+    """The line itself; journald has those with colours as their bytes."""
     for held in (row, *(inner for name in _INNER if isinstance(inner := row.get(name), dict))):
         for value in (held.get(name) for name in _WRAPPED):
             if isinstance(value, list) and value and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
@@ -298,6 +328,8 @@ def read_text(file: Path) -> Text:
     notes = list[str]()
     if data.startswith(_GZIP):
         data = _unzipped(file, data, notes)
+    elif data.startswith((*_PACKERS, _ZSTD)):
+        data = _unpacked(file, data)
     if not data.strip(b"\x00\r\n\t "):
         raise InputError(f"{file}: is empty")
     text = _decoded(file, data)
@@ -334,6 +366,19 @@ def _unzipped(file: Path, data: bytes, notes: list[str]) -> bytes:
     return b"".join(parts)
 
 
+def _unpacked(file: Path, data: bytes) -> bytes:
+    """Raises InputError."""
+    if data.startswith(_ZSTD):
+        raise InputError(f"{file}: is compressed by zstd, which is not read: unpack it (zstd -d)")
+    try:
+        found = next(unpack(data) for first, unpack in _PACKERS.items() if data.startswith(first))
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        raise InputError(f"{file}: is damaged: {error}") from None
+    if len(found) > _MOST_BYTES:
+        raise _too_large(file)
+    return found
+
+
 def _decoded(file: Path, data: bytes) -> str:
     if data.startswith(_UTF16):
         try:
@@ -351,11 +396,16 @@ def _unwrapped(text: str) -> str:
     start = text.lstrip()
     if _CRI.match(start):
         return _joined(text)
-    rows: Iterable[Any]
-    if start.startswith("["):
+    rows: Any
+    if start.startswith("[") or '"events"' in start[:_HEAD] or '"resultType"' in start[:_HEAD]:
         try:
-            rows = json.loads(start)
+            whole = json.loads(start)
         except (ValueError, RecursionError):
+            return text
+        if isinstance(whole, dict) and isinstance(data := whole.get("data"), dict):
+            return _queried(data) or text
+        rows = whole.get("events") if isinstance(whole, dict) else whole
+        if not isinstance(rows, list):
             return text
         head = next(iter(rows), None)
     else:
@@ -364,6 +414,18 @@ def _unwrapped(text: str) -> str:
         return text
     lines = [said.rstrip("\n") for row in rows if isinstance(row, dict) and (said := _said(row)) is not None]
     return _ANSI.sub("", "\n".join(lines) + "\n")
+
+
+def _queried(data: Mapping[str, Any]) -> str:
+    """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none."""
+    at: dict[float, list[str]] = {}
+    for one in data.get("result") or ():
+        labels = dict(one.get("metric") or {}) if isinstance(one, dict) else {}
+        name = labels.pop("__name__", "")
+        told = ",".join(f"{key}={json.dumps(str(value))}" for key, value in labels.items())
+        for time, value in one.get("values") or [one.get("value")] if name else ():
+            at.setdefault(float(time), []).append(f"{name}{{{told}}} {value}\n")
+    return "".join(line for time in sorted(at) for line in at[time])
 
 
 def _joined(text: str) -> str:

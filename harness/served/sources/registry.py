@@ -48,7 +48,13 @@ def read_files(
     by_source: dict[int, list[Text]] = {}
     unknown, notes = list[tuple[Text, bool]](), list[str]()
     counts = re.compile("|".join([*(source.counts for source in SOURCES if source.counts), HINTS]))
+    seen: dict[tuple[str, int], Text] = {}
     for text, named in read_texts(list(dict.fromkeys(paths)), counts, progress):
+        like = seen.setdefault((text.text, len(text.held or ())), text)
+        if like is not text and like.held == text.held:
+            if like.file.resolve() != text.file.resolve():
+                notes.append(f"{text.name}: holds what {like.name} does, and counts once")
+            continue
         i = next((i for i, source in enumerate(SOURCES) if _knows(source, text)), None)
         if i is None:
             unknown.append((text, named))

@@ -27,7 +27,7 @@ _SPEC: Final = re.compile(r"SpecDecoding metrics: (.*)")
 _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
 _NEWER: Final = re.compile(r"acceptance length|Per-position")
 _COUNTS: Final = re.compile(r"Accepted: (\d+) tokens, Drafted: (\d+) tokens")
-_POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|\s*$)")
+_POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|[\s\"]*$)")
 _STAMP: Final = re.compile(r"\b(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
 _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
@@ -40,7 +40,7 @@ _SAYS: Final = re.compile(
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _TIMES: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
-    r"|\[\d+\]|Z\b|[+-]\d\d:?\d\d\b|\[?\s*\b\d+\.\d{3,}\]?|\b\d{10,}\b"
+    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*\b\d+\.\d{3,}\]?|\b\d{10,}\b"
 )
 """Dates and times of the day, seconds since 1970 or since a start, and process ids."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
@@ -78,13 +78,16 @@ class VllmLog:
         """An observation a server. Parts of its log are put in order by their stamps, and lines that two parts share count
         once; a file in which a server starts is the first part of another log, and so are lines of another container."""
         apart: dict[str, list[_Part]] = {}
-        for text in texts:
-            for whose, part in _parts(text).items():
-                apart.setdefault(whose if len(texts) == 1 else "", []).append(part)
+        files = [_parts(text) for text in texts]
+        several = any(len(parts) > 1 for parts in files)
+        for parts_of in files:
+            for whose, part in parts_of.items():
+                apart.setdefault(whose if several else "", []).append(part)
         logs = list[list[_Part]]()
         for parts in apart.values():
             for i, part in enumerate(sorted(parts, key=lambda one: (_first_stamp(one) or datetime.max, one.file))):
-                if i and not any(_starts(line) for line in part.lines):
+                starts = {line for line in part.lines if _starts(line)}
+                if i and not starts - {line for before in logs[-1] for line in before.lines if _stamp(line)}:
                     logs[-1].append(part)
                 else:
                     logs.append([part])

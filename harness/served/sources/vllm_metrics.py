@@ -14,10 +14,11 @@ from simulator.errors import InputError
 _SPEC = "vllm:spec_decode_num_"
 _COUNTERS: Mapping[str, str] = {
     "generated": "vllm:generation_tokens", "prompt": "vllm:prompt_tokens", "first": "vllm:time_to_first_token_seconds_count",
-    "slots": "vllm:inter_token_latency_seconds_count", "slots_s": "vllm:inter_token_latency_seconds_sum",
     "steps": "vllm:iteration_tokens_total_count", "drafts": f"{_SPEC}drafts", "drafted": f"{_SPEC}draft_tokens",
     "accepted": f"{_SPEC}accepted_tokens",
 }  # fmt: skip
+_STEP = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
+"""The time of each step of a request, and what it was called before vLLM 0.12."""
 _POSITIONS = f"{_SPEC}accepted_tokens_per_pos"
 
 _ROUND = 64
@@ -38,7 +39,7 @@ class VllmMetrics:
         """One observation of all servers together, scraped once or often."""
         scrapes = Scrape.all_of(texts, "vllm:")
         for scrape in scrapes:
-            if scrape.total("vllm:generation_tokens") is None:
+            if scrape.total("vllm:generation_tokens") is None and "drafts" not in _counts(scrape):
                 raise InputError(f"{scrape.text.name}: has no vllm:generation_tokens_total: it was cut, or filtered")
             if "drafts" not in (counted := _counts(scrape)) and {"drafted", "accepted"} & counted.keys():
                 raise InputError(
@@ -50,8 +51,10 @@ class VllmMetrics:
             raise InputError(
                 f"{scrapes[0].text.name}: metrics of {len(models)} models ({', '.join(models)}): give those of one server"
             )
-        found = windows(scrapes, _counts, "generated")
-        if all(not window.grown.get("generated") for window in found):
+        whole = all(scrape.total("vllm:generation_tokens") is not None for scrape in scrapes)
+        clock = "generated" if whole else "drafts"
+        found = windows(scrapes, _counts, clock)
+        if all(not window.grown.get(clock) for window in found):
             raise InputError(
                 f"{found[0].scrapes[0].text.name}: nothing was generated "
                 + ("since the server began" if found[0].since_start else "between the scrapes")
@@ -68,8 +71,11 @@ class VllmMetrics:
 
 def _counts(scrape: Scrape) -> Counts:
     found = {name: value for name, counter in _COUNTERS.items() if (value := scrape.total(counter)) is not None}
+    step = next((name for name in _STEP if scrape.total(f"{name}_count") is not None), _STEP[0])
+    slots = {own: value for own, end in (("slots", "count"), ("slots_s", "sum"))
+             if (value := scrape.total(f"{step}_{end}")) is not None}  # fmt: skip
     at = {f"at {int(position)}": value for position, value in scrape.by_label(_POSITIONS, "position").items()}
-    return {**found, **at}
+    return {**found, **slots, **at}
 
 
 def _gamma(window: Window) -> int:
@@ -87,6 +93,8 @@ def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gam
     if len(found) > 1:
         notes.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
     notes += clockless(found)
+    if "generated" not in total:
+        notes.append("it was filtered: how many steps had no draft is not in it")
     speculates = "drafts" in total
     drafts = None
     if speculates:

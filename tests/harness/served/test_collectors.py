@@ -1,0 +1,146 @@
+"""Files as collectors and shells hand them on: rows of several pods, the same file twice, answers of Prometheus, filters."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.served.observed import Observation
+from harness.served.server import together
+from harness.served.sources.registry import read_files
+from simulator.errors import InputError
+from tests.harness.served.test_sources import observed
+from tests.harness.served.writing import Truth, vllm_log, vllm_metrics
+
+LOGS = [vllm_log(Truth(), [8] * 30, seed=seed) for seed in range(2)]
+AT = (80, 60, 30)
+ROWS: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "fluent bit": lambda line, pod: {"log": f"{line}\n", "stream": "stderr", "kubernetes": {"pod_name": pod}},
+    "Google": lambda line, pod: {"textPayload": line, "resource": {"labels": {"pod_name": pod}}},
+    "Loki": lambda line, pod: {"line": line, "labels": {"pod": pod}, "timestamp": "2026-11-26T10:00:00Z"},
+    "journald": lambda line, pod: {"MESSAGE": line, "_HOSTNAME": pod, "_SYSTEMD_UNIT": "vllm.service"},
+    "Azure": lambda line, pod: {"LogMessage": line, "PodName": pod},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("collector", ROWS)
+def test_rows_of_two_pods_are_two_servers(
+    collector: str, long: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose processes have the same numbers: nothing in their lines tells them apart."""
+    if long:
+        monkeypatch.setattr("harness.served.text.LONG_BYTES", 0)
+    pairs = zip(*(log.splitlines() for log in LOGS), strict=True)
+    rows = [ROWS[collector](line, f"vllm-000{i}") for pair in pairs for i, line in enumerate(pair)]
+    (tmp_path / "log").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read_files([tmp_path / "log"])
+    monkeypatch.undo()
+    assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
+    assert not any(interval.plain for one in found for interval in one.intervals)
+
+
+def test_rotated_rows_of_two_pods(tmp_path: Path) -> None:
+    pairs = list(zip(*(log.splitlines() for log in LOGS), strict=True))
+    for name, own in (("log.1", pairs[:20]), ("log", pairs[20:])):
+        rows = [ROWS["fluent bit"](line, f"vllm-{i}") for pair in own for i, line in enumerate(pair)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read_files([tmp_path / "log", tmp_path / "log.1"])
+    assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
+
+
+@pytest.mark.parametrize("text", [LOGS[0], vllm_metrics(100, AT, 400, 20)], ids=["log", "metrics"])
+def test_a_file_that_is_there_twice_counts_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(text)
+    (tmp_path / "copy of a").write_text(text)
+    server, once = (together(*read_files(paths)) for paths in ([tmp_path, tmp_path / "a"], [tmp_path / "a"]))
+    assert (server.drafts, len(server.intervals)) == (once.drafts, len(once.intervals))
+    assert any("copy of a" in note for note in server.notes)
+
+
+def test_a_log_that_was_copied_again_later_counts_once(tmp_path: Path) -> None:
+    lines = LOGS[0].splitlines(keepends=True)
+    (tmp_path / "ten").write_text("".join(lines[:30]))
+    (tmp_path / "eleven").write_text("".join(lines))
+    [one], _ = read_files([tmp_path / "ten", tmp_path / "eleven"])
+    assert one.drafts == observed(tmp_path, LOGS[0]).drafts
+
+
+@pytest.mark.parametrize("shape", ["events", "events, indented", "Datadog", "Splunk", "CSV"])
+def test_exports_of_logs(shape: str, tmp_path: Path) -> None:
+    lines = LOGS[0].splitlines()
+    events = {"events": [{"timestamp": 1764150000000 + i, "message": line} for i, line in enumerate(lines)]}
+    text = {
+        "events": json.dumps(events), "events, indented": json.dumps(events, indent=2),
+        "Datadog": json.dumps([{"id": "x", "content": {"message": line, "host": "h"}} for line in lines]),
+        "Splunk": "".join(json.dumps({"preview": False, "result": {"_raw": line}}) + "\n" for line in lines),
+        "CSV": "timestamp,message\n" + "".join(f'{1764150000000 + i},"{line}"\n' for i, line in enumerate(lines)),
+    }[shape]  # fmt: skip
+    one, plain = observed(tmp_path, text), observed(tmp_path, LOGS[0])
+    assert (one.drafts, one.intervals, one.settings) == (plain.drafts, plain.intervals, plain.settings)
+
+
+def results(text: str) -> list[tuple[dict[str, str], str]]:
+    matches = (re.fullmatch(r"([\w:]+)\{(.*)\} (\S+)", line) for line in text.splitlines())
+    return [({"__name__": m[1], **dict(re.findall(r'(\w+)="([^"]*)"', m[2]))}, m[3]) for m in matches if m]
+
+
+def test_what_prometheus_answers_is_metrics(tmp_path: Path) -> None:
+    """A query at a moment, and one over a range: a scrape at each of its times."""
+    first, last = vllm_metrics(100, AT, 400, 20), vllm_metrics(300, (200, 150, 90), 900, 50, steps=300)
+    vector = [{"metric": labels, "value": [1764150000.1, value]} for labels, value in results(first)]
+    matrix = [
+        {"metric": labels, "values": [[1764150000, value], [1764150060, later]]}
+        for (labels, value), (_, later) in zip(results(first), results(last), strict=True)
+    ]
+    plain = [observed(tmp_path, first)]
+    (tmp_path / "a").write_text(first)
+    (tmp_path / "b").write_text(last)
+    plain += read_files([tmp_path / "a", tmp_path / "b"])[0]
+    for kind, held, expected in (("vector", vector, plain[0]), ("matrix", matrix, plain[1])):
+        one = observed(tmp_path, json.dumps({"status": "success", "data": {"resultType": kind, "result": held}}))
+        assert facts(one) == facts(expected)
+
+
+def facts(one: Observation) -> tuple[Any, ...]:
+    return one.drafts, one.requests, one.generated, one.request_steps, one.settings
+
+
+def test_metrics_filtered_to_drafts_say_acceptance_alone(tmp_path: Path) -> None:
+    """`curl … | grep spec_decode`: nobody knows in how many steps nothing was drafted."""
+    text = "".join(line for line in vllm_metrics(100, AT, 400, 20).splitlines(keepends=True) if "spec_decode" in line)
+    one = observed(tmp_path, text)
+    assert one.drafts is not None
+    assert (one.drafts.accepted_at, one.generated, one.request_steps) == (AT, None, None)
+    assert any("filtered" in note for note in one.notes)
+
+
+def test_older_metrics_call_a_step_time_otherwise(tmp_path: Path) -> None:
+    """vLLM before 0.12 counted the time of each step of a request as time_per_output_token."""
+    text = vllm_metrics(100, AT, 400, 20)
+    older = text.replace("inter_token_latency", "time_per_output_token")
+    assert facts(observed(tmp_path, older)) == facts(observed(tmp_path, text))
+
+
+@pytest.mark.parametrize("packed", ["bz2", "xz", "zst"])
+def test_other_compressions(packed: str, tmp_path: Path) -> None:
+    data = {"bz2": bz2.compress, "xz": lzma.compress, "zst": lambda text: b"\x28\xb5\x2f\xfd" + text}[packed](
+        LOGS[0].encode()
+    )
+    (tmp_path / "log").write_bytes(data)
+    if packed == "zst":
+        with pytest.raises(InputError, match="zstd -d"):
+            read_files([tmp_path / "log"])
+        return
+    [one], _ = read_files([tmp_path / "log"])
+    assert one.drafts == observed(tmp_path, LOGS[0]).drafts
+    (tmp_path / "log").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError):
+        read_files([tmp_path / "log"])
