@@ -36,6 +36,8 @@ SOURCES: Final[tuple[Source, ...]] = (
     SglangDspark(), SglangInfo(), TrtllmStats(), AiperfServer(), Guidellm(), VllmBench(), Aiperf(), VllmRequests(),
     SglangAnswers(), TrtllmAnswers(), LlamaCppAnswers(),
 )  # fmt: skip
+_SCRAPES: Final = (VllmMetrics, SglangMetrics, LlamaCppMetrics, TrtllmMetrics)
+"""Of which two that are alike say that nothing happened in between."""
 
 
 def read_files(
@@ -50,17 +52,19 @@ def read_files(
     counts = re.compile("|".join([*(source.counts for source in SOURCES if source.counts), HINTS]))
     seen: dict[tuple[str, int], Text] = {}
     for text, named in read_texts(list(dict.fromkeys(paths)), counts, progress):
-        like = seen.setdefault((text.text, len(text.held or ())), text)
-        if like is not text and like.held == text.held:
-            if like.file.resolve() != text.file.resolve():
-                notes.append(f"{text.name}: holds what {like.name} does, and counts once")
-            continue
         i = next((i for i, source in enumerate(SOURCES) if _knows(source, text)), None)
         if i is None:
             unknown.append((text, named))
-        else:
+            continue
+        like = seen.setdefault((text.text, len(text.held or ())), text)
+        twice = like is not text and like.held == text.held
+        if twice and like.file.resolve() == text.file.resolve():
+            continue
+        if not twice or isinstance(SOURCES[i], _SCRAPES):
             by_source.setdefault(i, []).append(text)
             notes += [f"{text.name}: {note}" for note in (*text.notes, *filter(None, [text.broken]), *departures(text.text))]
+        else:
+            notes.append(f"{text.name}: holds what {like.name} does, and counts once")
     for text, named in unknown:
         if named or not by_source:
             why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]

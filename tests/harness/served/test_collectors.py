@@ -17,7 +17,7 @@ from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
 from tests.harness.served.test_sources import observed
-from tests.harness.served.writing import Truth, vllm_log, vllm_metrics
+from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 LOGS = [vllm_log(Truth(), [8] * 30, seed=seed) for seed in range(2)]
 AT = (80, 60, 30)
@@ -56,7 +56,7 @@ def test_rotated_rows_of_two_pods(tmp_path: Path) -> None:
     assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
 
 
-@pytest.mark.parametrize("text", [LOGS[0], vllm_metrics(100, AT, 400, 20)], ids=["log", "metrics"])
+@pytest.mark.parametrize("text", [LOGS[0], answers(12)], ids=["log", "answers"])
 def test_a_file_that_is_there_twice_counts_once(text: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text(text)
     (tmp_path / "copy of a").write_text(text)
