@@ -32,6 +32,8 @@ _BARE_DURATIONS = ("duration", "latency", "elapsed", "response_time")
 """Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there."""
 _STAMPS = ("time", "timestamp", "@timestamp", "ts")
 """Fields of a gateway's log that say when, the first that is there."""
+_STARTS = ("startTime", "start_time", "started_at")
+"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's."""
 _USAGE = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
 """Fields of usage as APIs have them: (prompt, answer)."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
@@ -208,7 +210,10 @@ class _Form:
 
     def times(self, row: Row) -> tuple[str, str | None]:
         """The fields of a row that say when it came: a time, and how long it took."""
-        return (next(name for name in _STAMPS if name in row), _duration_of(row)) if self.note else ("", None)
+        if not self.note:
+            return "", None
+        time = next(name for name in (*_STARTS, *_STAMPS) if name in row)
+        return time, None if time in _STARTS else _duration_of(row)
 
     def spelled(self, row: Row) -> Row:
         """The row with the columns that it reads called as it calls them."""
@@ -226,7 +231,7 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
                 if {folded(column) for column in form.columns} <= names:
                     return form, ((at, form.spelled(each)) for at, each in itertools.chain([(line, row)], read))
         before.append((line, row))
-        if set(_STAMPS) & set(row) and not isinstance(row.get("usage", 0), int):
+        if {*_STARTS, *_STAMPS} & set(row) and (_usage_of(row) or row.get("usage", 0) is None):
             return _GATEWAY, itertools.chain(before, read)
     if not before:
         raise InputError(f"{file}: holds no requests")
@@ -272,19 +277,32 @@ def _weka(row: Row) -> tuple[float, int, int] | str:
 
 def _gateway(row: Row) -> tuple[float, int, int] | str:
     """Whatever has usage is load, whatever its status: the engine has worked for it."""
-    usage = row.get("usage")
-    if not isinstance(usage, dict) or not (names := next((own for own in _USAGE if usage.get(own[0])), None)):
+    usage = _usage_of(row)
+    if not usage or not (names := next((own for own in _USAGE if usage.get(own[0])), None)):
         return " ".join(str(row[key]) for key in ("path", "status") if key in row) or "without usage"
     if usage.get(names[1]) is None:
         return f"{row.get('path', '')} without {names[1]}".strip()  # as of embeddings
     prompt = _tokens(usage, names[0])
     output = max(1, _tokens(usage, names[1], least=0))  # a prefill gives one, wherever it went
+    if (start := next((name for name in _STARTS if name in row), None)) is not None:
+        return _time(row[start]), prompt, output
     seconds = _time(row[next(name for name in _STAMPS if name in row)])
     field = _duration_of(row)
     took_s = 0.0 if field is None else _number(row, field) * _DURATIONS[field]
     if took_s < 0:
         raise ValueError(f"{field} {row[str(field)]}: must be 0 or more")
     return seconds - took_s, prompt, output
+
+
+def _usage_of(row: Row) -> Row:
+    """Where a gateway keeps what a request used: `usage`, in what was answered, beside LiteLLM's start or in Kong's plugin;
+    empty where it has none."""
+    plugins = row.get("ai")
+    held = [row, row.get("response"), *(plugins.values() if isinstance(plugins, dict) else ())]
+    for one in held:
+        if isinstance(one, dict) and isinstance(usage := one.get("usage"), dict):
+            return usage
+    return row if any(name in row for name in _STARTS) and row.get("prompt_tokens") is not None else {}
 
 
 def _duration_of(row: Row) -> str | None:
@@ -304,6 +322,8 @@ def _arrival_note(load: Counter[tuple[str, str | None]]) -> str:
     for (_, field), n in load.items():
         fields[field or ""] += n
     bare = fields.pop("", 0)
+    if {time for time, _ in load} <= set(_STARTS):
+        return f"{named} is when a request came"
     if not fields:
         return f"{named} is taken for the arrival, since no duration stands beside it"
     beside = _either(fields)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,3 +311,36 @@ def test_times_in_another_unit_than_the_formats_are_noticed(written: Write) -> N
     text = "".join(mooncake(timestamp=i / 2, hash_ids=[]) for i in range(40))
     found = RecordedRequests.read(written("mooncake.jsonl", text))  # type: ignore[operator]
     assert any("milliseconds" in note and "--speed 0.001" in note for note in found.notes)
+
+
+LITELLM = {
+    "call_type": "acompletion",
+    "prompt_tokens": 100,
+    "completion_tokens": 20,
+    "response_time": 1.5,
+    "status": "success",
+}
+GATEWAYS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "LiteLLM": lambda i: {**LITELLM, "startTime": 1764150000.5 + 2 * i, "endTime": 1764150009.0 + 2 * i},
+    "LiteLLM's spend": lambda i: {**LITELLM, "startTime": f"2026-11-26T10:00:0{2 * i}.000Z", "endTime": "2026-11-26"},
+    "Kong": lambda i: {
+        "started_at": 1764150000000 + 2000 * i, "latencies": {"request": 1500},
+        "ai": {"ai-proxy": {"usage": {"prompt_tokens": 100, "completion_tokens": 20}}},
+    },
+    "the answer whole": lambda i: {
+        "timestamp": 1764150000 + 2 * i, "response": {"usage": {"prompt_tokens": 100, "completion_tokens": 20}},
+    },
+    "Envoy": lambda i: {
+        "start_time": f"2026-11-26T10:00:0{2 * i}.000Z", "duration": 1500,
+        "usage": {"prompt_tokens": "100", "completion_tokens": "20"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_gateways_that_say_when_a_request_came(gateway: str, written: Write) -> None:
+    """Whatever it took, and wherever its usage stands."""
+    text = "".join(json.dumps(GATEWAYS[gateway](i)) + "\n" for i in range(3))
+    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
+    assert found.arrival_s == pytest.approx([0, 2, 4])
+    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([100] * 3, [20] * 3)
