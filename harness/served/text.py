@@ -294,7 +294,7 @@ def _said(row: Mapping[str, Any]) -> str | None:
     """The line that a collector's row keeps, whose it is before it."""
     if (line := _line(row)) is None:
         return None
-    names = [name for path in _WHOSE if (name := _at(row, path))]
+    names = [] if line.lstrip().startswith(("{", "[")) else [name for path in _WHOSE if (name := _at(row, path))]
     return f"{' '.join(dict.fromkeys(names))} | {line}" if names else line
 
 

@@ -144,3 +144,10 @@ def test_other_compressions(packed: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError):
         read_files([tmp_path / "log"])
+
+
+def test_answers_in_a_collectors_rows_stay_answers(tmp_path: Path) -> None:
+    rows = [{"host": "gpu1", "body": line} for line in answers(12).splitlines()]
+    assert facts(observed(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))) == facts(
+        observed(tmp_path, answers(12))
+    )
