@@ -286,6 +286,8 @@ def test_llama_cpp_before_it_said_mean_lengths(tmp_path: Path) -> None:
     two = observed(tmp_path, OLD_LLAMA + more)
     assert two.drafts is not None
     assert [request.drafts.drafts for request in two.told_apart] == [690, 10]
+    longer = LLAMA_LOG.replace("mean len", "mean acceptance length")
+    assert observed(tmp_path, longer).drafts == observed(tmp_path, LLAMA_LOG).drafts
     stamped = "".join(f"2026-05-14 22:40:29.046 | {line}\n" for line in OLD_LLAMA.splitlines())
     assert observed(tmp_path, stamped).drafts == one.drafts
     with pytest.raises(InputError, match="does not say"):
