@@ -15,7 +15,8 @@ _SLOT: Final = re.compile(r"id\s+(\d+) \| task (\d+) \|\s*(.*)")
 _PROMPT: Final = re.compile(r"prompt eval time =\s*([\d.]+) ms /\s*(\d+) tokens")
 _OUTPUT: Final = re.compile(r"(?<!prompt )eval time =\s*([\d.]+) ms /\s*(\d+) tokens")
 _DRAFTS: Final = re.compile(
-    r"draft acceptance(?: rate)? =\s*([\d.]+) \(\s*(\d+) accepted /\s*(\d+) generated\)(?:, mean (?:len|acceptance length) =\s*([\d.]+))?"
+    r"draft acceptance(?: rate)? =\s*([\d.]+) \(\s*(\d+) accepted /\s*(\d+) generated\)"
+    r"(?:, mean (?:len|acceptance length) =\s*([\d.]+))?"
 )
 _SUMS: Final = re.compile(r"statistics +([\w+-]+):.*#gen drafts = *(\d+),.*#gen tokens = *(\d+), #acc tokens = *(\d+)")
 """Sums over a slot's requests so far, of one way to draft."""
