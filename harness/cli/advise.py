@@ -206,6 +206,8 @@ def _verdict(advice: Advice) -> str:
 
 def _why(advice: Advice) -> list[str]:
     """The gain, and where it turns."""
+    from harness.served.advice import WORTH
+
     lines = []
     if advice.verdict == "keep":
         best = max(
@@ -214,9 +216,10 @@ def _why(advice: Advice) -> list[str]:
             default=None,
         )
         if best is not None and best.best != best.as_served:
+            worth = best.gain.value > WORTH
             lines.append(
-                f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: not surely more, "
-                "nor worth a restart"
+                f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "
+                + ("these files cannot tell; see what to measure next" if worth else "not worth a restart")
             )
     else:
         lines.append(f"expected: {_signed(advice.gain)} tokens a second at the loads that were served")

@@ -26,7 +26,7 @@ Verdict = Literal["keep", "set", "by_batch", "off", "plain"]
 _LOADS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _OVER: Final = 2
 """Loads are looked at up to so many times what ran, for where it turns."""
-_WORTH: Final = 0.01
+WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
 _CURVE: Final = 33
 """Loads at which draws are asked for where they turn."""
@@ -142,7 +142,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         beyond = k is None and any(one.sure and not one.served for one in at)
-        if beyond or (more.value > _WORTH and more.low > -_WORTH / 2):
+        if beyond or (more.value > WORTH and more.low > -WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
     off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
@@ -196,7 +196,7 @@ def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> 
 def _chosen(gains: Floats, least: int) -> int | None:
     """The k with most tokens a second by the median, where it is surely better than what was served; else None."""
     best = int(np.argmax(np.median(gains, 0)))
-    sure = float(np.quantile(gains[:, best], 0.025)) > 0 and float(np.median(gains[:, best])) > _WORTH
+    sure = float(np.quantile(gains[:, best], 0.025)) > 0 and float(np.median(gains[:, best])) > WORTH
     return best + least if sure else None
 
 
