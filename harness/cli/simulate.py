@@ -122,6 +122,7 @@ def simulate(
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
+                watcher.doing("reading arrivals" if arrivals else "starting")
                 asked = options.loads_of(
                     concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say, requests, staggered
                 )

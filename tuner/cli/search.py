@@ -108,6 +108,7 @@ def search(
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile, run_id = options.profile_of(hardware, model, tp, weights, kv, captured), store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
+                watcher.doing("reading arrivals" if arrivals else "starting")
                 asked = options.loads_of(
                     concurrency, think_s, rate, cv, arrivals, speed, window, watcher.say, requests, staggered
                 )
