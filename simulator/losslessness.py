@@ -44,6 +44,8 @@ class Texts:
     """How often each text came out, in the order of `law`."""
     lengths: Ints
     """How often ℓ = 0..γ of a draft was verified."""
+    repeats: bool
+    """Whether the policy, made anew and asked the same, decided the same."""
 
 
 def law() -> Floats:
@@ -60,23 +62,38 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     """
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
-    rng, counts, lengths = np.random.default_rng(seed), np.zeros(3**TOKENS, np.int64), np.zeros(GAMMA + 1, np.int64)
+    progress(0)
+    rng = np.random.default_rng(seed)
+    first = counts, lengths = _decoded(spec, rng)
+    repeats = _same(_decoded(spec, np.random.default_rng(seed)), first)
     while (done := int(counts.sum())) < samples:
         progress(done)
-        policy = spec.bind(_cost())
-        for requests in BATCHES * TOGETHER:
-            for text in _batch(policy, requests, rng, lengths):
-                counts[np.ravel_multi_index(tuple(text), (3,) * TOKENS)] += 1
+        more = _decoded(spec, rng)
+        counts, lengths = counts + more[0], lengths + more[1]
+    repeats = repeats and _same(_decoded(spec, np.random.default_rng(seed)), first)
     progress(samples)
-    return Texts(counts, lengths)
+    return Texts(counts, lengths, repeats)
+
+
+def _same(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:
+    return all(map(np.array_equal, one, other))
+
+
+def _decoded(spec: PolicySpec, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Counts and lengths as `Texts` has them, of all batches in turn under a policy made anew."""
+    policy, texts, lengths = spec.bind(_cost()), list[list[int]](), np.zeros(GAMMA + 1, np.int64)
+    for requests in BATCHES * TOGETHER:
+        texts += _batch(policy, requests, rng, lengths)
+    places = np.ravel_multi_index(tuple(np.transpose(texts)), (3,) * TOKENS)
+    return np.bincount(places, minlength=3**TOKENS), lengths
 
 
 def _cost() -> StepCost:
     """Steps that a policy which weighs them has something to weigh of: dearer with every token, and with drafting."""
     most = max(BATCHES)
-    verify = 1.0 + 0.15 * np.arange((GAMMA + 1) * most + 1)
+    verify = 1.0 + 0.15 * np.arange((GAMMA + 1) * most + 1, dtype=np.float64)
     draft = np.repeat(0.05 * np.arange(GAMMA + 1.0)[:, None], most + 1, axis=1)
-    return StepCost(verify, verify, draft, np.zeros(GAMMA + 1), 0.0, 0.0, 0.0, 0.0)
+    return StepCost(verify, verify, draft, np.zeros(GAMMA + 1))
 
 
 def _batch(policy: Policy, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:

@@ -19,7 +19,7 @@ from simulator.records import Anchors, KeptDrafting, Round
 Ints = npt.NDArray[np.int64]
 
 
-EVEN_STEPS = StepCost(np.ones(257), np.ones(257), np.zeros((256, 2)), np.zeros(256), 0.0, 0.0, 0.0, 0.0)
+EVEN_STEPS = StepCost(np.ones(257), np.ones(257), np.zeros((256, 2)), np.zeros(256))
 """One request's steps where nobody knows their seconds: every round takes the same, whatever it drafts and verifies."""
 
 

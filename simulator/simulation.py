@@ -13,7 +13,7 @@ import numpy.typing as npt
 from simulator.engine.compilation import heard
 from simulator.engine.loop import ALL_DONE, NEED_JOBS, NEED_REQUESTS, ROWS_FULL, advance
 from simulator.engine.reference import Reference
-from simulator.engine.rules import COMPILED, Rule, rule_of
+from simulator.engine.rules import COMPILED, rule_of
 from simulator.engine.state import ROW, TOTALS, Ints, Limits, Records, State, Tables, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
@@ -118,7 +118,7 @@ def _empty() -> Simulator:
     anchors = Anchors(np.ones(1, np.uint8), np.ones(1, np.uint8), np.ones((1, 1), np.float32))
     trace = Trace("none", (TracedResponse("none", "none", "none", 0, 1),), np.array([0, 1]), anchors)
     per_token = np.ones(9)
-    cost = StepCost(per_token, per_token, np.ones((2, 2)), np.ones(2), 0.0, 0.0, 0.0, 0.0)
+    cost = StepCost(per_token, per_token, np.ones((2, 2)), np.ones(2))
     limits = EngineLimits(request_cap=1, step_tokens=8)
     return Simulator(prepare(trace), Fixed(0), cost, limits, 8, iter(()), users=0, seed=0, on_rows=lambda rows: None)
 
@@ -279,9 +279,8 @@ class Simulator:
         _check_limits(policy, recorded.trace, limits)
         gamma = recorded.trace.gamma
         self.tables = recorded.tables
-        self.cost = cost
-        self.rule: Rule = rule_of(policy, limits.request_cap, cost)
-        for known in (self.cost, self.rule.believed):  # compiled code does not check
+        self._cost, self.rule = cost.compiled, rule_of(policy, limits.request_cap, cost)
+        for known in (cost, self.rule.believed):  # compiled code does not check
             assert known.draft_s.shape[0] > gamma, "a cost table is too short for γ"
             assert known.draft_s.shape[1] > limits.request_cap, "a cost table is too short for the request cap"
             assert min(len(known.verify_s), len(known.eager_s)) > limits.step_tokens, "a cost table is too short for a step"
@@ -325,7 +324,7 @@ class Simulator:
     def run_until(self, until_s: float) -> bool:
         """Go on to a simulated time; False once nothing is left to do."""
         while True:
-            why = advance(self.state, self.tables, self.limits, self.rule, self.cost, float(until_s))
+            why = advance(self.state, self.tables, self.limits, self.rule, self._cost, float(until_s))
             if why == NEED_REQUESTS:
                 self._refill()
             elif why == NEED_JOBS:

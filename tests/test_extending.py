@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from results.report.compose import compose
 from results.store.database import Store
 from tuner.cli.app import app as tuner
 
@@ -27,7 +29,7 @@ RUN = "synthesize paper:qwen3-4b --responses-per-task 4 --output-tokens 64"
 def run(line: str, code: int = 0) -> str:
     done = CliRunner().invoke(app, shlex.split(line))
     assert done.exit_code == code, (line, done.output, done.exception)
-    return done.output
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,31 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     for line in commands("replay"):
         assert "halfway.py:Halfway#" in run(line)
+
+
+@pytest.mark.slow
+def test_it_is_compared_over_loads_by_the_page_s_two_commands(folder: Path) -> None:
+    """As they stand there: whether it is lossless, then a table and a figure against Algorithm 1, paired."""
+    for line in commands("check-policy"):
+        assert ": lossless as far as 100," in run(line)
+    [line] = commands("simulate")
+    sweep = run(line).split()[1]
+    printed = json.loads(run(f"show {sweep} --json"))
+    rows = {(row["policy"].partition("#")[0], row["load"]): row["throughput"] for row in printed["simulations"]}
+    assert len(rows) == 9
+    for one in printed["contrasts"]:
+        assert (one["candidate"]["policy"].partition("#")[0], one["against"]) == ("halfway.py:Halfway", "prefix_scheduler")
+        gain, load = one["gain"]["held"], one["load"]
+        assert gain["low"] <= gain["value"] <= gain["high"]
+        apart = rows["halfway.py:Halfway", load] / rows["prefix_scheduler", load] - 1
+        assert gain["value"] == pytest.approx(apart, abs=0.15)
+    assert {one["load"] for one in printed["contrasts"]} == {load for _, load in rows}
+    run(f"report latest --sweep {sweep}")
+    store = Store(folder / "runs" / "specyard.duckdb")
+    with store.reading() as con:
+        sections = {one.name: one for one in compose(con, store.find_run("latest"), sweep_id=sweep).sections}
+    [panel] = sections["contrast"].figure.panels
+    assert [list(trace.x) for trace in panel.plot.data] == [[4, 16, 64]]
 
 
 @pytest.mark.parametrize("looks", ["step.accepted(0)", "step.confidence(0, 2)"])

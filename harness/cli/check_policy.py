@@ -43,8 +43,12 @@ def check_policy(
         if as_json:
             total, rounds = int(found.counts.sum()), found.lengths / found.lengths.sum()
             print_json(
-                "policy", {"policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), **asdict(tested)}
-            )
+                "policy",
+                {
+                    "policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), "repeats": found.repeats,
+                    **asdict(tested),
+                },
+            )  # fmt: skip
         if not tested.lossless:
             raise AnswerIsNo(
                 f"policy {spec}: is not lossless: texts have another law than the target's, χ² {tested.chi2:.0f} where "
@@ -89,5 +93,11 @@ def _print(policy: str, found: Texts, tested: Tested) -> None:
         f"{POWER:.0%} of such checks would see it if the texts' probabilities were off by {tested.could_have_seen:.1%} of "
         "themselves (root mean square).",
     )
+    if not found.repeats:
+        say(
+            console,
+            "It decides otherwise where it is asked the same again: what it draws at random has to be seeded, and what it "
+            "remembers to be its own; as it is, no result of it can be had again.",
+        )
     cells = [f"{n / rounds:.0%}" for n in found.lengths]
     print_table(console, ["tokens verified", *map(str, range(len(cells)))], [["share of rounds", *cells]], ())

@@ -85,9 +85,7 @@ def stepped(
 ) -> Steps:
     """Simulate a closed loop. Raises InputError where it cannot be served."""
     gamma, sizes = recorded.trace.gamma, limits.step_tokens + 1
-    second = StepCost(
-        np.ones(sizes), np.ones(sizes), np.zeros((gamma + 1, users + 1)), np.zeros(gamma + 1), 0.0, 0.0, 0.0, 0.0
-    )
+    second = StepCost(np.ones(sizes), np.ones(sizes), np.zeros((gamma + 1, users + 1)), np.zeros(gamma + 1))
     rows, logs, more = list[Records](), list[Records](), True
     simulator = Simulator(
         recorded, policy, second, limits, kv_tokens, _in_chunks(asked), users=users, seed=seed,

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from simulator.hardware.cost import rates
 from simulator.hardware.graphs import CAPTURED, captured_sizes, capturing
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import scaled
@@ -92,6 +93,10 @@ _ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))
 """Knots of a root, to 16,384 tokens."""
 
 
+_OF_RATES: Final[Mapping[str, TermName]] = {
+    "overhead_s_per_request": "request", "context_s_per_token": "context", "prefill_s_per_pair": "context",
+    "eager_s_per_token": "eager_token", "variety_s": "variety",
+}  # fmt: skip
 _NOTHING_S: Final = 1e-15
 """What a pass takes in a profile of which only another part is left: a pass has to take time."""
 
@@ -180,19 +185,21 @@ class Base:
         return tuple(name for name in TERMS if name not in ("launch", "eager_token", "prompt") or self.launch_s)
 
 
+def _moves(rate: str) -> TermName:
+    """The term that a rate of a profile is a part of: its own, or the host's and the target's first."""
+    return _OF_RATES.get(rate, "step" if rate in rates("host") else "target")
+
+
 def part_of(base: Base, name: TermName) -> Profile:
     """The base profile with one term of it left, at a factor of 1: the profile is the sum of these, launching apart."""
     profile, units = base.profile, base.units
     nothing = Curve((1,), (_NOTHING_S,))
     drafts = {drafter: _of_draft(curve, 0.0, 0.0) for drafter, curve in profile.draft.items()}
-    none = replace(
-        profile, verify=nothing, eager=nothing, draft=drafts, overhead_s=0.0, overhead_s_per_request=0.0,
-        overhead_s_per_prompt=0.0, context_s_per_token=0.0, prefill_s_per_pair=0.0, context_by_width=None,
-        eager_s_per_token=0.0, variety_s=0.0,
-    )  # fmt: skip
+    its: dict[str, Any] = {rate: getattr(profile, rate) if _moves(rate) == name else 0.0 for rate in rates("host", "target")}
+    none = replace(profile, verify=nothing, eager=nothing, draft=drafts, context_by_width=None, **its)
     match name:
         case "step":
-            return replace(none, overhead_s=units["step"], overhead_s_per_prompt=profile.overhead_s_per_prompt)
+            return replace(none, overhead_s=units["step"])
         case "request":
             return replace(none, overhead_s_per_request=units["request"])
         case "target":
@@ -206,10 +213,7 @@ def part_of(base: Base, name: TermName) -> Profile:
             root = Curve(_ROOTS, tuple(float(max(units["root"] * (n**0.5 - 1), _NOTHING_S)) for n in _ROOTS))
             return replace(none, verify=root, eager=root)
         case "context":
-            return replace(
-                none, context_s_per_token=profile.context_s_per_token, prefill_s_per_pair=profile.prefill_s_per_pair,
-                context_by_width=profile.context_by_width,
-            )  # fmt: skip
+            return replace(none, context_by_width=profile.context_by_width)
         case "draft":
             return replace(none, draft=profile.draft)
         case "draft_pass":
@@ -238,10 +242,10 @@ def with_factors(base: Base, factors: Factors) -> Profile:
     """The base profile under factors, one for every term."""
     parts = {name: part_of(base, name) for name in base.linear}
 
-    def total(field: str) -> float:
-        return float(sum(factors[name] * getattr(part, field) for name, part in parts.items()))
-
     width = base.profile.context_by_width
+    totals: dict[str, Any] = {
+        rate: sum(factors[name] * getattr(part, rate) for name, part in parts.items()) for rate in rates("host", "target")
+    }
     return replace(
         base.profile,
         verify=_sum([scaled(part.verify, factors[name]) for name, part in parts.items()]),
@@ -250,12 +254,9 @@ def with_factors(base: Base, factors: Factors) -> Profile:
             drafter: _of_draft(curve, factors["draft"], factors["draft_pass"] * base.units["draft_pass"])
             for drafter, curve in base.profile.draft.items()
         },
-        overhead_s=total("overhead_s"), overhead_s_per_request=total("overhead_s_per_request"),
-        overhead_s_per_prompt=total("overhead_s_per_prompt"), context_s_per_token=total("context_s_per_token"),
-        prefill_s_per_pair=total("prefill_s_per_pair"), eager_s_per_token=total("eager_s_per_token"),
-        variety_s=total("variety_s"),
         context_by_width=None if width is None else scaled(width, factors["context"]),
-    )  # fmt: skip
+        **totals,
+    )
 
 
 def _of_draft(curve: DraftCurve, factor: float, pass_s: float) -> DraftCurve:

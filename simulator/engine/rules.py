@@ -7,7 +7,7 @@ the decision might fall is put in order. Survivals are multiples of 2⁻²⁴, s
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,8 @@ class Rule(NamedTuple):
     number: float
     """Threshold, or weight of a moving average."""
     lag: int
-    believed: StepCost
+    believed: Any
+    """What it takes a step to cost: `StepCost.compiled`."""
 
 
 class Scratch(NamedTuple):
@@ -108,7 +109,7 @@ def rule_of(policy: Policy, requests: int, nothing: StepCost) -> Rule:
             kind, number, cost = Kind.BATCH_ADAPTIVE, policy.weight, policy.cost
         case _:
             raise AssertionError(f"policy {policy.name}: has no compiled form")
-    return Rule(int(kind), table, float(number), lag, cost)
+    return Rule(int(kind), table, float(number), lag, cost.compiled)
 
 
 def scratch(requests: int, gamma: int) -> Scratch:

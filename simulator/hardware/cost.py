@@ -1,13 +1,15 @@
 """What a step holds, and how long it takes: a profile's curves as tables, and the one arithmetic on them.
 
-The functions below are plain Python on named tuples. Policies, fits and the reference engine call them through `StepCost`;
+The functions below are plain Python. Policies, fits and the reference engine call them through `StepCost`;
 `simulator.engine.rules` hands the same text to numba: a term of a step's time is written once, and numba is not needed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +69,60 @@ class Parts(NamedTuple):
         return total_s(self)
 
 
-class _Fields(NamedTuple):
-    """The fields of `StepCost`."""
+Part = Literal["host", "target", "share"]
+"""What moves a rate where a profile's parts are off: the host's work, the target's passes; a share moves with the step."""
+
+
+def _rate(part: Part) -> float:
+    """A field of `Rates`, 0 unless it is said."""
+    rate: float = field(default=0.0, metadata={"part": part})
+    return rate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What a step takes by numbers alone, in seconds, or as shares of it.
+
+    A further term is a field here, and its use in the arithmetic below. Profiles have a field of its name, which they read,
+    check and write, `Profile.cost` hands it over, and errors, what-ifs and fits move it with its part.
+    """
+
+    overhead_s: float = _rate("host")
+    """Of every step whatever it holds: scheduling, sampling, launching."""
+    overhead_s_per_request: float = _rate("host")
+    """Host work for each running request, every step."""
+    overhead_s_per_prompt: float = _rate("host")
+    """Host work of taking a request in and letting it go, in the step its prompt is done."""
+    context_s_per_token: float = _rate("target")
+    """Reading one context token's keys and values, once for each running request."""
+    prefill_s_per_pair: float = _rate("target")
+    """Attention of one prefill token to one context token before it."""
+    eager_s_per_token: float = _rate("target")
+    """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
+    it of passes without prompts, which engines time, and of no others."""
+    variety_s: float = _rate("target")
+    """What the target's pass takes more for different texts, times the square root of their number less 1: each further one
+    takes a mixture to other experts. A fit's form, and no law."""
+    idle_share: float = _rate("share")
+    """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
+    step, prompts left out."""
+    deciding_share: float = _rate("share")
+    """What a step takes more under a policy that decides by confidences, and verifies more of one request than of another: a
+    share of the step, prompts left out. Policies do not foresee it."""
+
+
+def rates(*parts: Part) -> tuple[str, ...]:
+    """Names of the rates of some parts, by default of all."""
+    return tuple(rate.name for rate in fields(Rates) if not parts or rate.metadata["part"] in parts)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StepCost(Rates):
+    """Seconds of every part of a step, as tables and rates that nobody changes.
+
+    Every field has the type that its annotation names, however it is made: for an int in place of a float, numba would
+    compile the whole loop again.
+    """
 
     verify_s: Seconds
     """By tokens in the target pass, [tokens + 1]."""
@@ -78,89 +132,29 @@ class _Fields(NamedTuple):
     """By drafted tokens and drafting requests, [γ + 1, requests + 1]."""
     draft_context_s_per_token: Seconds
     """What the drafter spends on each context token, by drafted tokens, [γ + 1]."""
-    overhead_s: float
-    overhead_s_per_request: float
-    context_s_per_token: float
-    prefill_s_per_pair: float
-    assumed_context_tokens: int = -1
-    """Context tokens of a request, where a table was made once at one context; −1 takes them as they are."""
-    widening_s: Seconds = np.zeros(2)
+    widening_s: Seconds = field(default_factory=lambda: np.zeros(2))
     """By tokens of each request in the target's pass: what a context token costs beyond `context_s_per_token`, [γ + 3]; a
     shorter table is 0 throughout."""
     draft_prefill_s_per_token: float = 0.0
     """What the drafter spends on a prompt's token."""
-    overhead_s_per_prompt: float = 0.0
-    """Host work of taking a request in and letting it go, when its prompt is done."""
+    assumed_context_tokens: int = -1
+    """Context tokens of a request, where a table was made once at one context; −1 takes them as they are."""
     padded: bool = False
     """Whether passes are padded to the longest request, and prompts go in passes of their own; see `Profile.padded`."""
-    eager_s_per_token: float = 0.0
-    """What each token of decoding requests adds to a pass with prompts that is larger than `captured`."""
     captured: int = 0
     """Tokens of the largest pass that is captured."""
-    variety_s: float = 0.0
-    """What the target's pass takes more for different texts, times the square root of their number less 1."""
-    idle_share: float = 0.0
-    """What keeping the drafter's state in step adds where nothing is drafted: a share of the step, prompts left out."""
-    deciding_share: float = 0.0
-    """What deciding how much to verify, and the ragged passes of it, add: a share of the step, prompts left out."""
 
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, _MADE[str(one.type)](getattr(self, one.name)))
 
-class StepCost(_Fields):
-    """Seconds of every part of a step, as tables; a named tuple, so that compiled code reads the same object.
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
-    Every field has the type that its annotation names, however the tuple is made: for an int in place of a float, numba
-    would compile the whole loop again.
-    """
-
-    __slots__ = ()
-
-    def __new__(
-        cls,
-        verify_s: npt.ArrayLike,
-        eager_s: npt.ArrayLike,
-        draft_s: npt.ArrayLike,
-        draft_context_s_per_token: npt.ArrayLike,
-        overhead_s: float,
-        overhead_s_per_request: float,
-        context_s_per_token: float,
-        prefill_s_per_pair: float,
-        assumed_context_tokens: int = -1,
-        widening_s: npt.ArrayLike = (0.0, 0.0),
-        draft_prefill_s_per_token: float = 0.0,
-        overhead_s_per_prompt: float = 0.0,
-        padded: bool = False,
-        eager_s_per_token: float = 0.0,
-        captured: int = 0,
-        variety_s: float = 0.0,
-        idle_share: float = 0.0,
-        deciding_share: float = 0.0,
-    ) -> Self:
-        """Tables are copied only where they are not flat arrays of doubles."""
-        return super().__new__(
-            cls,
-            verify_s=_table(verify_s),
-            eager_s=_table(eager_s),
-            draft_s=_table(draft_s),
-            draft_context_s_per_token=_table(draft_context_s_per_token),
-            overhead_s=float(overhead_s),
-            overhead_s_per_request=float(overhead_s_per_request),
-            context_s_per_token=float(context_s_per_token),
-            prefill_s_per_pair=float(prefill_s_per_pair),
-            assumed_context_tokens=int(assumed_context_tokens),
-            widening_s=_table(widening_s),
-            draft_prefill_s_per_token=float(draft_prefill_s_per_token),
-            overhead_s_per_prompt=float(overhead_s_per_prompt),
-            padded=bool(padded),
-            eager_s_per_token=float(eager_s_per_token),
-            captured=int(captured),
-            variety_s=float(variety_s),
-            idle_share=float(idle_share),
-            deciding_share=float(deciding_share),
-        )
-
-    @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # by name, `_replace` too
-        return cls(*iterable)
+    @property
+    def compiled(self) -> Any:
+        """The same as a named tuple, which compiled code reads as it reads this."""
+        return _Compiled(*(getattr(self, one.name) for one in fields(self)))
 
     def fixed(self, load: StepLoad, drafted: int) -> float:
         """Everything that does not depend on how much is verified. ValueError where no table holds it."""
@@ -186,30 +180,30 @@ class StepCost(_Fields):
         return step_parts(self, load, drafted, verified, longest)
 
 
-def overhead_s(cost: _Fields, load: StepLoad) -> float:
+def overhead_s(cost: StepCost, load: StepLoad) -> float:
     """Host work of the step, but for requests that come and go."""
     return cost.overhead_s + cost.overhead_s_per_request * (load.decoding + load.prefilling)
 
 
-def draft_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
+def draft_s(cost: StepCost, load: StepLoad, drafted: int) -> float:
     """Drafting `drafted` tokens for every decoding request, or keeping the drafter in step; prompts left out."""
     if load.decoding == 0:
         return 0.0
     context = context_tokens(cost, load)
     if drafted == 0:
-        host_s = cost.overhead_s + cost.overhead_s_per_request * (load.decoding + load.prefilling)
-        return float(cost.idle_share * (host_s + cost.context_s_per_token * context + cost.verify_s[load.decoding]))
+        step_s = overhead_s(cost, load) + cost.context_s_per_token * context + cost.verify_s[load.decoding]
+        return float(cost.idle_share * step_s)
     return float(cost.draft_s[drafted, load.decoding] + cost.draft_context_s_per_token[drafted] * context)
 
 
-def attention_s(cost: _Fields, load: StepLoad) -> float:
+def attention_s(cost: StepCost, load: StepLoad) -> float:
     """What depends on whose texts are in a step: reading contexts for one token of each request, prefill's attention, and
     their variety."""
     reading_s = cost.context_s_per_token * context_tokens(cost, load) + cost.prefill_s_per_pair * load.prefill_pairs
     return float(reading_s + cost.variety_s * (max(float(load.decoding + load.prefilling), 1.0) ** 0.5 - 1.0))
 
 
-def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
+def widening_s(cost: StepCost, load: StepLoad, tokens: int) -> float:
     """What reading contexts takes beyond that in a pass of so many tokens, all decoding requests' together."""
     width = tokens / load.decoding if load.decoding else 0.0
     low = int(width)
@@ -219,12 +213,12 @@ def widening_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
     return float(each_s * context_tokens(cost, load))
 
 
-def context_tokens(cost: _Fields, load: StepLoad) -> int:
+def context_tokens(cost: StepCost, load: StepLoad) -> int:
     """Context tokens that a step's decoding requests read, or are taken to read."""
     return load.context_tokens if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * load.decoding
 
 
-def target_s(cost: _Fields, load: StepLoad, verified: int) -> float:
+def target_s(cost: StepCost, load: StepLoad, verified: int) -> float:
     """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
     own = load.decoding + verified
     if not load.prefill_tokens:
@@ -233,7 +227,7 @@ def target_s(cost: _Fields, load: StepLoad, verified: int) -> float:
     return seconds + cost.eager_s_per_token * own if load.prefill_tokens + own > cost.captured else seconds
 
 
-def padded_target_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
+def padded_target_s(cost: StepCost, load: StepLoad, tokens: int) -> float:
     """The target's passes where prompts have passes of their own, beside one over so many padded tokens."""
     decoding_s = float(cost.verify_s[tokens]) if load.decoding else 0.0
     if not load.prefill_tokens:
@@ -242,24 +236,24 @@ def padded_target_s(cost: _Fields, load: StepLoad, tokens: int) -> float:
     return decoding_s + float(cost.eager_s[load.prefill_tokens] + (load.prefilling - 1) * cost.eager_s[1])
 
 
-def verifying_s(cost: _Fields, load: StepLoad, verified: int, longest: int) -> float:
+def verifying_s(cost: StepCost, load: StepLoad, verified: int, longest: int) -> float:
     """What of a step depends on how much is verified: the target's passes, and reading contexts in wider ones."""
     tokens = load.decoding * (1 + longest) if cost.padded else load.decoding + verified
     passes_s = padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified)
     return widening_s(cost, load, tokens) + passes_s
 
 
-def fixed_s(cost: _Fields, load: StepLoad, drafted: int) -> float:
+def fixed_s(cost: StepCost, load: StepLoad, drafted: int) -> float:
     """Everything that does not depend on how much is verified, as a policy foresees it."""
     return overhead_s(cost, load) + draft_s(cost, load, drafted) + attention_s(cost, load)
 
 
-def foreseen_s(cost: _Fields, load: StepLoad, drafted: int, verified: int) -> float:
+def foreseen_s(cost: StepCost, load: StepLoad, drafted: int, verified: int) -> float:
     """The whole step as a policy foresees it, by tokens: no padding, no attention growing with what is verified."""
     return fixed_s(cost, load, drafted) + target_s(cost, load, verified)
 
 
-def step_parts(cost: _Fields, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
+def step_parts(cost: StepCost, load: StepLoad, drafted: int, verified: int, longest: Longest) -> Parts:
     """What the step really takes, by part; `verified` draft tokens of all requests together."""
     tokens, context = load.decoding + verified, load.context_tokens
     if cost.padded:
@@ -298,4 +292,12 @@ def _check_tokens(tokens: int, most: int, what: str) -> None:
 
 
 def _table(seconds: npt.ArrayLike) -> Seconds:
-    return np.ascontiguousarray(seconds, np.float64)
+    """A flat array of doubles that nobody writes to; copied only where it is none."""
+    table = np.ascontiguousarray(seconds, np.float64).view()
+    table.flags.writeable = False
+    return table
+
+
+_MADE: Final[dict[str, Callable[[Any], object]]] = {"Seconds": _table, "float": float, "int": int, "bool": bool}
+"""By a field's annotation: its value, whatever was given."""
+_Compiled: Any = namedtuple("_Compiled", [one.name for one in fields(StepCost)])  # type: ignore[misc]

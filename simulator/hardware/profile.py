@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
-from simulator.hardware.cost import Seconds, StepCost
+from simulator.hardware.cost import Rates, Seconds, StepCost, rates
 
 Source = Literal["measured", "fitted", "published", "roofline", "user"]
 T = TypeVar("T")
@@ -172,7 +172,7 @@ class Launches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Rates):
     """How long a step of one model on one device takes. Raises ValueError where a field makes no sense."""
 
     name: str
@@ -198,16 +198,6 @@ class Profile:
     """Drafters, by name or kind, whose time is negligible or already in the overhead."""
     gpus: int = 1
     """GPUs of one replica; throughput is reported per GPU."""
-    overhead_s: float = 0.0
-    """Seconds of every step whatever it holds: scheduling, sampling, launching."""
-    overhead_s_per_request: float = 0.0
-    """Host work for each running request, every step."""
-    overhead_s_per_prompt: float = 0.0
-    """Host work of taking a request in and letting it go, in the step its prompt is done."""
-    context_s_per_token: float = 0.0
-    """Reading one context token's keys and values, once for each running request."""
-    prefill_s_per_pair: float = 0.0
-    """Attention of one prefill token to one context token before it."""
     context_by_width: Curve | None = None
     """Reading one context token, over the tokens of each request in the pass; by default `context_s_per_token` for any
     number, as where memory is what limits. Policies foresee the latter."""
@@ -222,33 +212,18 @@ class Profile:
     unpadded."""
     launches: Launches | None = None
     """What the pass outside of captured sizes is taken to be, where there is no `eager`."""
-    eager_s_per_token: float = 0.0
-    """More for each token of decoding requests, prompts' left out, in a pass larger than any captured size. Policies foresee
-    it of passes without prompts, which engines time, and of no others."""
-    variety_s: float = 0.0
-    """What the target's pass takes more for different texts, times the square root of their number less 1: each further one
-    takes a mixture to other experts. A fit's form, and no law."""
-    idle_share: float = 0.0
-    """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
-    step, prompts left out."""
-    deciding_share: float = 0.0
-    """What a step takes more under a policy that decides by confidences, and verifies more of one request than of another: a
-    share of the step, prompts left out. Policies do not foresee it."""
     errors: Errors | None = None
     """How far it may be off; None is what its source says. See `relative_errors`."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair",
-            "eager_s_per_token", "variety_s",
-        ):  # fmt: skip
+        for name in rates("host", "target"):
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
         if unknown := sorted(set(self.formats) - {"weights", "cache"}):
             raise ValueError(f"formats: there are weights and cache, not {unknown[0]}")
         if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
             raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
-        for name in ("idle_share", "deciding_share"):
+        for name in rates("share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1")
         if self.source not in get_args(Source):
@@ -316,13 +291,14 @@ class Profile:
             for k in range(1, gamma + 1):
                 draft[k, 1:] = curve.at(gamma if curve.block else k, np.arange(1, requests + 1))
                 context[k] = curve.context_s_per_token * (1 if curve.block else k)
+        taken: dict[str, Any] = {name: getattr(self, name) for name in rates()}
+        taken |= {
+            "idle_share": self.idle_share if drafts else 0.0,
+            "deciding_share": self.deciding_share if decides else 0.0,
+        }
         return StepCost(
-            verify, eager, draft, context,
-            self.overhead_s, self.overhead_s_per_request, self.context_s_per_token, self.prefill_s_per_pair,
-            widening_s=self._widening(gamma), draft_prefill_s_per_token=draft_prefill_s,
-            overhead_s_per_prompt=self.overhead_s_per_prompt, padded=self.padded,
-            eager_s_per_token=self.eager_s_per_token, captured=self.captured, variety_s=self.variety_s,
-            idle_share=self.idle_share if drafts else 0.0, deciding_share=self.deciding_share if decides else 0.0,
+            verify, eager, draft, context, self._widening(gamma), draft_prefill_s,
+            padded=self.padded, captured=self.captured, **taken,
         )  # fmt: skip
 
     def capacity(self, drafter: str, kind: str = "") -> int:
@@ -373,18 +349,21 @@ def parse_profile(text: str) -> Profile:
     return _profile(json.loads(text))
 
 
+_FIRST_RATES = ("overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair")
+"""Rates that are written where they are 0 too, as they always were: profiles are known by digests of their JSON."""
+_UNSAID = ("kv_capacity_by_drafter", "formats", "launches", "errors")
+"""What else is not written where it says nothing."""
+
+
 def dump_profile(profile: Profile) -> str:
     """The JSON of a profile; `load_profile` reads it back equal."""
-    content = {"schema": SCHEMA, **asdict(profile)}
-    if profile.errors is None:  # profiles without are written, and known by their digests, as they always were
-        del content["errors"]
-    elif not any(profile.errors.correlation):
-        del content["errors"]["correlation"]
-    for name in (
-        "eager_s_per_token", "launches", "kv_capacity_by_drafter", "variety_s", "idle_share", "deciding_share", "formats",
-    ):  # fmt: skip
-        if not content[name]:
-            del content[name]
+    known, own = asdict(profile), [one.name for one in fields(Profile) if one.name not in rates()]
+    if profile.errors and not any(profile.errors.correlation):
+        del known["errors"]["correlation"]
+    later = [name for name in rates() if name not in _FIRST_RATES]
+    first = own.index("context_by_width")  # in this order since before there were so many
+    order = [*own[:first], *_FIRST_RATES, *own[first:-1], *later, own[-1]]
+    content = {"schema": SCHEMA} | {n: known[n] for n in order if known[n] or n not in (*later, *_UNSAID)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     return re.sub(r"\[\n\s*([-+\d.e,\s]*?)\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 

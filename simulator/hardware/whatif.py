@@ -7,18 +7,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from simulator.hardware.cost import rates
 from simulator.hardware.profile import Curve, Profile
 from simulator.traces import Trace
 
-_OF_TARGET = ("context_s_per_token", "prefill_s_per_pair", "eager_s_per_token", "variety_s")
 Part = Literal["verify", "draft", "overhead"]
 
 
 def slower(profile: Profile, part: Part, factor: float) -> Profile:
     """A profile with one part of the step that takes `factor` times as long: the target's passes, drafting, or the host."""
     if part == "overhead":
-        names = ("overhead_s", "overhead_s_per_request", "overhead_s_per_prompt")
-        return replace(profile, **{name: getattr(profile, name) * factor for name in names})
+        return replace(profile, **{name: getattr(profile, name) * factor for name in rates("host")})
     if part == "draft":
         draft = {
             name: replace(
@@ -30,7 +29,7 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
             for name, curve in profile.draft.items()
         }
         return replace(profile, draft=draft)
-    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in _OF_TARGET}
+    changes: dict[str, Any] = {n: getattr(profile, n) * factor for n in rates("target")}
     curves = {name: getattr(profile, name) for name in ("verify", "eager", "context_by_width")}
     changes |= {name: None if curve is None else scaled(curve, factor) for name, curve in curves.items()}
     if profile.launches is not None:

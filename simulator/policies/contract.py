@@ -132,7 +132,7 @@ class StepView:
         if policy.reads_confidences and any(d and not c for d, c in zip(drafted, confidence, strict=True)):
             raise InputError(f"policy {policy.name}: needs confidences, and this drafter has none")
         self._policy, self._drafted, self._confidence, self._past, self._accepted = (
-            policy, drafted, confidence, past, accepted,
+            policy, tuple(drafted), confidence, past, accepted,
         )  # fmt: skip
         self._admitted = [0] * len(drafted)
         self._products: dict[int, list[float]] = {}
@@ -169,6 +169,12 @@ class StepView:
                 f"{self._drafted[request] - self._admitted[request]} left"
             )
         self._admitted[request] += operator.index(count)
+
+    def lengths(self) -> list[int]:
+        """ℓ of every request, as far as it is admitted."""
+        if not all(0 <= length <= drafted for length, drafted in zip(self._admitted, self._drafted, strict=True)):
+            raise CausalityError(f"{self._policy.name}: verifies {self._admitted} tokens of drafts of {[*self._drafted]}")
+        return [*self._admitted]
 
     def _check_request(self, request: int) -> None:
         if not is_whole(request) or not 0 <= request < len(self._drafted):
@@ -239,4 +245,4 @@ class StepView:
 def verify_lengths(policy: Policy, step: StepView) -> list[int]:
     """ℓ of every request of the step."""
     policy.admit(step)
-    return [step.admitted(request) for request in range(step.running)]
+    return step.lengths()

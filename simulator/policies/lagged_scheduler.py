@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simulator.hardware.cost import StepCost
 from simulator.numbers import real, whole, written
@@ -91,7 +91,7 @@ class VllmAdaptive(LaggedScheduler):
 
     @classmethod
     def believed_cost(cls, cost: StepCost) -> StepCost:
-        return cost._replace(assumed_context_tokens=VLLM_PROFILED_CONTEXT_TOKENS)
+        return replace(cost, assumed_context_tokens=VLLM_PROFILED_CONTEXT_TOKENS)
 
 
 def _check(lag: int, ema: float) -> None:

@@ -13,7 +13,7 @@ import operator
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from inspect import ismethod
@@ -23,6 +23,7 @@ from typing import Any
 
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, StepLoad
+from simulator.numbers import is_whole
 from simulator.policies.contract import CausalityError, PeekError, Policy, StepView
 
 _WRITTEN = re.compile(
@@ -72,9 +73,11 @@ class OwnPolicy:
             raise InputError(f"policy {self.name}: is known from a database, from which nothing is run; name its file")
         kind = self.policy_class
         arguments = self._arguments(parameter)
-        with self._told(parameter):
+        with self._told(parameter, "__init__"):
             make: Callable[..., Policy] = kind
-            policy = make(*arguments) if cost is None else make(kind.believed_cost(cost), *arguments)
+            policy: object = make(*arguments) if cost is None else make(kind.believed_cost(cost), *arguments)
+            if not isinstance(policy, Policy):
+                raise ValueError(f"makes {policy!r:.60}; it must make a policy")
         return _Watched(policy, self)
 
     def check(self, parameter: str) -> None:
@@ -86,16 +89,16 @@ class OwnPolicy:
 
     def _arguments(self, parameter: str) -> tuple[Any, ...]:
         """What its class makes of a parameter."""
-        with self._told(parameter):
+        with self._told(parameter, "parameters"):
             read: Any = self.policy_class.parameters
             if not ismethod(read):
-                raise TypeError("its `parameters` must be a class method, of `cls` and the text")
+                raise ValueError("its `parameters` must be a class method, of `cls` and the text")
             if not isinstance(arguments := read(parameter), tuple):
-                raise TypeError(f"its `parameters` returns {arguments!r}; it must be a tuple of arguments, as (0.5,)")
+                raise ValueError(f"its `parameters` returns {arguments!r:.60}; it must be a tuple of arguments, as (0.5,)")
             return arguments
 
-    def _told(self, parameter: str) -> AbstractContextManager[None]:
-        return _told(f"{self.name}:{parameter}".rstrip(":"), self.file)
+    def _told(self, parameter: str, method: str) -> AbstractContextManager[None]:
+        return _told(f"{self.name}:{parameter}".rstrip(":"), self.file, self.policy_class, method)
 
 
 _known: dict[str, OwnPolicy] = {}
@@ -220,25 +223,40 @@ def _module(file: str, digest: str, text: str) -> ModuleType:
 
 
 @contextmanager
-def _told(policy: str, file: str) -> Iterator[None]:
-    """Whatever the code of a user's file raises is one sentence, with the line of the file; and what it prints goes where
-    progress does, since stdout is for results."""
+def _told(policy: str, file: str, kind: type[object] | None = None, method: str = "") -> Iterator[None]:
+    """Whatever the code of a user's file raises is one sentence, with the line of the file, of what it raises or of the
+    method that was called; and what it prints goes where progress does, since stdout is for results."""
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except BaseException as error:  # `SystemExit` and what else a file may raise
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         if isinstance(error, SyntaxError) and error.filename == file:
             lines = [error.lineno]
-        line = f"line {lines[-1]}: " if lines else ""
+        line = lines[-1] if lines else _line_of(getattr(kind, method, None), file)
+        where, said = f"line {line}: " if line else "", _said(error)
         if isinstance(error, CausalityError):
-            raise PeekError(f"policy {policy}: {line}{str(error).removeprefix(f'{policy}: ')}") from None
-        said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-        said = said if len(said) <= _LONGEST_SAID else f"{said[:_LONGEST_SAID]} …"
-        kind = "" if isinstance(error, ValueError) and said else type(error).__name__
-        raise InputError(f"policy {policy}: {line}{': '.join(filter(None, (kind, said)))}") from None
+            raise PeekError(f"policy {policy}: {where}{said.removeprefix(f'{policy}: ')}") from None
+        name = "" if isinstance(error, ValueError) and said else type(error).__name__
+        raise InputError(f"policy {policy}: {where}{': '.join(filter(None, (name, said)))}") from None
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line that leaves a terminal as it is."""
+    try:
+        said = str(error.msg if isinstance(error, SyntaxError) else error)
+    except Exception:  # it is of the file's own
+        return ""
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(said.split()))
+    return printable if len(printable) <= _LONGEST_SAID else f"{printable[:_LONGEST_SAID]} …"
+
+
+def _line_of(function: object, file: str) -> int | None:
+    """Where a function begins, if the file has it."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code.co_firstlineno if code is not None and code.co_filename == file else None
 
 
 class _Watched(Policy):
@@ -248,47 +266,49 @@ class _Watched(Policy):
     """
 
     def __init__(self, policy: Policy, own: OwnPolicy) -> None:
-        self._policy, self._own = policy, own
+        self._policy, self._own, self._name = policy, own, own.name
         for fact in FACTS:
             setattr(self, fact, getattr(own, fact))
 
     def __copy__(self) -> _Watched:
-        with _told(self.name, self._own.file):
+        with self._told("__copy__"):
             return _Watched(copy.copy(self._policy), self._own)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
-        with _told(self.name, self._own.file):
+        with self._told("__deepcopy__"):
             return _Watched(copy.deepcopy(self._policy, memo), self._own)
 
     @property
     def name(self) -> str:
-        return self._own.name
+        return self._name
 
     def foresee(self, useful: Sequence[int]) -> None:
-        with _told(self.name, self._own.file):
+        with self._told("foresee"):
             self._policy.foresee(useful)
 
     def draft(self, load: StepLoad, gamma: int) -> int:
         if load.decoding == 0:
             return 0
-        with _told(self.name, self._own.file):
+        with self._told("draft"):
             tokens = self._policy.draft(load, gamma)
-        if isinstance(tokens, bool) or not hasattr(tokens, "__index__") or operator.index(tokens) < 0:
-            raise InputError(
-                f"policy {self.name}: its `draft` returns {tokens!r}; it must be a whole number of tokens, 0 or more"
-            )
-        return operator.index(tokens)
+            if not is_whole(tokens) or operator.index(tokens) < 0:
+                raise ValueError(f"its `draft` returns {tokens!r:.60}; it must be a whole number of tokens, 0 or more")
+            return operator.index(tokens)
 
     def admit(self, step: StepView) -> None:
         if step.running:
-            with _told(self.name, self._own.file):
+            with self._told("admit"):
                 returned: object = self._policy.admit(step)
-            if returned is not None:
-                raise InputError(
-                    f"policy {self.name}: its `admit` returns {returned!r:.60}; it must call step.admit(request, n) instead"
-                )
+                if isinstance(returned, Coroutine):
+                    returned.close()  # else Python would say that nobody has waited for it
+                if returned is not None:
+                    raise ValueError(f"its `admit` returns {returned!r:.60}; it must call step.admit(request, n) instead")
+                step.lengths()
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
         if verified:
-            with _told(self.name, self._own.file):
-                self._policy.learn(verified, accepted)
+            with self._told("learn"):
+                self._policy.learn([*verified], [*accepted])  # whatever it does to them is its own
+
+    def _told(self, method: str) -> AbstractContextManager[None]:
+        return _told(self._name, self._own.file, type(self._policy), method)

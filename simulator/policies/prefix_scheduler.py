@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class PrefixScheduler(Policy):
         passes_s = cost.verify_s[: cost.captured + 1]
         ends = np.append(np.flatnonzero(np.diff(passes_s) > 0), len(passes_s) - 1)
         lines_s = np.interp(np.arange(len(passes_s)), ends, passes_s[ends])
-        return cost._replace(verify_s=np.concatenate([lines_s, cost.verify_s[cost.captured + 1 :]]))
+        return replace(cost, verify_s=np.concatenate([lines_s, cost.verify_s[cost.captured + 1 :]]))
 
     def admit(self, step: StepView) -> None:
         fixed = self.cost.fixed(step.load, step.longest_draft)

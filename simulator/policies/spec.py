@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simulator.errors import InputError
@@ -190,7 +190,7 @@ class PolicySpec:
         if self.needs_cost and cost is None:
             raise InputError(f"policy {self}: decides by what a step costs, which a replay does not know; simulate it")
         if cost is not None and cost.eager_s_per_token:  # engines time passes without prompts
-            cost = cost._replace(eager_s_per_token=0.0)
+            cost = replace(cost, eager_s_per_token=0.0)
         if self.own is not None:
             return self.own.made(self.parameter, cost if self.needs_cost else None)
         kind, arguments = self._form.policy, self._arguments

@@ -34,7 +34,7 @@ def cost() -> StepCost:
     """A step whose time rises with its tokens, steeply enough that schedulers refuse some."""
     tokens = np.arange(2000)
     table = 4.0 + 0.05 * tokens + 0.5 * (tokens > 90)
-    return StepCost(table, table, np.full((GAMMA + 1, 100), 0.5), np.zeros(GAMMA + 1), 0.0, 0.0, 0.0, 0.0)
+    return StepCost(table, table, np.full((GAMMA + 1, 100), 0.5), np.zeros(GAMMA + 1))
 
 
 def asked(prompt: tuple[int, ...], tokens: int) -> Iterator[DecodeRequest]:

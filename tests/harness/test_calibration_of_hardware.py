@@ -21,12 +21,12 @@ from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
-from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, with_factors
+from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, part_of, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.cost import StepLoad
+from simulator.hardware.cost import StepLoad, rates
 from simulator.hardware.graphs import captured_sizes
 from simulator.hardware.profile import dump_profile, parse_profile
 from simulator.hardware.whatif import perturbed
@@ -82,6 +82,15 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
     whole = serve(point, made).times(dict.fromkeys(TERMS, 1.0) | {"token": 0.0, "root": 0.0, "draft_pass": 0.0} | alone)  # type: ignore[arg-type]
     np.testing.assert_allclose(parts.finish_s, whole.finish_s, rtol=1e-6)
     np.testing.assert_allclose(parts.first_s, whole.first_s, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", rates("host", "target"))
+def test_every_rate_is_moved_by_one_term_and_lost_by_none(rate: str) -> None:
+    made = replace(PROFILE, **{rate: 3e-4})
+    parts = [getattr(part_of(Base.of(made, 512), name), rate) for name in TERMS]
+    assert sum(value == 3e-4 for value in parts) == 1
+    doubled = with_factors(Base.of(made, 512), dict.fromkeys(TERMS, 2.0))
+    assert getattr(doubled, rate) == pytest.approx(6e-4)
 
 
 def test_launching_is_a_floor_outside_of_captured_sizes() -> None:

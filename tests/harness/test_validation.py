@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from harness.validation.replicas import Replicas
 from results.figures.validation import QUANTITIES
 from simulator.configuration import System
 from simulator.errors import InputError
-from simulator.hardware.cost import Longest, StepCost, StepLoad
+from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 from simulator.hardware.whatif import accepting, confident, slower
 from simulator.load import Users
@@ -272,6 +273,7 @@ def test_sensitivity_command(recorded: Path) -> None:
 def test_a_cost_without_the_new_terms_is_what_it_was() -> None:
     """Bundled profiles name none of them: packed passes, nothing beyond what policies foresee."""
     cost = some_profile(overhead_s_per_prompt=0.0, context_by_width=None).cost("dspark", 3, 8, 100)
-    cost = StepCost._make([*cost[:10], 0.0, 0.0, False])
+    terms = dict.fromkeys(("draft_prefill_s_per_token", "variety_s", "idle_share", "deciding_share"), 0.0)
+    cost = replace(cost, **terms, padded=False, eager_s_per_token=0.0, captured=0)
     load = StepLoad(4, context_tokens=77)
     assert cost.step(load, 3, 5, Longest(3, 30)).seconds == pytest.approx(cost.seconds(load, 3, 5))

@@ -81,7 +81,7 @@ class Pool:
 
 def cost_of(target_s: Any, fixed_s: float) -> StepCost:
     table = np.ascontiguousarray(target_s, np.float64)
-    return StepCost(table, table, np.zeros((8, 65)), np.zeros(8), fixed_s, 0.0, 0.0, 0.0)
+    return StepCost(table, table, np.zeros((8, 65)), np.zeros(8), overhead_s=fixed_s)
 
 
 def some_confidences(rng: np.random.Generator, kind: str, requests: int, gamma: int) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import get_origin, get_type_hints
+import copy
+from dataclasses import FrozenInstanceError, replace
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import njit, typeof
 
 from simulator.engine import rules
-from simulator.hardware.cost import Longest, StepCost, StepLoad, step_parts, total_s
-from simulator.hardware.profile import Curve, DraftCurve, Profile
+from simulator.hardware.cost import Longest, StepCost, StepLoad, rates, step_parts, total_s
+from simulator.hardware.profile import Curve, DraftCurve, Profile, dump_profile, parse_profile
+from simulator.hardware.whatif import Part, slower
 from simulator.plain import cost_of
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
@@ -30,14 +32,25 @@ def some(padded: bool) -> StepCost:
 
 
 def test_a_cost_has_one_type_however_it_was_made() -> None:
-    ints = StepCost([1, 2], [1, 2], [[1], [2]], [0, 0], 0, 0, 0, 0)
-    copies = (ints, StepCost._make(ints), ints._replace(overhead_s=1, padded=0))  # type: ignore[arg-type]
-    for cost in (*copies, some(True)):
-        assert type(cost) is StepCost
-        assert [type(value) for value in cost] == [get_origin(kind) or kind for kind in TYPES.values()]
-        assert {table.dtype for table in cost if isinstance(table, np.ndarray)} == {np.dtype("f8")}
+    ints: Any = StepCost(*([1, 2], [1, 2], [[1], [2]], [0, 0]), overhead_s=0)
+    for cost in (ints, replace(ints, overhead_s=1, padded=0), some(True)):
+        values = cost.compiled
+        assert [type(value) for value in values] == [get_origin(kind) or kind for kind in TYPES.values()]
+        assert typeof(values) == typeof(ints.compiled)
     with pytest.raises(TypeError, match="overhead"):
-        StepCost([1], [1], [[1]], [1], overheads_s=1)  # type: ignore[call-arg]
+        StepCost([1], [1], [[1]], [1], overheads_s=1)  # type: ignore[call-arg, arg-type, list-item]
+
+
+def test_nobody_changes_it() -> None:
+    """A policy of a user's own is given it, and the engine goes on with it."""
+    given = np.ones(40)
+    cost = replace(some(False), verify_s=given)
+    with pytest.raises(ValueError, match="read-only"):
+        cost.verify_s[0] = 0
+    with pytest.raises(FrozenInstanceError):
+        cost.overhead_s = 1.0  # type: ignore[misc]
+    given[0] = 2  # whoever made it may go on with what is theirs
+    assert copy.deepcopy(cost) is cost
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -51,7 +64,10 @@ def test_compiled_code_runs_the_same_text(padded: bool) -> None:
     cost = some(padded)
     for load in LOADS:
         verified = min(load.decoding, 3) * 2
-        assert compiled(cost, load, 3, verified, Longest(3, 40)) == cost.step(load, 3, verified, Longest(3, 40)).seconds
+        assert (
+            compiled(cost.compiled, load, 3, verified, Longest(3, 40))
+            == cost.step(load, 3, verified, Longest(3, 40)).seconds
+        )
 
 
 def test_no_speculation_pays_for_no_drafter() -> None:
@@ -110,7 +126,32 @@ def test_prompts_are_no_part_of_what_shares_are_of() -> None:
     assert cost.step(StepLoad(0, 1, 1, 3000, 9000), 0, 0, Longest(0, 0)).draft_s == 0
 
 
-@pytest.mark.parametrize("field", ["idle_share", "deciding_share"])
-def test_shares_are_shares(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} must be from 0 to 1"):
-        replace(shared(), **{field: 1.5})  # type: ignore[arg-type]
+@pytest.mark.parametrize("rate", rates())
+class TestEveryRate:
+    """What holds for any term that is a number; a new one is among them."""
+
+    def profile(self, rate: str, value: float = 1e-5) -> Profile:
+        return replace(shared(), captured_tokens=(1, 2, 4), eager=Curve((1,), (0.02,)), **{rate: value})
+
+    def seconds(self, profile: Profile) -> float:
+        """Of steps of all kinds: with prompts and without, larger than captured, drafting and not, deciding and not."""
+        loads = [StepLoad(3, context_tokens=300), StepLoad(3, 2, 1, 70, 2000, 300), StepLoad(0, 2, 2, 70, 2000)]
+        costs = [profile.cost("dspark", 3, 8, 200, decides=decides) for decides in (False, True)]
+        steps = [cost.step(load, k, 2 * k, Longest(k, 100)) for cost in costs for load in loads for k in (0, 3)]
+        return sum(step.seconds for step in steps)
+
+    def test_more_of_it_takes_longer(self, rate: str) -> None:
+        assert self.seconds(self.profile(rate)) > self.seconds(self.profile(rate, 0.0))
+
+    def test_a_profile_says_it(self, rate: str) -> None:
+        for value in (0.0, 1e-5):
+            assert parse_profile(dump_profile(self.profile(rate, value))) == self.profile(rate, value)
+        for wrong in (-1.0, float("nan"), 1e300):
+            with pytest.raises(ValueError, match=f"{rate} must be "):
+                self.profile(rate, wrong)
+
+    def test_it_moves_with_its_part(self, rate: str) -> None:
+        parts: dict[str, Part] = {"host": "overhead", "target": "verify"}
+        for part, what in parts.items():
+            moved = getattr(slower(self.profile(rate), what, 2.0), rate)
+            assert moved == (2e-5 if rate in rates(part) else 1e-5)

@@ -20,7 +20,7 @@ from simulator.engine.reference import Reference, draw
 from simulator.engine.rules import rule_of
 from simulator.engine.state import REQUEST, Limits, Records, bin_of, new_state, with_more_jobs
 from simulator.errors import InputError
-from simulator.hardware.cost import StepCost
+from simulator.hardware.cost import StepCost, rates
 from simulator.policies import PolicySpec
 from simulator.prefixes import PrefixBlocks
 from simulator.records import Anchors
@@ -120,16 +120,14 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
         jagged = smooth + rng.choice([0, 0, 0, 0.5, 2.0], shape)
         return rng.choice([0.1, 1.0]) * (np.ceil(jagged * 2) / 2 if rng.random() < 0.3 else jagged)
 
-    small: Any = 0.3 * rng.random(4) * rng.integers(0, 2, 4) * [1, 1, 0.01, 0.001]
+    scales = {"context_s_per_token": 0.01, "prefill_s_per_pair": 0.001, "eager_s_per_token": 0.01}
+    numbers = {name: float(0.3 * rng.random() * rng.integers(0, 2) * scales.get(name, 1.0)) for name in rates()}
     per_token = 0.003 * rng.random(gamma + 1) * rng.integers(0, 2)
     tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]
-    beyond = (0.01 * rng.random(2) * rng.integers(0, 2, 2)).tolist()
     widening = 0.01 * rng.random(gamma + 3) if rng.random() < 0.5 else np.zeros(2)
-    cost = StepCost._make([*tables, *small.tolist(), assumed, widening, *beyond, bool(rng.integers(0, 2))])
-    variety_s, idle, deciding = (0.2 * rng.random(3) * rng.integers(0, 2, 3)).tolist()
-    return cost._replace(
-        eager_s_per_token=0.001 * rng.random(), captured=rng.choice([0, tokens // 4, tokens]), variety_s=variety_s,
-        idle_share=idle, deciding_share=deciding,
+    return StepCost(
+        *tables, widening, 0.01 * rng.random() * rng.integers(0, 2), assumed, bool(rng.integers(0, 2)),
+        rng.choice([0, tokens // 4, tokens]), **numbers,
     )  # fmt: skip
 
 
@@ -248,7 +246,7 @@ def plain_case(
 def by_tokens(gamma: int, *, first_s: float, prefill_s: float = 0.0, cap: int = 2) -> StepCost:
     """A second for each token in the target pass, `first_s` more for any pass and `prefill_s` more with prompts in it."""
     verify_s = first_s + np.arange(200.0)
-    return StepCost(verify_s, verify_s + prefill_s, np.zeros((gamma + 1, cap + 1)), np.zeros(gamma + 1), 0, 0, 0, 0)
+    return StepCost(verify_s, verify_s + prefill_s, np.zeros((gamma + 1, cap + 1)), np.zeros(gamma + 1))
 
 
 class TestHandWorked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -52,7 +53,7 @@ def seconds(load: StepLoad, cost: StepCost, k: int, lengths: tuple[int, ...] | l
 def test_no_choice_is_worth_more(seed: int, steps: list[list[int]]) -> None:
     """Tokens less seconds at the rate so far, among all ways to draft and verify; jagged costs, padded or not."""
     rng = np.random.default_rng(seed)
-    cost = some_cost(rng, 60, GAMMA, 3, -1)._replace(deciding_share=0.0)  # it reads no confidences, and pays for none
+    cost = replace(some_cost(rng, 60, GAMMA, 3, -1), deciding_share=0.0)  # it reads no confidences, and pays for none
     prompts = int(rng.integers(0, 2)) * 5
     load = StepLoad(3, bool(prompts), 0, prompts, 40 * bool(prompts), 3 * CONTEXT)
     alone = StepLoad(3, context_tokens=3 * CONTEXT)
@@ -70,7 +71,7 @@ def test_by_hand() -> None:
     """A pass of 1 s, .1 s for each token drafted: at 2 tokens a second (2 requests, 4 tokens in 2 s, say) a token drafted
     costs .2, and is drafted where either request keeps it; nothing is drafted where nothing is kept."""
     passes = np.ones(20)
-    cost = StepCost(passes, passes, np.arange(4.0)[:, None] * np.full((1, 4), 0.1), np.zeros(4), 0.0, 0.0, 0.0, 0.0)
+    cost = StepCost(passes, passes, np.arange(4.0)[:, None] * np.full((1, 4), 0.1), np.zeros(4))
     load = StepLoad(2)
     oracle = Oracle(cost)
     assert decide(oracle, load, [0, 2]) == (3, [0, 2])  # seconds have no price yet

@@ -176,7 +176,7 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
         (
             THRESHOLD.replace('(float(text or "0.5"),)', "0.5"),
             "mine.py:Mine",
-            "its `parameters` returns 0.5; it must be a tuple",
+            "line 10: its `parameters` returns 0.5; it must be a tuple",
         ),
         (THRESHOLD.replace("@classmethod", ""), "mine.py:Mine", "its `parameters` must be a class method"),
         ("class All(:\n", "mine.py:All", "line 1: SyntaxError"),
@@ -186,6 +186,13 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
             "line 1: ModuleNotFoundError: No module named 'nothing_of_that_name'",
         ),
         ("\nraise SystemExit(3)\n", "mine.py:All", "line 2: SystemExit: 3"),
+        ("\nraise BaseException('odd')\n", "mine.py:All", "line 2: BaseException: odd"),
+        (ALL.replace("def admit", "def __new__(cls): return 5\n    def admit"), "mine.py:All", "makes 5; it must make a policy"),
+        (
+            ALL.replace("def admit", "def __init__(self, x): ...\n    def admit"),
+            "mine.py:All",
+            "line 5: TypeError: All.__init__",
+        ),
         ("from simulator.policies import Policy\nclass All(Policy): pass\n", "mine.py:All", "lacks admit"),
         (ALL.replace("def admit", "lossless = 'yes'\n    def admit"), "mine.py:All", "its `lossless` must be True or False"),
         (
@@ -213,7 +220,12 @@ def test_what_cannot_be_loaded_is_one_sentence(
         ("raise ValueError", "line 5: ValueError"),
         ("raise ValueError('of\\ntwo lines')", "line 5: of two lines"),
         ("raise GeneratorExit", "line 5: GeneratorExit"),
-        ("return [1] * step.running", "its `admit` returns [1]; it must call step.admit(request, n) instead"),
+        ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})", "line 5: E"),
+        ("raise ValueError('\\x1b[31m' + chr(0) + '[/red]')", r"line 5: \x1b[31m\x00[/red]"),
+        ("step._admitted[0] = -3", "verifies [-3"),
+        ("step._drafted[0] = 9", "line 5: TypeError: 'tuple'"),
+        ("return (step for step in ())", "line 4: its `admit` returns <generator"),
+        ("return [1] * step.running", "line 4: its `admit` returns [1]; it must call step.admit(request, n) instead"),
         ("step.past(-1)", "asks for request -1 of a step that has"),
         ("step.confidence(0, 1.0)", "asks for position 1.0 of a draft of 5"),
         ("step.admit(0, 5); step.confidence(0, 6)", "asks for position 6 of a draft of 5"),
@@ -245,6 +257,30 @@ def test_what_no_step_holds_has_no_cost(asked: str, tokens: str, tmp_path: Path)
     )
     with pytest.raises(InputError, match=r"^policy mine\.py:Bad#\w+: line 7: asks what .* whole number"):
         texts_under(PolicySpec.asked(f"{own(tmp_path, text)}:Bad"), 10, 0)
+
+
+def test_what_it_is_told_it_may_keep_and_write_to(tmp_path: Path) -> None:
+    text = ALL + "    def learn(self, verified, accepted):\n        verified.clear()\n        accepted.append(9)\n"
+    policy, told = PolicySpec.asked(f"{own(tmp_path, text)}:All").bind(), ([3, 1], [2, 1])
+    policy.learn(*told)
+    assert told == ([3, 1], [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("decides", "repeats"),
+    [
+        ("step.drafted(0) // 2", True),
+        ("random.randint(0, step.drafted(0))", False),
+        ("next(NUMBERS) % 3 if step.drafted(0) > 2 else 0", False),
+    ],
+)
+def test_what_cannot_be_repeated_is_found_out(decides: str, repeats: bool, tmp_path: Path) -> None:
+    """What draws without a seed, and what goes on in the file from one policy to the next."""
+    text = "import random\nfrom itertools import count\nNUMBERS = count()\n" + ALL.replace(
+        "        for request in range(step.running):\n            step.admit(request, step.drafted(request))",
+        f"        step.admit(0, {decides})",
+    )
+    assert texts_under(PolicySpec.asked(f"{own(tmp_path, text)}:All"), 1000, 0).repeats == repeats
 
 
 def test_what_it_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ EVERY += [usage for usage in POLICIES if ":" not in usage and usage not in EVERY
 def cost_of(target_s: Any, draft_s: float = 0.0, overhead_s: float = 0.0) -> StepCost:
     """A step whose target pass takes target_s[B], whatever else is in it."""
     target = np.asarray(target_s, float)
-    return StepCost(target, target, np.full((8, 65), draft_s), np.zeros(8), overhead_s, 0, 0, 0)
+    return StepCost(target, target, np.full((8, 65), draft_s), np.zeros(8), overhead_s=overhead_s)
 
 
 COST = cost_of(1 + 0.1 * np.arange(100))
@@ -220,7 +220,7 @@ def test_vllm_adaptive_by_hand(last: float, expected: list[int]) -> None:
     has 7.836/17 = .4609, and b = 3 is the best.
     """
     padded = np.array([next(ms for size, ms in ((8, 8), (12, 10), (16, 14)) if size >= b) for b in range(17)]) / 1000
-    cost = cost_of(padded, draft_s=0.002)._replace(context_s_per_token=0.001 / 16384)
+    cost = replace(cost_of(padded, draft_s=0.002), context_s_per_token=0.001 / 16384)
     policy = PolicySpec.parse("vllm_adaptive").bind(cost)
     load = StepLoad(2, 2, finishing_prefill=1, prefill_tokens=7, context_tokens=123456)
     past = [[old_round(0.9, 0.8, last), old_round(0, 0, 0)], []]

@@ -26,7 +26,7 @@ from simulator.policies.lagged_scheduler import VLLM_PROFILED_CONTEXT_TOKENS, La
 from simulator.records import DRAFTINGS
 from simulator.replay import EVEN_STEPS, replays_exactly
 
-COST = StepCost(np.ones(9), np.ones(9), np.zeros((4, 9)), np.zeros(4), 0.0, 0.0, 0.0, 0.0)
+COST = StepCost(np.ones(9), np.ones(9), np.zeros((4, 9)), np.zeros(4))
 EXAMPLES = (
     "fixed:3", "fixed:0", "threshold:0.5", "k_by_batch:8=7/32=3", "cutoff:16", "oracle", "none",
     "prefix_scheduler", "lagged_scheduler", "lagged_scheduler:4", "lagged_scheduler:3/0.5", "vllm_adaptive",
