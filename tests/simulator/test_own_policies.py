@@ -187,7 +187,11 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
         ),
         ("\nraise SystemExit(3)\n", "mine.py:All", "line 2: SystemExit: 3"),
         ("\nraise BaseException('odd')\n", "mine.py:All", "line 2: BaseException: odd"),
-        (ALL.replace("def admit", "def __new__(cls): return 5\n    def admit"), "mine.py:All", "makes 5; it must make a policy"),
+        (
+            ALL.replace("def admit", "def __new__(cls): return 5\n    def admit"),
+            "mine.py:All",
+            "makes 5; it must make a policy",
+        ),
         (
             ALL.replace("def admit", "def __init__(self, x): ...\n    def admit"),
             "mine.py:All",
