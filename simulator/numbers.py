@@ -8,6 +8,11 @@ def written(number: float) -> str:
     return brief if float(brief := f"{number:g}") == number else repr(float(number))
 
 
+def four_digits(number: float) -> str:
+    """A number to four digits, all digits of large ones, without an exponent."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
 def counted(number: float, unit: str) -> str:
     """A number of things: `1 user`, `64 users`, `1,000 requests`, `2.5 GPUs`; the unit in the singular."""
     return f"{f'{number:,.0f}' if number == int(number) else written(number)} {unit}{'s' * (number != 1)}"

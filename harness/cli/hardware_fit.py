@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import typer
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, WritableOut, profile_of
+from simulator.numbers import four_digits
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Sequence
@@ -224,7 +226,7 @@ def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
     lines = [
-        [r.point.name, r.metric, _told(r.measured), _told(r.fitted), f"{r.fitted / r.measured - 1:+.1%}"]
+        [r.point.name, r.metric, four_digits(r.measured), four_digits(r.fitted), f"{r.fitted / r.measured - 1:+.1%}"]
         for r in found.residuals
     ]
     print_table(console, ("measured", "what", "value", "fitted", "off"), lines, ("what",))
@@ -232,7 +234,7 @@ def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
     lines = []
     for name in found.names:
         factor, spread = found.factors[name], found.spread(name)
-        ends = f"{factor * 2.718281828 ** (-1.96 * spread):.2f} to {factor * 2.718281828 ** (1.96 * spread):.2f}"
+        ends = " to ".join(f"{factor * math.exp(deviations * spread):.2f}" for deviations in (-1.96, 1.96))
         told = 1 - spread**2 / found.prior(name) ** 2
         lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
@@ -242,11 +244,6 @@ def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
         say(console, f"the rows cannot tell apart: {_said(one)}, and {_said(other)}")
-
-
-def _told(value: float) -> str:
-    """A value to four digits, without an exponent."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _words(names: Sequence[str]) -> str:
@@ -274,8 +271,13 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
     lines = []
     for one in told:
         low, high = one.forecast.low, one.forecast.high
-        cells = [one.point.name, _told(one.forecast.value), f"{_told(low)} to {_told(high)}", METRICS[one.metric]]
-        measured = ["–", "–"] if one.measured is None else [_told(one.measured), f"{one.error:+.1%}"]
+        cells = [
+            one.point.name,
+            four_digits(one.forecast.value),
+            f"{four_digits(low)} to {four_digits(high)}",
+            METRICS[one.metric],
+        ]
+        measured = ["–", "–"] if one.measured is None else [four_digits(one.measured), f"{one.error:+.1%}"]
         lines.append([*cells, *measured, {None: "–", True: "yes", False: "no"}[one.inside]])
     heads = ("predicted", "value", "95 %", "unit", "measured", "off", "inside")
     print_table(console, heads, lines, ("unit", "inside", "measured", "off"))

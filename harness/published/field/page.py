@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from simulator.numbers import four_digits
+
 Quantity = Literal["throughput", "tps", "tpot", "accepted_length", "speed"]
 Role = Literal["input", "predicted"]
 """Whether a published number was used, by itself or in a fit, or was only compared with."""
@@ -176,7 +178,7 @@ def _rows(e: Experiment) -> list[str]:
     for case, quantity in dict.fromkeys((p.case, p.quantity) for p in e.points):
         mine = [p for p in e.points if (p.case, p.quantity) == (case, quantity)]
         cells = " · ".join(
-            f"{p.at}: {_number(p.published)} → {_number(p.predicted)} ({_percent(p.error)})"
+            f"{p.at}: {four_digits(p.published)} → {four_digits(p.predicted)} ({_percent(p.error)})"
             + (" given" if p.role == "input" else "")
             for p in mine
         )
@@ -216,10 +218,6 @@ def _alternative(a: FieldAlternative) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:+.1f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _code(files: str) -> str:
