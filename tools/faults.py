@@ -178,6 +178,20 @@ FAULTS = (
         "tests/simulator/test_draws.py::test_a_draw_has_the_errors_of_the_profile",
     ),
     Fault(
+        "a number of a step's time that a fit forgets",
+        "harness/hardware/terms.py",
+        'return _OF_RATES.get(rate, "step" if rate in rates("host") else "target")',
+        'return _OF_RATES.get(rate, "launch")',
+        "tests/harness/test_calibration_of_hardware.py::test_every_rate_is_moved_by_one_term_and_lost_by_none[overhead_s_per_prompt]",
+    ),
+    Fault(
+        "a policy's file that was changed passes for what it was",
+        "simulator/policies/own.py",
+        "if digest is not None and found != digest:",
+        "if digest is None and found == digest:",
+        "tests/simulator/test_own_policies.py::test_what_was_stored_runs_nothing",
+    ),
+    Fault(
         "gains of draws that are not paired",
         "simulator/decision.py",
         "ratio = np.array(top.value) / less - 1",
