@@ -193,14 +193,14 @@ def _closest(
                 f"of {policy.k}, which a block-parallel drafter computes differently; some checkpoints refuse shorter ones"
             )
         return speculative_fields(VLLM, gamma, policy, most), notes
-    if policy.name == "batch_adaptive":
+    if not policy.reads_confidences:
+        average = policy.name == "batch_adaptive"
+        note = f"{policy.name}: vLLM has no {'moving average of acceptance' if average else 'such policy'}"
         table, lost = _in_place(found, K_BY_BATCH)
         if table is None:
-            note = "batch_adaptive: vLLM has no moving average of acceptance, and no table of k by batch size was confirmed"
-            return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [f"{note}: every batch drafts {gamma}"]
-        note = "batch_adaptive: vLLM has no moving average of acceptance; instead a table of k by batch size"
-        return speculative_fields(VLLM, gamma, table, most), [note + lost]
-    assert policy.reads_confidences, winner
+            note += f", and no table of k by batch size was confirmed: every batch drafts {gamma}"
+            return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [note]
+        return speculative_fields(VLLM, gamma, table, most), [f"{note}; instead a table of k by batch size{lost}"]
     _, lost = _in_place(found, in_engine(VLLM))
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"

@@ -28,6 +28,7 @@ from simulator.load import Users
 from simulator.mix import Mix
 from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
+from simulator.policies.own import FACTS, OwnPolicy, remember
 from simulator.records import Recording
 from simulator.serving.command import Models, batch_rows
 from simulator.serving.vllm import VLLM
@@ -215,6 +216,18 @@ def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
     assert "no table of k by batch size was confirmed: every batch drafts 3" in "\n".join(made.notes)
+
+
+@pytest.mark.parametrize(("reads", "told"), [(True, "vLLM's adaptive verification"), (False, "vLLM has no such policy")])
+def test_a_policy_of_a_user_s_own_is_exported_as_what_is_closest(reads: bool, told: str, tmp_path: Path) -> None:
+    """Of a database, without its file, whether it reads confidences or not."""
+    facts = dict.fromkeys(FACTS, False) | {"lossless": True, "reads_confidences": reads}
+    remember(OwnPolicy("mine.py", "Best", "0123456" + "01"[reads], **facts, searched=(), text=""))
+    name = f"mine.py:Best#0123456{'01'[reads]}:2"
+    made = serving(configuration("dspark", 7, name), FOUND, STUDY, models("dspark", "dspark", 0.7))
+    assert made.speculative is not None
+    [note] = [note for note in made.notes if "mine.py:Best#" in note]
+    assert told in note
 
 
 def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
