@@ -58,7 +58,7 @@ def law() -> Floats:
 def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> Texts:
     """Decode at least so many requests; `progress` is told how many are done.
 
-    Raises InputError where the policy looks at what it must not, or is a bound.
+    Raises InputError where the policy looks at what it must not, is a bound, or decides otherwise than its compiled form.
     """
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
@@ -82,8 +82,9 @@ def _same(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:
 def _decoded(spec: PolicySpec, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """Counts and lengths as `Texts` has them, of all batches in turn under a policy made anew."""
     policy, texts, lengths = spec.bind(_cost()), list[list[int]](), np.zeros(GAMMA + 1, np.int64)
+    form = policy.compiled()
     for requests in BATCHES * TOGETHER:
-        texts += _batch(policy, requests, rng, lengths)
+        texts += _batch(policy, form, requests, rng, lengths)
     places = np.ravel_multi_index(tuple(np.transpose(texts)), (3,) * TOKENS)
     return np.bincount(places, minlength=3**TOKENS), lengths
 
@@ -96,22 +97,29 @@ def _cost() -> StepCost:
     return StepCost(verify, verify, draft, np.zeros(GAMMA + 1))
 
 
-def _batch(policy: Policy, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:
-    """Texts of requests that begin together; those that have theirs leave."""
+def _batch(policy: Policy, form: Policy | None, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:
+    """Texts of requests that begin together; those that have theirs leave. A compiled form is held to the policy."""
     sure = np.clip(CONFIDENCE + AROUND * rng.uniform(-1, 1, (GAMMA, 3)), 0.0, 1.0).tolist()
     texts: list[list[int]] = [[] for _ in range(requests)]
     past: list[list[Round]] = [[] for _ in range(requests)]
     while decoding := [i for i, text in enumerate(texts) if len(text) < TOKENS]:
         load = StepLoad(len(decoding), context_tokens=sum(1 + len(texts[i]) for i in decoding))
         k = min(policy.draft(load, GAMMA), GAMMA)
+        form_k = k if form is None else min(form.draft(load, GAMMA), GAMMA)
         anchors = [texts[i][-1] if texts[i] else START for i in decoding]
         drafts = [_drafted(anchor, k, rng) for anchor in anchors]
         shown = [
             [sure[i][token] for i, token in enumerate([anchor, *draft][:k])]
             for anchor, draft in zip(anchors, drafts, strict=True)
         ]
-        step = StepView(policy, [k] * len(decoding), shown, [past[i] for i in decoding], load=load)
-        verified = verify_lengths(policy, step)
+        seen = ([k] * len(decoding), shown, [past[i] for i in decoding])
+        verified = verify_lengths(policy, StepView(policy, *seen, load=load))
+        form_verified = verified if form is None else verify_lengths(form, StepView(form, *seen, load=load))
+        if (form_k, form_verified) != (k, verified):
+            raise InputError(
+                f"policy {policy.name}: its `compiled` drafts {form_k} and verifies {form_verified} where it drafts {k} "
+                f"and verifies {verified}"
+            )
         accepted = []
         for i, anchor, draft, length, confidence in zip(decoding, anchors, drafts, verified, shown, strict=True):
             emitted = _verified(anchor, draft[:length], rng)
@@ -120,6 +128,8 @@ def _batch(policy: Policy, requests: int, rng: np.random.Generator, lengths: Int
             texts[i] = (texts[i] + emitted)[:TOKENS]
             lengths[length] += 1
         policy.learn(verified, accepted)
+        if form is not None:
+            form.learn(verified, accepted)
     return texts
 
 

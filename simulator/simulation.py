@@ -130,6 +130,7 @@ def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) 
     cost = setup.cost(trace)
     believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
     policy = setup.policy.bind(believed)  # a bound knows the truth
+    policy = policy.compiled() or policy
     users = setup.load.users or 0
     begin_s = np.sort(np.random.default_rng((setup.seed, users)).random(users) * _beginning_s(setup, trace, mix, cost))
     kv_tokens = limits.kv_capacity_tokens or capacity_of(setup.profile, setup.policy, trace)

@@ -67,6 +67,7 @@ class Replicas:
         """One of them; `redraw` draws the prompts of each task anew, with replacement."""
         trace, users = recorded.trace, self.point.users
         policy = self.point.policy.bind(self.cost(self.believed, trace))
+        policy = policy.compiled() or policy
         limits = EngineLimits(request_cap=users, step_tokens=self.step_tokens, kv_capacity_tokens=self.kv_tokens)
         rows, asked = list[Records](), self._asked(trace, number, redraw=redraw)
         simulator = simulator_for(policy)(

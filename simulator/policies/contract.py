@@ -101,6 +101,10 @@ class Policy(ABC):
     def admit(self, step: StepView) -> None:
         """Admit drafted positions of the step's requests to verification."""
 
+    def compiled(self) -> Policy | None:
+        """Of a user's own: one of the policies here that decides the same, which the simulator runs in its place."""
+        return None
+
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:  # noqa: B027
         """What the target said in this step, one entry a decoding request."""
 

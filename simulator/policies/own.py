@@ -63,6 +63,11 @@ class OwnPolicy:
         return f"{Path(self.file).name}:{self.class_name}#{self.digest}"
 
     @property
+    def plain(self) -> bool:
+        """Whether it runs in plain Python alone, as far as its class is at hand to say."""
+        return not self.named or self.policy_class.compiled is Policy.compiled
+
+    @property
     def policy_class(self) -> type[Policy]:
         """The class itself, of a policy whose file was named."""
         return _class_of(self.file, self.class_name, self.digest, self.text)
@@ -304,6 +309,13 @@ class _Watched(Policy):
                 if returned is not None:
                     raise ValueError(f"its `admit` returns {returned!r:.60}; it must call step.admit(request, n) instead")
                 step.lengths()
+
+    def compiled(self) -> Policy | None:
+        with self._told("compiled"):
+            form: object = self._policy.compiled()
+            if form is None or (isinstance(form, Policy) and type(form).__module__.startswith(f"{__package__}.")):
+                return form
+            raise ValueError(f"its `compiled` returns {form!r:.60}; it must be one of the policies of {__package__}")
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
         if verified:

@@ -24,7 +24,7 @@ from simulator.policies.own import OwnPolicy, remember
 from simulator.records import Anchors
 from simulator.replay import replay
 from simulator.setup import EngineLimits, Setup
-from simulator.simulation import SlowSimulator, prepare, redrawn, simulate, start
+from simulator.simulation import Simulator, SlowSimulator, prepare, redrawn, simulate, start
 from simulator.traces import Trace, TracedResponse
 
 THRESHOLD = """
@@ -261,6 +261,37 @@ def test_what_no_step_holds_has_no_cost(asked: str, tokens: str, tmp_path: Path)
     )
     with pytest.raises(InputError, match=r"^policy mine\.py:Bad#\w+: line 7: asks what .* whole number"):
         texts_under(PolicySpec.asked(f"{own(tmp_path, text)}:Bad"), 10, 0)
+
+
+COMPILED_TABLE = """
+from simulator.policies import KByBatch, Policy
+
+class Root(Policy):
+    def draft(self, load, gamma):
+        return min(gamma, max(1, round(8 / load.decoding)))
+
+    def admit(self, step):
+        for request in range(step.running):
+            step.admit(request, step.drafted(request))
+
+    def compiled(self):
+        return KByBatch(tuple((n, max(1, round(8 / n))) for n in range(1, 300)))
+"""
+
+
+def test_a_compiled_form_is_run_in_its_place_and_held_to_it(tmp_path: Path) -> None:
+    file = own(tmp_path, COMPILED_TABLE)
+    texts_under(PolicySpec.asked(f"{file}:Root"), 1000, 0)
+    fast = setup(f"{file}:Root", "users:12")
+    assert isinstance(start(fast, prepare(traced()), lambda rows: None), Simulator)
+    plain = setup(f"{own(tmp_path, COMPILED_TABLE.split('    def compiled')[0], 'plain.py')}:Root", "users:12")
+    assert figures(simulate(fast, prepare(traced()))) == pytest.approx(figures(simulate(plain, prepare(traced()))), rel=0.01)
+    file = own(tmp_path, COMPILED_TABLE.replace("max(1, round(8 / n))) for", "2) for"))
+    with pytest.raises(InputError, match=r"mine\.py:Root#\w+: its `compiled` drafts 2 and verifies .* where it drafts 4"):
+        texts_under(PolicySpec.asked(f"{file}:Root"), 10, 0)
+    file = own(tmp_path, COMPILED_TABLE.replace("return KByBatch(", "return len("))
+    with pytest.raises(InputError, match=r"line 14: its `compiled` returns 299; it must be one of the policies"):
+        texts_under(PolicySpec.asked(f"{file}:Root"), 10, 0)
 
 
 def test_what_it_is_told_it_may_keep_and_write_to(tmp_path: Path) -> None:
