@@ -32,6 +32,8 @@ decide by thresholds of their own, so there must be confidences around any."""
 GAMMA, TOKENS, START = 4, 4, 0
 BATCHES = (1, 2, 5, 8, 40)
 """Requests that decode together, in turn."""
+_MOST = 512
+"""Requests of the largest batch in which a compiled form is asked what it drafts."""
 TOGETHER = 8
 """Times that all of these go by before a policy begins anew: what it learns reaches so far."""
 
@@ -63,6 +65,7 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
     progress(0)
+    _check_drafts(spec)
     rng = np.random.default_rng(seed)
     first = counts, lengths = _decoded(spec, rng)
     repeats = _same(_decoded(spec, np.random.default_rng(seed)), first)
@@ -73,6 +76,20 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     repeats = repeats and _same(_decoded(spec, np.random.default_rng(seed)), first)
     progress(samples)
     return Texts(counts, lengths, repeats)
+
+
+def _check_drafts(spec: PolicySpec) -> None:
+    """Raise InputError where its compiled form drafts otherwise in larger batches and blocks than are decoded here."""
+    policy = spec.bind(_cost())
+    form = policy.compiled()
+    if form is None or spec.needs_cost:  # the world's costs go no further than its batches
+        return
+    for gamma, requests in itertools.product((1, GAMMA, 4 * GAMMA), range(1, _MOST + 1)):
+        k, form_k = (min(one.draft(StepLoad(requests), gamma), gamma) for one in (policy, form))
+        if k != form_k:
+            raise InputError(
+                f"policy {spec}: its `compiled` drafts {form_k} of {gamma} for {requests} requests; it drafts {k}"
+            )
 
 
 def _same(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:
