@@ -87,9 +87,8 @@ def _check_drafts(spec: PolicySpec) -> None:
     for gamma, requests in itertools.product((1, GAMMA, 4 * GAMMA), range(1, _MOST + 1)):
         k, form_k = (min(one.draft(StepLoad(requests), gamma), gamma) for one in (policy, form))
         if k != form_k:
-            raise InputError(
-                f"policy {spec}: its `compiled` drafts {form_k} of {gamma} for {requests} requests; it drafts {k}"
-            )
+            told = f"its `compiled` drafts {form_k} of {gamma} tokens for each of {requests} requests, and it {k}"
+            raise InputError(f"policy {spec}: {told}")
 
 
 def _same(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:

@@ -287,10 +287,18 @@ def test_a_compiled_form_is_run_in_its_place_and_held_to_it(tmp_path: Path) -> N
     plain = setup(f"{own(tmp_path, COMPILED_TABLE.split('    def compiled')[0], 'plain.py')}:Root", "users:12")
     assert figures(simulate(fast, prepare(traced()))) == pytest.approx(figures(simulate(plain, prepare(traced()))), rel=0.01)
     file = own(tmp_path, COMPILED_TABLE.replace("max(1, round(8 / n))) for", "2 if n < 9 else 1) for"))
-    with pytest.raises(InputError, match=r"mine\.py:Root#\w+: its `compiled` drafts 2 of 4 for 1 requests; it drafts 4"):
+    with pytest.raises(InputError, match=r"mine\.py:Root#\w+: its `compiled` drafts 2 of 4 tokens .*, and it 4"):
         texts_under(PolicySpec.asked(f"{file}:Root"), 10, 0)
+    file = own(tmp_path, ALL.replace("Policy\n\n", "Fixed, Policy\n\n") + "    def compiled(self): return Fixed(3)\n")
+    with pytest.raises(InputError, match=r"its `compiled` drafts 3 of 4 tokens"):
+        texts_under(PolicySpec.asked(f"{file}:All"), 10, 0)
+    file = own(
+        tmp_path, ALL.replace("Policy\n\n", "Policy, Threshold\n\n") + "    def compiled(self): return Threshold(0.6)\n"
+    )
+    with pytest.raises(InputError, match=r"its `compiled` drafts 4 and verifies .* where it drafts 4 and verifies \[4"):
+        texts_under(PolicySpec.asked(f"{file}:All"), 10, 0)
     file = own(tmp_path, COMPILED_TABLE.replace("return KByBatch(", "return len("))
-    with pytest.raises(InputError, match=r"line 14: its `compiled` returns 599; it must be one of the policies"):
+    with pytest.raises(InputError, match=r"line 12: its `compiled` returns 599; it must be one of the policies"):
         texts_under(PolicySpec.asked(f"{file}:Root"), 10, 0)
 
 
