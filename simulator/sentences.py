@@ -28,6 +28,8 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     assert d.candidate is not None
     cap = counted(d.candidate.request_cap, "request")
     said = [f"Run {d.run}{_drafts(d, d.candidate.recording)}, {cap} at a time at most{engine}: {where}{promise}."]
+    if d.candidate.policy.own is not None:
+        said.append(f"No engine has {d.candidate.policy}: it is of a file of your own, and would have to be built into one.")
     assert d.value is not None
     assert d.tps is not None
     assert d.p95_ttft is not None

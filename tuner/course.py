@@ -108,6 +108,9 @@ def carry_out(
     watcher.say(
         f"study {study_id} · run {run_id} · {counted(plan.trials, 'trial')} at each of {counted(len(plan.loads), 'load')}"
     )
+    for own in (kind.own.own for kind in plan.policies or () if kind.own is not None):
+        if own is not None and own.slow:
+            watcher.say(f"note: {own.slow}")
     spaces = {load: space_of(plan, found, load) for load in plan.loads}
     chosen = defaults(store, run_id, found, plan.request_cap)
     with runner(traces_of(found), found.plain, cluster, watcher) as run:

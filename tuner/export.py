@@ -217,7 +217,11 @@ def _in_place(found: AtLoad, role: str) -> tuple[PolicySpec | None, str]:
     if row is None or row.gain is None:
         return None, ""
     width = "" if row.gain_half_width is None else f" ± {row.gain_half_width:.1%}"
-    return row.configuration.policy, f"; simulated, it loses {_lost(row.gain):.1%}{width}"
+    lost = _lost(row.gain)
+    return (
+        row.configuration.policy,
+        f"; simulated, it {f'loses {lost:.1%}' if lost >= 0 else f'gives {-lost:.1%} more'}{width}",
+    )
 
 
 def _lost(gain: float) -> float:

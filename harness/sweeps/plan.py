@@ -53,9 +53,9 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
         raise InputError("nothing to simulate with these options")
     if plan.against is not None and all(point.setup.policy != plan.against for point in found):
         raise InputError(f"--against {plan.against}: is not among the policies to simulate; add it to --policy")
-    for policy in dict.fromkeys(point.setup.policy for point in found):
-        if policy.own is not None and policy.own.plain:
-            say(f"note: {policy} runs in plain Python, 40 to 300 times slower than the policies here")
+    for own in dict.fromkeys(point.setup.policy.own for point in found):
+        if own is not None and own.slow:
+            say(f"note: {own.slow}")
     return [replace(point, headroom=_headroom(plan, found, point.setup.load)) for point in found]
 
 

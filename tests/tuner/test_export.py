@@ -228,6 +228,10 @@ def test_a_policy_of_a_user_s_own_is_exported_as_what_is_closest(reads: bool, to
     assert made.speculative is not None
     [note] = [note for note in made.notes if "mine.py:Best#" in note]
     assert told in note
+    rows = (("in vLLM", "vllm_adaptive"), ("k by batch", "k_by_batch:8=7/64=0"))
+    better = found_with(*(row_of(*row, -0.02, None) for row in rows))
+    made = serving(configuration("dspark", 7, name), better, STUDY, models("dspark", "dspark", 0.7))
+    assert any("simulated, it gives 2.0% more" in note for note in made.notes)
 
 
 def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
