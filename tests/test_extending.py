@@ -74,10 +74,8 @@ def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_compared_over_loads_by_the_page_s_two_commands(folder: Path) -> None:
-    """As they stand there: whether it is lossless, then a table and a figure against Algorithm 1, paired."""
-    for line in commands("check-policy"):
-        assert ": lossless as far as 100," in run(line)
+def test_it_is_compared_over_loads_by_the_page_s_command(folder: Path) -> None:
+    """As it stands there: a table and a figure against Algorithm 1, paired."""
     [line] = commands("simulate")
     sweep = run(line).split()[1]
     printed = json.loads(run(f"show {sweep} --json"))
