@@ -71,12 +71,6 @@ ROOT_SHARE: Final = 0.02
 """The unit of `root`: this share of a pass of the target over one token, times the root of its tokens less 1."""
 TIMED_SHARE: Final = 0.1
 """The same two where the base has passes of many tokens timed: it knows what they take, but not of different texts."""
-DENSE_SHARE: Final = 0.3
-"""Both, and `variety`, where a few tokens take as long as one, for there are no experts to be read for them: these terms are
-what mixtures have, and of dense models no more than small batches of kernels are off."""
-_FEW: Final = 16
-_DENSE: Final = 0.05
-"""A base is dense where a pass over so few tokens takes no larger share more than one over a single token."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 EAGER_TOKENS: Final = 5000
@@ -178,9 +172,8 @@ class Base:
         """Seconds that a factor of 1 stands for, of the terms that have a unit."""
         profile = self.profile
         slope = float(profile.verify.at([_LARGE])[0] - profile.verify.at([1])[0]) / (_LARGE - 1)
-        one_s, few_s = profile.verify.at([1, _FEW]).tolist()
-        mixed = DENSE_SHARE if few_s < (1 + _DENSE) * one_s else 1.0
-        unknown = mixed * (1.0 if profile.source in ("roofline", "user") else TIMED_SHARE)
+        one_s = float(profile.verify.at([1])[0])
+        unknown = 1.0 if profile.source in ("roofline", "user") else TIMED_SHARE
         return {
             "step": max(profile.overhead_s, LEAST_STEP_S),
             "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
@@ -190,7 +183,7 @@ class Base:
             "launch": self.launch_s,
             "prompt": self.prompt_s,
             "eager_token": profile.eager_s_per_token or self.launch_s / EAGER_TOKENS,
-            "variety": profile.variety_s or mixed * VARIETY_SHARE * one_s,
+            "variety": profile.variety_s or VARIETY_SHARE * one_s,
         }
 
     @property
