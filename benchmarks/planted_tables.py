@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from harness.hardware.calibration import Simulated, simulated
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import recorded_of
 from harness.hardware.measured import MeasuredPoint
@@ -100,13 +101,13 @@ def _server(profile: Profile, rng: np.random.Generator) -> Profile:
 
 
 def fitted(
-    table: Table, places: Sequence[int]
+    table: Table, loops: Simulated, bases: Sequence[Base], places: Sequence[int]
 ) -> tuple[list[float], list[bool], float, list[tuple[float | None, float | None]]]:
     """(errors, whether inside their intervals, largest regret, crossovers as predicted and as measured)."""
     loads = sorted({point.load.users or 0 for point in table.rows})
     chosen = {loads[place] for place in places}
     rows = [replace(p, given=not p.gamma or p.load.users in chosen) for p in table.rows]
-    found = Posterior.of(rows, Base.several(table.base, None))
+    found = Posterior.of(rows, bases, loops=loops)
     told = predictions(found, rows)
     regret = max((one.regret or 0.0 for one in winners(found, rows)), default=0.0)
     crossed = [(one.predicted, one.measured) for one in crossovers(found, rows)]
@@ -123,8 +124,10 @@ def main() -> None:
     for seed in range(asked.first, asked.first + asked.tables):
         table = planted(seed)
         print(table.name, flush=True)
+        bases = Base.several(table.base, None)
+        loops = simulated(table.rows, bases)
         for words, places in GIVEN.items():
-            errors, inside, regret, crossed = fitted(table, places)
+            errors, inside, regret, crossed = fitted(table, loops, bases, places)
             sums[words].append((float(np.mean(errors)), regret, inside))
             at = ", ".join("/".join("never" if x is None else f"{x:.0f}" for x in pair) for pair in crossed)
             right = f"mean error {np.mean(errors):.1%}, regret {regret:.1%}, inside {np.mean(inside):.0%}"

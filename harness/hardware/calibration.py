@@ -175,12 +175,16 @@ class Calibration:
 Advance = Callable[[int, int], None]
 
 
-def calibrate(
-    points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
-) -> tuple[Calibration, ...]:
-    """Fit the factors of each base to the given ones among points. All are simulated, so that the others can be predicted.
+Simulated = Sequence[Mapping[int, Loop]]
+"""For each base, every point by its line."""
 
-    Raises InputError where nothing is given, or a drafter's acceptance or time is not known.
+
+def simulated(
+    points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+) -> Simulated:
+    """All points, so that those that are not given can be predicted.
+
+    Raises InputError where none is given, or a drafter's acceptance or time is not known.
     """
     if not any(point.given for point in points):
         raise InputError("no row is given: nothing to fit to")
@@ -191,6 +195,11 @@ def calibrate(
         for own, base in zip(loops, bases, strict=True):
             own[point.line] = loop_of(point, base, kept)
     advance(len(points), len(points))
+    return loops
+
+
+def calibrate(points: Sequence[MeasuredPoint], bases: Sequence[Base], loops: Simulated) -> tuple[Calibration, ...]:
+    """Fit the factors of each base to the given ones among points. Raises InputError where nothing comes close."""
     return tuple(_calibrated(points, base, own) for base, own in zip(bases, loops, strict=True))
 
 

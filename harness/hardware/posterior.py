@@ -18,10 +18,12 @@ from harness.hardware.calibration import (
     Advance,
     Calibration,
     Forecast,
+    Simulated,
     Told,
     calibrate,
     combined,
     factors_of,
+    simulated,
     slopes_of,
 )
 from harness.hardware.discrepancy import ALL, Combined
@@ -52,10 +54,14 @@ class Posterior:
 
     @classmethod
     def of(
-        cls, points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+        cls,
+        points: Sequence[MeasuredPoint],
+        bases: Sequence[Base],
+        advance: Advance = lambda done, total: None,
+        loops: Simulated | None = None,
     ) -> Posterior:
-        """Fit all bases; see `calibrate`."""
-        found = calibrate(points, bases, advance)
+        """Fit all bases; see `simulated`, which is done unless it was, and `calibrate`."""
+        found = calibrate(points, bases, simulated(points, bases, advance) if loops is None else loops)
         before = np.log([base.belief for base in bases])
         after = before + np.array([one.evidence for one in found])
         weights = np.exp(after - after.max())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
-from harness.hardware.calibration import LEAST_NOISE, calibrate
+from harness.hardware.calibration import LEAST_NOISE
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
@@ -556,7 +556,7 @@ def test_one_simulation_serves_every_profile(tmp_path: Path) -> None:
 
 def test_rows_of_another_machine_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2: output_tok_s 1e\+09 is far from"):
-        calibrate(points("1,none,0,,512,200,1e9,given\n", tmp_path), [base()])
+        Posterior.of(points("1,none,0,,512,200,1e9,given\n", tmp_path), [base()])
 
 
 @pytest.mark.parametrize("users", [2049, 5000])

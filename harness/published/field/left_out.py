@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from harness.hardware.calibration import simulated
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.posterior import Posterior
@@ -121,11 +122,12 @@ def left_out(tables: Tables, table: LeftOut) -> Experiment:
     loads = sorted({point.load.users or 0 for point in rows if point.policy != NO_DRAFTER})
     profile = find_profile(table.base, Asked(gpus=table.gpus, weights=table.weights))
     bases, found, decisions = Base.several(profile, None), list[FieldPoint](), list[Decision]()
+    loops = simulated(rows, bases)
     shown = [(words, places) for words, places in GIVEN if len(loads) > max(-min(places), len(places))]
     for words, places in shown:
         chosen = {loads[place] for place in places}
         some = [replace(p, given=p.policy == NO_DRAFTER or p.load.users in chosen) for p in rows]
-        posterior = Posterior.of(some, bases)
+        posterior = Posterior.of(some, bases, loops=loops)
         told = predictions(posterior, some)
         case = f"given {words}"
         found += [_point(case, p.point, p.metric, p.measured, p.forecast.value) for p in told]
