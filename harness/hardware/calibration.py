@@ -191,7 +191,7 @@ def simulated(
     loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
-        kept: Kept = {}
+        kept = Kept()
         for own, base in zip(loops, bases, strict=True):
             own[point.line] = loop_of(point, base, kept)
     advance(len(points), len(points))

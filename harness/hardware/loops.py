@@ -8,7 +8,7 @@ long their tokens take.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -222,8 +222,17 @@ class Timed:
         return 1e3 * sum(factors[name] * seconds for name, seconds in self.seconds.items())
 
 
-Kept = dict[object, Steps]
-"""Loops that were simulated, by what they depend on: bases that differ in what they capture share them."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What bases that differ in what they capture share, by what it depends on."""
+
+    steps: dict[object, Steps] = field(default_factory=dict)
+    walks: dict[object, Walk] = field(default_factory=dict)
+    """Of terms that have no part in passes of the target."""
+
+
+_ELSEWHERE: Final = ("step", "request", "context", "draft", "draft_pass", "variety")
+"""Those terms."""
 
 
 def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int = 0) -> Served:
@@ -239,14 +248,23 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
     def cost(profile: Profile) -> StepCost:
         return cost_of(profile, point.policy, recorded.trace, users, step_tokens)
 
-    kept, key = {} if kept is None else kept, (point.line, point.load, point.averages, step_tokens, room, base.answers)
-    if key not in kept:
-        kept[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
-    steps = kept[key]
+    kept, key = kept or Kept(), (point.line, point.load, point.averages, step_tokens, room, base.answers)
+    if key not in kept.steps:
+        kept.steps[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
+    steps = kept.steps[key]
+
+    def part(name: TermName) -> Walk:
+        if (key, name) not in kept.walks:
+            walk = steps.walk(cost(part_of(base, name)))
+            if name not in _ELSEWHERE:
+                return walk
+            kept.walks[key, name] = walk
+        return kept.walks[key, name]
+
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
     floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
-    parts = {name: steps.walk(cost(part_of(base, name))) for name in names}
+    parts = {name: part(name) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
     outside = steps.larger_than(base.captured)
     return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"], outside)
