@@ -156,7 +156,8 @@ class _Asked:
         from simulator.simulation import ready
 
         ready(watcher.say)
-        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens)
+        closed = any(point.closed for point in measured.points)
+        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens, closed=closed)
         return Posterior.of(
             measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
         )
@@ -214,7 +215,8 @@ def _print_unsaid(console: Console, posterior: Posterior) -> None:
     if len(posterior.captured) > 1:
         sizes = [f"to {size:,} {weight:.0%}" for size, weight in posterior.captured.items()]
         say(console, f"captured sizes, which nobody says, may go {', '.join(sizes)}; --captured N where you know")
-    say(console, f"answers, by the rows: all as long {posterior.alike:.0%}, of many lengths {1 - posterior.alike:.0%}")
+    if len({one.base.answers for one in posterior.members}) > 1:
+        say(console, f"answers, by the rows: all as long {posterior.alike:.0%}, of many lengths {1 - posterior.alike:.0%}")
 
 
 def _print_fit(console: Console, posterior: Posterior, called: str) -> None:

@@ -37,7 +37,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 _ALSO: Final[Mapping[str, str]] = {
     "users": "concurrency", "max_concurrency": "concurrency", "request_rate": "rate", "num_prompts": "requests",
-    "method": "drafter", "k": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
+    "method": "drafter", "k": "drafted_tokens", "drafted": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
     "acceptance_length": "accepted_length", "spec_decode_acceptance_length": "accepted_length",
     "isl": "prompt_tokens", "input_tokens": "prompt_tokens", "osl": "output_tokens", "output_throughput": "output_tok_s",
     "output_token_throughput": "output_tok_s", "output_tok/s": "output_tok_s", "output_tok/s/gpu": "output_tok_s_per_gpu",
@@ -92,6 +92,11 @@ class MeasuredPoint:
     def what(self) -> str:
         """What drafts, in words."""
         return "none" if self.kind == "none" else f"{self.kind} {self.policy}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is a closed loop: no arrivals at random, and no step that was timed."""
+        return self.load.users is not None and set(self.values) != {"step_ms"}
 
     @property
     def traffic(self) -> tuple[Load, int, int, int | None, int | None]:
@@ -188,7 +193,7 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
         plain = re.sub(r"[\s_-]+", "_", _UNIT.sub("", head).strip().lower())
         name = _ALSO.get(plain, plain)
         if name not in _COLUMNS and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
-            raise InputError(f"{file}: column {head!r} is not one of {', '.join(_COLUMNS)}; did you mean {close[0]}?")
+            raise InputError(f"{file}: no column {head!r} is read; did you mean {close[0]}? (docs/hardware.md has all)")
         unit = _UNIT.search(head)
         if name in _COLUMNS and unit and unit[1].strip().lower() not in _UNITS.get(name, ()):
             raise InputError(f"{file}: column {head!r} is in {unit[1]}; {name} is in {_UNITS.get(name, ('no unit',))[0]}")

@@ -145,13 +145,13 @@ class Base:
 
     @classmethod
     def several(
-        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens
+        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens, *, closed: bool = True
     ) -> tuple[Base, ...]:
-        """One for each of `ANSWERS` and each largest captured size that an engine may have: what is known, or all of
-        `CAPTURED_SIZES`."""
+        """One for each of `ANSWERS`, where there are closed loops, and each largest captured size that an engine may have:
+        what is known, or all of `CAPTURED_SIZES`."""
         sizes = CAPTURED_SIZES if captured is None and profile.launches is not None else (captured or CAPTURED,)
         made = [cls.of(profile, size, step_tokens) for size in sizes]
-        return tuple(replace(base, answers=answers) for answers in ANSWERS for base in made)
+        return tuple(replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made)
 
     @property
     def belief(self) -> float:

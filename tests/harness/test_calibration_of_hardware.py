@@ -612,7 +612,7 @@ def test_files_of_other_hands_say_the_same(text: str, tmp_path: Path) -> None:
     [
         ("", "has no rows"),
         (HEAD, "has no rows"),
-        ("concurency,drafter\n1,none\n", "column 'concurency' is not one of .*mean concurrency"),
+        ("concurency,drafter\n1,none\n", "no column 'concurency' is read; did you mean concurrency"),
         ("concurrency,TPOT (s)\n1,5\n", "'TPOT \\(s\\)' is in s; tpot_ms is in ms"),
         ("users,concurrency,output_tok_s\n1,1,5\n", "'concurrency' is there twice"),
         ("concurrency,concurrency\n1,1\n", "is there twice"),
