@@ -255,10 +255,11 @@ def _words(names: Sequence[str]) -> str:
 
 def _said(name: str) -> str:
     """A factor in words."""
+    from harness.hardware.loops import ACCEPTED
     from harness.hardware.terms import TERMS
 
     words = {str(term): believed.words for term, believed in TERMS.items()}
-    return words.get(name, f"{name}, which no row says: odds against those of 0.65")
+    return words.get(name, f"{name}, which no row says: odds against those of {ACCEPTED}")
 
 
 def _print_predictions(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:

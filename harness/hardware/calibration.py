@@ -28,7 +28,7 @@ LEAST_NOISE: Final = 0.02
 _AS_ASSUMED: Final = 4.0
 """Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
-"""Of the logarithm of the odds that a draft token is accepted: from 0.3 to 0.88 in 95 of 100 cases."""
+"""Of the logarithm of the odds that a draft token is accepted: from 0.43 to 0.92 in 95 of 100 cases."""
 
 
 # --- the fit --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
+from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
@@ -369,7 +369,7 @@ def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
     rows = [replace(p, values={"output_tok_s": truth(p, ones)}) for p in points(bare + told, tmp_path)]
     hidden = [replace(p, averages=None, given=p.load != Users(16)) if p.gamma else p for p in rows]
     found = Posterior.of(hidden, [base()])
-    odds = 0.65 / 0.35 * found.best.factors[acceptance_of("eagle3")]
+    odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[acceptance_of("eagle3")]
     assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
     assert found.best.spread(acceptance_of("eagle3")) < 0.5
     [one] = predictions(found, hidden)
