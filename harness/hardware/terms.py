@@ -84,8 +84,8 @@ not capture. Assumed."""
 VARIETY_SHARE: Final = 0.1
 """The unit of `variety`: this share of a pass of the target over one token."""
 CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.36, 1024: 0.2, 2048: 0.14, 16384: 0.3}
-"""Largest captured sizes, where nobody says, and how probable each is: vLLM's default, which half of its users keep; what the
-others set for long drafts; and all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM,
+"""Largest captured sizes, where nobody says, and how probable each is: vLLM's default, which half of its users keep; what
+the others set for long drafts; and all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM,
 ATOM). Assumed."""
 ANSWERS: Final[Mapping[float, float]] = {0.0: 0.5, 0.5: 0.5}
 """Coefficients of variation of answers' lengths, and how probable each is: most benchmarks force a length, so that users who
