@@ -199,8 +199,17 @@ def simulated(
 
 
 def calibrate(points: Sequence[MeasuredPoint], bases: Sequence[Base], loops: Simulated) -> tuple[Calibration, ...]:
-    """Fit the factors of each base to the given ones among points. Raises InputError where nothing comes close."""
-    return tuple(_calibrated(points, base, own) for base, own in zip(bases, loops, strict=True))
+    """Fit the factors of each base to the given ones among points; of those that come close. Raises InputError where none
+    does."""
+    found, far = list[Calibration](), list[InputError]()
+    for base, own in zip(bases, loops, strict=True):
+        try:
+            found.append(_calibrated(points, base, own))
+        except InputError as error:
+            far.append(error)
+    if not found:
+        raise far[0]
+    return tuple(found)
 
 
 def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int, Loop]) -> Calibration:

@@ -62,7 +62,7 @@ class Posterior:
     ) -> Posterior:
         """Fit all bases; see `simulated`, which is done unless it was, and `calibrate`."""
         found = calibrate(points, bases, simulated(points, bases, advance) if loops is None else loops)
-        before = np.log([base.belief for base in bases])
+        before = np.log([one.base.belief for one in found])
         after = before + np.array([one.evidence for one in found])
         weights = np.exp(after - after.max())
         return cls(found, np.asarray(weights / weights.sum(), np.float64))
