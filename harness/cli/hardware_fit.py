@@ -158,7 +158,8 @@ class _Asked:
         from simulator.simulation import ready
 
         ready(watcher.say)
-        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens)
+        closed = any(point.closed for point in measured.points)
+        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens, closed=closed)
         return Posterior.of(
             measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
         )
@@ -211,14 +212,13 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
     return file
 
 
-def _print_captured(console: Console, posterior: Posterior) -> None:
-    """Which captured sizes the engine may have, where nobody says."""
-    if len(posterior.members) > 1:
-        sizes = [
-            f"to {one.base.captured:,} {weight:.0%}"
-            for one, weight in zip(posterior.members, posterior.weights, strict=True)
-        ]
+def _print_unsaid(console: Console, posterior: Posterior) -> None:
+    """What is weighed because nobody says it."""
+    if len(posterior.captured) > 1:
+        sizes = [f"to {size:,} {weight:.0%}" for size, weight in posterior.captured.items()]
         say(console, f"captured sizes, which nobody says, may go {', '.join(sizes)}; --captured N where you know")
+    if len({one.base.answers for one in posterior.members}) > 1:
+        say(console, f"answers, by the rows: all as long {posterior.alike:.0%}, of many lengths {1 - posterior.alike:.0%}")
 
 
 def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
@@ -239,7 +239,7 @@ def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
         lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
     say(console, f"the factors leave {found.noise:.1%} on average, of measurements and model together; predictions hold it")
-    _print_captured(console, posterior)
+    _print_unsaid(console, posterior)
     if untold := found.untold():
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
@@ -252,10 +252,11 @@ def _words(names: Sequence[str]) -> str:
 
 def _said(name: str) -> str:
     """A factor in words."""
+    from harness.hardware.loops import ACCEPTED
     from harness.hardware.terms import TERMS
 
     words = {str(term): believed.words for term, believed in TERMS.items()}
-    return words.get(name, f"{name}, which no row says: odds against those of 0.65")
+    return words.get(name, f"{name}, which no row says: odds against those of {ACCEPTED}")
 
 
 def _print_predictions(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
@@ -264,7 +265,7 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
 
     told, best = predictions(found, points), found.best
     say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
-    _print_captured(console, found)
+    _print_unsaid(console, found)
     if not told:
         say(console, "no row is to be predicted: mark some `predict`")
         return
@@ -323,9 +324,9 @@ def _content(posterior: Posterior) -> dict[str, Any]:
             for r in found.residuals
         ],
         "captured": [
-            {"to": one.base.captured, "weight": float(weight)}
-            for one, weight in zip(posterior.members, posterior.weights, strict=True)
+            {"to": size, "weight": weight} for size, weight in posterior.captured.items()
         ],
+        "answers_alike": posterior.alike,
         "untold": found.untold(), "alike": [list(pair) for pair in found.alike()],
     }  # fmt: skip
 

@@ -4,7 +4,8 @@ What a fit leaves of a measured value (the logarithm of measured over calibrated
 over the logarithm of the requests that run: one part is all rows', one all that draft share, one each way to draft has to
 itself. So a row between two given ones is told by what those have left of the profile, and one far from any by the profile
 alone, and is unsure by so much. A fourth part is all rows' of one load and of hardly another: how a server's batches and a
-client's waves fall there. By it a row without speculation tells one with it at the same load, as a ratio of the two does.
+client's waves fall there. By it a row without speculation tells one with it at the same load, as a ratio of the two does. A
+fifth is one way's to draft at one load alone: gains of published tables jump by so much from load to load.
 What drafts inside of captured sizes says nothing of what drafts outside of them: kernels and the host differ.
 Sizes are assumed: what tables that others published leave, one set for all.
 """
@@ -29,6 +30,9 @@ LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""
 LOAD: Final = 0.03
 """Standard deviation of what is off in all rows of one load."""
+EACH: Final = 0.04
+"""Of what is off for one way to draft at one load alone: by how much gains of published tables are off a smooth line over
+loads, 0.03 to 0.05 in most."""
 _LOAD_LENGTH: Final = 0.5
 """Doublings over which its correlation falls to 1/e."""
 
@@ -51,7 +55,8 @@ def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
     both = np.array([["none" not in (a.what, b.what) for b in others] for a in some]).reshape(len(some), len(others))
     alike = 1 - np.array([[abs(a.outside - b.outside) for b in others] for a in some]).reshape(len(some), len(others))
     same = np.array([[a.what == b.what for b in others] for a in some]).reshape(len(some), len(others))
-    return np.asarray(near * (ALL**2 + alike * both * (DRAFTING**2 + same * OWN**2)) + here * LOAD**2, np.float64)
+    smooth = near * (ALL**2 + alike * both * (DRAFTING**2 + same * OWN**2))
+    return np.asarray(smooth + here * (LOAD**2 + alike * both * same * EACH**2), np.float64)
 
 
 class Combined(NamedTuple):

@@ -99,7 +99,7 @@ def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crosso
                 pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
     for at in (loads for loads in pairs.values() if len(loads) > 1):
         gains = {u: found.gain(one, none) for u, (one, none) in at.items()}
-        predicted = {u: 1 + gains[u].value for u in at}
+        predicted = {u: found.speed(one) / found.speed(none) for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
         doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)

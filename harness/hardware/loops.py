@@ -8,7 +8,7 @@ long their tokens take.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.steps import Steps, Walk, stepped
-from harness.hardware.terms import TERMS, Base, Factors, TermName, launched, part_of
+from harness.hardware.terms import TERMS, VARIED, Base, Factors, TermName, launched, part_of
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
@@ -41,16 +41,16 @@ _WAVES: Final = 64
 about, more are."""
 _MIDDLE: Final = (0.25, 0.85)
 """Of its requests, by when they finish."""
-_SPREAD: Final = 0.5
-"""Coefficient of variation of the lengths of answers: users whose answers are all as long would stay in lockstep."""
 _PROMPT_SPREAD: Final = 1.0
-"""The same of prompts, which differ more: where captured sizes leave some room beside drafts, short ones fit into it."""
+"""Coefficient of variation of the lengths of prompts: where captured sizes leave some room beside drafts, short ones fit
+into it."""
 _FLOORS_S: Final = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 """What launching the kernels of a pass takes, at which the target's passes are simulated; linear in between."""
 _MOST_USERS, _ROOM = 1024, 4.0
 """Closed loops behind an open one: so many users at most, and as many as finish so many times its answers by the base."""
-_ACCEPTED: Final = 0.65
-"""The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows."""
+ACCEPTED: Final = 0.75
+"""The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows:
+published accepted lengths come to 0.6 to 0.93 (`results/published/field`: InferenceX's golden ones, vLLM's blogs)."""
 _ODDS: Final = (0.15, 0.4, 0.7, 1.0, 1.5, 2.5, 6.0)
 """Odds that are simulated, in units of those."""
 _TEXTS: Final = 0.5
@@ -90,6 +90,11 @@ class Served:
             walks.append((factors["target"], self._launches(factors)))
         return Walk(*(np.sum([factor * walk[i] for factor, walk in walks], 0) for i in range(2)))
 
+    def _middle(self, requests: int) -> tuple[int, int]:
+        """Where the middle of an endless load begins and ends: as many answers of each user, for they may end together."""
+        begin, end = (max(round(share * requests / self.users), 1) for share in _MIDDLE)
+        return begin * self.users, max(end, begin + 1) * self.users
+
     def _launches(self, factors: Factors) -> Walk:
         floor_s = min(factors["launch"] * self.launch_s / factors["target"], _FLOORS_S[-1])
         right = min(max(int(np.searchsorted(_FLOORS_S, floor_s)), 1), len(_FLOORS_S) - 1)
@@ -101,7 +106,7 @@ class Served:
         """What would be measured."""
         first_s, finish_s = self.times(factors)
         order = np.argsort(finish_s, kind="stable")
-        begin, end = (0, len(order)) if self.finite else (int(share * len(order)) for share in _MIDDLE)
+        begin, end = (0, len(order)) if self.finite else self._middle(len(order))
         counted = order[begin:end]
         if metric in ("output_tok_s", "output_tok_s_per_gpu"):
             since_s = 0.0 if self.finite else float(finish_s[order[begin - 1]])
@@ -218,8 +223,17 @@ class Timed:
         return 1e3 * sum(factors[name] * seconds for name, seconds in self.seconds.items())
 
 
-Kept = dict[object, Steps]
-"""Loops that were simulated, by what they depend on: bases that differ in what they capture share them."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What bases that differ in what they capture share, by what it depends on."""
+
+    steps: dict[object, Steps] = field(default_factory=dict)
+    walks: dict[object, Walk] = field(default_factory=dict)
+    """Of terms that have no part in passes of the target."""
+
+
+_ELSEWHERE: Final = ("step", "request", "context", "draft", "draft_pass", "variety")
+"""Those terms."""
 
 
 def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int = 0) -> Served:
@@ -229,19 +243,29 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
     recorded = recorded_of(point)
     step_tokens = max(base.step_tokens, users * (recorded.trace.gamma + 1) + _BESIDE)
     room = capacity_of(base.profile, point.policy, recorded.trace)
-    asked, limits = _requests(point, recorded, room, rng), EngineLimits(request_cap=users, step_tokens=step_tokens)
+    asked = _requests(point, recorded, room, base.answers, rng)
+    limits = EngineLimits(request_cap=users, step_tokens=step_tokens)
 
     def cost(profile: Profile) -> StepCost:
         return cost_of(profile, point.policy, recorded.trace, users, step_tokens)
 
-    kept, key = {} if kept is None else kept, (point.line, point.load, point.averages, step_tokens, room)
-    if key not in kept:
-        kept[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
-    steps = kept[key]
+    kept, key = kept or Kept(), (point.line, point.load, point.averages, step_tokens, room, base.answers)
+    if key not in kept.steps:
+        kept.steps[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
+    steps = kept.steps[key]
+
+    def part(name: TermName) -> Walk:
+        if (key, name) not in kept.walks:
+            walk = steps.walk(cost(part_of(base, name)))
+            if name not in _ELSEWHERE:
+                return walk
+            kept.walks[key, name] = walk
+        return kept.walks[key, name]
+
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
     floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
-    parts = {name: steps.walk(cost(part_of(base, name))) for name in names}
+    parts = {name: part(name) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
     outside = steps.larger_than(base.captured)
     return Served(users, tokens, point.requests is not None, parts, floors, base.units["launch"], outside)
@@ -250,6 +274,7 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
 def opened(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Open:
     """A point's arrivals, by closed loops of 1, 2, 4, … users, as many as leave room for the profile to be wrong."""
     assert isinstance(point.load, Arrivals), point
+    base = replace(base, answers=VARIED)  # who comes at random is in step with nobody
     ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
     users, loops = [1], [serve(replace(point, load=Users(1)), base, kept)]
     rate = point.load.rate_per_s
@@ -295,7 +320,7 @@ def texts_of(averages: Averages) -> list[Averages]:
     return texts(float(brentq(long, -20.0, 20.0)))
 
 
-def _requests(point: MeasuredPoint, recorded: Prepared, room: int, rng: np.random.Generator) -> Records:
+def _requests(point: MeasuredPoint, recorded: Prepared, room: int, spread: float, rng: np.random.Generator) -> Records:
     assert isinstance(point.load, Users)
     users = point.load.users
     count = point.requests or min(max(_ANSWERS * users, _FEWEST), max(_MOST, 4 * users))
@@ -304,7 +329,7 @@ def _requests(point: MeasuredPoint, recorded: Prepared, room: int, rng: np.rando
     asked = np.zeros(count, REQUEST)
     # Texts and lengths are spread evenly over every few requests: the middle of a load is as the whole of it.
     asked["response"] = _evenly(len(recorded.trace.responses), count, rng)
-    asked["output_tokens"] = _lengths(point.output_tokens, _SPREAD, 2, count, rng)
+    asked["output_tokens"] = _lengths(point.output_tokens, spread, 2, count, rng)
     most = max(room - int(asked["output_tokens"].max()), point.prompt_tokens)
     asked["prompt_tokens"] = np.minimum(_lengths(point.prompt_tokens, _PROMPT_SPREAD, 1, count, rng), most)
     return asked
@@ -314,6 +339,8 @@ def _lengths(mean: int, spread: float, least: int, count: int, rng: np.random.Ge
     """Lengths, gamma distributed about a mean, with a coefficient of variation."""
     from scipy.stats import gamma
 
+    if not spread:
+        return np.full(count, max(mean, least), np.int64)
     shares = gamma.ppf((np.arange(_LENGTHS) + 0.5) / _LENGTHS, spread**-2)
     lengths = np.maximum((mean * shares / shares.mean()).round(), least).astype(np.int64)
     return np.asarray(lengths[_evenly(_LENGTHS, count, rng)], np.int64)
@@ -363,5 +390,5 @@ def _steady(point: MeasuredPoint, base: Base, kept: Kept | None) -> Served | Ope
 
 def _averages(gamma: int) -> list[Averages]:
     """Acceptances for each of `_ODDS`, alike at all positions."""
-    odds = [_ACCEPTED / (1 - _ACCEPTED) * factor for factor in _ODDS]
+    odds = [ACCEPTED / (1 - ACCEPTED) * factor for factor in _ODDS]
     return [Averages.of_conditional([one / (1 + one)] * gamma) for one in odds]

@@ -1,7 +1,8 @@
 """What a user has measured of a server: a CSV, a row a point, as `harness hardware fit` and `harness predict` read it.
 
-A blank cell is unknown. Lines that begin with # are for people; of them only captured sizes are read, and settings by which
-a server verifies trees, or not losslessly, are told.
+A blank cell is unknown. Commas, semicolons or tabs set columns apart; where semicolons or tabs do, a comma in a number is
+its decimal point. Heads may name units, and be called as load generators call them. Lines that begin with # are for people;
+of them only captured sizes are read, and settings by which a server verifies trees, or not losslessly, are told.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -33,6 +35,24 @@ _COLUMNS: Final = (
     "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "survival",
     "prompt_tokens", "output_tokens", *METRICS, "context", "role",
 )  # fmt: skip
+_ALSO: Final[Mapping[str, str]] = {
+    "users": "concurrency", "max_concurrency": "concurrency", "request_rate": "rate", "num_prompts": "requests",
+    "method": "drafter", "k": "drafted_tokens", "drafted": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
+    "acceptance_length": "accepted_length", "spec_decode_acceptance_length": "accepted_length",
+    "isl": "prompt_tokens", "input_tokens": "prompt_tokens", "osl": "output_tokens", "output_throughput": "output_tok_s",
+    "output_token_throughput": "output_tok_s", "output_tok/s": "output_tok_s", "output_tok/s/gpu": "output_tok_s_per_gpu",
+    "tpot": "tpot_ms", "median_tpot": "tpot_ms", "median_tpot_ms": "tpot_ms", "mean_tpot": "tpot_mean_ms",
+    "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
+}  # fmt: skip
+"""Names of columns elsewhere, as heads are compared."""
+_UNITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "concurrency": ("users", "requests"), "rate": ("1/s", "req/s", "requests/s"), "requests": ("requests",),
+    "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "prompt_tokens": ("tokens",),
+    "output_tokens": ("tokens",), "output_tok_s": ("tokens/s", "tok/s"), "context": ("tokens",), "tpot_ms": ("ms",),
+    "output_tok_s_per_gpu": ("tokens/s/gpu", "tok/s/gpu"), "tpot_mean_ms": ("ms",), "step_ms": ("ms",),
+}  # fmt: skip
+"""Units that a head may name."""
+_UNIT: Final = re.compile(r"[(\[]([^)\]]*)[)\]]")
 _MOST: Final[Mapping[str, int]] = {
     "concurrency": 8192, "requests": 100_000, "drafted_tokens": 64, "prompt_tokens": 1_000_000, "output_tokens": 1_000_000,
     "context": 10_000_000,
@@ -72,6 +92,11 @@ class MeasuredPoint:
     def what(self) -> str:
         """What drafts, in words."""
         return "none" if self.kind == "none" else f"{self.kind} {self.policy}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is a closed loop: no arrivals at random, and no step that was timed."""
+        return self.load.users is not None and set(self.values) != {"step_ms"}
 
     @property
     def traffic(self) -> tuple[Load, int, int, int | None, int | None]:
@@ -116,16 +141,22 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     rows = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     if len(rows) < 2:
         raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
-    heads = [head.lower() for head in _cells(rows[0][1])]
-    _check_heads(heads, file)
-    points = list[MeasuredPoint]()
+    apart = max(",;\t", key=rows[0][1].count)
+    heads = _heads(_cells(rows[0][1], apart), file, say)
+    points, seen = list[MeasuredPoint](), dict[tuple[tuple[str, str], ...], int]()
     for number, line in rows[1:]:
-        cells = _cells(line)
+        cells = _cells(line, apart)
         if len(cells) > len(heads):
             raise InputError(f"{file}, line {number}: has {len(cells)} cells under {len(heads)} heads")
-        if not any(cells):
+        row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell and head}
+        if not row:
             continue
-        row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell}
+        if apart != ",":
+            row = {head: _decimal(cell) if head in {*_UNITS, "survival"} else cell for head, cell in row.items()}
+        first = seen.setdefault(tuple(sorted(row.items())), number)
+        if first != number:
+            say(f"note: line {number} of {file} is line {first} again, and counts once")
+            continue
         try:
             points.append(_point(number, row))
         except ValueError as error:
@@ -140,23 +171,41 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     return Measured(tuple(points), int(sizes[-1]) if sizes else None)
 
 
-def _cells(line: str) -> list[str]:
+def _cells(line: str, apart: str) -> list[str]:
     """Without blanks around them, and without empty ones at the end."""
-    cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=apart, skipinitialspace=True))]
     while cells and not cells[-1]:
         cells.pop()
     return cells
 
 
-def _check_heads(heads: Sequence[str], file: Path) -> None:
-    if len(heads) < 2:
+def _decimal(cell: str) -> str:
+    """Numbers with decimal commas, as others read them: 1.234,5 is 1234.5."""
+    return " ".join(one.replace(".", "").replace(",", ".") if "," in one else one for one in cell.split())
+
+
+def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> list[str]:
+    """The columns that heads name; empty for what is not read, which is told."""
+    if len(written) < 2:
         raise InputError(f"{file}: its head has no commas; columns are set apart by them: {', '.join(_COLUMNS)}")
-    if unknown := [head for head in heads if head not in _COLUMNS]:
-        raise InputError(f"{file}: column {unknown[0]!r} is not one of {', '.join(_COLUMNS)}")
-    if twice := [head for head in heads if heads.count(head) > 1]:
+    heads, others = list[str](), list[str]()
+    for head in written:
+        plain = re.sub(r"[\s_-]+", "_", _UNIT.sub("", head).strip().lower())
+        name = _ALSO.get(plain, plain)
+        if name not in _COLUMNS and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
+            raise InputError(f"{file}: no column {head!r} is read; did you mean {close[0]}? (docs/hardware.md has all)")
+        unit = _UNIT.search(head)
+        if name in _COLUMNS and unit and unit[1].strip().lower() not in _UNITS.get(name, ()):
+            raise InputError(f"{file}: column {head!r} is in {unit[1]}; {name} is in {_UNITS.get(name, ('no unit',))[0]}")
+        heads.append(name if name in _COLUMNS else "")
+        others += [head] if name not in _COLUMNS else []
+    if twice := [head for head in heads if head and heads.count(head) > 1]:
         raise InputError(f"{file}: column {twice[0]!r} is there twice")
     if not {"concurrency", "rate"} & set(heads):
         raise InputError(f"{file}: a column concurrency, or rate, is needed")
+    if others:
+        say(f"note: not read of {file}: {', '.join(others)}; what is read: {', '.join(_COLUMNS)}")
+    return heads
 
 
 def _point(line: int, row: Mapping[str, str]) -> MeasuredPoint:
@@ -210,10 +259,15 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
             raise ValueError(f"{(told or ['drafted_tokens'])[0]}: nothing drafts here; name the drafter, or leave it blank")
         return "none", NO_DRAFTER, 0, None
     survival = _of_column("survival", lambda: Averages(numbers(",".join(re.split(r"[,\s]+", row["survival"])))), row)
+    try:
+        policy = PolicySpec.parse(row["policy"]) if "policy" in row else None
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    most = None if policy is None else _most(policy)
     if drafted is None:
-        if survival is None:
-            raise ValueError("drafted_tokens: how many tokens are drafted a round?")
-        drafted = survival.gamma
+        drafted = survival.gamma if survival else most
+    if drafted is None:
+        raise ValueError("drafted_tokens: how many tokens are drafted a round?")
     if survival is not None and survival.gamma < drafted:
         raise ValueError(f"survival has {survival.gamma} positions where {drafted} tokens are drafted")
     if survival is not None:
@@ -225,11 +279,7 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
         raise ValueError(
             f"accepted_length {row['accepted_length']} and survival, which comes to {survival.accepted_length:.2f}, differ"
         )
-    try:
-        policy = PolicySpec.parse(row["policy"]) if "policy" in row else PolicySpec.fixed(drafted)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-    most = policy.k if policy.k_by_batch is None else max(k for _, k in policy.k_by_batch.rows if k != WHOLE_BLOCK)
+    policy = policy or PolicySpec.fixed(drafted)
     if (most or 0) > drafted:
         raise ValueError(f"policy {policy}: verifies {most} tokens where {drafted} are drafted")
     if policy.reads_confidences:
@@ -237,6 +287,13 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
     if not policy.lossless:
         raise ValueError(f"policy {policy}: is a bound, which nobody can have measured")
     return kind, policy, drafted, survival or length
+
+
+def _most(policy: PolicySpec) -> int | None:
+    """The most tokens that a policy names."""
+    if policy.k_by_batch is None:
+        return policy.k
+    return max((k for _, k in policy.k_by_batch.rows if k != WHOLE_BLOCK), default=None)
 
 
 def _of_column(name: str, made: Callable[[], Averages], row: Mapping[str, str]) -> Averages | None:

@@ -1,8 +1,7 @@
-"""All that is believed after a fit: calibrations under every largest captured size that may be the engine's.
+"""All that is believed after a fit: calibrations under all that nobody says and that has few values.
 
-Where nobody says up to which size an engine captures its passes, that is one more unknown: it has few values, each a base of
-its own, and what is told is their mean, each weighing as much as it is believed before, times how well it explains what was
-measured.
+Up to which size an engine captures its passes, and whether all answers are as long: each is a base of its own, and what is
+told is their mean, each weighing as much as it is believed before, times how well it explains what was measured.
 """
 
 from __future__ import annotations
@@ -19,22 +18,27 @@ from harness.hardware.calibration import (
     Advance,
     Calibration,
     Forecast,
+    Simulated,
     Told,
     calibrate,
     combined,
     factors_of,
+    simulated,
     slopes_of,
 )
 from harness.hardware.discrepancy import ALL, Combined
 from harness.hardware.loops import Floats, Timed
 from harness.hardware.measured import MeasuredPoint, Metric
-from harness.hardware.terms import CAPTURED_SIZES, Base, with_factors
+from harness.hardware.terms import Base, with_factors
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors
 from simulator.policies import NO_DRAFTER
 
 _Z: Final = 1.96
 """Standard deviations to either end of 95 %."""
+_TAIL: Final = 0.025
+"""What lies beyond either end."""
+_LEAST_DEVIATION: Final = 1e-6
 _MOST_ERROR: Final = 1.9
 """Relative errors of a profile's parts end below 2."""
 _CONTEXT: Final = 400
@@ -50,11 +54,15 @@ class Posterior:
 
     @classmethod
     def of(
-        cls, points: Sequence[MeasuredPoint], bases: Sequence[Base], advance: Advance = lambda done, total: None
+        cls,
+        points: Sequence[MeasuredPoint],
+        bases: Sequence[Base],
+        advance: Advance = lambda done, total: None,
+        loops: Simulated | None = None,
     ) -> Posterior:
-        """Fit all bases; see `calibrate`."""
-        found = calibrate(points, bases, advance)
-        before = np.log([CAPTURED_SIZES.get(base.captured, 1.0) for base in bases])
+        """Fit all bases; see `simulated`, which is done unless it was, and `calibrate`."""
+        found = calibrate(points, bases, simulated(points, bases, advance) if loops is None else loops)
+        before = np.log([one.base.belief for one in found])
         after = before + np.array([one.evidence for one in found])
         weights = np.exp(after - after.max())
         return cls(found, np.asarray(weights / weights.sum(), np.float64))
@@ -64,33 +72,52 @@ class Posterior:
         """The most probable one."""
         return self.members[int(self.weights.argmax())]
 
+    @property
+    def captured(self) -> dict[int, float]:
+        """How probable each largest captured size is."""
+        sizes = dict.fromkeys((one.base.captured for one in self.members), 0.0)
+        for one, weight in zip(self.members, self.weights, strict=True):
+            sizes[one.base.captured] += float(weight)
+        return sizes
+
+    @property
+    def alike(self) -> float:
+        """How probable it is that all answers are as long."""
+        return float(sum(w for one, w in zip(self.members, self.weights, strict=True) if not one.base.answers))
+
     def timed(self, point: MeasuredPoint) -> bool:
         """Whether a point is a step that was timed."""
         return isinstance(self.best.loops[point.line], Timed)
 
     def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
         """What a measurement at a point would come to, its own noise included."""
-        told = [one.told(point, metric) for one in self.members]
-        value = float(np.exp(self.weights @ np.log([one.value for one in told])))
-        deviation = _Z * self._deviation([[(1.0, one)] for one in told], noise=1)
-        return Forecast(value, value * np.exp(-deviation), value * np.exp(deviation))
+        return self._forecast([[(1.0, one.told(point, metric))] for one in self.members], noise=1)
 
     def speed(self, point: MeasuredPoint) -> float:
-        """See `Calibration.speed`."""
-        return float(np.exp(self.weights @ np.log([one.speed(point).value for one in self.members])))
+        """See `Calibration.speed`: what is expected over all that the engine may be. By it one decides: what collapses
+        on one engine in three is no good bet, though its median is."""
+        return float(self.weights @ np.array([one.speed(point).value for one in self.members]))
 
     def gain(self, one: MeasuredPoint, plain: MeasuredPoint) -> Forecast:
         """What one gives more than the other: what moves both alike cancels, the noise of two measurements does not."""
-        told = [[(1.0, own.speed(one)), (-1.0, own.speed(plain))] for own in self.members]
-        ratio = float(np.exp(self.weights @ [_log(pair) for pair in told]))
-        deviation = _Z * self._deviation(told, noise=2)
-        return Forecast(ratio - 1, ratio * np.exp(-deviation) - 1, ratio * np.exp(deviation) - 1)
+        ratio = self._forecast([[(1.0, own.speed(one)), (-1.0, own.speed(plain))] for own in self.members], noise=2)
+        return Forecast(*(value - 1 for value in ratio))
 
-    def _deviation(self, told: Sequence[Sequence[tuple[float, Told]]], noise: int) -> float:
-        sums = [combined(dict(own)) for own in told]
+    def _forecast(self, told: Sequence[Sequence[tuple[float, Told]]], noise: int) -> Forecast:
+        """Median and 95 % of a sum of logarithms, which is normal under each calibration: of two that are far apart, between
+        them lies nothing."""
+        from scipy.optimize import brentq
+        from scipy.special import ndtr
+
         logs = np.array([_log(own) for own in told])
-        within = [own.deviation(one, noise) ** 2 for own, one in zip(self.members, sums, strict=True)]
-        return float(np.sqrt(self.weights @ (np.array(within) + (logs - self.weights @ logs) ** 2)))
+        some = zip(self.members, told, strict=True)
+        deviations = np.maximum([own.deviation(combined(dict(sums)), noise) for own, sums in some], _LEAST_DEVIATION)
+        low, high = float((logs - 9 * deviations).min()), float((logs + 9 * deviations).max())
+
+        def at(share: float) -> float:
+            return float(np.exp(brentq(lambda x: self.weights @ ndtr((x - logs) / deviations) - share, low, high)))
+
+        return Forecast(at(0.5), at(_TAIL), at(1 - _TAIL))
 
 
 def _log(told: Sequence[tuple[float, Told]]) -> float:

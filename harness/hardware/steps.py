@@ -57,10 +57,13 @@ class Steps:
 
     def walk(self, cost: StepCost) -> Walk:
         """When requests had their tokens, at a cost."""
-        held_s, each_s = np.empty(len(self.kinds)), np.empty(len(self.kinds))
+        held_s, each_s = np.empty(len(self.kinds)), np.zeros(len(self.kinds))
+        reads = bool(cost.context_s_per_token or cost.draft_context_s_per_token.any() or cost.widening_s.any())
         for i, (decoding, prefilling, finishing, tokens, drafted, verified, longest) in enumerate(self.kinds.tolist()):
             load = StepLoad(decoding, prefilling, finishing, tokens)
             held_s[i] = cost.step(load, drafted, verified, Longest(longest, 0)).seconds
+            if not reads:
+                continue
             read = load._replace(context_tokens=_CONTEXT)
             each = Longest(longest, _CONTEXT)
             count = decoding * _CONTEXT if cost.padded else _CONTEXT

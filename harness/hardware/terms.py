@@ -70,6 +70,8 @@ TOKEN_SHARE: Final = 0.3
 free, and kernels of mixtures, with a token or two an expert, are far from their best there."""
 ROOT_SHARE: Final = 0.02
 """The unit of `root`: this share of a pass of the target over one token, times the root of its tokens less 1."""
+TIMED_SHARE: Final = 0.1
+"""The same two where the base has passes of many tokens timed: it knows what they take, but not of different texts."""
 DRAFT_PASS_S: Final = 0.3e-3
 """The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
 EAGER_TOKENS: Final = 5000
@@ -82,9 +84,15 @@ PROMPT_SHARE: Final = 0.1
 not capture. Assumed."""
 VARIETY_SHARE: Final = 0.1
 """The unit of `variety`: this share of a pass of the target over one token."""
-CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.45, 1024: 0.15, 2048: 0.1, 16384: 0.3}
-"""Largest captured sizes, where nobody says, and how probable each is: vLLM's default; what people set for long drafts; and
-all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM). Assumed."""
+CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.36, 1024: 0.2, 2048: 0.14, 16384: 0.3}
+"""Largest captured sizes, where nobody says, and how probable each is: vLLM's default, which half of its users keep; what
+the others set for long drafts; and all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM,
+ATOM). Assumed."""
+ANSWERS: Final[Mapping[float, float]] = {0.0: 0.5, 0.5: 0.5}
+"""Coefficients of variation of answers' lengths, and how probable each is: most benchmarks force a length, so that users who
+begin together end together, and a finite client has next to no drain; traffic has answers of many lengths. Assumed."""
+VARIED: Final = 0.5
+"""The same of traffic."""
 _TIMED_SPREAD: Final = 0.1
 """Of launching, where the base has it timed: what nobody knows is how it goes on another day."""
 _LARGE: Final = 1024
@@ -115,6 +123,8 @@ class Base:
     """Whether the profile itself has passes outside of captured sizes; else launching is assumed."""
     step_tokens: int = EngineLimits().step_tokens
     """The engine's most tokens of a pass, prompts included."""
+    answers: float = VARIED
+    """Coefficient of variation of the lengths of answers."""
 
     @classmethod
     def of(cls, profile: Profile, captured: int, step_tokens: int = EngineLimits().step_tokens) -> Base:
@@ -141,12 +151,18 @@ class Base:
 
     @classmethod
     def several(
-        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens
+        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens, *, closed: bool = True
     ) -> tuple[Base, ...]:
-        """One for each largest captured size that an engine may have: what is known, or all of `CAPTURED_SIZES`."""
-        if captured is None and profile.launches is not None:
-            return tuple(cls.of(profile, size, step_tokens) for size in CAPTURED_SIZES)
-        return (cls.of(profile, captured or CAPTURED, step_tokens),)
+        """One for each of `ANSWERS`, where there are closed loops, and each largest captured size that an engine may have:
+        what is known, or all of `CAPTURED_SIZES`."""
+        sizes = CAPTURED_SIZES if captured is None and profile.launches is not None else (captured or CAPTURED,)
+        made = [cls.of(profile, size, step_tokens) for size in sizes]
+        return tuple(replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made)
+
+    @property
+    def belief(self) -> float:
+        """How probable it is before anything is measured, among those of `several`."""
+        return CAPTURED_SIZES.get(self.captured, 1.0) * ANSWERS.get(self.answers, 1.0)
 
     @property
     def captured(self) -> int:
@@ -162,16 +178,18 @@ class Base:
         """Seconds that a factor of 1 stands for, of the terms that have a unit."""
         profile = self.profile
         slope = float(profile.verify.at([_LARGE])[0] - profile.verify.at([1])[0]) / (_LARGE - 1)
+        one_s = float(profile.verify.at([1])[0])
+        unknown = 1.0 if profile.source in ("roofline", "user") else TIMED_SHARE
         return {
             "step": max(profile.overhead_s, LEAST_STEP_S),
             "request": max(profile.overhead_s_per_request, LEAST_REQUEST_S),
-            "token": TOKEN_SHARE * slope,
-            "root": ROOT_SHARE * float(profile.verify.at([1])[0]),
+            "token": unknown * TOKEN_SHARE * slope,
+            "root": unknown * ROOT_SHARE * one_s,
             "draft_pass": DRAFT_PASS_S,
             "launch": self.launch_s,
             "prompt": self.prompt_s,
             "eager_token": profile.eager_s_per_token or self.launch_s / EAGER_TOKENS,
-            "variety": profile.variety_s or VARIETY_SHARE * float(profile.verify.at([1])[0]),
+            "variety": profile.variety_s or VARIETY_SHARE * one_s,
         }
 
     @property

@@ -286,14 +286,14 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     bins = step_bins(server.intervals)
     if not bins:
         return _unfitted(profile, kind, context, acceptance, seed)
-    from harness.hardware.calibration import calibrate
+    from harness.hardware.calibration import calibrate, simulated
     from harness.hardware.terms import Base, part_of
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
     points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
     try:
-        [found] = calibrate(points, [base])
+        [found] = calibrate(points, [base], simulated(points, [base]))
     except InputError:
         raise _unlike(profile, bins) from None
     rng = np.random.default_rng([seed, 25])

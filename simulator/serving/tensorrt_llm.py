@@ -1,6 +1,7 @@
 """TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and
 pull request 10860, which says what `draft_len_schedule` does: before it, keys were batch sizes from which on a length
-holds, and 1 had to be among them. Pull request 16888, open then, drafts 1 token instead of none above the last key.
+holds, and 1 had to be among them. Pull request 16888, open in November 2026, drafts 1 token instead of none above the last
+key: a drafter that pauses misses what is decoded meanwhile, and is accepted next to never once it goes on.
 
 Left out are its n-gram drafts, whose look-up was not compared with ours, MTP and DFlash, whose fields were not read, and
 `use_rejection_sampling`, off by default, of which it is not known here how drafts are chosen then.
@@ -16,7 +17,8 @@ from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
 _ROWS = "draft_len_schedule"
 _KEYS = (
     "TensorRT-LLM reads a draft_len_schedule as lengths up to these batch sizes since its pull request 10860 (2026); older "
-    "versions as lengths from these sizes on"
+    "versions as lengths from these sizes on. Where a schedule drafts nothing, requests of that time are next to never "
+    "accepted later; with its pull request 16888 it drafts 1 token there"
 )
 
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
-from harness.hardware.calibration import LEAST_NOISE, calibrate
-from harness.hardware.discrepancy import ALL, DRAFTING, LOAD, OWN, Left, Place, shared
+from harness.hardware.calibration import LEAST_NOISE
+from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.loops import Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
+from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
@@ -189,7 +189,7 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 10 %, and nearly all inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 10 % on average, and inside the intervals."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -201,9 +201,9 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
         for p in rows
     )
     found = Posterior.of(rows, [base()])
-    for one in predictions(found, rows):
-        assert one.forecast.value == pytest.approx(known[one.point.line], rel=0.1)
-        assert one.forecast.low < known[one.point.line] < one.forecast.high
+    told = predictions(found, rows)
+    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.1
+    assert all(one.forecast.low < known[one.point.line] < one.forecast.high for one in told)
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
         none, drafted = (
@@ -378,9 +378,9 @@ def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
     rows = [replace(p, values={"output_tok_s": truth(p, ones)}) for p in points(bare + told, tmp_path)]
     hidden = [replace(p, averages=None, given=p.load != Users(16)) if p.gamma else p for p in rows]
     found = Posterior.of(hidden, [base()])
-    odds = 0.65 / 0.35 * found.best.factors[acceptance_of("eagle3")]
+    odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[acceptance_of("eagle3")]
     assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
-    assert found.best.spread(acceptance_of("eagle3")) < 0.5
+    assert found.best.spread(acceptance_of("eagle3")) < 0.6
     [one] = predictions(found, hidden)
     assert one.inside
     assert one.error == pytest.approx(0, abs=0.08)
@@ -480,9 +480,9 @@ def test_what_is_left_is_told_of_near_rows() -> None:
     here, near, plain = Place(3.0, "eagle3 fixed:3"), Place(3.5, "eagle3 fixed:3"), Place(3.0, "none")
     left = Left.of([here], np.array([0.1]), noise=0.01)
     smooth = ALL**2 + DRAFTING**2 + OWN**2
-    whole = smooth + LOAD**2
+    whole = smooth + LOAD**2 + EACH**2
     assert left.at(here) == pytest.approx(0.1 * whole / (whole + 0.01**2))
-    assert left.at(near) == pytest.approx(left.at(here) * (smooth * np.exp(-0.1) + LOAD**2 * np.exp(-1)) / whole)
+    assert left.at(near) == pytest.approx(left.at(here) * (smooth * np.exp(-0.1) + (LOAD**2 + EACH**2) * np.exp(-1)) / whole)
     assert left.at(plain) == pytest.approx(left.at(here) * (ALL**2 + LOAD**2) / whole)
     assert left.at(here._replace(outside=1.0)) == pytest.approx(left.at(plain))
     assert np.linalg.eigvalsh(shared([here, near, plain], [here, near, plain])).min() > 0
@@ -496,10 +496,47 @@ def test_a_size_that_nobody_says_is_found_of_a_cliff(tmp_path: Path) -> None:
     ones = dict.fromkeys(TERMS, 1.0) | {"launch": 4.0}
     known = [replace(p, values={"output_tok_s": serve(p, truth_of).value("output_tok_s", ones, 1)}) for p in rows]
     found = Posterior.of(known, Base.several(PROFILE, None))
-    weights = {one.base.captured: weight for one, weight in zip(found.members, found.weights, strict=True)}
-    assert sum(weights.values()) == pytest.approx(1)
-    assert weights[512] > 0.6
-    assert len(Base.several(PROFILE, 1024)) == len(Base.several(replace(PROFILE, launches=None), None)) == 1
+    assert sum(found.captured.values()) == pytest.approx(1)
+    assert found.captured[512] > 0.6
+    sizes = [
+        {one.captured for one in Base.several(*asked)}
+        for asked in ((PROFILE, 1024), (replace(PROFILE, launches=None), None))
+    ]
+    assert sizes == [{1024}, {512}]
+
+
+def test_answers_of_one_length_are_found(tmp_path: Path) -> None:
+    """A client of 100 requests, 64 at once: where lengths differ the last few keep the server waiting."""
+    told = "".join(f"{users},none,0,,200,200,1,given\n" for users in (8, 32, 64))
+    rows = tuple(replace(point, requests=100) for point in points(told, tmp_path))
+    ones = dict.fromkeys(TERMS, 1.0)
+    for answers in (0.0, 0.5):
+        truth_of = replace(Base.of(PROFILE, 512), answers=answers)
+        known = [replace(p, values={"output_tok_s": serve(p, truth_of).value("output_tok_s", ones, 1)}) for p in rows]
+        found = Posterior.of(known, Base.several(PROFILE, 512))
+        assert found.alike > 0.8 if answers == 0 else found.alike < 0.2
+
+
+def test_users_in_step_are_counted_in_whole_waves(tmp_path: Path) -> None:
+    """Of an endless load without prompts to speak of: as many tokens a step as there are users."""
+    [point] = points("48,none,0,,1,100,1,given\n", tmp_path)
+    ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
+    loops = [serve(point, replace(base(launched=False), answers=answers)) for answers in (0.0, 0.5)]
+    even, varied = (loop.value("output_tok_s", ones, 1) for loop in loops)
+    assert even == pytest.approx(varied, rel=0.03)
+
+
+def test_of_engines_that_are_far_apart_nothing_lies_between(tmp_path: Path) -> None:
+    """The median is that of the likelier one, the interval holds both, and decisions are made by what is expected."""
+    found, rows = fitted(tmp_path)
+    slow = replace(found.best, log_factors=found.best.log_factors + (np.array(found.best.names) == "target") * 3.0)
+    both, point = Posterior((found.best, slow), np.array([0.7, 0.3])), rows[0]
+    fast_s, slow_s = (one.speed(point).value for one in both.members)
+    told = both.forecast(point, "output_tok_s")
+    assert slow_s < 0.5 * fast_s
+    assert told.value == pytest.approx(fast_s, rel=0.1)
+    assert told.low < slow_s < told.value < told.high
+    assert both.speed(point) == pytest.approx(0.7 * fast_s + 0.3 * slow_s)
 
 
 def test_one_simulation_serves_every_profile(tmp_path: Path) -> None:
@@ -528,7 +565,7 @@ def test_one_simulation_serves_every_profile(tmp_path: Path) -> None:
 
 def test_rows_of_another_machine_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2: output_tok_s 1e\+09 is far from"):
-        calibrate(points("1,none,0,,512,200,1e9,given\n", tmp_path), [base()])
+        Posterior.of(points("1,none,0,,512,200,1e9,given\n", tmp_path), [base()])
 
 
 @pytest.mark.parametrize("users", [2049, 5000])
@@ -561,11 +598,32 @@ def test_a_file_as_people_write_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Max-Concurrency;TPOT (ms);date;method;num_speculative_tokens;Survival\n16;12,5;May;eagle3;3;0,72 0,53 0,38\n",
+        "tpot_ms [ms]\tusers\tsurvival\tdrafter\n12.5\t16\t.72 .53 .38\teagle3\n",
+        "users,drafter,policy,survival,tpot_ms\n16,eagle3,fixed:3,.72 .53 .38,12.5\n16,eagle3,fixed:3,.72 .53 .38,12.5\n",
+    ],
+)
+def test_files_of_other_hands_say_the_same(text: str, tmp_path: Path) -> None:
+    file, told = tmp_path / "m.csv", list[str]()
+    file.write_text(text)
+    [one] = read_measured(file, told.append).points
+    assert (one.load, one.kind, one.policy, one.gamma, one.given) == (Users(16), "eagle3", PolicySpec.fixed(3), 3, True)
+    assert one.values == {"tpot_ms": 12.5}
+    assert one.averages is not None
+    assert one.averages.survival == (0.72, 0.53, 0.38)
+    assert len(told) == ("date" in text) + ("fixed" in text)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "has no rows"),
         (HEAD, "has no rows"),
-        ("users,drafter\n1,none\n", "column 'users' is not one of concurrency"),
+        ("concurency,drafter\n1,none\n", "no column 'concurency' is read; did you mean concurrency"),
+        ("concurrency,TPOT (s)\n1,5\n", "'TPOT \\(s\\)' is in s; tpot_ms is in ms"),
+        ("users,concurrency,output_tok_s\n1,1,5\n", "'concurrency' is there twice"),
         ("concurrency,concurrency\n1,1\n", "is there twice"),
         ("drafter,output_tok_s\nnone,1\n", "a column concurrency, or rate, is needed"),
         (HEAD + "0,none,0,,1,1,5,given\n", "line 2: concurrency must be from 1"),
@@ -580,7 +638,7 @@ def test_a_file_as_people_write_it(tmp_path: Path) -> None:
         (HEAD + "1,none,0,,1,1,5,later\n", "role 'later' is not given or predict"),
         (HEAD + "1,none,0,,1,1,5,given,7\n", "has 9 cells under 8 heads"),
         (HEAD + "9999999,none,0,,1,1,5,given\n", "concurrency must be from 1 to 8,192"),
-        ("concurrency;output_tok_s\n1;5\n", "its head has no commas"),
+        ("concurrency\n1\n", "its head has no commas"),
         ("# captured sizes to 99999999999\n" + HEAD + "1,none,0,,1,1,5,given\n", "captured sizes to 99999999999: must be"),
         ("concurrency,requests,output_tok_s\n8,4,5\n", "requests 4 are fewer than the users"),
         ("concurrency,context,output_tok_s\n8,400,5\n", "context: says something of a step_ms"),

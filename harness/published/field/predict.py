@@ -51,9 +51,9 @@ UNREPRODUCED: Final = (
     ),
 )
 CAVEATS: Final = (
-    "Not blind. Nothing is tuned on a point that is called predicted, but whoever made the predictions had seen the "
-    "tables. The third way to predict V4-Flash on B300 was found because the first two fail, and so was the use of "
-    "categories.",
+    "Not blind, but for the tables that say so. Nothing is tuned on a point that is called predicted, but whoever made the "
+    "predictions had seen the tables. The third way to predict V4-Flash on B300 was found because the first two fail, and "
+    "so was the use of categories.",
     "Profiled costs are not served step times. From them alone, V4-Flash without speculation comes out much too fast: "
     "users that begin together and get answers of equal length stay in lockstep, and few steps hold a prompt. If users "
     "begin one after the other, prefill outside of graphs explains most of it, but k=7 and adaptive verification then "
