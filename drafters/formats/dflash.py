@@ -101,10 +101,12 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         mask_token=mask_token(of, fields, target), layout=layout_of(fields, kind == "dspark"), in_block=_in_block(fields),
         markov_rank=rank, markov_head=head, confidence=confidence_of(of, fields, rank, on=False, joined=False),
         convolution=convolution_of(fields) if convolved else None, selector=selector_of(fields) if chosen else None,
-        embedding_scale=fields.number("input_embedding_scale"), logit_scale=fields.number("output_multiplier"),
+        embedding_scale=fields.number("input_embedding_scale") or 1.0, logit_scale=fields.number("output_multiplier"),
     )  # fmt: skip
     spark = "DSpark (SpecForge)" if kind == "dspark" else "DFlash (z-lab, SpecForge)"
     left_out = assumed(layer, fields)
+    if not target.scales:
+        left_out -= {"embeddings"}
     if of.architecture in _ARCHITECTURES or not rank:
         left_out -= {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
     name = "DFlash2 (z-lab)" if convolved or chosen else spark

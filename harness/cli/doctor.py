@@ -78,7 +78,9 @@ def doctor(
                 say(plain_console(), f"--corrected: {told}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            _print_next(found, checkpoint, target, None if written is None else corrected)
+            if found.beats_chance:
+                templated = bool(getattr(model.tokenizer, "chat_template", None))
+                _print_next(found, checkpoint, target, None if written is None else corrected, templated=templated)
         _judge(found, checkpoint)
 
 
@@ -144,12 +146,10 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
         say(console, f"The declared conventions fit: none is clearly better{told}.")
 
 
-def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None) -> None:
-    """The command that comes after a diagnosis, where there is one."""
+def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None, *, templated: bool) -> None:
+    """The command that comes after a diagnosis of a drafter that drafts; `templated`: whether suites can ask its target."""
     from results.store.commands import typed
 
-    if not found.beats_chance:
-        return
     if found.better is not None and corrected is None:
         why, words = (
             "a checkpoint that declares what fits",
@@ -159,6 +159,8 @@ def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path 
         drafter = f"new={corrected or checkpoint}"
         why, words = "what it is worth by domain", ["record", "math_code_chat", "--target", target, "--drafter", drafter]
     console = plain_console()
+    if words[0] == "record" and not templated:
+        why += ", once its target's folder has a chat_template.jinja, which suites need"
     say(console, f"next, {why}:")
     say(console, f"  {typed('harness', *words)}")
 

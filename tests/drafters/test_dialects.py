@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Qwen3ForCausalLM
 
 from drafters.checkpoints import facts_of, load_drafter, read_declared
 from drafters.families.layers import LayerShape
@@ -23,7 +24,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.rotary import frequencies
 from drafters.target import Target
 from simulator.errors import InputError
-from tests.drafters.conftest import GAMMA, MASK, VOCAB
+from tests.drafters.conftest import GAMMA, HIDDEN, MASK, VOCAB, micro_config
 from tests.drafters.test_formats import LAYER, NESTED, PUBLISHED, Build, build, drafted, publish
 
 __all__ = ["build"]
@@ -307,6 +308,7 @@ EAGLE_TAPS = {"fc.weight": (16, 48), "midlayer.hidden_norm.weight": (16,)}
     ("changes", "taps"),
     [
         ({}, [2, 1, 0]),  # nobody says: h[2], h[L//2], h[L−3] of three layers are h[2], h[1], h[0]
+        ({"eagle_config": {AUX: []}}, [2, 1, 0]),  # so does what is left empty
         ({AUX: [1, 2, 3]}, [1, 2, 3]),
         ({"eagle_config": {AUX: [0, 1, 2]}}, [1, 2, 3]),
         ({"eagle_config": {AUX: [1, 2, 3]}}, [1, 2, 3]),  # no layer has output L: what enters layers is counted
@@ -322,12 +324,10 @@ def test_taps_of_eagle_are_counted_as_their_field_counts(
     raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **changes}
     declared = facts(raw, EAGLE_TAPS, target, tmp_path)
     assert [tap + 1 for tap in declared.settings.taps] == sorted(taps)
-    assert ("taps" in declared.assumed) == (not changes)
+    assert ("taps" in declared.assumed) == (changes in ({}, {"eagle_config": {AUX: []}}))
 
 
-@pytest.mark.parametrize(
-    ("ids", "offset"), [([0, 1, 4], 0), ([1, 1, 2], 0), ([], 0), ([True, 1], 0), ([-2, 0, 1], 1), ("all", 0)]
-)
+@pytest.mark.parametrize(("ids", "offset"), [([0, 1, 4], 0), ([1, 1, 2], 0), ([True, 1], 0), ([-2, 0, 1], 1), ("all", 0)])
 def test_taps_that_are_no_layers_are_refused(ids: Any, offset: int, target: Target, tmp_path: Path) -> None:
     places = {"eagle_config": {AUX: ids}} if offset else {AUX: ids}
     raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **places}
@@ -420,3 +420,35 @@ def test_what_speculators_blocks_declare(kind: str, changes: Raw, expected: Raw,
     assert declared.settings.taps == (0, 2)
     assert declared.settings.window_from == "anchor"
     assert declared.gamma == declared.settings.most_drafted
+
+
+class Scaled(torch.nn.Embedding):
+    """Embeddings as Gemma's: its table's rows times a factor."""
+
+    embed_scale = 8.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) * self.embed_scale
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", ["DFlash (z-lab, SpecForge)", "speculators dflash2", "EAGLE-3 (SpecForge, SGLang)"])
+def test_a_drafts_embeddings_are_the_tables_own(name: str, own: bool, build: Build, tmp_path: Path) -> None:
+    """A target whose embeddings are scaled lends its drafts the table, not the factor; publishers' code reads it bare."""
+    gemma = Target(Qwen3ForCausalLM(micro_config()))
+    scaled = Scaled(VOCAB, HIDDEN)
+    scaled.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    gemma.model.set_input_embeddings(scaled)
+    raw = PUBLISHED[name]
+    tensors = load_file(publish(build(name), raw, tmp_path / "published") / "model.safetensors")
+    tensors |= {"embed_tokens.weight": scaled.weight.detach().clone()} if own else {}
+    loaded = load_drafter(str(written(tmp_path / "mine", raw, tensors)), gemma)
+    assert isinstance(loaded, LearnedDrafter)
+    assert torch.equal(loaded.embed(TOKENS), scaled.weight[TOKENS])
+    assert loaded.conventions.get("embeddings") == ("× 1 (assumed)" if name.startswith("DFlash") else None)
+    if name.startswith("DFlash"):
+        said = {**raw, "dflash_config": {**raw["dflash_config"], "input_embedding_scale": 4.0}}
+        loaded = load_drafter(str(written(tmp_path / "said", said, tensors)), gemma)
+        assert isinstance(loaded, LearnedDrafter)
+        assert torch.equal(loaded.embed(TOKENS), 4 * scaled.weight[TOKENS])
+        assert loaded.conventions["embeddings"] == "× 4"

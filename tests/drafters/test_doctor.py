@@ -124,7 +124,7 @@ def test_a_folder_that_is_not_there_is_told_at_once() -> None:
 def tried(raw: dict[str, Any], target: Target, *tensors: str) -> set[str]:
     """Readings of what a configuration declares, beside it."""
     declared = declare(Checkpoint("mine", raw), facts_of(target))
-    return {variant.name for variant in flips(declared, target, tensors)}
+    return {variant.name for variant in flips(declared, target, dict.fromkeys(tensors, (16, 16)))}
 
 
 def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target) -> None:
