@@ -187,6 +187,17 @@ class Fields:
         return self.whole(name, default, least=least, most=MAX_GAMMA)
 
 
+def nested_in(of: Checkpoint, field: str, within: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """An object within the configuration, or `within` a part of it; empty where there is none.
+
+    Raises InputError where it is something else.
+    """
+    value = (of.raw if within is None else within).get(field) or {}
+    if not isinstance(value, Mapping):
+        raise of.fail(f"{field} must be an object")
+    return value
+
+
 _WORDS: Final[Mapping[str, str]] = {
     "eagle_aux_hidden_state_layer_ids": "taps", "aux_hidden_state_layer_ids": "taps", "target_layer_ids": "taps",
     "layer_ids": "taps", "sample_from_anchor": "layout", "sliding_window_non_causal": "inside the block", "block_size": "γ",

@@ -25,6 +25,7 @@ from drafters.formats.contract import (
     head_of,
     markov_of,
     mask_token,
+    nested_in,
     shape_of,
 )  # fmt: skip
 from drafters.kinds.settings import BlockSettings, InBlock, Layout
@@ -75,10 +76,7 @@ def _recognises(of: Checkpoint) -> bool:
 
 def _fields(of: Checkpoint) -> tuple[Fields, Mapping[str, Any]]:
     """Fields of the drafter, and the configuration of its layers; the more special place comes first (SGLang's reader)."""
-    places = [of.raw.get(name) or {} for name in (*_NESTED, "text_config")]
-    for name, place in zip((*_NESTED, "text_config"), places, strict=True):
-        if not isinstance(place, dict):
-            raise of.fail(f"{name} must be an object")
+    places = [nested_in(of, name) for name in (*_NESTED, "text_config")]
     return Fields(of, *places, of.raw), {**of.raw, **places[-1]}
 
 

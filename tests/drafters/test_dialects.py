@@ -151,7 +151,8 @@ PAIRS: list[Change] = [
     *ANY, midlayer, layers, sglangs_norms, taps_at(AUX, offset=0), taps_at(AUX, "eagle_config", offset=1),
     taps_at("target_layer_ids", offset=1), taps_at("layer_ids", "eagle_config", offset=0), unsorted,
     without("draft_vocab_size"), without("fc_norm", "norm_before_fc"), to("fc_norm", "eagle_config"),
-    to("norm_output", "eagle_config"), to("norm_before_fc"), architecture("Eagle3LlamaForCausalLM"),
+    to("norm_output", "eagle_config"), to("norm_before_fc"), to("hidden_size", "text_config"),
+    to("rope_theta", "text_config"), architecture("Eagle3LlamaForCausalLM"),
 ]  # fmt: skip
 BLOCKS: list[Change] = [
     *ANY, taps_at(AUX, offset=0), taps_at("layer_ids", "dflash_config", offset=0), taps_at("target_layer_ids", offset=1),
