@@ -7,6 +7,7 @@ then with pairs of the best three, and what each gains is compared text by text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -16,6 +17,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from drafters.checkpoints import load_declared, read_tensors
@@ -43,6 +45,8 @@ from simulator.records import Sampling
 
 Floats = npt.NDArray[np.float64]
 
+_SMALL: Final = 5 * 10**7
+"""Weights of a target too small for several threads."""
 _DRAWS: Final = 10_000
 _ERROR: Final = 0.05
 """Chance of an interval that misses, over all readings together."""
@@ -166,6 +170,18 @@ class Diagnosis:
         others = ((r, self.gain(r, base)) for r in self.readings if r is not base)
         found = [r for r, (_, low, high) in others if low <= 0 <= high and low > -near]
         return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
+
+
+@contextmanager
+def threads_for(target: Target) -> Iterator[None]:
+    """On a CPU one thread where the target is small: more would mostly wait for each other, longest on a busy machine."""
+    threads = torch.get_num_threads()
+    if target.device.type == "cpu" and sum(p.numel() for p in target.model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def texts_of(target: Target, prompts: Sequence[Sequence[int]], tokens: int, gamma: int) -> list[DenseText]:
