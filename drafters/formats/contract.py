@@ -178,6 +178,10 @@ class Fields:
         own = offset - 1
         least, most, off = -1 - own, target.num_layers - 1 - own, target.beyond
         fits = isinstance(ids, list) and ids and all(type(i) is int and least - off <= i <= most + off for i in ids)
+        if name in self.missing and (not fits or len(set(ids)) < len(ids)):
+            raise self._of.fail(
+                f"config.json names no taps, and those usual then, {ids}, are not layers of a target of {target.num_layers}"
+            )
         if not fits or len(set(ids)) < len(ids):
             raise self._of.fail(f"{name} {ids!r} must be layers of the target, {least} to {most}, each once")
         return tuple(i + own for i in sorted(ids))  # engines put them side by side as the target passes them

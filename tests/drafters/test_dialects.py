@@ -337,6 +337,15 @@ def test_taps_that_are_no_layers_are_refused(ids: Any, offset: int, target: Targ
     assert "\n" not in str(raised.value)
 
 
+def test_usual_taps_that_a_target_has_not_are_told_as_such(target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None}
+    folder = written(tmp_path / "files", raw, {name: torch.ones(shape) for name, shape in EAGLE_TAPS.items()})
+    with pytest.raises(
+        InputError, match=r"names no taps, and those usual then, \[2, 3, 3\], are not layers of a target of 6"
+    ):
+        read_declared(folder, facts_of(target)._replace(num_layers=6), "mine")
+
+
 BLOCK_TENSORS = {"fc.weight": (16, 32), "norm.weight": (16,), "layers.0.self_attn.q_norm.weight": (8,)}
 HEADS = {"markov_head.markov_w1.weight": (VOCAB, 4), "confidence_head.proj.weight": (1, 20)}
 DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}

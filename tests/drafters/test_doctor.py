@@ -151,7 +151,7 @@ def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target
     turned = tried({**eagle, "is_neox_style": False, **scaled}, target)
     assert {"rotary not interleaved", "rotary plain, base 123"} <= turned
     assert LAYER["rope_theta"] not in (1e4, 5e5, 1e6)
-    assert {"rotary scaled as declared, base 500000", "rotary scaled as the target's, base 123"} <= turned
+    assert "rotary scaled as declared, base 500000" in turned
     assert "the sequential head" in tried(zlab, target, "markov_head.markov_w1.weight")
 
 
