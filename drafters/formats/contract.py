@@ -178,7 +178,7 @@ class Fields:
         own = offset - 1
         least, most, off = -1 - own, target.num_layers - 1 - own, target.beyond
         fits = isinstance(ids, list) and ids and all(type(i) is int and least - off <= i <= most + off for i in ids)
-        if name in self.missing and (not fits or len(set(ids)) < len(ids)):
+        if name in self.missing and default and (not fits or len(set(ids)) < len(ids)):
             raise self._of.fail(
                 f"config.json names no taps, and those usual then, {ids}, are not layers of a target of {target.num_layers}"
             )
