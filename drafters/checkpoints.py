@@ -18,7 +18,6 @@ from torch import Tensor
 
 from drafters.configs import read_config
 from drafters.families.layers import RMSNorm
-from drafters.families.registry import make_embedding
 from drafters.formats.contract import Checkpoint, Declared, TargetFacts
 from drafters.formats.registry import declare, make
 from drafters.formats.writing import Draft, write
@@ -28,7 +27,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.kinds.settings import BlockSettings, PairSettings, Settings
-from drafters.loading import GENERATION_FILE
+from drafters.loading import ADAPTER_FILE, GENERATION_FILE
 from drafters.target import Target
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError, first_paragraph
@@ -42,7 +41,10 @@ TEXT = (
 """Files that say how a conversation becomes tokens, and tokens text."""
 GENERATION = (GENERATION_FILE,)
 """Files that say how answers are generated, and end."""
+_INDEX = "model.safetensors.index.json"
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
+_WIDE = ("F64", "F32", "F16", "BF16")
+"""Types of numbers that stand for themselves, as safetensors calls them."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -69,14 +71,24 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
 
 def read_declared(folder: Path, target: TargetFacts, name: str) -> Declared:
     """What a checkpoint's files declare, without reading its weights. Raises InputError, naming field, tensor or format."""
+    if (folder / ADAPTER_FILE).exists():
+        raise InputError(f"checkpoint {name}: {ADAPTER_FILE}: adapters are not applied; merge it into the weights")
     raw = read_config(folder)
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for f in folder.glob("*.bin"))):
         raise InputError(
             f"checkpoint {name}: its weights are pickled ({pickled[0]}), which can run any code when read; convert them "
             "with safetensors"
         )
-    shapes = {key: list(stream.get_slice(key).get_shape()) for stream, key in _stored(folder, name)}
-    return declare(Checkpoint(name, raw, shapes), target)
+    slices = ((key, stream.get_slice(key)) for stream, key in _stored(folder, name))
+    stored = {key: (list(one.get_shape()), one.get_dtype()) for key, one in slices}
+    declared = declare(Checkpoint(name, raw, {key: shape for key, (shape, _) in stored.items()}), target)
+    for key, (_, kind) in stored.items():
+        if declared.names(key) not in (None, "d2t") and kind not in _WIDE:
+            raise InputError(
+                f"checkpoint {name}: {key} holds numbers of the type {kind}: quantised weights are not supported; it "
+                "must hold plain ones"
+            )
+    return declared
 
 
 def load_declared(
@@ -144,7 +156,8 @@ def facts_of(target: Target) -> TargetFacts:
     """What formats need to know of a target."""
     named = getattr(target.model.config, "architectures", None) or [type(target.model).__name__]
     longest = getattr(target.config, "max_position_embeddings", None)
-    return TargetFacts(target.hidden_size, target.vocab_size, target.num_layers, str(named[0]), target.name, longest)
+    scales = hasattr(target.embedding, "embed_scale")
+    return TargetFacts(target.hidden_size, target.vocab_size, target.num_layers, str(named[0]), target.name, longest, scales)
 
 
 def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
@@ -244,7 +257,7 @@ def _load_weights(
         drafter.set_vocabulary(table + torch.arange(len(table)))
     # The checkpoint's own copies get modules of their own: never write through to the target's.
     if "embed_tokens.weight" in found:
-        drafter.embed_tokens = make_embedding(shape, settings.vocabulary)
+        drafter.embed_tokens = torch.nn.Embedding(settings.vocabulary, shape.hidden_size)
     if "lm_head.weight" in found:
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.draft_vocabulary, bias="lm_head.bias" in found)
     else:
@@ -307,6 +320,11 @@ def _stored(folder: Path, name: str) -> Iterator[tuple[Any, str]]:
     """(open file, name of a tensor in it) of every tensor of a checkpoint. Raises InputError, naming the file."""
     files = sorted(folder.glob("*.safetensors"))
     files = [f for f in files if f.name.startswith("model")] or files
+    if (folder / _INDEX).exists():
+        named = read_config(folder, _INDEX).get("weight_map")
+        named = {str(file) for file in named.values()} if isinstance(named, dict) else set()
+        if missing := sorted(file for file in named if not (folder / file).exists()):
+            raise InputError(f"checkpoint {name}: {_INDEX} names {missing[0]}, which is not there")
     if not files:
         raise InputError(f"checkpoint {name}: no *.safetensors in the folder")
     for file in files:

@@ -6,7 +6,8 @@ then with pairs of the best three, and what each gains is compared text by text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -16,6 +17,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from drafters.checkpoints import load_declared, read_tensors
@@ -26,6 +28,7 @@ from drafters.kinds.none import NoDrafter
 from drafters.kinds.settings import (
     BlockSettings,
     FedBack,
+    HeadType,
     InBlock,
     Layout,
     NormWeight,
@@ -42,21 +45,27 @@ from simulator.records import Sampling
 
 Floats = npt.NDArray[np.float64]
 
+_SMALL: Final = 5 * 10**7
+"""Weights of a target too small for several threads."""
 _DRAWS: Final = 10_000
 _ERROR: Final = 0.05
 """Chance of an interval that misses, over all readings together."""
 _BEST: Final = 3
-"""Flipped conventions of which pairs are tried."""
+"""Flipped conventions of which pairs are tried whatever comes of them."""
 _FLIPPED: Final[Mapping[str, tuple[str, ...]]] = {
     "order": get_args(Order), "residual": get_args(Residual), "fed_back": get_args(FedBack), "tap_norm": get_args(TapNorm),
     "layout": get_args(Layout), "in_block": get_args(InBlock), "window_from": get_args(WindowFrom),
     "norm_weight": get_args(NormWeight), "vocabulary_map": get_args(VocabularyMap),
 }  # fmt: skip
 """Conventions by field, and what each can be."""
+_DECISIVE: Final = {"taps", "layout", "order", "residual", "tap_norm", "norm_weight", "vocabulary_map", "markov_rank"}
+"""Fields of which a wrong one may leave a drafter nothing."""
 _BASES: Final = (1e4, 5e5, 1e6)
 """Bases of rotary angles that most models have."""
 _HEADS: Final = ("markov_head.", "confidence_head.")
 """Tensors of a sequential head, and of confidences that read it."""
+_KINDS: Final[Mapping[str, HeadType]] = {"gate_proj": "gated", "joint_proj": "rnn"}
+"""Kinds of sequential heads, by the tensor that no other has."""
 _WORDS: Final = {
     "order": "order", "residual": "residual", "fed_back": "fed back", "tap_norm": "norm of taps", "layout": "layout",
     "in_block": "inside the block", "window_from": "windows from the", "norm_weight": "norms ×", "vocabulary_map": "d2t",
@@ -163,6 +172,18 @@ class Diagnosis:
         return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
 
 
+@contextmanager
+def threads_for(target: Target) -> Iterator[None]:
+    """On a CPU one thread where the target is small: more would mostly wait for each other, longest on a busy machine."""
+    threads = torch.get_num_threads()
+    if target.device.type == "cpu" and sum(p.numel() for p in target.model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def texts_of(target: Target, prompts: Sequence[Sequence[int]], tokens: int, gamma: int) -> list[DenseText]:
     """The target's own greedy answers to prompts, of so many tokens at most. Raises InputError where all are too short."""
     asked = [DecodeRequest(tuple(ids), tokens + gamma, (i,)) for i, ids in enumerate(prompts)]
@@ -184,13 +205,17 @@ def diagnose(
 ) -> Diagnosis:  # fmt: skip
     """Read a checkpoint in every way that its tensors allow. Raises InputError where not even as it declares."""
     tensors = read_tensors(folder, name)
-    singles = list(flips(declared, target, {declared.names(key) for key in tensors}))
+    singles = list(flips(declared, target, {declared.names(key) or "": value.shape for key, value in tensors.items()}))
     gamma = min(own_gamma(declared, replace(declared.settings, **one.changes)) for one in [Variant({}, ()), *singles])
     total = 1 + len(singles) + _BEST
-    done, impossible, readings, first_failure = 0, list[str](), list[Reading](), list[InputError]()
+    impossible, readings, first_failure = list[str](), list[Reading](), list[InputError]()
+    tried = set[frozenset[str]]()
+    following = [np.array(text.ids[len(text.prompt) + 1 :][: text.anchors]) for text in texts]
+    values, counts = np.unique(np.concatenate(following), return_counts=True)
+    commonest = np.array([(of_text == values[counts.argmax()]).sum() for of_text in following], np.float64)
+    anchors = np.array([text.anchors for text in texts], np.float64)
 
     def read(variant: Variant) -> None:
-        nonlocal done
         try:
             _check_taps(variant.changes.get("taps", declared.settings.taps), declared, target, name)
             readings.append(_reading(variant, declared, gamma, folder, target, texts, tensors, name))
@@ -200,23 +225,37 @@ def diagnose(
                 first_failure.append(InputError(str(error)))
                 nothing = np.zeros(len(texts))
                 readings.append(Reading(variant, nothing, nothing, (0.0,) * gamma))
-        done += 1
-        advance(done, total)
+        tried.add(frozenset(variant.words))
+        advance(len(tried), max(total, len(tried)))
+
+    def together(pairs: Iterable[tuple[Variant, Variant]]) -> None:
+        nonlocal total
+        both = [_both(one, other) for one, other in pairs if not one.changes.keys() & other.changes.keys()]
+        new = [variant for variant in both if frozenset(variant.words) not in tried]
+        total = len(tried) + len(new)
+        for variant in new:
+            read(variant)
+
+    def found() -> Diagnosis:
+        known = tuple(readings), tuple(impossible)
+        return Diagnosis(declared.format, declared.conventions, gamma, anchors, commonest, *known)
 
     for variant in [Variant({}, ()), *singles]:
         read(variant)
+    best = [r.variant for r in sorted(readings[1:], key=lambda r: -float(r.accepted.sum()))[:_BEST]]
+    together(combinations(best, 2))
+    if best and (first_failure or found().better is not None):  # one thing is wrong; so may be another
+        together((best[0], other) for other in singles)
+    if not found().beats_chance:  # two things that each leave nothing
+        together(combinations([one for one in singles if one.changes.keys() & _DECISIVE], 2))
     if first_failure and not any(reading.accepted.any() for reading in readings):
         raise first_failure[0]
-    best = sorted(readings[1:], key=lambda r: -float(r.accepted.sum()))[:_BEST]
-    for one, other in combinations([r.variant for r in best], 2):
-        if not one.changes.keys() & other.changes.keys():
-            read(Variant({**one.changes, **other.changes}, (*one.words, *other.words)))
-    advance(total, total)
-    following = [np.array(text.ids[len(text.prompt) + 1 :][: text.anchors]) for text in texts]
-    values, counts = np.unique(np.concatenate(following), return_counts=True)
-    commonest = np.array([(of_text == values[counts.argmax()]).sum() for of_text in following], np.float64)
-    anchors = np.array([text.anchors for text in texts], np.float64)
-    return Diagnosis(declared.format, declared.conventions, gamma, anchors, commonest, tuple(readings), tuple(impossible))
+    advance(len(tried), len(tried))
+    return found()
+
+
+def _both(one: Variant, other: Variant) -> Variant:
+    return Variant({**one.changes, **other.changes}, (*one.words, *other.words))
 
 
 def _reading(
@@ -237,7 +276,7 @@ def read_otherwise(declared: Declared, variant: Variant) -> Declared:
     """The declaration with a variant's conventions in place of its own."""
     settings = replace(declared.settings, **variant.changes)
     names = declared.names
-    if isinstance(settings, BlockSettings) and "markov_rank" in variant.changes:
+    if isinstance(settings, BlockSettings) and not settings.markov_rank and "markov_rank" in variant.changes:
         names = lambda name: None if (o := declared.names(name)) is None or o.startswith(_HEADS) else o  # noqa: E731
     left = declared.assumed if not variant.changes else frozenset()
     return replace(declared, settings=settings, gamma=own_gamma(declared, settings), names=names, assumed=left)
@@ -261,8 +300,8 @@ def _check_taps(taps: tuple[int, ...], declared: Declared, target: Target, name:
         )
 
 
-def flips(declared: Declared, target: Target, tensors: Collection[str | None]) -> Iterator[Variant]:
-    """Every convention by itself, as it is not declared; `tensors` are those there are, by our names."""
+def flips(declared: Declared, target: Target, tensors: Mapping[str, Sequence[int]]) -> Iterator[Variant]:
+    """Every convention by itself, as it is not declared; `tensors` are shapes of those there are, by our names."""
     settings = declared.settings
     yield from _of_taps(settings, target)
     for field, values in _FLIPPED.items():
@@ -281,13 +320,14 @@ def flips(declared: Declared, target: Target, tensors: Collection[str | None]) -
             yield Variant({"shape": replace(settings.shape, rotary=rotary)}, (f"rotary {words}",))
     if any(settings.shape.windows):
         yield Variant({"shape": replace(settings.shape, windows=(None,) * settings.shape.layers)}, ("no windows",))
-    if settings.softcap is not None:
-        yield Variant({"softcap": None}, ("no softcap",))
+    caps = {settings.softcap, getattr(target.config, "final_logit_softcapping", None), None} - {settings.softcap}
+    for cap in sorted(caps, key=str):
+        yield Variant({"softcap": cap}, ("no softcap" if cap is None else f"softcap {cap:g}, as the target",))
     if "embed_tokens.weight" in tensors and "lm_head.weight" not in tensors and not settings.reduced:
         other = "target" if settings.head == "own embedding" else "own embedding"
         yield Variant({"head": other}, (f"the head of {'its target' if other == 'target' else 'its own embedding'}",))
     if isinstance(settings, BlockSettings):
-        yield from _of_blocks(settings, target)
+        yield from _of_blocks(settings, tensors)
 
 
 def _moot(declared: Declared) -> set[str]:
@@ -311,20 +351,23 @@ def _of_taps(settings: PairSettings | BlockSettings, target: Target) -> Iterator
             yield Variant({"taps": taps}, (f"taps {words}",))
 
 
-def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
+def _of_blocks(settings: BlockSettings, tensors: Mapping[str, Sequence[int]]) -> Iterator[Variant]:
     """What only blocks have: their length, the anchor's slot counted in or not, the sequential head, and embeddings that are
     not normed before they are read."""
     root = settings.shape.hidden_size**0.5
-    scales = settings.shape.family == "gemma4" or hasattr(target.embedding, "embed_scale")
-    scaled = settings.embedding_scale or (root if scales else 1.0)
     for scale, words in ((1.0, "embeddings unscaled"), (root, "embeddings × √d")):
-        if scale != scaled:
+        if scale != settings.embedding_scale:
             yield Variant({"embedding_scale": scale}, (words,))
     yield Variant({"block": settings.block + 1}, ("block one longer",))
     if settings.most_drafted > 1 and settings.block > 2:
         yield Variant({"block": settings.block - 1}, ("block one shorter",))
     if settings.markov_rank:
         yield Variant({"markov_rank": 0, "confidence": "none"}, ("no sequential head",))
+    elif table := tensors.get("markov_head.markov_w1.weight"):
+        read = tensors.get("confidence_head.proj.weight", (1, 0))[1] - settings.shape.hidden_size
+        kind = next((kind for part, kind in _KINDS.items() if f"markov_head.{part}.weight" in tensors), "vanilla")
+        confidence = "none" if read < 0 else "hidden and token" if read else "hidden"
+        yield Variant({"markov_rank": table[1], "markov_head": kind, "confidence": confidence}, ("the sequential head",))
 
 
 def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -335,8 +378,13 @@ def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterato
     )
     own = getattr(target.config, "rope_parameters", None) or {}
     theirs = dict(own.get("full_attention") or own)  # by kinds of layers, or of all
-    bases = {float(base) for of in (turned, theirs) if (base := of.get("rope_theta"))}
-    for base in sorted({*_BASES, *bases}):
+    own_base = turned.get("rope_theta")
+    bases = sorted({*_BASES, *(float(base) for of in (turned, theirs) if (base := of.get("rope_theta")))})
+    for base in bases:
         yield f"plain, base {base:g}", {"rope_type": "default", "rope_theta": base}
     if "rope_theta" in theirs:
         yield "the target's", theirs
+        yield f"scaled as the target's, base {own_base:g}", {**theirs, "rope_theta": own_base}
+    if turned.get("rope_type", "default") != "default":
+        for base in bases:
+            yield f"scaled as declared, base {base:g}", {**turned, "rope_theta": base}

@@ -18,7 +18,8 @@ from simulator.errors import InputError
 
 GENERATION_FILE = "generation_config.json"
 """How answers are generated, and end."""
-_ADAPTER = "adapter_config.json"
+ADAPTER_FILE = "adapter_config.json"
+"""What weights are to be changed by, where a folder holds an adapter (LoRA)."""
 _COMPUTED = re.compile(
     r"\.((inv_freq|cos_cached|sin_cached|masked_bias|causal_mask|position_ids|[qkv]+_scale)|(attn|attention)\.bias)$"
 )
@@ -38,9 +39,9 @@ def check_config(config: Any, source: str) -> None:
 
 def check_files(folder: Path, source: str) -> None:
     """Raise InputError where files beside a target's weights say something that transformers would leave out in silence."""
-    if (folder / _ADAPTER).exists():
+    if (folder / ADAPTER_FILE).exists():
         raise InputError(
-            f"target {source}: {_ADAPTER}: adapters are not applied; merge it into the weights, and remove the file"
+            f"target {source}: {ADAPTER_FILE}: adapters are not applied; merge it into the weights, and remove the file"
         )
     if (folder / GENERATION_FILE).exists():
         read_config(folder, GENERATION_FILE)  # transformers takes a broken one for none

@@ -43,11 +43,3 @@ class Layer(DraftLayer):
         x = residual + self.post_attention_layernorm(attended)
         out: Tensor = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return out * self.layer_scalar
-
-
-class ScaledEmbedding(nn.Embedding):
-    """Embeddings times √d, as Gemma's are."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [...] to [..., d]."""
-        return super().forward(tokens) * torch.tensor(self.embedding_dim**0.5, dtype=self.weight.dtype)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from torch import nn
-
 from drafters.families import gemma4, llama, qwen3
 from drafters.families.layers import DraftLayer, LayerShape
 from simulator.errors import InputError, first_paragraph
@@ -26,10 +24,9 @@ def make_layer(shape: LayerShape, *, paired_input: bool = False) -> DraftLayer:
     return layer
 
 
-def make_embedding(shape: LayerShape, vocabulary: int) -> nn.Embedding:
-    """An embedding of the draft's own."""
-    kind = gemma4.ScaledEmbedding if shape.family == "gemma4" else nn.Embedding
-    return kind(vocabulary, shape.hidden_size)
+def embedding_scale(shape: LayerShape) -> float:
+    """Factor on the rows of the embedding's table in models of the family: √d in Gemma's."""
+    return float(shape.hidden_size**0.5) if shape.family == "gemma4" else 1.0
 
 
 def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
@@ -56,6 +53,11 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
     full = family == "gemma4"
     if full and set(kinds) != {"full_attention"}:
         raise InputError(f"checkpoint {name}: sliding layers of a Gemma-4 draft are not supported")
+    if "sliding_attention" in kinds and getattr(read, "sliding_window", None) is None:  # Qwen3's drops an unused one
+        raise InputError(
+            f"checkpoint {name}: layer_types has sliding layers, and neither sliding_window nor use_sliding_window says how "
+            "far they see"
+        )
     shared = full and bool(read.attention_k_eq_v)
     try:
         return LayerShape(

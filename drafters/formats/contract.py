@@ -38,6 +38,8 @@ class TargetFacts(NamedTuple):
     """What it is called: a folder, or the hub's id."""
     max_positions: int | None = None
     """The longest context that it knows."""
+    scales: bool = False
+    """Whether its embeddings are its table's times a factor."""
     beyond: int = 0
     """By how many layers declared taps may miss the target: 1 for who asks whether they are counted otherwise."""
 
@@ -115,8 +117,8 @@ class Fields:
         """Fields that were asked for, and are not there."""
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field, null being as good as missing."""
-        return next((p[name] for p in self._places if p.get(name) is not None), default)
+        """A field, null and an empty list being as good as missing."""
+        return next((p[name] for p in self._places if p.get(name) not in (None, [])), default)
 
     def _or(self, name: str, default: Any) -> Any:
         if self.get(name) is None:
@@ -159,7 +161,7 @@ class Fields:
 
     def number(self, name: str) -> float | None:
         """A positive number, or none."""
-        value = self.get(name)
+        value = self._or(name, None)
         if value is None:
             return None
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
@@ -176,6 +178,10 @@ class Fields:
         own = offset - 1
         least, most, off = -1 - own, target.num_layers - 1 - own, target.beyond
         fits = isinstance(ids, list) and ids and all(type(i) is int and least - off <= i <= most + off for i in ids)
+        if name in self.missing and default and (not fits or len(set(ids)) < len(ids)):
+            raise self._of.fail(
+                f"config.json names no taps, and those usual then, {ids}, are not layers of a target of {target.num_layers}"
+            )
         if not fits or len(set(ids)) < len(ids):
             raise self._of.fail(f"{name} {ids!r} must be layers of the target, {least} to {most}, each once")
         return tuple(i + own for i in sorted(ids))  # engines put them side by side as the target passes them
@@ -185,10 +191,22 @@ class Fields:
         return self.whole(name, default, least=least, most=MAX_GAMMA)
 
 
+def nested_in(of: Checkpoint, field: str, within: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """An object within the configuration, or `within` a part of it; empty where there is none.
+
+    Raises InputError where it is something else.
+    """
+    value = (of.raw if within is None else within).get(field) or {}
+    if not isinstance(value, Mapping):
+        raise of.fail(f"{field} must be an object")
+    return value
+
+
 _WORDS: Final[Mapping[str, str]] = {
     "eagle_aux_hidden_state_layer_ids": "taps", "aux_hidden_state_layer_ids": "taps", "target_layer_ids": "taps",
     "layer_ids": "taps", "sample_from_anchor": "layout", "sliding_window_non_causal": "inside the block", "block_size": "γ",
     "norm_before_residual": "residual", "norm_output": "fed back", "speculative_tokens": "γ", "mtp_length": "γ",
+    "input_embedding_scale": "embeddings",
 }  # fmt: skip
 """Fields, and the conventions that they say."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from drafters.families.registry import read_shape
+from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import (
     Checkpoint,
     Declared,
@@ -72,6 +72,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     every: dict[str, Any] = {
         "shape": shape, "target_size": target.hidden_size, "vocabulary": target.vocab_size, "taps": taps,
         "draft_vocabulary": target.vocab_size, "softcap": cap, "head": head_of(fields, of),
+        "embedding_scale": embedding_scale(shape),
     }  # fmt: skip
     gamma = fields.gamma(core.gamma, core.default_gamma)
     if core.name == "block":

@@ -25,6 +25,7 @@ from drafters.formats.contract import (
     head_of,
     markov_of,
     mask_token,
+    nested_in,
     shape_of,
 )  # fmt: skip
 from drafters.kinds.settings import BlockSettings, InBlock, Layout
@@ -75,10 +76,7 @@ def _recognises(of: Checkpoint) -> bool:
 
 def _fields(of: Checkpoint) -> tuple[Fields, Mapping[str, Any]]:
     """Fields of the drafter, and the configuration of its layers; the more special place comes first (SGLang's reader)."""
-    places = [of.raw.get(name) or {} for name in (*_NESTED, "text_config")]
-    for name, place in zip((*_NESTED, "text_config"), places, strict=True):
-        if not isinstance(place, dict):
-            raise of.fail(f"{name} must be an object")
+    places = [nested_in(of, name) for name in (*_NESTED, "text_config")]
     return Fields(of, *places, of.raw), {**of.raw, **places[-1]}
 
 
@@ -101,10 +99,12 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         mask_token=mask_token(of, fields, target), layout=layout_of(fields, kind == "dspark"), in_block=_in_block(fields),
         markov_rank=rank, markov_head=head, confidence=confidence_of(of, fields, rank, on=False, joined=False),
         convolution=convolution_of(fields) if convolved else None, selector=selector_of(fields) if chosen else None,
-        embedding_scale=fields.number("input_embedding_scale"), logit_scale=fields.number("output_multiplier"),
+        embedding_scale=fields.number("input_embedding_scale") or 1.0, logit_scale=fields.number("output_multiplier"),
     )  # fmt: skip
     spark = "DSpark (SpecForge)" if kind == "dspark" else "DFlash (z-lab, SpecForge)"
     left_out = assumed(layer, fields)
+    if not target.scales:
+        left_out -= {"embeddings"}
     if of.architecture in _ARCHITECTURES or not rank:
         left_out -= {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
     name = "DFlash2 (z-lab)" if convolved or chosen else spark

@@ -22,6 +22,7 @@ from drafters.formats.contract import (
     draft_vocabulary,
     fused_size,
     head_of,
+    nested_in,
     shape_of,
 )  # fmt: skip
 from drafters.kinds.settings import PairSettings, TapNorm
@@ -78,13 +79,11 @@ def _taps(of: Checkpoint, fields: Fields, nested: Fields, target: TargetFacts) -
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
-    own = of.raw.get("eagle_config") or {}
-    if not isinstance(own, dict):
-        raise of.fail("eagle_config must be an object")
-    top, nested = Fields(of, of.raw), Fields(of, own)
-    fields = Fields(of, own, of.raw)
+    own, layer = nested_in(of, "eagle_config"), {**of.raw, **nested_in(of, "text_config")}
+    top, nested = Fields(of, layer), Fields(of, own)
+    fields = Fields(of, own, layer)
     check_target(of, top, target, "vocab_size", "num_target_layers")
-    shape = shape_of(of, of.raw)
+    shape = shape_of(of, layer)
     fused = fields.flag("use_aux_hidden_state", True)
     taps = _taps(of, top, nested, target) if fused else (target.num_layers,)
     declared = top.whole("target_hidden_size", shape.hidden_size)
@@ -105,7 +104,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     else:
         dialect = "EAGLE-3 (SafeAILab)" if of.architecture == "LlamaForCausalLM" else "EAGLE-3 (SpecForge, SGLang)"
     # Without their keys, what norms do is as it was before there were any; taps differ between trainings.
-    left_out = assumed(of.raw, top, nested) - {"residual", "fed back"} | {"γ"}
+    left_out = assumed(layer, top, nested) - {"residual", "fed back"} | {"γ"}
     return Declared(dialect, settings, "eagle3", USUAL_GAMMA, lambda name: pair_names(of, name), assumed=left_out)
 
 

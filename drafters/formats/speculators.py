@@ -21,6 +21,7 @@ from drafters.formats.contract import (
     head_of,
     markov_of,
     mask_token,
+    nested_in,
     shape_of,
 )  # fmt: skip
 from drafters.formats.dflash import block_names, convolution_of, layout_of, selector_of
@@ -34,11 +35,11 @@ MTP_NAMES: Final = {
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
-    kind = of.raw.get("speculators_model_type") or _nested(of, of.raw, "speculators_config").get("algorithm")
+    kind = of.raw.get("speculators_model_type") or nested_in(of, "speculators_config").get("algorithm")
     read = {"eagle3": _eagle3, "dflash": _block, "dflash2": _block, "dspark": _block, "mtp": _mtp}.get(str(kind))
     if read is None:
         raise of.fail(f"speculators_model_type {kind!r} is not one of eagle3, dflash, dflash2, dspark, mtp")
-    layer = dict(_nested(of, of.raw, "transformer_layer_config"))
+    layer = dict(nested_in(of, "transformer_layer_config"))
     layer.setdefault("model_type", "qwen3")
     rotary = layer.get("rope_parameters")
     if isinstance(rotary, Mapping) and isinstance(rotary.get("sliding_attention"), Mapping):
@@ -47,16 +48,9 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     return read(of, layer, str(kind), target)
 
 
-def _nested(of: Checkpoint, raw: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    value = raw.get(field) or {}
-    if not isinstance(value, Mapping):
-        raise of.fail(f"{field} must be an object")
-    return value
-
-
 def _proposed(of: Checkpoint) -> int | None:
     """The author's γ, of the default way to propose."""
-    said = _nested(of, of.raw, "speculators_config")
+    said = nested_in(of, "speculators_config")
     ways = [way for way in said.get("proposal_methods") or [] if isinstance(way, Mapping)]
     first = [way for way in ways if way.get("proposal_type") == said.get("default_proposal_method")] or ways
     return Fields(of, first[0]).gamma("speculative_tokens") if first and "speculative_tokens" in first[0] else None
@@ -67,7 +61,7 @@ def _assumed(of: Checkpoint, layer: Mapping[str, Any], fields: Fields) -> frozen
 
 
 def _trained_for(of: Checkpoint) -> str | None:
-    verifier = _nested(of, _nested(of, of.raw, "speculators_config"), "verifier")
+    verifier = nested_in(of, "verifier", nested_in(of, "speculators_config"))
     named = verifier.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else None
 

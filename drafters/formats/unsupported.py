@@ -71,7 +71,7 @@ _UNSUPPORTED: Final = (
         "MiMo's DFlash (attention sinks, a mask of its own)",
         lambda of: _any(of, r"\.(sinks?|attention_sink_bias)$") or of.has("mask_embedding"),
     ),
-    _Unsupported("Laguna's DFlash (gated attention)", lambda of: _any(of, r"\.self_attn\.(g_proj|qkv_proj)\.")),
+    _Unsupported("Laguna's DFlash (gated attention)", lambda of: _any(of, r"\.self_attn\.g_proj\.")),
     _Unsupported("Muse-Glimmer's DFlash (an encoder of taps)", lambda of: of.has("encoder.")),
     _Unsupported(
         "compressed-tensors and its like (quantised weights)",

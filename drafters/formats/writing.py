@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.families.registry import shape_config
+from drafters.families.registry import embedding_scale, shape_config
 from drafters.formats.contract import TargetFacts
 from drafters.formats.deepspec import CORES
 from drafters.formats.speculators import MTP_NAMES
@@ -103,7 +103,7 @@ def _features(draft: Draft) -> dict[str, str]:
     block, pair = isinstance(s, BlockSettings) and s, isinstance(s, PairSettings) and s
     chained = draft.core == "eagle3" or draft.gamma > 1
     causal = isinstance(s, BlockSettings) and s.in_block == "causal"
-    sliding = any(s.shape.windows)
+    sliding, scaled = any(s.shape.windows), s.embedding_scale != embedding_scale(s.shape)
     told = {
         "eagle3": (draft.core == "eagle3", "EAGLE-3"),
         "mtp": (draft.core == "mtp", "MTP"),
@@ -114,7 +114,7 @@ def _features(draft: Draft) -> dict[str, str]:
         "after the norm": (s.taps[-1] == draft.target.num_layers, "a tap of the state after the target's last norm"),
         "reduced": (s.reduced, "reduced vocabulary"),
         "softcap": (s.softcap is not None, "cap on logits"),
-        "scales": (block and (block.embedding_scale or block.logit_scale), "factors on embeddings or logits"),
+        "scales": (scaled or (block and block.logit_scale), "factors on embeddings or logits"),
         "interleaved": (s.shape.rotary.get("interleaved"), "interleaved rotary dimensions"),
         "bias": ("lm_head.bias" in draft.tensors, "bias of the head"),
         "tables": (draft.own(_EMBEDDING) or draft.own(_HEAD), "embedding or head of the draft's own" if draft.tables else
@@ -266,16 +266,15 @@ def _zlab(draft: Draft) -> Written:
     _check(draft, "z-lab's", "block, qwen3, softcap, scales, fill-in, dflash2, causal, windows of slots, open windows")
     assert isinstance(s, BlockSettings)
     own: dict[str, Any] = {"mask_token_id": s.mask_token, "target_layer_ids": list(s.taps)}
-    if s.in_block != "causal where sliding":
-        own["causal"] = s.in_block == "causal"
     kind, name = _block_kind(draft)
     config = _layer(draft)
+    if s.in_block != "causal where sliding":
+        config["is_causal"] = s.in_block == "causal"  # z-lab's code looks for it nowhere else
     rotary = dict(config.pop("rope_parameters"))
     config |= {"rope_theta": rotary.pop("rope_theta")}
     config["rope_scaling"] = None if rotary == {"rope_type": "default"} else rotary
-    extra = {
-        "final_logit_softcapping": s.softcap, "input_embedding_scale": s.embedding_scale, "output_multiplier": s.logit_scale,
-    }  # fmt: skip
+    scale = None if s.embedding_scale == 1 else s.embedding_scale
+    extra = {"final_logit_softcapping": s.softcap, "input_embedding_scale": scale, "output_multiplier": s.logit_scale}
     config |= {"architectures": [name], "block_size": s.block, **_of_target(draft)}
     config |= _second(s) if kind == "dflash2" else {}
     return config | {k: v for k, v in extra.items() if v is not None} | {"dflash_config": own}, draft.without_tables()

@@ -104,13 +104,6 @@ class DSpark(LearnedDrafter):
         scale = self.settings.logit_scale
         return super().head(hidden) if scale is None else super().head(hidden * scale)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        scale = self.settings.embedding_scale
-        if scale is None:
-            embedded: Tensor = self.embed_tokens(tokens)
-            return embedded
-        return nn.functional.embedding(tokens, self.embed_tokens.get_parameter("weight")) * scale
-
     def _read_out(self, hidden: Tensor, base: Tensor, anchor: Tensor, choose: Choose) -> Draft:
         """The sequential part: from hidden states [B, A, γ, d] and their logits, token by token."""
         token, rank = anchor, self.markov_head.rank if self.markov_head else 0
@@ -138,7 +131,7 @@ class DSpark(LearnedDrafter):
         slots = torch.arange(self.gamma + unread, device=anchor.device)
         positions = context.visible.unsqueeze(-1) + slots
         masks = torch.full((*anchor.shape, len(slots) - 1), self.settings.mask_token, device=anchor.device)
-        x = self._embed(torch.cat([anchor.unsqueeze(-1), masks], -1))
+        x = self.embed(torch.cat([anchor.unsqueeze(-1), masks], -1))
         rotation = self.rotary.at(positions, x.dtype)
         seen = {window: self._masks(context, positions, window) for window in set(self.settings.shape.windows)}
         for layer, entries, window in zip(self.draft_layers(), context.layers, self.settings.shape.windows, strict=True):

@@ -136,6 +136,12 @@ class LearnedDrafter(nn.Module, ABC):
         """A block after each of the `anchor` tokens [B, A]."""
         return self.drafts(context, anchor, [choose])[0]
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [..., d] of tokens [...], from the table alone: a target's module may scale what its drafts do not."""
+        table, scale = self.embed_tokens.get_parameter("weight"), self.settings.embedding_scale
+        embedded = nn.functional.embedding(tokens, table)
+        return embedded if scale == 1 else embedded * torch.tensor(scale, dtype=table.dtype).item()  # rounded as Gemma's is
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the draft's own vocabulary, [..., V_d], from normed states [..., d]."""
         logits: Tensor = self.lm_head(hidden)
@@ -241,7 +247,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         """(residual [..., d], attention input [..., input_size]) from a feature and a token embedding, each [..., d]."""
 
     def take_in(self, features: Tensor, tokens: Tensor, positions: Tensor, extend: Extend) -> None:
-        residual, x = self.pair(features, self.embed_tokens(tokens))
+        residual, x = self.pair(features, self.embed(tokens))
         rotation, count = self.rotary.at(positions, x.dtype), positions.shape[1]
         layers = self.draft_layers()
         for i, layer in enumerate(layers):
@@ -265,7 +271,7 @@ class AutoregressiveDrafter(LearnedDrafter):
         token, state, logits = anchor, context.feature, []
         own: list[KeyValue | None] = [None] * len(self.layers)
         for k in range(self.gamma):
-            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed_tokens(token)))
+            residual, x = (t.unsqueeze(2) for t in self.pair(state, self.embed(token)))
             rotation = self.rotary.at((context.visible + k - 1).unsqueeze(-1), x.dtype)
             for i, layer in enumerate(self.draft_layers()):
                 x = x if i == 0 else layer.enter(residual)

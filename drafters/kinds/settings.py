@@ -44,6 +44,8 @@ class Settings:
     """By what norms multiply."""
     window_from: WindowFrom = "slot"
     """From where a sliding layer's window reaches back into the context: from the token that is drafted, or the first."""
+    embedding_scale: float = 1.0
+    """Factor on the rows of the embedding's table, its own or the target's, whose factor is not the draft's."""
     softcap: float | None = None
     """Cap c of logits x, c · tanh(x / c), before a head's bias."""
     head: Literal["own", "own embedding", "target"] = "target"
@@ -91,8 +93,6 @@ class BlockSettings(Settings):
     """Taps and channels a group of the convolutions around each half layer (DFlash2)."""
     selector: tuple[int, int] | None = None
     """Rank and candidates of the selector (DFlash2)."""
-    embedding_scale: float | None = None
-    """Factor on the bare table's embeddings; None where the embedding scales by itself, if at all."""
     logit_scale: float | None = None
     """Factor on logits, before a cap."""
 
@@ -129,5 +129,7 @@ def conventions(settings: Settings, assumed: Collection[str] = ()) -> dict[str, 
             told[_SHOWN[field.name]] = getattr(settings, field.name)
     turned = settings.shape.rotary
     kind, base = turned.get("rope_type", "default"), turned.get("rope_theta")
+    if settings.embedding_scale != 1 or "embeddings" in assumed:
+        told["embeddings"] = f"× {settings.embedding_scale:g}"
     told["rotary"] = f"{kind}, base {base:g}" + (", interleaved" if turned.get("interleaved") else "")
     return {word: marked(word, value, assumed) for word, value in told.items()}

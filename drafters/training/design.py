@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from drafters.checkpoints import fresh_drafter, load_drafter, publish
-from drafters.families.registry import read_shape
+from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import Declared
 from drafters.formats.deepspec import CORES
 from drafters.formats.eagle3 import default_taps as default_pair_taps
@@ -170,6 +170,7 @@ def declared_by(sizes: Sizes, target: Target, written: str) -> Declared:
     every: dict[str, Any] = {
         "shape": shape, "target_size": target.hidden_size, "vocabulary": target.vocab_size, "taps": sizes.taps,
         "draft_vocabulary": sizes.vocabulary or target.vocab_size,
+        "embedding_scale": embedding_scale(shape),
         "softcap": getattr(target.config, "final_logit_softcapping", None) if shape.family == "gemma4" else None,
     }  # fmt: skip
     settings: BlockSettings | PairSettings

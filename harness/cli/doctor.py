@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,25 +48,30 @@ def doctor(
                 raise InputError(f"checkpoint {checkpoint}: no such folder")
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
-            source = load_pair(asked_pair("tiny", target)[0]).target
+            pair = load_pair(asked_pair("tiny", target)[0])
             chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
             watcher.doing("loading the target")
+            import torch
             from transformers.utils import logging as transformers_logging
 
             from drafters.checkpoints import facts_of, find_folder, read_declared
-            from drafters.doctor import diagnose, read_otherwise, texts_of
+            from drafters.doctor import diagnose, read_otherwise, texts_of, threads_for
+            from drafters.precision import choose_dtype
             from drafters.target import Target
 
             transformers_logging.disable_progress_bar()  # its bars would stand among ours
             folder = find_folder(checkpoint)
-            model = Target.load(source, live=True)
+            device = "cuda" if pair.device == "auto" and torch.cuda.is_available() else pair.device.replace("auto", "cpu")
+            dtype = torch.float32 if device == "cpu" else choose_dtype(pair.dtype, device)
+            model = Target.load(pair.target, dtype=dtype, device=device, live=True)
             declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
-            made = texts_of(
-                model, [prompt_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1
-            )
-            stage = f"reading {checkpoint} in other ways"
-            found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
+            with threads_for(model):
+                made = texts_of(
+                    model, [prompt_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1
+                )
+                stage = f"reading {checkpoint} in other ways"
+                found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
             written = None
             if corrected is not None and found.beats_chance and found.better is not None:
                 written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
@@ -78,7 +84,9 @@ def doctor(
                 say(plain_console(), f"--corrected: {told}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            _print_next(found, checkpoint, target, None if written is None else corrected)
+            if found.beats_chance:
+                templated = bool(getattr(model.tokenizer, "chat_template", None))
+                _print_next(found, checkpoint, target, None if written is None else corrected, templated=templated)
         _judge(found, checkpoint)
 
 
@@ -124,32 +132,41 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
     lines = []
-    for reading in sorted(found.readings, key=found.length, reverse=True):
+    by_words = {frozenset(reading.variant.words): reading for reading in found.readings}
+    shown = [reading for reading in found.readings if _adds(found, reading, by_words)]
+    for reading in sorted(shown, key=found.length, reverse=True):
         more, low, high = found.gain(reading)
         change = f"{more:+.2f} ({low:+.2f} to {high:+.2f})" if reading.variant.changes else "–"
         shares = [f"{share:.0%}" for share in reading.survival]
         lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, *shares])
     print_table(console, heads, lines, tuple(str(k) for k in range(found.gamma, 1, -1)))
+    if len(shown) < len(found.readings):
+        say(console, f"{len(found.readings) - len(shown)} pairs are left out that accept no more than one of their halves")
     anchors = int(found.anchors.sum())
     say(
         console,
         f"accepted tokens of a draft at temperature 0, at {anchors:,} positions of {len(found.anchors)} answers; intervals "
         "are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose position is accepted.",
     )
-    if found.impossible:
-        say(console, f"its tensors cannot be read with {', '.join(found.impossible)}")
+    if alone := [name for name in found.impossible if " and " not in name]:
+        say(console, f"its tensors cannot be read with {', '.join(alone)}")
     if found.beats_chance and found.better is None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
         say(console, f"The declared conventions fit: none is clearly better{told}.")
 
 
-def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None) -> None:
-    """The command that comes after a diagnosis, where there is one."""
+def _adds(found: Diagnosis, reading: Reading, by_words: Mapping[frozenset[str], Reading]) -> bool:
+    """Whether a reading is of one convention, or accepts more than each of its own by itself."""
+    words = reading.variant.words
+    halves = [by_words[frozenset({word})] for word in words if frozenset({word}) in by_words] if len(words) > 1 else []
+    return all(found.length(reading) > found.length(half) for half in halves)
+
+
+def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None, *, templated: bool) -> None:
+    """The command that comes after a diagnosis of a drafter that drafts; `templated`: whether suites can ask its target."""
     from results.store.commands import typed
 
-    if not found.beats_chance:
-        return
     if found.better is not None and corrected is None:
         why, words = (
             "a checkpoint that declares what fits",
@@ -159,6 +176,8 @@ def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path 
         drafter = f"new={corrected or checkpoint}"
         why, words = "what it is worth by domain", ["record", "math_code_chat", "--target", target, "--drafter", drafter]
     console = plain_console()
+    if words[0] == "record" and not templated:
+        why += ", once its target's folder has a chat_template.jinja, which suites need"
     say(console, f"next, {why}:")
     say(console, f"  {typed('harness', *words)}")
 

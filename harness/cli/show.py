@@ -136,19 +136,27 @@ def _print_lengths(
     """A row for every block size; drafters are timed at their own."""
     domains = list(dict.fromkeys(r["domain"] for r in sorted(lengths, key=domain_order)))
     lines: list[list[str]] = []
-    taus = {(r["drafter"], r["gamma"], r["drafting"], r["domain"]): r["tau"] for r in lengths if r["task"] is None}
+    taus = {(r["drafter"], r["gamma"], r["drafting"], r["domain"]): _tau_cell(r) for r in lengths if r["task"] is None}
     for name, drafter in drafters.items():
         own = drafter["gamma"]
         recorded = dict.fromkeys((gamma, way) for who, gamma, way, _ in taus if who == name) or {(own, "either"): None}
         several = len({gamma for gamma, _ in recorded}) > 1
         for gamma, way in sorted(recorded, key=lambda key: key[0]):  # sampled ones stay in front
-            found = [taus.get((name, gamma, way, domain)) for domain in domains]
+            found = [taus.get((name, gamma, way, domain), "–") for domain in domains]
             timed = [r for r in speeds if r["drafter"] == name and gamma == own and r["drafting"] == way]
             label = (f"{name} γ={gamma}" if several else name) + (" · greedy drafts" if way == "greedy" else "")
             speed = "" if way == "greedy" and not timed else _speed_cell(timed)
-            lines.append([label, *("–" if tau is None else f"{tau:.2f}" for tau in found), speed])
-    heads = ["accepted length τ", *domains, "tok/s against none, one request"]
+            lines.append([label, *found, speed])
+    heads = ["accepted length τ, ± 95 %", *domains, "speed, one request"]
     print_table(console, heads, lines, [domain for domain in reversed(domains) if domain != "all"])
+
+
+def _tau_cell(row: dict[str, Any]) -> str:
+    """τ, and how far the farther end of its interval is, where it has one."""
+    if row["tau"] is None:
+        return "–"
+    off = 0.0 if row["low"] is None else max(row["tau"] - row["low"], row["high"] - row["tau"])
+    return f"{row['tau']:.2f}" + (f" ±{off:.2f}" if off >= 0.005 else "")
 
 
 def _speed_cell(rows: list[dict[str, Any]]) -> str:

@@ -164,6 +164,7 @@ def test_gamma_may_be_smaller_than_the_block(saved: Callable[..., Path], target:
         ({"block_size": None}, "block_size must be a whole number"),
         ({"markov_rank": None}, "markov_rank must be a whole number from 0"),
         ({"use_sliding_window": True, "layer_types": None}, "use_sliding_window is not supported without layer_types"),
+        ({"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "neither sliding_window nor use_sliding_window"),
         ({"architectures": ["LlamaForCausalLM"]}, "architecture .LlamaForCausalLM. is not one of"),
         ({"model_type": "gemma4_text"}, "model_type 'gemma4_text' is not supported"),
     ],
@@ -190,6 +191,26 @@ def test_broken_folders_are_named(saved: Callable[..., Path], target: Target, tm
         load_drafter(str(folder), target)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json: missing"):
+        load_drafter(str(folder), target)
+
+
+def test_quantised_weights_and_adapters_are_not_taken_for_plain_ones(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("dspark")
+    tensors = load_file(folder / "model.safetensors")
+    for kind in (torch.float8_e4m3fn, torch.int8):
+        save_file({**tensors, "fc.weight": tensors["fc.weight"].to(kind)}, folder / "model.safetensors")
+        with pytest.raises(InputError, match=r"fc\.weight holds numbers of the type (F8_E4M3|I8): quantised"):
+            load_drafter(str(folder), target)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="adapters are not applied"):
+        load_drafter(str(folder), target)
+
+
+def test_a_part_of_the_weights_that_is_not_there_is_named(saved: Callable[..., Path], target: Target) -> None:
+    folder = saved("dspark")
+    parts = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    with pytest.raises(InputError, match=r"index\.json names model-00002-of-00002\.safetensors, which is not there"):
         load_drafter(str(folder), target)
 
 

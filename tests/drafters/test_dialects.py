@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Qwen3ForCausalLM
 
 from drafters.checkpoints import facts_of, load_drafter, read_declared
 from drafters.families.layers import LayerShape
@@ -23,7 +24,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.rotary import frequencies
 from drafters.target import Target
 from simulator.errors import InputError
-from tests.drafters.conftest import GAMMA, MASK, VOCAB
+from tests.drafters.conftest import GAMMA, HIDDEN, MASK, VOCAB, micro_config
 from tests.drafters.test_formats import LAYER, NESTED, PUBLISHED, Build, build, drafted, publish
 
 __all__ = ["build"]
@@ -150,7 +151,8 @@ PAIRS: list[Change] = [
     *ANY, midlayer, layers, sglangs_norms, taps_at(AUX, offset=0), taps_at(AUX, "eagle_config", offset=1),
     taps_at("target_layer_ids", offset=1), taps_at("layer_ids", "eagle_config", offset=0), unsorted,
     without("draft_vocab_size"), without("fc_norm", "norm_before_fc"), to("fc_norm", "eagle_config"),
-    to("norm_output", "eagle_config"), to("norm_before_fc"), architecture("Eagle3LlamaForCausalLM"),
+    to("norm_output", "eagle_config"), to("norm_before_fc"), to("hidden_size", "text_config"),
+    to("rope_theta", "text_config"), architecture("Eagle3LlamaForCausalLM"),
 ]  # fmt: skip
 BLOCKS: list[Change] = [
     *ANY, taps_at(AUX, offset=0), taps_at("layer_ids", "dflash_config", offset=0), taps_at("target_layer_ids", offset=1),
@@ -307,6 +309,7 @@ EAGLE_TAPS = {"fc.weight": (16, 48), "midlayer.hidden_norm.weight": (16,)}
     ("changes", "taps"),
     [
         ({}, [2, 1, 0]),  # nobody says: h[2], h[L//2], h[L−3] of three layers are h[2], h[1], h[0]
+        ({"eagle_config": {AUX: []}}, [2, 1, 0]),  # so does what is left empty
         ({AUX: [1, 2, 3]}, [1, 2, 3]),
         ({"eagle_config": {AUX: [0, 1, 2]}}, [1, 2, 3]),
         ({"eagle_config": {AUX: [1, 2, 3]}}, [1, 2, 3]),  # no layer has output L: what enters layers is counted
@@ -322,18 +325,25 @@ def test_taps_of_eagle_are_counted_as_their_field_counts(
     raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **changes}
     declared = facts(raw, EAGLE_TAPS, target, tmp_path)
     assert [tap + 1 for tap in declared.settings.taps] == sorted(taps)
-    assert ("taps" in declared.assumed) == (not changes)
+    assert ("taps" in declared.assumed) == (changes in ({}, {"eagle_config": {AUX: []}}))
 
 
-@pytest.mark.parametrize(
-    ("ids", "offset"), [([0, 1, 4], 0), ([1, 1, 2], 0), ([], 0), ([True, 1], 0), ([-2, 0, 1], 1), ("all", 0)]
-)
+@pytest.mark.parametrize(("ids", "offset"), [([0, 1, 4], 0), ([1, 1, 2], 0), ([True, 1], 0), ([-2, 0, 1], 1), ("all", 0)])
 def test_taps_that_are_no_layers_are_refused(ids: Any, offset: int, target: Target, tmp_path: Path) -> None:
     places = {"eagle_config": {AUX: ids}} if offset else {AUX: ids}
     raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **places}
     with pytest.raises(InputError, match=f"{AUX} .* must be layers of the target") as raised:
         facts(raw, EAGLE_TAPS, target, tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_usual_taps_that_a_target_has_not_are_told_as_such(target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None}
+    folder = written(tmp_path / "files", raw, {name: torch.ones(shape) for name, shape in EAGLE_TAPS.items()})
+    with pytest.raises(
+        InputError, match=r"names no taps, and those usual then, \[2, 3, 3\], are not layers of a target of 6"
+    ):
+        read_declared(folder, facts_of(target)._replace(num_layers=6), "mine")
 
 
 BLOCK_TENSORS = {"fc.weight": (16, 32), "norm.weight": (16,), "layers.0.self_attn.q_norm.weight": (8,)}
@@ -420,3 +430,35 @@ def test_what_speculators_blocks_declare(kind: str, changes: Raw, expected: Raw,
     assert declared.settings.taps == (0, 2)
     assert declared.settings.window_from == "anchor"
     assert declared.gamma == declared.settings.most_drafted
+
+
+class Scaled(torch.nn.Embedding):
+    """Embeddings as Gemma's: its table's rows times a factor."""
+
+    embed_scale = 8.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) * self.embed_scale
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", ["DFlash (z-lab, SpecForge)", "speculators dflash2", "EAGLE-3 (SpecForge, SGLang)"])
+def test_a_drafts_embeddings_are_the_tables_own(name: str, own: bool, build: Build, tmp_path: Path) -> None:
+    """A target whose embeddings are scaled lends its drafts the table, not the factor; publishers' code reads it bare."""
+    gemma = Target(Qwen3ForCausalLM(micro_config()))
+    scaled = Scaled(VOCAB, HIDDEN)
+    scaled.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    gemma.model.set_input_embeddings(scaled)
+    raw = PUBLISHED[name]
+    tensors = load_file(publish(build(name), raw, tmp_path / "published") / "model.safetensors")
+    tensors |= {"embed_tokens.weight": scaled.weight.detach().clone()} if own else {}
+    loaded = load_drafter(str(written(tmp_path / "mine", raw, tensors)), gemma)
+    assert isinstance(loaded, LearnedDrafter)
+    assert torch.equal(loaded.embed(TOKENS), scaled.weight[TOKENS])
+    assert loaded.conventions.get("embeddings") == ("× 1 (assumed)" if name.startswith("DFlash") else None)
+    if name.startswith("DFlash"):
+        said = {**raw, "dflash_config": {**raw["dflash_config"], "input_embedding_scale": 4.0}}
+        loaded = load_drafter(str(written(tmp_path / "said", said, tensors)), gemma)
+        assert isinstance(loaded, LearnedDrafter)
+        assert torch.equal(loaded.embed(TOKENS), 4 * scaled.weight[TOKENS])
+        assert loaded.conventions["embeddings"] == "× 4"
