@@ -315,8 +315,7 @@ def _of_blocks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
     """What only blocks have: their length, the anchor's slot counted in or not, the sequential head, and embeddings that are
     not normed before they are read."""
     root = settings.shape.hidden_size**0.5
-    scales = settings.shape.family == "gemma4" or hasattr(target.embedding, "embed_scale")
-    scaled = settings.embedding_scale or (root if scales else 1.0)
+    scaled = settings.embedding_scale or (root if settings.shape.family == "gemma4" else 1.0)
     for scale, words in ((1.0, "embeddings unscaled"), (root, "embeddings × √d")):
         if scale != scaled:
             yield Variant({"embedding_scale": scale}, (words,))

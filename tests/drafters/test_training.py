@@ -143,7 +143,11 @@ def test_training_raises_the_accepted_length_and_the_loader_reads_what_it_writes
 @pytest.mark.parametrize("kind", TRAINING)
 @pytest.mark.parametrize(
     "family",
-    ["llama", "gemma4 (text)", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2"))],
+    [
+        "llama",
+        "gemma4 (text)",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2", "dory")),
+    ],
 )
 def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path: Path) -> None:
     """Made, written and read again they decode as the target alone."""
@@ -157,6 +161,28 @@ def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path:
     request = DecodeRequest(prompts()[0], 8, (0,))
     [(_, done)] = decode(target, drafter, [request], Sampling(temperature=0), max_batch=1)
     assert done.token_ids == generated(target.model, prompts()[0], 8)
+
+
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_a_gemmas_drafter_in_speculators_format_is_as_the_library_builds_it(kind: str, tmp_path: Path) -> None:
+    """Qwen3's layers over the bare rows of a table that the target itself scales, whether the files hold a copy or not; in
+    DeepSpec's format Gemma-4's over scaled ones."""
+    target, ids = Target(family_model("gemma4 (text)")), torch.tensor([[3, 7]])
+    target.config.final_logit_softcapping = 30.0
+    table = target.embedding.get_parameter("weight")
+    for written, factor in (("speculators", 1.0), ("deepspec", 64**0.5)):
+        folder = tmp_path / written
+        made = make_drafter(design(kind, layers=1, format=written), target, [], None, 0)
+        save_made(made, target, folder)
+        loaded = load_drafter(str(folder), target)
+        assert isinstance(loaded, LearnedDrafter)
+        for drafter in (made.drafter, loaded):
+            torch.testing.assert_close(drafter.embed_tokens(ids), table[ids] * factor, atol=1e-2, rtol=1e-2)
+        settings = loaded.settings
+        expected = ("qwen3", None, "silu") if factor == 1 else ("gemma4", 30.0, target.config.hidden_activation)
+        assert (settings.shape.family, settings.softcap, settings.shape.activation) == expected
+    reduced = make_drafter(design(kind, layers=1, vocabulary=4), target, [], [3, 4, 5, 9], 0)
+    assert reduced.format == "speculators"
 
 
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
