@@ -155,7 +155,7 @@ def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
     if drafter.settings.shape.family != "gemma4" and type(embedding) is not torch.nn.Embedding:
         embedding = torch.nn.Embedding.from_pretrained(rows)
     if {name for name, _ in head.named_parameters()} - {"weight", "bias"}:
-        head = torch.nn.Linear(*matrix.shape[::-1], bias=False, device="meta")
+        head = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
         head.weight = torch.nn.Parameter(matrix, requires_grad=False)
     drafter.embed_tokens, drafter.lm_head = embedding, head
     return drafter

@@ -12,12 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
+from drafters.sharding import share_out
 from drafters.target import Target
 from drafters.training.design import Made, make_drafter, save_made, warm_drafter
 from drafters.training.held_out import acceptances, drafting_on, walk
@@ -185,6 +188,19 @@ def test_a_gemmas_drafter_in_speculators_format_is_as_the_library_builds_it(kind
     assert reduced.format == "speculators"
 
 
+def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path: Path) -> None:
+    """Dory's scales its logits, by a number that no drafter's format has."""
+    target = Target(family_model("dory"))
+    assert {name for name, _ in target.lm_head.named_parameters()} == {"weight", "logit_scale"}
+    made = make_drafter(design("mtp", format="speculators"), target, [], None, 0)
+    save_made(made, target, tmp_path)
+    loaded = load_drafter(str(tmp_path), target)
+    assert isinstance(loaded, LearnedDrafter)
+    states = torch.randn(3, target.hidden_size, generator=torch.Generator().manual_seed(0))
+    for drafter in (made.drafter, loaded):
+        torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
+
+
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
 def test_a_reduced_vocabulary_is_written_and_gone_on_from(
     kind: str, target: Target, texts: list[Text], tmp_path: Path
@@ -302,6 +318,24 @@ def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts:
     for row, length in enumerate(batch.length.tolist()):
         torch.testing.assert_close(kept.hidden[row, :length], anew.hidden[row, :length], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(kept.taps[row, :length], anew.taps[row, :length], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma4 (text)", "qwen3_moe"])
+def test_a_target_that_is_shared_out_reads_as_it_did(family: str, tmp_path: Path) -> None:
+    """Here among one process; tests of the command share it out among two."""
+    target, ids = Target(family_model(family)), torch.tensor([prompts()[0]])
+    whole = target.read(ids, (-1, 2))
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        share_out(target, torch.device("cpu"))
+        shared = sum(isinstance(p, DTensor) for p in target.model.parameters())
+        for _ in range(2):
+            again = target.read(ids, (-1, 2))
+            torch.testing.assert_close(again.hidden, whole.hidden)
+            torch.testing.assert_close(again.taps, whole.taps)
+    finally:
+        distributed.destroy_process_group()
+    assert shared >= 4 * target.num_layers
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(target: Target, texts: list[Text], tmp_path: Path) -> None:
