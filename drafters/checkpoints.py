@@ -153,7 +153,8 @@ def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
     embedding, head = target.embedding, target.lm_head
     rows, matrix = (module.get_parameter("weight").detach() for module in (embedding, head))
     if drafter.settings.shape.family != "gemma4" and type(embedding) is not torch.nn.Embedding:
-        embedding = torch.nn.Embedding.from_pretrained(rows)
+        embedding = torch.nn.Embedding(rows.shape[0], rows.shape[1], device="meta")
+        embedding.weight = torch.nn.Parameter(rows, requires_grad=False)
     if {name for name, _ in head.named_parameters()} - {"weight", "bias"}:
         head = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
         head.weight = torch.nn.Parameter(matrix, requires_grad=False)

@@ -269,14 +269,19 @@ class Killed(BaseException):
     """As from outside."""
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("stop", [Killed, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("kind", "stop", "cached"),
+    [
+        ("dspark", Killed, True), ("dspark", KeyboardInterrupt, False), ("dflash", Killed, False),
+        ("eagle3", KeyboardInterrupt, True), ("mtp", Killed, False),
+    ],
+)  # fmt: skip
 def test_a_killed_run_ends_with_the_same_bits(
-    stop: type[BaseException], cached: bool, target: Target, texts: list[Text], tmp_path: Path
+    kind: str, stop: type[BaseException], cached: bool, target: Target, texts: list[Text], tmp_path: Path
 ) -> None:
     def begun(name: str) -> Trainer:
         more = {"folder": tmp_path / f"{name} cache", "most": 10**6} if cached else {}
-        made = make_drafter(design("dspark"), target, texts, None, 0)
+        made = make_drafter(design(kind), target, texts, None, 0)
         material = material_of(made, target, texts, **more)
         return Trainer(made, target, material, RECIPE, torch.float32, tmp_path / name, save_every_s=0)
 
