@@ -344,4 +344,6 @@ def _size(value: float) -> str:
 
 
 def _range(hours: tuple[float, float]) -> str:
-    return f"{hours[0]:.2g} to {hours[1]:.2g}"
+    """Two digits of each, written out."""
+    least, most = (f"{float(f'{value:.2g}'):,g}" for value in hours)
+    return f"{least} to {most}"

@@ -302,6 +302,28 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert str(again.evaluated) == str(whole.evaluated)
 
 
+def test_what_is_kept_is_whole_or_told_to_be_damaged(
+    target: Target, texts: list[Text], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, state = replace(RECIPE, steps=4), tmp_path / "state" / STATE
+    trainer = trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+    trainer.run()
+    kept = state.read_bytes()
+
+    def full(state: object, file: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(InputError, match="step 4 cannot be kept"):
+            trainer._save()
+    assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
+    for damaged in (kept[: len(kept) // 2], b"", b"[]"):
+        state.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.pt: cannot be gone on from .*; remove it to begin anew"):
+            trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+
+
 def test_parts_of_a_step_add_up_to_the_step(target: Target, texts: list[Text], tmp_path: Path) -> None:
     one = trainer_of("dspark", target, texts, tmp_path / "one", replace(RECIPE, steps=3))
     four = trainer_of("dspark", target, texts, tmp_path / "four", replace(RECIPE, steps=3, accumulate=4))
