@@ -90,7 +90,7 @@ def write(draft: Draft, to: str, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         if new:
             shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(errno.EIO, f"cannot be written ({first_paragraph(error)})", str(folder)) from error
+        raise OSError(errno.EIO, first_paragraph(error), str(folder)) from error
 
 
 def _usual(draft: Draft) -> Draft:
