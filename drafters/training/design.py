@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,14 @@ def _trainable(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
     for name, buffer in drafter.named_buffers(recurse=False):
         setattr(drafter, name, buffer.to(target.device))
     return drafter.train()
+
+
+def widen_tables(drafter: LearnedDrafter) -> None:
+    """Give it copies in float32 of a target's tables of 16 bits, to be trained in float32 throughout."""
+    for name in ("embed_tokens", "lm_head"):
+        table = getattr(drafter, name)
+        if table.get_parameter("weight").dtype != torch.float32:
+            setattr(drafter, name, copy.deepcopy(table).float())
 
 
 def trained_parameters(drafter: LearnedDrafter) -> dict[str, nn.Parameter]:

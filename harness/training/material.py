@@ -15,7 +15,7 @@ from drafters.checkpoints import find_folder, folder_hash
 from drafters.precision import choose_dtype
 from drafters.sharding import share_out
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, warm_drafter
+from drafters.training.design import Made, make_drafter, warm_drafter, widen_tables
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material
 from drafters.training.numerics import fastest
@@ -62,6 +62,8 @@ def prepare(
         say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
     made = _made(plan, target, parts, vocabulary)
     dtype = precision(plan, folder, say)
+    if dtype == torch.float32:
+        widen_tables(made.drafter)
     _told_drafter(made, facts, say)
     recipe, taps = plan.recipe, made.drafter.tap_layers
     states = States(target, taps, parts.train, folder / "cache" if recipe.cache_bytes else None, recipe.cache_bytes)

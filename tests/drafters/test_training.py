@@ -22,7 +22,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sharding import share_out
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, save_made, warm_drafter
+from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
 from drafters.training.held_out import acceptances, drafting_on, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
@@ -330,6 +330,22 @@ def test_parts_of_a_step_add_up_to_the_step(target: Target, texts: list[Text], t
     one.run()
     four.run()
     assert [e.loss for e in one.evaluated[1:]] == pytest.approx([e.loss for e in four.evaluated[1:]], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_a_target_of_16_bits_has_drafters_that_train_in_float32(kind: str, tmp_path: Path) -> None:
+    target = Target(family_model("llama").to(torch.bfloat16))
+    some = [Text(f"t/{i}", "d", prompts()[i % 3], tuple(prompts()[i % 3][:9])) for i in range(32)]
+    made = make_drafter(design(kind), target, some, None, 0)
+    widen_tables(made.drafter)
+    recipe = replace(RECIPE, steps=2, evaluations=1)
+    trainer = Trainer(made, target, material_of(made, target, some), recipe, torch.float32, tmp_path / "state")
+    trainer.run()
+    assert np.isfinite(trainer.evaluated[-1].loss)
+    save_made(made, target, tmp_path / "new")
+    loaded = load_drafter(str(tmp_path / "new"), target)
+    assert isinstance(loaded, LearnedDrafter)
+    assert loaded.lm_head is target.lm_head  # its own copy is the target's
 
 
 def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts: list[Text], tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def ran(*options: str, code: int = 0) -> Any:
         ("llama", "dspark", ["--vocabulary", "64", "--rank", "4", "--layers", "1", "--cache", "1MB"]),
         ("gemma4", "dspark", ["--rank", "4", "--layers", "1", "--precision", "bfloat16", "--accumulate", "2"]),
         pytest.param("llama", "eagle3", [], marks=pytest.mark.slow),
-        pytest.param("qwen3", "mtp", [], marks=pytest.mark.slow),
+        pytest.param("qwen3", "mtp", ["--precision", "float32"], marks=pytest.mark.slow),
         pytest.param(
             "qwen3", "dflash", ["--layers", "1", "--format", "speculators", "--vocabulary", "32"], marks=pytest.mark.slow
         ),
