@@ -166,6 +166,8 @@ class Trainer:
         watch = watch or Watch()
         drawn = batches(self.material.texts, self.recipe.batch, self.recipe.seed, self.step)
         saved = time.monotonic()
+        if self.step:  # gone on from
+            watch.kept()
         try:
             while True:
                 if due := self._due():
