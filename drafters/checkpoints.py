@@ -118,7 +118,7 @@ def load_declared(
     check_shapes(shape, declared, folder, name)
     drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     target.check_taps(drafter.tap_layers)
-    _load_weights(drafter, declared, tensors or read_tensors(folder, name), target, name)
+    _load_weights(drafter, declared, tensors or read_tensors(folder, name), name)
     return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
 
 
@@ -161,7 +161,17 @@ def facts_of(target: Target) -> TargetFacts:
 
 
 def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
-    drafter.embed_tokens, drafter.lm_head = target.embedding, target.lm_head
+    """With the target's tables, bare: scales of its own that a target puts on embeddings or logits are not the draft's, as
+    engines and the speculators library have it. Gemma's layers alone read embeddings as Gemma does, times √d."""
+    embedding, head = target.embedding, target.lm_head
+    rows, matrix = (module.get_parameter("weight").detach() for module in (embedding, head))
+    if drafter.settings.shape.family != "gemma4" and type(embedding) is not torch.nn.Embedding:
+        embedding = torch.nn.Embedding(rows.shape[0], rows.shape[1], device="meta")
+        embedding.weight = torch.nn.Parameter(rows, requires_grad=False)
+    if {name for name, _ in head.named_parameters()} - {"weight", "bias"}:
+        head = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
+        head.weight = torch.nn.Parameter(matrix, requires_grad=False)
+    drafter.embed_tokens, drafter.lm_head = embedding, head
     return drafter
 
 
@@ -246,12 +256,11 @@ def _raise_first(problems: Sequence[str], name: str) -> None:
         raise InputError(f"checkpoint {name}: {problems[0]}{more}")
 
 
-def _load_weights(
-    drafter: LearnedDrafter, declared: Declared, tensors: Mapping[str, Tensor], target: Target, name: str
-) -> None:
+def _load_weights(drafter: LearnedDrafter, declared: Declared, tensors: Mapping[str, Tensor], name: str) -> None:
     """Fill `drafter` with tensors, whose shapes fit. Raises InputError as `plain_tensors`."""
     found = plain_tensors(drafter, declared, tensors, name)
     settings, shape = declared.settings, declared.settings.shape
+    shared = {"embed_tokens": drafter.embed_tokens, "lm_head": drafter.lm_head}
     table = found.pop("d2t", None)
     if settings.reduced and table is not None:
         drafter.set_vocabulary(table + torch.arange(len(table)))
@@ -267,7 +276,7 @@ def _load_weights(
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, settings.vocabulary, bias=False)
         drafter.lm_head.weight = drafter.embed_tokens.get_parameter("weight")
     # Most checkpoints bring exact copies; over a large vocabulary these are gigabytes.
-    for module, own in (("embed_tokens", target.embedding), ("lm_head", target.lm_head)):
+    for module, own in shared.items():
         parts = {f"{module}.{name}": value for name, value in own.named_parameters(recurse=False)}
         if all(name in found and torch.equal(found[name].to(value), value) for name, value in parts.items()):
             setattr(drafter, module, own)

@@ -43,6 +43,8 @@ _LEFT_OUT = {"head_dim": "attention.key_length", "sliding_window": "attention.sl
 _SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 """Families whose scale of attention no file has: by the width of heads or, of the model of so many layers, by its own width
 over its heads, as llama.cpp knows them."""
+_UNREAD = {"gemma4": "Gemma-4's layers differ in width"}
+"""Architectures that libraries take from GGUF without what their files say of single layers."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """What files call tokens that end an answer."""
 Say = Callable[[str], None]
@@ -210,6 +212,8 @@ class _Header:
         self._architecture = architecture = str(self._value("general.architecture"))
         if (kind := self._value("general.type", "model")) != "model":
             raise InputError(f"target {source}: is a GGUF file of the type {kind!r}, and a whole model is needed")
+        if architecture in _UNREAD:
+            raise InputError(f"target {source}: {_UNREAD[architecture]}, which is not read from GGUF; give its folder")
         if int(self._value("split.count", 1)) > 1:
             raise InputError(f"target {source}: is one of several files; make one of them: llama-gguf-split --merge")
         self._factors = next((t.data.tolist() for t in reader.tensors if t.name == "rope_freqs.weight"), None)
@@ -244,9 +248,8 @@ class _Header:
     def complete(self, config: Any) -> None:
         """Put into a model's configuration what the library leaves out of it. Raises InputError where that is not known."""
         for field, name in _LEFT_OUT.items():
-            if (value := self._value(f"{self._architecture}.{name}")) is not None and getattr(
-                config, field, None
-            ) is not None:
+            value = self._value(f"{self._architecture}.{name}")
+            if value is not None and vars(config).get(field) is not None:  # not one that is made from others
                 setattr(config, field, value)
         if self._architecture in _SCALED_BY_WIDTH:
             heads, layers = (int(self._value(f"{self._architecture}.{n}")) for n in ("attention.head_count", "block_count"))
@@ -262,7 +265,7 @@ class _Header:
 
     def _stretch(self, config: Any) -> None:
         """Put a linear stretch of all angles, of global layers where layers differ, into the configuration."""
-        rotary = config.rope_parameters
+        rotary = getattr(config, "rope_parameters", None) or {}
         own = rotary.get("full_attention", rotary)
         if self._scaling in ("none", own.get("rope_type")):
             return

@@ -5,14 +5,17 @@ What a format has no place for is refused by name: a convention left out would n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,7 +24,7 @@ from drafters.formats.contract import TargetFacts
 from drafters.formats.deepspec import CORES
 from drafters.formats.speculators import MTP_NAMES
 from drafters.kinds.settings import BlockSettings, PairSettings
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -71,14 +74,23 @@ Written = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def write(draft: Draft, to: str, folder: Path) -> None:
-    """Write a drafter to `folder` in one of `FORMATS`. Raises InputError where the format cannot express it."""
+    """Write a drafter to `folder` in one of `FORMATS`, whole: a new folder is gone where it cannot be.
+
+    Raises InputError where the format cannot express it, and OSError, of safetensors too.
+    """
     config, tensors = FORMATS[to](_usual(draft))
-    folder.mkdir(parents=True, exist_ok=True)
+    new = not folder.exists()
     config["dtype"] = str(draft.tensors["norm.weight"].dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # Weights last and at once: where they are, the checkpoint is whole.
-    save_file({n: t.contiguous().clone() for n, t in tensors.items()}, folder / "partial", metadata={"format": "pt"})
-    os.replace(folder / "partial", folder / "model.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # Weights last and at once: where they are, the checkpoint is whole.
+        save_file({n: t.contiguous().clone() for n, t in tensors.items()}, folder / "partial", metadata={"format": "pt"})
+        os.replace(folder / "partial", folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(errno.EIO, first_paragraph(error), str(folder)) from error
 
 
 def _usual(draft: Draft) -> Draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,11 @@ LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
 """Of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
 _SIZES: Final = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
-    "rope_parameters", "max_position_embeddings", "hidden_act",
+    "max_position_embeddings",
 )  # fmt: skip
-"""What a draft's layers take of the target's configuration."""
+"""What a draft's layers take of the target's configuration; not its activation: vLLM's drafts know SiLU alone."""
+_TURNED: Final = ("default", "linear", "llama3", "yarn")
+"""Rotary scalings that drafts share with their targets; of any other they take the base."""
 _FRESH_STD = 0.02
 
 
@@ -93,17 +96,13 @@ def warm_drafter(source: str, kind: str, target: Target) -> Made:
 
 
 def written_as(design: Design, family: str, layers: int) -> str:
-    """The format of a design for a target of a family. Raises InputError where none has a word for it."""
-    reduced, several = design.vocabulary is not None, design.kind == "eagle3" and layers > 1
-    pair = family == "llama" or reduced or several
-    if family == "gemma4" and (pair or design.format == "speculators") and design.kind != "mtp":
-        what = "--vocabulary" if reduced else f"--layers {layers}" if several else "--format speculators"
-        raise InputError(f"{what}: no format for Gemma-4's drafters has a place for it; leave it out")
+    """The format of a design for a target of a family. Raises InputError where it has no place for it."""
+    several = design.kind == "eagle3" and layers > 1
     if several and design.format == "deepspec":
         raise InputError(f"--layers {layers}: DeepSpec's eagle3 has one; leave it out, or --format")
     if design.format != "auto":
         return design.format
-    return "speculators" if pair else "deepspec"
+    return "speculators" if family == "llama" or design.vocabulary is not None or several else "deepspec"
 
 
 def family_of(target: Target) -> str:
@@ -190,10 +189,10 @@ def _layers_of(kind: str, target: Target, written: str) -> str:
     """The family of a draft's layers: the target's where the format has them, else Qwen3's, which all have.
 
     Llama's are in speculators' eagle3 alone: its block drafters norm queries and keys whatever the target, and its mtp and
-    DeepSpec know no Llama.
+    DeepSpec know no Llama. Gemma-4's are in DeepSpec's alone, but for mtp.
     """
-    own = family_of(target)
-    has = {"qwen3": True, "gemma4": kind != "mtp", "llama": kind == "eagle3" and written == "speculators"}
+    own, theirs = family_of(target), written == "speculators"
+    has = {"qwen3": True, "gemma4": kind != "mtp" and not theirs, "llama": kind == "eagle3" and theirs}
     return own if has[own] else "qwen3"
 
 
@@ -208,11 +207,20 @@ def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
     found.setdefault("num_key_value_heads", heads)
     found.setdefault("head_dim", max(2, size // heads))
     found.setdefault("intermediate_size", 4 * size)
-    rotary = found.get("rope_parameters")
-    if isinstance(rotary, Mapping) and "rope_theta" not in rotary:  # by kinds of layers
-        found["rope_parameters"] = next((dict(v) for v in rotary.values() if isinstance(v, Mapping)), None)
-    found = {name: value for name, value in found.items() if value is not None}
-    return found | own | {"model_type": family, "attention_bias": False}
+    return found | own | {"model_type": family, "attention_bias": False} | _rotary_of(target)
+
+
+def _rotary_of(target: Target) -> dict[str, Any]:
+    """The target's rotary parameters as the speculators library takes them: of sliding layers where kinds of layers differ,
+    and for all of a head. Empty where it has none."""
+    own: Any = getattr(target.config, "rope_parameters", None) or {}
+    if "rope_theta" not in own:
+        own = own.get("sliding_attention") or next((part for part in own.values() if isinstance(part, Mapping)), {})
+    if "rope_theta" not in own:
+        return {}
+    kept = {k: v for k, v in own.items() if k not in ("partial_rotary_factor", "type") and "mrope" not in k}
+    plain = {"rope_type": "default", "rope_theta": own["rope_theta"]}
+    return {"rope_parameters": kept if own.get("rope_type", "default") in _TURNED else plain}
 
 
 def save_made(made: Made, target: Target, folder: Path) -> None:
@@ -230,6 +238,14 @@ def _trainable(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
     for name, buffer in drafter.named_buffers(recurse=False):
         setattr(drafter, name, buffer.to(target.device))
     return drafter.train()
+
+
+def widen_tables(drafter: LearnedDrafter) -> None:
+    """Give it copies in float32 of a target's tables of 16 bits, to be trained in float32 throughout."""
+    for name in ("embed_tokens", "lm_head"):
+        table = getattr(drafter, name)
+        if table.get_parameter("weight").dtype != torch.float32:
+            setattr(drafter, name, copy.deepcopy(table).float())
 
 
 def trained_parameters(drafter: LearnedDrafter) -> dict[str, nn.Parameter]:

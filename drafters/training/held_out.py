@@ -19,7 +19,7 @@ from torch import Tensor
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import probabilities
 from drafters.target import Target, TargetPass
-from drafters.training.losses import own_tokens
+from drafters.training.losses import own_taps, own_tokens
 from drafters.training.texts import Text, TextBatch
 from simulator.records import Sampling
 
@@ -95,14 +95,14 @@ def acceptances(
     batch = TextBatch.of([text], one.p.device)
     first, last = len(text.prompt), len(text) - 1
     vocabulary = drafter.settings.draft_vocabulary
-    found = []
+    found, taps = [], own_taps(drafter, one.seen)
     drafter.narrow = True
     try:
         for at in torch.split(torch.arange(first, last, device=one.p.device), max(1, _NUMBERS // (gamma * vocabulary))):
             places = at.unsqueeze(-1) + torch.arange(1, gamma + 1, device=at.device)
             tokens = batch.ids[0, places.clamp(max=last)]
             with torch.autocast(at.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                draft = drafter.teacher_forced(one.seen.taps, batch.ids, at.unsqueeze(0), tokens.unsqueeze(0))
+                draft = drafter.teacher_forced(taps, batch.ids, at.unsqueeze(0), tokens.unsqueeze(0))
             own = own_tokens(drafter, tokens)
             q = probabilities(sampling, draft.logits[0]).gather(-1, own.clamp(min=0).unsqueeze(-1)).squeeze(-1)
             p = one.p[(places - first - 1).clamp(max=len(one.p) - 1)]

@@ -22,7 +22,7 @@ from drafters.training.muon import Muon
 from drafters.training.recipe import Recipe
 from drafters.training.states import States
 from drafters.training.texts import Text, TextBatch, batches
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
 
 _RISE: Final = 0.002
@@ -166,6 +166,8 @@ class Trainer:
         watch = watch or Watch()
         drawn = batches(self.material.texts, self.recipe.batch, self.recipe.seed, self.step)
         saved = time.monotonic()
+        if self.step:  # gone on from
+            watch.kept()
         try:
             while True:
                 if due := self._due():
@@ -298,19 +300,30 @@ class Trainer:
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{STATE}.partial"
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.folder / STATE)
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / STATE)
+        except (OSError, RuntimeError) as error:  # torch's own, where the disk is full
+            partial.unlink(missing_ok=True)
+            why = first_paragraph(error)
+            raise InputError(
+                f"{self.folder}: step {course.step} cannot be kept ({why}); what was kept before is there"
+            ) from error
 
     def _restore(self) -> None:
-        state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
-        for name, parameter in self._parameters.items():
-            parameter.data.copy_(state["parameters"][name])
-            self._best[name].copy_(state["best"][name])
-        for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+            for name, parameter in self._parameters.items():
+                parameter.data.copy_(state["parameters"][name])
+                self._best[name].copy_(state["best"][name])
+            for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except Exception as error:  # torch has exception types of its own for what is no longer whole
+            why = first_paragraph(error)
+            raise InputError(f"{self.folder / STATE}: cannot be gone on from ({why}); remove it to begin anew") from error
         evaluated = [
             Evaluated(
                 e["step"], e["loss"], tuple(Drafting(**{**d, "acceptance": tuple(d["acceptance"])}) for d in e["drafting"])

@@ -116,7 +116,7 @@ def draft_loss(
 
     drafter.narrow = True
     try:
-        draft = drafter.teacher_forced(seen.taps, batch.ids, at, forced)
+        draft = drafter.teacher_forced(own_taps(drafter, seen), batch.ids, at, forced)
     finally:
         drafter.narrow = False
     losses, overlaps = [], []
@@ -128,6 +128,11 @@ def draft_loss(
         overlaps.append(1 - 0.5 * l1.detach())
     survival = (torch.stack(overlaps, -1) * real).cumprod(-1).sum()
     return (torch.stack(losses, -1) * real).sum(), survival
+
+
+def own_taps(drafter: LearnedDrafter, seen: TargetPass) -> Tensor:
+    """What it reads of the target, in the type of its tables: where they are wider than the target's, all is."""
+    return seen.taps.to(drafter.lm_head.get_parameter("weight").dtype)
 
 
 def own_tokens(drafter: LearnedDrafter, tokens: Tensor) -> Tensor:

@@ -110,6 +110,10 @@ def train(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same weights.", rich_help_panel=_COURSE)] = 0,
     processes: Annotated[int, typer.Option(help="Processes, or GPUs, that share every step.", rich_help_panel=_COURSE)] = 1,
+    shard: Annotated[
+        bool,
+        typer.Option(help="Each holds a share of the target's layers: for one that does not fit.", rich_help_panel=_COURSE),
+    ] = False,
     ray_address: RayAddress = None,
     resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with a training that was stopped.")] = None,
     dry_run: Annotated[
@@ -159,7 +163,7 @@ def train(
                 learning_rate=learning_rate, matrix_rate=matrix_rate, held_out=held_out, evaluations=evaluations,
                 evaluated=evaluated, patience=patience, precision=precision, cache_bytes=cache_bytes(cache), seed=seed,
             )  # fmt: skip
-        where = (responses, prompts or [], thinking, processes, start, to)
+        where = (responses, prompts or [], thinking, processes, shard, start, to)
         _train(_plan(target, design, recipe, *where), ray_address, out, as_json)
 
 
@@ -182,7 +186,7 @@ def _refuse(options: list[str], what: str) -> None:
 
 def _plan(
     target: str, design: Design, recipe: Recipe, responses: list[Path], prompts: list[Path], thinking: bool, processes: int,
-    start: str | None, to: Path | None,
+    shard: bool, start: str | None, to: Path | None,
 ) -> TrainingPlan:  # fmt: skip
     """Everything that decides what comes out. Raises InputError."""
     from harness.recording.pair import asked_pair, load_pair
@@ -192,6 +196,12 @@ def _plan(
         raise InputError(f"--processes {processes}: must be from 1 to 4,096")
     if processes > 1:
         check_installed()
+    if shard and processes == 1:
+        raise InputError("--shard: shares the target out over several processes; give --processes")
+    if shard and recipe.cache_bytes:
+        raise InputError(
+            "--cache: keeps what one process has read, and with --shard all read together; leave one of them out"
+        )
     if recipe.batch % (processes * recipe.accumulate):
         parts = processes * recipe.accumulate
         raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")
@@ -201,7 +211,7 @@ def _plan(
         start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
     return TrainingPlan(
         pair=pair, design=design, recipe=recipe, responses=files, responses_hash=hash_of(responses), prompts=asked,
-        thinking=thinking, start=start, processes=processes, to="" if to is None else str(to.absolute()),
+        thinking=thinking, start=start, processes=processes, shard=shard, to="" if to is None else str(to.absolute()),
     )  # fmt: skip
 
 
@@ -283,8 +293,9 @@ def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCo
     lines = [[name, one, other] for (name, one), (_, other) in zip(_cells(asked), _cells(published), strict=True)]
     print_table(console, ["", "as asked", "published recipe"], lines, ())
     if asked.memory_bytes > device.memory_bytes:
-        room = f"a text at a time does not fit a GPU's {device.memory_bytes / 1e9:.0f} GB"
-        say(console, f"{room}: fewer --anchors, or a larger GPU; no target is shared out over several here")
+        fits = gpus > 1 and asked.memory_shared_bytes <= device.memory_bytes
+        way = "--shard" if fits else "fewer --anchors, more --gpus with --shard, or larger ones"
+        say(console, f"a text at a time does not fit a GPU's {device.memory_bytes / 1e9:.0f} GB: {way}")
     for line in assumed(model):
         say(console, line)
 
@@ -297,8 +308,8 @@ def _cells(cost: TrainingCost) -> list[tuple[str, str]]:
         ("operations, target", f"{cost.target_flops:.1e}"), ("operations, drafter", f"{cost.drafter_flops:.1e}"),
         ("hours, answers", _range(cost.answer_hours)), ("hours, training", _range(cost.hours)),
         ("  hidden states kept", _range(cost.hours_kept)), ("memory of a GPU", _size(cost.memory_bytes)),
-        ("disk, answers", _size(cost.answers_bytes)), ("disk, checkpoints", _size(cost.checkpoint_bytes)),
-        ("  hidden states kept", _size(cost.hidden_state_bytes)),
+        ("  target shared out", _size(cost.memory_shared_bytes)), ("disk, answers", _size(cost.answers_bytes)),
+        ("disk, checkpoints", _size(cost.checkpoint_bytes)), ("  hidden states kept", _size(cost.hidden_state_bytes)),
     ]  # fmt: skip
 
 
@@ -311,7 +322,8 @@ def assumed(model: Model) -> list[str]:
     return [
         f"assumed: training reaches {worst:.0%} to {best:.0%} of a GPU's peak in bf16; answers, as many tokens as are "
         f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests on each GPU; "
-        f"every GPU holds the target as it is published; {given.STATE_BYTES} bytes of state a trained parameter; "
+        "every GPU holds the target as it is published, or its share of the layers (--shard); "
+        f"{given.STATE_BYTES} bytes of state a trained parameter; "
         f"{given.LOGIT_COPIES} tables of drafted positions × vocabulary, a text at a time; a drafter of the published shape "
         f"over a target of width {model.width:,}",
         f"published recipe: DeepSpec's for Qwen3-4B, on this target and these GPUs: {recipe.tokens / 1e9:.2f} G tokens (its "
@@ -332,4 +344,6 @@ def _size(value: float) -> str:
 
 
 def _range(hours: tuple[float, float]) -> str:
-    return f"{hours[0]:.2g} to {hours[1]:.2g}"
+    """Two digits of each, written out."""
+    least, most = (f"{float(f'{value:.2g}'):,g}" for value in hours)
+    return f"{least} to {most}"

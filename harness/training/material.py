@@ -13,8 +13,9 @@ import torch
 
 from drafters.checkpoints import find_folder, folder_hash
 from drafters.precision import choose_dtype
+from drafters.sharding import share_out
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, warm_drafter
+from drafters.training.design import Made, make_drafter, warm_drafter, widen_tables
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material
 from drafters.training.numerics import fastest
@@ -60,7 +61,9 @@ def prepare(
         facts |= {"vocabulary": count, "coverage": coverage}
         say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
     made = _made(plan, target, parts, vocabulary)
-    dtype = _precision(plan, target.device, folder, say)
+    dtype = precision(plan, folder, say)
+    if dtype == torch.float32:
+        widen_tables(made.drafter)
     _told_drafter(made, facts, say)
     recipe, taps = plan.recipe, made.drafter.tap_layers
     states = States(target, taps, parts.train, folder / "cache" if recipe.cache_bytes else None, recipe.cache_bytes)
@@ -78,11 +81,21 @@ def prepare(
 
 
 def load_target(plan: TrainingPlan) -> Target:
-    """The target, as recording loads it."""
-    pair, device = plan.pair, plan.pair.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Target.load(pair.target, dtype=choose_dtype(pair.dtype, device), device=device)
+    """The target, as recording loads it, or this process's share of it: then by all of them at once."""
+    pair, device = plan.pair, device_of(plan)
+    dtype = choose_dtype(pair.dtype, device.type)
+    target = Target.load(pair.target, dtype=dtype, device="cpu" if plan.shard else str(device))
+    if plan.shard:
+        share_out(target, device)
+    return target
+
+
+def device_of(plan: TrainingPlan) -> torch.device:
+    """Where this process computes."""
+    kind = plan.pair.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(kind)
 
 
 def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
@@ -117,15 +130,15 @@ def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int
     return make_drafter(plan.design, target, texts, vocabulary, plan.recipe.seed)
 
 
-def _precision(plan: TrainingPlan, device: torch.device, folder: Path, say: Callable[[str], None]) -> torch.dtype:
-    """What products are computed in: as asked, or as measured when the training began."""
+def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> torch.dtype:
+    """What products are computed in: as asked, or as measured when the training began, which `folder` keeps."""
     kept = folder / "precision"
     if plan.recipe.precision != "auto":
         name = plan.recipe.precision
     elif kept.exists():
         name = "bfloat16" if kept.read_text() == "bfloat16" else "float32"
     else:
-        measured, ratio = fastest(device)
+        measured, ratio = fastest(device_of(plan))
         name = "bfloat16" if measured == torch.bfloat16 else "float32"
         kept.write_text(name)
         say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")

@@ -37,6 +37,8 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: str | None = None
     """A checkpoint to go on from, in place of a design's sizes."""
     processes: int = 1
+    shard: bool = False
+    """Whether each process holds a share of the target's layers."""
     to: str = ""
     """The checkpoint's folder; empty for one in `--out`."""
 

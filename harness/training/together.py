@@ -11,7 +11,7 @@ import msgspec
 from drafters.training.loop import Processes, Watch
 from harness.cluster import Cluster, joined
 from harness.console import Watcher, WorkerDied
-from harness.training.material import prepare
+from harness.training.material import precision, prepare
 from harness.training.plan import Given, TrainingPlan
 from harness.training.run import Finished, fit, told
 from simulator.errors import InputError, first_paragraph
@@ -105,10 +105,12 @@ def _process(config: dict[str, Any]) -> None:
         if first:
             config["queue"].put((what, value))
 
-    if first:
+    if first and plan.shard:
+        precision(plan, folder, lambda text: tell("say", text))
+    elif first:
         prepared = _prepared(plan, given, folder, tell, fills=True)
-    torch.distributed.barrier()  # the cache is filled, and the precision chosen
-    if not first:
+    torch.distributed.barrier()  # the precision is chosen, and the cache filled: of a shared target there is none
+    if plan.shard or not first:
         prepared = _prepared(plan, given, folder, tell, fills=False)
     watch = Watch(
         lambda done, total: tell("advance", ("training", done, total)), lambda e: tell("say", told(e)),

@@ -84,6 +84,8 @@ class TrainingCost:
     """Of training where they are kept: reading them from disk is not counted."""
     memory_bytes: float
     """Of each GPU, a text at a time."""
+    memory_shared_bytes: float
+    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' one at a time."""
     answers_bytes: float
     hidden_state_bytes: float
     """On disk, where they are kept."""
@@ -113,15 +115,16 @@ def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Re
     states = _taps(kind, model) + 1
     at_once = (recipe.anchors if sparse else recipe.sequence_tokens) * gamma
     held = model.width * recipe.sequence_tokens * states * _CACHED_BYTES
-    bare = (
-        model.weight_bytes - model.layer_bytes(drafts.attention) - 2 * MARKOV_RANK * model.vocabulary * FORMAT_BYTES["bf16"]
-    )
+    trained = STATE_BYTES * layer + held + LOGIT_COPIES * 4 * at_once * model.vocabulary
+    layers = sum(model.layer_bytes(a) for a in model.attention)
+    largest = max(model.layer_bytes(a) / a.layers for a in model.attention)
     return TrainingCost(
         tokens=recipe.tokens, epochs=recipe.epochs, drafted_positions=positions * recipe.epochs, parameters=layer,
         target_flops=recipe.epochs * reading, target_flops_kept=reading, drafter_flops=drafter,
         answer_hours=_answering(model, device, gpus, recipe),
         hours=_hours(recipe.epochs * reading + drafter, device, gpus), hours_kept=_hours(reading + drafter, device, gpus),
-        memory_bytes=bare + STATE_BYTES * layer + held + LOGIT_COPIES * 4 * at_once * model.vocabulary,
+        memory_bytes=model.weight_bytes + trained,
+        memory_shared_bytes=model.weight_bytes - layers + min(layers, layers / gpus + largest) + trained,
         answers_bytes=_WRITTEN_BYTES * recipe.tokens,
         hidden_state_bytes=recipe.tokens * states * model.width * _CACHED_BYTES,
         checkpoint_bytes=(2 + STATE_BYTES) * layer,

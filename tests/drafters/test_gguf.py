@@ -101,14 +101,15 @@ def model_of(family: str, vocab: int) -> PreTrainedModel:
 
 def written(
     path: Path, family: str = "llama", pre: str = "smollm", *, quantised: gguf.GGMLQuantizationType | None = None,
-    factors: np.ndarray | None = None, pieces: tuple[list[str], list[float], list[int]] | None = None, **other: Any,
+    factors: np.ndarray | None = None, pieces: tuple[list[str], list[float], list[int]] | None = None, header: str = "",
+    **other: Any,
 ) -> tuple[PreTrainedModel, Tokenizer]:  # fmt: skip
-    """Write a model as llama.cpp's converter does; `other` fields stand in for those of the file."""
+    """Write a model as llama.cpp's converter does; `other` fields stand in for the file's, `header` for its family."""
     tokenizer = tokenizer_of(pre)
     model = model_of(family, tokenizer.get_vocab_size())
     if pieces is not None:
         model = model_of(family, len(pieces[0]))
-    config, writer = model.config, gguf.GGUFWriter(path, family)
+    config, writer = model.config, gguf.GGUFWriter(path, header or family)
     writer.add_context_length(128)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(64)
@@ -275,6 +276,15 @@ def test_what_is_not_a_whole_known_model_is_refused(fields: dict[str, Any], mess
     written(tmp_path / "m.gguf", **fields)
     with pytest.raises(InputError, match=message):
         Target.load(str(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba", "falcon", "gemma4", "nosuch"])
+def test_architectures_whose_weights_it_has_not_are_refused_for_what_they_lack(architecture: str, tmp_path: Path) -> None:
+    """Configurations without rotary parameters, or with a width of heads that is made of others, are completed alike."""
+    written(tmp_path / "m.gguf", header=architecture)
+    with pytest.raises(InputError, match=r"its weights lack|differ in width|not supported") as raised:
+        plain_source(str(tmp_path / "m.gguf"))
+    assert "Attribute" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"{}" * 400])

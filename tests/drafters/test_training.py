@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
+from drafters.sharding import share_out
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, save_made, warm_drafter
+from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
 from drafters.training.held_out import acceptances, drafting_on, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
@@ -143,7 +146,11 @@ def test_training_raises_the_accepted_length_and_the_loader_reads_what_it_writes
 @pytest.mark.parametrize("kind", TRAINING)
 @pytest.mark.parametrize(
     "family",
-    ["llama", "gemma4 (text)", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2"))],
+    [
+        "llama",
+        "gemma4 (text)",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2", "dory")),
+    ],
 )
 def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path: Path) -> None:
     """Made, written and read again they decode as the target alone."""
@@ -157,6 +164,41 @@ def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path:
     request = DecodeRequest(prompts()[0], 8, (0,))
     [(_, done)] = decode(target, drafter, [request], Sampling(temperature=0), max_batch=1)
     assert done.token_ids == generated(target.model, prompts()[0], 8)
+
+
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_a_gemmas_drafter_in_speculators_format_is_as_the_library_builds_it(kind: str, tmp_path: Path) -> None:
+    """Qwen3's layers over the bare rows of a table that the target itself scales, whether the files hold a copy or not; in
+    DeepSpec's format Gemma-4's over scaled ones."""
+    target, ids = Target(family_model("gemma4 (text)")), torch.tensor([[3, 7]])
+    target.config.final_logit_softcapping = 30.0
+    table = target.embedding.get_parameter("weight")
+    for written, factor in (("speculators", 1.0), ("deepspec", 64**0.5)):
+        folder = tmp_path / written
+        made = make_drafter(design(kind, layers=1, format=written), target, [], None, 0)
+        save_made(made, target, folder)
+        loaded = load_drafter(str(folder), target)
+        assert isinstance(loaded, LearnedDrafter)
+        for drafter in (made.drafter, loaded):
+            torch.testing.assert_close(drafter.embed_tokens(ids), table[ids] * factor, atol=1e-2, rtol=1e-2)
+        settings = loaded.settings
+        expected = ("qwen3", None, "silu") if factor == 1 else ("gemma4", 30.0, target.config.hidden_activation)
+        assert (settings.shape.family, settings.softcap, settings.shape.activation) == expected
+    reduced = make_drafter(design(kind, layers=1, vocabulary=4), target, [], [3, 4, 5, 9], 0)
+    assert reduced.format == "speculators"
+
+
+def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path: Path) -> None:
+    """Dory's scales its logits, by a number that no drafter's format has."""
+    target = Target(family_model("dory"))
+    assert {name for name, _ in target.lm_head.named_parameters()} == {"weight", "logit_scale"}
+    made = make_drafter(design("mtp", format="speculators"), target, [], None, 0)
+    save_made(made, target, tmp_path)
+    loaded = load_drafter(str(tmp_path), target)
+    assert isinstance(loaded, LearnedDrafter)
+    states = torch.randn(3, target.hidden_size, generator=torch.Generator().manual_seed(0))
+    for drafter in (made.drafter, loaded):
+        torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
 
 
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
@@ -227,14 +269,19 @@ class Killed(BaseException):
     """As from outside."""
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("stop", [Killed, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("kind", "stop", "cached"),
+    [
+        ("dspark", Killed, True), ("dspark", KeyboardInterrupt, False), ("dflash", Killed, False),
+        ("eagle3", KeyboardInterrupt, True), ("mtp", Killed, False),
+    ],
+)  # fmt: skip
 def test_a_killed_run_ends_with_the_same_bits(
-    stop: type[BaseException], cached: bool, target: Target, texts: list[Text], tmp_path: Path
+    kind: str, stop: type[BaseException], cached: bool, target: Target, texts: list[Text], tmp_path: Path
 ) -> None:
     def begun(name: str) -> Trainer:
         more = {"folder": tmp_path / f"{name} cache", "most": 10**6} if cached else {}
-        made = make_drafter(design("dspark"), target, texts, None, 0)
+        made = make_drafter(design(kind), target, texts, None, 0)
         material = material_of(made, target, texts, **more)
         return Trainer(made, target, material, RECIPE, torch.float32, tmp_path / name, save_every_s=0)
 
@@ -248,11 +295,34 @@ def test_a_killed_run_ends_with_the_same_bits(
 
     with pytest.raises(stop):
         parts.run(Watch(advance=kill))
-    again = begun("parts")
+    again, kept = begun("parts"), list[int]()
     assert again.step in (6, 7)
-    again.run()
+    again.run(Watch(kept=lambda: kept.append(again.step)))
+    assert kept[0] in (6, 7)  # it is there from the start
     assert_same(whole, again)
     assert str(again.evaluated) == str(whole.evaluated)
+
+
+def test_what_is_kept_is_whole_or_told_to_be_damaged(
+    target: Target, texts: list[Text], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, state = replace(RECIPE, steps=4), tmp_path / "state" / STATE
+    trainer = trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+    trainer.run()
+    kept = state.read_bytes()
+
+    def full(state: object, file: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(InputError, match="step 4 cannot be kept"):
+            trainer._save()
+    assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
+    for damaged in (kept[: len(kept) // 2], b"", b"[]"):
+        state.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.pt: cannot be gone on from .*; remove it to begin anew"):
+            trainer_of("mtp", target, texts, tmp_path / "state", recipe)
 
 
 def test_parts_of_a_step_add_up_to_the_step(target: Target, texts: list[Text], tmp_path: Path) -> None:
@@ -261,6 +331,22 @@ def test_parts_of_a_step_add_up_to_the_step(target: Target, texts: list[Text], t
     one.run()
     four.run()
     assert [e.loss for e in one.evaluated[1:]] == pytest.approx([e.loss for e in four.evaluated[1:]], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_a_target_of_16_bits_has_drafters_that_train_in_float32(kind: str, tmp_path: Path) -> None:
+    target = Target(family_model("llama").to(torch.bfloat16))
+    some = [Text(f"t/{i}", "d", prompts()[i % 3], tuple(prompts()[i % 3][:9])) for i in range(32)]
+    made = make_drafter(design(kind), target, some, None, 0)
+    widen_tables(made.drafter)
+    recipe = replace(RECIPE, steps=2, evaluations=1)
+    trainer = Trainer(made, target, material_of(made, target, some), recipe, torch.float32, tmp_path / "state")
+    trainer.run()
+    assert np.isfinite(trainer.evaluated[-1].loss)
+    save_made(made, target, tmp_path / "new")
+    loaded = load_drafter(str(tmp_path / "new"), target)
+    assert isinstance(loaded, LearnedDrafter)
+    assert loaded.lm_head is target.lm_head  # its own copy is the target's
 
 
 def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts: list[Text], tmp_path: Path) -> None:
@@ -276,6 +362,24 @@ def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts:
     for row, length in enumerate(batch.length.tolist()):
         torch.testing.assert_close(kept.hidden[row, :length], anew.hidden[row, :length], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(kept.taps[row, :length], anew.taps[row, :length], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma4 (text)", "qwen3_moe"])
+def test_a_target_that_is_shared_out_reads_as_it_did(family: str, tmp_path: Path) -> None:
+    """Here among one process; tests of the command share it out among two."""
+    target, ids = Target(family_model(family)), torch.tensor([prompts()[0]])
+    whole = target.read(ids, (-1, 2))
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        share_out(target, torch.device("cpu"))
+        shared = sum(isinstance(p, DTensor) for p in target.model.parameters())
+        for _ in range(2):
+            again = target.read(ids, (-1, 2))
+            torch.testing.assert_close(again.hidden, whole.hidden)
+            torch.testing.assert_close(again.taps, whole.taps)
+    finally:
+        distributed.destroy_process_group()
+    assert shared >= 4 * target.num_layers
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(target: Target, texts: list[Text], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -155,6 +156,18 @@ def test_the_bundled_drafter_in_another_format(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "made" / "model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
     assert "lm_head.weight" not in tensors
+
+
+def test_on_a_full_disk_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("drafters.formats.writing.save_file", full)
+    done = converted(str(TINY / "dspark"), str(tmp_path / "made"), "--to", "speculators", "--target", "tiny")
+    assert done.exit_code == 2
+    [sentence] = done.stderr.splitlines()
+    assert "No space left" in sentence
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def ran(*options: str, code: int = 0) -> Any:
         ("llama", "dspark", ["--vocabulary", "64", "--rank", "4", "--layers", "1", "--cache", "1MB"]),
         ("gemma4", "dspark", ["--rank", "4", "--layers", "1", "--precision", "bfloat16", "--accumulate", "2"]),
         pytest.param("llama", "eagle3", [], marks=pytest.mark.slow),
-        pytest.param("qwen3", "mtp", [], marks=pytest.mark.slow),
+        pytest.param("qwen3", "mtp", ["--precision", "float32"], marks=pytest.mark.slow),
         pytest.param(
             "qwen3", "dflash", ["--layers", "1", "--format", "speculators", "--vocabulary", "32"], marks=pytest.mark.slow
         ),
@@ -232,6 +232,7 @@ def test_an_old_drafter_is_gone_on_from(here: Path) -> None:
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--rank", "3"], "--rank 3"),
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--hardware", "h200"], "--hardware: is of no use beside"),
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--batch", "6", "--accumulate", "4"], "--batch 6"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--shard"], "--shard: shares the target out over several"),
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", "a.jsonl"], "is there, and is not written over"),
         (["mtp", "--target", "qwen3-4b", "--dry-run", "--steps", "3"], "--steps: is of no use beside --dry-run"),
         (["--resume", "ffff"], "--resume ffff: is not the start of one training"),
@@ -262,15 +263,16 @@ def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_processes_have_the_loss_curve_of_one(here: Path) -> None:
+def test_two_processes_have_the_loss_curve_of_one_whether_each_holds_the_target_or_half_of_its_layers(here: Path) -> None:
     pytest.importorskip("pandas", reason="Ray Train needs it: pip install 'specyard[train]'")
     target = str(micro("llama", here / "target"))
     base = ["dspark", "--target", target, "--responses", "a.jsonl", "--layers", "1", "--rank", "4", *SHORT, "--json"]
     curves = []
-    for processes in ("1", "2"):
-        command = [sys.executable, "-m", "harness", "train", *base, "--processes", processes, "--to", f"new{processes}"]
+    for name, own in (("one", []), ("two", ["--processes", "2"]), ("halves", ["--processes", "2", "--shard"])):
+        command = [sys.executable, "-m", "harness", "train", *base, *own, "--to", name]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         curves.append([e["loss"] for e in json.loads(done.stdout)["trained"]["evaluated"]][1:])
     assert len(curves[0]) == 2
-    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-3)

@@ -64,6 +64,17 @@ def test_a_pass_of_the_target_is_two_operations_a_parameter_and_its_attention() 
     )
 
 
+def test_a_gpu_holds_the_target_or_its_share_of_the_layers_and_what_is_trained() -> None:
+    """Llama-3.1-8B in bf16: 8.03 G weights, of which embedding and head are 1.05 G and each of 32 layers 218 M."""
+    model, recipe = target_of("llama-3.1-8b"), Recipe(tokens=1e6, epochs=1, sequence_tokens=2048, anchors=64)
+    one, eight = (training_cost("dspark", model, H100, gpus, recipe) for gpus in (1, 8))
+    states, logits = 6 * 4096 * 2 * 2048, 4 * 4 * 64 * 7 * 128_256
+    assert one.memory_bytes == eight.memory_bytes == one.memory_shared_bytes
+    assert one.memory_bytes == pytest.approx(2 * 8.03e9 + 16 * one.parameters + states + logits, rel=1e-3)
+    layer = 2 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
+    assert one.memory_bytes - eight.memory_shared_bytes == pytest.approx((32 - 4 - 1) * layer, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
