@@ -42,9 +42,9 @@ class Cell:
     best_tok_s: float
     oracle_tok_s: float
     gain: float
-    """Of the oracle over the best other policy, mean over seeds."""
+    """What the oracle gains over the best other policy, mean over seeds."""
     half_width: float
-    """Of its 95 % interval."""
+    """Half of its 95 % interval."""
 
     @property
     def beaten(self) -> bool:

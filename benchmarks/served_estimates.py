@@ -42,7 +42,7 @@ class Replayed:
     """Every answer of a recording, replayed once for each k."""
 
     requests: tuple[ServedRequest, ...]
-    """As a server that verifies whole drafts would have logged them, round by round."""
+    """Requests as a server that verifies whole drafts would have logged them, round by round."""
     tokens: Floats
     """Committed in rounds, [answers, γ]."""
     rounds: Floats
@@ -112,7 +112,7 @@ class Error:
 
 
 def errors(trace: Trace, splits: int) -> Iterator[Error]:
-    """Of all sources and k, split by split; the imported run of the first few."""
+    """How far off all sources and k are, split by split; the imported run of the first few."""
     rng, every = np.random.default_rng(0), replayed(trace)
     for split in range(splits):
         here = halves(trace, rng)

@@ -27,7 +27,7 @@ from simulator.records import Sampling
 from simulator.serving.vllm import VLLM
 
 TOKENS, PROMPTS, GAMMA, EXPECTED = 6, 9, 7, 8
-"""Of a response; prompts; drafted; and the least count a pooled token is expected to have in each sample."""
+"""Tokens of a response; prompts; drafted; and the least count a pooled token is expected to have in each sample."""
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ _TABLES = {"embed_tokens.weight": ("embed_tokens.weight", "wte.weight"), "lm_hea
 _NEAREST = {"DeepSpec": "deepspec", "DSpark (SpecForge)": "deepspec", "DFlash": "zlab", "EAGLE": "vllm"}
 """How names of formats begin, and the format that is written that is nearest to it."""
 _UNKNOWN_LAYERS = (1000, 999)
-"""As many layers as a target may have whose number nobody says: what differs between the two depends on it."""
+"""Numbers of layers that a target may have whose number nobody says: what differs between the two depends on it."""
 
 
 class TargetFiles(NamedTuple):

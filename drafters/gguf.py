@@ -33,7 +33,7 @@ _WHEEL, _WHEEL_HASH = (
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
 _VERSION: Final = "1"
-"""Of the conversion: what another one has made is made anew."""
+"""The conversion's version: what another one has made is made anew."""
 _EXACT_WEIGHTS = 2 * 10**9
 """Files of more weights are kept in 16 bits."""
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

@@ -89,9 +89,9 @@ class ServerState:
     waiting: list[int]
     """Requests by number, first come first."""
     arrived_s: list[float]
-    """Of each request so far."""
+    """When each request so far arrived."""
     first_s: dict[int, float]
-    """Of each that runs."""
+    """When each that runs got its first token."""
     running: list[Said]
     """By row."""
     served: list[tuple[float, float, float, Said]]

@@ -202,7 +202,7 @@ class _Form:
     note: Callable[[Counter[tuple[str, str | None]]], str] | None = None
     """A sentence on how its times were taken, by how often `times` found what."""
     unit: str = ""
-    """Of its times, where they count from the trace's own beginning."""
+    """The unit of its times, where they count from the trace's own beginning."""
     block_tokens: int = 0
     """Tokens of a block whose hash it gives, unless the file says otherwise; 0 where it gives none."""
     others: frozenset[str] = frozenset()

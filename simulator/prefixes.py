@@ -14,7 +14,7 @@ from simulator.numbers import counted
 
 Ints = npt.NDArray[np.int64]
 _MOSTLY = 0.98
-"""Of a trace's prompts; a few have lengths that were counted otherwise."""
+"""The share of a trace's prompts that fit its blocks; a few have lengths that were counted otherwise."""
 _SIZES = tuple(2**i for i in range(3, 13))
 """Tokens that blocks may have where a file does not say so."""
 
@@ -24,7 +24,7 @@ class PrefixBlocks:
     """Whole blocks of each prompt, in order from its beginning."""
 
     tokens: int
-    """Of a block."""
+    """Tokens of a block."""
     ids: Ints
     """Equal where prompts are equal up to the block's end: from 0 to less than `distinct`, request after request."""
     offsets: Ints

@@ -17,7 +17,7 @@ from tuner.stored import StoredStudy
 
 _STS, _SPS = "sts.json", "sps.json"
 _ROWS: Final = 32
-"""Of its table, at whole blocks of more and more requests."""
+"""Rows of its table, at whole blocks of more and more requests."""
 _RAGGED: Final = "its scheduler is on with SGLANG_RAGGED_VERIFY_MODE=compact in the environment; it is not the one simulated"
 
 

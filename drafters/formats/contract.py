@@ -66,7 +66,7 @@ class Checkpoint:
         return None if self.tensors is None else any(bare(name).startswith(prefix) for name in self.tensors)
 
     def shape(self, name: str) -> Sequence[int]:
-        """Of a tensor, in a model or by itself; empty where there is none, or nobody knows."""
+        """The shape of a tensor, in a model or by itself; empty where there is none, or nobody knows."""
         return next((shape for key, shape in (self.tensors or {}).items() if bare(key) == name), ())
 
     def fail(self, what: str) -> InputError:

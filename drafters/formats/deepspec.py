@@ -32,7 +32,7 @@ class Core(NamedTuple):
     """What an architecture is."""
 
     family: str
-    """Of its layers."""
+    """The family of its layers."""
     name: str
     """Which core builds it."""
     gamma: str

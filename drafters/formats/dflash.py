@@ -112,7 +112,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
 
 
 def _taps(of: Checkpoint, fields: Fields, layer: Mapping[str, Any], target: TargetFacts) -> tuple[int, ...]:
-    """Of the fields that tell, the first that vLLM's reader looks for; ids of layers' outputs but in two of them."""
+    """Taps by the first of the fields that tell which vLLM's reader looks for; ids of layers' outputs but in two of them."""
     for key, offset in (("eagle_aux_hidden_state_layer_ids", 0), ("target_layer_ids", 1), ("layer_ids", 0)):
         if fields.get(key) is not None:
             return fields.layers([key], offset=offset, default=[], target=target)

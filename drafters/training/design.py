@@ -27,7 +27,7 @@ from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 
 LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
-"""Of the published DSpark and DFlash drafters; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
+"""What the published DSpark and DFlash drafters have; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
 _SIZES: Final = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
     "max_position_embeddings",
@@ -155,7 +155,7 @@ class Sizes:
     taps: tuple[int, ...]
     gamma: int
     rank: int
-    """Of the sequential head; dspark's alone."""
+    """The sequential head's rank; dspark's alone."""
     mask: int
     """The token that stands for what is to be drafted."""
     vocabulary: int | None = None

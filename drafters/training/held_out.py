@@ -44,7 +44,7 @@ class HeldOut:
 
     text: Text
     seen: TargetPass
-    """Of the whole text, [1, N, …]."""
+    """The target's pass over the whole text, [1, N, …]."""
     p: Tensor
     """The target's probability of each response token but the first, [n − 1]."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration that makes singular values about 1, as Muon's author chose them."""
+"""Coefficients of the quintic iteration that makes singular values about 1, as Muon's author chose them."""
 _ITERATIONS: Final = 5
 
 

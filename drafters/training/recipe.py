@@ -33,7 +33,7 @@ class Design:
     taps: tuple[int, ...] | None = None
     """Layers of the target whose output is read, from 0; −1 is the embedding output."""
     rank: int | None = None
-    """Of the sequential head; dspark's alone."""
+    """The sequential head's rank; dspark's alone."""
     gamma: int | None = None
     """γ: tokens drafted a round."""
     vocabulary: int | None = None

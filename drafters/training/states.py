@@ -31,7 +31,7 @@ class States:
         self._target, self._taps, self._texts, self._folder = target, tuple(taps), texts, folder
         self._width = (len(self._taps) + 1) * target.hidden_size
         self.token_bytes = self._width * target.dtype.itemsize
-        """Of a token's states."""
+        """Bytes of a token's states."""
         self.kept = 0
         """Texts whose states are kept: the first ones."""
         self._starts = [0]

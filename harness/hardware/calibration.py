@@ -28,7 +28,7 @@ LEAST_NOISE: Final = 0.02
 _AS_ASSUMED: Final = 4.0
 """Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
-"""Of the logarithm of the odds that a draft token is accepted: from 0.43 to 0.92 in 95 of 100 cases."""
+"""The spread of the logarithm of the odds that a draft token is accepted: from 0.43 to 0.92 in 95 of 100 cases."""
 
 
 # --- the fit --------------------------------------------------------------------------------------------------------------
@@ -80,11 +80,11 @@ class Calibration:
 
     base: Base
     names: tuple[str, ...]
-    """Of terms, and of acceptances that nobody knows."""
+    """Names of terms, and of acceptances that nobody knows."""
     log_factors: Floats
     """Mode, by name."""
     covariance: Floats
-    """Of the logarithms."""
+    """The covariance of the factors' logarithms."""
     noise: float
     """What measurements are off by, each by itself: a share."""
     residuals: tuple[Residual, ...]
@@ -93,7 +93,7 @@ class Calibration:
     left: Left
     """What the factors do not explain, and what follows of it at other loads."""
     slopes: Floats
-    """Of the logarithms of fitted values, by the factors' logarithms: [values, names]."""
+    """Derivatives of the logarithms of fitted values, by the factors' logarithms: [values, names]."""
     scale: float
     """Variance of what is left, in units of what is assumed of it; 1 at least."""
     evidence: float

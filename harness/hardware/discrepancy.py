@@ -23,16 +23,16 @@ Floats = npt.NDArray[np.float64]
 ALL: Final = 0.03
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
 DRAFTING: Final = 0.08
-"""Of what is off wherever something drafts: acceptance, drafts, wider passes."""
+"""The same of what is off wherever something drafts: acceptance, drafts, wider passes."""
 OWN: Final = 0.04
-"""Of what is off for one way to draft alone."""
+"""The same of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""
 LOAD: Final = 0.03
 """Standard deviation of what is off in all rows of one load."""
 EACH: Final = 0.04
-"""Of what is off for one way to draft at one load alone: by how much gains of published tables are off a smooth line over
-loads, 0.03 to 0.05 in most."""
+"""The same of what is off for one way to draft at one load alone: by how much gains of published tables are off a smooth
+line over loads, 0.03 to 0.05 in most."""
 _LOAD_LENGTH: Final = 0.5
 """Doublings over which its correlation falls to 1/e."""
 
@@ -77,7 +77,7 @@ class Left:
 
     places: tuple[Place, ...]
     covariance: Floats
-    """Of what is measured there about the calibrated profile: what is smooth, and noise."""
+    """The covariance of what is measured there about the calibrated profile: what is smooth, and noise."""
     pull: Floats
     """By place, how much it moves what is told of others: C⁻¹ · log(measured / fitted)."""
 

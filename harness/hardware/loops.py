@@ -40,7 +40,7 @@ _WAVES: Final = 64
 """Requests of each user of a finite client that are simulated at most, where they are more than the fewest: what so many are
 about, more are."""
 _MIDDLE: Final = (0.25, 0.85)
-"""Of its requests, by when they finish."""
+"""The middle of a load: from which share of its requests to which, by when they finish."""
 _PROMPT_SPREAD: Final = 1.0
 """Coefficient of variation of the lengths of prompts: where captured sizes leave some room beside drafts, short ones fit
 into it."""
@@ -60,7 +60,7 @@ _LEVELS: Final = (-1.4, -0.53, 0.0, 0.53, 1.4)
 _LENGTHS: Final = 20
 """Different lengths of answers, and of prompts, as likely ones."""
 _RESPONSES, _TOKENS = 100, 400
-"""Of the traces that requests walk."""
+"""Answers and tokens of the traces that requests walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Served:
 
     users: int
     tokens: Floats
-    """Of each answer."""
+    """Tokens of each answer."""
     finite: bool
     parts: Mapping[TermName, Walk]
     floors: tuple[Walk, ...]
@@ -229,7 +229,7 @@ class Kept:
 
     steps: dict[object, Steps] = field(default_factory=dict)
     walks: dict[object, Walk] = field(default_factory=dict)
-    """Of terms that have no part in passes of the target."""
+    """Walks of terms that have no part in passes of the target."""
 
 
 _ELSEWHERE: Final = ("step", "request", "context", "draft", "draft_pass", "variety")

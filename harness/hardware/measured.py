@@ -72,7 +72,7 @@ class MeasuredPoint:
     """In the file, from 1."""
     load: Load
     requests: int | None = None
-    """Of a finite client, which asks for so many and leaves; None is a load without end."""
+    """Requests of a finite client, which asks for so many and leaves; None is a load without end."""
     kind: str = "none"
     """What drafted, one of `KINDS`."""
     policy: PolicySpec = NO_DRAFTER

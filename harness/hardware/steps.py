@@ -44,12 +44,12 @@ class Steps:
     kinds: Ints
     """Different ones, columns as in `_KIND`: [kinds, 7]."""
     kind: Ints
-    """Of each step."""
+    """The kind of each step."""
     context_tokens: Ints
     padded_context_tokens: Ints
     """Where contexts are padded to the longest."""
     pairs: Ints
-    """Of prompts' tokens with those before them."""
+    """Pairs of prompts' tokens with those before them."""
     first: Ints
     """Steps until each request had its first token, its step included."""
     finish: Ints

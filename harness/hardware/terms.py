@@ -94,7 +94,7 @@ begin together end together, and a finite client has next to no drain; traffic h
 VARIED: Final = 0.5
 """The same of traffic."""
 _TIMED_SPREAD: Final = 0.1
-"""Of launching, where the base has it timed: what nobody knows is how it goes on another day."""
+"""The spread of launching, where the base has it timed: what nobody knows is how it goes on another day."""
 _LARGE: Final = 1024
 """Tokens of a large pass."""
 _ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))

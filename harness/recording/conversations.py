@@ -46,7 +46,7 @@ class Reply:
     finish: Literal["stop", "length"] | None = None
     """Whether it ended by an end token, or was cut; None where nobody says."""
     tokens: int | None = None
-    """As many as the server counted."""
+    """Its tokens as the server counted them."""
     sampling: Mapping[str, float] | None = None
     """Temperature, top_p and top_k as they were asked for; None where no temperature was."""
     otherwise: str = ""

@@ -24,7 +24,7 @@ from simulator.tabular import rows
 Source = Literal["bundled", "suite", "data-dir", "hub"]
 """Whose prompts they are: of a suite that comes with the package, or of a folder of one's own; of `--data-dir`, the hub."""
 _ENDINGS = (".jsonl", ".json")
-"""Of files of prompts."""
+"""What names of files with prompts end in."""
 BUNDLED_SUITES = Path(__file__).parents[2] / "suites"
 
 

@@ -70,9 +70,9 @@ class AtLoad:
     sure: bool
     """Whether it is surely better than what was served: 95 %, and by more than nobody restarts a server for."""
     gain: Estimate
-    """Of the best over what was served, a share."""
+    """What the best gains over what was served, a share."""
     over_none: Estimate | None
-    """Of K over no drafts; None where steps without drafts are not known."""
+    """What K gains over no drafts; None where steps without drafts are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ _CLOSE: Final = 0.05
 _FEWEST: Final = 30
 """Drafts that tell anything."""
 _STRETCHES: Final = 5
-"""Of a log, at a load."""
+"""Stretches of a log at a load that tell anything."""
 _DRAWS: Final = 1000
 _NEAR: Final = 1.25
 """Loads that are one."""

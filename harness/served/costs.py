@@ -86,7 +86,7 @@ class StepBin(NamedTuple):
     stretches: int
     """That it is the median of."""
     prompt_share: float
-    """Of all tokens, prompts', in the median."""
+    """The share of all tokens that are prompts', in the median."""
 
 
 def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:

@@ -128,7 +128,7 @@ class ServedRequest:
     verified: tuple[int, ...] = ()
     """Verified in each draft; empty where all of it was."""
     confidences: tuple[tuple[float, ...], ...] = ()
-    """Of each draft, by position; empty where nobody says."""
+    """Confidences of each draft, by position; empty where nobody says."""
     output_s: float | None = None
     """Seconds from its first to its last token."""
 
@@ -189,7 +189,7 @@ class TimedStep(NamedTuple):
 
     running: int
     tokens: int
-    """Of the target's pass, anchors included."""
+    """Tokens of the target's pass, anchors included."""
     step_s: float
     draft_s: float
     verify_s: float
@@ -200,7 +200,7 @@ class Settings:
     """How a server was set, as far as a file says."""
 
     engine: str = ""
-    """As its makers write it."""
+    """The engine's name as its makers write it."""
     version: str = ""
     model: str = ""
     """Its checkpoint."""

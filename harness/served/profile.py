@@ -14,7 +14,7 @@ from harness.served.server import Server
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 
 _POINTS: Final = 24
-"""Of a curve."""
+"""Points of a curve."""
 _CONTEXT: Final = 1_000_000
 """Context tokens that fit, where no file says."""
 

@@ -24,7 +24,7 @@ _TOO_MUCH: Final = 1.1
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
 _WHOLE: Final = 0.99
-"""Of K: drafts of fewer tokens on average are not all of that length."""
+"""A share of K: drafts of fewer tokens on average are not all of that length."""
 _NEAR: Final = 9
 """Stretches that say what was served at a load."""
 
@@ -43,7 +43,7 @@ class Server:
     length: float
     """Tokens per draft, bonus token included."""
     tokens_per_step: float | None
-    """Of a request, after its first token; None where no file counts steps."""
+    """Tokens of a request per step, after its first token; None where no file counts steps."""
     coverage: float | None
     """Share of requests' steps with a proposal."""
     steps_by: str

@@ -21,9 +21,9 @@ from simulator.errors import InputError
 from simulator.numbers import counted
 
 _MOST_BYTES: Final = 1 << 30
-"""Of a file that is held whole: JSON takes several times as much."""
+"""The largest file that is held whole: JSON takes several times as much."""
 LONG_BYTES: Final = 64 << 20
-"""Of a file that is longer only that is held which says something here: lines of a log, JSON objects without their texts."""
+"""Where a file is longer, only that is held which says something here: lines of a log, JSON objects without their texts."""
 _PACKED: Final = 8
 """How many times as long as a compressed file its text is taken to be."""
 _LONG_WORD: Final = 256

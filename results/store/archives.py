@@ -35,7 +35,7 @@ MANIFEST: Final = "archive.json"
 _ROWS = 100_000
 """Rows that are held at once."""
 _LEVEL = 9
-"""Of zstd."""
+"""The level at which zstd compresses."""
 _SHARED: Final = ("profiles", "own_policies")
 """Tables whose rows several runs may stand on: what is there already stays."""
 Whole = Annotated[int, msgspec.Meta(ge=0)]
@@ -55,7 +55,7 @@ class Archive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["specyard run"]
     schema: Annotated[int, msgspec.Meta(ge=1)]
-    """Of the database that it was taken out of."""
+    """The schema of the database that it was taken out of."""
     specyard: str
     """The version that wrote it."""
     written_at: datetime

@@ -131,7 +131,7 @@ class Limits(NamedTuple):
     least_loaded: bool
     seed: int
     block_tokens: int = 0
-    """Of a block of the prefix cache; 0 without one."""
+    """Tokens of a block of the prefix cache; 0 without one."""
 
 
 class Memory(NamedTuple):
@@ -150,7 +150,7 @@ class Cache(NamedTuple):
 
     ids: Ints
     offsets: Ints
-    """As in `simulator.prefixes.PrefixBlocks`."""
+    """The fields of `simulator.prefixes.PrefixBlocks`."""
     holders: Ints
     """Running requests that hold a block, [replicas, blocks]; −1 where it is not kept."""
     before: Ints

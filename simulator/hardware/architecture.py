@@ -20,7 +20,7 @@ _STATEFUL: Final = ("mamba_", "ssm_", "conv_", "linear_", "rwkv", "lru_", "time_
 _WINDOWED: Final = ("sliding_attention", "local", "local_attention")
 _WHOLE: Final = ("full_attention", "attention", "global", "global_attention")
 _DRAFT_LAYERS: Final = 5
-"""Of DSpark and DFlash, as published for Qwen3; and the layers that they tap."""
+"""Layers of DSpark and DFlash, as published for Qwen3; and the layers that they tap."""
 _INSTEAD: Final = "modelled; time it with `harness profile`, or write a profile of your own (docs/hardware.md)"
 _QUANTISED: Final[Mapping[str, Format]] = {"fp8": "fp8", "fbgemm_fp8": "fp8", "finegrained_fp8": "fp8", "mxfp4": "fp4"}
 """What a configuration calls its weights' format."""

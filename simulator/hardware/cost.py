@@ -88,7 +88,7 @@ class Rates:
     """
 
     overhead_s: float = _rate("host")
-    """Of every step whatever it holds: scheduling, sampling, launching."""
+    """Host work of every step, whatever it holds: scheduling, sampling, launching."""
     overhead_s_per_request: float = _rate("host")
     """Host work for each running request, every step."""
     overhead_s_per_prompt: float = _rate("host")

@@ -11,7 +11,7 @@ from simulator.hardware.profile import Profile
 CAPTURED: Final = 512
 """Tokens of the largest pass that vLLM captures unless told (0.32, `max_cudagraph_capture_size`)."""
 MOST_CAPTURED: Final = 1_000_000
-"""Of a pass; no engine captures so many."""
+"""Tokens of a pass; no engine captures so many."""
 
 
 def captured_sizes(largest: int) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ class Launches:
     shorter than that takes. Assumed, until a profile has an `eager` curve."""
 
     kernels: int
-    """Of a pass of the target."""
+    """Kernels of a pass of the target."""
     each_s: float = LAUNCH_S
     """Launching one."""
     with_prompt: float = 0.25

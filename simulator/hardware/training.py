@@ -21,7 +21,7 @@ ANSWERING: Final = (0.5, 1.0)
 ANSWERED_TOGETHER: Final = 256
 """Requests that a GPU answers at once."""
 STATE_BYTES: Final = 16
-"""Of a trained parameter: itself and its gradient in bf16, a copy and two moments in 32 bits."""
+"""Memory of a trained parameter: itself and its gradient in bf16, a copy and two moments in 32 bits."""
 LOGIT_COPIES: Final = 4
 """Tables of drafted positions × vocabulary in 32 bits held at once: the target's, the drafter's, its gradient, another."""
 _FORWARD, _BOTH = 2, 6
@@ -29,9 +29,9 @@ _FORWARD, _BOTH = 2, 6
 _THROUGH = 4
 """The same of a frozen one that gradients pass through."""
 _WRITTEN_BYTES = 7
-"""Of a token in a file of responses."""
+"""Disk that a token in a file of responses takes."""
 _CACHED_BYTES = 2
-"""Of a number of a hidden state, in bf16."""
+"""Disk that a number of a hidden state takes, in bf16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,10 @@ class Recipe:
     """How long, and at how many places, a drafter is trained. Raises InputError for what makes no sense."""
 
     tokens: float
-    """Of the text, prompts included."""
+    """Tokens of the text, prompts included."""
     epochs: int
     sequence_tokens: int = 4096
-    """Of one text, at most."""
+    """Tokens of one text, at most."""
     anchors: int = 512
     """Blocks drafted in a text of that length by kinds that draft one at a time; others draft at every token."""
     gamma: int = 7
@@ -72,25 +72,25 @@ class TrainingCost:
     parameters: int
     """That are trained."""
     target_flops: float
-    """Of reading the texts once in every epoch."""
+    """Operations of reading the texts once in every epoch."""
     target_flops_kept: float
-    """Of reading them once, where hidden states are kept."""
+    """Operations of reading them once, where hidden states are kept."""
     drafter_flops: float
     answer_hours: tuple[float, float]
     """For the target to say as many tokens, the least and the most."""
     hours: tuple[float, float]
-    """Of training with hidden states computed anew, the least and the most."""
+    """Hours of training with hidden states computed anew, the least and the most."""
     hours_kept: tuple[float, float]
-    """Of training where they are kept: reading them from disk is not counted."""
+    """Hours of training where they are kept: reading them from disk is not counted."""
     memory_bytes: float
-    """Of each GPU, a text at a time."""
+    """Memory of each GPU, a text at a time."""
     memory_shared_bytes: float
     """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' one at a time."""
     answers_bytes: float
     hidden_state_bytes: float
     """On disk, where they are kept."""
     checkpoint_bytes: float
-    """Of the drafter, and of what training goes on from."""
+    """Disk for the drafter, and for what training goes on from."""
 
 
 def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Recipe) -> TrainingCost:

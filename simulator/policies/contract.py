@@ -102,7 +102,7 @@ class Policy(ABC):
         """Admit drafted positions of the step's requests to verification."""
 
     def compiled(self) -> Policy | None:
-        """Of a user's own: one of the policies here that decides the same, which the simulator runs in its place."""
+        """The compiled form of a user's own: a policy of these that decides the same, simulated in its place; else None."""
         return None
 
     def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:  # noqa: B027

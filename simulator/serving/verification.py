@@ -79,7 +79,7 @@ _SIGNS: Final[tuple[tuple[str, Callable[[str], bool], Departure], ...]] = (
 )
 """(setting, which of its values, what they do). Settings that end in one of these names, as older ones did, count too."""
 _LONG = 1 << 20
-"""Of a text of more characters only lines are looked at that may name a setting: logs are of gigabytes."""
+"""Where a text has more characters, only lines are looked at that may name a setting: logs are of gigabytes."""
 _WORDS: Final = ("specul", "choices", "dynamic.tree", "rejection", "posterior", "simulate", "accept(?:ance|ed|_|-)")
 HINTS: Final = "|".join(one for word in _WORDS for one in (word, word.capitalize(), word.upper()))
 """Regular expression of lines that may name a setting of these. Written out: one that ignores case takes five times as long,

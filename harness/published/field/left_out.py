@@ -41,13 +41,13 @@ class LeftOut(NamedTuple):
     requests: int | None
     base: str
     gpus: int | None
-    """Of a modelled base."""
+    """GPUs of a modelled base."""
     notes: tuple[str, ...] = ()
     """What else is assumed."""
     share: float = 1.0
     """How much of the column is output."""
     weights: Format | None = None
-    """Of a modelled base."""
+    """GPUs of a modelled base."""
 
 
 def _arms(arm: str) -> pl.Expr:

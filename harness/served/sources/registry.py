@@ -37,7 +37,7 @@ SOURCES: Final[tuple[Source, ...]] = (
     SglangAnswers(), TrtllmAnswers(), LlamaCppAnswers(),
 )  # fmt: skip
 _SCRAPES: Final = (VllmMetrics, SglangMetrics, LlamaCppMetrics, TrtllmMetrics)
-"""Of which two that are alike say that nothing happened in between."""
+"""Sources of which two that are alike say that nothing happened in between."""
 
 
 def read_files(

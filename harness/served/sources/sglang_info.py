@@ -62,7 +62,7 @@ def _servers(info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _settings(text: Text, info: Mapping[str, Any]) -> Settings:
-    """As far as it is there. Raises InputError for drafts that are trees."""
+    """What it says, as far as it is there. Raises InputError for drafts that are trees."""
 
     def told(name: str) -> Any:
         return next((value for one in _servers(info) if (value := one.get(name)) is not None), None)
