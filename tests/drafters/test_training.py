@@ -180,7 +180,7 @@ def test_a_gemmas_drafter_in_speculators_format_is_as_the_library_builds_it(kind
         loaded = load_drafter(str(folder), target)
         assert isinstance(loaded, LearnedDrafter)
         for drafter in (made.drafter, loaded):
-            torch.testing.assert_close(drafter.embed_tokens(ids), table[ids] * factor, atol=1e-2, rtol=1e-2)
+            torch.testing.assert_close(drafter.embed(ids), table[ids] * factor, atol=1e-2, rtol=1e-2)
         settings = loaded.settings
         expected = ("qwen3", None, "silu") if factor == 1 else ("gemma4", 30.0, target.config.hidden_activation)
         assert (settings.shape.family, settings.softcap, settings.shape.activation) == expected
