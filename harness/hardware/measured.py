@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,6 +53,8 @@ _UNITS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Units that a head may name."""
 _UNIT: Final = re.compile(r"[(\[]([^)\]]*)[)\]]")
+_THOUSANDS: Final = re.compile(r"[1-9]\d{0,2}(?:[.,]\d{3})+")
+"""Numbers whose marks may stand between thousands."""
 _MOST: Final[Mapping[str, int]] = {
     "concurrency": 8192, "requests": 100_000, "drafted_tokens": 64, "prompt_tokens": 1_000_000, "output_tokens": 1_000_000,
     "context": 10_000_000,
@@ -143,22 +145,29 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
         raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
     apart = max(",;\t", key=rows[0][1].count)
     heads = _heads(_cells(rows[0][1], apart), file, say)
-    points, seen = list[MeasuredPoint](), dict[tuple[tuple[str, str], ...], int]()
-    for number, line in rows[1:]:
-        cells = _cells(line, apart)
-        if len(cells) > len(heads):
-            raise InputError(f"{file}, line {number}: has {len(cells)} cells under {len(heads)} heads")
+    table = {number: _cells(line, apart) for number, line in rows[1:]}
+    if wide := [number for number, cells in table.items() if len(cells) > len(heads)]:
+        raise InputError(f"{file}, line {wide[0]}: has {len(table[wide[0]])} cells under {len(heads)} heads")
+    mark = _decimal_mark(
+        (
+            number
+            for cells in table.values()
+            for head, cell in zip(heads, cells, strict=False)
+            for number in _numbers(head, cell)
+        ),
+        file,
+    )
+    points, seen = list[MeasuredPoint](), dict[tuple[str, ...], int]()
+    for number, cells in table.items():
         row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell and head}
         if not row:
             continue
-        if apart != ",":
-            row = {head: _decimal(cell) if head in {*_UNITS, "survival"} else cell for head, cell in row.items()}
-        first = seen.setdefault(tuple(sorted(row.items())), number)
+        first = seen.setdefault(tuple(cells), number)
         if first != number:
             say(f"note: line {number} of {file} is line {first} again, and counts once")
             continue
         try:
-            points.append(_point(number, row))
+            points.append(_point(number, {head: _with_points(head, cell, mark) for head, cell in row.items()}))
         except ValueError as error:
             raise InputError(f"{file}, line {number}: {error}") from None
     if any(point.given and not point.values for point in points):
@@ -179,9 +188,40 @@ def _cells(line: str, apart: str) -> list[str]:
     return cells
 
 
-def _decimal(cell: str) -> str:
-    """Numbers with decimal commas, as others read them: 1.234,5 is 1234.5."""
-    return " ".join(one.replace(".", "").replace(",", ".") if "," in one else one for one in cell.split())
+def _numbers(head: str, cell: str) -> list[str]:
+    """What of a cell are numbers: a share a drafted token of `survival`, set apart by commas where they have points."""
+    if head != "survival":
+        return [cell] if head in _UNITS else []
+    return re.split(r"[,\s]+", cell) if "." in cell else cell.split()
+
+
+def _decimal_mark(written: Iterable[str], file: Path) -> str:
+    """What stands before the decimals of a file's numbers: the last of two marks, or one that sets no thousands apart.
+    Raises InputError where numbers differ in it, or none tells."""
+    found, unclear = set[str](), ""
+    for number in written:
+        marks = re.findall(r"[.,]", number)
+        if not marks:
+            continue
+        if len(set(marks)) == 1 and _THOUSANDS.fullmatch(number):
+            if len(marks) > 1:
+                found |= {".", ","} - {marks[-1]}
+            elif marks == [","]:
+                unclear = number
+        else:
+            found.add(marks[-1])
+    if len(found) > 1:
+        raise InputError(f"{file}: some numbers have decimal points, and some decimal commas; write all in one way")
+    if unclear and not found:
+        raise InputError(f"{file}: {unclear} may be a thousand times as much; write numbers without marks between thousands")
+    return found.pop() if found else "."
+
+
+def _with_points(head: str, cell: str, mark: str) -> str:
+    """A cell whose numbers have decimal points, and nothing between thousands."""
+    thousands = "," if mark == "." else "."
+    numbers = [number.replace(thousands, "").replace(mark, ".") for number in _numbers(head, cell)]
+    return " ".join(numbers) if numbers else cell
 
 
 def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> list[str]:

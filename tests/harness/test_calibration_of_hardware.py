@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -617,9 +618,40 @@ def test_files_of_other_hands_say_the_same(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        ("987.5\t12,345", (987.5, 12345)),
+        ("987,5\t12.345", (987.5, 12345)),
+        ("987,5;1.234", (987.5, 1234)),
+        ("12,345.6\t2,000", (12345.6, 2000)),
+        ("1,234,567\t2,000", (1234567, 2000)),
+        ("0,125;12", (0.125, 12)),
+        ("1.234,12", (1.234, 12)),
+        ('"1,234.5",12', (1234.5, 12)),
+    ],
+)
+def test_marks_of_numbers_are_told_by_the_whole_file(cells: str, values: tuple[float, float], tmp_path: Path) -> None:
+    """Thousands that are set apart must not be read as a thousandth of what was measured."""
+    file, apart = tmp_path / "m.csv", next(mark for mark in "\t;," if mark in cells)
+    one, other = next(csv.reader([cells], delimiter=apart))
+    rows = [["users", "output_tok_s"], ["1", one], ["64", other]]
+    with file.open("w", newline="") as out:
+        csv.writer(out, delimiter=apart).writerows(rows)
+    assert tuple(point.values["output_tok_s"] for point in read_measured(file).points) == values
+
+
+def test_equal_rows_of_two_runs_are_two_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text("users,output_tok_s,run\n8,12.3,run1\n8,12.3,run2\n8,12.3,run2\n")
+    assert len(read_measured(file).points) == 2
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "has no rows"),
+        ("users\toutput_tok_s\n1\t987\n64\t12,345\n", "12,345 may be a thousand times as much"),
+        ("users;output_tok_s\n1;98.7\n64;12,5\n", "some numbers have decimal points, and some decimal commas"),
         (HEAD, "has no rows"),
         ("concurency,drafter\n1,none\n", "no column 'concurency' is read; did you mean concurrency"),
         ("concurrency,TPOT (s)\n1,5\n", "'TPOT \\(s\\)' is in s; tpot_ms is in ms"),
