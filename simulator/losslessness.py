@@ -32,8 +32,8 @@ decide by thresholds of their own, so there must be confidences around any."""
 GAMMA, TOKENS, START = 4, 4, 0
 BATCHES = (1, 2, 5, 8, 40)
 """Requests that decode together, in turn."""
-_MOST = 512
-"""Requests of the largest batch in which a compiled form is asked what it drafts."""
+_MOST, _LONGEST, _STEPS = 512, 16, 300
+"""What a compiled form is held to the policy in: requests of the largest batch, the longest block, steps at random."""
 TOGETHER = 8
 """Times that all of these go by before a policy begins anew: what it learns reaches so far."""
 
@@ -65,7 +65,7 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
     progress(0)
-    _check_drafts(spec)
+    _check_form(spec, seed)
     rng = np.random.default_rng(seed)
     first = counts, lengths = _decoded(spec, rng)
     repeats = _same(_decoded(spec, np.random.default_rng(seed)), first)
@@ -78,17 +78,58 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     return Texts(counts, lengths, repeats)
 
 
-def _check_drafts(spec: PolicySpec) -> None:
-    """Raise InputError where its compiled form drafts otherwise in larger batches and blocks than are decoded here."""
+def _check_form(spec: PolicySpec, seed: int) -> None:
+    """Raise InputError where its compiled form decides otherwise in what is not decoded here: longer blocks, larger batches,
+    drafts that are cut, prompts and contexts beside them."""
     policy = spec.bind(_cost())
-    form = policy.compiled()
-    if form is None or spec.needs_cost:  # the world's costs go no further than its batches
+    if (form := policy.compiled()) is None:
         return
-    for gamma, requests in itertools.product((1, GAMMA, 4 * GAMMA), range(1, _MOST + 1)):
-        k, form_k = (min(one.draft(StepLoad(requests), gamma), gamma) for one in (policy, form))
-        if k != form_k:
-            told = f"its `compiled` drafts {form_k} of {gamma} tokens for each of {requests} requests, and it {k}"
-            raise InputError(f"policy {spec}: {told}")
+    loads = [(StepLoad(requests), gamma) for gamma in (1, GAMMA, _LONGEST) for requests in range(1, _MOST + 1)]
+    for load, gamma in loads:
+        _check_drafts(spec, policy, form, load, gamma)
+    rng = np.random.default_rng(seed)
+    for load, gamma in [_any_load(rng) for _ in range(_STEPS)]:
+        k = _check_drafts(spec, policy, form, load, gamma)
+        drafted = [k if rng.random() < 0.5 else int(rng.integers(0, k + 1)) for _ in range(load.decoding)]
+        shown = [rng.random(n).tolist() for n in drafted]
+        past = [[_any_round(rng, gamma, load.decoding)] * int(rng.integers(0, 2)) for _ in drafted]
+        verified, form_verified = (
+            verify_lengths(one, StepView(one, drafted, shown, past, load=load)) for one in (policy, form)
+        )
+        for n, own, formed in zip(drafted, verified, form_verified, strict=True):
+            if own != formed:
+                raise InputError(
+                    f"policy {spec}: its `compiled` verifies {formed} of {n} drafted tokens, and it {own} ({load})"
+                )
+        accepted = [int(rng.integers(0, n + 1)) for n in verified]
+        policy.learn(verified, accepted)
+        form.learn(verified, accepted)
+
+
+def _any_load(rng: np.random.Generator) -> tuple[StepLoad, int]:
+    """(what a step holds, γ)."""
+    prefilling = int(rng.integers(0, 3))
+    load = StepLoad(
+        decoding=int(rng.integers(1, 65)), prefilling=prefilling, finishing_prefill=int(rng.integers(0, prefilling + 1)),
+        prefill_tokens=prefilling * int(rng.integers(1, 100)), prefill_pairs=prefilling * int(rng.integers(1, 10_000)),
+        context_tokens=int(rng.integers(0, 100_000)),
+    )  # fmt: skip
+    return load, int(rng.integers(1, _LONGEST + 1))
+
+
+def _any_round(rng: np.random.Generator, gamma: int, running: int) -> Round:
+    verified = int(rng.integers(0, gamma + 1))
+    accepted = int(rng.integers(0, verified + 1))
+    return Round(gamma, verified, accepted, accepted + 1, tuple(rng.random(gamma).tolist()), running)
+
+
+def _check_drafts(spec: PolicySpec, policy: Policy, form: Policy, load: StepLoad, gamma: int) -> int:
+    """What both draft. Raises InputError where that differs."""
+    k, form_k = (min(one.draft(load, gamma), gamma) for one in (policy, form))
+    if k != form_k:
+        told = f"its `compiled` drafts {form_k} of {gamma} tokens for each of {load.decoding} requests, and it {k} ({load})"
+        raise InputError(f"policy {spec}: {told}")
+    return k
 
 
 def _same(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:
@@ -107,10 +148,9 @@ def _decoded(spec: PolicySpec, rng: np.random.Generator) -> tuple[Ints, Ints]:
 
 def _cost() -> StepCost:
     """Steps that a policy which weighs them has something to weigh of: dearer with every token, and with drafting."""
-    most = max(BATCHES)
-    verify = 1.0 + 0.15 * np.arange((GAMMA + 1) * most + 1, dtype=np.float64)
-    draft = np.repeat(0.05 * np.arange(GAMMA + 1.0)[:, None], most + 1, axis=1)
-    return StepCost(verify, verify, draft, np.zeros(GAMMA + 1))
+    verify = 1.0 + 0.15 * np.arange((_LONGEST + 2) * _MOST, dtype=np.float64)
+    draft = np.repeat(0.05 * np.arange(_LONGEST + 1.0)[:, None], _MOST + 1, axis=1)
+    return StepCost(verify, verify, draft, np.zeros(_LONGEST + 1))
 
 
 def _batch(policy: Policy, form: Policy | None, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:

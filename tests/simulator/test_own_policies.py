@@ -295,11 +295,39 @@ def test_a_compiled_form_is_run_in_its_place_and_held_to_it(tmp_path: Path) -> N
     file = own(
         tmp_path, ALL.replace("Policy\n\n", "Policy, Threshold\n\n") + "    def compiled(self): return Threshold(0.6)\n"
     )
-    with pytest.raises(InputError, match=r"its `compiled` drafts 4 and verifies .* where it drafts 4 and verifies \[4"):
+    with pytest.raises(InputError, match=r"its `compiled` verifies \d of \d drafted tokens, and it \d"):
         texts_under(PolicySpec.asked(f"{file}:All"), 10, 0)
     file = own(tmp_path, COMPILED_TABLE.replace("return KByBatch(", "return len("))
     with pytest.raises(InputError, match=r"line 12: its `compiled` returns 599; it must be one of the policies"):
         texts_under(PolicySpec.asked(f"{file}:Root"), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "admits", "form", "said"),
+    [
+        ("gamma", "min(step.drafted(request), 4)", "Fixed(99)", "its `compiled` verifies"),
+        ("0 if load.prefill_tokens else gamma", "step.drafted(request)", "Fixed(99)", "its `compiled` drafts"),
+        ("0 if load.context_tokens > 5000 else gamma", "step.drafted(request)", "Fixed(99)", "its `compiled` drafts"),
+        ("gamma", "step.drafted(request)", "Fixed(12)", "its `compiled` drafts 12 of 16 tokens"),
+        ("gamma", "step.drafted(request)", "Fixed(99)", None),
+    ],
+)
+def test_a_compiled_form_is_held_to_it_where_nothing_is_decoded_too(
+    drafts: str, admits: str, form: str, said: str | None, tmp_path: Path
+) -> None:
+    """In longer blocks, beside prompts and long contexts."""
+    text = (
+        "from simulator.policies import Fixed, Policy\nclass Own(Policy):\n"
+        f"  def draft(self, load, gamma):\n    return {drafts}\n"
+        f"  def admit(self, step):\n    for request in range(step.running):\n      step.admit(request, {admits})\n"
+        f"  def compiled(self):\n    return {form}\n"
+    )
+    spec = PolicySpec.asked(f"{own(tmp_path, text)}:Own")
+    if said is None:
+        texts_under(spec, 10, 0)
+    else:
+        with pytest.raises(InputError, match=said):
+            texts_under(spec, 10, 0)
 
 
 def test_what_it_is_told_it_may_keep_and_write_to(tmp_path: Path) -> None:
