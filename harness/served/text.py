@@ -419,12 +419,18 @@ def _unwrapped(text: str) -> str:
 def _queried(data: Mapping[str, Any]) -> str:
     """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none."""
     at: dict[float, list[str]] = {}
-    for one in data.get("result") or ():
-        labels = dict(one.get("metric") or {}) if isinstance(one, dict) else {}
+    series = data.get("result")
+    for one in series if isinstance(series, list) else ():
+        if not isinstance(one, dict) or not isinstance(one.get("metric"), dict):
+            continue
+        labels = dict(one["metric"])
         name = labels.pop("__name__", "")
         told = ",".join(f"{key}={json.dumps(str(value))}" for key, value in labels.items())
-        for time, value in one.get("values") or [one.get("value")] if name else ():
-            at.setdefault(float(time), []).append(f"{name}{{{told}}} {value}\n")
+        values = one.get("values")
+        for pair in values if isinstance(values, list) else [one.get("value")]:
+            # Native histograms have neither.
+            if name and isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int | float):
+                at.setdefault(float(pair[0]), []).append(f"{name}{{{told}}} {pair[1]}\n")
     return "".join(line for time in sorted(at) for line in at[time])
 
 

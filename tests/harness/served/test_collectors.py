@@ -104,6 +104,9 @@ def test_what_prometheus_answers_is_metrics(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(first)
     (tmp_path / "b").write_text(last)
     plain += read_files([tmp_path / "a", tmp_path / "b"])[0]
+    native = {"metric": {"__name__": "vllm:e2e_request_latency_seconds"}, "histograms": [[1764150000, {"count": "1"}]]}
+    for own in (vector, matrix):
+        own += [native, {**native, "values": [], "value": None}, {**native, "values": [[1764150000]], "value": 3}]  # type: ignore[arg-type]
     for kind, held, expected in (("vector", vector, plain[0]), ("matrix", matrix, plain[1])):
         one = observed(tmp_path, json.dumps({"status": "success", "data": {"resultType": kind, "result": held}}))
         assert facts(one) == facts(expected)

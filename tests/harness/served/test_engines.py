@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.served.observed import NOTHING
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
@@ -75,8 +76,22 @@ def test_sglangs_bench_is_a_point_with_an_average(tmp_path: Path) -> None:
     server = together(*read_files([tmp_path / "bench.jsonl"]))
     assert (server.gamma, server.length, [point.concurrency for point in server.points]) == (3, 2.5, [4, 8])
     assert server.tokens_per_step == pytest.approx(2.5)
-    without = observed(tmp_path, json.dumps({**BENCH_ROW, "accept_length": None}))
-    assert (without.length, without.points[0].what) == (None, "none")
+
+
+def test_a_bench_that_says_no_length_drafts_nothing_only_where_its_server_says_so(tmp_path: Path) -> None:
+    """It is null whatever a server of vLLM's drafts; a server's arguments know it."""
+    row = {**BENCH_ROW, "accept_length": None}
+    plain = {name: value for name, value in SGLANG_INFO.items() if name != "internal_states"} | {
+        "speculative_algorithm": None
+    }
+    none = observed(tmp_path, json.dumps({**row, "server_info": plain}))
+    assert (none.drafts, [point.what for point in none.points]) == (NOTHING, ["none"])
+    for more in ({}, {"backend": "vllm"}, {"server_info": {**SGLANG_INFO, "internal_states": [state(None)]}}):
+        one = observed(tmp_path, json.dumps({**row, **more}))
+        assert (one.drafts, one.points, one.request_steps) == (None, (), None)
+        with pytest.raises(InputError, match="does not say how many drafts"):
+            together([one])
+        assert not together([one, none] if not more else [none]).speculates
 
 
 OPENAI = {"id": "a", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
