@@ -55,8 +55,11 @@ _WHOSE: Final = (
     ("_HOSTNAME",), ("_SYSTEMD_UNIT",), ("hostname",), ("host",), ("content", "host"), ("result", "host"),
 )  # fmt: skip
 """Where those rows say which server wrote a line."""
-_ANSWERS: Final = frozenset({"metrics", "timings", "choices", "object", "usage"})
-"""What an answer of a server has, an error's too."""
+_ANSWERS: Final = frozenset({
+    "metrics", "timings", "choices", "object", "usage", "response", "meta_info", "internal_states", "predicted_n",
+    "output_throughput",
+})  # fmt: skip
+"""What an answer of a server has, an error's too, or a gateway's row of one, or a bench's: whatever else it has is no line."""
 
 
 @dataclass(frozen=True)

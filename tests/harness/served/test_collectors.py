@@ -16,11 +16,12 @@ from harness.served.observed import Observation
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
-from tests.harness.served.test_sources import observed
+from tests.harness.served.test_sources import BENCH, SGLANG_INFO, SGLANG_META, observed
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 LOGS = [vllm_log(Truth(), [8] * 30, seed=seed) for seed in range(2)]
 AT = (80, 60, 30)
+TIMINGS = {"prompt_n": 5, "predicted_n": 21, "draft_n": 20, "draft_n_accepted": 15}
 ROWS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "fluent bit": lambda line, pod: {"log": f"{line}\n", "stream": "stderr", "kubernetes": {"pod_name": pod}},
     "Google": lambda line, pod: {"textPayload": line, "resource": {"labels": {"pod_name": pod}}},
@@ -154,3 +155,19 @@ def test_answers_in_a_collectors_rows_stay_answers(tmp_path: Path) -> None:
     assert facts(observed(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))) == facts(
         observed(tmp_path, answers(12))
     )
+
+
+def test_a_gateways_rows_stay_answers(tmp_path: Path) -> None:
+    """They keep an answer beside a word of their own, which is no line of a log; so do rows that somebody has named."""
+    vllm, sglang = [json.loads(line) for line in answers(12).splitlines()], [{"meta_info": SGLANG_META}]
+    told: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+        (vllm, [{"event": "completion", "response": row} for row in vllm]),
+        (vllm, [{"msg": "done", "response": {"body": row}} for row in vllm]),
+        (sglang, [{"event": "completion", **row} for row in sglang]),
+        ([SGLANG_INFO], [{"event": "info", **SGLANG_INFO}]),
+        ([BENCH], [{"message": "tuesday", **BENCH}]),
+        ([TIMINGS], [{"body": "x", **TIMINGS}]),
+    ]
+    for rows, kept in told:
+        one, plain = (observed(tmp_path, "".join(json.dumps(row) + "\n" for row in own)) for own in (kept, rows))
+        assert (facts(one), one.length) == (facts(plain), plain.length)
