@@ -126,6 +126,28 @@ def test_metrics_filtered_to_drafts_say_acceptance_alone(tmp_path: Path) -> None
     assert any("filtered" in note for note in one.notes)
 
 
+def test_a_filtered_scrape_beside_a_whole_one_is_between_the_two(tmp_path: Path) -> None:
+    """What it leaves out would count since the server began: only what both have is between them."""
+    first, last = vllm_metrics(100, AT, 4000, 20), vllm_metrics(300, (200, 150, 90), 9000, 50, steps=300)
+    for kept, known in (
+        ("spec_decode", None),
+        ("spec_decode|generation", 5000 + 270 + 30),
+        ("spec_decode|inter_|iter", None),
+    ):
+        for i, text in ((0, first), (1, last)):
+            texts = [first, last]
+            texts[i] = "".join(line for line in text.splitlines(keepends=True) if re.search(kept, line))
+            for name, own in zip("ab", texts, strict=True):
+                (tmp_path / name).write_text(own)
+            [one], _ = read_files([tmp_path / "a", tmp_path / "b"])
+            assert one.drafts is not None
+            assert (one.drafts.drafts, one.drafts.accepted_at, one.requests) == (200, (120, 90, 60), None)
+            assert (one.generated, one.request_steps) == (known, 5000 if "inter_" in kept else None)
+    (tmp_path / "a").write_text("".join(line for line in first.splitlines(keepends=True) if "spec_decode" not in line))
+    with pytest.raises(InputError, match="was filtered"):
+        read_files([tmp_path / "a", tmp_path / "b"])
+
+
 def test_older_metrics_call_a_step_time_otherwise(tmp_path: Path) -> None:
     """vLLM before 0.12 counted the time of each step of a request as time_per_output_token."""
     text = vllm_metrics(100, AT, 400, 20)
