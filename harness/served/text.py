@@ -59,7 +59,7 @@ _ANSWERS: Final = frozenset({
     "metrics", "timings", "choices", "object", "usage", "response", "meta_info", "internal_states", "predicted_n",
     "output_throughput",
 })  # fmt: skip
-"""What an answer of a server has, an error's too, or a gateway's row of one, or a bench's: whatever else it has is no line."""
+"""What an answer of a server has, an error's too, a gateway's row of one, or a bench's: what else it has is no line."""
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ _SAYS: Final = re.compile(
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _TIMES: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
-    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*\b\d+\.\d{3,}\]?|\b\d{10,}\b"
+    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*(?<![\d.])\b\d+\.\d{3,}(?![\d.])\]?|\b\d{10,}\b"
 )
-"""Dates and times of the day, seconds since 1970 or since a start, and process ids."""
+"""Dates and times of the day, seconds since 1970 or since a start, and process ids; no part of an address."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
@@ -85,12 +85,15 @@ class VllmLog:
                 apart.setdefault(whose if several else "", []).append(part)
         logs = list[list[_Part]]()
         for parts in apart.values():
+            known = set[str]()
             for i, part in enumerate(sorted(parts, key=lambda one: (_first_stamp(one) or datetime.max, one.file))):
                 starts = {line for line in part.lines if _starts(line)}
-                if i and not starts - {line for before in logs[-1] for line in before.lines if _stamp(line)}:
+                if i and starts <= known:
                     logs[-1].append(part)
                 else:
                     logs.append([part])
+                    known.clear()
+                known |= {line for line in starts if _stamp(line)}
         found = [_read(own) for own in logs if _generated(own) or len(apart) == 1]
         if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
@@ -128,7 +131,7 @@ def _generated(parts: Sequence[_Part]) -> bool:
 def _read(parts: Sequence[_Part]) -> Observation:
     lines, seen = list[str](), set[str]()
     for part in parts:
-        fresh = [line for line in part.lines if not (_stamp(line) and line in seen)]
+        fresh = [line for line in part.lines if not (line in seen and _stamp(line))]
         lines += fresh
         seen.update(fresh)
     files, notes = tuple(part.file for part in parts), list[str]()

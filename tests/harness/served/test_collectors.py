@@ -7,6 +7,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from harness.served.observed import Observation
 from harness.served.server import together
+from harness.served.sources import vllm_log as vllm_log_module
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
 from tests.harness.served.test_sources import BENCH, SGLANG_INFO, SGLANG_META, observed
@@ -48,6 +50,22 @@ def test_rows_of_two_pods_are_two_servers(
     assert not any(interval.plain for one in found for interval in one.intervals)
 
 
+@pytest.mark.parametrize("shape", ["row", "row with a port", "line", "compose"])
+def test_hosts_that_are_addresses_are_servers(shape: str, tmp_path: Path) -> None:
+    """No part of an address is a time since a start."""
+    write: Callable[[str, str], str] = {
+        "row": lambda line, host: json.dumps({"MESSAGE": line, "_HOSTNAME": host}),
+        "row with a port": lambda line, host: json.dumps({"line": line, "labels": {"instance": f"{host}:8000"}}),
+        "line": lambda line, host: f"Nov 26 10:00:00 {host} vllm[123]: {line}",
+        "compose": lambda line, host: f"{host} | 1764150000.123 [  12.345678] {line}",
+    }[shape]
+    pairs = list(zip(*(log.splitlines() for log in LOGS), strict=True))
+    rows = [write(line, f"10.0.0.10{i}") for pair in pairs for i, line in enumerate(pair)]
+    (tmp_path / "log").write_text("".join(row + "\n" for row in rows))
+    found, _ = read_files([tmp_path / "log"])
+    assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
+
+
 def test_rotated_rows_of_two_pods(tmp_path: Path) -> None:
     pairs = list(zip(*(log.splitlines() for log in LOGS), strict=True))
     for name, own in (("log.1", pairs[:20]), ("log", pairs[20:])):
@@ -72,6 +90,24 @@ def test_a_log_that_was_copied_again_later_counts_once(tmp_path: Path) -> None:
     (tmp_path / "eleven").write_text("".join(lines))
     [one], _ = read_files([tmp_path / "ten", tmp_path / "eleven"])
     assert one.drafts == observed(tmp_path, LOGS[0]).drafts
+
+
+def test_many_parts_of_a_log_are_put_together_in_time_that_grows_with_them(tmp_path: Path) -> None:
+    """Stamps are looked for once a line, not once more for every later part."""
+    lines, asked = LOGS[0].splitlines(keepends=True), list[str]()
+    for i in range(20):
+        (tmp_path / f"log.{i:02}").write_text("".join(lines[3 * i : 3 * i + 3]))
+
+    def stamp(line: str) -> datetime | None:
+        asked.append(line)
+        return original(line)
+
+    original = vllm_log_module._stamp
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_log_module, "_stamp", stamp)
+        [one], _ = read_files([tmp_path])
+    assert one.drafts == observed(tmp_path.parent, "".join(lines[:60])).drafts
+    assert len(asked) < 8 * 60
 
 
 @pytest.mark.parametrize("shape", ["events", "events, indented", "Datadog", "Splunk", "CSV"])
