@@ -55,6 +55,11 @@ _WHOSE: Final = (
     ("_HOSTNAME",), ("_SYSTEMD_UNIT",), ("hostname",), ("host",), ("content", "host"), ("result", "host"),
 )  # fmt: skip
 """Where those rows say which server wrote a line."""
+_TIMES: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*(?<![\d.])\b\d+\.\d{3,}(?![\d.])\]?|\b\d{10,}\b"
+)
+"""Dates and times of the day, seconds since 1970 or since a start, and process ids; no part of an address."""
 _ANSWERS: Final = frozenset({
     "metrics", "timings", "choices", "object", "usage", "response", "meta_info", "internal_states", "predicted_n",
     "output_throughput",
@@ -144,6 +149,16 @@ def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
             return found, 1
         found += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
     return found, 0
+
+
+def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> dict[str, list[str]]:
+    """Lines by the container or the host that a collector has put before them: before where what a server writes begins, as
+    `says` finds it."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        own = says.search(line)
+        found.setdefault(_TIMES.sub("", line[: own.start()] if own else "").strip(), []).append(line)
+    return found
 
 
 Progress = Callable[[Path, int, int], None]
