@@ -159,9 +159,24 @@ def test_sglangs_counters_count_what_gauges_sample(tmp_path: Path) -> None:
     assert one.drafts is not None
     assert (one.drafts.drafts, one.drafts.drafted, one.drafts.accepted, one.requests) == (60, 180, 90, 10)
     assert one.tokens_per_step == pytest.approx(2.5)
-    (tmp_path / "b").write_text(counters(900, 15, 100))
-    with pytest.raises(InputError, match="do not come of"):
-        read_files([tmp_path / "a", tmp_path / "b"])
+    assert any("every step is taken to verify" in note for note in one.notes)
+
+
+def test_sglangs_steps_that_verified_nothing_are_not_accepted_tokens(tmp_path: Path) -> None:
+    """Some batch sizes may draft nothing: a length well above the gauges', or above K, is theirs; without them K refuses."""
+    for generated, steps, verified in ((260, 80, False), (260, 95, True), (900, 100, False)):
+        for name, text in (("a", counters(100, 5, 40)), ("b", counters(generated, 15, steps))):
+            (tmp_path / name).write_text(text)
+        [one], _ = read_files([tmp_path / "a", tmp_path / "b"])
+        assert (one.length, one.drafts is not None) == ((None, True) if verified else (2.5, False))
+        assert any("without a verification" in note for note in one.notes) != verified
+        for name in "ab":
+            (tmp_path / name).write_text(
+                "".join(f"{line}\n" for line in (tmp_path / name).read_text().splitlines() if "accept" not in line)
+            )
+        if generated == 900:
+            with pytest.raises(InputError, match="do not come of"):
+                read_files([tmp_path / "a", tmp_path / "b"])
 
 
 def test_trtllms_iterations_are_steps_by_load(tmp_path: Path) -> None:
