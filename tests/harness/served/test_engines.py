@@ -255,3 +255,21 @@ def test_aiperf_of_other_engines(tmp_path: Path) -> None:
     (tmp_path / "two").write_text(json.dumps(row) + "\n" + json.dumps(aiperf_row({"0": 2}, 12)) + "\n")
     with pytest.raises(InputError, match=r"llama\.cpp and vLLM"):
         read_files([tmp_path / "two"])
+
+
+def test_aiperfs_rows_of_several_k_are_refused_where_they_say_it(tmp_path: Path) -> None:
+    """Histograms that are shorter are of drafts of which less was accepted."""
+    rows = [aiperf_row({"0": 2, "3": 1}, 12), aiperf_row({"0": 2, "1": 1}, 12)]
+
+    def text() -> str:
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    assert observed(tmp_path, text()).settings.gamma == 3
+    told = [row["spec_decode_acceptance"] for row in rows]
+    told[1] |= {"num_spec_tokens": 7, "num_draft_tokens": 21}  # type: ignore[operator]
+    with pytest.raises(InputError, match="K = 3, 7"):
+        observed(tmp_path, text())
+    del told[1]["num_spec_tokens"]  # type: ignore[attr-defined]
+    assert observed(tmp_path, text()).settings.gamma == 3
+    del told[0]["num_spec_tokens"]  # type: ignore[attr-defined]
+    assert observed(tmp_path, text()).settings.gamma == 3
