@@ -146,7 +146,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
             )
         notes += _checked(drafting)
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
-    uncounted = [one for one in observations if one.settings.speculates and one.drafts is None]
+    uncounted = [one for one in observations if one.drafts is None and (one.settings.speculates or not plain)]
     if not drafting and uncounted:
         raise InputError(
             f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "

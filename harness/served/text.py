@@ -55,8 +55,16 @@ _WHOSE: Final = (
     ("_HOSTNAME",), ("_SYSTEMD_UNIT",), ("hostname",), ("host",), ("content", "host"), ("result", "host"),
 )  # fmt: skip
 """Where those rows say which server wrote a line."""
-_ANSWERS: Final = frozenset({"metrics", "timings", "choices", "object", "usage"})
-"""What an answer of a server has, an error's too."""
+_TIMES: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*(?<![\d.])\b\d+\.\d{3,}(?![\d.])\]?|\b\d{10,}\b"
+)
+"""Dates and times of the day, seconds since 1970 or since a start, and process ids; no part of an address."""
+_ANSWERS: Final = frozenset({
+    "metrics", "timings", "choices", "object", "usage", "response", "meta_info", "internal_states", "predicted_n",
+    "output_throughput",
+})  # fmt: skip
+"""What an answer of a server has, an error's too, a gateway's row of one, or a bench's: what else it has is no line."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,16 @@ def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
             return found, 1
         found += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
     return found, 0
+
+
+def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> dict[str, list[str]]:
+    """Lines by the container or the host that a collector has put before them: before where what a server writes begins, as
+    `says` finds it."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        own = says.search(line)
+        found.setdefault(_TIMES.sub("", line[: own.start()] if own else "").strip(), []).append(line)
+    return found
 
 
 Progress = Callable[[Path, int, int], None]
@@ -419,12 +437,18 @@ def _unwrapped(text: str) -> str:
 def _queried(data: Mapping[str, Any]) -> str:
     """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none."""
     at: dict[float, list[str]] = {}
-    for one in data.get("result") or ():
-        labels = dict(one.get("metric") or {}) if isinstance(one, dict) else {}
+    series = data.get("result")
+    for one in series if isinstance(series, list) else ():
+        if not isinstance(one, dict) or not isinstance(one.get("metric"), dict):
+            continue
+        labels = dict(one["metric"])
         name = labels.pop("__name__", "")
         told = ",".join(f"{key}={json.dumps(str(value))}" for key, value in labels.items())
-        for time, value in one.get("values") or [one.get("value")] if name else ():
-            at.setdefault(float(time), []).append(f"{name}{{{told}}} {value}\n")
+        values = one.get("values")
+        for pair in values if isinstance(values, list) else [one.get("value")]:
+            # Native histograms have neither.
+            if name and isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int | float):
+                at.setdefault(float(pair[0]), []).append(f"{name}{{{told}}} {pair[1]}\n")
     return "".join(line for time in sorted(at) for line in at[time])
 
 

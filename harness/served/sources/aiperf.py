@@ -30,7 +30,7 @@ class Aiperf:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All rows that were answered together."""
-        found, gammas, engines, without, unused = list[ServedRequest](), set[int](), set[str](), 0, 0
+        found, gammas, longest, engines, without, unused = list[ServedRequest](), set[int](), 0, set[str](), 0, 0
         for text in texts:
             for row in text.documents():
                 told = row.get("spec_decode_acceptance")
@@ -41,14 +41,17 @@ class Aiperf:
                 else:
                     engines.add(_ENGINES.get(str(told.get("engine") or "vllm"), str(told.get("engine"))))
                     found.append(_request(text.name, row, told))
-                    gammas.add(max(gamma_of(told), len(found[-1].drafts.accepted_at)))
+                    longest = max(longest, gamma_of(told), len(found[-1].drafts.accepted_at))
+                    gammas |= {size} if isinstance(size := told.get("num_spec_tokens"), int) and size > 0 else set()
         if not found:
             raise InputError(
                 f"{texts[0].name}: no row has spec_decode_acceptance: serve with --per-request-spec-decode-metrics detailed"
             )
         if len(engines) > 1:
             raise InputError(f"{texts[0].name}: rows of {' and '.join(sorted(engines))}: give those of one server")
-        [engine], known = engines, {gamma for gamma in gammas if gamma > 0}
+        [engine] = engines
+        if longest > max(gammas, default=0):
+            gammas.add(longest)
         notes = ["its summary's acceptance length is a mean over requests; here it is the ratio of sums"]
         notes += [f"{unused} rows that failed or were cancelled left out"] * bool(unused)
         counts = engine != _ENGINES["llamacpp"]
@@ -58,7 +61,7 @@ class Aiperf:
                 "answers' lengths, and its histograms are not read"
             )
         made = observation_of(
-            self.name, texts, found, {max(known, default=0)}, set(), without, engine=engine, notes=notes,
+            self.name, texts, found, gammas if counts else {0}, set(), without, engine=engine, notes=notes,
         )  # fmt: skip
         return [made if counts else replace(made, drafts=None, settings=replace(made.settings, gamma=None))]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
-from harness.served.text import Text
+from harness.served.text import Text, by_writer
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -25,6 +25,11 @@ _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
 _DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
 _MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
+_SAYS: Final = re.compile(
+    r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:\b[A-Z] )?\s*"
+    r"(?:slot |prompt eval time|eval time =|draft acceptance|acc per pos|statistics )"
+)
+"""Where what the server itself writes of a request begins, with its time since the start."""
 
 
 class LlamaCppLog:
@@ -80,28 +85,45 @@ def _longest(drafts: Drafts) -> int:
     return round(drafts.drafted / drafts.drafts + 0.49) if drafts.drafts else 0
 
 
-def _requests(text: Text) -> tuple[list[ServedRequest], int]:
-    """(requests, those left out), by slot and task; one that was cut is left out."""
-    told: dict[tuple[str, str], dict[str, str]] = {}
+def _told(lines: Sequence[str]) -> list[dict[str, str]]:
+    """What lines of one server say of each request, by slot and task; a server that was started again begins them anew."""
+    told, current = list[dict[str, str]](), dict[tuple[str, str], dict[str, str]]()
     sums: dict[tuple[str, str], tuple[int, int, int]] = {}
-    own, slot_id = dict[str, str](), ""
-    for line in text.lines:
+    slot_id, key = "", ("", "")
+    for line in lines:
         slot = _SLOT.search(line)
-        if slot is not None and "print_timing" in line:
-            own, slot_id = told.setdefault((slot[1], slot[2]), {}), slot[1]
-        elif slot is not None:  # of something else
-            own, slot_id = {}, ""
         said = slot[3] if slot else line  # older versions go on in lines of their own
+        if slot is not None:
+            slot_id = slot[1] if "print_timing" in line else ""  # else it is of something else
+            key = (slot[1], slot[2])
+        if not slot_id:
+            continue
+        ended = "output" in current.get(key, ())
+        if key not in current or (ended and (_OUTPUT if "prompt" not in current[key] else _PROMPT).search(said)):
+            if ended:
+                sums = {whose: counts for whose, counts in sums.items() if whose[0] != slot_id}
+            current[key] = {}
+            told.append(current[key])
+        own = current[key]
         for name, pattern in (("prompt", _PROMPT), ("output", _OUTPUT), ("drafts", _DRAFTS), ("at", _POSITIONS)):
-            if slot_id and pattern.search(said) and name not in own:
+            if pattern.search(said) and name not in own:
                 own[name] = said
-        if slot_id and (counts := _SUMS.search(line)) is not None:
-            now = (int(counts[2]), int(counts[3]), int(counts[4]))
-            before = sums.get((slot_id, counts[1]), (0, 0, 0))
+        if (counts := _SUMS.search(line)) is not None:
+            now, before = (int(counts[2]), int(counts[3]), int(counts[4])), sums.get((slot_id, counts[1]), (0, 0, 0))
+            if any(a < b for a, b in zip(now, before, strict=True)):
+                before = (0, 0, 0)
             sums[slot_id, counts[1]] = now
             own["grown"] = f"{own.get('grown', '')} {' '.join(str(a - b) for a, b in zip(now, before, strict=True))}"
+    return told
+
+
+def _requests(text: Text) -> tuple[list[ServedRequest], int]:
+    """(requests, those left out) of each server that writes; one that was cut is left out."""
+    writers = list(by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS).values())
+    if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
+        writers = [text.lines]  # what stands before lines is no server's name
     found, without = list[ServedRequest](), 0
-    for own in told.values():
+    for own in (one for lines in writers for one in _told(lines)):
         output = _OUTPUT.search(own.get("output", ""))
         if output is None:
             continue

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, begins, clockless, windows
+from harness.served.sources.prometheus import Counts, Scrape, begins, clockless, in_all, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -33,7 +33,7 @@ class LlamaCppMetrics:
         for scrape in scrapes:
             if scrape.total("llamacpp:tokens_predicted") is None:
                 raise InputError(f"{scrape.text.name}: has no llamacpp:tokens_predicted_total: it was cut, or filtered")
-        found = windows(scrapes, _counts, "generated")
+        found = windows(scrapes, in_all(scrapes, _counts), "generated")
         if len(found) > 1:
             raise InputError(
                 f"{texts[0].name}: scrapes of {len(found)} servers, or of one that began anew; give those of one"

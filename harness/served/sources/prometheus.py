@@ -130,6 +130,22 @@ def clockless(found: Sequence[Window]) -> list[str]:
     return ["the scrapes do not say when the server began: had it begun anew in between, this would be wrong"] * several
 
 
+def in_all(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts]) -> Callable[[Scrape], Counts]:
+    """Of `counters` those alone that every scrape has: what one that was filtered leaves out would else count since the
+    server began. Positions, `at …`, appear with the first draft. Raises InputError where only some count drafts."""
+    counted = [counters(scrape) for scrape in scrapes]
+    shared = set.intersection(*(set(one) for one in counted))
+    without = [scrape for scrape, one in zip(scrapes, counted, strict=True) if "drafts" not in one]
+    if without and len(without) < len(scrapes):
+        raise InputError(
+            f"{without[0].text.name}: does not count drafts, and other scrapes do: it was filtered, or they are of servers "
+            "set otherwise"
+        )
+    return lambda scrape: {
+        name: value for name, value in counters(scrape).items() if name in shared or name.startswith("at ")
+    }
+
+
 def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> list[Window]:
     """What counters grew by, server by server: a server's scrapes are told by when it began to count and by its labels, and
     put in order by what they counted. Raises InputError where some rose and others fell: those are not of one server.

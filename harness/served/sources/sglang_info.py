@@ -101,17 +101,21 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
         notes.append("an average of all steps since the server began, the bonus token included; no positions")
     if len(found) > 1:
         notes.append(f"the mean over {len(found)} ranks, each weighed alike: how much each of them served is not there")
-    told = _totals(text, one, length) if bench else {}
+    none = length is None and settings.speculates is False
+    told = _totals(text, one, length, none=none) if bench else {}
     return Observation(
         source=SglangInfo.name, files=(text.name,),
         settings=Settings(speculates=True if length else None, gamma=settings.gamma).beside(settings),
-        drafts=None if length or settings.speculates else NOTHING, length=length, context_capacity=capacity_of(info),
+        drafts=NOTHING if none else None, length=length, context_capacity=capacity_of(info),
         notes=tuple(notes), **told,
     )  # fmt: skip
 
 
-def _totals(text: Text, one: Mapping[str, Any], length: float | None) -> dict[str, Any]:
-    """What a bench counted; a step of a request is a draft. Raises InputError."""
+def _totals(text: Text, one: Mapping[str, Any], length: float | None, *, none: bool) -> dict[str, Any]:
+    """What a bench counted; a step of a request is a draft, or a token where `none` is drafted. Raises InputError.
+
+    Without a length nobody knows whether a server drafts, unless its arguments say so: then it is a point of neither kind.
+    """
 
     def count(name: str) -> float:
         value = one.get(name)
@@ -121,10 +125,10 @@ def _totals(text: Text, one: Mapping[str, Any], length: float | None) -> dict[st
 
     output, requests, users = count("total_output_tokens"), count("completed"), one.get("max_concurrency")
     point = Point(
-        concurrency=float(users or 0), output_tok_s=count("output_throughput"), what="speculating" if length else "none"
+        concurrency=float(users or 0), output_tok_s=count("output_throughput"), what="none" if none else "speculating"
     )
     return {
         "requests": requests, "generated": output, "prompt_tokens": count("total_input_tokens"),
-        "request_steps": max(output - requests, 0.0) / (length or 1.0) or None,
-        "points": (point,) if isinstance(users, int | float) and users > 0 else (),
+        "request_steps": max(output - requests, 0.0) / (length or 1.0) or None if length or none else None,
+        "points": (point,) if isinstance(users, int | float) and users > 0 and (length or none) else (),
     }  # fmt: skip

@@ -18,6 +18,8 @@ _COUNTERS = {
     "steps": "sglang:spec_verify_calls",
 }  # fmt: skip
 """Each grows when a request ends, by what it was in all."""
+_ABOVE = 1.1
+"""What an average since the start may be above those of moments."""
 
 
 class SglangMetrics:
@@ -43,11 +45,12 @@ class SglangMetrics:
             raise InputError(f"{texts[0].name}: sglang:spec_accept_length {length:g}: a step gives 1 token at least")
         gamma = _gamma(scrapes)
         found = windows(scrapes, _counts, "generated") if all("steps" in _counts(s) for s in scrapes) else []
-        if (ended := _ended(texts[0], found, gamma)) is not None and not any(
+        notes = list[str]()
+        if (ended := _ended(texts[0], found, gamma, length, notes)) is not None and not any(
             scrape.samples.get("sglang:spec_cap_length") for scrape in scrapes
         ):
             return [_counted(texts, ended, models, gamma, tuple(_intervals(scrapes, length)), found)]
-        notes = ["gauges: each scrape is of the last batches alone; the accepted length holds the bonus token"]
+        notes += ["gauges: each scrape is of the last batches alone; the accepted length holds the bonus token"]
         whole = [v for s in scrapes if (v := s.positive("sglang:spec_block_accept_length")) is not None]
         caps = [v for s in scrapes if (v := s.positive("sglang:spec_cap_length")) is not None]
         if whole and length:
@@ -72,8 +75,11 @@ def _counts(scrape: Scrape) -> Counts:
     return {name: value for name, counter in _COUNTERS.items() if (value := scrape.total(counter)) is not None}
 
 
-def _ended(text: Text, found: Sequence[Window], gamma: int | None) -> tuple[Drafts, dict[str, float]] | None:
-    """(drafts, counts) of the requests that ended; None where none did, or where nothing counts them."""
+def _ended(
+    text: Text, found: Sequence[Window], gamma: int | None, length: float | None, notes: list[str]
+) -> tuple[Drafts, dict[str, float]] | None:
+    """(drafts, counts) of the requests that ended; None where none did, where nothing counts them, or where gauges show by
+    their `length` that steps without a verification would be taken for accepted tokens. Raises InputError."""
     grown: dict[str, float] = {}
     for window in found:
         for name, value in window.grown.items():
@@ -82,7 +88,14 @@ def _ended(text: Text, found: Sequence[Window], gamma: int | None) -> tuple[Draf
     if not steps or not {"generated", "requests"} <= grown.keys():
         return None
     accepted = grown["generated"] - grown["requests"] - steps
-    if accepted < -0.01 * steps or (gamma and accepted > gamma * steps * 1.01):
+    beyond = bool(gamma and accepted > gamma * steps * 1.01)
+    if length is not None and (beyond or 1 + accepted / steps > _ABOVE * length):
+        notes.append(
+            f"its counters would give {1 + accepted / steps:.2f} tokens a step, its gauges {length:.2f}: there were steps "
+            "without a verification, and gauges are read"
+        )
+        return None
+    if accepted < -0.01 * steps or beyond:
         raise InputError(
             f"{text.name}: {grown['generated']:,.0f} tokens of {grown['requests']:,.0f} requests do not come of "
             f"{steps:,.0f} verifications{f' of {gamma} drafted tokens' if gamma else ''}: it was cut, or filtered"
@@ -96,7 +109,10 @@ def _counted(
     intervals: tuple[Interval, ...], found: Sequence[Window],
 ) -> Observation:  # fmt: skip
     drafts, grown = ended
-    notes = ["counters of requests that ended: a token of its prompt, one of each verification, the others were accepted"]
+    notes = [
+        "counters of requests that ended: a token of its prompt, one of each verification, the others were accepted, as "
+        "every step is taken to verify a draft"
+    ]
     notes += ["scraped once: everything since the server began counts"] * any(window.since_start for window in found)
     return Observation(
         source=SglangMetrics.name, files=tuple(text.name for text in texts),

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
-from harness.served.text import Text
+from harness.served.text import Text, by_writer
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -38,11 +38,6 @@ _SAYS: Final = re.compile(
     r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}|\d+ Engines|SpecDecoding metrics"
 )
 """Where what the server itself writes begins; before it stands what a collector puts there."""
-_TIMES: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]?|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b|\b[A-Z][a-z]{2} [ \d]\d |\d\d:\d\d:\d\d(?:[.,]\d+)?"
-    r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*\b\d+\.\d{3,}\]?|\b\d{10,}\b"
-)
-"""Dates and times of the day, seconds since 1970 or since a start, and process ids."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
@@ -85,12 +80,15 @@ class VllmLog:
                 apart.setdefault(whose if several else "", []).append(part)
         logs = list[list[_Part]]()
         for parts in apart.values():
+            known = set[str]()
             for i, part in enumerate(sorted(parts, key=lambda one: (_first_stamp(one) or datetime.max, one.file))):
                 starts = {line for line in part.lines if _starts(line)}
-                if i and not starts - {line for before in logs[-1] for line in before.lines if _stamp(line)}:
+                if i and starts <= known:
                     logs[-1].append(part)
                 else:
                     logs.append([part])
+                    known.clear()
+                known |= {line for line in starts if _stamp(line)}
         found = [_read(own) for own in logs if _generated(own) or len(apart) == 1]
         if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
@@ -107,13 +105,9 @@ class _Part:
 
 def _parts(text: Text) -> dict[str, _Part]:
     """Lines that count, by the container or the host that a collector has put before them."""
-    found: dict[str, _Part] = {}
     counts = re.compile(VllmLog.counts)
-    for line in text.lines:
-        if counts.search(line):
-            own = _SAYS.search(line)
-            whose = _TIMES.sub("", line[: own.start()] if own else "").strip()
-            found.setdefault(whose, _Part(text.name, [])).lines.append(line)
+    lines = by_writer((line for line in text.lines if counts.search(line)), _SAYS)
+    found = {whose: _Part(text.name, own) for whose, own in lines.items()}
     for part in found.values():
         stamps = [at for line in part.lines if (at := _stamp(line)) is not None]
         if sum(b < a for a, b in itertools.pairwise(stamps)) > sum(b > a for a, b in itertools.pairwise(stamps)):
@@ -128,7 +122,7 @@ def _generated(parts: Sequence[_Part]) -> bool:
 def _read(parts: Sequence[_Part]) -> Observation:
     lines, seen = list[str](), set[str]()
     for part in parts:
-        fresh = [line for line in part.lines if not (_stamp(line) and line in seen)]
+        fresh = [line for line in part.lines if not (line in seen and _stamp(line))]
         lines += fresh
         seen.update(fresh)
     files, notes = tuple(part.file for part in parts), list[str]()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, windows
+from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, in_all, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -53,7 +53,8 @@ class VllmMetrics:
             )
         whole = all(scrape.total("vllm:generation_tokens") is not None for scrape in scrapes)
         clock = "generated" if whole else "drafts"
-        found = windows(scrapes, _counts, clock)
+        counters = in_all(scrapes, _counts)
+        found = windows(scrapes, counters, clock)
         if all(not window.grown.get(clock) for window in found):
             raise InputError(
                 f"{found[0].scrapes[0].text.name}: nothing was generated "
@@ -61,12 +62,13 @@ class VllmMetrics:
             )
         speculating = [window for window in found if "drafts" in window.grown]
         gammas = {_gamma(window) for window in speculating}
-        if len(gammas) > 1 or (speculating and len(speculating) < len(found)):
-            told = ", ".join("none" if "drafts" not in w.grown else f"K = {_gamma(w)}" for w in found)
+        if len(gammas) > 1:
+            told = ", ".join(f"K = {_gamma(w)}" for w in found)
             raise InputError(
                 f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
             )
-        return [_observation(texts, found, models[0] if models else "", next(iter(gammas), None))]
+        intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0))]
+        return [_observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)]
 
 
 def _counts(scrape: Scrape) -> Counts:
@@ -82,7 +84,9 @@ def _gamma(window: Window) -> int:
     return max((int(name[3:]) + 1 for name in window.grown if name.startswith("at ")), default=0)
 
 
-def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gamma: int | None) -> Observation:
+def _observation(
+    texts: Sequence[Text], found: Sequence[Window], model: str, gamma: int | None, intervals: Sequence[Interval]
+) -> Observation:
     total: dict[str, float] = {}
     for window in found:
         for name, value in window.grown.items():
@@ -105,7 +109,7 @@ def _observation(texts: Sequence[Text], found: Sequence[Window], model: str, gam
         settings=Settings(engine="vLLM", served_as=model, gamma=gamma or None, speculates=speculates),
         drafts=drafts if speculates else NOTHING, requests=total.get("first"), prompt_tokens=total.get("prompt"),
         generated=total.get("generated"), request_steps=total.get("slots"), engine_steps=total.get("steps"),
-        intervals=tuple(one for window in found for one in _intervals(window, gamma or 0)), notes=tuple(notes),
+        intervals=tuple(intervals), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -126,14 +130,14 @@ def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
         raise InputError(f"{text.name}: {error}") from None
 
 
-def _intervals(window: Window, gamma: int) -> list[Interval]:
+def _intervals(window: Window, counters: Callable[[Scrape], Counts], gamma: int) -> list[Interval]:
     """Between scrapes that follow each other: how many ran in a step on average, and what a step took."""
-    counted = [_counts(scrape) for scrape in window.scrapes]
+    counted = [counters(scrape) for scrape in window.scrapes]
     found = []
     for before, after in itertools.pairwise(counted):
         grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
         slots, steps, seconds = grown.get("slots", 0.0), grown.get("steps", 0.0), grown.get("slots_s", 0.0)
-        if slots < 20 or steps < 1 or seconds <= 0:
+        if slots < 20 or steps < 1 or seconds <= 0 or "generated" not in grown:
             continue
         each_s = seconds / slots
         drafts = _drafts(window.scrapes[-1].text, grown, gamma) if grown.get("drafts") else None

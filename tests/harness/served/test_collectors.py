@@ -7,6 +7,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import pytest
 
 from harness.served.observed import Observation
 from harness.served.server import together
+from harness.served.sources import vllm_log as vllm_log_module
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
-from tests.harness.served.test_sources import observed
+from tests.harness.served.test_sources import BENCH, SGLANG_INFO, SGLANG_META, observed
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 LOGS = [vllm_log(Truth(), [8] * 30, seed=seed) for seed in range(2)]
 AT = (80, 60, 30)
+TIMINGS = {"prompt_n": 5, "predicted_n": 21, "draft_n": 20, "draft_n_accepted": 15}
 ROWS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "fluent bit": lambda line, pod: {"log": f"{line}\n", "stream": "stderr", "kubernetes": {"pod_name": pod}},
     "Google": lambda line, pod: {"textPayload": line, "resource": {"labels": {"pod_name": pod}}},
@@ -47,6 +50,22 @@ def test_rows_of_two_pods_are_two_servers(
     assert not any(interval.plain for one in found for interval in one.intervals)
 
 
+@pytest.mark.parametrize("shape", ["row", "row with a port", "line", "compose"])
+def test_hosts_that_are_addresses_are_servers(shape: str, tmp_path: Path) -> None:
+    """No part of an address is a time since a start."""
+    write: Callable[[str, str], str] = {
+        "row": lambda line, host: json.dumps({"MESSAGE": line, "_HOSTNAME": host}),
+        "row with a port": lambda line, host: json.dumps({"line": line, "labels": {"instance": f"{host}:8000"}}),
+        "line": lambda line, host: f"Nov 26 10:00:00 {host} vllm[123]: {line}",
+        "compose": lambda line, host: f"{host} | 1764150000.123 [  12.345678] {line}",
+    }[shape]
+    pairs = list(zip(*(log.splitlines() for log in LOGS), strict=True))
+    rows = [write(line, f"10.0.0.10{i}") for pair in pairs for i, line in enumerate(pair)]
+    (tmp_path / "log").write_text("".join(row + "\n" for row in rows))
+    found, _ = read_files([tmp_path / "log"])
+    assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
+
+
 def test_rotated_rows_of_two_pods(tmp_path: Path) -> None:
     pairs = list(zip(*(log.splitlines() for log in LOGS), strict=True))
     for name, own in (("log.1", pairs[:20]), ("log", pairs[20:])):
@@ -71,6 +90,24 @@ def test_a_log_that_was_copied_again_later_counts_once(tmp_path: Path) -> None:
     (tmp_path / "eleven").write_text("".join(lines))
     [one], _ = read_files([tmp_path / "ten", tmp_path / "eleven"])
     assert one.drafts == observed(tmp_path, LOGS[0]).drafts
+
+
+def test_many_parts_of_a_log_are_put_together_in_time_that_grows_with_them(tmp_path: Path) -> None:
+    """Stamps are looked for once a line, not once more for every later part."""
+    lines, asked = LOGS[0].splitlines(keepends=True), list[str]()
+    for i in range(20):
+        (tmp_path / f"log.{i:02}").write_text("".join(lines[3 * i : 3 * i + 3]))
+
+    def stamp(line: str) -> datetime | None:
+        asked.append(line)
+        return original(line)
+
+    original = vllm_log_module._stamp
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_log_module, "_stamp", stamp)
+        [one], _ = read_files([tmp_path])
+    assert one.drafts == observed(tmp_path.parent, "".join(lines[:60])).drafts
+    assert len(asked) < 8 * 60
 
 
 @pytest.mark.parametrize("shape", ["events", "events, indented", "Datadog", "Splunk", "CSV"])
@@ -104,6 +141,9 @@ def test_what_prometheus_answers_is_metrics(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(first)
     (tmp_path / "b").write_text(last)
     plain += read_files([tmp_path / "a", tmp_path / "b"])[0]
+    native = {"metric": {"__name__": "vllm:e2e_request_latency_seconds"}, "histograms": [[1764150000, {"count": "1"}]]}
+    for own in (vector, matrix):
+        own += [native, {**native, "values": [], "value": None}, {**native, "values": [[1764150000]], "value": 3}]  # type: ignore[arg-type]
     for kind, held, expected in (("vector", vector, plain[0]), ("matrix", matrix, plain[1])):
         one = observed(tmp_path, json.dumps({"status": "success", "data": {"resultType": kind, "result": held}}))
         assert facts(one) == facts(expected)
@@ -120,6 +160,28 @@ def test_metrics_filtered_to_drafts_say_acceptance_alone(tmp_path: Path) -> None
     assert one.drafts is not None
     assert (one.drafts.accepted_at, one.generated, one.request_steps) == (AT, None, None)
     assert any("filtered" in note for note in one.notes)
+
+
+def test_a_filtered_scrape_beside_a_whole_one_is_between_the_two(tmp_path: Path) -> None:
+    """What it leaves out would count since the server began: only what both have is between them."""
+    first, last = vllm_metrics(100, AT, 4000, 20), vllm_metrics(300, (200, 150, 90), 9000, 50, steps=300)
+    for kept, known in (
+        ("spec_decode", None),
+        ("spec_decode|generation", 5000 + 270 + 30),
+        ("spec_decode|inter_|iter", None),
+    ):
+        for i, text in ((0, first), (1, last)):
+            texts = [first, last]
+            texts[i] = "".join(line for line in text.splitlines(keepends=True) if re.search(kept, line))
+            for name, own in zip("ab", texts, strict=True):
+                (tmp_path / name).write_text(own)
+            [one], _ = read_files([tmp_path / "a", tmp_path / "b"])
+            assert one.drafts is not None
+            assert (one.drafts.drafts, one.drafts.accepted_at, one.requests) == (200, (120, 90, 60), None)
+            assert (one.generated, one.request_steps) == (known, 5000 if "inter_" in kept else None)
+    (tmp_path / "a").write_text("".join(line for line in first.splitlines(keepends=True) if "spec_decode" not in line))
+    with pytest.raises(InputError, match="was filtered"):
+        read_files([tmp_path / "a", tmp_path / "b"])
 
 
 def test_older_metrics_call_a_step_time_otherwise(tmp_path: Path) -> None:
@@ -151,3 +213,19 @@ def test_answers_in_a_collectors_rows_stay_answers(tmp_path: Path) -> None:
     assert facts(observed(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))) == facts(
         observed(tmp_path, answers(12))
     )
+
+
+def test_a_gateways_rows_stay_answers(tmp_path: Path) -> None:
+    """They keep an answer beside a word of their own, which is no line of a log; so do rows that somebody has named."""
+    vllm, sglang = [json.loads(line) for line in answers(12).splitlines()], [{"meta_info": SGLANG_META}]
+    told: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+        (vllm, [{"event": "completion", "response": row} for row in vllm]),
+        (vllm, [{"msg": "done", "response": {"body": row}} for row in vllm]),
+        (sglang, [{"event": "completion", **row} for row in sglang]),
+        ([SGLANG_INFO], [{"event": "info", **SGLANG_INFO}]),
+        ([BENCH], [{"message": "tuesday", **BENCH}]),
+        ([TIMINGS], [{"body": "x", **TIMINGS}]),
+    ]
+    for rows, kept in told:
+        one, plain = (observed(tmp_path, "".join(json.dumps(row) + "\n" for row in own)) for own in (kept, rows))
+        assert (facts(one), one.length) == (facts(plain), plain.length)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.served.observed import NOTHING
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
@@ -75,8 +76,22 @@ def test_sglangs_bench_is_a_point_with_an_average(tmp_path: Path) -> None:
     server = together(*read_files([tmp_path / "bench.jsonl"]))
     assert (server.gamma, server.length, [point.concurrency for point in server.points]) == (3, 2.5, [4, 8])
     assert server.tokens_per_step == pytest.approx(2.5)
-    without = observed(tmp_path, json.dumps({**BENCH_ROW, "accept_length": None}))
-    assert (without.length, without.points[0].what) == (None, "none")
+
+
+def test_a_bench_that_says_no_length_drafts_nothing_only_where_its_server_says_so(tmp_path: Path) -> None:
+    """It is null whatever a server of vLLM's drafts; a server's arguments know it."""
+    row = {**BENCH_ROW, "accept_length": None}
+    plain = {name: value for name, value in SGLANG_INFO.items() if name != "internal_states"} | {
+        "speculative_algorithm": None
+    }
+    none = observed(tmp_path, json.dumps({**row, "server_info": plain}))
+    assert (none.drafts, [point.what for point in none.points]) == (NOTHING, ["none"])
+    for more in ({}, {"backend": "vllm"}, {"server_info": {**SGLANG_INFO, "internal_states": [state(None)]}}):
+        one = observed(tmp_path, json.dumps({**row, **more}))
+        assert (one.drafts, one.points, one.request_steps) == (None, (), None)
+        with pytest.raises(InputError, match="does not say how many drafts"):
+            together([one])
+        assert not together([one, none] if not more else [none]).speculates
 
 
 OPENAI = {"id": "a", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
@@ -144,9 +159,24 @@ def test_sglangs_counters_count_what_gauges_sample(tmp_path: Path) -> None:
     assert one.drafts is not None
     assert (one.drafts.drafts, one.drafts.drafted, one.drafts.accepted, one.requests) == (60, 180, 90, 10)
     assert one.tokens_per_step == pytest.approx(2.5)
-    (tmp_path / "b").write_text(counters(900, 15, 100))
-    with pytest.raises(InputError, match="do not come of"):
-        read_files([tmp_path / "a", tmp_path / "b"])
+    assert any("every step is taken to verify" in note for note in one.notes)
+
+
+def test_sglangs_steps_that_verified_nothing_are_not_accepted_tokens(tmp_path: Path) -> None:
+    """Some batch sizes may draft nothing: a length well above the gauges', or above K, is theirs; without them K refuses."""
+    for generated, steps, verified in ((260, 80, False), (260, 95, True), (900, 100, False)):
+        for name, text in (("a", counters(100, 5, 40)), ("b", counters(generated, 15, steps))):
+            (tmp_path / name).write_text(text)
+        [one], _ = read_files([tmp_path / "a", tmp_path / "b"])
+        assert (one.length, one.drafts is not None) == ((None, True) if verified else (2.5, False))
+        assert any("without a verification" in note for note in one.notes) != verified
+        for name in "ab":
+            (tmp_path / name).write_text(
+                "".join(f"{line}\n" for line in (tmp_path / name).read_text().splitlines() if "accept" not in line)
+            )
+        if generated == 900:
+            with pytest.raises(InputError, match="do not come of"):
+                read_files([tmp_path / "a", tmp_path / "b"])
 
 
 def test_trtllms_iterations_are_steps_by_load(tmp_path: Path) -> None:
@@ -225,3 +255,21 @@ def test_aiperf_of_other_engines(tmp_path: Path) -> None:
     (tmp_path / "two").write_text(json.dumps(row) + "\n" + json.dumps(aiperf_row({"0": 2}, 12)) + "\n")
     with pytest.raises(InputError, match=r"llama\.cpp and vLLM"):
         read_files([tmp_path / "two"])
+
+
+def test_aiperfs_rows_of_several_k_are_refused_where_they_say_it(tmp_path: Path) -> None:
+    """Histograms that are shorter are of drafts of which less was accepted."""
+    rows = [aiperf_row({"0": 2, "3": 1}, 12), aiperf_row({"0": 2, "1": 1}, 12)]
+
+    def text() -> str:
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    assert observed(tmp_path, text()).settings.gamma == 3
+    told = [row["spec_decode_acceptance"] for row in rows]
+    told[1] |= {"num_spec_tokens": 7, "num_draft_tokens": 21}  # type: ignore[operator]
+    with pytest.raises(InputError, match="K = 3, 7"):
+        observed(tmp_path, text())
+    del told[1]["num_spec_tokens"]  # type: ignore[attr-defined]
+    assert observed(tmp_path, text()).settings.gamma == 3
+    del told[0]["num_spec_tokens"]  # type: ignore[attr-defined]
+    assert observed(tmp_path, text()).settings.gamma == 3

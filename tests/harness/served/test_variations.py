@@ -294,6 +294,23 @@ def test_llama_cpp_before_it_said_mean_lengths(tmp_path: Path) -> None:
         observed(tmp_path, "".join(line for line in OLD_LLAMA.splitlines(keepends=True) if "statistics" not in line))
 
 
+@pytest.mark.parametrize("log", [LLAMA_LOG, OLD_LLAMA], ids=["newer", "older"])
+def test_llama_cpp_started_again_and_of_two_pods_numbers_its_requests_anew(log: str, tmp_path: Path) -> None:
+    """Slots and tasks are the same ones, and sums over a slot's requests begin anew: all of them count."""
+    plain = observed(tmp_path, log)
+    for text in (
+        log + log,
+        interleaved(*("".join(f"pod-{i} | {line}\n" for line in log.splitlines()) for i in range(2))),
+        interleaved(*("".join(f"10.0.0.10{i} | {line}\n" for line in log.splitlines()) for i in range(2))),
+        "".join(
+            json.dumps({"log": line, "kubernetes": {"pod_name": f"p{i}"}}) + "\n" for line in log.splitlines() for i in "01"
+        ),
+    ):
+        one = observed(tmp_path, text)
+        assert one.told_apart == (*plain.told_apart, *plain.told_apart)
+    assert observed(tmp_path, "".join(f"{i}:{line}\n" for i, line in enumerate(log.splitlines()))).drafts == plain.drafts
+
+
 def test_llama_cpp_scrapes_of_two_servers_are_refused(tmp_path: Path) -> None:
     for name, began in (("a", 1), ("b", 900)):
         (tmp_path / name).write_text(f"process_start_time_seconds {began}\n{LLAMA_METRICS}")
