@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,25 @@ def test_json_has_the_documented_keys() -> None:
     done = CliRunner().invoke(app, ["doctor", *options])
     assert done.exit_code in (0, 1), done.output
     assert differences(done.stdout) == []
+
+
+def test_a_better_reading_that_no_format_can_express_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = diagnosis(1.0, 1.5)
+    capped = replace(found.readings[1], variant=Variant({"softcap": 30.0}, ("softcap 30",)))
+    monkeypatch.setattr("drafters.doctor.diagnose", lambda *_: replace(found, readings=(found.readings[0], capped)))
+    options = [str(TINY / "mtp"), "--target", "tiny", "--texts", "4", "--max-new-tokens", "8"]
+    options += ["--corrected", str(tmp_path / "new")]
+    done = CliRunner().invoke(app, ["doctor", *options])
+    assert done.exit_code == 1, done.output
+    assert re.search(r"softcap 30 +1\.", done.stdout)
+    assert "--corrected: checkpoint" in done.stdout
+    assert "cannot be written as" in done.stdout
+    assert "next," not in done.stdout
+    code, told, _ = run(*options)
+    assert (code, told["best"], told["corrected"]) == (1, "softcap 30", None)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_not_there_is_told_at_once() -> None:
