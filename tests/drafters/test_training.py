@@ -201,6 +201,16 @@ def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path:
         torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
 
 
+def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(tmp_path: Path) -> None:
+    target = Target(family_model("phi"))
+    with pytest.raises(InputError, match=r"its output head has a bias.*--vocabulary"):
+        make_drafter(design("dspark"), target, [], None, 0)
+    save_made(make_drafter(design("dspark", vocabulary=4), target, [], [3, 4, 5, 9], 0), target, tmp_path)
+    loaded = load_drafter(str(tmp_path), target)
+    assert isinstance(loaded, LearnedDrafter)
+    assert loaded.lm_head.get_parameter("weight").shape == (4, target.hidden_size)
+
+
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
 def test_a_reduced_vocabulary_is_written_and_gone_on_from(
     kind: str, target: Target, texts: list[Text], tmp_path: Path
