@@ -119,6 +119,7 @@ def load_declared(
     drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     target.check_taps(drafter.tap_layers)
     _load_weights(drafter, declared, tensors or read_tensors(folder, name), name)
+    _check_tables(drafter, target)
     return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
 
 
@@ -149,7 +150,19 @@ def fresh_drafter(declared: Declared, target: Target) -> LearnedDrafter:
         shape = declared.settings.shape
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, declared.settings.draft_vocabulary, bias=False)
     target.check_taps(drafter.tap_layers)
+    _check_tables(drafter, target)
     return drafter
+
+
+def _check_tables(drafter: LearnedDrafter, target: Target) -> None:
+    """Raise InputError where a table's rows are not as wide as the draft's states, as of targets that project between."""
+    size = drafter.settings.shape.hidden_size
+    for what, table in (("embedding", drafter.embed_tokens), ("output head", drafter.lm_head)):
+        if (width := table.get_parameter("weight").shape[1]) != size:
+            raise InputError(
+                f"target {target.name}: rows of its {what} have {width} numbers and a draft's states {size}: the draft needs "
+                "tables of its own"
+            )
 
 
 def facts_of(target: Target) -> TargetFacts:

@@ -34,7 +34,7 @@ from drafters.training.texts import Split, Text, TextBatch, batches, most_freque
 from simulator.errors import InputError
 from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
-from tests.drafters.families import family_model, generated, prompts
+from tests.drafters.families import family_model, generated, micro_model, prompts
 
 SMALL = {"layers": 1, "gamma": 3}
 RECIPE = Recipe(steps=12, batch=4, anchors=4, evaluations=3, patience=3, warmup=0.2)
@@ -199,6 +199,16 @@ def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path:
     states = torch.randn(3, target.hidden_size, generator=torch.Generator().manual_seed(0))
     for drafter in (made.drafter, loaded):
         torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
+
+
+def test_a_target_whose_embedding_is_narrower_than_its_states_lends_no_tables(tmp_path: Path) -> None:
+    """OPT-350m's, which projects between the two."""
+    wide, narrow = (Target(micro_model("opt", ffn_dim=128, word_embed_proj_dim=size)) for size in (64, 32))
+    with pytest.raises(InputError, match=r"rows of its embedding have 32 numbers and a draft's states 64"):
+        make_drafter(design("dspark"), narrow, [], None, 0)
+    save_made(make_drafter(design("mtp", format="speculators"), wide, [], None, 0), wide, tmp_path)
+    with pytest.raises(InputError, match="rows of its embedding have 32 numbers"):
+        load_drafter(str(tmp_path), narrow)
 
 
 def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(tmp_path: Path) -> None:
