@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -339,7 +341,14 @@ def test_what_is_kept_is_whole_or_told_to_be_damaged(
         with pytest.raises(InputError, match="step 4 cannot be kept"):
             trainer._save()
     assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
-    for damaged in (kept[: len(kept) // 2], b"", b"[]"):
+    for error in (PermissionError(13, "Permission denied"), torch.OutOfMemoryError("CUDA out of memory")):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "load", Mock(side_effect=error))
+            with pytest.raises(InputError, match=r"state\.pt: cannot be read now \(.*; it stays there to be gone on from$"):
+                trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+    lacking = io.BytesIO()
+    torch.save({name: value for name, value in torch.load(state).items() if name != "evaluated"}, lacking)
+    for damaged in (kept[: len(kept) // 2], b"", b"[]", lacking.getvalue()):
         state.write_bytes(damaged)
         with pytest.raises(InputError, match=r"state\.pt: cannot be gone on from .*; remove it to begin anew"):
             trainer_of("mtp", target, texts, tmp_path / "state", recipe)
