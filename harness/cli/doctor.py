@@ -55,7 +55,7 @@ def doctor(
             from transformers.utils import logging as transformers_logging
 
             from drafters.checkpoints import facts_of, find_folder, read_declared
-            from drafters.doctor import diagnose, read_otherwise, texts_of, threads_for
+            from drafters.doctor import LONGER, diagnose, read_otherwise, texts_of, threads_for
             from drafters.precision import choose_dtype
             from drafters.target import Target
 
@@ -67,9 +67,8 @@ def doctor(
             declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
             with threads_for(model):
-                made = texts_of(
-                    model, [prompt_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1
-                )
+                ids = [prompt_ids(model, prompt.turns[0]) for prompt in chosen]
+                made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
                 stage = f"reading {checkpoint} in other ways"
                 found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
             written, refused = None, f"nothing is written to {corrected}, for no other reading is clearly better"

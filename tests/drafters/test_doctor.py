@@ -19,7 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from drafters.checkpoints import facts_of, read_declared
-from drafters.doctor import Diagnosis, Reading, Variant, diagnose, flips, texts_of
+from drafters.doctor import LONGER, Diagnosis, Reading, Variant, diagnose, flips, gammas, texts_of
 from drafters.formats.contract import Checkpoint, Declared
 from drafters.formats.registry import declare
 from drafters.target import Target
@@ -174,6 +174,17 @@ def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target
     assert LAYER["rope_theta"] not in (1e4, 5e5, 1e6)
     assert "rotary scaled as declared, base 500000" in turned
     assert "the sequential head" in tried(zlab, target, "markov_head.markov_w1.weight")
+
+
+def test_every_length_of_block_in_either_layout_has_its_text_and_counts_alike(target: Target) -> None:
+    """Of the shortest reading's positions all are compared; the longest one's are all among the answers'."""
+    raw = {**PUBLISHED["DFlash (z-lab, SpecForge)"], "layer_types": None, "use_sliding_window": False, "block_size": 5}
+    for first, expected in ((False, {3, 4, 5, 6}), (True, {3, 4, 5, 6})):
+        own = {**raw["dflash_config"], "sample_from_anchor": first}
+        declared = declare(Checkpoint("mine", {**raw, "dflash_config": own}), facts_of(target))
+        assert declared.gamma == 4 + first
+        assert {*gammas(declared, list(flips(declared, target, {})))} == expected
+        assert max(expected) <= declared.gamma + LONGER
 
 
 @cache
