@@ -24,7 +24,7 @@ from drafters.training.texts import Split, Text, by_domain, most_frequent, overl
 from harness.recording.responses import GivenResponse
 from harness.recording.worker import contexts
 from harness.training.plan import Given, TrainingPlan, generation_of
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.numbers import counted
 
 
@@ -91,11 +91,14 @@ def load_target(plan: TrainingPlan) -> Target:
 
 
 def device_of(plan: TrainingPlan) -> torch.device:
-    """Where this process computes."""
+    """Where this process computes. Raises InputError where that is not there."""
     kind = plan.pair.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind)
+    try:
+        return torch.empty(0, device=kind).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {kind}: not available here ({first_paragraph(error)})") from error
 
 
 def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:

@@ -26,6 +26,7 @@ from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
 from harness.training.material import load_target, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
+from simulator.errors import InputError
 from tests.documented import differences
 from tests.drafters.families import FAMILIES
 from tests.harness.targets import TINY
@@ -259,6 +260,21 @@ def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
     (here / "b.jsonl").write_text('{"temperature": 1}\n{"prompt_id": 3}\n')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def planned(**changes: Any) -> TrainingPlan:
+    from drafters.training.recipe import Design, Recipe
+
+    pair = load_pair(asked_pair("tiny", "tiny")[0])
+    return TrainingPlan(pair=pair, design=Design(kind="mtp"), recipe=Recipe(), responses=(), responses_hash="", **changes)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_device_that_is_not_there_is_told_before_the_target_is_loaded(shard: bool) -> None:
+    plan = planned(shard=shard)
+    plan = msgspec.structs.replace(plan, pair=msgspec.structs.replace(plan.pair, device="cuda:99", target="nowhere"))
+    with pytest.raises(InputError, match="device cuda:99: not available here"):
+        load_target(plan)
 
 
 @pytest.mark.slow
