@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -267,6 +268,13 @@ def planned(**changes: Any) -> TrainingPlan:
 
     pair = load_pair(asked_pair("tiny", "tiny")[0])
     return TrainingPlan(pair=pair, design=Design(kind="mtp"), recipe=Recipe(), responses=(), responses_hash="", **changes)
+
+
+def test_a_plan_of_before_targets_were_shared_out_keeps_its_name() -> None:
+    before = msgspec.json.encode(planned()).replace(b'"shard":false,', b"")
+    assert b"shard" not in before
+    assert planned().name == hashlib.sha256(before).hexdigest()[:8]
+    assert planned(shard=True).name == hashlib.sha256(msgspec.json.encode(planned(shard=True))).hexdigest()[:8]
 
 
 @pytest.mark.parametrize("shard", [False, True])
