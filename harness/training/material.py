@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -135,15 +136,16 @@ def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int
 
 def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> torch.dtype:
     """What products are computed in: as asked, or as measured when the training began, which `folder` keeps."""
-    kept = folder / "precision"
+    kept, partial = folder / "precision", folder / "precision.partial"
     if plan.recipe.precision != "auto":
         name = plan.recipe.precision
-    elif kept.exists():
-        name = "bfloat16" if kept.read_text() == "bfloat16" else "float32"
+    elif kept.exists() and (said := kept.read_text(errors="replace")) in ("bfloat16", "float32"):
+        name = said
     else:
         measured, ratio = fastest(device_of(plan))
         name = "bfloat16" if measured == torch.bfloat16 else "float32"
-        kept.write_text(name)
+        partial.write_text(name)
+        os.replace(partial, kept)
         say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")
     dtype: torch.dtype = getattr(torch, name)
     return dtype

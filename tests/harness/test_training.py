@@ -25,7 +25,7 @@ from harness.cli.app import app
 from harness.recording.pair import asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
-from harness.training.material import load_target, texts_of
+from harness.training.material import load_target, precision, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
 from simulator.errors import InputError
 from tests.documented import differences
@@ -275,6 +275,16 @@ def test_a_plan_of_before_targets_were_shared_out_keeps_its_name() -> None:
     assert b"shard" not in before
     assert planned().name == hashlib.sha256(before).hexdigest()[:8]
     assert planned(shard=True).name == hashlib.sha256(msgspec.json.encode(planned(shard=True))).hexdigest()[:8]
+
+
+def test_a_precision_that_was_kept_in_part_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.training.material.fastest", lambda _: (torch.bfloat16, 2.0))
+    file, told = tmp_path / "precision", list[str]()
+    for kept, expected in (("", "bfloat16"), ("float", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        file.write_text(kept)
+        assert precision(planned(), tmp_path, told.append) == getattr(torch, expected)
+        assert [f.read_text() for f in tmp_path.iterdir()] == [expected]
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("shard", [False, True])
