@@ -43,11 +43,12 @@ class Prepared:
 
 def prepare(
     plan: TrainingPlan, given: Given, folder: Path, say: Callable[[str], None], advance: Callable[[str, int, int], None],
-    *, fills: bool = True,
+    *, fills: bool = True, evaluates: bool = True,
 ) -> Prepared:  # fmt: skip
     """Load the target, make its texts and the drafter, and keep states in `folder`. Raises InputError.
 
-    `fills` says whether this process fills the cache, or finds it filled.
+    `fills` says whether this process fills the cache, or finds it filled; `evaluates`, whether it keeps the target's states of
+    held-out texts.
     """
     target = load_target(plan)
     for response in given.responses:
@@ -71,14 +72,14 @@ def prepare(
     _told_cache(states, len(parts.train), say)
     states.open(fill=fills, advance=lambda done, total: advance("reading texts", done, total))
     chosen = by_domain(parts.held_out, recipe.evaluated)
-    held_out = read_held_out(target, chosen, taps, given.sampling)
+    held_out = read_held_out(target, chosen, taps, given.sampling) if evaluates or plan.shard else []  # shares: all read
     facts["cache_bytes"] = states.kept_bytes
     facts |= {
         "target_hash": folder_hash(find_folder(plan.pair.target)),
         "device": target.device.type,
         "precision": str(dtype)[6:],
     }
-    return Prepared(target, made, Material(parts.train, states, held_out, given.sampling), dtype, facts)
+    return Prepared(target, made, Material(parts.train, states, held_out if evaluates else [], given.sampling), dtype, facts)
 
 
 def load_target(plan: TrainingPlan) -> Target:
