@@ -174,11 +174,11 @@ def facts_of(target: Target) -> TargetFacts:
 
 
 def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
-    """With the target's tables, bare: scales of its own that a target puts on embeddings or logits are not the draft's, as
-    engines and the speculators library have it. Gemma's layers alone read embeddings as Gemma does, times √d."""
+    """With the target's tables, bare: factors of its own that a target puts on embeddings or logits are not the draft's, as
+    engines and the speculators library have it. What the draft's own are, its settings say."""
     embedding, head = target.embedding, target.lm_head
     rows, matrix = (module.get_parameter("weight").detach() for module in (embedding, head))
-    if drafter.settings.shape.family != "gemma4" and type(embedding) is not torch.nn.Embedding:
+    if type(embedding) is not torch.nn.Embedding:
         embedding = torch.nn.Embedding(rows.shape[0], rows.shape[1], device="meta")
         embedding.weight = torch.nn.Parameter(rows, requires_grad=False)
     if {name for name, _ in head.named_parameters()} - {"weight", "bias"}:
