@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -324,17 +325,22 @@ class Trainer:
                 optimizer.load_state_dict(saved)
             evaluated = [
                 Evaluated(
-                    e["step"], e["loss"], tuple(Drafting(**{**d, "acceptance": tuple(d["acceptance"])}) for d in e["drafting"])
+                    e["step"],
+                    e["loss"],
+                    tuple(Drafting(**{**d, "acceptance": tuple(d["acceptance"])}) for d in e["drafting"]),
                 )
                 for e in state["evaluated"]
             ]
             self._course = _Course(state["step"], evaluated, state["losses"], state["best_step"], state["best_tau"])
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:  # nothing is wrong with what was kept
-            why = first_paragraph(error)
-            raise InputError(f"{file}: cannot be read now ({why}); it stays there to be gone on from") from error
-        except Exception as error:  # torch has exception types of its own for what is no longer whole
-            why = first_paragraph(error)
-            raise InputError(f"{file}: cannot be gone on from ({why}); remove it to begin anew") from error
+        except (
+            Exception
+        ) as error:  # torch has exception types of its own for what is no longer whole, or seeks beyond its end
+            passing = isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError))
+            if passing and getattr(error, "errno", None) != errno.EINVAL:
+                what, way = "cannot be read now", "it stays there to be gone on from"
+            else:
+                what, way = "cannot be gone on from", "remove it to begin anew"
+            raise InputError(f"{file}: {what} ({first_paragraph(error)}); {way}") from error
 
 
 def _lengths(texts: Sequence[Text]) -> TextBatch:

@@ -213,7 +213,9 @@ def test_a_target_whose_embedding_is_narrower_than_its_states_lends_no_tables(tm
         load_drafter(str(tmp_path), narrow)
 
 
-def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(tmp_path: Path) -> None:
+def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(
+    tmp_path: Path,
+) -> None:
     target = Target(family_model("phi"))
     with pytest.raises(InputError, match=r"its output head has a bias.*--vocabulary"):
         make_drafter(design("dspark"), target, [], None, 0)
