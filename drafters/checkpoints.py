@@ -160,8 +160,8 @@ def _check_tables(drafter: LearnedDrafter, target: Target) -> None:
     for what, table in (("embedding", drafter.embed_tokens), ("output head", drafter.lm_head)):
         if (width := table.get_parameter("weight").shape[1]) != size:
             raise InputError(
-                f"target {target.name}: rows of its {what} have {width} numbers and a draft's states {size}: the draft needs "
-                "tables of its own"
+                f"target {target.name}: rows of its {what} have {width} numbers and a draft's states {size}, so the draft "
+                "needs tables of its own"
             )
 
 

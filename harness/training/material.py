@@ -47,8 +47,8 @@ def prepare(
 ) -> Prepared:  # fmt: skip
     """Load the target, make its texts and the drafter, and keep states in `folder`. Raises InputError.
 
-    `fills` says whether this process fills the cache, or finds it filled; `evaluates`, whether it keeps the target's states of
-    held-out texts.
+    `fills` says whether this process fills the cache, or finds it filled; `evaluates`, whether it keeps the target's
+    states of held-out texts.
     """
     target = load_target(plan)
     for response in given.responses:
