@@ -119,6 +119,7 @@ def load_declared(
     drafter = _with_tables(make(declared, _gamma(declared, gamma, name)), target)
     target.check_taps(drafter.tap_layers)
     _load_weights(drafter, declared, tensors or read_tensors(folder, name), name)
+    _check_tables(drafter, target)
     return drafter.to(device=target.device, dtype=target.dtype).eval().requires_grad_(False)
 
 
@@ -149,7 +150,19 @@ def fresh_drafter(declared: Declared, target: Target) -> LearnedDrafter:
         shape = declared.settings.shape
         drafter.lm_head = torch.nn.Linear(shape.hidden_size, declared.settings.draft_vocabulary, bias=False)
     target.check_taps(drafter.tap_layers)
+    _check_tables(drafter, target)
     return drafter
+
+
+def _check_tables(drafter: LearnedDrafter, target: Target) -> None:
+    """Raise InputError where a table's rows are not as wide as the draft's states, as of targets that project between."""
+    size = drafter.settings.shape.hidden_size
+    for what, table in (("embedding", drafter.embed_tokens), ("output head", drafter.lm_head)):
+        if (width := table.get_parameter("weight").shape[1]) != size:
+            raise InputError(
+                f"target {target.name}: rows of its {what} have {width} numbers and a draft's states {size}, so the draft "
+                "needs tables of its own"
+            )
 
 
 def facts_of(target: Target) -> TargetFacts:
@@ -161,11 +174,11 @@ def facts_of(target: Target) -> TargetFacts:
 
 
 def _with_tables(drafter: LearnedDrafter, target: Target) -> LearnedDrafter:
-    """With the target's tables, bare: scales of its own that a target puts on embeddings or logits are not the draft's, as
-    engines and the speculators library have it. Gemma's layers alone read embeddings as Gemma does, times √d."""
+    """With the target's tables, bare: factors of its own that a target puts on embeddings or logits are not the draft's, as
+    engines and the speculators library have it. What the draft's own are, its settings say."""
     embedding, head = target.embedding, target.lm_head
     rows, matrix = (module.get_parameter("weight").detach() for module in (embedding, head))
-    if drafter.settings.shape.family != "gemma4" and type(embedding) is not torch.nn.Embedding:
+    if type(embedding) is not torch.nn.Embedding:
         embedding = torch.nn.Embedding(rows.shape[0], rows.shape[1], device="meta")
         embedding.weight = torch.nn.Parameter(rows, requires_grad=False)
     if {name for name, _ in head.named_parameters()} - {"weight", "bias"}:

@@ -62,6 +62,8 @@ _DECISIVE: Final = {"taps", "layout", "order", "residual", "tap_norm", "norm_wei
 """Fields of which a wrong one may leave a drafter nothing."""
 _BASES: Final = (1e4, 5e5, 1e6)
 """Bases of rotary angles that most models have."""
+LONGER: Final = 2
+"""Tokens by which a reading drafts more than is declared: its block is one longer, and the anchor's slot counts in."""
 _HEADS: Final = ("markov_head.", "confidence_head.")
 """Tensors of a sequential head, and of confidences that read it."""
 _KINDS: Final[Mapping[str, HeadType]] = {"gate_proj": "gated", "joint_proj": "rnn"}
@@ -206,7 +208,7 @@ def diagnose(
     """Read a checkpoint in every way that its tensors allow. Raises InputError where not even as it declares."""
     tensors = read_tensors(folder, name)
     singles = list(flips(declared, target, {declared.names(key) or "": value.shape for key, value in tensors.items()}))
-    gamma = min(own_gamma(declared, replace(declared.settings, **one.changes)) for one in [Variant({}, ()), *singles])
+    gamma = min(gammas(declared, singles))
     total = 1 + len(singles) + _BEST
     impossible, readings, first_failure = list[str](), list[Reading](), list[InputError]()
     tried = set[frozenset[str]]()
@@ -288,6 +290,13 @@ def own_gamma(declared: Declared, settings: PairSettings | BlockSettings) -> int
         whole = declared.gamma == declared.settings.most_drafted
         return settings.most_drafted if whole else min(declared.gamma, settings.most_drafted)
     return declared.gamma
+
+
+def gammas(declared: Declared, singles: Sequence[Variant]) -> list[int]:
+    """γ of every reading: layout and length of a block change it, also both at once."""
+    pairs = (_both(one, other) for one, other in combinations(singles, 2))
+    both = [pair for pair in pairs if pair.changes.keys() == {"layout", "block"}]
+    return [own_gamma(declared, replace(declared.settings, **one.changes)) for one in [Variant({}, ()), *singles, *both]]
 
 
 def _check_taps(taps: tuple[int, ...], declared: Declared, target: Target, name: str) -> None:

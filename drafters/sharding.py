@@ -21,8 +21,8 @@ def share_out(target: Target, device: torch.device) -> None:
     InputError for layers that cannot be shared out.
     """
     layers = decoder_layers(decoder_of(target.model), target.num_layers)
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     try:
+        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         if not len(layers):
             raise ValueError("it has no list of them")
         for layer in layers:

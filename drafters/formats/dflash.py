@@ -95,7 +95,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     settings = BlockSettings(
         shape=shape, vocabulary=target.vocab_size, draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps,
         target_size=fused_size(of, len(taps), shape.hidden_size, target), head=head_of(fields, of),
-        softcap=fields.number("final_logit_softcapping"), block=fields.gamma("block_size", 16),
+        softcap=_softcap(fields), block=fields.gamma("block_size", 16),
         mask_token=mask_token(of, fields, target), layout=layout_of(fields, kind == "dspark"), in_block=_in_block(fields),
         markov_rank=rank, markov_head=head, confidence=confidence_of(of, fields, rank, on=False, joined=False),
         convolution=convolution_of(fields) if convolved else None, selector=selector_of(fields) if chosen else None,
@@ -119,6 +119,13 @@ def _taps(of: Checkpoint, fields: Fields, layer: Mapping[str, Any], target: Targ
     layers = layer.get("num_hidden_layers")
     spaced = default_taps(target.num_layers, layers if type(layers) is int else 1)
     return fields.layers(["target_layer_ids"], offset=1, default=spaced, target=target)
+
+
+def _softcap(fields: Fields) -> float | None:
+    """z-lab's code takes a cap that is not positive for none."""
+    cap = fields.get("final_logit_softcapping")
+    none = isinstance(cap, (int, float)) and not isinstance(cap, bool) and cap <= 0
+    return None if none else fields.number("final_logit_softcapping")
 
 
 def _in_block(fields: Fields) -> InBlock:

@@ -139,8 +139,10 @@ class LearnedDrafter(nn.Module, ABC):
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [..., d] of tokens [...], from the table alone: a target's module may scale what its drafts do not."""
         table, scale = self.embed_tokens.get_parameter("weight"), self.settings.embedding_scale
+        if self.settings.shape.family == "gemma4":  # whose model rounds its factor; z-lab's code does not
+            scale = torch.tensor(scale, dtype=table.dtype).item()
         embedded = nn.functional.embedding(tokens, table)
-        return embedded if scale == 1 else embedded * torch.tensor(scale, dtype=table.dtype).item()  # rounded as Gemma's is
+        return embedded if scale == 1 else embedded * scale
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the draft's own vocabulary, [..., V_d], from normed states [..., d]."""

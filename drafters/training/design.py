@@ -57,6 +57,11 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
     taps = design.taps or default_taps(design.kind, target.num_layers)
     if outside := [tap for tap in taps if not -1 <= tap < target.num_layers]:
         raise InputError(f"--taps {outside[0]}: the target has layers 0 to {target.num_layers - 1}, and −1 is the embedding")
+    if vocabulary is None and "bias" in dict(target.lm_head.named_parameters()):
+        raise InputError(
+            f"target {target.name}: its output head has a bias, for which no format of drafters has a place; give "
+            "--vocabulary, whose head is the draft's own"
+        )
     gamma = design.gamma or KINDS[design.kind].default_tokens or GAMMA
     written = written_as(design, family_of(target), layers)
     sizes = Sizes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -314,23 +315,32 @@ class Trainer:
             ) from error
 
     def _restore(self) -> None:
+        file = self.folder / STATE
         try:
-            state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
             for name, parameter in self._parameters.items():
                 parameter.data.copy_(state["parameters"][name])
                 self._best[name].copy_(state["best"][name])
             for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-        except Exception as error:  # torch has exception types of its own for what is no longer whole
-            why = first_paragraph(error)
-            raise InputError(f"{self.folder / STATE}: cannot be gone on from ({why}); remove it to begin anew") from error
-        evaluated = [
-            Evaluated(
-                e["step"], e["loss"], tuple(Drafting(**{**d, "acceptance": tuple(d["acceptance"])}) for d in e["drafting"])
-            )
-            for e in state["evaluated"]
-        ]
-        self._course = _Course(state["step"], evaluated, state["losses"], state["best_step"], state["best_tau"])
+            evaluated = [
+                Evaluated(
+                    e["step"],
+                    e["loss"],
+                    tuple(Drafting(**{**d, "acceptance": tuple(d["acceptance"])}) for d in e["drafting"]),
+                )
+                for e in state["evaluated"]
+            ]
+            self._course = _Course(state["step"], evaluated, state["losses"], state["best_step"], state["best_tau"])
+        except (
+            Exception
+        ) as error:  # torch has exception types of its own for what is no longer whole, or seeks beyond its end
+            passing = isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError))
+            if passing and getattr(error, "errno", None) != errno.EINVAL:
+                what, way = "cannot be read now", "it stays there to be gone on from"
+            else:
+                what, way = "cannot be gone on from", "remove it to begin anew"
+            raise InputError(f"{file}: {what} ({first_paragraph(error)}); {way}") from error
 
 
 def _lengths(texts: Sequence[Text]) -> TextBatch:

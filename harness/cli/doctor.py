@@ -10,7 +10,7 @@ import typer
 
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson
-from simulator.errors import AnswerIsNo, InputError
+from simulator.errors import AnswerIsNo, InputError, first_paragraph
 
 if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
@@ -55,7 +55,7 @@ def doctor(
             from transformers.utils import logging as transformers_logging
 
             from drafters.checkpoints import facts_of, find_folder, read_declared
-            from drafters.doctor import diagnose, read_otherwise, texts_of, threads_for
+            from drafters.doctor import LONGER, diagnose, read_otherwise, texts_of, threads_for
             from drafters.precision import choose_dtype
             from drafters.target import Target
 
@@ -67,24 +67,25 @@ def doctor(
             declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
             with threads_for(model):
-                made = texts_of(
-                    model, [prompt_ids(model, prompt.turns[0]) for prompt in chosen], max_new_tokens, declared.gamma + 1
-                )
+                ids = [prompt_ids(model, prompt.turns[0]) for prompt in chosen]
+                made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
                 stage = f"reading {checkpoint} in other ways"
                 found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
-            written = None
+            written, refused = None, f"nothing is written to {corrected}, for no other reading is clearly better"
             if corrected is not None and found.beats_chance and found.better is not None:
-                written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
+                try:
+                    written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
+                except (InputError, OSError) as error:  # the diagnosis is worth more
+                    refused = first_paragraph(error)
         if as_json:
             print_json("doctor", {"doctor": {**_row(found, checkpoint, target), "corrected": written and str(corrected)}})
         else:
             _print(found, checkpoint)
             if corrected is not None and written is None:
-                told = f"nothing is written to {corrected}, for no other reading is clearly better"
-                say(plain_console(), f"--corrected: {told}")
+                say(plain_console(), f"--corrected: {refused}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            if found.beats_chance:
+            if found.beats_chance and (found.better is None or corrected is None or written is not None):
                 templated = bool(getattr(model.tokenizer, "chat_template", None))
                 _print_next(found, checkpoint, target, None if written is None else corrected, templated=templated)
         _judge(found, checkpoint)

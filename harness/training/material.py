@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from drafters.training.texts import Split, Text, by_domain, most_frequent, overl
 from harness.recording.responses import GivenResponse
 from harness.recording.worker import contexts
 from harness.training.plan import Given, TrainingPlan, generation_of
-from simulator.errors import InputError
+from simulator.errors import InputError, first_paragraph
 from simulator.numbers import counted
 
 
@@ -42,11 +43,12 @@ class Prepared:
 
 def prepare(
     plan: TrainingPlan, given: Given, folder: Path, say: Callable[[str], None], advance: Callable[[str, int, int], None],
-    *, fills: bool = True,
+    *, fills: bool = True, evaluates: bool = True,
 ) -> Prepared:  # fmt: skip
     """Load the target, make its texts and the drafter, and keep states in `folder`. Raises InputError.
 
-    `fills` says whether this process fills the cache, or finds it filled.
+    `fills` says whether this process fills the cache, or finds it filled; `evaluates`, whether it keeps the target's
+    states of held-out texts.
     """
     target = load_target(plan)
     for response in given.responses:
@@ -70,14 +72,14 @@ def prepare(
     _told_cache(states, len(parts.train), say)
     states.open(fill=fills, advance=lambda done, total: advance("reading texts", done, total))
     chosen = by_domain(parts.held_out, recipe.evaluated)
-    held_out = read_held_out(target, chosen, taps, given.sampling)
+    held_out = read_held_out(target, chosen, taps, given.sampling) if evaluates or plan.shard else []  # shares: all read
     facts["cache_bytes"] = states.kept_bytes
     facts |= {
         "target_hash": folder_hash(find_folder(plan.pair.target)),
         "device": target.device.type,
         "precision": str(dtype)[6:],
     }
-    return Prepared(target, made, Material(parts.train, states, held_out, given.sampling), dtype, facts)
+    return Prepared(target, made, Material(parts.train, states, held_out if evaluates else [], given.sampling), dtype, facts)
 
 
 def load_target(plan: TrainingPlan) -> Target:
@@ -91,11 +93,14 @@ def load_target(plan: TrainingPlan) -> Target:
 
 
 def device_of(plan: TrainingPlan) -> torch.device:
-    """Where this process computes."""
+    """Where this process computes. Raises InputError where that is not there."""
     kind = plan.pair.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind)
+    try:
+        return torch.empty(0, device=kind).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {kind}: not available here ({first_paragraph(error)})") from error
 
 
 def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
@@ -132,15 +137,16 @@ def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int
 
 def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> torch.dtype:
     """What products are computed in: as asked, or as measured when the training began, which `folder` keeps."""
-    kept = folder / "precision"
+    kept, partial = folder / "precision", folder / "precision.partial"
     if plan.recipe.precision != "auto":
         name = plan.recipe.precision
-    elif kept.exists():
-        name = "bfloat16" if kept.read_text() == "bfloat16" else "float32"
+    elif kept.exists() and (said := kept.read_text(errors="replace")) in ("bfloat16", "float32"):
+        name = said
     else:
         measured, ratio = fastest(device_of(plan))
         name = "bfloat16" if measured == torch.bfloat16 else "float32"
-        kept.write_text(name)
+        partial.write_text(name)
+        os.replace(partial, kept)
         say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")
     dtype: torch.dtype = getattr(torch, name)
     return dtype

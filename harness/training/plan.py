@@ -45,7 +45,10 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def name(self) -> str:
         """By which it is known, and resumed."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:8]
+        said = msgspec.to_builtins(self)
+        if not self.shard:  # as plans were named before there was a choice
+            del said["shard"]
+        return hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:8]
 
 
 class Given(msgspec.Struct, frozen=True):

@@ -108,10 +108,10 @@ def _process(config: dict[str, Any]) -> None:
     if first and plan.shard:
         precision(plan, folder, lambda text: tell("say", text))
     elif first:
-        prepared = _prepared(plan, given, folder, tell, fills=True)
+        prepared = _prepared(plan, given, folder, tell, fills=True, evaluates=True)
     torch.distributed.barrier()  # the precision is chosen, and the cache filled: of a shared target there is none
     if plan.shard or not first:
-        prepared = _prepared(plan, given, folder, tell, fills=False)
+        prepared = _prepared(plan, given, folder, tell, fills=False, evaluates=first)
     watch = Watch(
         lambda done, total: tell("advance", ("training", done, total)), lambda e: tell("say", told(e)),
         lambda: tell("kept", None),
@@ -119,9 +119,9 @@ def _process(config: dict[str, Any]) -> None:
     tell("finished", fit(plan, prepared, folder, Path(config["to"]), watch, processes))
 
 
-def _prepared(plan: TrainingPlan, given: Given, folder: Path, tell: Any, *, fills: bool) -> Any:
+def _prepared(plan: TrainingPlan, given: Given, folder: Path, tell: Any, *, fills: bool, evaluates: bool) -> Any:
     say, advance = lambda text: tell("say", text), lambda *stage: tell("advance", stage)
-    return prepare(plan, given, folder, say, advance, fills=fills)
+    return prepare(plan, given, folder, say, advance, fills=fills, evaluates=evaluates)
 
 
 def _cause(error: Exception) -> Exception:

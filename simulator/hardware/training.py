@@ -85,7 +85,8 @@ class TrainingCost:
     memory_bytes: float
     """Memory of each GPU, a text at a time."""
     memory_shared_bytes: float
-    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' one at a time."""
+    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' two at a time: FSDP puts
+    the next one together while one computes."""
     answers_bytes: float
     hidden_state_bytes: float
     """On disk, where they are kept."""
@@ -124,7 +125,7 @@ def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Re
         answer_hours=_answering(model, device, gpus, recipe),
         hours=_hours(recipe.epochs * reading + drafter, device, gpus), hours_kept=_hours(reading + drafter, device, gpus),
         memory_bytes=model.weight_bytes + trained,
-        memory_shared_bytes=model.weight_bytes - layers + min(layers, layers / gpus + largest) + trained,
+        memory_shared_bytes=model.weight_bytes - layers + min(layers, layers / gpus + 2 * largest) + trained,
         answers_bytes=_WRITTEN_BYTES * recipe.tokens,
         hidden_state_bytes=recipe.tokens * states * model.width * _CACHED_BYTES,
         checkpoint_bytes=(2 + STATE_BYTES) * layer,

@@ -368,6 +368,7 @@ DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
         ({}, {"conv_kernel_size": 3, "conv_group_size": 4}, {}, {"convolution": (3, 4), "selector": None}),
         ({"input_embedding_scale": 4.0}, {"output_multiplier": 2.0, "final_logit_softcapping": 30.0}, {},
          {"embedding_scale": 4.0, "logit_scale": 2.0, "softcap": 30.0}),
+        ({}, {"final_logit_softcapping": 0}, {}, {"softcap": None}),
         ({"is_neox_style": False}, {}, {}, {}),
     ],
 )  # fmt: skip
@@ -462,3 +463,7 @@ def test_a_drafts_embeddings_are_the_tables_own(name: str, own: bool, build: Bui
         assert isinstance(loaded, LearnedDrafter)
         assert torch.equal(loaded.embed(TOKENS), 4 * scaled.weight[TOKENS])
         assert loaded.conventions["embeddings"] == "× 4"
+        said["dflash_config"] |= {"input_embedding_scale": 4.01}  # bfloat16 would have it as 4
+        loaded = load_drafter(str(written(tmp_path / "unrounded", said, tensors)), gemma).to(torch.bfloat16)
+        rows = loaded.embed_tokens.get_parameter("weight")[TOKENS]
+        assert torch.equal(loaded.embed(TOKENS), (rows.float() * 4.01).to(torch.bfloat16))

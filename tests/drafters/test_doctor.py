@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from drafters.checkpoints import facts_of, read_declared
-from drafters.doctor import Diagnosis, Reading, Variant, diagnose, flips, texts_of
+from drafters.doctor import LONGER, Diagnosis, Reading, Variant, diagnose, flips, gammas, texts_of
 from drafters.formats.contract import Checkpoint, Declared
 from drafters.formats.registry import declare
 from drafters.target import Target
@@ -115,6 +117,25 @@ def test_json_has_the_documented_keys() -> None:
     assert differences(done.stdout) == []
 
 
+def test_a_better_reading_that_no_format_can_express_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = diagnosis(1.0, 1.5)
+    capped = replace(found.readings[1], variant=Variant({"softcap": 30.0}, ("softcap 30",)))
+    monkeypatch.setattr("drafters.doctor.diagnose", lambda *_: replace(found, readings=(found.readings[0], capped)))
+    options = [str(TINY / "mtp"), "--target", "tiny", "--texts", "4", "--max-new-tokens", "8"]
+    options += ["--corrected", str(tmp_path / "new")]
+    done = CliRunner().invoke(app, ["doctor", *options])
+    assert done.exit_code == 1, done.output
+    assert re.search(r"softcap 30 +1\.", done.stdout)
+    assert "--corrected: checkpoint" in done.stdout
+    assert "cannot be written as" in done.stdout
+    assert "next," not in done.stdout
+    code, told, _ = run(*options)
+    assert (code, told["best"], told["corrected"]) == (1, "softcap 30", None)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_that_is_not_there_is_told_at_once() -> None:
     done = CliRunner().invoke(app, ["doctor", "./nowhere", "--target", "tiny"])
     assert done.exit_code == 2
@@ -153,6 +174,17 @@ def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target
     assert LAYER["rope_theta"] not in (1e4, 5e5, 1e6)
     assert "rotary scaled as declared, base 500000" in turned
     assert "the sequential head" in tried(zlab, target, "markov_head.markov_w1.weight")
+
+
+def test_every_length_of_block_in_either_layout_has_its_text_and_counts_alike(target: Target) -> None:
+    """Of the shortest reading's positions all are compared; the longest one's are all among the answers'."""
+    raw = {**PUBLISHED["DFlash (z-lab, SpecForge)"], "layer_types": None, "use_sliding_window": False, "block_size": 5}
+    for first, expected in ((False, {3, 4, 5, 6}), (True, {3, 4, 5, 6})):
+        own = {**raw["dflash_config"], "sample_from_anchor": first}
+        declared = declare(Checkpoint("mine", {**raw, "dflash_config": own}), facts_of(target))
+        assert declared.gamma == 4 + first
+        assert {*gammas(declared, list(flips(declared, target, {})))} == expected
+        assert max(expected) <= declared.gamma + LONGER
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ from drafters.training.texts import Split, Text, TextBatch, batches, most_freque
 from simulator.errors import InputError
 from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
-from tests.drafters.families import family_model, generated, prompts
+from tests.drafters.families import family_model, generated, micro_model, prompts
 
 SMALL = {"layers": 1, "gamma": 3}
 RECIPE = Recipe(steps=12, batch=4, anchors=4, evaluations=3, patience=3, warmup=0.2)
@@ -201,6 +203,28 @@ def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path:
         torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
 
 
+def test_a_target_whose_embedding_is_narrower_than_its_states_lends_no_tables(tmp_path: Path) -> None:
+    """OPT-350m's, which projects between the two."""
+    wide, narrow = (Target(micro_model("opt", ffn_dim=128, word_embed_proj_dim=size)) for size in (64, 32))
+    with pytest.raises(InputError, match=r"rows of its embedding have 32 numbers and a draft's states 64"):
+        make_drafter(design("dspark"), narrow, [], None, 0)
+    save_made(make_drafter(design("mtp", format="speculators"), wide, [], None, 0), wide, tmp_path)
+    with pytest.raises(InputError, match="rows of its embedding have 32 numbers"):
+        load_drafter(str(tmp_path), narrow)
+
+
+def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(
+    tmp_path: Path,
+) -> None:
+    target = Target(family_model("phi"))
+    with pytest.raises(InputError, match=r"its output head has a bias.*--vocabulary"):
+        make_drafter(design("dspark"), target, [], None, 0)
+    save_made(make_drafter(design("dspark", vocabulary=4), target, [], [3, 4, 5, 9], 0), target, tmp_path)
+    loaded = load_drafter(str(tmp_path), target)
+    assert isinstance(loaded, LearnedDrafter)
+    assert loaded.lm_head.get_parameter("weight").shape == (4, target.hidden_size)
+
+
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
 def test_a_reduced_vocabulary_is_written_and_gone_on_from(
     kind: str, target: Target, texts: list[Text], tmp_path: Path
@@ -319,7 +343,14 @@ def test_what_is_kept_is_whole_or_told_to_be_damaged(
         with pytest.raises(InputError, match="step 4 cannot be kept"):
             trainer._save()
     assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
-    for damaged in (kept[: len(kept) // 2], b"", b"[]"):
+    for error in (PermissionError(13, "Permission denied"), torch.OutOfMemoryError("CUDA out of memory")):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "load", Mock(side_effect=error))
+            with pytest.raises(InputError, match=r"state\.pt: cannot be read now \(.*; it stays there to be gone on from$"):
+                trainer_of("mtp", target, texts, tmp_path / "state", recipe)
+    lacking = io.BytesIO()
+    torch.save({name: value for name, value in torch.load(state).items() if name != "evaluated"}, lacking)
+    for damaged in (kept[: len(kept) // 2], b"", b"[]", lacking.getvalue()):
         state.write_bytes(damaged)
         with pytest.raises(InputError, match=r"state\.pt: cannot be gone on from .*; remove it to begin anew"):
             trainer_of("mtp", target, texts, tmp_path / "state", recipe)

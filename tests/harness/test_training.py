@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -24,8 +25,9 @@ from harness.cli.app import app
 from harness.recording.pair import asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
-from harness.training.material import load_target, texts_of
+from harness.training.material import load_target, precision, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
+from simulator.errors import InputError
 from tests.documented import differences
 from tests.drafters.families import FAMILIES
 from tests.harness.targets import TINY
@@ -259,6 +261,38 @@ def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
     (here / "b.jsonl").write_text('{"temperature": 1}\n{"prompt_id": 3}\n')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def planned(**changes: Any) -> TrainingPlan:
+    from drafters.training.recipe import Design, Recipe
+
+    pair = load_pair(asked_pair("tiny", "tiny")[0])
+    return TrainingPlan(pair=pair, design=Design(kind="mtp"), recipe=Recipe(), responses=(), responses_hash="", **changes)
+
+
+def test_a_plan_of_before_targets_were_shared_out_keeps_its_name() -> None:
+    before = msgspec.json.encode(planned()).replace(b'"shard":false,', b"")
+    assert b"shard" not in before
+    assert planned().name == hashlib.sha256(before).hexdigest()[:8]
+    assert planned(shard=True).name == hashlib.sha256(msgspec.json.encode(planned(shard=True))).hexdigest()[:8]
+
+
+def test_a_precision_that_was_kept_in_part_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.training.material.fastest", lambda _: (torch.bfloat16, 2.0))
+    file, told = tmp_path / "precision", list[str]()
+    for kept, expected in (("", "bfloat16"), ("float", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        file.write_text(kept)
+        assert precision(planned(), tmp_path, told.append) == getattr(torch, expected)
+        assert [f.read_text() for f in tmp_path.iterdir()] == [expected]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_device_that_is_not_there_is_told_before_the_target_is_loaded(shard: bool) -> None:
+    plan = planned(shard=shard)
+    plan = msgspec.structs.replace(plan, pair=msgspec.structs.replace(plan.pair, device="cuda:99", target="nowhere"))
+    with pytest.raises(InputError, match="device cuda:99: not available here"):
+        load_target(plan)
 
 
 @pytest.mark.slow
