@@ -85,8 +85,8 @@ class TrainingCost:
     memory_bytes: float
     """Memory of each GPU, a text at a time."""
     memory_shared_bytes: float
-    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' two at a time: FSDP puts
-    the next one together while one computes."""
+    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' two at a time: FSDP
+    puts the next one together while one computes."""
     answers_bytes: float
     hidden_state_bytes: float
     """On disk, where they are kept."""

@@ -187,7 +187,7 @@ def test_commands_list_before_they_remove(store: Store) -> None:
     ("arguments", "message"),
     [
         (["remove", "zz"], "zz: no such run, sweep or study"),
-        (["remove", ""], "'': no such run, sweep or study"),
+        (["remove", ""], "a value is empty"),
         (["remove", "r"], "r: fits r2, r1"),
         (["prune"], "say what may go: --older 30d, --keep 5, or both"),
         (["prune", "--older", "soon"], "--older soon: is written as 12h, 30d or 8w"),
