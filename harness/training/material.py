@@ -138,6 +138,7 @@ def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int
 def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> torch.dtype:
     """What products are computed in: as asked, or as measured when the training began, which `folder` keeps."""
     kept, partial = folder / "precision", folder / "precision.partial"
+    name: str
     if plan.recipe.precision != "auto":
         name = plan.recipe.precision
     elif kept.exists() and (said := kept.read_text(errors="replace")) in ("bfloat16", "float32"):
