@@ -131,7 +131,7 @@ def clockless(found: Sequence[Window]) -> list[str]:
 
 
 def in_all(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts]) -> Callable[[Scrape], Counts]:
-    """Of `counters` those alone that every scrape has: what one that was filtered leaves out would else count since the
+    """Those of `counters` alone that every scrape has: what one that was filtered leaves out would else count since the
     server began. Positions, `at …`, appear with the first draft. Raises InputError where only some count drafts."""
     counted = [counters(scrape) for scrape in scrapes]
     shared = set.intersection(*(set(one) for one in counted))
