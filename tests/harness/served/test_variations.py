@@ -311,6 +311,12 @@ def test_llama_cpp_started_again_and_of_two_pods_numbers_its_requests_anew(log: 
     assert observed(tmp_path, "".join(f"{i}:{line}\n" for i, line in enumerate(log.splitlines()))).drafts == plain.drafts
 
 
+def test_sums_that_fall_are_of_a_server_that_was_started_again(tmp_path: Path) -> None:
+    again = OLD_LLAMA.replace("task 0", "task 4").replace("690,", "90,").replace("1207", "207").replace("1186", "186")
+    found = observed(tmp_path, OLD_LLAMA + again)
+    assert [request.drafts.drafts for request in found.told_apart] == [690, 90]
+
+
 def test_llama_cpp_scrapes_of_two_servers_are_refused(tmp_path: Path) -> None:
     for name, began in (("a", 1), ("b", 900)):
         (tmp_path / name).write_text(f"process_start_time_seconds {began}\n{LLAMA_METRICS}")
