@@ -25,7 +25,7 @@ from harness.cli.app import app
 from harness.recording.pair import asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
-from harness.training.material import load_target, precision, texts_of
+from harness.training.material import load_target, precision, prepare, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
 from simulator.errors import InputError
 from tests.documented import differences
@@ -285,6 +285,18 @@ def test_a_precision_that_was_kept_in_part_is_measured_again(tmp_path: Path, mon
         assert precision(planned(), tmp_path, told.append) == getattr(torch, expected)
         assert [f.read_text() for f in tmp_path.iterdir()] == [expected]
     assert len(told) == 2
+
+
+def test_a_process_that_does_not_evaluate_keeps_no_states_of_held_out_texts(here: Path) -> None:
+    plan = planned()
+    plan = msgspec.structs.replace(
+        plan, pair=msgspec.structs.replace(plan.pair, target=str(micro("llama", here / "target")))
+    )
+    given = read_given([here / "a.jsonl"], [])
+    (here / "precision").write_text("float32")
+    for evaluates in (True, False):
+        made = prepare(plan, given, here, lambda _: None, lambda *_: None, evaluates=evaluates)
+        assert bool(made.material.held_out) == evaluates
 
 
 @pytest.mark.parametrize("shard", [False, True])
