@@ -332,9 +332,7 @@ class Trainer:
                 for e in state["evaluated"]
             ]
             self._course = _Course(state["step"], evaluated, state["losses"], state["best_step"], state["best_tau"])
-        except (
-            Exception
-        ) as error:  # torch has exception types of its own for what is no longer whole, or seeks beyond its end
+        except Exception as error:  # of torch's own types too, where the file is no longer whole
             passing = isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError))
             if passing and getattr(error, "errno", None) != errno.EINVAL:
                 what, way = "cannot be read now", "it stays there to be gone on from"

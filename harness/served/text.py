@@ -33,7 +33,7 @@ _HEAD: Final = 400
 _EVERY: Final = 100_000
 """Lines after which progress is told."""
 _GZIP: Final = b"\x1f\x8b"
-_PACKERS: Final[Mapping[bytes, Callable[[bytes], bytes]]] = {b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
+_PACKERS: Final[Mapping[bytes, Callable[[BinaryIO], io.BufferedIOBase]]] = {b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
 """What else files are compressed by, as their first bytes say."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -389,7 +389,8 @@ def _unpacked(file: Path, data: bytes) -> bytes:
     if data.startswith(_ZSTD):
         raise InputError(f"{file}: is compressed by zstd, which is not read: unpack it (zstd -d)")
     try:
-        found = next(unpack(data) for first, unpack in _PACKERS.items() if data.startswith(first))
+        packer = next(packer for first, packer in _PACKERS.items() if data.startswith(first))
+        found = packer(io.BytesIO(data)).read(_MOST_BYTES + 1)
     except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise InputError(f"{file}: is damaged: {error}") from None
     if len(found) > _MOST_BYTES:

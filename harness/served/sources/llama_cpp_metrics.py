@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, begins, clockless, in_all, windows
+from harness.served.sources.prometheus import Counts, Scrape, begins, in_all, remarks, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -43,9 +43,7 @@ class LlamaCppMetrics:
         if not grown.get("generated"):
             raise InputError(f"{texts[0].name}: nothing was generated {_when(window.since_start)}")
         notes = ["a draft is a step in which something was proposed; requests are not counted"]
-        if window.since_start:
-            notes.append("scraped once: everything since the server began counts")
-        notes += clockless(found)
+        notes += remarks(found)
         drafts = _drafts(texts[0], grown)
         # One request at a time: a decode is a step of it. More at a time share one, and steps of requests are not known.
         alone = scrapes[-1].mean("llamacpp:n_busy_slots_per_decode")

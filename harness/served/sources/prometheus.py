@@ -124,10 +124,25 @@ def begins(line: str, engine: str) -> bool:
     return line.startswith((f"{engine}:", f"{engine}_")) and _SAMPLE.match(line) is not None
 
 
-def clockless(found: Sequence[Window]) -> list[str]:
-    """What to know where scrapes do not say when their server began, in sentences."""
-    several = any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found)
-    return ["the scrapes do not say when the server began: had it begun anew in between, this would be wrong"] * several
+def together(found: Sequence[Window]) -> Counts:
+    """What counters of all windows grew by."""
+    total: dict[str, float] = {}
+    for window in found:
+        for name, value in window.grown.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def remarks(found: Sequence[Window]) -> list[str]:
+    """What to know of when windows began, and of how many there are, in sentences."""
+    told = list[str]()
+    if any(window.since_start for window in found):
+        told.append("scraped once: everything since the server began counts, its warm-up too")
+    if len(found) > 1:
+        told.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
+    if any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found):
+        told.append("the scrapes do not say when the server began: had it begun anew in between, this would be wrong")
+    return told
 
 
 def in_all(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts]) -> Callable[[Scrape], Counts]:

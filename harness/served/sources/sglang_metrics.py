@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, windows
+from harness.served.sources.prometheus import Counts, Scrape, Window, begins, remarks, together, windows
 from harness.served.sources.sglang_log import drafted_tokens
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -77,13 +77,10 @@ def _counts(scrape: Scrape) -> Counts:
 
 def _ended(
     text: Text, found: Sequence[Window], gamma: int | None, length: float | None, notes: list[str]
-) -> tuple[Drafts, dict[str, float]] | None:
+) -> tuple[Drafts, Counts] | None:
     """(drafts, counts) of the requests that ended; None where none did, where nothing counts them, or where gauges show by
     their `length` that steps without a verification would be taken for accepted tokens. Raises InputError."""
-    grown: dict[str, float] = {}
-    for window in found:
-        for name, value in window.grown.items():
-            grown[name] = grown.get(name, 0.0) + value
+    grown = together(found)
     steps = grown.get("steps", 0.0)
     if not steps or not {"generated", "requests"} <= grown.keys():
         return None
@@ -105,7 +102,7 @@ def _ended(
 
 
 def _counted(
-    texts: Sequence[Text], ended: tuple[Drafts, dict[str, float]], models: Sequence[str], gamma: int | None,
+    texts: Sequence[Text], ended: tuple[Drafts, Counts], models: Sequence[str], gamma: int | None,
     intervals: tuple[Interval, ...], found: Sequence[Window],
 ) -> Observation:  # fmt: skip
     drafts, grown = ended
@@ -113,12 +110,11 @@ def _counted(
         "counters of requests that ended: a token of its prompt, one of each verification, the others were accepted, as "
         "every step is taken to verify a draft"
     ]
-    notes += ["scraped once: everything since the server began counts"] * any(window.since_start for window in found)
     return Observation(
         source=SglangMetrics.name, files=tuple(text.name for text in texts),
         settings=Settings(engine="SGLang", model=models[0] if models else "", gamma=gamma, speculates=True),
         drafts=drafts, requests=grown["requests"], generated=grown["generated"], prompt_tokens=grown.get("prompt"),
-        request_steps=drafts.drafts, intervals=intervals, notes=(*notes, *clockless(found)),
+        request_steps=drafts.drafts, intervals=intervals, notes=(*notes, *remarks(found)),
     )  # fmt: skip
 
 

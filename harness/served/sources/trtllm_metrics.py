@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, begins, clockless, windows
+from harness.served.sources.prometheus import Counts, Scrape, begins, remarks, together, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -37,17 +37,13 @@ class TrtllmMetrics:
             raise InputError(f"{texts[0].name}: metrics of {len(models)} models ({', '.join(models)}): give those of one")
         settings = _settings(scrapes, models[0] if models else "")
         found = windows(scrapes, _counts, "requests")
-        grown: dict[str, float] = {}
-        for window in found:
-            for name, value in window.grown.items():
-                grown[name] = grown.get(name, 0.0) + value
+        grown = together(found)
         if not grown.get("generated") and not grown.get("tried 0"):
             raise InputError(
                 f"{texts[0].name}: no request ended that counts its tokens: serve with return_perf_metrics, and give "
                 "scrapes with requests between them"
             )
         notes = ["counters of requests that ended: those that run are not in them"]
-        notes += ["scraped once: everything since the server began counts"] * any(w.since_start for w in found)
         drafts = _drafts(texts[0], grown, settings.gamma, notes)
         requests, output = grown.get("requests"), grown.get("generated")
         steps = None if output is None or requests is None else max(output - requests - drafts.accepted, drafts.drafts)
@@ -58,7 +54,7 @@ class TrtllmMetrics:
                     gamma=len(drafts.accepted_at) or None, speculates=True if drafts.drafts else None
                 ).beside(settings),
                 drafts=drafts, requests=requests, generated=output, prompt_tokens=grown.get("prompt"),
-                request_steps=steps or None, notes=(*notes, *clockless(found)),
+                request_steps=steps or None, notes=(*notes, *remarks(found)),
             )
         ]  # fmt: skip
 

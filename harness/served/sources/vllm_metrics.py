@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, Window, begins, clockless, in_all, windows
+from harness.served.sources.prometheus import Counts, Scrape, Window, begins, in_all, remarks, together, windows
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -87,16 +87,7 @@ def _gamma(window: Window) -> int:
 def _observation(
     texts: Sequence[Text], found: Sequence[Window], model: str, gamma: int | None, intervals: Sequence[Interval]
 ) -> Observation:
-    total: dict[str, float] = {}
-    for window in found:
-        for name, value in window.grown.items():
-            total[name] = total.get(name, 0.0) + value
-    notes = list[str]()
-    if any(window.since_start for window in found):
-        notes.append("scraped once: everything since the server began counts, its warm-up too")
-    if len(found) > 1:
-        notes.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
-    notes += clockless(found)
+    total, notes = together(found), remarks(found)
     if "generated" not in total:
         notes.append("it was filtered: how many steps had no draft is not in it")
     speculates = "drafts" in total

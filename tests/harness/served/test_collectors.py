@@ -6,6 +6,7 @@ import bz2
 import json
 import lzma
 import re
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.served import text as text_module
 from harness.served.observed import Observation
 from harness.served.server import together
 from harness.served.sources import vllm_log as vllm_log_module
@@ -189,6 +191,23 @@ def test_older_metrics_call_a_step_time_otherwise(tmp_path: Path) -> None:
     text = vllm_metrics(100, AT, 400, 20)
     older = text.replace("inter_token_latency", "time_per_output_token")
     assert facts(observed(tmp_path, older)) == facts(observed(tmp_path, text))
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_what_unpacks_to_more_than_can_be_held_is_not_unpacked(
+    pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few bytes may stand for any number of them."""
+    monkeypatch.setattr(text_module, "_MOST_BYTES", 1 << 20)
+    file = tmp_path / "log"
+    file.write_bytes(pack(bytes(48 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="held whole"):
+            read_files([file])
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("packed", ["bz2", "xz", "zst"])
