@@ -210,7 +210,7 @@ FAULTS = (
         "drafters/training/loop.py",
         "self.recipe.batch, self.recipe.seed, self.step)",
         "self.recipe.batch, self.recipe.seed)",
-        "tests/drafters/test_training.py::test_a_killed_run_ends_with_the_same_bits[Killed-False]",
+        "tests/drafters/test_training.py::test_a_killed_run_ends_with_the_same_bits[dflash-Killed-False]",
     ),
     Fault(
         "held-out rounds that begin everywhere alike",

@@ -47,7 +47,7 @@ class LeftOut(NamedTuple):
     share: float = 1.0
     """How much of the column is output."""
     weights: Format | None = None
-    """GPUs of a modelled base."""
+    """The format of a modelled base's weights."""
 
 
 def _arms(arm: str) -> pl.Expr:
