@@ -62,9 +62,9 @@ class Masks(NamedTuple):
     """What queries may not see, bool; None where they see all."""
 
     context: Tensor | None
-    """What is seen of the context, [B, 1, A, Q or 1, C]."""
+    """What is hidden of the context, [B, 1, A, Q or 1, C]."""
     own: Tensor | None = None
-    """What is seen of the block's own slots, [Q, J]."""
+    """What is hidden of the block's own slots, [Q, J]."""
 
 
 class RMSNorm(nn.Module):
