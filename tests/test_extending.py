@@ -60,15 +60,21 @@ def commands(of: str) -> list[str]:
     return re.findall(rf"^    harness ({of} .*)$", OWN, re.MULTILINE)
 
 
-def test_the_policy_is_checked_replayed_and_simulated(folder: Path) -> None:
-    for line in commands("check-policy"):
-        assert ": lossless as far as 10," in run(f"{line} --texts 10000")
-    for line in commands("simulate"):
-        run(line.replace("4,16,64", "1,4").replace("--seconds 60", "--seconds 5").replace("-draws 20", "-draws 10"))
+@pytest.fixture(scope="module")
+def tried(folder: Path) -> Path:
+    """The same, with a sweep and a study of the page's policy."""
+    [line] = commands("simulate")
+    run(line.replace("4,16,64", "1,4").replace("--seconds 60", "--seconds 5").replace("-draws 20", "-draws 10"))
     [line] = re.findall(r"^    (tuner search .*)$", OWN, re.MULTILINE)
     small = "--trials 3 --decision-draws 10 --confirmation-draws 5 --seconds 5 --drafter dspark --actors 0"
     done = CliRunner().invoke(tuner, shlex.split(f"{line} {small}")[1:])
     assert done.exit_code == 0, (done.output, done.exception)
+    return folder
+
+
+def test_the_policy_is_checked_and_replayed(tried: Path) -> None:
+    for line in commands("check-policy"):
+        assert ": lossless as far as 10," in run(f"{line} --texts 10000")
     for line in commands("replay"):
         assert "halfway.py:Halfway#" in run(line)
 
@@ -110,36 +116,36 @@ def test_a_policy_that_peeks_is_a_no(looks: str, tmp_path: Path) -> None:
     assert "line 8: looks at" in said
 
 
-def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(folder: Path) -> None:
+def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(tried: Path) -> None:
     """Another process, without the file, shows everything; only what goes on with it needs it as it was."""
-    with Store(folder / "runs" / "specyard.duckdb").reading() as con:
+    with Store(tried / "runs" / "specyard.duckdb").reading() as con:
         [(name, text)] = con.execute("SELECT policy, text FROM own_policies WHERE policy LIKE 'halfway%'").fetchall()
     assert name.startswith("halfway.py:Halfway#")
-    assert text == (folder / "halfway.py").read_text()
-    (folder / "halfway.py").rename(folder / "elsewhere")
+    assert text == (tried / "halfway.py").read_text()
+    (tried / "halfway.py").rename(tried / "elsewhere")
     try:
         for line in ("show latest", "report latest", "runs"):
             done = subprocess.run(
-                [sys.executable, "-m", "harness", *line.split()], capture_output=True, text=True, cwd=folder
+                [sys.executable, "-m", "harness", *line.split()], capture_output=True, text=True, cwd=tried
             )
             assert done.returncode == 0, (line, done.stderr)
-        sweep, study = unfinished(folder)
+        sweep, study = unfinished(tried)
         asked = [sys.executable, "-m", "harness", "simulate", "--resume", sweep]
         search = [sys.executable, "-m", "tuner", "search", "--resume", study, "--actors", "0"]
         for line in (asked, search):
-            done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
+            done = subprocess.run(line, capture_output=True, text=True, cwd=tried)
             assert done.returncode == 2
             assert "halfway.py: No such file" in done.stderr.splitlines()[-1]
-        (folder / "halfway.py").write_text(text + "# other\n", encoding="utf-8")
-        done = subprocess.run(asked, capture_output=True, text=True, cwd=folder)
+        (tried / "halfway.py").write_text(text + "# other\n", encoding="utf-8")
+        done = subprocess.run(asked, capture_output=True, text=True, cwd=tried)
         assert done.returncode == 2
         assert "has changed since" in done.stderr.splitlines()[-1]
     finally:
-        (folder / "elsewhere").rename(folder / "halfway.py")
+        (tried / "elsewhere").rename(tried / "halfway.py")
     for line in (asked, search):
-        done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
+        done = subprocess.run(line, capture_output=True, text=True, cwd=tried)
         assert done.returncode == 0, done.stderr
-    with Store(folder / "runs" / "specyard.duckdb").reading() as con:
+    with Store(tried / "runs" / "specyard.duckdb").reading() as con:
         errors = con.execute("SELECT error FROM simulations WHERE error IS NOT NULL").fetchall()
         states = con.execute("SELECT DISTINCT state FROM trials").fetchall()
     assert errors == []

@@ -71,10 +71,11 @@ def _settings(text: Text, info: Mapping[str, Any]) -> Settings:
     if (top or 0) > 1:
         raise InputError(f"{text.name}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here")
     method = str(told("speculative_algorithm") or "").upper()
+    gamma = steps if tokens is None or tokens == 1 else tokens - 1
     return Settings(
         engine="SGLang", version=str(told("version") or ""), model=str(told("model_path") or ""),
         served_as=str(told("served_model_name") or ""), method=method,
-        drafter=str(told("speculative_draft_model_path") or ""), gamma=(tokens - 1 if (tokens or 0) > 1 else steps) or None,  # type: ignore[operator]
+        drafter=str(told("speculative_draft_model_path") or ""), gamma=gamma,
         request_cap=_count(told("max_running_requests")), adaptive=bool(told("speculative_adaptive")),
         speculates=bool(method) if any("speculative_algorithm" in one for one in _servers(info)) else None,
     )  # fmt: skip
