@@ -60,7 +60,9 @@ TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that shar
 Gpus = Annotated[
     int | None, typer.Option(help="GPUs in all, of a modelled profile: --replicas of --tp each; one of the two follows.")
 ]
-Weights = Annotated[Literal["bf16", "fp8", "fp4"] | None, typer.Option(help="Format of weights, of a modelled profile.")]
+Weights = Annotated[
+    Literal["bf16", "fp8", "fp4", "int4"] | None, typer.Option(help="Format of weights, of a modelled profile.")
+]
 KvFormat = Annotated[
     Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
 ]
@@ -156,7 +158,7 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
 
 def profile_of(
     hardware: str | None, model: Path | None = None, tp: int | None = None,
-    weights: Literal["bf16", "fp8", "fp4"] | None = None, kv: Literal["bf16", "fp8"] | None = None,
+    weights: Literal["bf16", "fp8", "fp4", "int4"] | None = None, kv: Literal["bf16", "fp8"] | None = None,
     captured: int | None = None,
 ) -> Profile:  # fmt: skip
     """The profile that --hardware names, or that is made of a device and a model. Raises InputError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -13,8 +13,26 @@ from simulator.hardware.roofline import FORMAT_BYTES, Attention, Drafters, Forma
 
 _LARGEST: Final = 10**9
 """No size in a configuration is larger."""
-_PLAIN_MLP: Final = ("gpt2", "gpt_neox", "opt", "phi", "falcon", "starcoder2", "gptj", "bloom", "mpt")
+_PLAIN_MLP: Final = (
+    "apertus", "arcee", "bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "jais2", "mpt",
+    "nemotron", "opt", "phi", "starcoder2",
+)  # fmt: skip
 """Families whose MLP has two matrices; all others have a gate beside."""
+_TIED: Final[Mapping[str, Any]] = {"tie_word_embeddings": True}
+_GEMMA: Final[Mapping[str, Any]] = {**_TIED, "head_dim": 256}
+_GEMMA_3: Final[Mapping[str, Any]] = {
+    **_GEMMA, "sliding_window_pattern": 6, "sliding_window": 4096, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "vocab_size": 262208,
+}  # fmt: skip
+LEFT_OUT: Final[Mapping[str, Mapping[str, Any]]] = {
+    **dict.fromkeys(
+        ("bloom", "cohere", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "falcon", "gemma4_text", "gpt2", "gpt_bigcode",
+         "gpt_neo", "mpt", "opt", "smollm3", "starcoder2"), _TIED,
+    ),
+    "cohere2": {**_TIED, "sliding_window_pattern": 4}, "gemma": _GEMMA,
+    "gemma2": {**_GEMMA, "sliding_window_pattern": 2, "sliding_window": 4096}, "gemma3": _GEMMA_3, "gemma3_text": _GEMMA_3,
+}  # fmt: skip
+"""What published configurations of a family leave out: what transformers has for it, where that is not what others have."""
 _STATEFUL: Final = ("mamba_", "ssm_", "conv_", "linear_", "rwkv", "lru_", "time_step_")
 """How fields begin that only layers have whose state is no cache of tokens."""
 _WINDOWED: Final = ("sliding_attention", "local", "local_attention")
@@ -22,8 +40,20 @@ _WHOLE: Final = ("full_attention", "attention", "global", "global_attention")
 _DRAFT_LAYERS: Final = 5
 """Layers of DSpark and DFlash, as published for Qwen3; and the layers that they tap."""
 _INSTEAD: Final = "modelled; time it with `harness profile`, or write a profile of your own (docs/hardware.md)"
-_QUANTISED: Final[Mapping[str, Format]] = {"fp8": "fp8", "fbgemm_fp8": "fp8", "finegrained_fp8": "fp8", "mxfp4": "fp4"}
-"""What a configuration calls its weights' format."""
+_QUANTISED: Final[Mapping[str, Format]] = {
+    "fp8": "fp8", "fbgemm_fp8": "fp8", "finegrained_fp8": "fp8", "mxfp4": "fp4", "awq 4": "int4", "gptq 4": "int4",
+    "compressed-tensors float 8": "fp8", "compressed-tensors float 4": "fp4", "compressed-tensors int 4": "int4",
+    "modelopt FP8": "fp8", "modelopt NVFP4": "fp4",
+}  # fmt: skip
+"""What a configuration calls its weights' format, with the bits where it says them."""
+_BEYOND: Final[Mapping[str, str]] = {
+    "attention_chunk_size": "chunked attention", "interleave_moe_layer_step": "experts in every other layer",
+    "decoder_sparse_step": "experts in every other layer", "moe_layer_interval": "experts in every other layer",
+    "block_configs": "layers that differ from each other", "hybrid_layer_pattern": "layers that differ from each other",
+    "cross_attention_layers": "cross attention", "num_kv_shared_layers": "sharing keys and values between layers",
+    "hidden_size_per_layer_input": "an embedding for each layer", "zero_expert_num": "experts that do nothing",
+}  # fmt: skip
+"""Fields that only what is not modelled has, where they are set to more than 1."""
 
 
 def named(file: Path, config: Mapping[str, Any]) -> str:
@@ -47,6 +77,7 @@ def model_of(
     if not isinstance(inner, Mapping):
         raise InputError(f"model {source}: text_config must be an object")
     fields = _Fields({**config, **inner}, source)
+    fields.fill(LEFT_OUT.get(str(fields.raw.get("model_type")), {}))
     _check_decoder(fields)
     if stateful := sorted(name for name in fields.raw if name.startswith(_STATEFUL)):
         raise InputError(f"model {source}: has {stateful[0]}: layers that keep a state beside a cache are not {_INSTEAD}")
@@ -56,7 +87,7 @@ def model_of(
     mlp, experts, active, each = _mlp(fields, width, layers)
     dense, routed = _formats(fields, weights)
     full = max(attention, key=lambda one: (one.ratio, one.layers))
-    mlp_width = fields.size("intermediate_size", "n_inner", "moe_intermediate_size", default=4 * width)
+    mlp_width = fields.size(*_MLP_WIDTH, "moe_intermediate_size", default=4 * width)
     entry = fields.entry(heads)
     return Model(
         name=name, width=width, vocabulary=fields.size("vocab_size"), tied_head=bool(fields.raw.get("tie_word_embeddings")),
@@ -64,11 +95,13 @@ def model_of(
         dense_format=dense, expert_format=routed, kv_shards=1 if fields.latent else entry.kv_heads,
         drafters=Drafters(
             attention=_of_draft(full), taps=min(_DRAFT_LAYERS, layers),
+            mlp_parameters=3 * width * mlp_width if experts else None,
             eagle_parameters=2 * width * (heads + 2 * entry.kv_heads) * entry.head_dim + heads * entry.head_dim * width
             + 3 * width * mlp_width,
             eagle_entry_bytes=2 * entry.kv_heads * entry.head_dim * FORMAT_BYTES["bf16"],
         ),
-        source=f"{source}; drafters of the published shapes over a target of this width are assumed",
+        source=f"{source}; drafters of the published shapes over a target of this width are assumed"
+        + (", DSpark and DFlash with dense layers" if experts else ""),
     )  # fmt: skip
 
 
@@ -77,10 +110,28 @@ def _check_decoder(fields: _Fields) -> None:
     raw = fields.raw
     if raw.get("is_encoder_decoder") or raw.get("type_vocab_size") is not None:
         raise InputError(f"model {fields.source}: is no causal language model ({raw.get('model_type', 'no model_type')})")
-    beyond = {"attention_chunk_size": "chunked attention", "interleave_moe_layer_step": "experts in every other layer"}
-    for field, what in beyond.items():
-        if raw.get(field) not in (None, 1):
+    nested = {**_object(raw, "ffn_config"), **_object(raw, "attn_config")}
+    if strange := next((name for name in ("moe_num_experts", "kv_n_heads") if nested.get(name) is not None), None):
+        raise InputError(
+            f"model {fields.source}: has {strange} within another field: such configurations are not {_INSTEAD}"
+        )
+    if any(kind == 0 for kind in _listed(raw, "attn_type_list")):
+        raise InputError(
+            f"model {fields.source}: has linear layers in attn_type_list: a state beside a cache is not {_INSTEAD}"
+        )
+    for field, what in _BEYOND.items():
+        if raw.get(field) not in (None, False, 0, 1, []):
             raise InputError(f"model {fields.source}: has {field}: {what} is not {_INSTEAD}")
+
+
+def _object(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = raw.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _listed(raw: Mapping[str, Any], name: str) -> list[Any]:
+    found = raw.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _of_draft(full: Attention) -> Attention:
@@ -108,8 +159,12 @@ class _Heads:
 class _Fields:
     """A configuration whose fields are checked as they are read."""
 
-    def __init__(self, raw: Mapping[str, Any], source: str) -> None:
+    def __init__(self, raw: dict[str, Any], source: str) -> None:
         self.raw, self.source = raw, source
+
+    def fill(self, left_out: Mapping[str, Any]) -> None:
+        """Take what the configuration says nothing of from what its family has."""
+        self.raw |= {name: value for name, value in left_out.items() if self.raw.get(name) is None}
 
     @property
     def latent(self) -> bool:
@@ -123,16 +178,22 @@ class _Fields:
             if default is None:
                 raise InputError(f"model {self.source}: lacks {names[0]}")
             return default
-        value = self.raw[name]
+        value = self._of_layers(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
             raise InputError(f"model {self.source}: {name} must be a whole number from 1, got {value!r}")
         return value
 
-    def count(self, name: str, most: int) -> int:
-        """A whole number from 0, 0 where it is not there."""
-        value = self.raw.get(name)
-        if value is None:
+    def _of_layers(self, name: str) -> Any:
+        """A field's value; where it lists one for each layer and all are alike, that (Hunyuan)."""
+        listed = _listed(self.raw, name)
+        return listed[0] if listed and all(one == listed[0] for one in listed) else self.raw[name]
+
+    def count(self, *names: str, most: int) -> int:
+        """The first of several fields that is there, a whole number from 0; 0 where none is."""
+        name = next((name for name in names if self.raw.get(name) is not None), None)
+        if name is None:
             return 0
+        value = self._of_layers(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
             raise InputError(f"model {self.source}: {name} must be a whole number from 0 to {most:,}, got {value!r}")
         return value
@@ -140,9 +201,10 @@ class _Fields:
     def entry(self, heads: int, *, whole: bool = False) -> _Heads:
         """What a layer keeps of a token; `whole` of a layer that sees everything, where such have a shape of their own."""
         width = self.size("hidden_size", "n_embd", "d_model")
-        head_dim = self.size("head_dim", default=max(1, width // heads))
+        head_dim = self.size("head_dim", "kv_channels", default=max(1, width // heads))
         alone = self.raw.get("multi_query") and not self.raw.get("new_decoder_architecture")  # as falcon says it
-        kv_heads = 1 if alone else self.size("num_key_value_heads", "num_kv_heads", default=heads)
+        groups = ("multi_query_group_num",) if self.raw.get("multi_query_attention") else ()  # as ChatGLM does
+        kv_heads = 1 if alone else self.size("num_key_value_heads", "num_kv_heads", *groups, default=heads)
         if heads % kv_heads:
             raise InputError(f"model {self.source}: {kv_heads} key-value heads do not divide {heads} heads")
         if not whole:
@@ -177,11 +239,14 @@ def _attention(fields: _Fields, width: int, layers: int, heads: int, cached_byte
 
 
 def _undeclared(fields: _Fields, layers: int) -> list[str]:
-    """The kinds of layers where none is named: all alike, or every so many-th sees everything."""
+    """The kinds of layers where none is named: all alike, the first so many whole, or every so many-th."""
     if fields.raw.get("sliding_window") is None or not fields.raw.get("use_sliding_window", True):
         return ["full_attention"] * layers
-    every = fields.count("sliding_window_pattern", _LARGEST)
-    return ["full_attention" if every and i % every == 0 else "sliding_attention" for i in range(1, layers + 1)]
+    every = fields.count("sliding_window_pattern", "_sliding_window_pattern", most=_LARGEST)
+    whole = fields.count("max_window_layers", most=_LARGEST) if fields.raw.get("use_sliding_window") else 0  # as Qwen2 does
+    return [
+        "full_attention" if i <= whole or (every and i % every == 0) else "sliding_attention" for i in range(1, layers + 1)
+    ]
 
 
 def _latent(fields: _Fields, width: int, layers: int, heads: int, cached_bytes: float) -> Attention:
@@ -193,29 +258,48 @@ def _latent(fields: _Fields, width: int, layers: int, heads: int, cached_bytes: 
         query_rank = fields.size("q_lora_rank")
         query = width * query_rank + query_rank * heads * (plain + rotary)
     kept = width * (rank + rotary) + rank * heads * (plain + value)
-    return Attention(
-        layers=layers, heads=heads, head_dim=rank + rotary // 2, projection_parameters=query + kept + heads * value * width,
+    projections = query + kept + heads * value * width
+    made = Attention(
+        layers=layers, heads=heads, head_dim=rank + rotary // 2, projection_parameters=projections,
         entry_bytes=(rank + rotary) * cached_bytes,
     )  # fmt: skip
+    if fields.raw.get("index_topk") is None:
+        return made
+    scorers, scored = fields.size("index_n_heads"), fields.size("index_head_dim")  # DeepSeek-V3.2's: an index in FP8
+    indexing = width * scored + fields.size("q_lora_rank") * scorers * scored + width * scorers
+    return replace(
+        made, projection_parameters=projections + indexing, selected=fields.size("index_topk"), index_bytes=scored + 4,
+        index_flops=2 * scorers * scored,
+    )  # fmt: skip
+
+
+_MLP_WIDTH: Final = ("intermediate_size", "n_inner", "ffn_hidden_size")
 
 
 def _mlp(fields: _Fields, width: int, layers: int) -> tuple[int, int, int, int]:
     """Parameters of a layer's dense part, experts, those active, parameters of one: averages over all layers."""
     matrices = 2 if fields.raw.get("model_type") in _PLAIN_MLP else 3
-    experts = fields.size("num_experts", "num_local_experts", "n_routed_experts", default=_LARGEST)
+    experts = fields.size("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", default=_LARGEST)
     if experts == _LARGEST:
-        return matrices * width * fields.size("intermediate_size", "n_inner", default=4 * width), 0, 0, 0
+        return matrices * width * fields.size(*_MLP_WIDTH, default=4 * width), 0, 0, 0
     inner = fields.size("moe_intermediate_size", "intermediate_size")
-    active = fields.size("num_experts_per_tok", "moe_topk", "top_k")
+    active = fields.size("num_experts_per_tok", "moe_topk", "top_k", "moe_k")
     if active > experts:
         raise InputError(f"model {fields.source}: {active} of {experts} experts cannot be active")
-    shared = (fields.count("n_shared_experts", experts) or fields.count("num_shared_experts", experts)) * inner
-    shared += fields.count("shared_expert_intermediate_size", _LARGEST)
-    dense_layers = fields.count("first_k_dense_replace", layers)
-    routed = 1 - dense_layers / layers
-    dense = matrices * width * fields.size("intermediate_size", default=inner)
+    shared = inner * fields.count(
+        "n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts", most=experts
+    )
+    shared += fields.count("shared_expert_intermediate_size", "shared_intermediate_size", most=_LARGEST)
+    routed = 1 - _dense_layers(fields, layers) / layers
+    dense = matrices * width * fields.size(*_MLP_WIDTH, default=inner)
     of_routed = matrices * width * shared + width * experts
     return round(routed * of_routed + (1 - routed) * dense), experts, active, round(routed * matrices * width * inner)
+
+
+def _dense_layers(fields: _Fields, layers: int) -> int:
+    """Layers of a mixture whose MLP has no experts: the first so many, or those that are listed."""
+    listed = len(_listed(fields.raw, "mlp_only_layers")) + sum(kind == 0 for kind in _listed(fields.raw, "moe_layer_freq"))
+    return min(layers, listed) or fields.count("first_k_dense_replace", "moe_layer_start_index", most=layers)
 
 
 def _formats(fields: _Fields, weights: Format | None) -> tuple[Format, Format]:
@@ -225,9 +309,24 @@ def _formats(fields: _Fields, weights: Format | None) -> tuple[Format, Format]:
     how = fields.raw.get("quantization_config")
     if not how:
         return "bf16", "bf16"
-    method = str(how.get("quant_method", "")) if isinstance(how, dict) else str(how)
+    method = _quantised(how) if isinstance(how, dict) else str(how)
     found = _QUANTISED.get(method)
     if found is None:
         known = ", ".join(get_args(Format))
         raise InputError(f"model {fields.source}: weights of {method or 'unknown'} format; say --weights, one of {known}")
-    return ("bf16", "fp4") if found == "fp4" else (found, found)
+    return ("bf16", found) if method == "mxfp4" else (found, found)
+
+
+def _quantised(how: Mapping[str, Any]) -> str:
+    """The method, and what it does where it can do several things: the bits, or its name for them."""
+    method = str(how.get("quant_method", ""))
+    if method == "compressed-tensors":
+        group = next((one for one in _object(how, "config_groups").values() if isinstance(one, Mapping)), {})
+        said = [_object(group, "weights").get(name) for name in ("type", "num_bits")]
+    else:
+        said = [
+            {"awq": how.get("bits", how.get("w_bit")), "gptq": how.get("bits"), "modelopt": how.get("quant_algo")}.get(
+                method
+            )
+        ]
+    return " ".join(str(one) for one in (method, *said) if one is not None)

@@ -82,6 +82,8 @@ def _modelled(name: str, asked: Asked) -> Profile:
     elif short in devices() and bundled in models() and name not in _files():
         device, called = devices()[short], name
         model = _in_formats(models()[bundled], asked)
+    elif name in _files():
+        raise InputError(f"hardware {name}: is a file of what was measured: --tp, --weights and --kv cannot change it")
     else:
         raise InputError(
             f"hardware {name}: --tp, --weights and --kv say how a roofline is made: name a device of "
@@ -102,8 +104,11 @@ def _in_formats(model: Model, asked: Asked) -> Model:
     changes: dict[str, Any] = {}
     if asked.weights is not None:
         changes |= {"dense_format": asked.weights, "expert_format": asked.weights}
-    if asked.cache is not None:
+    if asked.cache is not None and asked.cache != model.cache_format:
+        if model.cache_format != "bf16":
+            raise InputError(f"--kv {asked.cache}: {model.name} keeps its cache in {model.cache_format} of its own")
         share = FORMAT_BYTES[asked.cache] / FORMAT_BYTES["bf16"]
+        changes["cache_format"] = asked.cache
         changes["attention"] = tuple(replace(a, entry_bytes=a.entry_bytes * share) for a in model.attention)
     return replace(model, **changes)
 

@@ -9,7 +9,7 @@ values are read once a step. Activations are not counted. docs/hardware.md says 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,9 +21,9 @@ from simulator.hardware.cost import Seconds
 from simulator.hardware.graphs import CAPTURED, captured_sizes
 from simulator.hardware.profile import LAUNCH_S, Curve, DraftCurve, Launches, Profile
 
-Format = Literal["bf16", "fp8", "fp4"]
-FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 32}
-"""Bytes of a parameter; fp4 carries one byte of scale for 32 (MXFP4)."""
+Format = Literal["bf16", "fp8", "fp4", "int4"]
+FORMAT_BYTES: dict[Format, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 32, "int4": 0.5 + 2.5 / 128}
+"""Bytes of a parameter; fp4 carries one byte of scale for 32 (MXFP4), int4 a scale and a zero for 128 (AWQ, GPTQ)."""
 
 DENSE_KERNELS = 8
 """Kernels of a dense layer: two norms, two projections, attention, gate and up, activation, down."""
@@ -57,8 +57,9 @@ class Device:
     source: str
 
     def flops(self, kind: Format) -> float:
-        """Dense peak for weights of this format. FP4 weights meet FP8 activations: they run at the FP8 rate."""
-        return self.bf16_flops if kind == "bf16" or self.fp8_flops is None else self.fp8_flops
+        """Dense peak for weights of this format. FP4 weights meet FP8 activations: they run at the FP8 rate. Those of int4
+        meet bf16 ones."""
+        return self.bf16_flops if kind in ("bf16", "int4") or self.fp8_flops is None else self.fp8_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +111,15 @@ class Drafters:
     """What the drafters of a target are made of."""
 
     attention: Attention
-    """Attention of DSpark and DFlash, whose depth is its `layers`; MTP has one such layer. Their MLPs are the target's."""
+    """Attention of DSpark and DFlash, whose depth is its `layers`; MTP has one such layer, with the target's MLP."""
     taps: int
     """Target layers whose output DSpark and DFlash read."""
     eagle_parameters: int
     """Parameters of Eagle3's one layer, attention over [embedding ; feature] and MLP, in bf16."""
     eagle_entry_bytes: float
     """Bytes of Eagle3's keys and values of one token."""
+    mlp_parameters: int | None = None
+    """Parameters of a layer's MLP in DSpark and DFlash where it is dense beside a mixture; None: it is the target's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,8 @@ class Model:
     """Parameters of one expert in one layer."""
     dense_format: Format = "bf16"
     expert_format: Format = "bf16"
+    cache_format: Format = "bf16"
+    """Format of the entries' bytes."""
     kv_shards: int
     """GPUs the cache can be split over: its key-value heads. Beyond that every GPU holds and reads a copy."""
     kv_padding: float = 1.0
@@ -148,6 +153,13 @@ class Model:
     @property
     def layers(self) -> int:
         return sum(a.layers for a in self.attention)
+
+    @property
+    def of_block_drafters(self) -> Model:
+        """A model of the layers that DSpark and DFlash have."""
+        if self.drafters.mlp_parameters is None:
+            return self
+        return replace(self, mlp_parameters=self.drafters.mlp_parameters, experts=0, active_experts=0, expert_parameters=0)
 
     @property
     def head_parameters(self) -> int:
@@ -185,7 +197,7 @@ class Model:
             case "dspark":
                 return self.drafter_bytes("dflash") + 2 * MARKOV_RANK * self.vocabulary * bf16
             case "dflash":
-                return self.layer_bytes(deep) + self.drafters.taps * square
+                return self.of_block_drafters.layer_bytes(deep) + self.drafters.taps * square
             case "eagle3":
                 return self.drafters.eagle_parameters * bf16
             case "mtp":
@@ -412,7 +424,8 @@ def draft_seconds(machine: Machine, model: Model, drafter: str, drafted: int, re
     square = model.width**2
     if KINDS[drafter].one_pass:
         features = machine.matmul(model.dense_format, model.drafters.taps * square * known, model.drafters.taps * square)
-        logits = features + machine.layers(model, model.drafters.attention, block) + machine.head(model, block)
+        passed = machine.layers(model.of_block_drafters, model.drafters.attention, block)
+        logits = features + passed + machine.head(model, block)
         if drafter == "dflash":
             return logits + machine.sampling(model.vocabulary, block)
         markov = MARKOV_RANK * model.vocabulary

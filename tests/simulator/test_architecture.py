@@ -12,16 +12,17 @@ from transformers import CONFIG_MAPPING
 
 from drafters.configs import known_architectures
 from simulator.errors import InputError
-from simulator.hardware.architecture import model_of, named
-from simulator.hardware.catalogue import Asked, find_profile, models
+from simulator.hardware.architecture import LEFT_OUT, model_of, named
+from simulator.hardware.catalogue import Asked, devices, find_profile, models
 from simulator.hardware.profile import dump_profile, formats_told, load_profile
-from simulator.hardware.roofline import Model
+from simulator.hardware.roofline import Assumptions, Format, Model, cache_bytes_per_token, gpus_needed
 from simulator.policies import NO_DRAFTER
 from simulator.records import NO_RECORDING
 from simulator.serving.command import Models, serve
 from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 
+WEIGHTS: tuple[Format, ...] = ("bf16", "fp8", "fp4", "int4")
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
@@ -69,8 +70,124 @@ def test_formats_are_the_configurations_unless_said() -> None:
     mixed = of({**CONFIG_MAPPING["gpt_oss"]().to_dict(), "quantization_config": {"quant_method": "mxfp4"}})
     assert (mixed.dense_format, mixed.expert_format) == ("bf16", "fp4")
     assert of(LLAMA, weights="fp8").dense_format == "fp8"
-    with pytest.raises(InputError, match=r"awq.*--weights"):
-        of({**LLAMA, "quantization_config": {"quant_method": "awq"}})
+    for four in ({"quant_method": "awq", "bits": 4}, {"quant_method": "gptq", "bits": 4}, packed("int", 4)):
+        assert of({**LLAMA, "quantization_config": four}).dense_format == "int4"
+    for eight in (packed("float", 8), {"quant_method": "modelopt", "quant_algo": "FP8"}):
+        assert of({**LLAMA, "quantization_config": eight}).dense_format == "fp8"
+    for unknown in ({"quant_method": "awq"}, packed("int", 8), {"quant_method": "bitsandbytes", "load_in_4bit": True}):
+        with pytest.raises(InputError, match=rf"{unknown['quant_method']}.*--weights"):
+            of({**LLAMA, "quantization_config": unknown})
+
+
+def packed(kind: str, bits: int) -> dict[str, Any]:
+    """What compressed-tensors writes."""
+    group = {"weights": {"type": kind, "num_bits": bits}, "targets": ["Linear"]}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+
+
+def test_weights_of_four_bits_are_multiplied_as_bf16() -> None:
+    """Half as long to read as in eight, and no faster where many tokens are multiplied."""
+    times = {kind: find_profile("h100/qwen3-8b", Asked(weights=kind)).verify.at([1, 16384]) for kind in WEIGHTS}
+    assert times["int4"][0] < 0.75 * times["fp8"][0]
+    assert times["int4"][1] == pytest.approx(times["bf16"][1], rel=0.02)
+    assert times["fp4"][1] == pytest.approx(times["fp8"][1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "bf16_gb", "token_bytes"),
+    [
+        (  # zai-org/glm-4-9b-chat: 9.4 B, 2 heads
+            {"model_type": "chatglm", "hidden_size": 4096, "ffn_hidden_size": 13696, "num_hidden_layers": 40,
+             "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2, "kv_channels": 128,
+             "vocab_size": 151552, "tie_word_embeddings": False}, 18.8, 40 * 2 * 2 * 128 * 2,
+        ),
+        (  # baidu/ERNIE-4.5-21B-A3B: 21 B, tied, as transformers has it where nothing is said
+            {"model_type": "ernie4_5_moe", "hidden_size": 2560, "intermediate_size": 12288, "num_hidden_layers": 28,
+             "num_attention_heads": 20, "num_key_value_heads": 4, "moe_num_experts": 64, "moe_k": 6,
+             "moe_intermediate_size": 1536, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "vocab_size": 103424},
+            43.7, 28 * 2 * 4 * 128 * 2,
+        ),
+        (  # tencent/Hunyuan-A13B: 80 B, a list for each layer
+            {"model_type": "hunyuan_v1_moe", "hidden_size": 4096, "intermediate_size": 3072, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_experts": 64, "moe_topk": [8] * 32,
+             "moe_intermediate_size": [3072] * 32, "num_shared_expert": [1] * 32, "vocab_size": 128167,
+             "tie_word_embeddings": True}, 160.8, 32 * 2 * 8 * 128 * 2,
+        ),
+        (  # google/gemma-2-9b: 9.24 B, its configuration names neither layers nor a tied head
+            {"model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42,
+             "num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 4096, "vocab_size": 256000},
+            18.5, 42 * 2 * 8 * 256 * 2,
+        ),
+    ],
+)  # fmt: skip
+def test_families_that_call_things_otherwise(config: dict[str, Any], bf16_gb: float, token_bytes: int) -> None:
+    """Weights as published, and what a token within all windows keeps."""
+    model = of(config)
+    assert model.weight_bytes / 1e9 == pytest.approx(bf16_gb, rel=0.015)
+    assert cache_bytes_per_token(model, 100) == pytest.approx(token_bytes)
+
+
+@pytest.mark.parametrize("family", LEFT_OUT)
+def test_what_configurations_leave_out_is_as_transformers_has_it(family: str) -> None:
+    outer = CONFIG_MAPPING[family]()
+    known = getattr(outer, "text_config", outer).to_dict()
+    layers = known.get("layer_types") or []
+    for name, value in LEFT_OUT[family].items():
+        if name == "sliding_window_pattern":
+            assert layers[value - 1] == "full_attention"
+            assert layers[: value - 1] == ["sliding_attention"] * (value - 1)
+        else:
+            assert known[name] == value
+
+
+def test_windows_where_no_layer_is_named() -> None:
+    """Every second of Gemma 2, every sixth of Gemma 3; the first so many of Qwen2 are whole."""
+    gemma = {**CONFIG_MAPPING["gemma2"]().to_dict(), "layer_types": None}
+    assert {a.window: a.layers for a in of(gemma).attention} == {4096: 13, 0: 13}
+    nested = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "hidden_size": 2560,
+              "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}}  # fmt: skip
+    model = of(nested)  # as gemma-3-4b has it
+    assert {a.window: a.layers for a in model.attention} == {1024: 29, 0: 5}
+    assert model.parameters / 1e9 == pytest.approx(3.88, rel=0.01)
+    qwen = {**LLAMA, "sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 28}
+    assert {a.window: a.layers for a in of(qwen).attention} == {0: 28, 4096: 4}
+
+
+def test_an_index_chooses_what_is_read() -> None:
+    """DeepSeek-V3.2 reads 2,048 entries at most, and its index as a whole, 128 numbers in eight bits and a scale."""
+    base = CONFIG_MAPPING["deepseek_v3"]().to_dict()
+    sparse = of({**base, "index_topk": 2048, "index_n_heads": 64, "index_head_dim": 128})
+    [layers] = sparse.attention
+    assert layers.read_bytes(100_000) == 61 * (2048 * 576 * 2 + 100_000 * 132)
+    assert layers.held_bytes(1000) == 61 * 1000 * (576 * 2 + 132)
+    assert sparse.parameters - of(base).parameters == 61 * (7168 * 128 + 1536 * 64 * 128 + 7168 * 64)
+
+
+def test_block_drafters_of_a_mixture_are_dense() -> None:
+    """As published: 6 of 7 GB less than with the target's experts; MTP has one layer of the target's shape."""
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768, "vocab_size": 151936, "tie_word_embeddings": False,
+    }  # fmt: skip
+    model = of(config)
+    layer = 2048 * (32 + 8) * 128 + 32 * 128 * 2048 + 3 * 2048 * 6144
+    assert model.drafter_bytes("dflash") == 2 * 5 * (layer + 2048**2)
+    assert model.drafter_bytes("mtp") > 2 * 128 * 3 * 2048 * 768
+    assert gpus_needed(devices()["h100"], model, Assumptions()) == 1
+    assert models()["deepseek-v4-flash"].drafters.mlp_parameters is None  # its own has mixture layers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"block_configs": [{}]}, {"attn_type_list": [0, 1]}, {"num_kv_shared_layers": 18}, {"hidden_size_per_layer_input": 256},
+     {"ffn_config": {"moe_num_experts": 16}}, {"attn_config": {"kv_n_heads": 8}}, {"hybrid_layer_pattern": [0, 1]},
+     {"cross_attention_layers": [3]}, {"decoder_sparse_step": 2}],
+)  # fmt: skip
+def test_layers_that_are_not_modelled_are_refused_by_their_field(changes: dict[str, Any]) -> None:
+    [(field, inner)] = changes.items()
+    with pytest.raises(InputError, match=f"has {next(iter(inner)) if isinstance(inner, dict) else '.*' + field}"):
+        of({**LLAMA, **changes})
 
 
 @pytest.mark.parametrize(
@@ -133,7 +250,8 @@ def test_devices_and_models_of_ones_own_have_the_form_of_the_bundled_ones(tmp_pa
     ("name", "asked", "said"),
     [
         ("h100", Asked(gpus=2), "--tp, --weights and --kv say how a roofline is made"),
-        ("b300/deepseek-v4-flash", Asked(gpus=8), "say how a roofline is made"),  # measured
+        ("b300/deepseek-v4-flash", Asked(gpus=8), "is a file of what was measured"),
+        ("b200/deepseek-v4-flash", Asked(cache="bf16"), "keeps its cache in fp8"),
         ("nothing", Asked(model=Path("config.json")), "with --model a device is named"),
         ("l40s", Asked(model=Path("nowhere.json")), "not readable"),
         ("l40s", Asked(model=Path(__file__)), "not JSON"),
