@@ -39,7 +39,7 @@ _USAGE = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_token
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
 _SINCE_1970 = 1e9
-"""Numbers above are times since 1970 in any unit, also where a form counts from its own beginning."""
+"""Where all times are above they are since 1970 in any unit, also where a form counts from its own beginning."""
 _MOST_TOKENS = 10**9
 """No request has more."""
 _PLAUSIBLE_PER_S = (1e-3, 1e3)
@@ -128,7 +128,7 @@ class RecordedRequests:
         arrival, prompt, output = array("d"), array("q"), array("q")
         hashes: list[Sequence[object]] = []
         block_sizes: Counter[int | None] = Counter()
-        load, left_out = Counter[tuple[str, str | None]](), Counter[str]()
+        load, left_out, began = Counter[tuple[str, str | None]](), Counter[str](), dict[object, float]()
         for line, row in read:
             try:
                 found = form.read(row)
@@ -140,6 +140,8 @@ class RecordedRequests:
             except (KeyError, TypeError, ValueError) as error:
                 what = f"misses {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{file}, line {line}: {what}") from None
+            if "session" in row:  # a document with its requests
+                began[row["session"]] = min(found[0], began.get(row["session"], found[0]))
             arrival.append(found[0])
             prompt.append(found[1])
             output.append(found[2])
@@ -150,7 +152,7 @@ class RecordedRequests:
                 f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
                 if left_out else f"{file}: holds no requests"
             )  # fmt: skip
-        came = np.asarray(arrival)
+        came = _seconds(np.asarray(arrival), form.unit) if form.unit else np.asarray(arrival)
         order = np.argsort(came, kind="stable")  # logs are written as requests end
         seconds = came[order] - came[order[0]]
         kept = (seconds >= window.from_s) & (seconds < window.to_s)
@@ -162,10 +164,24 @@ class RecordedRequests:
         said = [f"{file.name}: {form.name}, {counted(len(came), 'request')}"]
         if not window.whole:
             said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
-        said += [note for note in (form.note(load) if form.note else "", _unit_note(form, came), of_blocks) if note]
+        said += [
+            note
+            for note in (form.note(load) if form.note else "", _unit_note(form, came), _clocks(began), of_blocks)
+            if note
+        ]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
         return cls((seconds - seconds[0]) / speed, prompts, outputs, tuple(said), blocks)
+
+
+def _clocks(began: dict[object, float]) -> str:
+    """What to know of sessions whose times count from their own beginnings."""
+    if len(began) < 2 or len(set(began.values())) > 1:
+        return ""
+    return (
+        f"its {len(began):,} sessions have a clock each, and all begin at once, as no service sees it: rates and promises "
+        "are of so many users who come together; for another load, add to each session's times when it began"
+    )
 
 
 def _unit_note(form: _Form, came: npt.NDArray[np.float64]) -> str:
@@ -252,7 +268,7 @@ def _azure(row: Row) -> tuple[float, int, int] | str:
 
 
 def _burst_gpt(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_relative(row, "Timestamp", 1.0), row, "Request tokens", "Response tokens")
+    return _unless_empty(_relative(row, "Timestamp"), row, "Request tokens", "Response tokens")
 
 
 def _mooncake(row: Row) -> tuple[float, int, int] | str:
@@ -261,24 +277,24 @@ def _mooncake(row: Row) -> tuple[float, int, int] | str:
         return "with a delay after an answer in place of a timestamp"
     if row.get("input_length") is None and {"text_input", "messages", "payload"} & set(row):
         return "with its text in place of input_length"
-    return _unless_empty(_relative(row, "timestamp", 1e-3), row, "input_length", "output_length")
+    return _unless_empty(_relative(row, "timestamp"), row, "input_length", "output_length")
 
 
 def _bailian(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_relative(row, "timestamp", 1.0), row, "input_length", "output_length")
+    return _unless_empty(_relative(row, "timestamp"), row, "input_length", "output_length")
 
 
 def _weka(row: Row) -> tuple[float, int, int] | str:
     """Its sessions mark where another agent takes over; what that asked has no length of its own there."""
     if row.get("type") == "subagent":
         return "markers of subagents"
-    return _unless_empty(_relative(row, "t", 1.0), row, "in", "out")
+    return _unless_empty(_relative(row, "t"), row, "in", "out")
 
 
 def _gateway(row: Row) -> tuple[float, int, int] | str:
     """Whatever has usage is load, whatever its status: the engine has worked for it."""
     usage = _usage_of(row)
-    if not usage or not (names := next((own for own in _USAGE if usage.get(own[0])), None)):
+    if not usage or not (names := next((own for own in _USAGE if usage.get(own[0]) not in (None, "", 0, "0")), None)):
         return " ".join(str(row[key]) for key in ("path", "status") if key in row) or "without usage"
     if usage.get(names[1]) is None:
         return f"{row.get('path', '')} without {names[1]}".strip()  # as of embeddings
@@ -345,15 +361,21 @@ def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[f
     return (seconds, asked, tokens) if asked and tokens else f"without {'an answer' if asked else 'a prompt'}"
 
 
-def _relative(row: Row, name: str, unit_s: float) -> float:
-    """Seconds since a trace began, of a number in such units; since 1970 of what can only be such a time."""
+def _relative(row: Row, name: str) -> float:
+    """A time as a trace counts it from its beginning; or a date, as seconds since 1970."""
     try:
-        number = _number(row, name)
+        return _number(row, name)
     except ValueError:
-        if isinstance(row[name], str) and "-" in row[name][1:]:  # a date
+        if isinstance(row[name], str) and "-" in row[name][1:]:
             return _time(row[name])
         raise
-    return _time(number) if abs(number) >= _SINCE_1970 else number * unit_s
+
+
+def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64]:
+    """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
+    if came.min() < _SINCE_1970:
+        return came * (1e-3 if unit == "milliseconds" else 1.0)
+    return came * np.select([came > above for above, _ in _EPOCHS], [in_s for _, in_s in _EPOCHS], 1.0)
 
 
 def _number(row: Row, name: str) -> float:

@@ -24,8 +24,8 @@ _WRITTEN = re.compile(
     r"(?P<bound>\d[\d.]*(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>ms|s)?(?:@(?P<share>\d[\d.]*)%)?"
 )
 _UNITS = {"ms": 1e-3, "s": 1.0, None: 1.0}
-_LONGEST_S = {"ttft": 60.0, "tpot": 5.0}
-"""Longer times to a token, written without a unit, are milliseconds that lack theirs."""
+_LONGEST_S = {"ttft": 60.0, "tpot": 5.0, "e2e": 600.0}
+"""Longer times, written without a unit, are milliseconds that lack theirs."""
 
 
 @dataclass(frozen=True, slots=True)

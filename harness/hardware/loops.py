@@ -357,8 +357,11 @@ def _evenly(many: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.i
 def timed(point: MeasuredPoint, base: Base) -> Timed:
     """A point's step, by term; launching is left out, for engines time captured sizes."""
     assert isinstance(point.load, Users), point
-    users, gamma, recorded = point.load.users, point.gamma, recorded_of(point)
-    load, step_tokens = StepLoad(users, context_tokens=users * (point.context or 0)), users * (gamma + 1)
+    users, recorded = point.load.users, recorded_of(point)
+    load = StepLoad(users, context_tokens=users * (point.context or 0))
+    whole = cost_of(base.profile, point.policy, recorded.trace, users, users * (point.gamma + 1))
+    gamma = point.policy.bind(whole).draft(load, point.gamma)
+    step_tokens = users * (gamma + 1)
     if load.context_tokens > (room := capacity_of(base.profile, point.policy, recorded.trace)):
         raise InputError(f"context {point.context} of {users} users: {base.profile.name} holds {room:,} tokens")
     seconds = {}

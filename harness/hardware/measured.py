@@ -45,6 +45,8 @@ _ALSO: Final[Mapping[str, str]] = {
     "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
 }  # fmt: skip
 """Names of columns elsewhere, as heads are compared."""
+_OTHERS: Final = re.compile(r"total_|p\d+_|std_|max_output|(request|total_token|input)_throughput")
+"""How columns of load generators begin that are not read, and are near to the names of those that are."""
 _UNITS: Final[Mapping[str, tuple[str, ...]]] = {
     "concurrency": ("users", "requests"), "rate": ("1/s", "req/s", "requests/s"), "requests": ("requests",),
     "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "prompt_tokens": ("tokens",),
@@ -232,7 +234,7 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
     for head in written:
         plain = re.sub(r"[\s_-]+", "_", _UNIT.sub("", head).strip().lower())
         name = _ALSO.get(plain, plain)
-        if name not in _COLUMNS and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
+        if name not in _COLUMNS and not _OTHERS.match(name) and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
             raise InputError(f"{file}: no column {head!r} is read; did you mean {close[0]}? (docs/hardware.md has all)")
         unit = _UNIT.search(head)
         if name in _COLUMNS and unit and unit[1].strip().lower() not in _UNITS.get(name, ()):
@@ -250,6 +252,8 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
 
 def _point(line: int, row: Mapping[str, str]) -> MeasuredPoint:
     """Raises ValueError, naming the column."""
+    if row.get("rate", "").lower() in ("inf", "infinity"):  # vLLM's bench, where users of a closed loop ask at once
+        row = {name: cell for name, cell in row.items() if name != "rate"}
     values = {name: _number(row, name) for name in METRICS if name in row}
     role = row.get("role", "given" if values else "predict").lower()
     if role not in ("given", "predict"):

@@ -18,7 +18,7 @@ from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of
+from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of, timed
 from harness.hardware.measured import MeasuredPoint, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
@@ -358,6 +358,30 @@ def test_a_fitted_profile_knows_the_step_better_than_its_parts(tmp_path: Path) -
     }
     assert spread["together"] < 0.7 * spread["apart"]
     assert spread["together"] < 0.1
+
+
+def test_a_timed_step_drafts_as_its_policy_says(tmp_path: Path) -> None:
+    """At 64 users a policy that is off above 8 is a step without drafts; the same as fixed:5 below."""
+    file = tmp_path / "steps.csv"
+    rows = ['8,eagle3,"k_by_batch:8=5/256=0"', "8,eagle3,fixed:5", '64,eagle3,"k_by_batch:8=5/256=0"', "64,eagle3,fixed:5"]
+    head = "concurrency,drafter,policy,drafted_tokens,accepted_length,step_ms\n"
+    file.write_text(head + "".join(f"{row},5,2.6,9\n" for row in rows) + "64,none,,,,9\n")
+    few, fixed_few, off, on, _ = (timed(point, base()) for point in read_measured(file).points)
+    assert few.seconds == fixed_few.seconds
+    assert off.seconds["draft"] + off.seconds["draft_pass"] < 1e-12
+    assert sum(off.seconds.values()) < 0.7 * sum(on.seconds.values())
+
+
+def test_a_benchs_own_table_is_read(tmp_path: Path) -> None:
+    """What `vllm bench serve` writes: totals and other throughputs are left out, an endless rate is a closed loop's."""
+    file, said = tmp_path / "bench.csv", list[str]()
+    file.write_text(
+        "max_concurrency,request_rate,num_prompts,total_input_tokens,total_output_tokens,request_throughput,"
+        "output_throughput,median_tpot_ms,p99_tpot_ms,std_tpot_ms,drafter\n16,inf,64,32768,16384,2.5,640,22.5,30.1,2.0,none\n"
+    )
+    [point] = read_measured(file, said.append).points
+    assert (point.load.users, point.values) == (16, {"output_tok_s": 640, "tpot_ms": 22.5})
+    assert "total_output_tokens" in said[0]
 
 
 def test_a_step_that_was_timed_is_no_loop(tmp_path: Path) -> None:

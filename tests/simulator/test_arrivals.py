@@ -300,6 +300,36 @@ def test_sessions_of_weka_have_blocks_of_their_own(written: Write) -> None:
     assert "2 markers of subagents" in found.notes[-1]
 
 
+def test_sessions_with_clocks_of_their_own_are_told(written: Write) -> None:
+    sessions = [{"id": i, "requests": [{"t": 0.0, "in": 5, "out": 3}, {"t": 9.0, "in": 5, "out": 3}]} for i in range(3)]
+    text = "\n".join(map(json.dumps, sessions))
+    found = RecordedRequests.read(written("weka.jsonl", text))  # type: ignore[operator]
+    assert any("3 sessions" in note and "at once" in note for note in found.notes)
+    one = RecordedRequests.read(written("weka.jsonl", json.dumps(sessions[0]) + "\n"))  # type: ignore[operator]
+    assert not any("at once" in note for note in one.notes)
+
+
+def test_a_trace_of_many_days_counts_from_its_beginning(written: Write) -> None:
+    """12 days are 1.04 thousand million milliseconds, which since 1970 would be a time too; where all are such, they are."""
+    day_ms = 86_400_000
+    rows = [{"timestamp": day * day_ms, "input_length": 5, "output_length": 1} for day in (0, 11, 12)]
+    found = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, rows))))  # type: ignore[operator]
+    assert found.arrival_s.tolist() == [0, 11 * 86400, 12 * 86400]
+    since = [row | {"timestamp": 1764150000000 + int(row["timestamp"])} for row in rows]
+    again = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, since))))  # type: ignore[operator]
+    assert again.arrival_s.tolist() == [0, 11 * 86400, 12 * 86400]
+
+
+def test_failures_in_a_gateways_table_are_no_load(written: Write) -> None:
+    head = "startTime,endTime,prompt_tokens,completion_tokens,status\n"
+    rows = (
+        "2026-11-26T10:00:00Z,2026-11-26T10:00:02Z,100,20,success\n2026-11-26T10:00:05Z,2026-11-26T10:00:05Z,0,0,failure\n"
+    )
+    found = RecordedRequests.read(written("spend.csv", head + rows))  # type: ignore[operator]
+    assert found.prompt_tokens.tolist() == [100]
+    assert "1 line" in found.notes[-1]
+
+
 def test_turns_that_come_after_an_answer_are_counted_not_guessed(written: Write) -> None:
     later = json.dumps({"session_id": "a", "delay": 500, "input_length": 9, "output_length": 1}) + "\n"
     found = RecordedRequests.read(written("mooncake.jsonl", mooncake() + later))  # type: ignore[operator]

@@ -59,7 +59,7 @@ def test_a_bound_that_few_keep_is_refused_with_what_was_meant() -> None:
         assert words in str(told.value)
 
 
-@pytest.mark.parametrize("text", ["ttft<=500", "tpot<=100"])
+@pytest.mark.parametrize("text", ["ttft<=500", "tpot<=100", "e2e<=5000"])
 def test_milliseconds_without_their_unit_are_noticed(text: str) -> None:
     with pytest.raises(InputError, match=f"{text}ms"):
         Sla.asked(text)
