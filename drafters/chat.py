@@ -5,14 +5,18 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from datetime import date, datetime, time
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Final
 
 from simulator.errors import InputError, first_paragraph
+
+if TYPE_CHECKING:  # takes seconds
+    from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_DATE = date(2024, 7, 26)
 """The day that chat templates which ask for today's are told, so that prompts are the same on any day. Llama's templates
 have this one where they find no clock."""
+PLAIN: Final = "plain"
+"""A template by name: the texts of a conversation and nothing else, as completions are asked for."""
 _ASKED = "1 + 1 = ?", "Name a colour."
 """Conversations of one turn, to see what a template does."""
 _OTHER = datetime(1998, 12, 31, 23, 58, 59, 7)
@@ -24,20 +28,28 @@ _RENDERINGS = 20
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, found to depend on the conversation and on nothing else."""
+    """A tokenizer's chat template, or one in its place, found to depend on the conversation and on nothing else."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, target: str) -> None:
-        """The default template of the tokenizer of `target`.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, target: str, given: str | None = None) -> None:
+        """The template `given` (Jinja, or `PLAIN`), or the default one of the tokenizer of `target`.
 
         Raises InputError where there is none, or where it fails, draws at random, or ignores the conversation.
         """
-        self._target = target
-        if tokenizer is None or not tokenizer.chat_template:
-            raise InputError(f"target {target}: its tokenizer has no chat template, which suites need")
-        self._tokenizer, templates = tokenizer, tokenizer.chat_template
+        self._target, self._given = target, given
+        if tokenizer is None:
+            raise InputError(f"target {target}: has no tokenizer, so nothing can be asked")
+        self._tokenizer, templates = tokenizer, given or tokenizer.chat_template
+        if not templates:
+            raise InputError(
+                f"target {target}: its tokenizer has no chat template: --chat-template {PLAIN} asks it with the bare text, "
+                "--chat-template FILE with a Jinja template"
+            )
         if isinstance(templates, dict) and "default" not in templates:
             known = ", ".join(sorted(templates))
-            raise InputError(f"target {target}: has several chat templates ({known}) and no default among them")
+            raise InputError(
+                f"target {target}: has several chat templates ({known}) and no default among them; give one as "
+                "--chat-template FILE"
+            )
         one, other = ([{"role": "user", "content": text}] for text in _ASKED)
         said = self.encode(one)
         if any(self.encode(one) != said for _ in range(_RENDERINGS - 1)):
@@ -64,10 +76,14 @@ class ChatTemplate:
 
     def _encode(self, messages: Sequence[dict[str, str]], thinking: bool, moment: datetime) -> list[int]:
         try:
-            ids = self._tokenizer.apply_chat_template(
-                list(messages), chat_template=_at(moment, self._tokenizer.get_chat_template()), add_generation_prompt=True,
-                enable_thinking=thinking, return_dict=False,
-            )  # fmt: skip
+            if self._given == PLAIN:  # nothing but the tokenizer puts signs of its own at the text's beginning
+                ids = self._tokenizer(_plain(messages))["input_ids"]
+            else:
+                template = self._given or self._tokenizer.get_chat_template()
+                ids = self._tokenizer.apply_chat_template(
+                    list(messages), chat_template=_at(moment, template), add_generation_prompt=True,
+                    enable_thinking=thinking, return_dict=False,
+                )  # fmt: skip
         except Exception as error:  # templates raise what they like
             raise InputError(
                 f"target {self._target}: its chat template fails: {type(error).__name__}: {first_paragraph(error)}"
@@ -75,6 +91,12 @@ class ChatTemplate:
         if not ids:
             raise InputError(f"target {self._target}: its chat template makes no tokens of a conversation")
         return [int(i) for i in ids]
+
+
+def _plain(messages: Sequence[dict[str, str]]) -> str:
+    """The texts of a conversation: a reply goes on with the text before it, what a user says stands after a blank line."""
+    parts = [message["content"] if message["role"] == "assistant" else f"\n\n{message['content']}" for message in messages]
+    return "".join(parts).removeprefix("\n\n")
 
 
 def _at(moment: datetime, template: str) -> str:

@@ -57,13 +57,17 @@ class TargetPass(NamedTuple):
 class Target:
     """The model whose output distribution must be preserved."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """A target around `model`.
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, chat_template: str | None = None
+    ) -> None:
+        """A target around `model`; `chat_template` stands in for its tokenizer's: Jinja, or `drafters.chat.PLAIN`.
 
         Raises InputError where its head, run alone, does not give the model's own logits, or it looks at later tokens.
         """
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        """In place of its tokenizer's, to be set before anything is asked; None leaves that."""
         self.config = model.config.get_text_config()
         self.device: torch.device = torch.device(model.device)
         """Where the model is; found once, since models look through their parameters for it."""
@@ -80,8 +84,11 @@ class Target:
         self._check_causal()
 
     @classmethod
-    def load(cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", live: bool = False) -> Target:
-        """Load model and tokenizer from a folder, a hub id or a GGUF file.
+    def load(
+        cls, source: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", live: bool = False,
+        chat_template: str | None = None,
+    ) -> Target:  # fmt: skip
+        """Load model and tokenizer from a folder, a hub id or a GGUF file; `chat_template` stands in for the tokenizer's.
 
         Raises InputError with the reason when that fails, or where `live` decoding is wanted of a target that cannot: before
         its weights are loaded where its configuration tells.
@@ -110,13 +117,13 @@ class Target:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {device}: not available here ({str(error).splitlines()[0]})") from error
-        target = cls(model, tokenizer)
+        target = cls(model, tokenizer, chat_template=chat_template)
         if live and target.cannot_decode is not None:
             raise InputError(f"target {source}: cannot decode live: {target.cannot_decode}")
         return target
 
     @classmethod
-    def outline(cls, source: str, dtype: str) -> Target:
+    def outline(cls, source: str, dtype: str, chat_template: str | None = None) -> Target:
         """A target's tokenizer, shape and end tokens, without weights. Raises InputError."""
         source = plain_source(source)
         try:
@@ -130,7 +137,7 @@ class Target:
             model.generation_config = GenerationConfig.from_pretrained(source)
         except OSError:  # none there: the configuration names the end tokens
             model.generation_config = None
-        return cls(model, tokenizer)
+        return cls(model, tokenizer, chat_template=chat_template)
 
     @property
     def name(self) -> str:
@@ -263,8 +270,8 @@ class Target:
     ) -> list[int]:
         """Token ids of a conversation, ready for the assistant's next reply.
 
-        `thinking` and `today` are told to chat templates that ask. Raises InputError where the tokenizer has no chat
-        template, or one that fails, draws at random, or says the same whatever the conversation is.
+        `thinking` and `today` are told to chat templates that ask. Raises InputError where there is no chat template, or
+        one that fails, draws at random, or says the same whatever the conversation is.
         """
         ids = self._template.encode(messages, thinking=thinking, today=today)
         if max(ids) >= self.vocab_size:
@@ -300,9 +307,14 @@ class Target:
             known = [token for token in token_ids if token < len(self.tokenizer)]
             return str(self.tokenizer.decode(known, skip_special_tokens=True))
 
+    @property
+    def has_template(self) -> bool:
+        """Whether there is a chat template to ask it with."""
+        return bool(self.chat_template or getattr(self.tokenizer, "chat_template", None))
+
     @cached_property
     def _template(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer, self.name)
+        return ChatTemplate(self.tokenizer, self.name, self.chat_template)
 
     def new_cache(self, rows: int, capacity: int) -> TargetCache:
         """An empty cache for `rows` texts of up to `capacity` positions."""

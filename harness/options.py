@@ -78,6 +78,10 @@ PairDrafters = Annotated[
     list[str] | None,
     typer.Option("--drafter", help="Only this drafter of the pair; NAME=PATH: one of your own (repeatable)."),
 ]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|plain", help="In place of the target's own: a file of Jinja, or plain: the bare text."),
+]
 Policies = Annotated[
     list[str] | None,
     typer.Option(help="Policies, as fixed:3,none,FILE.py:CLASS (repeatable); by default none, fixed:γ, prefix_scheduler."),

@@ -16,7 +16,7 @@ import torch
 from drafters.configs import read_config
 from drafters.random_models import random_target
 from harness.published.averages import target_of
-from harness.recording.pair import load_pair
+from harness.recording.pair import load_pair, read_template
 from harness.recording.responses import read_responses
 from harness.recording.suite import Prompt, load_suite
 from harness.served.acceptance import acceptance_of
@@ -54,6 +54,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "prompts/t.jsonl": ('{"turns": ["1 + 1?"]}\n', suite),
     "hub.jsonl": ('{"q": "2 + 2?"}\n', lambda file: suite(file, "hub")),
     "pair.yaml": ("target: ./target\ndrafters: {mine: ./mine}\n", lambda file: load_pair(str(file))),
+    "own.jinja": ("{{ messages[0].content }}", lambda file: read_template(str(file), "--chat-template")),
     "responses.jsonl": (
         '{"temperature": 0}\n{"prompt_id": "t/0", "token_ids": [1, 2], "finish": "length"}\n',
         lambda file: read_responses([file], [Prompt("t", "math", "t/0", ("?",))], Sampling(0)).of_prompt,

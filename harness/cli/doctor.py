@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson
+from harness.options import AsJson, ChatTemplate
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def doctor(
     prompts: Annotated[
         list[Path] | None, typer.Option(help="Files of prompts (repeatable); by default the bundled suite's.")
     ] = None,
+    chat_template: ChatTemplate = None,
     texts: Annotated[int, typer.Option(min=4, max=10_000, help="Answers of the target to judge by.")] = 24,
     max_new_tokens: Annotated[int, typer.Option(min=8, max=4096, help="Tokens of an answer at most.")] = 64,
     corrected: Annotated[
@@ -48,26 +49,31 @@ def doctor(
                 raise InputError(f"checkpoint {checkpoint}: no such folder")
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
-            pair = load_pair(asked_pair("tiny", target)[0])
+            pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
             chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
             watcher.doing("loading the target")
             import torch
             from transformers.utils import logging as transformers_logging
 
+            from drafters.chat import PLAIN
             from drafters.checkpoints import facts_of, find_folder, read_declared
             from drafters.doctor import LONGER, diagnose, read_otherwise, texts_of, threads_for
             from drafters.precision import choose_dtype
             from drafters.target import Target
+            from results.store.runs import asked_with
 
             transformers_logging.disable_progress_bar()  # its bars would stand among ours
             folder = find_folder(checkpoint)
             device = "cuda" if pair.device == "auto" and torch.cuda.is_available() else pair.device.replace("auto", "cpu")
             dtype = torch.float32 if device == "cpu" else choose_dtype(pair.dtype, device)
-            model = Target.load(pair.target, dtype=dtype, device=device, live=True)
+            given = pair.chat_template or None
+            model = Target.load(pair.target, dtype=dtype, device=device, live=True, chat_template=given)
+            if not model.has_template:  # what a drafter is judged by needs no conversations
+                model.chat_template = given = chat_template = PLAIN
             declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
             watcher.doing(f"letting the target answer {len(chosen)} prompts")
             with threads_for(model):
-                ids = [prompt_ids(model, prompt.turns[0]) for prompt in chosen]
+                ids = [model.encode_chat([{"role": "user", "content": prompt.turns[0]}]) for prompt in chosen]
                 made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
                 stage = f"reading {checkpoint} in other ways"
                 found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
@@ -78,16 +84,26 @@ def doctor(
                 except (InputError, OSError) as error:  # the diagnosis is worth more
                     refused = first_paragraph(error)
         if as_json:
-            print_json("doctor", {"doctor": {**_row(found, checkpoint, target), "corrected": written and str(corrected)}})
+            print_json(
+                "doctor",
+                {
+                    "doctor": {
+                        **_row(found, checkpoint, target),
+                        "corrected": written and str(corrected),
+                        "chat_template": given,
+                    }
+                },
+            )
         else:
             _print(found, checkpoint)
+            if told := asked_with({"chat_template": given}):
+                say(plain_console(), told)
             if corrected is not None and written is None:
                 say(plain_console(), f"--corrected: {refused}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
             if found.beats_chance and (found.better is None or corrected is None or written is not None):
-                templated = bool(getattr(model.tokenizer, "chat_template", None))
-                _print_next(found, checkpoint, target, None if written is None else corrected, templated=templated)
+                _print_next(found, checkpoint, target, None if written is None else corrected, chat_template)
         _judge(found, checkpoint)
 
 
@@ -99,15 +115,6 @@ def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -
     tables = {"embed_tokens.weight": model.embedding, "lm_head.weight": model.lm_head}
     theirs = {name: module.get_parameter("weight").detach().cpu() for name, module in tables.items()}
     return correct(declared, checkpoint, folder, TargetFiles(facts_of(model), theirs))
-
-
-def prompt_ids(target: Any, text: str) -> list[int]:
-    """A prompt's tokens: by the chat template, or as plain text where the target has none."""
-    if target.tokenizer is None:
-        raise InputError(f"target {target.name}: has no tokenizer, so no prompt can be asked")
-    if getattr(target.tokenizer, "chat_template", None):
-        return [int(i) for i in target.encode_chat([{"role": "user", "content": text}])]
-    return [int(i) for i in target.tokenizer(text)["input_ids"]]
 
 
 def _judge(found: Diagnosis, checkpoint: str) -> None:
@@ -164,21 +171,20 @@ def _adds(found: Diagnosis, reading: Reading, by_words: Mapping[frozenset[str], 
     return all(found.length(reading) > found.length(half) for half in halves)
 
 
-def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None, *, templated: bool) -> None:
-    """The command that comes after a diagnosis of a drafter that drafts; `templated`: whether suites can ask its target."""
+def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None, chat_template: str | None) -> None:
+    """The command that comes after a diagnosis of a drafter that drafts, with the option that its target was asked with."""
     from results.store.commands import typed
 
+    asked = ["--target", target, *(() if chat_template is None else ("--chat-template", chat_template))]
     if found.better is not None and corrected is None:
         why, words = (
             "a checkpoint that declares what fits",
-            ["doctor", checkpoint, "--target", target, "--corrected", "FOLDER"],
+            ["doctor", checkpoint, *asked, "--corrected", "FOLDER"],
         )
     else:
         drafter = f"new={corrected or checkpoint}"
-        why, words = "what it is worth by domain", ["record", "math_code_chat", "--target", target, "--drafter", drafter]
+        why, words = "what it is worth by domain", ["record", "math_code_chat", *asked, "--drafter", drafter]
     console = plain_console()
-    if words[0] == "record" and not templated:
-        why += ", once its target's folder has a chat_template.jinja, which suites need"
     say(console, f"next, {why}:")
     say(console, f"  {typed('harness', *words)}")
 

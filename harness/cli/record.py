@@ -14,6 +14,7 @@ from harness.cli.show import print_run
 from harness.console import Watcher, print_json, user_errors, watching
 from harness.options import (
     AsJson,
+    ChatTemplate,
     PairDrafters,
     PairName,
     TargetSource,
@@ -41,6 +42,7 @@ def record(
     pair: PairName = "tiny",
     target: TargetSource = None,
     drafter: PairDrafters = None,
+    chat_template: ChatTemplate = None,
     mode: Annotated[
         Literal["dense", "live"],
         typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
@@ -117,7 +119,7 @@ def record(
             else:
                 from harness.recording.pair import asked_pair
 
-                named, chosen = asked_pair(pair, target, drafter)
+                named, chosen = asked_pair(pair, target, drafter, chat_template)
                 with checked():
                     plan = RecordingPlan(
                         generation=_generation(suite, temperature, top_p, top_k, max_new_tokens),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.console import plain_console, print_json, say, user_errors, watching
-from harness.options import AsJson, RayAddress, WritableOut, check_void, checked, given_options
+from harness.options import AsJson, ChatTemplate, RayAddress, WritableOut, check_void, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -31,6 +31,7 @@ def regenerate(
         typer.Option(help="Who answers: vLLM is an optional extra; logged: whoever did, the answers stand in the files."),
     ] = "specyard",
     limit: Annotated[int | None, typer.Option(help="First N prompts of each file.")] = None,
+    chat_template: ChatTemplate = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
@@ -69,7 +70,7 @@ def regenerate(
                 raise InputError(f"--to {to}: is a folder; name a file")
             found = read_conversations(prompts, _limit(limit), watcher.say)
             asked = tuple(prompt for prompt, _ in found)
-            pair = load_pair(asked_pair("tiny", target)[0])
+            pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
             with checked():
                 generation = Generation(
                     temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, thinking=thinking
@@ -92,7 +93,7 @@ def regenerate(
                 made = written(plan, asked, given, (), to or file_in(out, plan, "vllm"))
             else:
                 made = answered(plan, asked, to, out, cluster, watcher, skip_long=skip_long_prompts)
-        print_regenerated(made, target, out, as_json=as_json)
+        print_regenerated(made, target, out, chat_template, as_json=as_json)
 
 
 def _limit(limit: int | None) -> int | None:
@@ -101,7 +102,7 @@ def _limit(limit: int | None) -> int | None:
     return limit
 
 
-def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: bool) -> None:
+def print_regenerated(made: Regenerated, target: str, out: Path, chat_template: str | None = None, *, as_json: bool) -> None:
     """What was answered, where it lies, and the command that takes it."""
     from results.store.commands import typed
 
@@ -109,6 +110,7 @@ def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: boo
         print_json("regenerated", {"regenerated": dataclasses.asdict(made)})
         return
     console = plain_console()
+    templated = () if chat_template is None else ("--chat-template", chat_template)
     cut = f"{made.cut:,} cut" + (f" at {made.generation.max_new_tokens}" if made.data_dir is None else "")
     say(
         console, f"{counted(made.responses, 'response')} to {counted(made.prompts, 'prompt')}: {made.tokens:,} tokens, {cut}"
@@ -122,7 +124,7 @@ def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: boo
     say(console, f"  {made.file}")
     if made.data_dir is None:
         say(console, "next, a drafter that learns from them:")
-        train = typed("harness", "train", "dspark", "--target", target, "--responses", made.file, out=out)
+        train = typed("harness", "train", "dspark", "--target", target, *templated, "--responses", made.file, out=out)
         say(console, f"  {train}")
         return
     say(console, "record it, with a suite for its settings (a task is a file of the folder):")
@@ -132,5 +134,5 @@ def print_regenerated(made: Regenerated, target: str, out: Path, *, as_json: boo
     say(
         console,
         f"  harness record suites/math_code_chat --data-dir {folder} --responses {file} --temperature "
-        f"{sampling.temperature:g}{rest} --target {target} --drafter NAME=FOLDER",
+        f"{sampling.temperature:g}{rest} --target {target} {shlex.join([*templated, '--drafter'])} NAME=FOLDER",
     )

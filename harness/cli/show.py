@@ -108,14 +108,18 @@ def print_run(store: Store, run_id: str, report: Path | None, *, as_json: bool, 
 
 def _details(row: dict[str, Any]) -> list[str]:
     """What was run with what, a line each; what is empty is left out."""
+    from results.store.runs import asked_with
+
+    target = {name: value for name, value in row["target"].items() if name != "chat_template"}
     shown = {
         "run": row["run_id"], "created": f"{row['created_at']:%Y-%m-%d %H:%M:%S} UTC",
         "finished": "" if row["finished_at"] is None else f"{row['finished_at']:%Y-%m-%d %H:%M:%S} UTC",
         "command": row["command"], "suite": f"{row['suite']}, version {row['suite_version']}, {row['suite_hash'][:12]}",
         "prompts": row["prompt_source"], "pair": row["pair"], "seed": row["seed"], "code": (row["git_revision"] or "")[:12],
-        **{name: _listed(row[name]) for name in ("target", "sampling", "packages", "host")},
+        "target": _listed(target), **{name: _listed(row[name]) for name in ("sampling", "packages", "host")},
     }  # fmt: skip
-    return [f"{name}: {value}" for name, value in shown.items() if value not in (None, "")]
+    lines = [f"{name}: {value}" for name, value in shown.items() if value not in (None, "")]
+    return [*lines, *filter(None, [asked_with(row["target"])])]
 
 
 def _listed(values: dict[str, Any]) -> str:

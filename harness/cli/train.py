@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from drafters.chat import PLAIN
 from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
 from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
 from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
@@ -40,6 +41,9 @@ def train(
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="What was asked, where --responses do not say (repeatable).", rich_help_panel=_DATA),
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE|plain", help="Which they were asked with.", rich_help_panel=_DATA)
     ] = None,
     thinking: Annotated[
         bool, typer.Option(help="Whether these answers were asked for with a thinking section.", rich_help_panel=_DATA)
@@ -163,7 +167,7 @@ def train(
                 learning_rate=learning_rate, matrix_rate=matrix_rate, held_out=held_out, evaluations=evaluations,
                 evaluated=evaluated, patience=patience, precision=precision, cache_bytes=cache_bytes(cache), seed=seed,
             )  # fmt: skip
-        where = (responses, prompts or [], thinking, processes, shard, start, to)
+        where = (responses, prompts or [], chat_template, thinking, processes, shard, start, to)
         _train(_plan(target, design, recipe, *where), ray_address, out, as_json)
 
 
@@ -185,8 +189,8 @@ def _refuse(options: list[str], what: str) -> None:
 
 
 def _plan(
-    target: str, design: Design, recipe: Recipe, responses: list[Path], prompts: list[Path], thinking: bool, processes: int,
-    shard: bool, start: str | None, to: Path | None,
+    target: str, design: Design, recipe: Recipe, responses: list[Path], prompts: list[Path], chat_template: str | None,
+    thinking: bool, processes: int, shard: bool, start: str | None, to: Path | None,
 ) -> TrainingPlan:  # fmt: skip
     """Everything that decides what comes out. Raises InputError."""
     from harness.recording.pair import asked_pair, load_pair
@@ -206,7 +210,7 @@ def _plan(
         parts = processes * recipe.accumulate
         raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")
     files, asked = (tuple(str(path.resolve()) for path in paths) for paths in (responses, prompts))
-    pair = load_pair(asked_pair("tiny", target)[0])
+    pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
     if start is not None:
         start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
     return TrainingPlan(
@@ -243,10 +247,11 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     if as_json:
         print_json("trained", {"trained": dataclasses.asdict(result)})
         return
-    print_trained(result, plan.pair.target, out)
+    own = plan.pair.chat_template  # of one from a file the text alone is kept
+    print_trained(result, plan.pair.target, out, ("--chat-template", own if own == PLAIN else "FILE") if own else ())
 
 
-def print_trained(result: Trained, target: str, out: Path) -> None:
+def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str, ...] = ()) -> None:
     """What came out, and the command that says what it is worth."""
     from results.store.commands import typed
 
@@ -264,7 +269,15 @@ def print_trained(result: Trained, target: str, out: Path) -> None:
     say(console, f"  {result.checkpoint}")
     say(console, "next, what it is worth on other prompts, with intervals:")
     record = typed(
-        "harness", "record", "math_code_chat", "--target", target, "--drafter", f"new={result.checkpoint}", out=out
+        "harness",
+        "record",
+        "math_code_chat",
+        "--target",
+        target,
+        *asked_with,
+        "--drafter",
+        f"new={result.checkpoint}",
+        out=out,
     )
     say(console, f"  {record}")
 

@@ -9,12 +9,14 @@ from typing import Literal
 
 import msgspec
 
+from drafters.chat import PLAIN
 from drafters.gguf import SMOLLM2, is_gguf, plain_source
 from harness import stops
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
+_JINJA = re.compile(r"\{\{|\{%")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -28,6 +30,9 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`auto` is bfloat16 where the device computes in it by itself, else float32."""
     device: str = "auto"
     """`auto` is the GPU where there is one."""
+    chat_template: str | msgspec.UnsetType = msgspec.UNSET
+    """In place of the tokenizer's: `plain`, a Jinja template, or in a YAML file also the file of one. Once a pair is read,
+    the template itself, so that it is kept with what is measured."""
 
     def __post_init__(self) -> None:
         if "none" in (*self.drafters, *self.drafters.values()):
@@ -55,11 +60,28 @@ def load_pair(name: str | Pair) -> Pair:
     target = _resolve(pair.target, path.parent)
     if pair.target in known and not is_gguf(target) and not Path(target).exists():  # that of the bundled pair
         target = load_pair(pair.target).target
+    if pair.chat_template is not msgspec.UNSET:
+        own = read_template(pair.chat_template, f"{path}: chat_template", path.parent)
+        pair = msgspec.structs.replace(pair, chat_template=own)
     return msgspec.structs.replace(pair, target=target, drafters=resolved)
 
 
+def read_template(template: str, option: str, folder: Path = Path()) -> str:
+    """A chat template: what a file holds, or what is written in its place, Jinja or `plain`. Raises InputError."""
+    found = template
+    if template != PLAIN and not _JINJA.search(template):
+        try:
+            found = (folder / Path(template).expanduser()).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or "not a text"
+            raise InputError(f"{option} {template[:80]}: is `{PLAIN}` or a file with a Jinja template ({why})") from None
+        if not _JINJA.search(found):
+            raise InputError(f"{option} {template}: holds no Jinja template, which has {{{{ … }}}} for the messages")
+    return found
+
+
 def asked_pair(
-    pair: str, target: str | None = None, drafters: Sequence[str] | None = None
+    pair: str, target: str | None = None, drafters: Sequence[str] | None = None, chat_template: str | None = None
 ) -> tuple[str | Pair, list[str] | None]:
     """The pair that a command line asks for, independent of the current folder, and the drafters to run; None is all.
 
@@ -67,9 +89,10 @@ def asked_pair(
         pair: a pair's file, or the name of a bundled one.
         target: stands in for `pair`: a folder, a hub id, or the name of a bundled pair, whose target it is.
         drafters: names of the pair's, or NAME=PATH for one's own beside them; several names may have commas between.
+        chat_template: `plain`, or the file of one, in place of the pair's.
 
     Raises:
-        InputError: a name stands twice, or a source is neither here nor written as a hub id.
+        InputError: a name stands twice, a source is neither here nor written as a hub id, or there is no such template.
     """
     texts = [part for text in drafters or () for part in ([text] if "=" in text else text.split(","))]
     split = [(name.strip(), source.strip() if joint else None) for name, joint, source in (t.partition("=") for t in texts)]
@@ -77,7 +100,7 @@ def asked_pair(
     chosen = [name for name, _ in split] if drafters else None
     if target is not None:  # kinds without weights need no path
         own |= {name: name for name, source in split if source is None and name in WEIGHTLESS and name != "none"}
-    elif not own:
+    elif not own and chat_template is None:
         path = Path(pair)
         return (str(path.resolve()) if path.is_file() else pair), chosen
     named = [name for name, source in split if source is not None]
@@ -89,6 +112,8 @@ def asked_pair(
         base = Pair(_sourced(f"--target {target}", target), {})
     if twice := next((name for name in named if named.count(name) > 1 or name in base.drafters), None):
         raise InputError(f"--drafter {twice}: two drafters would have this name; call one otherwise")
+    if chat_template is not None:
+        base = msgspec.structs.replace(base, chat_template=read_template(chat_template, "--chat-template"))
     try:
         made = msgspec.structs.replace(base, drafters={**base.drafters, **own})
     except ValueError as error:

@@ -19,6 +19,7 @@ from harness.recording.pair import Pair
 from harness.recording.responses import GivenResponse, responses_file
 from harness.recording.suite import Generation, Prompt
 from harness.recording.worker import Checked, Recorder, RecorderOptions
+from results.store.runs import asked_with
 from simulator.errors import InputError
 from simulator.numbers import counted
 from simulator.records import Sampling
@@ -132,7 +133,7 @@ def logged(
     """Write the answers that the plan's files hold, with the prompts to them beside. Raises InputError."""
     sampling = sampling_of([one for _, one in found], asked)
     watcher.say("reading the target's tokenizer")
-    target = Target.outline(plan.pair.target, plan.pair.dtype)
+    target = Target.outline(plan.pair.target, plan.pair.dtype, plan.pair.chat_template or None)
     told = responses_of(found, target, sampling, lambda done, total: watcher.advance("tokenising", done, total))
     generation = msgspec.structs.replace(
         plan.generation, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
@@ -191,6 +192,8 @@ def _too_long(pool: Pool, prompts: Sequence[Prompt], skip: bool, watcher: Watche
 
 def _say_target(plan: RegenerationPlan, checked: Checked, watcher: Watcher) -> None:
     watcher.say(f"target {plan.pair.target} · {checked.target['dtype']} on {checked.target['device']} · seed {plan.seed}")
+    if told := asked_with(checked.target):
+        watcher.say(told)
     if asked := checked.target["left_out"]:
         watcher.say(f"the target's generation settings ask for {', '.join(asked)}: not done here")
     if not checked.target["end_tokens"]:

@@ -28,7 +28,7 @@ from results.store.database import Store
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.rows import TARGET
-from results.store.runs import RunInfo
+from results.store.runs import RunInfo, asked_with
 from results.store.subjects import RUN
 from results.store.unfinished import begun, keeping
 from simulator.errors import InputError
@@ -358,6 +358,8 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
     watcher.say(f"suite {name} · {source} · pair {plan.pair_name} · {target} · seed {plan.seed} · run {run_id}")
     for note in suite.notes:
         watcher.say(note)
+    if told := asked_with(checked.target):
+        watcher.say(told)
     if checked.target["dated"]:
         watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
     if asked := checked.target["left_out"]:

@@ -92,7 +92,8 @@ class Checked:
     """What a worker found before the work: the identity of what will run, and where."""
 
     target: dict[str, Any]
-    """source, hash, tokenizer_hash, generation_hash, end_tokens, dated, left_out, dtype, device."""
+    """source, hash, tokenizer_hash, generation_hash, end_tokens, dated, left_out, dtype, device; chat_template, where one is
+    given in place of its own."""
     drafters: dict[str, dict[str, Any]]
     """Name → kind, gamma (the largest recorded), gammas, checkpoint, checkpoint_hash."""
     host: dict[str, Any]
@@ -169,7 +170,10 @@ class Recorder:
             if device == "cpu":
                 # One thread, always: with more, sums may be split otherwise, and results would depend on their number.
                 torch.set_num_threads(1)
-            self._target = Target.load(self.pair.target, dtype=choose_dtype(self.pair.dtype, device), device=device)
+            self._target = Target.load(
+                self.pair.target, dtype=choose_dtype(self.pair.dtype, device), device=device,
+                chat_template=self.pair.chat_template or None,
+            )  # fmt: skip
         return self._target
 
     def check(self, prompts: Sequence[Prompt], given: Mapping[str, tuple[GivenResponse, ...]]) -> Checked:
@@ -195,6 +199,7 @@ class Recorder:
             **({"named_after": SMOLLM2_FILE} if self.pair.target == SMOLLM2 else {}),  # no engine knows it by its name here
             "hash": folder_hash(folder),
             "tokenizer_hash": folder_hash(folder, TEXT),
+            **self._given_template(folder),
             "generation_hash": folder_hash(folder, GENERATION),
             "end_tokens": sorted(self.target.stop_tokens),
             "dated": self.target.dated(thinking=self.generation.thinking),
@@ -210,6 +215,13 @@ class Recorder:
             except InputError as error:
                 cannot_generate = str(error)
         return Checked(target, drafters, self._host(), cannot_decode, cannot_generate)
+
+    def _given_template(self, folder: Path) -> dict[str, str]:
+        """What the target is asked with in place of its own chat template, and the hash that says so; nothing without."""
+        if not (given := self.pair.chat_template):
+            return {}
+        both = hashlib.sha256(f"{folder_hash(folder, TEXT)}\n{given}".encode())
+        return {"chat_template": given, "tokenizer_hash": both.hexdigest()}
 
     def too_long(self, prompts: Sequence[Prompt], given: Mapping[str, tuple[GivenResponse, ...]]) -> list[str]:
         """Ids of the prompts that do not fit the target's context; `given` has responses by prompt id."""

@@ -86,7 +86,9 @@ def load_target(plan: TrainingPlan) -> Target:
     """The target, as recording loads it, or this process's share of it: then by all of them at once."""
     pair, device = plan.pair, device_of(plan)
     dtype = choose_dtype(pair.dtype, device.type)
-    target = Target.load(pair.target, dtype=dtype, device="cpu" if plan.shard else str(device))
+    target = Target.load(
+        pair.target, dtype=dtype, device="cpu" if plan.shard else str(device), chat_template=pair.chat_template or None
+    )
     if plan.shard:
         share_out(target, device)
     return target

@@ -52,7 +52,7 @@ def answers(
     """What the pair's target says to every turn of the prompts, by vLLM. Raises InputError."""
     require()
     source = plain_source(pair.target, watcher.say)
-    target = Target.outline(source, pair.dtype)
+    target = Target.outline(source, pair.dtype, pair.chat_template or None)
     longest = _longest(target, prompts, generation)
     watcher.say(f"starting {version()}")
 

@@ -104,7 +104,7 @@ def validate_vllm(
     methods = choose_methods(row, plan, pair.target, store.file.parent / "vllm", watcher, drafting)
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)
-    target = Target.outline(pair.target, pair.dtype)
+    target = Target.outline(pair.target, pair.dtype, pair.chat_template or None)
     halves = {"live": live, "traced": traced}
     asked = {half: read_prompts(store, run_id, target, some) for half, some in halves.items()}
     watcher.say(

@@ -176,7 +176,7 @@ def of_run(run: Provenance, lost: Mapping[str, str] | None = None) -> Facts:
         ("run", [f"{run.run_id} · {run.created_at:%Y-%m-%d %H:%M:%S} {finished}"]),
         ("suite", [f"{run.suite} v{run.suite_version} · {run.suite_hash}"]),
         ("prompts", [PROMPT_SOURCES.get(run.prompt_source, run.prompt_source), *run.sources]),
-        ("pair", [run.pair, f"target {run.target}"] if run.target else [run.pair]),
+        ("pair", [run.pair, *filter(None, [run.target and f"target {run.target}", run.asked_with])]),
         ("drafters", drafters),
         ("sampling", [", ".join(f"{name} {value}" for name, value in run.sampling.items())]),
         ("seed", [str(run.seed)]),

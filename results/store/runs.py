@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ def read_as(drafter: Mapping[str, Any]) -> str:
     return f"read as {drafter['format']}: {told}" if drafter.get("format") else ""
 
 
+def asked_with(target: Mapping[str, Any]) -> str:
+    """What a run's target was asked with in place of its own chat template, in words; empty where with its own."""
+    given = target.get("chat_template")
+    if not given:
+        return ""
+    own = f"a chat template in place of its own, sha256 {hashlib.sha256(given.encode()).hexdigest()[:8]}"
+    return f"the target is asked with {'the bare text, no chat template' if given == 'plain' else own}"
+
+
 def kinds_of(run: Mapping[str, Any]) -> dict[str, str]:
     """Kinds of a run's drafters, by their names; `run` is its row."""
     return {name: kind_of(name, drafter) for name, drafter in run["drafters"].items()}
@@ -116,6 +126,8 @@ class Provenance:
     pair: str
     target: str
     """The model that answers, as the pair names it."""
+    asked_with: str
+    """What it was asked with in place of its own chat template, in words; empty where with its own."""
     target_files: Mapping[str, Any]
     """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
     sources: tuple[str, ...]
@@ -183,6 +195,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         prompt_source=run["prompt_source"],
         pair=run["pair"],
         target=str(target.get("source", "")),
+        asked_with=asked_with(target),
         target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
         sources=tuple(line for name in ("sources", "assumptions") for line in json.loads(run["plan"]).get(name, ())),
         drafters=drafters,

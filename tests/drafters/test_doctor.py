@@ -24,7 +24,6 @@ from drafters.formats.contract import Checkpoint, Declared
 from drafters.formats.registry import declare
 from drafters.target import Target
 from harness.cli.app import app
-from harness.cli.doctor import prompt_ids
 from harness.recording.suite import load_suite
 from tests.documented import differences
 from tests.drafters.test_formats import LAYER, PUBLISHED
@@ -193,7 +192,9 @@ def judged_by(name: str) -> tuple[Target, Any]:
     target = Target.load(str(GOLDEN / name), live=True)
     asked = load_suite("math_code_chat").prompts
     chosen = [asked[i * len(asked) // 12] for i in range(12)]
-    return target, texts_of(target, [prompt_ids(target, prompt.turns[0]) for prompt in chosen], 48, 9)
+    return target, texts_of(
+        target, [target.encode_chat([{"role": "user", "content": prompt.turns[0]}]) for prompt in chosen], 48, 9
+    )
 
 
 Tensors = dict[str, Tensor]

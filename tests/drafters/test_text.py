@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import drafters
+from drafters.chat import PLAIN
 from drafters.precision import choose_dtype
 from drafters.sampling import probabilities
 from drafters.target import Target
@@ -59,7 +60,7 @@ def test_an_answer_ends_with_any_token_that_somebody_names(
         ("{% for m in messages %}", "its chat template fails: TemplateSyntaxError: .*endfor"),
         ("{{ messages[0].content + 1 }}", "its chat template fails: TypeError: "),
         ({"rag": "a", "tool_use": "b"}, r"has several chat templates \(rag, tool_use\) and no default"),
-        ("", "has no chat template"),
+        ("", "has no chat template: --chat-template plain .* --chat-template FILE"),
         (None, "has no chat template"),
         ("{% set nothing = 1 %}", "makes no tokens"),
         ("{{ ['a', 'b'] | random }}{{ messages[-1].content }}", "its chat template draws at random"),
@@ -102,6 +103,30 @@ def test_a_template_that_asks_for_the_date_is_told_the_runs(
     assert tokenizer.decode(ids) == rendered + "hello"
     assert speaking.dated() == dated
     assert (speaking.encode_chat(HELLO) == ids) == (not dated or rendered == "00:00")
+
+
+@pytest.mark.parametrize("own", [None, "{{ messages[0].content }} of its own"])
+def test_another_template_stands_in_for_the_tokenizers(own: str | None, speaking: Target) -> None:
+    """`plain` is the bare text of a completion: a reply goes on with what stands before it, all signs are the tokenizer's."""
+    assert speaking.tokenizer is not None
+    speaking.tokenizer.chat_template = own
+    assert speaking.has_template == bool(own)
+    spoken = [*HELLO, {"role": "assistant", "content": " there"}, {"role": "user", "content": "1 + 1?"}]
+    speaking.chat_template = PLAIN
+    assert speaking.has_template
+    for messages, text in ((HELLO, "hello"), (spoken, "hello there\n\n1 + 1?")):
+        assert speaking.encode_chat(messages, thinking=True) == speaking.tokenizer(text)["input_ids"]
+    assert not speaking.dated()
+    assert speaking.reply_end in speaking.stop_tokens
+
+
+def test_a_template_of_ones_own_is_read_as_a_tokenizers(speaking: Target) -> None:
+    assert speaking.tokenizer is not None
+    given = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ strftime_now('%Y') }}"
+    speaking.tokenizer.chat_template = {"rag": "a", "tool_use": "b"}  # without a default
+    speaking.chat_template = given
+    assert speaking.tokenizer.decode(speaking.encode_chat(HELLO)) == "user: hello\n2024"
+    assert speaking.dated()
 
 
 def test_a_template_may_ask_for_the_date_where_it_opens_a_section_for_thinking(speaking: Target) -> None:

@@ -26,6 +26,7 @@ from harness.recording.suite import Generation, Prompt
 from harness.recording.worker import Recorder, RecorderOptions, Unit, conversation_tokens
 from results.comparison import compare
 from results.store.database import Store
+from results.store.runs import provenance
 from simulator.errors import InputError
 from simulator.records import Recording
 from tests.harness.targets import TINY, changed_target, pair_of
@@ -298,6 +299,27 @@ def test_a_run_whose_text_is_made_otherwise_does_not_resume(change: str, suite: 
     assert any(d.startswith(f"the target is not the same: {named}") for d in differences)
     changed_target(folder)
     resume_run(run_id, store, CLUSTER, SILENT)  # as it was
+
+
+def test_what_a_target_without_a_template_is_asked_with_is_kept_and_said(suite: str, tmp_path: Path) -> None:
+    folder = changed_target(tmp_path / "target", tokenizer_config={"chat_template": None})
+    store, said = Store(tmp_path / "specyard.duckdb"), []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    with pytest.raises(InputError, match="has no chat template: --chat-template plain"):
+        start_run(plan(suite, GREEDY, pair=pair_of(folder)), store, CLUSTER, SILENT)
+    assert not store.file.exists()
+    plain = pair_of(folder, chat_template="plain")
+    run_id = start_run(plan(suite, GREEDY, pair=plain), store, CLUSTER, watcher)
+    told = "the target is asked with the bare text, no chat template"
+    assert told in said
+    assert store.run(run_id)["target"]["chat_template"] == "plain"
+    with store.reading() as connection:
+        assert provenance(connection, run_id).asked_with == told
+    with duckdb.connect(str(store.file)) as connection:
+        connection.execute("UPDATE runs SET finished_at = NULL")
+    pair_of(folder, chat_template="Answer. {{ messages[-1].content }}")
+    with pytest.raises(InputError, match=f"run {run_id}: tokenizer or chat template of the pair has changed since"):
+        resume_run(run_id, store, CLUSTER, SILENT)
 
 
 def test_an_answer_ends_with_the_tokenizers_end_token(suite: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from datetime import date
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -229,6 +230,37 @@ def test_pairs_resolve_their_own_folder(tmp_path: Path) -> None:
         (tmp_path / "pair.yaml").write_text(f"target: ./target\ndrafters: {drafters}\n")
         with pytest.raises(InputError, match="'none' is always there"):
             load_pair(str(tmp_path / "pair.yaml"))
+
+
+def test_a_pair_keeps_the_template_that_its_target_is_asked_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its text, wherever it was named: it decides what is measured, and plans go to other machines."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "base.jinja").write_text("{{ messages[0].content }}")
+    for written, template in (("plain", "plain"), ("base.jinja", "{{ messages[0].content }}"), ("'{{ 1 }}'", "{{ 1 }}")):
+        (tmp_path / "own" / "pair.yaml").write_text(f"target: tiny\ndrafters: {{}}\nchat_template: {written}\n")
+        pair = load_pair("own/pair.yaml")
+        assert pair.chat_template == template
+        assert load_pair(pair) == pair
+        assert load_pair(asked_pair("own/pair.yaml", chat_template="{{ 2 }}")[0]).chat_template == "{{ 2 }}"
+    own, chosen = asked_pair("tiny", None, ["mtp"], "own/base.jinja")
+    assert chosen == ["mtp"]
+    assert own == msgspec.structs.replace(load_pair("tiny"), chat_template="{{ messages[0].content }}")
+    assert "chat_template" not in msgspec.to_builtins(load_pair("tiny"))  # plans are named as before there was one
+
+
+@pytest.mark.parametrize("template", ["", ".", "nowhere.jinja", "Plain", "empty.jinja", "weights.bin", "x" * 5000, "\udcff"])
+def test_what_is_no_template_is_refused_at_once(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jinja").write_text("Answer the question.")
+    (tmp_path / "weights.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=r"^--chat-template .*Jinja template") as refused:
+        asked_pair("tiny", chat_template=template)
+    assert len(str(refused.value)) < 300
+    if template.isprintable():
+        (tmp_path / "pair.yaml").write_text(json.dumps({"target": "tiny", "drafters": {}, "chat_template": template}))
+        with pytest.raises(InputError, match=r"^pair.yaml: chat_template .*Jinja template"):
+            load_pair("pair.yaml")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a\\b", "a\nb", " ", "a\x00b"])
