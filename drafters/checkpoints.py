@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drafters.configs import read_config
 from drafters.families.layers import RMSNorm
-from drafters.formats.contract import Checkpoint, Declared, TargetFacts
+from drafters.formats.contract import Checkpoint, Declared, TargetFacts, bare
 from drafters.formats.registry import declare, make
 from drafters.formats.writing import Draft, write
 from drafters.gguf import plain_source
@@ -43,6 +43,7 @@ GENERATION = (GENERATION_FILE,)
 """Files that say how answers are generated, and end."""
 _INDEX = "model.safetensors.index.json"
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WIDE = ("F64", "F32", "F16", "BF16")
 """Types of numbers that stand for themselves, as safetensors calls them."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
@@ -74,7 +75,7 @@ def read_declared(folder: Path, target: TargetFacts, name: str) -> Declared:
     if (folder / ADAPTER_FILE).exists():
         raise InputError(f"checkpoint {name}: {ADAPTER_FILE}: adapters are not applied; merge it into the weights")
     raw = read_config(folder)
-    if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for f in folder.glob("*.bin"))):
+    if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for kind in _PICKLED for f in folder.glob(kind))):
         raise InputError(
             f"checkpoint {name}: its weights are pickled ({pickled[0]}), which can run any code when read; convert them "
             "with safetensors"
@@ -306,6 +307,12 @@ def plain_tensors(
     found = {key: value for key, value in named.items() if key is not None}
     if declared.settings.reduced and "d2t" in found:
         ids = _vocabulary(found["d2t"], declared.settings, name)
+        mask = next((value for key, value in tensors.items() if bare(key) == "t2d"), None)
+        if mask is not None and bool(mask.any()) and mask.flatten().nonzero().flatten().tolist() != sorted(ids.tolist()):
+            raise InputError(
+                f"checkpoint {name}: t2d marks other tokens than d2t, read as {declared.settings.vocabulary_map}, names; "
+                "leave t2d out where d2t is right"
+            )
         found["d2t"] = ids - torch.arange(len(ids))
     _raise_first([f"{n} holds numbers that are not finite" for n, value in found.items() if not _finite(value)], name)
     if declared.settings.norm_weight == "1 + w":

@@ -24,6 +24,11 @@ def _dflash(of: Checkpoint) -> Any:
     return own if isinstance(own, dict) else {}
 
 
+def _model(of: Checkpoint) -> bool:
+    """Whether its architecture is a language model's."""
+    return of.architecture.endswith("ForCausalLM") and "Eagle3" not in of.architecture
+
+
 def _any(of: Checkpoint, pattern: str) -> bool:
     return any(re.search(pattern, name) for name in of.tensors or ())
 
@@ -65,7 +70,21 @@ _UNSUPPORTED: Final = (
     ),
     _Unsupported(
         "EAGLE-1 or EAGLE-2 (another drafter than EAGLE-3)",
-        lambda of: _kind(of) == "eagle" or of.architecture in ("LlamaForCausalLMEagle", "EagleLlamaForCausalLM"),
+        lambda of: _kind(of) == "eagle" or of.raw.get("model_type") == "eagle"
+        or (re.fullmatch(r"\w+ForCausalLMEagle|Eagle\w+ForCausalLM|EAGLEModel", of.architecture)
+        and not of.architecture.startswith("Eagle3"))
+        or (_model(of) and of.has("fc.") and not any(of.has(n) for n in ("midlayer.", "d2t"))
+        and "draft_vocab_size" not in of.raw),
+    ),
+    _Unsupported(
+        "Medusa (heads that each predict a token of their own)",
+        lambda of: of.raw.get("model_type") == "medusa" or of.architecture == "MedusaModel"
+        or "medusa_num_heads" in of.raw,
+    ),
+    _Unsupported(
+        "an MLP or LSTM speculator",
+        lambda of: of.raw.get("model_type") == "mlp_speculator"
+        or re.match(r"(MLP|ArcticMLP\w*|ArcticLSTM\w*)Speculator", of.architecture),
     ),
     _Unsupported(
         "MiMo's DFlash (attention sinks, a mask of its own)",
@@ -76,6 +95,11 @@ _UNSUPPORTED: Final = (
     _Unsupported(
         "compressed-tensors and its like (quantised weights)",
         lambda of: _any(of, r"\.(weight_scale(_inv|_2)?|weight_packed|qweight|absmax)$"),
+    ),
+    _Unsupported(
+        "a language model by itself (draft_model), which reads nothing of its target",
+        lambda of: _model(of) and of.has("layers.0.") and of.has("embed_tokens.")
+        and not any(of.has(name) for name in ("fc.", "midlayer.", "d2t")) and "dflash_config" not in of.raw,
     ),
 )  # fmt: skip
 

@@ -202,6 +202,15 @@ def test_gamma_is_what_is_drafted(build: Build, target: Target, tmp_path: Path) 
         ({}, {"model.layers.3.eh_proj.weight": (16, 32)}, "native MTP"),
         ({}, {"model.mtp_layers.0.input_proj.weight": (16, 32)}, "native MTP"),
         ({"speculators_model_type": "eagle"}, {}, "EAGLE-1"),
+        ({"architectures": ["LlamaForCausalLM"]}, {"fc.weight": (16, 32), "layers.0.mlp.up_proj.weight": (4, 4)}, "EAGLE-1"),
+        ({"architectures": ["LlamaForCausalLMEagle"]}, {}, "EAGLE-1"),
+        ({"architectures": ["EagleLlama4ForCausalLM"]}, {}, "EAGLE-1"),
+        ({"architectures": ["MedusaModel"], "model_type": "medusa"}, {}, "Medusa"),
+        ({"architectures": None, "medusa_num_heads": 3}, {}, "Medusa"),
+        ({"architectures": ["MLPSpeculatorPreTrainedModel"], "model_type": "mlp_speculator"}, {}, "MLP or LSTM"),
+        ({"architectures": ["ArcticLSTMSpeculatorPreTrainedModel"]}, {}, "MLP or LSTM"),
+        ({"architectures": ["Qwen3ForCausalLM"]},
+         {"model.embed_tokens.weight": (4, 4), "model.layers.0.mlp.up_proj.weight": (4, 4)}, "a language model by itself"),
         ({}, {"model.layers.0.self_attn.sinks": (4,)}, "MiMo"),
         ({}, {"layers.0.self_attn.g_proj.weight": (4, 4)}, "Laguna"),
         ({}, {"encoder.fc.weight": (4, 4)}, "Muse-Glimmer"),
@@ -225,9 +234,10 @@ def test_what_is_not_read_is_refused_by_name(
     assert "\n" not in str(raised.value)
 
 
-def test_pickled_weights_are_not_read(target: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "medusa_lm_head.pt"])
+def test_pickled_weights_are_not_read(file: str, target: Target, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(EAGLE), encoding="utf-8")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (tmp_path / file).write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="pickled"):
         load_drafter(str(tmp_path), target)
 
@@ -244,6 +254,22 @@ def test_a_vocabulary_that_is_none_is_told(
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match=message):
         load_drafter(str(folder), target)
+
+
+def test_two_tables_that_name_different_tokens_are_told(build: Build, target: Target, tmp_path: Path) -> None:
+    """What was trained is known by `t2d`; drafts are said by `d2t`. A mask that was never filled says nothing."""
+    name = "EAGLE-3 (SafeAILab)"
+    folder = publish(build(name), PUBLISHED[name], tmp_path / "checkpoint")
+    tensors = load_file(folder / "model.safetensors")
+    ids = tensors["d2t"] + torch.arange(len(tensors["d2t"]))
+    marked = torch.zeros(VOCAB, dtype=torch.bool)
+    for mask in (marked, marked.scatter(0, ids, torch.ones(len(ids), dtype=torch.bool))):
+        save_file({**tensors, "t2d": mask}, folder / "model.safetensors")
+        load_drafter(str(folder), target)
+    for wrong in (~mask, mask.roll(1), mask[:3]):
+        save_file({**tensors, "t2d": wrong.contiguous()}, folder / "model.safetensors")
+        with pytest.raises(InputError, match="t2d marks other tokens than d2t"):
+            load_drafter(str(folder), target)
 
 
 def test_a_draft_of_another_target_is_told(build: Build, target: Target, tmp_path: Path) -> None:

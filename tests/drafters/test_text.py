@@ -107,7 +107,7 @@ def test_a_template_that_asks_for_the_date_is_told_the_runs(
 
 @pytest.mark.parametrize("own", [None, "{{ messages[0].content }} of its own"])
 def test_another_template_stands_in_for_the_tokenizers(own: str | None, speaking: Target) -> None:
-    """`plain` is the bare text of a completion: a reply goes on with what stands before it, all signs are the tokenizer's."""
+    """`plain` is the bare text of a completion: a reply goes on with what stands before it, signs are the tokenizer's."""
     assert speaking.tokenizer is not None
     speaking.tokenizer.chat_template = own
     assert speaking.has_template == bool(own)
