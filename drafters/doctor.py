@@ -6,6 +6,7 @@ then with pairs of the best three, and what each gains is compared text by text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -137,11 +138,14 @@ class Diagnosis:
 
     @cached_property
     def best(self) -> Reading:
-        """The reading of which most is accepted, or the nearest to what is declared that cannot be told from it."""
-        most = max(self.readings, key=self.length)
-        rivals = [r for r in self.readings if r is most or self.gain(r, most)[2] >= 0]
-        clear = [r for r in rivals if not r.variant.changes or r is most or self.gain(r)[1] > 0]
-        return min(clear, key=lambda r: (len(r.variant.words), -self.length(r)))
+        """Of the readings that are clearly better than the declared one, that of which most is accepted, or the nearest to
+        what is declared that cannot be told from it; the declared one where none is."""
+        clear = [r for r in self.readings if self.gain(r)[1] > 0]
+        if not clear:
+            return self.readings[0]
+        most = max(clear, key=self.length)
+        rivals = [r for r in clear if r is most or self.gain(r, most)[2] >= 0]
+        return min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
 
     @property
     def chance(self) -> float:
@@ -161,7 +165,7 @@ class Diagnosis:
     @property
     def better(self) -> Reading | None:
         """The best reading, where it is clearly better than the declared one."""
-        return self.best if self.best is not self.readings[0] and self.gain(self.best)[1] > 0 else None
+        return self.best if self.best is not self.readings[0] else None
 
     @property
     def alike(self) -> list[Reading]:
@@ -187,18 +191,24 @@ def threads_for(target: Target) -> Iterator[None]:
 
 
 def texts_of(target: Target, prompts: Sequence[Sequence[int]], tokens: int, gamma: int) -> list[DenseText]:
-    """The target's own greedy answers to prompts, of so many tokens at most. Raises InputError where all are too short."""
+    """The target's own greedy answers to prompts, of so many tokens at most; what is hardly an answer is left out.
+
+    One that mostly says one token is drafted well or badly as a whole, and would outweigh all others. Raises InputError
+    where all are too short.
+    """
     asked = [DecodeRequest(tuple(ids), tokens + gamma, (i,)) for i, ids in enumerate(prompts)]
     answered = dict(decode(target, NoDrafter(), asked, Sampling(temperature=0), max_batch=8))
-    texts = []
+    texts, telling = [], []
     for i, ids in enumerate(prompts):
         said = tuple(answered[i].token_ids)
         whole = len(said) <= tokens
         if len(said) > 2:
             texts.append(DenseText(tuple(ids), said[:tokens], said[tokens:], whole, (i,), f"prompt {i + 1}"))
+            if 2 * max(Counter(said[:tokens]).values()) <= len(said[:tokens]):
+                telling.append(texts[-1])
     if len(texts) < 2:
         raise InputError("the target's answers are too short to judge a drafter by; give other --prompts")
-    return texts
+    return telling if 2 * len(telling) >= max(len(texts), 8) else texts
 
 
 def diagnose(

@@ -11,6 +11,7 @@ import typer
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, ChatTemplate
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
+from simulator.numbers import counted
 
 if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
@@ -96,6 +97,8 @@ def doctor(
             )
         else:
             _print(found, checkpoint)
+            if left := len(chosen) - len(made):
+                say(plain_console(), f"left out: {counted(left, 'answer')}, too short or mostly of one token")
             if told := asked_with({"chat_template": given}):
                 say(plain_console(), told)
             if corrected is not None and written is None:
