@@ -138,8 +138,8 @@ class Diagnosis:
 
     @cached_property
     def best(self) -> Reading:
-        """Of the readings that are clearly better than the declared one, that of which most is accepted, or the nearest to
-        what is declared that cannot be told from it; the declared one where none is."""
+        """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
+        nearest to what is declared that cannot be told from it."""
         clear = [r for r in self.readings if self.gain(r)[1] > 0]
         if not clear:
             return self.readings[0]
