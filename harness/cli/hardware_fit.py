@@ -153,13 +153,15 @@ class _Asked:
                 raise InputError(f"{self.file}, {error}") from None
 
     def _fit(self, measured: Measured, profile: Profile, watcher: Watcher) -> Posterior:
+        from harness.hardware.measured import losing
         from harness.hardware.posterior import Posterior
         from harness.hardware.terms import Base
         from simulator.simulation import ready
 
         ready(watcher.say)
         closed = any(point.closed for point in measured.points)
-        bases = Base.several(profile, self.captured or measured.captured, self.step_tokens, closed=closed)
+        captured, lost = self.captured or measured.captured, losing(measured.points)
+        bases = Base.several(profile, captured, self.step_tokens, closed=closed, losing=lost)
         return Posterior.of(
             measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
         )
@@ -219,6 +221,17 @@ def _print_unsaid(console: Console, posterior: Posterior) -> None:
         say(console, f"captured sizes, which nobody says, may go {', '.join(sizes)}; --captured N where you know")
     if len({one.base.answers for one in posterior.members}) > 1:
         say(console, f"answers, by the rows: all as long {posterior.alike:.0%}, of many lengths {1 - posterior.alike:.0%}")
+    for kind, weight in posterior.one_by_one.items():
+        say(
+            console,
+            f"{kind} gives less than none wherever it was measured; if it drafts for one request after another "
+            f"({weight:.0%} by the rows), every further user makes it worse: measure it at many before you rely on it",
+        )
+    if strained := posterior.best.strained():
+        say(
+            console,
+            f"far from what {posterior.best.base.profile.name} has, so that little it says may hold: {_words(strained)}",
+        )
 
 
 def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
@@ -327,6 +340,8 @@ def _content(posterior: Posterior) -> dict[str, Any]:
             {"to": size, "weight": weight} for size, weight in posterior.captured.items()
         ],
         "answers_alike": posterior.alike,
+        "one_by_one": [{"drafter": kind, "weight": weight} for kind, weight in posterior.one_by_one.items()],
+        "strained": found.strained(),
         "untold": found.untold(), "alike": [list(pair) for pair in found.alike()],
     }  # fmt: skip
 

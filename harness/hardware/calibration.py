@@ -25,6 +25,8 @@ _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
 LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
+_FAR: Final = 3.0
+"""Standard deviations of a prior beyond which a factor is worth a warning."""
 _AS_ASSUMED: Final = 4.0
 """Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.7
@@ -160,6 +162,11 @@ class Calibration:
     def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
         return [name for name in self.names if self.spread(name) > 0.8 * self.prior(name)]
+
+    def strained(self) -> list[str]:
+        """Terms that the measurements move further than anybody believed before."""
+        far = np.abs(self.log_factors) > _FAR * np.array([self.prior(name) for name in self.names])
+        return [name for name, it in zip(self.names, far, strict=True) if it]
 
     def alike(self) -> list[tuple[str, str]]:
         """Pairs of terms that the measurements cannot tell apart: what one has more the other has less."""

@@ -7,7 +7,7 @@ long their tokens take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -225,15 +225,14 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What bases that differ in what they capture share, by what it depends on."""
+    """What bases of one profile share, by what it depends on."""
 
     steps: dict[object, Steps] = field(default_factory=dict)
     walks: dict[object, Walk] = field(default_factory=dict)
-    """Walks of terms that have no part in passes of the target."""
 
 
 _ELSEWHERE: Final = ("step", "request", "context", "draft", "draft_pass", "variety")
-"""Those terms."""
+"""Terms that have no part in passes of the target: the same whatever is captured."""
 
 
 def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int = 0) -> Served:
@@ -254,17 +253,21 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
         kept.steps[key] = stepped(recorded, point.policy.bind(cost(base.profile)), asked, users, limits, room, seed)
     steps = kept.steps[key]
 
+    def walk(of: object, made: Callable[[], Profile]) -> Walk:
+        if (key, of) not in kept.walks:
+            kept.walks[key, of] = steps.walk(cost(made()))
+        return kept.walks[key, of]
+
     def part(name: TermName) -> Walk:
-        if (key, name) not in kept.walks:
-            walk = steps.walk(cost(part_of(base, name)))
-            if name not in _ELSEWHERE:
-                return walk
-            kept.walks[key, name] = walk
-        return kept.walks[key, name]
+        hangs_on = base.captured if name not in _ELSEWHERE else name == "draft_pass" and point.kind in base.one_by_one
+        return walk((name, hangs_on), lambda: part_of(base, name))
+
+    def floor(seconds: float) -> Walk:
+        return walk((seconds, base.captured), lambda: launched(base, seconds))
 
     drafting = point.policy != NO_DRAFTER
     names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
-    floors = tuple(steps.walk(cost(launched(base, floor_s))) for floor_s in _FLOORS_S) if base.launch_s else ()
+    floors = tuple(floor(seconds) for seconds in _FLOORS_S) if base.launch_s else ()
     parts = {name: part(name) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)
     outside = steps.larger_than(base.captured)

@@ -133,6 +133,19 @@ class Measured:
         return [point for point in self.points if not point.given]
 
 
+def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
+    """Drafters that were slower than no speculation wherever both were measured of the same traffic."""
+    points = [point for point in points if point.given]
+    plain = {point.traffic: point.values for point in points if point.policy == NO_DRAFTER}
+    gains: dict[str, list[float]] = {}
+    for point in points:
+        for metric in point.values.keys() & plain.get(point.traffic, {}).keys() - {"step_ms"}:
+            gain = point.values[metric] / plain[point.traffic][metric]
+            if point.policy != NO_DRAFTER:
+                gains.setdefault(point.kind, []).append(1 / gain if metric.endswith("_ms") else gain)
+    return frozenset(kind for kind, its in gains.items() if max(its) < 1)
+
+
 def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) -> Measured:
     """The points of a file. Raises InputError, naming line, column and fix; `say` hears how unclear cells were read."""
     try:

@@ -85,6 +85,15 @@ class Posterior:
         """How probable it is that all answers are as long."""
         return float(sum(w for one, w in zip(self.members, self.weights, strict=True) if not one.base.answers))
 
+    @property
+    def one_by_one(self) -> dict[str, float]:
+        """How probable it is of drafters that lost wherever they were measured that they draft for one request after
+        another."""
+        kinds = dict.fromkeys(sorted({kind for one in self.members for kind in one.base.one_by_one}), 0.0)
+        for one, weight in zip(self.members, self.weights, strict=True):
+            kinds |= {kind: kinds[kind] + float(weight) for kind in one.base.one_by_one}
+        return kinds
+
     def timed(self, point: MeasuredPoint) -> bool:
         """Whether a point is a step that was timed."""
         return isinstance(self.best.loops[point.line], Timed)

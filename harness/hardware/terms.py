@@ -8,7 +8,7 @@ of a drafter, has a unit that is stated here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -73,7 +73,8 @@ ROOT_SHARE: Final = 0.02
 TIMED_SHARE: Final = 0.1
 """The same two where the base has passes of many tokens timed: it knows what they take, but not of different texts."""
 DRAFT_PASS_S: Final = 0.3e-3
-"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
+"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200. That each request takes 1 to 10 µs of
+every pass as well was tried, and left out: of the published tables it makes as many worse as better, and none right."""
 EAGER_TOKENS: Final = 5000
 """The unit of `eager_token`: what launching takes, over so many tokens, where the base does not say. DeepSeek-V4-Flash on
 B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and
@@ -125,6 +126,8 @@ class Base:
     """The engine's most tokens of a pass, prompts included."""
     answers: float = VARIED
     """Coefficient of variation of the lengths of answers."""
+    one_by_one: frozenset[str] = frozenset()
+    """Drafters that draft for one request after another: what a pass of theirs takes is taken for each."""
 
     @classmethod
     def of(cls, profile: Profile, captured: int, step_tokens: int = EngineLimits().step_tokens) -> Base:
@@ -151,13 +154,25 @@ class Base:
 
     @classmethod
     def several(
-        cls, profile: Profile, captured: int | None, step_tokens: int = EngineLimits().step_tokens, *, closed: bool = True
+        cls,
+        profile: Profile,
+        captured: int | None,
+        step_tokens: int = EngineLimits().step_tokens,
+        *,
+        closed: bool = True,
+        losing: Collection[str] = (),
     ) -> tuple[Base, ...]:
         """One for each of `ANSWERS`, where there are closed loops, and each largest captured size that an engine may have:
-        what is known, or all of `CAPTURED_SIZES`."""
+        what is known, or all of `CAPTURED_SIZES`.
+
+        Each twice, if some drafters lose wherever they were measured: why one does is not to be seen at one load. What it
+        takes too long for may be the same at all loads, or taken for each request, of which one is as likely as the other.
+        """
         sizes = CAPTURED_SIZES if captured is None and profile.launches is not None else (captured or CAPTURED,)
+        profile = _charged(profile, losing)
         made = [cls.of(profile, size, step_tokens) for size in sizes]
-        return tuple(replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made)
+        made = [replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made]
+        return (*made, *(replace(base, one_by_one=frozenset(losing)) for base in made if losing))
 
     @property
     def belief(self) -> float:
@@ -203,6 +218,14 @@ class Base:
         return tuple(name for name in TERMS if name not in ("launch", "eager_token", "prompt") or self.launch_s)
 
 
+def _charged(profile: Profile, drafters: Collection[str]) -> Profile:
+    """A profile with an entry for some drafters that take no time by it: what a pass of theirs takes can be put there."""
+    nothing = DraftCurve((1, 2), (Curve((1,), (0.0,)),) * 2, block=True)
+    free = tuple(name for name in profile.free_drafters if name not in drafters)
+    entries = {name: nothing for name in profile.free_drafters if name in drafters}
+    return replace(profile, draft={**profile.draft, **entries}, free_drafters=free)
+
+
 def _moves(rate: str) -> TermName:
     """The term that a rate of a profile is a part of: its own, or the host's and the target's first."""
     return _OF_RATES.get(rate, "step" if rate in rates("host") else "target")
@@ -212,7 +235,7 @@ def part_of(base: Base, name: TermName) -> Profile:
     """The base profile with one term of it left, at a factor of 1: the profile is the sum of these, launching apart."""
     profile, units = base.profile, base.units
     nothing = Curve((1,), (_NOTHING_S,))
-    drafts = {drafter: _of_draft(curve, 0.0, 0.0) for drafter, curve in profile.draft.items()}
+    drafts = {drafter: _of_draft(curve, 0.0, 0.0, False) for drafter, curve in profile.draft.items()}
     its: dict[str, Any] = {rate: getattr(profile, rate) if _moves(rate) == name else 0.0 for rate in rates("host", "target")}
     none = replace(profile, verify=nothing, eager=nothing, draft=drafts, context_by_width=None, **its)
     match name:
@@ -235,8 +258,10 @@ def part_of(base: Base, name: TermName) -> Profile:
         case "draft":
             return replace(none, draft=profile.draft)
         case "draft_pass":
-            drafts = {drafter: _of_draft(curve, 0.0, units["draft_pass"]) for drafter, curve in profile.draft.items()}
-            return replace(none, draft=drafts)
+            return replace(none, draft={
+                drafter: _of_draft(curve, 0.0, units["draft_pass"], drafter in base.one_by_one)
+                for drafter, curve in profile.draft.items()
+            })  # fmt: skip
         case "eager_token":
             return replace(none, eager_s_per_token=units["eager_token"])
         case "prompt":
@@ -269,7 +294,9 @@ def with_factors(base: Base, factors: Factors) -> Profile:
         verify=_sum([scaled(part.verify, factors[name]) for name, part in parts.items()]),
         eager=_sum([scaled(_eager(part), factors[name]) for name, part in parts.items()] + _launches(base, factors)),
         draft={
-            drafter: _of_draft(curve, factors["draft"], factors["draft_pass"] * base.units["draft_pass"])
+            drafter: _of_draft(
+                curve, factors["draft"], factors["draft_pass"] * base.units["draft_pass"], drafter in base.one_by_one
+            )
             for drafter, curve in base.profile.draft.items()
         },
         context_by_width=None if width is None else scaled(width, factors["context"]),
@@ -277,12 +304,17 @@ def with_factors(base: Base, factors: Factors) -> Profile:
     )
 
 
-def _of_draft(curve: DraftCurve, factor: float, pass_s: float) -> DraftCurve:
-    """A drafter's times, so many times as long, and with so many seconds more for each of its passes."""
+def _of_draft(curve: DraftCurve, factor: float, pass_s: float, one_by_one: bool) -> DraftCurve:
+    """A drafter's times, so many times as long, and with so many seconds more for each of its passes, or each request in
+    one."""
     passes = [1 if curve.block else k for k in curve.drafted]
+    counts = [tuple(sorted({*own.counts, *((1, _LARGE) if one_by_one else ())})) for own in curve.requests]
     requests = [
-        Curve(own.counts, tuple(factor * s + pass_s * count for s in own.seconds))
-        for own, count in zip(curve.requests, passes, strict=True)
+        Curve(
+            at,
+            tuple(float(factor * s + pass_s * many * (n if one_by_one else 1)) for n, s in zip(at, own.at(at), strict=True)),
+        )
+        for at, own, many in zip(counts, curve.requests, passes, strict=True)
     ]
     return replace(
         curve, requests=tuple(requests), context_s_per_token=factor * curve.context_s_per_token,

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
-from harness.hardware.calibration import LEAST_NOISE
+from harness.hardware.calibration import LEAST_NOISE, simulated
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of, timed
-from harness.hardware.measured import MeasuredPoint, read_measured
+from harness.hardware.measured import MeasuredPoint, losing, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
 from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, part_of, with_factors
@@ -540,6 +540,53 @@ def test_answers_of_one_length_are_found(tmp_path: Path) -> None:
         known = [replace(p, values={"output_tok_s": serve(p, truth_of).value("output_tok_s", ones, 1)}) for p in rows]
         found = Posterior.of(known, Base.several(PROFILE, 512))
         assert found.alike > 0.8 if answers == 0 else found.alike < 0.2
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "ngram"])
+def test_a_drafter_that_loses_at_one_user_may_lose_more_at_many(kind: str, tmp_path: Path) -> None:
+    """Each pass takes 1.5 ms, or each request of it: not to be told at one user, and told by a row at 64."""
+    told = "".join(f"{users},none,0,,64,40,1,given\n{users},{kind},2,1.2,64,40,1,given\n" for users in (1, 16, 64))
+    rows = points(told, tmp_path)
+    bases = Base.several(PROFILE, 512, closed=False, losing=[kind])
+    factors, loops = dict.fromkeys(TERMS, 1.0) | {"draft_pass": 5.0}, simulated(rows, bases)
+    for one_by_one, its in enumerate(loops):
+        values = {p.line: {"output_tok_s": its[p.line].value("output_tok_s", factors, 1)} for p in rows}
+        one = [replace(p, values=values[p.line], given=not p.gamma or p.load == Users(1)) for p in rows]
+        assert losing(one) == {kind}
+        found = Posterior.of(one, bases, loops=loops)
+        assert found.one_by_one == {kind: pytest.approx(0.5, abs=0.05)}
+        assert all(told.inside for told in predictions(found, one))
+        assert [best.name for best in winners(found, one)] == ["none"] * 3
+        alone = predictions(Posterior.of(one, bases[:1], loops=loops[:1]), one)
+        assert all(told.inside for told in alone) != one_by_one
+        more = [replace(p, given=p.given or p.load == Users(64)) for p in one]
+        weight = Posterior.of(more, bases, loops=loops).one_by_one[kind]
+        assert weight > 0.95 if one_by_one else weight < 0.05
+
+
+def test_what_loses_is_seen_of_rows_of_the_same_traffic(tmp_path: Path) -> None:
+    told = "1,none,0,,64,40,100,given\n1,eagle3,3,2,64,40,99,given\n1,eagle3,5,2,64,40,80,given\n"
+    assert losing(points(told, tmp_path)) == {"eagle3"}
+    assert losing(points(told.replace("64,40,80", "64,40,101"), tmp_path)) == set()
+    assert losing(points(told.replace("100,given", "100,predict"), tmp_path)) == set()
+    assert losing(points(told.replace("64,40,1", "65,40,1"), tmp_path)) == set()
+    file = tmp_path / "measured.csv"
+    head = HEAD.replace("output_tok_s", "tpot_ms")
+    file.write_text(head + told)
+    assert losing(read_measured(file).points) == set()
+    assert Base.several(PROFILE, 512, losing=[]) == Base.several(PROFILE, 512)
+
+
+def test_a_base_that_is_another_machine_is_told(tmp_path: Path) -> None:
+    """Steps of which the host takes twenty times as long as the base has it."""
+    rows = points("".join(f"{users},none,0,,64,40,1,given\n" for users in (1, 4, 16, 32)), tmp_path)
+    loops, strained = simulated(rows, [base()]), []
+    for times in (1.0, 20.0):
+        ones = dict.fromkeys(TERMS, 1.0) | {"step": times}
+        known = [replace(p, values={"output_tok_s": loops[0][p.line].value("output_tok_s", ones, 1)}) for p in rows]
+        strained.append(Posterior.of(known, [base()], loops=loops).best.strained())
+    assert strained[0] == []
+    assert "step" in strained[1]
 
 
 def test_users_in_step_are_counted_in_whole_waves(tmp_path: Path) -> None:

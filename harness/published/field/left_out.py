@@ -5,7 +5,7 @@ One set of defaults for all tables, those of the command: nothing is set for a t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -13,7 +13,7 @@ import polars as pl
 
 from harness.hardware.calibration import simulated
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.measured import MeasuredPoint, Metric, losing
 from harness.hardware.posterior import Posterior
 from harness.hardware.terms import Base
 from harness.published.field.page import Decision, Experiment, FieldPoint, field_point, summarised
@@ -121,12 +121,12 @@ def left_out(tables: Tables, table: LeftOut) -> Experiment:
     rows = _points(tables, table)
     loads = sorted({point.load.users or 0 for point in rows if point.policy != NO_DRAFTER})
     profile = find_profile(table.base, Asked(gpus=table.gpus, weights=table.weights))
-    bases, found, decisions = Base.several(profile, None), list[FieldPoint](), list[Decision]()
-    loops = simulated(rows, bases)
+    found, decisions = list[FieldPoint](), list[Decision]()
     shown = [(words, places) for words, places in GIVEN if len(loads) > max(-min(places), len(places))]
-    for words, places in shown:
-        chosen = {loads[place] for place in places}
-        some = [replace(p, given=p.policy == NO_DRAFTER or p.load.users in chosen) for p in rows]
+    given = [_given(rows, {loads[place] for place in places}) for _, places in shown]
+    bases = Base.several(profile, None, losing=losing(given[0]))
+    loops = simulated(rows, bases)
+    for (words, _), some in zip(shown, given, strict=True):
         posterior = Posterior.of(some, bases, loops=loops)
         told = predictions(posterior, some)
         case = f"given {words}"
@@ -148,6 +148,11 @@ def left_out(tables: Tables, table: LeftOut) -> Experiment:
         summarised(found),
         tuple(decisions),
     )
+
+
+def _given(rows: Sequence[MeasuredPoint], loads: Collection[int]) -> list[MeasuredPoint]:
+    """The line, and drafting at some loads alone."""
+    return [replace(p, given=p.policy == NO_DRAFTER or p.load.users in loads) for p in rows]
 
 
 def _points(tables: Tables, table: LeftOut) -> list[MeasuredPoint]:
