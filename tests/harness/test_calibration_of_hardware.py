@@ -190,7 +190,7 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 10 % on average, and inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 8.5 % on average, and inside the intervals."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -203,7 +203,7 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     )
     found = Posterior.of(rows, [base()])
     told = predictions(found, rows)
-    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.1
+    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.085
     assert all(one.forecast.low < known[one.point.line] < one.forecast.high for one in told)
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
@@ -405,7 +405,7 @@ def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
     found = Posterior.of(hidden, [base()])
     odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[acceptance_of("eagle3")]
     assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
-    assert found.best.spread(acceptance_of("eagle3")) < 0.6
+    assert found.best.spread(acceptance_of("eagle3")) < 0.7 * found.best.prior(acceptance_of("eagle3"))
     [one] = predictions(found, hidden)
     assert one.inside
     assert one.error == pytest.approx(0, abs=0.08)
