@@ -73,8 +73,8 @@ ROOT_SHARE: Final = 0.02
 TIMED_SHARE: Final = 0.1
 """The same two where the base has passes of many tokens timed: it knows what they take, but not of different texts."""
 DRAFT_PASS_S: Final = 0.3e-3
-"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200. That each request takes 1 to 10 µs of
-every pass as well was tried, and left out: of the published tables it makes as many worse as better, and none right."""
+"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200. That each request takes 1 to 10
+µs of every pass as well was tried, and left out: of published tables it makes as many worse as better, and none right."""
 EAGER_TOKENS: Final = 5000
 """The unit of `eager_token`: what launching takes, over so many tokens, where the base does not say. DeepSeek-V4-Flash on
 B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and

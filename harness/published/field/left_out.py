@@ -62,7 +62,9 @@ _LENGTHS: Final = "neither length is published"
 _SEEN: Final = "the fits' defaults were chosen with this table in view, and others may come out worse"
 BLIND: Final = (
     "typed in, and predicted once, before anything was changed with it in view; since then fits weigh whether all answers "
-    "are as long, for which V4-Flash on B300 and the TPU were the reasons, and expect other captured sizes and acceptances"
+    "are as long, for which V4-Flash on B300 and the TPU were the reasons, expect other captured sizes and acceptances, and "
+    "are less sure of both what is accepted, for which the TPU was a reason, and drafters that lose at once, as on the RTX "
+    "5090"
 )
 TABLES: Final = (
     *(
