@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from harness.served.text import Text, by_writer
+from simulator.errors import InputError
 
 _STAMP: Final = re.compile(r"\b(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
 _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
+_COMMA: Final = re.compile(r"(?:length|len|rate|throughput(?: \(token/s\))?|Accepted|Drafted|Running): \d+,\d")
 _LEAP_YEAR: Final = 2024
 """Stamps have no year; a leap year has all days."""
 _BACK: Final = timedelta(minutes=1)
@@ -49,17 +51,23 @@ def servers(
     """The parts of each server's log, in order of their stamps. A file in which a server starts is the first part of another
     log; so are lines of another container or host, and what follows where a server starts before what was written last.
 
+    Raises InputError for numbers that nobody can read.
+
     Args:
         counts: finds the lines that are kept.
         says: finds where in a line what the server itself writes begins; before it stands what a collector puts there.
         starts: whether a line is written where a server starts.
         at: when a line was written.
     """
-    files = [by_writer((line for line in text.lines if counts.search(line)), says) for text in texts]
+    files = [_writers([line for line in text.lines if counts.search(line)], says) for text in texts]
     several = any(len(writers) > 1 for writers in files)
     apart: dict[str, list[Part]] = {}
     for text, writers in zip(texts, files, strict=True):
         for whose, own in writers.items():
+            if any(_COMMA.search(line) for line in own):
+                raise InputError(
+                    f"{text.name}: has commas within its numbers, which no engine writes: give it as it was written"
+                )
             split = [Part(text.name, lines) for lines in _split(own, starts, at)]
             apart.setdefault(whose if several else "", []).extend(split)
     logs = list[list[Part]]()
@@ -74,6 +82,18 @@ def servers(
                 known.clear()
             known |= {line for line in started if at(line)}
     return logs
+
+
+def _writers(lines: list[str], says: re.Pattern[str]) -> dict[str, list[str]]:
+    """See `by_writer`. A first line whose beginning is cut is of nobody else."""
+    found = by_writer(lines, says)
+    if len(found) > 1 and len(next(iter(found.values()))) == 1:
+        found = by_writer(lines[1:], says)
+        if len(found) == 1:
+            next(iter(found.values())).insert(0, lines[0])
+        elif len(found) > 1:
+            found = by_writer(lines, says)
+    return found
 
 
 def _split(lines: list[str], starts: Callable[[str], bool], at: Callable[[str], datetime | None]) -> Iterator[list[str]]:

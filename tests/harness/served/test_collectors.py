@@ -92,6 +92,26 @@ def _read_text(folder: Path, text: str) -> list[Observation]:
     return read_files([folder / "log"])[0]
 
 
+@pytest.mark.parametrize("text", [LOGS[0], SGLANG_LOGS[0]], ids=["vLLM", "SGLang"])
+def test_commas_within_numbers_are_refused(text: str, tmp_path: Path) -> None:
+    """0,75, 0,50 would be four positions, and 2,50 tokens two."""
+    with pytest.raises(InputError, match="commas within its numbers"):
+        _read_text(tmp_path, re.sub(r"(\d)\.(\d)", r"\1,\2", text))
+    thousands = re.sub(r"(Accepted|throughput \(token/s\)): (\d)", r"\1: 1,\2", text)
+    with pytest.raises(InputError, match="commas within its numbers"):
+        _read_text(tmp_path, thousands)
+
+
+@pytest.mark.parametrize("prefix", ["", "vllm-1  | "])
+def test_a_log_that_was_cut_within_a_line_is_of_one_server(prefix: str, tmp_path: Path) -> None:
+    text = "".join(prefix + line for line in LOGS[0].splitlines(keepends=True))
+    at = text.index("Avg generation throughput", len(text) // 2) - 30
+    (tmp_path / "a.1").write_text(text[:at])
+    (tmp_path / "a").write_text(text[at:])
+    assert len(read_files([tmp_path / "a", tmp_path / "a.1"])[0]) == 1
+    assert len(_read_text(tmp_path, text[at:])) == 1
+
+
 def test_parts_of_sglangs_log_in_any_order_count_once(tmp_path: Path) -> None:
     lines = SGLANG_LOGS[0].splitlines(keepends=True)
     (tmp_path / "a").write_text("".join(lines[9:]))
