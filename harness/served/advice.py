@@ -195,8 +195,8 @@ def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> 
 
 
 def _chosen(gains: Floats, least: int) -> int | None:
-    """Of those k that are surely better than what was served, and worth a restart, the one with most tokens a second by the
-    median; None where there is none."""
+    """The k with most tokens a second by the median, of those surely better than what was served, and worth a restart; None
+    where there is none."""
     middle, low = np.median(gains, 0), np.quantile(gains, 0.025, axis=0)
     sure = (low > 0) & (middle > WORTH)
     return int(np.argmax(np.where(sure, middle, -np.inf))) + least if sure.any() else None
