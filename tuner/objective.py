@@ -98,8 +98,12 @@ class TrialWorker:
         self._traces, self._plain = traces, plain
         self._prepared: dict[tuple[TraceKey, int | None], Prepared] = {}
 
-    def run(self, job: TrialJob, number: int = 0) -> tuple[Figures | str, float]:
-        """What came of it, or why nothing did; and the seconds it took. `number` tells the caller's jobs apart."""
+    def run_all(self, jobs: Sequence[TrialJob], first: int) -> list[tuple[Figures | str, float]]:
+        """What came of each; `first` is the number of the first one among the caller's."""
+        return [self.run(job) for job in jobs]
+
+    def run(self, job: TrialJob) -> tuple[Figures | str, float]:
+        """What came of it, or why nothing did; and the seconds it took."""
         started = time.perf_counter()
         try:
             setups, recorded = job.scenario.setups(job.configuration, job.seconds, job.seed), self._recorded(job)

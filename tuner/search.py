@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # these take seconds
 
 
 Result = tuple[Figures | str, float]
+_CALLS = 4
+"""Calls that a worker gets of a batch of many jobs: one for each job would have it wait as long as a short one takes."""
 Run = Callable[[Sequence[TrialJob]], list[Result]]
 """Runs jobs; returns what came of each, in their order, with the seconds it took."""
 
@@ -47,11 +49,10 @@ def runner(traces: dict[TraceKey, Trace], plain: Recording, cluster: Cluster | N
         pool = Pool(cluster, TrialWorker, ({key: ray.put(trace) for key, trace in traces.items()}, plain), watcher.say)
 
         def run(jobs: Sequence[TrialJob]) -> list[Result]:
-            found: list[Result | None] = [None] * len(jobs)
-            numbered: list[tuple[Any, ...]] = [(job, i) for i, job in enumerate(jobs)]
-            for (_, i), result in pool.map("run", numbered):
-                found[i] = result
-            return [result for result in found if result is not None]
+            size = max(1, len(jobs) // (pool.size * _CALLS))
+            calls: list[tuple[Any, ...]] = [(jobs[i : i + size], i) for i in range(0, len(jobs), size)]
+            found: dict[int, list[Result]] = {first: results for (_, first), results in pool.map("run_all", calls)}
+            return [result for first in sorted(found) for result in found[first]]
 
         yield run
 

@@ -66,7 +66,7 @@ class AtLoad:
     as_served: int
     """The k that was served with so many."""
     best: int
-    """The k with most tokens a second, by the median."""
+    """The k with most tokens a second, by the median; of those that are surely better where some are."""
     sure: bool
     """Whether it is surely better than what was served: 95 %, and by more than nobody restarts a server for."""
     gain: Estimate
@@ -185,19 +185,21 @@ def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> F
 
 def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> AtLoad:
     gains = speeds / speeds[:, own - least, None] - 1
-    best = int(np.argmax(np.median(gains, 0))) + least
+    chosen = _chosen(gains, least)
+    best = int(np.argmax(np.median(gains, 0))) + least if chosen is None else chosen
     return AtLoad(
-        running=running, served=served, as_served=own, best=best, sure=_chosen(gains, least) is not None,
+        running=running, served=served, as_served=own, best=best, sure=chosen is not None,
         gain=Estimate.of(gains[:, best - least]),
         over_none=Estimate.of(speeds[:, -1] / speeds[:, 0] - 1) if least == 0 else None,
     )  # fmt: skip
 
 
 def _chosen(gains: Floats, least: int) -> int | None:
-    """The k with most tokens a second by the median, where it is surely better than what was served; else None."""
-    best = int(np.argmax(np.median(gains, 0)))
-    sure = float(np.quantile(gains[:, best], 0.025)) > 0 and float(np.median(gains[:, best])) > WORTH
-    return best + least if sure else None
+    """The k with most tokens a second by the median, of those surely better than what was served, and worth a restart; None
+    where there is none."""
+    middle, low = np.median(gains, 0), np.quantile(gains, 0.025, axis=0)
+    sure = (low > 0) & (middle > WORTH)
+    return int(np.argmax(np.where(sure, middle, -np.inf))) + least if sure.any() else None
 
 
 def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:

@@ -29,26 +29,32 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_KNEE: Final = (300.0, 0.7)
+_KNEE: Final = (300.0, 1.0)
 """Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
-to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes)."""
+to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes); mixtures of experts
+and weights of fewer bits lie far beyond."""
 _PASS: Final[Mapping[str, tuple[float, float]]] = {
     "ngram": (0.003, 0.7),
     "suffix": (0.003, 0.7),
-    "eagle3": (0.04, 0.6),
-    "mtp": (0.04, 0.6),
+    "eagle3": (0.03, 1.0),
+    "mtp": (0.03, 1.0),
     "draft_model": (0.10, 0.8),
 }
 """A pass of the drafter for one token, as a share of the target's over one token, and the spread of its logarithm: an
-Eagle3 head or an MTP module is one layer and a head beside some thirty layers; a draft model is a tenth of its target."""
-_UNKNOWN_PASS: Final = (0.04, 1.0)
+Eagle3 head or an MTP module is one layer and a head beside thirty to eighty layers, less than a hundredth of a large
+mixture, a sixth of a small target; a draft model is a tenth of its target."""
+_UNKNOWN_PASS: Final = (0.04, 1.2)
 _OFF: Final = 0.1
-"""What medians of a log's steps are off by."""
+"""What a log's steps with drafts and without are off by."""
+_GROWN_OFF: Final = 0.04
+"""What growth of a log's steps is off by, beside their own scatter: other causes make it more, hardly any make it less."""
 _OFF_FORM: Final = 0.03
 """What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
 _UNLIKE: Final = 4.0
 """Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
 _BINS: Final = 6
+_OF_MEDIANS: Final = 1.2533
+"""How many times as wide as a mean a median scatters."""
 _FEWEST: Final = 3
 """Stretches in a bin."""
 LEAST_TIMED: Final = 20
@@ -87,6 +93,8 @@ class StepBin(NamedTuple):
     """That it is the median of."""
     prompt_share: float
     """The share of all tokens that are prompts', in the median."""
+    off: float
+    """Standard error of the logarithm of `each_s`."""
 
 
 def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:
@@ -106,6 +114,7 @@ def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:
             StepBin(
                 float(np.median([r for r, *_ in quiet])), float(np.median([each for _, each, _ in quiet])), len(own),
                 float(np.median(shares)),
+                _OF_MEDIANS * float(np.std(np.log([each for _, each, _ in quiet]))) / np.sqrt(len(quiet)),
             )
         )  # fmt: skip
     return found
@@ -145,7 +154,8 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
         seen = np.log(bins[-1].each_s / bins[0].each_s)
         grown = np.log(made.seconds(server.gamma, bins[-1].running) / made.seconds(server.gamma, bins[0].running))
         # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
-        weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / _OFF) ** 2)
+        off = np.sqrt(_GROWN_OFF**2 + bins[0].off ** 2 + bins[-1].off ** 2)
+        weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / off) ** 2)
         told = (
             f"steps of {bins[0].each_s * 1e3:.3g} ms at {bins[0].running:.0f} running, {bins[-1].each_s * 1e3:.3g} ms at "
             f"{bins[-1].running:.0f}"

@@ -156,6 +156,11 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         notes.append(
             f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline"
         )
+    notes += [
+        f"{one.files[0]}: does not say whether anything was drafted, so that its load counts neither with drafts nor without"
+        for one in observations
+        if one.drafts is None and one.length is None and not one.request_steps
+    ]
     if settings.adaptive:
         notes.append(
             "the engine verifies less than it drafts by its own policy: late positions are less well known, and gains here "

@@ -41,6 +41,8 @@ _METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|trtllm|process|python)[
 """A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _END: Final = re.compile(r"\r?\n|\r")
+_BEGINS: Final = re.compile(r"\s*(?:\{|\[\s*[\[{\"\]])")
+"""How JSON begins that says something here: a time in brackets is no list."""
 _VALUE: Final = re.compile(r"[^\s,]")
 """Where the next JSON value begins."""
 _CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
@@ -104,7 +106,7 @@ class Text:
 
     @property
     def _is_json(self) -> bool:
-        return self.text.lstrip().startswith(("{", "["))
+        return _BEGINS.match(self.text) is not None
 
     @cached_property
     def _parsed(self) -> tuple[list[dict[str, Any]], int]:
@@ -312,7 +314,7 @@ def _said(row: Mapping[str, Any]) -> str | None:
     """The line that a collector's row keeps, whose it is before it."""
     if (line := _line(row)) is None:
         return None
-    names = [] if line.lstrip().startswith(("{", "[")) else [name for path in _WHOSE if (name := _at(row, path))]
+    names = [] if _BEGINS.match(line) else [name for path in _WHOSE if (name := _at(row, path))]
     return f"{' '.join(dict.fromkeys(names))} | {line}" if names else line
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar, Final
 
 from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -17,8 +19,15 @@ _LENGTH: Final = re.compile(r"accept len: ([\d.]+)")
 _SHARE: Final = re.compile(r"accept rate: ([\d.]+)")
 _ARGUMENT: Final = r"{name}='?([\w./-]+)"
 _STARTED: Final = "server_args=ServerArgs("
+_SAYS: Final = re.compile(r"\[\d{4}-\d\d-\d\d[T ][\d:.,]+(?: \w+)*\]|Decode batch|" + re.escape(_STARTED))
+"""Where what the server itself writes begins; before it stands what a collector puts there."""
+_RANK: Final = re.compile(r"\[\d{4}-\d\d-\d\d[T ][\d:.,]+((?: \w+)*)\]")
 _EVERY: Final = 40
 """Decoding steps between two lines, unless the server is told otherwise."""
+_MORE: Final = 1.5
+"""Times what passed that the lines of one rank may speak of: each is of the stretch since the one before."""
+_LINES, _SECONDS = 10, 30
+"""Lines, and the time in which they were written, that show it."""
 
 
 class SglangLog:
@@ -32,39 +41,72 @@ class SglangLog:
         return text.whole is None and any(_DECODE.search(line) for line in text.lines if "Decode batch" in line)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """All lines of all parts."""
-        lines, restarts = _since_start(texts)
-        settings, every = _settings(texts[0].name, lines)
-        intervals, cut = list[Interval](), 0
-        rates = list[tuple[float, float]]()
-        for line in (line for line in lines if "Decode batch" in line):
-            head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
-            if head is None or rate is None:
-                cut += 1
-                continue
-            running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
-            if running and tokens_s > 0 and tokens >= 1:
-                intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
-                rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
-        if not intervals:
+        """An observation a server; see `servers`. Its ranks each write their own lines, of their own requests."""
+        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
+        found = [
+            _read(own) for own in logs if len(logs) == 1 or any("Decode batch" in line for p in own for line in p.lines)
+        ]
+        if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
-        drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
-        gamma = settings.gamma
-        if drafts.drafts and not gamma:
-            gamma = drafted_tokens(rates, 0.00501)
-        notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
-        if restarts:
-            notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
-        if cut:
-            notes.append(f"{counted(cut, 'line')} could not be read whole, and {'is' if cut == 1 else 'are'} left out")
-        known = Settings(engine="SGLang", gamma=gamma, speculates=True if drafts.drafts else None)
-        return [
-            Observation(
-                source=self.name, files=tuple(text.name for text in texts), settings=known.beside(settings),
-                drafts=drafts if drafts.drafts else NOTHING, intervals=tuple(intervals),
-                request_steps=sum(every * one.running for one in intervals), notes=tuple(notes),
+        return found
+
+
+def _starts(line: str) -> bool:
+    return _STARTED in line
+
+
+def _read(parts: Sequence[Part]) -> Observation:
+    """Raises InputError."""
+    files = tuple(dict.fromkeys(part.file for part in parts))
+    lines, restarts = _since_start(joined(parts, stamp))
+    settings, every = _settings(files[0], lines)
+    intervals, cut, told = list[Interval](), 0, list[tuple[str, float]]()
+    rates = list[tuple[float, float]]()
+    for line in (line for line in lines if "Decode batch" in line):
+        head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
+        if head is None or rate is None:
+            cut += 1
+            continue
+        running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
+        if running and tokens_s > 0 and tokens >= 1:
+            intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
+            told.append((line, intervals[-1].seconds))
+            rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
+    if not intervals:
+        raise InputError(f"{files[0]}: nothing was generated in what it holds")
+    _check_one_server(told, files[0], every)
+    drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
+    gamma = settings.gamma
+    if drafts.drafts and not gamma:
+        gamma = drafted_tokens(rates, 0.00501)
+    notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
+    if restarts:
+        notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
+    if cut:
+        notes.append(f"{counted(cut, 'line')} could not be read whole, and {'is' if cut == 1 else 'are'} left out")
+    known = Settings(engine="SGLang", gamma=gamma, speculates=True if drafts.drafts else None)
+    return Observation(
+        source=SglangLog.name, files=files, settings=known.beside(settings),
+        drafts=drafts if drafts.drafts else NOTHING, intervals=tuple(intervals),
+        request_steps=sum(every * one.running for one in intervals), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _check_one_server(told: Sequence[tuple[str, float]], file: str, every: int) -> None:
+    """Raise InputError where lines of one rank speak of more time than passed: several servers wrote them."""
+    ranks: dict[str, list[tuple[datetime, float]]] = {}
+    for line, seconds in told:
+        rank, at = _RANK.search(line), stamp(line)
+        if at is not None:
+            ranks.setdefault("" if rank is None else rank[1], []).append((at, seconds))
+    for own in ranks.values():
+        passed = (max(at for at, _ in own) - min(at for at, _ in own)).total_seconds()
+        spoken = sum(seconds for _, seconds in own[1:])
+        if len(own) >= _LINES and passed >= _SECONDS and spoken > _MORE * passed:
+            raise InputError(
+                f"{file}: lines of {every} decoding steps speak of {spoken:.0f} s, and {passed:.0f} s passed: of several "
+                "servers, or of one with another --decode-log-interval; give each its own file, from where it starts"
             )
-        ]  # fmt: skip
 
 
 def _interval(running: int, tokens_s: float, tokens: float, every: int, *, drafting: bool) -> Interval:
@@ -77,9 +119,8 @@ def _interval(running: int, tokens_s: float, tokens: float, every: int, *, draft
     )  # fmt: skip
 
 
-def _since_start(texts: Sequence[Text]) -> tuple[list[str], int]:
+def _since_start(lines: list[str]) -> tuple[list[str], int]:
     """(lines that count since the server was last started and served, how often it was before)."""
-    lines = [line for text in texts for line in text.lines if "Decode batch" in line or _STARTED in line]
     starts = [
         i for i, line in enumerate(lines) if _STARTED in line and i + 1 < len(lines) and _STARTED not in lines[i + 1]
     ]  # fmt: skip

@@ -14,7 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
-from harness.served.text import Text, by_writer
+from harness.served.sources.log_parts import Part, joined, servers
+from harness.served.sources.log_parts import stamp as _stamp
+from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -28,8 +30,6 @@ _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
 _NEWER: Final = re.compile(r"acceptance length|Per-position")
 _COUNTS: Final = re.compile(r"Accepted: (\d+) tokens, Drafted: (\d+) tokens")
 _POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|[\s\"]*$)")
-_STAMP: Final = re.compile(r"\b(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
-_ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
 _SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
@@ -42,8 +42,6 @@ _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
-_LEAP_YEAR: Final = 2024
-"""Stamps have no year; a leap year has all days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,63 +68,21 @@ class VllmLog:
         return text.whole is None and ("Avg generation throughput: " in text.text or "SpecDecoding metrics: " in text.text)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """An observation a server. Parts of its log are put in order by their stamps, and lines that two parts share count
-        once; a file in which a server starts is the first part of another log, and so are lines of another container."""
-        apart: dict[str, list[_Part]] = {}
-        files = [_parts(text) for text in texts]
-        several = any(len(parts) > 1 for parts in files)
-        for parts_of in files:
-            for whose, part in parts_of.items():
-                apart.setdefault(whose if several else "", []).append(part)
-        logs = list[list[_Part]]()
-        for parts in apart.values():
-            known = set[str]()
-            for i, part in enumerate(sorted(parts, key=lambda one: (_first_stamp(one) or datetime.max, one.file))):
-                starts = {line for line in part.lines if _starts(line)}
-                if i and starts <= known:
-                    logs[-1].append(part)
-                else:
-                    logs.append([part])
-                    known.clear()
-                known |= {line for line in starts if _stamp(line)}
-        found = [_read(own) for own in logs if _generated(own) or len(apart) == 1]
+        """An observation a server; see `servers`."""
+        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, _stamp)
+        found = [_read(own) for own in logs if len(logs) == 1 or _generated(own)]
         if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The lines of one server in a file that count."""
-
-    file: str
-    lines: list[str]
-
-
-def _parts(text: Text) -> dict[str, _Part]:
-    """Lines that count, by the container or the host that a collector has put before them."""
-    counts = re.compile(VllmLog.counts)
-    lines = by_writer((line for line in text.lines if counts.search(line)), _SAYS)
-    found = {whose: _Part(text.name, own) for whose, own in lines.items()}
-    for part in found.values():
-        stamps = [at for line in part.lines if (at := _stamp(line)) is not None]
-        if sum(b < a for a, b in itertools.pairwise(stamps)) > sum(b > a for a, b in itertools.pairwise(stamps)):
-            part.lines.reverse()  # a collector's export begins with the latest
-    return found
-
-
-def _generated(parts: Sequence[_Part]) -> bool:
+def _generated(parts: Sequence[Part]) -> bool:
     return any("throughput: " in line for part in parts for line in part.lines)
 
 
-def _read(parts: Sequence[_Part]) -> Observation:
-    lines, seen = list[str](), set[str]()
-    for part in parts:
-        fresh = [line for line in part.lines if not (line in seen and _stamp(line))]
-        lines += fresh
-        seen.update(fresh)
-    files, notes = tuple(part.file for part in parts), list[str]()
-    lines, settings = _last_server(lines, notes)
+def _read(parts: Sequence[Part]) -> Observation:
+    files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
+    lines, settings = _last_server(joined(parts, _stamp), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
@@ -164,22 +120,6 @@ def _check_new_enough(lines: Sequence[str], file: str, gamma: int | None) -> Non
 
 def _starts(line: str) -> bool:
     return "non-default args: " in line or "V1 LLM engine " in line
-
-
-def _first_stamp(part: _Part) -> datetime | None:
-    return next((at for line in part.lines if (at := _stamp(line)) is not None), None)
-
-
-def _stamp(line: str) -> datetime | None:
-    match = _STAMP.search(line)
-    try:
-        if match is not None:
-            month, day, hour, minute, second = map(int, match.groups())
-            return datetime(_LEAP_YEAR, month, day, hour, minute, second)
-        iso = _ISO.search(line)
-        return None if iso is None else datetime.fromisoformat(iso[1])
-    except ValueError:
-        return None
 
 
 def _last_server(lines: Sequence[str], notes: list[str]) -> tuple[list[str], Settings]:

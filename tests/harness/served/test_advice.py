@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from harness.cli.app import app
 from harness.served.acceptance import acceptance_of, interval
+from harness.served.advice import WORTH
 from harness.served.kept import traces_of
 from harness.served.server import together
 from harness.served.sources.registry import read_files
@@ -51,6 +52,24 @@ def test_a_k_that_is_too_large_is_lowered(tmp_path: Path) -> None:
     truth = float(np.mean([POOR.speed(2, n) for n in LOADS]) / np.mean([POOR.speed(5, n) for n in LOADS])) - 1
     assert gain["low"] < truth < gain["high"]
     assert "no steps without drafts" in str(told["cannot"])
+
+
+@pytest.mark.parametrize("survival", [(0.3, 0.08, 0.02, 0.005, 0.001), (0.7, 0.45, 0.25, 0.12, 0.05)])
+@pytest.mark.parametrize(("token_s", "draft_s"), [(0.000005, 0.0002), (0.0001, 0.0005), (0.00002, 0.0015)])
+def test_what_a_log_alone_cannot_carry_is_not_promised(
+    survival: tuple[float, ...], token_s: float, draft_s: float, tmp_path: Path
+) -> None:
+    """Of a drafter that costs a hundredth of a pass, and of one that costs a seventh: no log tells them apart."""
+    truth = Truth(survival=survival, base_s=0.02 if draft_s < 0.0005 else 0.01, token_s=token_s, draft_s=draft_s)
+    told = advised(tmp_path, vllm_log(truth, LOADS, clumped=0.1))
+    rows, gain = told["rows"], told["gain"]
+    assert isinstance(rows, list)
+    assert isinstance(gain, dict)
+    k = [next((k for first, last, k in rows if first <= n <= last), told["tokens"]) for n in LOADS]
+    served = sum(truth.speed(len(survival), n) for n in LOADS)
+    gained = sum(truth.speed(one, n) for one, n in zip(k, LOADS, strict=True)) / served - 1
+    assert gained >= -0.001
+    assert told["verdict"] == "keep" or gain["low"] - WORTH <= gained <= gain["high"] + WORTH
 
 
 def test_a_k_that_is_right_stays(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from harness.served.sources import vllm_log as vllm_log_module
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
 from tests.harness.served.test_sources import BENCH, SGLANG_INFO, SGLANG_META, observed
-from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
+from tests.harness.served.writing import Truth, answers, sglang_log, vllm_log, vllm_metrics
 
 LOGS = [vllm_log(Truth(), [8] * 30, seed=seed) for seed in range(2)]
 AT = (80, 60, 30)
@@ -50,6 +50,85 @@ def test_rows_of_two_pods_are_two_servers(
     monkeypatch.undo()
     assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
     assert not any(interval.plain for one in found for interval in one.intervals)
+
+
+SGLANG_LOGS = [sglang_log([4, 5] * 20, begins="10:00:00"), sglang_log([8] * 40, length=2.0, begins="10:00:05")]
+
+
+def lengths(found: list[Observation]) -> list[float]:
+    """Tokens per draft, of each server."""
+    return sorted(one.drafts.length for one in found if one.drafts is not None)
+
+
+@pytest.mark.parametrize("collector", [*ROWS, "compose", "kubectl --prefix"])
+def test_rows_of_two_pods_of_sglangs_are_two_servers(collector: str, tmp_path: Path) -> None:
+    """Neither starts anew where the other one starts."""
+    lines: dict[str, Callable[[str, str], str]] = {
+        "compose": lambda line, pod: f"{pod}  | {line}",
+        "kubectl --prefix": lambda line, pod: f"[pod/{pod}/sglang] 2026-11-26T10:00:00.1Z {line}",
+    }
+    write = lines.get(collector) or (lambda line, pod: json.dumps(ROWS[collector](line, pod)))
+    pairs = zip(*(log.splitlines() for log in SGLANG_LOGS), strict=True)
+    (tmp_path / "log").write_text(
+        "".join(write(line, f"sglang-{i}") + "\n" for pair in pairs for i, line in enumerate(pair))
+    )
+    found, _ = read_files([tmp_path / "log"])
+    assert lengths(found) == pytest.approx([2.0, 2.5])
+    assert [len(one.intervals) for one in found] == [40, 40]
+
+
+def test_logs_put_one_behind_the_other_are_of_two_servers(tmp_path: Path) -> None:
+    """A server that starts before what was written last did not start anew; one that starts later did."""
+    assert lengths([*_read_text(tmp_path, "".join(SGLANG_LOGS))]) == pytest.approx([2.0, 2.5])
+    [anew] = _read_text(tmp_path, SGLANG_LOGS[0] + sglang_log([8] * 20, length=2.0, begins="11:00:00"))
+    assert lengths([anew]) == pytest.approx([2.0])
+    assert any("started 2 times" in note for note in anew.notes)
+    found = _read_text(tmp_path, LOGS[0] + LOGS[1].replace("09:59:0", "09:59:1"))
+    assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in LOGS]
+
+
+def _read_text(folder: Path, text: str) -> list[Observation]:
+    (folder / "log").write_text(text)
+    return read_files([folder / "log"])[0]
+
+
+@pytest.mark.parametrize("text", [LOGS[0], SGLANG_LOGS[0]], ids=["vLLM", "SGLang"])
+def test_commas_within_numbers_are_refused(text: str, tmp_path: Path) -> None:
+    """0,75, 0,50 would be four positions, and 2,50 tokens two."""
+    with pytest.raises(InputError, match="commas within its numbers"):
+        _read_text(tmp_path, re.sub(r"(\d)\.(\d)", r"\1,\2", text))
+    thousands = re.sub(r"(Accepted|throughput \(token/s\)): (\d)", r"\1: 1,\2", text)
+    with pytest.raises(InputError, match="commas within its numbers"):
+        _read_text(tmp_path, thousands)
+
+
+@pytest.mark.parametrize("prefix", ["", "vllm-1  | "])
+def test_a_log_that_was_cut_within_a_line_is_of_one_server(prefix: str, tmp_path: Path) -> None:
+    text = "".join(prefix + line for line in LOGS[0].splitlines(keepends=True))
+    at = text.index("Avg generation throughput", len(text) // 2) - 30
+    (tmp_path / "a.1").write_text(text[:at])
+    (tmp_path / "a").write_text(text[at:])
+    assert len(read_files([tmp_path / "a", tmp_path / "a.1"])[0]) == 1
+    assert len(_read_text(tmp_path, text[at:])) == 1
+
+
+def test_parts_of_sglangs_log_in_any_order_count_once(tmp_path: Path) -> None:
+    lines = SGLANG_LOGS[0].splitlines(keepends=True)
+    (tmp_path / "a").write_text("".join(lines[9:]))
+    (tmp_path / "b.1").write_text("".join(lines[:12]))
+    [one], _ = read_files([tmp_path / "a", tmp_path / "b.1"])
+    assert (len(one.intervals), one.settings.gamma) == (40, 3)
+    assert not read_files([tmp_path / "a"])[1]
+
+
+def test_lines_of_two_servers_of_sglangs_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    """Ranks are told apart, and each has its own line for the same steps."""
+    pairs = list(zip(*(log.splitlines()[1:] for log in SGLANG_LOGS), strict=True))
+    with pytest.raises(InputError, match="of several servers"):
+        _read_text(tmp_path, "\n".join(line for pair in pairs for line in pair) + "\n")
+    ranks = [line.replace(" TP0]", f" DP{i} TP0]") for pair in pairs for i, line in enumerate(pair)]
+    [one] = _read_text(tmp_path, "\n".join(ranks) + "\n")
+    assert len(one.intervals) == 80
 
 
 @pytest.mark.parametrize("shape", ["row", "row with a port", "line", "compose"])

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.served.observed import NOTHING
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.sources.sglang_log import drafted_tokens
@@ -369,6 +370,38 @@ def test_bench_results_of_several_runs(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in (BENCH, other)))
     with pytest.raises(InputError, match="set otherwise"):
         together(*read_files([tmp_path / "runs.jsonl"]))
+
+
+def test_a_bench_that_counts_no_drafts_is_a_baseline_only_where_its_tokens_came_one_by_one(tmp_path: Path) -> None:
+    """Older versions counted none, whatever the server did, and others do only where they reach its metrics."""
+    from tests.harness.served.test_sources import BENCH
+
+    bare = {name: value for name, value in BENCH.items() if not name.startswith("spec_decode")} | {"output_throughput": 40.0}
+    told = {"mean_tpot_ms": 20.0, "mean_itl_ms": 20.0}
+    for more, known in (
+        ({}, False),
+        ({**told, "mean_itl_ms": 26.0}, False),
+        ({**told, "mean_itl_ms": 0.0}, False),
+        (told, True),
+    ):
+        alone = observed(tmp_path, json.dumps({**bare, **more}))
+        assert (alone.drafts, [point.what for point in alone.points]) == ((NOTHING, ["none"]) if known else (None, []))
+        (tmp_path / "runs.jsonl").write_text(json.dumps(BENCH) + "\n" + json.dumps({**bare, **more}) + "\n")
+        server = together(*read_files([tmp_path / "runs.jsonl"]))
+        assert server.speculates
+        assert any("does not say whether anything was drafted" in note for note in server.notes) is not known
+        assert any("a baseline" in note for note in server.notes) is known
+        if not known:
+            with pytest.raises(InputError, match="does not say how many drafts"):
+                together([alone])
+
+
+@captured
+@pytest.mark.parametrize("name", ["vllm_none", "vllm_ngram5", "vllm_draft3"])
+def test_captured_benches_without_their_drafts(name: str, tmp_path: Path) -> None:
+    whole = json.loads((CAPTURED / name / "bench_c4.json").read_text())
+    one = observed(tmp_path, json.dumps({key: value for key, value in whole.items() if not key.startswith("spec_decode")}))
+    assert one.drafts == (NOTHING if name == "vllm_none" else None)
 
 
 @pytest.mark.slow

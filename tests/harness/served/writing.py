@@ -84,6 +84,22 @@ def vllm_log(
     return "\n".join(lines) + "\n"
 
 
+def sglang_log(running: Sequence[int], *, length: float = 2.5, gamma: int = 3, begins: str = "10:00:00") -> str:
+    """SGLang's log of a server whose steps take 50 ms: a line every 40 of them."""
+    at = datetime.fromisoformat(f"2026-11-26 {begins}")
+    lines = [
+        f"[{at}] server_args=ServerArgs(model_path='Org/M', speculative_algorithm='EAGLE3', speculative_num_steps={gamma}, "
+        f"speculative_eagle_topk=1, speculative_num_draft_tokens={gamma + 1})"
+    ]
+    for n in running:
+        at += timedelta(seconds=2)
+        lines.append(
+            f"[{at} TP0] Decode batch, #running-req: {n}, #token: 9, accept len: {length:.2f}, accept rate: "
+            f"{(length - 1) / gamma:.2f}, cuda graph: True, gen throughput (token/s): {n * length / 0.05:.2f}, #queue-req: 0"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def vllm_metrics(
     drafts: int,
     at: Sequence[int],
