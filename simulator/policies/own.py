@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import operator
+import os
 import re
 import sys
 import traceback
@@ -107,6 +108,17 @@ class OwnPolicy:
     def _told(self, parameter: str, method: str) -> AbstractContextManager[None]:
         return _told(f"{self.name}:{parameter}".rstrip(":"), self.file, self.policy_class, method)
 
+
+_forks = 0
+"""Times that a fork has led to this process."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 _known: dict[str, OwnPolicy] = {}
 """By name: what this process has loaded, or has been told by a database."""
@@ -232,7 +244,9 @@ def _module(file: str, digest: str, text: str) -> ModuleType:
 @contextmanager
 def _told(policy: str, file: str, kind: type[object] | None = None, method: str = "") -> Iterator[None]:
     """Whatever the code of a user's file raises is one sentence, with the line of the file, of what it raises or of the
-    method that was called; and what it prints goes where progress does, since stdout is for results."""
+    method that was called; and what it prints goes where progress does, since stdout is for results. A process that it
+    forks ends where the file's code does: it would go on with the command a second time."""
+    forks = _forks
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -248,6 +262,9 @@ def _told(policy: str, file: str, kind: type[object] | None = None, method: str 
             raise PeekError(f"policy {policy}: {where}{said.removeprefix(f'{policy}: ')}") from None
         name = "" if isinstance(error, ValueError) and said else type(error).__name__
         raise InputError(f"policy {policy}: {where}{': '.join(filter(None, (name, said)))}") from None
+    finally:
+        if _forks != forks:
+            os._exit(0)
 
 
 def _said(error: BaseException) -> str:
