@@ -189,7 +189,8 @@ def _named(file: str, class_name: str, digest: str | None) -> OwnPolicy:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"policy {file}:{class_name}: {file}: {error.strerror or error}") from None
+        back = "; put it back: the table own_policies of the database has its text" if digest is not None else ""
+        raise InputError(f"policy {file}:{class_name}: {file}: {error.strerror or error}{back}") from None
     if len(content) > _LONGEST_BYTES:
         raise InputError(f"policy {file}:{class_name}: {file} is longer than any policy, {len(content):,} bytes")
     found = hashlib.sha256(content).hexdigest()[:8]
