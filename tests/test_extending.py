@@ -197,7 +197,8 @@ def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
     left_out = shutil.ignore_patterns("__pycache__", ".git", "runs", ".venv", "*.egg-info")
     for name in ("docs", "drafters", "harness", "results", "simulator", "suites", "tests", "tuner"):
         shutil.copytree(here / name, tmp_path / name, ignore=left_out)
-    shutil.copy(here / "pyproject.toml", tmp_path)
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(here / name, tmp_path)
     for name, text in files(ADDED):
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(text, encoding="utf-8")
