@@ -130,6 +130,8 @@ class Commands(TyperGroup):
             rest, notes = spellings.renewed(f"{self.name} {name}", rest, takes_value)
         except ValueError as error:
             _fail(str(self.name), str(error), 2)
+        if {"--json", "--markdown"} & {*rest}:  # alone on stdout
+            stops.keep_stdout()
         for note in notes:
             stops.say(f"note: {note}")
         beside = {spelling for p in options if p.name in stops.BESIDE_RESUME for spelling in p.opts}

@@ -119,6 +119,17 @@ def _open_closed_streams() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
+def keep_stdout() -> None:
+    """Standard output for this command's results alone: what libraries, a user's file or processes that they start write to
+    it by its number goes to stderr from here on."""
+    if _command is None:
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors="replace")
+
+
 def _check_working_folder(program: str) -> None:
     """End the program where the folder that it works in has been deleted: no path can be told apart from there."""
     try:

@@ -112,6 +112,12 @@ class Configuration:
         """The configuration within a sentence where its request cap tells it from others."""
         return f"{self} with {self.request_cap} requests at a time"
 
+    def told_beside(self, other: Configuration) -> str:
+        """The configuration within a sentence that has named another: what tells the two apart is said."""
+        alike = self.system.short == other.system.short and self.recording != other.recording
+        told = f"{self} on raw confidences" if alike and self.recording.confidences == "raw" else str(self)
+        return told if self.request_cap == other.request_cap else f"{told} with {self.request_cap} requests at a time"
+
     def while_running(self, most: int) -> tuple[Recording, PolicySpec | tuple[int, ...]]:
         """What drafts, and how, while no more than so many requests run: where two have the same they are one run.
 

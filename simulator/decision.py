@@ -364,9 +364,7 @@ def decide(
         return ", which misses the promise" if misses else ""
 
     def words(candidate: Configuration | None) -> str:
-        if candidate is None:
-            return ""
-        return str(candidate) if candidate.request_cap == run.request_cap else candidate.with_cap
+        return "" if candidate is None else candidate.told_beside(run)
 
     by_default = f"what {name} does with it by default, {words(choice.default)}"
     over_none = gain(words(choice.none) + missing(choice.none), run, choice.none)

@@ -81,9 +81,9 @@ def test_the_policy_is_checked_and_replayed(tried: Path) -> None:
 
 @pytest.mark.slow
 def test_it_is_compared_over_loads_by_the_page_s_command(folder: Path) -> None:
-    """As it stands there: a table and a figure against Algorithm 1, paired."""
+    """As it stands there, for a shorter time: a table and a figure against Algorithm 1, paired."""
     [line] = commands("simulate")
-    sweep = run(line).split()[1]
+    sweep = run(line.replace("--seconds 60", "--seconds 15")).split()[1]
     printed = json.loads(run(f"show {sweep} --json"))
     rows = {(row["policy"].partition("#")[0], row["load"]): row["throughput"] for row in printed["simulations"]}
     assert len(rows) == 9
@@ -197,7 +197,8 @@ def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
     left_out = shutil.ignore_patterns("__pycache__", ".git", "runs", ".venv", "*.egg-info")
     for name in ("docs", "drafters", "harness", "results", "simulator", "suites", "tests", "tuner"):
         shutil.copytree(here / name, tmp_path / name, ignore=left_out)
-    shutil.copy(here / "pyproject.toml", tmp_path)
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(here / name, tmp_path)
     for name, text in files(ADDED):
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -220,7 +221,11 @@ def test_every_seam_takes_what_the_page_adds_to_it(tmp_path: Path) -> None:
 def _lines(page: str) -> list[str]:
     """The commands of a page, short of what takes long and shows no more."""
     found = re.findall(r"^    ((?:harness|tuner|python -m pytest) .*)$", page, re.MULTILINE)
-    return [f"{line} --seconds 5 --decision-draws 10" if line.startswith("harness simulate") else line for line in found]
+    short = " --seconds 5 --decision-draws 10"
+    return [
+        f"{line}{short}{'' if '--drafter' in line else ' --drafter dspark'}" if line.startswith("harness simulate") else line
+        for line in found
+    ]
 
 
 def _in_copy(root: Path, line: str) -> str:

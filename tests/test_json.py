@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app as harness
 from harness.console import print_json
 from tests.documented import differences, page
+from tests.harness.processes import harness as harness_process
 from tests.harness.served.writing import write_served
 from tuner.cli.app import app as tuner
 
@@ -140,6 +141,33 @@ def test_errors_leave_stdout_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for command, lines in PRINTED.items():
         if command not in STANDING_ALONE:
             assert printed(lines[0], code=2) == "", command
+
+
+LOUD = """
+import os, subprocess, sys
+from simulator.policies import Policy
+
+print("as it is read")
+os.write(1, b"by number")
+os.fork()
+
+class Loud(Policy):
+    def __init__(self):
+        subprocess.run(["echo", "another program"])
+        os.fork()
+
+    def admit(self, step):
+        print("by the stream that was", file=sys.__stdout__, flush=True)
+"""
+
+
+def test_a_file_of_one_s_own_writes_nothing_beside_it(tmp_path: Path) -> None:
+    """However it writes; and a process that it forks does not go on to print it a second time."""
+    (tmp_path / "loud.py").write_text(LOUD)
+    done = harness_process("check-policy", "loud.py:Loud", "--texts", "10000", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["kind"]) == (0, "policy")
+    for word in ("as it is read", "by number", "another program", "by the stream that was"):
+        assert word in done.stderr
 
 
 def test_what_json_has_no_word_for(capsys: pytest.CaptureFixture[str]) -> None:

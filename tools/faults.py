@@ -199,6 +199,20 @@ FAULTS = (
         "tests/simulator/test_decision.py::test_intervals_are_of_paired_draws",
     ),
     Fault(
+        "a quantile over tokens instead of requests",
+        "simulator/metrics.py",
+        "np.add.at(here.histograms, (np.nonzero(known)[0], _bin(every[known])), 1)",
+        'np.add.at(here.histograms, (np.nonzero(known)[0], _bin(every[known])), (known * rows["output_tokens"])[known])',
+        "tests/simulator/test_sla.py::test_of_quantiles_every_request_is_one_however_long_its_answer",
+    ),
+    Fault(
+        "noise of paired prompts as though they were others",
+        "results/change.py",
+        "if paired else [*one, *other]",
+        "if not one else [*one, *other]",
+        "tests/results/test_gate.py::test_what_all_prompts_do_alike_has_no_noise_where_they_are_paired",
+    ),
+    Fault(
         "what a reduced vocabulary cannot say counts for nothing",
         "drafters/training/losses.py",
         "(1 - p.sum(-1)).clamp(min=0)",

@@ -11,8 +11,9 @@ from drafters.families import gemma4, llama, qwen3
 from drafters.families.layers import DraftLayer, LayerShape
 from simulator.errors import InputError, first_paragraph
 
-_FAMILIES: Final[Mapping[str, ModuleType]] = {"llama": llama, "qwen3": qwen3, "gemma4": gemma4}
-_OF_MODEL_TYPE: Final = {model_type: name for name, of in _FAMILIES.items() for model_type in of.MODEL_TYPES}
+FAMILIES: Final[Mapping[str, ModuleType]] = {"llama": llama, "qwen3": qwen3, "gemma4": gemma4}
+"""A family's `MODEL_TYPES`, as configurations name them and transformers reads these, and its `Layer`."""
+_OF_MODEL_TYPE: Final = {model_type: name for name, of in FAMILIES.items() for model_type in of.MODEL_TYPES}
 MOST_LAYERS: Final = 1000
 """The most layers of a drafter; what has more is none."""
 _WIDEST: Final = 1 << 20
@@ -20,7 +21,7 @@ _WIDEST: Final = 1 << 20
 
 def make_layer(shape: LayerShape, *, paired_input: bool = False) -> DraftLayer:
     """A layer of the family that `shape` names; with `paired_input` attention reads two states side by side."""
-    layer: DraftLayer = _FAMILIES[shape.family].Layer(shape, paired_input=paired_input)
+    layer: DraftLayer = FAMILIES[shape.family].Layer(shape, paired_input=paired_input)
     return layer
 
 
@@ -47,7 +48,7 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
     try:
         # `layer_types` may still be the target's, one entry for each of its layers. What is given is written to.
         own = copy.deepcopy({**config, "num_hidden_layers": layers, "layer_types": list(kinds)})
-        read = _FAMILIES[family].MODEL_TYPES[model_type].from_dict(own)
+        read = FAMILIES[family].MODEL_TYPES[model_type].from_dict(own)
     except Exception as error:  # transformers' validation has exception types of its own
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
     full = family == "gemma4"
@@ -77,7 +78,7 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
 
 def shape_config(shape: LayerShape, vocabulary: int, max_positions: int | None = None) -> dict[str, Any]:
     """A configuration that declares a shape, as `read_shape` reads it."""
-    family, gemma = _FAMILIES[shape.family], shape.family == "gemma4"
+    family, gemma = FAMILIES[shape.family], shape.family == "gemma4"
     said: dict[str, Any] = {
         "model_type": next(iter(family.MODEL_TYPES)), "vocab_size": vocabulary, "hidden_size": shape.hidden_size,
         "intermediate_size": shape.inner_size, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,19 @@ class ValidationPlan:
                     raise InputError(f"{option}: is of no use beside --drafter none; leave one of them out")
         if not 0 < self.time_limit_s < float("inf") or self.max_new_tokens < 2 or self.replicates < 4 or self.seed < 0:
             raise InputError("--time-limit above 0, --max-new-tokens ≥ 2, --replicates ≥ 4 and --seed ≥ 0 are needed")
+        for policy in self.policies or ():
+            if not policy.lossless:
+                raise InputError(f"policy {policy}: looks at what no engine knows, and cannot run live; leave it out")
 
 
-def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoint]:
-    """Every setting to run: each drafter at the largest γ recorded. Raises InputError."""
+def choose_points(
+    plan: ValidationPlan, recordings: Recordings, say: Callable[[str], None] = lambda text: None
+) -> list[LivePoint]:
+    """Every setting to run: each drafter at the largest γ recorded. A policy that was asked for is left out, and that said,
+    under drafters that do not have what it reads.
+
+    Raises InputError for drafters there are not, and where a policy that was asked for runs under none.
+    """
     largest: dict[str, Recording] = {}
     for key in recordings.keys:
         largest[key.drafter] = max(key, largest.get(key.drafter, key), key=lambda r: r.gamma)
@@ -91,8 +100,13 @@ def choose_points(plan: ValidationPlan, recordings: Recordings) -> list[LivePoin
             continue
         default = (PolicySpec.fixed(key.gamma), PolicySpec("prefix_scheduler"))
         for policy in (NO_DRAFTER,) if key == NO_RECORDING else plan.policies or default:
-            if policy.reads_confidences and not recordings.offered(key):
+            try:
+                shown = recordings.shown(key, policy) if policy.reads_confidences else key
+            except InputError as error:
+                if plan.policies:
+                    say(f"{key.short} {policy}: left out: {error}")
                 continue
-            shown = recordings.shown(key, policy) if policy.reads_confidences else key
             chosen[used(shown, policy), policy] = None
+    if idle := [str(policy) for policy in plan.policies or () if policy not in [ran for _, ran in chosen]]:
+        raise InputError(f"policy {idle[0]}: needs confidences, which none of these drafters has; leave it out")
     return [LivePoint(recording, policy, users) for recording, policy in chosen for users in plan.concurrency]

@@ -65,7 +65,7 @@ def validate_run(
     row = store.run(run_id)
     drafting = choose_drafting(store, run_id, plan.drafting, watcher.say)
     recordings = Recordings(store, run_id, drafting)
-    points = choose_points(plan, recordings)
+    points = choose_points(plan, recordings, watcher.say)
     gammas = {p.recording.drafter: p.recording.gamma for p in points if p.recording != NO_RECORDING}
     responses = recordings.trace(recordings.keys[0]).responses
     live, traced = split_prompts(responses, plan.seed)

@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import operator
+import os
 import re
 import sys
 import traceback
@@ -108,6 +109,17 @@ class OwnPolicy:
         return _told(f"{self.name}:{parameter}".rstrip(":"), self.file, self.policy_class, method)
 
 
+_forks = 0
+"""Times that a fork has led to this process."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
 _known: dict[str, OwnPolicy] = {}
 """By name: what this process has loaded, or has been told by a database."""
 
@@ -177,7 +189,8 @@ def _named(file: str, class_name: str, digest: str | None) -> OwnPolicy:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"policy {file}:{class_name}: {file}: {error.strerror or error}") from None
+        back = "; put it back: the table own_policies of the database has its text" if digest is not None else ""
+        raise InputError(f"policy {file}:{class_name}: {file}: {error.strerror or error}{back}") from None
     if len(content) > _LONGEST_BYTES:
         raise InputError(f"policy {file}:{class_name}: {file} is longer than any policy, {len(content):,} bytes")
     found = hashlib.sha256(content).hexdigest()[:8]
@@ -232,7 +245,9 @@ def _module(file: str, digest: str, text: str) -> ModuleType:
 @contextmanager
 def _told(policy: str, file: str, kind: type[object] | None = None, method: str = "") -> Iterator[None]:
     """Whatever the code of a user's file raises is one sentence, with the line of the file, of what it raises or of the
-    method that was called; and what it prints goes where progress does, since stdout is for results."""
+    method that was called; and what it prints goes where progress does, since stdout is for results. A process that it
+    forks ends where the file's code does: it would go on with the command a second time."""
+    forks = _forks
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -248,6 +263,9 @@ def _told(policy: str, file: str, kind: type[object] | None = None, method: str 
             raise PeekError(f"policy {policy}: {where}{said.removeprefix(f'{policy}: ')}") from None
         name = "" if isinstance(error, ValueError) and said else type(error).__name__
         raise InputError(f"policy {policy}: {where}{': '.join(filter(None, (name, said)))}") from None
+    finally:
+        if _forks != forks:
+            os._exit(0)
 
 
 def _said(error: BaseException) -> str:

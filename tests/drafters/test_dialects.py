@@ -19,7 +19,7 @@ from transformers import Qwen3ForCausalLM
 
 from drafters.checkpoints import facts_of, load_drafter, read_declared
 from drafters.families.layers import LayerShape
-from drafters.families.registry import read_shape, shape_config
+from drafters.families.registry import FAMILIES, make_layer, read_shape, shape_config
 from drafters.kinds.learned import LearnedDrafter
 from drafters.rotary import frequencies
 from drafters.target import Target
@@ -204,17 +204,35 @@ def test_other_spellings_of_one_drafter_compute_the_same(
         assert torch.equal(drafted(loaded, target, tokens), drafted(drafter, target, tokens))
 
 
-def test_a_shape_is_read_as_it_was_written() -> None:
-    """Of each family, sliding layers of whatever kind and biases included."""
-    for family in ("llama", "qwen3"):
-        for windows in ((None, None), (3, None), (3, 3)):
-            for bias in (False, True):
-                shape = LayerShape(
-                    family=family, hidden_size=16, inner_size=32, heads=4, kv_heads=2, head_dim=8, norm_eps=1e-5, layers=2,
-                    rotary={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, windows=windows, attention_bias=bias,
-                    mlp_bias=bias,
-                )  # fmt: skip
-                assert read_shape(shape_config(shape, VOCAB, 64), "x") == shape
+@pytest.mark.parametrize("family", FAMILIES)
+class TestEveryFamily:
+    """Its layers, and the configuration that declares them."""
+
+    @pytest.mark.parametrize("windows", [(None, None), (3, None), (3, 3)])
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_a_shape_is_read_as_it_was_written(self, family: str, windows: tuple[int | None, ...], bias: bool) -> None:
+        """Sliding layers of whatever kind and biases included, where the family has them."""
+        shape = LayerShape(
+            family=family, hidden_size=16, inner_size=32, heads=4, kv_heads=2, head_dim=8, norm_eps=1e-5, layers=2,
+            rotary={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, windows=windows, attention_bias=bias,
+            mlp_bias=bias,
+        )  # fmt: skip
+        if family == "gemma4" and any(windows):
+            with pytest.raises(InputError, match="sliding layers of a Gemma-4 draft"):
+                read_shape(shape_config(shape, VOCAB, 64), "x")
+            return
+        assert read_shape(shape_config(shape, VOCAB, 64), "x") == shape
+
+    def test_a_layer_reads_one_state_or_two(self, family: str) -> None:
+        shape = read_shape(
+            {"model_type": next(iter(FAMILIES[family].MODEL_TYPES)), "hidden_size": 16, "intermediate_size": 32,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 8},
+            "x",
+        )  # fmt: skip
+        for paired in (False, True):
+            layer = make_layer(shape, paired_input=paired)
+            assert layer.self_attn.q_proj.in_features == 16 * (1 + paired)
+            assert layer.enter(torch.ones(3, 16)).shape == layer.leave(torch.ones(3, 16), torch.ones(3, 16)).shape == (3, 16)
 
 
 SCALED = {"factor": 4.0, "original_max_position_embeddings": 16}

@@ -140,6 +140,28 @@ def test_each_point_is_run_once_and_no_speculation_uses_no_drafter() -> None:
     ]  # fmt: skip
 
 
+def test_a_policy_runs_where_what_it_reads_is_known_or_it_is_said() -> None:
+    """Under drafters without confidences it is left out, and refused where there are no others."""
+    keys = (Recording("mtp", 1), Recording("ngram", 4))
+
+    def shown(recording: Recording, policy: PolicySpec) -> Recording:
+        if recording.drafter == "ngram":
+            raise InputError(f"policy {policy}: needs confidences")
+        return recording.showing("raw")
+
+    recorded, said = SimpleNamespace(keys=keys, shown=shown), list[str]()
+    reads = PolicySpec.parse("threshold:0.5")
+    plan = ValidationPlan(concurrency=(4,), policies=(reads,), drafters=("mtp", "ngram"))
+    assert choose_points(plan, recorded, said.append) == [LivePoint(keys[0].showing("raw"), reads, 4)]  # type: ignore[arg-type]
+    assert len(said) == 1
+    assert "ngram γ=4 threshold:0.5: left out" in said[0]
+    for policies in ((reads,), (PolicySpec.fixed(1), reads)):
+        with pytest.raises(InputError, match=r"policy threshold:0\.5: needs confidences"):
+            choose_points(replace(plan, policies=policies, drafters=("ngram",)), recorded)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"policy oracle: .* cannot run live"):
+        ValidationPlan(policies=(PolicySpec("oracle"),))
+
+
 def test_plans_refuse_nonsense() -> None:
     for wrong in ({"time_limit_s": 0}, {"max_new_tokens": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"replicates": 1}):
         with pytest.raises(InputError):

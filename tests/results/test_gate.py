@@ -91,6 +91,18 @@ def test_a_noisy_comparison_is_inconclusive_and_says_what_it_would_take() -> Non
     assert row.prompts_needed > 1000
 
 
+def test_what_all_prompts_do_alike_has_no_noise_where_they_are_paired() -> None:
+    """Prompts are as unlike as prompts are, and each of them loses a tenth: of that nothing is in doubt."""
+    rng = np.random.default_rng(0)
+    before = [np.stack([rng.lognormal(5, 1, 20), np.ones(20)], axis=1) for _ in range(2)]
+    after = [stratum * [0.9, 1] for stratum in before]
+    paired, apart = (noise_of_ratio(before, after, paired=paired) for paired in (True, False))
+    assert paired is not None
+    assert apart is not None
+    assert paired.error == pytest.approx(0, abs=1e-12)
+    assert apart.error > 0.1
+
+
 def test_noise_is_that_of_the_law() -> None:
     """The jackknife's error, over tasks that weigh the same, is the spread of the estimate over 2000 draws."""
     rng = np.random.default_rng(0)

@@ -96,6 +96,17 @@ STUB = Decision(
     engine=VLLM, profile="h100/toy", source="roofline", load=Users(8), promise=(Promise.parse("tps>=80"),),
     traffic="toys", figure="throughput", errors={"verify": 0.3, "draft": 0.3, "host": 0.3},
 )  # fmt: skip
+
+
+def test_what_tells_two_configurations_apart_is_said() -> None:
+    raw, calibrated = (candidate(DSPARK.showing(shown), "prefix_scheduler") for shown in ("raw", "calibrated"))
+    assert raw.told_beside(calibrated) == f"{raw} on raw confidences"
+    assert calibrated.told_beside(raw) == str(calibrated) != str(raw)
+    assert raw.told_beside(candidate(EAGLE3, "fixed:3")) == str(raw)
+    fewer = Configuration(raw.recording, raw.policy, raw.request_cap // 2)
+    assert fewer.told_beside(raw) == f"{raw} with {fewer.request_cap} requests at a time"
+
+
 DRAWS = [Draw(i, True) for i in range(2000)] + [Draw(i, False) for i in range(600)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,11 +76,11 @@ def test_whom_a_promise_is_made_to() -> None:
             share_of(wrong)
 
 
-def rows(ttft_s: list[float], tps: list[float]) -> Records:
-    """Requests of eleven tokens that came at 0."""
+def rows(ttft_s: Sequence[float], tps: Sequence[float], tokens: Sequence[int] | int = 11) -> Records:
+    """Requests that came at 0."""
     made = np.zeros(len(ttft_s), ROW)
-    made["first_s"], made["output_tokens"] = ttft_s, 11
-    made["finish_s"] = made["first_s"] + 10 / np.array(tps)
+    made["first_s"], made["output_tokens"] = ttft_s, tokens
+    made["finish_s"] = made["first_s"] + (made["output_tokens"] - 1) / np.array(tps)
     return made
 
 
@@ -113,6 +115,20 @@ def test_requests_are_counted_against_all_bounds_of_a_share_together() -> None:
         "tps>=80": True, "ttft<=500ms": True, "tps>=80 and ttft<=500ms": False, "mean_tps>=97": True, "mean_tps>=98": False,
     }  # fmt: skip
     assert found.attainment == pytest.approx(0.94)
+
+
+def test_of_quantiles_every_request_is_one_however_long_its_answer() -> None:
+    """Long answers wait longer and come slower: counted by tokens, the median would be theirs. Bins are 1 % wide."""
+    rng = np.random.default_rng(0)
+    long = rng.random(4000) < 0.3
+    ttft = np.where(long, 0.9, 0.1) * rng.lognormal(0, 0.2, 4000)
+    tps = np.where(long, 30.0, 90.0) * rng.lognormal(0, 0.1, 4000)
+    tokens = np.where(long, 2000, 20)
+    found = finished([], rows(ttft.tolist(), tps.tolist(), tokens.tolist())).quantiles
+    for q in (5, 50, 90, 95, 99):
+        assert found[f"p{q}_ttft"] == pytest.approx(np.quantile(ttft, q / 100), rel=0.015)
+        assert found[f"p{q}_tps"] == pytest.approx(np.quantile(tps, q / 100), rel=0.015)
+        assert found[f"p{q}_e2e"] == pytest.approx(np.quantile(ttft + (tokens - 1) / tps, q / 100), rel=0.015)
 
 
 @given(st.lists(st.floats(79.9, 80.1), min_size=1, max_size=50))
