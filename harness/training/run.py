@@ -21,8 +21,10 @@ from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.training.material import Prepared, prepare
 from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
+from results.figures.intervals import half_width
 from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
+from simulator.numbers import give_or_take
 
 MADE: Final = "training.json"
 """What lies beside a checkpoint: its plan, what was found on the way, every evaluation."""
@@ -41,6 +43,10 @@ class Trained:
     """Whose weights were kept."""
     tau: dict[str, float]
     """Accepted length on held-out answers, by domain."""
+    half_width: dict[str, float | None]
+    """Half the width of its 95 % interval, over prompts; None where there is one prompt."""
+    prompts: dict[str, int]
+    """Of how many held-out prompts it is."""
     acceptance: dict[str, list[float]]
     """By position, by domain."""
     evaluated: list[Evaluated]
@@ -123,10 +129,11 @@ def write_whole(write: Callable[[Path], None], to: Path) -> None:
 def told(evaluated: Evaluated) -> str:
     """An evaluation in a line."""
     drafting = evaluated.drafting
-    lengths = " · ".join(f"{d.domain} {d.tau:.2f}" for d in drafting)
+    lengths = " · ".join(f"{d.domain} {give_or_take(d.tau, half_width(d.error, d.prompts), '.2f')}" for d in drafting)
     positions = " ".join(f"{a:.2f}"[1:] if a < 1 else "1" for a in _mean_acceptance(drafting))
     loss = "" if evaluated.loss != evaluated.loss else f", loss {evaluated.loss:.3f}"
-    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position {positions}"
+    of = ", mean of domains" if len(drafting) > 1 else ""
+    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position{of} {positions}"
 
 
 def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float]:
@@ -137,8 +144,11 @@ def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float]:
 def _trained(
     plan: TrainingPlan, to: Path, evaluated: Sequence[Evaluated], steps: int, best: int, facts: dict[str, Any]
 ) -> Trained:
-    of_best = next(e for e in evaluated if e.step == best)
+    drafting = {d.domain: d for d in next(e for e in evaluated if e.step == best).drafting}
     return Trained(
-        plan.name, to.resolve(), plan.design.kind, steps, best, {d.domain: d.tau for d in of_best.drafting},
-        {d.domain: list(d.acceptance) for d in of_best.drafting}, list(evaluated), facts,
+        name=plan.name, checkpoint=to.resolve(), kind=plan.design.kind, steps=steps, best_step=best,
+        tau={name: d.tau for name, d in drafting.items()},
+        half_width={name: half_width(d.error, d.prompts) for name, d in drafting.items()},
+        prompts={name: d.prompts for name, d in drafting.items()},
+        acceptance={name: list(d.acceptance) for name, d in drafting.items()}, evaluated=list(evaluated), facts=facts,
     )  # fmt: skip

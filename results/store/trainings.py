@@ -17,6 +17,10 @@ class HeldOutDrafting(msgspec.Struct, frozen=True):
     """Expected accepted length."""
     acceptance: tuple[float, ...]
     """By position."""
+    prompts: int = 0
+    """Of how many prompts; 0 where a checkpoint does not say."""
+    error: float | None = None
+    """Standard error of τ, between prompts."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -70,7 +70,8 @@ def test_a_gpu_holds_the_target_or_its_share_of_the_layers_and_what_is_trained()
     one, eight = (training_cost("dspark", model, H100, gpus, recipe) for gpus in (1, 8))
     states, logits = 6 * 4096 * 2 * 2048, 4 * 4 * 64 * 7 * 128_256
     assert one.memory_bytes == eight.memory_bytes == one.memory_shared_bytes
-    assert one.memory_bytes == pytest.approx(2 * 8.03e9 + 16 * one.parameters + states + logits, rel=1e-3)
+    assert one.memory_bytes == pytest.approx(2 * 8.03e9 + 20 * one.parameters + states + logits, rel=1e-3)
+    assert one.main_memory_bytes == eight.main_memory_bytes == pytest.approx(2 * 8.03e9 + 48 * states * 5 / 6, rel=1e-3)
     layer = 2 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
     assert one.memory_bytes - eight.memory_shared_bytes == pytest.approx((32 - 4 - 2) * layer, rel=1e-3)
 
