@@ -35,8 +35,9 @@ class Drafting:
     domain: str
     tau: float
     """Tokens committed in rounds over rounds."""
-    acceptance: tuple[float, ...]
-    """α_k by position: accepted, of the rounds whose earlier positions were accepted and whose answer goes on so far."""
+    acceptance: tuple[float | None, ...]
+    """α_k by position: accepted, of the rounds whose earlier positions were accepted and whose answer goes on so far; None
+    where there is no such round."""
     prompts: int = 0
     """Of how many prompts these are answers, the turns of a conversation and equal prompts counted once; 0 in what was kept
     before they were counted."""
@@ -95,7 +96,7 @@ def drafting_on(
         for prompt, tokens, rounds, _ in answers:
             by_prompt[prompt] += tokens, rounds
         tau, error = ratio(*np.transpose([*by_prompt.values()]))
-        acceptance = tuple(float(a) for a in accepted / np.maximum(tried, 1e-12))
+        acceptance = tuple(float(a / n) if n else None for a, n in zip(accepted, tried, strict=True))
         drafting.append(Drafting(domain, tau, acceptance, len(by_prompt), error))
     return drafting
 

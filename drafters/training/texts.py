@@ -87,13 +87,17 @@ def split(texts: Sequence[Text], share: float) -> Split:
 
     Raises InputError where nothing is left on either side.
     """
-    held = {group: _fraction(prompt) < share for group, prompt in opening_prompts(texts).items()}
+    opening = opening_prompts(texts)
+    held = {group: _fraction(prompt) < share for group, prompt in opening.items()}
     found = Split([], [])
     for text in texts:
         found[held[text.group]].append(text)
     if not found.train or not found.held_out:
         side = "held out" if not found.held_out else "left to train on"
-        raise InputError(f"--held-out {share:g}: none of {len(held)} prompts is {side}; give more prompts, or another share")
+        different = len({*opening.values()})
+        raise InputError(
+            f"--held-out {share:g}: of {different} different prompts none is {side}; give more prompts, or another share"
+        )
     return found
 
 

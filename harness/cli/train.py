@@ -254,13 +254,15 @@ def print_trained(result: Trained, target: str, out: Path) -> None:
     rows = [
         [
             domain, str(result.prompts[domain]), give_or_take(tau, result.half_width[domain], ".2f"),
-            " ".join(f"{a:.2f}" for a in result.acceptance[domain]),
+            " ".join(give_or_take(a, None, ".2f") for a in result.acceptance[domain]),
         ]
         for domain, tau in result.tau.items()
     ]  # fmt: skip
     say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers")
     print_table(console, ["domain", "prompts", "τ, ± 95 %", "accepted by position"], rows, ())
     say(console, "expected values; the step was chosen by these answers, which flatters it a little")
+    if not result.best_step:
+        say(console, "no step was better than the start: these are the weights that training began with")
     trained, tokens = f"{result.facts['trained_parameters'] / 1e6:.1f} M parameters", result.facts["train_tokens"]
     say(
         console,

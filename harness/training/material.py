@@ -22,7 +22,7 @@ from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material
 from drafters.training.numerics import fastest
 from drafters.training.states import States
-from drafters.training.texts import Split, Text, by_domain, most_frequent, overlap, split, usable
+from drafters.training.texts import LEAST_RESPONSE, Split, Text, by_domain, most_frequent, overlap, split, usable
 from harness.recording.responses import GivenResponse
 from harness.recording.worker import contexts
 from harness.training.plan import Given, TrainingPlan, generation_of
@@ -58,15 +58,22 @@ def prepare(
         say(f"target: {whole / 1e9:.2f} GB, loaded by one process of a machine at a time; each keeps {own / 1e9:.2f} GB")
     for response in given.responses:
         response.check(target.stop_tokens, target.vocab_size)
-    parts = split(
-        usable(texts_of(plan, given, target), min(plan.recipe.max_tokens, target.max_positions)), plan.recipe.held_out
-    )
+    most = min(plan.recipe.max_tokens, target.max_positions)
+    texts = usable(texts_of(plan, given, target), most)
+    if not texts:
+        raise InputError(
+            f"--responses: of {counted(len(given.responses), 'answer')} none has {LEAST_RESPONSE} tokens or more among the "
+            f"first {most:,} of its text; give longer ones, or a larger --max-tokens"
+        )
+    parts = split(texts, plan.recipe.held_out)
     facts = _told_texts(parts, say)
     vocabulary = None
     if (count := plan.design.vocabulary) is not None:
         vocabulary, coverage = most_frequent(parts.train, count, target.vocab_size)
         facts |= {"vocabulary": count, "coverage": coverage}
-        say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
+        said = len({token for text in parts.train for token in text.response})
+        more = f"; only {said:,} occur in them, the others are of the lowest ids" if said < count else ""
+        say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers{more}")
     made = _made(plan, target, parts, vocabulary)
     dtype = precision(plan, folder, say)
     if dtype == torch.float32:

@@ -117,5 +117,5 @@ def _held_out(drafting: HeldOutDrafting) -> list[Cell]:
     return [
         Cell(drafting.domain), Cell.of(drafting.prompts or None, ",d"),
         Cell(give_or_take(drafting.tau, half, ".2f"), drafting.tau),
-        Cell(" ".join(f"{a:.2f}" for a in drafting.acceptance) or "–"),
+        Cell(" ".join(give_or_take(a, None, ".2f") for a in drafting.acceptance) or "–"),
     ]  # fmt: skip

@@ -485,7 +485,7 @@ def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> No
     assert not sides[0] & sides[1]
     assert 0.1 < len(parts.held_out) / len(made) < 0.5
     assert split(made, 0.3) == parts
-    with pytest.raises(InputError, match="none of 1 prompts is held out"):
+    with pytest.raises(InputError, match="of 1 different prompts none is held out"):
         split(made[:3], 0.01)
 
 

@@ -252,6 +252,26 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(options: list[str], messa
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not (here / "runs" / "drafters").exists()
+    assert not (here / "runs" / "unfinished").exists()
+
+
+def test_short_answers_have_no_acceptance_where_nothing_is_drafted_and_shorter_ones_are_refused(here: Path) -> None:
+    lines = [json.loads(line) for line in (here / "a.jsonl").read_text().splitlines()]
+
+    def cut(tokens: int) -> list[str]:
+        text = "".join(
+            json.dumps({**e, "token_ids": e["token_ids"][:tokens]} if "token_ids" in e else e) + "\n" for e in lines
+        )
+        (here / "s.jsonl").write_text(text)
+        return ["dflash", "--target", str(here / "target"), "--responses", "s.jsonl", "--layers", "1", *SHORT]
+
+    micro("llama", here / "target")
+    done = ran(*cut(3), "--to", "new", "--json")
+    for positions in json.loads(done.stdout)["trained"]["acceptance"].values():
+        assert [a is None for a in positions] == [False, False, *[True] * 5]
+    assert re.search(r"accepted by position, mean of\s+domains \S+ \S+ – – – – –", done.stderr)
+    refused = ran(*cut(2), "--to", "newer", code=2)
+    assert "of 40 answers none has 3 tokens or more" in refused.stderr.replace("\n", " ")
 
 
 def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
