@@ -152,6 +152,8 @@ def target_of(name: str) -> Model:
         there = False
     if not there:
         raise InputError(f"--target {name}: no such file, and not one of {', '.join([*known, *raw])}")
+    if name.lower().endswith(".gguf"):
+        raise InputError(f"--target {name}: shapes are read from a config.json, not from a GGUF file; name the model's")
     return model_file(Path(name), Asked())
 
 

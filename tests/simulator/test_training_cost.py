@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -95,3 +97,9 @@ def test_kinds_and_targets_that_are_not_known_are_refused() -> None:
         target_of("nobody/nothing")
     with pytest.raises(InputError, match="--gpus 0"):
         training_cost("dspark", target_of("qwen3-4b"), H100, 0, SMALL)
+
+
+def test_a_gguf_file_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF\x80")
+    with pytest.raises(InputError, match=r"read from a config.json, not from a GGUF file"):
+        target_of(str(tmp_path / "m.gguf"))
