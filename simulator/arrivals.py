@@ -375,7 +375,8 @@ def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64
     """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
     if came.min() < _SINCE_1970:
         return came * (1e-3 if unit == "milliseconds" else 1.0)
-    return came * np.select([came > above for above, _ in _EPOCHS], [in_s for _, in_s in _EPOCHS], 1.0)
+    units = np.select([came > above for above, _ in _EPOCHS], [in_s for _, in_s in _EPOCHS], 1.0)
+    return np.asarray(came * units, np.float64)
 
 
 def _number(row: Row, name: str) -> float:

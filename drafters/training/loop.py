@@ -134,7 +134,9 @@ class Trainer:
         self.every = max(1, self.steps // recipe.evaluations)
         self._save_every_s = save_every_s
         loss = _Loss(made, target)
-        self._loss: nn.Module = DistributedDataParallel(loss) if self.processes.count > 1 else loss
+        self._loss: nn.Module = (
+            DistributedDataParallel(loss, gradient_as_bucket_view=True) if self.processes.count > 1 else loss
+        )
         self._parameters = trained_parameters(made.drafter)
         self._optimizers = self._made_optimizers()
         self._best = {name: p.detach().clone() for name, p in self._parameters.items()}

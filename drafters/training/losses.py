@@ -116,7 +116,7 @@ def draft_loss(
 
     drafter.narrow = True
     try:
-        draft = drafter.teacher_forced(own_taps(drafter, seen), batch.ids, at, forced)
+        draft = drafter.teacher_forced(own_taps(drafter, seen.taps), batch.ids, at, forced)
     finally:
         drafter.narrow = False
     losses, overlaps = [], []
@@ -130,9 +130,9 @@ def draft_loss(
     return (torch.stack(losses, -1) * real).sum(), survival
 
 
-def own_taps(drafter: LearnedDrafter, seen: TargetPass) -> Tensor:
+def own_taps(drafter: LearnedDrafter, taps: Tensor) -> Tensor:
     """What it reads of the target, in the type of its tables: where they are wider than the target's, all is."""
-    return seen.taps.to(drafter.lm_head.get_parameter("weight").dtype)
+    return taps.to(drafter.lm_head.get_parameter("weight").dtype)
 
 
 def own_tokens(drafter: LearnedDrafter, tokens: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Text:
         """All tokens."""
         return self.prompt + self.response
 
+    @property
+    def group(self) -> str:
+        """What it stands or falls with: its conversation, or itself."""
+        return self.conversation or self.name
+
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
 
@@ -82,18 +87,26 @@ def split(texts: Sequence[Text], share: float) -> Split:
 
     Raises InputError where nothing is left on either side.
     """
-    opening: dict[str, Text] = {}
-    for text in texts:
-        key = text.conversation or text.name
-        if key not in opening or len(text.prompt) < len(opening[key].prompt):
-            opening[key] = text
-    held = {key: _fraction(first.prompt) < share for key, first in opening.items()}
+    opening = opening_prompts(texts)
+    held = {group: _fraction(prompt) < share for group, prompt in opening.items()}
     found = Split([], [])
     for text in texts:
-        found[held[text.conversation or text.name]].append(text)
+        found[held[text.group]].append(text)
     if not found.train or not found.held_out:
         side = "held out" if not found.held_out else "left to train on"
-        raise InputError(f"--held-out {share:g}: none of {len(held)} prompts is {side}; give more prompts, or another share")
+        different = len({*opening.values()})
+        raise InputError(
+            f"--held-out {share:g}: of {different} different prompts none is {side}; give more prompts, or another share"
+        )
+    return found
+
+
+def opening_prompts(texts: Sequence[Text]) -> dict[str, tuple[int, ...]]:
+    """The prompt that each conversation began with, as far as its turns are here."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        if text.group not in found or len(text.prompt) < len(found[text.group]):
+            found[text.group] = text.prompt
     return found
 
 

@@ -13,7 +13,7 @@ from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
 from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
 from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
 from simulator.errors import InputError
-from simulator.numbers import counted
+from simulator.numbers import counted, give_or_take
 
 if TYPE_CHECKING:
     from harness.training.plan import TrainingPlan
@@ -257,10 +257,17 @@ def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str
 
     console = plain_console()
     rows = [
-        [domain, f"{tau:.2f}", " ".join(f"{a:.2f}" for a in result.acceptance[domain])] for domain, tau in result.tau.items()
-    ]
-    say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers (expected)")
-    print_table(console, ["domain", "τ", "accepted by position"], rows, ())
+        [
+            domain, str(result.prompts[domain]), give_or_take(tau, result.half_width[domain], ".2f"),
+            " ".join(give_or_take(a, None, ".2f") for a in result.acceptance[domain]),
+        ]
+        for domain, tau in result.tau.items()
+    ]  # fmt: skip
+    say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers")
+    print_table(console, ["domain", "prompts", "τ, ± 95 %", "accepted by position"], rows, ())
+    say(console, "expected values; the step was chosen by these answers, which flatters it a little")
+    if not result.best_step:
+        say(console, "no step was better than the start: these are the weights that training began with")
     trained, tokens = f"{result.facts['trained_parameters'] / 1e6:.1f} M parameters", result.facts["train_tokens"]
     say(
         console,
@@ -321,7 +328,8 @@ def _cells(cost: TrainingCost) -> list[tuple[str, str]]:
         ("operations, target", f"{cost.target_flops:.1e}"), ("operations, drafter", f"{cost.drafter_flops:.1e}"),
         ("hours, answers", _range(cost.answer_hours)), ("hours, training", _range(cost.hours)),
         ("  hidden states kept", _range(cost.hours_kept)), ("memory of a GPU", _size(cost.memory_bytes)),
-        ("  target shared out", _size(cost.memory_shared_bytes)), ("disk, answers", _size(cost.answers_bytes)),
+        ("  target shared out", _size(cost.memory_shared_bytes)),
+        ("main memory of a process", _size(cost.main_memory_bytes)), ("disk, answers", _size(cost.answers_bytes)),
         ("disk, checkpoints", _size(cost.checkpoint_bytes)), ("  hidden states kept", _size(cost.hidden_state_bytes)),
     ]  # fmt: skip
 
@@ -336,6 +344,7 @@ def assumed(model: Model) -> list[str]:
         f"assumed: training reaches {worst:.0%} to {best:.0%} of a GPU's peak in bf16; answers, as many tokens as are "
         f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests on each GPU; "
         "every GPU holds the target as it is published, or its share of the layers (--shard); "
+        f"main memory holds the target while it is loaded, and states of {given.HELD_OUT_TEXTS} held-out texts; "
         f"{given.STATE_BYTES} bytes of state a trained parameter; "
         f"{given.LOGIT_COPIES} tables of drafted positions × vocabulary, a text at a time; a drafter of the published shape "
         f"over a target of width {model.width:,}",

@@ -14,18 +14,20 @@ import torch
 
 from drafters.checkpoints import find_folder, folder_hash
 from drafters.precision import choose_dtype
-from drafters.sharding import share_out
+from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
 from drafters.training.design import Made, make_drafter, warm_drafter, widen_tables
+from drafters.training.held_out import held_bytes
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material
 from drafters.training.numerics import fastest
 from drafters.training.states import States
-from drafters.training.texts import Split, Text, by_domain, most_frequent, overlap, split, usable
+from drafters.training.texts import LEAST_RESPONSE, Split, Text, by_domain, most_frequent, overlap, split, usable
 from harness.recording.responses import GivenResponse
 from harness.recording.worker import contexts
 from harness.training.plan import Given, TrainingPlan, generation_of
 from simulator.errors import InputError, first_paragraph
+from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
 
 
@@ -51,17 +53,27 @@ def prepare(
     states of held-out texts.
     """
     target = load_target(plan)
+    if plan.shard:
+        whole, own = shared_bytes(target)
+        say(f"target: {whole / 1e9:.2f} GB, loaded by one process of a machine at a time; each keeps {own / 1e9:.2f} GB")
     for response in given.responses:
         response.check(target.stop_tokens, target.vocab_size)
-    parts = split(
-        usable(texts_of(plan, given, target), min(plan.recipe.max_tokens, target.max_positions)), plan.recipe.held_out
-    )
+    most = min(plan.recipe.max_tokens, target.max_positions)
+    texts = usable(texts_of(plan, given, target), most)
+    if not texts:
+        raise InputError(
+            f"--responses: of {counted(len(given.responses), 'answer')} none has {LEAST_RESPONSE} tokens or more among the "
+            f"first {most:,} of its text; give longer ones, or a larger --max-tokens"
+        )
+    parts = split(texts, plan.recipe.held_out)
     facts = _told_texts(parts, say)
     vocabulary = None
     if (count := plan.design.vocabulary) is not None:
         vocabulary, coverage = most_frequent(parts.train, count, target.vocab_size)
         facts |= {"vocabulary": count, "coverage": coverage}
-        say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers")
+        said = len({token for text in parts.train for token in text.response})
+        more = f"; only {said:,} occur in them, the others are of the lowest ids" if said < count else ""
+        say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers{more}")
     made = _made(plan, target, parts, vocabulary)
     dtype = precision(plan, folder, say)
     if dtype == torch.float32:
@@ -72,26 +84,29 @@ def prepare(
     _told_cache(states, len(parts.train), say)
     states.open(fill=fills, advance=lambda done, total: advance("reading texts", done, total))
     chosen = by_domain(parts.held_out, recipe.evaluated)
-    held_out = read_held_out(target, chosen, taps, given.sampling) if evaluates or plan.shard else []  # shares: all read
+    if evaluates:
+        _check_held(held_bytes(target, chosen, taps), len(chosen), say)
+    held_out = []
+    if evaluates or plan.shard:  # of a target that is shared out all read, and only the first keeps
+        held_out = [one for one in read_held_out(target, chosen, taps, given.sampling) if evaluates]
     facts["cache_bytes"] = states.kept_bytes
     facts |= {
         "target_hash": folder_hash(find_folder(plan.pair.target)),
         "device": target.device.type,
         "precision": str(dtype)[6:],
     }
-    return Prepared(target, made, Material(parts.train, states, held_out if evaluates else [], given.sampling), dtype, facts)
+    return Prepared(target, made, Material(parts.train, states, held_out, given.sampling), dtype, facts)
 
 
 def load_target(plan: TrainingPlan) -> Target:
     """The target, as recording loads it, or this process's share of it: then by all of them at once."""
     pair, device = plan.pair, device_of(plan)
     dtype = choose_dtype(pair.dtype, device.type)
-    target = Target.load(
-        pair.target, dtype=dtype, device="cpu" if plan.shard else str(device), chat_template=pair.chat_template or None
-    )
-    if plan.shard:
-        share_out(target, device)
-    return target
+
+    def loaded(device: str) -> Target:
+        return Target.load(pair.target, dtype=dtype, device=device, chat_template=pair.chat_template or None)
+
+    return load_shared(lambda: loaded("cpu"), device) if plan.shard else loaded(str(device))
 
 
 def device_of(plan: TrainingPlan) -> torch.device:
@@ -195,3 +210,13 @@ def _told_cache(states: States, texts: int, say: Callable[[str], None]) -> None:
         say(f"cache: states of {states.kept} of {texts} texts, {states.kept_bytes / 1e9:.2f} GB of disk until training ends")
     else:
         say(f"cache: none, the target reads every batch; all states would take {states.all_bytes / 1e9:.2f} GB (--cache)")
+
+
+def _check_held(needed: int, texts: int, say: Callable[[str], None]) -> None:
+    """Say what the states of held-out texts take of main memory. Raises InputError where that is more than there is."""
+    if needed > 0.9 * MACHINE_BYTES:
+        raise InputError(
+            f"--evaluated: states of {counted(texts, 'held-out answer')} take {needed / 1e9:,.1f} GB of memory, and this "
+            f"machine has {MACHINE_BYTES / 1e9:,.1f}; give fewer, or --max-tokens"
+        )
+    say(f"held out: states of {counted(texts, 'answer')} are drafted on, {needed / 1e9:.2f} GB of main memory")

@@ -15,14 +15,16 @@ from transformers.utils import logging as transformers_logging
 
 from drafters.training.design import save_made
 from drafters.training.held_out import Drafting
-from drafters.training.loop import Evaluated, Processes, Trainer, Watch
+from drafters.training.loop import STATE, Evaluated, Processes, Trainer, Watch
 from harness import stops
 from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.training.material import Prepared, prepare
 from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
+from results.figures.intervals import half_width
 from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
+from simulator.numbers import give_or_take
 
 MADE: Final = "training.json"
 """What lies beside a checkpoint: its plan, what was found on the way, every evaluation."""
@@ -41,8 +43,12 @@ class Trained:
     """Whose weights were kept."""
     tau: dict[str, float]
     """Accepted length on held-out answers, by domain."""
-    acceptance: dict[str, list[float]]
-    """By position, by domain."""
+    half_width: dict[str, float | None]
+    """Half the width of its 95 % interval, over prompts; None where there is one prompt."""
+    prompts: dict[str, int]
+    """Of how many held-out prompts it is."""
+    acceptance: dict[str, list[float | None]]
+    """By position, by domain; None where nothing was accepted up to there."""
     evaluated: list[Evaluated]
     facts: dict[str, Any]
 
@@ -51,21 +57,32 @@ def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher
     """Train as planned and write the checkpoint, whole or not at all. Raises InputError."""
     to = checkpoint_of(plan, out)
     folder = folder_of(out, plan.name)
+    new = not folder.exists()
     keep_plan(plan, folder)
     began_s = time.monotonic()
-    if plan.processes > 1:
-        from harness.training.together import train_together
+    try:
+        if plan.processes > 1:
+            from harness.training.together import train_together
 
-        finished = train_together(plan, given, folder, to, cluster, watcher)
-    else:
-        finished = train_alone(plan, given, folder, to, watcher)
+            finished = train_together(plan, given, folder, to, cluster, watcher)
+        else:
+            finished = train_alone(plan, given, folder, to, watcher)
+    except InputError:
+        if new and not (folder / STATE).exists():  # there is nothing to go on from
+            _remove(folder)
+        raise
     finished[-1]["seconds"] = time.monotonic() - began_s  # since it was begun or resumed
     result = _trained(plan, to, *finished)
     stops.finished("the training")
+    _remove(folder)
+    return result
+
+
+def _remove(folder: Path) -> None:
+    """What a training keeps, and the folder of all such where none is left."""
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()
-    return result
 
 
 Finished = tuple[Sequence[Evaluated], int, int, dict[str, Any]]
@@ -123,22 +140,28 @@ def write_whole(write: Callable[[Path], None], to: Path) -> None:
 def told(evaluated: Evaluated) -> str:
     """An evaluation in a line."""
     drafting = evaluated.drafting
-    lengths = " · ".join(f"{d.domain} {d.tau:.2f}" for d in drafting)
-    positions = " ".join(f"{a:.2f}"[1:] if a < 1 else "1" for a in _mean_acceptance(drafting))
+    lengths = " · ".join(f"{d.domain} {give_or_take(d.tau, half_width(d.error, d.prompts), '.2f')}" for d in drafting)
+    means = (give_or_take(a, None, ".2f") for a in _mean_acceptance(drafting))
+    positions = " ".join(a.removeprefix("0") for a in means)
     loss = "" if evaluated.loss != evaluated.loss else f", loss {evaluated.loss:.3f}"
-    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position {positions}"
+    of = ", mean of domains" if len(drafting) > 1 else ""
+    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position{of} {positions}"
 
 
-def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float]:
-    """Over domains, each counted alike."""
-    return [sum(at) / len(drafting) for at in zip(*(d.acceptance for d in drafting), strict=True)]
+def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float | None]:
+    """Over the domains that have the position, each counted alike."""
+    found = [[a for a in at if a is not None] for at in zip(*(d.acceptance for d in drafting), strict=True)]
+    return [sum(at) / len(at) if at else None for at in found]
 
 
 def _trained(
     plan: TrainingPlan, to: Path, evaluated: Sequence[Evaluated], steps: int, best: int, facts: dict[str, Any]
 ) -> Trained:
-    of_best = next(e for e in evaluated if e.step == best)
+    drafting = {d.domain: d for d in next(e for e in evaluated if e.step == best).drafting}
     return Trained(
-        plan.name, to.resolve(), plan.design.kind, steps, best, {d.domain: d.tau for d in of_best.drafting},
-        {d.domain: list(d.acceptance) for d in of_best.drafting}, list(evaluated), facts,
+        name=plan.name, checkpoint=to.resolve(), kind=plan.design.kind, steps=steps, best_step=best,
+        tau={name: d.tau for name, d in drafting.items()},
+        half_width={name: half_width(d.error, d.prompts) for name, d in drafting.items()},
+        prompts={name: d.prompts for name, d in drafting.items()},
+        acceptance={name: list(d.acceptance) for name, d in drafting.items()}, evaluated=list(evaluated), facts=facts,
     )  # fmt: skip

@@ -35,6 +35,15 @@ def divide(over: Floats, under: Floats) -> Floats:
     return quotient
 
 
+def half_width(error: float | None, units: int) -> float | None:
+    """Half the width of the 95 % interval of what was found from so many units, by Student's t; None without an error."""
+    if error is None or units < FEWEST_UNITS:
+        return None
+    from scipy.special import stdtrit
+
+    return float(stdtrit(units - 1, 0.975)) * error
+
+
 def interval(draws: Floats) -> tuple[float | None, float | None]:
     """The middle 95 % of the draws, NaN ones left out; (None, None) without any."""
     drawn = draws[~np.isnan(draws)]

@@ -15,8 +15,12 @@ class HeldOutDrafting(msgspec.Struct, frozen=True):
     domain: str
     tau: float
     """Expected accepted length."""
-    acceptance: tuple[float, ...]
-    """By position."""
+    acceptance: tuple[float | None, ...]
+    """By position; None where nothing was accepted up to there."""
+    prompts: int = 0
+    """Of how many prompts; 0 where a checkpoint does not say."""
+    error: float | None = None
+    """Standard error of τ, between prompts."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -20,8 +20,11 @@ ANSWERING: Final = (0.5, 1.0)
 """Share of the roofline's speed that a server reaches while it answers."""
 ANSWERED_TOGETHER: Final = 256
 """Requests that a GPU answers at once."""
-STATE_BYTES: Final = 16
-"""Memory of a trained parameter: itself and its gradient in bf16, a copy and two moments in 32 bits."""
+STATE_BYTES: Final = 20
+"""Memory of a trained parameter: itself, its gradient, two moments and the best so far, in 32 bits."""
+HELD_OUT_TEXTS: Final = 3 * 16
+"""Held-out answers whose states the first process keeps: as many as are drafted on unless one says otherwise, of three
+domains."""
 LOGIT_COPIES: Final = 4
 """Tables of drafted positions × vocabulary in 32 bits held at once: the target's, the drafter's, its gradient, another."""
 _FORWARD, _BOTH = 2, 6
@@ -87,6 +90,9 @@ class TrainingCost:
     memory_shared_bytes: float
     """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' two at a time: FSDP
     puts the next one together while one computes."""
+    main_memory_bytes: float
+    """Main memory of the first process: the target while it is loaded (of a target that is shared out one process of a
+    machine has it at a time), and what it keeps of held-out answers as long as `sequence_tokens`."""
     answers_bytes: float
     hidden_state_bytes: float
     """On disk, where they are kept."""
@@ -126,9 +132,11 @@ def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Re
         hours=_hours(recipe.epochs * reading + drafter, device, gpus), hours_kept=_hours(reading + drafter, device, gpus),
         memory_bytes=model.weight_bytes + trained,
         memory_shared_bytes=model.weight_bytes - layers + min(layers, layers / gpus + 2 * largest) + trained,
+        main_memory_bytes=model.weight_bytes
+        + HELD_OUT_TEXTS * recipe.sequence_tokens * model.width * (states - 1) * _CACHED_BYTES,
         answers_bytes=_WRITTEN_BYTES * recipe.tokens,
         hidden_state_bytes=recipe.tokens * states * model.width * _CACHED_BYTES,
-        checkpoint_bytes=(2 + STATE_BYTES) * layer,
+        checkpoint_bytes=(2 + STATE_BYTES - 4) * layer,  # in bf16, and all but gradients
     )  # fmt: skip
 
 
@@ -144,6 +152,8 @@ def target_of(name: str) -> Model:
         there = False
     if not there:
         raise InputError(f"--target {name}: no such file, and not one of {', '.join([*known, *raw])}")
+    if name.lower().endswith(".gguf"):
+        raise InputError(f"--target {name}: shapes are read from a config.json, not from a GGUF file; name the model's")
     return model_file(Path(name), Asked())
 
 

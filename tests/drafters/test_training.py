@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,10 @@ from drafters.decoding import DecodeRequest, decode
 from drafters.dense import DenseText, record_anchors
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
-from drafters.sharding import share_out
+from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
 from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
-from drafters.training.held_out import acceptances, drafting_on, walk
+from drafters.training.held_out import acceptances, drafting_on, ratio, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
 from drafters.training.losses import TRAINING, draft_loss
@@ -63,7 +65,7 @@ def design(kind: str, **changes: Any) -> Design:
 def material_of(made: Made, target: Target, texts: Sequence[Text], folder: Path | None = None, most: int = 0) -> Material:
     states = States(target, made.drafter.tap_layers, texts[:24], folder, most)
     states.open(fill=True)
-    held_out = read_held_out(target, texts[24:32], made.drafter.tap_layers, Sampling())
+    held_out = list(read_held_out(target, texts[24:32], made.drafter.tap_layers, Sampling()))
     return Material(texts[:24], states, held_out, Sampling())
 
 
@@ -289,6 +291,18 @@ def test_acceptance_one_everywhere_commits_whole_blocks() -> None:
     assert (counts[0] == counts[1]).all()
 
 
+@given(st.lists(st.tuples(st.integers(2, 60), st.integers(1, 30)), min_size=2, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_the_error_of_an_accepted_length_is_a_ratios(answers: list[tuple[int, int]]) -> None:
+    """The variance of the mean of what each unit moves the ratio by; alike units have none, and one says nothing."""
+    tokens, rounds = np.array(answers, float).T
+    found, error = ratio(tokens, rounds)
+    moves = (tokens - found * rounds) / rounds.mean()
+    assert found == pytest.approx(tokens.sum() / rounds.sum())
+    assert error == pytest.approx(moves.std(ddof=1) / len(moves) ** 0.5, abs=1e-12)
+    assert ratio(tokens[:1], rounds[:1])[1] is None
+
+
 class Killed(BaseException):
     """As from outside."""
 
@@ -398,11 +412,11 @@ def test_states_that_are_kept_are_those_that_are_computed(target: Target, texts:
 @pytest.mark.parametrize("family", ["llama", "gemma4 (text)", "qwen3_moe"])
 def test_a_target_that_is_shared_out_reads_as_it_did(family: str, tmp_path: Path) -> None:
     """Here among one process; tests of the command share it out among two."""
-    target, ids = Target(family_model(family)), torch.tensor([prompts()[0]])
-    whole = target.read(ids, (-1, 2))
+    read, ids = Target(family_model(family)), torch.tensor([prompts()[0]])
+    whole, size = read.read(ids, (-1, 2)), sum(p.numel() * p.itemsize for p in read.model.parameters())
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     try:
-        share_out(target, torch.device("cpu"))
+        target = load_shared(lambda: read, torch.device("cpu"))
         shared = sum(isinstance(p, DTensor) for p in target.model.parameters())
         for _ in range(2):
             again = target.read(ids, (-1, 2))
@@ -411,6 +425,40 @@ def test_a_target_that_is_shared_out_reads_as_it_did(family: str, tmp_path: Path
     finally:
         distributed.destroy_process_group()
     assert shared >= 4 * target.num_layers
+    assert shared_bytes(target) == (size, size)
+
+
+@pytest.mark.slow
+def test_targets_are_loaded_one_after_another_and_a_share_is_kept_of_each(tmp_path: Path) -> None:
+    """By two processes of a machine, which end with the halves of all layers."""
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    processes = [context.Process(target=_loads, args=(str(tmp_path / "group"), rank, told)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    found = sorted(told.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    (_, began, ended, whole, own), (_, began_next, _, _, other) = found
+    assert began < ended <= began_next
+    assert own < 0.75 * whole
+    assert abs(own - other) <= 0.01 * whole
+    assert own + other >= whole  # tables and norms stay whole with both
+
+
+def _loads(group: str, rank: int, told: Any) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{group}", rank=rank, world_size=2)
+    times = []
+
+    def load() -> Target:
+        times.append(time.monotonic())
+        target = Target(family_model("llama"))
+        times.append(time.monotonic())
+        return target
+
+    target = load_shared(load, torch.device("cpu"))
+    told.put((rank, *times, *shared_bytes(target)))
+    distributed.destroy_process_group()
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(target: Target, texts: list[Text], tmp_path: Path) -> None:
@@ -437,7 +485,7 @@ def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> No
     assert not sides[0] & sides[1]
     assert 0.1 < len(parts.held_out) / len(made) < 0.5
     assert split(made, 0.3) == parts
-    with pytest.raises(InputError, match="none of 1 prompts is held out"):
+    with pytest.raises(InputError, match="of 1 different prompts none is held out"):
         split(made[:3], 0.01)
 
 

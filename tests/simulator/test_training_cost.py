@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -70,7 +72,8 @@ def test_a_gpu_holds_the_target_or_its_share_of_the_layers_and_what_is_trained()
     one, eight = (training_cost("dspark", model, H100, gpus, recipe) for gpus in (1, 8))
     states, logits = 6 * 4096 * 2 * 2048, 4 * 4 * 64 * 7 * 128_256
     assert one.memory_bytes == eight.memory_bytes == one.memory_shared_bytes
-    assert one.memory_bytes == pytest.approx(2 * 8.03e9 + 16 * one.parameters + states + logits, rel=1e-3)
+    assert one.memory_bytes == pytest.approx(2 * 8.03e9 + 20 * one.parameters + states + logits, rel=1e-3)
+    assert one.main_memory_bytes == eight.main_memory_bytes == pytest.approx(2 * 8.03e9 + 48 * states * 5 / 6, rel=1e-3)
     layer = 2 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
     assert one.memory_bytes - eight.memory_shared_bytes == pytest.approx((32 - 4 - 2) * layer, rel=1e-3)
 
@@ -94,3 +97,9 @@ def test_kinds_and_targets_that_are_not_known_are_refused() -> None:
         target_of("nobody/nothing")
     with pytest.raises(InputError, match="--gpus 0"):
         training_cost("dspark", target_of("qwen3-4b"), H100, 0, SMALL)
+
+
+def test_a_gguf_file_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF\x80")
+    with pytest.raises(InputError, match=r"read from a config.json, not from a GGUF file"):
+        target_of(str(tmp_path / "m.gguf"))
