@@ -163,6 +163,11 @@ class Diagnosis:
         return bool(np.quantile(drawn, _ERROR / 4) > 0 or by_texts)
 
     @property
+    def may_beat_chance(self) -> bool:
+        """Whether the best reading's first position is accepted more often than that, though it may be chance."""
+        return bool(self.best.first.sum() > self.commonest.sum())
+
+    @property
     def better(self) -> Reading | None:
         """The best reading, where it is clearly better than the declared one."""
         return self.best if self.best is not self.readings[0] else None

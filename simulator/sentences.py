@@ -52,7 +52,10 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     said += [f"{promise.name}: {_attained(promise, d.attained[promise.name])}." for promise in d.promise]
     if d.sure is not None and d.sure < 0.975:
         less = "fewer requests at a time" if waiting else _safe(d.holds)
-        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {less}, or a weaker promise, is safer.")
+        safer = f"{less}, or a weaker promise, is safer"
+        if d.holds is not None and d.holds.low <= 0:
+            safer = "in some of the others no load keeps it, and only a weaker promise or faster hardware is safer"
+        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {safer}.")
     if brief:
         return said
     if d.holds is not None:

@@ -269,9 +269,11 @@ def _speed(advice: Advice) -> str:
     if server.coverage is None:
         return f"{draft}; no file says in how many steps something is drafted"
     step = per_step(a, a.gamma)
-    seen = server.tokens_per_step or step.value
+    always = server.coverage > 0.97  # else steps of a baseline count in what was seen
+    seen = server.tokens_per_step if server.tokens_per_step and (always or a.coverage <= 0.97) else step.value
     if a.coverage > 0.97:
-        return f"{draft}; nearly every step of a request has one: {seen:.2f} tokens a step"
+        when = "" if always else "while it drafts, "
+        return f"{draft}; {when}nearly every step of a request has one: {seen:.2f} tokens a step"
     return (
         f"{draft}, but only {a.coverage:.0%} of a request's steps have one: it gets {seen:.2f} tokens a step "
         f"({step.low:.2f} to {step.high:.2f}), and that is what drafting can make faster, not {length.value:.2f}"

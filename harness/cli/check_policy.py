@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SURE = 1e-6
 """A lossless policy is called lossy no more often than this."""
 POWER = 0.8
+SELDOM = 0.05
+"""Share of rounds in which something has to be verified for a policy to be tested."""
 
 
 def check_policy(
@@ -87,7 +89,13 @@ def _tested(found: Texts) -> Tested:
 def _print(policy: str, found: Texts, tested: Tested) -> None:
     total, rounds, console = int(found.counts.sum()), int(found.lengths.sum()), plain_console()
     so_far = f"χ² {tested.chi2:.0f} where {tested.usual} is usual, p {tested.p:.2g}"
+    verified = 1 - found.lengths[0] / rounds
+    if not verified:
+        say(console, f"{policy}: verified nothing in {rounds:,} rounds: that is lossless, and nothing of it was tested.")
+        return
     say(console, f"{policy}: lossless as far as {total:,} texts tell: {so_far}.")
+    if verified < SELDOM:
+        say(console, f"It verified drafts in {verified:.1%} of rounds alone: what it does then was hardly tested.")
     say(
         console,
         f"{POWER:.0%} of such checks would see it if the texts' probabilities were off by {tested.could_have_seen:.1%} of "

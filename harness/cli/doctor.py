@@ -51,6 +51,8 @@ def doctor(
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
+            if texts > len(asked):
+                watcher.say(f"--texts {texts}: there are {counted(len(asked), 'prompt')}; --prompts takes others")
             chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
             watcher.doing("loading the target")
             import torch
@@ -78,7 +80,8 @@ def doctor(
                 made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
                 stage = f"reading {checkpoint} in other ways"
                 found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
-            written, refused = None, f"nothing is written to {corrected}, for no other reading is clearly better"
+            why = "no other reading is clearly better" if found.beats_chance else "that it drafts at all is not sure"
+            written, refused = None, f"nothing is written to {corrected}, for {why}"
             if corrected is not None and found.beats_chance and found.better is not None:
                 try:
                     written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
@@ -107,7 +110,7 @@ def doctor(
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
             if found.beats_chance and (found.better is None or corrected is None or written is not None):
                 _print_next(found, checkpoint, target, None if written is None else corrected, chat_template)
-        _judge(found, checkpoint)
+        judge(found, checkpoint)
 
 
 def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -> str:
@@ -120,8 +123,15 @@ def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -
     return correct(declared, checkpoint, folder, TargetFiles(facts_of(model), theirs))
 
 
-def _judge(found: Diagnosis, checkpoint: str) -> None:
+def judge(found: Diagnosis, checkpoint: str) -> None:
     """Raise AnswerIsNo where the declared conventions are not those to draft with."""
+    if not found.beats_chance and found.may_beat_chance:
+        answers, best = counted(len(found.anchors), "answer"), found.best
+        raise AnswerIsNo(
+            f"{checkpoint}: cannot be told yet: {best.variant.name}, {best.survival[0]:.0%} of first tokens are accepted, "
+            f"and {found.chance:.0%} of the commonest token would be; over {answers} that may be chance; take more "
+            "with --texts N (and --prompts, where there are no more)"
+        )
     if not found.beats_chance:
         raise AnswerIsNo(
             f"{checkpoint}: drafts no better than the commonest token would ({found.chance:.0%}) however it is read: "
@@ -152,7 +162,8 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
         lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, *shares])
     print_table(console, heads, lines, tuple(str(k) for k in range(found.gamma, 1, -1)))
     if len(shown) < len(found.readings):
-        say(console, f"{len(found.readings) - len(shown)} pairs are left out that accept no more than one of their halves")
+        left = counted(len(found.readings) - len(shown), "pair")
+        say(console, f"left out: {left} that accept no more than one of their halves")
     anchors = int(found.anchors.sum())
     say(
         console,
@@ -193,7 +204,9 @@ def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path 
 
 
 def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
-    verdict = "chance" if not found.beats_chance else "other" if found.better is not None else "declared"
+    verdict = "other" if found.better is not None else "declared"
+    if not found.beats_chance:
+        verdict = "open" if found.may_beat_chance else "chance"
     more, low, high = found.gain(found.best)
     return {
         "checkpoint": checkpoint, "target": target, "format": found.format, "gamma": found.gamma,

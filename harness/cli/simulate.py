@@ -143,9 +143,13 @@ def simulate(
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
         print_sweep(store, sweep_id, as_json=as_json)
-        wrong = [row["error"] for row in store.simulations(sweep_id)]
-        if wrong and all(wrong):
-            raise InputError(f"sweep {sweep_id}: nothing could be simulated: {wrong[0]}")
+        came = store.simulations(sweep_id)
+        if came and all(row["error"] for row in came):
+            raise InputError(f"sweep {sweep_id}: nothing could be simulated: {came[0]['error']}")
+        for own in (str(one) for one in policies or () if one.own is not None):
+            wrong = [row["error"] for row in came if row["policy"] == own]
+            if wrong and all(wrong):
+                raise InputError(f"sweep {sweep_id}: {own} could not be simulated at any load: {wrong[0]}")
 
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:

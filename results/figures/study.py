@@ -26,7 +26,7 @@ def find_study(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | 
     sql = """
         SELECT s.study_id FROM studies s JOIN trials t USING (study_id)
         WHERE list_contains($runs, s.run_id) GROUP BY s.study_id, s.created_at, s.finished_at
-        ORDER BY coalesce(s.finished_at, s.created_at) DESC LIMIT 1
+        ORDER BY s.finished_at DESC NULLS LAST, s.created_at DESC LIMIT 1
     """
     rows = con.execute(sql, {"runs": list(run_ids)}).fetchall()
     return str(rows[0][0]) if rows else None

@@ -58,11 +58,11 @@ class Capacity(NamedTuple):
 
 
 def find_sweep(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
-    """The sweep over one of the runs that finished last, of those that came to something."""
+    """The sweep over one of the runs that finished last, of those that came to something; else the one that began last."""
     sql = """
         SELECT w.sweep_id FROM sweeps w JOIN simulations s USING (sweep_id)
         WHERE list_contains($runs, w.run_id) AND s.error IS NULL
-        GROUP BY w.sweep_id, w.created_at, w.finished_at ORDER BY coalesce(w.finished_at, w.created_at) DESC LIMIT 1
+        GROUP BY w.sweep_id, w.created_at, w.finished_at ORDER BY w.finished_at DESC NULLS LAST, w.created_at DESC LIMIT 1
     """
     rows = con.execute(sql, {"runs": list(run_ids)}).fetchall()
     return str(rows[0][0]) if rows else None

@@ -106,9 +106,10 @@ def compose(
 ) -> Report:
     """What there is to say of one or more runs, the first being what it is about.
 
-    Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any. The page opens with the study,
-    with the sweep where that alone was named or the study found nothing. The database is in the folder `out`, of which
-    commands are told. Raises LookupError for a run, a sweep or a study that is not there.
+    What is named is shown alone. Without `sweep_id` and `study_id` the latest of these runs are shown, where there are any;
+    a sweep that is of another profile than the study answers another question, and is left out. The page opens with the
+    study, with the sweep where the study found nothing. The database is in the folder `out`, of which commands are told.
+    Raises LookupError for a run, a sweep or a study that is not there.
     """
     names = [run_ids] if isinstance(run_ids, str) else list(dict.fromkeys(run_ids))
     tau = _over(names, lambda run: accepted_length.accepted_length(con, run))
@@ -116,8 +117,12 @@ def compose(
     speeds = _over(names, lambda run: speed.speed(con, run))
     runs = [runs_store.provenance(con, name) for name in names]
     draft = _Draft(con, runs, series_of(runs, [tau, speeds]), out)
-    draft.add_sweep(sweep_id or sweep_figure.find_sweep(con, names))
-    draft.add_study(study_id or study_figure.find_study(con, names), leads=study_id is not None or sweep_id is None)
+    if sweep_id is None and study_id is None:
+        sweep_id, study_id = sweep_figure.find_sweep(con, names), study_figure.find_study(con, names)
+        if sweep_id and study_id and draft.of_another_profile(sweep_id, study_id):
+            sweep_id = None
+    draft.add_sweep(sweep_id)
+    draft.add_study(study_id)
     draft.notice_nothing()
     draft.add_sensitivity(latest_of(con, "tolerances", "tolerance_id", names))
     draft.add_validation(latest_of(con, "validations", "validation_id", names))
@@ -166,21 +171,33 @@ class _Draft:
         view = View(sweep, sweep_figure.simulated(self.con, sweep_id), self.runs)
         self.sections += sweep_sections(view, self.series, read_contrasts(self.con, sweep_id))
         self.served = bool(view.systems and view.published)
-        self.answer = self._decided(sweep_id, sweep.plan.loads) or from_sweep(view)
+        so_far = None if sweep.finished_at is None else from_sweep(view)  # half of the points tell nobody what to run
+        self.answer = self._decided(sweep_id, sweep.plan.loads) or so_far
         self.made = sweep if self.answer is not None else None
         self._warn(notes.model_notice(sweep.profile, self._run(sweep.run_id)))
         self._warn(notes.sweep_notices(sweep, view.points))
         self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
 
-    def add_study(self, study_id: str | None, *, leads: bool) -> None:
-        """A study, where there is one; the page opens with it if it `leads`, or there is nothing else to open with."""
+    def of_another_profile(self, sweep_id: str, study_id: str) -> bool:
+        """Whether a sweep is of another profile than a study, which is told."""
+        found, profile = sweep_figure.sweep(self.con, sweep_id), read_study(self.con, study_id).profile
+        if found.profile.name == profile.name:
+            return False
+        shows = typed("harness", "report", found.run_id, "--sweep", sweep_id, out=self.out)
+        self._warn(
+            [f"Sweep {sweep_id} is of {found.profile.name}, not of {profile.name}, and is not shown: `{shows}` does."]
+        )
+        return True
+
+    def add_study(self, study_id: str | None) -> None:
+        """A study, where there is one; the page opens with it, where it found something."""
         if study_id is None:
             return
         study = read_study(self.con, study_id)
         run = self._run(study.run_id)
         self.sections.append(study_figure.section(study, self.series, self._evidence(study.run_id)))
         mine = self._decided(study_id, study.plan.loads) or from_study(study)
-        if mine is not None and (leads or self.answer is None):
+        if mine is not None:
             self.answer, self.made = mine, study
         self._warn(notes.model_notice(study.profile, run))
         if study.finished_at is None:

@@ -224,7 +224,7 @@ def _over_load(view: View) -> str:
         return ""
     mtp = sweep.baseline(view.capacities, "mtp")
     said = []
-    for load in (loads[0], loads[len(loads) // 2], loads[-1]):
+    for load in dict.fromkeys((loads[0], loads[len(loads) // 2], loads[-1])):
         rows = [(s, r) for s in sweep.systems(view.points, bounds=False) for r in view.rows(s) if r.load.size == load]
         at, rows = rows[0][1].load.label, [(s, r) for s, r in rows if r.keeps_up is not False]
         if not rows:
@@ -244,7 +244,7 @@ def _runner_up(view: View) -> list[str]:
         return []
     value, half = sweep.gain(view.capacities[0], others[0])
     clear = ", within the interval: take whichever is easier to run" if not value > half else ""
-    return [f"The best of another drafter is {view.name(others[0].system)}, {value:.1%} behind{clear}."]
+    return [f"The best of another drafter is {view.name(others[0].system)}: this delivers {value:.1%} more{clear}."]
 
 
 # --- of recordings ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import polars as pl
 
 from results.figures.common import PROMPT_SOURCES, listed
 from results.figures.sweep import Sweep
+from results.store.commands import typed
 from results.store.queries import Origin
 from results.store.rows import plan_row
 from results.store.runs import Provenance
@@ -144,7 +145,10 @@ def sweep_notices(sweep: Sweep, points: Sequence[Simulation]) -> list[str]:
     """What came to nothing, did not settle, or was never finished."""
     found = []
     if sweep.finished_at is None:
-        found.append(f"Sweep {sweep.sweep_id} did not finish: points are missing.")
+        goes_on = typed("harness", "simulate", "--resume", sweep.sweep_id)
+        found.append(
+            f"Sweep {sweep.sweep_id} did not finish: what to run is not decided, and points may be missing; `{goes_on}`."
+        )
     every = counted(len(points), "point")
     if failed := [point.error for point in points if point.error is not None]:
         found.append(f"{len(failed)} of {every} of the sweep failed: {failed[0]}.")

@@ -25,7 +25,9 @@ from drafters.formats.contract import Checkpoint, Declared
 from drafters.formats.registry import declare
 from drafters.target import Target
 from harness.cli.app import app
+from harness.cli.doctor import judge
 from harness.recording.suite import load_suite
+from simulator.errors import AnswerIsNo
 from tests.documented import differences
 from tests.drafters.test_formats import LAYER, PUBLISHED
 from tests.drafters.test_golden_formats import GOLDEN, reference
@@ -93,6 +95,19 @@ def test_answers_of_one_token_are_left_out_unless_most_are_such(monkeypatch: pyt
 def test_what_accepts_as_often_as_the_commonest_token_does_not_beat_chance() -> None:
     assert not diagnosis(0.2, 0.2, commonest=0.12).beats_chance
     assert diagnosis(1.0, 0.2, commonest=0.12).beats_chance
+
+
+def test_what_few_answers_cannot_tell_is_not_called_chance() -> None:
+    """41 % where the commonest token has 22 %, over answers that differ as much: it may draft, and more answers tell."""
+    first, commonest = np.array([60.0, 55, 3, 2, 20, 4, 3, 50]), np.array([5.0, 50, 12, 10, 2, 9, 8, 9])
+    reading = Reading(Variant({}, ()), first, first, (float(first.sum() / 480),))
+    found = Diagnosis("x", {}, 1, np.full(8, 60.0), commonest, (reading,), ())
+    assert not found.beats_chance
+    with pytest.raises(AnswerIsNo, match=r"cannot be told yet.*41%.*22%.*--texts"):
+        judge(found, "a head")
+    worse = replace(found, commonest=first + 1)
+    with pytest.raises(AnswerIsNo, match="no better than the commonest"):
+        judge(worse, "a head")
 
 
 def test_one_answer_of_one_token_hides_no_drafter() -> None:

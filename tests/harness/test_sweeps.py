@@ -55,6 +55,26 @@ def simulated(out: Path, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
+PEEKS = """
+from simulator.policies import Policy
+
+class Peek(Policy):
+    def admit(self, step):
+        for request in range(step.running):
+            step.admit(request, step.accepted(request))
+"""
+
+
+def test_a_policy_of_ones_own_that_breaks_everywhere_is_no_success(out: Path, tmp_path: Path) -> None:
+    """The others are shown; a script that asks whether it went well is told that it did not."""
+    (tmp_path / "peek.py").write_text(PEEKS)
+    asked = ("--policy", f"{tmp_path}/peek.py:Peek,fixed:3", "--concurrency", "4", "--drafter", "dspark")
+    done = harness("simulate", *QUICK, *asked, "--decision-draws", "0", "--out", str(out))
+    assert (done.returncode, "fixed:3" in done.stdout) == (2, True)
+    [sentence] = [line for line in done.stderr.splitlines() if "could not be simulated" in line]
+    assert "peek.py:Peek" in sentence
+
+
 def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What must not depend on where and when a point was simulated."""
     return [{k: v for k, v in r.items() if k not in ("wall_s", "sweep_id")} for r in rows]

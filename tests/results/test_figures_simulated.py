@@ -220,8 +220,8 @@ def test_the_latest_study_is_the_one_that_finished_last() -> None:
         con.execute(f"INSERT INTO {table} SELECT * REPLACE ('a9e' AS study_id) FROM {table}").fetchall()
     con.execute("UPDATE studies SET created_at = '2026-01-01', finished_at = '2026-02-02' WHERE study_id = 'a9e'").fetchall()
     assert study_figure.find_study(con, [RUN]) == "a9e"
-    con.execute("UPDATE studies SET finished_at = NULL WHERE study_id = 'a9e'").fetchall()
-    assert study_figure.find_study(con, [RUN]) == "57ad"
+    con.execute("UPDATE studies SET finished_at = NULL, created_at = '2026-03-03' WHERE study_id = 'a9e'").fetchall()
+    assert study_figure.find_study(con, [RUN]) == "57ad"  # one that was stopped says less
 
 
 def test_a_database_without_studies_or_validations_has_none() -> None:

@@ -413,6 +413,8 @@ def test_failed_partial_and_unknown_simulations_are_said() -> None:
     assert "1 of 4 points of the sweep failed: no room." in text
     assert "1 of 4 points: did not settle." in text
     assert "Sweep 5eed did not finish" in text
+    assert "Most tokens per round" in text  # and nobody is told what to run by half of the points
+    assert "tokens/s/GPU." not in text.split("Sweep 5eed did not finish")[0]
     assert "NaN" not in text
     con = recorded()
     add_sweep(con, [point(0, "none", "none", 8, None)])

@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from simulator import simulation
 from simulator.engine.rules import COMPILED
 from simulator.errors import InputError
@@ -474,3 +476,11 @@ def test_a_policy_that_looks_past_the_contract_is_found_out(tmp_path: Path) -> N
     assert chance(f"{own(tmp_path, late)}:Retrospective") < 1e-12
     with pytest.raises(InputError, match="says of itself that it is not lossless"):
         chance("oracle")
+
+
+def test_a_policy_that_verifies_nothing_is_not_called_tested(tmp_path: Path) -> None:
+    idle = own(tmp_path, ALL.replace("step.admit(request, step.drafted(request))", "pass"))
+    told = CliRunner().invoke(app, ["check-policy", f"{idle}:All", "--texts", "10000"])
+    assert told.exit_code == 0
+    assert "verified nothing" in told.stdout
+    assert "χ²" not in told.stdout
