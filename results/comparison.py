@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import duckdb
@@ -72,15 +72,16 @@ def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparis
     runs, sums = (provenance(con, first), provenance(con, second)), (baseline(con, first), baseline(con, second))
     pairs = _same_drafters(*sums)
     speeds = _speed_rows(con, first), _speed_rows(con, second)
+    lengths, (throughputs, unlike) = _lengths(*sums, pairs), _throughputs(con, first, second, pairs)
     found = [
-        *_lengths(*sums, pairs),
+        *lengths,
         *_speeds(*speeds, _pairs([*speeds[0], *speeds[1]])),
-        *_throughputs(con, first, second, pairs),
+        *with_prompts(throughputs, lengths),
     ]
     other = sums[0].key.differences(sums[1].key)
     unfit = [f"run {second} is of another key than run {first}: {', '.join(other)}"] if other else []
     unfit += [f"run {run.run_id} is not finished" for run in runs if run.finished_at is None]
-    return Comparison(first, second, tuple(_differences(*runs)), tuple(unfit), tuple(judged(found)), _about(runs[1]))
+    return Comparison(first, second, (*_differences(*runs), *unlike), tuple(unfit), tuple(judged(found)), _about(runs[1]))
 
 
 def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Baseline, run_id: str) -> Comparison:
@@ -114,9 +115,12 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
     run, sums = provenance(con, run_id), baseline(con, run_id)
     pairs = _two_drafters(sums, run_id, old, new)
     speeds = _speed_rows(con, run_id)
-    found = [*_lengths(sums, sums, pairs), *_speeds(speeds, speeds, pairs), *_throughputs(con, run_id, run_id, pairs)]
+    lengths, (throughputs, _) = _lengths(sums, sums, pairs), _throughputs(con, run_id, run_id, pairs)
+    found = [*lengths, *_speeds(speeds, speeds, pairs), *with_prompts(throughputs, lengths)]
+    hashes = [next((d.checkpoint_hash for d in run.drafters if d.name == name), None) for name in (old, new)]
+    same = (f"{old} and {new} are the same checkpoint",) if hashes[0] and hashes[0] == hashes[1] else ()
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
-    return Comparison(f"{run_id} {old}", f"{run_id} {new}", (), unfit, tuple(judged(found)), _about(run))
+    return Comparison(f"{run_id} {old}", f"{run_id} {new}", same, unfit, tuple(judged(found)), _about(run))
 
 
 def _about(run: Provenance) -> str:
@@ -266,14 +270,27 @@ def _log_error(row: Mapping[str, Any] | None) -> float:
     return float(math.log(row["high"] / row["low"]) / 2 / 1.96)
 
 
-def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs: Sequence[_Pair]) -> list[Measured]:
-    """Simulated throughput at equal policy and load, of each run's latest sweep, if hardware and drafts are the same."""
+_SIMULATED_ALIKE: Final = (
+    "profile", "drafting", "believed", "confidences", "weights", "prompt_tokens", "output_tokens", "request_cap",
+    "step_tokens", "kv_capacity_tokens", "replicas", "prefix_cache", "router",
+)  # fmt: skip
+"""What of two sweeps' plans has to be equal for their throughputs to be of one thing."""
+
+
+def _throughputs(
+    con: duckdb.DuckDBPyConnection, first: str, second: str, pairs: Sequence[_Pair]
+) -> tuple[list[Measured], tuple[str, ...]]:
+    """Simulated throughput at equal policy and load, of each run's latest sweep; and why there is none, where those differ.
+
+    The noise is the simulation's own.
+    """
     sweeps = [sweep_figure.find_sweep(con, [run]) for run in (first, second)]
     if sweeps[0] is None or sweeps[1] is None:
-        return []
+        return [], ()
     one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
-    if one.profile != other.profile or one.plan.drafting != other.plan.drafting:
-        return []
+    if unlike := [name for name in _SIMULATED_ALIKE if getattr(one.plan, name) != getattr(other.plan, name)]:
+        told = ", ".join(name.replace("_", " ") for name in unlike)
+        return [], (f"simulated throughput is not compared: sweeps {sweeps[0]} and {sweeps[1]} differ in {told}",)
     both = [sweep_figure.simulated(con, sweep) for sweep in sweeps if sweep is not None]
     found = []
     for pair in pairs:
@@ -287,7 +304,18 @@ def _throughputs(con: duckdb.DuckDBPyConnection, first: str, second: str, pairs:
             (old, _), (new, _) = ends
             where = f"{policy} at {load.label}"
             found.append(Measured("throughput", pair.label, pair.gamma, where, old, new, noise, False))
-    return found
+    return found, ()
+
+
+def with_prompts(throughputs: Sequence[Measured], lengths: Sequence[Measured]) -> Iterator[Measured]:
+    """Throughputs whose noise is that of the prompts too: of accepted length over all tasks, of which no throughput moves by
+    more. Without it a longer simulation of few prompts would be as sure as one likes."""
+    prompts = {(row.drafter, row.gamma): row.noise for row in lengths if row.where == OVERALL}
+    for row in throughputs:
+        own, theirs, noise = row.noise, prompts.get((row.drafter, row.gamma)), None
+        if own is not None and theirs is not None:
+            noise = Noise(own.variances + theirs.variances, own.units + theirs.units)
+        yield replace(row, noise=noise)
 
 
 def _points(points: Sequence[Simulation], key: Recording) -> dict[tuple[PolicySpec, Load], tuple[float, float]]:

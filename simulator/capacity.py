@@ -158,6 +158,9 @@ def gpus_told(users: int, load: Users, times: float, low: float, high: float, *,
     least = value if fewest is None else fewest
     who = f"{counted(users, 'user')} need{'s' * (users == 1)}"
     room = f"up to {counted(on_each, 'user')} on a replica"
+    if times >= MOST:
+        more = f"{counted(on_each, 'user')} on a replica or more; simulate more users to know"
+        return f"{who} at most {counted(value, 'GPU')}: {more}"
     if most is None:
         worst = "at the worst of the draws a replica holds not one user"
         return f"{who} {counted(value, 'GPU')} (95 %: {counted(least, 'GPU')} or more; {worst}): {room}"

@@ -44,8 +44,8 @@ class ByLoad:
 
     @property
     def policy(self) -> PolicySpec:
-        """The same as a policy; rows of the same k are one."""
-        return PolicySpec.table([(row.running, row.k) for row in self.rows])
+        """The same as a policy; rows of the same k are one, and of loads that put as many on a replica the larger counts."""
+        return PolicySpec.table(list({row.running: row.k for row in self.rows}.items()))
 
     @property
     def configuration(self) -> Configuration:
@@ -88,7 +88,7 @@ def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], re
         replicas: that share the users evenly.
 
     One server has one request cap: at each load only trials count whose cap let all users run.
-    None where no drafter has a k, or drafts nothing, within the promise at every load.
+    None where no drafter has a k within the promise at every load, or none drafts at any.
     """
     found: list[tuple[float, ByLoad]] = []
     for key in dict.fromkeys(t.configuration.recording.showing("none") for some in trials.values() for t in some):
@@ -97,7 +97,7 @@ def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], re
         each = sorted(trials.items())
         rows = [_row(users, -(-users // replicas), key, some, whole[key.drafter]) for users, some in each]
         kept = [row for row in rows if row is not None]
-        if len(kept) == len(rows):
+        if len(kept) == len(rows) and any(row.k for row in kept):
             found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(key, tuple(kept))))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 

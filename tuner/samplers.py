@@ -7,6 +7,7 @@ before is not tried again: simulations of it would come out the same.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
@@ -135,7 +136,7 @@ def study_of(
     """
     study = optuna.create_study(directions=["maximize"] * len(WANTED[objective]), sampler=sampler, **options)
     for t in trials:
-        failed = t.state == "failed"
+        failed = t.state == "failed" or not all(map(math.isfinite, t.last.values))  # nobody finished in so short a time
         study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,

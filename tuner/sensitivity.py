@@ -153,7 +153,7 @@ def elsewhere(scenario: Scenario) -> Iterator[tuple[Kind, str, Scenario]]:
             at_least_one = load.users + (1 if factor > 1 else -1)
             users = (max if factor > 1 else min)(at_least_one, round(load.users * factor))
             if users >= 1:
-                yield "load", counted(users, "user"), replace(scenario, load=Users(users, load.think_s))
+                yield "load", counted(users, "user"), replace(scenario, load=replace(load, users=users))
         elif isinstance(load, Arrivals):
             rate = f"{load.rate_per_s * factor:g}"  # as one would ask for it
             yield (

@@ -42,8 +42,8 @@ class TrialRung:
 
     @property
     def feasible(self) -> bool:
-        """Whether it keeps every bound."""
-        return all(v <= 0 for v in self.violations.values())
+        """Whether it keeps every bound, and enough finished to tell what it gives."""
+        return all(v <= 0 for v in self.violations.values()) and all(map(math.isfinite, self.values))
 
     @property
     def broken(self) -> float:

@@ -39,7 +39,7 @@ class Drafting:
     """α_k by position: accepted, of the rounds whose earlier positions were accepted and whose answer goes on so far; None
     where there is no such round."""
     prompts: int = 0
-    """Of how many prompts these are answers, the turns of a conversation and equal prompts counted once; 0 in what was kept
+    """Prompts that these are answers to, the turns of a conversation and equal prompts counted once; 0 in what was kept
     before they were counted."""
     error: float | None = None
     """Standard error of τ, from how it differs between prompts (a ratio's, linearised); None of fewer than two."""
@@ -51,7 +51,7 @@ class HeldOut:
 
     text: Text
     taps: Tensor
-    """Of the target's pass over the whole text, [1, N, m·d]."""
+    """Taps of the target's pass over the whole text, [1, N, m·d]."""
     p: Tensor
     """The target's probability of each response token but the first, [n − 1]."""
 

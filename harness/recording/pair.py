@@ -74,7 +74,7 @@ def read_template(template: str, option: str, folder: Path = Path()) -> str:
             found = (folder / Path(template).expanduser()).read_text(encoding="utf-8-sig")
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or "not a text"
-            raise InputError(f"{option} {template[:80]}: is `{PLAIN}` or a file with a Jinja template ({why})") from None
+            raise InputError(f"{option} {template[:300]}: is `{PLAIN}` or a file with a Jinja template ({why})") from None
         if not _JINJA.search(found):
             raise InputError(f"{option} {template}: holds no Jinja template, which has {{{{ … }}}} for the messages")
     return found

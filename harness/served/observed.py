@@ -110,6 +110,16 @@ def of_rounds(accepted: Sequence[int], drafted: Sequence[int], gamma: int) -> Dr
     )  # fmt: skip
 
 
+_MOST_DRAFTED = 255
+"""No engine drafts more tokens in a round, nor has a record room for more."""
+
+
+def check_gamma(gamma: int) -> None:
+    """Raise InputError for more tokens than anything drafts."""
+    if gamma > _MOST_DRAFTED:
+        raise InputError(f"num_spec_tokens {gamma:.3g}: a round has {_MOST_DRAFTED} drafted tokens at most")
+
+
 def of_histogram(steps: Sequence[float], drafted: float) -> Drafts:
     """Drafts from how many of them accepted 0, 1, …, K tokens; all of it 0 where nothing was proposed. Raises ValueError."""
     at = tuple(float(sum(steps[k:])) for k in range(1, len(steps)))
@@ -222,6 +232,9 @@ class Settings:
     temperature: float | None = None
     speculates: bool | None = None
     """Whether it drafts at all; None where nobody says."""
+
+    def __post_init__(self) -> None:
+        check_gamma(self.gamma or 0)
 
     @property
     def called(self) -> str:

@@ -46,7 +46,7 @@ class Trained:
     half_width: dict[str, float | None]
     """Half the width of its 95 % interval, over prompts; None where there is one prompt."""
     prompts: dict[str, int]
-    """Of how many held-out prompts it is."""
+    """Held-out prompts that it is of."""
     acceptance: dict[str, list[float | None]]
     """By position, by domain; None where nothing was accepted up to there."""
     evaluated: list[Evaluated]

@@ -10,7 +10,7 @@ import polars as pl
 from results.figures import step_time
 from results.figures import sweep as sweep_figure
 from results.figures.common import bar_manner
-from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slug
+from results.figures.section import Figure, LegendEntry, Panel, Section, empty_plot, slugs
 from results.figures.style import PARTS
 from results.figures.sweep import baseline, by_system, point_columns
 from results.figures.view import AXES, View
@@ -43,6 +43,7 @@ def section(view: View) -> Section:
     panels, data = [], step_time.parts(view.points, chosen)
     rows_of = {system: view.rows(system) for system in chosen}
     top = 1e3 * max((step_s(row) for rows in rows_of.values() for row in rows), default=0)
+    names = dict(zip(rows_of, slugs([view.name(system) for system in rows_of]), strict=True))
     for system, rows in rows_of.items():
         plot = empty_plot(height=270)
         plot.update_layout(barmode="stack")
@@ -57,7 +58,7 @@ def section(view: View) -> Section:
         plot.update_xaxes(type="category", title_text=AXES[view.kind], tickangle=0, tickfont_size=10)
         plot.update_yaxes(range=[0, 1.05 * top], title_text="ms per step")
         plot.update_layout(margin={"l": 44, "b": 40})
-        panels.append(Panel(f"step-time-{slug(view.name(system))}", view.name(system), plot))
+        panels.append(Panel(f"step-time-{names[system]}", view.name(system), plot))
     legend = [LegendEntry(part, "M-7,-6h14v12h-14Z", colour) for part, colour in PARTS.items()]
     return Section(
         "step-time", "Step time by part over load",

@@ -34,7 +34,7 @@ def trainings(found: Mapping[str, Mapping[str, DrafterTraining]]) -> pl.DataFram
 
 
 def _ends(drafting: HeldOutDrafting) -> tuple[float | None, float | None]:
-    """Of τ's interval."""
+    """Ends of τ's interval."""
     half = half_width(drafting.error, drafting.prompts)
     return (None, None) if half is None else (drafting.tau - half, drafting.tau + half)
 
@@ -112,7 +112,7 @@ def _table(found: Mapping[str, Mapping[str, DrafterTraining]]) -> Table:
 
 
 def _held_out(drafting: HeldOutDrafting) -> list[Cell]:
-    """Of a domain."""
+    """What a domain comes to."""
     half = half_width(drafting.error, drafting.prompts)
     return [
         Cell(drafting.domain), Cell.of(drafting.prompts or None, ",d"),

@@ -81,7 +81,8 @@ def _model_name(model: str) -> str:
 def _traffic(made: Sweep | Study) -> str:
     """Loads, and the mix of domains where one was asked for."""
     labels = [load.label for load in made.plan.loads]
-    mix = [f"{domain} {share:.0%}" for domain, share in (made.plan.weights or {}).items()]
+    weights = made.plan.weights or {}
+    mix = [f"{domain} {share / sum(weights.values()):.0%}" for domain, share in weights.items()]
     told = listed(labels) if len(labels) < 3 else _spanned(labels[0], labels[-1])
     return f"{told} of {listed(mix)}" if mix else told
 

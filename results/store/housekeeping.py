@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import duckdb
 
@@ -43,14 +44,23 @@ class Holding:
         return SUBJECTS[self.word]
 
 
+_MADE_OF_A_RUN: Final = """
+    SELECT run_id, max(created_at) FROM validations GROUP BY run_id
+    UNION ALL SELECT run_id, max(created_at) FROM tolerances GROUP BY run_id
+"""
+"""When the newest was made of what hangs in a run without an id that people name."""
+
+
 def holdings(store: Store) -> list[Holding]:
     """Everything of a database that has an id, the newest first."""
     with store.reading() as con:
         found = [each for subject in SUBJECTS.values() for each in _of(con, subject)]
+        made = con.execute(_MADE_OF_A_RUN).fetchall()
     whole = []
     for each in found:
         on_it = [other for other in found if each.word == "run" and other.run_id == each.id] or [each]
-        used_at, at_work = max(o.created_at for o in on_it), any(o.at_work for o in on_it)
+        also = [at for run_id, at in made if each.word == "run" and run_id == each.id]
+        used_at, at_work = max([*(o.created_at for o in on_it), *also]), any(o.at_work for o in on_it)
         whole.append(Holding(each.word, each.id, each.run_id, each.created_at, used_at, each.command, each.results, at_work))
     return sorted(whole, key=lambda each: each.created_at, reverse=True)
 
@@ -105,6 +115,9 @@ def take_out(store: Store, chosen: Sequence[Holding]) -> int:
     with store.writing() as con:
         for each in chosen:
             check_free(con, each.subject, each.id)
+        runs = {each.id for each in chosen if each.word == "run"}
+        for other in (other for subject in SUBJECTS.values() for other in _of(con, subject) if other.run_id in runs):
+            check_free(con, other.subject, other.id)  # begun since these were chosen
         for each in chosen:
             remove(con, each.subject, each.id)
     for each in chosen:

@@ -18,7 +18,7 @@ class HeldOutDrafting(msgspec.Struct, frozen=True):
     acceptance: tuple[float | None, ...]
     """By position; None where nothing was accepted up to there."""
     prompts: int = 0
-    """Of how many prompts; 0 where a checkpoint does not say."""
+    """Prompts that it is of; 0 where a checkpoint does not say."""
     error: float | None = None
     """Standard error of τ, between prompts."""
 

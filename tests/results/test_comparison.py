@@ -5,8 +5,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from results.change import Change
-from results.comparison import Comparison, compare
+from results.change import Change, Measured, Noise, judged
+from results.comparison import OVERALL, Comparison, compare, with_prompts
 from tests.results.database import ACCEPTANCE, LOADS, RUN, add_sweep, recorded
 
 TWO = {"dspark": 7, "mtp": 1, "none": 0}
@@ -101,3 +101,21 @@ def test_simulations_are_compared_at_equal_policy_and_load() -> None:
     assert {c.where for c in changes} == {f"fixed:1 at {users} user{'s' * (users > 1)}" for users in LOADS}
     assert {c.verdict for c in changes} == {"worse"}
     assert changes[0].change == pytest.approx(-0.5)
+    con.execute(
+        "UPDATE sweeps SET plan = json_merge_patch(plan, '{\"output_tokens\": 4096}') WHERE sweep_id = 'beef5'"
+    ).fetchall()
+    other = compare(con, RUN, "beef")
+    assert not [c for c in other.changes if c.quantity == "throughput"]
+    assert any("output tokens" in told for told in other.differences)
+
+
+def test_a_throughput_is_no_surer_than_its_prompts() -> None:
+    """A longer simulation of few prompts says 3 % less to 0.3 %; the prompts leave 6 % open."""
+    simulated = Measured("throughput", "mtp", 1, "fixed:1 at 8 users", 1000.0, 970.0, Noise((1e-6,), (39,)), paired=False)
+    length = Measured("accepted length", "mtp", 1, OVERALL, 2.0, 1.96, Noise((9e-4,), (12,)), paired=True)
+    assert [c.verdict for c in judged([simulated])] == ["worse"]
+    [row] = with_prompts([simulated], [length])
+    assert row.noise is not None
+    assert row.noise.error == pytest.approx((1e-6 + 9e-4) ** 0.5)
+    assert [c.verdict for c in judged([row])] == ["no clear change"]
+    assert [row.noise for row in with_prompts([simulated], [])] == [None]

@@ -137,6 +137,23 @@ def test_what_is_old_goes_but_for_the_newest(store: Store) -> None:
     assert ids(outdated(store, older=month, keep=None)) == every - {"r4", "s4", "t4", "r1", "s1"}
 
 
+@pytest.mark.parametrize("table", ["validations", "tolerances"])
+def test_a_run_that_was_validated_yesterday_is_in_use(store: Store, table: str) -> None:
+    now = utc_now()
+    whole(store, "1", now - timedelta(days=90))
+    with store.writing() as connection:
+        connection.execute(f"UPDATE {table} SET created_at = ?", [now - timedelta(days=1)])
+    assert "r1" not in ids(outdated(store, older=timedelta(days=30), keep=None))
+
+
+def test_a_sweep_that_began_since_it_was_listed_keeps_its_run(store: Store) -> None:
+    whole(store, "1", utc_now())
+    chosen = [each for each in named(store, ["r1"]) if each.word == "run"]
+    with leased(store, SWEEP, "s1"), pytest.raises(InputError, match="is at work on it"):
+        take_out(store, chosen)
+    assert ids(holdings(store)) == {"r1", "s1", "t1"}
+
+
 def test_what_is_being_worked_on_stays(store: Store) -> None:
     whole(store, "1", utc_now() - timedelta(days=90))
     with leased(store, SWEEP, "s1"):

@@ -256,8 +256,9 @@ def test_a_study_that_found_nothing_leaves_the_opening_to_the_sweep() -> None:
     con = recorded()
     add_sweep(con)
     add_study(con, confirmed=False)
-    report = compose.compose(con, RUN, study_id="57ad")
+    report = compose.compose(con, RUN)
     assert "1 to 256 users" in report.title
+    assert "1 to 256 users" not in compose.compose(con, RUN, study_id="57ad").title  # what is named is shown alone
     assert "prefix_scheduler: up to" in report.answer.headline
 
 

@@ -148,6 +148,13 @@ def test_gpus_are_told_with_the_range_of_what_is_held() -> None:
     assert "not one user" in gpus_told(90, Users(16), 0.0, 0.0, 5.0, replicas=1, gpus=4)
 
 
+def test_where_a_replica_holds_more_than_was_tried_gpus_are_told_at_most() -> None:
+    """One user, 64 times or more: 157 for 10,000, or fewer."""
+    said = gpus_told(10_000, Users(1), MOST, MOST, MOST, replicas=1, gpus=1)
+    assert "at most 157 GPUs" in said
+    assert "95 %" not in said
+
+
 def test_what_falls_short_says_how_many_replicas_would_do() -> None:
     assert "--replicas 2" in falls_short("none", ["80 % ✗"], 0.67, 1)
     assert "--replicas 5" in falls_short("none", ["80 % ✗"], 0.81, 4)

@@ -76,6 +76,19 @@ def test_only_trials_that_let_all_users_run_count() -> None:
     assert str(found.policy) == "k_by_batch:4=5/32=1"  # a server counts its own requests
 
 
+def test_loads_that_put_as_many_on_a_replica_are_one_row() -> None:
+    """Users 1 and 2 are one request on each of two replicas: the table has the k of 2, and every load its own gain."""
+    some = {users: tried(100, eagle3={k: 200}, dspark={}) for users, k in ((1, 5), (2, 3), (8, 1))}
+    found = by_load(some, BOTH, replicas=2)
+    assert found is not None
+    assert str(found.policy) == "k_by_batch:1=3/4=1"
+    assert [row.users for row in found.rows] == [1, 2, 8]
+
+
+def test_a_table_that_never_drafts_is_none() -> None:
+    assert by_load({8: tried(100, eagle3={5: 90}, dspark={7: 80})}, BOTH) is None
+
+
 def test_confirmed_gains_stand_in_for_the_search_s_own() -> None:
     found = by_load({8: tried(100, eagle3={5: 200}, dspark={}), 64: tried(100, eagle3={1: 110}, dspark={})}, BOTH)
     assert found is not None

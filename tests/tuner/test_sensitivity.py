@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
 from simulator.simulation import EngineLimits
 from tests.tuner.configurations import configuration, plain
 from tuner.objective import Scenario
+from tuner.samplers import study_of
 from tuner.sensitivity import decisive, elsewhere
 from tuner.space import Leaf
-from tuner.trial import Trial, TrialRung
+from tuner.trial import Trial, TrialRung, ordered, ranked
 
 
 def trials(*tried: tuple[Configuration, float, State, float]) -> list[Trial]:
@@ -27,6 +30,19 @@ def trials(*tried: tuple[Configuration, float, State, float]) -> list[Trial]:
         )
         for number, (c, value, state, broken) in enumerate(tried)
     ]  # fmt: skip
+
+
+def test_a_clients_own_number_of_requests_stays_where_users_are_off() -> None:
+    load = Users(64, 1.0, requests_in_all=880, staggered=True)
+    ends = [s.load for kind, _, s in elsewhere(scenario(load)) if kind == "load"]
+    assert ends == [replace(load, users=77), replace(load, users=51)]
+
+
+def test_a_trial_in_which_nobody_finished_is_no_result() -> None:
+    """Its speed of a user is no number: it is a failure to Optuna, and neither the best nor the worst of the rest."""
+    found = trials((plain(64), math.nan, "cut", -1), (configuration("dspark", 7, "fixed:7"), 5.0, "complete", -1))
+    assert [t.state.name for t in study_of(found, "tps").trials] == ["FAIL", "COMPLETE"]
+    assert [t.number for t in ordered(found)] == [t.number for t in ranked(found)] == [1]
 
 
 WINNER = configuration("dspark", 7, "lagged_scheduler:2", "calibrated")

@@ -67,6 +67,7 @@ def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, out
         if not isinstance(output, int) or output < 0:
             raise ValueError(f"completion_tokens are needed, got {output!r}")
         gamma = gamma_of(told)
+        check_gamma(gamma)
         rounds, drafted = told.get("per_step_accepted"), told.get("per_step_drafted")
         if rounds is not None and drafted is not None:
             drafts = of_rounds(rounds, drafted, gamma)
@@ -79,6 +80,8 @@ def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, out
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: speculative_decoding: {error}") from None
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def _of_histogram(told: Mapping[str, Any]) -> Drafts:

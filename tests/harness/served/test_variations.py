@@ -188,13 +188,18 @@ def test_two_servers_that_nothing_tells_apart_are_refused(tmp_path: Path) -> Non
         observed(tmp_path, interleaved(one, other))
 
 
+def later(log: str) -> str:
+    """The same two hours later, as a start after another is."""
+    return log.replace("11-26 10:", "11-26 12:").replace("11-26 09:", "11-26 11:")
+
+
 def test_a_restart_counts_from_the_last_start(tmp_path: Path) -> None:
     """Another K, other process ids, and a start that failed in between."""
     first, last = (
         vllm_log(Truth(survival=(0.7, 0.5)), [4] * 20),
-        vllm_log(Truth(), [8] * 20, seed=2).replace("pid=1)", "pid=7)"),
+        later(vllm_log(Truth(), [8] * 20, seed=2).replace("pid=1)", "pid=7)")),
     )
-    failed = first.splitlines()[0].replace("pid=1)", "pid=5)") + "\nTraceback (most recent call last):\n"
+    failed = later(first.splitlines()[0].replace("pid=1)", "pid=5)")) + "\nTraceback (most recent call last):\n"
     one = observed(tmp_path, first + failed + last)
     assert (one.drafts, one.settings.gamma) == (observed(tmp_path, last).drafts, 3)
     assert any("started 3 times" in note for note in one.notes)
