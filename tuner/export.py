@@ -17,13 +17,14 @@ from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.studies import Studies, StudyConfirmation
 from simulator.configuration import Configuration
-from simulator.decision import refused
+from simulator.decision import FIGURES, refused
 from simulator.drafter_kinds import KINDS
 from simulator.errors import AnswerIsNo, InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.recommendation import serving_of
+from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
 from simulator.serving.engine import ServingEngine
@@ -74,20 +75,21 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
             checked_by(engine, decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
-    winner = won[load].configuration
-    if reason and refused(engine, winner, study.target or ""):
+    run = _to_run(found, engine, study.target or "") or won[load].configuration
+    if reason and refused(engine, run, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
-    made = serving(winner, found, study, models_of(store.run(study.run_id)), engine)
+    made = serving(run, found, study, models_of(store.run(study.run_id)), engine)
     if engine == SGLANG:
-        made = with_tables(store, study, winner, made)
+        made = with_tables(store, study, run, made)
     checked = checked_by(engine, made.speculative)
     where = " and for ".join(each.label for each in won)
-    expected = "; ".join(map(_expected, won.values()))
+    expected = "; ".join(_expected(study.loads[each], run) for each in won)
     head = [
-        f"specyard study {study_id}: {winner.in_full}",
+        f"specyard study {study_id}: {run.in_full}",
         f"for {where} on {replicated(study.plan)} ({study.plan.profile.source}); simulated: {expected}",
         *([f"no recommendation: {reason}"] if reason else []),
-        *gains_by_load({each: study.loads[each] for each in won}, winner),
+        *(note for each in won for note in _otherwise(each, study, run, engine)),
+        *gains_by_load({each: study.loads[each] for each in won}, run),
         *capacity(load, study), *made.notes, checked,
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -173,7 +175,7 @@ def _nearest(winner: Configuration, found: AtLoad, most: int, engine: ServingEng
     why = cannot_run(engine, recording, winner.policy, most)
     if not why:
         return speculative_fields(engine, recording.gamma, winner.policy, most), []
-    table, lost = _in_place(found, K_BY_BATCH)
+    table, lost = _in_place(found, K_BY_BATCH, recording)
     if table is not None and not cannot_run(engine, recording, table, most):
         return speculative_fields(engine, recording.gamma, table, most), [f"{why}; instead a table of k by batch size{lost}"]
     note = f"{why}: every batch drafts {recording.gamma}, and what that loses was not simulated"
@@ -196,12 +198,12 @@ def _closest(
     if not policy.reads_confidences:
         average = policy.name == "batch_adaptive"
         note = f"{policy.name}: vLLM has no {'moving average of acceptance' if average else 'such policy'}"
-        table, lost = _in_place(found, K_BY_BATCH)
+        table, lost = _in_place(found, K_BY_BATCH, winner.recording)
         if table is None:
-            note += f", and no table of k by batch size was confirmed: every batch drafts {gamma}"
+            note += f", and no table of k by batch size was confirmed for its drafter: every batch drafts {gamma}"
             return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [note]
         return speculative_fields(VLLM, gamma, table, most), [f"{note}; instead a table of k by batch size{lost}"]
-    _, lost = _in_place(found, in_engine(VLLM))
+    _, lost = _in_place(found, in_engine(VLLM), winner.recording)
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
@@ -211,9 +213,9 @@ def _closest(
     return adaptive, [f"{policy} on {winner.recording.confidences} confidences: {what}" + lost]
 
 
-def _in_place(found: AtLoad, role: str) -> tuple[PolicySpec | None, str]:
-    """The policy confirmed in a role, and what it loses against the winner, in words."""
-    row = found.confirmed(role)
+def _in_place(found: AtLoad, role: str, recording: Recording) -> tuple[PolicySpec | None, str]:
+    """The policy confirmed in a role over the winner's recording, and what it loses against the winner, in words."""
+    row = found.confirmed(role, recording)
     if row is None or row.gain is None:
         return None, ""
     width = "" if row.gain_half_width is None else f" ± {row.gain_half_width:.1%}"
@@ -232,7 +234,7 @@ def _lost(gain: float) -> float:
 def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredStudy, models: Models) -> dict[str, Any]:
     """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
     winner = row.configuration
-    table = found.confirmed(K_BY_BATCH)
+    table = found.confirmed(K_BY_BATCH, winner.recording)
     closest: dict[str, Any] | None
     try:
         made = serving(winner, found, study, models)
@@ -242,6 +244,7 @@ def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredSt
         speculative = made.speculative
         closest = {"speculative_config": speculative, "command": made.command, "checked": check(speculative)}
         notes = list(made.notes)
+    notes += _otherwise(load, study, winner, VLLM)
     most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
@@ -255,15 +258,31 @@ def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredSt
     }  # fmt: skip
 
 
-def _expected(winner: StudyConfirmation) -> str:
-    """What the simulation says of a winner."""
-    (throughput, half), (tps, _) = winner.of("throughput"), winner.of("tps")
+def _expected(found: AtLoad, run: Configuration) -> str:
+    """What the simulation says of a configuration: as it was confirmed, else as it was decided."""
+    row, decision = found.of(run), found.decision
+    if row is None and decision is not None and decision.value is not None and decision.candidate == run:
+        value = decision.value
+        return f"{value.value:,.0f} ({value.low:,.0f} to {value.high:,.0f}) {FIGURES[decision.figure]}"
+    assert row is not None, run
+    (throughput, half), (tps, _) = row.of("throughput"), row.of("tps")
     return f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU, {tps:.0f} tok/s of a user"
+
+
+def _otherwise(load: Load, study: StoredStudy, run: Configuration, engine: ServingEngine) -> list[str]:
+    """That something else was decided than what is exported, and why an engine cannot run it, where that is so."""
+    decision = study.loads[load].decision
+    if decision is None or decision.candidate is None or decision.candidate == run:
+        return []
+    why = refused(engine, decision.candidate, study.target or "")
+    told = f"{decision.candidate.with_cap}{f' ({why})' if why else ''}"
+    return [f"decided for {load.label}: {told}; this is the search's winner instead"]
 
 
 def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
-    plan, runs = study.plan, {_to_run(found, engine) for found in study.loads.values()}
+    plan, target = study.plan, study.target or ""
+    runs = {_to_run(found, engine, target) for found in study.loads.values()}
     same = None not in runs and len(runs) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
@@ -275,12 +294,12 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
     if engine != VLLM and cannot_run(engine, found.recording, found.policy, plan.most_running):
         return ""
     made = serving_of(plan, engine, models_of(store.run(study.run_id)), found.configuration)
-    confirmed = confirmed_gains(study, found.policy)
+    confirmed = confirmed_gains(study, found.configuration)
     whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
     head = [
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, study.target or "", engine),
+        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, target, engine),
         *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -292,8 +311,8 @@ def gains_by_load(loads: Mapping[Load, AtLoad], run: Configuration) -> list[str]
         return []
     gains, missing = {}, []
     for load, found in loads.items():
-        rows = (row for row in (found.winner, *found.beside) if row is not None and row.configuration == run)
-        gain, half = next((row.of(OVER_NONE) for row in rows), (None, None))
+        row = found.of(run)
+        gain, half = (None, None) if row is None else row.of(OVER_NONE)
         if gain is None:
             missing.append(f"{load.label}: was not confirmed there")
         else:
@@ -311,13 +330,13 @@ def unsettled(loads: Mapping[Load, AtLoad]) -> list[str]:
     return [f"no recommendation for {load.label}: {reason}" for load, reason in reasons.items() if reason]
 
 
-def confirmed_gains(study: StoredStudy, table: PolicySpec) -> dict[int, tuple[float, float]]:
+def confirmed_gains(study: StoredStudy, table: Configuration) -> dict[int, tuple[float, float]]:
     """By users, the gain of a table over no speculation on the held-out prompts, and half of its interval's width."""
     found = {}
     for load, result in study.loads.items():
         for row in result.beside:
             gain, half = row.of(OVER_NONE)
-            if load.users is not None and row.configuration.policy == table and gain is not None:
+            if load.users is not None and row.configuration.system == table.system and gain is not None:
                 found[load.users] = (gain, half or math.nan)
     return found
 
@@ -349,15 +368,18 @@ def _winners(study: StoredStudy, users: int | None, engine: ServingEngine) -> di
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
         raise AnswerIsNo(_no_winner(study, lost))
-    if len({_to_run(study.loads[load], engine) for load in winners}) > 1:
+    if len({_to_run(study.loads[load], engine, study.target or "") for load in winners}) > 1:
         raise InputError(_choose(study))
     return winners
 
 
-def _to_run(found: AtLoad, engine: ServingEngine) -> Configuration | None:
-    """What an engine is to run at a load: what was decided for it, else the search's winner; None without one."""
+def _to_run(found: AtLoad, engine: ServingEngine, target: str) -> Configuration | None:
+    """What an engine is to run at a load: what was decided, for whichever engine, where this one can; else the winner.
+
+    None without a winner.
+    """
     decision = found.decision
-    if decision is not None and decision.candidate is not None and decision.engine == engine:
+    if decision is not None and decision.candidate is not None and not refused(engine, decision.candidate, target):
         return decision.candidate
     return None if found.winner is None else found.winner.configuration
 

@@ -17,6 +17,7 @@ from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
+from simulator.records import Recording
 from tuner.trial import closest, read_trials
 
 
@@ -55,9 +56,15 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
             "sensitivities": [one.row() for one in self.sensitivities],
         }
 
-    def confirmed(self, role: str) -> StudyConfirmation | None:
-        """The first row that was confirmed in a role, beside the winner."""
-        return next((row for row in self.beside if row.role == role), None)
+    def confirmed(self, role: str, recording: Recording) -> StudyConfirmation | None:
+        """The first row that was confirmed in a role beside the winner, of a recording, whichever confidences it shows."""
+        walked = recording.showing("none")
+        return next((r for r in self.beside if r.role == role and r.configuration.recording.showing("none") == walked), None)
+
+    def of(self, configuration: Configuration) -> StudyConfirmation | None:
+        """What was confirmed of a configuration, the winner's or beside it; None where that came to no figures."""
+        rows = (self.winner, *self.beside)
+        return next((r for r in rows if r is not None and r.configuration == configuration and r.figures is not None), None)
 
 
 class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):

@@ -113,7 +113,8 @@ def serve(
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
-    flags, names, notes, speculative = engine.flags, engine.fields, _of_models(models, modelled), dict[str, Any]()
+    flags, names, speculative = engine.flags, engine.fields, dict[str, Any]()
+    notes = [*_of_models(models, modelled), *engine.notes]
     parts = [f"{engine.serve} {shlex.quote(models.target or 'MODEL')}"]
     if policy != NO_DRAFTER:
         kind = recording.kind
@@ -143,7 +144,7 @@ def serve(
                 notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
         parts += engine.spelled(speculative)
         notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
-    parts += [f"{flags.request_cap} {request_cap}", f"{flags.step_tokens} {step_tokens}"]
+    parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
     for what, kind in (formats or {}).items():
         flag = flags.weights if what == "weights" else flags.cache
         if kind == "fp8" and flag:

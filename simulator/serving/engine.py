@@ -97,6 +97,10 @@ class ServingEngine:
     drafting_option: Mapping[Drafting, str | bool] = field(default_factory=dict)
     """What it is told, above temperature 0; empty where nobody can choose."""
     flags: Flags
+    options: tuple[str, ...] = ()
+    """Words of every command beside those, always the same."""
+    notes: tuple[str, ...] = ()
+    """What has to be done before any command, whatever drafts, or is to be known of its options."""
     fields: Fields
     captured: int = 0
     """Tokens of the largest pass that it captures unless told; 0 where it captures none, or nobody knows."""

@@ -142,6 +142,17 @@ def test_how_each_engine_is_told(engine: str, kind: str, policy: str, words: str
     assert words in " ".join(made.command.replace("\\\n", "").split())
 
 
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_llama_cpps_requests_share_one_context(kind: str, policy: str) -> None:
+    """A number of slots that was asked for divides the context (`n_ctx_seq` of llama-context.cpp), unless it is unified."""
+    engine = engine_of("llama.cpp")
+    assert engine is not None
+    made = served(engine, kind, PolicySpec.parse(policy))
+    assert "--kv-unified" in shlex.split(made.command)
+    assert any("GGUF" in note and "target" in note for note in made.notes)
+    assert any("-c " in note and "together" in note for note in made.notes)
+
+
 def test_sglangs_steps_by_batch_size_are_a_file() -> None:
     """A batch size's slot is the largest that is not above it: `_find_closest_bs` of adaptive_spec_params.py."""
     engine = engine_of("sglang")

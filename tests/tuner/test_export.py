@@ -21,7 +21,8 @@ from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
 from results.store.decisions import models_of
 from results.store.studies import StudyConfirmation
-from simulator.decision import Decision
+from simulator.configuration import Configuration
+from simulator.decision import Decision, Range
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Users
@@ -31,6 +32,8 @@ from simulator.policies import PolicySpec
 from simulator.policies.own import FACTS, OwnPolicy, remember
 from simulator.records import Recording
 from simulator.serving.command import Models, batch_rows
+from simulator.serving.engine import ServingEngine
+from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
@@ -38,17 +41,19 @@ from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.display import _print_table_of_all_loads
-from tuner.export import better, gains_by_load, serving, unsettled
+from tuner.export import better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
 from tuner.stored import AtLoad, StoredStudy
 
 
-def row_of(role: str, policy: str, gain: float, gain_half_width: float | None) -> StudyConfirmation:
+def row_of(
+    role: str, policy: str, gain: float, gain_half_width: float | None, *, drafter: str = "dspark", gamma: int = 7
+) -> StudyConfirmation:
     """What was confirmed beside a winner, as far as an export reads it."""
     return StudyConfirmation(
-        load=Users(64), place=1, role=role, error=None, configuration=configuration("dspark", 7, policy), exact=True,
+        load=Users(64), place=1, role=role, error=None, configuration=configuration(drafter, gamma, policy), exact=True,
         prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
         gain_half_width=gain_half_width, violations=None, feasible=None,
     )  # fmt: skip
@@ -62,6 +67,7 @@ def found_with(*beside: StudyConfirmation) -> AtLoad:
 FOUND = found_with(
     row_of("k by batch", "k_by_batch:8=7/32=3/64=0", 0.25, 0.01), row_of("in vLLM", "vllm_adaptive", 0.1, None)
 )
+FOUND_MTP = found_with(row_of("k by batch", "k_by_batch:8=7/32=3/64=0", 0.25, 0.01, drafter="mtp", gamma=3))
 PLAN = StudyPlan(
     profile=dataclasses.replace(find_profile("h100/qwen3-4b"), gpus=2), loads=[Users(64)], objective="throughput",
     request_cap=64,
@@ -128,10 +134,12 @@ def models(drafter: str, kind: str, temperature: float, **target: Any) -> Models
     return models_of({"target": target, "drafters": {drafter: declared}, "sampling": {"temperature": temperature}})
 
 
-def exported(drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None) -> tuple[Any, str]:
+def exported(
+    drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None, found: AtLoad = FOUND
+) -> tuple[Any, str]:
     """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
     winner = configuration(drafter, gamma, policy, confidences, kind=kind)
-    made = serving(winner, FOUND, STUDY, models(drafter, kind or drafter, 0.7))
+    made = serving(winner, found, STUDY, models(drafter, kind or drafter, 0.7))
     words = shlex.split(made.command.replace("\\\n", " "))
     assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
     assert words[words.index("--max-num-seqs") + 1] == "64"
@@ -186,7 +194,7 @@ def test_tables_by_batch_size() -> None:
     beyond, _ = exported("dspark", 7, "k_by_batch:8=7/32=3")  # the last row goes on, as in vLLM
     assert beyond["num_speculative_tokens_per_batch_size"] == [[1, 8, 7], [9, 64, 3]]
     assert exported("dspark", 7, "cutoff:16")[0]["num_speculative_tokens_per_batch_size"] == [[1, 16, 7], [17, 64, 0]]
-    speculative, notes = exported("mtp", 3, "batch_adaptive:0.1")
+    speculative, notes = exported("mtp", 3, "batch_adaptive:0.1", found=FOUND_MTP)
     assert speculative["num_speculative_tokens_per_batch_size"] == [[1, 32, 3], [33, 64, 0]]  # 7 and 3 are both 3 there
     assert "no moving average of acceptance; instead a table of k by batch size; simulated, it loses 20.0% ± 1.0%" in notes
 
@@ -215,7 +223,109 @@ def test_without_a_confirmed_table_every_batch_drafts_the_block() -> None:
     made = serving(winner, found_with(), STUDY, models("mtp", "mtp", 0.7))
     assert made.speculative is not None
     assert "num_speculative_tokens_per_batch_size" not in made.speculative
-    assert "no table of k by batch size was confirmed: every batch drafts 3" in "\n".join(made.notes)
+    [note] = [note for note in made.notes if "no table of k by batch size was confirmed" in note]
+    assert note.endswith("every batch drafts 3")
+
+
+@pytest.mark.parametrize(
+    "found", [FOUND, found_with(row_of("k by batch", "k_by_batch:8=7/64=0", 0.25, 0.01, drafter="mtp"))]
+)
+def test_a_table_of_another_drafter_or_block_is_none(found: AtLoad) -> None:
+    """One table for all loads stands beside the winner of each, whatever that drafts with: no loss of it is the winner's."""
+    alone = found_with()
+    winner = configuration("mtp", 3, "batch_adaptive:0.1")
+    made = serving(winner, found, STUDY, models("mtp", "mtp", 0.7))
+    assert made == serving(winner, alone, STUDY, models("mtp", "mtp", 0.7))
+    sglang = configuration("eagle3", 7, "batch_adaptive:0.1")
+    made = serving(sglang, found, STUDY, models("eagle3", "eagle3", 0.7), SGLANG)
+    assert made == serving(sglang, alone, STUDY, models("eagle3", "eagle3", 0.7), SGLANG)
+
+
+@pytest.mark.parametrize(("drafter", "gamma", "there"), [("mtp", 3, True), ("mtp", 2, False), ("dspark", 3, False)])
+def test_json_has_the_table_of_the_winners_own_drafter(
+    monkeypatch: pytest.MonkeyPatch, drafter: str, gamma: int, there: bool
+) -> None:
+    won = row_of("winner", "batch_adaptive:0.1", 0, None, drafter=drafter, gamma=gamma)
+    [one] = content(monkeypatch, msgspec.structs.replace(FOUND_MTP, winner=won))["winners"]
+    assert (one["k_by_batch"] is not None) == there
+    if there:
+        assert one["k_by_batch"]["loss"] == pytest.approx(0.2)
+        assert one["k_by_batch"]["rows"] == [(1, 32, 3), (33, 64, 0)]
+
+
+def test_gains_of_a_table_are_of_its_own_drafter() -> None:
+    """Two drafters may have the same rows."""
+    row = row_of(K_BY_BATCH, "k_by_batch:8=7/64=0", 0, None)
+    study = study_of()
+    study.loads[Users(64)] = found_with(
+        msgspec.structs.replace(row, figures={OVER_NONE: 0.1}, half_widths={OVER_NONE: 0.02})
+    )
+    assert confirmed_gains(study, configuration("dspark", 7, "k_by_batch:8=7/64=0")) == {64: (0.1, 0.02)}
+    for other in (configuration("mtp", 7, "k_by_batch:8=7/64=0"), configuration("dspark", 8, "k_by_batch:8=7/64=0")):
+        assert confirmed_gains(study, other) == {}
+
+
+def stored(monkeypatch: pytest.MonkeyPatch, found: AtLoad) -> Any:
+    """A database that has a study with this at its load, as far as an export asks one."""
+    study = study_of()
+    study.loads[Users(64)] = found
+    monkeypatch.setattr("tuner.export.read_study", lambda store, name: study)
+    drafters = {name: {"kind": name, "checkpoint": f"org/{name}"} for name in ("dspark", "mtp", "eagle3")}
+    run = {"target": {"source": "Qwen/Qwen3-4B"}, "drafters": drafters, "sampling": {"temperature": 0.7}}
+    return SimpleNamespace(run=lambda name: run)
+
+
+def content(monkeypatch: pytest.MonkeyPatch, found: AtLoad) -> dict[str, Any]:
+    """The export as JSON of what was found at one load."""
+    return export_content(stored(monkeypatch, found), "abc", None)
+
+
+def decided(candidate: Configuration, engine: ServingEngine | None, command: str = "") -> Decision:
+    """A decision, as far as an export reads it."""
+    sure = Range(100, 90, 110)
+    return Decision(
+        engine=engine, profile="h100/toy", source="roofline", load=Users(64), promise=(), traffic="toys",
+        figure="throughput", candidate=candidate, command=command, value=sure, tps=Range(20, 19, 21), p95_ttft=sure,
+    )  # fmt: skip
+
+
+FIGURES = {"throughput": 4321.0, "tps": 77.0}
+WON = msgspec.structs.replace(
+    row_of("winner", "fixed:7", 0, None, drafter="eagle3"), figures=FIGURES, half_widths={"throughput": 5.0}
+)
+
+
+@pytest.mark.parametrize("engine", [None, VLLM])
+@pytest.mark.parametrize("form", ["sglang", "vllm", "llama.cpp"])
+def test_what_was_decided_is_exported_to_whoever_can_run_it(
+    monkeypatch: pytest.MonkeyPatch, engine: ServingEngine | None, form: str
+) -> None:
+    """No speculation was settled on though the search's winner drafts; its figures are its own."""
+    if (form, engine) == ("vllm", VLLM):
+        return  # the decision's own command
+    found = msgspec.structs.replace(FOUND, winner=WON, decision=decided(plain(64), engine))
+    text = export_study(stored(monkeypatch, found), "abc", form, None)
+    assert "org/eagle3" not in text
+    assert "eagle3" not in text
+    assert "simulated: 100 (90 to 110)" in " ".join(text.replace("\n#", "").split())
+    confirmed = msgspec.structs.replace(
+        row_of("default", "fixed:7", 0, None), configuration=plain(64), figures={"throughput": 1234.0, "tps": 5.0}
+    )
+    found = msgspec.structs.replace(found, beside=[confirmed])
+    assert "1,234 ± 0 tok/s/GPU" in " ".join(export_study(stored(monkeypatch, found), "abc", form, None).split())
+
+
+def test_what_an_engine_cannot_run_leaves_the_winner_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = configuration("ngram", 3, "fixed:3")  # llama.cpp looks further back
+    found = msgspec.structs.replace(FOUND, winner=WON, decision=decided(candidate, None))
+    text = " ".join(export_study(stored(monkeypatch, found), "abc", "llama.cpp", None).replace("\n#", "").split())
+    assert "-md org/eagle3" in text
+    assert "4,321" in text
+    assert "decided for 64 users: ngram" in text
+    assert "has no method for ngram" in text
+    assert "decided for" not in export_study(stored(monkeypatch, found), "abc", "vllm", None)
+    [one] = content(monkeypatch, found)["winners"]
+    assert any("decided for 64 users: ngram" in note for note in one["notes"])
 
 
 @pytest.mark.parametrize(("reads", "told"), [(True, "vLLM's adaptive verification"), (False, "vLLM has no such policy")])
