@@ -11,7 +11,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, ServedRequest, Settings, TimedStep, pooled
+from harness.served.observed import (
+    NOTHING,
+    Drafts,
+    Interval,
+    Observation,
+    Point,
+    ServedRequest,
+    Settings,
+    TimedStep,
+    check_gamma,
+    pooled,
+)
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 
@@ -138,6 +149,10 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
                 f"{drafting[0].files[0]}: no file says how many tokens a draft has: give the log from where the server "
                 "starts"
             )
+        try:
+            check_gamma(gamma)
+        except ValueError as error:
+            raise InputError(f"{drafting[0].files[0]}: {error}") from None
         by, drafts, length = _counted(drafting)
         if drafts.drafts and drafts.drafted and drafts.drafted < _WHOLE * gamma * drafts.drafts:
             notes.append(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from harness.served.observed import Drafts, Observation, ServedRequest, Settings, of_histogram, of_rounds, pooled
+from harness.served.observed import (
+    Drafts,
+    Observation,
+    ServedRequest,
+    Settings,
+    check_gamma,
+    of_histogram,
+    of_rounds,
+    pooled,
+)
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -80,8 +89,6 @@ def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, out
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: speculative_decoding: {error}") from None
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
 
 
 def _of_histogram(told: Mapping[str, Any]) -> Drafts:

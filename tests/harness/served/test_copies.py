@@ -286,3 +286,12 @@ def test_rows_of_aiperf_with_extra_and_missing_values(tmp_path: Path) -> None:
     one = observed(tmp_path, "".join(json.dumps(each) + "\n" for each in (failed, row)))
     assert (one.requests, one.generated) == (1, 12)
     assert any("1 rows" in note or "1 row" in note for note in one.notes)
+
+
+def test_drafts_of_more_tokens_than_anything_drafts_are_refused(tmp_path: Path) -> None:
+    """A number of 31 digits was a list of as many zeros, until the memory was gone."""
+    told = {"acceptance_histogram": [1, 2], "num_draft_tokens": 6, "num_spec_tokens": 10**30}
+    answer = {"usage": {"prompt_tokens": 7, "completion_tokens": 9}, "metrics": {"speculative_decoding": told}}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    with pytest.raises(InputError, match=r"answers.jsonl.*255 drafted tokens"):
+        read_files([tmp_path / "answers.jsonl"])
