@@ -14,7 +14,7 @@ _COLUMNS = tuple(field.name for field in fields(OwnPolicy) if field.name != "nam
 
 def keep_own_policies(con: duckdb.DuckDBPyConnection) -> None:
     """Keep those that this process was named, which whatever it writes may be about."""
-    for policy in at_hand():
+    for policy in at_hand() if has_table(con, "own_policies") else ():
         row = {
             "policy": policy.name,
             **{name: getattr(policy, name) for name in _COLUMNS},
