@@ -264,9 +264,10 @@ def _expected(found: AtLoad, run: Configuration) -> str:
     if row is None and decision is not None and decision.value is not None and decision.candidate == run:
         value = decision.value
         return f"{value.value:,.0f} ({value.low:,.0f} to {value.high:,.0f}) {FIGURES[decision.figure]}"
-    assert row is not None, run
-    (throughput, half), (tps, _) = row.of("throughput"), row.of("tps")
-    return f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU, {tps:.0f} tok/s of a user"
+    (throughput, half), (tps, _) = ((None, None),) * 2 if row is None else (row.of("throughput"), row.of("tps"))
+    told = [] if throughput is None else [f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU"]
+    told += [] if tps is None else [f"{tps:.0f} tok/s of a user"]
+    return ", ".join(told) or "nothing that tells"
 
 
 def _otherwise(load: Load, study: StoredStudy, run: Configuration, engine: ServingEngine) -> list[str]:

@@ -447,3 +447,16 @@ def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
     assert [k for *_, k in smooth] == sorted((k for *_, k in smooth), reverse=True)
     [at_128] = [k for first, last, k in captured if first <= 128 <= last]
     assert 128 * (1 + at_128) == 512
+
+
+def test_a_figure_that_nobody_knows_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no request finished there are no tokens a second of a user."""
+    for figures, told in (
+        ({"throughput": 4321.0, "tps": None}, "simulated: 4,321 ± 5 tok/s/GPU"),
+        ({}, "simulated: nothing"),
+    ):
+        won = msgspec.structs.replace(WON, figures=figures)
+        store = stored(monkeypatch, msgspec.structs.replace(FOUND, winner=won))
+        text = " ".join(export_study(store, "abc", "vllm", None).replace("\n#", "").split())
+        assert told in text
+        assert "of a user" not in text
