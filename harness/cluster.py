@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -330,7 +331,9 @@ def _start(actors: int | None) -> None:
     import ray
 
     # Workers import what the driver imports, installed or not.
-    runtime = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+    own = os.pathsep.join(p for p in sys.path if p)
+    # Ray hands the program to a shell as it stands, which would end it at a blank in its path.
+    runtime = {"env_vars": {"PYTHONPATH": own}, "py_executable": shlex.quote(sys.executable)}
     why = ""
     for _ in range(_STARTS):
         try:

@@ -51,10 +51,10 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         said.append(wait + ("." if bounded else ", and no bound of the promise counts the wait."))
     said += [f"{promise.name}: {_attained(promise, d.attained[promise.name])}." for promise in d.promise]
     if d.sure is not None and d.sure < 0.975:
-        less = "fewer requests at a time" if waiting else _safe(d.holds)
-        safer = f"{less}, or a weaker promise, is safer"
         if d.holds is not None and d.holds.low <= 0:
             safer = "in some of the others no load keeps it, and only a weaker promise or faster hardware is safer"
+        else:
+            safer = f"{'fewer requests at a time' if waiting else _safe(d.holds)}, or a weaker promise, is safer"
         said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {safer}.")
     if brief:
         return said
@@ -118,7 +118,7 @@ def _interval(gain: Gain) -> str:
 
 def _safe(holds: Range | None) -> str:
     """The load at which a promise is kept whatever the draw."""
-    return "a smaller load" if holds is None or not 0 < holds.low < 1 else f"{times_of(holds.low)} this load"
+    return "a smaller load" if holds is None or holds.low >= 1 else f"{times_of(holds.low)} this load"
 
 
 def _doubt(gain: Gain) -> str:

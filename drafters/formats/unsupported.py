@@ -73,7 +73,7 @@ _UNSUPPORTED: Final = (
         lambda of: _kind(of) == "eagle" or of.raw.get("model_type") == "eagle"
         or (re.fullmatch(r"\w+ForCausalLMEagle|Eagle\w+ForCausalLM|EAGLEModel", of.architecture)
         and not of.architecture.startswith("Eagle3"))
-        or (_model(of) and of.has("fc.") and not any(of.has(n) for n in ("midlayer.", "d2t"))
+        or (_model(of) and of.has("fc.") and not any(of.has(n) for n in ("midlayer.", "d2t", "hidden_norm."))
         and "draft_vocab_size" not in of.raw),
     ),
     _Unsupported(

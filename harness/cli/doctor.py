@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.console import plain_console, print_json, print_table, say, user_errors, watching
+from harness.console import Watcher, plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, ChatTemplate
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
 from simulator.numbers import counted
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
     from drafters.formats.contract import Declared
     from drafters.target import Target
+    from harness.recording.pair import Pair
 
 
 def doctor(
@@ -53,64 +55,79 @@ def doctor(
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
             if texts > len(asked):
                 watcher.say(f"--texts {texts}: there are {counted(len(asked), 'prompt')}; --prompts takes others")
-            chosen = [asked[i * len(asked) // min(texts, len(asked))] for i in range(min(texts, len(asked)))]
-            watcher.doing("loading the target")
-            import torch
-            from transformers.utils import logging as transformers_logging
-
-            from drafters.chat import PLAIN
-            from drafters.checkpoints import facts_of, find_folder, read_declared
-            from drafters.doctor import LONGER, diagnose, read_otherwise, texts_of, threads_for
-            from drafters.precision import choose_dtype
-            from drafters.target import Target
-            from results.store.runs import asked_with
-
-            transformers_logging.disable_progress_bar()  # its bars would stand among ours
-            folder = find_folder(checkpoint)
-            device = "cuda" if pair.device == "auto" and torch.cuda.is_available() else pair.device.replace("auto", "cpu")
-            dtype = torch.float32 if device == "cpu" else choose_dtype(pair.dtype, device)
-            given = pair.chat_template or None
-            model = Target.load(pair.target, dtype=dtype, device=device, live=True, chat_template=given)
-            if not model.has_template:  # what a drafter is judged by needs no conversations
-                model.chat_template = given = chat_template = PLAIN
-            declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
-            watcher.doing(f"letting the target answer {len(chosen)} prompts")
-            with threads_for(model):
-                ids = [model.encode_chat([{"role": "user", "content": prompt.turns[0]}]) for prompt in chosen]
-                made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
-                stage = f"reading {checkpoint} in other ways"
-                found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
-            why = "no other reading is clearly better" if found.beats_chance else "that it drafts at all is not sure"
-            written, refused = None, f"nothing is written to {corrected}, for {why}"
-            if corrected is not None and found.beats_chance and found.better is not None:
-                try:
-                    written = _correct(read_otherwise(declared, found.better.variant), checkpoint, corrected, model)
-                except (InputError, OSError) as error:  # the diagnosis is worth more
-                    refused = first_paragraph(error)
+            chosen = [asked[i * len(asked) // min(texts, len(asked))].turns[0] for i in range(min(texts, len(asked)))]
+            seen = _examined(checkpoint, pair, chosen, max_new_tokens, watcher)
+            found, written, refused = seen.found, None, ""
+            if corrected is not None:
+                written, refused = _corrected(seen, checkpoint, corrected)
         if as_json:
-            print_json(
-                "doctor",
-                {
-                    "doctor": {
-                        **_row(found, checkpoint, target),
-                        "corrected": written and str(corrected),
-                        "chat_template": given,
-                    }
-                },
-            )
+            told = {"corrected": written and str(corrected), "chat_template": seen.chat_template}
+            print_json("doctor", {"doctor": {**_row(found, checkpoint, target), **told}})
         else:
-            _print(found, checkpoint)
-            if left := len(chosen) - len(made):
-                say(plain_console(), f"left out: {counted(left, 'answer')}, too short or mostly of one token")
-            if told := asked_with({"chat_template": given}):
-                say(plain_console(), told)
-            if corrected is not None and written is None:
+            _print(seen, checkpoint)
+            if refused:
                 say(plain_console(), f"--corrected: {refused}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            if found.beats_chance and (found.better is None or corrected is None or written is not None):
-                _print_next(found, checkpoint, target, None if written is None else corrected, chat_template)
+            if found.beats_chance and (found.better is None or not refused):
+                _print_next(seen, checkpoint, target, None if written is None else corrected, chat_template)
         judge(found, checkpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """A checkpoint that was read in all ways beside its target."""
+
+    found: Diagnosis
+    declared: Declared
+    target: Target
+    chat_template: str | None
+    """What the target was asked with in place of a template of its own."""
+    left_out: int
+    """Answers by which nothing is judged."""
+
+
+def _examined(checkpoint: str, pair: Pair, prompts: Sequence[str], max_new_tokens: int, watcher: Watcher) -> _Examined:
+    """Let the target answer, and read the checkpoint in all ways. Raises InputError."""
+    watcher.doing("loading the target")
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from drafters.chat import PLAIN
+    from drafters.checkpoints import facts_of, find_folder, read_declared
+    from drafters.doctor import LONGER, diagnose, texts_of, threads_for
+    from drafters.precision import choose_dtype
+    from drafters.target import Target
+
+    transformers_logging.disable_progress_bar()  # its bars would stand among ours
+    folder = find_folder(checkpoint)
+    device = "cuda" if pair.device == "auto" and torch.cuda.is_available() else pair.device.replace("auto", "cpu")
+    dtype = torch.float32 if device == "cpu" else choose_dtype(pair.dtype, device)
+    model = Target.load(pair.target, dtype=dtype, device=device, live=True, chat_template=pair.chat_template or None)
+    if not model.has_template:  # what a drafter is judged by needs no conversations
+        model.chat_template = PLAIN
+    declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
+    watcher.doing(f"letting the target answer {len(prompts)} prompts")
+    with threads_for(model):
+        ids = [model.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
+        stage = f"reading {checkpoint} in other ways"
+        found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
+    return _Examined(found, declared, model, model.chat_template, len(prompts) - len(made))
+
+
+def _corrected(seen: _Examined, checkpoint: str, folder: Path) -> tuple[str | None, str]:
+    """Write the checkpoint as its best reading declares it: (in which format, why not)."""
+    from drafters.doctor import read_otherwise
+
+    better = seen.found.better if seen.found.beats_chance else None
+    if better is None:
+        why = "no other reading is clearly better" if seen.found.beats_chance else "that it drafts at all is not sure"
+        return None, f"nothing is written to {folder}, for {why}"
+    try:
+        return _correct(read_otherwise(seen.declared, better.variant), checkpoint, folder, seen.target), ""
+    except (InputError, OSError) as error:  # the diagnosis is worth more
+        return None, first_paragraph(error)
 
 
 def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -> str:
@@ -147,8 +164,10 @@ def judge(found: Diagnosis, checkpoint: str) -> None:
         )
 
 
-def _print(found: Diagnosis, checkpoint: str) -> None:
-    console = plain_console()
+def _print(seen: _Examined, checkpoint: str) -> None:
+    from results.store.runs import asked_with
+
+    console, found = plain_console(), seen.found
     say(console, f"{checkpoint}: {found.format}")
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
@@ -164,11 +183,13 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
     if len(shown) < len(found.readings):
         left = counted(len(found.readings) - len(shown), "pair")
         say(console, f"left out: {left} that accept no more than one of their halves")
-    anchors = int(found.anchors.sum())
+    anchors, gamma = int(found.anchors.sum()), seen.declared.gamma
+    first = "" if found.gamma >= gamma else f", of its first {found.gamma} positions of {gamma} alone"
     say(
         console,
-        f"accepted tokens of a draft at temperature 0, at {anchors:,} positions of {len(found.anchors)} answers; intervals "
-        "are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose position is accepted.",
+        f"accepted tokens of a draft at temperature 0{first}, at {anchors:,} positions of {len(found.anchors)} answers; "
+        "intervals are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose position is "
+        "accepted.",
     )
     if alone := [name for name in found.impossible if " and " not in name]:
         say(console, f"its tensors cannot be read with {', '.join(alone)}")
@@ -176,6 +197,10 @@ def _print(found: Diagnosis, checkpoint: str) -> None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
         say(console, f"The declared conventions fit: none is clearly better{told}.")
+    if seen.left_out:
+        say(console, f"left out: {counted(seen.left_out, 'answer')}, too short or mostly of one token")
+    if told := asked_with({"chat_template": seen.chat_template}):
+        say(console, told)
 
 
 def _adds(found: Diagnosis, reading: Reading, by_words: Mapping[frozenset[str], Reading]) -> bool:
@@ -185,16 +210,14 @@ def _adds(found: Diagnosis, reading: Reading, by_words: Mapping[frozenset[str], 
     return all(found.length(reading) > found.length(half) for half in halves)
 
 
-def _print_next(found: Diagnosis, checkpoint: str, target: str, corrected: Path | None, chat_template: str | None) -> None:
+def _print_next(seen: _Examined, checkpoint: str, target: str, corrected: Path | None, chat_template: str | None) -> None:
     """The command that comes after a diagnosis of a drafter that drafts, with the option that its target was asked with."""
     from results.store.commands import typed
 
-    asked = ["--target", target, *(() if chat_template is None else ("--chat-template", chat_template))]
-    if found.better is not None and corrected is None:
-        why, words = (
-            "a checkpoint that declares what fits",
-            ["doctor", checkpoint, *asked, "--corrected", "FOLDER"],
-        )
+    template = chat_template or seen.chat_template
+    asked = ["--target", target, *(("--chat-template", template) if template else ())]
+    if seen.found.better is not None and corrected is None:
+        why, words = "a checkpoint that declares what fits", ["doctor", checkpoint, *asked, "--corrected", "FOLDER"]
     else:
         drafter = f"new={corrected or checkpoint}"
         why, words = "what it is worth by domain", ["record", "math_code_chat", *asked, "--drafter", drafter]

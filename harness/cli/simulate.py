@@ -108,6 +108,7 @@ def simulate(
         Cluster(ray_address, actors).check()
         from harness.sweeps.run import resume_sweep, run_sweep
         from results.store.database import Store
+        from results.store.rows import read_plan
         from simulator.hardware.catalogue import find_profile
         from simulator.plan import SweepPlan
         from simulator.serving.engines import engine_of
@@ -146,7 +147,7 @@ def simulate(
         came = store.simulations(sweep_id)
         if came and all(row["error"] for row in came):
             raise InputError(f"sweep {sweep_id}: nothing could be simulated: {came[0]['error']}")
-        for own in (str(one) for one in policies or () if one.own is not None):
+        for own in (str(one) for one in read_plan(store.sweep(sweep_id)["plan"], SweepPlan).policies or () if one.own):
             wrong = [row["error"] for row in came if row["policy"] == own]
             if wrong and all(wrong):
                 raise InputError(f"sweep {sweep_id}: {own} could not be simulated at any load: {wrong[0]}")

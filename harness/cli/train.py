@@ -275,17 +275,8 @@ def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str
     )
     say(console, f"  {result.checkpoint}")
     say(console, "next, what it is worth on other prompts, with intervals:")
-    record = typed(
-        "harness",
-        "record",
-        "math_code_chat",
-        "--target",
-        target,
-        *asked_with,
-        "--drafter",
-        f"new={result.checkpoint}",
-        out=out,
-    )
+    asked = ("--target", target, *asked_with, "--drafter", f"new={result.checkpoint}")
+    record = typed("harness", "record", "math_code_chat", *asked, out=out)
     say(console, f"  {record}")
 
 

@@ -99,6 +99,7 @@ def pooled(many: Sequence[Drafts]) -> Drafts:
 
 def of_rounds(accepted: Sequence[int], drafted: Sequence[int], gamma: int) -> Drafts:
     """Drafts of single rounds, those left out in which nothing was drafted. Raises ValueError."""
+    check_gamma(gamma)
     if len(accepted) != len(drafted):
         raise ValueError(f"{len(accepted)} rounds have accepted tokens and {len(drafted)} drafted ones")
     some = [(a, d) for a, d in zip(accepted, drafted, strict=True) if d > 0]
@@ -110,14 +111,10 @@ def of_rounds(accepted: Sequence[int], drafted: Sequence[int], gamma: int) -> Dr
     )  # fmt: skip
 
 
-_MOST_DRAFTED = 255
-"""No engine drafts more tokens in a round, nor has a record room for more."""
-
-
 def check_gamma(gamma: int) -> None:
-    """Raise ValueError for more tokens than anything drafts."""
-    if gamma > _MOST_DRAFTED:
-        raise ValueError(f"K = {str(gamma)[:20]}: a round has {_MOST_DRAFTED} drafted tokens at most")
+    """Raise ValueError for more tokens a draft than a chain has."""
+    if gamma > MOST_POSITIONS:
+        raise ValueError(f"{str(gamma)[:20]} tokens a draft are a tree's, and chains are what is read here")
 
 
 def of_histogram(steps: Sequence[float], drafted: float) -> Drafts:

@@ -119,7 +119,7 @@ def compose(
     draft = _Draft(con, runs, series_of(runs, [tau, speeds]), out)
     if sweep_id is None and study_id is None:
         sweep_id, study_id = sweep_figure.find_sweep(con, names), study_figure.find_study(con, names)
-        if sweep_id and study_id and draft.of_another_profile(sweep_id, study_id):
+        if sweep_id and study_id and draft.leaves_out(sweep_id, study_id):
             sweep_id = None
     draft.add_sweep(sweep_id)
     draft.add_study(study_id)
@@ -178,8 +178,8 @@ class _Draft:
         self._warn(notes.sweep_notices(sweep, view.points))
         self._tell("simulations", notes.of_sweep(sweep, self._profiles), sweep)
 
-    def of_another_profile(self, sweep_id: str, study_id: str) -> bool:
-        """Whether a sweep is of another profile than a study, which is told."""
+    def leaves_out(self, sweep_id: str, study_id: str) -> bool:
+        """Whether a sweep answers another question than a study, being of another profile; which is then told."""
         found, profile = sweep_figure.sweep(self.con, sweep_id), read_study(self.con, study_id).profile
         if found.profile.name == profile.name:
             return False

@@ -165,7 +165,7 @@ def test_gamma_may_be_smaller_than_the_block(saved: Callable[..., Path], target:
         ({"markov_rank": None}, "markov_rank must be a whole number from 0"),
         ({"use_sliding_window": True, "layer_types": None}, "use_sliding_window is not supported without layer_types"),
         ({"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "neither sliding_window nor use_sliding_window"),
-        ({"architectures": ["LlamaForCausalLM"]}, "format EAGLE-1 or EAGLE-2"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architecture .LlamaForCausalLM. is not one of"),
         ({"model_type": "gemma4_text"}, "model_type 'gemma4_text' is not supported"),
     ],
 )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,17 @@ def test_commands_print_json_alone(reference: Path) -> None:
     plain = harness("show", *out)
     assert plain.returncode == 0
     assert "suite: " in plain.stdout
+
+
+@pytest.mark.slow
+def test_an_environment_in_a_folder_with_a_blank_has_workers(tmp_path: Path) -> None:
+    """Ray hands a worker's program to a shell: `/my env/bin/python` was `/my`, and no worker ever began."""
+    own, project = tmp_path / "my env", Path(__file__).parents[2]
+    venv.create(own, symlinks=True)
+    paths = os.pathsep.join(path for path in (str(project), *sys.path) if path)
+    done = subprocess.run(
+        [str(own / "bin" / "python"), "-m", "harness", "record", *SMALL, "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": paths}, cwd=project, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "worker hangs" not in done.stderr

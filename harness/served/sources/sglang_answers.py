@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
-from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Observation, ServedRequest, of_histogram
+from harness.served.observed import NOTHING, Drafts, Observation, ServedRequest, check_gamma, of_histogram
 from harness.served.sources.vllm_requests import answers_of, observation_of
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -55,9 +55,8 @@ class SglangAnswers:
         bonus = _holds_bonus(found)
         most = max((len(one.histogram) - 1 - bonus for one in found), default=0)
         gamma = max(most, round(max((one.drafted / one.steps for one in found if one.steps), default=0.0)))
-        if gamma > MOST_POSITIONS:
-            raise InputError(f"{texts[0].name}: {gamma} tokens a draft are a tree's, and chains are what is read here")
         try:
+            check_gamma(gamma)
             requests = [_request(one, gamma, bonus=bonus) for one in found]
         except ValueError as error:
             raise InputError(f"{texts[0].name}: meta_info: {error}") from None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -35,8 +35,6 @@ class TrtllmStats:
             raise InputError(f"{texts[0].name}: no iteration in it generated anything")
         sizes = Counter(_size(drafts) for _, _, drafts, _ in steps if drafts is not None)
         gamma = max(sizes, default=0)
-        if gamma > MOST_POSITIONS:
-            raise InputError(f"{texts[0].name}: {gamma} tokens a draft are a tree's, and chains are what is read here")
         notes = ["an average of every iteration, the bonus token included; no positions"]
         shorter = sum(number for size, number in sizes.items() if size != gamma)
         if shorter:

@@ -14,8 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
-from harness.served.sources.log_parts import Part, joined, servers
-from harness.served.sources.log_parts import stamp as _stamp
+from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -69,7 +68,7 @@ class VllmLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """An observation a server; see `servers`."""
-        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, _stamp)
+        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
         found = [_read(own) for own in logs if len(logs) == 1 or _generated(own)]
         if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
@@ -82,7 +81,7 @@ def _generated(parts: Sequence[Part]) -> bool:
 
 def _read(parts: Sequence[Part]) -> Observation:
     files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
-    lines, settings = _last_server(joined(parts, _stamp), notes)
+    lines, settings = _last_server(joined(parts, stamp), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
@@ -210,7 +209,7 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
                 cut, waiting = cut + 1, None
                 continue
             engine = load[1] or ("all" if load[2] else "0")
-            waiting = _Line(_stamp(line), engine, rates[0], rates[1], int(load[5]), int(load[6]), None)
+            waiting = _Line(stamp(line), engine, rates[0], rates[1], int(load[5]), int(load[6]), None)
         elif "SpecDecoding metrics: " in line:
             drafts = _drafts(line, file, gamma)
             if drafts is None:
@@ -224,7 +223,7 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
                 )  # fmt: skip
                 waiting = None
             else:  # its line of load is not in the file
-                yield _Line(_stamp(line), "", 0.0, 0.0, 0, 0, drafts)
+                yield _Line(stamp(line), "", 0.0, 0.0, 0, 0, drafts)
     if waiting is not None:
         yield waiting
     if old:

@@ -76,7 +76,6 @@ def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, out
         if not isinstance(output, int) or output < 0:
             raise ValueError(f"completion_tokens are needed, got {output!r}")
         gamma = gamma_of(told)
-        check_gamma(gamma)
         rounds, drafted = told.get("per_step_accepted"), told.get("per_step_drafted")
         if rounds is not None and drafted is not None:
             drafts = of_rounds(rounds, drafted, gamma)
@@ -96,7 +95,9 @@ def _of_histogram(told: Mapping[str, Any]) -> Drafts:
     steps = told.get("acceptance_histogram")
     size = gamma_of(told)
     if isinstance(steps, Mapping):
-        steps = [steps.get(str(k), 0) for k in range(max([size, *(int(k) for k in steps)]) + 1)]
+        size = max([size, *(int(k) for k in steps)])
+        check_gamma(size)
+        steps = [steps.get(str(k), 0) for k in range(size + 1)]
     drafted = float(told.get("num_draft_tokens") or 0)
     if drafted and not steps:
         raise ValueError(f"num_draft_tokens is {drafted:g}, and acceptance_histogram is not there")

@@ -183,9 +183,9 @@ def test_many_parts_of_a_log_are_put_together_in_time_that_grows_with_them(tmp_p
         asked.append(line)
         return original(line)
 
-    original = vllm_log_module._stamp
+    original = vllm_log_module.stamp
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm_log_module, "_stamp", stamp)
+        patch.setattr(vllm_log_module, "stamp", stamp)
         [one], _ = read_files([tmp_path])
     assert one.drafts == observed(tmp_path.parent, "".join(lines[:60])).drafts
     assert len(asked) < 8 * 60

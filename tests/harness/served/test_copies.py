@@ -289,9 +289,15 @@ def test_rows_of_aiperf_with_extra_and_missing_values(tmp_path: Path) -> None:
 
 
 def test_drafts_of_more_tokens_than_anything_drafts_are_refused(tmp_path: Path) -> None:
-    """A number of 31 digits was a list of as many zeros, until the memory was gone."""
-    told = {"acceptance_histogram": [1, 2], "num_draft_tokens": 6, "num_spec_tokens": 10**30}
-    answer = {"usage": {"prompt_tokens": 7, "completion_tokens": 9}, "metrics": {"speculative_decoding": told}}
-    (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
-    with pytest.raises(InputError, match=r"answers.jsonl.*255 drafted tokens"):
-        read_files([tmp_path / "answers.jsonl"])
+    """A number of 31 digits was a list of as many zeros, until the memory was gone; wherever it stands."""
+    walked = {"per_step_accepted": [1], "per_step_drafted": [2]}
+    for hostile in (
+        {"acceptance_histogram": [1, 2], **walked, "num_spec_tokens": 10**30},
+        {"acceptance_histogram": {"0": 1, "9" * 30: 2}, "num_spec_tokens": 3},
+        {"acceptance_histogram": [1, 2], "num_spec_tokens": 10**30},
+    ):
+        told = {"num_draft_tokens": 6, **hostile}
+        answer = {"usage": {"prompt_tokens": 7, "completion_tokens": 9}, "metrics": {"speculative_decoding": told}}
+        (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+        with pytest.raises(InputError, match=r"answers.jsonl.*are a tree's"):
+            together(*read_files([tmp_path / "answers.jsonl"]))
