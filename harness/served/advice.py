@@ -294,13 +294,11 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
 
 
 def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
-    if not costs.knows_off and server.plain:
-        return (
-            "this traffic without speculation again, ten minutes at each of the loads that were served with it, on the same "
-            "machine with the same settings"
-        )
     if not costs.knows_off:
-        return "ten minutes of this traffic without speculation, and the log of it beside these files"
+        return (
+            "this traffic without speculation, ten minutes at each load that was served with it, on the same machine, and "
+            "the log of it beside these files"
+        )
     if not acceptance.clustered and server.settings.engine in ("", "vLLM"):
         return "an hour with --per-request-spec-decode-metrics detailed, and the answers beside these files"
     if not server.intervals:
