@@ -74,7 +74,8 @@ def read_template(template: str, option: str, folder: Path = Path()) -> str:
             found = (folder / Path(template).expanduser()).read_text(encoding="utf-8-sig")
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or "not a text"
-            raise InputError(f"{option} {template[:300]}: is `{PLAIN}` or a file with a Jinja template ({why})") from None
+            named = template if len(template) <= 200 else f"…{template[-199:]}"  # a path's end is its file's name
+            raise InputError(f"{option} {named}: is `{PLAIN}` or a file with a Jinja template ({why})") from None
         if not _JINJA.search(found):
             raise InputError(f"{option} {template}: holds no Jinja template, which has {{{{ … }}}} for the messages")
     return found
