@@ -104,7 +104,7 @@ _ROOTS: Final = tuple(sorted({round(2 ** (i / 2)) for i in range(29)}))
 
 _OF_RATES: Final[Mapping[str, TermName]] = {
     "overhead_s_per_request": "request", "context_s_per_token": "context", "prefill_s_per_pair": "context",
-    "eager_s_per_token": "eager_token", "variety_s": "variety",
+    "eager_s_per_token": "eager_token", "variety_s": "variety", "logits_s_per_token": "growth",
 }  # fmt: skip
 _NOTHING_S: Final = 1e-15
 """What a pass takes in a profile of which only another part is left: a pass has to take time."""
@@ -237,47 +237,52 @@ def part_of(base: Base, name: TermName) -> Profile:
     nothing = Curve((1,), (_NOTHING_S,))
     drafts = {drafter: _of_draft(curve, 0.0, 0.0, False) for drafter, curve in profile.draft.items()}
     its: dict[str, Any] = {rate: getattr(profile, rate) if _moves(rate) == name else 0.0 for rate in rates("host", "target")}
-    none = replace(profile, verify=nothing, eager=nothing, draft=drafts, context_by_width=None, **its)
+    none: dict[str, Any] = {"verify": nothing, "eager": nothing, "draft": drafts, "context_by_width": None, **its}
+
+    def left(**parts: Any) -> Profile:
+        return replace(profile, **{**none, **parts})
+
     match name:
         case "step":
-            return replace(none, overhead_s=units["step"])
+            return left(overhead_s=units["step"])
         case "request":
-            return replace(none, overhead_s_per_request=units["request"])
+            return left(overhead_s_per_request=units["request"])
         case "target":
-            return replace(none, verify=_least(profile.verify), eager=_least(_eager(profile)))
+            return left(verify=_least(profile.verify), eager=_least(_eager(profile)))
         case "growth":
-            return replace(none, verify=_beyond(profile.verify), eager=_beyond(_eager(profile)))
+            return left(verify=_beyond(profile.verify), eager=_beyond(_eager(profile)))
         case "token":
             line = Curve((1, _LARGE), (_NOTHING_S, (_LARGE - 1) * units["token"]))
-            return replace(none, verify=line, eager=line)
+            return left(verify=line, eager=line)
         case "root":
             root = Curve(_ROOTS, tuple(float(max(units["root"] * (n**0.5 - 1), _NOTHING_S)) for n in _ROOTS))
-            return replace(none, verify=root, eager=root)
+            return left(verify=root, eager=root)
         case "context":
-            return replace(none, context_by_width=profile.context_by_width)
+            return left(context_by_width=profile.context_by_width)
         case "draft":
-            return replace(none, draft=profile.draft)
+            return left(draft=profile.draft)
         case "draft_pass":
-            return replace(none, draft={
+            return left(draft={
                 drafter: _of_draft(curve, 0.0, units["draft_pass"], drafter in base.one_by_one)
                 for drafter, curve in profile.draft.items()
             })  # fmt: skip
         case "eager_token":
-            return replace(none, eager_s_per_token=units["eager_token"])
+            return left(eager_s_per_token=units["eager_token"])
         case "prompt":
             sizes, end = (1, base.captured, base.captured + 1), units["prompt"]
-            return replace(none, eager=Curve(sizes, (end, end, _NOTHING_S)))
+            return left(eager=Curve(sizes, (end, end, _NOTHING_S)))
         case "variety":
-            return replace(none, variety_s=units["variety"])
+            return left(variety_s=units["variety"])
         case "launch":
-            return none
+            return left()
 
 
 def launched(base: Base, floor_s: float) -> Profile:
     """What launching adds to the target's passes outside of captured sizes, none of which is shorter than `floor_s`."""
     none, curve = part_of(base, "launch"), _eager(base.profile)
     counts = np.array(sorted({*curve.counts, base.captured, base.captured + 1}))
-    more = np.where(counts > base.captured, np.maximum(floor_s - curve.at(counts), 0.0), 0.0)
+    rest_s = curve.at(counts) - base.profile.logits_s_per_token * counts  # of Profile.outside
+    more = np.where(counts > base.captured, np.maximum(floor_s - rest_s, 0.0), 0.0)
     return replace(none, eager=Curve(tuple(counts.tolist()), tuple(more.tolist())))
 
 

@@ -103,6 +103,8 @@ class Rates:
     variety_s: float = _rate("target")
     """What the target's pass takes more for different texts, times the square root of their number less 1: each further one
     takes a mixture to other experts. A fit's form, and no law."""
+    logits_s_per_token: float = _rate("target")
+    """Logits of a token and a draw from them, a part of the target's pass: prompts' tokens, but for the last, need none."""
     idle_share: float = _rate("share")
     """What a step that drafts nothing takes more to keep the state of a drafter in step, where one is loaded: a share of the
     step, prompts left out."""
@@ -162,7 +164,7 @@ class StepCost(Rates):
         return fixed_s(self, load, drafted)
 
     def target(self, load: StepLoad, verified: int) -> float:
-        """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
+        """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out, logits for all."""
         table = self.eager_s if load.prefill_tokens else self.verify_s
         _check_tokens(verified, len(table) - 1 - load.prefill_tokens - load.decoding, "verified")
         return target_s(self, load, verified)
@@ -218,8 +220,13 @@ def context_tokens(cost: StepCost, load: StepLoad) -> int:
     return load.context_tokens if cost.assumed_context_tokens < 0 else cost.assumed_context_tokens * load.decoding
 
 
+def unsampled_s(cost: StepCost, load: StepLoad) -> float:
+    """What the target's passes save where nobody asks for a token's logits."""
+    return cost.logits_s_per_token * (load.prefill_tokens - load.finishing_prefill)
+
+
 def target_s(cost: StepCost, load: StepLoad, verified: int) -> float:
-    """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out."""
+    """The target pass over prefill, anchors and `verified` draft tokens in all, contexts left out, logits for all."""
     own = load.decoding + verified
     if not load.prefill_tokens:
         return float(cost.verify_s[own])
@@ -245,7 +252,7 @@ def verifying_s(cost: StepCost, load: StepLoad, verified: int, longest: int) -> 
 
 def fixed_s(cost: StepCost, load: StepLoad, drafted: int) -> float:
     """Everything that does not depend on how much is verified, as a policy foresees it."""
-    return overhead_s(cost, load) + draft_s(cost, load, drafted) + attention_s(cost, load)
+    return overhead_s(cost, load) + draft_s(cost, load, drafted) + attention_s(cost, load) - unsampled_s(cost, load)
 
 
 def foreseen_s(cost: StepCost, load: StepLoad, drafted: int, verified: int) -> float:
@@ -265,11 +272,12 @@ def step_parts(cost: StepCost, load: StepLoad, drafted: int, verified: int, long
     reading_s, pairs_s = attention_s(cost, read) + wider_s, cost.prefill_s_per_pair * load.prefill_pairs
     alone_s = host_s + drafting_s + reading_s - pairs_s + float(cost.verify_s[tokens])
     deciding_s = cost.deciding_share * alone_s if load.decoding else 0.0
+    passes_s = padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified)
     return Parts(
         host_s + cost.overhead_s_per_prompt * load.finishing_prefill + deciding_s,
         drafting_s + cost.draft_prefill_s_per_token * load.prefill_tokens,
         reading_s,
-        padded_target_s(cost, load, tokens) if cost.padded else target_s(cost, load, verified),
+        passes_s - unsampled_s(cost, load),
     )
 
 
@@ -278,7 +286,7 @@ def total_s(parts: Parts) -> float:
     return parts.overhead_s + parts.draft_s + parts.attention_s + parts.target_s
 
 
-TERMS = (overhead_s, draft_s, attention_s, widening_s, context_tokens, target_s, padded_target_s, total_s)
+TERMS = (overhead_s, draft_s, attention_s, widening_s, context_tokens, unsampled_s, target_s, padded_target_s, total_s)
 """Small functions of the arithmetic: copied to where compiled code calls them, for handing over tables takes longer than
 they do."""
 SUMS = (fixed_s, verifying_s, foreseen_s, step_parts)

@@ -238,6 +238,9 @@ class Profile(Rates):
             raise ValueError("launches: are of passes outside of captured_tokens, which it lacks")
         if min(self.verify.seconds) <= 0:
             raise ValueError("verify: seconds must be above 0: a pass of the target takes time")
+        for curve in (self.verify, self.eager or self.verify):
+            if self.logits_s_per_token * curve.counts[-1] > curve.seconds[-1]:
+                raise ValueError("logits_s_per_token: is a part of verify and eager, and cannot be more than they are")
 
     @cached_property
     def digest(self) -> str:
@@ -262,7 +265,8 @@ class Profile(Rates):
         if self.launches is None:
             return passes_s
         launched = np.where(np.asarray(tokens) <= self.captured, self.launches.with_prompt, 1.0)
-        return np.maximum(passes_s, launched * self.launches.seconds)
+        logits_s = self.logits_s_per_token * np.asarray(tokens)  # few kernels, and long ones: what is launched is the rest
+        return np.maximum(passes_s - logits_s, launched * self.launches.seconds) + logits_s
 
     def cost(
         self, drafter: str, gamma: int, requests: int, tokens: int, *, kind: str = "", decides: bool = False

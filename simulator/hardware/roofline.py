@@ -304,12 +304,21 @@ class Machine:
         """Logits, not yet sampled."""
         return self.matmul("bf16", model.head_parameters * tokens, model.head_parameters)
 
+    def drawn(self, model: Model, tokens: Seconds) -> Seconds:
+        """Logits and a draw from them."""
+        return self.head(model, tokens) + self.sampling(model.vocabulary, tokens)
+
+    def drawn_s_per_token(self, model: Model) -> float:
+        """What they take for each further token of a large pass."""
+        few, many = self.drawn(model, np.array([1.0, self.given.context_tokens]))
+        return float(many - few) / (self.given.context_tokens - 1)
+
     def verify(self, model: Model, tokens: Seconds) -> Seconds:
-        """The target pass, contexts left out. Every token gets logits, prefill's too."""
+        """The target pass, contexts left out, with logits for every token."""
 
         def alone(tokens: Seconds) -> Seconds:
             layers = sum(self.layers(model, a, tokens) for a in model.attention)
-            return layers + self.head(model, tokens) + self.sampling(model.vocabulary, tokens)
+            return layers + self.drawn(model, tokens)
 
         return alone(tokens) + (
             self.given.mixture_share_per_token * (tokens - 1) * alone(np.ones(1)) if model.experts else 0.0
@@ -393,6 +402,7 @@ def roofline(
         deciding_share=given.deciding_share,
         context_s_per_token=read / machine.bandwidth / shards,
         prefill_s_per_pair=flops / (device.bf16_flops * given.attention_efficiency) / gpus,
+        logits_s_per_token=machine.drawn_s_per_token(model),
         captured_tokens=captured_sizes(CAPTURED),
         launches=Launches(kernels=model.layers * model.kernels_per_layer, each_s=given.launch_s),
     )

@@ -120,7 +120,12 @@ def some_cost(rng: np.random.Generator, tokens: int, gamma: int, requests: int, 
         jagged = smooth + rng.choice([0, 0, 0, 0.5, 2.0], shape)
         return rng.choice([0.1, 1.0]) * (np.ceil(jagged * 2) / 2 if rng.random() < 0.3 else jagged)
 
-    scales = {"context_s_per_token": 0.01, "prefill_s_per_pair": 0.001, "eager_s_per_token": 0.01}
+    scales = {
+        "context_s_per_token": 0.01,
+        "prefill_s_per_pair": 0.001,
+        "eager_s_per_token": 0.01,
+        "logits_s_per_token": 0.001,
+    }
     numbers = {name: float(0.3 * rng.random() * rng.integers(0, 2) * scales.get(name, 1.0)) for name in rates()}
     per_token = 0.003 * rng.random(gamma + 1) * rng.integers(0, 2)
     tables = [table(tokens + 1), table(tokens + 1), table(gamma + 1, requests + 1), per_token]

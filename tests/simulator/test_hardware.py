@@ -94,6 +94,7 @@ DELETE = object()
         (["verify", "seconds"], [0, 0], "verify: seconds must be above 0"),
         (["verify", "seconds", 1], 1e300, "verify: seconds must be 0 or more, and no more than 86,400"),
         (["overhead_s"], 1e300, "overhead_s must be 0 or more, and no more than 86,400"),
+        (["logits_s_per_token"], 0.02, "logits_s_per_token: is a part of verify and eager"),
         (["eager", "seconds", 0], -1, "eager: seconds must be 0 or more"),
         (["draft"], [], "draft: must be an object"),
         (["draft", "mtp"], 3, "draft.mtp: must be an object"),

@@ -9,6 +9,7 @@ import pytest
 
 from simulator.errors import InputError
 from simulator.hardware.catalogue import devices, find_profile, models
+from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Profile
 from simulator.hardware.roofline import (
     MARKOV_RANK,
@@ -79,6 +80,30 @@ def test_many_tokens_take_the_time_of_their_arithmetic() -> None:
     verify = find_profile("h100/qwen3-4b").verify
     slope = 2 * 4.022272e9 / (0.6 * 989e12) + 6 * 151936 * 4 / (0.8 * 3.35e12)
     assert (verify.at(16384) - verify.at(4096)) / (16384 - 4096) == pytest.approx(slope, rel=1e-6)
+
+
+def test_prompts_have_logits_for_their_last_token_alone() -> None:
+    """2,048 tokens of a prompt go through Qwen3-4B's layers, 3.633e9 of 4.022e9 parameters, at 60 % of 989 TFLOPS; the head
+    (2,560 × 151,936) is read for one of them, whose logits are passed over six times."""
+    cost = find_profile("h100/qwen3-4b").cost("none", 0, 64, 8192)
+    head, bandwidth = 2560 * 151_936, 0.8 * 3.35e12
+    layers_s = 2048 * 2 * (4.022272e9 - head) / (0.6 * 989e12) + 36 * 8 * 2e-6
+    last_s = 2 * head / bandwidth + 6 * (2e-6 + 151_936 * 4 / bandwidth)
+    held = StepLoad(0, 1, 1, 2048)
+    assert cost.step(held, 0, 0, Longest(0, 0)).target_s == pytest.approx(layers_s + last_s, rel=1e-3)
+    assert cost.fixed(held, 0) + cost.target(held, 0) == pytest.approx(cost.step(held, 0, 0, Longest(0, 0)).seconds)
+    every = StepLoad(0, 2048, 2048, 2048)  # as many prompts of one token
+    assert cost.step(every, 0, 0, Longest(0, 0)).target_s == cost.target(every, 0) == cost.eager_s[2048]
+
+
+def test_launching_is_of_what_is_no_logits() -> None:
+    """A prompt of 600 tokens: layers are done before their kernels are launched; then the last token's logits."""
+    profile = find_profile("h100/qwen3-8b")
+    cost, load = profile.cost("none", 0, 64, 8192), StepLoad(0, 1, 1, 600)
+    last_s = profile.logits_s_per_token
+    assert profile.launches is not None
+    assert profile.verify.at(600) - 600 * last_s < profile.launches.seconds
+    assert cost.step(load, 0, 0, Longest(0, 0)).target_s == pytest.approx(profile.launches.seconds + last_s)
 
 
 def test_grid_is_fine_enough() -> None:
