@@ -66,6 +66,10 @@ Weights = Annotated[
 KvFormat = Annotated[
     Literal["bf16", "fp8"] | None, typer.Option("--kv", help="Format of keys and values, of a modelled profile.")
 ]
+MeanContext = Annotated[
+    int | None,
+    typer.Option(help="Context at which windows and compressed caches are averaged, of a modelled profile; else 2,048."),
+]
 Captured = Annotated[
     int | None, typer.Option(help="Tokens of the largest pass the engine captures as a graph; by default the profile's.")
 ]
@@ -163,17 +167,20 @@ def shares(texts: list[str] | None) -> dict[str, float] | None:
 def profile_of(
     hardware: str | None, model: Path | None = None, tp: int | None = None,
     weights: Literal["bf16", "fp8", "fp4", "int4"] | None = None, kv: Literal["bf16", "fp8"] | None = None,
-    captured: int | None = None,
+    captured: int | None = None, mean_context: int | None = None,
 ) -> Profile:  # fmt: skip
     """The profile that --hardware names, or that is made of a device and a model. Raises InputError."""
     from simulator.hardware.catalogue import Asked, find_profile
-    from simulator.hardware.roofline import MOST_GPUS
+    from simulator.hardware.roofline import LONGEST_CONTEXT, MOST_GPUS
 
     if hardware is None:
         raise InputError("name a hardware profile with --hardware; `harness hardware list` shows them")
     if tp is not None and not 1 <= tp <= MOST_GPUS:
         raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
-    return find_profile(hardware, Asked(model=model, gpus=tp, weights=weights, cache=kv, captured=captured))
+    if mean_context is not None and not 1 <= mean_context <= LONGEST_CONTEXT:
+        raise InputError(f"--mean-context {mean_context}: must be a whole number from 1 to {LONGEST_CONTEXT:,}")
+    asked = Asked(model=model, gpus=tp, weights=weights, cache=kv, mean_context=mean_context, captured=captured)
+    return find_profile(hardware, asked)
 
 
 def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replicas: int) -> tuple[int | None, int]:

@@ -53,10 +53,9 @@ class Mix:
 
     def words(self, load: Load) -> str:
         """Lengths and domains of what is asked, and of a log how much of it, for people."""
-        p, means, came = self.probabilities(), self.mean_lengths(), ""
+        p, means, came = self.probabilities(), self.asked_lengths(load), ""
         if isinstance(load, RecordedArrivals):
             asked = load.requests
-            means = float(asked.prompt_tokens.mean()), float(asked.output_tokens.mean())
             last_s = float(asked.arrival_s[-1])
             came = f"; {counted(len(asked.arrival_s), 'request')}" + (
                 f", {len(asked.arrival_s) / last_s:.3g} a second on average" if last_s > 0 else ""
@@ -65,6 +64,17 @@ class Mix:
         shares = zip(names, np.bincount(place, p), strict=True)
         mix = "" if len(names) == 1 else "; " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
         return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{came}{mix}"
+
+    def mean_context(self, load: Load) -> float:
+        """Tokens of a request's context while it is answered, on average."""
+        prompt, output = self.asked_lengths(load)
+        return prompt + output / 2
+
+    def asked_lengths(self, load: Load) -> tuple[float, float]:
+        """Prompt and output tokens of a request of a load, on average."""
+        if isinstance(load, RecordedArrivals):
+            return float(load.requests.prompt_tokens.mean()), float(load.requests.output_tokens.mean())
+        return self.mean_lengths()
 
     def mean_lengths(self) -> tuple[float, float]:
         """Prompt and output tokens of a request, on average."""

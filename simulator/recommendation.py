@@ -11,6 +11,7 @@ import msgspec
 from simulator.capacity import crowded, falls_short, needed, share_low
 from simulator.configuration import Configuration
 from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sampled, Simulated, choose, decide, settle
+from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
 from simulator.plan import Plan
@@ -26,6 +27,8 @@ TOKENS, SHORTEST_S = 150_000, 10.0
 MOST_TOKENS = 54_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
+ELSEWHERE = 1.5
+"""Times as long as the traffic's, or as short, a profile's context has to be to be spoken of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,8 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     if evidence.too_short:
         return decision.without(evidence.too_short)
     chosen = choose(evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas)
-    decision = msgspec.structs.replace(decision, notes=[question.note] if question.note else [])
+    notes = (question.note, averaged_elsewhere(plan.profile, question.mix.mean_context(load)))
+    decision = msgspec.structs.replace(decision, notes=[note for note in notes if note])
     if isinstance(chosen, str):
         return decision.without(chosen + _closest(plan, evidence))
     if unsure := evidence.unsure(chosen.run):
@@ -128,6 +132,20 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     serving = serving_of(plan, engine, question.models, chosen.run)
     return msgspec.structs.replace(
         decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
+    )
+
+
+def averaged_elsewhere(profile: Profile, context_tokens: float) -> str:
+    """What is to be known of a profile whose caches are averaged over another context than the traffic's; else empty."""
+    at = profile.mean_context_tokens
+    if not at or 1 / ELSEWHERE < context_tokens / at < ELSEWHERE:
+        return ""
+    digits = 2 - len(f"{context_tokens:.0f}")
+    meant = max(round(context_tokens, min(digits, 0)), 1)
+    again = f": simulate again with --mean-context {meant:.0f}" if profile.source == "roofline" else ""
+    return (
+        f"{profile.model} keeps windows or compressed caches, which {profile.name} averages at contexts of {at:,} tokens; "
+        f"yours have {meant:,.0f} on average{again}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, Hardware, KvFormat, ModelFile, TensorParallel, Weights, profile_of
+from harness.options import AsJson, Hardware, KvFormat, MeanContext, ModelFile, TensorParallel, Weights, profile_of
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Callable, Mapping, Sequence
@@ -45,12 +45,13 @@ def advise(
     tp: TensorParallel = None,
     weights: Weights = None,
     kv: KvFormat = None,
+    mean_context: MeanContext = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which K a server should run, from its own metrics and logs: keep it, lower it, by batch size, off above a load."""
     with user_errors("harness"):
         with watching() as watcher:
-            advice = advised(files, drafter, (hardware, model, tp, weights, kv), watcher)
+            advice = advised(files, drafter, (hardware, model, tp, weights, kv, None, mean_context), watcher)
             later = None if check is None else _checked(check, advice, watcher)
         flags = flags_of(advice)
         if later is not None:
@@ -75,7 +76,9 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
     from simulator.errors import AnswerIsNo, InputError
 
     if any(value is not None for value in asked[1:]) and asked[0] is None:
-        raise InputError("--model, --tp, --weights and --kv: are of a profile; name its device with --hardware")
+        raise InputError(
+            "--model, --tp, --weights, --kv and --mean-context: are of a profile; name its device with --hardware"
+        )
     profile = None if asked[0] is None else profile_of(*asked)
     kind = _kind(drafter)
     server = read_server(files, watcher)

@@ -11,7 +11,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, user_errors
-from harness.options import AsJson, Captured, KvFormat, ModelFile, Out, TensorParallel, Weights, profile_of
+from harness.options import AsJson, Captured, KvFormat, MeanContext, ModelFile, Out, TensorParallel, Weights, profile_of
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def show_profile(
     tp: TensorParallel = None,
     weights: Weights = None,
     kv: KvFormat = None,
+    mean_context: MeanContext = None,
     captured: Captured = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +74,7 @@ def show_profile(
     from simulator.hardware.profile import dump_profile
 
     with user_errors("harness"):
-        made = dump_profile(profile_of(name, model, tp, weights, kv, captured))
+        made = dump_profile(profile_of(name, model, tp, weights, kv, captured, mean_context))
         if as_json:
             print_json("profile", {"profile": json.loads(made)})
         else:

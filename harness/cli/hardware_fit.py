@@ -137,12 +137,16 @@ class _Asked:
 
     def fitted(self) -> tuple[Measured, Posterior]:
         """The file, and what follows of it."""
-        from harness.hardware.measured import read_measured
+        from harness.hardware.measured import base_profile, read_measured
         from simulator.errors import InputError
+        from simulator.hardware.catalogue import Asked
 
         with watching() as watcher:
             measured = read_measured(self.file, watcher.say)
-            profile = profile_of(self.base, self.model, self.gpus, self.weights, self.kv)
+            assert self.base is not None  # which was checked above
+            profile_of(self.base, self.model, self.gpus, self.weights, self.kv)
+            asked = Asked(model=self.model, gpus=self.gpus, weights=self.weights, cache=self.kv)
+            profile = base_profile(self.base, asked, measured.given or measured.points)
             if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):
                 raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")
             if self.run is not None:

@@ -16,6 +16,7 @@ from harness.options import (
     DraftsChosen,
     Hardware,
     KvFormat,
+    MeanContext,
     ModelFile,
     Policies,
     RunName,
@@ -41,6 +42,7 @@ def sensitivity(
     tp: TensorParallel = None,
     weights: Weights = None,
     kv: KvFormat = None,
+    mean_context: MeanContext = None,
     captured: Captured = None,
     concurrency: Annotated[
         list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
@@ -66,7 +68,7 @@ def sensitivity(
     with user_errors("harness"):
         policies = policies_of(listed(policy))
         check_void_of_policies(context, policies)
-        profile = profile_of(hardware, model, tp, weights, kv, captured)
+        profile = profile_of(hardware, model, tp, weights, kv, captured, mean_context)
         store = Store(out / "specyard.duckdb")
         loads: list[Load] = [Users(n) for n in counts("--concurrency", joined(concurrency) or "4,32,256")]
         with checked():

@@ -36,6 +36,7 @@ def simulate(
     tp: options.TensorParallel = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
+    mean_context: options.MeanContext = None,
     captured: options.Captured = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
     concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
@@ -119,7 +120,7 @@ def simulate(
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
-                profile = options.profile_of(hardware, model, tp, weights, kv, captured)
+                profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)

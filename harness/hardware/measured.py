@@ -11,7 +11,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +19,8 @@ from typing import Any, Final, Literal
 from simulator.averages import Averages, numbers
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
+from simulator.hardware.catalogue import Asked, find_profile
+from simulator.hardware.profile import Profile
 from simulator.load import Arrivals, Load, Users
 from simulator.numbers import counted, real, whole
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -131,6 +133,17 @@ class Measured:
     def asked(self) -> list[MeasuredPoint]:
         """What is to be predicted."""
         return [point for point in self.points if not point.given]
+
+
+def base_profile(name: str, asked: Asked, points: Sequence[MeasuredPoint]) -> Profile:
+    """The profile to fit to points; one that averages caches over a context does so over theirs. Raises InputError."""
+    profile = find_profile(name, asked)
+    if not profile.mean_context_tokens or (asked.model is None and Path(name).is_file()):
+        return profile
+    contexts = [
+        point.prompt_tokens + point.output_tokens / 2 if point.context is None else point.context for point in points
+    ]
+    return find_profile(name, replace(asked, mean_context=max(round(sum(contexts) / len(contexts)), 1)))
 
 
 def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:

@@ -10,7 +10,7 @@ DEFAULT_OUT: Final = Path("runs")
 """The folder of the database where `--out` names no other."""
 
 
-MADE_OF = ("--hardware", "--model", "--tp", "--weights", "--kv")
+MADE_OF = ("--hardware", "--model", "--tp", "--weights", "--kv", "--mean-context")
 """The options that say which hardware is meant."""
 
 

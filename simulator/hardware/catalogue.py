@@ -12,7 +12,7 @@ from simulator.errors import InputError, first_paragraph
 from simulator.hardware.architecture import model_of, named
 from simulator.hardware.graphs import capturing
 from simulator.hardware.profile import Profile, load_profile, same_model
-from simulator.hardware.roofline import FORMAT_BYTES, Attention, Device, Drafters, Format, Model, roofline
+from simulator.hardware.roofline import FORMAT_BYTES, Assumptions, Attention, Device, Drafters, Format, Model, roofline
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,6 +28,8 @@ class Asked:
     weights: Format | None = None
     cache: Format | None = None
     """Number formats of weights, and of keys and values; None takes the model's own."""
+    mean_context: int | None = None
+    """Tokens of a context at which windows and compressed caches are averaged; None takes 2,048. See `Assumptions`."""
     captured: int | None = None
     """Tokens of the largest pass that the engine captures; None takes the profile's own. Of any profile that has some."""
 
@@ -39,7 +41,8 @@ class Asked:
     @property
     def said(self) -> str:
         """What belongs to a profile's name."""
-        told = (self.weights, self.cache and f"kv-{self.cache}", self.gpus and f"tp{self.gpus}")
+        context = self.mean_context and f"context{self.mean_context}"
+        told = (self.weights, self.cache and f"kv-{self.cache}", self.gpus and f"tp{self.gpus}", context)
         return "".join(f",{one}" for one in told if one)
 
 
@@ -83,16 +86,19 @@ def _modelled(name: str, asked: Asked) -> Profile:
         device, called = devices()[short], name
         model = _in_formats(models()[bundled], asked)
     elif name in _files():
-        raise InputError(f"hardware {name}: is a file of what was measured: --tp, --weights and --kv cannot change it")
+        raise InputError(
+            f"hardware {name}: is a file of what was measured: --tp, --weights, --kv and --mean-context cannot change it"
+        )
     else:
         raise InputError(
-            f"hardware {name}: --tp, --weights and --kv say how a roofline is made: name a device of "
+            f"hardware {name}: --tp, --weights, --kv and --mean-context say how a roofline is made: name a device of "
             f"{', '.join(devices())} with --model, or device/model with a model of {', '.join(models())}"
         )
     if asked.gpus is not None and (uneven := [a.heads for a in model.attention if a.heads % asked.gpus]):
         raise InputError(f"--tp {asked.gpus}: does not divide the {uneven[0]} heads of {model.name}; engines refuse it")
     try:
-        made = roofline(device, model, name=called + asked.said, gpus=asked.gpus)
+        given = Assumptions() if asked.mean_context is None else Assumptions(context_tokens=asked.mean_context)
+        made = roofline(device, model, name=called + asked.said, gpus=asked.gpus, given=given)
     except ValueError as error:
         raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
     told = {"weights": asked.weights, "cache": asked.cache}

@@ -196,6 +196,8 @@ class Profile(Rates):
     """By drafter: its own name, or its kind. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
     free_drafters: tuple[str, ...] = ()
     """Drafters, by name or kind, whose time is negligible or already in the overhead."""
+    mean_context_tokens: int = 0
+    """The context at which windows and compressed caches, which do not grow evenly, are averaged; 0: there are none."""
     gpus: int = 1
     """GPUs of one replica; throughput is reported per GPU."""
     context_by_width: Curve | None = None
@@ -228,6 +230,8 @@ class Profile(Rates):
                 raise ValueError(f"{name} must be from 0 to 1")
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
+        if self.mean_context_tokens < 0:
+            raise ValueError("mean_context_tokens must be 0 or more")
         if self.gpus < 1 or self.kv_capacity_tokens < 1:
             raise ValueError("gpus and kv_capacity_tokens must be 1 or more")
         if any(a >= b for a, b in zip((0, *self.captured_tokens), self.captured_tokens, strict=False)):
@@ -355,7 +359,7 @@ def parse_profile(text: str) -> Profile:
 
 _FIRST_RATES = ("overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair")
 """Rates that are written where they are 0 too, as they always were: profiles are known by digests of their JSON."""
-_UNSAID = ("kv_capacity_by_drafter", "formats", "launches", "errors")
+_UNSAID = ("kv_capacity_by_drafter", "formats", "mean_context_tokens", "launches", "errors")
 """What else is not written where it says nothing."""
 
 

@@ -29,7 +29,11 @@ DENSE_KERNELS = 8
 """Kernels of a dense layer: two norms, two projections, attention, gate and up, activation, down."""
 DRAFTED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 MARKOV_RANK = 256
+_LARGE = 2048
+"""Tokens of a large pass."""
 MOST_GPUS = 128
+LONGEST_CONTEXT = 1 << 24
+"""Tokens of a context that no model has more of."""
 
 
 def _grid(last: int, steps: int) -> tuple[int, ...]:
@@ -88,6 +92,11 @@ class Attention:
         """Entries held beyond the window, and those attended to."""
         held = context / self.ratio if self.ratio else 0.0
         return held, min(held, self.selected) if self.selected else held
+
+    @property
+    def even(self) -> bool:
+        """Whether what is held of a context and read of it grows evenly with it."""
+        return not self.window and self.ratio == 1 and not self.selected
 
     def held_bytes(self, context: float) -> float:
         """Cache of a request of so many tokens."""
@@ -255,7 +264,7 @@ class Assumptions:
     least_cache_share: float = 0.05
     """Least share of a GPU's memory for the cache; where less is left, twice the GPUs are taken."""
     context_tokens: int = 2048
-    """At which caches and attention that do not grow evenly with the context are averaged."""
+    """At which caches and attention that do not grow evenly with the context are averaged, where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +319,8 @@ class Machine:
 
     def drawn_s_per_token(self, model: Model) -> float:
         """What they take for each further token of a large pass."""
-        few, many = self.drawn(model, np.array([1.0, self.given.context_tokens]))
-        return float(many - few) / (self.given.context_tokens - 1)
+        few, many = self.drawn(model, np.array([1.0, _LARGE]))
+        return float(many - few) / (_LARGE - 1)
 
     def verify(self, model: Model, tokens: Seconds) -> Seconds:
         """The target pass, contexts left out, with logits for every token."""
@@ -395,6 +404,7 @@ def roofline(
         verify=Curve(TOKENS, tuple(machine.verify(model, np.array(TOKENS, np.float64)).tolist())),
         draft=_drafts(machine, model),
         free_drafters=FREE,
+        mean_context_tokens=0 if all(a.even for a in (*model.attention, model.drafters.attention)) else context,
         gpus=gpus,
         overhead_s=given.overhead_s,
         overhead_s_per_request=given.overhead_s_per_request,

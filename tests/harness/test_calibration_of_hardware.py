@@ -19,14 +19,14 @@ from harness.hardware.calibration import LEAST_NOISE, simulated
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of, timed
-from harness.hardware.measured import MeasuredPoint, losing, read_measured
+from harness.hardware.measured import MeasuredPoint, base_profile, losing, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
 from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, part_of, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST
 from simulator.errors import InputError
-from simulator.hardware.catalogue import find_profile
+from simulator.hardware.catalogue import Asked, find_profile
 from simulator.hardware.cost import StepLoad, rates
 from simulator.hardware.graphs import captured_sizes
 from simulator.hardware.profile import dump_profile, parse_profile
@@ -87,22 +87,23 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("rate", rates("host", "target"))
 def test_every_rate_is_moved_by_one_term_and_lost_by_none(rate: str) -> None:
-    made = replace(PROFILE, **{rate: 3e-4})
+    own = 3e-7 if rate == "logits_s_per_token" else 3e-4  # which is a part of a pass
+    made = replace(PROFILE, **{rate: own})
     parts = [getattr(part_of(Base.of(made, 512), name), rate) for name in TERMS]
-    assert sum(value == 3e-4 for value in parts) == 1
+    assert sum(value == own for value in parts) == 1
     doubled = with_factors(Base.of(made, 512), dict.fromkeys(TERMS, 2.0))
-    assert getattr(doubled, rate) == pytest.approx(6e-4)
+    assert getattr(doubled, rate) == pytest.approx(2 * own)
 
 
 def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
-    """288 kernels of 60 µs are 17.3 ms, whatever a pass of 600 tokens takes else; 512 tokens are captured."""
+    """288 kernels of 60 µs are 17.3 ms, whatever else a pass of 600 tokens takes but for its logits; 512 are captured."""
     profile = with_factors(
         base(), dict.fromkeys(TERMS, 1.0) | dict.fromkeys(("token", "root", "draft_pass", "eager_token"), 1e-9)
     )
     assert profile.eager is not None
     assert base().launch_s == pytest.approx(288 * 60e-6)
     cost = profile.cost("none", 0, 16, 8192)
-    assert cost.verify_s[600] == pytest.approx(288 * 60e-6, rel=1e-6)
+    assert cost.verify_s[600] == pytest.approx(288 * 60e-6 + 600 * PROFILE.logits_s_per_token, rel=1e-6)
     assert cost.verify_s[512] == pytest.approx(float(PROFILE.verify.at([512])[0]), rel=1e-6)
     assert cost.verify_s[8000] == pytest.approx(float(PROFILE.verify.at([8000])[0]), rel=1e-6)
     sizes = captured_sizes(512)
@@ -121,7 +122,8 @@ def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more(
         return cost.target(load, 0) - plain.target(load, 0)
 
     assert more(512, 0) == pytest.approx(0, abs=1e-8)
-    assert cost.verify_s[600] == pytest.approx(launch_s * (1 + 600 / EAGER_TOKENS), rel=1e-6)
+    logits_s = 600 * PROFILE.logits_s_per_token
+    assert cost.verify_s[600] == pytest.approx(launch_s * (1 + 600 / EAGER_TOKENS) + logits_s, rel=1e-6)
     assert more(100, 400) == pytest.approx(PROMPT_SHARE * launch_s, rel=1e-6)
     assert more(200, 8000 - 200) == pytest.approx(200 * launch_s / EAGER_TOKENS, rel=1e-6)
     again = parse_profile(dump_profile(profile))
@@ -166,6 +168,14 @@ def test_a_fitted_profile_is_a_base_again() -> None:
             name
         )  # a pass there is no pass over one token
     assert again.captured == 512
+
+
+def test_caches_are_averaged_where_the_rows_contexts_are(tmp_path: Path) -> None:
+    rows = points("1,none,0,,7000,2000,50,given", tmp_path)
+    assert base_profile("h100/gemma-4-12b", Asked(), rows) == find_profile("h100/gemma-4-12b", Asked(mean_context=8000))
+    assert base_profile("h100/qwen3-8b", Asked(), rows) == find_profile("h100/qwen3-8b")
+    (tmp_path / "mine.json").write_text(dump_profile(find_profile("h100/gemma-4-12b")))
+    assert base_profile(str(tmp_path / "mine.json"), Asked(), rows).mean_context_tokens == 2048  # nobody can say otherwise
 
 
 def test_steps_are_no_speeds(tmp_path: Path) -> None:

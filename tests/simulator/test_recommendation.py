@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from simulator.load import Users
 from simulator.mix import Mix
 from simulator.plan import Plan
 from simulator.policies import PolicySpec
-from simulator.recommendation import Near, Question, decision_of
+from simulator.recommendation import Near, Question, averaged_elsewhere, decision_of
 from simulator.records import Anchors, Recording
 from simulator.serving.command import Models
 from simulator.sla import Sla
@@ -87,6 +88,19 @@ def test_a_decision_has_its_command_and_what_is_held() -> None:
     assert (found.run, found.holds) == (str(MTP), Range(2.0, 1.5, 2.5))
     assert "--speculative-config" in found.command
     assert found.notes[-1] == "a note"
+
+
+def test_caches_averaged_over_another_context_are_told() -> None:
+    """TRACE's contexts are short; Gemma's windows are averaged at 2,048 tokens."""
+    asked = question()
+    uneven = replace(asked, plan=msgspec.structs.replace(asked.plan, profile=find_profile("h100/gemma-4-12b")))
+    assert any("--mean-context" in note for note in decision_of(uneven, Made()).notes)
+    assert not any("--mean-context" in note for note in decision_of(asked, Made()).notes)
+    gemma = uneven.plan.profile
+    assert "--mean-context 9100" in averaged_elsewhere(gemma, 9123.4)
+    assert averaged_elsewhere(gemma, 2900) == averaged_elsewhere(gemma, 1500) == ""
+    assert averaged_elsewhere(replace(gemma, source="fitted"), 9123.4)
+    assert "--mean-context" not in averaged_elsewhere(replace(gemma, source="fitted"), 9123.4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulator.errors import InputError
-from simulator.hardware.catalogue import devices, find_profile, models
+from simulator.hardware.catalogue import Asked, devices, find_profile, models
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Profile
 from simulator.hardware.roofline import (
@@ -226,6 +226,19 @@ def test_gemma_grows_by_its_global_layers_only() -> None:
     """16 KiB a token beyond the window (github.com/raullenchai/Rapid-MLX/pull/1423)."""
     held = [sum(a.held_bytes(context) for a in models()["gemma-4-12b"].attention) for context in (4096, 4097)]
     assert held[1] - held[0] == 16 * 1024
+
+
+def test_windows_are_averaged_at_the_context_that_is_asked() -> None:
+    """Gemma keeps 16 KiB of every token, and 320 KiB of each of the last 1,024."""
+    usual, long = (find_profile("h100/gemma-4-12b", Asked(mean_context=n)) for n in (None, 8192))
+    assert (usual.mean_context_tokens, long.mean_context_tokens) == (2048, 8192)
+    for profile, kib in ((usual, 16 + 320 / 2), (long, 16 + 320 / 8)):
+        assert profile.context_s_per_token == pytest.approx(kib * 1024 / (0.8 * 3.35e12))
+    held = usual.kv_capacity_tokens / long.kv_capacity_tokens
+    assert held == pytest.approx((16 + 320 / 8) / (16 + 320 / 2), rel=1e-4)
+    even, same = (find_profile("h100/qwen3-8b", Asked(mean_context=n)) for n in (None, 8192))
+    assert replace(same, name=even.name, provenance=even.provenance) == even
+    assert even.mean_context_tokens == 0
 
 
 def test_gpus_split_weights_and_pay_for_all_reduces() -> None:

@@ -13,12 +13,12 @@ import polars as pl
 
 from harness.hardware.calibration import simulated
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.measured import MeasuredPoint, Metric, losing
+from harness.hardware.measured import MeasuredPoint, Metric, base_profile, losing
 from harness.hardware.posterior import Posterior
 from harness.hardware.terms import Base
 from harness.published.field.page import Decision, Experiment, FieldPoint, field_point, summarised
 from harness.published.paper.fit import Tables
-from simulator.hardware.catalogue import Asked, find_profile
+from simulator.hardware.catalogue import Asked
 from simulator.hardware.roofline import Format
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -122,7 +122,7 @@ def left_out(tables: Tables, table: LeftOut) -> Experiment:
     """Predict a table twice: from one point beside the line, and from two."""
     rows = _points(tables, table)
     loads = sorted({point.load.users or 0 for point in rows if point.policy != NO_DRAFTER})
-    profile = find_profile(table.base, Asked(gpus=table.gpus, weights=table.weights))
+    profile = base_profile(table.base, Asked(gpus=table.gpus, weights=table.weights), rows)
     found, decisions = list[FieldPoint](), list[Decision]()
     shown = [(words, places) for words, places in GIVEN if len(loads) > max(-min(places), len(places))]
     given = [_given(rows, {loads[place] for place in places}) for _, places in shown]
