@@ -364,12 +364,3 @@ def test_roofline_of_the_published_device(tokens: int, low: float, high: float) 
     ours = profile.verify.at(tokens) + tokens / 8 * 8192 * profile.context_s_per_token
     assert low <= ours / find_profile(B300).verify.at(tokens) <= high
     assert 0.45 <= profile.draft["dspark"].at(7, 256) / 5.38e-3 <= 1.0
-
-
-def test_what_logits_of_prompts_add() -> None:
-    """As docs/hardware.md says: a head and a draw for every token make 8,192 of prompts 15 and 22 % longer, 8B and 4B."""
-    tokens = np.array([8192.0])
-    for name, share in (("qwen3-8b", 0.15), ("qwen3-4b", 0.22)):
-        model, machine = models()[name], Machine(devices()["h100"], 1, Assumptions())
-        logits = machine.head(model, tokens) + machine.sampling(model.vocabulary, tokens)
-        assert float((logits / (machine.verify(model, tokens) - logits))[0]) == pytest.approx(share, abs=0.005)
